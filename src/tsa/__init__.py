@@ -1,0 +1,45 @@
+"""TSA: Temporal Self-Attention for payment fraud. The public names, and nothing else.
+
+market = tsa.Market.load("markets/demo.toml")
+store = tsa.prepare(market, ["payments.parquet"], "store")
+tsa.train(store, "run")
+report = tsa.evaluate("run")
+scores = tsa.Scorer.load("run/bundle").score("payments.parquet")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tsa.data.store import EventStore, prepare
+    from tsa.errors import TSAError
+    from tsa.evaluation.evaluate import evaluate
+    from tsa.schema import Market
+    from tsa.scoring.scorer import Scorer
+    from tsa.training import TrainingConfig, train
+
+_HOME = {
+    "EventStore": "tsa.data.store",
+    "Market": "tsa.schema",
+    "Scorer": "tsa.scoring.scorer",
+    "TSAError": "tsa.errors",
+    "TrainingConfig": "tsa.training",
+    "evaluate": "tsa.evaluation.evaluate",
+    "prepare": "tsa.data.store",
+    "train": "tsa.training",
+}
+
+__all__ = ["EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "evaluate", "prepare", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `tsa prepare` need not wait for PyTorch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'tsa' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

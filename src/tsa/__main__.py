@@ -1,0 +1,5 @@
+"""`python -m tsa` is `tsa`."""
+
+from tsa.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""Read a payment log: any files in, one clean table in time order out, and an account of each row.
+
+The steps stand in `read_log`. It does not know encoders or stores; how columns are read is `columns`, what is demanded
+of them `rules`, what happens to offenders `validate`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tsa.data.columns import is_texty
+from tsa.data.rules import KNOWN_AT, LABEL, TIME, read_columns, shape_of
+from tsa.data.sorting import ROW_GROUP, ParquetParts, row_bytes, sorted_parts, stretches
+from tsa.data.sources import open_sources
+from tsa.data.validate import BAD, EXCLUDED, KEPT, ROW, USE, Log, count_broken, duplicate_rows, refuse, write_quarantine
+from tsa.errors import DataError
+from tsa.schema import Market
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["KNOWN_AT", "LABEL", "TIME", "CleanLog", "read_log"]
+
+
+@dataclass(frozen=True)
+class CleanLog:
+    """`path`: one Parquet file, rows sorted by (time, id). `report`: what became of each row, in plain JSON values.
+
+    The file has the raw columns that the market declares, under their own names, and `__time_seconds` (Float64),
+    `__label` (Int8: 1, 0, -1 not known), `__known_at_seconds` (Float64, +inf: never).
+    """
+
+    path: Path
+    report: dict[str, Any]
+
+
+def read_log(
+    market: Market, logs: Sequence[str], out: Path, *, quarantine: Path | None = None, need_label: bool = True
+) -> CleanLog:
+    """Read, check and sort a log. Raises DataError when rows break a rule, unless they may go to `quarantine`.
+
+    Without `need_label` a log may lack its outcomes and what only reports use. Files appear whole or not at all.
+    """
+    out = Path(out)
+    columns = read_columns(market)
+    sources = open_sources(logs, columns)
+    log = Log(shape=shape_of(market, [source.schema for source in sources], need_label=need_label), sources=sources)
+    if not log.shape.label:
+        logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.staged")
+    try:
+        _stage(log, aside)
+        report = _settle(log, pl.scan_parquet(aside), out, quarantine)
+    finally:
+        aside.unlink(missing_ok=True)
+    logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
+    return CleanLog(path=out, report=report)
+
+
+def _stage(log: Log, aside: Path) -> None:
+    """All rows, typed and flagged, in file order: the files are parsed once, whatever their format."""
+    try:
+        log.staged().sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"log: cannot be read: {error}") from error
+
+
+def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Path | None) -> dict[str, Any]:
+    id_name = log.shape.market.event.id
+    rows = staged.select(id_name, USE).collect(engine="streaming")
+    ids, use = rows[id_name], rows[USE]
+    if rows.is_empty():
+        raise DataError("log: must hold at least one row, however: it is empty")
+    duplicates = duplicate_rows(ids, use)
+    use = use.scatter(duplicates, BAD)
+    rows_by_use = {kind: int((use == kind).sum()) for kind in (KEPT, EXCLUDED, BAD)}
+    by_rule = _set_aside(log, duplicates, rows.height, rows_by_use[BAD], quarantine)
+    if not rows_by_use[KEPT]:
+        raise DataError(
+            f"log: must hold at least one row to keep, however: {by_rule}, excluded {rows_by_use[EXCLUDED]:,}"
+        )
+    kept = _kept(staged, duplicates)
+    if _are_integers(log, ids.filter(use == KEPT)):
+        kept = kept.with_columns(pl.col(id_name).cast(pl.Int64))
+    report = {
+        "files": [path for source in log.sources for path in source.paths],
+        "rows_read": rows.height,
+        "rows_kept": rows_by_use[KEPT],
+        "rows_excluded": rows_by_use[EXCLUDED],
+        "rows_quarantined": rows_by_use[BAD],
+        "by_rule": by_rule,
+        **_write_sorted(kept, out, id_name),
+    }
+    assert report["rows_kept"] == sum(report["labels"].values())
+    assert report["rows_read"] == report["rows_kept"] + report["rows_excluded"] + report["rows_quarantined"]
+    return report
+
+
+def _set_aside(log: Log, duplicates: pl.Series, read: int, bad: int, quarantine: Path | None) -> dict[str, int]:
+    """Rows per broken rule, once the bad ones are in quarantine. Raises DataError where that is not wanted."""
+    if bad == 0 and quarantine is None:
+        return {}
+    flagged, named = log.flagged(duplicates)
+    if quarantine is None:
+        raise refuse(flagged, named, read, bad)
+    write_quarantine(flagged, named, Path(quarantine))
+    return count_broken(flagged, named) if bad else {}
+
+
+def _kept(staged: pl.LazyFrame, duplicates: pl.Series) -> pl.LazyFrame:
+    kept = pl.col(USE) == KEPT
+    if duplicates.is_empty():
+        return staged.filter(kept).drop(USE)
+    return staged.with_row_index(ROW).filter(kept, ~pl.col(ROW).is_in(duplicates.implode())).drop(USE, ROW)
+
+
+def _are_integers(log: Log, ids: pl.Series) -> bool:
+    """True for ids that were scanned as text, as CSV and JSON are, and each spell an integer; "007" does not."""
+    id_name = log.shape.market.event.id
+    if ids.dtype != pl.String or any(is_texty(source.schema[id_name]) and not source.is_text for source in log.sources):
+        return False
+    for start in range(0, len(ids), ROW_GROUP):  # the first part mostly decides
+        part = ids.slice(start, ROW_GROUP)
+        if not (part.cast(pl.Int64, strict=False).cast(pl.String) == part).fill_null(False).all():
+            return False
+    return True
+
+
+def _write_sorted(kept: pl.LazyFrame, out: Path, id_name: str) -> dict[str, Any]:
+    """Write the clean table; what it holds, for the report."""
+    times = kept.select(TIME).collect(engine="streaming")[TIME].to_numpy()
+    ranges = stretches(times, row_bytes(kept.collect_schema()))
+    nulls: Counter[str] = Counter()
+    labels: Counter[int] = Counter()
+    with ParquetParts(out) as parts:
+        for part in sorted_parts(kept, ranges, TIME, pl.col(id_name)):
+            parts.write(part)
+            nulls.update(part.drop(TIME, LABEL, KNOWN_AT).null_count().row(0, named=True))
+            labels.update(dict(part[LABEL].value_counts().iter_rows()))
+    return {
+        "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},
+        "first_time": datetime.fromtimestamp(float(times.min()), UTC).isoformat(),
+        "last_time": datetime.fromtimestamp(float(times.max()), UTC).isoformat(),
+        "null_rates": {name: count / times.size for name, count in nulls.items()},
+    }

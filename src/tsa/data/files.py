@@ -1,0 +1,148 @@
+"""Files and folders that are written whole or not at all, and .npy files written piece by piece.
+
+Everything is made aside, in the same folder as its target, and moved there at the end; a process that is killed leaves
+the target as it was, and at most a hidden folder beside it. This file knows nothing of what it writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.errors import ConfigError
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, which takes the place of `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replaced_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all. Floats are kept exactly; NaN and infinity are refused with ValueError."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replaced_folder(out: Path, marker: str) -> Iterator[Path]:
+    """Yield an empty folder that becomes `out` when the block ends without an error, and is removed otherwise.
+
+    A folder that stands at `out` is replaced if it is empty or holds the file `marker`, which says that it was made
+    this way. Raises ConfigError, before anything is written, for anything else that stands there.
+    """
+    _refuse_foreign(out, marker)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(out)
+    aside.mkdir()
+    try:
+        yield aside
+        _refuse_foreign(out, marker)  # again: this may be hours later
+        _move(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _refuse_foreign(out: Path, marker: str) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ConfigError(f"{out} must be a folder or not exist, however: it is a file or a link")
+    if out.exists() and any(out.iterdir()) and not (out / marker).is_file():
+        raise ConfigError(f"{out} must be empty or hold a {marker} to be replaced, however: it holds other files")
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Put `folder` in the place of `out`. A folder with files cannot be renamed over: the old one steps aside first."""
+    if not out.exists():
+        os.replace(folder, out)
+        return
+    old = _aside(out)
+    os.replace(out, old)
+    try:
+        os.replace(folder, out)
+    except OSError:
+        os.replace(old, out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class ArrayWriter:
+    """Writes an .npy file of a known shape in pieces, hashing on the way: bounded memory and no second reading."""
+
+    def __init__(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+        self.path, self.dtype, self.shape = path, np.dtype(dtype).newbyteorder("<"), shape
+        self._rows = 0
+        self._hash = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("wb")
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(cast(BinaryIO, self), header)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if error is None and self._rows != self.shape[0]:
+            raise ValueError(f"{self.path.name} must get {self.shape[0]} rows, however: {self._rows}")
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write bytes. Not for callers: `append` takes arrays."""
+        self._file.write(data)
+        self._hash.update(data)
+
+    def append(self, piece: NDArray[Any]) -> None:
+        """Append rows (m, ...) whose further axes are those of the shape."""
+        if piece.shape[1:] != self.shape[1:]:
+            raise ValueError(f"{self.path.name} takes rows of shape {self.shape[1:]}, however: {piece.shape[1:]}")
+        self._rows += len(piece)
+        if piece.size:
+            self.write(np.ascontiguousarray(piece, self.dtype).data.cast("B"))
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a manifest says of the file, once it is closed."""
+        return {
+            "bytes": self.path.stat().st_size,
+            "sha256": self._hash.hexdigest(),
+            "dtype": self.dtype.str,
+            "shape": list(self.shape),
+        }
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file that is no array."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -1,0 +1,118 @@
+"""Histories as slices: which earlier events an event sees, how old they are, and which of their outcomes were known by then.
+
+A log of n events is stored once, in (time, id) order. For each history key `order` lists the events key by key, each key's
+events in time order; `position` says where an event stands in `order`, `start` where its key's block begins. The history of
+event i is then the slice `order[max(start[i], position[i] - L + 1) : position[i] + 1]`, whose last event is i itself.
+
+This file knows arrays only: no columns, no markets, no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING, NOT_KNOWN, GENUINE, FRAUD = 0, 1, 2, 3
+"""What is known of an event's outcome, as seen from a later event; PADDING where there is no event."""
+
+N_OUTCOMES = 4
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class HistoryIndex:
+    """Where each of n events stands in the history of its key. All arrays (n,), integers."""
+
+    order: Array
+    position: Array
+    start: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EventArrays:
+    """The flat arrays of n events in (time, id) order that a history is gathered from. An EventStore is one."""
+
+    categorical: Array
+    """(n, C) int32: rows of the shared embedding table."""
+    numerical: Array
+    """(n, F) float32, scaled."""
+    time_seconds: Array
+    """(n,) float64, seconds since 1970."""
+    label: Array
+    """(n,) int8: 1 fraud, 0 genuine, -1 not known."""
+    known_at_seconds: Array
+    """(n,) float64: when the label becomes known; +inf for never."""
+
+
+@dataclass(frozen=True)
+class HistoryArrays:
+    """The histories of B events, padded on the left to L; the current event stands last."""
+
+    categorical: Array
+    """(B, L, C) int32; 0 at padding."""
+    numerical: Array
+    """(B, L, F) float32; 0 at padding."""
+    age_seconds: Array
+    """(B, L) float32: current event's time minus this event's time; 0 at padding."""
+    padding: Array
+    """(B, L) bool: True where there is no event."""
+    outcome: Array
+    """(B, L) int8: PADDING, NOT_KNOWN, GENUINE or FRAUD as of the current event."""
+
+
+def index_histories(key: Array) -> HistoryIndex:
+    """Index n events, given in time order, by their key.
+
+    key: (n,) integer codes; a negative code is a null key: such an event has no history and stands in a block of its own.
+    """
+    n = len(key)
+    null = key < 0
+    block = np.where(null, key.max(initial=0) + 1 + np.arange(n), key) if null.any() else key
+    order = np.argsort(block, kind="stable")
+    position = np.empty(n, np.int64)
+    position[order] = np.arange(n)
+    is_first = np.ones(n, bool)
+    np.not_equal(block[order][1:], block[order][:-1], out=is_first[1:])
+    first_of_block = np.maximum.accumulate(np.where(is_first, np.arange(n), 0))
+    return HistoryIndex(order=order, position=position, start=first_of_block[position])
+
+
+def history_lengths(index: HistoryIndex, rows: Array, length: int) -> Array:
+    """(B,) how many events the histories of `rows` hold, the current one included, at most `length`."""
+    held: Array = np.minimum(index.position[rows] - index.start[rows] + 1, length)
+    return held
+
+
+def gather(events: EventArrays, index: HistoryIndex, rows: Array, length: int, *, trim: bool = False) -> HistoryArrays:
+    """Gather the histories of the events `rows` (B,), at most `length` events each, the current one included.
+
+    With `trim`, L is the longest history of the batch instead of `length`: the same result for less work.
+    """
+    rows = np.asarray(rows)
+    held = history_lengths(index, rows, length)
+    width = int(held.max(initial=1)) if trim else length
+    offset = np.arange(1 - width, 1)
+    padding = offset < (1 - held)[:, None]
+    slot = np.where(padding, index.position[rows][:, None], index.position[rows][:, None] + offset)
+    event = np.take(index.order, slot)
+    return _read(events, event, padding, events.time_seconds[rows][:, None])
+
+
+def _read(events: EventArrays, event: Array, padding: Array, now: Array) -> HistoryArrays:
+    """Read the values of `event` (B, L) as seen at `now` (B, 1). Padding points at the current event and is zeroed here."""
+    shown = ~padding
+    categorical = np.take(events.categorical, event, axis=0)
+    numerical = np.take(events.numerical, event, axis=0)
+    categorical *= shown[..., None]
+    numerical *= shown[..., None]
+    age = (now - np.take(events.time_seconds, event)).astype(np.float32)
+    known = np.take(events.known_at_seconds, event) <= now
+    outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(NOT_KNOWN))
+    # A delay of zero would let the current event see its own label.
+    outcome[:, -1] = NOT_KNOWN
+    outcome *= shown
+    return HistoryArrays(categorical, numerical, age, padding, outcome)

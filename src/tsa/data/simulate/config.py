@@ -1,0 +1,94 @@
+"""What a simulation is asked for, checked when made, and its seeded random streams. Knows not how it is drawn."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from tsa.errors import ConfigError
+
+SECONDS_A_DAY = 86_400
+MOST_PAYMENTS_A_DAY = 2_000_000  # a day is the smallest piece held in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """Size, time and randomness of a simulated log. The same settings give the same log, to the byte.
+
+    payments     rows of the log, frauds included
+    days, start  the period: whole days from an ISO date on, UTC
+    customers    None: one for each 25 payments
+    terminals    None: one for each 50 payments
+    fraud_rate   share of payments that are fraud; a little less is labelled so, for some fraud is never reported
+    with_truth   add the column `fraud_kind`, null for genuine payments; never a feature
+
+    Raises ConfigError for a setting out of bounds.
+    """
+
+    payments: int = 200_000
+    days: int = 120
+    start: str = "2025-01-01"
+    customers: int | None = None
+    terminals: int | None = None
+    fraud_rate: float = 0.009
+    seed: int = 0
+    with_truth: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("payments", self.payments, 1)
+        _at_least("days", self.days, 1)
+        _at_least("seed", self.seed, 0)
+        for name, value in (("customers", self.customers), ("terminals", self.terminals)):
+            if value is not None:
+                _at_least(name, value, 1)
+        if not 0.0 <= self.fraud_rate <= 0.5:
+            raise ConfigError(f"fraud_rate must lie in [0, 0.5], however: fraud_rate={self.fraud_rate}")
+        if self.payments > self.days * MOST_PAYMENTS_A_DAY:
+            rule = f"payments must be at most {MOST_PAYMENTS_A_DAY} a day"
+            raise ConfigError(f"{rule}, however: payments={self.payments}, days={self.days}")
+        try:
+            datetime.strptime(self.start, "%Y-%m-%d")
+        except (TypeError, ValueError):
+            raise ConfigError(f"start must be a date as 2025-01-01, however: start={self.start!r}") from None
+
+    @property
+    def n_frauds(self) -> int:
+        """Payments that are fraud, by the truth."""
+        return round(self.payments * self.fraud_rate)
+
+    @property
+    def n_customers(self) -> int:
+        """Customers to draw; in a short log some never pay."""
+        return self.customers if self.customers is not None else max(20, self.payments // 25)
+
+    @property
+    def n_terminals(self) -> int:
+        """Terminals to draw; in a short log some are never used."""
+        return self.terminals if self.terminals is not None else max(20, self.payments // 50)
+
+    @property
+    def period_seconds(self) -> int:
+        """Length of the period."""
+        return self.days * SECONDS_A_DAY
+
+    @property
+    def start_seconds(self) -> int:
+        """The first moment of the period, in epoch seconds."""
+        return int(datetime.strptime(self.start, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+
+    @property
+    def first_weekday(self) -> int:
+        """Weekday of the first day, Monday is 0."""
+        return datetime.strptime(self.start, "%Y-%m-%d").weekday()
+
+    def generator(self, purpose: str, part: int = 0) -> np.random.Generator:
+        """A random stream for each purpose, so that a change to one purpose leaves the others as they were."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, zlib.crc32(purpose.encode()), part]))
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, however: {name}={value!r}")

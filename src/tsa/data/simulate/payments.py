@@ -1,0 +1,46 @@
+"""Payments as flat arrays, and how to join, cut and sort them. Knows nothing of who pays or why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payments:
+    """n payments, each array (n): row numbers into the population, `seconds` since the start of the period.
+
+    device −1: none known. kind 0: genuine, k: the k-th kind of fraud. Fractions of a second only order ties by chance.
+    """
+
+    customer: np.ndarray
+    card: np.ndarray
+    terminal: np.ndarray
+    seconds: np.ndarray
+    amount: np.ndarray
+    channel: np.ndarray
+    device: np.ndarray
+    kind: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def take(self, rows: np.ndarray | slice) -> Payments:
+        """Those of the given rows, in their order."""
+        return Payments(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def by_time(self) -> Payments:
+        """All of them in time order."""
+        return self.take(np.argsort(self.seconds, kind="stable"))
+
+    def between(self, first: float, last: float) -> Payments:
+        """Those of [first, last), of payments that are already in time order."""
+        return self.take(slice(*np.searchsorted(self.seconds, [first, last])))
+
+    @staticmethod
+    def join(parts: Sequence[Payments]) -> Payments:
+        """All payments of the parts, one part after the other."""
+        names = [field.name for field in fields(Payments)]
+        return Payments(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

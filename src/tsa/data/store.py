@@ -1,0 +1,169 @@
+"""The event store: a payment log as flat, time-ordered arrays on disk, opened as memory maps.
+
+`prepare` makes one, whole or not at all; `EventStore.open` refuses one that is torn. `tsa.data.manifest` tells what
+stands where in the folder. This file does not know how rows are read or encoded, nor what a model makes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.data.build import build_store
+from tsa.data.encoder import Encoder
+from tsa.data.files import replaced_folder
+from tsa.data.history import EventArrays, HistoryIndex
+from tsa.data.manifest import (
+    ARRAYS,
+    ENCODER,
+    INDEX_ARRAYS,
+    MANIFEST,
+    MARKET,
+    REPORT,
+    ROWS,
+    array_file,
+    check_complete,
+    index_file,
+    open_array,
+    read_json,
+    read_manifest,
+)
+from tsa.errors import MarketError, StoreError
+from tsa.progress import Progress, silent
+from tsa.schema import Market
+
+Array = NDArray[Any]
+
+
+def prepare(
+    market: Market,
+    logs: Sequence[str],
+    out: Path,
+    *,
+    quarantine: Path | None = None,
+    encoder: Encoder | None = None,
+    progress: Progress = silent,
+) -> EventStore:
+    """Turn a payment log into the store `out`, which appears only when it is whole; an older one there is replaced.
+
+    logs: files or globs. quarantine: a file for rows that break a rule; without it they are an error. encoder: encode
+    with this one, as for scoring; nothing is fitted then, the label column may be absent, and the store has no splits.
+    Raises DataError for rows that cannot be used or a split without rows, MarketError when the encoder is for other
+    features, ConfigError when `out` is a folder with other things in it.
+    """
+    if encoder is not None:
+        encoder.check_market(market)
+    with replaced_folder(Path(out), MANIFEST) as folder:
+        build_store(market, logs, folder, quarantine=quarantine, encoder=encoder, progress=progress)
+    return EventStore.open(out, market)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EventStore(EventArrays):
+    """n events in (time, id) order. Arrays are read-only views of memory maps."""
+
+    path: Path
+    market: Market
+    encoder: Encoder
+    manifest: Mapping[str, Any]
+    categorical: Array
+    """(n, C) int32: rows of the one embedding table, named by `encoder.categorical_names`."""
+    numerical: Array
+    """(n, F) float32, scaled, named by `encoder.numerical_names`."""
+    engineered: Array
+    """(n, G) float32, scaled, named by `encoder.engineered_names`."""
+    time_seconds: Array
+    """(n,) float64 seconds since 1970."""
+    label: Array
+    """(n,) int8: 1 fraud, 0 genuine, -1 not known."""
+    known_at_seconds: Array
+    """(n,) float64: when the label becomes known; +inf for never."""
+    histories: Mapping[str, HistoryIndex]
+
+    @classmethod
+    def open(cls, path: str | Path, market: Market | None = None, *, verify: bool = False) -> Self:
+        """Open a store. Sizes are always checked, content with `verify`.
+
+        Raises StoreError naming the file that is missing, torn or changed, or, when `market` is given and the store was
+        made for another, how the two differ.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder, verify=verify)
+        own = _read_market(folder)
+        if own.fingerprint != manifest["market"]["fingerprint"]:
+            raise StoreError(
+                f"{folder / MARKET} is not the market of the manifest: its fingerprint is {own.fingerprint}"
+            )
+        if market is not None and market.fingerprint != own.fingerprint:
+            lines = "\n  ".join(_differences(own.to_dict(), market.to_dict()))
+            raise StoreError(f"{folder} was made for another market (store, then market given):\n  {lines}")
+        check_complete(folder, manifest, own)
+        arrays = {name: open_array(folder, array_file(name), manifest, dtype) for name, dtype in ARRAYS.items()}
+        histories = {history.name: _open_index(folder, history.name, manifest) for history in own.history}
+        encoder = Encoder.load(folder / ENCODER)
+        if encoder.columns != manifest["columns"]:
+            raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']}, however: {encoder.columns}")
+        return cls(path=folder, market=own, encoder=encoder, manifest=manifest, histories=histories, **arrays)
+
+    def __len__(self) -> int:
+        return int(self.manifest["n_events"])
+
+    def split(self, name: str) -> slice:
+        """Rows of "train", "validation", "calibration" or "test". Raises StoreError for another name."""
+        splits = self.manifest["splits"]
+        if name not in splits:
+            has = f"has {list(splits)}" if splits else "was made with a given encoder and has no splits"
+            raise StoreError(f"{self.path}: no split {name!r}; the store {has}")
+        first, last = splits[name]["rows"]
+        return slice(first, last)
+
+    def labelled(self, name: str) -> NDArray[np.int64]:
+        """(m,) rows of the split whose label is known."""
+        rows = self.split(name)
+        found: NDArray[np.int64] = np.flatnonzero(self.label[rows] >= 0) + rows.start
+        return found
+
+    def columns(self, names: Sequence[str]) -> pl.DataFrame:
+        """Clean raw columns in store order: id, keys, amount, features, segments. Raises StoreError for others."""
+        rows = pl.scan_parquet(self.path / ROWS)
+        unknown = [name for name in names if name not in (has := rows.collect_schema().names())]
+        if unknown:
+            raise StoreError(f"{self.path / ROWS} has no columns {unknown}, it has {has}")
+        return rows.select(names).collect()
+
+    @cached_property
+    def data_report(self) -> dict[str, Any]:
+        """What became of each row of the log that was read."""
+        return read_json(self.path / REPORT)
+
+    def ids(self) -> pl.Series:
+        """(n,) ids of the events in store order."""
+        return self.columns([self.market.event.id]).to_series()
+
+
+def _read_market(folder: Path) -> Market:
+    try:
+        return Market.from_dict(read_json(folder / MARKET))
+    except MarketError as error:
+        raise StoreError(f"{folder / MARKET} cannot be read as a market: {error}") from error
+
+
+def _open_index(folder: Path, history: str, manifest: Mapping[str, Any]) -> HistoryIndex:
+    files = (index_file(history, name) for name in INDEX_ARRAYS)
+    return HistoryIndex(*(open_array(folder, file, manifest, np.int64) for file in files))
+
+
+def _differences(left: Any, right: Any, place: str = "") -> Iterator[str]:
+    """Lines that tell where two trees of plain values differ."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        for key in dict.fromkeys([*left, *right]):
+            yield from _differences(left.get(key), right.get(key), f"{place}.{key}" if place else key)
+    elif left != right:
+        yield f"{place}: {left!r}, {right!r}"

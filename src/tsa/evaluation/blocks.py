@@ -1,0 +1,160 @@
+"""Sums, maxima and counts along many short histories at once: the NumPy kernel under the automatic aggregates.
+
+A `Blocks` holds some whole blocks of a store's `order`: m places, key after key, each key's events in time order. Every
+function works on all m places together and never lets a number of one key into another: a prefix sum restarts with each
+block, so what a place sees is, to the bit, a function of the earlier places of its own block.
+
+This file knows places and numbers only: no columns, no names, no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.history import HistoryIndex
+
+Array = NDArray[Any]
+
+LONG_BLOCK = 4096
+"""Blocks from this length on are summed one by one: there are few of them, and padding them would cost memory."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """m places of whole blocks. All arrays (m,) int64; places are counted from the first of these blocks."""
+
+    event: Array
+    """Row of the event in the store; ascending within a block."""
+    rank: Array
+    """Number of the place's block: 0, 1, …"""
+    first: Array
+    """First place of the block."""
+    end: Array
+    """First place after the block."""
+    n_events: int
+    """Events in the whole store."""
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    @cached_property
+    def place(self) -> Array:
+        """(m,) 0 … m - 1."""
+        return np.arange(len(self.event))
+
+    @cached_property
+    def key(self) -> Array:
+        """(m,) ascending over all places: by block, then by row."""
+        return self.rank * (self.n_events + 1) + self.event
+
+    def first_at(self, places: Array, row: Array) -> Array:
+        """In the block of each of `places`, the first place whose event's row is >= `row`, or the block's end."""
+        return np.searchsorted(self.key, self.rank[places] * (self.n_events + 1) + row)
+
+    def counts_before(self, flag: Array) -> Array:
+        """(m,) how many earlier places of the same block have `flag` (m,) set."""
+        before = np.cumsum(flag, dtype=np.int64) - flag
+        return before - before[self.first]
+
+    def sums_before(self, values: Array) -> Array:
+        """(m,) float64: sum of `values` over the earlier places of the same block."""
+        total = self._running_sums(values)
+        before = np.empty_like(total)
+        before[1:] = total[:-1]
+        before[self.first] = 0.0
+        return before
+
+    def _running_sums(self, values: Array) -> Array:
+        """(m,) prefix sums that restart with each block, summed in order: no later value can change an earlier sum."""
+        total = np.array(values, dtype=np.float64)
+        starts = np.flatnonzero(self.first == self.place)
+        lengths = self.end[starts] - starts
+        for at in np.flatnonzero(lengths >= LONG_BLOCK):
+            one = slice(starts[at], starts[at] + lengths[at])
+            np.cumsum(total[one], out=total[one])
+        # Blocks of alike length are padded to a rectangle: at most twice the cells, and one cumsum for all of them.
+        size = np.frexp(lengths)[1]
+        for level in np.unique(size[(lengths > 1) & (lengths < LONG_BLOCK)]):
+            of_size = size == level
+            width = int(lengths[of_size].max())
+            cells = starts[of_size][:, None] + np.arange(width)
+            inside = np.arange(width) < lengths[of_size][:, None]
+            sums = np.cumsum(total[np.where(inside, cells, 0)], axis=1)
+            total[cells[inside]] = sums[inside]
+        return total
+
+    def maxima_since(self, values: Array, low: Array) -> Array:
+        """(m,) maximum of `values` over the places [low, own place); -inf where that is empty.
+
+        A sparse table, of which only one level is held at a time: two overlapping runs of 2^k cover any range.
+        """
+        best = np.full(len(values), -np.inf)
+        width = self.place - low
+        level = np.frexp(width)[1] - 1
+        runs = np.array(values, dtype=np.float64)
+        for k in range(int(level.max(initial=-1)) + 1):
+            at = np.flatnonzero(level == k)
+            best[at] = np.maximum(runs[low[at]], runs[at - 2**k])
+            if len(runs) > 2**k:
+                runs[: -(2**k)] = np.maximum(runs[: -(2**k)], runs[2**k :])
+        return best
+
+    def last_event(self, places: Array, becomes_visible: Array) -> Array:
+        """(m,) the latest visible row of those at `places`, each visible from `becomes_visible` on; -1 for none."""
+        seen = np.zeros(len(self) + 1, np.int64)
+        np.maximum.at(seen, becomes_visible, self.key[places] + 1)
+        # Keys of later blocks are greater, so one running maximum serves all blocks: a lower one is another block's.
+        latest = np.maximum.accumulate(seen[:-1]) - 1 - self.rank * (self.n_events + 1)
+        visible: Array = np.maximum(latest, -1)
+        return visible
+
+    def counts_between(self, becomes_visible: Array, ceases: Array) -> Array:
+        """(m,) how many things are visible, as each is at the places [becomes_visible, ceases) of one block."""
+        n = len(self) + 1
+        change = np.bincount(becomes_visible, minlength=n) - np.bincount(ceases, minlength=n)
+        return np.cumsum(change)[:-1]
+
+    def repeats_before(self, code: Array) -> Array:
+        """(m,) how many earlier places of the same block have the same `code` (m,) of non-negative integers."""
+        group = self.rank * (int(code.max(initial=0)) + 1) + code
+        by_group = np.argsort(group, kind="stable")
+        is_first = np.ones(len(group), bool)
+        np.not_equal(group[by_group][1:], group[by_group][:-1], out=is_first[1:])
+        nth = np.arange(len(group))
+        repeats = np.empty(len(group), np.int64)
+        repeats[by_group] = nth - np.maximum.accumulate(np.where(is_first, nth, 0))
+        return repeats
+
+
+def blocks_of(index: HistoryIndex, places: int) -> Iterator[Blocks]:
+    """Cut a history index into runs of whole blocks, each about `places` long (longer only where one key is)."""
+    n = len(index.order)
+    order = np.asarray(index.order)
+    starts = np.flatnonzero(np.asarray(index.start)[order] == np.arange(n))
+    edges = np.append(starts, n)
+    low = 0
+    while low < len(starts):
+        high = max(low + 1, int(np.searchsorted(edges, edges[low] + places, side="right")) - 1)
+        yield _run(order, edges[low : high + 1], n)
+        low = high
+
+
+def empty_blocks(n_events: int) -> Blocks:
+    """No place at all; what an aggregate makes of it tells its columns."""
+    none = np.empty(0, np.int64)
+    return Blocks(event=none, rank=none, first=none, end=none, n_events=n_events)
+
+
+def _run(order: Array, edges: Array, n_events: int) -> Blocks:
+    """The blocks between `edges` (b + 1,)."""
+    lengths = np.diff(edges)
+    rank = np.repeat(np.arange(len(lengths)), lengths)
+    first = np.repeat(edges[:-1] - edges[0], lengths)
+    event = order[edges[0] : edges[-1]].astype(np.int64, copy=False)
+    return Blocks(event=event, rank=rank, first=first, end=first + lengths[rank], n_events=n_events)

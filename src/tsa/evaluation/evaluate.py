@@ -1,0 +1,258 @@
+"""From a finished run to its figures: score the test range with the bundle, measure, compare, write the report.
+
+What a run folder holds: `bundle/`, `run.json`, then from here `scores.parquet`, `comparison.json`, `report.json` and
+`report.html`. It trains nothing but the baseline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve
+
+from tsa.data.files import replaced_file, write_json
+from tsa.data.history import history_lengths
+from tsa.data.store import EventStore
+from tsa.errors import ConfigError
+from tsa.evaluation.compare import BaselineResult, compare
+from tsa.evaluation.metrics import ScoredPayments, evaluate_scores, paired_difference
+from tsa.evaluation.report import write_report
+from tsa.progress import Progress, silent
+from tsa.scoring.scorer import Scorer
+
+Array = NDArray[Any]
+SPLITS = ("train", "validation", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run and the store it was trained on."""
+
+    path: Path
+    scorer: Scorer
+    store: EventStore
+    account: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open the run folder `path`. ConfigError when it is not one; StoreError when its store has moved or changed."""
+        path = Path(path)
+        try:
+            account = json.loads((path / "run.json").read_text())
+            store = account["store"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"{path} must be the folder of a run, however: run.json cannot be read ({error})"
+            ) from None
+        scorer = Scorer.load(path / "bundle")
+        return cls(path, scorer, EventStore.open((path / store).resolve(), market=scorer.bundle.market), account)
+
+    @cached_property
+    def rows(self) -> Array:
+        """Labelled rows of the test range."""
+        return self.store.labelled("test")
+
+    def payments(self, scores: Array, segments: Sequence[str] = ()) -> ScoredPayments:
+        """The test payments with `scores` (n), and with what their figures are broken down by."""
+        store, market, rows = self.store, self.store.market, self.rows
+        wanted = list(dict.fromkeys([*market.evaluation.segments, *segments]))
+        columns = store.columns([*wanted, *([market.event.amount] if market.event.amount else [])])[rows]
+        lengths = {h.name: history_lengths(store.histories[h.name], rows, h.length) for h in market.history}
+        return ScoredPayments(
+            label=store.label[rows],
+            score=np.asarray(scores, np.float64),
+            time_seconds=store.time_seconds[rows],
+            amount=columns[market.event.amount].cast(pl.Float64).to_numpy() if market.event.amount else None,
+            entity=_entity(store)[rows],
+            segments={name: columns[name].cast(pl.String).to_numpy() for name in wanted},
+            history_length=lengths,
+        )
+
+
+def _entity(store: EventStore) -> Array:
+    """(n,) a code for each key of the ranked history; its block's start serves, and -1 where the key is null."""
+    key = store.columns([store.market.entity.key])[store.market.entity.key]
+    return np.where(key.is_null().to_numpy(), -1, store.histories[store.market.entity.name].start)
+
+
+def evaluate(
+    run: Run | str | Path,
+    *,
+    segments: Sequence[str] = (),
+    threshold: float | None = None,
+    replicates: int = 200,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Score and measure the test range of a run; write `scores.parquet`, `report.json` and `report.html`.
+
+    segments: columns to break the figures down by, beside the market's. threshold: where a payment counts as flagged;
+    by default the one with the best F1 on the validation range. A comparison made for these weights stays in the report.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    scores = _scores(run, run.rows, "scoring the test range", progress)
+    flagged_at = best_f1_threshold(run, progress) if threshold is None else threshold
+    market = run.store.market
+    with progress("measuring", 1) as advance:
+        measured = evaluate_scores(
+            run.payments(scores, segments), threshold=flagged_at, top_k=market.evaluation.top_k, replicates=replicates
+        )
+        advance(1)
+    _write_scores(run, scores)
+    report = _report(run, measured, _kept_comparison(run))
+    write_report(run.path, report)
+    return report
+
+
+def compare_run(
+    run: Run | str | Path, *, seed: int = 0, replicates: int = 200, progress: Progress = silent
+) -> dict[str, Any]:
+    """Train LightGBM on the run's rows, measure it on the run's test range beside the run's own scores; rewrite the report.
+
+    Returns the comparison. Needs `tsa evaluate` to have been run, for the threshold and the scores.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    report = read_report(run.path)
+    with progress("training LightGBM", 1) as advance:
+        baseline = compare(
+            run.store,
+            rows_train=run.store.labelled("train"),
+            rows_validation=run.store.labelled("validation"),
+            rows_test=np.concatenate([run.store.labelled("validation"), run.rows]),
+            seed=seed,
+        )
+        advance(1)
+    with progress("measuring", 1) as advance:
+        comparison = _comparison(run, baseline, replicates)
+        advance(1)
+    write_json(run.path / "comparison.json", {**comparison, "weights": _weights_hash(run)})
+    write_report(run.path, {**report, "comparison": comparison})
+    return comparison
+
+
+def best_f1_threshold(run: Run, progress: Progress = silent) -> float:
+    """The raw score with the best F1 on the validation range; 0.5 where that range holds no fraud."""
+    rows = run.store.labelled("validation")
+    label = run.store.label[rows]
+    return _best_f1(label, _scores(run, rows, "scoring the validation range", progress)) if label.any() else 0.5
+
+
+def _best_f1(label: Array, score: Array) -> float:
+    precision, recall, thresholds = precision_recall_curve(label, score)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(thresholds[np.argmax(f1[:-1])])
+
+
+def _scores(run: Run, rows: Array, what: str, progress: Progress) -> Array:
+    with progress(what, len(rows)) as advance:
+        return run.scorer.score_rows(run.store, rows, advance=advance)
+
+
+def _comparison(run: Run, baseline: BaselineResult, replicates: int) -> dict[str, Any]:
+    """The baseline measured as the run was, and the differences with their intervals from the same resamples."""
+    store = run.store
+    valid = store.labelled("validation")
+    own = pl.read_parquet(run.path / "scores.parquet")["raw_score"].to_numpy().astype(np.float64)
+    on_validation, on_test = np.split(baseline.scores, [len(valid)])
+    payments = run.payments(on_test)
+    threshold = _best_f1(store.label[valid], on_validation)
+    top_k = store.market.evaluation.top_k
+    measured = evaluate_scores(payments, threshold=threshold, top_k=top_k, replicates=replicates)
+    difference = paired_difference(own, on_test, payments, replicates=replicates)
+    return {
+        "model_name": "LightGBM",
+        "note": baseline.note,
+        "params": baseline.params,
+        "evaluation": measured,
+        "difference": difference,
+        "plain": plain_verdict(difference),
+        "features": [{"name": n, "importance": v} for n, v in list(baseline.feature_importance.items())[:25]],
+        "seconds": baseline.seconds,
+    }
+
+
+def plain_verdict(difference: Mapping[str, Mapping[str, Any]]) -> str:
+    """One sentence that says which is better by average precision, and how sure that is."""
+    found = difference["average_precision"]
+    if found["low"] is None:
+        return f"TSA and LightGBM cannot be told apart: {found['reason']}."
+    values = f"average precision {found['a']:.3f} against {found['b']:.3f}"
+    interval = f"difference {found['difference']:+.3f}, 95 % interval {found['low']:+.3f} to {found['high']:+.3f}"
+    verdicts = {"a better": "TSA is better than LightGBM", "b better": "LightGBM is better than TSA"}
+    plain = verdicts.get(found["verdict"], "No clear difference between TSA and LightGBM")
+    return f"{plain}: {values} ({interval})."
+
+
+def _write_scores(run: Run, scores: Array) -> None:
+    """`scores.parquet`: id, label and raw score of each payment of the test range, whole or not at all."""
+    frame = pl.DataFrame(
+        {"id": run.store.ids()[run.rows], "label": run.store.label[run.rows], "raw_score": scores.astype(np.float32)}
+    )
+    with replaced_file(run.path / "scores.parquet") as aside:
+        frame.write_parquet(aside)
+
+
+def _weights_hash(run: Run) -> str:
+    return str(
+        json.loads((run.path / "bundle" / "manifest.json").read_text())["files"]["weights.safetensors"]["sha256"]
+    )
+
+
+def _kept_comparison(run: Run) -> dict[str, Any] | None:
+    """The comparison made earlier, if it was made with these very weights."""
+    path = run.path / "comparison.json"
+    if not path.exists():
+        return None
+    comparison: dict[str, Any] = json.loads(path.read_text())
+    return comparison if comparison.pop("weights", None) == _weights_hash(run) else None
+
+
+def read_report(run: Path) -> dict[str, Any]:
+    """The report of the run folder `run`. ConfigError where it was not evaluated yet."""
+    try:
+        report: dict[str, Any] = json.loads((run / "report.json").read_text())
+        return report
+    except OSError:
+        raise ConfigError(f"{run} must be evaluated first: tsa evaluate {run}") from None
+
+
+def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | None) -> dict[str, Any]:
+    store, account, market = run.store, run.account, run.store.market
+    splits = {
+        name: {
+            "n": len(store.labelled(name)),
+            "frauds": int((store.label[store.labelled(name)] == 1).sum()),
+            "start": _when(store.time_seconds[store.split(name)], 0),
+            "end": _when(store.time_seconds[store.split(name)], -1),
+        }
+        for name in SPLITS
+    }
+    return {
+        "title": f"{market.name}: Temporal Self-Attention",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "market": {**market.to_dict(), "fingerprint": market.fingerprint},
+        "data": {**store.data_report, "splits": splits},
+        "model": {
+            "parameters": sum(p.numel() for p in run.scorer.bundle.network.parameters()),
+            "preset": account["preset"],
+            "config": account["model"],
+            "training": account["training"],
+            "sampling_rate_genuine": account["sampling_rate_genuine"],
+        },
+        "training": {"epochs": account["epochs"], "best_epoch": account["best_epoch"]},
+        "evaluation": measured,
+        "comparison": comparison,
+        "environment": account["environment"],
+    }
+
+
+def _when(times: Array, at: int) -> str | None:
+    return datetime.fromtimestamp(float(times[at]), UTC).isoformat() if len(times) else None

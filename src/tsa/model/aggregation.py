@@ -1,0 +1,83 @@
+"""Folding the features of an event into one vector, without ever holding the embeddings of a whole batch.
+
+Knows the shared table and row numbers; not time, and not the other events.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+SLOPE = 0.01
+EVENTS_AT_ONCE = 64  # events whose embeddings stand side by side: few enough for the processor's cache
+
+
+def aggregation_widths(n_features: int, floor: int) -> list[int]:
+    """n, n//2, n//4, n//8, n//16, n//32, 1: the original's widths, of which those of n < 32 end in 0.
+
+    A width of 0 lets nothing through, so for n < 32 no layer is narrower than `floor` (or n); floor 0: the original's.
+    """
+    widths = [n_features >> halvings for halvings in range(6)]
+    if widths[-1] == 0:
+        widths = [max(width, min(floor, n_features)) for width in widths]
+    return [*widths, 1]
+
+
+class FeatureAggregation(nn.Module):
+    """A stack of linear layers over the feature axis, the same for each channel, with LeakyReLU between them.
+
+    Works on (features, channels), so that each layer is one plain matrix product.
+    """
+
+    def __init__(self, n_features: int, floor: int) -> None:
+        super().__init__()
+        widths = aggregation_widths(n_features, floor)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for n_in, n_out in itertools.pairwise(widths):
+            bound = (6 / max(n_in, 1)) ** 0.5  # He et al. 2015: keeps the signal's size through all six layers
+            self.weights.append(nn.Parameter(torch.empty(n_out, n_in).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.zeros(n_out)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, channels) → (channels)."""
+        return self._rest(torch.addmm(self.biases[0][:, None], self.weights[0], x))
+
+    def of_rows(self, rows: Tensor, table: Tensor) -> Tensor:
+        """Events of categorical features: rows (n, C) int of the table (N, D) → (n, D)."""
+        return _by_parts(self._of_rows, rows, table)
+
+    def of_values(self, values: Tensor, vectors: Tensor) -> Tensor:
+        """Events of numerical features with one vector each: values (n, F), vectors (F, D) → (n, D)."""
+        # the numbers go straight into the first layer: no value · vector is ever stored
+        return _by_parts(self._of_values, values, self.weights[0].unsqueeze(-1) * vectors)
+
+    def _of_rows(self, rows: Tensor, table: Tensor) -> Tensor:
+        x = functional.embedding(rows.t(), table, padding_idx=0)
+        return self.forward(x.flatten(1)).view(x.shape[1:])
+
+    def _of_values(self, values: Tensor, first: Tensor) -> Tensor:
+        h = torch.matmul(values, first).add_(self.biases[0][:, None, None])
+        return self._rest(h.flatten(1)).view(len(values), -1)
+
+    def _rest(self, h: Tensor) -> Tensor:
+        for weight, bias in zip(list(self.weights)[1:], list(self.biases)[1:], strict=True):
+            h = torch.addmm(bias[:, None], weight, functional.leaky_relu_(h, SLOPE))
+        return h[0]
+
+
+def _by_parts(function: Callable[[Tensor, Tensor], Tensor], events: Tensor, shared: Tensor) -> Tensor:
+    """`function` over a few events at a time; in training their inner values are made again for the backward pass."""
+    parts = torch.split(events, EVENTS_AT_ONCE)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(function, part, shared, use_reentrant=False) for part in parts])
+    return torch.cat([function(part, shared) for part in parts])
+
+
+def factorization_machine(x: Tensor, dim: int = -2) -> Tensor:
+    """½((Σ v)² − Σ v²) over the feature axis (Rendle 2010): x (…, n, D) → (…, D)."""
+    return 0.5 * (x.sum(dim).square() - x.square().sum(dim))

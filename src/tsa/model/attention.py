@@ -1,0 +1,159 @@
+"""Multi-head attention that knows the time between two events, for all positions or for the last one alone.
+
+Knows tokens, ages and padding; not what a token stands for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsa.model.dropout import attend, dropout
+from tsa.model.time import age_distance, age_growth
+
+
+@dataclass
+class Surroundings:
+    """What every layer of a stack needs to know of its tokens beside their values, made once per forward.
+
+    hidden   (B, L) bool      True where a key must not be seen; None where all may
+    growth   (B, L) float     exp(age / 1e6 s) for "exponential" attention
+    distance (B, L, L) float  log1p of the days between two events for "log" attention
+    """
+
+    hidden: Tensor | None = None
+    growth: Tensor | None = None
+    distance: Tensor | None = None
+
+    @classmethod
+    def of(cls, padding: Tensor, age_seconds: Tensor, time: str) -> Surroundings:
+        """For a history: padding (B, L) bool, age_seconds (B, L)."""
+        growth = age_growth(age_seconds) if time == "exponential" else None
+        distance = age_distance(age_seconds.masked_fill(padding, 0.0)) if time == "log" else None
+        return cls(padding, growth, distance)
+
+
+class TemporalAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017) over tokens of width E with H heads, packed query, key and value.
+
+    time = "none"         softmax(q·k / √(E/H))
+    time = "exponential"  softmax(exp((age_i − age_j) / 1e6 s) · q·k / √(E/H)): a logit shrinks as the key ages
+    time = "log"          softmax(q·k / √(E/H) − exp(s_h) · log1p(|age_i − age_j| in days)), s_h learned per head,
+                          −3 … 1 over the heads at first
+    """
+
+    def __init__(self, width: int, n_heads: int, dropout: float = 0.0, time: str = "none") -> None:
+        super().__init__()
+        self.n_heads, self.dropout, self.time = n_heads, dropout, time
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+        if time == "log":
+            self.decay = nn.Parameter(torch.linspace(-3.0, 1.0, n_heads))
+
+    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+        """x (B, L, E) → (B, L, E)."""
+        batch, length, width = x.shape
+        packed = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = packed.view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        if around.growth is not None:
+            growth = around.growth[:, None, :, None].to(x.dtype)
+            q, k = q * growth, k / growth
+        seen = attend(q, k, v, self._bias(around, slice(None), x.dtype), self.dropout if self.training else 0.0)
+        out: Tensor = self.out_proj(seen.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+    def last(self, x: Tensor, around: Surroundings) -> Tensor:
+        """The result at the last position alone: x (B, L, E) → (B, E).
+
+        One query needs no keys and values of its own: the key projection is folded into the query, the value projection
+        applied to the weighted mean of the tokens. That saves two projections of all L tokens.
+        """
+        batch, _, width = x.shape
+        head = width // self.n_heads
+        wq, wk, wv = self.in_proj_weight.chunk(3)
+        bq, bk, bv = self.in_proj_bias.chunk(3)
+        q = functional.linear(x[:, -1], wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
+        folded = torch.einsum("bhd,hde->bhe", q, wk.view(self.n_heads, head, width))
+        logits = folded @ x.transpose(1, 2) + (q * bk.view(self.n_heads, head)).sum(-1, keepdim=True)
+        if around.growth is not None:
+            logits = logits * (around.growth[:, -1:] / around.growth)[:, None].to(x.dtype)
+        if (bias := self._bias(around, slice(-1, None), x.dtype)) is not None:
+            logits = logits + bias[:, :, 0]
+        weights = dropout(torch.softmax(logits, dim=-1), self.dropout, self.training)
+        values = torch.einsum("bhe,hde->bhd", weights @ x, wv.view(self.n_heads, head, width))
+        # weights sum to 1 except under dropout, where the bias is scaled with them
+        values = values + weights.sum(-1, keepdim=True) * bv.view(self.n_heads, head)
+        out: Tensor = self.out_proj(values.flatten(1))
+        return out
+
+    def _bias(self, around: Surroundings, queries: slice, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the logits of the `queries`, −inf at hidden keys: (B, 1 or H, 1 or L, L), or None."""
+        hidden = None if around.hidden is None else around.hidden[:, None, None, :]
+        if around.distance is not None:
+            bias = around.distance[:, None, queries] * -self.decay.exp()[:, None, None]
+            return (bias if hidden is None else bias.masked_fill(hidden, -math.inf)).to(dtype)
+        if hidden is None:
+            return None
+        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
+
+
+class FeedForward(nn.Module):
+    """Linear(E, H_ff), activation, dropout, Linear(H_ff, E), position by position."""
+
+    def __init__(self, width: int, hidden: int, dropout: float, activation: str = "relu") -> None:
+        super().__init__()
+        self.widen, self.narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.dropout, self.activation = dropout, activation
+
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """x (…, E) → (…, E); `hidden`, which experts need, makes no difference here."""
+        h = self.widen(x)
+        h = torch.relu_(h) if self.activation == "relu" else functional.gelu(h)
+        out: Tensor = self.narrow(dropout(h, self.dropout, self.training))
+        return out
+
+
+class AttentionLayer(nn.Module):
+    """Attention, then a feed-forward (or experts), each with a residual, dropout and LayerNorm.
+
+    norm = "post": x ← LN1(x + attention(x)), x ← LN2(x + feedforward(x)) (Vaswani et al. 2017)
+    norm = "pre":  x ← x + attention(LN1(x)), x ← x + feedforward(LN2(x)) (Xiong et al. 2020)
+    """
+
+    def __init__(
+        self, attention: TemporalAttention, feedforward: nn.Module, width: int, dropout: float, norm: str
+    ) -> None:
+        super().__init__()
+        self.attention, self.feedforward = attention, feedforward
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout, self.norm = dropout, norm
+
+    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+        """All positions: x (B, L, E) → (B, L, E)."""
+        seen = self.attention(self._before(self.norm1, x), around)
+        return self._feed(self._after(self.norm1, x, seen), around.hidden)
+
+    def last(self, x: Tensor, around: Surroundings) -> Tensor:
+        """The last position alone: x (B, L, E) → (B, E)."""
+        seen = self.attention.last(self._before(self.norm1, x), around)
+        return self._feed(self._after(self.norm1, x[:, -1], seen), None)
+
+    def _feed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        return self._after(self.norm2, x, self.feedforward(self._before(self.norm2, x), hidden))
+
+    def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
+        # the products may be in a smaller type than the residual stream and the norms
+        inner: Tensor = norm(x) if self.norm == "pre" else x
+        return inner.to(self.attention.in_proj_weight.dtype)
+
+    def _after(self, norm: nn.Module, x: Tensor, inner: Tensor) -> Tensor:
+        total = x + dropout(inner, self.dropout, self.training).to(x.dtype)
+        out: Tensor = total if self.norm == "pre" else norm(total)
+        return out

@@ -1,0 +1,135 @@
+"""What a network reads: per history the events, and the engineered features of the current payment.
+
+Knows tensors and their shapes; not where they come from, nor what the features mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tsa.errors import ModelError
+from tsa.model.config import ModelConfig
+
+
+@dataclass
+class History:
+    """The events of one key up to the current one, which stands last; padded on the left.
+
+    categorical (B, L, C) int    rows of the shared embedding table, 0 = padding
+    numerical   (B, L, F) float  scaled values, 0 at padding
+    age_seconds (B, L) float     the current event's time minus this event's, ≥ 0; 0 at padding
+    padding     (B, L) bool      True where there is no event
+    outcome     (B, L) int       0 padding, 1 not known, 2 genuine, 3 fraud; None where outcomes are no input
+    """
+
+    categorical: Tensor
+    numerical: Tensor
+    age_seconds: Tensor
+    padding: Tensor
+    outcome: Tensor | None = None
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> History:
+        return History(
+            categorical=function(self.categorical),
+            numerical=function(self.numerical),
+            age_seconds=function(self.age_seconds),
+            padding=function(self.padding),
+            outcome=None if self.outcome is None else function(self.outcome),
+        )
+
+    def to(self, device: torch.device | str) -> History:
+        """The same history on another device."""
+        return self._map(lambda x: x.to(device))
+
+    def rows(self, index: Tensor) -> History:
+        """The payments at `index` (k) int64: a history of k."""
+        return self._map(lambda x: x.index_select(0, index))
+
+    def trimmed(self) -> History:
+        """Without the leading positions that are padding in every row (scores do not change)."""
+        used = (~self.padding).any(0)
+        length = self.padding.shape[1]
+        first = int(used.int().argmax()) if bool(used.any()) else length - 1
+        return self._map(lambda x: x[:, first:]) if first else self
+
+    def check(self, name: str, config: ModelConfig) -> None:
+        """ModelError where a shape does not fit the configuration, or a row lies outside the table."""
+        if self.padding.ndim != 2 or self.padding.shape[1] == 0:
+            raise ModelError(f"history {name}: padding must be (B, L ≥ 1), however: {tuple(self.padding.shape)}")
+        batch, length = self.padding.shape
+        expected = {
+            "categorical": (batch, length, config.n_categorical),
+            "numerical": (batch, length, config.n_numerical),
+            "age_seconds": (batch, length),
+        }
+        if config.known_outcomes:
+            if self.outcome is None:
+                raise ModelError(f"history {name}: known_outcomes is on, so outcome must be given")
+            expected["outcome"] = (batch, length)
+        for field, shape in expected.items():
+            if (actual := tuple(getattr(self, field).shape)) != shape:
+                raise ModelError(f"history {name}: {field} must be {shape}, however: {actual}")
+        if self.padding.dtype != torch.bool:
+            raise ModelError(f"history {name}: padding must be bool, however: {self.padding.dtype}")
+        if self.categorical.is_floating_point():
+            raise ModelError(f"history {name}: categorical must be integers, however: {self.categorical.dtype}")
+        self._check_rows(name, config.n_embedding + 1)
+
+    def _check_rows(self, name: str, last: int) -> None:
+        # only where reading two numbers back costs nothing: on a GPU it would wait for all queued work
+        if self.categorical.is_cpu and self.categorical.numel() and not torch.compiler.is_compiling():
+            low, high = (int(v) for v in self.categorical.aminmax())
+            if low < 0 or high > last:
+                raise ModelError(f"history {name}: categorical must lie in 0 … {last}, however: {low} … {high}")
+
+
+@dataclass
+class Batch:
+    """B payments: their histories by name, and `engineered` (B, G) float features of the current payment."""
+
+    histories: dict[str, History]
+    engineered: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.histories.values())).padding)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        engineered = None if self.engineered is None else self.engineered.to(device)
+        return Batch({name: history.to(device) for name, history in self.histories.items()}, engineered)
+
+    def of(self, dtype: torch.dtype) -> Batch:
+        """The same batch with features of the type a network computes in; ages keep theirs."""
+        engineered = None if self.engineered is None else self.engineered.to(dtype)
+        histories = {k: replace(h, numerical=h.numerical.to(dtype)) for k, h in self.histories.items()}
+        return Batch(histories, engineered)
+
+    def rows(self, index: Tensor) -> Batch:
+        """The payments at `index` (k) int64: a batch of k."""
+        engineered = None if self.engineered is None else self.engineered.index_select(0, index)
+        return Batch({name: history.rows(index) for name, history in self.histories.items()}, engineered)
+
+    def trimmed(self) -> Batch:
+        """Each history without the positions that are padding in every row (scores do not change)."""
+        return Batch({name: history.trimmed() for name, history in self.histories.items()}, self.engineered)
+
+    def in_order(self, config: ModelConfig) -> list[History]:
+        """The histories in the order of `config.histories`, checked; a network of one takes any name. ModelError."""
+        wanted, given = config.histories, self.histories
+        if len(wanted) != len(given) or (len(wanted) > 1 and set(wanted) != set(given)):
+            raise ModelError(f"the network reads the histories {', '.join(wanted)}, however: {', '.join(given)}")
+        histories = list(given.values()) if len(wanted) == 1 else [given[name] for name in wanted]
+        for name, history in zip(wanted, histories, strict=True):
+            history.check(name, config)
+        sizes = {name: len(history.padding) for name, history in zip(wanted, histories, strict=True)}
+        if len(set(sizes.values())) > 1:
+            raise ModelError(f"histories must hold the same number of payments, however: {sizes}")
+        shape = None if self.engineered is None else tuple(self.engineered.shape)
+        expected = (len(self), config.n_engineered)
+        if shape != expected and not (shape is None and config.n_engineered == 0):
+            raise ModelError(f"engineered must be {expected}, however: {shape}")
+        return histories

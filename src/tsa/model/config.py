@@ -1,0 +1,215 @@
+"""The settings of a network, checked when made, and the three presets built from them.
+
+Knows sizes and choices only: no tensors, no markets, no files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tsa.errors import ConfigError
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "event_embedding": ("aggregate", "factorise", "sum"),
+    "norm": ("post", "pre"),
+    "activation": ("relu", "gelu"),
+    "time_attention": ("none", "exponential", "log"),
+    "read_out": ("token", "current"),
+    "combine": ("gate", "softmax", "concat"),
+    "expert_policy": ("all", "none", "threshold", "random"),
+}
+AT_LEAST: dict[str, int] = {
+    "n_categorical": 0,
+    "n_numerical": 0,
+    "n_engineered": 0,
+    "n_embedding": 1,
+    "n_classes": 2,
+    "width": 1,
+    "n_heads": 1,
+    "n_order_layers": 1,
+    "n_feature_layers": 0,
+    "feedforward_width": 1,
+    "classifier_width": 1,
+    "n_frequencies": 1,
+    "n_experts": 0,
+    "n_expert_groups": 1,
+    "aggregation_floor": 0,
+    "gate_width": 1,
+    "gate_feedforward_width": 1,
+    "gate_hidden_width": 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes and choices of a network (C, F, G features; D = `width`).
+
+    histories               names of the histories, the one whose current event feeds the feature attention first
+    n_embedding             N: the shared table has N + 2 rows of width D; row 0 is padding and stays zero, rows
+                            1 … N − F hold categorical values, N − F + 1 … N the numerical features
+    event_embedding         "aggregate": folded over the feature axis, width 2D (reference);
+                            "factorise": factorisation machine in its place, width 2D;
+                            "sum": sum of categorical, numerical, periodic and age embeddings, width D
+    known_outcomes          "sum" only: embed History.outcome (0 padding, 1 not known, 2 genuine, 3 fraud)
+    norm, activation        of the order attention's layers; the feature attention's are always pre-norm
+    time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
+                            "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
+    read_out                what an order attention returns: a learned "token" (reference), or the "current" event
+    combine                 "gate": importances from a small order attention of its own, applied before the others run
+                            (reference); "softmax": importances from the order embeddings; "concat": side by side
+    biases                  a learned bias per token of the feature attention
+    n_feature_layers        0 leaves the feature attention out
+    mlp                     add the branch that reads the current numerical and engineered features directly
+    n_experts               experts in place of each feed-forward of the blocks in `experts_in` ("order", "feature",
+                            "gate"); 0: none. n_expert_groups > 1: two-level routing
+    balance_weight          weight of the experts' balance loss in `TSANetwork.auxiliary_loss`
+    aggregation_floor       least width inside a feature aggregation of fewer than 32 features; 0: the original's rule
+    """
+
+    n_categorical: int
+    n_numerical: int
+    n_engineered: int = 0
+    n_embedding: int
+    histories: tuple[str, ...] = ("history",)
+    n_classes: int = 2
+    width: int = 64
+    n_heads: int = 1
+    n_order_layers: int = 6
+    n_feature_layers: int = 4
+    feedforward_width: int = 256
+    classifier_width: int = 1024
+    dropout: float = 0.1
+    event_embedding: str = "aggregate"
+    known_outcomes: bool = False
+    n_frequencies: int = 16
+    frequency_scale: float = 0.3
+    norm: str = "post"
+    activation: str = "relu"
+    time_attention: str = "exponential"
+    read_out: str = "token"
+    combine: str = "gate"
+    biases: bool = True
+    mlp: bool = False
+    n_experts: int = 0
+    n_expert_groups: int = 1
+    experts_in: tuple[str, ...] = ("order", "feature")
+    expert_policy: str = "random"
+    balance_weight: float = 1e-2
+    aggregation_floor: int = 4
+    gate_width: int = 16
+    gate_feedforward_width: int = 128
+    gate_hidden_width: int = 256
+    gate_skips_below: float = 0.05
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "histories", tuple(self.histories))
+        object.__setattr__(self, "experts_in", tuple(self.experts_in))
+        for name, least in AT_LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name} must be an integer of at least {least}, however: {name}={value!r}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(choices)}, however: {name}={getattr(self, name)!r}"
+                )
+        self._check_together()
+
+    def _check_together(self) -> None:
+        def refuse(rule: str, *names: str) -> None:
+            values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+            raise ConfigError(f"{rule}, however: {values}")
+
+        if self.width % self.n_heads:
+            refuse("n_heads must divide width", "n_heads", "width")
+        if not 0.0 <= self.dropout < 1.0:
+            refuse("dropout must lie in [0, 1)", "dropout")
+        if not 0.0 <= self.gate_skips_below < 1.0:
+            refuse("gate_skips_below must lie in [0, 1)", "gate_skips_below")
+        if self.balance_weight < 0.0:
+            refuse("balance_weight must not be negative", "balance_weight")
+        if self.frequency_scale <= 0.0:
+            refuse("frequency_scale must be above 0", "frequency_scale")
+        if not self.histories or len(set(self.histories)) < len(self.histories):
+            refuse("histories must be one or more different names", "histories")
+        if self.n_categorical + self.n_numerical == 0:
+            refuse("an event needs at least one categorical or numerical feature", "n_categorical", "n_numerical")
+        if self.n_embedding < self.n_numerical:
+            refuse("n_embedding must be at least n_numerical", "n_embedding", "n_numerical")
+        if self.known_outcomes and self.event_embedding != "sum":
+            refuse("known_outcomes needs event_embedding='sum'", "known_outcomes", "event_embedding")
+        if self.mlp and self.n_numerical + self.n_engineered == 0:
+            refuse("mlp needs numerical or engineered features", "n_numerical", "n_engineered")
+        if not set(self.experts_in) <= {"order", "feature", "gate"}:
+            refuse("experts_in must be among order, feature, gate", "experts_in")
+        if self.n_expert_groups > 1 and (self.n_experts < 2 or self.n_experts % self.n_expert_groups):
+            refuse("n_expert_groups must divide n_experts", "n_expert_groups", "n_experts")
+
+    @property
+    def event_width(self) -> int:
+        """E, the width of an order attention: 2D, or D where events are embedded by a sum."""
+        return self.width if self.event_embedding == "sum" else 2 * self.width
+
+    @property
+    def ensemble_width(self) -> int:
+        """Width of what the classifier reads."""
+        n_orders = len(self.histories) if self.combine == "concat" else 1
+        return n_orders * self.event_width + self.width * (int(self.n_feature_layers > 0) + int(self.mlp))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them; `from_dict` reads them back."""
+        lists = {"histories": list(self.histories), "experts_in": list(self.experts_in)}
+        return {**dataclasses.asdict(self), **lists}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> ModelConfig:
+        """Settings from JSON or the command line. ConfigError on a name that does not exist or is missing."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(settings) - set(fields)):
+            raise ConfigError(f"model settings must be among {', '.join(fields)}, however: {', '.join(unknown)}")
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        if missing := sorted(required - set(settings)):
+            raise ConfigError(f"model settings must hold {', '.join(sorted(required))}, missing: {', '.join(missing)}")
+        return cls(**settings)
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some settings changed, checked again."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+
+_REFERENCE: dict[str, Any] = {"aggregation_floor": 4}
+_DEFAULT: dict[str, Any] = {
+    "width": 64,
+    "n_heads": 4,
+    "n_order_layers": 2,
+    "n_feature_layers": 1,
+    "feedforward_width": 128,
+    "classifier_width": 128,
+    "event_embedding": "sum",
+    "norm": "pre",
+    "activation": "gelu",
+    "time_attention": "log",
+    "read_out": "current",
+    "combine": "softmax",
+}
+_EU = {"n_categorical": 108, "n_numerical": 51, "n_engineered": 413, "n_embedding": 2403, "histories": ("cid",)}
+_NA = {"n_categorical": 109, "n_numerical": 67, "n_engineered": 297, "n_embedding": 2070, "histories": ("cid", "ccid")}
+PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {**_REFERENCE, **_EU},
+    "reference-two-history": {**_REFERENCE, **_NA},
+    "default": _DEFAULT,
+}
+
+
+def preset(name: str, **settings: Any) -> ModelConfig:
+    """A named configuration with some settings replaced.
+
+    "reference" and "reference-two-history" come with the production sizes of the original (EU and NA); "default"
+    needs n_categorical, n_numerical and n_embedding from the market. ConfigError on an unknown name or setting.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, however: preset={name!r}")
+    return ModelConfig.from_dict({**PRESETS[name], **settings})

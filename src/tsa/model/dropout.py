@@ -1,0 +1,88 @@
+"""Dropout, and attention under dropout, for training on a CPU: quick random bits, and no attention matrix kept.
+
+The same distribution as PyTorch's own, from the same seeded generator, but other draws. On a GPU PyTorch's fused
+kernels are used instead.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """In training: 0 with probability p, else x / (1 − p) (Srivastava et al. 2014)."""
+    if not training or p == 0.0:
+        return x
+    if not x.is_cpu or torch.compiler.is_compiling():
+        return functional.dropout(x, p)
+    dropped: Tensor = _Dropout.apply(x, p)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
+    """dropout(softmax(q·k / √d + bias)) · v: q, k, v (B, H, L, d), bias (B, 1 or H, 1 or L, L) → (B, H, L, d)."""
+    learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
+    # on a CPU the fused kernel knows neither dropout nor a learned bias, and is slower in bfloat16 than plain products
+    if not q.is_cpu or (p == 0.0 and not learned and q.dtype != torch.bfloat16):
+        return functional.scaled_dot_product_attention(q, k, v, bias, p)
+    if bias is None and p > 0.0:
+        seen: Tensor = _DroppedAttention.apply(q, k, v, p)  # type: ignore[no-untyped-call]
+        return seen
+    logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
+    logits = logits if bias is None else logits + bias
+    return dropout(torch.softmax(logits, dim=-1), p, True) @ v
+
+
+def _keep(shape: torch.Size, p: float) -> Tensor:
+    """Float, 0 with probability p (to 1 / 65536) and 1 elsewhere; several times quicker than bernoulli."""
+    n = shape.numel()
+    bits = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    # sixteen bits an element; comparing and converting floats is vectorised, with bools it is not
+    return bits.view(torch.int16)[:n].float().ge_(p * 65_536 - 32_768).view(shape)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        keep = _keep(x.shape, p)
+        ctx.save_for_backward(keep.to(torch.int8))
+        ctx.scale = 1 / (1 - p)
+        return (x * keep.to(x.dtype)).mul_(ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return (grad * keep.to(grad.dtype)).mul_(ctx.scale), None
+
+
+class _DroppedAttention(torch.autograd.Function):
+    """Keeps q, k, v and what was dropped; makes the attention weights again for the backward pass (Dao et al. 2022)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
+        keep = _keep(torch.Size([*q.shape[:-1], k.shape[-2]]), p)
+        ctx.save_for_backward(q, k, v, keep.to(torch.int8))
+        ctx.scale = 1 / (1 - p)
+        return (_weights(q, k).mul_(keep.to(q.dtype)) @ v).mul_(ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, saved = ctx.saved_tensors
+        keep, grad, weights = saved.to(q.dtype), grad * ctx.scale, _weights(q, k)
+        of_weights = (grad @ v.transpose(-1, -2)).mul_(keep)
+        of_logits = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_logits = of_logits.mul_(1 / math.sqrt(q.shape[-1]))
+        of_v = weights.mul_(keep).transpose(-1, -2) @ grad
+        return of_logits @ k, of_logits.transpose(-1, -2) @ q, of_v, None
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    return torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2), dim=-1)

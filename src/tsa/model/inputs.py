@@ -1,0 +1,34 @@
+"""From a store to a batch: the one place where gathered arrays become tensors, for training and every kind of scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsa.data.history import HistoryArrays, gather
+from tsa.data.store import EventStore
+from tsa.model.batch import Batch, History
+
+
+def gather_batch(store: EventStore, rows: NDArray[np.int64], *, trim: bool = False) -> Batch:
+    """The histories of the events `rows` (B,) under every key of the store's market, as tensors that share their memory.
+
+    With `trim`, each history is only as wide as the longest in the batch: the same scores to rounding, for less work.
+    """
+    histories = {
+        key.name: _tensors(gather(store, store.histories[key.name], rows, key.length, trim=trim))
+        for key in store.market.history
+    }
+    engineered = torch.from_numpy(store.engineered[rows]) if store.engineered.shape[1] else None
+    return Batch(histories=histories, engineered=engineered)
+
+
+def _tensors(arrays: HistoryArrays) -> History:
+    return History(
+        categorical=torch.from_numpy(arrays.categorical),
+        numerical=torch.from_numpy(arrays.numerical),
+        age_seconds=torch.from_numpy(arrays.age_seconds),
+        padding=torch.from_numpy(arrays.padding),
+        outcome=torch.from_numpy(arrays.outcome),
+    )

@@ -1,0 +1,121 @@
+"""The whole network: a batch of payments in, logits out.
+
+Knows batches and the blocks; not markets, files, losses or how it is trained.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsa.model.batch import Batch, History
+from tsa.model.combine import combination
+from tsa.model.config import ModelConfig
+from tsa.model.dropout import dropout
+from tsa.model.experts import MixtureOfExperts
+from tsa.model.feature import FeatureAttention
+from tsa.model.order import OrderAttention
+
+MLP_WIDTH = 1024
+MLP_DROPOUT = 0.1
+
+
+class TSANetwork(nn.Module):
+    """Temporal Self-Attention: attends over the events of each history and over the current event's features.
+
+    Rounding apart, a payment's logits depend on nothing else in the batch, nor on how far its histories are padded.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.n_embedding + 2, config.width, padding_idx=0)
+        self.order = nn.ModuleList(OrderAttention(config) for _ in config.histories)
+        self.combine = combination(config)
+        self.feature = FeatureAttention(config) if config.n_feature_layers else None
+        self.mlp = NumericalBranch(config) if config.mlp else None
+        self.classifier = Classifier(config)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, classes), float32 at least. ModelError where the batch does not fit."""
+        logits: Tensor = self.classifier(self.embed(batch))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def embed(self, batch: Batch) -> Tensor:
+        """What the classifier reads, [order | feature | mlp]: (B, `config.ensemble_width`). ModelError."""
+        self._clear_balance()
+        batch = batch.of(self.table.weight.dtype)
+        histories = batch.in_order(self.config)
+        parts = [self.combine(histories, self._attend_over_events)]
+        current = histories[0].categorical[:, -1], histories[0].numerical[:, -1], batch.engineered
+        if self.feature is not None:
+            parts.append(self.feature(*current, self.table.weight))
+        if self.mlp is not None:
+            parts.append(self.mlp(*current[1:]))
+        return torch.cat(parts, dim=-1)
+
+    def auxiliary_loss(self) -> Tensor:
+        """The experts' balance losses of the last training forward, summed and weighted; scalar, 0 without experts."""
+        terms = [term for module in self._expert_modules() for term in module.balance]
+        self._clear_balance()
+        if not terms:
+            return self.table.weight.new_zeros(())
+        return self.config.balance_weight * torch.stack(terms).sum()
+
+    def to_bfloat16(self) -> TSANetwork:
+        """For scoring only, in place: the matrix products of all layers but the last of each stack in bfloat16.
+
+        Residuals, norms, event embeddings and all after the last layers stay as they are; scores move by about 1e-3.
+        """
+        stacks = [*(order.layers for order in self.order), *([self.feature.layers] if self.feature else [])]
+        for layer in (layer for layers in stacks for layer in list(layers)[:-1]):
+            layer.attention.bfloat16()
+            layer.feedforward.bfloat16()
+        return self
+
+    def _attend_over_events(self, number: int, history: History) -> Tensor:
+        out: Tensor = self.order[number](history, self.table.weight)
+        return out
+
+    def _expert_modules(self) -> list[MixtureOfExperts]:
+        modules = self.modules() if self.config.n_experts else ()
+        return [module for module in modules if isinstance(module, MixtureOfExperts)]
+
+    def _clear_balance(self) -> None:
+        for module in self._expert_modules():
+            module.balance.clear()
+
+
+class NumericalBranch(nn.Module):
+    """[numerical of the current event | engineered] → 1024 → D, then LayerNorm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.widen = nn.Linear(config.n_numerical + config.n_engineered, MLP_WIDTH)
+        self.narrow = nn.Linear(MLP_WIDTH, config.width)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, numerical: Tensor, engineered: Tensor | None) -> Tensor:
+        """numerical (B, F), engineered (B, G) or None → (B, D)."""
+        x = numerical if engineered is None else torch.cat([numerical, engineered], dim=-1)
+        h = dropout(torch.relu(self.widen(x)), MLP_DROPOUT, self.training)
+        out: Tensor = self.norm(self.narrow(h))
+        return out
+
+
+class Classifier(nn.Module):
+    """Linear, activation, dropout, Linear: (B, `config.ensemble_width`) → logits (B, classes)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.widen = nn.Linear(config.ensemble_width, config.classifier_width)
+        self.narrow = nn.Linear(config.classifier_width, config.n_classes)
+        self.dropout, self.activation = config.dropout, config.activation
+
+    def forward(self, ensemble: Tensor) -> Tensor:
+        """→ (B, classes)."""
+        h = self.widen(ensemble)
+        h = torch.relu(h) if self.activation == "relu" else functional.gelu(h)
+        logits: Tensor = self.narrow(dropout(h, self.dropout, self.training))
+        return logits

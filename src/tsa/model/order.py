@@ -1,0 +1,58 @@
+"""Order attention: what happened under one key, in which order, how long ago.
+
+Knows one history; not the other ones, and not how the current event's features interact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsa.model.attention import Surroundings
+from tsa.model.batch import History
+from tsa.model.config import ModelConfig
+from tsa.model.embedding import event_embedding
+from tsa.model.layers import attention_layer, through_to_last
+
+
+class OrderAttention(nn.Module):
+    """Embeds the events of a history and attends over them; read out at a learned token, or at the current event.
+
+    The shared table (N + 2, D) is handed in, since several blocks read it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.event_width
+        self.time = config.time_attention
+        self.events = event_embedding(config)
+        self.token = nn.Parameter(torch.randn(1, width)) if config.read_out == "token" else None
+        self.norm = nn.LayerNorm(width)
+        kind = "order", width, config.norm, config.time_attention
+        self.layers = nn.ModuleList(attention_layer(config, *kind) for _ in range(config.n_order_layers))
+        self.last_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
+
+    def forward(self, history: History, table: Tensor) -> Tensor:
+        """A history of (B, L) events → (B, E). The last layer computes only the position that is read out."""
+        x, around = self._start(history, table)
+        out: Tensor = self.last_norm(through_to_last(self.layers, x, around))
+        return out
+
+    def sequence(self, history: History, table: Tensor) -> Tensor:
+        """All positions: (B, L, E), or (B, L + 1, E) with the learned token last."""
+        x, around = self._start(history, table)
+        for layer in self.layers:
+            x = layer(x, around)
+        out: Tensor = self.last_norm(x)
+        return out
+
+    def _start(self, history: History, table: Tensor) -> tuple[Tensor, Surroundings]:
+        x, padding, age = self.events(history, table), history.padding, history.age_seconds
+        if self.token is not None:
+            x = torch.cat([x, self.token.to(x.dtype).expand(len(x), 1, -1)], dim=1)
+            padding, age = functional.pad(padding, (0, 1)), functional.pad(age, (0, 1))
+        else:
+            # the current event is always there: without this a row that is all padding would have nothing to see
+            padding = functional.pad(padding[:, :-1], (0, 1))
+        return self.norm(x), Surroundings.of(padding, age, self.time)

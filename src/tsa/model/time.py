@@ -1,0 +1,64 @@
+"""What time does to attention, and learned encodings of a time or a number.
+
+Ages are seconds before the current event, capped at 1e7 s (116 days) as the original's parsing does: an old query's
+factor grows by e every 1e6 s, and would leave the range of float32 soon after.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+FOLDING_SECONDS = 1e6  # an attention logit shrinks by e for each of these between query and key
+MAX_AGE_SECONDS = 1e7
+DAY_SECONDS = 86_400.0
+HOUR_SECONDS = 3_600.0
+
+
+def age_growth(age_seconds: Tensor) -> Tensor:
+    """exp(age / 1e6 s), the age capped at 1e7 s: between 1 and e¹⁰, float32 at least; same shape.
+
+    The factor exp((age_i − age_j) / 1e6) on the logit of query i and key j is growth_i / growth_j: it is applied to the
+    queries and the keys, so that no (B, L, L) factor is ever made.
+    """
+    age = age_seconds.to(torch.promote_types(age_seconds.dtype, torch.float32))
+    return torch.exp(age.clamp(-MAX_AGE_SECONDS, MAX_AGE_SECONDS) / FOLDING_SECONDS)
+
+
+def age_distance(age_seconds: Tensor) -> Tensor:
+    """log1p(|age_i − age_j| in days): age_seconds (B, L) → (B, L, L)."""
+    return torch.log1p((age_seconds.unsqueeze(-1) - age_seconds.unsqueeze(-2)).abs() / DAY_SECONDS)
+
+
+class TimeEncode(nn.Module):
+    """Time2Vec (Kazemi et al. 2019): t ↦ [w₀t + b₀, sin(w₁t + b₁), …, sin(w_{k−1}t + b_{k−1})], all learned."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, 1))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t (…) → (…, k)."""
+        line = t.unsqueeze(-1) * self.weight[:, 0] + self.bias
+        return torch.cat([line[..., :1], torch.sin(line[..., 1:])], dim=-1)
+
+
+class PeriodicEmbedding(nn.Module):
+    """Periodic embedding of numbers (Gorishniy et al. 2022): sine and cosine at learned frequencies, then linear.
+
+    The features' embeddings come summed: one vector of width D for all F numbers.
+    """
+
+    def __init__(self, n_features: int, width: int, n_frequencies: int, scale: float) -> None:
+        super().__init__()
+        self.frequency = nn.Parameter(torch.randn(n_features, n_frequencies) * (2 * math.pi * scale))
+        self.linear = nn.Linear(2 * n_features * n_frequencies, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, F) → (…, D)."""
+        angle = (x.unsqueeze(-1) * self.frequency).flatten(-2)
+        encoded: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return encoded

@@ -1,0 +1,143 @@
+"""One training run, from a store to a folder: settings, metrics of each epoch, the bundle. Evaluation comes after."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsa.data.files import write_json
+from tsa.data.sampling import genuine_rate
+from tsa.data.store import EventStore
+from tsa.errors import ConfigError, TrainingError
+from tsa.model import ModelConfig, TSANetwork, preset
+from tsa.progress import Progress, silent
+from tsa.scoring.bundle import Bundle
+from tsa.training.config import TrainingConfig
+from tsa.training.loop import Rows, train_network
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    store: EventStore | str | Path,
+    out: str | Path,
+    *,
+    preset: str = "default",
+    model: Mapping[str, Any] | None = None,
+    training: TrainingConfig | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Train a network on a store and write the run to the folder `out`: `bundle/`, `run.json`, `metrics.jsonl`.
+
+    preset, model: a preset of the network and settings that differ from it. Raises ConfigError for a setting out of
+    bounds, TrainingError where the store cannot be learned from or the loss is not finite.
+    """
+    if not isinstance(store, EventStore):
+        store = EventStore.open(Path(store))
+    config = training or TrainingConfig()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    network_config = network_settings(store, preset, model or {})
+    network = TSANetwork(network_config).to(_device(config.device))
+    rows = {"train": np.concatenate([store.labelled(name) for name in config.train_on])}
+    rows["validation"] = store.labelled("validation")
+    _refuse_one_sided(store, rows["validation"], config)
+    account = {**_account(store, rows, config), "preset": preset, "model": network_config.to_dict()}
+    run = {**account, "store": os.path.relpath(store.path, out), "started": _now(), "environment": environment()}
+    write_json(out / "run.json", run)
+    history = _train_logged(network, store, rows, config, out / "metrics.jsonl", progress)
+    account |= {"best_epoch": history.best_epoch, "epochs": history.epochs}
+    bundle = Bundle(
+        market=store.market, encoder=store.encoder, config=network_config, network=network.cpu(), training=account
+    )
+    bundle.save(out / "bundle")
+    write_json(out / "run.json", {**run, **account, "finished": _now()})
+    return bundle
+
+
+def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) -> ModelConfig:
+    """The preset `name`, at the sizes of the store and with `settings` of one's own. ConfigError for what does not fit."""
+    encoder, market = store.encoder, store.market
+    n_numerical = len(encoder.numerical_names)
+    sizes = {
+        "histories": [history.name for history in market.history],
+        "n_categorical": len(encoder.categorical_names),
+        "n_numerical": n_numerical,
+        "n_engineered": len(encoder.engineered_names),
+        # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
+        "n_embedding": encoder.n_rows - 1 + n_numerical,
+    }
+    config = preset(name, **{**sizes, **settings})
+    if config.event_embedding == "sum" and "known_outcomes" not in settings:
+        return config.replace(known_outcomes=market.label.as_feature)
+    return config
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside data, settings and seed."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        **{name: version(name) for name in ("torch", "numpy", "polars")},
+    }
+
+
+def _train_logged(
+    network: TSANetwork, store: EventStore, rows: dict[str, Rows], config: TrainingConfig, log: Path, progress: Progress
+) -> Any:
+    """Train, appending one JSON line an epoch to `log`, so that a run can be followed and outlives its process."""
+    with log.open("w") as file:
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            shown = {name: round(value, 5) for name, value in record.items()}
+            logger.info("epoch %s", shown)
+
+        return train_network(
+            network, store, rows["train"], rows["validation"], config, progress=progress, on_epoch=on_epoch
+        )
+
+
+def _account(store: EventStore, rows: dict[str, Rows], config: TrainingConfig) -> dict[str, Any]:
+    """What the bundle tells of its making. `sampling_rate_genuine` is what scores are to be corrected with."""
+    label = store.label[rows["train"]]
+    counts = {name: {"n": len(r), "frauds": int((store.label[r] == 1).sum())} for name, r in rows.items()}
+    return {
+        "training": config.model_dump(),
+        "rows": counts,
+        "sampling_rate_genuine": genuine_rate(label, config.genuine_per_fraud),
+        "market_fingerprint": store.market.fingerprint,
+    }
+
+
+def _refuse_one_sided(store: EventStore, rows: Rows, config: TrainingConfig) -> None:
+    label = store.label[rows]
+    if config.early_stopping and len(np.unique(label)) < 2:
+        n_fraud = int((label == 1).sum())
+        raise TrainingError(
+            "early stopping needs a validation range with both outcomes, "
+            f"however: frauds={n_fraud}, genuine={len(label) - n_fraud}"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("training.device: no CUDA device is available, however: device='cuda'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
