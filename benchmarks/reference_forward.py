@@ -11,11 +11,13 @@ what the training step adds to the process's peak, each in a process of its own.
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +25,61 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsa.model import Batch, History, TSANetwork, preset
+from tsa.model import Batch, History, ModelConfig, TSANetwork, preset
+from tsa.model.combine import gate_config
 from tsa.model.legacy import original_names
 
 
 class PlainReference:
-    """One-history reference model straight from its description, on a state dict with the original's names."""
+    """The reference model, of one history or two, straight from its description, on a state dict with its names."""
 
-    def __init__(self, state: dict[str, Tensor], config: Any, dropout: float = 0.0) -> None:
+    def __init__(self, state: dict[str, Tensor], config: ModelConfig, dropout: float = 0.0) -> None:
         self.w, self.config, self.dropout = state, config, dropout
 
     def __call__(self, batch: Batch) -> Tensor:
-        return self.linear("clf.3", self.drop(torch.relu(self.linear("clf.0", self.embed(batch)))))
+        return self.head("clf", self.embed(batch))
 
     def embed(self, batch: Batch) -> Tensor:
-        (history,) = batch.histories.values()
-        return torch.cat([self.order(history), self.feature(history, batch.engineered)], dim=-1)
+        first, *others = (batch.histories[name] for name in self.config.histories)
+        alone = ("order_attention", "embedding", first, self.config)
+        order = self.two_orders(first, others[0]) if others else self.order(*alone)
+        return torch.cat([order, self.feature(first, batch.engineered)], dim=-1)
 
-    def drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.dropout > 0)
+    def two_orders(self, cid: History, ccid: History) -> Tensor:
+        small = gate_config(self.config)
+        seen = [self.order("gate_emb", "embedding_gate", history, small) for history in (cid, ccid)]
+        gate = torch.softmax(self.head("gate_score", torch.cat(seen, dim=-1)), dim=-1)
+        card = gate[:, 1] * ((~ccid.padding).sum(1) > 1)
+        cid_order = self.order("order_attention_cid", "embedding", cid, self.config)
+        ccid_order = self.order("order_attention_ccid", "embedding", ccid, self.config)
+        ccid_order = torch.where(card[:, None] > 0.05, ccid_order, 0.0)
+        return self.norm("layer_norm", gate[:, :1] * cid_order + card[:, None] * ccid_order)
 
-    def linear(self, name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
-
-    def norm(self, name: str, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"])
-
-    def embedded(self, history: History) -> tuple[Tensor, Tensor]:
-        table = self.w["embedding.weight"]
-        n, n_numerical = len(table) - 2, history.numerical.shape[-1]
-        rows = torch.arange(n - n_numerical + 1, n + 1)
-        numerical = functional.embedding(rows, table) * history.numerical.unsqueeze(-1)
-        return functional.embedding(history.categorical, table, padding_idx=0), numerical
-
-    def aggregate(self, name: str, x: Tensor) -> Tensor:
-        x = x.transpose(-1, -2)
-        for i in range(0, 12, 2):
-            x = self.linear(f"order_attention.feature_aggregation_{name}.encoder.{i}", x)
-            x = functional.leaky_relu(x, 0.01) if i < 10 else x
-        return x.squeeze(-1)
-
-    def order(self, history: History) -> Tensor:
-        categorical, numerical = self.embedded(history)
-        x = torch.cat([self.aggregate("cat", categorical), self.aggregate("num", numerical)], dim=-1)
-        x = self.norm("order_attention.layer_norm_feature", x)
-        x = torch.cat([x, self.w["order_attention.dummy_order"].expand(len(x), 1, -1)], dim=1)
-        x = self.norm("order_attention.layer_norm", x)
+    def order(self, block: str, table: str, history: History, config: ModelConfig) -> Tensor:
+        categorical, numerical = self.embedded(table, history)
+        halves = [
+            self.aggregate(f"{block}.feature_aggregation_{n}", x) for n, x in (("cat", categorical), ("num", numerical))
+        ]
+        x = self.norm(f"{block}.layer_norm_feature", torch.cat(halves, dim=-1))
+        x = self.norm(
+            f"{block}.layer_norm", torch.cat([x, self.w[f"{block}.dummy_order"].expand(len(x), 1, -1)], dim=1)
+        )
         age, padding = functional.pad(history.age_seconds, (0, 1)), functional.pad(history.padding, (0, 1))
         factor = None
-        if self.config.time_attention == "exponential":
+        if config.time_attention == "exponential":
             factor = torch.exp((age.unsqueeze(-1) - age.unsqueeze(-2)) / 1e6)[:, None]
-        for i in range(self.config.n_order_layers):
-            name = f"order_attention.layer_stack.{i}"
-            x = self.norm(f"{name}.layer_norm1", x + self.drop(self.attention(name, x, factor, padding)))
-            x = self.norm(f"{name}.layer_norm2", x + self.drop(self.feedforward(name, x)))
+        for i in range(config.n_order_layers):
+            name = f"{block}.layer_stack.{i}"
+            x = self.norm(
+                f"{name}.layer_norm1", x + self.drop(self.attention(name, x, config.n_heads, factor, padding))
+            )
+            x = self.norm(f"{name}.layer_norm2", x + self.drop(self.head(f"{name}.feedforward", x)))
         return x[:, -1]
 
     def feature(self, history: History, engineered: Tensor | None) -> Tensor:
         own = self.w["embedding_engineered.weight"]
         current = History(*(getattr(history, f)[:, -1] for f in ("categorical", "numerical", "age_seconds", "padding")))
-        tokens = torch.cat(self.embedded(current), dim=1)
+        tokens = torch.cat(self.embedded("embedding", current), dim=1)
         if self.config.biases:
             tokens = tokens + self.w["feature_attention.emb_tbl_bias"]
         parts = [tokens]
@@ -95,14 +92,30 @@ class PlainReference:
         x = self.norm("feature_attention.layer_norm_engineered", x)
         for i in range(self.config.n_feature_layers):
             name = f"feature_attention.layer_stack_feature.{i}"
-            x = x + self.drop(self.attention(name, self.norm(f"{name}.layer_norm1", x), None, None))
-            x = x + self.drop(self.feedforward(name, self.norm(f"{name}.layer_norm2", x)))
+            x = x + self.drop(self.attention(name, self.norm(f"{name}.layer_norm1", x), self.config.n_heads))
+            x = x + self.drop(self.head(f"{name}.feedforward", self.norm(f"{name}.layer_norm2", x)))
         return x[:, -1]
 
-    def attention(self, name: str, x: Tensor, factor: Tensor | None, padding: Tensor | None) -> Tensor:
+    def embedded(self, name: str, history: History) -> tuple[Tensor, Tensor]:
+        table = self.w[f"{name}.weight"]
+        n, n_numerical = len(table) - 2, history.numerical.shape[-1]
+        rows = torch.arange(n - n_numerical + 1, n + 1)
+        numerical = functional.embedding(rows, table) * history.numerical.unsqueeze(-1)
+        return functional.embedding(history.categorical, table, padding_idx=0), numerical
+
+    def aggregate(self, name: str, x: Tensor) -> Tensor:
+        x = x.transpose(-1, -2)
+        for i in range(0, 12, 2):
+            x = self.linear(f"{name}.encoder.{i}", x)
+            x = functional.leaky_relu(x, 0.01) if i < 10 else x
+        return x.squeeze(-1)
+
+    def attention(
+        self, name: str, x: Tensor, n_heads: int, factor: Tensor | None = None, padding: Tensor | None = None
+    ) -> Tensor:
         weight, bias = self.w[f"{name}.multi_attn.in_proj_weight"], self.w[f"{name}.multi_attn.in_proj_bias"]
         parts = functional.linear(x, weight, bias).chunk(3, dim=-1)
-        q, k, v = (p.unflatten(-1, (self.config.n_heads, -1)).transpose(1, 2) for p in parts)
+        q, k, v = (p.unflatten(-1, (n_heads, -1)).transpose(1, 2) for p in parts)
         logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
         if factor is not None:
             logits = logits * factor
@@ -111,18 +124,26 @@ class PlainReference:
         seen = self.drop(torch.softmax(logits, dim=-1)) @ v
         return self.linear(f"{name}.multi_attn.out_proj", seen.transpose(1, 2).flatten(2))
 
-    def feedforward(self, name: str, x: Tensor) -> Tensor:
-        return self.linear(f"{name}.feedforward.3", self.drop(torch.relu(self.linear(f"{name}.feedforward.0", x))))
+    def head(self, name: str, x: Tensor) -> Tensor:
+        return self.linear(f"{name}.3", self.drop(torch.relu(self.linear(f"{name}.0", x))))
+
+    def drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.dropout > 0)
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"])
 
 
 def original_state(network: TSANetwork) -> dict[str, Tensor]:
     """The network's parameters under the original's names, shared (not copied)."""
-    return {
-        name: value for own, value in network.named_parameters() for name in original_names(own, network.config)
-    }
+    parameters = network.named_parameters()
+    return {name: value for own, value in parameters for name in original_names(own, network.config)}
 
 
-def random_batch(config: Any, size: int, length: int = 51) -> Batch:
+def random_batch(config: ModelConfig, size: int, length: int = 51) -> Batch:
     """Full histories, ages up to three weeks."""
     last_value = config.n_embedding - config.n_numerical
     history = History(
@@ -160,12 +181,16 @@ def report(title: str, times: dict[str, float], unit: str = "ms") -> None:
 
 def forward(quick: bool) -> None:
     network, plain = make(0.0)
+    half = copy.deepcopy(network).to_bfloat16()
     with torch.inference_mode():
-        for size, repeats in ((1, 20), (64, 3 if quick else 7)):
+        for size, repeats in ((1, 60), (64, 3 if quick else 7)):
             batch = random_batch(network.config, size)
-            report(f"forward, batch {size}", timed({"plain": lambda: plain(batch), "tsa": lambda: network(batch)}, repeats))  # noqa: B023
+            models = {"plain": plain, "tsa": network, "bfloat16": half}
+            report(f"forward, batch {size}", timed({k: partial(model, batch) for k, model in models.items()}, repeats))
         difference = (network.embed(batch) - plain.embed(batch)).abs().max()
         print(f"{'largest difference of embeddings':<46}{difference:>10.1e}")
+        scores = [torch.softmax(model(batch), dim=-1) for model in (plain, half)]
+        print(f"{'largest difference of scores, bfloat16':<46}{(scores[0] - scores[1]).abs().max():>10.1e}")
 
 
 def step(model: Callable[[Batch], Tensor], batch: Batch, targets: Tensor, network: TSANetwork) -> None:
@@ -184,7 +209,8 @@ def gradients(quick: bool) -> None:
     print(f"{'largest difference of gradients':<46}{largest:>10.1e}")
     network, plain = make(0.1)
     network.train()
-    candidates = {"plain": lambda: step(plain, batch, targets, network), "tsa": lambda: step(network, batch, targets, network)}
+    steps = {"plain": partial(step, plain), "tsa": partial(step, network)}
+    candidates = {name: partial(run, batch, targets, network) for name, run in steps.items()}
     report("training step, batch 64", timed(candidates, 2 if quick else 4))
 
 

@@ -9,10 +9,10 @@ scores = tsa.Scorer.load("run/bundle").score("payments.parquet")
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from tsa.data.store import EventStore, prepare
     from tsa.errors import TSAError
     from tsa.evaluation.evaluate import evaluate
@@ -34,11 +34,11 @@ _HOME = {
 __all__ = ["EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "evaluate", "prepare", "train"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """Import a public name when it is first used: `tsa prepare` need not wait for PyTorch."""
     if name not in _HOME:
         raise AttributeError(f"module 'tsa' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

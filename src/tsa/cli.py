@@ -1,30 +1,26 @@
 """The command line: parse, call, print. Nothing is computed here.
 
-Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 1 for a bug.
+Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 1 for a bug; 130 when interrupted.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
-from tsa.errors import ConfigError, TSAError
+from tsa.errors import TSAError
+from tsa.settings import Settings
+from tsa.terminal import console, errors, say, session
 
 if TYPE_CHECKING:
-    from tsa.progress import Advance
-    from tsa.schema import Market
+    from tsa.progress import Progress
+
+REFUSED = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,9 +29,6 @@ app = typer.Typer(
     help="Find fraud in payments with Temporal Self-Attention: from a log to an honest report, a bundle and scores.",
     epilog="A first try: tsa simulate --out log.parquet, then tsa run --market markets/demo.toml log.parquet --out run",
 )
-console = Console()
-errors = Console(stderr=True)
-logger = logging.getLogger("tsa")
 
 Logs = Annotated[
     list[str],
@@ -72,14 +65,14 @@ def simulate(
     """Make a log of payments with several kinds of fraud, for trying things out. No substitute for real data."""
     from tsa.data.simulate import SimulationConfig, write_simulation
 
-    with _session(quiet, None) as bars:
+    with session(quiet, _beside(out)) as bars:
         config = SimulationConfig(
             payments=payments, days=days, start=start, fraud_rate=fraud_rate, seed=seed, with_truth=truth
         )
         with bars("simulating", 1) as advance:
             counts = write_simulation(config, out)
             advance(1)
-    console.print(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
+    say(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
 
 
 @app.command()
@@ -92,9 +85,10 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Read and check a log, fit the encoder on its training rows, write the event store."""
-    with _session(quiet, out.with_name(out.name + ".log")) as bars:
-        settings = Settings.read(set_, market)
-        _print_store(_prepare(settings, logs, out, quarantine, bars))
+    settings = Settings.read(set_, market, learns=False)
+    with session(quiet, _beside(out)) as bars:
+        store = _prepare(settings, logs, out, quarantine, bars)
+    _print_store(store)
 
 
 @app.command()
@@ -106,9 +100,14 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network on a store; write its bundle, the settings and each epoch's metrics."""
-    with _session(quiet, out / "train.log") as bars:
-        _train(Settings.read(set_), store, out, preset, bars)
-    console.print(f"bundle: {out / 'bundle'}")
+    from tsa.data.store import EventStore
+    from tsa.training.fit import refuse_foreign
+
+    settings, events = Settings.read(set_), EventStore.open(store)
+    refuse_foreign(out)
+    with session(quiet, out / "train.log") as bars:
+        _train(settings, events, out, preset, bars)
+    say(f"bundle: {out / 'bundle'}")
 
 
 @app.command()
@@ -125,12 +124,14 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score the test range of a run, measure it with intervals, write report.html and report.json."""
+    from tsa.evaluation.evaluate import Run
     from tsa.evaluation.evaluate import evaluate as evaluate_run
 
-    with _session(quiet, run / "evaluate.log") as bars:
-        report = evaluate_run(run, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
+    opened = Run.open(run)
+    with session(quiet, run / "evaluate.log") as bars:
+        report = evaluate_run(opened, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
     _print_metrics(report)
-    console.print(f"report: {run / 'report.html'}")
+    say(f"report: {run / 'report.html'}")
 
 
 @app.command()
@@ -141,10 +142,11 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Train LightGBM on the same rows with automatic aggregates; say plainly which of the two is better."""
-    from tsa.evaluation.evaluate import compare_run, read_report
+    from tsa.evaluation.evaluate import Run, compare_run, read_report
 
-    with _session(quiet, run / "compare.log") as bars:
-        comparison = compare_run(run, seed=seed, replicates=replicates, progress=bars)
+    opened = Run.open(run)
+    with session(quiet, run / "compare.log") as bars:
+        comparison = compare_run(opened, seed=seed, replicates=replicates, progress=bars)
     _print_metrics({**read_report(run), "comparison": comparison})
 
 
@@ -155,18 +157,21 @@ def score(
     out: Annotated[
         Path, typer.Option("--out", help="Parquet or CSV file for `id` and `raw_score`.", show_default=False)
     ],
-    start: Annotated[datetime | None, typer.Option("--from", help="Score payments from this time (UTC) on.")] = None,
-    end: Annotated[datetime | None, typer.Option("--to", help="Score payments before this time (UTC).")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Score payments from this time on, such as 2025-04-16; UTC.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Score payments before this time.")] = None,
     quarantine: Quarantine = None,
     quiet: Quiet = False,
 ) -> None:
     """Score the payments of a log. Histories are taken from the whole log given, so give it the earlier payments too."""
     from tsa.scoring.scorer import Scorer, write_scores
 
-    with _session(quiet, out.with_name(out.name + ".log")) as bars:
-        scores = Scorer.load(bundle).score(logs, start=start, end=end, quarantine=quarantine, progress=bars)
+    scorer = Scorer.load(bundle)
+    with session(quiet, _beside(out)) as bars:
+        scores = scorer.score(logs, start=start, end=end, quarantine=quarantine, progress=bars)
         write_scores(scores, out)
-    console.print(f"{out}: {len(scores):,} payments")
+    say(f"{out}: {len(scores):,} payments")
 
 
 @app.command()
@@ -181,60 +186,38 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole main job: prepare, train, evaluate, compare. Ends with a table and the path of the report."""
-    from tsa.evaluation.evaluate import compare_run, read_report
+    from tsa.evaluation.evaluate import compare_run, need_baseline, read_report
     from tsa.evaluation.evaluate import evaluate as evaluate_run
+    from tsa.training.fit import refuse_foreign
 
-    with _session(quiet, out / "run.log") as bars:
-        settings = Settings.read(set_, market)
+    settings = Settings.read(set_, market)
+    refuse_foreign(out)
+    if comparison:
+        need_baseline()
+    with session(quiet, out / "run.log") as bars:
         store = _prepare(settings, logs, out / "store", quarantine, bars)
         _train(settings, store, out, preset, bars)
         evaluate_run(out, progress=bars)
         if comparison:
             compare_run(out, progress=bars)
     _print_metrics(read_report(out))
-    console.print(f"report: {out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What `--set` says, sorted by whom it is for."""
-
-    market: Market | None
-    training: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, texts: list[str] | None, market: Path | None = None) -> Settings:
-        """Parse key=value texts. Keys that begin with `training.` or `model.` are settings of those, all others the market's."""
-        from tsa.schema import Market
-        from tsa.toml import parse_override
-
-        others: list[str] = []
-        parsed: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
-        for text in texts or []:
-            parts, value = parse_override(text)
-            if parts[0] in parsed and len(parts) == 2:
-                parsed[parts[0]][parts[1]] = value
-            else:
-                others.append(text)
-        if others and market is None:
-            raise ConfigError(
-                f"this command takes training.KEY and model.KEY settings only, however: {', '.join(others)}"
-            )
-        return cls(Market.load(market, others) if market else None, **parsed)
+def _beside(out: Path) -> Path:
+    """The log file of what is written to `out`."""
+    return out.absolute().parent / f"{out.absolute().name}.log"
 
 
-def _prepare(settings: Settings, logs: list[str], out: Path, quarantine: Path | None, bars: BarsFactory) -> Any:
+def _prepare(settings: Settings, logs: list[str], out: Path, quarantine: Path | None, bars: Progress) -> Any:
     from tsa.data.store import prepare
 
     assert settings.market is not None
-    with bars("preparing", 1) as advance:
-        store = prepare(settings.market, logs, out, quarantine=quarantine)
-        advance(1)
-    return store
+    with bars("preparing", 1):
+        return prepare(settings.market, logs, out, quarantine=quarantine, progress=bars)
 
 
-def _train(settings: Settings, store: Any, out: Path, preset: str, bars: BarsFactory) -> None:
+def _train(settings: Settings, store: Any, out: Path, preset: str, bars: Progress) -> None:
     from tsa.training import TrainingConfig, train
 
     training = TrainingConfig.make(settings.training)
@@ -268,7 +251,7 @@ def _print_metrics(report: Mapping[str, Any]) -> None:
         table.add_row(label.format(k=k), *(_cell(found["metrics"].get(name)) for found in columns.values()))
     console.print(table)
     if comparison:
-        console.print(comparison["plain"])
+        say(comparison["plain"])
 
 
 def _cell(metric: Mapping[str, Any] | None) -> str:
@@ -278,49 +261,20 @@ def _cell(metric: Mapping[str, Any] | None) -> str:
     return f"{metric['value']:.3f}{interval}"
 
 
-BarsFactory = Callable[[str, int], Any]
-
-
-@contextmanager
-def _session(quiet: bool, log: Path | None) -> Iterator[BarsFactory]:
-    """Log to a file and the terminal, draw bars for what takes long."""
-    logger.setLevel(logging.INFO)
-    handlers: list[logging.Handler] = []
-    if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="a"))
-        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bars:
-
-        @contextmanager
-        def bar(what: str, total: int) -> Iterator[Advance]:
-            logger.info("%s", what)
-            task = bars.add_task(what, total=total if total > 1 else None)
-            yield lambda done: bars.advance(task, done)
-            bars.remove_task(task)
-
-        for handler in handlers:
-            logger.addHandler(handler)
-        try:
-            yield bar
-        finally:
-            for handler in handlers:
-                logger.removeHandler(handler)
-                handler.close()
-
-
 def main() -> None:
-    """Run the command line; errors that TSA raises on purpose become one paragraph and exit code 2."""
+    """Run the command line. What the user can act on becomes one paragraph and exit code 2; anything else is a bug."""
     try:
         app()
     except TSAError as error:
-        errors.print(f"[bold red]error:[/] {type(error).__name__}:", end=" ")
-        errors.print(str(error), markup=False, highlight=False)
-        sys.exit(2)
+        _refuse(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        path = error.filename2 or error.filename
+        if path is None:
+            raise
+        _refuse(f"{path}: {error.strerror}")
+
+
+def _refuse(text: str) -> NoReturn:
+    errors.print("[bold red]error:[/]", end=" ")
+    say(text, errors)
+    sys.exit(REFUSED)

@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
-from tsa.data.files import replaced_file, write_json
+from tsa.data.files import replaced_file, sha256_of, write_json
 from tsa.data.history import history_lengths
+from tsa.data.manifest import MANIFEST
 from tsa.data.store import EventStore
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, DataError, StoreError
 from tsa.evaluation.compare import BaselineResult, compare
 from tsa.evaluation.metrics import ScoredPayments, evaluate_scores, paired_difference
-from tsa.evaluation.report import write_report
+from tsa.evaluation.report import to_plain, write_report
 from tsa.progress import Progress, silent
+from tsa.schema import SPLITS
 from tsa.scoring.scorer import Scorer
 
 Array = NDArray[Any]
-SPLITS = ("train", "validation", "calibration", "test")
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,19 @@ class Run:
         """Open the run folder `path`. ConfigError when it is not one; StoreError when its store has moved or changed."""
         path = Path(path)
         try:
-            account = json.loads((path / "run.json").read_text())
-            store = account["store"]
-        except (OSError, ValueError, KeyError) as error:
+            account = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            folder, manifest = (path.resolve() / account["store"]).resolve(), account["store_manifest"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{path} must be the folder of a run, however: run.json cannot be read ({error})"
+                f"{path} must be the folder of a run, however: run.json cannot be read ({error!r})"
             ) from None
+        if "finished" not in account:
+            raise ConfigError(f"{path} must be the folder of a finished run, however: its training did not finish")
         scorer = Scorer.load(path / "bundle")
-        return cls(path, scorer, EventStore.open((path / store).resolve(), market=scorer.bundle.market), account)
+        store = EventStore.open(folder, market=scorer.bundle.market)
+        if sha256_of(folder / MANIFEST) != manifest:
+            raise StoreError(f"{folder} was prepared again since {path} was trained on it: train again")
+        return cls(path, scorer, store, account)
 
     @cached_property
     def rows(self) -> Array:
@@ -62,7 +70,7 @@ class Run:
         return self.store.labelled("test")
 
     def payments(self, scores: Array, segments: Sequence[str] = ()) -> ScoredPayments:
-        """The test payments with `scores` (n), and with what their figures are broken down by."""
+        """The test payments with `scores` (n), and with what their figures are broken down by. StoreError, DataError."""
         store, market, rows = self.store, self.store.market, self.rows
         wanted = list(dict.fromkeys([*market.evaluation.segments, *segments]))
         columns = store.columns([*wanted, *([market.event.amount] if market.event.amount else [])])[rows]
@@ -96,14 +104,22 @@ def evaluate(
 
     segments: columns to break the figures down by, beside the market's. threshold: where a payment counts as flagged;
     by default the one with the best F1 on the validation range. A comparison made for these weights stays in the report.
+    Raises DataError where no outcome of the test range is known.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    if not len(run.rows):
+        n = len(run.store.label[run.store.split("test")])
+        raise DataError(f"split.test must hold payments whose outcome is known, however: none of {n} is")
+    payments = run.payments(np.zeros(len(run.rows)), segments)  # refuses an unknown column before the long part
     scores = _scores(run, run.rows, "scoring the test range", progress)
     flagged_at = best_f1_threshold(run, progress) if threshold is None else threshold
     market = run.store.market
     with progress("measuring", 1) as advance:
         measured = evaluate_scores(
-            run.payments(scores, segments), threshold=flagged_at, top_k=market.evaluation.top_k, replicates=replicates
+            replace(payments, score=scores.astype(np.float64)),
+            threshold=flagged_at,
+            top_k=market.evaluation.top_k,
+            replicates=replicates,
         )
         advance(1)
     _write_scores(run, scores)
@@ -121,6 +137,8 @@ def compare_run(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     report = read_report(run.path)
+    if report["model"].get("weights") != _weights_hash(run):
+        raise ConfigError(f"{run.path} was trained again since its report was made: tsa evaluate {run.path}")
     with progress("training LightGBM", 1) as advance:
         baseline = compare(
             run.store,
@@ -128,14 +146,23 @@ def compare_run(
             rows_validation=run.store.labelled("validation"),
             rows_test=np.concatenate([run.store.labelled("validation"), run.rows]),
             seed=seed,
+            threads=torch.get_num_threads(),
         )
         advance(1)
     with progress("measuring", 1) as advance:
         comparison = _comparison(run, baseline, replicates)
         advance(1)
-    write_json(run.path / "comparison.json", {**comparison, "weights": _weights_hash(run)})
+    write_json(run.path / "comparison.json", to_plain({**comparison, "weights": _weights_hash(run)}))
     write_report(run.path, {**report, "comparison": comparison})
     return comparison
+
+
+def need_baseline() -> None:
+    """Raise ConfigError where LightGBM is not installed: better before hours of training than after."""
+    if find_spec("lightgbm") is None:
+        raise ConfigError(
+            "comparing needs LightGBM, which is not installed: pip install 'tsa-fraud[compare]', or leave it out with --no-compare"
+        )
 
 
 def best_f1_threshold(run: Run, progress: Progress = silent) -> float:
@@ -160,7 +187,7 @@ def _comparison(run: Run, baseline: BaselineResult, replicates: int) -> dict[str
     """The baseline measured as the run was, and the differences with their intervals from the same resamples."""
     store = run.store
     valid = store.labelled("validation")
-    own = pl.read_parquet(run.path / "scores.parquet")["raw_score"].to_numpy().astype(np.float64)
+    own = _own_scores(run)
     on_validation, on_test = np.split(baseline.scores, [len(valid)])
     payments = run.payments(on_test)
     threshold = _best_f1(store.label[valid], on_validation)
@@ -177,6 +204,14 @@ def _comparison(run: Run, baseline: BaselineResult, replicates: int) -> dict[str
         "features": [{"name": n, "importance": v} for n, v in list(baseline.feature_importance.items())[:25]],
         "seconds": baseline.seconds,
     }
+
+
+def _own_scores(run: Run) -> Array:
+    """(n,) float64 raw scores of the test payments, as `evaluate` wrote them."""
+    path = run.path / "scores.parquet"
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: tsa evaluate {run.path}")
+    return pl.read_parquet(path)["raw_score"].to_numpy().astype(np.float64)
 
 
 def plain_verdict(difference: Mapping[str, Mapping[str, Any]]) -> str:
@@ -218,9 +253,9 @@ def _kept_comparison(run: Run) -> dict[str, Any] | None:
 def read_report(run: Path) -> dict[str, Any]:
     """The report of the run folder `run`. ConfigError where it was not evaluated yet."""
     try:
-        report: dict[str, Any] = json.loads((run / "report.json").read_text())
+        report: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
         return report
-    except OSError:
+    except (OSError, ValueError):
         raise ConfigError(f"{run} must be evaluated first: tsa evaluate {run}") from None
 
 
@@ -246,6 +281,7 @@ def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | Non
             "config": account["model"],
             "training": account["training"],
             "sampling_rate_genuine": account["sampling_rate_genuine"],
+            "weights": _weights_hash(run),
         },
         "training": {"epochs": account["epochs"], "best_epoch": account["best_epoch"]},
         "evaluation": measured,

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 SLOPE = 0.01
-EVENTS_AT_ONCE = 64  # events whose embeddings stand side by side: few enough for the processor's cache
+VALUES_AT_ONCE = 6912  # values whose embeddings stand side by side: few enough for the processor's cache
 
 
 def aggregation_widths(n_features: int, floor: int) -> list[int]:
     """n, n//2, n//4, n//8, n//16, n//32, 1: the original's widths, of which those of n < 32 end in 0.
 
-    A width of 0 lets nothing through, so for n < 32 no layer is narrower than `floor` (or n); floor 0: the original's.
+    A width of 0 lets nothing through, so for n < 32 no layer gives less than `floor`; floor 0: the original's widths.
     """
     widths = [n_features >> halvings for halvings in range(6)]
     if widths[-1] == 0:
-        widths = [max(width, min(floor, n_features)) for width in widths]
+        widths = [n_features, *(max(width, floor) for width in widths[1:])]
     return [*widths, 1]
 
 
@@ -57,12 +58,19 @@ class FeatureAggregation(nn.Module):
         return _by_parts(self._of_values, values, self.weights[0].unsqueeze(-1) * vectors)
 
     def _of_rows(self, rows: Tensor, table: Tensor) -> Tensor:
-        x = functional.embedding(rows.t(), table, padding_idx=0)
-        return self.forward(x.flatten(1)).view(x.shape[1:])
+        if self.weights[0].dtype != table.dtype:  # scoring with the greatest product in a smaller type
+            x = functional.embedding(rows.t(), table.to(self.weights[0].dtype)).flatten(1)
+            folded = self._rest((self.weights[0] @ x).to(table.dtype).add_(self.biases[0][:, None]))
+        elif torch.is_grad_enabled():
+            first: Tensor = _LinearOfRows.apply(rows.t(), table, self.weights[0])  # type: ignore[no-untyped-call]
+            folded = self._rest(first.add_(self.biases[0][:, None]))
+        else:
+            folded = self.forward(functional.embedding(rows.t(), table).flatten(1))
+        return folded.view(rows.shape[0], table.shape[1])
 
     def _of_values(self, values: Tensor, first: Tensor) -> Tensor:
         h = torch.matmul(values, first).add_(self.biases[0][:, None, None])
-        return self._rest(h.flatten(1)).view(len(values), -1)
+        return self._rest(h.flatten(1)).view(values.shape[0], first.shape[-1])
 
     def _rest(self, h: Tensor) -> Tensor:
         for weight, bias in zip(list(self.weights)[1:], list(self.biases)[1:], strict=True):
@@ -71,11 +79,28 @@ class FeatureAggregation(nn.Module):
 
 
 def _by_parts(function: Callable[[Tensor, Tensor], Tensor], events: Tensor, shared: Tensor) -> Tensor:
-    """`function` over a few events at a time; in training their inner values are made again for the backward pass."""
-    parts = torch.split(events, EVENTS_AT_ONCE)
-    if torch.is_grad_enabled():
-        return torch.cat([checkpoint(function, part, shared, use_reentrant=False) for part in parts])
+    if not events.is_cpu or torch.compiler.is_compiling():
+        return function(events, shared)
+    parts = torch.split(events, max(1, VALUES_AT_ONCE // events.shape[1]))
     return torch.cat([function(part, shared) for part in parts])
+
+
+class _LinearOfRows(torch.autograd.Function):
+    """weight · table[rows], rows (C, n) of the table (N, D), weight (m, C) → (m, n · D); what is looked up is not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, table: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, table, weight)
+        return weight @ functional.embedding(rows, table).flatten(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
+        rows, table, weight = ctx.saved_tensors
+        grad = grad.to(weight.dtype)  # smaller under autocast
+        of_weight = grad @ functional.embedding(rows, table).flatten(1).t()
+        of_values = (weight.t() @ grad).view(*rows.shape, table.shape[1])
+        return None, torch.ops.aten.embedding_dense_backward(of_values, rows, len(table), 0, False), of_weight
 
 
 def factorization_machine(x: Tensor, dim: int = -2) -> Tensor:

@@ -5,15 +5,19 @@ Knows tokens, ages and padding; not what a token stands for.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.dropout import attend, dropout
+from tsa.model.dropout import attend, dropout, relu_dropout
 from tsa.model.time import age_distance, age_growth
+
+FAR = 1e30  # so far away that no head sees it, yet finite: 0 · inf would spoil the gradient of what heads learn
 
 
 @dataclass
@@ -22,7 +26,7 @@ class Surroundings:
 
     hidden   (B, L) bool      True where a key must not be seen; None where all may
     growth   (B, L) float     exp(age / 1e6 s) for "exponential" attention
-    distance (B, L, L) float  log1p of the days between two events for "log" attention
+    distance (B, L, L) float  (1 query for recall) log1p of the days between two events for "log" attention; FAR for hidden keys
     """
 
     hidden: Tensor | None = None
@@ -30,11 +34,20 @@ class Surroundings:
     distance: Tensor | None = None
 
     @classmethod
-    def of(cls, padding: Tensor, age_seconds: Tensor, time: str) -> Surroundings:
-        """For a history: padding (B, L) bool, age_seconds (B, L)."""
+    def of(cls, padding: Tensor, age_seconds: Tensor, time: str, *, last_only: bool = False) -> Surroundings:
+        """For a history: padding (B, L) bool, age_seconds (B, L). `last_only`: for the last position's queries alone."""
         growth = age_growth(age_seconds) if time == "exponential" else None
-        distance = age_distance(age_seconds.masked_fill(padding, 0.0)) if time == "log" else None
+        distance = None
+        if time == "log":
+            queries = slice(-1, None) if last_only else slice(None)
+            distance = age_distance(age_seconds.masked_fill(padding, 0.0), queries).masked_fill(padding[:, None], FAR)
         return cls(padding, growth, distance)
+
+    def split(self, size: int) -> Iterator[Surroundings]:
+        """Those of `size` payments at a time, without end where nothing is known."""
+        all_three = (self.hidden, self.growth, self.distance)
+        columns = (itertools.repeat(None) if v is None else torch.split(v, size) for v in all_three)
+        return itertools.starmap(Surroundings, zip(*columns, strict=False))
 
 
 class TemporalAttention(nn.Module):
@@ -60,8 +73,10 @@ class TemporalAttention(nn.Module):
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """x (B, L, E) → (B, L, E)."""
         batch, length, width = x.shape
+        if self.n_heads == 1 and length > 2 * width and around.growth is None and not torch.is_grad_enabled():
+            return self._one_head(x, around)
         packed = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = packed.view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = packed.view(batch, length, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4).unbind(0)
         if around.growth is not None:
             growth = around.growth[:, None, :, None].to(x.dtype)
             q, k = q * growth, k / growth
@@ -69,8 +84,20 @@ class TemporalAttention(nn.Module):
         out: Tensor = self.out_proj(seen.transpose(1, 2).reshape(batch, length, width))
         return out
 
-    def last(self, x: Tensor, around: Surroundings) -> Tensor:
-        """The result at the last position alone: x (B, L, E) → (B, E).
+    def _one_head(self, x: Tensor, around: Surroundings) -> Tensor:
+        """As `forward`, for one head, many tokens and no gradients: two projections of all tokens instead of four.
+
+        q·k is x_i · (Wqᵀ Wk) x_j + (Wkᵀ bq) · x_j but for a constant per query, which softmax does not see; and since the
+        weights sum to 1, the value projection can be applied after them, together with the last one.
+        """
+        (wq, wk, wv), (bq, _, bv) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q = functional.linear(x, wk.t() @ wq, wk.t() @ bq).unsqueeze(1)
+        tokens, last = x.unsqueeze(1), self.out_proj
+        seen = attend(q, tokens, tokens, self._bias(around, slice(None), x.dtype), 0.0)[:, 0]
+        return functional.linear(seen, last.weight @ wv, torch.addmv(last.bias, last.weight, bv))
+
+    def last(self, x: Tensor, around: Surroundings, query: Tensor | None = None) -> Tensor:
+        """The result at the last position alone, or for another `query` (B, E) in its place: x (B, L, E) → (B, E).
 
         One query needs no keys and values of its own: the key projection is folded into the query, the value projection
         applied to the weighted mean of the tokens. That saves two projections of all L tokens.
@@ -79,29 +106,30 @@ class TemporalAttention(nn.Module):
         head = width // self.n_heads
         wq, wk, wv = self.in_proj_weight.chunk(3)
         bq, bk, bv = self.in_proj_bias.chunk(3)
-        q = functional.linear(x[:, -1], wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
-        folded = torch.einsum("bhd,hde->bhe", q, wk.view(self.n_heads, head, width))
+        query = x[:, -1] if query is None else query
+        q = functional.linear(query, wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
+        folded = (q.transpose(0, 1) @ wk.view(self.n_heads, head, width)).transpose(0, 1)  # (B, H, E)
         logits = folded @ x.transpose(1, 2) + (q * bk.view(self.n_heads, head)).sum(-1, keepdim=True)
         if around.growth is not None:
             logits = logits * (around.growth[:, -1:] / around.growth)[:, None].to(x.dtype)
         if (bias := self._bias(around, slice(-1, None), x.dtype)) is not None:
             logits = logits + bias[:, :, 0]
         weights = dropout(torch.softmax(logits, dim=-1), self.dropout, self.training)
-        values = torch.einsum("bhe,hde->bhd", weights @ x, wv.view(self.n_heads, head, width))
+        mixed = (weights @ x).transpose(0, 1)
+        values = (mixed @ wv.view(self.n_heads, head, width).transpose(1, 2)).transpose(0, 1)
         # weights sum to 1 except under dropout, where the bias is scaled with them
         values = values + weights.sum(-1, keepdim=True) * bv.view(self.n_heads, head)
         out: Tensor = self.out_proj(values.flatten(1))
         return out
 
     def _bias(self, around: Surroundings, queries: slice, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the logits of the `queries`, −inf at hidden keys: (B, 1 or H, 1 or L, L), or None."""
-        hidden = None if around.hidden is None else around.hidden[:, None, None, :]
+        """What is added to the logits of the `queries`: (B, 1 or H, 1 or L, L), −inf or next to it at hidden keys."""
         if around.distance is not None:
-            bias = around.distance[:, None, queries] * -self.decay.exp()[:, None, None]
-            return (bias if hidden is None else bias.masked_fill(hidden, -math.inf)).to(dtype)
-        if hidden is None:
+            return (around.distance[:, None, queries] * -self.decay.exp()[:, None, None]).to(dtype)
+        if around.hidden is None:
             return None
-        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
+        bias = torch.zeros(around.hidden.shape, dtype=dtype, device=around.hidden.device)
+        return bias.masked_fill_(around.hidden, -math.inf)[:, None, None]
 
 
 class FeedForward(nn.Module):
@@ -115,8 +143,11 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
         """x (…, E) → (…, E); `hidden`, which experts need, makes no difference here."""
         h = self.widen(x)
-        h = torch.relu_(h) if self.activation == "relu" else functional.gelu(h)
-        out: Tensor = self.narrow(dropout(h, self.dropout, self.training))
+        if self.activation == "relu":
+            h = relu_dropout(h, self.dropout, self.training)
+        else:
+            h = dropout(functional.gelu(h), self.dropout, self.training)
+        out: Tensor = self.narrow(h)
         return out
 
 

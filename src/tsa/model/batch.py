@@ -5,8 +5,9 @@ Knows tensors and their shapes; not where they come from, nor what the features 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,6 +49,11 @@ class History:
     def rows(self, index: Tensor) -> History:
         """The payments at `index` (k) int64: a history of k."""
         return self._map(lambda x: x.index_select(0, index))
+
+    def split(self, size: int) -> Iterator[History]:
+        """Histories of `size` payments at a time, the last one of what is left."""
+        for first in range(0, self.padding.shape[0], size):
+            yield self._map(partial(torch.narrow, dim=0, start=first, length=min(size, self.padding.shape[0] - first)))
 
     def trimmed(self) -> History:
         """Without the leading positions that are padding in every row (scores do not change)."""
@@ -125,11 +131,12 @@ class Batch:
         histories = list(given.values()) if len(wanted) == 1 else [given[name] for name in wanted]
         for name, history in zip(wanted, histories, strict=True):
             history.check(name, config)
-        sizes = {name: len(history.padding) for name, history in zip(wanted, histories, strict=True)}
-        if len(set(sizes.values())) > 1:
+        sizes = {name: history.padding.shape[0] for name, history in zip(wanted, histories, strict=True)}
+        size = histories[0].padding.shape[0]
+        if any(other != size for other in sizes.values()):
             raise ModelError(f"histories must hold the same number of payments, however: {sizes}")
         shape = None if self.engineered is None else tuple(self.engineered.shape)
-        expected = (len(self), config.n_engineered)
+        expected = (size, config.n_engineered)
         if shape != expected and not (shape is None and config.n_engineered == 0):
             raise ModelError(f"engineered must be {expected}, however: {shape}")
         return histories

@@ -35,20 +35,21 @@ class Concatenated(nn.Module):
 
 
 class SoftmaxCombined(nn.Module):
-    """LayerNorm(Σ g_k · embedding_k), the importances g a softmax over what a small network makes of all embeddings."""
+    """[g_1 · embedding_1 | … | g_n · embedding_n], the importances g a softmax over what a small network makes of all.
+
+    Side by side rather than summed: what the histories say apart is not lost, and g still tells how much each counted.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         n, width = len(config.histories), config.event_width
         self.gate = GateHead(n * width, config.gate_hidden_width, n, config.dropout)
-        self.norm = nn.LayerNorm(width)
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
-        """→ (B, E)."""
+        """→ (B, n · E)."""
         orders = torch.stack([encode(k, history) for k, history in enumerate(histories)], dim=1)
         importance = torch.softmax(self.gate(orders.flatten(1)), dim=-1)
-        out: Tensor = self.norm((importance.unsqueeze(-1) * orders).sum(1))
-        return out
+        return (len(histories) * importance.unsqueeze(-1) * orders).flatten(1)
 
 
 class GateHead(nn.Module):
@@ -97,6 +98,8 @@ class Gated(nn.Module):
         total = importance[:, :1] * encode(0, histories[0])
         for k in range(1, len(histories)):
             wanted = (importance[:, k] > self.skips_below).nonzero()[:, 0]
+            if not len(wanted) and not self.training:  # in training no rows still give gradients, of zero
+                continue
             part = importance[wanted, k, None] * encode(k, histories[k].rows(wanted))
             total = total.index_add(0, wanted, part.to(total.dtype))
         out: Tensor = self.norm(total)

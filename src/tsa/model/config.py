@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "norm": ("post", "pre"),
     "activation": ("relu", "gelu"),
     "time_attention": ("none", "exponential", "log"),
+    "order_attention": ("self", "recall"),
     "read_out": ("token", "current"),
     "combine": ("gate", "softmax", "concat"),
     "expert_policy": ("all", "none", "threshold", "random"),
@@ -52,14 +53,18 @@ class ModelConfig:
                             1 … N − F hold categorical values, N − F + 1 … N the numerical features
     event_embedding         "aggregate": folded over the feature axis, width 2D (reference);
                             "factorise": factorisation machine in its place, width 2D;
-                            "sum": sum of categorical, numerical, periodic and age embeddings, width D
+                            "sum": width D: embeddings of categorical values and outcome, a linear map of the numbers, of
+                            their differences from the current event's and of the age, plain and periodic, all summed
     known_outcomes          "sum" only: embed History.outcome (0 padding, 1 not known, 2 genuine, 3 fraud)
     norm, activation        of the order attention's layers; the feature attention's are always pre-norm
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
                             "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
+    order_attention         "self": in each layer every event attends to every event (reference); "recall": the current
+                            event alone attends, layer after layer, to the events as embedded, for a fraction of the work
     read_out                what an order attention returns: a learned "token" (reference), or the "current" event
     combine                 "gate": importances from a small order attention of its own, applied before the others run
-                            (reference); "softmax": importances from the order embeddings; "concat": side by side
+                            (reference); "softmax": importances from the order embeddings, which then stand side by side, each
+                            times its importance; "concat": side by side
     biases                  a learned bias per token of the feature attention
     n_feature_layers        0 leaves the feature attention out
     mlp                     add the branch that reads the current numerical and engineered features directly
@@ -89,6 +94,7 @@ class ModelConfig:
     norm: str = "post"
     activation: str = "relu"
     time_attention: str = "exponential"
+    order_attention: str = "self"
     read_out: str = "token"
     combine: str = "gate"
     biases: bool = True
@@ -98,7 +104,7 @@ class ModelConfig:
     experts_in: tuple[str, ...] = ("order", "feature")
     expert_policy: str = "random"
     balance_weight: float = 1e-2
-    aggregation_floor: int = 4
+    aggregation_floor: int = 8
     gate_width: int = 16
     gate_feedforward_width: int = 128
     gate_hidden_width: int = 256
@@ -141,6 +147,8 @@ class ModelConfig:
             refuse("n_embedding must be at least n_numerical", "n_embedding", "n_numerical")
         if self.known_outcomes and self.event_embedding != "sum":
             refuse("known_outcomes needs event_embedding='sum'", "known_outcomes", "event_embedding")
+        if self.order_attention == "recall" and (self.norm, self.read_out) != ("pre", "current"):
+            refuse("order_attention='recall' needs norm='pre' and read_out='current'", "norm", "read_out")
         if self.mlp and self.n_numerical + self.n_engineered == 0:
             refuse("mlp needs numerical or engineered features", "n_numerical", "n_engineered")
         if not set(self.experts_in) <= {"order", "feature", "gate"}:
@@ -156,7 +164,7 @@ class ModelConfig:
     @property
     def ensemble_width(self) -> int:
         """Width of what the classifier reads."""
-        n_orders = len(self.histories) if self.combine == "concat" else 1
+        n_orders = len(self.histories) if self.combine in ("concat", "softmax") else 1
         return n_orders * self.event_width + self.width * (int(self.n_feature_layers > 0) + int(self.mlp))
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,10 +188,9 @@ class ModelConfig:
         return self.from_dict({**self.to_dict(), **changes})
 
 
-_REFERENCE: dict[str, Any] = {"aggregation_floor": 4}
 _DEFAULT: dict[str, Any] = {
     "width": 64,
-    "n_heads": 4,
+    "n_heads": 8,
     "n_order_layers": 2,
     "n_feature_layers": 1,
     "feedforward_width": 128,
@@ -192,14 +199,16 @@ _DEFAULT: dict[str, Any] = {
     "norm": "pre",
     "activation": "gelu",
     "time_attention": "log",
+    "order_attention": "recall",
     "read_out": "current",
+    "frequency_scale": 1.0,
     "combine": "softmax",
 }
 _EU = {"n_categorical": 108, "n_numerical": 51, "n_engineered": 413, "n_embedding": 2403, "histories": ("cid",)}
 _NA = {"n_categorical": 109, "n_numerical": 67, "n_engineered": 297, "n_embedding": 2070, "histories": ("cid", "ccid")}
 PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {**_REFERENCE, **_EU},
-    "reference-two-history": {**_REFERENCE, **_NA},
+    "reference": _EU,
+    "reference-two-history": _NA,
     "default": _DEFAULT,
 }
 

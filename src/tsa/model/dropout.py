@@ -1,4 +1,4 @@
-"""Dropout, and attention under dropout, for training on a CPU: quick random bits, and no attention matrix kept.
+"""Dropout, and attention under dropout, for training on a CPU: quick random bits, and little kept for the backward pass.
 
 The same distribution as PyTorch's own, from the same seeded generator, but other draws. On a GPU PyTorch's fused
 kernels are used instead.
@@ -22,6 +22,16 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if not x.is_cpu or torch.compiler.is_compiling():
         return functional.dropout(x, p)
     dropped: Tensor = _Dropout.apply(x, p)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """dropout(relu(x)), which may be written over x."""
+    if not training or p == 0.0:
+        return torch.relu_(x)
+    if not x.is_cpu or torch.compiler.is_compiling():
+        return functional.dropout(torch.relu_(x), p)
+    dropped: Tensor = _DroppedReLU.apply(x, p)  # type: ignore[no-untyped-call]
     return dropped
 
 
@@ -62,27 +72,40 @@ class _Dropout(torch.autograd.Function):
         return (grad * keep.to(grad.dtype)).mul_(ctx.scale), None
 
 
+class _DroppedReLU(torch.autograd.Function):
+    """Only the result is kept: it is above 0 just where a gradient flows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        ctx.scale = 1 / (1 - p)
+        y = torch.relu(x).mul_(_keep(x.shape, p).to(x.dtype)).mul_(ctx.scale)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, y, 0).mul_(ctx.scale), None
+
+
 class _DroppedAttention(torch.autograd.Function):
-    """Keeps q, k, v and what was dropped; makes the attention weights again for the backward pass (Dao et al. 2022)."""
+    """Keeps the attention weights, with a minus sign on those dropped, and nothing else of their size."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:
-        keep = _keep(torch.Size([*q.shape[:-1], k.shape[-2]]), p)
-        ctx.save_for_backward(q, k, v, keep.to(torch.int8))
         ctx.scale = 1 / (1 - p)
-        return (_weights(q, k).mul_(keep.to(q.dtype)) @ v).mul_(ctx.scale)
+        weights = torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2), dim=-1)
+        signed = weights.copysign_(_keep(weights.shape, p).sub_(0.5)).to(q.dtype)
+        ctx.save_for_backward(q, k, v, signed)
+        return (torch.relu(signed) @ v).mul_(ctx.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, saved = ctx.saved_tensors
-        keep, grad, weights = saved.to(q.dtype), grad * ctx.scale, _weights(q, k)
-        of_weights = (grad @ v.transpose(-1, -2)).mul_(keep)
-        of_logits = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        q, k, v, signed = ctx.saved_tensors
+        grad = grad * ctx.scale
+        of_weights = torch.ops.aten.threshold_backward(grad @ v.transpose(-1, -2), signed, 0)
+        of_logits = torch._softmax_backward_data(of_weights, signed.abs(), -1, signed.dtype)
         of_logits = of_logits.mul_(1 / math.sqrt(q.shape[-1]))
-        of_v = weights.mul_(keep).transpose(-1, -2) @ grad
-        return of_logits @ k, of_logits.transpose(-1, -2) @ q, of_v, None
-
-
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    return torch.softmax((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2), dim=-1)
+        return of_logits @ k, of_logits.transpose(-1, -2) @ q, torch.relu(signed).transpose(-1, -2) @ grad, None

@@ -5,6 +5,8 @@ Knows the shared table; not the other events of the history.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,9 +14,11 @@ from torch.nn import functional
 from tsa.model.aggregation import FeatureAggregation
 from tsa.model.batch import History
 from tsa.model.config import ModelConfig
-from tsa.model.time import HOUR_SECONDS, PeriodicEmbedding
+from tsa.model.time import DAY_SECONDS
 
 OUTCOMES = 4  # padding, not known, genuine, fraud
+LOG_AGE_SCALE = 0.3  # log1p of an age in hours reaches about 8: brought to the range that scaled features have
+AGE_DAYS, MAX_AGE = 20.0, 4.0  # the linear age counts in these, up to so many: whole months stay apart
 
 
 def numerical_rows(table: Tensor, n_numerical: int) -> Tensor:
@@ -25,7 +29,7 @@ def numerical_rows(table: Tensor, n_numerical: int) -> Tensor:
 def summed_rows(rows: Tensor, table: Tensor) -> Tensor:
     """Σ over the features of the table's rows, none of them expanded: rows (n, C) int, table (N, D) → (n, D)."""
     if rows.shape[1] == 0:
-        return table.new_zeros(len(rows), table.shape[1])
+        return table.new_zeros(rows.shape[0], table.shape[1])
     return functional.embedding_bag(rows, table, mode="sum", padding_idx=0)
 
 
@@ -42,11 +46,11 @@ class AggregatedEvents(nn.Module):
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events and the shared table (N + 2, D) → (B, L, 2D)."""
         rows, values = history.categorical.flatten(0, 1), history.numerical.flatten(0, 1)
-        nothing = table.new_zeros(len(rows), table.shape[1])
+        nothing = table.new_zeros(rows.shape[0], table.shape[1])
         left = nothing if self.categorical is None else self.categorical.of_rows(rows, table)
         vectors = numerical_rows(table, values.shape[1])
         right = nothing if self.numerical is None else self.numerical.of_values(values, vectors)
-        out: Tensor = self.norm(torch.cat([left, right], dim=-1).view(*history.padding.shape, -1))
+        out: Tensor = self.norm(torch.cat([left, right], dim=-1).view(*history.padding.shape, 2 * table.shape[1]))
         return out
 
 
@@ -63,33 +67,50 @@ class FactorisedEvents(nn.Module):
         vectors = numerical_rows(table, values.shape[1])
         left = summed_rows(rows, table).square() - summed_rows(rows, table.square())
         right = (values @ vectors).square() - values.square() @ vectors.square()
-        out: Tensor = self.norm((0.5 * torch.cat([left, right], dim=-1)).view(*history.padding.shape, -1))
+        both = 0.5 * torch.cat([left, right], dim=-1)
+        out: Tensor = self.norm(both.view(*history.padding.shape, 2 * table.shape[1]))
         return out
 
 
 class SummedEvents(nn.Module):
-    """Σ of the embeddings of categorical values, numbers (a linear and a periodic one), age and known outcome."""
+    """Σ of the embeddings of categorical values, of the known outcome and of all numbers; then a small feed-forward.
+
+    The numbers of an event are its numerical features, how far they are from the current event's, and its age on a
+    logarithmic and on a linear scale; each goes in as it is and periodically (Gorishniy et al. 2022).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        n, width = config.n_numerical, config.event_width
-        periodic = config.n_frequencies, config.frequency_scale
-        self.linear = nn.Linear(n, width) if n else None
-        self.periodic = PeriodicEmbedding(n, width, *periodic) if n else None
-        self.age = PeriodicEmbedding(1, width, *periodic)
+        width, n_numbers = config.event_width, 2 * config.n_numerical + 2
+        self.frequency = nn.Parameter(
+            torch.randn(n_numbers, config.n_frequencies) * (2 * math.pi * config.frequency_scale)
+        )
+        self.linear = nn.Linear(n_numbers * (2 * config.n_frequencies + 1), width)
         self.outcome = nn.Embedding(OUTCOMES, width, padding_idx=0) if config.known_outcomes else None
+        self.norm = nn.LayerNorm(width)
+        self.widen, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        if self.outcome is not None:
+            # loud enough to be heard beside the numbers from the first step on
+            nn.init.normal_(self.outcome.weight, std=0.5)
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events and the shared table (N + 2, D) → (B, L, D)."""
-        shape = history.padding.shape
-        age_hours = history.age_seconds.masked_fill(history.padding, 0.0).unsqueeze(-1) / HOUR_SECONDS
-        out: Tensor = self.age(torch.log1p(age_hours))
-        out = out + summed_rows(history.categorical.flatten(0, 1), table).view(*shape, -1)
-        if self.linear is not None and self.periodic is not None:
-            out = out + self.linear(history.numerical) + self.periodic(history.numerical)
+        numbers = self._numbers(history)
+        angle = (numbers.unsqueeze(-1) * self.frequency).flatten(-2)
+        x: Tensor = self.linear(torch.cat([numbers, angle.sin(), angle.cos()], dim=-1))
+        x = x + summed_rows(history.categorical.flatten(0, 1), table).view(x.shape)
         if self.outcome is not None and history.outcome is not None:
-            out = out + self.outcome(history.outcome.int())
+            x = x + functional.embedding(history.outcome.int(), self.outcome.weight)
+        out: Tensor = x + self.narrow(functional.gelu(self.widen(self.norm(x))))
         return out
+
+    def _numbers(self, history: History) -> Tensor:
+        """(B, L, 2F + 2); 0 at padding, whatever stands there."""
+        age_days = history.age_seconds.masked_fill(history.padding, 0.0) / DAY_SECONDS
+        scales = [torch.log1p(24.0 * age_days) * LOG_AGE_SCALE, (age_days / AGE_DAYS).clamp(max=MAX_AGE)]
+        values = history.numerical.masked_fill(history.padding.unsqueeze(-1), 0.0)
+        apart = (values - values[:, -1:]).masked_fill(history.padding.unsqueeze(-1), 0.0)
+        return torch.cat([values, apart, torch.stack(scales, dim=-1)], dim=-1)
 
 
 def event_embedding(config: ModelConfig) -> nn.Module:

@@ -12,9 +12,7 @@ from torch.nn import functional
 from tsa.model.attention import Surroundings
 from tsa.model.config import ModelConfig
 from tsa.model.embedding import numerical_rows
-from tsa.model.layers import attention_layer, through_to_last
-
-PAYMENTS_AT_ONCE = 4  # few enough for all of a layer's values to stay in the processor's cache
+from tsa.model.layers import stack
 
 
 class FeatureAttention(nn.Module):
@@ -33,23 +31,14 @@ class FeatureAttention(nn.Module):
         biased = config.biases and config.n_engineered > 0
         self.engineered_bias = nn.Parameter(torch.zeros(config.n_engineered, width)) if biased else None
         self.norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(
-            attention_layer(config, "feature", width, "pre", "none") for _ in range(config.n_feature_layers)
-        )
-        # experts in training balance their load over all of a batch
-        self.whole = config.n_experts > 0 and "feature" in config.experts_in
+        self.layers = stack(config, "feature", width, "pre", "none")
         with torch.no_grad():
             self.engineered[0].zero_()
 
     def forward(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
         """The current event's categorical (B, C) int, numerical (B, F) and engineered (B, G) features → (B, D)."""
         tokens = self._tokens(categorical, numerical, engineered, table)
-        if self.whole and self.training:
-            return self._attend(tokens)
-        return torch.cat([self._attend(part) for part in torch.split(tokens, PAYMENTS_AT_ONCE)])
-
-    def _attend(self, tokens: Tensor) -> Tensor:
-        return through_to_last(self.layers, self.norm(tokens), Surroundings())
+        return self.layers.last(self.norm(tokens), Surroundings())
 
     def _tokens(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
         vectors = numerical_rows(table, numerical.shape[1])
@@ -59,4 +48,4 @@ class FeatureAttention(nn.Module):
         if engineered is not None and engineered.shape[1]:
             extra = engineered.unsqueeze(-1) * self.engineered[1:]
             tokens.append(extra if self.engineered_bias is None else extra + self.engineered_bias)
-        return torch.cat([*tokens, self.engineered[:1].detach().expand(len(categorical), 1, -1)], dim=1)
+        return torch.cat([*tokens, self.engineered[:1].detach().expand(categorical.shape[0], 1, -1)], dim=1)

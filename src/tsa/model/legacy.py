@@ -67,6 +67,8 @@ RENAMED = (  # own name → the original's, applied in turn
     (r"\.feedforward\.widen\.", ".feedforward.0."),
     (r"\.feedforward\.narrow\.", ".feedforward.3."),
 )
+EXPERTS = re.compile(r"(layer_stack(?:_feature)?\.\d+)\.(?:\w+\.)?(gate\.w_gating|experts\.w[12])$")
+"""Parameters of experts. What the module that holds them is called is not specified, so it may have any name."""
 TWO = ("cid", "ccid")
 
 
@@ -82,6 +84,7 @@ def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) ->
     """
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {EXPERTS.sub(r"\1.feedforward.\2", name): value for name, value in state.items()}
     settings = reference_config(config, state)
     with torch.device("meta"):
         network = TSANetwork(settings)

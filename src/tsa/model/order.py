@@ -13,7 +13,8 @@ from tsa.model.attention import Surroundings
 from tsa.model.batch import History
 from tsa.model.config import ModelConfig
 from tsa.model.embedding import event_embedding
-from tsa.model.layers import attention_layer, through_to_last
+from tsa.model.layers import TOKENS_AT_ONCE, stack
+from tsa.model.recall import Recall
 
 
 class OrderAttention(nn.Module):
@@ -28,31 +29,36 @@ class OrderAttention(nn.Module):
         self.time = config.time_attention
         self.events = event_embedding(config)
         self.token = nn.Parameter(torch.randn(1, width)) if config.read_out == "token" else None
-        self.norm = nn.LayerNorm(width)
-        kind = "order", width, config.norm, config.time_attention
-        self.layers = nn.ModuleList(attention_layer(config, *kind) for _ in range(config.n_order_layers))
+        self.recalls = config.order_attention == "recall"
+        self.norm = nn.Identity() if self.recalls else nn.LayerNorm(width)
+        self.layers = Recall(config) if self.recalls else stack(config, "order", width, config.norm, config.time_attention)
         self.last_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events → (B, E). The last layer computes only the position that is read out."""
-        x, around = self._start(history, table)
-        out: Tensor = self.last_norm(through_to_last(self.layers, x, around))
-        return out
+        at_once = max(1, TOKENS_AT_ONCE // history.padding.shape[1])
+        if not (self.recalls and table.is_cpu) or len(history.padding) <= at_once:
+            return self._read(history, table)
+        # a few payments at a time: their values stay in the processor's cache
+        return torch.cat([self._read(part, table) for part in history.split(at_once)])
 
     def sequence(self, history: History, table: Tensor) -> Tensor:
-        """All positions: (B, L, E), or (B, L + 1, E) with the learned token last."""
+        """All positions: (B, L, E), or (B, L + 1, E) with the learned token last. For order_attention="self" only."""
         x, around = self._start(history, table)
-        for layer in self.layers:
-            x = layer(x, around)
-        out: Tensor = self.last_norm(x)
+        out: Tensor = self.last_norm(self.layers(x, around))
+        return out
+
+    def _read(self, history: History, table: Tensor) -> Tensor:
+        x, around = self._start(history, table)
+        out: Tensor = self.last_norm(self.layers.last(x, around))
         return out
 
     def _start(self, history: History, table: Tensor) -> tuple[Tensor, Surroundings]:
         x, padding, age = self.events(history, table), history.padding, history.age_seconds
         if self.token is not None:
-            x = torch.cat([x, self.token.to(x.dtype).expand(len(x), 1, -1)], dim=1)
+            x = torch.cat([x, self.token.to(x.dtype).expand(x.shape[0], 1, -1)], dim=1)
             padding, age = functional.pad(padding, (0, 1)), functional.pad(age, (0, 1))
         else:
             # the current event is always there: without this a row that is all padding would have nothing to see
             padding = functional.pad(padding[:, :-1], (0, 1))
-        return self.norm(x), Surroundings.of(padding, age, self.time)
+        return self.norm(x), Surroundings.of(padding, age, self.time, last_only=self.recalls)

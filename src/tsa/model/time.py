@@ -27,9 +27,9 @@ def age_growth(age_seconds: Tensor) -> Tensor:
     return torch.exp(age.clamp(-MAX_AGE_SECONDS, MAX_AGE_SECONDS) / FOLDING_SECONDS)
 
 
-def age_distance(age_seconds: Tensor) -> Tensor:
-    """log1p(|age_i − age_j| in days): age_seconds (B, L) → (B, L, L)."""
-    return torch.log1p((age_seconds.unsqueeze(-1) - age_seconds.unsqueeze(-2)).abs() / DAY_SECONDS)
+def age_distance(age_seconds: Tensor, queries: slice = slice(None)) -> Tensor:
+    """log1p(|age_i − age_j| in days) for the positions i in `queries`: age_seconds (B, L) → (B, |queries|, L)."""
+    return torch.log1p((age_seconds[:, queries, None] - age_seconds.unsqueeze(-2)).abs() / DAY_SECONDS)
 
 
 class TimeEncode(nn.Module):
@@ -60,5 +60,6 @@ class PeriodicEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (…, F) → (…, D)."""
         angle = (x.unsqueeze(-1) * self.frequency).flatten(-2)
-        encoded: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
+        encoded: Tensor = self.linear(waves.to(self.linear.weight.dtype))
         return encoded

@@ -5,7 +5,7 @@
     market.json           the market, resolved
     encoder.json          the fitted encoder
     training.json         how it was trained: settings, sampling rate, rows, versions
-    manifest.json         format version, market fingerprint, size and sha256 of each file
+    manifest.json         format version, market fingerprint, size and sha256 of each file, and its own sha256
 
 Nothing in it can execute. A missing, changed or extra file is refused by name. It knows neither training nor serving.
 """
@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tsa.data.encoder import Encoder
-from tsa.data.files import replaced_folder
-from tsa.errors import BundleError
+from tsa.data.files import file_entry, replaced_folder, sha256_of
+from tsa.errors import BundleError, TSAError
 from tsa.model import ModelConfig, TSANetwork
 from tsa.schema import Market
 
@@ -54,7 +54,7 @@ class Bundle:
             _write_json(folder / "market.json", self.market.to_dict())
             _write_json(folder / "encoder.json", self.encoder.to_dict())
             _write_json(folder / "training.json", dict(self.training))
-            _write_json(folder / MANIFEST, _manifest(folder, self.market.fingerprint))
+            (folder / MANIFEST).write_text(_sealed(_manifest(folder, self.market.fingerprint)), encoding="utf-8")
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -75,47 +75,60 @@ class Bundle:
 
 
 def _manifest(folder: Path, fingerprint: str) -> dict[str, Any]:
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in FILES}
+    files = {name: file_entry(folder / name) for name in FILES}
     return {"version": VERSION, "market_fingerprint": fingerprint, "torch": str(torch.__version__), "files": files}
 
 
 def _check(folder: Path) -> None:
     """Refuse a bundle that is not, to the byte, what was written."""
-    try:
-        manifest = _read_json(folder / MANIFEST)
-        version, listed = manifest["version"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder / MANIFEST} cannot be read ({error}): {folder} is not a bundle") from None
-    if version != VERSION:
-        raise BundleError(f"{folder}: this program reads bundles of version {VERSION}, however: version={version!r}")
-    if set(listed) != set(FILES):
-        raise BundleError(f"{folder / MANIFEST} must list {sorted(FILES)}, however: {sorted(listed)}")
+    listed = _read_manifest(folder)
     present = {file.name for file in folder.iterdir()} - {MANIFEST}
     for name in sorted(present - set(FILES)):
         raise BundleError(f"{folder / name} does not belong to the bundle")
-    for name in sorted(set(FILES) - present):
-        raise BundleError(f"{folder / name} is missing")
-    for name, entry in listed.items():
-        if _sha256(folder / name) != entry["sha256"]:
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing")
+        if name not in listed or sha256_of(folder / name) != listed[name]["sha256"]:
             raise BundleError(f"{folder / name} was changed: its sha256 is not the one in the manifest")
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    """What the manifest says of each file, once it is sure to be what was written."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        version, listed = manifest["version"], dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        hint = f"; did you mean {folder / 'bundle'}?" if (folder / "bundle" / MANIFEST).is_file() else ""
+        raise BundleError(f"{path} cannot be read ({error}): {folder} is not a bundle{hint}") from None
+    if version != VERSION:
+        raise BundleError(f"{path}: this program reads bundles of version {VERSION}, however: version={version!r}")
+    if text != _sealed({key: value for key, value in manifest.items() if key != "sha256"}):
+        raise BundleError(f"{path} was changed: its sha256 is not the one it holds")
+    return listed
+
+
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest, with the sha256 of all else in it: no byte of it can change unseen."""
+    return _to_json({**manifest, "sha256": hashlib.sha256(_to_json(manifest).encode()).hexdigest()})
 
 
 @contextmanager
 def _unreadable_is_refused(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError, TSAError) as error:
         raise BundleError(f"{folder} cannot be read: {error}") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    path.write_text(_to_json(value), encoding="utf-8")
+
+
+def _to_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -77,13 +77,13 @@ class Scorer:
 
         payments: a table, or files as `tsa prepare` reads them. start, end: score only payments in [start, end), in UTC.
         quarantine: a file for rows that break a rule; without it they are an error.
-        Returns `id` and `raw_score`, in time order. DataError names what cannot be scored.
+        Returns `id` and `raw_score`, in time order. DataError names what cannot be scored, ConfigError a time that is none.
         """
-        rows_in = _seconds("start", start, -math.inf), _seconds("end", end, math.inf)
+        rows_in = _window(start, end)
         with tempfile.TemporaryDirectory(prefix="tsa-score-") as folder:
             store = self._encode(payments, Path(folder), quarantine, progress)
             first, last = np.searchsorted(store.time_seconds, rows_in)
-            rows = np.arange(first, max(first, last), dtype=np.int64)
+            rows = np.arange(first, last, dtype=np.int64)
             with progress("scoring", len(rows)) as advance:
                 scores = self.score_rows(store, rows, advance=advance)
             return pl.DataFrame({"id": store.ids()[rows], "raw_score": scores})
@@ -111,6 +111,14 @@ def write_scores(scores: pl.DataFrame, out: Path) -> None:
             scores.write_csv(aside)
         else:
             scores.write_parquet(aside)
+
+
+def _window(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:
+    """[start, end) in epoch seconds, open where nothing is given."""
+    first, last = _seconds("start", start, -math.inf), _seconds("end", end, math.inf)
+    if first > last:
+        raise ConfigError(f"start must not be after end, however: start={start}, end={end}")
+    return first, last
 
 
 def _seconds(name: str, when: str | datetime | None, otherwise: float) -> float:

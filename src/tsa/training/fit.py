@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsa.data.files import write_json
+from tsa.data.files import sha256_of, write_json
+from tsa.data.manifest import MANIFEST
 from tsa.data.sampling import genuine_rate
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError, TrainingError
@@ -24,8 +25,12 @@ from tsa.progress import Progress, silent
 from tsa.scoring.bundle import Bundle
 from tsa.training.config import TrainingConfig
 from tsa.training.loop import Rows, train_network
+from tsa.training.sampler import Sampler
 
 logger = logging.getLogger(__name__)
+
+CONTENT = {"bundle", "store", "run.json", "metrics.jsonl", "scores.parquet", "report.json", "report.html"}
+"""What stands in a run folder, beside logs and hidden files, before or without its run.json."""
 
 
 def train(
@@ -40,21 +45,20 @@ def train(
     """Train a network on a store and write the run to the folder `out`: `bundle/`, `run.json`, `metrics.jsonl`.
 
     preset, model: a preset of the network and settings that differ from it. Raises ConfigError for a setting out of
-    bounds, TrainingError where the store cannot be learned from or the loss is not finite.
+    bounds or an `out` that holds something else, TrainingError where the store cannot be learned from or the loss is not
+    finite.
     """
     if not isinstance(store, EventStore):
         store = EventStore.open(Path(store))
     config = training or TrainingConfig()
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(out)
     torch.manual_seed(config.seed)
     network_config = network_settings(store, preset, model or {})
     network = TSANetwork(network_config).to(_device(config.device))
-    rows = {"train": np.concatenate([store.labelled(name) for name in config.train_on])}
-    rows["validation"] = store.labelled("validation")
-    _refuse_one_sided(store, rows["validation"], config)
+    rows = _rows(store, config)
     account = {**_account(store, rows, config), "preset": preset, "model": network_config.to_dict()}
-    run = {**account, "store": os.path.relpath(store.path, out), "started": _now(), "environment": environment()}
+    run = {**account, **_where(store, out), "started": _now(), "environment": environment()}
     write_json(out / "run.json", run)
     history = _train_logged(network, store, rows, config, out / "metrics.jsonl", progress)
     account |= {"best_epoch": history.best_epoch, "epochs": history.epochs}
@@ -64,6 +68,17 @@ def train(
     bundle.save(out / "bundle")
     write_json(out / "run.json", {**run, **account, "finished": _now()})
     return bundle
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise ConfigError where `out` cannot become a run folder: a file, or a folder that holds other things."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} must be a folder or not exist, however: it is a file")
+    if not out.exists() or (out / "run.json").is_file():
+        return
+    names = (path.name for path in out.iterdir() if path.suffix != ".log" and not path.name.startswith("."))
+    if foreign := sorted(set(names) - CONTENT):
+        raise ConfigError(f"{out} must be empty or the folder of a run, however: it holds {', '.join(foreign[:5])}")
 
 
 def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) -> ModelConfig:
@@ -78,7 +93,12 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
         # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
         "n_embedding": encoder.n_rows - 1 + n_numerical,
     }
-    config = preset(name, **{**sizes, **settings})
+    if given := sorted({*sizes, "name"} & set(settings)):
+        raise ConfigError(f"model.{given[0]} comes with the store, it cannot be set")
+    try:
+        config = preset(name, **sizes, **settings)
+    except TypeError as error:
+        raise ConfigError(f"model settings must be of their types, however: {dict(settings)} ({error})") from None
     if config.event_embedding == "sum" and "known_outcomes" not in settings:
         return config.replace(known_outcomes=market.label.as_feature)
     return config
@@ -92,6 +112,23 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **{name: version(name) for name in ("torch", "numpy", "polars")},
     }
+
+
+def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
+    """Labelled rows to train on and to validate on. TrainingError where that cannot be."""
+    train = np.concatenate([store.labelled(name) for name in config.train_on])
+    # what is learned from says nothing as a check
+    validation = train[:0] if "validation" in config.train_on else store.labelled("validation")
+    rows = {"train": train, "validation": validation}
+    Sampler(store, train, config)  # refuses what cannot be learned from, before anything is written
+    _refuse_one_sided(store, rows["validation"], config)
+    return rows
+
+
+def _where(store: EventStore, out: Path) -> dict[str, str]:
+    """Where the store stands as seen from the run, so that both may move together, and what its manifest hashes to."""
+    place = os.path.relpath(store.path.resolve(), out.resolve())
+    return {"store": place, "store_manifest": sha256_of(store.path / MANIFEST)}
 
 
 def _train_logged(

@@ -1,0 +1,88 @@
+"""The terminal of a command: its two consoles, bars for what takes long, and the log file beside its result.
+
+Belongs to the command line, and is used by nothing else. Knows no command.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from tsa.errors import TSAError
+from tsa.progress import Advance, Progress
+
+INTERRUPTED = 130
+
+console = Console()
+errors = Console(stderr=True)
+logger = logging.getLogger("tsa")
+
+
+@contextmanager
+def session(quiet: bool, log: Path) -> Iterator[Progress]:
+    """Draw bars for what takes long, show warnings, log to a file; how it failed is logged as well."""
+    logger.setLevel(logging.INFO)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(log, mode="a", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers = [file] if quiet else [file, Notes()]
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        with _bars(quiet) as bars:
+            yield bars
+    except TSAError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        raise
+    except KeyboardInterrupt:
+        logger.error("interrupted")
+        sys.exit(INTERRUPTED)
+    except Exception:
+        logger.exception("stopped")
+        raise
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
+def _bars(quiet: bool) -> Iterator[Progress]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bars:
+
+        @contextmanager
+        def bar(what: str, total: int) -> Iterator[Advance]:
+            logger.info("%s", what)
+            task = bars.add_task(what, total=total if total > 1 else None)
+            yield lambda done: bars.advance(task, done)
+            bars.remove_task(task)
+
+        yield bar
+
+
+class Notes(logging.Handler):
+    """Shows warnings on the terminal, above the bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Warnings alone: errors are shown when the program ends, all else is for the log file."""
+        if record.levelno == logging.WARNING:
+            say(f"note: {record.getMessage()}", errors)
+
+
+def say(text: str, to: Console = console) -> None:
+    """Print a line as it is: nothing in a path or a value is markup, and no pipe is wrapped at 80 columns."""
+    to.print(text, markup=False, highlight=False, soft_wrap=True)

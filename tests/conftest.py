@@ -1,0 +1,130 @@
+"""What the tests of the whole way share: a small simulated log, and one small run of the main job on it, made once.
+
+Commands run inside this process, through the very `main` of the command line. Tests that change a run copy it first.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import polars as pl
+import pytest
+import torch
+
+from tsa.cli import main
+from tsa.data.store import EventStore
+
+MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
+SHORT_HISTORIES = ("--set", "history.0.length=8", "--set", "history.1.length=8")
+SMALL = ("--set", "model.width=16", "--set", "training.batch_size=64", "--set", "training.epochs=2")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+def run_tsa(*arguments: object) -> Outcome:
+    """Run a command; its exit code and what it wrote."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with patch.object(sys, "argv", ["tsa", *map(str, arguments)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def tsa() -> Callable[..., Outcome]:
+    """`tsa("train", store, "--out", run)` runs that command."""
+    return run_tsa
+
+
+@pytest.fixture(scope="session")
+def demo_market() -> Path:
+    return MARKET
+
+
+@pytest.fixture(scope="session")
+def small() -> tuple[str, ...]:
+    """Settings of a training that takes a second."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def demo_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6,000 simulated payments, one in twenty of them fraud."""
+    log = tmp_path_factory.mktemp("log") / "payments.parquet"
+    assert run_tsa("simulate", "--payments", 6000, "--fraud-rate", 0.05, "--out", log).code == 0
+    return log
+
+
+@pytest.fixture(scope="session")
+def demo_outcome(demo_log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The folder of a finished run, its comparison included, and what `tsa run` said of it. Not to be changed."""
+    run = tmp_path_factory.mktemp("demo") / "run"
+    return run, run_tsa("run", "--market", MARKET, *SHORT_HISTORIES, *SMALL, demo_log, "--out", run)
+
+
+@pytest.fixture(scope="session")
+def demo_run(demo_outcome: tuple[Path, Outcome]) -> Path:
+    run, outcome = demo_outcome
+    assert outcome.code == 0, outcome.err
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo_store(demo_run: Path) -> EventStore:
+    return EventStore.open(demo_run / "store")
+
+
+@pytest.fixture
+def own_run(demo_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, store included, that a test may change."""
+    return Path(shutil.copytree(demo_run, tmp_path / "own"))
+
+
+@pytest.fixture(scope="session")
+def easy_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,600 payments in 16 days: fraud is what has category "bad", which is one in eight."""
+    n = 1600
+    bad = [index % 8 == 3 for index in range(n)]
+    frame = pl.DataFrame(
+        {
+            "id": range(n),
+            "time": [1_525_651_200 + 864 * index for index in range(n)],
+            "fraud": [int(value) for value in bad],
+            "customer": [index * 7 % 40 for index in range(n)],
+            "category": ["bad" if value else ("good", "fair")[index % 2] for index, value in enumerate(bad)],
+            "amount": [float(index * 31 % 97) for index in range(n)],
+        }
+    )
+    path = tmp_path_factory.mktemp("easy") / "easy.parquet"
+    frame.write_parquet(path)
+    return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

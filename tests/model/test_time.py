@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import math
+
+import torch
+
+from tsa.model.time import PeriodicEmbedding, TimeEncode, age_distance, age_growth
+
+
+def test_time_encode_agrees_with_the_golden_file(golden):
+    tensors = golden("time_encode")
+    encode = TimeEncode(len(tensors["bias"]))
+    encode.load_state_dict({name: tensors[name] for name in ("weight", "bias")})
+    torch.testing.assert_close(encode(tensors["time"]), tensors["out"], atol=1e-5, rtol=0)
+
+
+def test_growth_is_e_per_million_seconds_and_capped():
+    growth = age_growth(torch.tensor([0.0, 1e6, 1e7, 1e9, math.inf]))
+    torch.testing.assert_close(growth, torch.tensor([1.0, math.e, math.exp(10), math.exp(10), math.exp(10)]))
+    assert age_growth(torch.tensor([5e5], dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_distance_counts_days_either_way():
+    distance = age_distance(torch.tensor([[2 * 86_400.0, 0.0]]))
+    torch.testing.assert_close(distance, torch.tensor([[[0.0, math.log(3)], [math.log(3), 0.0]]]))
+
+
+def test_periodic_embedding_sums_over_features():
+    embed = PeriodicEmbedding(3, 8, 4, 0.5)
+    x = torch.randn(2, 5, 3)
+    assert embed(x).shape == (2, 5, 8)
+    k = 2 * 3 * 4
+    angle = (x[..., None] * embed.frequency).flatten(-2)
+    expected = torch.cat([angle.sin(), angle.cos()], -1) @ embed.linear.weight.t() + embed.linear.bias
+    assert embed.linear.in_features == k
+    torch.testing.assert_close(embed(x), expected)

@@ -1,0 +1,157 @@
+"""Scores of a log: the same as the evaluation's, whatever the form of the log, the window, or the files it comes in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tsa.data.store import EventStore
+from tsa.errors import ConfigError, DataError
+from tsa.scoring.scorer import Scorer, score_events, write_scores
+
+
+@pytest.fixture(scope="module")
+def scorer(demo_run: Path) -> Scorer:
+    return Scorer.load(demo_run / "bundle")
+
+
+@pytest.fixture(scope="module")
+def log(demo_log: Path) -> pl.DataFrame:
+    """The first two thousand payments: enough for several batches."""
+    return pl.read_parquet(demo_log).sort("paid_at", "payment_id").head(2000)
+
+
+@pytest.fixture(scope="module")
+def scores(scorer: Scorer, log: pl.DataFrame) -> pl.DataFrame:
+    return scorer.score(log)
+
+
+def test_one_score_per_payment_in_time_order(scores: pl.DataFrame, log: pl.DataFrame) -> None:
+    assert scores.columns == ["id", "raw_score"]
+    assert scores["id"].to_list() == log["payment_id"].to_list()
+    assert scores["raw_score"].dtype == pl.Float32
+    assert scores["raw_score"].is_between(0, 1).all()
+    assert scores["raw_score"].n_unique() > 1000
+
+
+def test_scores_are_those_of_the_evaluation(scorer: Scorer, demo_run: Path, demo_log: Path) -> None:
+    evaluated = pl.read_parquet(demo_run / "scores.parquet")
+    both = evaluated.join(scorer.score(demo_log), on="id", how="left", suffix="_alone")
+    assert len(both) == len(evaluated) > 500
+    difference = (both["raw_score"].cast(pl.Float64) - both["raw_score_alone"]).abs().max()
+    assert difference is not None
+    assert difference <= 1e-6
+
+
+def test_a_file_gives_what_a_table_gives(
+    scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame, tmp_path: Path
+) -> None:
+    log.write_parquet(tmp_path / "log.parquet")
+    log.head(700).write_parquet(tmp_path / "part1.parquet")
+    log.tail(1300).write_parquet(tmp_path / "part2.parquet")
+    log.write_csv(tmp_path / "log.csv")
+    log.write_ndjson(tmp_path / "log.jsonl")
+    assert scorer.score(tmp_path / "log.parquet").equals(scores)
+    assert scorer.score(str(tmp_path / "log.parquet")).equals(scores)
+    assert scorer.score([tmp_path / "part2.parquet", tmp_path / "part1.parquet"]).equals(scores)
+    assert scorer.score(str(tmp_path / "part*.parquet")).equals(scores)
+    assert scorer.score(tmp_path / "log.csv").equals(scores)
+    assert scorer.score(tmp_path / "log.jsonl").equals(scores)
+
+
+def test_the_order_of_rows_does_not_matter(scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame) -> None:
+    assert scorer.score(log.sample(fraction=1.0, shuffle=True, seed=1)).equals(scores)
+
+
+@pytest.mark.parametrize("form", ["text", "time", "zoned"])
+def test_a_window_cuts_scores_and_not_histories(
+    scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame, form: str
+) -> None:
+    start, end = log["paid_at"][800], log["paid_at"][1500]
+    inside = ((log["paid_at"] >= start) & (log["paid_at"] < end)).to_numpy()
+    naive = [moment.replace(tzinfo=None) for moment in (start, end)]
+    spelled = {
+        "text": [f"{moment.isoformat()}Z" for moment in naive],
+        "time": naive,
+        "zoned": [moment.replace(tzinfo=UTC) for moment in naive],
+    }[form]
+    found = scorer.score(log, start=spelled[0], end=spelled[1])
+    assert found["id"].to_list() == scores.filter(inside)["id"].to_list()
+    np.testing.assert_allclose(found["raw_score"], scores.filter(inside)["raw_score"], rtol=0, atol=1e-6)
+    assert scorer.score(log, end=spelled[1]).equals(scores.filter((log["paid_at"] < end).to_numpy()))
+    assert len(scorer.score(log, start=spelled[0])) == (log["paid_at"] >= start).sum()
+
+
+def test_an_empty_window(scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame) -> None:
+    found = scorer.score(log, start="2031-01-01")
+    assert found.is_empty()
+    assert found.schema == scores.schema
+    assert scorer.score(log, start="2025-01-05", end="2025-01-05").is_empty()
+
+
+def test_a_window_that_is_none(scorer: Scorer, log: pl.DataFrame) -> None:
+    with pytest.raises(ConfigError, match=r"start must be a time like .* however: 'yesterday'"):
+        scorer.score(log, start="yesterday")
+    with pytest.raises(ConfigError, match="start must not be after end, however: start=2025-02-02, end=2025-02-01"):
+        scorer.score(log, start="2025-02-02", end=datetime(2025, 2, 1))
+
+
+def test_a_log_without_outcomes(scorer: Scorer, log: pl.DataFrame) -> None:
+    """As one is that is to be scored; it equals one whose outcomes are all not known, and outcomes do matter."""
+    alone = scorer.score(log.drop("is_fraud"))
+    assert alone.equals(scorer.score(log.with_columns(is_fraud=pl.lit(None, pl.Int8))))
+    assert alone.equals(scorer.score(log.with_columns(is_fraud=pl.lit(-1))))
+    assert not alone.equals(scorer.score(log.with_columns(is_fraud=pl.lit(1))))
+
+
+def test_a_feature_must_be_there_and_other_columns_may(scorer: Scorer, log: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="device: missing"):
+        scorer.score(log.drop("device", "is_fraud"))
+    assert len(scorer.score(log.with_columns(irrelevant=pl.lit("x")))) == len(log)
+
+
+def test_bad_rows_are_refused_or_set_aside(
+    scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame, tmp_path: Path
+) -> None:
+    last, bad = len(log) - 3, ("infinite", "duplicate")
+    spoiled = log.with_row_index("row").with_columns(
+        amount=pl.when(pl.col("row") >= last).then(float("inf")).otherwise(pl.col("amount"))
+    )
+    with pytest.raises(DataError, match="3 of 2,000 rows break a rule"):
+        scorer.score(spoiled)
+    found = scorer.score(spoiled, quarantine=tmp_path / "bad.parquet")
+    assert found.equals(scores.head(last))
+    aside = pl.read_parquet(tmp_path / "bad.parquet")
+    assert len(aside) == 3
+    assert aside["__reason"].str.contains(bad[0]).all()
+
+
+def test_a_log_without_rows(scorer: Scorer, log: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="at least one row"):
+        scorer.score(log.clear())
+    with pytest.raises(DataError, match="there is no file"):
+        scorer.score("nowhere.parquet")
+
+
+@pytest.mark.parametrize("batch_size", [4, 100, 512])
+def test_a_score_does_not_depend_on_its_batch(scorer: Scorer, demo_store: EventStore, batch_size: int) -> None:
+    rows = np.arange(100, 400)
+    expected = score_events(scorer.bundle.network, demo_store, rows)
+    for some in (rows, rows[::-1], rows[17:], rows[[3]], np.repeat(rows[:3], 50)):
+        found = score_events(scorer.bundle.network, demo_store, some, batch_size=batch_size)
+        np.testing.assert_allclose(found, expected[some - 100], rtol=0, atol=1e-6)
+    assert len(score_events(scorer.bundle.network, demo_store, rows[:0])) == 0
+
+
+def test_scores_are_written_whole(scores: pl.DataFrame, tmp_path: Path) -> None:
+    for name, read in (("deep/scores.parquet", pl.read_parquet), ("scores.csv", pl.read_csv)):
+        write_scores(scores, tmp_path / name)
+        back = read(tmp_path / name)
+        assert back.columns == ["id", "raw_score"]
+        np.testing.assert_array_equal(back["raw_score"].cast(pl.Float32), scores["raw_score"])
+        assert back["id"].to_list() == scores["id"].to_list()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "scores.csv"], "nothing is left aside"
