@@ -380,7 +380,6 @@ def test_neighbours_that_skip_a_history_change_nothing(demo_store: EventStore) -
             assert torch.equal(network(batch)[by_importance[-1]], alone)
 
 
-@pytest.mark.xfail(strict=True, reason="ids of a text file count as numbers only while all of them spell one")
 def test_a_later_id_of_another_kind_changes_no_order(scorers: dict[str, Scorer], tmp_path: Path) -> None:
     """Two payments at the same moment, 9 and 10, come in the order of numbers; a later "x" must not turn them."""
     log = frame([Row(START, i, 0, None, "ann", 1, "x", float(i), 1.0) for i in (9, 10)])

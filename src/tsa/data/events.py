@@ -135,14 +135,21 @@ def _are_integers(log: Log, ids: pl.Series) -> bool:
     return True
 
 
+def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
+    """What breaks ties in time. Texts go by length, then by letters: as the numbers that they may all spell but one."""
+    key = pl.col(id_name)
+    return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
+
+
 def _write_sorted(kept: pl.LazyFrame, out: Path, id_name: str) -> dict[str, Any]:
     """Write the clean table; what it holds, for the report."""
     times = kept.select(TIME).collect(engine="streaming")[TIME].to_numpy()
-    ranges = stretches(times, row_bytes(kept.collect_schema()))
+    schema = kept.collect_schema()
+    ranges = stretches(times, row_bytes(schema))
     nulls: Counter[str] = Counter()
     labels: Counter[int] = Counter()
     with ParquetParts(out) as parts:
-        for part in sorted_parts(kept, ranges, TIME, pl.col(id_name)):
+        for part in sorted_parts(kept, ranges, TIME, _tie(id_name, schema[id_name])):
             parts.write(part)
             nulls.update(part.drop(TIME, LABEL, KNOWN_AT).null_count().row(0, named=True))
             labels.update(dict(part[LABEL].value_counts().iter_rows()))
