@@ -43,6 +43,13 @@ Sets = Annotated[
         "--set", help="key=value over the market file, or training.KEY / model.KEY. Repeatable.", show_default=False
     ),
 ]
+EvaluationSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="evaluation.KEY=value over the run's market. Repeatable.", show_default=False),
+]
+MarketSets = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over the bundle's market. Repeatable.", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes; results and errors only.")]
 Quarantine = Annotated[
     Path | None, typer.Option(help="Set bad rows aside in this Parquet file, with the reason, instead of refusing.")
@@ -121,13 +128,14 @@ def evaluate(
         typer.Option(help="Raw score from which a payment counts as flagged; default: best F1 on validation."),
     ] = None,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
+    set_: EvaluationSets = None,
     quiet: Quiet = False,
 ) -> None:
     """Score the test range of a run, measure it with intervals, write report.html and report.json."""
     from tsa.evaluation.evaluate import Run
     from tsa.evaluation.evaluate import evaluate as evaluate_run
 
-    opened = Run.open(run)
+    opened = Run.open(run, set_ or ())
     with session(quiet, run / "evaluate.log") as bars:
         report = evaluate_run(opened, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
     _print_metrics(report)
@@ -139,12 +147,13 @@ def compare(
     run: RunFolder,
     seed: Annotated[int, typer.Option(help="Seed of LightGBM.")] = 0,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
+    set_: EvaluationSets = None,
     quiet: Quiet = False,
 ) -> None:
     """Train LightGBM on the same rows with automatic aggregates; say plainly which of the two is better."""
     from tsa.evaluation.evaluate import Run, compare_run, read_report
 
-    opened = Run.open(run)
+    opened = Run.open(run, set_ or ())
     with session(quiet, run / "compare.log") as bars:
         comparison = compare_run(opened, seed=seed, replicates=replicates, progress=bars)
     _print_metrics({**read_report(run), "comparison": comparison})
@@ -162,12 +171,13 @@ def score(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="Score payments before this time.")] = None,
     quarantine: Quarantine = None,
+    set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
     """Score the payments of a log. Histories are taken from the whole log given, so give it the earlier payments too."""
     from tsa.scoring.scorer import Scorer, write_scores
 
-    scorer = Scorer.load(bundle)
+    scorer = Scorer.load(bundle, set_ or ())
     with session(quiet, _beside(out)) as bars:
         scores = scorer.score(logs, start=start, end=end, quarantine=quarantine, progress=bars)
         write_scores(scores, out)

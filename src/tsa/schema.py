@@ -79,6 +79,13 @@ class Market(Table):
         """The market that `to_dict` wrote. Raises MarketError."""
         return _checked(dict(table), "market", [toml.Layer(origin="market", table=dict(table))])
 
+    def override(self, texts: Sequence[str]) -> Market:
+        """This market with `key=value` overrides. Raises MarketError listing every finding."""
+        layers = [toml.Layer(origin=f"market {self.name}", table=self.to_dict())]
+        for text in texts:
+            layers.append(toml.override_layer(text, toml.fold(layers, _join)))
+        return _checked(toml.fold(layers, _join), f"market {self.name}", layers)
+
     def to_dict(self) -> dict[str, Any]:
         """The meaning as plain JSON values, defaults filled in."""
         return self.model_dump(mode="json", exclude_none=True)

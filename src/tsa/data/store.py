@@ -44,8 +44,8 @@ Array = NDArray[Any]
 
 def prepare(
     market: Market,
-    logs: Sequence[str],
-    out: Path,
+    logs: str | Path | Sequence[str | Path],
+    out: str | Path,
     *,
     quarantine: Path | None = None,
     encoder: Encoder | None = None,
@@ -53,15 +53,17 @@ def prepare(
 ) -> EventStore:
     """Turn a payment log into the store `out`, which appears only when it is whole; an older one there is replaced.
 
-    logs: files or globs. quarantine: a file for rows that break a rule; without it they are an error. encoder: encode
-    with this one, as for scoring; nothing is fitted then, the label column may be absent, and the store has no splits.
+    logs: a file, a glob or a URL, or several. quarantine: a file for rows that break a rule; without it they are an
+    error. encoder: encode with this one, as for scoring; nothing is fitted then, the label column may be absent, and
+    the store has no splits.
     Raises DataError for rows that cannot be used or a split without rows, MarketError when the encoder is for other
     features, ConfigError when `out` is a folder with other things in it.
     """
+    names = [str(logs)] if isinstance(logs, str | Path) else [str(log) for log in logs]
     if encoder is not None:
         encoder.check_market(market)
     with replaced_folder(Path(out), MANIFEST) as folder:
-        build_store(market, logs, folder, quarantine=quarantine, encoder=encoder, progress=progress)
+        build_store(market, names, folder, quarantine=quarantine, encoder=encoder, progress=progress)
     return EventStore.open(out, market)
 
 

@@ -30,7 +30,7 @@ from tsa.evaluation.compare import BaselineResult, compare
 from tsa.evaluation.metrics import ScoredPayments, evaluate_scores, paired_difference
 from tsa.evaluation.report import to_plain, write_report
 from tsa.progress import Progress, silent
-from tsa.schema import SPLITS
+from tsa.schema import SPLITS, Market
 from tsa.scoring.scorer import Scorer
 
 Array = NDArray[Any]
@@ -44,10 +44,13 @@ class Run:
     scorer: Scorer
     store: EventStore
     account: Mapping[str, Any]
+    market: Market
+    """The store's, but for what `evaluation.KEY=value` overrides say."""
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
-        """Open the run folder `path`. ConfigError when it is not one; StoreError when its store has moved or changed."""
+    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> Run:
+        """Open the run folder `path`. ConfigError when it is not one, or an override is of more than the market's
+        `evaluation` table; StoreError when its store has moved or changed."""
         path = Path(path)
         try:
             account = json.loads((path / "run.json").read_text(encoding="utf-8"))
@@ -62,7 +65,7 @@ class Run:
         store = EventStore.open(folder, market=scorer.bundle.market)
         if sha256_of(folder / MANIFEST) != manifest:
             raise StoreError(f"{folder} was prepared again since {path} was trained on it: train again")
-        return cls(path, scorer, store, account)
+        return cls(path, scorer, store, account, _for_evaluation(store.market, overrides))
 
     @cached_property
     def rows(self) -> Array:
@@ -71,7 +74,7 @@ class Run:
 
     def payments(self, scores: Array, segments: Sequence[str] = ()) -> ScoredPayments:
         """The test payments with `scores` (n), and with what their figures are broken down by. StoreError, DataError."""
-        store, market, rows = self.store, self.store.market, self.rows
+        store, market, rows = self.store, self.market, self.rows
         wanted = list(dict.fromkeys([*market.evaluation.segments, *segments]))
         columns = store.columns([*wanted, *([market.event.amount] if market.event.amount else [])])[rows]
         lengths = {h.name: history_lengths(store.histories[h.name], rows, h.length) for h in market.history}
@@ -80,16 +83,24 @@ class Run:
             score=np.asarray(scores, np.float64),
             time_seconds=store.time_seconds[rows],
             amount=columns[market.event.amount].cast(pl.Float64).to_numpy() if market.event.amount else None,
-            entity=_entity(store)[rows],
+            entity=_entity(self)[rows],
             segments={name: columns[name].cast(pl.String).to_numpy() for name in wanted},
             history_length=lengths,
         )
 
 
-def _entity(store: EventStore) -> Array:
+def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
+    changed = market.override(overrides)
+    if changed.model_copy(update={"evaluation": market.evaluation}) != market:
+        raise ConfigError(f"a finished run takes evaluation.KEY settings only, however: {', '.join(overrides)}")
+    return changed
+
+
+def _entity(run: Run) -> Array:
     """(n,) a code for each key of the ranked history; its block's start serves, and -1 where the key is null."""
-    key = store.columns([store.market.entity.key])[store.market.entity.key]
-    return np.where(key.is_null().to_numpy(), -1, store.histories[store.market.entity.name].start)
+    entity = run.market.entity
+    key = run.store.columns([entity.key])[entity.key]
+    return np.where(key.is_null().to_numpy(), -1, run.store.histories[entity.name].start)
 
 
 def evaluate(
@@ -113,12 +124,11 @@ def evaluate(
     payments = run.payments(np.zeros(len(run.rows)), segments)  # refuses an unknown column before the long part
     scores = _scores(run, run.rows, "scoring the test range", progress)
     flagged_at = best_f1_threshold(run, progress) if threshold is None else threshold
-    market = run.store.market
     with progress("measuring", 1) as advance:
         measured = evaluate_scores(
             replace(payments, score=scores.astype(np.float64)),
             threshold=flagged_at,
-            top_k=market.evaluation.top_k,
+            top_k=run.market.evaluation.top_k,
             replicates=replicates,
         )
         advance(1)
@@ -191,7 +201,7 @@ def _comparison(run: Run, baseline: BaselineResult, replicates: int) -> dict[str
     on_validation, on_test = np.split(baseline.scores, [len(valid)])
     payments = run.payments(on_test)
     threshold = _best_f1(store.label[valid], on_validation)
-    top_k = store.market.evaluation.top_k
+    top_k = run.market.evaluation.top_k
     measured = evaluate_scores(payments, threshold=threshold, top_k=top_k, replicates=replicates)
     difference = paired_difference(own, on_test, payments, replicates=replicates)
     return {
@@ -260,7 +270,7 @@ def read_report(run: Path) -> dict[str, Any]:
 
 
 def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | None) -> dict[str, Any]:
-    store, account, market = run.store, run.account, run.store.market
+    store, account, market = run.store, run.account, run.market
     splits = {
         name: {
             "n": len(store.labelled(name)),

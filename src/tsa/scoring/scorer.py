@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,17 @@ class Scorer:
         self.bundle = bundle
 
     @classmethod
-    def load(cls, path: str | Path) -> Scorer:
-        """Open and check the bundle at `path`. BundleError says what is wrong with it."""
-        return cls(Bundle.open(path))
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Scorer:
+        """Open and check the bundle at `path`. BundleError says what is wrong with it.
+
+        overrides: `key=value` over its market, such as `event.time_unit="ms"` for a log that writes times another way.
+        MarketError for one that breaks a rule, or names other features than the bundle's.
+        """
+        bundle = Bundle.open(path)
+        if overrides:
+            bundle = replace(bundle, market=bundle.market.override(overrides))
+            bundle.encoder.check_market(bundle.market)
+        return cls(bundle)
 
     def score(
         self,
@@ -93,10 +102,9 @@ class Scorer:
         if isinstance(payments, pl.DataFrame):
             payments.write_parquet(folder / "payments.parquet")
             payments = folder / "payments.parquet"
-        logs = [str(payments)] if isinstance(payments, str | Path) else [str(log) for log in payments]
         bundle = self.bundle
         return prepare(
-            bundle.market, logs, folder / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
+            bundle.market, payments, folder / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
         )
 
     def score_rows(self, store: EventStore, rows: NDArray[np.int64], **settings: Any) -> NDArray[np.float32]:
