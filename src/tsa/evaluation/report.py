@@ -7,9 +7,7 @@ It knows the form of the report dict; it computes no metric.
 from __future__ import annotations
 
 import math
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from tsa.data.files import write_json
+from tsa.data.files import write_json, write_text
 from tsa.evaluation import account, figures, words
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -35,12 +33,7 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
     plain = to_plain(report)
     page = render(plain)
     write_json(out / "report.json", plain)
-    aside = out / f".report.html.{secrets.token_hex(4)}.tmp"
-    try:
-        aside.write_text(page, encoding="utf-8")
-        os.replace(aside, out / "report.html")
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(out / "report.html", page)
 
 
 def render(report: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 
+from tsa.data.files import replaced_file
 from tsa.errors import ConfigError
 
 Write = Callable[[pl.DataFrame], None]
@@ -30,15 +30,12 @@ def log_writer(out: Path) -> Iterator[Write]:
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in (_TEXT if packed else (*_TEXT, ".parquet")):
         raise ConfigError(f"out must end in .parquet or {', '.join(_TEXT)}, the latter also in .gz, however: out={out}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    writer: AbstractContextManager[Write] = _parquet(aside) if suffix == ".parquet" else _text(aside, suffix, packed)
-    try:
+    with replaced_file(out) as aside:
+        writer: AbstractContextManager[Write] = (
+            _parquet(aside) if suffix == ".parquet" else _text(aside, suffix, packed)
+        )
         with writer as write:
             yield write
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager
