@@ -81,7 +81,9 @@ def main() -> None:
         network = TSANetwork(network_settings(store, "default", {}))
         rows = np.random.default_rng(0).choice(store.labelled("test"), 20_480)
         print(f"histories gathered, one core   {gather_rate(store, rows):>10,.0f} a second")
-        print(f"training, forward and backward {training_rate(store, network, tsa.TrainingConfig()):>10,.0f} payments/s")
+        print(
+            f"training, forward and backward {training_rate(store, network, tsa.TrainingConfig()):>10,.0f} payments/s"
+        )
         scoring = best_rate(len(rows), lambda: score_events(network, store, rows))
         print(f"offline scoring                {scoring:>10,.0f} payments/s")
         parameters = sum(p.numel() for p in network.parameters())

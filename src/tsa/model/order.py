@@ -31,7 +31,9 @@ class OrderAttention(nn.Module):
         self.token = nn.Parameter(torch.randn(1, width)) if config.read_out == "token" else None
         self.recalls = config.order_attention == "recall"
         self.norm = nn.Identity() if self.recalls else nn.LayerNorm(width)
-        self.layers = Recall(config) if self.recalls else stack(config, "order", width, config.norm, config.time_attention)
+        self.layers = (
+            Recall(config) if self.recalls else stack(config, "order", width, config.norm, config.time_attention)
+        )
         self.last_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
 
     def forward(self, history: History, table: Tensor) -> Tensor:

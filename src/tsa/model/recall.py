@@ -19,6 +19,7 @@ class RecallLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.event_width
+        # no dropout on the attention itself: one known fraud may be all there is to find
         self.attention = TemporalAttention(width, config.n_heads, 0.0, config.time_attention)
         self.feedforward = FeedForward(width, config.feedforward_width, config.dropout, config.activation)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)

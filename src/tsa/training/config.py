@@ -15,7 +15,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(default=8, ge=1)
+    epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=256, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
     """Peak of the one-cycle schedule."""
@@ -24,7 +24,7 @@ class TrainingConfig(BaseModel):
     weight_decay: float = Field(default=3e-2, ge=0, allow_inf_nan=False)
     """On weight matrices alone: not on biases, norms and embeddings."""
     clip_norm: float = Field(default=1.0, gt=0)
-    genuine_per_fraud: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    genuine_per_fraud: float = Field(default=15.0, gt=0, allow_inf_nan=False)
     """Genuine payments per fraud in an epoch, drawn anew each epoch."""
     look_again: int = Field(default=2, ge=0)
     """From the second epoch on, and again after so many, all genuine payments are scored, and drawn by importance: those
