@@ -17,6 +17,11 @@ from tsa.model.layers import TOKENS_AT_ONCE, stack
 from tsa.model.recall import Recall
 
 
+def _tokens_at_once() -> int:
+    """One thread is quickest on what stays in its cache; several want more, since after each product they wait for all."""
+    return TOKENS_AT_ONCE if torch.get_num_threads() == 1 else 4 * TOKENS_AT_ONCE
+
+
 class OrderAttention(nn.Module):
     """Embeds the events of a history and attends over them; read out at a learned token, or at the current event.
 
@@ -38,7 +43,7 @@ class OrderAttention(nn.Module):
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events → (B, E). The last layer computes only the position that is read out."""
-        at_once = max(1, TOKENS_AT_ONCE // history.padding.shape[1])
+        at_once = max(1, _tokens_at_once() // history.padding.shape[1])
         if not (self.recalls and table.is_cpu) or len(history.padding) <= at_once:
             return self._read(history, table)
         # a few payments at a time: their values stay in the processor's cache
