@@ -363,7 +363,6 @@ def test_a_real_network_over_several_batches(demo_log: Path, demo_store: EventSt
     assert scores["raw_score"].n_unique() > 500
 
 
-@pytest.mark.xfail(reason="the gate skips a history payment by payment, so how many neighbours need it is a shape")
 def test_neighbours_that_skip_a_history_change_nothing(demo_store: EventStore) -> None:
     """The reference's gate: a payment that needs its second history, in a batch with many that do, and with none."""
     rows_ = np.arange(2000, 2512)

@@ -424,10 +424,15 @@ def test_ids_and_keys_of_other_types(read: Callable[..., CleanLog], tmp_path: Pa
 
 
 def test_equal_times_are_ordered_by_id(read: Callable[..., CleanLog]) -> None:
-    table = clean(read(log(12, id=[9, 10, 2, 30, 4, 7, 1, 100, 5, 6, 3, 8], at=[START] * 12)))
+    ids = [9, 10, 2, 30, 4, 7, 1, 100, 5, 6, 3, 8]
+    table = clean(read(log(12, id=ids, at=[START] * 12)))
     assert table["id"].is_sorted()
-    table = clean(read(log(12, id=[str(i) for i in (9, 10, 2, 30, 4, 7, 1, 100, 5, 6, 3, 8)], at=[START] * 12)))
-    assert table["id"].is_sorted()
+    table = clean(read(log(12, id=[str(i) for i in ids], at=[START] * 12)))
+    assert table["id"].to_list() == [str(i) for i in sorted(ids)], "texts that spell numbers go as the numbers do"
+    names = ["b", "aa", "B", "ab", "a", "abc", "é", "", "10", "9", "zz", "x"]
+    table = clean(read(log(12, id=[n or "longer" for n in names], at=[START] * 12)))
+    spelled = [n.encode() for n in table["id"]]
+    assert spelled == sorted(spelled, key=lambda n: (len(n), n))
 
 
 def test_stretches_of_time_join_up(read: Callable[..., CleanLog], monkeypatch: pytest.MonkeyPatch) -> None:
