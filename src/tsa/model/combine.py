@@ -126,6 +126,7 @@ def gate_config(config: ModelConfig) -> ModelConfig:
         feedforward_width=config.gate_feedforward_width,
         event_embedding="aggregate",
         known_outcomes=False,
+        n_matched=0,
         norm="post",
         time_attention="none",
         read_out="token",

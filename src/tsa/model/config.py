@@ -26,6 +26,7 @@ AT_LEAST: dict[str, int] = {
     "n_categorical": 0,
     "n_numerical": 0,
     "n_engineered": 0,
+    "n_matched": 0,
     "n_embedding": 1,
     "n_classes": 2,
     "width": 1,
@@ -55,6 +56,8 @@ class ModelConfig:
                             "factorise": factorisation machine in its place, width 2D;
                             "sum": width D: embeddings of categorical values and outcome, a linear map of the numbers, of
                             their differences from the current event's and of the age, plain and periodic, all summed
+    n_matched               "sum" only: so many leading categorical features tell of each event whether it has the same
+                            value as the current one (the same device, another country)
     known_outcomes          "sum" only: embed History.outcome (0 padding, 1 not known, 2 genuine, 3 fraud)
     norm, activation        of the order attention's layers; the feature attention's are always pre-norm
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
@@ -88,6 +91,7 @@ class ModelConfig:
     classifier_width: int = 1024
     dropout: float = 0.1
     event_embedding: str = "aggregate"
+    n_matched: int = 0
     known_outcomes: bool = False
     n_frequencies: int = 16
     frequency_scale: float = 0.3
@@ -145,6 +149,10 @@ class ModelConfig:
             refuse("an event needs at least one categorical or numerical feature", "n_categorical", "n_numerical")
         if self.n_embedding < self.n_numerical:
             refuse("n_embedding must be at least n_numerical", "n_embedding", "n_numerical")
+        if self.n_matched and (self.event_embedding != "sum" or self.n_matched > self.n_categorical):
+            refuse(
+                "n_matched needs event_embedding='sum' and as many categorical features", "n_matched", "n_categorical"
+            )
         if self.known_outcomes and self.event_embedding != "sum":
             refuse("known_outcomes needs event_embedding='sum'", "known_outcomes", "event_embedding")
         if self.order_attention == "recall" and (self.norm, self.read_out) != ("pre", "current"):

@@ -86,6 +86,8 @@ class SummedEvents(nn.Module):
             torch.randn(n_numbers, config.n_frequencies) * (2 * math.pi * config.frequency_scale)
         )
         self.linear = nn.Linear(n_numbers * (2 * config.n_frequencies + 1), width)
+        self.n_matched = config.n_matched
+        self.match = nn.Linear(config.n_matched, width, bias=False) if config.n_matched else None
         self.outcome = nn.Embedding(OUTCOMES, width, padding_idx=0) if config.known_outcomes else None
         self.norm = nn.LayerNorm(width)
         self.widen, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
@@ -99,10 +101,17 @@ class SummedEvents(nn.Module):
         angle = (numbers.unsqueeze(-1) * self.frequency).flatten(-2)
         x: Tensor = self.linear(torch.cat([numbers, angle.sin(), angle.cos()], dim=-1))
         x = x + summed_rows(history.categorical.flatten(0, 1), table).view(x.shape)
+        if self.match is not None:
+            x = x + self.match(self._same(history).to(x.dtype))
         if self.outcome is not None and history.outcome is not None:
             x = x + functional.embedding(history.outcome.int(), self.outcome.weight)
         out: Tensor = x + self.narrow(functional.gelu(self.widen(self.norm(x))))
         return out
+
+    def _same(self, history: History) -> Tensor:
+        """(B, L, `n_matched`) bool: whether an event has the current event's value; False at padding."""
+        values = history.categorical[..., : self.n_matched]
+        return (values == values[:, -1:]) & ~history.padding.unsqueeze(-1)
 
     def _numbers(self, history: History) -> Tensor:
         """(B, L, 2F + 2); 0 at padding, whatever stands there."""

@@ -99,9 +99,11 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
         config = preset(name, **sizes, **settings)
     except TypeError as error:
         raise ConfigError(f"model settings must be of their types, however: {dict(settings)} ({error})") from None
-    if config.event_embedding == "sum" and "known_outcomes" not in settings:
-        return config.replace(known_outcomes=market.label.as_feature)
-    return config
+    if config.event_embedding != "sum":
+        return config
+    # calendar features come last and are left out: that another payment was made at the same hour says little
+    ours = {"known_outcomes": market.label.as_feature, "n_matched": len(market.features.categorical)}
+    return config.replace(**{key: value for key, value in ours.items() if key not in settings})
 
 
 def environment() -> dict[str, Any]:
