@@ -226,7 +226,7 @@ def _importance(booster: lightgbm.Booster, names: Sequence[str]) -> dict[str, fl
 
 
 def _note(used: int, given: int, rate: float, features: int) -> str:
-    whole = f"LightGBM trained on {used:,} payments with {features} automatic features"
+    whole = f"LightGBM, whose aggregates look back over the whole log, trained on {used:,} payments with {features} features"
     if rate == 1.0:
         return f"{whole}: every training payment."
     return f"{whole}: of {given:,} training payments every fraud and a {rate:.1%} sample of the genuine ones."
