@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tsa.model.time import PeriodicEmbedding, TimeEncode, age_distance, age_growth
+from tsa.model.time import TimeEncode, age_distance, age_growth
 
 
 def test_time_encode_agrees_with_the_golden_file(golden):
@@ -23,14 +23,3 @@ def test_growth_is_e_per_million_seconds_and_capped():
 def test_distance_counts_days_either_way():
     distance = age_distance(torch.tensor([[2 * 86_400.0, 0.0]]))
     torch.testing.assert_close(distance, torch.tensor([[[0.0, math.log(3)], [math.log(3), 0.0]]]))
-
-
-def test_periodic_embedding_sums_over_features():
-    embed = PeriodicEmbedding(3, 8, 4, 0.5)
-    x = torch.randn(2, 5, 3)
-    assert embed(x).shape == (2, 5, 8)
-    k = 2 * 3 * 4
-    angle = (x[..., None] * embed.frequency).flatten(-2)
-    expected = torch.cat([angle.sin(), angle.cos()], -1) @ embed.linear.weight.t() + embed.linear.bias
-    assert embed.linear.in_features == k
-    torch.testing.assert_close(embed(x), expected)

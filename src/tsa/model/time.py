@@ -6,15 +6,12 @@ factor grows by e every 1e6 s, and would leave the range of float32 soon after.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 FOLDING_SECONDS = 1e6  # an attention logit shrinks by e for each of these between query and key
 MAX_AGE_SECONDS = 1e7
 DAY_SECONDS = 86_400.0
-HOUR_SECONDS = 3_600.0
 
 
 def age_growth(age_seconds: Tensor) -> Tensor:
@@ -44,22 +41,3 @@ class TimeEncode(nn.Module):
         """t (…) → (…, k)."""
         line = t.unsqueeze(-1) * self.weight[:, 0] + self.bias
         return torch.cat([line[..., :1], torch.sin(line[..., 1:])], dim=-1)
-
-
-class PeriodicEmbedding(nn.Module):
-    """Periodic embedding of numbers (Gorishniy et al. 2022): sine and cosine at learned frequencies, then linear.
-
-    The features' embeddings come summed: one vector of width D for all F numbers.
-    """
-
-    def __init__(self, n_features: int, width: int, n_frequencies: int, scale: float) -> None:
-        super().__init__()
-        self.frequency = nn.Parameter(torch.randn(n_features, n_frequencies) * (2 * math.pi * scale))
-        self.linear = nn.Linear(2 * n_features * n_frequencies, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, F) → (…, D)."""
-        angle = (x.unsqueeze(-1) * self.frequency).flatten(-2)
-        waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
-        encoded: Tensor = self.linear(waves.to(self.linear.weight.dtype))
-        return encoded
