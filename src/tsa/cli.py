@@ -5,6 +5,8 @@ Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 1 for a b
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ from rich.table import Table
 
 from tsa.errors import TSAError
 from tsa.settings import Settings
-from tsa.terminal import console, errors, say, session
+from tsa.terminal import INTERRUPTED, console, errors, say, session
 
 if TYPE_CHECKING:
     from tsa.progress import Progress
@@ -275,6 +277,10 @@ def main() -> None:
     """Run the command line. What the user can act on becomes one paragraph and exit code 2; anything else is a bug."""
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _end_interrupted()
+        raise
     except TSAError as error:
         _refuse(f"{type(error).__name__}: {error}")
     except OSError as error:
@@ -282,6 +288,14 @@ def main() -> None:
         if path is None:
             raise
         _refuse(f"{path}: {error.strerror}")
+
+
+def _end_interrupted() -> NoReturn:
+    """End with 130 and nothing else: where the interrupt met code run from C, Python's own end is to kill itself by it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _refuse(text: str) -> NoReturn:
