@@ -308,7 +308,7 @@ def test_a_bug_is_one(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("unforeseen")
 
-    monkeypatch.setattr(cli, "_print_store", broken)
+    monkeypatch.setattr(cli.data, "print_store", broken)
     with pytest.raises(ZeroDivisionError):
         tsa("prepare", "--market", demo_market, demo_log, "--out", tmp_path / "store")
     with pytest.raises(ZeroDivisionError), terminal.session(True, tmp_path / "x.log"):

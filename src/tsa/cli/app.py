@@ -1,0 +1,48 @@
+"""The application that commands belong to, and what several of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Find fraud in payments with Temporal Self-Attention: from a log to an honest report, a bundle and scores.",
+    epilog="A first try: tsa simulate --out log.parquet, then tsa run --market markets/demo.toml log.parquet --out run",
+)
+
+Logs = Annotated[
+    list[str],
+    typer.Argument(help="Parquet, CSV, TSV or JSON lines files (.gz too), globs or URLs.", show_default=False),
+]
+MarketFile = Annotated[
+    Path, typer.Option("--market", "-m", help="The market file: what the columns mean.", show_default=False)
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="key=value over the market file, or training.KEY / model.KEY. Repeatable.", show_default=False
+    ),
+]
+EvaluationSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="evaluation.KEY=value over the run's market. Repeatable.", show_default=False),
+]
+MarketSets = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over the bundle's market. Repeatable.", show_default=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes; results and errors only.")]
+Quarantine = Annotated[
+    Path | None, typer.Option(help="Set bad rows aside in this Parquet file, with the reason, instead of refusing.")
+]
+Preset = Annotated[str, typer.Option(help="The network: default, reference or reference-two-history.")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder that `tsa train` or `tsa run` wrote.", show_default=False)]
+
+
+def beside(out: Path) -> Path:
+    """The log file of what is written to `out`."""
+    return out.absolute().parent / f"{out.absolute().name}.log"

@@ -1,0 +1,75 @@
+"""Commands that make logs and stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from tsa.cli.app import Logs, MarketFile, Quarantine, Quiet, Sets, app, beside
+from tsa.settings import Settings
+from tsa.terminal import console, say, session
+
+if TYPE_CHECKING:
+    from tsa.progress import Progress
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option("--out", help="Where to write; the suffix says the format.", show_default=False)],
+    payments: Annotated[int, typer.Option(help="How many payments.")] = 200_000,
+    days: Annotated[int, typer.Option(help="Over how many days.")] = 120,
+    start: Annotated[str, typer.Option(help="The first day.")] = "2025-01-01",
+    fraud_rate: Annotated[float, typer.Option(help="Share of payments that are fraud.")] = 0.009,
+    seed: Annotated[int, typer.Option(help="Same seed and size, same file.")] = 0,
+    truth: Annotated[bool, typer.Option("--truth", help="Add the kind of each fraud as a column.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a log of payments with several kinds of fraud, for trying things out. No substitute for real data."""
+    from tsa.data.simulate import SimulationConfig, write_simulation
+
+    with session(quiet, beside(out)) as bars:
+        config = SimulationConfig(
+            payments=payments, days=days, start=start, fraud_rate=fraud_rate, seed=seed, with_truth=truth
+        )
+        with bars("simulating", 1) as advance:
+            counts = write_simulation(config, out)
+            advance(1)
+    say(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
+
+
+@app.command()
+def prepare(
+    logs: Logs,
+    market: MarketFile,
+    out: Annotated[Path, typer.Option("--out", help="The store to write.", show_default=False)],
+    quarantine: Quarantine = None,
+    set_: Sets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Read and check a log, fit the encoder on its training rows, write the event store."""
+    settings = Settings.read(set_, market, learns=False)
+    with session(quiet, beside(out)) as bars:
+        store = prepare_store(settings, logs, out, quarantine, bars)
+    print_store(store)
+
+
+def prepare_store(settings: Settings, logs: list[str], out: Path, quarantine: Path | None, bars: Progress) -> Any:
+    """The store of a log, with a bar."""
+    from tsa.data.store import prepare
+
+    assert settings.market is not None
+    with bars("preparing", 1):
+        return prepare(settings.market, logs, out, quarantine=quarantine, progress=bars)
+
+
+def print_store(store: Any) -> None:
+    """How many payments and frauds each range holds."""
+    table = Table("range", "payments", "labelled", "frauds", title=f"store of {len(store):,} payments")
+    for name in ("train", "validation", "calibration", "test"):
+        rows, labelled = store.split(name), store.labelled(name)
+        frauds = int((store.label[labelled] == 1).sum())
+        table.add_row(name, f"{rows.stop - rows.start:,}", f"{len(labelled):,}", f"{frauds:,}")
+    console.print(table)
