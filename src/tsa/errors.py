@@ -7,7 +7,10 @@
     ├── ConfigError       a setting of the model, the training or a command is out of bounds
     ├── ModelError        weights or a batch do not fit the network
     ├── TrainingError     a run cannot go on: no fraud to learn from, a loss that is not finite
-    └── BundleError       a bundle is missing a file, was changed, or has another version
+    │   └── TrainingStopped   it was asked to stop, saved a checkpoint, and can be resumed
+    ├── CalibrationError  scores cannot be calibrated: too few rows or frauds, or a fit that fails its own check
+    ├── BundleError       a bundle is missing a file, was changed, or has another version
+    └── ArtefactError     an artefact of the original system cannot be read, or artefacts do not fit together
 
 All of them are the user's to act on; the command line shows their text and exits with 2. Anything else is a bug and exits with 1.
 """
@@ -43,5 +46,17 @@ class TrainingError(TSAError):
     """A training run cannot go on."""
 
 
+class TrainingStopped(TrainingError):  # noqa: N818 it says what happened, and is no fault
+    """A training run was asked to stop (SIGTERM) and has saved a checkpoint to go on from."""
+
+
+class CalibrationError(TSAError):
+    """Scores cannot be turned into probabilities or percentiles: too few rows or frauds, or a fit that fails its check."""
+
+
 class BundleError(TSAError):
     """A bundle is incomplete, was changed, or has a version this program does not read."""
+
+
+class ArtefactError(TSAError):
+    """An artefact of the original system cannot be read, holds what it must not, or does not fit the others."""

@@ -1,22 +1,24 @@
 """A market: which columns a payment log has and what they mean, checked and fingerprinted.
 
-The one place that knows the rules of a market file. It does not know any market's column names, and never opens a log.
+It knows how a market is made and what follows from it; the rules between its tables stand in `tsa.findings`. It does not
+know any market's column names, and never opens a log.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from tsa import toml
 from tsa.errors import MarketError
+from tsa.findings import Tables
+from tsa.special import Privacy, Wire
 from tsa.tables import (
     DAY_SECONDS,
     SPLITS,
@@ -29,7 +31,6 @@ from tsa.tables import (
     Label,
     Numerical,
     Split,
-    Table,
 )
 
 __all__ = [
@@ -44,27 +45,14 @@ __all__ = [
     "Label",
     "Market",
     "Numerical",
+    "Privacy",
     "Split",
+    "Wire",
 ]
 
 
-class Market(Table):
+class Market(Tables):
     """A market file, checked. Make one with `Market.load`; equal meaning gives an equal `fingerprint`."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    event: Event
-    label: Label
-    history: tuple[HistoryKey, ...]
-    features: Features = Features()
-    split: Split = Split(fractions=(0.7, 0.1, 0.1, 0.1))
-    evaluation: Evaluation = Evaluation()
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        found = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        if found:
-            raise ValueError("\n".join(found))
-        return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Market:
@@ -97,11 +85,9 @@ class Market(Table):
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
     @property
-    def raw_columns(self) -> tuple[str, ...]:
-        """Columns that a clean table keeps under their own names, each once: id, keys, amount, features, segments."""
-        amount = () if self.event.amount is None else (self.event.amount,)
-        keys = (history.key for history in self.history)
-        return tuple(dict.fromkeys((self.event.id, *keys, *amount, *self.features.names, *self.evaluation.segments)))
+    def retention_seconds(self) -> float:
+        """Events older than this, seen from the current payment, are not part of its history."""
+        return math.inf if self.privacy is None else self.privacy.retention_seconds
 
     @property
     def entity(self) -> HistoryKey:
@@ -125,64 +111,3 @@ def _checked(table: toml.Table, source: str, layers: Sequence[toml.Layer]) -> Ma
         found = toml.findings(error, Market, layers, source)
     count = f"{len(found)} findings" if len(found) > 1 else "1 finding"
     raise MarketError("\n  ".join([f"{source}: {count}", *found]))
-
-
-def _range_findings(split: Split, label: Label) -> Iterator[str]:
-    ranges = split.ranges
-    for name, (start, end) in ranges.items():
-        if not start < end:
-            yield f"split.{name}: must start before it ends, however: {start.isoformat()} to {end.isoformat()}"
-    fitted = [name for name in ranges if name != "test"]
-    for earlier, later in itertools.pairwise(fitted):
-        end, start = ranges[earlier][1], ranges[later][0]
-        if start < end:
-            rule = f"must not start before {earlier} ends at {end.isoformat()}"
-            yield f"split.{later}: {rule}, however: {start.isoformat()}"
-    if ranges:
-        needed = max(ranges[name][1] for name in fitted) + timedelta(seconds=label.gap_seconds)
-        start = ranges["test"][0]
-        if start < needed:
-            delay = f"{label.gap_seconds / DAY_SECONDS:g} days (label.delay_days)"
-            rule = f"must start {delay} after the other ranges end, so not before {needed.isoformat()}"
-            yield f"split.test: {rule}, however: {start.isoformat()}"
-
-
-def _twice(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
-
-
-def _name_findings(market: Market) -> Iterator[str]:
-    features, names = market.features, [history.name for history in market.history]
-    if not names:
-        yield "history: at least one history is needed, however: there is none"
-    for name in _twice(names):
-        yield f"history: names must be unique, however: {name!r} stands twice"
-    for name in _twice([*features.names, *features.calendar]):
-        yield f"features: names must be unique over all kinds of features, however: {name!r} stands twice"
-    for name in _twice(market.evaluation.segments):
-        yield f"evaluation.segments: must be unique, however: {name!r} stands twice"
-    if market.evaluation.entity not in (None, *names):
-        yield f"evaluation.entity: must be one of the histories {names}, however: {market.evaluation.entity!r}"
-
-
-def _role_findings(market: Market) -> Iterator[str]:
-    """Columns that would leak the outcome, or that mean nothing as an input."""
-    event, label = market.event, market.label
-    if event.amount in {feature.name for feature in market.features.categorical}:
-        yield f"event.amount: must be a number, not a categorical feature, however: {event.amount!r}"
-    if event.id == event.time:
-        yield f"event.time: must be another column than event.id, however: both are {event.id!r}"
-    outcome = {label.column: "label.column", **({label.known_at: "label.known_at"} if label.known_at else {})}
-    if label.column == label.known_at:
-        yield f"label.known_at: must be another column than label.column, however: both are {label.column!r}"
-    uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
-    uses += [(f"history.{history.name}.key", history.key) for history in market.history]
-    uses += [("features", name) for name in market.features.names]
-    uses += [("evaluation.segments", name) for name in market.evaluation.segments]
-    for use, column in uses:
-        if column in outcome:
-            yield f"{use}: must not be {outcome[column]} (the outcome would leak), however: {column!r}"
-        if use == "features" and column == event.id:
-            yield f"features: must not be event.id (it names a payment, it says nothing of it), however: {column!r}"
-        if use[:5] != "event" and column == event.time:
-            yield f"{use}: must not be event.time (use features.calendar for the time of day), however: {column!r}"

@@ -22,16 +22,24 @@ class Settings:
     model: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, texts: Sequence[str] | None, market: Path | None = None, *, learns: bool = True) -> Settings:
+    def read(
+        cls,
+        texts: Sequence[str] | None,
+        market: Path | None = None,
+        *,
+        learns: bool = True,
+        file: Path | None = None,
+    ) -> Settings:
         """Parse key=value texts: `training.KEY` and `model.KEY` are settings of those, all other keys the market's.
 
+        file: TOML with the tables [training] and [model], which the texts go over.
         Raises ConfigError for a key that the command has no use for: the market's without `market`, the others unless
         it `learns`; MarketError for a market file or an override that breaks a rule.
         """
         from tsa.schema import Market
         from tsa.toml import parse_override
 
-        own: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
+        own = _tables(file)
         others, foreign = [], []
         for text in texts or []:
             (room, *key), value = parse_override(text)
@@ -45,3 +53,16 @@ class Settings:
             takes = "training.KEY and model.KEY" if market is None else "the market's"
             raise ConfigError(f"this command takes {takes} settings only, however: {', '.join(foreign)}")
         return cls(Market.load(market, others) if market else None, **own)
+
+
+def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
+    """The settings in a file by room. ConfigError for a table or key that belongs in none."""
+    from tsa.toml import fold, read_layers
+
+    rooms: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
+    found = {} if file is None else fold(read_layers(file))
+    for name, table in found.items():
+        if name not in rooms or not isinstance(table, dict):
+            raise ConfigError(f"{file} must hold the tables [training] and [model], however: {name}")
+        rooms[name] = dict(table)
+    return rooms

@@ -91,10 +91,13 @@ class Label(Table):
 
 
 class HistoryKey(Table):
-    """One history: the last `length` events (the current one included) that share `key`."""
+    """One history: the last `length` events (the current one included) that share `key`.
+
+    Rows that carry their own history need no key: it then only says whose payments they are, for the report.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
-    key: Column
+    key: Column | None = None
     length: int = Field(default=51, ge=2)
 
 

@@ -7,8 +7,9 @@ This file knows the order of the work; what each step means is known to the room
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.data.encoder import Encoder
-from tsa.data.events import KNOWN_AT, LABEL, TIME, read_log
+from tsa.data.events import KNOWN_AT, LABEL, TIME, CleanLog, read_log
 from tsa.data.files import ArrayWriter, file_entry, write_json
-from tsa.data.history import index_histories
+from tsa.data.history import HistoryIndex, index_histories, retained
 from tsa.data.manifest import (
     ARRAYS,
     ENCODER,
@@ -34,12 +35,14 @@ from tsa.data.manifest import (
     array_file,
     index_file,
 )
+from tsa.data.wire.carried import Carried
+from tsa.data.wire.reading import read_wire
 from tsa.errors import DataError
 from tsa.progress import Progress
 from tsa.schema import Market
 
-CHUNK_ROWS = 1_000_000
-"""Rows that are encoded at a time."""
+CHUNK_ROWS, CHUNK_VALUES = 1_000_000, 40_000_000
+"""Rows, and values, that are encoded at a time: markets with hundreds of features take fewer rows."""
 
 Entries = dict[str, dict[str, Any]]
 """Manifest entries by file name."""
@@ -59,23 +62,36 @@ def build_store(
     progress: Progress,
 ) -> None:
     """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
-    clean = read_log(market, logs, folder / ROWS, quarantine=quarantine, need_label=encoder is None)
-    write_json(folder / REPORT, clean.report)
-    rows = pl.scan_parquet(folder / ROWS)
-    entries, time_seconds = _write_times(rows, folder)
-    splits: dict[str, Split] = {}
-    if encoder is None:
-        splits = find_splits(market, time_seconds)
-        first, last = splits["train"]["rows"]
-        encoder = Encoder.fit(market, rows.slice(first, last - first))
-    n = len(time_seconds)
-    entries |= _write_features(encoder, rows, n, folder, progress)
-    entries |= _write_histories(market, rows, n, folder, progress)
-    write_json(folder / MARKET, market.to_dict())
-    encoder.save(folder / ENCODER)
-    entries |= {name: file_entry(folder / name) for name in (ROWS, REPORT, MARKET, ENCODER)}
-    write_json(folder / MANIFEST, _manifest(market, encoder, n, splits, entries))
+    with _read(market, logs, folder, quarantine=quarantine, need_label=encoder is None) as (clean, carried):
+        write_json(folder / REPORT, clean.report)
+        rows = pl.scan_parquet(folder / ROWS)
+        entries, time_seconds = _write_times(rows, folder, carried)
+        splits: dict[str, Split] = {}
+        if encoder is None:
+            splits = find_splits(market, time_seconds)
+            first, last = splits["train"]["rows"]
+            encoder = Encoder.fit(market, rows.slice(first, last - first))
+        n = len(time_seconds)
+        entries |= _write_features(encoder, rows, n, folder, progress, carried)
+        entries |= _write_histories(market, rows, time_seconds, folder, progress, carried)
+        write_json(folder / MARKET, market.to_dict())
+        encoder.save(folder / ENCODER)
+        entries |= {name: file_entry(folder / name) for name in (ROWS, REPORT, MARKET, ENCODER)}
+        manifest = _manifest(market, encoder, n, splits, entries)
+    write_json(folder / MANIFEST, manifest if carried is None else manifest | {"n_stored": n + len(carried)})
     _log.info("store of %d events written", n)
+
+
+@contextmanager
+def _read(
+    market: Market, logs: Sequence[str], folder: Path, *, quarantine: Path | None, need_label: bool
+) -> Iterator[tuple[CleanLog, Carried | None]]:
+    """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
+    if market.wire is None:
+        yield read_log(market, logs, folder / ROWS, quarantine=quarantine, need_label=need_label), None
+        return
+    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, need_label=need_label) as found:
+        yield found
 
 
 def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, Split]:
@@ -107,51 +123,96 @@ def _shown(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _write_times(rows: pl.LazyFrame, folder: Path) -> tuple[Entries, NDArray[np.float64]]:
-    """Write the times and labels; return the times, which splits are found by."""
+def _write_times(rows: pl.LazyFrame, folder: Path, carried: Carried | None) -> tuple[Entries, NDArray[np.float64]]:
+    """Write the times and labels; return the times of the payments, which splits are found by.
+
+    Of earlier payments that rows carry along, no outcome is known, ever.
+    """
     entries: Entries = {}
     frame = rows.select(TIME, LABEL, KNOWN_AT).collect()
+    times = np.empty(0) if carried is None else carried.time_seconds
+    behind = {"time_seconds": times, "label": np.full(len(times), -1), "known_at_seconds": np.full(len(times), np.inf)}
     for name, column in (("time_seconds", TIME), ("label", LABEL), ("known_at_seconds", KNOWN_AT)):
-        values = frame[column].to_numpy()
-        with ArrayWriter(folder / array_file(name), ARRAYS[name], values.shape) as writer:
-            writer.append(values)
-        entries[array_file(name)] = writer.entry
+        pieces = (frame[column].to_numpy(), behind[name])
+        entries |= _write_array(folder, array_file(name), ARRAYS[name], len(frame) + len(times), pieces)
     return entries, frame[TIME].to_numpy()
 
 
+def _chunk_rows(columns: int) -> int:
+    return min(CHUNK_ROWS, max(1, CHUNK_VALUES // max(columns, 1)))
+
+
 def _chunks(rows: pl.LazyFrame, columns: Sequence[str], n: int) -> Iterator[pl.DataFrame]:
-    for first in range(0, n, CHUNK_ROWS):
-        yield rows.slice(first, CHUNK_ROWS).select(columns).collect()
+    size = _chunk_rows(len(columns))
+    for first in range(0, n, size):
+        yield rows.slice(first, size).select(columns).collect()
 
 
-def _write_features(encoder: Encoder, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress) -> Entries:
+def _write_features(
+    encoder: Encoder, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress, carried: Carried | None
+) -> Entries:
     """Encode all rows, chunk by chunk: the encoding of a row does not depend on the others."""
     encode = {"categorical": encoder.categorical, "numerical": encoder.numerical, "engineered": encoder.engineered}
+    behind = 0 if carried is None else len(carried)
+    sizes = {"categorical": n + behind, "numerical": n + behind, "engineered": n}
     with ExitStack() as stack:
         writers = {
-            name: stack.enter_context(ArrayWriter(folder / array_file(name), ARRAYS[name], (n, len(columns))))
+            name: stack.enter_context(ArrayWriter(folder / array_file(name), ARRAYS[name], (sizes[name], len(columns))))
             for name, columns in encoder.columns.items()
         }
-        advance = stack.enter_context(progress("encoding", n))
+        advance = stack.enter_context(progress("encoding", n + behind))
         for chunk in _chunks(rows, list(dict.fromkeys([TIME, *encoder.raw_columns])), n):
             for name, writer in writers.items():
                 writer.append(encode[name](chunk))
             advance(len(chunk))
+        if carried is not None:
+            for pieces in carried.encoded(encoder, _chunk_rows(len(encoder.raw_columns))):
+                for name, piece in pieces.items():
+                    writers[name].append(piece)
+                advance(len(pieces["categorical"]))
     return {array_file(name): writer.entry for name, writer in writers.items()}
 
 
-def _write_histories(market: Market, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress) -> Entries:
+def _write_histories(
+    market: Market,
+    rows: pl.LazyFrame,
+    time_seconds: NDArray[np.float64],
+    folder: Path,
+    progress: Progress,
+    carried: Carried | None,
+) -> Entries:
     entries: Entries = {}
+    found: dict[str, Iterable[NDArray[Any]]]
     with progress("indexing histories", len(market.history)) as advance:
         for history in market.history:
-            index = index_histories(key_codes(rows.select(history.key).collect().to_series()))
-            for name in INDEX_ARRAYS:
-                file = index_file(history.name, name)
-                with ArrayWriter(folder / file, np.int64, (n,)) as writer:
-                    writer.append(getattr(index, name))
-                entries[file] = writer.entry
+            if carried is None:
+                index = _log_index(rows, str(history.key), time_seconds, market.retention_seconds)
+                found = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
+                total = len(time_seconds)
+            else:
+                position, start = carried.slots(history.name)
+                found = {"order": carried.order(history.name), "position": [position], "start": [start]}
+                total = int((position - start + 1).sum())
+            for name, pieces in found.items():
+                size = total if name == "order" else len(time_seconds)
+                entries |= _write_array(folder, index_file(history.name, name), np.int64, size, pieces)
             advance(1)
     return entries
+
+
+def _write_array(folder: Path, file: str, kind: type[np.generic], n: int, pieces: Iterable[NDArray[Any]]) -> Entries:
+    with ArrayWriter(folder / file, kind, (n,)) as writer:
+        for piece in pieces:
+            writer.append(piece)
+    return {file: writer.entry}
+
+
+def _log_index(
+    rows: pl.LazyFrame, key: str, time_seconds: NDArray[np.float64], retention_seconds: float
+) -> HistoryIndex:
+    """The histories of a log under one key, without what is older than may be kept."""
+    index = index_histories(key_codes(rows.select(key).collect().to_series()))
+    return index if math.isinf(retention_seconds) else retained(index, time_seconds, retention_seconds)
 
 
 def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:

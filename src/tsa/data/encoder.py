@@ -1,13 +1,14 @@
 """The encoder: from clean rows of a log to the numbers a network reads, the same way in training, offline and online.
 
-It holds what was learned from training rows (vocabularies and scalers) and is saved as JSON that keeps every float
-exactly. The encoding of a row depends on that row alone. It does not know histories, labels, or where rows come from.
+It holds what was learned from training rows (vocabularies and scalers), or what came with an imported model, and is saved as
+JSON that keeps every float exactly. The encoding of a row depends on that row alone. It does not know histories, labels, or
+where rows come from.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,8 +19,16 @@ from numpy.typing import NDArray
 
 from tsa.data.events import TIME
 from tsa.data.files import write_json
-from tsa.data.scaling import Scaler, Scaling
-from tsa.data.vocabulary import FIRST_ROW, Vocabulary, calendar_vocabulary, encode_calendar, fit_vocabulary
+from tsa.data.scaling import GivenScaler, Scaler, Scaling, read_scaler
+from tsa.data.vocabulary import (
+    FIRST_ROW,
+    GivenVocabulary,
+    Vocabulary,
+    calendar_vocabulary,
+    encode_calendar,
+    fit_vocabulary,
+    read_vocabulary,
+)
 from tsa.errors import DataError, MarketError, StoreError
 from tsa.schema import Market, Numerical
 
@@ -32,7 +41,7 @@ class Encoder:
 
     market_name: str
     market_fingerprint: str
-    categorical_vocabularies: tuple[Vocabulary, ...]
+    categorical_vocabularies: tuple[Vocabulary | GivenVocabulary, ...]
     calendar_vocabularies: tuple[Vocabulary, ...]
     numerical_scaling: Scaling
     engineered_scaling: Scaling
@@ -59,14 +68,14 @@ class Encoder:
         )
 
     @property
-    def vocabularies(self) -> tuple[Vocabulary, ...]:
+    def vocabularies(self) -> tuple[Vocabulary | GivenVocabulary, ...]:
         """One per categorical column: they say which rows of the table are whose, and what each stands for."""
         return (*self.categorical_vocabularies, *self.calendar_vocabularies)
 
     @property
     def n_rows(self) -> int:
         """Rows of the one embedding table, padding included."""
-        return self.vocabularies[-1].next_row if self.vocabularies else FIRST_ROW
+        return max((vocabulary.next_row for vocabulary in self.vocabularies), default=FIRST_ROW)
 
     @property
     def categorical_names(self) -> tuple[str, ...]:
@@ -124,14 +133,14 @@ class Encoder:
         declared = {
             "features.categorical": [feature.name for feature in market.features.categorical],
             "features.calendar": list(market.features.calendar),
-            "features.numerical": [_declared(feature) for feature in market.features.numerical],
-            "features.engineered": [_declared(feature) for feature in market.features.engineered],
+            "features.numerical": _declared(market.features.numerical, self.numerical_scaling),
+            "features.engineered": _declared(market.features.engineered, self.engineered_scaling),
         }
         fitted = {
             "features.categorical": [vocabulary.name for vocabulary in self.categorical_vocabularies],
             "features.calendar": [vocabulary.name for vocabulary in self.calendar_vocabularies],
-            "features.numerical": [_declared(scaler) for scaler in self.numerical_scaling.scalers],
-            "features.engineered": [_declared(scaler) for scaler in self.engineered_scaling.scalers],
+            "features.numerical": _declared(self.numerical_scaling.scalers, self.numerical_scaling),
+            "features.engineered": _declared(self.engineered_scaling.scalers, self.engineered_scaling),
         }
         for key, names in declared.items():
             if names != fitted[key]:
@@ -161,10 +170,10 @@ class Encoder:
             return cls(
                 market_name=table["market"]["name"],
                 market_fingerprint=table["market"]["fingerprint"],
-                categorical_vocabularies=tuple(Vocabulary.from_dict(entry) for entry in table["categorical"]),
+                categorical_vocabularies=tuple(read_vocabulary(entry) for entry in table["categorical"]),
                 calendar_vocabularies=tuple(Vocabulary.from_dict(entry) for entry in table["calendar"]),
-                numerical_scaling=Scaling(tuple(Scaler.from_dict(entry) for entry in table["numerical"])),
-                engineered_scaling=Scaling(tuple(Scaler.from_dict(entry) for entry in table["engineered"])),
+                numerical_scaling=Scaling(tuple(read_scaler(entry) for entry in table["numerical"])),
+                engineered_scaling=Scaling(tuple(read_scaler(entry) for entry in table["engineered"])),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"encoder: not what this program writes: {error!r}") from error
@@ -183,8 +192,11 @@ class Encoder:
         return cls.from_dict(table)
 
 
-def _declared(feature: Numerical | Scaler) -> str:
-    return f"{feature.name} ({feature.transform}, {feature.scale})"
+def _declared(features: Sequence[Numerical | Scaler | GivenScaler], scaling: Scaling) -> list[str]:
+    """What is to agree: the names, and the way of scaling unless another system has chosen it."""
+    if any(isinstance(scaler, GivenScaler) for scaler in scaling.scalers):
+        return [feature.name for feature in features]
+    return [f"{f.name} ({f.transform}, {f.scale})" for f in features if not isinstance(f, GivenScaler)]
 
 
 def _times(frame: pl.DataFrame) -> NDArray[np.float64]:

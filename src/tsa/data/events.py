@@ -18,16 +18,17 @@ from typing import Any
 import polars as pl
 
 from tsa.data.columns import is_texty
+from tsa.data.pseudonyms import Pseudonyms, VeiledSource
 from tsa.data.rules import KNOWN_AT, LABEL, TIME, read_columns, shape_of
 from tsa.data.sorting import ROW_GROUP, ParquetParts, row_bytes, sorted_parts, stretches
-from tsa.data.sources import open_sources
+from tsa.data.sources import Source, open_sources
 from tsa.data.validate import BAD, EXCLUDED, KEPT, ROW, USE, Log, count_broken, duplicate_rows, refuse, write_quarantine
 from tsa.errors import DataError
 from tsa.schema import Market
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["KNOWN_AT", "LABEL", "TIME", "CleanLog", "read_log"]
+__all__ = ["KNOWN_AT", "LABEL", "TIME", "CleanLog", "clean_log", "read_log"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,18 @@ def read_log(
 
     Without `need_label` a log may lack its outcomes and what only reports use. Files appear whole or not at all.
     """
+    sources = open_sources(logs, read_columns(market))
+    pseudonyms = Pseudonyms.of(market)
+    if pseudonyms is not None:
+        market, sources = pseudonyms.market(market), [VeiledSource.over(source, pseudonyms) for source in sources]
+    return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label)
+
+
+def clean_log(
+    market: Market, sources: Sequence[Source], out: Path, *, quarantine: Path | None = None, need_label: bool = True
+) -> CleanLog:
+    """Check and sort rows that are opened already, as `read_log` does."""
     out = Path(out)
-    columns = read_columns(market)
-    sources = open_sources(logs, columns)
     log = Log(shape=shape_of(market, [source.schema for source in sources], need_label=need_label), sources=sources)
     if not log.shape.label:
         logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
@@ -151,7 +161,7 @@ def _write_sorted(kept: pl.LazyFrame, out: Path, id_name: str) -> dict[str, Any]
     with ParquetParts(out) as parts:
         for part in sorted_parts(kept, ranges, TIME, _tie(id_name, schema[id_name])):
             parts.write(part)
-            nulls.update(part.drop(TIME, LABEL, KNOWN_AT).null_count().row(0, named=True))
+            nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
             labels.update(dict(part[LABEL].value_counts().iter_rows()))
     return {
         "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},

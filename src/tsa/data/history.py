@@ -9,6 +9,7 @@ This file knows arrays only: no columns, no markets, no files.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +26,20 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class HistoryIndex:
-    """Where each of n events stands in the history of its key. All arrays (n,), integers."""
+    """Where each of n events stands in a history. All arrays are of integers."""
 
     order: Array
+    """(m,) rows of events, history after history. Of a log m is n; where rows carry their own history, an earlier event
+    stands in it once for each row that tells of it."""
     position: Array
+    """(n,) where an event stands in `order`."""
     start: Array
+    """(n,) where in `order` that begins which it may see."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EventArrays:
-    """The flat arrays of n events in (time, id) order that a history is gathered from. An EventStore is one."""
+    """The flat arrays of n events that a history is gathered from. An EventStore is one, of events in (time, id) order."""
 
     categorical: Array
     """(n, C) int32: rows of the shared embedding table."""
@@ -46,6 +51,8 @@ class EventArrays:
     """(n,) int8: 1 fraud, 0 genuine, -1 not known."""
     known_at_seconds: Array
     """(n,) float64: when the label becomes known; +inf for never."""
+    age_cap_seconds: float = math.inf
+    """An event is never shown as older than this."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,22 @@ def index_histories(key: Array) -> HistoryIndex:
     return HistoryIndex(order=order, position=position, start=first_of_block[position])
 
 
+def is_retained(time_seconds: Array, now_seconds: Array, retention_seconds: float) -> NDArray[np.bool_]:
+    """(e,) whether events may still be seen at `now_seconds` (e,): not when they are older than the retention limit."""
+    kept: NDArray[np.bool_] = time_seconds >= now_seconds - retention_seconds
+    return kept
+
+
+def retained(index: HistoryIndex, time_seconds: Array, retention_seconds: float) -> HistoryIndex:
+    """The index of a log of n events in time order, without what is older than the limit seen from each event."""
+    n = len(time_seconds)
+    # rows are in time order, so the limit is a row: places of `order` are searched by (block, row), exact integers
+    oldest = np.searchsorted(time_seconds, time_seconds - retention_seconds)
+    block = index.start[index.order]
+    place = np.searchsorted(block * (n + 1) + index.order, index.start * (n + 1) + oldest)
+    return HistoryIndex(order=index.order, position=index.position, start=place.astype(np.int64))
+
+
 def history_lengths(index: HistoryIndex, rows: Array, length: int) -> Array:
     """(B,) how many events the histories of `rows` hold, the current one included, at most `length`."""
     held: Array = np.minimum(index.position[rows] - index.start[rows] + 1, length)
@@ -109,7 +132,7 @@ def _read(events: EventArrays, event: Array, padding: Array, now: Array) -> Hist
     numerical = np.take(events.numerical, event, axis=0)
     categorical *= shown[..., None]
     numerical *= shown[..., None]
-    age = (now - np.take(events.time_seconds, event)).astype(np.float32)
+    age = np.minimum(now - np.take(events.time_seconds, event), events.age_cap_seconds).astype(np.float32)
     known = np.take(events.known_at_seconds, event) <= now
     outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(NOT_KNOWN))
     # A delay of zero would let the current event see its own label.

@@ -8,6 +8,9 @@
     market.json encoder.json
     manifest.json      version, number of events, splits, and the size and sha256 of each file
 
+Where rows carry their own history, the earlier payments stand behind the n payments in all arrays but `engineered`, in time
+order; the manifest says how many there are in all (`n_stored`), and NAME.order.npy lists each once for each row that shows it.
+
 The manifest is written last. The same rows in files of the same names give the same manifest, however they are sorted.
 This file knows names and sizes; it does not know what the arrays mean.
 """
@@ -46,6 +49,9 @@ ARRAYS: dict[str, type[np.generic]] = {
     "known_at_seconds": np.float64,
 }
 """The arrays of every store and their types."""
+
+OF_PAYMENTS = ("engineered",)
+"""Those that earlier payments which rows carry along have no part in."""
 
 INDEX_ARRAYS = ("order", "position", "start")
 """The arrays of each history, int64."""
@@ -94,11 +100,22 @@ def check_complete(folder: Path, manifest: Mapping[str, Any], market: Market) ->
             raise StoreError(f"{folder / MANIFEST} must list {name}, however: {sorted(manifest['files'])}")
 
 
-def open_array(folder: Path, name: str, manifest: Mapping[str, Any], dtype: type[np.generic]) -> NDArray[Any]:
-    """Map one array (n, ...) into memory, read-only. Raises StoreError when it is not as the manifest says."""
+def n_stored(manifest: Mapping[str, Any]) -> int:
+    """Events in the arrays: the payments, and the earlier ones that their rows carry."""
+    return int(manifest.get("n_stored", manifest["n_events"]))
+
+
+def open_array(
+    folder: Path, name: str, manifest: Mapping[str, Any], dtype: type[np.generic], rows: int | None
+) -> NDArray[Any]:
+    """Map one array (rows, ...) into memory, read-only; `rows` None: as many as the manifest says of the file.
+
+    Raises StoreError when it is not as the manifest says.
+    """
     try:
         array: NDArray[Any] = np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
-        expected = (manifest["n_events"], *manifest["files"][name]["shape"][1:])
+        shape = manifest["files"][name]["shape"]
+        expected = (shape[0] if rows is None else rows, *shape[1:])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / name} cannot be read: {error!r}") from error
     if array.shape != expected or array.dtype != dtype:

@@ -5,6 +5,8 @@ look like a known value. Each feature that had missing values in the training ro
 others share one, so that they stay cheap: it is 1 when any of them has no value. The model never saw that in training
 and has not learned what it means; a warning is logged.
 
+A model trained elsewhere brings its own scale and its own idea of what a missing value counts as (`GivenScaler`).
+
 Arithmetic is float64 up to the last step. This file knows columns of numbers; it does not know histories or files.
 """
 
@@ -28,6 +30,8 @@ MISSING = 0.0
 
 LIMIT = 1e6
 """Scaled values are held within ±LIMIT: a million widths away is as far as it gets, and float32 stays finite."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 MAX_QUANTILES = 1000
 
@@ -75,11 +79,48 @@ class Scaler:
         return cls(**{**table, "knots": tuple(table["knots"]), "levels": tuple(table["levels"])})
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenScaler:
+    """One numerical feature as another system scaled it: x · slope + offset; a missing value counts as `default`."""
+
+    name: str
+    slope: float
+    offset: float
+    default: float
+
+    had_missing = False
+
+    def encode(self, values: Float64) -> Float64:
+        """(n,) scaled values of (n,) raw ones, NaN where missing. Raises DataError where float32 has no room for one."""
+        filled = np.where(np.isnan(values), self.default, values)
+        with np.errstate(over="ignore"):
+            scaled: Float64 = filled * self.slope + self.offset
+        outside = np.abs(scaled) > FLOAT32_MAX
+        if outside.any():
+            found = f"{filled[outside][0]} (and {outside.sum() - 1} more)"
+            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled, however: {found}")
+        return scaled
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scaler as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The scaler that `to_dict` wrote."""
+        return cls(**table)
+
+
+def read_scaler(table: Mapping[str, Any]) -> Scaler | GivenScaler:
+    """The scaler, of either kind, that its `to_dict` wrote."""
+    return GivenScaler.from_dict(table) if "slope" in table else Scaler.from_dict(table)
+
+
 @dataclass(frozen=True)
 class Scaling:
     """A group of numerical features: scaled columns in the market's order, then those that mark missing values."""
 
-    scalers: tuple[Scaler, ...]
+    scalers: tuple[Scaler | GivenScaler, ...]
 
     @classmethod
     def fit(cls, features: Sequence[Numerical], rows: pl.LazyFrame) -> Self:
@@ -90,7 +131,8 @@ class Scaling:
     def names(self) -> tuple[str, ...]:
         """Names of the F columns."""
         marked = [f"{s.name} is missing" for s in self.scalers if s.had_missing]
-        others = [] if len(marked) == len(self.scalers) else ["another value is missing"]
+        unmarked = [s for s in self.scalers if isinstance(s, Scaler) and not s.had_missing]
+        others = ["another value is missing"] if unmarked else []
         return (*(s.name for s in self.scalers), *marked, *others)
 
     def encode(self, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -100,6 +142,8 @@ class Scaling:
         for column, scaler in enumerate(self.scalers):
             values = float_column(frame, scaler.name)
             out[:, column] = scaler.encode(values)
+            if isinstance(scaler, GivenScaler):
+                continue
             missing = np.isnan(values)
             if scaler.had_missing:
                 out[:, own] = missing

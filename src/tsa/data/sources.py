@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Source:
     kind: str
     paths: tuple[str, ...]
     schema: dict[str, pl.DataType]
+    carried: tuple[str, ...] = ()
+    """Columns that are no market's, and go along to the clean table as they are."""
+    noted: Mapping[str, str] = field(default_factory=dict)
+    """Rules that were checked before, and what they expect: see `tsa.data.validate.noted_rules`."""
 
     @property
     def is_text(self) -> bool:
@@ -48,7 +52,7 @@ class Source:
 
     def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
         """These columns, those that the files lack left out, in file order."""
-        present = [name for name in (*columns, EXTRA) if name in self.schema]
+        present = [name for name in (*columns, *self.carried, EXTRA) if name in self.schema]
         wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
         return _scan(self.kind, list(self.paths), wanted).select(present)
 

@@ -26,11 +26,13 @@ from tsa.data.manifest import (
     INDEX_ARRAYS,
     MANIFEST,
     MARKET,
+    OF_PAYMENTS,
     REPORT,
     ROWS,
     array_file,
     check_complete,
     index_file,
+    n_stored,
     open_array,
     read_json,
     read_manifest,
@@ -69,7 +71,11 @@ def prepare(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EventStore(EventArrays):
-    """n events in (time, id) order. Arrays are read-only views of memory maps."""
+    """n payments in (time, id) order. Arrays are read-only views of memory maps.
+
+    A history is gathered from `events`: the payments, and behind them the earlier ones that wire rows carry along. Of a log
+    these are the same arrays.
+    """
 
     path: Path
     market: Market
@@ -87,6 +93,8 @@ class EventStore(EventArrays):
     """(n,) int8: 1 fraud, 0 genuine, -1 not known."""
     known_at_seconds: Array
     """(n,) float64: when the label becomes known; +inf for never."""
+    events: EventArrays
+    """What the histories' `order` points into."""
     histories: Mapping[str, HistoryIndex]
 
     @classmethod
@@ -107,12 +115,17 @@ class EventStore(EventArrays):
             lines = "\n  ".join(_differences(own.to_dict(), market.to_dict()))
             raise StoreError(f"{folder} was made for another market (store, then market given):\n  {lines}")
         check_complete(folder, manifest, own)
-        arrays = {name: open_array(folder, array_file(name), manifest, dtype) for name, dtype in ARRAYS.items()}
+        stored: dict[str, Any] = dict(_open_arrays(folder, manifest))
+        arrays: dict[str, Any] = {name: array[: manifest["n_events"]] for name, array in stored.items()}
+        if own.wire is not None:
+            stored["age_cap_seconds"] = arrays["age_cap_seconds"] = own.wire.age_cap_seconds
+        events = EventArrays(**{name: value for name, value in stored.items() if name not in OF_PAYMENTS})
         histories = {history.name: _open_index(folder, history.name, manifest) for history in own.history}
         encoder = Encoder.load(folder / ENCODER)
         if encoder.columns != manifest["columns"]:
             raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']}, however: {encoder.columns}")
-        return cls(path=folder, market=own, encoder=encoder, manifest=manifest, histories=histories, **arrays)
+        arrays |= {"market": own, "encoder": encoder, "manifest": manifest, "events": events, "histories": histories}
+        return cls(path=folder, **arrays)
 
     def __len__(self) -> int:
         return int(self.manifest["n_events"])
@@ -157,9 +170,16 @@ def _read_market(folder: Path) -> Market:
         raise StoreError(f"{folder / MARKET} cannot be read as a market: {error}") from error
 
 
+def _open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
+    rows = {name: manifest["n_events"] if name in OF_PAYMENTS else n_stored(manifest) for name in ARRAYS}
+    return {name: open_array(folder, array_file(name), manifest, dtype, rows[name]) for name, dtype in ARRAYS.items()}
+
+
 def _open_index(folder: Path, history: str, manifest: Mapping[str, Any]) -> HistoryIndex:
-    files = (index_file(history, name) for name in INDEX_ARRAYS)
-    return HistoryIndex(*(open_array(folder, file, manifest, np.int64) for file in files))
+    n = None if "n_stored" in manifest else int(manifest["n_events"])
+    sizes = {name: n if name == "order" else int(manifest["n_events"]) for name in INDEX_ARRAYS}
+    files = ((index_file(history, name), sizes[name]) for name in INDEX_ARRAYS)
+    return HistoryIndex(*(open_array(folder, file, manifest, np.int64, size) for file, size in files))
 
 
 def _differences(left: Any, right: Any, place: str = "") -> Iterator[str]:

@@ -20,7 +20,8 @@ from tsa.errors import DataError
 
 USE, KEPT, EXCLUDED, BAD = "__use", 0, 1, 2
 ROW, ID, REASON = "__row", "__id", "__reason"
-SHOWN = 5
+PROBLEM, PROBLEM_VALUE = "__problem", "__problem_value"
+SHOWN, SHOWN_RULES = 5, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class Log:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in rules(self.shape, source.schema, value))
+            found = [*rules(self.shape, source.schema, value), *noted_rules(source)]
+            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in found)
             use = (
                 pl.when(excluded(self.shape.market, source.schema))
                 .then(EXCLUDED)
@@ -49,7 +51,8 @@ class Log:
                 .then(BAD)
                 .otherwise(KEPT)
             )
-            frames.append(frame.select(*typed(self.shape, value), use.cast(pl.UInt8).alias(USE)))
+            carried = [name for name in source.carried if name not in (PROBLEM, PROBLEM_VALUE)]
+            frames.append(frame.select(*typed(self.shape, value), *carried, use.cast(pl.UInt8).alias(USE)))
         return pl.concat(frames)
 
     def flagged(self, duplicates: pl.Series) -> tuple[pl.LazyFrame, dict[str, Rule]]:
@@ -59,9 +62,9 @@ class Log:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            found = {rule.name: rule for rule in rules(self.shape, source.schema, value)}
+            found = {rule.name: rule for rule in (*rules(self.shape, source.schema, value), *noted_rules(source))}
             named.update(found)
-            raw = [name for name in (*read_columns(self.shape.market), EXTRA) if name in source.schema]
+            raw = [name for name in (*read_columns(self.shape.market), *source.carried, EXTRA) if name in source.schema]
             frames.append(
                 frame.select(
                     *(pl.col(name).cast(pl.String) if name in mixed else pl.col(name) for name in raw),
@@ -78,6 +81,14 @@ class Log:
 
     def _types(self, name: str) -> set[pl.DataType]:
         return {source.schema[name] for source in self.sources if name in source.schema}
+
+
+def noted_rules(source: Source) -> list[Rule]:
+    """Rules that were checked before: the source carries the name of the one a row breaks, and what was found."""
+    return [
+        Rule(name=name, column=PROBLEM_VALUE, text=text, broken=pl.col(PROBLEM) == name)
+        for name, text in source.noted.items()
+    ]
 
 
 def duplicate_rule(column: str, rows: pl.Series) -> Rule:
@@ -116,12 +127,14 @@ def refuse(frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_
         frame.filter(pl.col(name))
         .select(ROW, ID, pl.col(named[name].column).cast(pl.String).alias("value"))
         .head(SHOWN)
-        for name in counts
+        for name in list(counts)[:SHOWN_RULES]
     ]
     lines = [f"log: {rows_bad:,} of {rows_read:,} rows break a rule; a quarantine file would set them aside"]
-    for (name, count), first in zip(counts.items(), pl.collect_all(wanted), strict=True):
+    for (name, count), first in zip(counts.items(), pl.collect_all(wanted), strict=False):
         shown = ", ".join(_spelled(row) for row in first.iter_rows(named=True))
         lines.append(f"{name}: {named[name].text}: {count:,} rows; the first: {shown}")
+    if len(counts) > SHOWN_RULES:
+        lines.append(f"and {len(counts) - SHOWN_RULES} further rules are broken")
     return DataError("\n  ".join(lines))
 
 

@@ -4,6 +4,8 @@ Row 0 of the table is padding. Then each feature has a block of rows: one for a 
 (never seen in training, or too rare there), then one per known value. Calendar features (UTC) are blocks like any
 other, with their values fixed; their missing and unknown rows are kept so that all blocks are alike, and stay unused.
 
+A model trained elsewhere brings its own rows instead (`GivenVocabulary`): then missing and unknown are what they were there.
+
 This file knows columns and values. It does not know histories, files, or how a row number becomes a vector.
 """
 
@@ -79,6 +81,79 @@ class Vocabulary:
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
         """The vocabulary that `to_dict` wrote."""
         return cls(name=table["name"], first_row=table["first_row"], values=tuple(table["values"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenVocabulary:
+    """One feature's rows as another system gave them: in any order, with gaps, several values on one row or on row 0.
+
+    A missing value counts as `default`; an unknown one has row 0, as padding. With `integers`, a value that is spelled as
+    a number is read through an integer first: "3.0" is "3".
+    """
+
+    name: str
+    values: tuple[str, ...]
+    rows: tuple[int, ...]
+    """The row of each of `values`."""
+    default: str
+    integers: bool = False
+
+    unknown_row = PADDING_ROW
+
+    @cached_property
+    def row_of(self) -> Mapping[str, int]:
+        """The row of each known value."""
+        return dict(zip(self.values, self.rows, strict=True))
+
+    @property
+    def missing_row(self) -> int:
+        """Row of a missing value: that of the default, be it spelled as it is known or as an integer."""
+        spelled = _integer_text(pl.Series([self.default]))[0] if self.integers else self.default
+        return self.row_of.get(self.default, self.row_of.get(spelled, self.unknown_row))
+
+    @property
+    def next_row(self) -> int:
+        """The row after the last that is given."""
+        return max(self.rows, default=PADDING_ROW) + 1
+
+    @cached_property
+    def _type(self) -> pl.Enum:
+        return pl.Enum(pl.Series(self.values, dtype=pl.String))
+
+    @cached_property
+    def _lookup(self) -> NDArray[np.int32]:
+        """Rows by place in `values`, then that of any other value."""
+        return np.array([*self.rows, self.unknown_row], np.int32)
+
+    def encode(self, frame: pl.DataFrame) -> NDArray[np.int32]:
+        """(n,) rows of the column `name`, a String column. Raises DataError when the frame has no such column."""
+        texts = string_column(frame, self.name)
+        known = (_integer_text(texts) if self.integers else texts).cast(self._type, strict=False).to_physical()
+        rows: NDArray[np.int32] = self._lookup[known.cast(pl.Int64).fill_null(len(self.values)).to_numpy()]
+        if texts.null_count():
+            rows[texts.is_null().to_numpy()] = self.missing_row
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The vocabulary as plain JSON values."""
+        given = {"name": self.name, "values": list(self.values), "rows": list(self.rows)}
+        return {**given, "default": self.default, "integers": self.integers}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The vocabulary that `to_dict` wrote."""
+        return cls(**{**table, "values": tuple(table["values"]), "rows": tuple(table["rows"])})
+
+
+def read_vocabulary(table: Mapping[str, Any]) -> Vocabulary | GivenVocabulary:
+    """The vocabulary, of either kind, that its `to_dict` wrote."""
+    return GivenVocabulary.from_dict(table) if "rows" in table else Vocabulary.from_dict(table)
+
+
+def _integer_text(texts: pl.Series) -> pl.Series:
+    """What is spelled as a number, spelled as an integer; all else as it is."""
+    integers = texts.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+    return integers.cast(pl.String).zip_with(integers.is_not_null(), texts)
 
 
 def string_column(frame: pl.DataFrame, name: str) -> pl.Series:

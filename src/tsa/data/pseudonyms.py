@@ -1,0 +1,104 @@
+"""Pseudonyms: a keyed hash in the place of a value, as soon as it is read. The same value and secret give the same one.
+
+HMAC-SHA256 (RFC 2104), cut to 128 bits. The secret stands in an environment variable that the market names; it is never
+stored, so a store or bundle without it leads back to no one. This file does not know what the values mean.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from tsa.data.columns import text
+from tsa.data.sources import Source
+from tsa.errors import ConfigError
+from tsa.schema import Exclude, Market
+
+LEAST_SECRET_BYTES = 32
+DIGITS = 32
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Replaces the values of some columns."""
+
+    columns: frozenset[str]
+    secret: bytes
+
+    @classmethod
+    def of(cls, market: Market) -> Pseudonyms | None:
+        """Those that the market asks for. Raises ConfigError when its secret is not in the environment, or too short."""
+        privacy = market.privacy
+        if privacy is None or not privacy.pseudonymise:
+            return None
+        secret = os.environ.get(privacy.secret_env or "", "").encode()
+        if len(secret) < LEAST_SECRET_BYTES:
+            found = f"it has {len(secret)} bytes" if secret else "it is not set"
+            rule = f"must hold the secret of the pseudonyms, {LEAST_SECRET_BYTES} bytes or more"
+            raise ConfigError(f"environment variable {privacy.secret_env} {rule}, however: {found}")
+        return cls(frozenset(privacy.pseudonymise), secret)
+
+    def __repr__(self) -> str:
+        return f"Pseudonyms({sorted(self.columns)})"
+
+    def of_text(self, value: str) -> str:
+        """The pseudonym of one value."""
+        return hmac.digest(self.secret, value.encode(), "sha256").hex()[:DIGITS]
+
+    def series(self, texts: pl.Series) -> pl.Series:
+        """The pseudonyms of texts (n,), each different one hashed once; null stays null."""
+        known = texts.drop_nulls().unique()
+        veiled = pl.Series([self.of_text(value) for value in known.to_list()], dtype=pl.String)
+        return texts.replace_strict(known, veiled, default=None, return_dtype=pl.String).alias(texts.name)
+
+    def frame(self, frame: pl.DataFrame, leave: Sequence[str] = ()) -> pl.DataFrame:
+        """A frame with those of its columns veiled that are to be, but for those in `leave`."""
+        names = [name for name in frame.columns if name in self.columns and name not in leave]
+        texts = frame.select(text(name, frame.schema[name]).alias(name) for name in names)
+        return frame.with_columns(self.series(texts[name]) for name in names)
+
+    def market(self, market: Market) -> Market:
+        """The market as it is for veiled rows: values to exclude are veiled as well."""
+        features = market.features
+        exclude = tuple(self._exclude(rule) if rule.column in self.columns else rule for rule in features.exclude)
+        return market.model_copy(update={"features": features.model_copy(update={"exclude": exclude})})
+
+    def _exclude(self, rule: Exclude) -> Exclude:
+        return Exclude(column=rule.column, values=tuple(self.of_text(_spelled(value)) for value in rule.values))
+
+
+def _spelled(value: object) -> str:
+    """As `columns.text` spells it: whole numbers without a fraction."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VeiledSource(Source):
+    """A source some of whose columns are pseudonyms from the first look on; its schema says so."""
+
+    pseudonyms: Pseudonyms
+    raw: Mapping[str, pl.DataType]
+    """The types in the files themselves."""
+
+    @classmethod
+    def over(cls, source: Source, pseudonyms: Pseudonyms) -> VeiledSource:
+        """The source with its veil."""
+        schema = {name: pl.String() if name in pseudonyms.columns else type_ for name, type_ in source.schema.items()}
+        return cls(kind=source.kind, paths=source.paths, schema=schema, pseudonyms=pseudonyms, raw=source.schema)
+
+    def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
+        """As `Source.scan`."""
+        frame, veil = super().scan(columns), self.pseudonyms
+        return frame.with_columns(
+            text(name, self.raw[name])
+            .map_batches(veil.series, return_dtype=pl.String(), is_elementwise=True)
+            .alias(name)
+            for name in columns
+            if name in veil.columns and name in self.raw
+        )

@@ -1,0 +1,77 @@
+"""A hash table of 63-bit keys that is asked and filled an array at a time.
+
+Open addressing in NumPy: a key stands in the slot that its upper bits name, or in one of the next. Keys must be well
+mixed already. It does not know what a key stands for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.uint64]
+Values = NDArray[np.int64]
+
+USED = np.uint64(1)
+"""The lowest bit of a key tells a used slot from an empty one; it tells keys apart no more."""
+
+LEAST_BITS = 6
+
+
+class HashTable:
+    """Keys to non-negative whole numbers. With more `room`, slots per key after growing, more are found at the first look."""
+
+    def __init__(self, keys: Keys | None = None, values: Values | None = None, room: int = 4) -> None:
+        self._n, self._room = 0, room
+        self._allot(LEAST_BITS)
+        if keys is not None and values is not None:
+            self.add(keys, values)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def _allot(self, bits: int) -> None:
+        self._shift, self._mask = np.uint64(64 - bits), (1 << bits) - 1
+        self._keys = np.zeros(1 << bits, np.uint64)
+        self._values = np.full(1 << bits, -1, np.int64)
+
+    def find(self, keys: Keys) -> Values:
+        """(n,) the value of each key (n,), -1 for one that is not there."""
+        keys = keys | USED
+        slot = (keys >> self._shift).view(np.int64)
+        held = self._keys.take(slot)
+        found = self._values.take(slot)
+        missed = np.flatnonzero(held != keys)
+        found[missed] = -1
+        open_ = missed[held[missed] != 0]
+        while len(open_):
+            slot[open_] = (slot[open_] + 1) & self._mask
+            held = self._keys[slot[open_]]
+            hit = held == keys[open_]
+            found[open_[hit]] = self._values[slot[open_[hit]]]
+            open_ = open_[~hit & (held != 0)]
+        return found
+
+    def add(self, keys: Keys, values: Values) -> None:
+        """Take in keys (n,) that differ from each other and are not there yet."""
+        while (self._n + len(keys)) * 2 > len(self._keys):
+            self._grow(self._n + len(keys))
+        self._n += len(keys)
+        self._put(keys | USED, values)
+
+    def _grow(self, n: int) -> None:
+        kept = self._keys != 0
+        keys, values = self._keys[kept], self._values[kept]
+        self._allot(max(LEAST_BITS, (n * self._room - 1).bit_length()))
+        self._put(keys, values)
+
+    def _put(self, keys: Keys, values: NDArray[Any]) -> None:
+        slot = (keys >> self._shift).view(np.int64)
+        while len(keys):
+            free = self._keys[slot] == 0
+            self._keys[slot[free]] = keys[free]  # of several that want one slot, one wins
+            won = self._keys[slot] == keys
+            self._values[slot[won]] = values[won]
+            keys, values, slot = keys[~won], values[~won], (slot[~won] + 1) & self._mask

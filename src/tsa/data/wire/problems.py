@@ -1,0 +1,58 @@
+"""What is wrong with wire rows: at most one thing per row is kept, the first that was found.
+
+It does not know how things are found, nor whether a row is refused alone or with others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+TEXTS = {
+    "missing_field": "must be there",
+    "extra_field": "must not have more fields than the header",
+    "not_a_text": "must be a text",
+    "null_id": "must not be missing",
+    "null_time": "must not be missing",
+    "absurd_time": "must be from 1990 to ten years from now",
+    "not_a_number": "must be a finite number",
+    "history_length": "must have as many values as its history has ids",
+    "mismatched_history": "must tell of the same payments as the other part of its history",
+    "time_mismatch": "must give the same times as the other part of its history",
+    "missing_time": "must have a time for each earlier payment",
+    "bad_time": "must be a number of the market's time unit for each earlier payment",
+    "negative_age": "must not tell of a payment after the current one",
+}
+"""What is expected, by rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A rule that a row breaks, at which field, and with what value."""
+
+    rule: str
+    field: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        """`rule:field`, as rules on logs are named."""
+        return f"{self.rule}:{self.field}"
+
+    @property
+    def text(self) -> str:
+        """What is expected."""
+        return TEXTS[self.rule]
+
+    def __str__(self) -> str:
+        value = repr(self.value)
+        return f"{self.name}: {self.text}, however: {value if len(value) <= 40 else value[:37] + '...'}"
+
+
+class Problems(dict[int, Problem]):
+    """By row."""
+
+    def note(self, rule: str, found: Iterable[tuple[int, str, str]]) -> None:
+        """Take in (row, field, value) of rows that break a rule; a row that has a problem already keeps that."""
+        for row, field, value in found:
+            self.setdefault(int(row), Problem(rule=rule, field=field, value=value))

@@ -1,0 +1,57 @@
+"""Set wire rows aside as they stand in the files, histories included. It does not know why they are set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from tsa.data.pseudonyms import Pseudonyms
+from tsa.data.sorting import ParquetParts
+from tsa.data.validate import REASON
+from tsa.data.wire.fields import Layout
+from tsa.data.wire.source import WireFile
+
+ROW = "__wire_row"
+
+
+def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudonyms | None, out: Path) -> None:
+    """Write the rows whose numbers stand in `bad` (`ROW`, `REASON`), with the reasons, some at a time.
+
+    What is to be veiled is veiled here too.
+    """
+    layout = files[0].layout
+    names = [*layout.current, *layout.others, *layout.history_fields]
+    if pseudonyms is not None:
+        names = [name for name in names if name not in _tells(layout, pseudonyms)]
+    empty = pl.DataFrame(schema=dict.fromkeys([*names, REASON], pl.String()))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with ParquetParts(out) as parts:
+        parts.write(empty)
+        for rows in _found(files, bad) if len(bad) else ():
+            part = pl.concat(
+                [empty, rows.select(name for name in empty.columns if name in rows.columns)], how="diagonal"
+            )
+            parts.write(part if pseudonyms is None else pseudonyms.frame(part))
+
+
+def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows with a reason, block by block."""
+    first = 0
+    for file in files:
+        for block in file.blocks():
+            told = pl.DataFrame(block.histories, schema=list(file.layout.history_fields), orient="row")
+            rows = pl.concat([block.frame, told], how="horizontal").with_row_index(ROW, first)
+            rows = rows.with_columns(pl.col(ROW).cast(pl.Int64)).join(reasons, on=ROW, maintain_order="left")
+            first += len(block.frame)
+            if len(rows):
+                yield rows.drop(ROW)
+
+
+def _tells(layout: Layout, pseudonyms: Pseudonyms) -> set[str]:
+    """Fields with earlier values of what is veiled: they stand in one text, so they are left out."""
+    told = {layout.wire.field(history.name, name) for history in layout.histories for name in pseudonyms.columns}
+    if layout.market.event.id in pseudonyms.columns:
+        told |= {part.fields[-1] for history in layout.histories for part in history.parts}
+    return told

@@ -1,0 +1,238 @@
+"""Read files of wire rows: the payments as a clean table, as of a log, and the earlier payments that they tell of.
+
+Each file is parsed once. What breaks a rule of rows is noted beside the row; refusing rows or setting them aside is left
+to the same code as for logs. It does not know encoders.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.data.columns import UNIT_SCALE
+from tsa.data.events import CleanLog, clean_log
+from tsa.data.files import replaced_file
+from tsa.data.sorting import ROW_GROUP, ParquetParts
+from tsa.data.sources import Source
+from tsa.data.validate import PROBLEM, PROBLEM_VALUE, REASON
+from tsa.data.wire.carried import Carried, Segments
+from tsa.data.wire.fields import HistoryFields, Layout
+from tsa.data.wire.histories import Rows, pieces_of, seen_events
+from tsa.data.wire.pool import Pool
+from tsa.data.wire.problems import Problem, Problems
+from tsa.data.wire.quarantine import ROW, write_rows
+from tsa.data.wire.source import Block, open_files
+from tsa.data.wire.tokens import tokenise
+from tsa.data.wire.values import Values
+from tsa.errors import DataError
+from tsa.schema import Market
+
+CHUNK_ROWS = 16
+"""Rows whose pieces are worked on together: what they need stays in the processor's cache."""
+
+STAGED_ROWS = 8192
+"""Rows that are cleaned and written together."""
+
+
+@contextmanager
+def read_wire(
+    market: Market, logs: Sequence[str], out: Path, *, quarantine: Path | None, need_label: bool
+) -> Iterator[tuple[CleanLog, Carried]]:
+    """The clean table of wire rows in `out`, as `read_log` makes it, and what the rows tell of earlier payments.
+
+    What the latter needs stands in files beside `out` until the block ends. Raises DataError as `read_log` does.
+    """
+    files = open_files(market, logs, need_label=need_label)
+    values = Values.of(Layout(market))
+    aside = out.with_name(f".{out.name}.wire")
+    with ExitStack() as stack:
+        aside.mkdir(parents=True)
+        stack.callback(shutil.rmtree, aside, ignore_errors=True)
+        reading = stack.enter_context(Reading(values, aside))
+        for file in files:
+            for block in file.blocks():
+                reading.take(block)
+        source = reading.staged(tuple(file.path for file in files))
+        set_aside = None if quarantine is None else aside / "quarantine.parquet"
+        seen = market if values.pseudonyms is None else values.pseudonyms.market(market)
+        try:
+            clean = clean_log(seen, [source], out, quarantine=set_aside, need_label=need_label)
+        finally:
+            if quarantine is not None and set_aside is not None and set_aside.exists():
+                write_rows(
+                    files, pl.read_parquet(set_aside, columns=[ROW, REASON]), values.pseudonyms, Path(quarantine)
+                )
+        yield clean, Carried(values, reading.pool, reading.segments, _taken_out(out))
+
+
+def _taken_out(out: Path) -> NDArray[np.int64]:
+    """(n,) which row of the files each row of the clean table was; the table itself does not go on telling so."""
+    rows = pl.read_parquet(out, columns=[ROW])[ROW].to_numpy()
+    with replaced_file(out) as aside:
+        pl.scan_parquet(out).drop(ROW).sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedSource(Source):
+    """Rows that were read and checked already; `paths` are the files that they came from."""
+
+    staged: Path
+
+    def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
+        """As `Source.scan`."""
+        present = [name for name in (*columns, *self.carried) if name in self.schema]
+        return pl.scan_parquet(self.staged).select(present)
+
+
+@dataclass
+class Reading:
+    """One pass over the files: what was read so far."""
+
+    values: Values
+    folder: Path
+    rows: int = 0
+    noted: dict[str, str] = field(default_factory=dict)
+    """The rules that rows broke, and what they expect."""
+
+    def __enter__(self) -> Self:
+        layout = self.values.layout
+        self.pool = Pool(self.folder, len(layout.categorical), len(layout.numerical))
+        self.segments = {history.name: Segments(self.folder / f"{history.name}.rows") for history in layout.histories}
+        self._stack = ExitStack()
+        self._stack.enter_context(self.pool)
+        self._parts = self._stack.enter_context(ExitStack())
+        self._writer = self._parts.enter_context(ParquetParts(self._path))
+        self._waiting: list[tuple[pl.DataFrame, Problems]] = []
+        self._seen: set[str] = set(layout.current)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for segments in self.segments.values():
+            segments.close()
+        self._stack.close()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "staged.parquet"
+
+    def take(self, block: Block) -> None:
+        """Read some further rows."""
+        now = _seconds(self.values, block.frame)
+        for low in range(0, len(now), CHUNK_ROWS):
+            self._read_histories(block, low, now[low : low + CHUNK_ROWS])
+        self._waiting.append((block.frame, block.problems))
+        if sum(len(frame) for frame, _ in self._waiting) >= STAGED_ROWS:
+            self._write()
+
+    def _read_histories(self, block: Block, low: int, now: NDArray[np.float64]) -> None:
+        """Put what rows from `low` on tell of earlier payments into the pool; note which rows break a rule."""
+        layout, problems = self.values.layout, Problems()
+        told = block.histories[low : low + len(now)]
+        tokens = tokenise(list(chain.from_iterable(told)), layout.wire.separator)
+        missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
+        fields = np.arange(len(now))[:, None] * len(layout.history_fields) + layout.times
+        times = pieces_of(tokens, fields.ravel())
+        numbers[times] = tokens.numbers(times, missing[times])
+        rows = Rows(layout, tokens, missing, numbers, now)
+        found = [(history, seen_events(rows, history, problems)) for history in layout.histories]
+        sound = ~np.isin(np.arange(len(now)), [*problems, *(row - low for row in block.problems)])
+        for history, events in found:
+            events = events.take(sound[events.row])
+            pieces = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
+            none = np.empty((len(events.row), 0), np.int64)
+            pair = pieces.get("categorical", none), pieces.get("numerical", none)
+            known = self.pool.add(tokens, *pair, events.time_seconds, missing)
+            self._note_wrong(history, events.row, known, problems)
+            self.segments[history.name].add(np.bincount(events.row, minlength=len(now)), known)
+        for row, problem in problems.items():
+            block.problems.setdefault(low + row, problem)
+
+    def _note_wrong(self, history: HistoryFields, row: NDArray[Any], numbers: NDArray[Any], problems: Problems) -> None:
+        """Rows that tell of a payment with a number that is none, be it met here for the first time or not."""
+        for at in self.pool.find_wrong(numbers).tolist():
+            feature, value = self.pool.wrong[int(numbers[at])]
+            problems.note("not_a_number", [(row[at], history.parts[-1].fields[feature], value)])
+
+    def _write(self) -> None:
+        """Clean and write the rows that wait."""
+        frames, problems, first = [], Problems(), 0
+        for frame, found in self._waiting:
+            frames.append(frame)
+            problems.update((first + row, problem) for row, problem in found.items())
+            first += len(frame)
+        self._waiting = []
+        joined = pl.concat(frames, how="diagonal")
+        clean = _clean(self.values, joined, problems)
+        self._seen.update(name for name in clean.columns if clean[name].null_count() < len(clean))
+        self.noted.update((problem.name, problem.text) for problem in problems.values())
+        self._writer.write(
+            clean.with_columns(_row_numbers(self.rows, len(clean)), *_problem_columns(problems, len(clean)))
+        )
+        self.rows += len(clean)
+
+    def staged(self, paths: tuple[str, ...]) -> StagedSource:
+        """Everything that was read. Raises DataError when that is nothing."""
+        if self._waiting:
+            self._write()
+        if not self.rows:
+            raise DataError("log: must hold at least one row, however: it is empty")
+        self._parts.close()
+        schema = dict(pl.scan_parquet(self._path).collect_schema())
+        carried = (ROW, PROBLEM, PROBLEM_VALUE)
+        kept = {name: kind for name, kind in schema.items() if name in self._seen or name in carried}
+        return StagedSource(
+            kind="parquet", paths=paths, schema=kept, carried=carried, noted=self.noted, staged=self._path
+        )
+
+
+def _row_numbers(first: int, n: int) -> pl.Series:
+    return pl.int_range(first, first + n, eager=True).alias(ROW)
+
+
+def _problem_columns(problems: dict[int, Problem], n: int) -> list[pl.Series]:
+    rows = list(problems)
+    columns = {
+        PROBLEM: [problem.name for problem in problems.values()],
+        PROBLEM_VALUE: [p.value for p in problems.values()],
+    }
+    return [
+        pl.Series(name, [None], dtype=pl.String).new_from_index(0, n).scatter(rows, texts)
+        if rows
+        else pl.Series(name, [None], dtype=pl.String).new_from_index(0, n)
+        for name, texts in columns.items()
+    ]
+
+
+def _seconds(values: Values, frame: pl.DataFrame) -> NDArray[np.float64]:
+    """(n,) the payments' times; NaN for what is none, which a rule on logs finds."""
+    event = values.layout.market.event
+    times = frame.select(values.number(event.time))[event.time].fill_null(np.nan).to_numpy()
+    return times / UNIT_SCALE[event.time_unit or "s"]
+
+
+def _clean(values: Values, frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
+    """The payments' own columns as a log has them; numbers that are none are noted."""
+    layout = values.layout
+    numbers = (*layout.numerical, *layout.engineered, layout.market.event.time)
+    told = {*numbers, *layout.categorical}
+    wrong = frame.select(values.bad_number(name).alias(name) for name in numbers)
+    for name in [name for name, count in wrong.sum().row(0, named=True).items() if count]:
+        rows = wrong[name].arg_true().to_list()
+        problems.note("not_a_number", ((row, name, frame[name][row]) for row in rows if frame[name][row] is not None))
+    others = [
+        pl.when(~values.missing(name)).then(pl.col(name)).alias(name) for name in frame.columns if name not in told
+    ]
+    texts, read = map(values.text, layout.categorical), map(values.number, numbers)
+    clean = frame.select(*others, *texts, *read)
+    veil = values.pseudonyms
+    return clean if veil is None else veil.frame(clean, leave=layout.categorical)

@@ -1,0 +1,244 @@
+"""One request, or a few, from bytes to arrays: no file, no store, and the same numbers to the bit.
+
+What a row tells is read by the code that reads files; what a text or number becomes is what the encoder says. It does not
+know networks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.columns import EARLIEST_SECONDS, UNIT_SCALE
+from tsa.data.encoder import Encoder
+from tsa.data.history import NOT_KNOWN, HistoryArrays
+from tsa.data.rules import TEN_YEARS_SECONDS
+from tsa.data.vocabulary import encode_calendar
+from tsa.data.wire.fields import HistoryFields, Layout
+from tsa.data.wire.histories import Rows, pieces_of, seen_events
+from tsa.data.wire.problems import Problems
+from tsa.data.wire.scales import Scales
+from tsa.data.wire.source import loads, texts_of
+from tsa.data.wire.texts import KnownTexts
+from tsa.data.wire.tokens import Index, Tokens, tokenise
+from tsa.data.wire.values import Values
+from tsa.errors import DataError
+from tsa.schema import Market
+
+Payload = bytes | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """B payments as arrays."""
+
+    ids: tuple[str, ...]
+    time_seconds: NDArray[np.float64]
+    """(B,)"""
+    histories: dict[str, HistoryArrays]
+    engineered: NDArray[np.float32]
+    """(B, G)"""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """m events that are encoded together: the payments themselves, or what one history tells of."""
+
+    row: Index
+    """(m,) the request that each belongs to."""
+    categorical: Index
+    """(m, C) pieces"""
+    numerical: Index
+    """(m, F) pieces"""
+    fields: tuple[str, ...]
+    """Where the F numbers stand."""
+    time_seconds: NDArray[np.float64]
+
+
+class WireReader:
+    """Reads requests of a market with an encoder. Make one and keep it: making it takes longer than reading."""
+
+    def __init__(self, market: Market, encoder: Encoder) -> None:
+        """Raises MarketError when the encoder is for other features or the market is one of logs, ConfigError where
+        the market asks for pseudonyms and there is no secret."""
+        encoder.check_market(market)
+        self._layout, self._encoder = Layout(market), encoder
+        values = Values.of(self._layout)
+        self._pseudonyms = values.pseudonyms
+        self._texts = KnownTexts(values, encoder)
+        self._numerical, self._engineered = (
+            Scales(scaling, [values.default(name) for name in names])
+            for scaling, names in (
+                (encoder.numerical_scaling, self._layout.numerical),
+                (encoder.engineered_scaling, self._layout.engineered),
+            )
+        )
+
+    def read(self, payload: Payload) -> Requests:
+        """JSON text of a row or of several, or rows as dicts, as arrays.
+
+        Raises DataError that names the payment, the rule, the field and the value of the first row that cannot be used.
+        """
+        rows, own, ids = self._cut(_rows_of(payload))
+        problems = Problems()
+        groups = [self._own(rows, own), *(self._told(rows, h, problems) for h in self._layout.histories)]
+        _refuse(ids, problems)
+        categorical, numerical = self._categorical(rows.tokens, groups), self._numbers(rows, groups, ids)
+        histories = {}
+        for at, history in enumerate(self._layout.histories, 1):
+            both = np.concatenate([categorical[at], categorical[0]]), np.concatenate([numerical[at], numerical[0]])
+            histories[history.name] = self._arrays(history, groups[at], rows.now, *both)
+        engineered = self._engineered_numbers(rows, own[:, len(self._layout.events) : -2], ids)
+        return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered)
+
+    def _cut(self, found: Sequence[Mapping[str, Any]]) -> tuple[Rows, Index, list[str]]:
+        """The rows' pieces; the piece of each field of the payment itself (R, C + F + G + 2); their ids."""
+        layout, problems = self._layout, Problems()
+        told = texts_of(found, layout.history_fields, problems, numbers=False)
+        own = texts_of(found, layout.current, problems, numbers=True)
+        ids = self._ids([row[-1] for row in own])
+        _refuse(ids, problems)
+        texts, others = list(chain.from_iterable(told)), list(chain.from_iterable(own))
+        tokens = tokenise(texts, layout.wire.separator, others)
+        pieces = np.arange(tokens.first[-1], len(tokens.start)).reshape(len(own), -1)
+        fields = np.arange(len(told))[:, None] * len(layout.history_fields) + layout.numbers
+        wanted = np.concatenate([pieces_of(tokens, fields.ravel()), pieces[:, len(layout.categorical) : -1].ravel()])
+        missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
+        numbers[wanted] = tokens.numbers(wanted, missing[wanted])
+        now = numbers[pieces[:, -2]] / UNIT_SCALE[layout.market.event.time_unit or "s"]
+        rows = Rows(layout, tokens, missing, numbers, now)
+        self._note_own(rows, pieces[:, -2:], problems)
+        _refuse(ids, problems)
+        return rows, pieces, ids
+
+    def _ids(self, ids: list[str]) -> list[str]:
+        """Ids as they are told to others: as given, unless they are to be veiled."""
+        veil = self._pseudonyms
+        if veil is None or self._layout.market.event.id not in veil.columns:
+            return ids
+        return [veil.of_text(name) if name else name for name in ids]
+
+    def _note_own(self, rows: Rows, pieces: Index, problems: Problems) -> None:
+        """Note times and ids, pieces (R, 2), that are missing or absurd, as of a log."""
+        event, now, gone = self._layout.market.event, rows.now, rows.missing[pieces]
+        sound = (now >= EARLIEST_SECONDS) & (now <= time.time() + TEN_YEARS_SECONDS)
+        if sound.all() and not gone.any():
+            return
+        broken = {
+            "null_id": (event.id, 1, gone[:, 1]),
+            "null_time": (event.time, 0, gone[:, 0]),
+            "not_a_number": (event.time, 0, np.isinf(now)),
+            "absurd_time": (event.time, 0, ~sound),
+        }
+        for rule, (name, at, wrong) in broken.items():
+            which = np.flatnonzero(wrong)
+            texts = rows.tokens.texts(pieces[which, at])
+            problems.note(rule, ((row, name, text) for row, text in zip(which.tolist(), texts, strict=True)))
+
+    def _own(self, rows: Rows, own: Index) -> _Group:
+        c, names = len(self._layout.categorical), self._layout.numerical
+        numerical = own[:, c : c + len(names)]
+        return _Group(np.arange(len(own)), own[:, :c], numerical, names, rows.now)
+
+    def _told(self, rows: Rows, history: HistoryFields, problems: Problems) -> _Group:
+        """What one history of all rows tells of."""
+        events = seen_events(rows, history, problems)
+        if problems:  # the pieces of rows that break a rule mean nothing
+            events = events.take(slice(0, 0))
+        found = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
+        none = np.empty((len(events.row), 0), np.int64)
+        pieces = found.get("categorical", none), found.get("numerical", none)
+        return _Group(events.row, *pieces, history.parts[-1].fields[: pieces[1].shape[1]], events.time_seconds)
+
+    def _categorical(self, tokens: Tokens, groups: Sequence[_Group]) -> list[NDArray[np.int32]]:
+        """Table rows (m, C) of each group."""
+        rows = self._texts.rows(tokens, np.concatenate([group.categorical for group in groups]))
+        if self._encoder.calendar_vocabularies:
+            times = np.concatenate([group.time_seconds for group in groups])
+            calendar = [encode_calendar(vocabulary, times) for vocabulary in self._encoder.calendar_vocabularies]
+            rows = np.column_stack([rows, *calendar])
+        return np.split(rows, _bounds(groups))
+
+    def _numbers(self, rows: Rows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Numbers (m, F') of each group."""
+        pieces = np.concatenate([group.numerical for group in groups])
+        numbers = rows.numbers[pieces]
+        if np.isinf(numbers).any():
+            row = np.concatenate([group.row for group in groups])
+            field = [group.fields for group in groups for _ in group.row]
+            _refuse_number(rows, pieces, ids, lambda at, feature: (int(row[at]), field[at][feature]))
+        return np.split(self._numerical.encode(numbers), _bounds(groups))
+
+    def _engineered_numbers(self, rows: Rows, pieces: Index, ids: Sequence[str]) -> NDArray[np.float32]:
+        """(R, G')"""
+        numbers = rows.numbers[pieces]
+        if np.isinf(numbers).any():
+            _refuse_number(rows, pieces, ids, lambda at, feature: (at, self._layout.engineered[feature]))
+        return self._engineered.encode(numbers)
+
+    def _arrays(
+        self,
+        history: HistoryFields,
+        told: _Group,
+        now: NDArray[np.float64],
+        categorical: NDArray[np.int32],
+        numerical: NDArray[np.float32],
+    ) -> HistoryArrays:
+        """Pad on the left: values (m + R, ...) of what was told and of the payments themselves, which stand last."""
+        n, length = len(now), history.length
+        count = np.bincount(told.row, minlength=n)
+        place = np.arange(len(told.row)) - np.repeat(np.cumsum(count), count) + length - 1
+        row, place = np.append(told.row, np.arange(n)), np.append(place, np.full(n, length - 1))
+        age = np.minimum(now[told.row] - told.time_seconds, self._layout.wire.age_cap_seconds)
+        padding = np.ones((n, length), bool)
+        padding[row, place] = False
+        return HistoryArrays(
+            categorical=_placed((n, length), row, place, categorical),
+            numerical=_placed((n, length), row, place, numerical),
+            age_seconds=_placed((n, length), row, place, np.append(age, np.zeros(n)).astype(np.float32)),
+            padding=padding,
+            outcome=np.where(padding, 0, NOT_KNOWN).astype(np.int8),
+        )
+
+
+def _bounds(groups: Sequence[_Group]) -> Index:
+    """Where one group ends and the next begins."""
+    return np.cumsum([len(group.row) for group in groups])[:-1]
+
+
+def _refuse_number(rows: Rows, pieces: Index, ids: Sequence[str], whose: Callable[[int, int], tuple[int, str]]) -> None:
+    """Raise DataError for the first of the pieces (m, F) that is no number; `whose` tells its row and field."""
+    at, feature = np.argwhere(np.isinf(rows.numbers[pieces]))[0].tolist()
+    problems = Problems()
+    problems.note("not_a_number", [(*whose(at, feature), rows.tokens.texts(pieces[at, feature][None])[0])])
+    _refuse(ids, problems)
+
+
+def _placed(shape: tuple[int, int], row: Index, place: Index, values: NDArray[Any]) -> NDArray[Any]:
+    out = np.zeros((*shape, *values.shape[1:]), values.dtype)
+    out[row, place] = values
+    return out
+
+
+def _rows_of(payload: Payload) -> Sequence[Mapping[str, Any]]:
+    """The rows of a request. Raises DataError for what is no JSON object, nor several."""
+    value = loads(payload, "request") if isinstance(payload, bytes | str) else payload
+    rows = [value] if isinstance(value, Mapping) else value
+    if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
+        raise DataError(f"request must hold an object per payment, however: {type(value).__name__}")
+    if wrong := [row for row in rows if not isinstance(row, Mapping)]:
+        raise DataError(f"request must hold an object per payment, however: {wrong[0]!r}")
+    return rows
+
+
+def _refuse(ids: Sequence[str], problems: Problems) -> None:
+    if problems:
+        row = min(problems)
+        who = f"payment {ids[row]!r}" if ids[row] else f"payment number {row + 1}"
+        raise DataError(f"{who}: {problems[row]}")

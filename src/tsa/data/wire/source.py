@@ -1,0 +1,216 @@
+"""Wire rows from files, a block at a time: TSV and CSV (`__DOT__` for a dot), JSON, JSON lines, Parquet.
+
+It knows formats and names of fields. It does not know what a value means, nor which rows are good.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pyarrow as pa
+
+from tsa.data import columns
+from tsa.data.rules import needed_columns
+from tsa.data.sources import EXTRA, SEPARATORS, Source, find_files, open_sources
+from tsa.data.wire.fields import Layout
+from tsa.data.wire.problems import Problems
+from tsa.errors import DataError
+from tsa.schema import Market
+from tsa.toml import look_alike
+
+DOT = "__DOT__"
+TEXT = {str}
+BLOCK_ROWS = 512
+"""Rows that are read at a time: 50 MB of a market of EU's size."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows, in file order."""
+
+    frame: pl.DataFrame
+    """The columns of the payment itself as texts; null where a row lacks the field."""
+    histories: list[tuple[str, ...]]
+    """Per row its K history fields."""
+    problems: Problems
+    """Rows that lack a field, or hold something else than a text there."""
+
+
+@dataclass(frozen=True)
+class WireFile:
+    """One file of wire rows. JSON from a local file is read here; all other ways are those of logs."""
+
+    layout: Layout
+    path: str
+    source: Source | None
+    need_label: bool
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Block]:
+        """All rows, so many at a time. Raises DataError for a file that cannot be read or lacks a column."""
+        try:
+            yield from self._json_blocks(rows) if self.source is None else self._table_blocks(self.source, rows)
+        except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
+            raise DataError(f"{self.path}: cannot be read: {error}") from error
+
+    def _json_blocks(self, rows: int) -> Iterator[Block]:
+        found = _json_rows(self.path)
+        while block := list(islice(found, rows)):
+            yield block_of(self.layout, block)
+
+    def _table_blocks(self, source: Source, rows: int) -> Iterator[Block]:
+        names = self._names(source)
+        frame = source.scan(list(names.values())).rename({raw: name for name, raw in names.items() if raw != name})
+        texts = [self._as_text(name, source.schema[raw], source.kind) for name, raw in names.items()]
+        extra = pl.col(EXTRA) if EXTRA in source.schema else pl.lit(None, pl.String).alias(EXTRA)
+        for block in frame.select(*texts, extra).collect_batches(chunk_size=rows, maintain_order=True):
+            yield self._checked(block)
+
+    @staticmethod
+    def _as_text(name: str, kind: pl.DataType, format_: str) -> pl.Expr:
+        """A column as texts. An empty field of a table is an empty text; null elsewhere is a field that is not there."""
+        if not isinstance(kind, pl.String):
+            return columns.text(name, kind).alias(name)
+        return pl.col(name).fill_null("") if format_ in SEPARATORS else pl.col(name)
+
+    @property
+    def _told(self) -> frozenset[str]:
+        return frozenset(self.layout.history_fields)
+
+    def _checked(self, block: pl.DataFrame) -> Block:
+        problems = Problems()
+        extra = block[EXTRA].drop_nulls().to_list()
+        problems.note("extra_field", zip(block[EXTRA].is_not_null().arg_true().to_list(), repeat("row"), extra))
+        gaps = block.select(*self.layout.history_fields, *self.layout.current).null_count().row(0, named=True)
+        for name in [name for name, count in gaps.items() if count]:
+            problems.note("missing_field", ((row, name, "") for row in block[name].is_null().arg_true().to_list()))
+        told = block.select(pl.col(self.layout.history_fields).fill_null("")).rows()
+        others = [name for name in block.columns if name not in self._told and name != EXTRA]
+        return Block(block.select(others), told, problems)
+
+    def _names(self, source: Source) -> dict[str, str]:
+        """Column as the market calls it -> as the file does."""
+        known: dict[str, str] = {}
+        for raw in source.schema:
+            other = known.setdefault(raw.replace(DOT, "."), raw)
+            if other != raw:
+                raise DataError(f"{self.path}: a column must stand there once, however: {raw!r} beside {other!r}")
+        layout = self.layout
+        needed = {*layout.current, *layout.history_fields, *needed_columns(layout.market, need_label=self.need_label)}
+        wanted = (*layout.current, *layout.others, *layout.history_fields)
+        others = [name for name in known if name not in wanted]
+        found = [
+            f"{name}: missing{look_alike(name, others)}" for name in wanted if name in needed and name not in known
+        ]
+        told = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
+        found += [f"{name}: must be a text, however: {kind}" for name, kind in told.items() if kind != pl.String]
+        if found:
+            raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *found]))
+        return {name: known[name] for name in wanted if name in known}
+
+
+def open_files(market: Market, logs: Sequence[str], *, need_label: bool) -> list[WireFile]:
+    """The files of wire rows, in order. Raises DataError for one that is missing or of no known format."""
+    layout, files = Layout(market), []
+    for path, kind in find_files(logs):
+        local_json = kind == "json" and "://" not in path
+        source = None if local_json else open_sources([path], [])[0]
+        files.append(WireFile(layout, path, source, need_label))
+    return files
+
+
+def _json_rows(path: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines, or of one JSON array, or the only one that is there."""
+    with io.BufferedReader(pa.input_stream(path), 2**20) as stream:
+        first = stream.readline()
+        if _is_whole(path, first):
+            yield from _objects(path, loads(first + stream.read(), path))
+            return
+        for number, line in enumerate(chain([first], stream), 1):
+            if line.strip():
+                row = loads(line, f"{path}: line {number}")
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}: line {number} must hold a JSON object, however: {type(row).__name__}")
+                yield row
+
+
+def _is_whole(path: str, first: bytes) -> bool:
+    """Whether the file is one JSON value: an array, or what a `.json` file has spread over lines."""
+    if first.lstrip()[:1] == b"[":
+        return True
+    try:
+        return not isinstance(orjson.loads(first), dict)
+    except orjson.JSONDecodeError:
+        return ".json" in Path(path).suffixes
+
+
+def loads(text: bytes | str, what: str) -> Any:
+    """A JSON value. Raises DataError that says of what."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{what} must be JSON, however: {error}") from None
+
+
+def _objects(path: str, value: Any) -> list[dict[str, Any]]:
+    rows = [value] if isinstance(value, dict) else value
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: must hold JSON objects, however: {type(value).__name__}")
+    return rows
+
+
+def block_of(layout: Layout, rows: Sequence[dict[str, Any]]) -> Block:
+    """Rows of JSON as a block."""
+    problems = Problems()
+    names = layout.current + layout.others
+    told = texts_of(rows, layout.history_fields, problems, numbers=False)
+    own = texts_of(rows, layout.current, problems, numbers=True)
+    values = [[_spelled(row.get(name)) for row in rows] for name in layout.others]
+    values = [*map(list, zip(*own, strict=True)), *values]
+    frame = pl.DataFrame([pl.Series(name, column, pl.String) for name, column in zip(names, values, strict=True)])
+    return Block(frame, told, problems)
+
+
+def texts_of(
+    rows: Sequence[Mapping[str, Any]], names: tuple[str, ...], problems: Problems, *, numbers: bool
+) -> list[tuple[str, ...]]:
+    """Per row the fields `names` as texts. One that is not there, or null, counts as empty and is noted.
+
+    With `numbers`, a JSON number or truth value is spelled; all else that is no text is noted.
+    """
+    get, found = itemgetter(*names), []
+    for at, row in enumerate(rows):
+        try:
+            values = get(row)
+        except KeyError:
+            values = tuple(map(row.get, names))
+        if set(map(type, values)) != TEXT:
+            values = tuple(_text(at, *pair, problems, numbers) for pair in zip(names, values, strict=True))
+        found.append(values)
+    return found
+
+
+def _text(row: int, name: str, value: Any, problems: Problems, numbers: bool) -> str:
+    if isinstance(value, str):
+        return value
+    spelled = _spelled(value) if numbers else None
+    if spelled is None:
+        rule = "missing_field" if value is None else "not_a_text"
+        problems.note(rule, [(row, name, "" if value is None else repr(value))])
+    return spelled or ""
+
+
+def _spelled(value: Any) -> str | None:
+    """A JSON text, number or truth value as text; null for all else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, int | float) else None

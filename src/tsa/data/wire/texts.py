@@ -1,0 +1,52 @@
+"""Which row of the embedding table a piece of a request has, found for all pieces at once.
+
+A table made beforehand holds every text that the encoder knows, with the row that the encoder itself gave it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.encoder import Encoder
+from tsa.data.wire.hashtable import HashTable
+from tsa.data.wire.pool import mixed, mixers
+from tsa.data.wire.tokens import Index, Tokens, text_hashes
+from tsa.data.wire.values import Values
+
+
+class KnownTexts:
+    """The texts of C categorical features as they stand on the wire: values, their other spellings, missing markers."""
+
+    def __init__(self, values: Values, encoder: Encoder) -> None:
+        self._values, self._encoder = values, encoder
+        names = values.layout.categorical
+        self._mixers = mixers(len(names), 1)
+        self._unknown = np.array([v.unknown_row for v in encoder.categorical_vocabularies], np.int32)
+        self._odd = [at for at, name in enumerate(names) if not values.is_plain(name)]
+        keys, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for at in range(len(names)):
+            texts = self._spellings(at)
+            keys.append(mixed(text_hashes(texts), self._mixers[at]))
+            rows.append(values.rows_of(texts, encoder, at).astype(np.int64))
+        self._table = HashTable(np.concatenate(keys), np.concatenate(rows), room=8)
+
+    def _spellings(self, at: int) -> list[str]:
+        known = self._encoder.categorical_vocabularies[at].values
+        others = [f"{value}.0" for value in known if value.isdecimal()] if at in self._odd else []
+        return list(dict.fromkeys([*self._values.layout.wire.missing, *known, *others]))
+
+    def rows(self, tokens: Tokens, pieces: Index) -> NDArray[np.int32]:
+        """(m, C) rows of pieces (m, C). A text that the table does not hold is unknown, unless it may be spelled oddly."""
+        hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
+        found = self._table.find(mixed(hashes, self._mixers).ravel()).reshape(pieces.shape)
+        strange = found < 0
+        rows = found.astype(np.int32)
+        if not strange.any():
+            return rows
+        np.copyto(rows, self._unknown, where=strange)
+        for at in self._odd:
+            where = np.flatnonzero(strange[:, at])
+            if len(where):
+                rows[where, at] = self._values.rows_of(tokens.texts(pieces[where, at]), self._encoder, at)
+        return rows

@@ -1,0 +1,192 @@
+"""Many texts cut at a separator, all at once: where each piece begins, how long it is, what it hashes to, what number it is.
+
+A piece is never made a Python string unless it is asked for. This file knows bytes; it does not know rows, features or rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Index = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+
+WORD = 8
+TAIL = bytes(2 * WORD)
+"""Behind the last byte, so that a word may be read from any piece."""
+
+MASKS = np.array([(1 << (8 * size)) - 1 for size in range(WORD + 1)], np.uint64)
+"""By number of bytes: which bits of a little-endian word they fill."""
+
+BY_LENGTH, FIRST, SECOND = (np.uint64(odd) for odd in (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F))
+HALF, THIRD = np.uint64(32), np.uint64(29)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The pieces of n texts, text after text, then m texts that are a piece each: T in all."""
+
+    data: bytes
+    """All texts, UTF-8, and `TAIL`."""
+    start: Index
+    """(T,) first byte of each piece."""
+    length: Index
+    """(T,) its bytes."""
+    first: Index
+    """(n + 1,) the first piece of each text, and that of the texts that are a piece each."""
+
+    @property
+    def _words(self) -> NDArray[np.uint64]:
+        """The eight bytes from each place on, as one number."""
+        return np.ndarray((len(self.data) - WORD + 1,), np.dtype("<u8"), self.data, 0, (1,))
+
+    def hashes(self, index: Index) -> Hashes:
+        """(m,) of the pieces `index` (m,): equal pieces have equal ones, different ones do not but by a chance of 2⁻⁶⁴."""
+        start, length = self.start.take(index), self.length.take(index)
+        words = self._words
+        mixed = words[start]
+        mixed &= MASKS.take(np.minimum(length, WORD))
+        mixed += (length + 1).view(np.uint64) * BY_LENGTH
+        mixed ^= mixed >> HALF
+        mixed *= FIRST
+        done, longer = WORD, np.flatnonzero(length > WORD)
+        while len(longer):
+            rest = length[longer] - done
+            word = words[start[longer] + done] & MASKS.take(np.minimum(rest, WORD))
+            held = mixed[longer] ^ word
+            held ^= held >> HALF
+            mixed[longer] = held * FIRST
+            done, longer = done + WORD, longer[rest > WORD]
+        return stirred(mixed)
+
+    def are(self, texts: Iterable[str]) -> NDArray[np.bool_]:
+        """(T,) whether each piece is one of the texts."""
+        found = np.zeros(len(self.length), bool)
+        for text in texts:
+            mark = text.encode()
+            alike = self.length == len(mark)
+            if mark:
+                at = np.flatnonzero(alike)
+                begins = self._words[self.start[at]] & MASKS[min(len(mark), WORD)] == int.from_bytes(
+                    mark[:WORD], "little"
+                )
+                alike[at] = begins
+                at = at[begins]
+                alike[at] = self.hashes(at) == _marker(text)
+            found |= alike
+        return found
+
+    def texts(self, index: Index) -> list[str]:
+        """The pieces `index` (m,) as strings."""
+        spans = zip(self.start[index].tolist(), self.length[index].tolist(), strict=True)
+        return [self.data[start : start + length].decode() for start, length in spans]
+
+    def numbers(self, index: Index, missing: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(m,) the pieces `index` (m,) as numbers: NaN where `missing` (m,), infinite where there is no finite number."""
+        length = np.where(missing, 0, self.length.take(index))
+        offsets = np.zeros(len(index) + 1, np.int64)
+        np.cumsum(length, out=offsets[1:])
+        place = np.arange(offsets[-1]) + np.repeat(self.start.take(index) - offsets[:-1], length)
+        packed = np.frombuffer(self.data, np.uint8).take(place)
+        present = np.packbits(~missing, bitorder="little")
+        buffers = [pa.py_buffer(part) for part in (present, offsets, packed)]
+        return _numbers(pa.Array.from_buffers(pa.large_string(), len(index), buffers))
+
+
+def text_hashes(texts: Sequence[str]) -> Hashes:
+    """(n,) what each text hashes to as a piece."""
+    sizes = np.array([len(text.encode()) for text in texts], np.int64)
+    ends, places = np.cumsum(sizes), np.arange(len(texts) + 1)
+    return Tokens("".join(texts).encode() + TAIL, ends - sizes, sizes, places).hashes(places[:-1])
+
+
+@lru_cache(maxsize=64)
+def _marker(text: str) -> np.uint64:
+    return np.uint64(text_hashes([text])[0])
+
+
+def stirred(mixed: Hashes) -> Hashes:
+    """Let every bit count in every other, in place."""
+    mixed ^= mixed >> THIRD
+    mixed *= SECOND
+    mixed ^= mixed >> HALF
+    return mixed
+
+
+def _numbers(texts: Any) -> NDArray[np.float64]:
+    """(m,) NaN for null, infinite for what is no finite number."""
+    try:
+        read = pc.cast(texts, pa.float64())
+        values: NDArray[np.float64] = read.to_numpy(zero_copy_only=False)
+        odd = ~np.isfinite(values)
+        if not odd.any():
+            return values
+        present = texts.is_valid().to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:  # says nothing of where: look again, one by one
+        series = pl.Series(texts)
+        values = series.cast(pl.Float64, strict=False).to_numpy(writable=True)
+        odd, present = ~np.isfinite(values), series.is_not_null().to_numpy()
+    return np.where(odd & present, np.inf, values)
+
+
+def tokenise(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) -> Tokens:
+    """Cut texts (n,) at a separator of at most eight bytes, as `str.split` does; then the texts `uncut` (m,)."""
+    mark = separator.encode()
+    data = separator.join(texts).encode()
+    sizes, others = _sizes(texts), _sizes(uncut)
+    at = _places(data, mark)
+    if len(mark) > 1 and len(at) > 1 and int(np.diff(at).min()) < len(mark):
+        start, length, first = _one_by_one(texts, separator, sizes)
+    else:
+        start = np.zeros(len(at) + 1, np.int64)
+        np.add(at, len(mark), out=start[1:])
+        length = np.append(at, len(data)) - start
+        begin = np.cumsum(sizes + len(mark)) - sizes - len(mark)
+        first = np.append(np.searchsorted(start, begin), len(start) if texts else 0)
+    start, length = start[: first[-1]], length[: first[-1]]
+    ends = np.cumsum(others) + len(data)
+    whole = data + "".join(uncut).encode() + TAIL
+    return Tokens(whole, np.concatenate([start, ends - others]), np.concatenate([length, others]), first)
+
+
+def _sizes(texts: Sequence[str]) -> Index:
+    """(n,) bytes of each text."""
+    if all(map(str.isascii, texts)):
+        return np.fromiter(map(len, texts), np.int64, len(texts))
+    return np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
+
+
+def _places(data: bytes, mark: bytes) -> Index:
+    """Where the separator begins in the data. Comparing all bytes five times over is cheaper than looking at each place."""
+    letters = np.frombuffer(data, np.uint8)
+    stop = len(letters) - len(mark) + 1
+    if stop <= 0:
+        return np.empty(0, np.int64)
+    found = letters[:stop] == mark[0]
+    for offset in range(1, len(mark)):
+        found &= letters[offset : stop + offset] == mark[offset]
+    return np.flatnonzero(found)
+
+
+def _one_by_one(texts: Sequence[str], separator: str, sizes: Index) -> tuple[Index, Index, Index]:
+    """The slow way, for texts in which separators overlap: `a;S;S;b` is cut once."""
+    mark = len(separator.encode())
+    starts, lengths, counts, begin = [], [], [0], 0
+    for text, size in zip(texts, sizes.tolist(), strict=True):
+        pieces = [len(piece.encode()) for piece in text.split(separator)]
+        counts.append(len(pieces))
+        place = begin
+        for piece in pieces:
+            starts.append(place)
+            lengths.append(piece)
+            place += piece + mark
+        begin += size + mark
+    return np.array(starts, np.int64), np.array(lengths, np.int64), np.cumsum(counts)

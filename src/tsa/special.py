@@ -1,0 +1,121 @@
+"""The tables of a market file that not every market has: `[wire]`, rows that carry their own history, and `[privacy]`.
+
+It knows the rules that can be checked inside each. It does not know how rows are read, nor how a secret is found.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tsa.tables import DAY_SECONDS, Column, Table
+
+MOST_SEPARATOR_BYTES = 8
+
+
+def _spelled(value: object) -> object:
+    """A number is spelled as wire rows spell it."""
+    return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Pattern = Annotated[str, Field(min_length=1)]
+
+
+class WireHistory(Table):
+    """Where one history's fields have other names than the wire table's patterns say."""
+
+    history_field: Pattern | None = None
+    twofold_field: Pattern | None = None
+    exceptions: dict[str, str] = Field(default_factory=dict)
+
+
+class Wire(Table):
+    """Rows that carry their own history: per feature one text of earlier values, oldest first.
+
+    separator           stands between the values of a history
+    missing             texts that mean "no value", in the row itself and inside a history
+    history_field       name of the field with a feature's earlier values; {feature}, and {history} where there are several
+    twofold_field       name of the fields with the times and ids of the earlier payments, which stand once beside the
+                        categorical and once beside the numerical values: {part} is one of `parts`, {feature} event.time or event.id
+    exceptions          feature -> field, or "part.feature" -> field, where a name does not follow its pattern
+    numeric_categorical categorical features that hold numbers: "3.0" is "3"
+    defaults            feature -> what a missing value counts as; without one, missing is a value of its own
+    age_cap_seconds     an event is never older than this
+    mismatched          what becomes of a history whose two parts tell of different payments: keep those that both know
+                        ("align"), forget the history ("drop"), or refuse the row
+    histories           per history: patterns and exceptions of its own
+    """
+
+    separator: str
+    missing: tuple[str, ...] = ("",)
+    history_field: Pattern = "hist.{feature}"
+    twofold_field: Pattern = "hist.{part}.{feature}"
+    parts: tuple[str, str] = ("cat", "num")
+    exceptions: dict[str, str] = Field(default_factory=dict)
+    numeric_categorical: tuple[Column, ...] = ()
+    defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
+    age_cap_seconds: float = Field(default=1e7, gt=0, allow_inf_nan=False)
+    mismatched: Literal["align", "drop", "refuse"] = "align"
+    histories: dict[str, WireHistory] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _texts(self) -> Self:
+        size = len(self.separator.encode())
+        if not 1 <= size <= MOST_SEPARATOR_BYTES or set(self.separator) & set("\t\r\n\0"):
+            rule = f"separator must be 1 to {MOST_SEPARATOR_BYTES} bytes without tabs, line breaks or zeros"
+            raise ValueError(f"{rule}, however: {self.separator!r}")
+        if clash := [text for text in self.missing if self.separator in text]:
+            raise ValueError(f"missing: a marker must not hold the separator, however: {clash[0]!r}")
+        if self.parts[0] == self.parts[1]:
+            raise ValueError(f"parts: must be two different names, however: {list(self.parts)}")
+        return self
+
+    def field(self, history: str, feature: str) -> str:
+        """The field with the earlier values of a feature."""
+        own = self.histories.get(history, WireHistory())
+        known = {**self.exceptions, **own.exceptions}
+        return known.get(feature) or _filled(own.history_field or self.history_field, history=history, feature=feature)
+
+    def twofold(self, history: str, part: str, feature: str) -> str:
+        """The field with the times or ids of the earlier payments, beside the values of one part."""
+        own = self.histories.get(history, WireHistory())
+        known = {**self.exceptions, **own.exceptions}
+        pattern = own.twofold_field or self.twofold_field
+        return known.get(f"{part}.{feature}") or _filled(pattern, history=history, part=part, feature=feature)
+
+
+def _filled(pattern: str, **names: str) -> str:
+    """By replacement, not by format: a feature's name may hold braces, and other braces mean nothing."""
+    for name, value in names.items():
+        pattern = pattern.replace(f"{{{name}}}", value)
+    return pattern
+
+
+class Privacy(Table):
+    """What the law asks of a market.
+
+    pseudonymise    columns (ids, keys, categorical features, segments) that are replaced by a keyed hash as they are read
+    secret_env      the environment variable that holds the key of that hash; its value is never stored
+    forbidden       attributes that must not be used, in any spelling of capitals
+    retention_days  events older than this, seen from the current payment, are not part of its history
+    """
+
+    pseudonymise: tuple[Column, ...] = ()
+    secret_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    forbidden: tuple[Column, ...] = ()
+    retention_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _keyed(self) -> Self:
+        if self.pseudonymise and self.secret_env is None:
+            raise ValueError(
+                "pseudonymise needs secret_env, the environment variable with the key, however: it is not given"
+            )
+        return self
+
+    @property
+    def retention_seconds(self) -> float:
+        """How long events are seen; infinite where nothing is said."""
+        return math.inf if self.retention_days is None else self.retention_days * DAY_SECONDS
