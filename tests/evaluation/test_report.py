@@ -6,11 +6,13 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tsa.evaluation.calibration import frauds_by_day, measure_calibration, population_stability, reliability
 from tsa.evaluation.metrics import ScoredPayments, evaluate_scores, paired_difference
 from tsa.evaluation.report import render, to_plain, write_report
 
@@ -32,6 +34,31 @@ def evaluated(size=3000, noise=0.0, rate=0.05):
         history_length={"card": generator.geometric(0.05, size)},
     )
     return payments, evaluate_scores(payments, threshold=0.4, top_k=10, replicates=20)
+
+
+def calibrated(payments, after=True):
+    """What `assess_calibration` says, of payments whose probability is half their score."""
+    half = payments.score / 2
+    measure = partial(measure_calibration, payments.label, generator=np.random.default_rng(0), replicates=10)
+    part = {"value": HOSTILE, "n": 9, "frauds": 2}
+    forms = {"before": payments.score, **({"after": half} if after else {})}
+    measures = {name: measure(values) for name, values in forms.items()}
+    figures = {name: found["metrics"] for name, found in measures.items()}
+    return {
+        "method": HOSTILE if after else None,
+        "note": None if after else f"There is no probability score: {HOSTILE}.",
+        "after": None,
+        **measures,
+        "reliability": {"after": None, **{k: reliability(payments.label, v) for k, v in forms.items()}},
+        "per_day": frauds_by_day(payments.label, half, payments.time_seconds),
+        "segments": {HOSTILE: [part | figures, {**part, "value": None, **figures}, part | {"rest": 12} | figures]},
+        "drift": {
+            "reference": "calibration",
+            "psi": population_stability(payments.score, half),
+            "expected": 2.0,
+            "observed": 3,
+        },
+    }
 
 
 def report(noise=1.0, swap=False, **changes):
@@ -69,6 +96,7 @@ def report(noise=1.0, swap=False, **changes):
         "model": {"parameters": 1234, "preset": "default", "config": {"width": 64}},
         "training": {"epochs": epochs, "best_epoch": 3},
         "evaluation": own,
+        "calibration": calibrated(payments),
         "comparison": {
             "model_name": f"LightGBM{HOSTILE}",
             "evaluation": other,
@@ -139,7 +167,7 @@ def test_hostile_text_is_shown_as_text(page):
 def test_is_accessible(page):
     root = parsed(page)
     charts = [svg for svg in root.iter("svg") if svg.get("class") == "chart"]
-    assert len(charts) == 6
+    assert len(charts) == 8
     for svg in charts:
         assert svg.get("role") == "img"
         assert svg.find("title").text
@@ -147,7 +175,7 @@ def test_is_accessible(page):
     for svg in root.iter("svg"):
         assert svg.get("role") == "img" or svg.get("aria-hidden") == "true"
     tables = [t for t in root.iter("table") if t.find("thead") is not None]
-    assert len(tables) == 7
+    assert len(tables) == 9
     assert all(table.find("caption") is not None for table in tables)
     assert root.get("lang") == "en"
 
@@ -189,6 +217,22 @@ def test_parts_are_shown(page):
     assert "By length of the card history" in shown
     assert "other (20 values)" in shown
     assert "missing" in shown
+
+
+def test_calibration_is_shown(full, page):
+    shown = text_of(page)
+    ratio = full["calibration"]["after"]["metrics"]["ratio"]["value"]
+    assert f"(ratio {ratio:.2f}, " in shown
+    assert "From the calibration range to the test range, scores are another population" in shown
+    assert "On the calibration range itself, 2.0 frauds were expected and 3 seen." in shown
+    for text in ("Reliability", "Frauds by day", "Brier score", "Expected to observed", "missing", "other (12 values)"):
+        assert text in shown
+    payments, _ = evaluated()
+    without = text_of(render(to_plain(full | {"calibration": calibrated(payments, after=False)})))
+    assert "There is no probability score: " in without
+    assert "The raw scores taken as probabilities add up to" in without
+    for gone in (None, {**full["calibration"], "after": None, "before": {"n": 0, "frauds": 0, "metrics": {}}}):
+        assert "taken at their word" not in text_of(render(to_plain(full | {"calibration": gone})))
 
 
 def test_without_comparison_training_or_data(full):

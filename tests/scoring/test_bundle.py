@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,21 @@ import torch
 
 from tsa.data.store import EventStore
 from tsa.errors import BundleError, ConfigError
-from tsa.scoring.bundle import FILES, MANIFEST, Bundle
+from tsa.scoring.bundle import CALIBRATION, FILES, MANIFEST, Bundle
+from tsa.scoring.calibration import Calibration
 from tsa.scoring.scorer import Scorer
+
+ALL = (*FILES, CALIBRATION)
 
 
 @pytest.fixture
 def bundle(demo_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(demo_run / "bundle", tmp_path / "bundle"))
+    """A bundle with every file that one can have."""
+    scores = np.linspace(0, 1, 3000)
+    labels = np.random.default_rng(0).random(3000) < scores**3
+    calibration = Calibration.fit(scores=scores, labels=labels.astype(int))
+    replace(Bundle.open(demo_run / "bundle"), calibration=calibration).save(tmp_path / "bundle")
+    return tmp_path / "bundle"
 
 
 def test_round_trip(bundle: Path, demo_store: EventStore, tmp_path: Path) -> None:
@@ -30,7 +39,8 @@ def test_round_trip(bundle: Path, demo_store: EventStore, tmp_path: Path) -> Non
         assert torch.equal(left[1], right[1])
     assert (first.market, first.config, first.training) == (second.market, second.config, second.training)
     assert first.encoder.to_dict() == second.encoder.to_dict() == demo_store.encoder.to_dict()
-    for name in (*FILES, MANIFEST):
+    assert first.calibration == second.calibration
+    for name in (*ALL, MANIFEST):
         assert (tmp_path / "again" / name).read_bytes() == (bundle / name).read_bytes(), name
     rows = np.arange(600)
     scores = [Scorer(made).score_rows(demo_store, rows) for made in (first, second)]
@@ -48,7 +58,7 @@ def test_a_bundle_replaces_a_bundle_and_nothing_else(bundle: Path, tmp_path: Pat
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["letter.txt"]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
     content = (bundle / name).read_bytes()
     for at in {0, 1, 7, len(content) // 3, len(content) // 2, len(content) - 1}:
@@ -79,7 +89,7 @@ def test_a_manifest_that_was_rewritten_is_refused(bundle: Path) -> None:
         Bundle.open(bundle)
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("name", [*ALL, MANIFEST])
 def test_a_missing_file_is_refused(bundle: Path, name: str) -> None:
     (bundle / name).unlink()
     with pytest.raises(BundleError, match=name):
@@ -94,6 +104,27 @@ def test_an_extra_file_is_refused(bundle: Path, name: str) -> None:
     (bundle / name).touch()
     with pytest.raises(BundleError, match=f"{name} does not belong to the bundle"):
         Bundle.open(bundle)
+
+
+def test_a_bundle_without_calibration_is_whole(bundle: Path, tmp_path: Path) -> None:
+    """And what it lacks cannot be slipped in later."""
+    plain = tmp_path / "plain"
+    replace(Bundle.open(bundle), calibration=None).save(plain)
+    assert not (plain / CALIBRATION).exists()
+    assert Bundle.open(plain).calibration is None
+    shutil.copy(bundle / CALIBRATION, plain)
+    with pytest.raises(BundleError, match=r"calibration\.json does not belong to the bundle"):
+        Bundle.open(plain)
+
+
+def test_a_calibration_that_says_what_it_lacks(bundle: Path) -> None:
+    short = Calibration.fit(scores=np.linspace(0, 1, 50), labels=np.zeros(50, int))
+    replace(Bundle.open(bundle), calibration=short).save(bundle)
+    found = Bundle.open(bundle).calibration
+    assert found == short
+    assert found is not None
+    assert found.note is not None
+    assert "1,000 payments" in found.note
 
 
 def test_files_of_another_bundle_are_refused(bundle: Path, tmp_path: Path) -> None:
@@ -125,7 +156,7 @@ def test_another_version_is_refused(bundle: Path) -> None:
 
 def test_nothing_in_it_can_execute(bundle: Path) -> None:
     """JSON and safetensors: no pickle, which safetensors would not have either."""
-    for name in FILES:
+    for name in ALL:
         content = (bundle / name).read_bytes()
         assert name.endswith((".json", ".safetensors"))
         assert not content.startswith((b"\x80", b"PK"))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError, DataError
+from tsa.scoring.calibration import Calibration
 from tsa.scoring.scorer import Scorer, score_events, write_scores
 
 
 @pytest.fixture(scope="module")
 def scorer(demo_run: Path) -> Scorer:
-    return Scorer.load(demo_run / "bundle")
+    """Without calibration: what calibration adds has tests of its own."""
+    return Scorer(replace(Scorer.load(demo_run / "bundle").bundle, calibration=None))
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +150,40 @@ def test_a_score_does_not_depend_on_its_batch(scorer: Scorer, demo_store: EventS
         found = score_events(scorer.bundle.network, demo_store, some, batch_size=batch_size)
         np.testing.assert_allclose(found, expected[some - 100], rtol=0, atol=1e-6)
     assert len(score_events(scorer.bundle.network, demo_store, rows[:0])) == 0
+
+
+@pytest.fixture(scope="module")
+def calibrated(scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame) -> Scorer:
+    labels = log["is_fraud"].fill_null(-1).to_numpy()
+    return Scorer(replace(scorer.bundle, calibration=Calibration.fit(scores=scores["raw_score"], labels=labels)))
+
+
+def test_a_calibrated_bundle_gives_three_scores(calibrated: Scorer, log: pl.DataFrame, scores: pl.DataFrame) -> None:
+    found = calibrated.score(log)
+    assert found.schema == {**scores.schema, "percentile": pl.Float64, "probability": pl.Float64}
+    assert found.select("id", "raw_score").equals(scores), "raw scores are what they were"
+    calibration = calibrated.bundle.calibration
+    assert calibration is not None
+    for name, values in calibration.columns(scores["raw_score"].to_numpy()).items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found.sort("raw_score")[name].is_sorted()
+    assert found["probability"].sum() == pytest.approx(log["is_fraud"].sum(), rel=1e-2)
+    assert found["percentile"].mean() == pytest.approx(0.5, abs=0.01)
+    assert calibrated.score(log, start="2031-01-01").schema == found.schema
+
+
+def test_columns_are_as_far_as_the_calibration_goes(calibrated: Scorer, log: pl.DataFrame) -> None:
+    assert calibrated.bundle.calibration is not None
+    half = replace(calibrated.bundle, calibration=replace(calibrated.bundle.calibration, probability=None))
+    assert Scorer(half).score(log.head(50)).columns == ["id", "raw_score", "percentile"]
+
+
+def test_no_score_at_all_where_the_network_gives_no_number(scorer: Scorer, log: pl.DataFrame) -> None:
+    broken = copy.deepcopy(scorer.bundle.network)
+    with torch.no_grad():
+        next(broken.classifier.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match="must get a number as score, however: 20 of 20 do not"):
+        Scorer(replace(scorer.bundle, network=broken)).score(log.head(20))
 
 
 def test_scores_are_written_whole(scores: pl.DataFrame, tmp_path: Path) -> None:

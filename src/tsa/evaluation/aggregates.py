@@ -7,29 +7,27 @@ with one delay for all payments these are the payments made in (t - delay - w, t
 payment has its own known time. The current payment is in no count, mean, deviation or maximum.
 
 This file knows stores and columns; it does not know what is done with the matrix, nor any model. The aggregates look
-back over the whole log, further than a model whose histories have a length.
+back over the whole log, further than a model whose histories have a length; where rows carry their own history, or a
+market limits how long events may be seen, they see what those histories hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation.blocks import Blocks, blocks_of, empty_blocks
+from tsa.evaluation.blocks import Blocks, empty_blocks
+from tsa.evaluation.past import DAY, Columns, Past
 
 if TYPE_CHECKING:
     from tsa.data.store import EventStore
 
 Array = NDArray[Any]
-Columns = dict[str, Array]
 
-DAY = 86400.0
 EVER = "all"
 """Name of the window that reaches back to the first payment of the key."""
 
@@ -75,95 +73,43 @@ def aggregate(store: EventStore, *, rows: Array | None = None, config: Aggregate
     repeated = int(np.sum(np.diff(np.sort(rows)) == 0))
     if repeated:
         raise DataError(f"rows must be distinct, however: {repeated} of {len(rows)} are repeats")
-    source = _Source.read(store, config)
+    source = Past.read(store, config.windows_days)
     own, categorical = _own_columns(store, source, rows)
-    per_history = {name: tuple(_history_columns(name, empty_blocks(len(store)), source)) for name in store.histories}
+    per_history = {
+        name: tuple(_history_columns(name, empty_blocks(len(source)), source, config)) for name in store.histories
+    }
     names = (*own, *(column for columns in per_history.values() for column in columns))
     values = np.empty((len(rows), len(names)), np.float32)
     for at, column in enumerate(own.values()):
         values[:, at] = column
     low = len(own)
     for name, columns in per_history.items():
-        _fill(values[:, low : low + len(columns)], rows, store, name, source)
+        _fill(values[:, low : low + len(columns)], rows, store, name, source, config)
         low += len(columns)
     current = tuple(name for name in own if name not in categorical)
     return Aggregates(values=values, names=names, categorical=categorical, current=current)
 
 
-def _fill(out: Array, rows: Array, store: EventStore, name: str, source: _Source) -> None:
+def _fill(out: Array, rows: Array, store: EventStore, name: str, source: Past, config: AggregateConfig) -> None:
     """Write the columns of one history into `out` (R, k), block run by block run."""
     by_row = np.argsort(rows, kind="stable")
-    ascending = rows[by_row]
-    for blocks in blocks_of(store.histories[name], source.config.places_at_once):
-        found = np.searchsorted(ascending, blocks.event)
-        wanted = np.flatnonzero(ascending[np.minimum(found, len(rows) - 1)] == blocks.event) if len(rows) else found[:0]
-        if not len(wanted):
+    for blocks, places, found in source.runs(store.histories[name], rows[by_row], config.places_at_once):
+        if not len(places):
             continue
-        columns = _history_columns(name, blocks, source)
-        chunk = np.empty((len(wanted), len(columns)), np.float32)
+        columns = _history_columns(name, blocks, source, config)
+        chunk = np.empty((len(places), len(columns)), np.float32)
         for at, column in enumerate(columns.values()):
-            chunk[:, at] = column[wanted]
-        out[by_row[found[wanted]]] = chunk
+            chunk[:, at] = column[places]
+        out[by_row[found]] = chunk
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The columns of a store as the aggregates read them; arrays (n,)."""
-
-    config: AggregateConfig
-    time: Array
-    label: Array
-    numerical: Columns
-    """Raw values, float64, NaN for missing; the amount first."""
-    categorical: Columns
-    """Codes of the raw values, 0 for missing. Raw: a device too rare for a vocabulary may yet be new to its key."""
-    window_start: dict[str, Array]
-    """Per window the first row inside it, seen from each row."""
-    known_from: Array | None
-    """The first row by whose time the outcome is known, n for never. None where the market does not use outcomes."""
-    known_until: dict[str, Array] = field(default_factory=dict)
-    """Per window the first row by whose time the outcome has been known for longer than the window."""
-
-    @classmethod
-    def read(cls, store: EventStore, config: AggregateConfig) -> _Source:
-        time, label = np.asarray(store.time_seconds), np.asarray(store.label)
-        features = store.market.features
-        amount = store.market.event.amount
-        numerical = list(dict.fromkeys([*([amount] if amount else []), *(item.name for item in features.numerical)]))
-        categorical = [item.name for item in features.categorical]
-        raw = store.columns([*dict.fromkeys([*numerical, *categorical])])
-        # Rows are in time order, so a rule on times becomes a rule on rows: integers, exact, and one sorted search.
-        windows = {f"{days}d": days * DAY for days in config.windows_days}
-        start = {name: _index(np.searchsorted(time, time - w, side="right")) for name, w in windows.items()}
-        if not store.market.label.as_feature:
-            return cls(config, time, label, _numbers(raw, numerical), _codes(raw, categorical), start, None)
-        known = np.where(label >= 0, np.maximum(store.known_at_seconds, time), np.inf)
-        until = {name: _index(np.searchsorted(time, known + w)) for name, w in windows.items()}
-        known_from = _index(np.searchsorted(time, known))
-        return cls(config, time, label, _numbers(raw, numerical), _codes(raw, categorical), start, known_from, until)
-
-
-def _index(rows: Array) -> Array:
-    """Half the memory where the rows allow it."""
-    return rows.astype(np.int32) if len(rows) < 2**31 - 1 else rows
-
-
-def _numbers(raw: pl.DataFrame, names: Sequence[str]) -> Columns:
-    return {name: raw[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names}
-
-
-def _codes(raw: pl.DataFrame, names: Sequence[str]) -> Columns:
-    physical = {name: raw[name].cast(pl.String).cast(pl.Categorical).to_physical() for name in names}
-    return {name: (codes.cast(pl.Int64) + 1).fill_null(0).to_numpy() for name, codes in physical.items()}
-
-
-def _own_columns(store: EventStore, source: _Source, rows: Array) -> tuple[Columns, tuple[str, ...]]:
+def _own_columns(store: EventStore, source: Past, rows: Array) -> tuple[Columns, tuple[str, ...]]:
     """What the payment itself says: raw numbers, engineered features, calendar, codes; and which of these are codes."""
     features = store.market.features
-    columns = {name: values[rows] for name, values in source.numerical.items()}
+    columns = {name: values[source.places[rows]] for name, values in source.numerical.items()}
     engineered = [item if isinstance(item, str) else item.name for item in features.engineered]
     columns |= {name: np.asarray(store.engineered[rows, at]) for at, name in enumerate(engineered)}
-    time = source.time[rows]
+    time = np.asarray(store.time_seconds)[rows]
     columns["calendar.hour"] = time % DAY / 3600
     # The epoch began on a Thursday; 0 is Monday.
     columns["calendar.day_of_week"] = (time // DAY + 3) % 7
@@ -171,14 +117,14 @@ def _own_columns(store: EventStore, source: _Source, rows: Array) -> tuple[Colum
     return columns | codes, tuple(codes)
 
 
-def _history_columns(name: str, blocks: Blocks, source: _Source) -> Columns:
+def _history_columns(name: str, blocks: Blocks, source: Past, config: AggregateConfig) -> Columns:
     """All columns of one history for m places; each (m,)."""
     low = {window: blocks.first_at(blocks.place, rows[blocks.event]) for window, rows in source.window_start.items()}
     low[EVER] = blocks.first
     columns: Columns = {f"count_{window}": blocks.place - start for window, start in low.items()}
     columns |= _gaps(blocks, source.time[blocks.event])
     for nth, (column, values) in enumerate(source.numerical.items()):
-        windows = low if nth < source.config.detailed_numerical else dict(list(low.items())[-2:])
+        windows = low if nth < config.detailed_numerical else dict(list(low.items())[-2:])
         columns |= {f"{column}.{key}": value for key, value in _amounts(blocks, values[blocks.event], windows).items()}
     for column, codes in source.categorical.items():
         repeats = blocks.repeats_before(codes[blocks.event])
@@ -225,7 +171,7 @@ def _amounts(blocks: Blocks, values: Array, low: dict[str, Array]) -> Columns:
     return columns
 
 
-def _outcomes(blocks: Blocks, source: _Source, known_from: Array) -> Columns:
+def _outcomes(blocks: Blocks, source: Past, known_from: Array) -> Columns:
     """Known outcomes of earlier payments: how many, how many frauds, the rate; the last one, and the last fraud's age.
 
     An outcome is visible from one place of its block on, and leaves a window at another: two searches, no sorting.

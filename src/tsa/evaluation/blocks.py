@@ -145,6 +145,31 @@ def blocks_of(index: HistoryIndex, places: int) -> Iterator[Blocks]:
         low = high
 
 
+def slices_of(index: HistoryIndex, rows: Array, place: Array, places: int) -> Iterator[tuple[Blocks, Array]]:
+    """Each of `rows` (R,) with what it sees as a block of its own, about `places` at a time; and which of `rows` these are.
+
+    place: (n,) where an event of the store stands in time order; it takes the row's part in the blocks.
+    """
+    last = np.asarray(index.position)[rows]
+    first = np.asarray(index.start)[rows]
+    edges = np.concatenate([[0], np.cumsum(last - first + 1)])
+    low = 0
+    while low < len(rows):
+        high = max(low + 1, int(np.searchsorted(edges, edges[low] + places, side="right")) - 1)
+        inner = edges[low : high + 1] - edges[low]
+        rank = np.repeat(np.arange(high - low), np.diff(inner))
+        slot = np.arange(inner[-1]) - inner[rank] + first[low:high][rank]
+        event = place[np.take(index.order, slot)]
+        in_time = np.lexsort((event, rank))  # events of the same time may stand in any order in a carried history
+        start = inner[rank]
+        n = len(place)
+        yield (
+            Blocks(event=event[in_time], rank=rank, first=start, end=inner[rank + 1], n_events=n),
+            np.arange(low, high),
+        )
+        low = high
+
+
 def empty_blocks(n_events: int) -> Blocks:
     """No place at all; what an aggregate makes of it tells its columns."""
     none = np.empty(0, np.int64)

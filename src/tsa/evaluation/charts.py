@@ -33,7 +33,8 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What an axis says and how far it reaches. log: powers of ten, from 1. labels: words in place of numbers."""
+    """What an axis says and how far it reaches. log: powers of ten; what lies below `low` stands at it, and `low` must be
+    above 0. labels: words in place of numbers."""
 
     label: str
     low: float = 0.0
@@ -94,18 +95,14 @@ def tick_label(value: float, step: float, axis: Axis) -> str:
 
 
 def _scale(axis: Axis, start: float, end: float) -> Scale:
-    low, high = (_log(axis.low), _log(axis.high)) if axis.log else (axis.low, axis.high)
+    low, high = (math.log10(axis.low), math.log10(axis.high)) if axis.log else (axis.low, axis.high)
     span = (high - low) or 1.0
 
     def to_pixels(value: float) -> float:
-        position = ((_log(value) if axis.log else value) - low) / span
+        position = ((math.log10(max(value, axis.low)) if axis.log else value) - low) / span
         return start + (end - start) * min(1.0, max(0.0, position))
 
     return to_pixels
-
-
-def _log(value: float) -> float:
-    return math.log10(max(value, 0.5))  # 0 payments stand half a step below 1
 
 
 def _tick_values(axis: Axis) -> list[tuple[float, str]]:
@@ -113,9 +110,9 @@ def _tick_values(axis: Axis) -> list[tuple[float, str]]:
         every = math.ceil(len(axis.labels) / _MOST_TICKS)
         return [(float(i), label) for i, label in enumerate(axis.labels) if i % every == 0]
     if axis.log:
-        powers = range(math.floor(_log(axis.high)) + 1)
+        powers = range(math.ceil(math.log10(axis.low) - 1e-9), math.floor(math.log10(axis.high) + 1e-9) + 1)
         every = math.ceil(len(powers) / _MOST_TICKS)
-        return [(10.0**p, tick_label(10.0**p, 1, axis)) for p in powers if p % every == 0]
+        return [(10.0**p, tick_label(10.0**p, min(10.0**p, 1.0), axis)) for p in powers if p % every == 0]
     values = ticks(axis.low, axis.high, whole=axis.whole)
     step = values[1] - values[0] if len(values) > 1 else 1.0
     return [(value, tick_label(value, step, axis)) for value in values]

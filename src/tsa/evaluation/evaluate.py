@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,86 +20,19 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
-from tsa.data.files import replaced_file, sha256_of, write_json
-from tsa.data.history import history_lengths
-from tsa.data.manifest import MANIFEST
-from tsa.data.store import EventStore
-from tsa.errors import ConfigError, DataError, StoreError
+from tsa.data.files import replaced_file, write_json
+from tsa.errors import ConfigError, DataError
+from tsa.evaluation.assess import assess_calibration
 from tsa.evaluation.compare import BaselineResult, compare
-from tsa.evaluation.metrics import ScoredPayments, evaluate_scores, paired_difference
+from tsa.evaluation.metrics import evaluate_scores, paired_difference
 from tsa.evaluation.report import to_plain, write_report
+from tsa.evaluation.run import Run
 from tsa.progress import Progress, silent
-from tsa.schema import SPLITS, Market
-from tsa.scoring.scorer import Scorer
+from tsa.schema import SPLITS
+
+__all__ = ["Run", "best_f1_threshold", "compare_run", "evaluate", "need_baseline", "plain_verdict", "read_report"]
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished training run and the store it was trained on."""
-
-    path: Path
-    scorer: Scorer
-    store: EventStore
-    account: Mapping[str, Any]
-    market: Market
-    """The store's, but for what `evaluation.KEY=value` overrides say."""
-
-    @classmethod
-    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> Run:
-        """Open the run folder `path`. ConfigError when it is not one, or an override is of more than the market's
-        `evaluation` table; StoreError when its store has moved or changed."""
-        path = Path(path)
-        try:
-            account = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            folder, manifest = (path.resolve() / account["store"]).resolve(), account["store_manifest"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path} must be the folder of a run, however: run.json cannot be read ({error!r})"
-            ) from None
-        if "finished" not in account:
-            raise ConfigError(f"{path} must be the folder of a finished run, however: its training did not finish")
-        scorer = Scorer.load(path / "bundle")
-        store = EventStore.open(folder, market=scorer.bundle.market)
-        if sha256_of(folder / MANIFEST) != manifest:
-            raise StoreError(f"{folder} was prepared again since {path} was trained on it: train again")
-        return cls(path, scorer, store, account, _for_evaluation(store.market, overrides))
-
-    @cached_property
-    def rows(self) -> Array:
-        """Labelled rows of the test range."""
-        return self.store.labelled("test")
-
-    def payments(self, scores: Array, segments: Sequence[str] = ()) -> ScoredPayments:
-        """The test payments with `scores` (n), and with what their figures are broken down by. StoreError, DataError."""
-        store, market, rows = self.store, self.market, self.rows
-        wanted = list(dict.fromkeys([*market.evaluation.segments, *segments]))
-        columns = store.columns([*wanted, *([market.event.amount] if market.event.amount else [])])[rows]
-        lengths = {h.name: history_lengths(store.histories[h.name], rows, h.length) for h in market.history}
-        return ScoredPayments(
-            label=store.label[rows],
-            score=np.asarray(scores, np.float64),
-            time_seconds=store.time_seconds[rows],
-            amount=columns[market.event.amount].cast(pl.Float64).to_numpy() if market.event.amount else None,
-            entity=_entity(self)[rows],
-            segments={name: columns[name].cast(pl.String).to_numpy() for name in wanted},
-            history_length=lengths,
-        )
-
-
-def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
-    changed = market.override(overrides)
-    if changed.model_copy(update={"evaluation": market.evaluation}) != market:
-        raise ConfigError(f"a finished run takes evaluation.KEY settings only, however: {', '.join(overrides)}")
-    return changed
-
-
-def _entity(run: Run) -> Array:
-    """(n,) a code for each key of the ranked history; its block's start serves, and -1 where the key is null."""
-    entity = run.market.entity
-    key = run.store.columns([entity.key])[entity.key]
-    return np.where(key.is_null().to_numpy(), -1, run.store.histories[entity.name].start)
 
 
 def evaluate(
@@ -122,7 +54,7 @@ def evaluate(
         n = len(run.store.label[run.store.split("test")])
         raise DataError(f"split.test must hold payments whose outcome is known, however: none of {n} is")
     payments = run.payments(np.zeros(len(run.rows)), segments)  # refuses an unknown column before the long part
-    scores = _scores(run, run.rows, "scoring the test range", progress)
+    scores = run.score(run.rows, "scoring the test range", progress)
     flagged_at = best_f1_threshold(run, progress) if threshold is None else threshold
     with progress("measuring", 1) as advance:
         measured = evaluate_scores(
@@ -132,8 +64,11 @@ def evaluate(
             replicates=replicates,
         )
         advance(1)
+    with progress("measuring calibration", 1) as advance:
+        calibration = assess_calibration(run, payments, scores, replicates=replicates, progress=progress)
+        advance(1)
     _write_scores(run, scores)
-    report = _report(run, measured, _kept_comparison(run))
+    report = {**_report(run, measured, _kept_comparison(run)), "calibration": calibration}
     write_report(run.path, report)
     return report
 
@@ -147,7 +82,7 @@ def compare_run(
     """
     run = run if isinstance(run, Run) else Run.open(run)
     report = read_report(run.path)
-    if report["model"].get("weights") != _weights_hash(run):
+    if report["model"].get("weights") != run.weights_hash:
         raise ConfigError(f"{run.path} was trained again since its report was made: tsa evaluate {run.path}")
     with progress("training LightGBM", 1) as advance:
         baseline = compare(
@@ -162,7 +97,7 @@ def compare_run(
     with progress("measuring", 1) as advance:
         comparison = _comparison(run, baseline, replicates)
         advance(1)
-    write_json(run.path / "comparison.json", to_plain({**comparison, "weights": _weights_hash(run)}))
+    write_json(run.path / "comparison.json", to_plain({**comparison, "weights": run.weights_hash}))
     write_report(run.path, {**report, "comparison": comparison})
     return comparison
 
@@ -179,18 +114,13 @@ def best_f1_threshold(run: Run, progress: Progress = silent) -> float:
     """The raw score with the best F1 on the validation range; 0.5 where that range holds no fraud."""
     rows = run.store.labelled("validation")
     label = run.store.label[rows]
-    return _best_f1(label, _scores(run, rows, "scoring the validation range", progress)) if label.any() else 0.5
+    return _best_f1(label, run.score(rows, "scoring the validation range", progress)) if label.any() else 0.5
 
 
 def _best_f1(label: Array, score: Array) -> float:
     precision, recall, thresholds = precision_recall_curve(label, score)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     return float(thresholds[np.argmax(f1[:-1])])
-
-
-def _scores(run: Run, rows: Array, what: str, progress: Progress) -> Array:
-    with progress(what, len(rows)) as advance:
-        return run.scorer.score_rows(run.store, rows, advance=advance)
 
 
 def _comparison(run: Run, baseline: BaselineResult, replicates: int) -> dict[str, Any]:
@@ -237,18 +167,11 @@ def plain_verdict(difference: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _write_scores(run: Run, scores: Array) -> None:
-    """`scores.parquet`: id, label and raw score of each payment of the test range, whole or not at all."""
-    frame = pl.DataFrame(
-        {"id": run.store.ids()[run.rows], "label": run.store.label[run.rows], "raw_score": scores.astype(np.float32)}
-    )
+    """`scores.parquet`: id, label and scores of each payment of the test range, whole or not at all."""
+    columns = run.scorer.columns(scores.astype(np.float32))
+    frame = pl.DataFrame({"id": run.store.ids()[run.rows], "label": run.store.label[run.rows], **columns})
     with replaced_file(run.path / "scores.parquet") as aside:
         frame.write_parquet(aside)
-
-
-def _weights_hash(run: Run) -> str:
-    return str(
-        json.loads((run.path / "bundle" / "manifest.json").read_text())["files"]["weights.safetensors"]["sha256"]
-    )
 
 
 def _kept_comparison(run: Run) -> dict[str, Any] | None:
@@ -257,7 +180,7 @@ def _kept_comparison(run: Run) -> dict[str, Any] | None:
     if not path.exists():
         return None
     comparison: dict[str, Any] = json.loads(path.read_text())
-    return comparison if comparison.pop("weights", None) == _weights_hash(run) else None
+    return comparison if comparison.pop("weights", None) == run.weights_hash else None
 
 
 def read_report(run: Path) -> dict[str, Any]:
@@ -291,7 +214,7 @@ def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | Non
             "config": account["model"],
             "training": account["training"],
             "sampling_rate_genuine": account["sampling_rate_genuine"],
-            "weights": _weights_hash(run),
+            "weights": run.weights_hash,
         },
         "training": {"epochs": account["epochs"], "best_epoch": account["best_epoch"]},
         "evaluation": measured,

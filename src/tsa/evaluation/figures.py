@@ -122,7 +122,7 @@ def evaluation_charts(evaluation: Dict, comparison: Dict | None) -> list[dict[st
     return [one for one in drawn if one]
 
 
-def _card(identifier: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[Series]) -> dict[str, Any]:
+def card(identifier: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[Series]) -> dict[str, Any]:
     """A chart with its title and a legend."""
     legend = [{"name": s.name, "style": s.style} for s in series if s.name]
     svg = chart(identifier, title, description, x, y, series)
@@ -141,7 +141,7 @@ def _precision_recall(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any]
     rate = models[0][2]["fraud_rate"]
     chance = Series(name=f"chance {words.decimal(rate)}", x=[0, 1], y=[rate, rate], style="muted")
     description = "Precision over recall, from the highest score down. Average precision: " + _listed(lines)
-    return _card(
+    return card(
         "pr", "Precision and recall", description, Axis(label="Recall"), Axis(label="Precision"), [chance, *lines]
     )
 
@@ -158,7 +158,7 @@ def _roc(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
     chance = Series(name="chance 0.500", x=[0, 1], y=[0, 1], style="muted")
     description = "Recall over the false positive rate. Area under the curve: " + _listed(lines)
     x, y = Axis(label="False positive rate"), Axis(label="Recall")
-    return _card("roc", "ROC curve", description, x, y, [chance, *lines])
+    return card("roc", "ROC curve", description, x, y, [chance, *lines])
 
 
 def _listed(lines: Sequence[Series]) -> str:
@@ -180,7 +180,7 @@ def _histogram(evaluation: Dict) -> dict[str, Any] | None:
     description = (
         f"How many payments got which score: {sum(found['genuine']):,} genuine, {sum(found['fraud']):,} frauds."
     )
-    return _card("scores", "Scores", description, Axis(label="Raw score", low=edges[0], high=edges[-1]), y, series)
+    return card("scores", "Scores", description, Axis(label="Raw score", low=edges[0], high=edges[-1]), y, series)
 
 
 def _daily(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
@@ -197,7 +197,7 @@ def _daily(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
     x = Axis(label="Day (UTC)", high=len(labels) - 1, labels=labels)
     highest = max(0.05, *(value for line in lines for value in line.y))
     up = Axis(label="Precision", high=min(1.0, 1.2 * highest))
-    return _card("daily", f"{title} by day", explanation + ", day by day.", x, up, lines)
+    return card("daily", f"{title} by day", explanation + ", day by day.", x, up, lines)
 
 
 def training(account: Dict) -> dict[str, Any] | None:
@@ -229,7 +229,7 @@ def _loss(epochs: Sequence[Dict]) -> dict[str, Any] | None:
     if not line.y:
         return None
     y = Axis(label="Training loss", low=min(0.0, *line.y), high=1.05 * max(*line.y, 1e-9))
-    return _card("loss", "Training loss", "Mean loss of each epoch.", _epoch_axis(epochs), y, [line])
+    return card("loss", "Training loss", "Mean loss of each epoch.", _epoch_axis(epochs), y, [line])
 
 
 def _validation(epochs: Sequence[Dict], best: int | None) -> dict[str, Any] | None:
@@ -242,4 +242,4 @@ def _validation(epochs: Sequence[Dict], best: int | None) -> dict[str, Any] | No
         lines.insert(0, Series(name=f"kept: epoch {best}", x=[best, best], y=[0, 1], style="muted"))
     description = "Average precision and ROC AUC on the validation range after each epoch."
     y = Axis(label="On the validation range")
-    return _card("validation", "Validation", description, _epoch_axis(epochs), y, lines)
+    return card("validation", "Validation", description, _epoch_axis(epochs), y, lines)

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from tsa.data.files import write_json, write_text
 from tsa.evaluation import account, figures, words
+from tsa.evaluation.calibration_figures import calibration
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -25,19 +26,24 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 def write_report(out: Path, report: Mapping[str, Any]) -> None:
     """Write report.json and report.html into the folder out, each whole or not at all.
 
-    report: title, created, market, data, model, training, evaluation (of evaluate_scores), comparison or None,
-    environment. Numbers that are not finite become null.
+    report: title, created, market, data, model, training, evaluation (of evaluate_scores), calibration (of
+    assess_calibration), comparison or None, environment. Numbers that are not finite become null.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     plain = to_plain(report)
-    page = render(plain)
+    made = render(plain)
     write_json(out / "report.json", plain)
-    write_text(out / "report.html", page)
+    write_text(out / "report.html", made)
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The page of a plain report (see to_plain)."""
+    return page("report.html", view(report))
+
+
+def page(template: str, shown: Mapping[str, Any]) -> str:
+    """A self-contained page from a template of this package."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tsa", "evaluation"),
         autoescape=True,
@@ -48,7 +54,7 @@ def render(report: Mapping[str, Any]) -> str:
     )
     for name in ("count", "share", "decimal", "moment"):
         environment.filters[name] = getattr(words, name)
-    return environment.get_template("report.html").render(view(report))
+    return environment.get_template(template).render(shown)
 
 
 def view(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +75,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": figures.metric_rows(evaluation, comparison),
         "features": figures.features(comparison),
         "parts": figures.part_tables(evaluation, comparison),
+        "calibration": calibration(report.get("calibration")),
         "training": figures.training(report.get("training") or {}),
         "account": account.data_account(report.get("data") or {}),
         "settings": account.settings(report),

@@ -5,6 +5,7 @@
     market.json           the market, resolved
     encoder.json          the fitted encoder
     training.json         how it was trained: settings, sampling rate, rows, versions
+    calibration.json      from raw scores to percentiles and probabilities; absent where there is none
     manifest.json         format version, market fingerprint, size and sha256 of each file, and its own sha256
 
 Nothing in it can execute. A missing, changed or extra file is refused by name. It knows neither training nor serving.
@@ -29,10 +30,14 @@ from tsa.data.files import file_entry, replaced_folder, sha256_of
 from tsa.errors import BundleError, TSAError
 from tsa.model import ModelConfig, TSANetwork
 from tsa.schema import Market
+from tsa.scoring.calibration import Calibration
 
 VERSION = 1
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "model.json", "market.json", "encoder.json", "training.json")
+CALIBRATION = "calibration.json"
+OPTIONAL = (CALIBRATION,)
+"""What a bundle may lack; whether it does is sealed in the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ class Bundle:
     config: ModelConfig
     network: TSANetwork
     training: Mapping[str, Any]
+    calibration: Calibration | None = None
 
     def save(self, path: Path) -> None:
         """Write the bundle as the folder `path`, whole or not at all; a bundle that stands there is replaced."""
@@ -54,13 +60,15 @@ class Bundle:
             _write_json(folder / "market.json", self.market.to_dict())
             _write_json(folder / "encoder.json", self.encoder.to_dict())
             _write_json(folder / "training.json", dict(self.training))
+            if self.calibration is not None:
+                _write_json(folder / CALIBRATION, self.calibration.to_dict())
             (folder / MANIFEST).write_text(_sealed(_manifest(folder, self.market.fingerprint)), encoding="utf-8")
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
         """Read and check a bundle. BundleError names the file that is missing, extra, changed or cannot be read."""
         folder = Path(path)
-        _check(folder)
+        listed = _check(folder)
         with _unreadable_is_refused(folder):
             config = ModelConfig.from_dict(_read_json(folder / "model.json"))
             network = TSANetwork(config)
@@ -71,25 +79,29 @@ class Bundle:
                 config=config,
                 network=network.eval(),
                 training=_read_json(folder / "training.json"),
+                calibration=Calibration.from_dict(_read_json(folder / CALIBRATION)) if CALIBRATION in listed else None,
             )
 
 
 def _manifest(folder: Path, fingerprint: str) -> dict[str, Any]:
-    files = {name: file_entry(folder / name) for name in FILES}
+    written = [name for name in (*FILES, *OPTIONAL) if (folder / name).is_file()]
+    files = {name: file_entry(folder / name) for name in written}
     return {"version": VERSION, "market_fingerprint": fingerprint, "torch": str(torch.__version__), "files": files}
 
 
-def _check(folder: Path) -> None:
-    """Refuse a bundle that is not, to the byte, what was written."""
+def _check(folder: Path) -> Mapping[str, Any]:
+    """Refuse a bundle that is not, to the byte, what was written; what the manifest says of each file."""
     listed = _read_manifest(folder)
     present = {file.name for file in folder.iterdir()} - {MANIFEST}
-    for name in sorted(present - set(FILES)):
+    wanted = [*FILES, *(name for name in OPTIONAL if name in listed)]
+    for name in sorted(present - set(wanted)):
         raise BundleError(f"{folder / name} does not belong to the bundle")
-    for name in FILES:
+    for name in wanted:
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name} is missing")
         if name not in listed or sha256_of(folder / name) != listed[name]["sha256"]:
             raise BundleError(f"{folder / name} was changed: its sha256 is not the one in the manifest")
+    return listed
 
 
 def _read_manifest(folder: Path) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tsa.data.files import replaced_file
 from tsa.data.store import EventStore, prepare
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, DataError
 from tsa.model import TSANetwork
 from tsa.model.inputs import gather_batch
 from tsa.progress import Advance, Progress, silent
@@ -86,7 +86,8 @@ class Scorer:
 
         payments: a table, or files as `tsa prepare` reads them. start, end: score only payments in [start, end), in UTC.
         quarantine: a file for rows that break a rule; without it they are an error.
-        Returns `id` and `raw_score`, in time order. DataError names what cannot be scored, ConfigError a time that is none.
+        Returns `id`, `raw_score` (float32), `percentile` and `probability` (float64), in time order; the last two only as far
+        as the bundle is calibrated. DataError names what cannot be scored, ConfigError a time that is none.
         """
         rows_in = _window(start, end)
         with tempfile.TemporaryDirectory(prefix="tsa-score-") as folder:
@@ -95,7 +96,9 @@ class Scorer:
             rows = np.arange(first, last, dtype=np.int64)
             with progress("scoring", len(rows)) as advance:
                 scores = self.score_rows(store, rows, advance=advance)
-            return pl.DataFrame({"id": store.ids()[rows], "raw_score": scores})
+            ids = store.ids()[rows]
+            _refuse_no_number(ids, scores)
+            return pl.DataFrame({"id": ids, **self.columns(scores)})
 
     def _encode(self, payments: Payments, folder: Path, quarantine: Path | None, progress: Progress) -> EventStore:
         """A store of `payments` under `folder`, made with the bundle's encoder: nothing is fitted."""
@@ -107,9 +110,22 @@ class Scorer:
             bundle.market, payments, folder / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
         )
 
+    def columns(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The columns of raw scores (m,), `raw_score` first, then those that the bundle is calibrated for."""
+        calibration = self.bundle.calibration
+        return {"raw_score": scores, **({} if calibration is None else calibration.columns(scores))}
+
     def score_rows(self, store: EventStore, rows: NDArray[np.int64], **settings: Any) -> NDArray[np.float32]:
         """(m,) raw scores of the events `rows` (m,) of a store made with this bundle's encoder."""
         return score_events(self.bundle.network, store, rows, **settings)
+
+
+def _refuse_no_number(ids: pl.Series, scores: NDArray[np.float32]) -> None:
+    """A payment that the network has no number for has no score: not the lowest, not the highest, none."""
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        found = f"{len(bad)} of {len(scores)} do not, such as {ids.gather(bad[:5]).to_list()}"
+        raise DataError(f"payments must get a number as score, however: {found}")
 
 
 def write_scores(scores: pl.DataFrame, out: Path) -> None:

@@ -1,0 +1,108 @@
+"""The calibration of a run, measured on its test range: before and after, in parts, and how far payments have moved since.
+
+It knows runs and where their scores stand; each figure is `tsa.evaluation.calibration`'s.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.evaluation.calibration import frauds_by_day, measure_calibration, population_stability, reliability
+from tsa.evaluation.payments import Array, ScoredPayments
+from tsa.evaluation.run import Run
+from tsa.evaluation.segments import by_value
+from tsa.progress import Progress, silent
+
+SEED = 0
+PART_FIGURES = ("ece", "ratio", "brier", "expected")
+
+
+def assess_calibration(
+    run: Run, payments: ScoredPayments, scores: Array, *, replicates: int = 200, progress: Progress = silent
+) -> dict[str, Any]:
+    """What the report says of calibration: on the test payments, with raw `scores` (n,) before and probabilities after.
+
+    `after` is None where the bundle has no probability; `note` then says why. `drift` compares the test range with the
+    range that calibration was fitted on.
+    """
+    calibration = run.scorer.bundle.calibration
+    probability = None if calibration is None else calibration.probability
+    raw = np.asarray(scores, np.float64)
+    forms: dict[str, Array | None] = {"before": raw, "after": None if probability is None else probability(raw)}
+    measure = partial(_measured, payments.label, replicates=replicates)
+    best = raw if forms["after"] is None else forms["after"]
+    note = "The bundle has no calibration." if calibration is None else calibration.note
+    return {
+        "method": None if probability is None else probability.method,
+        "note": note if probability is None else None,
+        "fitted_on": {} if calibration is None else dict(calibration.counts),
+        **{name: None if values is None else measure(values, name) for name, values in forms.items()},
+        "reliability": {k: None if v is None else reliability(payments.label, v) for k, v in forms.items()},
+        "per_day": frauds_by_day(payments.label, best, payments.time_seconds),
+        "segments": {
+            name: by_value(values, partial(_part, payments.label, forms, f"segment {name}", replicates))
+            for name, values in payments.segments.items()
+        },
+        "drift": _drift(run, raw, progress),
+    }
+
+
+def _measured(label: Array, probability: Array, purpose: str, *, replicates: int) -> dict[str, Any]:
+    generator = np.random.default_rng([SEED, zlib.crc32(purpose.encode())])
+    return measure_calibration(label, probability, generator=generator, replicates=replicates)
+
+
+def _part(
+    label: Array, forms: dict[str, Array | None], purpose: str, replicates: int, rows: NDArray[np.intp]
+) -> dict[str, Any]:
+    """n, frauds, and the figures of a part before and after."""
+    found: dict[str, Any] = {"n": len(rows), "frauds": int(label[rows].sum())}
+    for name, values in forms.items():
+        if values is not None:
+            measured = _measured(label[rows], values[rows], f"{purpose} {name} {rows[0]}", replicates=replicates)
+            found[name] = {figure: measured["metrics"][figure] for figure in PART_FIGURES}
+    return found
+
+
+def _drift(run: Run, scores: Array, progress: Progress) -> dict[str, Any]:
+    """How the scores of the test range differ from those of the range that calibration was fitted on."""
+    learned = run.account["training"].get("train_on", ["train"])
+    ranges = [name for name in ("calibration", "validation") if name not in learned and _size(run, name)]
+    if not ranges:
+        return {"reference": None, "psi": None}
+    name = ranges[0]
+    split = run.store.split(name)
+    label, before = np.asarray(run.store.label[split]), _range_scores(run, name, progress)
+    found: dict[str, Any] = {"reference": name, "psi": population_stability(before, scores)}
+    calibration = run.scorer.bundle.calibration
+    if calibration is not None and calibration.probability is not None:
+        known = label >= 0
+        expected = float(calibration.probability(before[known]).sum())
+        found |= {"payments": int(known.sum()), "observed": int(label[known].sum()), "expected": expected}
+    return found
+
+
+def _size(run: Run, name: str) -> int:
+    split = run.store.split(name)
+    return int(split.stop - split.start)
+
+
+def _range_scores(run: Run, name: str, progress: Progress) -> NDArray[np.float64]:
+    """Raw scores of all payments of a range: as training left them in the run folder, else made again."""
+    rows = np.arange(run.store.split(name).start, run.store.split(name).stop)
+    kept = _kept_scores(run.path / f"{name}_scores.parquet", len(rows))
+    return run.score(rows, f"scoring the {name} range", progress).astype(np.float64) if kept is None else kept
+
+
+def _kept_scores(path: Path, n: int) -> NDArray[np.float64] | None:
+    if not path.is_file():
+        return None
+    kept = pl.read_parquet(path, columns=["raw_score"])["raw_score"].to_numpy().astype(np.float64)
+    return kept if len(kept) == n else None

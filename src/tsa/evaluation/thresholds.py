@@ -1,0 +1,226 @@
+"""What reviewing payments from a threshold on catches, costs and saves, when a team can look into so many a day.
+
+Each UTC day the team takes the payments at or above the threshold, the riskiest first, until its capacity is used up; what
+is left over that day goes unseen. It knows scored payments and costs; not runs, files or pages.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.errors import ConfigError
+from tsa.evaluation.bootstrap import MINIMUM_EVENTS, interval, poisson_one
+from tsa.evaluation.payments import Array, ScoredPayments
+
+Floats = NDArray[np.float64]
+
+PER_DAY = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+"""Flagged payments a day, on average, whose thresholds stand in the table."""
+
+FAR = 5
+"""So many times the capacity is where the table ends."""
+
+DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What a review costs and saves, in the unit of the amounts. Checked when made.
+
+    review: one review. capacity: reviews a day, None for no limit. fraud: the loss of a fraud that is missed; None: its
+    amount. recovered: the share of that loss that a review saves.
+    """
+
+    review: float
+    capacity: int | None = None
+    fraud: float | None = None
+    recovered: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("cost of a review", self.review), ("cost of a fraud", self.fraud)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"the {name} must be 0 or more, however: {value}")
+        if self.capacity is not None and self.capacity < 1:
+            raise ConfigError(f"the review capacity must be at least 1 a day, however: {self.capacity}")
+        if not 0 < self.recovered <= 1:
+            raise ConfigError(f"the recovered share must lie in (0, 1], however: {self.recovered}")
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """n payments by falling score, and which of them the team would get to if all were flagged."""
+
+    order: NDArray[np.intp]
+    score: Floats
+    fraud: NDArray[np.bool_]
+    value: Floats | None
+    """What a review of each saves; None where losses are not known."""
+    seen: NDArray[np.bool_]
+    """Within the capacity of its day. A lower threshold only adds payments that come later in the day's queue."""
+    day: NDArray[np.int64]
+    ends: NDArray[np.intp]
+    """Where each distinct score ends: the places that a threshold can cut at."""
+
+    @classmethod
+    def of(cls, payments: ScoredPayments, rank: Floats, costs: Costs) -> _Queue:
+        """The queue by rank (n,): mostly the score. Among equal ones the earlier payment comes first."""
+        order = np.lexsort((payments.time_seconds, -rank))
+        days = np.floor_divide(payments.time_seconds, DAY_SECONDS).astype(np.int64)
+        day = np.unique(days, return_inverse=True)[1][order]
+        score = rank[order]
+        place = _place_in_day(day)
+        value = _values(payments, costs)
+        return cls(
+            order=order,
+            score=score,
+            fraud=payments.label[order] == 1,
+            value=None if value is None else value[order],
+            seen=np.ones(len(score), bool) if costs.capacity is None else place < costs.capacity,
+            day=day,
+            ends=np.flatnonzero(np.append(score[:-1] != score[1:], True)) if len(score) else np.zeros(0, np.intp),
+        )
+
+    @property
+    def days(self) -> int:
+        """UTC days that have payments."""
+        return int(self.day.max(initial=-1)) + 1
+
+
+def choose_thresholds(
+    payments: ScoredPayments, costs: Costs, *, probability: Array | None = None, replicates: int = 200, seed: int = 0
+) -> dict[str, Any]:
+    """`rows`: what each of some thresholds catches, costs and saves; `best`: the one that saves most, or that fills the
+    capacity where losses are not known; `by_expected_loss`: the same for reviewing where probability × loss exceeds the
+    cost of a review, riskiest in money first; None without probability (n,) or losses.
+
+    ConfigError where there is neither a loss nor a capacity to choose by.
+    """
+    queue = _Queue.of(payments, np.asarray(payments.score, np.float64), costs)
+    if queue.value is None and costs.capacity is None:
+        raise ConfigError("choosing a threshold needs amounts, a cost of a missed fraud, or a review capacity")
+    best = _best(queue, costs)
+    found = None
+    if best is not None:
+        found = {**_row(queue, best, costs), **_net_interval(queue, best, costs, replicates, seed)}
+    value = None if queue.value is None else float(queue.value[queue.fraud].sum() / costs.recovered)
+    return {
+        "n": len(queue.score),
+        "frauds": int(queue.fraud.sum()),
+        "fraud_value": value,
+        "days": queue.days,
+        "rows": [_row(queue, cut, costs) for cut in sorted(_cuts(queue, costs, best))],
+        "best": found,
+        "by_expected_loss": _by_expected_loss(payments, costs, probability),
+        "costs": asdict(costs),
+    }
+
+
+def _cuts(queue: _Queue, costs: Costs, best: int | None) -> set[int]:
+    """Where the thresholds of the table stand; far beyond the capacity nothing changes any more."""
+    if not len(queue.ends):
+        return set()
+    most = math.inf if costs.capacity is None else FAR * costs.capacity
+    wanted = [per_day for per_day in PER_DAY if per_day <= most] + ([costs.capacity] if costs.capacity else [])
+    return {_cut_at(queue, per_day * queue.days) for per_day in wanted} | ({best} if best is not None else set())
+
+
+def _values(payments: ScoredPayments, costs: Costs) -> Floats | None:
+    """(n,) what a review saves if the payment is fraud. Missing and negative amounts count 0."""
+    if costs.fraud is not None:
+        return np.full(len(payments), costs.fraud * costs.recovered)
+    if payments.amount is None:
+        return None
+    amount: Floats = np.fmax(np.asarray(payments.amount, np.float64), 0.0) * costs.recovered
+    return amount
+
+
+def _place_in_day(day: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) how many payments of the same day stand before each in the queue."""
+    by_day = np.argsort(day, kind="stable")
+    counts = np.bincount(day)
+    first = np.cumsum(counts) - counts
+    place = np.empty(len(day), np.int64)
+    place[by_day] = np.arange(len(day)) - first[day[by_day]]
+    return place
+
+
+def _best(queue: _Queue, costs: Costs) -> int | None:
+    """The cut that saves most; where losses are not known, the one that fills the capacity. None: review nothing."""
+    if not len(queue.ends):
+        return None
+    if queue.value is None:
+        assert costs.capacity is not None
+        return _cut_at(queue, costs.capacity * queue.days)
+    gain = np.cumsum(queue.seen * (queue.fraud * queue.value - costs.review))[queue.ends]
+    at = int(np.argmax(gain))
+    return int(queue.ends[at]) if gain[at] > 0 else None
+
+
+def _cut_at(queue: _Queue, flagged: int) -> int:
+    """The last place of a distinct score at which no more than `flagged` payments are flagged; the first otherwise."""
+    fitting = int(np.searchsorted(queue.ends, flagged, side="left"))
+    return int(queue.ends[max(fitting - 1, 0)]) if len(queue.ends) else -1
+
+
+def _row(queue: _Queue, cut: int, costs: Costs) -> dict[str, Any]:
+    """What the threshold at the score of the queue's place `cut` does."""
+    flagged = slice(0, cut + 1)
+    threshold = float(queue.score[cut]) if cut >= 0 else None
+    per_day = np.bincount(queue.day[flagged], minlength=queue.days)
+    over = 0 if costs.capacity is None else int((per_day > costs.capacity).sum())
+    busiest = int(per_day.max(initial=0))
+    return {
+        "threshold": threshold,
+        "flagged": cut + 1,
+        "busiest_day": busiest,
+        "days_over_capacity": over,
+        **_outcome(queue, queue.seen[flagged], flagged, costs),
+    }
+
+
+def _outcome(queue: _Queue, reviewed: NDArray[np.bool_], part: slice, costs: Costs) -> dict[str, Any]:
+    """What the reviews of some payments come to."""
+    count, frauds = int(reviewed.sum()), int(queue.fraud.sum())
+    caught = int((reviewed & queue.fraud[part]).sum())
+    found: dict[str, Any] = {
+        "reviewed": count,
+        "reviewed_per_day": count / queue.days if queue.days else 0.0,
+        "caught": caught,
+        "precision": caught / count if count else None,
+        "recall": caught / frauds if frauds else None,
+        "cost": count * costs.review,
+    }
+    if queue.value is None:
+        return {**found, "saved": None, "net": None, "missed": None}
+    saved = float(queue.value[part][reviewed & queue.fraud[part]].sum())
+    missed = float(queue.value[queue.fraud].sum()) - saved
+    return {**found, "saved": saved, "net": saved - found["cost"], "missed": missed}
+
+
+def _net_interval(queue: _Queue, cut: int, costs: Costs, replicates: int, seed: int) -> dict[str, Any]:
+    """How far the net saving would move with other payments of the same kind: Poisson bootstrap, 95 %."""
+    reviewed = np.flatnonzero(queue.seen[: cut + 1])
+    fraud, value = queue.fraud[reviewed], queue.value
+    if value is None or not replicates or fraud.sum() < MINIMUM_EVENTS:
+        return {"net_low": None, "net_high": None}
+    gain = fraud * value[reviewed] - costs.review
+    generator = np.random.default_rng(seed)
+    drawn = np.array([poisson_one(generator, len(gain)) @ gain for _ in range(replicates)])
+    low, high = interval(drawn, 0.95, float(gain.sum()))
+    return {"net_low": low, "net_high": high}
+
+
+def _by_expected_loss(payments: ScoredPayments, costs: Costs, probability: Array | None) -> dict[str, Any] | None:
+    """Review where the expected loss exceeds the cost: the better rule where amounts differ and probabilities are true."""
+    value = _values(payments, costs)
+    if value is None or probability is None:
+        return None
+    worth = np.asarray(probability, np.float64) * np.nan_to_num(value)
+    queue = _Queue.of(payments, worth, costs)
+    reviewed = queue.seen & (queue.score > costs.review)
+    return _outcome(queue, reviewed, slice(None), costs)

@@ -1,0 +1,94 @@
+"""The original's files of a trained model: read into plain values and maps, and where asked for written.
+
+Weights, tables as JSON, `percentile_score.pkl` and `bspline_parameters.json`. It knows the files' forms; not how they fit
+together, which is `tsa.scoring.importing`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tsa.data.files import write_json
+from tsa.data.pickles import read_pickle, write_pickle
+from tsa.errors import ArtefactError, CalibrationError
+from tsa.scoring.calibration import Calibration
+from tsa.scoring.percentile import PercentileMap
+from tsa.scoring.probability import BSplineMap
+
+PERCENTILES, BSPLINE = "percentile_score.pkl", "bspline_parameters.json"
+CHECKPOINT = ("model", "model_state_dict", "state_dict")
+"""Where a training checkpoint holds the state dict."""
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A JSON object. ArtefactError."""
+    try:
+        table = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path.name} cannot be read as JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise ArtefactError(f"{path.name} must hold an object, however: {type(table).__name__}")
+    return table
+
+
+def read_percentiles(path: Path) -> PercentileMap:
+    """The percentile map in a `percentile_score.pkl`: a list of pairs [score quantile at p, p]. ArtefactError."""
+    pairs = read_pickle(path)
+    try:
+        return PercentileMap.original(pairs)
+    except (CalibrationError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path.name} must hold ascending pairs [score, percentile], however: {error}") from None
+
+
+def read_bspline(path: Path) -> BSplineMap:
+    """The probability map in a `bspline_parameters.json`. ArtefactError."""
+    table = read_table(path)
+    try:
+        return BSplineMap.original(table)
+    except (CalibrationError, KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path.name} must hold knots, coefficients and degree, however: {error}") from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors, or from .pt by torch's loader of weights alone. ArtefactError.
+
+    A training checkpoint that holds the state dict as one of `CHECKPOINT` is opened.
+    """
+    safe = path.suffix == ".safetensors"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders about some pickles; they load, or they are refused below
+            state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torn and hostile files fail in many ways
+        raise ArtefactError(f"{path.name} cannot be read as weights: {str(error).strip()[:200]!r}") from None
+    if isinstance(state, Mapping):
+        state = next((state[name] for name in CHECKPOINT if isinstance(state.get(name), Mapping)), state)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ArtefactError(f"{path.name} must hold names and tensors alone, however: it holds something else")
+    return {str(name): value for name, value in state.items()}
+
+
+def write_original(calibration: Calibration, folder: Path) -> list[Path]:
+    """Write the maps of a calibration as the original's two files; those written. CalibrationError where it has neither,
+    or a probability that is no B-spline."""
+    percentile, probability = calibration.percentile, calibration.probability
+    if percentile is None and probability is None:
+        raise CalibrationError("the original's files need a percentile or a probability map, however: there is neither")
+    if probability is not None and not isinstance(probability, BSplineMap):
+        raise CalibrationError(f"{BSPLINE} holds a B-spline, however: the probability is {probability.method}")
+    written = []
+    if percentile is not None:
+        write_pickle(folder / PERCENTILES, percentile.pairs())
+        written.append(folder / PERCENTILES)
+    if probability is not None:
+        write_json(folder / BSPLINE, probability.to_original())
+        written.append(folder / BSPLINE)
+    return written

@@ -1,0 +1,146 @@
+"""A monotone logistic regression on cubic B-splines: the probability score of the original, fitted here with SciPy.
+
+Binomial likelihood with logit link; coefficients that do not fall, so that probability never falls as the score rises
+(for B-splines that is enough; Ramsay 1988); a penalty of 1e-10 on second differences, which only settles what data leave
+open. Solved by Newton steps, each a least-squares problem under bounds. Knows scores and labels, not what they are of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+from scipy.optimize import lsq_linear
+from scipy.sparse import csr_array
+
+from tsa.errors import CalibrationError
+
+Floats = NDArray[np.float64]
+
+DEGREE = 3
+DIGITS = 6
+"""Scores are rounded to so many digits and grouped."""
+
+PENALTY = 1e-10
+FEWEST_POINTS = 10
+"""Intervals between knots with so many points (different scores) or fewer are merged."""
+
+TOP_LEVELS = (0.9, 0.99, 0.999, 0.9999)
+MOST_STEPS = 200
+SETTLED = 1e-6
+"""A step that lowers the loss by less than this share of it is the last: frauds alone at the top would pull for ever."""
+
+LEAST_COEFFICIENT = -25.0
+"""Where the lowest scores belong to genuine payments alone, their probability would fall to 0; 1e-11 is low enough."""
+
+LARGEST_COEFFICIENT = 1e12
+LEAST_RISE = 1e-6
+"""From coefficient to coefficient: next to nothing, but it keeps the order of scores where the data ask for a level."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Payments grouped by rounded score: m different `score`s, of each the payments `n` and the `frauds`; all (m,)."""
+
+    score: Floats
+    n: Floats
+    frauds: Floats
+
+    @classmethod
+    def of(cls, score: Floats, label: Floats) -> Grouped:
+        """Group (n,) scores and labels."""
+        values, group, n = np.unique(np.round(score, DIGITS), return_inverse=True, return_counts=True)
+        return cls(values, n.astype(np.float64), np.bincount(group, weights=label).astype(np.float64))
+
+
+def fit_bspline(score: Floats, label: Floats) -> tuple[Floats, Floats]:
+    """Knots with boundary repeats and rising coefficients for scores (n,) in [0, 1] and labels (n,) of 0 and 1.
+
+    CalibrationError where the fit does not settle or runs away.
+    """
+    data = Grouped.of(score, label)
+    inner = inner_knots(np.round(score, DIGITS), data.score)
+    knots = np.concatenate([np.zeros(DEGREE + 1), inner, np.ones(DEGREE + 1)])
+    coefficients = _Fit(data, csr_array(BSpline.design_matrix(data.score, knots, DEGREE))).solve()
+    if not np.abs(coefficients).max() < LARGEST_COEFFICIENT:
+        found = f"{np.abs(coefficients).max():g}"
+        raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12, however: {found}")
+    return knots, coefficients
+
+
+def inner_knots(score: Floats, points: Floats) -> Floats:
+    """Knots inside (0, 1): quantiles of the scores (n,), more of them near 1, and a grid; each interval between two
+    holds more than `FEWEST_POINTS` of the points (m,), which are the different scores."""
+    count = 20 if len(score) < 10_000 else 50 if len(score) <= 1_000_000 else 100
+    quantiles = np.quantile(score, [*np.linspace(0, 1, count), *TOP_LEVELS])
+    wanted = np.unique([*quantiles, *np.linspace(0, 1, 11)])
+    wanted = wanted[(wanted > 0) & (wanted < 1)]
+    kept: list[float] = []
+    below = np.searchsorted(points, wanted, side="left")
+    begun = 0
+    for knot, passed in zip(wanted.tolist(), below.tolist(), strict=True):
+        if passed - begun > FEWEST_POINTS:
+            kept.append(knot)
+            begun = passed
+    if kept and len(points) - begun <= FEWEST_POINTS:
+        kept.pop()
+    return np.array(kept)
+
+
+class _Fit:
+    """Minus the log likelihood as a function of the K coefficients, and its minimum where they do not fall."""
+
+    def __init__(self, data: Grouped, basis: csr_array) -> None:
+        self.data, self.basis = data, basis
+        size = basis.shape[1]
+        second = np.diff(np.eye(size), n=2, axis=0)
+        self.penalty = 2 * PENALTY * second.T @ second
+        self.steps = np.tril(np.ones((size, size)))  # coefficients = steps @ (the first, then the increments)
+        self.least = np.r_[LEAST_COEFFICIENT, np.full(size - 1, LEAST_RISE)]
+
+    def loss(self, coefficients: Floats) -> float:
+        """Minus the log likelihood, with the penalty."""
+        eta = self.basis @ coefficients
+        likelihood = self.data.frauds @ eta - self.data.n @ np.logaddexp(0, eta)
+        return float(0.5 * coefficients @ self.penalty @ coefficients - likelihood)
+
+    def solve(self) -> Floats:
+        """(K,) the best coefficients. CalibrationError where they are not found in `MOST_STEPS` steps."""
+        rate = self.data.frauds.sum() / self.data.n.sum()
+        # a slope to start with: where all coefficients are equal, every bound holds and little can move at first
+        at = max(np.log(rate / (1 - rate)), LEAST_COEFFICIENT + 2) + np.linspace(-1, 1, self.basis.shape[1])
+        loss = self.loss(at)
+        for _ in range(MOST_STEPS):
+            after, loss_after = self._shortened(at, loss, self._newton(at))
+            gain, at, loss = loss - loss_after, after, loss_after
+            if gain <= SETTLED * abs(loss):
+                return at
+        rule = f"it must settle in {MOST_STEPS} steps"
+        raise CalibrationError(f"bspline fit fails its check: {rule}, however: it does not")
+
+    def _newton(self, at: Floats) -> Floats:
+        """The minimum of the quadratic that fits the loss at `at`, among coefficients that do not fall."""
+        eta = self.basis @ at
+        probability = 1 / (1 + np.exp(-np.clip(eta, -500, 500)))
+        gradient = self.basis.T @ (self.data.n * probability - self.data.frauds) + self.penalty @ at
+        weight = self.data.n * probability * (1 - probability)
+        curvature = (self.basis.T @ self.basis.multiply(weight[:, None])).toarray() + self.penalty
+        values, vectors = np.linalg.eigh(self.steps.T @ curvature @ self.steps)
+        root = np.sqrt(np.maximum(values, 1e-12 * values[-1]))
+        square = root[:, None] * vectors.T
+        increments = np.diff(at, prepend=0.0)
+        target = square @ increments - (vectors.T @ (self.steps.T @ gradient)) / root
+        out: Floats = self.steps @ lsq_linear(square, target, bounds=(self.least, np.inf), method="bvls").x
+        return out
+
+    def _shortened(self, at: Floats, loss: float, goal: Floats) -> tuple[Floats, float]:
+        """As far towards `goal` as the loss falls: the quadratic may promise too much."""
+        share = 1.0
+        while share > 1e-8:
+            there = at + share * (goal - at)
+            if (after := self.loss(there)) < loss:
+                return there, after
+            share /= 2
+        return at, loss

@@ -1,0 +1,192 @@
+"""From a folder of the original system, weights and artefacts, to a bundle like any other that gives the same three scores.
+
+Everything is read and checked before anything is made: what is missing or does not fit is listed in one error. It knows
+how the files hang together; what is in them is known to `tsa.scoring.artefacts`, `tsa.data.legacy` and `tsa.model.legacy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsa.data.files import sha256_of
+from tsa.data.legacy import encoder_findings, original_encoder, refuse
+from tsa.data.pickles import read_pickle
+from tsa.errors import ArtefactError, TSAError
+from tsa.model import TSANetwork
+from tsa.model.legacy import ARGUMENTS, TWO, reference_network
+from tsa.schema import Market
+from tsa.scoring.artefacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_table, read_weights
+from tsa.scoring.bundle import Bundle
+from tsa.scoring.calibration import Calibration
+
+ENCODING = ("cat_to_index.json", "default_value_dict.json", "preprocessor.pkl")
+ARTEFACTS: dict[str, Callable[[Path], Any]] = {
+    "cat_to_index.json": read_table,
+    "default_value_dict.json": read_table,
+    "preprocessor.pkl": read_pickle,
+    PERCENTILES: read_percentiles,
+    BSPLINE: read_bspline,
+}
+WEIGHTS = (".pt", ".pth", ".safetensors")
+COUNTS = {"n_cat_features": "categorical", "n_num_features": "numerical", "n_engineered_num_features": "engineered"}
+"""Constructor arguments that must be the numbers of features in the market file, by kind."""
+
+
+@dataclass
+class _Found:
+    """What was read so far, by name, and what is wrong with the rest."""
+
+    read: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+    def take(self, name: str, path: Path, reader: Callable[[Path], Any]) -> None:
+        """Read a file, or note why it cannot be."""
+        if not path.is_file():
+            self.findings.append(f"{path.name} is missing")
+            return
+        try:
+            self.read[name], self.paths[name] = reader(path), path
+        except TSAError as error:
+            self.findings.append(str(error))
+
+
+def import_original(
+    folder: str | Path, market: Market, *, weights: Path | None = None, config: Path | None = None
+) -> Bundle:
+    """A bundle of the original's model in `folder`, for a market that declares its features in the original's order.
+
+    The folder holds the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and the five
+    artefacts. weights, config: these two files, where the folder has several that could be them.
+    ArtefactError lists everything that is missing, hostile or inconsistent. Nothing in the files is executed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArtefactError(f"{folder} must be a folder with the original's weights and artefacts, however: it is none")
+    found = _Found()
+    _read_all(found, folder, weights, config)
+    found.findings += _inconsistencies(market, found.read)
+    network = _network(found)
+    refuse(found.findings, str(folder))
+    assert network is not None
+    cat_to_index, defaults, preprocessor = (found.read[name] for name in ENCODING)
+    network = _with_histories(network, tuple(history.name for history in market.history))
+    return Bundle(
+        market=market,
+        encoder=original_encoder(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
+        config=network.config,
+        network=network,
+        training={"imported": _account(found), "sampling_rate_genuine": None},
+        calibration=Calibration(percentile=found.read[PERCENTILES], probability=found.read[BSPLINE]),
+    )
+
+
+def _read_all(found: _Found, folder: Path, weights: Path | None, config: Path | None) -> None:
+    for name, reader in ARTEFACTS.items():
+        found.take(name, folder / name, reader)
+    others = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
+    if path := config or _only(found, "constructor arguments", "--config", "a .json file beside the artefacts", others):
+        found.take("config", path, read_table)
+    candidates = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS]
+    if path := weights or _only(found, "weights", "--weights", "a .pt, .pth or .safetensors file", candidates):
+        found.take("weights", path, read_weights)
+    if (table := found.read.get("preprocessor.pkl")) is not None and not isinstance(table, dict):
+        found.findings.append(f"preprocessor.pkl must hold a dict, however: {type(table).__name__}")
+        del found.read["preprocessor.pkl"]
+
+
+def _only(found: _Found, what: str, option: str, kind: str, paths: Sequence[Path]) -> Path | None:
+    """The one file there is of a kind; else a finding."""
+    if len(paths) == 1:
+        return paths[0]
+    names = ", ".join(path.name for path in paths)
+    rule = f"must be one file, or be named by {option}, however: {names}" if paths else f"{kind} is missing"
+    found.findings.append(f"{what}: {rule}")
+    return None
+
+
+def _network(found: _Found) -> TSANetwork | None:
+    """The original's network; None where there is none, with the reason among the findings."""
+    if "config" not in found.read or "weights" not in found.read:
+        return None
+    try:
+        return reference_network(found.read["config"], found.read["weights"])
+    except TSAError as error:
+        name = found.paths["weights"].name
+        found.findings += [f"{name}: {line}" for line in str(error).split("; ")]
+        return None
+
+
+def _with_histories(network: TSANetwork, names: tuple[str, ...]) -> TSANetwork:
+    """The network with its histories called as in the market file: by name where the names are the original's, else in
+    the market's order, the customer's first."""
+    if set(names) == set(network.config.histories):
+        return network
+    with torch.device("meta"):
+        renamed = TSANetwork(network.config.replace(histories=names))
+    renamed.load_state_dict(network.state_dict(), assign=True)
+    return renamed.eval()
+
+
+def _inconsistencies(market: Market, read: Mapping[str, Any]) -> list[str]:
+    """Each file may be right by itself, and yet not fit the market file or the others."""
+    cat_to_index, defaults, preprocessor = (read.get(name) for name in ENCODING)
+    found = encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor)
+    if "config" in read:
+        config = {**ARGUMENTS, **read["config"]}
+        found += _count_findings(market, config)
+        found += _row_findings(market, cat_to_index or {}, config)
+    if "weights" in read:
+        found += _history_findings(market, read["weights"])
+    return found
+
+
+def _count_findings(market: Market, config: Mapping[str, Any]) -> Iterator[str]:
+    for argument, kind in COUNTS.items():
+        if (count := len(getattr(market.features, kind))) != config[argument]:
+            yield f"features.{kind}: must be as many as {argument}={config[argument]}, however: {count}"
+    for history in market.history:
+        if history.length != config["seq_len"]:
+            rule = f"length must be seq_len={config['seq_len']}"
+            yield f"history {history.name}: {rule}, however: {history.length}"
+
+
+def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Rows beyond the categorical ones of the table: those that follow belong to the numerical features."""
+    sizes = config["n_embedding"], config["n_num_features"]
+    if not all(isinstance(size, int) for size in sizes):
+        return
+    last = sizes[0] - sizes[1]
+    for feature in market.features.categorical:
+        rows = cat_to_index.get(feature.name)
+        items = rows.items() if isinstance(rows, dict) else ()
+        beyond = [f"{value!r}: {row}" for value, row in items if _beyond(row, last)]
+        if beyond:
+            rule = f"rows of {feature.name!r} must be at most n_embedding - n_num_features = {last}"
+            yield f"cat_to_index: {rule}, however: {', '.join(beyond[:5])}"
+
+
+def _beyond(row: Any, last: int) -> bool:
+    try:
+        return int(row) > last
+    except (TypeError, ValueError, OverflowError):
+        return False  # a finding of its own
+
+
+def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]:
+    marks = ("order_attention_cid.", "gate_emb.")
+    count = len(TWO) if any(name.removeprefix("module.").startswith(marks) for name in state) else 1
+    names = [history.name for history in market.history]
+    if len(names) != count:
+        yield f"history: the weights are of {count} histories, however: the market has {', '.join(names)}"
+
+
+def _account(found: _Found) -> dict[str, Any]:
+    """What the bundle tells of its origin: each file with its sha256, and the constructor arguments."""
+    files = {path.name: sha256_of(path) for path in found.paths.values()}
+    return {"files": files, "arguments": found.read["config"]}

@@ -1,0 +1,162 @@
+"""The percentile score: the share of calibration payments that score lower.
+
+A map of our own is fitted on calibration scores and interpolates between its knots; an imported one is looked up as the
+original does it, to the last pair. It knows scores as plain numbers; not where they come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tsa.errors import CalibrationError
+
+Floats = NDArray[np.float64]
+
+QUANTILES = 1000
+"""Levels 0, 0.001, … 0.999; the original's percentiles."""
+
+PER_DECADE = 250
+"""Further levels in the top 1 %, for each tenfold rarer share of payments: steps of 1 % of what is left above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PercentileMap:
+    """From raw scores to percentiles in [0, 1]; a higher score never has a lower one.
+
+    rule "share": interpolated between the knots (score, share of payments below it). "original": the percentile of the
+    pair *after* the last one whose score is not above the raw score; see `_look_up`. Both: 0 for scores ≤ 0, 1 for ≥ 1.
+    """
+
+    rule: Literal["share", "original"]
+    scores: tuple[float, ...]
+    percentiles: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("share", "original"):
+            raise CalibrationError(f"percentile rule must be 'share' or 'original', however: {self.rule!r}")
+        if not self.scores or len(self.scores) != len(self.percentiles):
+            sizes = f"{len(self.scores)} scores, {len(self.percentiles)} percentiles"
+            raise CalibrationError(f"a percentile map needs as many percentiles as scores, however: {sizes}")
+        for name, values in (("scores", self.scores), ("percentiles", self.percentiles)):
+            bad = next((i for i, v in enumerate(values) if not math.isfinite(v) or (i and v < values[i - 1])), None)
+            if bad is not None:
+                raise CalibrationError(f"{name} of a percentile map must rise, however: {values[bad]!r} at {bad}")
+        if not 0 <= self.percentiles[0] <= self.percentiles[-1] <= 1:
+            ends = f"{self.percentiles[0]} to {self.percentiles[-1]}"
+            raise CalibrationError(f"percentiles must lie in [0, 1], however: {ends}")
+
+    @classmethod
+    def fit(cls, scores: ArrayLike) -> Self:
+        """The map of calibration scores (n,) in [0, 1]: 1000 quantiles, and finer steps in the top 1 %.
+
+        At a knot the percentile is exactly the share of calibration payments that score lower. CalibrationError where
+        there are no two different scores, or one is no number from 0 to 1.
+        """
+        values = np.asarray(scores, np.float64)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise CalibrationError("calibration scores must lie in [0, 1], however: some do not")
+        distinct, first = np.unique(np.sort(values), return_index=True)
+        if len(distinct) < 2:
+            found = f"{len(values)} payments with {len(distinct)} different scores"
+            raise CalibrationError(f"percentiles need payments with different scores, however: {found}")
+        share = first / len(values)
+        wanted = np.searchsorted(share, _levels(len(values)), side="left")
+        kept = np.unique(np.clip([*wanted, 0, len(share) - 1], 0, len(share) - 1))
+        kept = np.unique(np.clip([*kept, *kept[np.flatnonzero(_is_leap(share, kept))] - 1], 0, None))
+        return cls(rule="share", scores=tuple(distinct[kept].tolist()), percentiles=tuple(share[kept].tolist()))
+
+    @classmethod
+    def original(cls, pairs: Sequence[Sequence[float]]) -> Self:
+        """The original's map: pairs [score quantile at p, p], ascending. CalibrationError where they are not."""
+        if not all(len(pair) == 2 for pair in pairs):
+            raise CalibrationError("a percentile map must be pairs [score, percentile], however: some are not")
+        scores, percentiles = (tuple(float(pair[at]) for pair in pairs) for at in (0, 1))
+        return cls(rule="original", scores=scores, percentiles=percentiles)
+
+    def __call__(self, raw: ArrayLike) -> Floats:
+        """Percentiles of raw scores, of any shape, as float64. CalibrationError for a score that is no number."""
+        values = finite("raw score", raw)
+        found = self._look_up(values) if self.rule == "original" else self._interpolate(values)
+        out: Floats = np.where(values <= 0, 0.0, np.where(values >= 1, 1.0, found))
+        return out
+
+    @cached_property
+    def _arrays(self) -> tuple[Floats, Floats]:
+        return np.array(self.scores), np.array(self.percentiles)
+
+    def _interpolate(self, raw: Floats) -> Floats:
+        """Above the highest calibration score it still rises, to 1 at 1, so that order is kept."""
+        scores, percentiles = self._arrays
+        if scores[-1] < 1:
+            scores, percentiles = np.append(scores, 1.0), np.append(percentiles, 1.0)
+        out: Floats = np.interp(raw, scores, percentiles)
+        return out
+
+    def _look_up(self, raw: Floats) -> Floats:
+        """The original's rule: the pair after the last one whose score is not above; see `_hits` for the scores of pairs."""
+        scores, percentiles = self._arrays
+        after = np.searchsorted(scores, raw, side="right")
+        last = np.maximum(after - 1, 0)
+        out: Floats = np.where(scores[last] == raw, self._hits[last], percentiles[np.minimum(after, len(scores) - 1)])
+        return out
+
+    @cached_property
+    def _hits(self) -> Floats:
+        """(n,) what a raw score that equals a pair's gets. The original's bisection stops at the first pair it meets that has
+        this very score; where several share one, which that is depends on the order of the search, repeated here."""
+        scores, percentiles = self._arrays
+        low, high = np.zeros(len(scores), np.int64), np.full(len(scores), len(scores) - 1)
+        for _ in range(len(scores).bit_length()):
+            middle = np.minimum((low + high) // 2, len(scores) - 1)
+            searching, at = low <= high, scores[middle]
+            hit = searching & (at == scores)
+            low = np.where(searching & (at <= scores), middle + 1, low)
+            high = np.where(hit, middle, np.where(searching & (at > scores), middle - 1, high))
+        out: Floats = percentiles[np.minimum(low, len(scores) - 1)]
+        return out
+
+    def pairs(self) -> list[list[float]]:
+        """The map in the original's form: 1000 pairs [score quantile at p, p]; an original one as it came."""
+        if self.rule == "original":
+            return [list(pair) for pair in zip(self.scores, self.percentiles, strict=True)]
+        levels = np.arange(QUANTILES) / QUANTILES
+        quantiles = np.interp(levels, self.percentiles, self.scores)
+        return [list(pair) for pair in zip(quantiles.tolist(), levels.tolist(), strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The map as plain JSON values."""
+        return {"rule": self.rule, "scores": list(self.scores), "percentiles": list(self.percentiles)}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The map that `to_dict` wrote. CalibrationError where it breaks a rule."""
+        scores, percentiles = (tuple(float(value) for value in table[key]) for key in ("scores", "percentiles"))
+        return cls(rule=table["rule"], scores=scores, percentiles=percentiles)
+
+
+def finite(name: str, values: ArrayLike) -> Floats:
+    """Numbers as float64. CalibrationError where one is not finite: there is no score for it."""
+    numbers = np.asarray(values, np.float64)
+    bad = np.count_nonzero(~np.isfinite(numbers))
+    if bad:
+        raise CalibrationError(f"{name} must be a finite number, however: {bad} of {numbers.size} are not")
+    return numbers
+
+
+def _levels(n: int) -> Floats:
+    """Shares of payments that want a knot: 0, 0.001, … and towards 1, down to a single payment of n."""
+    decades = max(math.log10(n) - 2, 0.0)
+    left = 10.0 ** -(2 + np.arange(math.ceil(decades * PER_DECADE) + 1) / PER_DECADE)
+    return np.concatenate([np.arange(QUANTILES) / QUANTILES, 1 - left])
+
+
+def _is_leap(share: Floats, kept: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which knots stand after a score that many payments share: the score itself becomes a knot as well."""
+    return share[kept] - share[np.maximum(kept - 1, 0)] > 1 / QUANTILES

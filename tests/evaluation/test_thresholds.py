@@ -1,0 +1,222 @@
+"""Thresholds: against a plain simulation of a team's days, and the page that shows them."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsa.errors import ConfigError
+from tsa.evaluation.payments import ScoredPayments
+from tsa.evaluation.report import page, to_plain
+from tsa.evaluation.threshold_page import plain, view
+from tsa.evaluation.thresholds import Costs, choose_thresholds
+
+DAY = 86_400
+
+
+def made(n=4000, days=10, seed=0, with_amount=True):
+    generator = np.random.default_rng(seed)
+    score = 1 / (1 + np.exp(4 - 2 * generator.normal(size=n)))
+    amount = generator.lognormal(4, 1, n)
+    amount[::50], amount[1::50] = np.nan, -5.0
+    return ScoredPayments(
+        label=(generator.random(n) < score).astype(np.int8),
+        score=score,
+        time_seconds=1.7e9 - 1.7e9 % DAY + np.sort(generator.random(n)) * days * DAY,
+        amount=amount if with_amount else None,
+    )
+
+
+def by_hand(payments, threshold, costs, rank=None):
+    """A team's days, one payment after the other."""
+    rank = payments.score if rank is None else rank
+    reviewed, caught, saved = 0, 0, 0.0
+    for day in np.unique(payments.time_seconds // DAY):
+        rows = np.flatnonzero((payments.time_seconds // DAY == day) & (rank >= threshold))
+        rows = sorted(rows, key=lambda row: (-rank[row], payments.time_seconds[row]))[: costs.capacity]
+        for row in rows:
+            reviewed += 1
+            if payments.label[row]:
+                caught += 1
+                loss = costs.fraud if costs.fraud is not None else max(np.nan_to_num(payments.amount[row]), 0.0)
+                saved += costs.recovered * loss
+    return reviewed, caught, saved
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        Costs(review=5.0),
+        Costs(review=5.0, capacity=20),
+        Costs(review=2.0, capacity=7, fraud=90.0),
+        Costs(review=1.0, capacity=20, recovered=0.4),
+    ],
+)
+def test_rows_are_what_a_team_would_have_done(costs):
+    payments = made()
+    found = choose_thresholds(payments, costs)
+    assert len(found["rows"]) >= 5
+    for row in found["rows"]:
+        reviewed, caught, saved = by_hand(payments, row["threshold"], costs)
+        assert (row["reviewed"], row["caught"]) == (reviewed, caught)
+        assert row["saved"] == pytest.approx(saved)
+        assert row["net"] == pytest.approx(saved - reviewed * costs.review)
+        flagged = payments.score >= row["threshold"]
+        per_day = np.unique(payments.time_seconds[flagged] // DAY, return_counts=True)[1]
+        assert (row["flagged"], row["busiest_day"]) == (flagged.sum(), per_day.max())
+        assert row["days_over_capacity"] == (0 if costs.capacity is None else (per_day > costs.capacity).sum())
+        assert row["recall"] == caught / payments.label.sum()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 2), st.integers(0, 9)), min_size=1, max_size=25
+    ),
+    capacity=st.one_of(st.none(), st.integers(1, 4)),
+    review=st.integers(0, 4),
+)
+def test_the_best_threshold_is_the_best_of_all(rows, capacity, review):
+    score, label, day, amount = (np.array(column, float) for column in zip(*rows, strict=True))
+    times = day * DAY + np.arange(len(rows))
+    payments = ScoredPayments(label=label.astype(np.int8), score=score, time_seconds=times, amount=amount)
+    costs = Costs(review=review, capacity=capacity)
+    found = choose_thresholds(payments, costs, replicates=0)
+    nets = []
+    for threshold in np.unique(score):
+        reviewed, _, saved = by_hand(payments, threshold, costs)
+        nets.append(saved - reviewed * review)
+    if max(nets) <= 0:
+        assert found["best"] is None
+    else:
+        assert found["best"]["net"] == pytest.approx(max(nets))
+        assert found["best"] in [{**row, "net_low": None, "net_high": None} for row in found["rows"]]
+
+
+def test_ties_are_flagged_together():
+    payments = ScoredPayments(
+        label=np.array([1, 0, 1, 0], np.int8),
+        score=np.array([0.5, 0.5, 0.5, 0.1]),
+        time_seconds=np.arange(4.0),
+        amount=np.full(4, 10.0),
+    )
+    found = choose_thresholds(payments, Costs(review=1.0))
+    assert {row["flagged"] for row in found["rows"]} <= {3, 4}
+    assert found["best"]["reviewed"] == 3
+    first = choose_thresholds(payments, Costs(review=1.0, capacity=1))["best"]
+    assert (first["reviewed"], first["caught"]) == (1, 1), "of equal ones the earlier is looked into first"
+
+
+def test_by_expected_loss():
+    payments, costs = made(), Costs(review=5.0, capacity=15)
+    worth = payments.score * np.fmax(np.nan_to_num(payments.amount), 0)
+    reviewed, caught, saved = by_hand(payments, np.nextafter(5.0, 6), costs, rank=worth)
+    found = choose_thresholds(payments, costs, probability=payments.score)
+    rule = found["by_expected_loss"]
+    assert (rule["reviewed"], rule["caught"]) == (reviewed, caught)
+    assert rule["net"] == pytest.approx(saved - 5.0 * reviewed)
+    assert rule["net"] > found["best"]["net"], "with true probabilities money is a better guide than risk"
+    assert choose_thresholds(payments, costs)["by_expected_loss"] is None
+
+
+def test_losses_that_are_not_known():
+    payments = made(with_amount=False)
+    found = choose_thresholds(payments, Costs(review=5.0, capacity=20))
+    assert found["best"]["flagged"] == pytest.approx(20 * 10, abs=1)
+    assert (found["best"]["net"], found["fraud_value"], found["by_expected_loss"]) == (None, None, None)
+    assert "cannot be told without amounts" in plain(found)
+    with pytest.raises(ConfigError, match="needs amounts, a cost of a missed fraud, or a review capacity"):
+        choose_thresholds(payments, Costs(review=5.0))
+
+
+def test_the_interval_of_the_net():
+    payments, costs = made(), Costs(review=5.0, capacity=20)
+    best = choose_thresholds(payments, costs, replicates=500)["best"]
+    assert best["net_low"] < best["net"] < best["net_high"]
+    few = made(300)
+    assert choose_thresholds(few, Costs(review=60.0, capacity=1))["best"]["net_low"] is None
+
+
+def test_where_nothing_pays():
+    payments = made()
+    found = choose_thresholds(payments, Costs(review=1e6))
+    assert found["best"] is None
+    assert "review nothing" in plain(found)
+    empty = ScoredPayments(label=np.zeros(0, np.int8), score=np.zeros(0), time_seconds=np.zeros(0), amount=np.zeros(0))
+    assert choose_thresholds(empty, Costs(review=1.0))["rows"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"review": -1.0}, "cost of a review must be 0 or more, however: -1.0"),
+        ({"review": float("nan")}, "cost of a review"),
+        ({"review": 1.0, "fraud": -2.0}, "cost of a fraud"),
+        ({"review": 1.0, "capacity": 0}, "at least 1 a day, however: 0"),
+        ({"review": 1.0, "recovered": 1.5}, r"must lie in \(0, 1\]"),
+    ],
+)
+def test_costs_are_checked(settings, text):
+    with pytest.raises(ConfigError, match=text):
+        Costs(**settings)
+
+
+@pytest.mark.parametrize("costs", [Costs(review=5.0, capacity=20), Costs(review=1e6), Costs(review=5.0)])
+@pytest.mark.parametrize("with_amount", [True, False])
+def test_the_page(costs, with_amount):
+    payments = made(with_amount=with_amount)
+    if costs.capacity is None and not with_amount:
+        return
+    hostile = "<script>alert(1)</script>"
+    found = choose_thresholds(payments, costs, probability=payments.score)
+    found |= {"market": hostile, "amount_column": hostile if with_amount else None, "plain": plain(found)}
+    made_page = page("thresholds.html", view(to_plain(found)))
+    root = ET.fromstring(made_page.replace("<!DOCTYPE html>", "", 1))
+    assert "<script" not in made_page
+    assert "://" not in made_page
+    assert "nan" not in made_page.lower().replace("finance", "")
+    assert "None" not in made_page
+    assert len([svg for svg in root.iter("svg") if svg.get("class") == "chart"]) == (2 if with_amount else 1)
+    assert len(list(root.iter("tr"))) == len(found["rows"]) + 1
+
+
+def test_the_command(tsa, own_run):
+    made = tsa("thresholds", own_run, "--review-capacity", 20, "--cost-review", 5)
+    assert made.code == 0, made.err
+    found = json.loads((own_run / "thresholds.json").read_text())
+    assert found["plain"] in made.out
+    assert f"page: {own_run / 'thresholds.html'}" in made.out
+    scores = pl.read_parquet(own_run / "scores.parquet")
+    assert (found["n"], found["frauds"]) == (len(scores), scores["label"].sum())
+    best = found["best"]
+    flagged = scores.filter(pl.col("raw_score").cast(pl.Float64) >= best["threshold"])
+    assert best["flagged"] == len(flagged)
+    assert " *" in made.out, "the best is marked"
+    assert (own_run / "thresholds.html").read_text().count("best</span>") == 1
+    fixed = tsa("thresholds", own_run, "--cost-fraud", 100, "--recovered", 0.5, "-q")
+    assert (fixed.code, fixed.err) == (0, "")
+    assert json.loads((own_run / "thresholds.json").read_text())["costs"]["fraud"] == 100
+    assert len(tsa("thresholds", "--help").out.split()) > 40
+
+
+def test_the_command_refuses(tsa, own_run):
+    for arguments, text in (
+        (["--amount-column", "nowhere"], "has no columns"),
+        (["--amount-column", "country"], "must hold numbers, however: 'country'"),
+        (["--cost-review", "-3"], "cost of a review must be 0 or more"),
+        (["--review-capacity", "0"], "at least 1 a day"),
+    ):
+        made = tsa("thresholds", own_run, *arguments)
+        assert (made.code, made.out) == (2, "")
+        assert text in made.err
+    assert not (own_run / "thresholds.json").exists()
+    (own_run / "scores.parquet").unlink()
+    assert "tsa evaluate" in tsa("thresholds", own_run).err
+    (own_run / "report.json").unlink()
+    assert "must be evaluated first" in tsa("thresholds", own_run).err

@@ -1,0 +1,47 @@
+"""The original's answer, to the letter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tsa.errors import CalibrationError
+from tsa.scoring.calibration import Calibration
+from tsa.scoring.percentile import PercentileMap
+from tsa.scoring.probability import BSplineMap
+from tsa.scoring.response import original_response, positional
+
+
+@pytest.fixture
+def calibration(golden_scores: dict[str, Any]) -> Calibration:
+    percentile = PercentileMap.original(golden_scores["percentile_score"])
+    return Calibration(percentile=percentile, probability=BSplineMap.original(golden_scores["bspline_parameters"]))
+
+
+def test_golden(golden_scores: dict[str, Any], calibration: Calibration) -> None:
+    expected = [one["response"] for one in golden_scores["expected"]]
+    assert original_response([one["raw"] for one in golden_scores["expected"]], calibration) == {
+        "predictions": expected
+    }
+    for one in golden_scores["expected"]:
+        (found,) = original_response(one["raw"], calibration)["predictions"]
+        assert found == one["response"]
+        assert list(found) == ["score-percentile", "legacy-score", "ProbabilityScore"]
+
+
+def test_never_in_powers_of_ten() -> None:
+    for value in (1e-5, 1e-12, 5e-324, 1e22, 0.1, 1 / 3, float(np.float32(0.1))):
+        text = positional(value)
+        assert "e" not in text
+        assert float(text) == value
+    assert [positional(value) for value in (0.0, 1.0, 1e-7)] == ["0.0", "1.0", "0.0000001"]
+
+
+def test_a_score_without_a_map_is_left_out(calibration: Calibration) -> None:
+    assert original_response([0.5], Calibration()) == {"predictions": [{"legacy-score": "0.5"}]}
+    (found,) = original_response([0.5], Calibration(percentile=calibration.percentile))["predictions"]
+    assert list(found) == ["score-percentile", "legacy-score"]
+    with pytest.raises(CalibrationError, match="raw score must be a finite number"):
+        original_response([np.nan], calibration)
