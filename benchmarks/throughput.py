@@ -13,7 +13,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from tsa.model import TSANetwork
 from tsa.model.inputs import gather_batch
 from tsa.scoring.scorer import score_events
 from tsa.training.fit import network_settings
-from tsa.training.loop import make_optimizer
+from tsa.training.optimisers import make_optimizer
 from tsa.training.sampler import Sampler
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"
@@ -55,7 +54,12 @@ def gather_rate(store: tsa.EventStore, rows: np.ndarray, length: int = 51) -> fl
 
 def training_rate(store: tsa.EventStore, network: TSANetwork, config: tsa.TrainingConfig) -> float:
     optimizer = make_optimizer(network, config)
-    drawn = [draw.rows for draw in islice(Sampler(store, store.labelled("train"), config).epoch(1, network), 20)]
+    drawn = (
+        Sampler(store, store.labelled("train"), config).epoch(1, lambda rows: score_events(network, store, rows)).rows
+    )
+    drawn = np.split(
+        drawn[: 20 * config.batch_size], range(config.batch_size, 20 * config.batch_size, config.batch_size)
+    )
     network.train()
 
     def work() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from easy import FAST, MARKET, TINY, stored
 from sklearn.metrics import average_precision_score
 
 from tsa.data.sampling import genuine_rate
@@ -21,30 +22,9 @@ from tsa.scoring.scorer import score_events
 from tsa.training import TrainingConfig, train
 from tsa.training.fit import network_settings, refuse_foreign
 
-TINY = {"width": 8, "n_heads": 2, "feedforward_width": 16, "classifier_width": 16}
-FAST = {"epochs": 3, "batch_size": 64, "learning_rate": 0.02}
-MARKET: dict[str, Any] = {
-    "name": "easy",
-    "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
-    "label": {"column": "fraud", "delay_days": 1, "as_feature": True},
-    "history": [{"name": "customer", "key": "customer", "length": 4}],
-    "features": {"categorical": ["category"], "numerical": [{"name": "amount", "transform": "log1p"}]},
-    "split": {
-        "train": ["2018-05-07", "2018-05-17"],
-        "validation": ["2018-05-17", "2018-05-19"],
-        "calibration": ["2018-05-19", "2018-05-20"],
-        "test": ["2018-05-21", "2018-05-23"],
-    },
-}
-
 
 def config(**changes: Any) -> TrainingConfig:
     return TrainingConfig.make({**FAST, **changes})
-
-
-def stored(log: pl.DataFrame, folder: Path) -> EventStore:
-    log.write_parquet(folder / "log.parquet")
-    return prepare(Market.from_dict(MARKET), [str(folder / "log.parquet")], folder / "store")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +85,8 @@ def test_the_run_folder_tells_all(trained: tuple[Path, Bundle], easy: EventStore
     assert {"python", "torch", "numpy", "threads"} <= account["environment"].keys()
     rows = easy.labelled("train")
     assert account["rows"]["train"] == {"n": len(rows), "frauds": int((easy.label[rows] == 1).sum())}
-    assert {path.name for path in run.iterdir()} == {"bundle", "run.json", "metrics.jsonl"}
+    made = {"bundle", "run.json", "metrics.jsonl", "checkpoints", "curves.png"}
+    assert {path.name for path in run.iterdir()} == made | {"validation_scores.parquet", "calibration_scores.parquet"}
 
 
 @pytest.mark.parametrize("ratio", [0.5, 3.0, 1000.0])

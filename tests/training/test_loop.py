@@ -10,7 +10,8 @@ from tsa.data.store import EventStore
 from tsa.model import TSANetwork
 from tsa.training import TrainingConfig
 from tsa.training.fit import network_settings
-from tsa.training.loop import make_optimizer, make_schedule
+from tsa.training.optimisers import make_optimizer
+from tsa.training.schedules import make_schedule
 
 
 @pytest.mark.parametrize("preset", ["default", "reference-two-history"])
@@ -41,7 +42,7 @@ def test_the_rate_rises_and_falls(steps: int, warm_up: float) -> None:
     """Any number of steps and any warm-up: also those whose rise takes no step at all."""
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
     config = TrainingConfig(learning_rate=0.5, warm_up=warm_up)
-    schedule = make_schedule(optimizer, steps, config)
+    schedule = make_schedule(optimizer, steps_per_epoch=steps, epochs=1, config=config)
     rates = []
     for _ in range(steps):
         rates.append(schedule.get_last_lr()[0])

@@ -4,21 +4,46 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tsa.errors import ConfigError
 from tsa.toml import look_alike
+from tsa.training.choices import Choices
+
+METRICS = (
+    "validation_average_precision",
+    "validation_roc_auc",
+    "validation_loss",
+    "validation_accuracy",
+    "validation_precision",
+    "validation_recall",
+    "validation_f1",
+    "loss",
+)
+"""What each epoch measures and early stopping may go by; `loss` is the training's."""
+
+WITHOUT_EFFECT = ("workers", "checkpoint_minutes", "tensorboard", "keep_best")
+"""Settings that make no difference to the weights: a run may go on with others than it began with."""
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Choices):
     """How a network is trained. The defaults are those the handbook figures in the README were made with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=256, ge=1)
+    """Payments in a step of the optimiser, over all processes together."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that a batch is worked off in, one after the other: less memory, the same batch."""
+    bucket: int = Field(default=0, ge=0)
+    """Batches in a window whose payments are put together by length of history, so that less is padding; 0: as drawn."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that gather the next batches; 0 gathers each when it is needed. None: 0 on a CPU, 2 for each GPU."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """What matrix products are computed in. auto: float32 on a CPU; on a GPU bf16 where it has it, else fp16."""
+    compile: bool = False
+    """Compile the network for training with torch.compile."""
     learning_rate: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
-    """Peak of the one-cycle schedule."""
+    """The highest rate of the schedule."""
     warm_up: float = Field(default=0.15, gt=0, lt=1)
     """Share of the steps that the rate rises."""
     weight_decay: float = Field(default=3e-2, ge=0, allow_inf_nan=False)
@@ -35,9 +60,23 @@ class TrainingConfig(BaseModel):
     """Ranges whose labelled payments are learned from. Adding later ranges once the settings are chosen costs their use
     as a check: early stopping on a range that is trained on is refused."""
     early_stopping: bool = True
-    """Keep the weights of the best validation average precision; otherwise those of the last epoch."""
+    """Keep the weights of the epoch with the best `metric`; otherwise those of the last epoch."""
+    metric: str = "validation_average_precision"
+    """What early stopping goes by: one of METRICS."""
+    direction: Literal["auto", "higher", "lower"] = "auto"
+    """Which `metric` is better. auto: a lower loss, a higher value of all else."""
     patience: int = Field(default=3, ge=1)
-    """Epochs without a better validation average precision before training stops."""
+    """Epochs without a better `metric` before training stops."""
+    min_delta: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """By how much more than this a `metric` must differ to be better."""
+    keep_best: int = Field(default=1, ge=1)
+    """Of how many of the best epochs the weights are kept in the run's folder `checkpoints`."""
+    checkpoint_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """A checkpoint is written after so many minutes, beside the one at each epoch's end."""
+    calibration: Literal["bspline", "isotonic", "platt", "beta", "sampling"] = "bspline"
+    """How probabilities are fitted to the scores of the calibration range once training has ended."""
+    tensorboard: bool = False
+    """Write what each epoch measured for TensorBoard, to the run's folder `tensorboard`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -47,7 +86,26 @@ class TrainingConfig(BaseModel):
             raise ValueError("early_stopping needs a validation range that is not trained on, however: train_on has it")
         if len(set(self.train_on)) < len(self.train_on):
             raise ValueError(f"train_on must name each range once, however: {', '.join(self.train_on)}")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, however: metric={self.metric!r}")
+        if self.accumulate > self.batch_size:
+            found = f"accumulate={self.accumulate}, batch_size={self.batch_size}"
+            raise ValueError(f"accumulate must not be above batch_size, however: {found}")
         return self
+
+    @model_validator(mode="after")
+    def _validate_with_epochs(self) -> Self:
+        if self.optimizer == "schedule_free_adamw" and self.ema_decay:
+            rule = "optimizer='schedule_free_adamw' averages the weights itself, it needs ema_decay=0"
+            raise ValueError(f"{rule}, however: ema_decay={self.ema_decay}")
+        if self.schedule == "one_cycle" and self.schedule_every == "epoch" and self.epochs < 2:
+            raise ValueError(f"a cycle of one rate per epoch needs epochs of at least 2, however: epochs={self.epochs}")
+        return self
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher `metric` is better."""
+        return self.direction == "higher" or (self.direction == "auto" and not self.metric.endswith("loss"))
 
     def looks_again(self, epoch: int) -> bool:
         """Whether genuine payments are scored before `epoch`, the first being 1."""

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import platform
-import time
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tsa.data.files import sha256_of, write_json
-from tsa.data.manifest import MANIFEST
-from tsa.data.sampling import genuine_rate
+from tsa.data.files import write_json
 from tsa.data.store import EventStore
-from tsa.errors import ConfigError, TrainingError
-from tsa.model import ModelConfig, TSANetwork, preset
+from tsa.errors import ConfigError, TrainingError, TrainingStopped
+from tsa.model import ModelConfig, TSANetwork
 from tsa.progress import Progress, silent
 from tsa.scoring.bundle import Bundle
+from tsa.training.account import account, identity, identity_of, now, surroundings
+from tsa.training.checkpoint import Checkpoints, differences
 from tsa.training.config import TrainingConfig
-from tsa.training.loop import Rows, train_network
+from tsa.training.distributed import Processes, joined
+from tsa.training.failures import limits_are_refused
+from tsa.training.folder import BUNDLE, CHECKPOINTS, CONTENT, RUN, account_of, refuse_foreign, refuse_unfinished
+from tsa.training.loop import Hooks, Loop, Rows
+from tsa.training.network import network_settings
+from tsa.training.outcome import calibrated, scored_ranges, write_range
 from tsa.training.sampler import Sampler
+from tsa.training.signals import noting_sigterm
+from tsa.training.tracking import CURVES, Track, draw_curves, refuse_missing, tracked
+from tsa.training.validation import ScoringLeftError, two_sided
+
+__all__ = ["CONTENT", "network_settings", "refuse_foreign", "train"]
 
 logger = logging.getLogger(__name__)
-
-CONTENT = {"bundle", "store", "run.json", "metrics.jsonl", "scores.parquet", "report.json", "report.html"}
-"""What stands in a run folder, beside logs and hidden files, before or without its run.json."""
 
 
 def train(
@@ -41,79 +45,171 @@ def train(
     model: Mapping[str, Any] | None = None,
     training: TrainingConfig | None = None,
     progress: Progress = silent,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Bundle:
-    """Train a network on a store and write the run to the folder `out`: `bundle/`, `run.json`, `metrics.jsonl`.
+    """Train a network on a store and write the run to the folder `out`: `bundle/`, `run.json`, `metrics.jsonl`, the
+    scores of the validation and the calibration range, `checkpoints/`.
 
-    preset, model: a preset of the network and settings that differ from it. Raises ConfigError for a setting out of
-    bounds or an `out` that holds something else, TrainingError where the store cannot be learned from or the loss is not
-    finite.
+    preset, model: a preset of the network and settings that differ from it. resume: go on from the last good checkpoint in
+    `out`, if there is one. on_epoch: called with the record of each epoch. Under torchrun all processes train together.
+    Raises ConfigError for a setting out of bounds, an `out` that holds something else, or a checkpoint of another run;
+    TrainingError where the store cannot be learned from, the loss is not finite, or the machine is too small;
+    TrainingStopped once a checkpoint is saved after SIGTERM.
     """
     if not isinstance(store, EventStore):
         store = EventStore.open(Path(store))
-    config = training or TrainingConfig()
-    out = Path(out)
-    refuse_foreign(out)
-    torch.manual_seed(config.seed)
-    network_config = network_settings(store, preset, model or {})
-    network = TSANetwork(network_config).to(_device(config.device))
-    rows = _rows(store, config)
-    account = {**_account(store, rows, config), "preset": preset, "model": network_config.to_dict()}
-    run = {**account, **_where(store, out), "started": _now(), "environment": environment()}
-    write_json(out / "run.json", run)
-    history = _train_logged(network, store, rows, config, out / "metrics.jsonl", progress)
-    account |= {"best_epoch": history.best_epoch, "epochs": history.epochs}
-    bundle = Bundle(
-        market=store.market, encoder=store.encoder, config=network_config, network=network.cpu(), training=account
-    )
-    bundle.save(out / "bundle")
-    write_json(out / "run.json", {**run, **account, "finished": _now()})
-    return bundle
+    config, out = training or TrainingConfig(), Path(out)
+    with noting_sigterm() as asked, joined(config.device) as processes, limits_are_refused(out):
+        _refuse(out, config, processes, resume)
+        run = _Run.make(store, out, preset, model or {}, config, processes)
+        if resume and run.is_finished():
+            logger.info("%s has finished: nothing is left to do", out)
+            return Bundle.open(out / BUNDLE)
+        return run.train(Hooks(progress=progress, asked=asked), resume, on_epoch or _nothing)
 
 
-def refuse_foreign(out: Path) -> None:
-    """Raise ConfigError where `out` cannot become a run folder: a file, or a folder that holds other things."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} must be a folder or not exist, however: it is a file")
-    if not out.exists() or (out / "run.json").is_file():
-        return
-    names = (path.name for path in out.iterdir() if path.suffix != ".log" and not path.name.startswith("."))
-    if foreign := sorted(set(names) - CONTENT):
-        raise ConfigError(f"{out} must be empty or the folder of a run, however: it holds {', '.join(foreign[:5])}")
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A run as it is set: nothing is written yet."""
+
+    store: EventStore
+    out: Path
+    config: TrainingConfig
+    model: ModelConfig
+    network: TSANetwork
+    rows: Mapping[str, Rows]
+    account: dict[str, Any]
+    processes: Processes
+
+    @classmethod
+    def make(
+        cls,
+        store: EventStore,
+        out: Path,
+        preset: str,
+        settings: Mapping[str, Any],
+        config: TrainingConfig,
+        processes: Processes,
+    ) -> _Run:
+        """The run of these settings. ConfigError, TrainingError for what cannot be."""
+        torch.manual_seed(config.seed)
+        model = network_settings(store, preset, settings)
+        network = TSANetwork(model).to(processes.device)
+        if processes.count > 1:
+            torch.manual_seed(config.seed + processes.rank)  # each process drops out values of its own
+        rows = _rows(store, config)
+        return cls(
+            store=store,
+            out=out,
+            config=config,
+            model=model,
+            network=network,
+            rows=rows,
+            account=account(store, rows, config, preset, model),
+            processes=processes,
+        )
+
+    def train(self, hooks: Hooks, resume: bool, on_epoch: Track) -> Bundle:
+        """Train, from the start or from the last checkpoint, and write what comes of it."""
+        checkpoints = Checkpoints(self.out / CHECKPOINTS, self.identity())
+        loop = Loop(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
+        self._go_on(loop, checkpoints) if resume else self._begin(checkpoints)
+        with self._written(loop) as (run, track):
+            history = loop.run(track, on_epoch)
+            end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
+            bundle = self._bundle(loop, {**self.account, **end})
+            if self.processes.first:
+                draw_curves(history.epochs, self.out / CURVES)
+                write_json(self.out / RUN, {**run, **end, "finished": now()})
+                checkpoints.prune(kept=1)
+            self.processes.wait()
+        return bundle
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this run. ConfigError where the processes do not all have the same store and settings."""
+        own = identity(self.store, self.config, self.model)
+        for rank, other in enumerate(self.processes.gathered(own)):
+            if lines := list(differences(other, own)):
+                here = f"process {rank}, then process {self.processes.rank}"
+                raise ConfigError(f"all processes must train the same run, however ({here}): {'; '.join(lines)}")
+        return own
+
+    def is_finished(self) -> bool:
+        """Whether this very run stands finished in its folder. ConfigError where another one does."""
+        there = self.processes.from_first(account_of(self.out))
+        if "finished" not in there:
+            return False
+        if lines := list(differences(identity_of(there), identity(self.store, self.config, self.model))):
+            raise ConfigError(f"{self.out} is another run, and finished (it, then this):\n  " + "\n  ".join(lines))
+        return True
+
+    def _begin(self, checkpoints: Checkpoints) -> None:
+        if self.processes.first:
+            checkpoints.clear()
+        self.processes.wait()
+
+    def _go_on(self, loop: Loop, checkpoints: Checkpoints) -> None:
+        """Read by the first process and sent to the others, which may be on other machines."""
+        found = None
+        if self.processes.first and (state := checkpoints.newest()) is not None:
+            found = state, checkpoints.best_weights(state["history"]["best_epoch"])
+        found = self.processes.from_first(found)
+        if found is None:
+            logger.warning("%s holds no checkpoint to go on from: beginning anew", self.out)
+            self._begin(checkpoints)
+        else:
+            loop.load_state_dict(*found)
+
+    @contextmanager
+    def _written(self, loop: Loop) -> Iterator[tuple[dict[str, Any], Track]]:
+        """The account of the run, written, and what takes the records of epochs: in the first process alone."""
+        if not self.processes.first:
+            yield {}, _nothing
+            return
+        earlier = account_of(self.out) if loop.history.epochs or loop.position.step else {}
+        kept: dict[str, Any] = {name: earlier[name] for name in ("started", "mlflow_run") if name in earlier}
+        around = surroundings(self.store, self.out, self.processes.count, loop.learner.precision.name)
+        run = {**self.account, **around, "started": now(), **kept}
+        write_json(self.out / RUN, run)
+        with tracked(self.out, self.config, run, loop.history.epochs) as track:
+            write_json(self.out / RUN, run)
+            yield run, track
+
+    def _bundle(self, loop: Loop, training: dict[str, Any]) -> Bundle:
+        """Score the ranges that were not learned from, calibrate, write the bundle."""
+        try:
+            scores = scored_ranges(self.network, loop.scoring)
+        except ScoringLeftError:
+            raise TrainingStopped(
+                f"{self.out}: asked to stop by SIGTERM after the last epoch: --resume ends it"
+            ) from None
+        calibration = None
+        if self.processes.first:
+            for name, found in scores.items():
+                write_range(self.store, name, found, self.out)
+            calibration = calibrated(self.store, scores, self.rows["train"], self.config)
+        bundle = Bundle(
+            market=self.store.market,
+            encoder=self.store.encoder,
+            config=self.model,
+            network=self.network.cpu(),
+            training=training,
+            calibration=self.processes.from_first(calibration),
+        )
+        if self.processes.first:
+            bundle.save(self.out / BUNDLE)
+        return bundle
 
 
-def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) -> ModelConfig:
-    """The preset `name`, at the sizes of the store and with `settings` of one's own. ConfigError for what does not fit."""
-    encoder, market = store.encoder, store.market
-    n_numerical = len(encoder.numerical_names)
-    sizes = {
-        "histories": [history.name for history in market.history],
-        "n_categorical": len(encoder.categorical_names),
-        "n_numerical": n_numerical,
-        "n_engineered": len(encoder.engineered_names),
-        # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
-        "n_embedding": encoder.n_rows - 1 + n_numerical,
-    }
-    if given := sorted({*sizes, "name"} & set(settings)):
-        raise ConfigError(f"model.{given[0]} comes with the store, it cannot be set")
-    try:
-        config = preset(name, **sizes, **settings)
-    except TypeError as error:
-        raise ConfigError(f"model settings must be of their types, however: {dict(settings)} ({error})") from None
-    if config.event_embedding != "sum":
-        return config
-    # calendar features come last and are left out: that another payment was made at the same hour says little
-    ours = {"known_outcomes": market.label.as_feature, "n_matched": len(market.features.categorical)}
-    return config.replace(**{key: value for key, value in ours.items() if key not in settings})
-
-
-def environment() -> dict[str, Any]:
-    """What a result depends on beside data, settings and seed."""
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        **{name: version(name) for name in ("torch", "numpy", "polars")},
-    }
+def _refuse(out: Path, config: TrainingConfig, processes: Processes, resume: bool) -> None:
+    """Refuse, before anything is written, what cannot be; the first process looks, and the others wait."""
+    if processes.first:
+        refuse_foreign(out)
+        refuse_missing(config)
+        if not resume:
+            refuse_unfinished(out)
+    processes.wait()
 
 
 def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
@@ -121,62 +217,16 @@ def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
     train = np.concatenate([store.labelled(name) for name in config.train_on])
     # what is learned from says nothing as a check
     validation = train[:0] if "validation" in config.train_on else store.labelled("validation")
-    rows = {"train": train, "validation": validation}
     Sampler(store, train, config)  # refuses what cannot be learned from, before anything is written
-    _refuse_one_sided(store, rows["validation"], config)
-    return rows
-
-
-def _where(store: EventStore, out: Path) -> dict[str, str]:
-    """Where the store stands as seen from the run, so that both may move together, and what its manifest hashes to."""
-    place = os.path.relpath(store.path.resolve(), out.resolve())
-    return {"store": place, "store_manifest": sha256_of(store.path / MANIFEST)}
-
-
-def _train_logged(
-    network: TSANetwork, store: EventStore, rows: dict[str, Rows], config: TrainingConfig, log: Path, progress: Progress
-) -> Any:
-    """Train, appending one JSON line an epoch to `log`, so that a run can be followed and outlives its process."""
-    with log.open("w") as file:
-
-        def on_epoch(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            shown = {name: round(value, 5) for name, value in record.items()}
-            logger.info("epoch %s", shown)
-
-        return train_network(
-            network, store, rows["train"], rows["validation"], config, progress=progress, on_epoch=on_epoch
-        )
-
-
-def _account(store: EventStore, rows: dict[str, Rows], config: TrainingConfig) -> dict[str, Any]:
-    """What the bundle tells of its making. `sampling_rate_genuine` is what scores are to be corrected with."""
-    label = store.label[rows["train"]]
-    counts = {name: {"n": len(r), "frauds": int((store.label[r] == 1).sum())} for name, r in rows.items()}
-    return {
-        "training": config.model_dump(),
-        "rows": counts,
-        "sampling_rate_genuine": genuine_rate(label, config.genuine_per_fraud),
-        "market_fingerprint": store.market.fingerprint,
-    }
-
-
-def _refuse_one_sided(store: EventStore, rows: Rows, config: TrainingConfig) -> None:
-    label = store.label[rows]
-    if config.early_stopping and len(np.unique(label)) < 2:
+    label = store.label[validation]
+    if config.early_stopping and config.metric != "loss" and not two_sided(label):
         n_fraud = int((label == 1).sum())
         raise TrainingError(
             "early stopping needs a validation range with both outcomes, "
             f"however: frauds={n_fraud}, genuine={len(label) - n_fraud}"
         )
+    return {"train": train, "validation": validation}
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device: no CUDA device is available, however: device='cuda'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def _nothing(record: dict[str, Any]) -> None:
+    """Take no notice."""

@@ -1,4 +1,4 @@
-"""The training loop: epochs of sampled rows, one optimiser step a batch, a running average of the weights, early stopping.
+"""The training loop: draw, learn, validate, epoch after epoch; a checkpoint now and then.
 
 It knows tensors and rows; where a run is written and what becomes of its weights is in fit.py.
 """
@@ -6,187 +6,236 @@ It knows tensors and rows; where a run is written and what becomes of its weight
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
 from tsa.data.sampling import Draw
 from tsa.data.store import EventStore
-from tsa.errors import TrainingError
+from tsa.errors import TrainingError, TrainingStopped
 from tsa.model import TSANetwork
-from tsa.model.inputs import gather_batch
-from tsa.progress import Advance, Progress
-from tsa.scoring.scorer import score_events
+from tsa.progress import Progress, silent
+from tsa.training.checkpoint import Checkpoints
 from tsa.training.config import TrainingConfig
+from tsa.training.distributed import Processes
+from tsa.training.failures import largest_fit, not_finite, out_of_memory, too_large
+from tsa.training.learner import Learner, NotFiniteError, Step
+from tsa.training.loader import Loaded, Loader, first_rows
+from tsa.training.randomness import random_state, restore_random_state
 from tsa.training.sampler import Sampler
+from tsa.training.signals import Asked
+from tsa.training.stopping import History
+from tsa.training.tally import Tally
+from tsa.training.validation import Scoring, ScoringLeftError, measured, two_sided
+from tsa.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 Rows = NDArray[np.int64]
-Weights = dict[str, Tensor]
-
-NO_LINEAR_MAP = ("bias", "engineered", "frequency", "token")
-"""How the names of matrices end that no event is multiplied with: embeddings and biases per feature, frequencies."""
+OnEpoch = Callable[[dict[str, Any]], None]
 
 
 @dataclass
-class History:
-    """What happened in each epoch, and the weights that are to be kept."""
+class Position:
+    """Where a run stands: before step `step` + 1 of an epoch whose payments are drawn, or are yet to be."""
 
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best: Weights = field(default_factory=dict)
-
-    def better(self) -> bool:
-        """Whether the latest epoch has the highest validation average precision so far."""
-        values = [epoch["validation_average_precision"] for epoch in self.epochs]
-        return len(values) == 1 or values[-1] > max(values[:-1])
+    epoch: int = 1
+    step: int = 0
+    drawn: Draw | None = None
 
 
-@dataclass(frozen=True)
-class _Loop:
-    """What an epoch of training works on."""
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a loop tells and asks of its surroundings."""
 
-    network: TSANetwork
-    averaged: AveragedModel
-    optimizer: torch.optim.Optimizer
-    schedule: OneCycleLR
-    store: EventStore
-    config: TrainingConfig
+    progress: Progress = silent
+    on_step: Callable[[Step], None] = lambda step: None
+    asked: Asked = field(default_factory=Asked)
 
 
-def train_network(
-    network: TSANetwork,
-    store: EventStore,
-    train: Rows,
-    validation: Rows,
-    config: TrainingConfig,
-    *,
-    progress: Progress,
-    on_epoch: Callable[[dict[str, Any]], None],
-) -> History:
-    """Train `network` in place on the labelled rows `train` and leave it with the weights that are to be kept."""
-    sampler = Sampler(store, train, config)
-    optimizer = make_optimizer(network, config)
-    schedule = make_schedule(optimizer, sampler.steps * config.epochs, config)
-    averaged = AveragedModel(network, multi_avg_fn=_running_average(config.ema_decay))
-    loop = _Loop(network, averaged, optimizer, schedule, store, config)
-    history = History()
-    for epoch in range(1, config.epochs + 1):
+class Loop:
+    """A run of training on the labelled rows `train`, validated on the rows `validation`."""
+
+    def __init__(
+        self,
+        network: TSANetwork,
+        store: EventStore,
+        rows: Mapping[str, Rows],
+        config: TrainingConfig,
+        processes: Processes,
+        hooks: Hooks,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.store, self.config, self.processes, self.hooks = store, config, processes, hooks
+        self.sampler = Sampler(store, rows["train"], config)
+        self.loader = Loader(store, config, processes)
+        self.learner = Learner(network, config, processes, steps_per_epoch=self.sampler.steps)
+        self.scoring = Scoring(store, processes, hooks.progress, hooks.asked)
+        self.watch = Watch(config.checkpoint_minutes, hooks.asked, keeps_time=processes.first)
+        self.validation, self.checkpoints = rows["validation"], checkpoints
+        self.history, self.position, self.tally = History(), Position(), Tally()
+
+    def run(self, *on_epoch: OnEpoch) -> History:
+        """Train, from where the run stands, and leave the network with the weights that are to be kept.
+
+        on_epoch: each takes the record of every epoch.
+        """
+        try:
+            while self.history.goes_on(self.config):
+                drawn = self.draw()
+                self.learn(drawn)
+                record = self.validate()
+                for take in on_epoch:
+                    take(record)
+                self.save()
+        except ScoringLeftError:
+            self.save()
+            self._stop()
+        self.learner.network.load_state_dict(self.history.best)
+        self.learner.network.eval()
+        return self.history
+
+    def draw(self) -> Draw:
+        """The payments of the epoch, in the order they are learned from."""
+        if self.position.drawn is None:
+            started = time.perf_counter()
+            score = partial(self.scoring, self.learner.kept, what="looking for genuine payments that look risky")
+            drawn = self.sampler.epoch(self.position.epoch, score)
+            self.position.drawn = self.loader.arranged(drawn, self.position.epoch)
+            self.tally = Tally(seconds=time.perf_counter() - started, saving=self.tally.saving)
+        return self.position.drawn
+
+    def learn(self, drawn: Draw) -> None:
+        """The steps of the epoch that are still to be made."""
+        epoch = self.position.epoch
+        what = f"epoch {epoch} of {self.config.epochs}"
+        with self.hooks.progress(what, self.sampler.steps) as advance:
+            advance(self.position.step)
+            for parts in self._timed(self.loader.steps(drawn, after=self.position.step)):
+                step = self._step(parts, epoch)
+                self.position.step += 1
+                self.tally.add(step, parts)
+                advance(1)
+                self._heed(step)
+
+    def validate(self) -> dict[str, Any]:
+        """What the epoch came to; its weights are kept if they are the best so far."""
         started = time.perf_counter()
-        drawn = sampler.epoch(epoch, cast(TSANetwork, averaged.module), progress)
-        with progress(f"epoch {epoch} of {config.epochs}", sampler.steps) as advance:
-            record = {"epoch": epoch, **_train_epoch(loop, drawn, epoch, advance)}
-        record |= _validate(cast(TSANetwork, averaged.module), store, validation, progress)
-        record["seconds"] = time.perf_counter() - started
-        history.epochs.append(record)
-        on_epoch(record)
-        if not config.early_stopping or history.better():
-            history.best_epoch, history.best = epoch, _copy(averaged.module)
-        elif epoch - history.best_epoch >= config.patience:
-            logger.info("no better validation average precision for %d epochs: stopping", config.patience)
-            break
-    network.load_state_dict(history.best)
-    network.eval()
-    return history
+        record = {"epoch": self.position.epoch, **self.tally.record(self.config.batch_size, self.processes.device)}
+        with self.learner.settled():
+            record |= self._measured()
+            record["seconds"] = self.tally.seconds + self.tally.learning + time.perf_counter() - started
+            if self.history.add(self.processes.from_first(record), self.config):
+                self.history.best = _copied(self.learner.kept.state_dict())
+            self._save_best()
+        self.position, self.tally = Position(self.position.epoch + 1), Tally()
+        if not self.history.goes_on(self.config) and len(self.history.epochs) < self.config.epochs:
+            logger.info("no better %s for %d epochs: stopping", self.config.metric, self.config.patience)
+        return self.history.epochs[-1]
+
+    def save(self) -> None:
+        """Write a checkpoint of where the run stands. All processes take part, the first one writes."""
+        if self.checkpoints is None:
+            return
+        started = time.perf_counter()
+        state = self.state_dict()
+        if self.processes.first:
+            best = self.history.top(self.config)
+            self.checkpoints.save(self.position.epoch, self.position.step, state, best)
+        self.processes.wait()
+        self.watch.saved()
+        self.tally.saving += time.perf_counter() - started
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run needs to go on as if it had not been interrupted, but for the best weights, saved before."""
+        drawn = self.position.drawn
+        return {
+            "epoch": self.position.epoch,
+            "step": self.position.step,
+            "drawn": None if drawn is None else {"rows": drawn.rows, "weight": drawn.weight},
+            "learner": self.learner.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "history": self.history.state_dict(),
+            "tally": self.tally.state_dict(),
+            "random": self.processes.gathered(random_state(self.processes.device)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint, `best` being the weights of its best epoch."""
+        drawn = state["drawn"]
+        self.position = Position(state["epoch"], state["step"], None if drawn is None else Draw(**drawn))
+        self.learner.load_state_dict(state["learner"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.history.load_state_dict(state["history"])
+        self.history.best = {name: value.to(self.processes.device) for name, value in best.items()}
+        self.tally = Tally(**state["tally"])
+        own = self.processes.rank if len(state["random"]) == self.processes.count else 0
+        restore_random_state(state["random"][own], self.processes.device)
+
+    def _measured(self) -> dict[str, float]:
+        """Nothing where the range lacks one of the two outcomes: early stopping, which would need it, was refused then."""
+        label = self.store.label[self.validation]
+        if not two_sided(label):
+            return {}
+        return measured(label, self.scoring(self.learner.kept, self.validation, "validation"))
+
+    def _save_best(self) -> None:
+        """Keep the weights of this epoch in a file if it is among the best."""
+        number = len(self.history.epochs)
+        if self.checkpoints and self.processes.first and number in self.history.top(self.config):
+            self.checkpoints.save_best(number, self.learner.kept.state_dict())
+
+    def _timed(self, steps: Iterator[list[Loaded]]) -> Iterator[list[Loaded]]:
+        """The steps; how long each was waited for, and took in all, goes into the tally."""
+        began = time.perf_counter()
+        for parts in steps:
+            self.tally.waiting += time.perf_counter() - began
+            yield parts
+            self.tally.learning += time.perf_counter() - began
+            began = time.perf_counter()
+
+    def _step(self, parts: Sequence[Loaded], epoch: int) -> Step:
+        try:
+            return self.learner.step(parts, epoch, self.watch.wishes)
+        except NotFiniteError as error:
+            raise self._not_finite(parts, str(error)) from None
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        # out of the handler: the error holds on to what fills the memory
+        raise self._too_large(max(parts, key=lambda part: len(part.task.rows)), epoch)
+
+    def _heed(self, step: Step) -> None:
+        """Save, or save and stop, where any process wishes to."""
+        self.hooks.on_step(step)
+        stop, save = self.watch.heeded(step.wishes)
+        if save:
+            self.save()
+        if stop:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        at = f"epoch {self.position.epoch}, step {self.position.step}"
+        raise TrainingStopped(f"asked to stop by SIGTERM: a checkpoint was saved in {at}, --resume goes on from there")
+
+    def _not_finite(self, parts: Sequence[Loaded], found: str) -> TrainingError:
+        """What was found, where, and with which payments over all processes."""
+        rows = np.concatenate(self.processes.gathered(np.concatenate([part.task.rows for part in parts])))
+        at = f"epoch {self.position.epoch}, step {self.position.step + 1}"
+        return not_finite(found, at, self.store.ids()[rows].to_list())
+
+    def _too_large(self, part: Loaded, epoch: int) -> TrainingError:
+        """How many payments would have fitted into memory: found by trying."""
+        n = len(part.task.rows)
+        fits = largest_fit(n, lambda size: self.learner.attempt(first_rows(self.store, part.task, size), epoch))
+        return too_large(n, fits, self.processes.count, self.config.accumulate)
 
 
-def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; weights of linear maps decay, biases, norms and embeddings do not (Loshchilov and Hutter 2019)."""
-    kept = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm)}
-    decay: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        linear = parameter.ndim > 1 and id(parameter) not in kept and not name.endswith(NO_LINEAR_MAP)
-        (decay if linear else rest).append(parameter)
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, steps: int, config: TrainingConfig) -> OneCycleLR:
-    """Up to the learning rate in the first share `warm_up` of the steps, then down to almost nothing (Smith 2018)."""
-    share = config.warm_up
-    if share * steps == 1.0:  # a rise of no steps at all, which OneCycleLR would divide by
-        share *= 1.0 + 1e-6
-    return OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=share)
-
-
-def _train_epoch(loop: _Loop, drawn: Iterator[Draw], epoch: int, advance: Advance) -> dict[str, Any]:
-    """One step a batch. Returns the means of loss and gradient norm, the last learning rate, and the speed."""
-    started, losses, norms = time.perf_counter(), [], []
-    parameters = list(loop.network.parameters())
-    loop.network.train()
-    for draw in drawn:
-        rate = float(loop.schedule.get_last_lr()[0])
-        loss = _loss(loop.network, loop.store, draw, parameters[0].device)
-        loop.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.item())
-        norms.append(float(nn.utils.clip_grad_norm_(parameters, loop.config.clip_norm)))
-        _refuse_not_finite(losses[-1], norms[-1], epoch, rate)
-        loop.optimizer.step()
-        loop.schedule.step()
-        loop.averaged.update_parameters(loop.network)
-        advance(1)
-    steps = len(losses)
-    return {
-        "loss": sum(losses) / steps,
-        "gradient_norm": sum(norms) / steps,
-        "learning_rate": rate,
-        "payments_per_second": steps * loop.config.batch_size / (time.perf_counter() - started),
-    }
-
-
-def _loss(network: TSANetwork, store: EventStore, draw: Draw, device: torch.device) -> Tensor:
-    logits = network(gather_batch(store, draw.rows, trim=True).to(device))
-    target = torch.from_numpy(store.label[draw.rows].astype(np.int64)).to(device)
-    each = functional.cross_entropy(logits, target, reduction="none")
-    return (each * torch.from_numpy(draw.weight).to(device)).mean() + network.auxiliary_loss()
-
-
-def _refuse_not_finite(loss: float, norm: float, epoch: int, rate: float) -> None:
-    """Before the step: one that is not finite would ruin the weights, and be seen only later or never."""
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        found = f"loss={loss}, gradient norm={norm} in epoch {epoch} at rate {rate:g}"
-        raise TrainingError(f"the loss and its gradient must be finite, however: {found}")
-
-
-def _running_average(decay: float) -> Callable[..., None]:
-    """An average that follows the weights at first, so that the starting point is forgotten, then decays at `decay`."""
-
-    @torch.no_grad()
-    def update(averages: list[Tensor], current: list[Tensor], seen: Tensor | int) -> None:
-        share = max(1.0 - decay, 1.0 / (1.0 + int(seen)))
-        torch._foreach_lerp_(averages, current, share)
-
-    return update
-
-
-def _validate(network: TSANetwork, store: EventStore, rows: Rows, progress: Progress) -> dict[str, float]:
-    """Nothing where the range lacks one of the two outcomes: early stopping, which would need it, was refused then."""
-    label = store.label[rows]
-    if len(np.unique(label)) < 2:
-        return {}
-    with progress("validation", len(rows)) as advance:
-        scores = score_events(network, store, rows, advance=advance)
-    if not np.isfinite(scores).all():
-        raise TrainingError(f"scores must be finite, however: {np.count_nonzero(~np.isfinite(scores))} are not")
-    return {
-        "validation_average_precision": float(average_precision_score(label, scores)),
-        "validation_roc_auc": float(roc_auc_score(label, scores)),
-    }
-
-
-def _copy(network: nn.Module) -> Weights:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in weights.items()}

@@ -1,8 +1,9 @@
-"""Which payments each epoch learns from. Knows the network only as something that scores."""
+"""Which payments each epoch learns from. Knows no network, only a way to score payments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,11 @@ from numpy.typing import NDArray
 from tsa.data.sampling import Draw, epoch_rows, genuine_drawn
 from tsa.data.store import EventStore
 from tsa.errors import TrainingError
-from tsa.model import TSANetwork
-from tsa.progress import Progress, silent
-from tsa.scoring.scorer import score_events
 from tsa.training.config import TrainingConfig
 
 Rows = NDArray[np.int64]
+Score = Callable[[Rows], NDArray[np.float32]]
+"""Raw scores (m,) of the payments `rows` (m,), by the network as it stands."""
 
 CANDIDATES = 4
 """Times as many genuine payments as an epoch draws are scored when the network looks for risky ones."""
@@ -48,27 +48,30 @@ class Sampler:
             )
         return rows // self.config.batch_size
 
-    def epoch(self, epoch: int, network: TSANetwork, progress: Progress = silent) -> Iterator[Draw]:
-        """The batches of an epoch, the first being 1. What is left over after the last whole one waits for another epoch.
+    def epoch(self, epoch: int, score: Score) -> Draw:
+        """The payments of an epoch, the first being 1, in the order in which they fill `steps` whole batches.
 
-        `network` scores the genuine payments to draw from, in the epochs that the settings name. The same seed, epoch
-        and network give the same batches.
+        What is left over after the last whole one waits for another epoch. `score` scores the genuine payments to draw
+        from, in the epochs that the settings name. The same seed, epoch and scores give the same draw.
         """
         rng = np.random.default_rng([self.config.seed, epoch])
         if self.config.looks_again(epoch):
-            self._look(network, rng, progress)
+            self._look(score, rng)
         rows = np.concatenate([self.fraud, self.candidates])
         drawn = epoch_rows(rows, self.store.label[rows], self.config.genuine_per_fraud, rng, self.score)
-        return self._batches(drawn)
+        whole = slice(self.steps * self.config.batch_size)
+        return Draw(drawn.rows[whole], drawn.weight[whole])
 
-    def _batches(self, drawn: Draw) -> Iterator[Draw]:
-        for first in range(0, self.steps * self.config.batch_size, self.config.batch_size):
-            part = slice(first, first + self.config.batch_size)
-            yield Draw(drawn.rows[part], drawn.weight[part])
-
-    def _look(self, network: TSANetwork, rng: np.random.Generator, progress: Progress) -> None:
+    def _look(self, score: Score, rng: np.random.Generator) -> None:
         """Score a random part of the genuine payments: the next epochs draw from these, the risky ones more often."""
         some = rng.permutation(len(self.genuine))[: CANDIDATES * self.wanted]
         self.candidates = self.genuine[np.sort(some)]
-        with progress("looking for genuine payments that look risky", len(self.candidates)) as advance:
-            self.score = score_events(network, self.store, self.candidates, advance=advance)
+        self.score = score(self.candidates)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later epochs draw from, where that is not all genuine payments."""
+        return {} if self.score is None else {"candidates": self.candidates, "score": self.score}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a sampler of the same store and settings was."""
+        self.candidates, self.score = state.get("candidates", self.genuine), state.get("score")

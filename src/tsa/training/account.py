@@ -1,0 +1,89 @@
+"""What a run tells of itself: settings, rows, surroundings, and what makes it this run and no other."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsa.data.files import sha256_of
+from tsa.data.manifest import MANIFEST
+from tsa.data.sampling import genuine_rate
+from tsa.data.store import EventStore
+from tsa.model import ModelConfig
+from tsa.training.config import WITHOUT_EFFECT, TrainingConfig
+
+Rows = NDArray[np.int64]
+
+
+def account(
+    store: EventStore, rows: Mapping[str, Rows], config: TrainingConfig, preset: str, model: ModelConfig
+) -> dict[str, Any]:
+    """What the bundle tells of its making. `sampling_rate_genuine` is what scores are to be corrected with."""
+    label = store.label[rows["train"]]
+    counts = {name: {"n": len(r), "frauds": int((store.label[r] == 1).sum())} for name, r in rows.items()}
+    return {
+        "training": config.model_dump(),
+        "rows": counts,
+        "sampling_rate_genuine": genuine_rate(label, config.genuine_per_fraud),
+        "market_fingerprint": store.market.fingerprint,
+        "preset": preset,
+        "model": model.to_dict(),
+    }
+
+
+def surroundings(store: EventStore, out: Path, processes: int, precision: str) -> dict[str, Any]:
+    """Where the store stands as seen from the run, so that both may move together, and what the run was made on."""
+    return {
+        "store": os.path.relpath(store.path.resolve(), out.resolve()),
+        "store_manifest": sha256_of(store.path / MANIFEST),
+        "environment": {**environment(), "processes": processes, "precision": precision},
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside data, settings and seed."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        **{name: version(name) for name in ("torch", "numpy", "polars")},
+    }
+
+
+def identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
+    """What must be the same for a run to go on from a checkpoint, in values that JSON holds."""
+    return {
+        "market": store.market.fingerprint,
+        "store": sha256_of(store.path / MANIFEST),
+        "model": model.to_dict(),
+        "training": effective(config.model_dump(mode="json")),
+    }
+
+
+def identity_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a run, from its account."""
+    return {
+        "market": run["market_fingerprint"],
+        "store": run["store_manifest"],
+        "model": run["model"],
+        "training": effective(run["training"]),
+    }
+
+
+def effective(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that make no difference to the weights."""
+    return {name: value for name, value in training.items() if name not in WITHOUT_EFFECT}
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,204 @@
+"""Several processes that train one network: who they are, what they exchange, and how the failure of one ends all.
+
+Torchrun starts them; one process alone needs no group, and every exchange is then nothing. Knows tensors and plain
+values; no batches, no epochs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from tsa.errors import ConfigError, TrainingError, TrainingStopped, TSAError
+from tsa.training.environment import launched
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(minutes=60)
+"""How long one process waits for another. A process that died is noticed at once; this is for one that hangs."""
+LAST_WORDS = "tsa: how the run failed"
+LOST = "another process of the run ended without a word here: it was killed, or ran out of memory, or says itself what was wrong"
+PATIENCE_SECONDS = 1.0
+"""How long a process that lost another waits for its last words, which come before it leaves."""
+
+_groups: list[Any] = []
+"""Groups live as long as the process. The last to let one go may else be a wrapped network in the trace of an error, which
+waits, holding Python's lock, for a thread that waits for that lock."""
+
+
+class OtherProcessError(TrainingError):
+    """Another process of the run failed, and this one cannot go on without it."""
+
+
+class Pending:
+    """Sums on their way."""
+
+    def __init__(self, values: Tensor, work: dist.Work | None) -> None:
+        self._values, self._work = values, work
+
+    def wait(self) -> list[float]:
+        """The sums, once every process has said its part."""
+        if self._work is not None:
+            self._work.wait()
+        sums: list[float] = self._values.tolist()
+        return sums
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's number and device, how many processes there are, and what they do together.
+
+    What they do together all of them must do, in the same order.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and logs."""
+        return self.rank == 0
+
+    def part(self, n: int) -> slice:
+        """This process's part of n things in a row; the parts differ by one at most, and none is in two."""
+        return slice(n * self.rank // self.count, n * (self.rank + 1) // self.count)
+
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """`network` with gradients that are means over the processes."""
+        return network if self.count == 1 else DistributedDataParallel(network)
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Inside the block gradients of a wrapped network are only summed up, and exchanged with the next outside it."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def sum(self, values: Tensor) -> Pending:
+        """Sums of float values (k,) over all processes, begun; they arrive while other work is done."""
+        return Pending(values, None if self.count == 1 else dist.all_reduce(values, async_op=True))
+
+    def filled(self, values: Tensor) -> Tensor:
+        """(m,) float: each value from the one process that has it, the others having 0 in its place. Exact."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process."""
+        return self.sum(torch.tensor([float(flag)], device=self.device)).wait()[0] > 0
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process has, in their order."""
+        if self.count == 1:
+            return [value]
+        values = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process has."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        self.any(False)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """The processes that torchrun started, or this one alone. device: auto, cpu or cuda.
+
+    The failure of one is told to the others, which then raise OtherProcessError. ConfigError where there is no such
+    device. Such a block may stand in another.
+    """
+    launch = launched()
+    if launch is None:
+        yield Processes(_device(device))
+        return
+    outermost = not dist.is_initialized()
+    found = Processes(_device(device, launch.local_rank), launch.rank, launch.count)
+    store = _group(found) if outermost else dist.distributed_c10d._get_default_store()
+    try:
+        with _failing_together(store, found.rank):
+            yield found
+    finally:
+        if outermost:
+            dist.destroy_process_group()
+
+
+def _group(processes: Processes) -> Store:
+    """Make the group of the processes; returns the store of texts that they share."""
+    store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+    backend = "cpu:gloo,cuda:nccl" if processes.device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
+    _groups.append(dist.group.WORLD)
+    return dist.distributed_c10d._get_default_store()
+
+
+@contextmanager
+def _failing_together(store: Store, rank: int) -> Iterator[None]:
+    """Tell the others of a failure in the block, or find out which of theirs was the cause of it."""
+    try:
+        yield
+    except (TrainingStopped, OtherProcessError):
+        raise
+    except Exception as error:
+        own = f"process {rank}: {type(error).__name__}: {error}"
+        words = _last_words(store, own, lost=_lost_another(error))
+        if words != own:
+            raise OtherProcessError(words) from error
+        get_error_handler().record_exception(error)  # torchrun repeats it at the end
+        raise
+
+
+def _last_words(store: Store, own: str, *, lost: bool) -> str:
+    """How the run failed: by what this process says, unless another was first."""
+    try:
+        if not lost:
+            return str(store.compare_set(LAST_WORDS, "", own).decode())
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            if store.check([LAST_WORDS]):
+                return str(store.get(LAST_WORDS).decode())
+            time.sleep(0.05)
+    except RuntimeError:  # the store went with the process that held it
+        pass
+    return LOST if lost else own
+
+
+def _lost_another(error: Exception) -> bool:
+    """Whether it is the network of processes that failed, and not this one."""
+    if isinstance(error, TSAError):
+        return False
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+
+
+def _device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of this process; of several on one machine each takes its own GPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("training.device: no CUDA device is available, however: device='cuda'")
+    if local_rank >= torch.cuda.device_count():
+        found = f"process {local_rank} of a machine with {torch.cuda.device_count()} of them"
+        raise ConfigError(f"training.device: each process needs a GPU of its own, however: {found}")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

@@ -1,0 +1,58 @@
+"""What happened in each epoch, which was the best, and whether to go on. Knows records of figures, not what they measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from tsa.training.config import TrainingConfig
+
+Record = dict[str, Any]
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class History:
+    """What happened in each epoch, and the weights that are to be kept."""
+
+    epochs: list[Record] = field(default_factory=list)
+    best_epoch: int = 0
+    best: Weights = field(default_factory=dict)
+
+    def goes_on(self, config: TrainingConfig) -> bool:
+        """Whether there is another epoch: not after the last, and not after `patience` epochs that were no better."""
+        done = len(self.epochs)
+        return done < config.epochs and not (config.early_stopping and done - self.best_epoch >= config.patience)
+
+    def add(self, record: Record, config: TrainingConfig) -> bool:
+        """Take in the record of the next epoch; whether its weights are to be kept as the best."""
+        better = not config.early_stopping or not self.epochs or self._better(record, config)
+        self.epochs.append(record)
+        if better:
+            self.best_epoch = len(self.epochs)
+        return better
+
+    def top(self, config: TrainingConfig) -> list[int]:
+        """The epochs that are among the `keep_best` best, the best first; of equal ones the earlier."""
+        if not config.early_stopping:
+            return [len(self.epochs)] if self.epochs else []
+        sign = -1.0 if config.higher_is_better else 1.0
+        order = sorted(range(len(self.epochs)), key=lambda at: sign * float(self.epochs[at][config.metric]))
+        first = [self.best_epoch] if self.best_epoch else []  # with a min_delta there may be higher values
+        return [*first, *(at + 1 for at in order if at + 1 not in first)][: config.keep_best]
+
+    def _better(self, record: Record, config: TrainingConfig) -> bool:
+        best, now = float(self.epochs[self.best_epoch - 1][config.metric]), float(record[config.metric])
+        gain = now - best if config.higher_is_better else best - now
+        return gain > config.min_delta
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the weights, which are kept apart."""
+        return {"epochs": self.epochs, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier history."""
+        self.epochs, self.best_epoch = list(state["epochs"]), int(state["best_epoch"])

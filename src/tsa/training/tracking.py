@@ -1,0 +1,141 @@
+"""Where the records of epochs go: metrics.jsonl always, TensorBoard and MLflow where they are wanted, a picture at the end.
+
+TensorBoard, MLflow and matplotlib are extras; what is asked for and not installed is refused before training. Knows
+records as flat tables of figures.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tsa.data.files import replaced_file
+from tsa.errors import ConfigError
+from tsa.training.config import TrainingConfig
+from tsa.training.environment import mlflow_uri
+
+logger = logging.getLogger(__name__)
+
+METRICS, CURVES, TENSORBOARD = "metrics.jsonl", "curves.png", "tensorboard"
+Record = dict[str, Any]
+Track = Callable[[Record], None]
+
+
+def refuse_missing(config: TrainingConfig) -> None:
+    """Raise ConfigError for what is asked for and not installed: better before hours of training than after."""
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError(
+            "training.tensorboard needs TensorBoard, however: pip install 'tsa-fraud[track]' was not done"
+        )
+    if mlflow_uri() and find_spec("mlflow") is None:
+        raise ConfigError("MLFLOW_TRACKING_URI needs MLflow, however: pip install 'tsa-fraud[mlflow]' was not done")
+
+
+@contextmanager
+def tracked(out: Path, config: TrainingConfig, run: Record, before: Sequence[Record]) -> Iterator[Track]:
+    """A call that takes the record of each epoch. before: those of a run that goes on; run: its account, for its settings."""
+    with ExitStack() as stack:
+        tracks = [stack.enter_context(_lines(out / METRICS, before)), _log]
+        if config.tensorboard:
+            tracks.append(stack.enter_context(_tensorboard(out / TENSORBOARD, len(before))))
+        if uri := mlflow_uri():
+            tracks.append(stack.enter_context(_mlflow(uri, out, run)))
+
+        def track(record: Record) -> None:
+            for each in tracks:
+                each(record)
+
+        yield track
+
+
+@contextmanager
+def _lines(path: Path, before: Sequence[Record]) -> Iterator[Track]:
+    """One JSON line an epoch, so that a run can be followed and its figures outlive its process."""
+    with replaced_file(path) as aside:
+        aside.write_text("".join(json.dumps(record) + "\n" for record in before), encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
+
+        def write(record: Record) -> None:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+
+        yield write
+
+
+def _log(record: Record) -> None:
+    logger.info("epoch %s", {name: round(value, 5) for name, value in record.items()})
+
+
+@contextmanager
+def _tensorboard(folder: Path, epochs: int) -> Iterator[Track]:
+    """What comes after the first `epochs`: what a killed process wrote of later ones is not shown."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder), purge_step=epochs + 1)
+
+    def write(record: Record) -> None:
+        for name, value in figures(record).items():
+            writer.add_scalar(name, value, record["epoch"])
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _mlflow(uri: str, out: Path, run: Record) -> Iterator[Track]:
+    """A run of the experiment that MLflow's own variables name; one that is resumed goes on under its number."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    with mlflow.start_run(run_id=run.get("mlflow_run"), run_name=out.resolve().name) as active:
+        run["mlflow_run"] = active.info.run_id
+        settings = {f"{room}.{key}": value for room in ("training", "model") for key, value in run[room].items()}
+        mlflow.log_params(settings)
+
+        def write(record: Record) -> None:
+            try:
+                mlflow.log_metrics(figures(record), step=record["epoch"])
+            except mlflow.exceptions.MlflowException as error:  # no reason to lose days of training
+                logger.warning("MLflow did not take epoch %d: %s", record["epoch"], error)
+
+        yield write
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """The finite figures of a record, the number of the epoch left out."""
+    return {name: float(value) for name, value in record.items() if name != "epoch" and math.isfinite(value)}
+
+
+def draw_curves(records: Sequence[Record], out: Path) -> None:
+    """The picture `out`: loss, validation, rate and gradient over the epochs. Nothing where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        logger.info("no %s: pip install 'tsa-fraud[track]' to have it drawn", out.name)
+        return
+    from matplotlib.figure import Figure
+
+    panels = {
+        "loss": ("loss", "validation_loss"),
+        "validation": ("validation_average_precision", "validation_roc_auc"),
+        "learning rate": ("learning_rate",),
+        "gradient norm": ("gradient_norm",),
+    }
+    epochs = [record["epoch"] for record in records]
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        for name in names:
+            axes.plot(
+                epochs, [record.get(name, math.nan) for record in records], marker=".", label=name.replace("_", " ")
+            )
+        axes.set(title=title, xlabel="epoch")
+        axes.legend(frameon=False)
+    with replaced_file(out) as aside:
+        figure.savefig(aside, format="png", dpi=110)

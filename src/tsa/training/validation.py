@@ -1,0 +1,89 @@
+"""Scores over all processes, and what they say of a network. Knows payments and labels; not how it is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from tsa.data.store import EventStore
+from tsa.errors import TrainingError
+from tsa.model import TSANetwork
+from tsa.progress import Advance, Progress
+from tsa.scoring.scorer import BATCH_SIZE, score_events
+from tsa.training.distributed import Processes
+from tsa.training.signals import Asked
+
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float32]
+
+
+class ScoringLeftError(Exception):
+    """Scoring was left because the run was asked to stop. Raised in all processes."""
+
+
+class _LeftOffError(Exception):
+    """This process leaves off scoring; the others are to be told."""
+
+
+class Scoring:
+    """Scores payments of a store, each process its part, and gives all of them all scores."""
+
+    def __init__(self, store: EventStore, processes: Processes, progress: Progress, asked: Asked) -> None:
+        self.store, self.processes, self.progress, self.asked = store, processes, progress, asked
+
+    def __call__(self, network: TSANetwork, rows: Rows, what: str) -> Scores:
+        """(m,) raw scores of the payments `rows` (m,). The same, to the bit, however many processes there are."""
+        blocks = self.processes.part(-(-len(rows) // BATCH_SIZE))
+        own = slice(blocks.start * BATCH_SIZE, min(blocks.stop * BATCH_SIZE, len(rows)))
+        scores = np.zeros(len(rows), np.float32)
+        left_off = False
+        with self.progress(what, len(rows[own])) as advance:
+            try:
+                scores[own] = score_events(network, self.store, rows[own], advance=self._advancing(advance))
+            except _LeftOffError:
+                left_off = True
+        if self.processes.any(left_off):
+            raise ScoringLeftError
+        return self._all(scores)
+
+    def _advancing(self, advance: Advance) -> Advance:
+        """Between two batches there is time to heed what was asked."""
+
+        def advanced(done: int) -> None:
+            advance(done)
+            if self.asked.to_stop:
+                raise _LeftOffError
+
+        return advanced
+
+    def _all(self, scores: Scores) -> Scores:
+        """The scores that any process made; TrainingError where one is not finite."""
+        every: Scores = self.processes.filled(torch.from_numpy(scores).to(self.processes.device)).cpu().numpy()
+        if not np.isfinite(every).all():
+            raise TrainingError(f"scores must be finite, however: {np.count_nonzero(~np.isfinite(every))} are not")
+        return every
+
+
+def measured(label: NDArray[Any], score: Scores) -> dict[str, float]:
+    """What scores (m,) say about labels (m,) of both kinds. Counts are at a score of one half; the loss is cross-entropy."""
+    fraud, flagged = label == 1, score >= 0.5
+    hits = int(np.count_nonzero(fraud & flagged))
+    exact = score.astype(np.float64).clip(1e-12, 1 - 1e-12)
+    return {
+        "validation_average_precision": float(average_precision_score(label, score)),
+        "validation_roc_auc": float(roc_auc_score(label, score)),
+        "validation_loss": float(-np.log(np.where(fraud, exact, 1.0 - exact)).mean()),
+        "validation_accuracy": float((fraud == flagged).mean()),
+        "validation_precision": hits / max(int(flagged.sum()), 1),
+        "validation_recall": hits / int(fraud.sum()),
+        "validation_f1": 2 * hits / (int(fraud.sum()) + int(flagged.sum())),
+    }
+
+
+def two_sided(label: NDArray[Any]) -> bool:
+    """Whether labels (m,) are of both kinds, without which there is nothing to measure."""
+    return bool((label == 1).any() and (label == 0).any())

@@ -1,0 +1,110 @@
+"""`tsa train` and `tsa run` as a user types them: settings from a file, SIGTERM, going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsa.data.store import EventStore
+from tsa.errors import ConfigError, MarketError
+from tsa.settings import Settings
+
+Tsa = Callable[..., Any]
+TOML = """
+[training]
+epochs = 1
+batch_size = 64
+learning_rate = 0.01
+
+[model]
+width = 8
+n_heads = 2
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "training.toml").write_text(TOML)
+    return tmp_path / "training.toml"
+
+
+def test_settings_from_a_file(tsa: Tsa, easy_store: EventStore, file: Path, tmp_path: Path) -> None:
+    """--set goes over the file; all settings are written out whole with the run."""
+    run = tmp_path / "run"
+    made = tsa("train", easy_store.path, "--out", run, "--settings", file, "--set", "training.seed=4", "-q")
+    assert (made.code, made.err) == (0, "")
+    account = json.loads((run / "run.json").read_text())
+    assert (
+        account["training"] | {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "seed": 4} == account["training"]
+    )
+    assert account["training"]["patience"] == 3
+    assert account["model"]["width"] == 8
+    found = Settings.read(["training.epochs=2"], file=file)
+    assert found.training == {"epochs": 2, "batch_size": 64, "learning_rate": 0.01}
+
+
+def test_a_bad_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    for text, message in (
+        ("[trainig]\nepochs = 1", r"x\.toml must hold the tables \[training\] and \[model\], however: trainig"),
+        ("training = 3", r"must hold the tables \[training\] and \[model\], however: training"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            Settings.read(None, file=path)
+    with pytest.raises(MarketError, match="no such file"):
+        Settings.read(None, file=tmp_path / "nowhere.toml")
+
+
+def test_stopped_by_sigterm_and_resumed(tsa: Tsa, easy_store: EventStore, file: Path, tmp_path: Path) -> None:
+    """Exit code 143, a sentence that says so, no traceback; without --resume nothing is overwritten."""
+    run, epochs = tmp_path / "run", ("--set", "training.epochs=3000", "--set", "training.early_stopping=false")
+    words = ["train", easy_store.path, "--out", run, "--settings", file, *epochs]
+    command = [sys.executable, "-m", "tsa", *words]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and not list(run.glob("checkpoints/last-*")) and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err
+    assert err.startswith("note: asked to stop by SIGTERM: a checkpoint was saved in epoch ")
+    assert err.count("\n") == 1
+    assert "TrainingStopped" in (run / "train.log").read_text()
+
+    refused = tsa(*words)
+    assert refused.code == 2
+    assert "holds a run that has not finished: --resume goes on with it" in refused.err
+    refused = tsa(*words, "--resume", "--set", "training.epochs=2999")
+    assert refused.code == 2
+    assert "training.epochs: 3000, 2999" in refused.err
+    assert not (run / "bundle").exists()
+
+
+def test_the_whole_job_is_resumed(
+    tsa: Tsa, demo_log: Path, demo_market: Path, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store that was made is used again; the report comes at the end."""
+    run = tmp_path / "run"
+    words = ("run", "--market", demo_market, *small, demo_log, "--out", run, "--no-compare")
+    with monkeypatch.context() as patch:
+        patch.setattr("tsa.training.loop.Loop.learn", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("a crash")))
+        with pytest.raises(ZeroDivisionError):
+            tsa(*words)
+    store = {path: path.stat().st_mtime_ns for path in (run / "store").iterdir()}
+    made = tsa(*words, "--resume")
+    assert made.code == 0, made.err
+    assert made.out.endswith(f"report: {run / 'report.html'}\n")
+    assert store == {path: path.stat().st_mtime_ns for path in (run / "store").iterdir()}
+    other = tsa(*words, "--resume", "--set", "history.0.length=8")
+    assert other.code == 2
+    assert "was made for another market" in other.err
