@@ -47,6 +47,7 @@ def test_run_does_the_whole_job(demo_outcome: tuple[Path, Any]) -> None:
     assert report["comparison"]["plain"] in outcome.out, "in one line, however long"
     assert outcome.out.endswith(f"report: {run / 'report.html'}\n")
     wanted = {"bundle", "store", "run.json", "metrics.jsonl", "scores.parquet", "report.json", "report.html", "run.log"}
+    wanted |= {"checkpoints", "curves.png", "validation_scores.parquet", "calibration_scores.parquet"}
     assert {path.name for path in run.iterdir()} == wanted | {"comparison.json"}
     log = (run / "run.log").read_text()
     for text in ("read 6000 rows", "epoch 1 of 2", "scoring the test range", "training LightGBM"):
@@ -94,7 +95,8 @@ def test_score(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Path) -> None
     made = tsa("score", demo_run / "bundle", demo_log, "--out", out)
     assert (made.code, made.out) == (0, f"{out}: 6,000 payments\n"), made.err
     scores = pl.read_parquet(out)
-    assert scores.columns == ["id", "raw_score"]
+    assert scores.columns == ["id", "raw_score", "percentile"], "600 payments are too few for a probability"
+    assert "note: There is no probability score: a probability needs at least 1,000 payments" in made.err
     assert len(scores) == 6000
     assert out.with_name("scores.parquet.log").is_file()
 

@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Nothing is computed here.
 
-Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 1 for a bug; 130 when interrupted.
+Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 1 for a bug; 130 when interrupted; 143 when a
+training was asked to stop (SIGTERM) and saved a checkpoint.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from rich.table import Table
 
 from tsa.cli.app import Logs, MarketFile, Quarantine, Quiet, Sets, app, beside
+from tsa.errors import ConfigError
 from tsa.settings import Settings
 from tsa.terminal import console, say, session
 
@@ -16,27 +18,55 @@ if TYPE_CHECKING:
     from tsa.progress import Progress
 
 
+class Format(StrEnum):
+    """What `tsa simulate` makes."""
+
+    LOG = "log"
+    WIRE = "wire"
+
+
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option("--out", help="Where to write; the suffix says the format.", show_default=False)],
-    payments: Annotated[int, typer.Option(help="How many payments.")] = 200_000,
+    payments: Annotated[
+        int | None, typer.Option(help="How many payments. [default: 200000, wire rows 2000]", show_default=False)
+    ] = None,
     days: Annotated[int, typer.Option(help="Over how many days.")] = 120,
     start: Annotated[str, typer.Option(help="The first day.")] = "2025-01-01",
     fraud_rate: Annotated[float, typer.Option(help="Share of payments that are fraud.")] = 0.009,
     seed: Annotated[int, typer.Option(help="Same seed and size, same file.")] = 0,
     truth: Annotated[bool, typer.Option("--truth", help="Add the kind of each fraud as a column.")] = False,
+    format_: Annotated[
+        Format, typer.Option("--format", help="A log, or wire rows: each payment carries its own history.")
+    ] = Format.LOG,
+    market: Annotated[
+        Path | None,
+        typer.Option(
+            "--market", "-m", help="Whose fields wire rows have, such as markets/eu.toml.", show_default=False
+        ),
+    ] = None,
+    set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make a log of payments with several kinds of fraud, for trying things out. No substitute for real data."""
-    from tsa.data.simulate import SimulationConfig, write_simulation
+    """Make a log of payments with several kinds of fraud, for trying things out. No substitute for real data.
 
-    with session(quiet, beside(out)) as bars:
-        config = SimulationConfig(
-            payments=payments, days=days, start=start, fraud_rate=fraud_rate, seed=seed, with_truth=truth
+    With --format wire and a market of wire rows: rows that carry their own history, as TSV or CSV (.gz), JSON
+    lines or Parquet, with missing values, values never seen before, and histories whose two parts differ.
+    """
+    from tsa.data.simulate import SimulationConfig, write_simulation, write_wire
+
+    wire = format_ is Format.WIRE
+    if wire != (market is not None) or (set_ and market is None) or (wire and truth):
+        rule = "--format wire goes with --market, and not with --truth"
+        raise ConfigError(
+            f"{rule}, however: --format {format_.value}, --market {market}, --truth {truth}, --set {set_}"
         )
-        with bars("simulating", 1) as advance:
-            counts = write_simulation(config, out)
-            advance(1)
+    settings = Settings.read(set_, market, learns=False)
+    n = payments if payments is not None else 2_000 if wire else 200_000
+    config = SimulationConfig(payments=n, days=days, start=start, fraud_rate=fraud_rate, seed=seed, with_truth=truth)
+    with session(quiet, beside(out)) as bars, bars("simulating", 1) as advance:
+        counts = write_simulation(config, out) if settings.market is None else write_wire(config, settings.market, out)
+        advance(1)
     say(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
 
 

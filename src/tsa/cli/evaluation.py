@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tsa.cli.app import EvaluationSets, Quiet, RunFolder, app
@@ -27,8 +28,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score the test range of a run, measure it with intervals, write report.html and report.json."""
-    from tsa.evaluation.evaluate import Run
     from tsa.evaluation.evaluate import evaluate as evaluate_run
+    from tsa.evaluation.run import Run
 
     opened = Run.open(run, set_ or ())
     with session(quiet, run / "evaluate.log") as bars:
@@ -46,12 +47,66 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Train LightGBM on the same rows with automatic aggregates; say plainly which of the two is better."""
-    from tsa.evaluation.evaluate import Run, compare_run, read_report
+    from tsa.evaluation.evaluate import compare_run, read_report
+    from tsa.evaluation.run import Run
 
     opened = Run.open(run, set_ or ())
     with session(quiet, run / "compare.log") as bars:
         comparison = compare_run(opened, seed=seed, replicates=replicates, progress=bars)
     print_metrics({**read_report(run), "comparison": comparison})
+
+
+@app.command()
+def thresholds(
+    run: RunFolder,
+    cost_review: Annotated[float, typer.Option(help="What one review costs, in the unit of the amounts.")] = 5.0,
+    review_capacity: Annotated[
+        int | None, typer.Option(help="Reviews a day the team can do; default: as many as pay.", show_default=False)
+    ] = None,
+    amount_column: Annotated[
+        str | None,
+        typer.Option(help="What is lost where a fraud is missed; default: the market's amount.", show_default=False),
+    ] = None,
+    cost_fraud: Annotated[
+        float | None,
+        typer.Option(help="A fixed loss of a missed fraud in place of its amount.", show_default=False),
+    ] = None,
+    recovered: Annotated[float, typer.Option(help="The share of the loss that a review saves.")] = 1.0,
+    replicates: Annotated[int, typer.Option(help="Bootstrap samples for the interval.")] = 200,
+    set_: EvaluationSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Which payments to review: what each threshold catches, costs and saves on the test range, and the best one.
+
+    Each day the team looks into the flagged payments, the riskiest first, until its capacity is used up. Writes
+    thresholds.html and thresholds.json beside the report; the run must be evaluated first.
+    """
+    from tsa.evaluation.run import Run
+    from tsa.evaluation.threshold_page import thresholds as choose
+    from tsa.evaluation.thresholds import Costs
+
+    costs = Costs(review=cost_review, capacity=review_capacity, fraud=cost_fraud, recovered=recovered)
+    opened = Run.open(run, set_ or ())
+    with session(quiet, run / "thresholds.log"):
+        found = choose(opened, costs, amount_column=amount_column, replicates=replicates)
+    print_thresholds(found)
+    say(found["plain"])
+    say(f"page: {run / 'thresholds.html'}")
+
+
+def print_thresholds(found: Mapping[str, Any]) -> None:
+    """The table: a row per threshold, the best one marked."""
+    title = f"{found['n']:,} test payments of {found['days']:,} days, {found['frauds']:,} frauds"
+    names = ("threshold", "per day", "caught", "recall", "precision", "cost", "saved", "net")
+    table = Table(*names, title=title, box=SIMPLE_HEAD)
+    best = (found["best"] or {}).get("threshold")
+    for row in found["rows"]:
+        mark = " *" if row["threshold"] == best else ""
+        shares = ("–" if row[name] is None else f"{row[name]:.1%}" for name in ("recall", "precision"))
+        money = ("–" if row[name] is None else f"{row[name]:,.0f}" for name in ("cost", "saved", "net"))
+        reviews = f"{row['reviewed_per_day']:,.1f}"
+        table.add_row(f"{row['threshold']:.6g}{mark}", reviews, f"{row['caught']:,}", *shares, *money)
+    console.print(table)
 
 
 SHOWN = {

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app, beside
+from tsa.cli.app import Logs, MarketFile, MarketSets, Quarantine, Quiet, Sets, app, beside
+from tsa.settings import Settings
 from tsa.terminal import say, session
+
+logger = logging.getLogger(__name__)
+
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle, such as RUN/bundle.", show_default=False)]
 
 
 @app.command()
 def score(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, such as RUN/bundle.", show_default=False)],
+    bundle: BundleFolder,
     logs: Logs,
-    out: Annotated[
-        Path, typer.Option("--out", help="Parquet or CSV file for `id` and `raw_score`.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Option("--out", help="Parquet or CSV file for the scores.", show_default=False)],
     start: Annotated[
         str | None, typer.Option("--from", help="Score payments from this time on, such as 2025-04-16; UTC.")
     ] = None,
@@ -26,11 +30,71 @@ def score(
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score the payments of a log. Histories are taken from the whole log given, so give it the earlier payments too."""
+    """Score the payments of a log: id, raw_score, and as far as the bundle is calibrated percentile and probability.
+
+    Histories are taken from the whole log given, so give it the earlier payments too.
+    """
     from tsa.scoring.scorer import Scorer, write_scores
 
     scorer = Scorer.load(bundle, set_ or ())
+    calibration = scorer.bundle.calibration
     with session(quiet, beside(out)) as bars:
         scores = scorer.score(logs, start=start, end=end, quarantine=quarantine, progress=bars)
         write_scores(scores, out)
+        if calibration is not None and calibration.note:
+            logger.warning("%s", calibration.note)
     say(f"{out}: {len(scores):,} payments")
+
+
+@app.command()
+def import_original(
+    folder: Annotated[
+        Path, typer.Argument(help="The folder with the original's weights and artefacts.", show_default=False)
+    ],
+    market: MarketFile,
+    out: Annotated[Path, typer.Option("--out", help="The bundle to write.", show_default=False)],
+    weights: Annotated[
+        Path | None, typer.Option(help="The weights, where the folder has several .pt, .pth or .safetensors files.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The constructor arguments, where the folder has several more .json files.")
+    ] = None,
+    set_: Sets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a bundle of a model that the original system trained: it then gives the same three scores here.
+
+    The folder holds the weights (a state dict), the constructor arguments (a .json file), cat_to_index.json,
+    default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json. The market file declares the
+    features in the original's order. Whatever is missing or does not fit is listed in one error; nothing is executed.
+    """
+    from tsa.scoring.importing import import_original as import_folder
+
+    settings = Settings.read(set_, market, learns=False)
+    assert settings.market is not None
+    with session(quiet, beside(out)):
+        bundle = import_folder(folder, settings.market, weights=weights, config=config)
+        bundle.save(out)
+    names = ", ".join(history.name for history in bundle.market.history)
+    say(f"{out}: {sum(p.numel() for p in bundle.network.parameters()):,} parameters, history: {names}")
+
+
+@app.command()
+def export_calibration(
+    bundle: BundleFolder,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write into.", show_default=False)],
+    quiet: Quiet = False,
+) -> None:
+    """Write a bundle's calibration as the original's percentile_score.pkl and bspline_parameters.json.
+
+    For programs that read these two files. The percentiles become 1000 pairs of a score and a percentile.
+    """
+    from tsa.scoring.artefacts import write_original
+    from tsa.scoring.bundle import Bundle
+    from tsa.scoring.calibration import Calibration
+
+    opened = Bundle.open(bundle)
+    with session(quiet, out / "export.log"):
+        written = write_original(opened.calibration or Calibration(), out)
+    for path in written:
+        say(str(path))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +14,26 @@ import typer
 from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, Quiet, Sets, app
 from tsa.cli.data import prepare_store
 from tsa.cli.evaluation import print_metrics
+from tsa.errors import TrainingStopped
+from tsa.progress import silent
 from tsa.settings import Settings
-from tsa.terminal import say, session
+from tsa.terminal import errors, logger, say, session
 
 if TYPE_CHECKING:
     from tsa.progress import Progress
+    from tsa.training.distributed import Processes
+
+STOPPED = 128 + signal.SIGTERM
+
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings", help="TOML file with tables [training] and [model]; --set goes over it.", show_default=False
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last good checkpoint in the run folder, if there is one.")
+]
 
 
 @app.command()
@@ -22,18 +41,23 @@ def train(
     store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
     preset: Preset = "default",
+    settings_file: SettingsFile = None,
     set_: Sets = None,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network on a store; write its bundle, the settings and each epoch's metrics."""
-    from tsa.data.store import EventStore
-    from tsa.training.fit import refuse_foreign
+    """Train a network on a store; write its bundle, the settings and each epoch's metrics.
 
-    settings, events = Settings.read(set_), EventStore.open(store)
-    refuse_foreign(out)
-    with session(quiet, out / "train.log") as bars:
-        train_run(settings, events, out, preset, bars)
-    say(f"bundle: {out / 'bundle'}")
+    Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. SIGTERM saves a checkpoint and ends with
+    143; the same command with --resume goes on.
+    """
+    from tsa.data.store import EventStore
+
+    settings, events = Settings.read(set_, file=settings_file), EventStore.open(store)
+    with together(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
+        train_run(settings, events, out, preset, bars, resume=resume)
+    if processes.first:
+        say(f"bundle: {out / 'bundle'}")
 
 
 @app.command()
@@ -44,31 +68,74 @@ def run(
     preset: Preset = "default",
     quarantine: Quarantine = None,
     comparison: Annotated[bool, typer.Option("--compare/--no-compare", help="Train LightGBM beside it.")] = True,
+    settings_file: SettingsFile = None,
     set_: Sets = None,
+    resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """The whole main job: prepare, train, evaluate, compare. Ends with a table and the path of the report."""
+    """The whole main job: prepare, train, evaluate, compare. Ends with a table and the path of the report.
+
+    With --resume a store that stands in the run folder is used as it is, and training goes on from its last checkpoint.
+    """
+    from tsa.data.store import EventStore
     from tsa.evaluation.evaluate import compare_run, need_baseline, read_report
     from tsa.evaluation.evaluate import evaluate as evaluate_run
-    from tsa.training.fit import refuse_foreign
 
-    settings = Settings.read(set_, market)
-    refuse_foreign(out)
+    settings = Settings.read(set_, market, file=settings_file)
     if comparison:
         need_baseline()
-    with session(quiet, out / "run.log") as bars:
-        store = prepare_store(settings, logs, out / "store", quarantine, bars)
-        train_run(settings, store, out, preset, bars)
-        evaluate_run(out, progress=bars)
-        if comparison:
+    with together(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
+        if processes.first and not (resume and (out / "store").exists()):
+            prepare_store(settings, logs, out / "store", quarantine, bars)
+        processes.wait()
+        store = EventStore.open(out / "store", settings.market)
+        train_run(settings, store, out, preset, bars, resume=resume)
+        if processes.first:
+            evaluate_run(out, progress=bars)
+        if processes.first and comparison:
             compare_run(out, progress=bars)
-    print_metrics(read_report(out))
-    say(f"report: {out / 'report.html'}")
+    if processes.first:
+        print_metrics(read_report(out))
+        say(f"report: {out / 'report.html'}")
 
 
-def train_run(settings: Settings, store: Any, out: Path, preset: str, bars: Progress) -> None:
+@contextmanager
+def together(
+    settings: Settings, out: Path, log: str, *, resume: bool, quiet: bool
+) -> Iterator[tuple[Processes, Progress]]:
+    """The processes that torchrun started, or this one alone; the first has the terminal and the log file.
+
+    Ends with 143 once a checkpoint was saved after SIGTERM. What ended another process, that one says itself.
+    """
+    from tsa.training import TrainingConfig
+    from tsa.training.distributed import OtherProcessError, joined
+    from tsa.training.folder import refuse_foreign, refuse_unfinished
+
+    config = TrainingConfig.make(settings.training)
+    try:
+        with joined(config.device) as processes:
+            if not processes.first:
+                logger.addHandler(logging.NullHandler())
+                yield processes, silent
+                return
+            refuse_foreign(out)
+            if not resume:
+                refuse_unfinished(out)
+            with session(quiet, out / log) as bars:
+                yield processes, bars
+    except TrainingStopped as stopped:
+        if processes.first:
+            say(f"note: {stopped}", errors)
+        raise SystemExit(STOPPED) from None
+    except OtherProcessError:
+        if processes.first:
+            raise
+        raise SystemExit(2) from None
+
+
+def train_run(settings: Settings, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool) -> None:
     """Train on a store with the settings given on the command line."""
     from tsa.training import TrainingConfig, train
 
     training = TrainingConfig.make(settings.training)
-    train(store, out, preset=preset, model=settings.model, training=training, progress=bars)
+    train(store, out, preset=preset, model=settings.model, training=training, progress=bars, resume=resume)

@@ -1,0 +1,50 @@
+"""The command that searches for settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsa.cli.app import Preset, Quiet, Sets, app
+from tsa.settings import Settings
+from tsa.terminal import say, session
+
+
+@app.command()
+def tune(
+    store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="The folder of the search; one that was interrupted goes on.", show_default=False),
+    ],
+    trials: Annotated[int, typer.Option(help="How many trainings in all, those before an interruption included.")] = 20,
+    space: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with what to vary: [training] and [model], ranges and lists.", show_default=False),
+    ] = None,
+    preset: Preset = "default",
+    seed: Annotated[int, typer.Option(help="Seed of the choices; the trainings' own is training.seed.")] = 0,
+    set_: Sets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search for settings: train many times, keep the best on the validation range as OUT/best.toml.
+
+    The first trial changes nothing. Then: tsa train STORE --settings OUT/best.toml --out RUN
+    """
+    from tsa.data.store import EventStore
+    from tsa.training.search import Search
+    from tsa.training.space import DEFAULT, Space
+    from tsa.training.tune import tune as search
+
+    given = Settings.read(set_)
+    fixed = {f"training.{name}": value for name, value in given.training.items()}
+    fixed |= {f"model.{name}": value for name, value in given.model.items()}
+    what = Search(
+        store=EventStore.open(store), preset=preset, fixed=fixed, space=Space.read(space or DEFAULT), seed=seed
+    )
+    with session(quiet, out / "tune.log") as bars:
+        best = search(what, out, trials=trials, progress=bars)
+    say(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
+    say(f"settings: {out / 'best.toml'}")
