@@ -1,0 +1,1 @@
+"""The endpoint: payments over HTTP, and the histories it remembers between them."""
