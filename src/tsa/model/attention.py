@@ -27,11 +27,13 @@ class Surroundings:
     hidden   (B, L) bool      True where a key must not be seen; None where all may
     growth   (B, L) float     exp(age / 1e6 s) for "exponential" attention
     distance (B, L, L) float  (1 query for recall) log1p of the days between two events for "log" attention; FAR for hidden keys
+    presence (B, L) float     added to the logits of each key, log of how far it is there; None: all are. Only reasons ask for it
     """
 
     hidden: Tensor | None = None
     growth: Tensor | None = None
     distance: Tensor | None = None
+    presence: Tensor | None = None
 
     @classmethod
     def of(cls, padding: Tensor, age_seconds: Tensor, time: str, *, last_only: bool = False) -> Surroundings:
@@ -45,8 +47,8 @@ class Surroundings:
 
     def split(self, size: int) -> Iterator[Surroundings]:
         """Those of `size` payments at a time, without end where nothing is known."""
-        all_three = (self.hidden, self.growth, self.distance)
-        columns = (itertools.repeat(None) if v is None else torch.split(v, size) for v in all_three)
+        known = (self.hidden, self.growth, self.distance, self.presence)
+        columns = (itertools.repeat(None) if v is None else torch.split(v, size) for v in known)
         return itertools.starmap(Surroundings, zip(*columns, strict=False))
 
 
@@ -102,10 +104,23 @@ class TemporalAttention(nn.Module):
         One query needs no keys and values of its own: the key projection is folded into the query, the value projection
         applied to the weighted mean of the tokens. That saves two projections of all L tokens.
         """
+        width = x.shape[-1]
+        head = width // self.n_heads
+        wv, bv = self.in_proj_weight.chunk(3)[2], self.in_proj_bias.chunk(3)[2]
+        weights = dropout(self.last_weights(x, around, query), self.dropout, self.training)
+        mixed = (weights @ x).transpose(0, 1)
+        values = (mixed @ wv.view(self.n_heads, head, width).transpose(1, 2)).transpose(0, 1)
+        # weights sum to 1 except under dropout, where the bias is scaled with them
+        values = values + weights.sum(-1, keepdim=True) * bv.view(self.n_heads, head)
+        out: Tensor = self.out_proj(values.flatten(1))
+        return out
+
+    def last_weights(self, x: Tensor, around: Surroundings, query: Tensor | None = None) -> Tensor:
+        """How much the last position, or a `query` (B, E), attends to each token per head: x (B, L, E) → (B, H, L)."""
         batch, _, width = x.shape
         head = width // self.n_heads
-        wq, wk, wv = self.in_proj_weight.chunk(3)
-        bq, bk, bv = self.in_proj_bias.chunk(3)
+        wq, wk, _ = self.in_proj_weight.chunk(3)
+        bq, bk, _ = self.in_proj_bias.chunk(3)
         query = x[:, -1] if query is None else query
         q = functional.linear(query, wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
         folded = (q.transpose(0, 1) @ wk.view(self.n_heads, head, width)).transpose(0, 1)  # (B, H, E)
@@ -114,16 +129,17 @@ class TemporalAttention(nn.Module):
             logits = logits * (around.growth[:, -1:] / around.growth)[:, None].to(x.dtype)
         if (bias := self._bias(around, slice(-1, None), x.dtype)) is not None:
             logits = logits + bias[:, :, 0]
-        weights = dropout(torch.softmax(logits, dim=-1), self.dropout, self.training)
-        mixed = (weights @ x).transpose(0, 1)
-        values = (mixed @ wv.view(self.n_heads, head, width).transpose(1, 2)).transpose(0, 1)
-        # weights sum to 1 except under dropout, where the bias is scaled with them
-        values = values + weights.sum(-1, keepdim=True) * bv.view(self.n_heads, head)
-        out: Tensor = self.out_proj(values.flatten(1))
-        return out
+        return torch.softmax(logits, dim=-1)
 
     def _bias(self, around: Surroundings, queries: slice, dtype: torch.dtype) -> Tensor | None:
         """What is added to the logits of the `queries`: (B, 1 or H, 1 or L, L), −inf or next to it at hidden keys."""
+        bias = self._mask(around, queries, dtype)
+        if around.presence is None:
+            return bias
+        present = around.presence[:, None, None].to(dtype)
+        return present if bias is None else bias + present
+
+    def _mask(self, around: Surroundings, queries: slice, dtype: torch.dtype) -> Tensor | None:
         if around.distance is not None:
             return (around.distance[:, None, queries] * -self.decay.exp()[:, None, None]).to(dtype)
         if around.hidden is None:
