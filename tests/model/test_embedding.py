@@ -21,13 +21,13 @@ def history() -> History:
 
 def test_events_tell_whether_they_have_the_current_value() -> None:
     events = SummedEvents(preset("default", **SIZES, n_matched=2))
-    same = events._same(history())
+    same = events.same(history())
     assert same.tolist() == [[[False, False], [True, False], [False, False], [True, True]]]
 
 
 def test_only_the_leading_features_are_matched() -> None:
     events = SummedEvents(preset("default", **SIZES, n_matched=1))
-    assert events._same(history()).shape == (1, 4, 1)
+    assert events.same(history()).shape == (1, 4, 1)
     assert SummedEvents(preset("default", **SIZES)).match is None
 
 

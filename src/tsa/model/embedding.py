@@ -30,6 +30,8 @@ def summed_rows(rows: Tensor, table: Tensor) -> Tensor:
     """Σ over the features of the table's rows, none of them expanded: rows (n, C) int, table (N, D) → (n, D)."""
     if rows.shape[1] == 0:
         return table.new_zeros(rows.shape[0], table.shape[1])
+    if torch.compiler.is_exporting():  # other engines know no bags; row 0 is zero, so nothing needs to be left out
+        return functional.embedding(rows, table).sum(1)
     return functional.embedding_bag(rows, table, mode="sum", padding_idx=0)
 
 
@@ -97,23 +99,27 @@ class SummedEvents(nn.Module):
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events and the shared table (N + 2, D) → (B, L, D)."""
-        numbers = self._numbers(history)
+        numbers = self.numbers(history)
         angle = (numbers.unsqueeze(-1) * self.frequency).flatten(-2)
         x: Tensor = self.linear(torch.cat([numbers, angle.sin(), angle.cos()], dim=-1))
         x = x + summed_rows(history.categorical.flatten(0, 1), table).view(x.shape)
         if self.match is not None:
-            x = x + self.match(self._same(history).to(x.dtype))
+            x = x + self.match(self.same(history).to(x.dtype))
         if self.outcome is not None and history.outcome is not None:
             x = x + functional.embedding(history.outcome.int(), self.outcome.weight)
+        return self.mix(x)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """What the sum (…, D) of an event's parts becomes, (…, D)."""
         out: Tensor = x + self.narrow(functional.gelu(self.widen(self.norm(x))))
         return out
 
-    def _same(self, history: History) -> Tensor:
+    def same(self, history: History) -> Tensor:
         """(B, L, `n_matched`) bool: whether an event has the current event's value; False at padding."""
         values = history.categorical[..., : self.n_matched]
         return (values == values[:, -1:]) & ~history.padding.unsqueeze(-1)
 
-    def _numbers(self, history: History) -> Tensor:
+    def numbers(self, history: History) -> Tensor:
         """(B, L, 2F + 2); 0 at padding, whatever stands there."""
         age_days = history.age_seconds.masked_fill(history.padding, 0.0) / DAY_SECONDS
         scales = [torch.log1p(24.0 * age_days) * LOG_AGE_SCALE, (age_days / AGE_DAYS).clamp(max=MAX_AGE)]
