@@ -192,6 +192,10 @@ class AttentionLayer(nn.Module):
         seen = self.attention.last(self._before(self.norm1, x), around)
         return self._feed(self._after(self.norm1, x[:, -1], seen), None)
 
+    def last_weights(self, x: Tensor, around: Surroundings) -> Tensor:
+        """How much the last position attends to each per head: x (B, L, E) → (B, H, L)."""
+        return self.attention.last_weights(self._before(self.norm1, x), around)
+
     def _feed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         return self._after(self.norm2, x, self.feedforward(self._before(self.norm2, x), hidden))
 

@@ -37,10 +37,11 @@ class FeatureAttention(nn.Module):
 
     def forward(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
         """The current event's categorical (B, C) int, numerical (B, F) and engineered (B, G) features → (B, D)."""
-        tokens = self._tokens(categorical, numerical, engineered, table)
+        tokens = self.tokens(categorical, numerical, engineered, table)
         return self.layers.last(self.norm(tokens), Surroundings())
 
-    def _tokens(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
+    def tokens(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
+        """One per feature and the read-out token, which stands last: (B, C + F + G + 1, D)."""
         vectors = numerical_rows(table, numerical.shape[1])
         tokens = [functional.embedding(categorical, table, padding_idx=0), numerical.unsqueeze(-1) * vectors]
         if self.bias is not None:

@@ -43,7 +43,18 @@ class Recall(nn.ModuleList):
     def last(self, x: Tensor, around: Surroundings) -> Tensor:
         """x (B, L, E), embedded events → (B, E)."""
         query, events = x[:, -1], self.norm(x)
-        for layer in self:
-            if isinstance(layer, RecallLayer):
-                query = layer(query, events, around)
+        for layer in self._passes:
+            query = layer(query, events, around)
         return query
+
+    def last_weights(self, x: Tensor, around: Surroundings) -> Tensor:
+        """How much the last pass attends to each event per head: x (B, L, E), embedded events → (B, H, L)."""
+        query, events = x[:, -1], self.norm(x)
+        *firsts, last = self._passes
+        for layer in firsts:
+            query = layer(query, events, around)
+        return last.attention.last_weights(events, around, last.norm1(query))
+
+    @property
+    def _passes(self) -> list[RecallLayer]:
+        return [layer for layer in self if isinstance(layer, RecallLayer)]
