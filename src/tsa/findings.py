@@ -13,8 +13,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from tsa.special import Privacy, Wire
-from tsa.tables import DAY_SECONDS, Evaluation, Event, Features, HistoryKey, Label, Split, Table
+from tsa.special import Privacy, Reasons, Serving, Wire
+from tsa.tables import DAY_SECONDS, Evaluation, Event, Features, HistoryKey, Label, Monitoring, Split, Table
 
 
 class Tables(Table):
@@ -27,13 +27,16 @@ class Tables(Table):
     features: Features = Features()
     split: Split = Split(fractions=(0.7, 0.1, 0.1, 0.1))
     evaluation: Evaluation = Evaluation()
+    monitoring: Monitoring | None = None
     wire: Wire | None = None
     privacy: Privacy | None = None
+    serving: Serving | None = None
+    reasons: Reasons | None = None
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         found = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        found += [*_wire_findings(self), *_privacy_findings(self)]
+        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self)]
         if found:
             raise ValueError("\n".join(found))
         return self
@@ -83,6 +86,9 @@ def _name_findings(market: Tables) -> Iterator[str]:
         yield f"features: names must be unique over all kinds of features, however: {name!r} stands twice"
     for name in _twice(market.evaluation.segments):
         yield f"evaluation.segments: must be unique, however: {name!r} stands twice"
+    ignored = () if market.monitoring is None else market.monitoring.ignore
+    for name in [name for name in ignored if name not in (*features.names, *features.calendar)]:
+        yield f"monitoring.ignore: must be features, however: {name!r}"
     if market.evaluation.entity not in (None, *names):
         yield f"evaluation.entity: must be one of the histories {names}, however: {market.evaluation.entity!r}"
 
@@ -186,3 +192,10 @@ def _privacy_findings(market: Tables) -> Iterator[str]:
     veiled -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
     for name in [name for name in privacy.pseudonymise if name not in veiled]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments, however: {name!r}"
+
+
+def _reason_findings(market: Tables) -> Iterator[str]:
+    features = market.features
+    known = {*features.names, *features.calendar, *(history.name for history in market.history)}
+    for name in sorted((market.reasons or Reasons()).subjects - known):
+        yield f"reasons: must name features or histories, however: {name!r}"

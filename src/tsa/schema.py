@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tsa import toml
 from tsa.errors import MarketError
 from tsa.findings import Tables
-from tsa.special import Privacy, Wire
+from tsa.special import Privacy, Reasons, Serving, Wire
 from tsa.tables import (
     DAY_SECONDS,
     SPLITS,
@@ -29,6 +29,7 @@ from tsa.tables import (
     Features,
     HistoryKey,
     Label,
+    Monitoring,
     Numerical,
     Split,
 )
@@ -44,8 +45,11 @@ __all__ = [
     "HistoryKey",
     "Label",
     "Market",
+    "Monitoring",
     "Numerical",
     "Privacy",
+    "Reasons",
+    "Serving",
     "Split",
     "Wire",
 ]
@@ -80,8 +84,9 @@ class Market(Tables):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the meaning: not of key order, comments, `extends` or the spelling of dates."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        """sha256 of the meaning: not of key order, comments, `extends`, the spelling of dates, `[reasons]` or `[serving]`."""
+        meaning = {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving")}
+        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
     @property

@@ -1,4 +1,5 @@
-"""The tables of a market file that not every market has: `[wire]`, rows that carry their own history, and `[privacy]`.
+"""The tables of a market file that not every market has: `[wire]`, rows that carry their own history, `[privacy]`, `[reasons]`,
+`[serving]`.
 
 It knows the rules that can be checked inside each. It does not know how rows are read, nor how a secret is found.
 """
@@ -6,6 +7,7 @@ It knows the rules that can be checked inside each. It does not know how rows ar
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,6 +15,27 @@ from pydantic import BeforeValidator, Field, model_validator
 from tsa.tables import DAY_SECONDS, Column, Table
 
 MOST_SEPARATOR_BYTES = 8
+
+REASONS: dict[str, str] = {
+    "higher_than_usual": "{feature} {ratio} times this {history}'s usual",
+    "lower_than_usual": "{feature} only {ratio} times this {history}'s usual",
+    "near_usual": "{feature} {value}, near this {history}'s usual {usual}",
+    "other_than_usual": "{feature} {value}, this {history}'s usual is {usual}",
+    "new_value": "new {feature} for this {history}",
+    "known_value": "{feature} {value}, as in {count} of this {history}'s {total} earlier payments",
+    "unknown_value": "{feature} {value}, which the model does not know",
+    "missing_value": "{feature} missing",
+    "value": "{feature} {value}",
+    "unusual_time": "unusual {feature} for this {history}",
+    "usual_time": "usual {feature} for this {history}",
+    "known_fraud": "{history} had a known fraud in the last {span}",
+    "known_frauds": "{history} had {count} known frauds in the last {span}",
+    "no_known_fraud": "none of this {history}'s {total} known outcomes is a fraud",
+    "many_payments": "{count} payments of this {history} in the last {span}",
+    "after_pause": "first payment of this {history} for {span}",
+    "few_payments": "{count} earlier payments of this {history} in {span}",
+}
+"""The reasons that there are, by code, with their texts; what stands in braces is filled in."""
 
 
 def _spelled(value: object) -> object:
@@ -119,3 +142,68 @@ class Privacy(Table):
     def retention_seconds(self) -> float:
         """How long events are seen; infinite where nothing is said."""
         return math.inf if self.retention_days is None else self.retention_days * DAY_SECONDS
+
+
+class Reasons(Table):
+    """How the reasons of a score are worded (docs/reasons.md).
+
+    most   so many reasons at most are given
+    names  feature or history -> what it is called in a text; without one, its own name
+    texts  reason -> text. A reason is a code of `REASONS`, or "CODE:NAME" for one feature or history
+    codes  reason -> the team's own code for it
+    """
+
+    most: int = Field(default=8, ge=1)
+    names: dict[str, str] = Field(default_factory=dict)
+    texts: dict[str, str] = Field(default_factory=dict)
+    codes: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for table in ("texts", "codes"):
+            for reason in getattr(self, table):
+                if reason.split(":")[0] not in REASONS:
+                    rule = f"{table}: must be of {', '.join(REASONS)}, or CODE:NAME"
+                    raise ValueError(f"{rule}, however: {reason!r}")
+        for reason, text in self.texts.items():
+            known = placeholders(REASONS[reason.split(":")[0]])
+            if unknown := sorted(placeholders(text) - known - {"value"}):
+                rule = f"texts.{reason}: must fill in nothing but {', '.join(sorted(known | {'value'}))}"
+                raise ValueError(f"{rule}, however: {{{unknown[0]}}}")
+        return self
+
+    @property
+    def subjects(self) -> set[str]:
+        """Every feature or history that is named."""
+        reasons = [reason.split(":", 1)[1] for table in (self.texts, self.codes) for reason in table if ":" in reason]
+        return {*self.names, *reasons}
+
+    def text(self, code: str, subject: str) -> str:
+        """The text of a reason for a feature or history, not filled in."""
+        return self.texts.get(f"{code}:{subject}") or self.texts.get(code) or REASONS[code]
+
+    def code(self, code: str, subject: str) -> str:
+        """What the team calls a reason."""
+        return self.codes.get(f"{code}:{subject}") or self.codes.get(code) or code
+
+
+def placeholders(text: str) -> set[str]:
+    """What stands in braces."""
+    return set(re.findall(r"\{(\w+)\}", text))
+
+
+class Serving(Table):
+    """What the endpoint refuses, and what it does when it cannot read histories.
+
+    unknown_fields      fields that are no columns of the market are ignored, or refused
+    max_future_seconds  a payment must not be later than the server's clock by more
+    max_late_days       a payment must not be earlier than the last one of its keys by more; None: however late
+    history_down        histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or score it without
+                        and say so ("degraded")
+    """
+
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    max_future_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
+    max_late_days: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    history_down: Literal["refuse", "degraded"] = "refuse"
+    history_timeout_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)

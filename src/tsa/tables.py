@@ -195,3 +195,43 @@ class Evaluation(Table):
     segments: tuple[Column, ...] = ()
     entity: str | None = None
     top_k: int = Field(default=100, ge=1)
+
+
+def _levels(pair: tuple[float, float]) -> tuple[float, float]:
+    warning, alert = pair
+    if not (0 < warning <= alert and math.isfinite(alert)):
+        raise ValueError(f"must be two numbers above 0, for a warning and for an alert, however: {list(pair)}")
+    return pair
+
+
+Levels = Annotated[tuple[float, float], AfterValidator(_levels)]
+
+
+class Monitoring(Table):
+    """What `tsa monitor` raises a warning at, and what an alert. All but `psi` and `score_psi` are shares: 0.1 is 10 %.
+
+    psi, score_psi        population stability index of a feature, and of the raw score
+    missing_rate          change of the share of payments without a value, up or down
+    unknown_rate          rise of the share of payments whose value the bundle does not know
+    top_share_change      relative change of the share of payments above the score that cuts off each of `top_shares`
+    volume                relative change of the payments a day, weekday by weekday
+    average_precision_drop   relative fall of average precision
+    calibration           distance of (expected / observed frauds) from 1
+    ignore                features that are measured, but raise nothing
+    """
+
+    window: Literal["day", "week"] = "week"
+    psi: Levels = (0.1, 0.25)
+    missing_rate: Levels = (0.02, 0.1)
+    unknown_rate: Levels = (0.02, 0.1)
+    score_psi: Levels = (0.1, 0.25)
+    top_shares: tuple[Positive, ...] = (0.001, 0.005, 0.01, 0.05)
+    top_share_change: Levels = (0.5, 1.0)
+    volume: Levels = (0.3, 0.5)
+    average_precision_drop: Levels = (0.1, 0.25)
+    calibration: Levels = (0.25, 0.5)
+    least_frauds: int = Field(default=10, ge=1)
+    """With fewer known frauds a window has no performance figures."""
+    least_matured: float = Field(default=0.5, ge=0, le=1)
+    """Performance raises nothing where the outcome of a smaller share of the window's payments is known."""
+    ignore: tuple[Column, ...] = ()
