@@ -167,8 +167,9 @@ class Reasons(Table):
                     raise ValueError(f"{rule}, however: {reason!r}")
         for reason, text in self.texts.items():
             known = placeholders(REASONS[reason.split(":")[0]])
-            if unknown := sorted(placeholders(text) - known - {"value"}):
-                rule = f"texts.{reason}: must fill in nothing but {', '.join(sorted(known | {'value'}))}"
+            known |= {"value"} if "feature" in known else set()
+            if unknown := sorted(placeholders(text) - known):
+                rule = f"texts.{reason}: must fill in nothing but {', '.join(sorted(known))}"
                 raise ValueError(f"{rule}, however: {{{unknown[0]}}}")
         return self
 

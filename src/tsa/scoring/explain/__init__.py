@@ -1,0 +1,9 @@
+"""Why a payment got its score. docs/reasons.md tells how this is found, and what it does not say."""
+
+from __future__ import annotations
+
+from tsa.scoring.explain.explainer import Explainer
+from tsa.scoring.explain.explanation import Explanation, Reason
+from tsa.scoring.explain.facts import Payment
+
+__all__ = ["Explainer", "Explanation", "Payment", "Reason"]

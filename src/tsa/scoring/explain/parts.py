@@ -113,8 +113,9 @@ def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: Hist
 def _of_numbers(events: SummedEvents, numbers: Tensor) -> Tensor:
     """What the linear map makes of each number alone, plain and periodic: (B, L, n) → (B, L, n, E)."""
     n, k = events.frequency.shape
-    plain, sine, cosine = events.linear.weight.split([n, n * k, n * k], dim=1)
+    plain, sine, cosine = torch.split(events.linear.weight, [n, n * k, n * k], dim=1)
     angle = numbers.unsqueeze(-1) * events.frequency
     waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
-    weights = torch.cat([sine.unflatten(1, (n, k)), cosine.unflatten(1, (n, k))], dim=-1)
-    return numbers.unsqueeze(-1) * plain.t() + torch.einsum("blnk,enk->blne", waves, weights)
+    weights = torch.cat([sine.reshape(-1, n, k), cosine.reshape(-1, n, k)], dim=-1)
+    out: Tensor = numbers.unsqueeze(-1) * plain.t() + torch.einsum("blnk,enk->blne", waves, weights)
+    return out

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tsa.model import Batch, History, TSANetwork
@@ -71,6 +71,12 @@ class Passage:
         """The log odds of fraud for n states of the payment: values (n, …), one for each place → (n,)."""
         return log_odds(self.network.classifier(self._ensemble(dict(zip(self.places, values, strict=True)))))
 
+    def embeddings(self, k: int) -> Iterator[tuple[Place, nn.Module]]:
+        """Where the events of history k are read, and by which embedding."""
+        yield Place("events", k), self._orders[k].events
+        if isinstance(self.network.combine, Gated):
+            yield Place("gate", k), self.network.combine.order.events
+
     def importances(self) -> Tensor | None:
         """How much each history counts: (n histories,), summing to 1, or less where the gate leaves one out; None for
         a network that does not weigh them."""
@@ -95,8 +101,8 @@ class Passage:
         return found
 
     @property
-    def _orders(self) -> Iterator[OrderAttention]:
-        return (order for order in self.network.order if isinstance(order, OrderAttention))
+    def _orders(self) -> list[OrderAttention]:
+        return [order for order in self.network.order if isinstance(order, OrderAttention)]
 
     def _ends(self, neutral: Neutral) -> Iterator[tuple[Place, tuple[Tensor, Tensor]]]:
         network, table = self.network, self.network.table.weight
@@ -140,13 +146,13 @@ class Passage:
     def _ensemble(self, at: dict[Place, Tensor]) -> Tensor:
         """As `TSANetwork.embed`, of values at places: (n, ensemble width)."""
         network, combine = self.network, self.network.combine
-        orders = list(self._orders)
+        orders = self._orders
 
         def encode(k: int, _: History) -> Tensor:
             return self._order(orders[k], at, "events", k)
 
-        gated = isinstance(combine, Gated)
-        parts = [self._gated(combine, at, encode) if gated else combine(self.histories, encode)]
+        gate = combine if isinstance(combine, Gated) else None
+        parts = [combine(self.histories, encode) if gate is None else self._gated(gate, at, encode)]
         if network.feature is not None:
             tokens = network.feature.norm(at[Place("tokens")])
             parts.append(network.feature.layers.last(tokens, Surroundings()))
