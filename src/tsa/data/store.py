@@ -158,9 +158,11 @@ class EventStore(EventArrays):
         """What became of each row of the log that was read."""
         return read_json(self.path / REPORT)
 
-    def ids(self) -> pl.Series:
-        """(n,) ids of the events in store order."""
-        return self.columns([self.market.event.id]).to_series()
+    def ids(self, rows: slice = slice(None)) -> pl.Series:
+        """(n,) ids of the events, or of those in `rows` (without a step), in store order."""
+        first, last, _ = rows.indices(len(self))
+        found = pl.scan_parquet(self.path / ROWS).select(self.market.event.id).slice(first, max(0, last - first))
+        return found.collect().to_series()
 
 
 def _read_market(folder: Path) -> Market:

@@ -43,8 +43,10 @@ class OrderAttention(nn.Module):
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events → (B, E). The last layer computes only the position that is read out."""
+        if not (self.recalls and table.is_cpu) or torch.compiler.is_exporting():
+            return self._read(history, table)
         at_once = max(1, _tokens_at_once() // history.padding.shape[1])
-        if not (self.recalls and table.is_cpu) or len(history.padding) <= at_once:
+        if len(history.padding) <= at_once:
             return self._read(history, table)
         # a few payments at a time: their values stay in the processor's cache
         return torch.cat([self._read(part, table) for part in history.split(at_once)])

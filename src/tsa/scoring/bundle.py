@@ -6,6 +6,7 @@
     encoder.json          the fitted encoder
     training.json         how it was trained: settings, sampling rate, rows, versions
     calibration.json      from raw scores to percentiles and probabilities; absent where there is none
+    model.onnx, model.int8.onnx   the network as graphs for ONNX Runtime, where it was exported
     manifest.json         format version, market fingerprint, size and sha256 of each file, and its own sha256
 
 Nothing in it can execute. A missing, changed or extra file is refused by name. It knows neither training nor serving.
@@ -17,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ VERSION = 1
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "model.json", "market.json", "encoder.json", "training.json")
 CALIBRATION = "calibration.json"
-OPTIONAL = (CALIBRATION,)
+GRAPHS = {"float32": "model.onnx", "int8": "model.int8.onnx"}
+"""Files of exported graphs, by the precision of their products."""
+OPTIONAL = (CALIBRATION, *GRAPHS.values())
 """What a bundle may lack; whether it does is sealed in the manifest."""
 
 
@@ -50,6 +53,13 @@ class Bundle:
     network: TSANetwork
     training: Mapping[str, Any]
     calibration: Calibration | None = None
+    graphs: Mapping[str, bytes] = field(default_factory=dict)
+    """The network as ONNX graphs, by precision, where it was exported (`tsa.scoring.export`)."""
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Events of each history, the current one included, by the names that the network knows them by."""
+        return dict(zip(self.config.histories, (history.length for history in self.market.history), strict=True))
 
     def save(self, path: Path) -> None:
         """Write the bundle as the folder `path`, whole or not at all; a bundle that stands there is replaced."""
@@ -62,6 +72,8 @@ class Bundle:
             _write_json(folder / "training.json", dict(self.training))
             if self.calibration is not None:
                 _write_json(folder / CALIBRATION, self.calibration.to_dict())
+            for precision, graph in self.graphs.items():
+                (folder / GRAPHS[precision]).write_bytes(graph)
             (folder / MANIFEST).write_text(_sealed(_manifest(folder, self.market.fingerprint)), encoding="utf-8")
 
     @classmethod
@@ -80,6 +92,7 @@ class Bundle:
                 network=network.eval(),
                 training=_read_json(folder / "training.json"),
                 calibration=Calibration.from_dict(_read_json(folder / CALIBRATION)) if CALIBRATION in listed else None,
+                graphs={key: (folder / name).read_bytes() for key, name in GRAPHS.items() if name in listed},
             )
 
 

@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
 from tsa.data.files import replaced_file
+from tsa.data.past import Key, PastEvents, assemble
+from tsa.data.payments import PaymentReader
+from tsa.data.payments import Payments as EncodedPayments
+from tsa.data.sorting import ParquetParts
 from tsa.data.store import EventStore, prepare
+from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError
 from tsa.model import TSANetwork
-from tsa.model.inputs import gather_batch
+from tsa.model.inputs import gather_batch, request_batch
 from tsa.progress import Advance, Progress, silent
 from tsa.scoring.bundle import Bundle
+from tsa.scoring.engine import Engine, EngineName, Precision, TorchEngine, make_engine
 
 BATCH_SIZE = 512
-Payments = pl.DataFrame | str | Path | Sequence[str | Path]
+PART_ROWS = 2**18
+"""Payments of a log whose scores are held at a time."""
+
+Files = pl.DataFrame | str | Path | Sequence[str | Path]
+Rows = Sequence[Mapping[str, Any]]
+Payments = Files | Rows
+Past = Mapping[Key, PastEvents] | Callable[[EncodedPayments], Mapping[Key, PastEvents]]
+"""Earlier events of the keys of payments, or what finds them."""
 
 
 def score_events(
-    network: TSANetwork,
+    network: TSANetwork | Engine,
     store: EventStore,
     rows: NDArray[np.int64],
     *,
@@ -40,67 +53,131 @@ def score_events(
     Every batch has the same shape: the last one is filled up with copies of its last row, and histories are not trimmed.
     Matrix products round differently for other shapes, and no earlier score may move, even by a bit, when later events come.
     """
-    network.eval()
-    device = next(network.parameters()).device
+    engine = TorchEngine(network) if isinstance(network, TSANetwork) else network
     scores = np.empty(len(rows), np.float32)
     for first in range(0, len(rows), batch_size):
         chunk = rows[first : first + batch_size]
         full = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")
-        with torch.inference_mode():
-            logits = network(gather_batch(store, full).to(device))
-            scores[first : first + len(chunk)] = logits.softmax(-1)[: len(chunk), 1].float().cpu().numpy()
+        scores[first : first + len(chunk)] = engine(gather_batch(store, full))[: len(chunk)]
         if advance:
             advance(len(chunk))
     return scores
 
 
 class Scorer:
-    """Scores payments with a bundle."""
+    """Scores payments with a bundle: those of a log, rows that carry their own history, and single ones."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(
+        self, bundle: Bundle, *, engine: EngineName = "torch", precision: Precision = "float32", threads: int = 1
+    ) -> None:
+        """engine: "torch", "onnxruntime" (what `tsa export` put into the bundle), or "auto": the latter where it can be.
+
+        precision: float32; bf16 (torch) or int8 (onnxruntime) are quicker and move scores a little. threads: of ONNX
+        Runtime; PyTorch's are set for the whole process with `torch.set_num_threads`. ConfigError for what is not there.
+        """
         self.bundle = bundle
+        self.engine = make_engine(engine, bundle.network, bundle.graphs, precision, threads)
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Scorer:
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), **settings: Any) -> Scorer:
         """Open and check the bundle at `path`. BundleError says what is wrong with it.
 
         overrides: `key=value` over its market, such as `event.time_unit="ms"` for a log that writes times another way.
-        MarketError for one that breaks a rule, or names other features than the bundle's.
+        MarketError for one that breaks a rule, or names other features than the bundle's. settings: as of `Scorer`.
         """
         bundle = Bundle.open(path)
         if overrides:
             bundle = replace(bundle, market=bundle.market.override(overrides))
             bundle.encoder.check_market(bundle.market)
-        return cls(bundle)
+        return cls(bundle, **settings)
+
+    @cached_property
+    def reader(self) -> PaymentReader:
+        """Reads single payments of a market of logs. DataError where rows carry their own history."""
+        return PaymentReader(self.bundle.market, self.bundle.encoder)
+
+    @cached_property
+    def wire_reader(self) -> WireReader:
+        """Reads rows that carry their own history. MarketError for a market of logs."""
+        return WireReader(self.bundle.market, self.bundle.encoder)
 
     def score(
         self,
         payments: Payments,
         *,
+        histories: Past | None = None,
         start: str | datetime | None = None,
         end: str | datetime | None = None,
         quarantine: Path | None = None,
         progress: Progress = silent,
     ) -> pl.DataFrame:
-        """Score the payments of a log, by default all of them; histories are taken from the whole log given.
+        """Score payments: all of a log, by default, or single ones, given as rows (dicts of current values).
 
-        payments: a table, or files as `tsa prepare` reads them. start, end: score only payments in [start, end), in UTC.
-        quarantine: a file for rows that break a rule; without it they are an error.
-        Returns `id`, `raw_score` (float32), `percentile` and `probability` (float64), in time order; the last two only as far
-        as the bundle is calibrated. DataError names what cannot be scored, ConfigError a time that is none.
+        payments: a table, or files as `tsa prepare` reads them, whose histories are taken from the whole log given; or
+        rows: of a wire market with the histories that they carry, else with `histories`. start, end: of a log, score only
+        payments in [start, end), in UTC. quarantine: a file for rows of a log that break a rule; without it they are an
+        error. histories: earlier events by (history, key), or a function from the encoded payments to these.
+        Returns `id`, `raw_score` (float32), `percentile` and `probability` (float64), of a log in time order, of rows in
+        theirs; the last two only as far as the bundle is calibrated. DataError names what cannot be scored, ConfigError a
+        time that is none.
         """
+        if _is_rows(payments):
+            return self._score_rows(payments, histories)
+        parts = self.parts(cast(Files, payments), start=start, end=end, quarantine=quarantine, progress=progress)
+        return pl.concat(list(parts), rechunk=True)
+
+    def parts(
+        self,
+        payments: Files,
+        *,
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
+        quarantine: Path | None = None,
+        progress: Progress = silent,
+        part_rows: int = PART_ROWS,
+    ) -> Iterator[pl.DataFrame]:
+        """What `score` gives for a log, so many payments at a time, in time order: one part at least."""
         rows_in = _window(start, end)
         with tempfile.TemporaryDirectory(prefix="tsa-score-") as folder:
             store = self._encode(payments, Path(folder), quarantine, progress)
-            first, last = np.searchsorted(store.time_seconds, rows_in)
-            rows = np.arange(first, last, dtype=np.int64)
-            with progress("scoring", len(rows)) as advance:
-                scores = self.score_rows(store, rows, advance=advance)
-            ids = store.ids()[rows]
-            _refuse_no_number(ids, scores)
-            return pl.DataFrame({"id": ids, **self.columns(scores)})
+            first, last = (int(row) for row in np.searchsorted(store.time_seconds, rows_in))
+            with progress("scoring", last - first) as advance:
+                for begin in range(first, max(last, first + 1), part_rows):
+                    # opened anew for each part: what the maps of the last one hold in memory is let go
+                    store = EventStore.open(store.path)
+                    rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
+                    scores = self.score_rows(store, rows, advance=advance)
+                    ids = store.ids(slice(begin, begin + len(rows)))
+                    _refuse_no_number(ids, scores)
+                    yield pl.DataFrame({"id": ids, **self.columns(scores)})
 
-    def _encode(self, payments: Payments, folder: Path, quarantine: Path | None, progress: Progress) -> EventStore:
+    def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
+        if self.bundle.market.wire is not None:
+            requests = self.wire_reader.read(rows)
+        else:
+            requests = self.requests(self.reader.read_all(rows), histories)
+        return pl.DataFrame({"id": list(requests.ids), **self.score_requests(requests)})
+
+    def requests(self, payments: EncodedPayments, histories: Past | None = None) -> Requests:
+        """Encoded payments with their histories, from the earlier events of their keys; one another's are seen as well."""
+        past = (histories(payments) if callable(histories) else histories) or {}
+        return Requests(
+            ids=payments.ids,
+            time_seconds=payments.time_seconds,
+            histories=assemble(self.bundle.market, payments, past),
+            engineered=payments.engineered,
+        )
+
+    def score_requests(self, requests: Requests) -> dict[str, NDArray[Any]]:
+        """The scores of B payments by name, (B,) each: `raw_score`, then those that the bundle is calibrated for.
+
+        DataError where the network has no number for a payment.
+        """
+        scores = self.engine(request_batch(requests))
+        _refuse_no_number(pl.Series(requests.ids, dtype=pl.String), scores)
+        return self.columns(scores)
+
+    def _encode(self, payments: Files, folder: Path, quarantine: Path | None, progress: Progress) -> EventStore:
         """A store of `payments` under `folder`, made with the bundle's encoder: nothing is fitted."""
         if isinstance(payments, pl.DataFrame):
             payments.write_parquet(folder / "payments.parquet")
@@ -117,7 +194,14 @@ class Scorer:
 
     def score_rows(self, store: EventStore, rows: NDArray[np.int64], **settings: Any) -> NDArray[np.float32]:
         """(m,) raw scores of the events `rows` (m,) of a store made with this bundle's encoder."""
-        return score_events(self.bundle.network, store, rows, **settings)
+        return score_events(self.engine, store, rows, **settings)
+
+
+def _is_rows(payments: Payments) -> TypeGuard[Rows]:
+    """Whether these are rows, not a table or names of files."""
+    if isinstance(payments, pl.DataFrame | str | Path):
+        return False
+    return all(isinstance(row, Mapping) for row in payments) and len(payments) > 0
 
 
 def _refuse_no_number(ids: pl.Series, scores: NDArray[np.float32]) -> None:
@@ -128,13 +212,32 @@ def _refuse_no_number(ids: pl.Series, scores: NDArray[np.float32]) -> None:
         raise DataError(f"payments must get a number as score, however: {found}")
 
 
-def write_scores(scores: pl.DataFrame, out: Path) -> None:
-    """Write scores as Parquet, or as CSV where `out` ends in .csv, whole or not at all."""
+def write_scores(scores: pl.DataFrame | Iterable[pl.DataFrame], out: Path) -> int:
+    """Write scores, in one piece or in parts, as Parquet, or as CSV where `out` ends in .csv, whole or not at all.
+
+    Returns how many payments there were.
+    """
+    parts = iter([scores] if isinstance(scores, pl.DataFrame) else scores)
     with replaced_file(out) as aside:
-        if out.suffix == ".csv":
-            scores.write_csv(aside)
-        else:
-            scores.write_parquet(aside)
+        return _write_csv(parts, aside) if out.suffix == ".csv" else _write_parquet(parts, aside)
+
+
+def _write_csv(parts: Iterator[pl.DataFrame], path: Path) -> int:
+    count = 0
+    with path.open("wb") as file:
+        for part in parts:
+            part.write_csv(file, include_header=count == 0)
+            count += len(part)
+    return count
+
+
+def _write_parquet(parts: Iterator[pl.DataFrame], path: Path) -> int:
+    count = 0
+    with ParquetParts(path) as file:
+        for part in parts:
+            file.write(part)
+            count += len(part)
+    return count
 
 
 def _window(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:

@@ -1,0 +1,141 @@
+"""Engines: what computes raw scores of a batch, PyTorch or ONNX Runtime. Both give the same to rounding.
+
+An engine knows tensors and one network. It does not know payments, stores or calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsa.errors import ConfigError
+from tsa.model import Batch, TSANetwork
+from tsa.model.batch import History
+
+EngineName = Literal["auto", "torch", "onnxruntime"]
+Precision = Literal["float32", "bf16", "int8"]
+AT_ONCE = 16
+"""Payments that ONNX Runtime works on at a time: what they become then stays in the processor's cache."""
+
+INPUTS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
+"""What a graph reads of each history; `outcome` where outcomes are an input."""
+
+
+class Engine(Protocol):
+    """Called with a batch of B payments, gives their raw scores (B,) float32: the softmax probability of fraud."""
+
+    name: str
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        """(B,)"""
+        ...
+
+
+class TorchEngine:
+    """The network itself, in evaluation mode."""
+
+    name = "torch"
+
+    def __init__(self, network: TSANetwork, precision: Precision = "float32") -> None:
+        """precision: float32 or bf16; for the latter `network` is changed in place."""
+        if precision == "int8":
+            raise ConfigError("precision: int8 needs engine='onnxruntime', however: engine='torch'")
+        self.network = network.eval()
+        if precision == "bf16":
+            self.network.to_bfloat16()
+        self._device = next(network.parameters()).device
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        """(B,)"""
+        with torch.inference_mode():
+            scores: NDArray[np.float32] = self.network(batch.to(self._device)).softmax(-1)[:, 1].float().cpu().numpy()
+        return scores
+
+
+class OnnxEngine:
+    """An exported graph in ONNX Runtime, on CPUs."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: bytes, threads: int = 1) -> None:
+        """graph: what `tsa.scoring.export` made. Raises ConfigError where ONNX Runtime is not installed."""
+        runtime = _runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._wanted = {entry.name for entry in self._session.get_inputs()}
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        """(B,)"""
+        feed = {name: value for name, value in named_inputs(batch).items() if name in self._wanted}
+        size = len(batch)
+        parts = [
+            self._session.run(None, {name: value[first : first + AT_ONCE] for name, value in feed.items()})[0]
+            for first in range(0, size, AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
+    """The arrays of a batch under the names that a graph knows them by."""
+    found = {
+        f"{name}.{field}": value.numpy()
+        for name, history in batch.histories.items()
+        for field, value in _fields(history).items()
+    }
+    return found if batch.engineered is None else {**found, "engineered": batch.engineered.numpy()}
+
+
+def _fields(history: History) -> Mapping[str, torch.Tensor]:
+    return {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
+
+
+def make_engine(
+    name: EngineName,
+    network: TSANetwork,
+    graphs: Mapping[str, bytes],
+    precision: Precision = "float32",
+    threads: int = 1,
+) -> Engine:
+    """The engine of this name. graphs: what was exported, by precision.
+
+    auto: ONNX Runtime where the network was exported for this precision and the runtime is installed, PyTorch elsewhere.
+    Raises ConfigError for a name that is none, or where ONNX Runtime is asked for and something is missing.
+    """
+    if name not in get_args(EngineName) or precision not in get_args(Precision):
+        raise ConfigError(
+            f"engine must be one of {', '.join(get_args(EngineName))} and precision one of "
+            f"{', '.join(get_args(Precision))}, however: engine={name!r}, precision={precision!r}"
+        )
+    if name == "torch" or (name == "auto" and (precision not in graphs or not has_runtime())):
+        return TorchEngine(network, precision)
+    if precision not in graphs:
+        raise ConfigError(
+            f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle (tsa export BUNDLE), "
+            f"however: the bundle has {', '.join(graphs) or 'none'}"
+        )
+    return OnnxEngine(graphs[precision], threads)
+
+
+def has_runtime() -> bool:
+    """Whether ONNX Runtime is installed."""
+    try:
+        _runtime()
+    except ConfigError:
+        return False
+    return True
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError(
+            "engine: 'onnxruntime' needs ONNX Runtime (pip install 'tsa-fraud[onnx]'), however: it is not installed"
+        ) from None
+    return onnxruntime

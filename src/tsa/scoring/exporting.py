@@ -1,0 +1,71 @@
+"""Put an exported graph into a bundle. It knows bundles and logs; how a graph is made is in export.py."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tsa.data.files import replaced_file
+from tsa.data.store import prepare
+from tsa.errors import ConfigError
+from tsa.model import Batch
+from tsa.model.inputs import gather_batch
+from tsa.progress import Progress, silent
+from tsa.scoring.bundle import GRAPHS, Bundle
+from tsa.scoring.export import AGREES, Difference, check_graph, export_onnx, quantise, random_batch
+
+COMPARED = 1000
+"""Payments that a graph is compared with the network on."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was put into the bundle, and how far its scores are from the network's."""
+
+    file: str
+    bytes: int
+    difference: Difference
+
+
+def export_bundle(
+    path: Path,
+    precision: str = "float32",
+    *,
+    log: Path | None = None,
+    copy: Path | None = None,
+    progress: Progress = silent,
+) -> Exported:
+    """Export the network of the bundle at `path` and seal the bundle anew, with the graph in it.
+
+    log: payments to compare scores on; else random ones. copy: another file for the graph.
+    Raises ConfigError for a precision that is none, ModelError where a float32 graph does not agree to 1e-5.
+    """
+    if precision not in GRAPHS:
+        raise ConfigError(f"precision must be one of {', '.join(GRAPHS)}, however: {precision!r}")
+    bundle = Bundle.open(path)
+    with progress("exporting", 3) as advance:
+        graph = bundle.graphs.get("float32") or export_onnx(bundle.network, bundle.lengths)
+        advance(1)
+        if precision == "int8":
+            graph = quantise(graph)
+        advance(1)
+        batch = _batch(bundle, log)
+        difference = check_graph(graph, bundle.network, batch, AGREES if precision == "float32" else 1.0)
+        advance(1)
+    replace(bundle, graphs={**bundle.graphs, precision: graph}).save(path)
+    if copy is not None:
+        with replaced_file(copy) as aside:
+            aside.write_bytes(graph)
+    return Exported(GRAPHS[precision], len(graph), difference)
+
+
+def _batch(bundle: Bundle, log: Path | None) -> Batch:
+    """The last payments of a log, whose histories are the longest; random ones where there is none."""
+    if log is None:
+        return random_batch(bundle.config, bundle.lengths, COMPARED, seed=1)
+    with tempfile.TemporaryDirectory(prefix="tsa-export-") as folder:
+        store = prepare(bundle.market, log, Path(folder) / "store", encoder=bundle.encoder)
+        return gather_batch(store, np.arange(max(0, len(store) - COMPARED), len(store)))
