@@ -30,7 +30,7 @@ REASONS: dict[str, str] = {
     "usual_time": "usual {feature} for this {history}",
     "known_fraud": "{history} had a known fraud in the last {span}",
     "known_frauds": "{history} had {count} known frauds in the last {span}",
-    "no_known_fraud": "none of this {history}'s {total} known outcomes is a fraud",
+    "no_known_fraud": "no fraud known of this {history}, outcomes known: {total}",
     "many_payments": "{count} payments of this {history} in the last {span}",
     "after_pause": "first payment of this {history} for {span}",
     "few_payments": "{count} earlier payments of this {history} in {span}",

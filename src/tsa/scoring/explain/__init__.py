@@ -5,5 +5,6 @@ from __future__ import annotations
 from tsa.scoring.explain.explainer import Explainer
 from tsa.scoring.explain.explanation import Explanation, Reason
 from tsa.scoring.explain.facts import Payment
+from tsa.scoring.explain.logs import explain_log, write_explanations
 
-__all__ = ["Explainer", "Explanation", "Payment", "Reason"]
+__all__ = ["Explainer", "Explanation", "Payment", "Reason", "explain_log", "write_explanations"]

@@ -6,13 +6,15 @@ attributed adds up. Knows passages; not features, payments or sentences.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, DataError
 from tsa.scoring.explain.passage import Passage, Place
 
 STEPS = (24, 48, 96, 192)
@@ -50,10 +52,12 @@ class Attribution:
 
 
 def attribute(passage: Passage) -> Attribution:
-    """The attributions of a payment. ConfigError where captum is not installed."""
+    """The attributions of a payment. ConfigError where captum is not installed, DataError where it has no score."""
     method = _integrated_gradients()(passage, multiply_by_inputs=False)
     with torch.no_grad():
         baseline, score = (float(passage(*values)[0]) for values in (passage.neutral, passage.actual))
+    if not (math.isfinite(score) and math.isfinite(baseline)):
+        raise DataError(f"payments must get a number as score to be explained, however: log odds of {score}")
     for steps in STEPS:
         slopes = method.attribute(passage.actual, passage.neutral, n_steps=steps, method="gausslegendre")
         at = {place: _product(slope, passage.way(place)) for place, slope in zip(passage.places, slopes, strict=True)}
@@ -73,9 +77,14 @@ def _product(slope: Tensor, way: Tensor) -> Tensor:
     return product if product.ndim == 1 else product.sum(-1)
 
 
+def need_captum() -> None:
+    """Raise ConfigError where captum is not installed: better before a log is read than after."""
+    if find_spec("captum") is None:
+        raise ConfigError("explaining needs captum, which is not installed: pip install 'tsa-fraud[explain]'")
+
+
 def _integrated_gradients() -> Any:
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError:
-        raise ConfigError("explaining needs captum, which is not installed: pip install 'tsa-fraud[explain]'") from None
+    need_captum()
+    from captum.attr import IntegratedGradients
+
     return IntegratedGradients
