@@ -11,12 +11,12 @@ import os
 import sys
 from typing import NoReturn
 
-from tsa.cli import data, evaluation, explaining, scoring, training
+from tsa.cli import data, evaluation, explaining, scoring, serving, training
 from tsa.cli.app import app
 from tsa.errors import TSAError
 from tsa.terminal import INTERRUPTED, errors, say
 
-__all__ = ["app", "data", "evaluation", "explaining", "main", "scoring", "training"]
+__all__ = ["app", "data", "evaluation", "explaining", "main", "scoring", "serving", "training"]
 
 REFUSED = 2
 

@@ -1,0 +1,107 @@
+"""One HTTP exchange: who asks, by when, and the body, read within bounds. It knows nothing of payments."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from tsa.serving.problems import TOO_LARGE, RefusedError
+from tsa.serving.settings import ServeSettings
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+KEY = "tsa.exchange"
+"""Where an exchange stands in its ASGI scope."""
+LONGEST_DEADLINE_MS = 600_000
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_WHOLE = re.compile(r"[0-9]{1,9}")
+
+
+class Exchange:
+    """A request as it arrived. `client` says whose it is, for the rate limit; `status` how it was answered."""
+
+    __slots__ = ("_receive", "_settings", "begun", "client", "headers", "path", "request_id", "status")
+
+    def __init__(self, scope: Scope, receive: Receive, settings: ServeSettings) -> None:
+        self.begun = time.monotonic()
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self.path: str = scope["path"]
+        given = self.headers.get(b"x-request-id", b"")
+        self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.client = scope["client"][0] if scope.get("client") else "unknown"
+        self.status = 0
+        self._receive, self._settings = receive, settings
+
+    @classmethod
+    def of(cls, scope: Scope) -> Exchange:
+        """The exchange of a scope that came through the gate."""
+        found: Exchange = scope[KEY]
+        return found
+
+    def header(self, name: bytes) -> str | None:
+        """A header's value; None where it is not there."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def deadline(self) -> float:
+        """Of `time.monotonic`. RefusedError where X-Deadline-Ms is no whole number of milliseconds."""
+        text = self.header(b"x-deadline-ms")
+        if text is None:
+            return self.begun + self._settings.deadline_ms / 1000
+        if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= LONGEST_DEADLINE_MS:
+            detail = f"X-Deadline-Ms must be a whole number from 1 to {LONGEST_DEADLINE_MS}"
+            raise RefusedError(400, "deadline_header", detail, field="X-Deadline-Ms", value=text)
+        return self.begun + int(text) / 1000
+
+    async def body(self) -> bytes:
+        """The whole body. RefusedError for one that is too large, or takes too long; no more of it is read than that."""
+        most = self._settings.max_bytes
+        announced = self.header(b"content-length")
+        if announced is not None and announced.isdecimal() and int(announced) > most:
+            raise self._too_large()
+        message = await self._next()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            body = await self._rest(body)
+        if len(body) > most:
+            raise self._too_large()
+        return body
+
+    async def _rest(self, first: bytes) -> bytes:
+        parts, size, more = [first], len(first), True
+        end = self.begun + self._settings.read_seconds
+        while more:
+            try:
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    message = await self._next()
+            except TimeoutError:
+                raise self._slow() from None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+            if size > self._settings.max_bytes:
+                raise self._too_large()
+        return b"".join(parts)
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise RefusedError(400, "disconnected", "the body must arrive whole")
+        return message
+
+    def _too_large(self) -> RefusedError:
+        detail = f"the body must have at most {self._settings.max_bytes} bytes"
+        return RefusedError(TOO_LARGE, "too_large", detail, headers={"Connection": "close"})
+
+    def _slow(self) -> RefusedError:
+        detail = f"the body must arrive within {self._settings.read_seconds:g} seconds"
+        return RefusedError(408, "slow_body", detail, headers={"Connection": "close"})

@@ -1,0 +1,133 @@
+"""The gate that every request passes: who it is, whether it may, and what is said when something goes wrong.
+
+Nothing but answers and RFC 9457 problems leaves it: no traceback, no path, no text of an error that might hold a payment's
+value. What went wrong inside is logged as the kind of error and where, without its text. It knows no market.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from tsa.errors import HistoryUnavailable
+from tsa.serving.batcher import ClosedError, LateError, QueueFullError
+from tsa.serving.exchange import KEY, Exchange, Message, Receive, Scope, Send
+from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
+from tsa.serving.security import bearer
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from tsa.serving.service import Service
+
+logger = logging.getLogger(__name__)
+
+OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
+"""Asked by those that hold no token: load balancers, and a browser that is about to be given one."""
+OPEN_FOLDER, ADMIN = "/page/", "/v1/admin/"
+ALIVE = "/v2/health/live"
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+RETRY_SECONDS = "1"
+
+
+class Gate:
+    """ASGI middleware around the routes."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, self._service.settings)
+        scope[KEY] = exchange
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                own = [(b"x-request-id", exchange.request_id.encode()), *HEADERS]
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        try:
+            self._admit(exchange)
+            await self._app(scope, receive, answer)
+        except Exception as error:
+            if exchange.status:
+                raise
+            await self._refuse(refusal_of(error), exchange, answer)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._service.metrics.request(route, exchange.status, time.monotonic() - exchange.begun)
+
+    def _admit(self, exchange: Exchange) -> None:
+        """RefusedError for those that may not enter, or not now."""
+        service, path = self._service, exchange.path
+        if service.draining and path != ALIVE:
+            raise _stopping()
+        if path in OPEN or path.startswith(OPEN_FOLDER):
+            return
+        token = bearer(exchange.header(b"authorization"))
+        if path.startswith(ADMIN):
+            if not service.secrets.admin.given:
+                raise RefusedError(403, "no_admin", "this server was started without an admin token")
+            allowed = service.secrets.admin.opens(token)
+        else:
+            allowed = not service.secrets.score.given or service.secrets.score.opens(token)
+        if not allowed:
+            detail = "a valid bearer token must be given"
+            raise RefusedError(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
+        if token and service.secrets.score.given:
+            exchange.client = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()[:16]
+        if (wait := service.buckets.take(exchange.client)) is not None:
+            raise too_often(wait)
+
+    async def _refuse(self, refused: RefusedError, exchange: Exchange, send: Send) -> None:
+        self._service.metrics.refusals.labels(refused.rule).inc()
+        body = encode(refused.document(exchange.request_id))
+        headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
+        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def too_often(seconds: int) -> RefusedError:
+    """The refusal of a client that sends more than its share."""
+    detail = f"fewer payments must be sent: try again in {seconds} s"
+    return RefusedError(429, "rate", detail, headers={"Retry-After": str(seconds)})
+
+
+def _stopping() -> RefusedError:
+    headers = {"Retry-After": RETRY_SECONDS, "Connection": "close"}
+    return RefusedError(503, "stopping", "this server is being stopped", headers=headers)
+
+
+def refusal_of(error: Exception) -> RefusedError:
+    """What a client is told of an error."""
+    match error:
+        case RefusedError():
+            return error
+        case QueueFullError():
+            headers = {"Retry-After": str(error.retry_seconds)}
+            return RefusedError(429, "queue_full", "too many payments wait already", headers=headers)
+        case LateError():
+            return RefusedError(504, "deadline", "the payment could not be scored before its deadline")
+        case ClosedError():
+            return _stopping()
+        case HistoryUnavailable():
+            headers = {"Retry-After": RETRY_SECONDS}
+            return RefusedError(503, "history_down", "histories cannot be read at the moment", headers=headers)
+    logger.error("%s", where(error))
+    return RefusedError(500, "internal", "something went wrong here; the log of the server says what")
+
+
+def where(error: BaseException) -> str:
+    """The kind of an error and the places it went through. Its text is left out: it may hold a payment's values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at " + " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(frames))

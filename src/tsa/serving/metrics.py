@@ -1,0 +1,105 @@
+"""What Prometheus is told: how long requests take, what is scored, what is refused and why. Never a payment's value.
+
+With several workers the figures of all are added up, through files of prometheus_client's own (`several_workers`).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsa.errors import ConfigError
+from tsa.schema import Market
+
+LATENCIES = (0.001, 0.002, 0.003, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SCORES = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
+DIFFERENCES = (1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus_client looks for the folder that workers share."""
+
+
+def library() -> Any:
+    """prometheus_client. Raises ConfigError where it is not installed."""
+    try:
+        import prometheus_client
+    except ImportError:
+        raise ConfigError(
+            "tsa serve needs prometheus-client (pip install 'tsa-fraud[serve]'), however: it is not installed"
+        ) from None
+    return prometheus_client
+
+
+def several_workers() -> tempfile.TemporaryDirectory[str]:
+    """Let the processes started from now on add up their figures in a folder, which is removed with the object."""
+    folder = tempfile.TemporaryDirectory(prefix="tsa-metrics-")
+    os.environ[FOLDER] = folder.name
+    return folder
+
+
+class Metrics:
+    """The figures of one server, in a registry of its own."""
+
+    def __init__(self, market: Market) -> None:
+        client = library()
+        self.registry = client.CollectorRegistry()
+
+        def histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Any:
+            return client.Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Any:
+            return client.Counter(name, text, labels, registry=self.registry)
+
+        self.latency = histogram("tsa_request_seconds", "From request to answer", LATENCIES, ["route", "status"])
+        self.scores = histogram("tsa_raw_score", "Raw scores", SCORES)
+        self.batches = histogram("tsa_batch_payments", "Payments in a batch", BATCHES)
+        self.batch_seconds = histogram("tsa_batch_seconds", "Time of a batch", LATENCIES)
+        self.history_seconds = histogram("tsa_history_seconds", "Time of one call of the history store", LATENCIES)
+        self.payments = counter("tsa_payments_total", "Payments by what became of them", ["outcome"])
+        self.refusals = counter("tsa_refusals_total", "Refused payments and requests by rule", ["rule"])
+        self.missing = counter("tsa_missing_values_total", "Scored payments without a value", ["feature"])
+        self.unknown = counter("tsa_unknown_values_total", "Scored payments with a value new to the model", ["feature"])
+        self.shadow = histogram("tsa_shadow_difference", "Raw score of the shadow less ours, absolute", DIFFERENCES)
+        self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
+        self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
+        self.queue = client.Gauge(
+            "tsa_queue_payments", "Payments that wait", registry=self.registry, multiprocess_mode="livesum"
+        )
+        for name in market.features.names:
+            self.missing.labels(name)
+        for feature in market.features.categorical:
+            self.unknown.labels(feature.name)
+        self._latencies: dict[tuple[str, int], Any] = {}
+        self._client = client
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        key = (route, status)
+        found = self._latencies.get(key)
+        if found is None:
+            found = self._latencies[key] = self.latency.labels(route, str(status))
+        found.observe(seconds)
+
+    def batch(self, size: int, seconds: float) -> None:
+        """The model worked on a batch."""
+        self.batches.observe(size)
+        self.batch_seconds.observe(seconds)
+
+    def values(self, missing: Mapping[str, int], unknown: Mapping[str, int]) -> None:
+        """So many payments had no value of a feature, or one that the model does not know."""
+        for name, count in missing.items():
+            self.missing.labels(name).inc(count)
+        for name, count in unknown.items():
+            self.unknown.labels(name).inc(count)
+
+    def text(self) -> tuple[bytes, str]:
+        """The page for Prometheus, and its content type."""
+        registry = self.registry
+        if os.environ.get(FOLDER):
+            from prometheus_client import multiprocess
+
+            registry = self._client.CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return self._client.generate_latest(registry), self._client.CONTENT_TYPE_LATEST

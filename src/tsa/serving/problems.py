@@ -1,0 +1,85 @@
+"""What a client is told of a request that is refused: RFC 9457 problems. It knows no route and no payment.
+
+A problem says field, rule and the value as it was met, shortened; never a path, a setting or a traceback of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from tsa.data.payments import SHOWN, Problem
+
+CONTENT_TYPE = "application/problem+json"
+TYPES = "urn:tsa:problem:"
+UNREADABLE, TOO_LARGE, WRONG_TYPE, NOT_ACCEPTABLE = 400, 413, 415, 406
+BROKEN_RULE = 422
+DOWN = frozenset({"history_down"})
+"""Rules that say nothing of the payment, but of the server: 503."""
+
+
+class RefusedError(Exception):
+    """A request that gets no answer: carries the status and the problem to where the response is made."""
+
+    def __init__(
+        self,
+        status: int,
+        rule: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(rule)
+        self.status, self.rule, self.detail = status, rule, detail
+        self.field, self.value = field, None if value is None else shown(value)
+        self.headers = dict(headers or {})
+        self.more = dict(more or {})
+
+    @classmethod
+    def of(cls, problem: Problem) -> RefusedError:
+        """The refusal of a request whose only payment breaks a rule."""
+        status = 503 if problem.rule in DOWN else BROKEN_RULE
+        found = cls(status, problem.rule, f"{problem.field} {problem.text}", field=problem.field)
+        found.value = problem.value
+        return found
+
+    def document(self, request_id: str) -> dict[str, Any]:
+        """The problem, ready for JSON."""
+        return {**_document(self.status, self.rule, self.detail, self.field, self.value, request_id), **self.more}
+
+
+def shown(value: object) -> str:
+    """A value as a problem shows it, shortened."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def item_document(problem: Problem, request_id: str) -> dict[str, Any]:
+    """The problem of one payment of a list."""
+    return RefusedError.of(problem).document(request_id)
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """A problem as JSON."""
+    return orjson.dumps(document)
+
+
+def _document(
+    status: int, rule: str, detail: str, field: str | None, value: str | None, request_id: str
+) -> dict[str, Any]:
+    return {
+        "type": f"{TYPES}{rule}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "field": field,
+        "value": value,
+        "rule": rule,
+        "request_id": request_id,
+    }

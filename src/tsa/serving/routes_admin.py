@@ -1,0 +1,43 @@
+"""What those ask who run the endpoint or write for it: figures, the OpenAPI document, the form, and a new bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Response
+
+from tsa.serving.formats import JSON
+from tsa.serving.service import Service
+
+
+def admin_routes(service: Service) -> APIRouter:
+    """/metrics, /openapi.json, /v1/form and /v1/admin/reload."""
+    router = APIRouter()
+
+    async def metrics() -> Response:
+        """The page that Prometheus reads."""
+        service.metrics.queue.set(service.batcher.waiting)
+        page, kind = service.metrics.text()
+        return Response(page, headers={"content-type": kind})
+
+    async def openapi() -> Response:
+        """The OpenAPI document."""
+        return _json(service.openapi)
+
+    async def form() -> Response:
+        """What a payment is made of."""
+        return _json(service.specification.form())
+
+    async def reload() -> Response:
+        """Take over the bundle that now stands at the server's path."""
+        return _json({"version": await service.reload()})
+
+    for path, route in (("/metrics", metrics), ("/openapi.json", openapi), ("/v1/form", form)):
+        router.add_api_route(path, route, methods=["GET"])
+    router.add_api_route("/v1/admin/reload", reload, methods=["POST"])
+    return router
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type=JSON)

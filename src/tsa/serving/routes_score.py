@@ -1,0 +1,138 @@
+"""POST /v1/score and POST /v1/outcome: payments in, scores out; and what became of them later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from tsa.data.payments import BrokenRuleError, Problem, seconds_of
+from tsa.serving import formats
+from tsa.serving.answers import Answer
+from tsa.serving.contract import Entry
+from tsa.serving.exchange import Exchange
+from tsa.serving.formats import JSON, LINES
+from tsa.serving.problems import RefusedError, item_document, shown
+from tsa.serving.service import Result, Service
+
+OUTCOME_FIELDS = {"id", "fraud", "at"}
+TRUTHS = {True: True, False: False}
+
+
+def score_routes(service: Service) -> APIRouter:
+    """The two routes."""
+    router = APIRouter()
+
+    async def score(request: Request) -> Response:
+        """Score one payment or a list of them, each with the history that its keys have in the store, or its own."""
+        exchange = Exchange.of(request.scope)
+        explain = wants_reasons(request.scope.get("query_string", b""))
+        kind = formats.media_type(exchange.header(b"content-type"), (JSON, LINES))
+        out = formats.accepted(exchange.header(b"accept"), (JSON, LINES), default=kind)
+        settings = service.settings
+        found = formats.read(await exchange.body(), kind, settings.max_list, settings.max_bytes)
+        entries = service.contract.entries(found)
+        if explain:
+            service.reasoner.check(len(entries))
+        results = await service.score(exchange, entries)
+        documents = [document(result, exchange) for result in results]
+        if explain:
+            await add_reasons(service, exchange, entries, documents)
+        if found.single and out == JSON:
+            return Response(orjson.dumps(only(results, documents)), media_type=JSON)
+        if out == LINES:
+            return Response(formats.lines_of(documents), media_type=LINES)
+        return Response(orjson.dumps(documents), media_type=JSON)
+
+    async def outcome(request: Request) -> Response:
+        """Say what became of a payment: from then on it is a known outcome of its keys' histories."""
+        exchange = Exchange.of(request.scope)
+        formats.media_type(exchange.header(b"content-type"), (JSON,))
+        formats.accepted(exchange.header(b"accept"), (JSON,))
+        id_, fraud, at = _outcome(formats.read_json(await exchange.body()).rows, service)
+        if not await service.outcome(id_, fraud, at):
+            raise RefusedError(404, "unknown_payment", "id must be of a payment that was scored", field="id", value=id_)
+        return Response(orjson.dumps({"id": id_, "fraud": fraud}), media_type=JSON)
+
+    router.add_api_route("/v1/score", score, methods=["POST"])
+    router.add_api_route("/v1/outcome", outcome, methods=["POST"])
+    return router
+
+
+def wants_reasons(query: bytes) -> bool:
+    """What `explain` says in a query string. RefusedError for what is neither true nor false."""
+    if not query:
+        return False
+    from urllib.parse import parse_qs
+
+    try:
+        values = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=20).get("explain", ["false"])
+    except ValueError:
+        raise RefusedError(400, "query", "the query must be of at most 20 fields in percent-encoding") from None
+    if values[-1] not in ("true", "false", "1", "0"):
+        raise RefusedError(422, "query", "explain must be true or false", field="explain", value=values[-1])
+    return values[-1] in ("true", "1")
+
+
+def document(result: Result, exchange: Exchange) -> dict[str, Any]:
+    """An answer, or the problem of one payment of a list."""
+    if isinstance(result, Answer):
+        return result.to_dict()
+    return {"problem": item_document(result, exchange.request_id)}
+
+
+def only(results: Sequence[Result], documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The answer to a request of one payment. RefusedError where it has a problem."""
+    if isinstance(results[0], Problem):
+        raise RefusedError.of(results[0])
+    return documents[0]
+
+
+async def add_reasons(
+    service: Service,
+    exchange: Exchange,
+    entries: Sequence[Entry | Problem],
+    documents: Sequence[dict[str, Any]],
+) -> None:
+    """Add the reasons to the answers of payments that have one."""
+    pairs = zip(entries, documents, strict=True)
+    told = [(entry, found) for entry, found in pairs if isinstance(entry, Entry) and "problem" not in found]
+    reasons = await service.reasoner.reasons([entry for entry, _ in told], exchange.deadline)
+    for (_, found), why in zip(told, reasons, strict=True):
+        found.update(why)
+
+
+def _outcome(rows: Sequence[Any], service: Service) -> tuple[Any, bool, float]:
+    """(id, fraud, epoch seconds). RefusedError for a body that says something else."""
+    if len(rows) != 1 or not isinstance(rows[0], dict):
+        raise RefusedError(422, "not_an_object", "the body must be an object with id and fraud, and maybe at")
+    body = rows[0]
+    if others := sorted(set(body) - OUTCOME_FIELDS):
+        raise RefusedError(422, "unknown_field", "must be one of id, fraud, at", field=shown(others[0]))
+    if service.market.wire is not None:
+        raise RefusedError(422, "own_history", "outcomes of this market are not kept: its rows carry their own history")
+    id_, fraud = body.get("id"), body.get("fraud")
+    if not isinstance(id_, str | int) or isinstance(id_, bool) or id_ == "":
+        raise RefusedError(422, "null_id", "id must be the payment's", field="id", value=id_)
+    if len(str(id_)) > service.settings.max_text:
+        raise RefusedError(422, "too_long", "id must be shorter", field="id", value=id_)
+    if not isinstance(fraud, bool | int) or fraud not in TRUTHS:
+        raise RefusedError(422, "bad_outcome", "fraud must be true or false", field="fraud", value=fraud)
+    return id_, bool(fraud), _at(body.get("at"), service)
+
+
+def _at(value: Any, service: Service) -> float:
+    """When the outcome became known: now, or as the market writes times. RefusedError."""
+    now = time.time()
+    try:
+        at = seconds_of(value, "at", service.market.event.time_unit)
+    except BrokenRuleError as error:
+        raise RefusedError.of(error.problem) from None
+    if at is None:
+        return now
+    if at > now + service.serving.max_future_seconds:
+        raise RefusedError(422, "future", "at must not be in the future", field="at", value=value)
+    return at

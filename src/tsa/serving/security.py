@@ -1,0 +1,112 @@
+"""Who may do what, and how much: bearer tokens, compared in constant time, and a bucket of payments for each client.
+
+Only the digests of tokens are kept. It knows neither routes nor payments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tsa.errors import ConfigError
+from tsa.serving.settings import ServeSettings
+
+MOST_CLIENTS = 10_000
+LEAST_TOKEN = 16
+"""Characters of a token that cannot be guessed."""
+
+
+class Tokens:
+    """The digests of tokens that open a door. Without any, `given` is False."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        if short := [token for token in tokens if len(token) < LEAST_TOKEN]:
+            raise ConfigError(f"a token must have at least {LEAST_TOKEN} characters, however: {len(short[0])}")
+        self._digests = [_digest(token) for token in tokens]
+
+    @classmethod
+    def read(cls, variables: Sequence[str], files: Sequence[Path]) -> Tokens:
+        """Tokens in environment variables and in files, one a line. ConfigError where there is none in one of them."""
+        found = []
+        for name in variables:
+            token = os.environ.get(name, "").strip()
+            if not token:
+                raise ConfigError(f"the environment variable {name} must hold a token, however: it is empty")
+            found.append(token)
+        for path in files:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            tokens = [line for line in lines if line and not line.startswith("#")]
+            if not tokens:
+                raise ConfigError(f"{path} must hold a token a line, however: it holds none")
+            found += tokens
+        return cls(found)
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any token."""
+        return bool(self._digests)
+
+    def opens(self, token: str | None) -> bool:
+        """Whether this is one of them. It takes as long whichever it is, or is not."""
+        digest = _digest(token or "")
+        found = False
+        for known in self._digests:
+            found |= hmac.compare_digest(known, digest)
+        return found and token is not None
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def bearer(header: str | None) -> str | None:
+    """The token in an Authorization header."""
+    scheme, _, token = (header or "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+class Secrets:
+    """What the doors of a server are opened with."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.score = Tokens.read(settings.token_env, settings.token_files)
+        self.admin = Tokens.read(settings.admin_token_env, settings.admin_token_files)
+
+
+class Buckets:
+    """A bucket of tokens per client, which fills up at `rate` a second to `burst`. `rate` None: no bucket is ever empty."""
+
+    def __init__(self, rate: float | None, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._levels: dict[str, tuple[float, float]] = {}
+
+    def take(self, client: str, count: float = 1.0, *, at_least: float = 0.0) -> int | None:
+        """Take `count` tokens if there are more than `at_least`; else after how many whole seconds there will be.
+
+        A bucket may go below zero, where what is taken turns out to be more than was asked for at first.
+        """
+        if self._rate is None:
+            return None
+        now = self._clock()
+        level, then = self._levels.get(client, (self._burst, now))
+        level = min(self._burst, level + (now - then) * self._rate)
+        if level < at_least:
+            return max(1, math.ceil((at_least - level) / self._rate))
+        if len(self._levels) >= MOST_CLIENTS and client not in self._levels:
+            self._forget(now)
+        self._levels[client] = (level - count, now)
+        return None
+
+    def _forget(self, now: float) -> None:
+        """Let go of full buckets, which are as good as none; if all are in use, of the older half."""
+        assert self._rate is not None
+        rate = self._rate
+        full = [name for name, (level, then) in self._levels.items() if level + (now - then) * rate >= self._burst]
+        oldest = sorted(self._levels, key=lambda name: self._levels[name][1])[: MOST_CLIENTS // 2]
+        for name in full or oldest:
+            del self._levels[name]

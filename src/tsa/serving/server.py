@@ -1,0 +1,107 @@
+"""uvicorn around the application: workers, TLS, and an end in which nothing that was accepted is lost.
+
+After SIGTERM a worker says 503 to what is new for `drain_seconds`, so that load balancers turn elsewhere, then closes its
+socket, finishes what it accepted, and ends. A second signal ends the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import sys
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from tsa.serving.app import create_app
+from tsa.serving.metrics import several_workers
+from tsa.serving.service import Service
+from tsa.serving.settings import ServeSettings
+from tsa.serving.workers import supervise
+
+logger = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may hold the interpreter while another waits: the model's thread is busy, answers must not wait for it."""
+KEEP_ALIVE_SECONDS = 75
+
+
+class Server(uvicorn.Server):
+    """One worker. Its application is made in its own process."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        super().__init__(_config(settings))
+        self.settings = settings
+        self._service: Service | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[Any] | None = None) -> None:
+        """Serve until a signal, and to the end of what was accepted."""
+        _prepare(self.settings)
+        self._loop = asyncio.get_running_loop()
+        self._service = Service(self.settings)
+        self.config.app = create_app(self._service)
+        try:
+            await super().serve(sockets)
+        finally:
+            self._service.close()
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Say where it listens."""
+        await super().startup(sockets)
+        for server in self.servers:
+            for socket in server.sockets:
+                logger.info("listening on %s", socket.getsockname()[:2])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the end, which is no failure: the process ends with 0. The second one hurries it."""
+        service, loop = self._service, self._loop
+        if service is None or loop is None or service.draining or not self.settings.drain_seconds:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            return
+        service.draining = True
+        loop.call_soon_threadsafe(loop.call_later, self.settings.drain_seconds, setattr, self, "should_exit", True)
+
+
+def _config(settings: ServeSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app="tsa.serving.app:create_app",
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(settings.stop_seconds)),
+        backlog=2048,
+        ssl_certfile=settings.ssl_certificate,
+        ssl_keyfile=settings.ssl_key,
+        ssl_ca_certs=None if settings.ssl_client_ca is None else str(settings.ssl_client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if settings.ssl_client_ca is None else ssl.CERT_REQUIRED,
+    )
+
+
+def _prepare(settings: ServeSettings) -> None:
+    """What holds for the whole process."""
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def run(settings: ServeSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises what opening the bundle or the history store raises, and OSError for the port."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        logger.warning("running as root: a user without rights is enough, and safer")
+    if settings.workers == 1:
+        Server(settings).run()
+        return
+    Service(settings).close()  # what is wrong with the settings is said once, and here
+    with several_workers():
+        supervise(settings)

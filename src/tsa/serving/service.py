@@ -1,0 +1,189 @@
+"""What the routes share: the desk behind its batcher, the contract, the figures, and the change of bundles.
+
+One thread works on the desk: batches of payments, and between them outcomes and new bundles. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+from tsa.data.payments import Problem, text_of
+from tsa.errors import ConfigError, TSAError
+from tsa.schema import Market, Serving
+from tsa.scoring.calibration import Calibration
+from tsa.scoring.engine import EngineName, Precision
+from tsa.scoring.scorer import Scorer
+from tsa.serving.answers import Answer
+from tsa.serving.batcher import Batcher
+from tsa.serving.contract import Contract, Entry
+from tsa.serving.desk import Desk
+from tsa.serving.exchange import Exchange
+from tsa.serving.gate import too_often, where
+from tsa.serving.history_store import HistoryStore, open_history
+from tsa.serving.metrics import Metrics
+from tsa.serving.openapi import document
+from tsa.serving.problems import RefusedError
+from tsa.serving.reasoner import Reasoner
+from tsa.serving.reload import Mark, mark_of
+from tsa.serving.security import Buckets, Secrets
+from tsa.serving.settings import ServeSettings
+from tsa.serving.shadow import Shadow
+from tsa.serving.specification import Specification
+from tsa.serving.timed import TimedStore
+from tsa.serving.values import ValueCounts
+from tsa.serving.versions import version_of
+
+logger = logging.getLogger(__name__)
+
+Result = Answer | Problem
+
+
+class Service:
+    """Everything of a running server but its routes. Make one per process, and `close` it."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        """Opens the bundle, the history store and the shadow. Raises what these raise, and ConfigError for settings that
+        do not fit the bundle."""
+        self.settings, self.secrets = settings, Secrets(settings)
+        self.mark: Mark = mark_of(settings.bundle)
+        scorer, version = self._load()
+        self.metrics = Metrics(scorer.bundle.market)
+        self.buckets = Buckets(settings.rate, settings.burst)
+        self.store = self._open_history(scorer.bundle.market)
+        self.desk = Desk(scorer, self.store, version=version)
+        self.reasoner = Reasoner(self.store)
+        self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
+        self.draining = False
+        self._take_over(scorer, version)
+        self.batcher: Batcher[Entry, Result] = Batcher(
+            self._work,
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+            wait_seconds=settings.wait_ms / 1000,
+            observe=self.metrics.batch,
+        )
+
+    def _load(self) -> tuple[Scorer, str]:
+        """The bundle at the path, and its version. What it is at one moment: a link is followed once."""
+        settings, path = self.settings, self.settings.bundle.resolve()
+        version = version_of(path)
+        scorer = Scorer.load(
+            path,
+            settings.overrides,
+            engine=cast(EngineName, settings.engine),
+            precision=cast(Precision, settings.precision),
+            threads=settings.threads,
+        )
+        return scorer, version
+
+    def _open_history(self, market: Market) -> HistoryStore | None:
+        if market.wire is not None:
+            return None
+        if self.settings.history is None:
+            raise ConfigError(f"market {market.name} needs --history, such as sqlite:///histories.db: there is none")
+        seconds = (market.serving or Serving()).history_timeout_seconds
+        return TimedStore(open_history(_patient(self.settings.history, seconds)), self.metrics.history_seconds.observe)
+
+    def _take_over(self, scorer: Scorer, version: str) -> None:
+        """What depends on the bundle."""
+        bundle = scorer.bundle
+        self.scorer, self.version, self.market = scorer, version, bundle.market
+        self.serving = bundle.market.serving or Serving()
+        self.calibration = bundle.calibration or Calibration()
+        self.imported = "imported" in bundle.training
+        self.specification = Specification(bundle.market, bundle.encoder)
+        self.reasoner.take_over(scorer, version)
+        self.openapi = document(self.specification, self.secrets.score.given)
+        self.contract = Contract(self.market, self.settings)
+        self.values = ValueCounts(scorer.bundle.encoder, self.market)
+
+    async def score(self, exchange: Exchange, entries: Sequence[Entry | Problem]) -> list[Result]:
+        """An answer or a problem for each entry. RefusedError and the batcher's errors where the request gets none."""
+        if len(entries) > 1 and (wait := self.buckets.take(exchange.client, len(entries) - 1)) is not None:
+            raise too_often(wait)
+        sound = [entry for entry in entries if isinstance(entry, Entry)]
+        answered = iter(await self.batcher.submit(sound, exchange.deadline))
+        results = [next(answered) if isinstance(entry, Entry) else entry for entry in entries]
+        for result in results:
+            if isinstance(result, Problem):
+                self.metrics.refusals.labels(result.rule).inc()
+        return results
+
+    def _work(self, entries: Sequence[Entry]) -> list[Result]:
+        """In the model thread."""
+        results = self.desk.score([entry.row for entry in entries], [entry.histories for entry in entries])
+        self._count(entries, results)
+        return results
+
+    def _count(self, entries: Sequence[Entry], results: Sequence[Result]) -> None:
+        metrics, rows = self.metrics, []
+        for entry, result in zip(entries, results, strict=True):
+            if isinstance(result, Problem):
+                metrics.payments.labels("refused").inc()
+                continue
+            metrics.payments.labels(
+                "repeated" if result.repeated else "degraded" if result.degraded else "scored"
+            ).inc()
+            if not result.repeated:
+                metrics.scores.observe(result.raw_score)
+                rows.append(entry.row)
+        if rows:
+            metrics.values(*self.values.count(rows))
+        if self.shadow is not None:
+            self.shadow.offer(entries, results)
+
+    async def outcome(self, id_: Any, fraud: bool, at_seconds: float) -> bool:
+        """Whether there is such a payment; its outcome is then known."""
+        text = text_of(id_, "id") or ""
+        found: bool = await self.batcher.between(lambda: self.desk.outcome(text, fraud, at_seconds))
+        return found
+
+    async def reload(self) -> str:
+        """Take the bundle over that now stands at the path, without a pause; its version.
+
+        Opening takes its time in a thread of its own; the change is made between two batches. RefusedError with 409 where
+        there is no sound bundle, or one that does not fit: the old one goes on.
+        """
+        loop, mark = asyncio.get_running_loop(), mark_of(self.settings.bundle)
+        try:
+            scorer, version = await loop.run_in_executor(None, self._load)
+            self._check_market(scorer.bundle.market)
+            await self.batcher.between(lambda: self._swap(scorer, version))
+        except (TSAError, OSError) as error:
+            self.metrics.reloads.labels("refused").inc()
+            logger.error("the bundle was not taken over: %s", where(error) if isinstance(error, OSError) else error)
+            raise RefusedError(
+                409, "bundle", "the bundle cannot be taken over; the log of the server says why"
+            ) from None
+        finally:
+            self.mark = mark
+        self.metrics.reloads.labels("taken").inc()
+        logger.info("bundle %s taken over", self.version)
+        return self.version
+
+    def _check_market(self, market: Market) -> None:
+        if market.name != self.market.name or (market.wire is None) != (self.market.wire is None):
+            raise ConfigError(f"the new bundle must be of market {self.market.name}, however: {market.name}")
+
+    def _swap(self, scorer: Scorer, version: str) -> None:
+        self.desk.swap(scorer, version)
+        self._take_over(scorer, version)
+
+    def close(self) -> None:
+        """Finish what was accepted, and let go of everything."""
+        self.batcher.close(self.settings.stop_seconds)
+        self.reasoner.close()
+        if self.shadow is not None:
+            self.shadow.close()
+        if self.store is not None:
+            self.store.close()
+
+
+def _patient(url: str, seconds: float) -> str:
+    """The URL of a history store, with how long to wait for it, unless it says so itself."""
+    if "timeout_seconds=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}timeout_seconds={seconds:g}"
