@@ -10,6 +10,8 @@
     │   └── TrainingStopped   it was asked to stop, saved a checkpoint, and can be resumed
     ├── CalibrationError  scores cannot be calibrated: too few rows or frauds, or a fit that fails its own check
     ├── BundleError       a bundle is missing a file, was changed, or has another version
+    ├── HistoryError      a history store is of another market, or holds what it must not
+    │   └── HistoryUnavailable  it cannot be reached, or does not answer in time
     └── ArtefactError     an artefact of the original system cannot be read, or artefacts do not fit together
 
 All of them are the user's to act on; the command line shows their text and exits with 2. Anything else is a bug and exits with 1.
@@ -60,3 +62,11 @@ class BundleError(TSAError):
 
 class ArtefactError(TSAError):
     """An artefact of the original system cannot be read, holds what it must not, or does not fit the others."""
+
+
+class HistoryError(TSAError):
+    """A history store is of another market, or cannot be read as one."""
+
+
+class HistoryUnavailable(HistoryError):  # noqa: N818 it says what happened
+    """A history store cannot be reached, or does not answer in time."""

@@ -1,0 +1,58 @@
+"""What a payment gets: an Answer, or a Problem. And what is kept of an answer to give it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The scores of one payment."""
+
+    id: str
+    """As the client gave it."""
+    raw_score: float
+    percentile: float | None = None
+    probability: float | None = None
+    decision: str | None = None
+    """By the bundle's thresholds; None where it has none."""
+    version: str = ""
+    """Of the bundle that scored it: the first 12 hex digits of its manifest's sha256."""
+    degraded: bool = False
+    """Scored without its histories, since the store did not answer, and not recorded."""
+    repeated: bool = False
+    """It had been answered before, and this is that answer."""
+
+    @classmethod
+    def of(cls, id_: str, scores: Mapping[str, NDArray[Any]], row: int, version: str, decision: str | None) -> Self:
+        """The answer for one of the payments that were scored together."""
+        return cls(
+            id=id_,
+            raw_score=float(scores["raw_score"][row]),
+            percentile=_number(scores, "percentile", row),
+            probability=_number(scores, "probability", row),
+            decision=decision,
+            version=version,
+        )
+
+    @classmethod
+    def again(cls, id_: str, kept: Mapping[str, Any], *, repeated: bool) -> Self:
+        """The answer that is kept."""
+        return cls(id=id_, repeated=repeated, **kept)
+
+    def kept(self) -> dict[str, Any]:
+        """What is kept: not the id, which may be veiled, nor what is of this request alone."""
+        return {name: getattr(self, name) for name in ("raw_score", "percentile", "probability", "decision", "version")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as plain JSON values."""
+        return {"id": self.id, **self.kept(), "degraded": self.degraded, "repeated": self.repeated}
+
+
+def _number(scores: Mapping[str, NDArray[Any]], name: str, row: int) -> float | None:
+    """One score, where the bundle gives it."""
+    return float(scores[name][row]) if name in scores else None

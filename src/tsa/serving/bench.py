@@ -1,0 +1,191 @@
+"""The bench: what one bundle brings to the desk. Rows become payments, payments with their past events become scores.
+
+It is made once for a bundle and changes never, so that a swap of bundles is a swap of benches. It knows no history store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.past import Key, PastEvents
+from tsa.data.payments import SHOWN, Found, PaymentReader, Payments, Problem, text_of, tie
+from tsa.data.wire import Requests
+from tsa.errors import DataError
+from tsa.schema import DAY_SECONDS, Serving
+from tsa.scoring.scorer import Scorer
+from tsa.serving.answers import Answer
+from tsa.serving.blocks import Keep
+from tsa.serving.encoding import mark_of
+
+Row = Mapping[str, Any]
+Histories = Mapping[str, Sequence[Row]]
+"""Earlier events that a request brings along, by history."""
+
+LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
+"""How long, and how many at most, new events are kept beyond a history's length, where the market bounds no lateness."""
+
+_WIRE_PROBLEM = re.compile(r"payment .*?: (\w+):(\S+): (must .*?), however: (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What one payment got."""
+
+    raw: Mapping[str, NDArray[Any]]
+    """The scores of all payments it was scored with, by name."""
+    row: int
+    """Its place among them."""
+
+
+class Bench:
+    """Reads and scores with one bundle."""
+
+    def __init__(self, scorer: Scorer, version: str, clock: Callable[[], float]) -> None:
+        """clock: epoch seconds, which payments must not be later than by more than the market allows."""
+        self.scorer, self.version, self._clock = scorer, version, clock
+        self.market, self.encoder = scorer.bundle.market, scorer.bundle.encoder
+        self.serving = self.market.serving or Serving()
+        self.mark = mark_of(self.encoder)
+        late_days = self.serving.max_late_days
+        self.late_seconds = None if late_days is None else late_days * DAY_SECONDS
+        kept = LATE_SECONDS if self.late_seconds is None else self.late_seconds
+        self.keep = {
+            h.name: Keep(length=h.length, late_seconds=kept, late_events=LATE_EVENTS) for h in self.market.history
+        }
+        if self.market.wire is None:
+            refuse = self.serving.unknown_fields == "refuse"
+            self._reader = PaymentReader(self.market, self.encoder, refuse_unknown_fields=refuse)
+
+    def read(self, rows: Sequence[Row]) -> Found:
+        """The payments of a market of logs; what breaks a rule is among the problems."""
+        odd = {place: problem for place, row in enumerate(rows) if (problem := _odd_text(row))}
+        sound = [place for place in range(len(rows)) if place not in odd]
+        found = self._reader.read([rows[place] for place in sound])
+        problems = odd | {sound[at]: problem for at, problem in found.problems.items()}
+        places = [sound[at] for at in found.rows]
+        event, latest = self.market.event, self._clock() + self.serving.max_future_seconds
+        future = found.payments.time_seconds > latest
+        if not future.any():
+            return Found(payments=found.payments, rows=tuple(places), problems=problems)
+        text = f"must not be more than {self.serving.max_future_seconds:g} s in the future"
+        for row in np.flatnonzero(future).tolist():
+            problems[places[row]] = problem_of("future_time", event.time, text, rows[places[row]][event.time])
+        kept = np.flatnonzero(~future).tolist()
+        return Found(payments=found.payments.take(kept), rows=tuple(places[row] for row in kept), problems=problems)
+
+    def read_past(self, histories: Histories, now: Payments, row: int) -> dict[str, PastEvents] | Problem:
+        """Earlier events that came with payment `row` of `now`, by history; a Problem for one that breaks a rule.
+
+        Outcomes are read where the events have them. Which key an event is of need not be said: it is this payment's.
+        """
+        names = {history.name for history in self.market.history}
+        absent: dict[str, Any] = dict.fromkeys(str(history.key) for history in self.market.history)
+        past = {}
+        for name, events in histories.items():
+            if name not in names:
+                return problem_of("unknown_history", name, f"must be one of {sorted(names)}", name)
+            problem = next((problem for event in events if (problem := _odd_text(event))), None)
+            found = self._reader.read(
+                [{**absent, **event} for event in events] if problem is None else [], outcomes=True
+            )
+            for place in sorted(found.problems):
+                problem = problem or found.problems[place]
+            if problem is not None:
+                return replace(problem, field=f"histories.{name}.{problem.field}")
+            past[name] = PastEvents.of(found.payments)
+            if (problem := self._order_problem(name, past[name], now, row)) is not None:
+                return problem
+        return past
+
+    def _order_problem(self, name: str, past: PastEvents, now: Payments, row: int) -> Problem | None:
+        """Events of the past must be different ones, and come before the payment."""
+        if len(set(past.ids)) < len(past):
+            twice = next(id_ for at, id_ in enumerate(past.ids) if id_ in past.ids[:at])
+            return problem_of("duplicate_id", f"histories.{name}", "must not tell of a payment twice", twice)
+        moment = (float(now.time_seconds[row]), tie(now.ids[row]))
+        if len(past) and (float(past.time_seconds[-1]), tie(past.ids[-1])) >= moment:
+            text = "must not tell of a payment at or after the current one"
+            return problem_of("negative_age", f"histories.{name}", text, past.ids[-1])
+        return None
+
+    def score(self, payments: Payments, past: Mapping[Key, PastEvents]) -> list[Scored | Problem]:
+        """What each payment gets."""
+        return self._score(self.scorer.requests(payments, past)) if len(payments) else []
+
+    def score_wire(self, rows: Sequence[Row]) -> list[Answer | Problem]:
+        """What rows get that carry their own history."""
+        if not rows:
+            return []
+        try:
+            requests = self.scorer.wire_reader.read(rows)
+        except (DataError, UnicodeEncodeError) as error:
+            if len(rows) > 1:
+                return [self.score_wire([row])[0] for row in rows]
+            return [self._wire_problem(str(error))]
+        name = self.market.event.id
+        scored = zip(rows, requests.ids, self._score(requests), strict=True)
+        return [self.answer(str(row.get(name, id_)), found) for row, id_, found in scored]
+
+    def answer(self, id_: str, found: Scored | Problem) -> Answer | Problem:
+        """What the client gets for what its payment got."""
+        if isinstance(found, Problem):
+            return found
+        return Answer.of(id_, found.raw, found.row, self.version, None)
+
+    def given_id(self, row: Row) -> str:
+        """The id as the client gave it."""
+        return text_of(row[self.market.event.id], self.market.event.id) or ""
+
+    def _score(self, requests: Requests) -> list[Scored | Problem]:
+        try:
+            raw = self.scorer.score_requests(requests)
+        except DataError as error:
+            if len(requests.ids) > 1:
+                return [self._score(_one(requests, row))[0] for row in range(len(requests.ids))]
+            return [Problem("no_score", "payment", "must get a number as score", str(error)[:SHOWN])]
+        return [Scored(raw=raw, row=row) for row in range(len(requests.ids))]
+
+    def _wire_problem(self, text: str) -> Problem:
+        if found := _WIRE_PROBLEM.fullmatch(text):
+            return Problem(found[1], found[2], found[3], found[4])
+        return Problem("unreadable", "payment", "must be readable", text[:SHOWN])
+
+
+def problem_of(rule: str, field: str, text: str, value: object) -> Problem:
+    """A problem, its value shortened."""
+    shown = repr(value)
+    return Problem(rule, field, text, shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "...")
+
+
+def _odd_text(row: object) -> Problem | None:
+    """Texts that are no Unicode (lone surrogates, which JSON can spell) can neither be stored nor hashed."""
+    for name, value in row.items() if isinstance(row, Mapping) else ():
+        for text in (name, value):
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    field = str(name).encode(errors="replace").decode()
+                    return Problem("not_a_text", field, "must be a text of Unicode characters", ascii(value)[:SHOWN])
+    return None
+
+
+def _one(requests: Requests, row: int) -> Requests:
+    """One payment of several."""
+    own = slice(row, row + 1)
+    histories = {
+        name: replace(arrays, **{field: value[own] for field, value in vars(arrays).items()})
+        for name, arrays in requests.histories.items()
+    }
+    return Requests(
+        ids=requests.ids[own],
+        time_seconds=requests.time_seconds[own],
+        histories=histories,
+        engineered=requests.engineered[own],
+    )
