@@ -1,12 +1,13 @@
 """Integrated gradients along a passage: how much each place of the network's input adds to the log odds of fraud.
 
-Captum's integrated gradients (Sundararajan, Taly and Yan 2017) on Gauss-Legendre steps, and more of them until what is
-attributed adds up. Knows passages; not features, payments or sentences.
+Captum's integrated gradients (Sundararajan, Taly and Yan 2017) on Gauss-Legendre steps, more of them where what is
+attributed does not add up. Knows passages; not features, payments or sentences.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -17,10 +18,13 @@ from torch import Tensor
 from tsa.errors import ConfigError, DataError
 from tsa.scoring.explain.passage import Passage, Place
 
-STEPS = (24, 48, 96, 192)
-"""How many steps are taken, the next number wherever attributions do not add up."""
+STEPS = 24
+"""Steps along the whole way: enough for most payments."""
+FURTHER_STEPS = 16
+"""Steps along each half of a leg that was gone over too quickly."""
+MOST_LEGS = 32
 GOOD_ENOUGH = 0.005
-"""A residual of this share of the difference to explain is let pass; what is promised is twice as much."""
+"""Residuals that add up, signs apart, to this share of the difference to explain are let pass; twice as much is promised."""
 NOTHING = 1e-3  # log odds: below this a difference is too small to be told in shares
 
 
@@ -32,7 +36,7 @@ class Attribution:
              events and gate (L, P), presence (L − 1), tokens (T), numbers (F + G); float64
     baseline log odds of the neutral payment without histories
     score    log odds of the payment
-    steps    that were needed
+    steps    that were taken
     """
 
     at: dict[Place, Tensor]
@@ -51,29 +55,75 @@ class Attribution:
         return self.total - sum(float(values.sum()) for values in self.at.values())
 
 
+@dataclass(frozen=True)
+class _Leg:
+    """A stretch [start, end] of the way from 0 to 1: mean slopes per place, and what they miss the difference by."""
+
+    start: float
+    end: float
+    slopes: tuple[Tensor, ...]
+    residual: float
+
+
 def attribute(passage: Passage) -> Attribution:
-    """The attributions of a payment. ConfigError where captum is not installed, DataError where it has no score."""
-    method = _integrated_gradients()(passage, multiply_by_inputs=False)
-    with torch.no_grad():
-        baseline, score = (float(passage(*values)[0]) for values in (passage.neutral, passage.actual))
+    """The attributions of a payment. ConfigError where captum is not installed, DataError where it has no score.
+
+    Where the score turns sharply on the way, equal steps miss it: the leg that misses most is halved, again and again.
+    """
+    walk = _Walk(passage)
+    baseline, score = walk.height(0.0), walk.height(1.0)
     if not (math.isfinite(score) and math.isfinite(baseline)):
         raise DataError(f"payments must get a number as score to be explained, however: log odds of {score}")
-    for steps in STEPS:
-        slopes = method.attribute(passage.actual, passage.neutral, n_steps=steps, method="gausslegendre")
-        at = {place: _product(slope, passage.way(place)) for place, slope in zip(passage.places, slopes, strict=True)}
-        found = Attribution(at, baseline, score, steps)
-        if abs(found.residual) <= GOOD_ENOUGH * max(abs(found.total), NOTHING):
-            break
-    return found
+    legs = [walk.leg(0.0, 1.0, STEPS)]
+    enough = GOOD_ENOUGH * max(abs(score - baseline), NOTHING)
+    while sum(abs(leg.residual) for leg in legs) > enough and len(legs) < MOST_LEGS:
+        worst = max(legs, key=lambda leg: abs(leg.residual))
+        middle = (worst.start + worst.end) / 2
+        legs.remove(worst)
+        legs += [walk.leg(*ends, FURTHER_STEPS) for ends in ((worst.start, middle), (middle, worst.end))]
+    at = {
+        place: _product([leg.slopes[k] for leg in legs], passage.way(place)) for k, place in enumerate(passage.places)
+    }
+    return Attribution(at, baseline, score, walk.steps)
 
 
-def _product(slope: Tensor, way: Tensor) -> Tensor:
-    """Mean slope times way, vectors to one number each: the parts of a sum share its slope."""
+class _Walk:
+    """Goes along a passage, and counts its steps."""
+
+    def __init__(self, passage: Passage) -> None:
+        self.passage, self.steps = passage, 0
+        self._method = _integrated_gradients()(passage, multiply_by_inputs=False)
+        self._heights: dict[float, float] = {}
+
+    def height(self, at: float) -> float:
+        """The log odds at a share of the way."""
+        if at not in self._heights:
+            with torch.no_grad():
+                self._heights[at] = float(self.passage(*self._state(at))[0])
+        return self._heights[at]
+
+    def leg(self, start: float, end: float, steps: int) -> _Leg:
+        """The mean slopes from `start` to `end`, each times the length of the leg."""
+        self.steps += steps
+        ends = self._state(end), self._state(start)
+        slopes = self._method.attribute(*ends, n_steps=steps, method="gausslegendre")
+        slopes = tuple(slope * (end - start) for slope in slopes)
+        told = sum(
+            float(_product([slope], self.passage.way(place)).sum())
+            for place, slope in zip(self.passage.places, slopes, strict=True)
+        )
+        return _Leg(start, end, slopes, self.height(end) - self.height(start) - told)
+
+    def _state(self, at: float) -> tuple[Tensor, ...]:
+        ends = zip(self.passage.neutral, self.passage.actual, strict=True)
+        return tuple(actual if at == 1.0 else neutral + at * (actual - neutral) for neutral, actual in ends)
+
+
+def _product(slopes: Sequence[Tensor], way: Tensor) -> Tensor:
+    """Σ slopes times way, vectors to one number each; float64. The parts of a sum share its slope."""
+    slope = torch.stack([slope[0] for slope in slopes]).double().sum(0)
     way = way[0].double()
-    slope = slope[0].double()
-    if slope.ndim < way.ndim:
-        slope = slope.unsqueeze(-2)
-    product = slope * way
+    product = (slope.unsqueeze(-2) if slope.ndim < way.ndim else slope) * way
     return product if product.ndim == 1 else product.sum(-1)
 
 
