@@ -6,6 +6,7 @@ It does not know where earlier events are kept, nor what a network makes of them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,12 +57,13 @@ def assemble(market: Market, payments: Payments, past: Mapping[Key, PastEvents])
 
     An event at or after a payment, in (time, id) order, is not part of its history, wherever it comes from.
     """
-    blocks = list(past.items())
-    events = _events(payments, [events for _, events in blocks])
+    events = _events(payments, list(past.values()))
     rows = np.arange(len(payments))
     found = {}
     for history in market.history:
-        index = _index(history.name, payments, blocks, events.time_seconds, market.retention_seconds)
+        index = _index(history.name, payments, past, events.time_seconds)
+        if not math.isinf(market.retention_seconds):
+            index = _retained(index, events.time_seconds, market.retention_seconds)
         found[history.name] = gather(events, index, rows, history.length)
     return found
 
@@ -78,52 +80,42 @@ def _events(payments: Payments, past: Sequence[PastEvents]) -> EventArrays:
 
 
 def _index(
-    history: str,
-    payments: Payments,
-    blocks: Sequence[tuple[Key, PastEvents]],
-    time_seconds: NDArray[np.float64],
-    retention_seconds: float,
+    history: str, payments: Payments, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
 ) -> HistoryIndex:
     """Where the payments stand among the events of their keys. A payment without a key stands alone."""
-    n = len(payments)
-    members: dict[object, list[int]] = {}
-    for row, key in enumerate(payments.keys[history]):
-        members.setdefault(row if key is None else key, []).append(row)
-    first = n
-    earlier: dict[str, tuple[int, PastEvents]] = {}
-    for (name, key), events in blocks:
-        if name == history:
-            earlier[key] = (first, events)
-        first += len(events)
-    order: list[NDArray[np.int64]] = []
-    position, start, begin = np.zeros(n, np.int64), np.zeros(n, np.int64), 0
-    for whose, rows in members.items():
-        block = _sorted_block(payments, rows, earlier.get(whose) if isinstance(whose, str) else None, time_seconds)
-        limits = np.asarray(payments.time_seconds[rows]) - retention_seconds
-        start[rows] = begin + np.searchsorted(time_seconds[block], limits)
-        position[rows] = begin + _places(block, rows)
-        order.append(block)
-        begin += len(block)
-    return HistoryIndex(order=np.concatenate(order) if order else np.zeros(0, np.int64), position=position, start=start)
+    n, members = len(payments), dict[object, int]()
+    own = [
+        members.setdefault(row if key is None else key, len(members)) for row, key in enumerate(payments.keys[history])
+    ]
+    theirs = [members.get(key, -1) if name == history else -1 for name, key in past]
+    whose = np.concatenate([own, np.repeat(theirs, [len(events) for events in past.values()])]).astype(np.int64)
+    among = np.flatnonzero(whose >= 0)
+    block, when = whose[among], time_seconds[among]
+    order = np.lexsort((when, block))
+    if len(tied := order[_tied(block[order], when[order])]):
+        ids = [*payments.ids, *(id_ for events in past.values() for id_ in events.ids)]
+        rank = np.zeros(len(among), np.int64)
+        rank[sorted(tied, key=lambda at: tie(ids[among[at]]))] = np.arange(len(tied))
+        order = np.lexsort((rank, when, block))
+    position = np.empty(len(among), np.int64)
+    position[order] = np.arange(len(among))  # the payments come first among the events
+    start = np.searchsorted(block[order], own)
+    return HistoryIndex(order=among[order], position=position[:n], start=start)
 
 
-def _sorted_block(
-    payments: Payments, rows: Sequence[int], earlier: tuple[int, PastEvents] | None, time_seconds: NDArray[Any]
-) -> NDArray[np.int64]:
-    """The events of one key in (time, id) order: earlier ones, which are so already, and the payments `rows`."""
-    first, events = (0, None) if earlier is None else earlier
-    old = np.arange(first, first + (0 if events is None else len(events)))
-    if len(rows) == 1 and (not len(old) or time_seconds[old[-1]] < payments.time_seconds[rows[0]]):
-        return np.append(old, rows[0])
-    ids = (*(() if events is None else events.ids), *(payments.ids[row] for row in rows))
-    block = np.concatenate([old, np.asarray(rows, np.int64)])
-    place = sorted(range(len(block)), key=lambda at: (time_seconds[block[at]], tie(ids[at])))
-    return block[place]
+def _tied(block: NDArray[np.int64], when: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(m,) whether an event, given in order, has the time of its neighbour of the same key."""
+    as_before = np.zeros(len(block), bool)
+    as_before[1:] = (block[1:] == block[:-1]) & (when[1:] == when[:-1])
+    as_next = np.append(as_before[1:], False)
+    tied: NDArray[np.bool_] = as_before | as_next
+    return tied
 
 
-def _places(block: NDArray[np.int64], rows: Sequence[int]) -> NDArray[np.int64]:
-    """Where the payments `rows` stand in a block of events."""
-    if len(rows) == 1:
-        return np.flatnonzero(block == rows[0])
-    order = np.argsort(block, kind="stable")
-    return order[np.searchsorted(block[order], rows)]
+def _retained(index: HistoryIndex, time_seconds: NDArray[np.float64], retention_seconds: float) -> HistoryIndex:
+    """The index without what is older than the limit, seen from each payment."""
+    start = index.start.copy()
+    for row, (begin, end) in enumerate(zip(index.start, index.position, strict=True)):
+        times = time_seconds[index.order[begin : end + 1]]
+        start[row] += np.searchsorted(times, times[-1] - retention_seconds)
+    return HistoryIndex(order=index.order, position=index.position, start=start)

@@ -129,8 +129,9 @@ class PaymentReader:
         self.market, self._encoder = market if self._veil is None else self._veil.market(market), encoder
         self._refuse_unknown = refuse_unknown_fields
         self._needed = needed_columns(market, need_label=False)
+        self._columns = market.raw_columns
         self._known = {
-            *market.raw_columns,
+            *self._columns,
             market.event.time,
             market.label.column,
             market.label.known_at,
@@ -178,7 +179,7 @@ class PaymentReader:
             text = "must be from 1990 to ten years from now"
             raise BrokenRuleError("absurd_time", event.time, text, row[event.time])
         values: dict[str, Any] = {}
-        for name in self.market.raw_columns:
+        for name in self._columns:
             values[name] = _number(row, name) if name in self._number_columns else self._text(row, name)
         if values[event.id] is None:
             raise BrokenRuleError("null_id", event.id, "must not be missing", row.get(event.id))
@@ -197,10 +198,9 @@ class PaymentReader:
 
     def _text(self, row: Row, name: str) -> str | None:
         found = text_of(row.get(name), name)
-        return self._veil.of_text(found) if found is not None and self._veils(name) and self._veil else found
-
-    def _veils(self, name: str) -> bool:
-        return self._veil is not None and name in self._veil.columns
+        if self._veil is None or found is None or name not in self._veil.columns:
+            return found
+        return self._veil.of_text(found)
 
     def _time(self, row: Row, name: str) -> float | None:
         return seconds_of(row.get(name), name, self.market.event.time_unit)
