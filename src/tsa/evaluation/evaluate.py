@@ -26,6 +26,7 @@ from tsa.evaluation.assess import assess_calibration
 from tsa.evaluation.compare import BaselineResult, compare
 from tsa.evaluation.metrics import evaluate_scores, paired_difference
 from tsa.evaluation.report import to_plain, write_report
+from tsa.evaluation.riskiest import explain_riskiest
 from tsa.evaluation.run import Run
 from tsa.progress import Progress, silent
 from tsa.schema import SPLITS
@@ -68,7 +69,8 @@ def evaluate(
         calibration = assess_calibration(run, payments, scores, replicates=replicates, progress=progress)
         advance(1)
     _write_scores(run, scores)
-    report = {**_report(run, measured, _kept_comparison(run)), "calibration": calibration}
+    reasons = explain_riskiest(run, scores, progress)
+    report = {**_report(run, measured, _kept_comparison(run)), "calibration": calibration, "reasons": reasons}
     write_report(run.path, report)
     return report
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from tsa.data.files import write_json, write_text
 from tsa.evaluation import account, figures, words
 from tsa.evaluation.calibration_figures import calibration
+from tsa.evaluation.timelines import reasons
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -27,7 +28,7 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
     """Write report.json and report.html into the folder out, each whole or not at all.
 
     report: title, created, market, data, model, training, evaluation (of evaluate_scores), calibration (of
-    assess_calibration), comparison or None, environment. Numbers that are not finite become null.
+    assess_calibration), reasons (of explain_riskiest), comparison or None, environment. Numbers that are not finite become null.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "features": figures.features(comparison),
         "parts": figures.part_tables(evaluation, comparison),
         "calibration": calibration(report.get("calibration")),
+        "reasons": reasons(report.get("reasons")),
         "training": figures.training(report.get("training") or {}),
         "account": account.data_account(report.get("data") or {}),
         "settings": account.settings(report),
