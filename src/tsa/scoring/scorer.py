@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,9 @@ from tsa.model.inputs import gather_batch, request_batch
 from tsa.progress import Advance, Progress, silent
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.engine import Engine, EngineName, Precision, TorchEngine, make_engine
+
+if TYPE_CHECKING:
+    from tsa.scoring.explain import Explanation
 
 BATCH_SIZE = 512
 PART_ROWS = 2**18
@@ -195,6 +198,12 @@ class Scorer:
     def score_rows(self, store: EventStore, rows: NDArray[np.int64], **settings: Any) -> NDArray[np.float32]:
         """(m,) raw scores of the events `rows` (m,) of a store made with this bundle's encoder."""
         return score_events(self.engine, store, rows, **settings)
+
+    def explain(self, payments: Files, ids: Sequence[Any], **settings: Any) -> list[Explanation]:
+        """Why the payments `ids` of a log got their scores; settings as of `tsa.scoring.explain.explain_log`."""
+        from tsa.scoring.explain import explain_log
+
+        return explain_log(self.bundle, payments, ids, **settings)
 
 
 def _is_rows(payments: Payments) -> TypeGuard[Rows]:

@@ -154,7 +154,7 @@ def test_a_log_gives_what_the_store_gives(
     for one, other in zip(found, explanations[:2][::-1], strict=True):
         # the log's first payments' outcomes are known to both: the same numbers in the same order
         assert one.to_dict() == other.to_dict()
-    assert explain_log(bundle, pl.read_parquet(demo_log), ids[:1])[0].to_dict() == found[0].to_dict()
+    assert Scorer(bundle).explain(pl.read_parquet(demo_log), ids[:1])[0].to_dict() == found[0].to_dict()
 
 
 def test_ids_that_are_not_there(bundle: Bundle, demo_log: Path) -> None:
