@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -70,8 +71,8 @@ def begin(function: Callable[..., Any], *arguments: Any, **environment: object) 
     return process, here
 
 
-def ended(process: BaseProcess, connection: Connection, timeout: float = 30.0) -> Ended:
-    """Wait for it. A process that hangs fails the test."""
+def ended(process: BaseProcess, connection: Connection, timeout: float = 120.0) -> Ended:
+    """Wait for it. A process that hangs fails the test, and its stacks go to standard error."""
     value, error = None, None
     try:
         if connection.poll(timeout):
@@ -80,8 +81,10 @@ def ended(process: BaseProcess, connection: Connection, timeout: float = 30.0) -
         pass
     process.join(timeout)
     if process.exitcode is None:
+        os.kill(process.pid or 0, signal.SIGUSR1)
+        process.join(2.0)
         process.kill()
-        raise AssertionError("the process hangs")
+        raise AssertionError(f"the process hangs; it had said {value}, {error}")
     return Ended(process.exitcode, value, error)
 
 
@@ -104,6 +107,7 @@ def die() -> None:
 
 
 def _run(there: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], environment: Any) -> None:
+    faulthandler.register(signal.SIGUSR1)
     os.environ |= {name: str(value) for name, value in environment.items()}
     torch.set_num_threads(1)
     there.send(True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import time
@@ -15,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.data.files import sha256_of
-from tsa.data.manifest import MANIFEST
+from tsa.data.manifest import MANIFEST, REPORT
 from tsa.data.sampling import genuine_rate
 from tsa.data.store import EventStore
 from tsa.model import ModelConfig
@@ -45,6 +47,7 @@ def surroundings(store: EventStore, out: Path, processes: int, precision: str) -
     return {
         "store": os.path.relpath(store.path.resolve(), out.resolve()),
         "store_manifest": sha256_of(store.path / MANIFEST),
+        "store_content": content_of(store),
         "environment": {**environment(), "processes": processes, "precision": precision},
     }
 
@@ -59,11 +62,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+def content_of(store: EventStore) -> str:
+    """sha256 over what can be learned from a store: all of it but where the log lay and how its rows were counted."""
+    manifest = json.loads((store.path / MANIFEST).read_text(encoding="utf-8"))
+    manifest["files"].pop(REPORT)
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
 def identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
     """What must be the same for a run to go on from a checkpoint, in values that JSON holds."""
     return {
         "market": store.market.fingerprint,
-        "store": sha256_of(store.path / MANIFEST),
+        "store": content_of(store),
         "model": model.to_dict(),
         "training": effective(config.model_dump(mode="json")),
     }
@@ -73,7 +83,7 @@ def identity_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a run, from its account."""
     return {
         "market": run["market_fingerprint"],
-        "store": run["store_manifest"],
+        "store": run["store_content"],
         "model": run["model"],
         "training": effective(run["training"]),
     }

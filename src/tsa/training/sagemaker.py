@@ -48,6 +48,8 @@ OWN = ("market", "preset", "evaluate", "processes_per_host")
 SAGEMAKERS = ("sagemaker_", "_tuning_objective_metric")
 """How the names of SageMaker's own hyperparameters begin."""
 PORT = "29500"
+SAVING_SECONDS = 110
+"""Of the 120 that SageMaker leaves between SIGTERM and the end."""
 NOT_OUTPUT = ("bundle", "checkpoints", "store", ".*")
 """What of the run folder does not go to the output: it goes elsewhere, or is large and of no use after the job."""
 
@@ -213,8 +215,9 @@ def _start_several(job: Job, failure: Path) -> int:
         "nnodes": len(job.hosts),
         "node-rank": job.hosts.index(job.host),
         "nproc-per-node": job.processes,
-        "master-addr": job.hosts[0],
+        "master-addr": job.hosts[0] if len(job.hosts) > 1 else "127.0.0.1",
         "master-port": os.environ.get("MASTER_PORT", PORT),
+        **_patience(),
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     stopped = False
@@ -233,6 +236,13 @@ def _start_several(job: Job, failure: Path) -> int:
     if code and not failure.exists():
         write_text(failure, f"the processes of the job ended with exit code {code} and said nothing: see the log\n")
     return 1 if code else 0
+
+
+def _patience() -> dict[str, int]:
+    """How long torchrun waits for processes that save, where it can be told: of its own accord 30 seconds."""
+    from torch.distributed.run import get_args_parser
+
+    return {"shutdown-timeout": SAVING_SECONDS} if "--shutdown-timeout" in get_args_parser().format_help() else {}
 
 
 def _tell(failure: Path, error: Exception) -> None:

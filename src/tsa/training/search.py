@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tsa.data.files import sha256_of, write_json
-from tsa.data.manifest import MANIFEST
+from tsa.data.files import write_json
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError
+from tsa.training.account import content_of
 from tsa.training.config import TrainingConfig
 from tsa.training.fit import network_settings
 from tsa.training.space import ROOMS, Space
@@ -79,9 +79,8 @@ class Search:
 
     def account(self) -> dict[str, Any]:
         """What makes two searches the same."""
-        store = sha256_of(self.store.path / MANIFEST)
         rest = {"preset": self.preset, "fixed": self.fixed, "space": self.space.to_dict(), "seed": self.seed}
-        account: dict[str, Any] = json.loads(json.dumps({"store_manifest": store, **rest}))
+        account: dict[str, Any] = json.loads(json.dumps({"store": content_of(self.store), **rest}))
         return account
 
 

@@ -162,7 +162,9 @@ def _best(search: Search, study: Study) -> Best:
     """The best of the trials that came to an end."""
     tried = _tried(study)
     sign = 1 if search.higher_is_better else -1
-    ended = [(sign * trial.value, -number) for number, trial in enumerate(tried) if trial.value is not None]
+    # one that was given up has a value too, its last
+    values = [trial.value if trial.state.name == "COMPLETE" else None for trial in tried]
+    ended = [(sign * value, -number) for number, value in enumerate(values) if value is not None]
     if not ended:
         raise TrainingError(f"a trial must come to its end, however: none of {len(tried)} did")
     value, number = max(ended)  # of equal ones the first
