@@ -86,7 +86,7 @@ def quantise(graph: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(_weights_apart(graph))
-        quantize_dynamic(before, after, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(before, after, weight_type=QuantType.QInt8)
         return after.read_bytes()
 
 

@@ -1,0 +1,65 @@
+"""Graphs give what networks give, for any number of payments, whatever the blocks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tsa.errors import ModelError
+from tsa.model import TSANetwork, preset
+from tsa.scoring.engine import OnnxEngine, TorchEngine
+from tsa.scoring.export import check_graph, export_onnx, quantise, random_batch
+
+LENGTHS = {"customer": 6, "card": 9}
+SIZES: dict[str, Any] = {"n_categorical": 5, "n_numerical": 3, "n_embedding": 40, "width": 16}
+SMALL = {"n_order_layers": 2, "n_feature_layers": 2, "feedforward_width": 16, "classifier_width": 16, "gate_width": 8}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "recall, two histories": {"preset": "default", "known_outcomes": True, "n_matched": 2, "n_engineered": 4},
+    "reference with its gate": {"preset": "reference-two-history", "n_engineered": 4, **SMALL},
+}
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def exported(request: pytest.FixtureRequest) -> tuple[TSANetwork, bytes]:
+    settings = {**NETWORKS[request.param], **SIZES}
+    torch.manual_seed(0)
+    network = TSANetwork(preset(settings.pop("preset"), histories=tuple(LENGTHS), **settings)).eval()
+    return network, export_onnx(network, LENGTHS)
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 200])
+def test_any_number_of_payments(exported: tuple[TSANetwork, bytes], size: int) -> None:
+    network, graph = exported
+    batch = random_batch(network.config, LENGTHS, size, seed=size)
+    own, other = TorchEngine(network)(batch), OnnxEngine(graph)(batch)
+    assert own.shape == other.shape == (size,)
+    assert own.dtype == other.dtype == np.float32
+    np.testing.assert_allclose(other, own, rtol=0, atol=1e-6)
+    assert size < 15 or len(np.unique(own)) > size // 2
+
+
+def test_neighbours_make_no_difference(exported: tuple[TSANetwork, bytes]) -> None:
+    network, graph = exported
+    batch, engine = random_batch(network.config, LENGTHS, 40, seed=9), OnnxEngine(graph)
+    alone = np.concatenate([engine(batch.rows(torch.tensor([row]))) for row in range(40)])
+    np.testing.assert_allclose(alone, engine(batch), rtol=0, atol=1e-6)
+
+
+def test_eight_bits(exported: tuple[TSANetwork, bytes]) -> None:
+    network, graph = exported
+    small = quantise(graph)
+    found = check_graph(small, network, random_batch(network.config, LENGTHS, 100), most=0.2)
+    assert 0 < found.mean <= found.largest
+
+
+def test_a_graph_of_another_network_is_refused(exported: tuple[TSANetwork, bytes]) -> None:
+    network, graph = exported
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.classifier.narrow.bias[1] += 0.1
+    with pytest.raises(ModelError, match="the exported graph must score as the network to 1e-05, however"):
+        check_graph(graph, other, random_batch(network.config, LENGTHS, 10))
