@@ -17,8 +17,8 @@ CONTENT_TYPE = "application/problem+json"
 TYPES = "urn:tsa:problem:"
 UNREADABLE, TOO_LARGE, WRONG_TYPE, NOT_ACCEPTABLE = 400, 413, 415, 406
 BROKEN_RULE = 422
-DOWN = frozenset({"history_down"})
-"""Rules that say nothing of the payment, but of the server: 503."""
+STATUSES = {"history_down": 503, "conflicting_id": 409}
+"""By rule: the status of a payment's problem, where it is not that of a broken rule."""
 
 
 class RefusedError(Exception):
@@ -44,7 +44,7 @@ class RefusedError(Exception):
     @classmethod
     def of(cls, problem: Problem) -> RefusedError:
         """The refusal of a request whose only payment breaks a rule."""
-        status = 503 if problem.rule in DOWN else BROKEN_RULE
+        status = STATUSES.get(problem.rule, BROKEN_RULE)
         found = cls(status, problem.rule, f"{problem.field} {problem.text}", field=problem.field)
         found.value = problem.value
         return found

@@ -98,15 +98,12 @@ class Buckets:
         if level < at_least:
             return max(1, math.ceil((at_least - level) / self._rate))
         if len(self._levels) >= MOST_CLIENTS and client not in self._levels:
-            self._forget(now)
+            self._forget()
         self._levels[client] = (level - count, now)
         return None
 
-    def _forget(self, now: float) -> None:
-        """Let go of full buckets, which are as good as none; if all are in use, of the older half."""
-        assert self._rate is not None
-        rate = self._rate
-        full = [name for name, (level, then) in self._levels.items() if level + (now - then) * rate >= self._burst]
+    def _forget(self) -> None:
+        """Let go of the half that was used longest ago: their buckets are the fullest, and a full one is as good as none."""
         oldest = sorted(self._levels, key=lambda name: self._levels[name][1])[: MOST_CLIENTS // 2]
-        for name in full or oldest:
+        for name in oldest:
             del self._levels[name]

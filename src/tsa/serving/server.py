@@ -35,19 +35,20 @@ class Server(uvicorn.Server):
     def __init__(self, settings: ServeSettings) -> None:
         super().__init__(_config(settings))
         self.settings = settings
-        self._service: Service | None = None
+        self.service: Service | None = None
+        """While it serves: what its routes share."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[Any] | None = None) -> None:
         """Serve until a signal, and to the end of what was accepted."""
         _prepare(self.settings)
         self._loop = asyncio.get_running_loop()
-        self._service = Service(self.settings)
-        self.config.app = create_app(self._service)
+        service = self.service = Service(self.settings)
+        self.config.app = create_app(service)
         try:
             await super().serve(sockets)
         finally:
-            self._service.close()
+            service.close()
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Say where it listens."""
@@ -58,7 +59,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, which is no failure: the process ends with 0. The second one hurries it."""
-        service, loop = self._service, self._loop
+        service, loop = self.service, self._loop
         if service is None or loop is None or service.draining or not self.settings.drain_seconds:
             self.force_exit = self.should_exit
             self.should_exit = True

@@ -1,0 +1,144 @@
+"""Bundles that take one another's place under load, and a shadow that nobody notices."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from endpoint import SHOP, WIRE, endpoint, made_bundle, payment, server
+
+from tsa.scoring.scorer import Scorer
+from tsa.serving.versions import version_of
+
+ADMIN = "admin-token-0123456789"
+TOKEN = {"authorization": f"Bearer {ADMIN}"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two bundles, the second with other weights and another encoder, and a link to the first."""
+    monkeypatch.setenv("ADMIN_TOKEN", ADMIN)
+    made_bundle(tmp_path / "first")
+    other = {**SHOP, "features": {**SHOP["features"], "numerical": [{"name": "amount", "scale": "minmax"}]}}
+    made_bundle(tmp_path / "second", other, seed=1)
+    (tmp_path / "bundle").symlink_to("first")
+    return tmp_path
+
+
+def point(folder: Path, name: str) -> None:
+    """Let the link lead elsewhere, in one step."""
+    (folder / "new").symlink_to(name)
+    (folder / "new").rename(folder / "bundle")
+
+
+class Load:
+    """Two clients that send payments until they are told to stop."""
+
+    def __init__(self, port: int) -> None:
+        self.answers: list[httpx.Response] = []
+        self._url, self._stop = f"http://127.0.0.1:{port}/v1/score", threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(name,)) for name in "xy"]
+
+    def _send(self, name: str) -> None:
+        with httpx.Client() as client:
+            count = 0
+            while not self._stop.is_set():
+                self.answers.append(client.post(self._url, json=payment(f"{name}{count}")))
+                count += 1
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def wait_for(load: Load, version: str) -> None:
+    end = time.monotonic() + 30
+    while not (load.answers and load.answers[-1].json().get("version") == version):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_new_bundle_takes_over_under_load_without_a_failed_request(folder: Path, asked: bool) -> None:
+    first, second = version_of(folder / "first"), version_of(folder / "second")
+    watch = 0.0 if asked else 0.05
+    with (
+        server(folder / "bundle", admin_token_env=("ADMIN_TOKEN",), watch_seconds=watch) as (_, port),
+        Load(port) as load,
+    ):
+        wait_for(load, first)
+        point(folder, "second")
+        if asked:
+            answer = httpx.post(f"http://127.0.0.1:{port}/v1/admin/reload", headers=TOKEN, timeout=30)
+            assert (answer.status_code, answer.json()) == (200, {"version": second})
+        wait_for(load, second)
+    assert {answer.status_code for answer in load.answers} == {200}
+    assert {answer.json()["version"] for answer in load.answers} == {first, second}
+
+
+def test_after_the_change_histories_are_read_by_the_new_bundle(folder: Path) -> None:
+    rows = [payment(f"p{at}", at=f"2025-04-20T12:0{at}:00Z", amount=5.0**at) for at in range(4)]
+    with endpoint(folder / "bundle", admin_token_env=("ADMIN_TOKEN",)) as client:
+        for row in rows[:3]:
+            client.post("/v1/score", json=row)
+        point(folder, "second")
+        client.post("/v1/admin/reload", headers=TOKEN)
+        online = client.post("/v1/score", json=rows[3]).json()["raw_score"]
+    offline = Scorer.load(folder / "second").score(rows)["raw_score"].to_list()[-1]
+    assert online == pytest.approx(offline, abs=1e-6)
+
+
+def test_a_bundle_that_does_not_fit_is_refused_and_the_old_one_goes_on(folder: Path) -> None:
+    made_bundle(folder / "carried", WIRE)
+    (folder / "torn").mkdir()
+    with endpoint(folder / "bundle", admin_token_env=("ADMIN_TOKEN",)) as client:
+        before = client.post("/v1/score", json=payment("a")).json()
+        for name in ("carried", "torn", "nowhere"):
+            point(folder, name)
+            answer = client.post("/v1/admin/reload", headers=TOKEN)
+            assert (answer.status_code, answer.json()["rule"]) == (409, "bundle")
+            assert str(folder) not in answer.text
+        assert client.post("/v1/score", json=payment("b")).json()["version"] == before["version"]
+        assert 'tsa_reloads_total{outcome="refused"} 3.0' in client.get("/metrics").text
+
+
+def test_the_shadow_tells_of_differences_and_of_nothing_else(folder: Path) -> None:
+    rows = [payment(f"p{at}", at=f"2025-04-20T12:0{at}:00Z", amount=5.0**at) for at in range(6)]
+    out = folder / "shadow" / "differences.jsonl"
+    with endpoint(folder / "first", shadow=folder / "second", shadow_file=out, shadow_difference=0.0) as client:
+        ours = [client.post("/v1/score", json=row).json() for row in rows]
+        client.post("/v1/score", json=rows[0])
+        client.post("/v1/score", json=payment("q", amount="x"))
+        end = time.monotonic() + 30
+        while "tsa_shadow_difference_count 6.0" not in client.get("/metrics").text:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    theirs = Scorer.load(folder / "second").score(rows)["raw_score"].to_list()
+    assert [line["shadow"]["raw_score"] for line in lines] == pytest.approx(theirs, abs=1e-6)
+    assert [line["ours"]["raw_score"] for line in lines] == [answer["raw_score"] for answer in ours]
+    assert {line["shadow"]["version"] for line in lines} == {version_of(folder / "second")}
+    assert {answer["version"] for answer in ours} == {version_of(folder / "first")}
+    for word in ("ann", "phone", "p0", "t1"):
+        assert f'"{word}"' not in out.read_text()
+
+
+def test_a_shadow_that_does_not_differ_writes_nothing(folder: Path) -> None:
+    out = folder / "differences.jsonl"
+    with endpoint(folder / "first", shadow=folder / "first", shadow_file=out) as client:
+        client.post("/v1/score", json=payment("a"))
+        end = time.monotonic() + 30
+        while "tsa_shadow_difference_count 1.0" not in client.get("/metrics").text:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert out.read_text() == ""

@@ -1,0 +1,190 @@
+"""`tsa serve` as a process: how it starts, ends under load, speaks TLS, and runs several workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from endpoint import made_bundle, payment, server
+
+TSA = Path(sys.executable).with_name("tsa")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_bundle(tmp_path_factory.mktemp("server") / "bundle")
+
+
+@contextlib.contextmanager
+def command(bundle: Path, *options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`tsa serve` in a process of its own, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [TSA, "serve", bundle, "--history", f"sqlite:///{bundle.parent}/own.db", "--port", port, *options]
+    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/ping").status_code == 200:
+                    break
+            time.sleep(0.05)
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_sigterm_under_load_loses_nothing_that_was_accepted(bundle: Path) -> None:
+    outcomes: list[int | str] = []
+
+    def send(name: str, url: str) -> None:
+        with httpx.Client(timeout=30) as client:
+            for count in range(100_000):
+                try:
+                    status = client.post(f"{url}/v1/score", json=payment(f"{name}{count}")).status_code
+                except httpx.ConnectError:
+                    outcomes.append("closed")
+                    return
+                except httpx.TransportError as error:
+                    outcomes.append(f"lost: {error!r}")
+                    return
+                outcomes.append(status)
+                if status == 503:
+                    time.sleep(0.05)
+
+    with command(bundle, "--drain", 0.5) as (process, url):
+        threads = [threading.Thread(target=send, args=(name, url)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        while outcomes.count(200) < 20:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+        seconds = time.monotonic() - begun
+        for thread in threads:
+            thread.join()
+        said = process.stderr.read() if process.stderr else ""
+    assert code == 0
+    assert seconds < 15
+    assert ("running as root" in said) == (os.geteuid() == 0)
+    assert "a0" not in said
+    assert set(outcomes) == {200, 503, "closed"}, set(outcomes)
+
+
+def test_what_is_wrong_with_the_settings_is_one_paragraph(tsa: Any, bundle: Path, tmp_path: Path) -> None:
+    for arguments, text in (
+        ((tmp_path / "nothing",), "is not a bundle"),
+        ((bundle,), "needs --history"),
+        ((bundle, "--history", "mysql://x"), "history must be like"),
+        ((bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--engine", "abacus"), "engine must be one of"),
+        ((bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--token-env", "NO_SUCH_TOKEN"), "NO_SUCH_TOKEN"),
+        ((bundle, "--workers", 0), "workers must be at least 1"),
+    ):
+        outcome = tsa("serve", *arguments)
+        assert outcome.code == 2
+        assert text in outcome.err.replace("\n", " ")
+        assert "Traceback" not in outcome.err
+
+
+def test_workers_share_histories_and_figures(bundle: Path) -> None:
+    with command(bundle, "--workers", 2, "--drain", 0) as (process, url):
+        # a connection each, so that both workers get some
+        answers = [httpx.post(f"{url}/v1/score", json=payment(f"w{at % 6}"), timeout=30).json() for at in range(12)]
+        assert [answer["repeated"] for answer in answers] == [False] * 6 + [True] * 6
+        assert [answer["raw_score"] for answer in answers[:6]] == [answer["raw_score"] for answer in answers[6:]]
+        figures = httpx.get(f"{url}/metrics").text
+        assert 'tsa_payments_total{outcome="scored"} 6.0' in figures
+        assert 'tsa_payments_total{outcome="repeated"} 6.0' in figures
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_while_it_ends_it_says_so_but_lives(bundle: Path) -> None:
+    with (
+        server(bundle, drain_seconds=1.0) as (found, port),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        found.handle_exit(signal.SIGTERM, None)
+        answer = client.post("/v1/score", json=payment("late"))
+        assert (answer.status_code, answer.json()["rule"]) == (503, "stopping")
+        assert answer.headers["connection"] == "close"
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.get("/v2/health/live").status_code == 200
+
+
+def certificates(folder: Path) -> None:
+    """An authority, a server and a client that it signed, and a client that nobody knows."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    def name_of(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    def make(name: str, issuer: tuple[Any, Any] | None) -> tuple[Any, Any]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.now(UTC)
+        built = (
+            x509.CertificateBuilder()
+            .subject_name(name_of(name))
+            .issuer_name(name_of(name) if issuer is None else issuer[0].subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .sign(key if issuer is None else issuer[1], hashes.SHA256())
+        )
+        (folder / f"{name}.pem").write_bytes(built.public_bytes(serialization.Encoding.PEM))
+        plain = serialization.NoEncryption()
+        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        (folder / f"{name}.key").write_bytes(private)
+        return built, key
+
+    authority = make("authority", None)
+    make("server", authority)
+    make("client", authority)
+    make("stranger", None)
+
+
+def context_of(folder: Path, client: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(folder / "authority.pem"))
+    if client is not None:
+        context.load_cert_chain(folder / f"{client}.pem", folder / f"{client}.key")
+    return context
+
+
+def test_with_an_authority_only_its_clients_come_in(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    certificates(tmp_path)
+    secured = {
+        "ssl_certificate": tmp_path / "server.pem",
+        "ssl_key": tmp_path / "server.key",
+        "ssl_client_ca": tmp_path / "authority.pem",
+    }
+    with server(bundle, **secured) as (_, port):
+        url = f"https://localhost:{port}/v1/score"
+        known = httpx.post(url, json=payment("tls"), verify=context_of(tmp_path, "client"))
+        assert known.status_code == 200
+        for client in (None, "stranger"):
+            with pytest.raises(httpx.TransportError):
+                httpx.post(url, json=payment("tls"), verify=context_of(tmp_path, client))
