@@ -8,7 +8,22 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from wire_rows import ENGINEERED, NOW, NUMERICAL, PAST, TWO, TWO_FIELDS, encoder, gathered, market, row, single, stored
+from wire_rows import (
+    ENGINEERED,
+    NOW,
+    NUMERICAL,
+    PAST,
+    TABLE,
+    TWO,
+    TWO_FIELDS,
+    encoder,
+    gathered,
+    market,
+    row,
+    single,
+    stored,
+    write,
+)
 
 from tsa.data.history import NOT_KNOWN, HistoryArrays
 from tsa.data.store import prepare
@@ -97,7 +112,8 @@ def test_2_missing_markers(marker: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spelled", "known"), [("3.0", "3"), ("12.00", "12"), ("3.7", "3"), ("3", "3"), ("1.2e1", "12")]
+    ("spelled", "known"),
+    [("3.0", "3"), ("12.00", "12"), ("3.7", "3"), ("3", "3"), ("1.2e1", "12"), (" 3 ", "3"), ("+3", "3"), ("03.", "3")],
 )
 def test_3_numeric_categoricals_go_through_an_integer(spelled: str, known: str, tmp_path: Path) -> None:
     of = market()
@@ -313,10 +329,41 @@ def test_a_field_must_be_a_text_or_a_number(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.numerical, both(market(), row(), tmp_path / "texts").numerical)
 
 
-def test_a_log_transform_refuses_alike(tmp_path: Path) -> None:
-    for attempt in (lambda: single(market(), row(orders="-1")), lambda: stored(market(), [row(orders="-1")], tmp_path)):
-        with pytest.raises(DataError, match="'orders' must be above -1 for log1p"):
-            attempt()
+LOG_AMOUNT = {"features": {**TABLE["features"], "numerical": [{"name": "amount", "transform": "log1p"}, "items"]}}
+
+
+@pytest.mark.parametrize("value", ["-1", "-2.5", "-1e300"])
+def test_5_a_number_that_cannot_be_scaled_is_refused(value: str, tmp_path: Path) -> None:
+    message = refused(market(), row(orders=value), tmp_path / "engineered")
+    assert f"out_of_range:orders: must be a number that its feature can scale, however: {value!r}" in message
+    of = market(**LOG_AMOUNT)
+    assert "out_of_range:amount" in refused(of, row(amount=value), tmp_path / "own")
+    past = (*PAST[:2], ("c", 100, "phone", "3", value, "1"))
+    assert f"out_of_range:hist.amount: must be a number that its feature can scale, however: {value!r}" in refused(
+        of, row(past), tmp_path / "told"
+    )
+    beside = both(of, row(amount="-0.5", items=value), tmp_path / "beside")
+    assert np.isfinite(beside.numerical).all()
+
+
+def test_5_and_set_aside_with_what_else_is_wrong(tmp_path: Path) -> None:
+    """A payback among 40 payments: the others are scored. When a market is fitted, the same holds."""
+    of = market(**LOG_AMOUNT, split={"fractions": [0.4, 0.2, 0.2, 0.2]})
+    lines = [row((), id=f"p{at}", at=str(NOW + 86_400 * at)) for at in range(20)]
+    path = write([*lines, row((), id="back", amount="-20")], tmp_path / "rows.jsonl")
+    for given in (None, encoder(of)):
+        bad = tmp_path / f"{given is None}.parquet"
+        store = prepare(of, path, tmp_path / "store", encoder=given, quarantine=bad)
+        assert len(store) == 20
+        assert pl.read_parquet(bad).select("id", "amount", "__reason").rows() == [
+            ("back", "-20", "out_of_range:amount")
+        ]
+
+
+def test_what_only_reports_use_may_be_absent_when_scoring(tmp_path: Path) -> None:
+    """The history comes with the row, so nobody needs to know whose it is."""
+    found = both(market(), row(customer=None, fraud=None), tmp_path)
+    np.testing.assert_array_equal(found.numerical, both(market(), row(), tmp_path / "whole").numerical)
 
 
 def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
@@ -329,7 +376,5 @@ def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
     with pytest.raises(MarketError, match=r"must have a \[wire\] table"):
         read_request(logs, encoder(of), row())
     log = tmp_path / "log.jsonl"
-    from wire_rows import write
-
     with pytest.raises(DataError, match="at least one row, however: it is empty"):
         prepare(of, write([], log), tmp_path / "store", encoder=encoder(of))

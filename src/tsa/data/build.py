@@ -62,7 +62,7 @@ def build_store(
     progress: Progress,
 ) -> None:
     """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
-    with _read(market, logs, folder, quarantine=quarantine, need_label=encoder is None) as (clean, carried):
+    with _read(market, logs, folder, quarantine=quarantine, encoder=encoder) as (clean, carried):
         write_json(folder / REPORT, clean.report)
         rows = pl.scan_parquet(folder / ROWS)
         entries, time_seconds = _write_times(rows, folder, carried)
@@ -84,13 +84,13 @@ def build_store(
 
 @contextmanager
 def _read(
-    market: Market, logs: Sequence[str], folder: Path, *, quarantine: Path | None, need_label: bool
+    market: Market, logs: Sequence[str], folder: Path, *, quarantine: Path | None, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, Carried | None]]:
     """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
     if market.wire is None:
-        yield read_log(market, logs, folder / ROWS, quarantine=quarantine, need_label=need_label), None
+        yield read_log(market, logs, folder / ROWS, quarantine=quarantine, need_label=encoder is None), None
         return
-    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, need_label=need_label) as found:
+    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as found:
         yield found
 
 

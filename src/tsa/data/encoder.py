@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tsa.data.events import TIME
 from tsa.data.files import write_json
-from tsa.data.scaling import GivenScaler, Scaler, Scaling, read_scaler
+from tsa.data.scaling import Domain, GivenScaler, Scaler, Scaling, read_scaler
 from tsa.data.vocabulary import (
     FIRST_ROW,
     GivenVocabulary,
@@ -100,6 +100,11 @@ class Encoder:
             "numerical": list(self.numerical_names),
             "engineered": list(self.engineered_names),
         }
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """By numerical and engineered feature: between which raw numbers those lie that can be scaled."""
+        return {s.name: s.domain for s in (*self.numerical_scaling.scalers, *self.engineered_scaling.scalers)}
 
     @property
     def raw_columns(self) -> tuple[str, ...]:

@@ -64,10 +64,11 @@ def read_columns(market: Market) -> tuple[str, ...]:
 
 
 def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
-    """The columns a log must have. One that is only to be scored needs no outcome, and nothing only reports use."""
+    """The columns a log must have. One that is only to be scored needs no outcome, and nothing only reports use: where
+    rows carry their own history, no keys either."""
     if need_label:
         return read_columns(market)
-    keys = (history.key for history in market.history if history.key is not None)
+    keys = (history.key for history in market.history if history.key is not None and market.wire is None)
     excluded = (rule.column for rule in market.features.exclude)
     inputs = {market.event.id, market.event.time, *keys, *market.features.names, *excluded}
     return tuple(name for name in read_columns(market) if name in inputs)

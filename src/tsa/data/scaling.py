@@ -37,6 +37,11 @@ MAX_QUANTILES = 1000
 
 Float64 = NDArray[np.float64]
 
+Domain = tuple[float, float]
+"""The raw numbers that can be scaled lie between these two, which cannot."""
+
+EVERYTHING = (-math.inf, math.inf)
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +62,11 @@ class Scaler:
     width: float = 1.0
     knots: tuple[float, ...] = ()
     levels: tuple[float, ...] = ()
+
+    @property
+    def domain(self) -> Domain:
+        """What its transform takes."""
+        return domain_of(self.transform)
 
     def encode(self, values: Float64) -> Float64:
         """(n,) scaled values of (n,) raw ones, NaN where missing. Raises DataError for one that log1p does not take."""
@@ -90,6 +100,14 @@ class GivenScaler:
 
     had_missing = False
 
+    @property
+    def domain(self) -> Domain:
+        """What float32 has room for once it is scaled."""
+        if self.slope == 0.0:
+            return EVERYTHING
+        low, high = sorted((sign * FLOAT32_MAX - self.offset) / self.slope for sign in (-1.0, 1.0))
+        return low, high
+
     def encode(self, values: Float64) -> Float64:
         """(n,) scaled values of (n,) raw ones, NaN where missing. Raises DataError where float32 has no room for one."""
         filled = np.where(np.isnan(values), self.default, values)
@@ -109,6 +127,11 @@ class GivenScaler:
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
         """The scaler that `to_dict` wrote."""
         return cls(**table)
+
+
+def domain_of(transform: str) -> Domain:
+    """What a transform takes."""
+    return (-1.0, math.inf) if transform == "log1p" else EVERYTHING
 
 
 def read_scaler(table: Mapping[str, Any]) -> Scaler | GivenScaler:

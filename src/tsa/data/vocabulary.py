@@ -152,7 +152,7 @@ def read_vocabulary(table: Mapping[str, Any]) -> Vocabulary | GivenVocabulary:
 
 def _integer_text(texts: pl.Series) -> pl.Series:
     """What is spelled as a number, spelled as an integer; all else as it is."""
-    integers = texts.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+    integers = texts.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
     return integers.cast(pl.String).zip_with(integers.is_not_null(), texts)
 
 

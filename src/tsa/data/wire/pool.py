@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tsa.data.wire.hashtable import HashTable
 from tsa.data.wire.tokens import Hashes, Index, Tokens, stirred
+from tsa.data.wire.values import Bounds
 
 Floats = NDArray[np.float64]
 
@@ -61,10 +62,10 @@ class Spelled:
 class Pool:
     """P different payments, in the order in which they were met."""
 
-    def __init__(self, folder: Path, n_categorical: int, n_numerical: int) -> None:
-        self.spelled = Spelled(n_categorical)
-        self.wrong: dict[int, tuple[int, str]] = {}
-        """Payments with a number that is none: which numerical feature, and what stands there."""
+    def __init__(self, folder: Path, n_categorical: int, n_numerical: int, bounds: Bounds) -> None:
+        self.spelled, self._bounds = Spelled(n_categorical), bounds
+        self.wrong: dict[int, tuple[int, str, float]] = {}
+        """Payments with a number that cannot be used: which numerical feature, what stands there, as text and as number."""
         self._size, self._is_wrong = 0, np.zeros(1024, bool)
         self._table = HashTable()
         self._times: list[Floats] = [np.empty(0)]
@@ -86,7 +87,7 @@ class Pool:
         return self._size
 
     def find_wrong(self, numbers: Index) -> Index:
-        """Which places of `numbers` (e,) are payments with a number that is none."""
+        """Which places of `numbers` (e,) are payments with a number that cannot be used."""
         return np.flatnonzero(self._is_wrong[numbers]) if self.wrong else np.empty(0, np.int64)
 
     def time_seconds(self) -> Floats:
@@ -133,16 +134,16 @@ class Pool:
         return found
 
     def _numbers(self, tokens: Tokens, index: Index, missing: NDArray[np.bool_]) -> Floats:
-        """(e, F) what the pieces say; those that are no numbers are noted."""
+        """(e, F) what the pieces say; those that cannot be used are noted."""
         flat, needed = index.ravel(), self._size + len(index)
         if needed > len(self._is_wrong):
             self._is_wrong = np.concatenate([self._is_wrong, np.zeros(needed, bool)])
-        numbers = tokens.numbers(flat, missing[flat])
-        for bad in np.flatnonzero(np.isinf(numbers)).tolist():
-            row, feature = divmod(bad, index.shape[1])
-            self.wrong.setdefault(self._size + row, (feature, tokens.texts(flat[bad : bad + 1])[0]))
+        numbers = tokens.numbers(flat, missing[flat]).reshape(index.shape)
+        for row, feature in np.argwhere(self._bounds.bad(numbers)).tolist():
+            text = tokens.texts(index[row, feature : feature + 1])[0]
+            self.wrong.setdefault(self._size + row, (feature, text, float(numbers[row, feature])))
             self._is_wrong[self._size + row] = True
-        return numbers.reshape(index.shape)
+        return numbers
 
     def _keep(self, *values: NDArray[Any]) -> None:
         for file, part in zip(self._files, values, strict=True):

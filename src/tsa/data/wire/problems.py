@@ -5,6 +5,7 @@ It does not know how things are found, nor whether a row is refused alone or wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ TEXTS = {
     "null_time": "must not be missing",
     "absurd_time": "must be from 1990 to ten years from now",
     "not_a_number": "must be a finite number",
+    "out_of_range": "must be a number that its feature can scale",
     "history_length": "must have as many values as its history has ids",
     "mismatched_history": "must tell of the same payments as the other part of its history",
     "time_mismatch": "must give the same times as the other part of its history",
@@ -24,6 +26,11 @@ TEXTS = {
     "negative_age": "must not tell of a payment after the current one",
 }
 """What is expected, by rule."""
+
+
+def number_rule(value: float) -> str:
+    """The rule that a number breaks which cannot be used; one that is none is infinite."""
+    return "not_a_number" if math.isinf(value) else "out_of_range"
 
 
 @dataclass(frozen=True, kw_only=True)

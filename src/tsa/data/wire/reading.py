@@ -1,7 +1,7 @@
 """Read files of wire rows: the payments as a clean table, as of a log, and the earlier payments that they tell of.
 
 Each file is parsed once. What breaks a rule of rows is noted beside the row; refusing rows or setting them aside is left
-to the same code as for logs. It does not know encoders.
+to the same code as for logs. It does not know how values are encoded.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.data.columns import UNIT_SCALE
+from tsa.data.encoder import Encoder
 from tsa.data.events import CleanLog, clean_log
 from tsa.data.files import replaced_file
 from tsa.data.sorting import ROW_GROUP, ParquetParts
@@ -28,7 +29,7 @@ from tsa.data.wire.carried import Carried, Segments
 from tsa.data.wire.fields import HistoryFields, Layout
 from tsa.data.wire.histories import Rows, pieces_of, seen_events
 from tsa.data.wire.pool import Pool
-from tsa.data.wire.problems import Problem, Problems
+from tsa.data.wire.problems import Problem, Problems, number_rule
 from tsa.data.wire.quarantine import ROW, write_rows
 from tsa.data.wire.source import Block, open_files
 from tsa.data.wire.tokens import tokenise
@@ -45,14 +46,17 @@ STAGED_ROWS = 8192
 
 @contextmanager
 def read_wire(
-    market: Market, logs: Sequence[str], out: Path, *, quarantine: Path | None, need_label: bool
+    market: Market, logs: Sequence[str], out: Path, *, quarantine: Path | None, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, Carried]]:
     """The clean table of wire rows in `out`, as `read_log` makes it, and what the rows tell of earlier payments.
 
-    What the latter needs stands in files beside `out` until the block ends. Raises DataError as `read_log` does.
+    encoder: what will encode them, which says what numbers it can scale; None: they are to be learned from, so they need
+    an outcome. What the earlier payments need stands in files beside `out` until the block ends. Raises DataError as
+    `read_log` does.
     """
+    need_label = encoder is None
     files = open_files(market, logs, need_label=need_label)
-    values = Values.of(Layout(market))
+    values = Values.of(Layout(market), encoder)
     aside = out.with_name(f".{out.name}.wire")
     with ExitStack() as stack:
         aside.mkdir(parents=True)
@@ -106,7 +110,8 @@ class Reading:
 
     def __enter__(self) -> Self:
         layout = self.values.layout
-        self.pool = Pool(self.folder, len(layout.categorical), len(layout.numerical))
+        bounds = self.values.bounds(layout.numerical)
+        self.pool = Pool(self.folder, len(layout.categorical), len(layout.numerical), bounds)
         self.segments = {history.name: Segments(self.folder / f"{history.name}.rows") for history in layout.histories}
         self._stack = ExitStack()
         self._stack.enter_context(self.pool)
@@ -158,10 +163,10 @@ class Reading:
             block.problems.setdefault(low + row, problem)
 
     def _note_wrong(self, history: HistoryFields, row: NDArray[Any], numbers: NDArray[Any], problems: Problems) -> None:
-        """Rows that tell of a payment with a number that is none, be it met here for the first time or not."""
+        """Rows that tell of a payment with a number that cannot be used, be it met here for the first time or not."""
         for at in self.pool.find_wrong(numbers).tolist():
-            feature, value = self.pool.wrong[int(numbers[at])]
-            problems.note("not_a_number", [(row[at], history.parts[-1].fields[feature], value)])
+            feature, text, number = self.pool.wrong[int(numbers[at])]
+            problems.note(number_rule(number), [(row[at], history.parts[-1].fields[feature], text)])
 
     def _write(self) -> None:
         """Clean and write the rows that wait."""
@@ -221,14 +226,17 @@ def _seconds(values: Values, frame: pl.DataFrame) -> NDArray[np.float64]:
 
 
 def _clean(values: Values, frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
-    """The payments' own columns as a log has them; numbers that are none are noted."""
+    """The payments' own columns as a log has them; numbers that cannot be used are noted."""
     layout = values.layout
     numbers = (*layout.numerical, *layout.engineered, layout.market.event.time)
     told = {*numbers, *layout.categorical}
-    wrong = frame.select(values.bad_number(name).alias(name) for name in numbers)
-    for name in [name for name, count in wrong.sum().row(0, named=True).items() if count]:
-        rows = wrong[name].arg_true().to_list()
-        problems.note("not_a_number", ((row, name, frame[name][row]) for row in rows if frame[name][row] is not None))
+    broken = {"not_a_number": frame.select(values.bad_number(name).alias(name) for name in numbers)}
+    if values.domains:
+        broken["out_of_range"] = frame.select(values.outside(name).alias(name) for name in values.domains)
+    for rule, wrong in broken.items():
+        for name in [name for name, count in wrong.sum().row(0, named=True).items() if count]:
+            rows = wrong[name].arg_true().to_list()
+            problems.note(rule, ((row, name, frame[name][row]) for row in rows if frame[name][row] is not None))
     others = [
         pl.when(~values.missing(name)).then(pl.col(name)).alias(name) for name in frame.columns if name not in told
     ]

@@ -22,7 +22,7 @@ from tsa.data.rules import TEN_YEARS_SECONDS
 from tsa.data.vocabulary import encode_calendar
 from tsa.data.wire.fields import HistoryFields, Layout
 from tsa.data.wire.histories import Rows, pieces_of, seen_events
-from tsa.data.wire.problems import Problems
+from tsa.data.wire.problems import Problems, number_rule
 from tsa.data.wire.scales import Scales
 from tsa.data.wire.source import loads, texts_of
 from tsa.data.wire.texts import KnownTexts
@@ -69,7 +69,7 @@ class WireReader:
         the market asks for pseudonyms and there is no secret."""
         encoder.check_market(market)
         self._layout, self._encoder = Layout(market), encoder
-        values = Values.of(self._layout)
+        values = Values.of(self._layout, encoder)
         self._pseudonyms = values.pseudonyms
         self._texts = KnownTexts(values, encoder)
         self._numerical, self._engineered = (
@@ -79,6 +79,7 @@ class WireReader:
                 (encoder.engineered_scaling, self._layout.engineered),
             )
         )
+        self._bounds, self._own_bounds = values.bounds(self._layout.numerical), values.bounds(self._layout.engineered)
 
     def read(self, payload: Payload) -> Requests:
         """JSON text of a row or of several, or rows as dicts, as arrays.
@@ -169,17 +170,19 @@ class WireReader:
         """Numbers (m, F') of each group."""
         pieces = np.concatenate([group.numerical for group in groups])
         numbers = rows.numbers[pieces]
-        if np.isinf(numbers).any():
+        bad = self._bounds.bad(numbers)
+        if bad.any():
             row = np.concatenate([group.row for group in groups])
             field = [group.fields for group in groups for _ in group.row]
-            _refuse_number(rows, pieces, ids, lambda at, feature: (int(row[at]), field[at][feature]))
+            _refuse_number(rows, pieces, bad, ids, lambda at, feature: (int(row[at]), field[at][feature]))
         return np.split(self._numerical.encode(numbers), _bounds(groups))
 
     def _engineered_numbers(self, rows: Rows, pieces: Index, ids: Sequence[str]) -> NDArray[np.float32]:
         """(R, G')"""
         numbers = rows.numbers[pieces]
-        if np.isinf(numbers).any():
-            _refuse_number(rows, pieces, ids, lambda at, feature: (at, self._layout.engineered[feature]))
+        bad = self._own_bounds.bad(numbers)
+        if bad.any():
+            _refuse_number(rows, pieces, bad, ids, lambda at, feature: (at, self._layout.engineered[feature]))
         return self._engineered.encode(numbers)
 
     def _arrays(
@@ -212,11 +215,18 @@ def _bounds(groups: Sequence[_Group]) -> Index:
     return np.cumsum([len(group.row) for group in groups])[:-1]
 
 
-def _refuse_number(rows: Rows, pieces: Index, ids: Sequence[str], whose: Callable[[int, int], tuple[int, str]]) -> None:
-    """Raise DataError for the first of the pieces (m, F) that is no number; `whose` tells its row and field."""
-    at, feature = np.argwhere(np.isinf(rows.numbers[pieces]))[0].tolist()
-    problems = Problems()
-    problems.note("not_a_number", [(*whose(at, feature), rows.tokens.texts(pieces[at, feature][None])[0])])
+def _refuse_number(
+    rows: Rows,
+    pieces: Index,
+    bad: NDArray[np.bool_],
+    ids: Sequence[str],
+    whose: Callable[[int, int], tuple[int, str]],
+) -> None:
+    """Raise DataError for the first of the pieces (m, F) that is `bad` (m, F); `whose` tells its row and field."""
+    at, feature = np.argwhere(bad)[0].tolist()
+    problems, piece = Problems(), pieces[at, feature]
+    rule = number_rule(float(rows.numbers[piece]))
+    problems.note(rule, [(*whose(at, feature), rows.tokens.texts(piece[None])[0])])
     _refuse(ids, problems)
 
 

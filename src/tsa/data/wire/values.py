@@ -6,7 +6,7 @@ does not know where the values stood.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,25 @@ from numpy.typing import NDArray
 
 from tsa.data.encoder import Encoder
 from tsa.data.pseudonyms import Pseudonyms
+from tsa.data.scaling import EVERYTHING, Domain, domain_of
 from tsa.data.wire.fields import Layout
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Which of F features cannot scale every number, and between which two those lie that they can."""
+
+    places: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def bad(self, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which numbers (m, F) are none, that is infinite, or cannot be scaled; NaN, which is missing, is neither."""
+        bad: NDArray[np.bool_] = np.isinf(numbers)
+        if len(self.places):
+            part = numbers[:, self.places]
+            bad[:, self.places] |= (part <= self.low) | (part >= self.high)
+        return bad
 
 
 @dataclass(frozen=True)
@@ -25,11 +43,20 @@ class Values:
 
     layout: Layout
     pseudonyms: Pseudonyms | None
+    domains: Mapping[str, Domain]
+    """Of features that cannot scale every number: between which two those lie that they can."""
 
     @classmethod
-    def of(cls, layout: Layout) -> Values:
-        """Raises ConfigError when the market asks for pseudonyms and there is no secret."""
-        return cls(layout, Pseudonyms.of(layout.market))
+    def of(cls, layout: Layout, encoder: Encoder | None = None) -> Values:
+        """Without an encoder yet, for one that is fitted as the market says.
+
+        Raises ConfigError when the market asks for pseudonyms and there is no secret.
+        """
+        features = layout.market.features
+        own = {f.name: domain_of(f.transform) for f in (*features.numerical, *features.engineered)}
+        known = own if encoder is None else encoder.domains
+        domains = {name: domain for name, domain in known.items() if domain != EVERYTHING}
+        return cls(layout, Pseudonyms.of(layout.market), domains)
 
     @cached_property
     def _integers(self) -> frozenset[str]:
@@ -45,7 +72,7 @@ class Values:
         if name in self.layout.wire.defaults:
             value = value.fill_null(pl.lit(self.layout.wire.defaults[name]))
         if name in self._integers:
-            whole = value.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
+            whole = value.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
             value = pl.coalesce(whole, value)
         if self.pseudonyms is not None and name in self.pseudonyms.columns:
             value = value.map_batches(self.pseudonyms.series, return_dtype=pl.String(), is_elementwise=True)
@@ -62,6 +89,18 @@ class Values:
         """Whether a text is neither missing nor a finite number."""
         value = pl.col(name).cast(pl.Float64, strict=False)
         return ~self.missing(name) & ~value.is_finite().fill_null(False)
+
+    def outside(self, name: str) -> pl.Expr:
+        """Whether a text is a number that cannot be scaled."""
+        value, (low, high) = pl.col(name).cast(pl.Float64, strict=False), self.domains[name]
+        beyond = value.is_finite() & ~value.is_between(low, high, closed="none")
+        return ~self.missing(name) & beyond.fill_null(False)
+
+    def bounds(self, names: Sequence[str]) -> Bounds:
+        """Those of several features."""
+        pairs = [self.domains.get(name, EVERYTHING) for name in names]
+        places = [at for at, pair in enumerate(pairs) if pair != EVERYTHING]
+        return Bounds(np.array(places, np.int64), *np.array([pairs[at] for at in places]).reshape(-1, 2).T)
 
     def default(self, name: str) -> float:
         """What a missing number counts as; NaN where it stays missing."""
