@@ -17,7 +17,7 @@ from tsa.data.past import Key, PastEvents
 from tsa.data.payments import SHOWN, Found, PaymentReader, Payments, Problem, text_of, tie
 from tsa.data.wire import Requests
 from tsa.errors import DataError
-from tsa.schema import DAY_SECONDS, Serving
+from tsa.schema import DAY_SECONDS, Market, Serving
 from tsa.scoring.scorer import Scorer
 from tsa.serving.answers import Answer
 from tsa.serving.blocks import Keep
@@ -54,10 +54,7 @@ class Bench:
         self.mark = mark_of(self.encoder)
         late_days = self.serving.max_late_days
         self.late_seconds = None if late_days is None else late_days * DAY_SECONDS
-        kept = LATE_SECONDS if self.late_seconds is None else self.late_seconds
-        self.keep = {
-            h.name: Keep(length=h.length, late_seconds=kept, late_events=LATE_EVENTS) for h in self.market.history
-        }
+        self.keep = keep_of(self.market)
         if self.market.wire is None:
             refuse = self.serving.unknown_fields == "refuse"
             self._reader = PaymentReader(self.market, self.encoder, refuse_unknown_fields=refuse)
@@ -155,6 +152,13 @@ class Bench:
         if found := _WIRE_PROBLEM.fullmatch(text):
             return Problem(found[1], found[2], found[3], found[4])
         return Problem("unreadable", "payment", "must be readable", text[:SHOWN])
+
+
+def keep_of(market: Market) -> dict[str, Keep]:
+    """What blocks keep, by history."""
+    late_days = None if market.serving is None else market.serving.max_late_days
+    late = LATE_SECONDS if late_days is None else late_days * DAY_SECONDS
+    return {h.name: Keep(length=h.length, late_seconds=late, late_events=LATE_EVENTS) for h in market.history}
 
 
 def problem_of(rule: str, field: str, text: str, value: object) -> Problem:

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from tsa.data.past import Key
@@ -185,3 +186,15 @@ def _drop_all(store: HistoryStore, batch: dict[Place, int]) -> int:
         return len(found) if store.commit(change) else None
 
     return until_made(attempt)
+
+
+def history_lines(store: HistoryStore, key: Key) -> Iterator[str]:
+    """One line for each event that the store has of a key: when, which payment, what became of it."""
+    found = store.read([key]).get(key)
+    if found is None:
+        return
+    events = Block.unpack(found.data).events
+    for row, id_ in enumerate(events.ids):
+        moment = datetime.fromtimestamp(float(events.time_seconds[row]), UTC).isoformat(timespec="seconds")
+        outcome = {-1: "not known", 0: "genuine", 1: "fraud"}[int(events.label[row])]
+        yield f"{moment} {id_} {outcome}"

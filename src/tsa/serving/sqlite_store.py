@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,11 +114,16 @@ class SQLiteStore:
                 return
 
     def purge(self) -> None:
-        """Fold the log in, empty it, and write the file anew without what was dropped."""
-        with self._alone() as link:
-            link.execute("pragma wal_checkpoint(truncate)")
-            link.execute("vacuum")
-            link.execute("pragma wal_checkpoint(truncate)")
+        """Empty the log. In the file itself what was dropped or replaced has been overwritten with zeros already."""
+        until = time.monotonic() + self._timeout
+        while True:
+            with self._alone() as link:
+                busy = link.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+            if not busy:
+                return
+            if time.monotonic() > until:
+                raise HistoryUnavailable(f"history store {self._path}: its log is in use and could not be emptied")
+            time.sleep(0.01)
 
     def close(self) -> None:
         """See `HistoryStore`."""

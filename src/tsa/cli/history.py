@@ -1,0 +1,136 @@
+"""Commands on history stores: fill one, look at it, forget a person, let old payments go."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app, beside
+from tsa.cli.scoring import BundleFolder
+from tsa.errors import ConfigError
+from tsa.schema import DAY_SECONDS, Market
+from tsa.terminal import say, session
+
+history = typer.Typer(
+    no_args_is_help=True, help="The history store that `tsa serve` reads: fill it, look, erase, expire."
+)
+app.add_typer(history, name="history")
+
+Url = Annotated[
+    str,
+    typer.Option("--history", help="sqlite:///FILE or redis://HOST:PORT/0.", show_default=False),
+]
+
+
+@history.command()
+def load(
+    bundle: BundleFolder,
+    logs: Logs,
+    url: Url,
+    quarantine: Quarantine = None,
+    set_: MarketSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fill a store from a log: of each key the last payments, with their outcomes and when these are known.
+
+    It may be done again, or while the endpoint runs: what is in the store already stays as it is.
+    """
+    from tsa.scoring.scorer import Scorer
+    from tsa.serving.filling import fill
+    from tsa.serving.history_store import open_history
+
+    opened = Scorer.load(bundle, set_ or ()).bundle
+    with open_history(url) as store, session(quiet, beside(_named(url))) as bars:
+        filled = fill(store, opened, logs, quarantine=quarantine, progress=bars)
+    say(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
+
+
+@history.command()
+def show(
+    url: Url,
+    key: Annotated[
+        str | None, typer.Option("--key", help="HISTORY=VALUE: the payments of one key.", show_default=False)
+    ] = None,
+) -> None:
+    """Say what a store is of and how much it holds; with --key the payments it has of one customer, card, ..."""
+    from tsa.serving.charter import market_of, read_charter
+    from tsa.serving.history_store import PAYMENTS, open_history
+    from tsa.serving.ledger import history_lines
+
+    with open_history(url) as store:
+        market = market_of(store)
+        if key is not None:
+            for line in history_lines(store, _key(market, key)):
+                say(line)
+            return
+        charter = read_charter(store) or {}
+        say(f"market {market.name}, fingerprint {charter['market_fingerprint']}, encoding {charter['encoding']}")
+        say(f"payments: {sum(1 for _ in store.scan(PAYMENTS)):,}")
+        for found in market.history:
+            say(f"{found.name} ({found.key}): {sum(1 for _ in store.scan(found.name)):,} keys")
+
+
+@history.command()
+def erase(
+    url: Url,
+    key: Annotated[
+        str,
+        typer.Option("--key", help="HISTORY=VALUE, such as customer=1234, as payments have it.", show_default=False),
+    ],
+) -> None:
+    """Forget a person: all payments of a key, in every history they stand in, with their values and answers.
+
+    Where the market asks for pseudonyms, give the value itself; its secret must be in the environment.
+    """
+    from tsa.serving.charter import market_of
+    from tsa.serving.history_store import open_history
+    from tsa.serving.ledger import erase as erase_key
+
+    with open_history(url) as store:
+        removed = erase_key(store, _key(market_of(store), key))
+    say(f"erased: {removed.payments:,} payments, {removed.events:,} events in histories")
+
+
+@history.command()
+def expire(
+    url: Url,
+    days: Annotated[
+        float | None, typer.Option(help="Instead of the market's privacy.retention_days.", show_default=False)
+    ] = None,
+) -> None:
+    """Let go of payments that are older than may be kept: by the market's privacy.retention_days, or by --days."""
+    from tsa.serving.charter import market_of
+    from tsa.serving.history_store import open_history
+    from tsa.serving.ledger import expire as expire_before
+
+    with open_history(url) as store:
+        market = market_of(store)
+        seconds = market.retention_seconds if days is None else days * DAY_SECONDS
+        if not 0 < seconds < math.inf:
+            raise ConfigError(
+                f"--days must be given and above 0 where the market keeps payments for ever, however: {days}"
+            )
+        removed = expire_before(store, time.time() - seconds, [found.name for found in market.history])
+    say(f"let go: {removed.payments:,} payments, {removed.events:,} events in histories")
+
+
+def _named(url: str) -> Path:
+    """The file of a store, or a name for one elsewhere: the log file stands beside it."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)[1:]) if parts.scheme == "sqlite" else Path("tsa-history")
+
+
+def _key(market: Market, text: str) -> tuple[str, str]:
+    """HISTORY=VALUE as the store has it: veiled where the market asks for it."""
+    from tsa.serving.charter import veiled
+
+    name, has, value = text.partition("=")
+    columns = {found.name: str(found.key) for found in market.history}
+    if not has or name not in columns or not value:
+        raise ConfigError(f"--key must be HISTORY=VALUE with a history of {sorted(columns)}, however: {text!r}")
+    return name, veiled(market, columns[name], value)

@@ -1,0 +1,103 @@
+"""Killed at any moment: nothing that was acknowledged is missing, nothing stands twice, scores go on as offline ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from history_case import Case, RedisServer, answer_of, assert_same, frame, random_rows, request
+
+from tsa.serving.blocks import Block
+from tsa.serving.desk import Desk
+from tsa.serving.history_store import PAYMENTS, HistoryStore, open_history
+from tsa.serving.records import Record
+
+KILLS = 20
+
+
+class Killing:
+    """A process that scores a log, again from where the acknowledged payments end, until it is killed."""
+
+    def __init__(self, case: Case, url: str, folder: Path) -> None:
+        self.rows = [{**row, "fraud": None, "reported": None} for row in random_rows(3000, seed=5, cards=30, shops=9)]
+        self.case, self.url, self.log = case, url, folder / "log.parquet"
+        self.acknowledged: dict[str, float] = {}
+        frame(self.rows).write_parquet(self.log)
+
+    def run(self, rng: np.random.Generator, kill_server: RedisServer | None = None) -> None:
+        """Begin a little before the end of what is acknowledged, as a client does that is not sure; kill it soon."""
+        first = max(0, len(self.acknowledged) - 6)
+        command = [
+            sys.executable,
+            Path(__file__).with_name("killed.py"),
+            self.case.path,
+            self.log,
+            self.url,
+            str(first),
+        ]
+        process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert process.stdout is not None
+        begun = process.stdout.readline()  # it is at work: from here on, any moment
+        assert begun
+        time.sleep(float(rng.uniform(0, 0.25)))
+        if kill_server is not None:
+            kill_server.kill()
+        process.kill()
+        rest = process.stdout.read()
+        process.wait()
+        for line in (begun + rest).splitlines():
+            if line.count(" ") == 1 and line.split()[1]:
+                id_, score = line.split()
+                self.acknowledged.setdefault(id_, float(score))
+
+    def check(self, store: HistoryStore) -> None:
+        records = {place[1]: Record.unpack(stored.data) for place, stored in store.scan(PAYMENTS)}
+        assert self.acknowledged.keys() <= records.keys()
+        for name in ("card", "shop"):
+            held: dict[str, list[str]] = {}
+            for (_, key), stored in store.scan(name):
+                held[key] = list(Block.unpack(stored.data).events.ids)
+                assert max(Counter(held[key]).values()) == 1, "twice"
+            length = {"card": 6, "shop": 9}[name]
+            for key, ids in held.items():
+                own = [row["id"] for row in self.rows if row[name] == key and row["id"] in records]
+                assert ids[-(length - 1) :] == own[-(length - 1) :]
+                assert self.acknowledged.keys() & set(own[-(length - 1) :]) <= set(ids)
+
+
+@pytest.mark.parametrize("killed", ["sqlite client", "redis client", "redis server"])
+def test_killed_at_random_moments(killed: str, case: Case, tmp_path: Path, request_redis: RedisServer | None) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}" if request_redis is None else request_redis.url
+    rng, killing = np.random.default_rng(7), Killing(case, url, tmp_path)
+    for _ in range(3 if killed == "redis server" else KILLS):
+        killing.run(rng, request_redis if killed == "redis server" else None)
+        if killed == "redis server" and request_redis is not None:
+            request_redis.start()
+        with open_history(url) as store:
+            killing.check(store)
+    assert len(killing.acknowledged) > KILLS
+    rest = killing.rows[len(killing.acknowledged) - 2 : len(killing.acknowledged) + 60]
+    with open_history(url) as store:
+        desk = Desk(case.scorer(), store)
+        for row in rest:
+            answer = answer_of(desk.score([request(row)])[0])
+            killing.acknowledged.setdefault(answer.id, answer.raw_score)
+        killing.check(store)
+    assert_same(killing.acknowledged, case.offline(killing.rows))
+
+
+@pytest.fixture
+def request_redis(killed: str, request: pytest.FixtureRequest) -> RedisServer | None:
+    """A fresh Redis where the test is of one."""
+    if killed.startswith("sqlite"):
+        return None
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.flush()
+    return server
