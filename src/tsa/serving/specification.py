@@ -71,6 +71,7 @@ class Specification:
             "market": market.name,
             "columns": self.columns,
             "time_unit": market.event.time_unit,
+            "amount": market.event.amount,
             "histories": [{"name": h.name, "key": h.key, "length": h.length} for h in market.history],
             "wire": market.wire is not None,
             "example": self.example(),
