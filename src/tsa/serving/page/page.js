@@ -136,9 +136,11 @@ function age(seconds) {
 function drawHistory(history) {
   const title = make("h3", {}, history.importance === null ? history.name : `${history.name} · weight ${number(history.importance, 2)}`);
   if (!history.events.length) return make("div", {}, title, make("p", { class: "quiet" }, "No earlier payments."));
-  const [width, height, right, floor] = [600, 130, 575, 105];
+  const width = Math.max(280, by("histories").clientWidth);
+  const [height, right, floor] = [130, width - 25, 105];
   const oldest = Math.max(60, ...history.events.map((event) => event.age_seconds));
-  const place = (seconds) => right - 535 * Math.log1p(seconds / 60) / Math.log1p(oldest / 60);
+  const unit = Math.max(60, Math.min(...history.events.map((event) => event.age_seconds)));
+  const place = (seconds) => right - (width - 65) * Math.log1p(seconds / unit) / Math.log1p(oldest / unit);
   const amounts = history.events.map((event) => Number(event.values[form.amount]) || 0);
   const highest = Math.log1p(Math.max(1, ...amounts));
   const picture = draw("svg", { class: "timeline", viewBox: `0 0 ${width} ${height}`, role: "img" },
