@@ -40,6 +40,8 @@ from tsa.training.loop import Hooks, Loop
 
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
 WARM_UP = 5
+SORTED = {"bucket": 64}
+REFERENCE = "reference-two-history"
 START = multiprocessing.get_context("spawn")
 
 
@@ -192,9 +194,9 @@ def on_gpu(path: Path, steps: int) -> None:
         raise SystemExit("--gpu needs a machine with CUDA, however: there is no device")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     several = len(tsa.EventStore.open(path).market.history) > 1
-    for preset in ("reference-two-history" if several else "reference", "default"):
+    for preset in (REFERENCE if several else "reference", "default"):
         for precision in ("float32", "bf16"):
-            training = {"precision": precision, "batch_size": 2048, "genuine_per_fraud": 200.0, "bucket": 8}
+            training = {"precision": precision, "batch_size": 2048, "genuine_per_fraud": 200.0, "bucket": 64}
             with watched_gpu() as seen:
                 found = measured(str(path), Way(preset=preset, training=training), steps)
             busy = f"{np.median(seen[len(seen) // 3 :]):.0f} % busy" if seen else "utilisation not known"
@@ -211,7 +213,11 @@ COMPARISONS: dict[str, dict[str, Way]] = {
     "length of histories": {
         "full width": Way(full=True),
         "trimmed, as drawn": Way(),
-        "trimmed, similar lengths together (bucket=8)": Way(training={"bucket": 8}),
+        "trimmed, similar lengths together": Way(training=SORTED),
+    },
+    "length of histories, reference preset": {
+        "full width": Way(full=True, preset=REFERENCE, training={"batch_size": 64}),
+        "trimmed, similar lengths together": Way(preset=REFERENCE, training={"batch_size": 64, "bucket": 256}),
     },
     "precision": {"float32": Way(), "bf16": Way(training={"precision": "bf16"})},
 }

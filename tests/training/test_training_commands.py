@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from tsa.cli import training as commands
+from tsa.cli.epochs import epoch_table
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError, MarketError
 from tsa.settings import Settings
@@ -108,3 +112,29 @@ def test_the_whole_job_is_resumed(
     other = tsa(*words, "--resume", "--set", "history.0.length=8")
     assert other.code == 2
     assert "was made for another market" in other.err
+
+
+def test_epochs_are_shown_as_they_end() -> None:
+    """Titles once, then a row each, one below the other; a record without a validation range leaves its places blank."""
+    out = io.StringIO()
+    show = epoch_table(Console(file=out, force_terminal=True, color_system=None, width=120))
+    record = {"epoch": 1, "loss": 0.25, "learning_rate": 3e-3, "gradient_norm": 1.5, "payments_per_second": 1234.0}
+    show({**record, "validation_average_precision": 0.5, "seconds": 61.2})
+    show({**record, "epoch": 2, "seconds": 60.0})
+    titles, first, second = out.getvalue().splitlines()
+    assert first.split() == ["1", "0.2500", "0.5000", "3.0e-03", "1.5", "1,234", "61"]
+    assert second.split() == ["2", "0.2500", "3.0e-03", "1.5", "1,234", "60"]
+    assert titles.index("payments/s") + len("payments/s") == first.index("1,234") + 5 == second.index("1,234") + 5
+
+
+def test_the_table_is_for_terminals(
+    tsa: Tsa, easy_store: EventStore, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    for terminal, quiet, lines in ((True, (), 2), (True, ("-q",), 0), (False, (), 0)):
+        out.truncate(0)
+        console = Console(file=out, force_terminal=terminal, color_system=None, width=120)
+        monkeypatch.setattr(commands, "errors", console)
+        run = tmp_path / f"{terminal}{len(quiet)}"
+        assert tsa("train", easy_store.path, "--out", run, "--settings", file, *quiet).code == 0
+        assert out.getvalue().count("\n") == lines

@@ -13,6 +13,7 @@ import typer
 
 from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, Quiet, Sets, app
 from tsa.cli.data import prepare_store
+from tsa.cli.epochs import epoch_table
 from tsa.cli.evaluation import print_metrics
 from tsa.errors import TrainingStopped
 from tsa.progress import silent
@@ -55,7 +56,7 @@ def train(
 
     settings, events = Settings.read(set_, file=settings_file), EventStore.open(store)
     with together(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
-        train_run(settings, events, out, preset, bars, resume=resume)
+        train_run(settings, events, out, preset, bars, resume=resume, shown=processes.first and not quiet)
     if processes.first:
         say(f"bundle: {out / 'bundle'}")
 
@@ -89,7 +90,7 @@ def run(
             prepare_store(settings, logs, out / "store", quarantine, bars)
         processes.wait()
         store = EventStore.open(out / "store", settings.market)
-        train_run(settings, store, out, preset, bars, resume=resume)
+        train_run(settings, store, out, preset, bars, resume=resume, shown=processes.first and not quiet)
         if processes.first:
             evaluate_run(out, progress=bars)
         if processes.first and comparison:
@@ -133,9 +134,19 @@ def together(
         raise SystemExit(2) from None
 
 
-def train_run(settings: Settings, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool) -> None:
-    """Train on a store with the settings given on the command line."""
+def train_run(
+    settings: Settings, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool, shown: bool
+) -> None:
+    """Train on a store with the settings given on the command line; on a terminal each epoch is `shown` as it ends."""
     from tsa.training import TrainingConfig, train
 
-    training = TrainingConfig.make(settings.training)
-    train(store, out, preset=preset, model=settings.model, training=training, progress=bars, resume=resume)
+    train(
+        store,
+        out,
+        preset=preset,
+        model=settings.model,
+        training=TrainingConfig.make(settings.training),
+        progress=bars,
+        resume=resume,
+        on_epoch=epoch_table(errors) if shown and errors.is_terminal else None,
+    )
