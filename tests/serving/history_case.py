@@ -48,7 +48,7 @@ Row = dict[str, Any]
 
 
 def random_rows(n: int, seed: int = 0, *, cards: int = 40, shops: int = 15, gap: int = 600) -> list[Row]:
-    """Payments in time order, many at the same second; outcomes of most become known some days later."""
+    """Payments in time order, many at the same second; outcomes of most become known within a day."""
     rng = np.random.default_rng(seed)
     times = START + np.cumsum(rng.integers(0, gap, n))
     rows = []
@@ -64,7 +64,7 @@ def random_rows(n: int, seed: int = 0, *, cards: int = 40, shops: int = 15, gap:
                 "amount": round(float(rng.normal() * 100), 2) if rng.random() > 0.1 else None,
                 "age": float(rng.integers(0, 9)),
                 "fraud": fraud,
-                "reported": float(moment + int(rng.integers(0, 5 * DAY))) if fraud is not None else None,
+                "reported": float(moment + int(rng.integers(0, DAY))) if fraud is not None else None,
             }
         )
     return rows

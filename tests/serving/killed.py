@@ -1,6 +1,9 @@
-"""A process to kill: it scores payments through a desk and says which are acknowledged, a line each, as it goes.
+"""Processes to kill: each scores payments through a desk and says which are acknowledged, a line each, as it goes.
 
-python killed.py BUNDLE LOG URL CLOCK
+    python killed.py BUNDLE LOG URL
+
+Loads everything once, then forks a process for each line "FIRST" of its input, which scores from payment FIRST on. Its
+output: "pid PID", then the acknowledged payments, then "gone".
 """
 
 from __future__ import annotations
@@ -17,16 +20,31 @@ from tsa.serving.desk import Answer, Desk
 from tsa.serving.history_store import open_history
 
 
-def main(bundle: str, log: str, url: str, first: int) -> None:
+def main(bundle: str, log: str, url: str) -> None:
     torch.set_num_threads(1)
-    rows = pl.read_parquet(log).to_dicts()
-    desk = Desk(Scorer.load(bundle), open_history(url))
+    scorer, rows = Scorer.load(bundle), [request(row) for row in pl.read_parquet(log).to_dicts()]
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            score(scorer, rows, url, int(line))
+            os._exit(0)
+        say(f"pid {pid}")
+        os.waitpid(pid, 0)
+        say("gone")
+
+
+def score(scorer: Scorer, rows: list[dict[str, object]], url: str, first: int) -> None:
+    desk = Desk(scorer, open_history(url))
     for at in range(first, len(rows), 2):
-        for answer in desk.score([request(row) for row in rows[at : at + 2]]):
-            assert isinstance(answer, Answer), answer
-            os.write(1, f"{answer.id} {answer.raw_score!r}\n".encode())
-    os.write(1, b"end\n")
+        for answer in desk.score(rows[at : at + 2]):
+            if not isinstance(answer, Answer):
+                return  # the store is down
+            say(f"{answer.id} {answer.raw_score!r}")
+
+
+def say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(*sys.argv[1:])

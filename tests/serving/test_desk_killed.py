@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -29,33 +32,36 @@ class Killing:
         self.acknowledged: dict[str, float] = {}
         frame(self.rows).write_parquet(self.log)
 
-    def run(self, rng: np.random.Generator, kill_server: RedisServer | None = None) -> None:
-        """Begin a little before the end of what is acknowledged, as a client does that is not sure; kill it soon."""
-        first = max(0, len(self.acknowledged) - 6)
-        command = [
-            sys.executable,
-            Path(__file__).with_name("killed.py"),
-            self.case.path,
-            self.log,
-            self.url,
-            str(first),
-        ]
-        process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    def __enter__(self) -> Self:
+        command = [sys.executable, Path(__file__).with_name("killed.py"), self.case.path, self.log, self.url]
+        pipe = subprocess.PIPE
+        self._forking = subprocess.Popen(
+            list(map(str, command)), stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
         )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._forking.communicate(timeout=30)
+
+    def run(self, rng: np.random.Generator, server: RedisServer | None = None) -> None:
+        """Begin a little before the end of what is acknowledged, as a client does that is not sure; kill it soon."""
+        process = self._forking
+        assert process.stdin is not None
         assert process.stdout is not None
-        begun = process.stdout.readline()  # it is at work: from here on, any moment
-        assert begun
-        time.sleep(float(rng.uniform(0, 0.25)))
-        if kill_server is not None:
-            kill_server.kill()
-        process.kill()
-        rest = process.stdout.read()
-        process.wait()
-        for line in (begun + rest).splitlines():
-            if line.count(" ") == 1 and line.split()[1]:
-                id_, score = line.split()
-                self.acknowledged.setdefault(id_, float(score))
+        process.stdin.write(f"{max(0, len(self.acknowledged) - 6)}\n")
+        process.stdin.flush()
+        pid = int(process.stdout.readline().removeprefix("pid "))
+        lines = [process.stdout.readline()]  # it is at work: from here on, any moment
+        time.sleep(float(rng.uniform(0, 0.2)))
+        if server is not None:
+            server.kill()
+        os.kill(pid, signal.SIGKILL)
+        while lines[-1] != "gone\n":
+            lines.append(process.stdout.readline())
+        assert len(lines) > 1, "it was killed before it had begun"
+        for line in lines[:-1]:
+            id_, score = line.split()
+            self.acknowledged.setdefault(id_, float(score))
 
     def check(self, store: HistoryStore) -> None:
         records = {place[1]: Record.unpack(stored.data) for place, stored in store.scan(PAYMENTS)}
@@ -75,18 +81,19 @@ class Killing:
 @pytest.mark.parametrize("killed", ["sqlite client", "redis client", "redis server"])
 def test_killed_at_random_moments(killed: str, case: Case, tmp_path: Path, request_redis: RedisServer | None) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}" if request_redis is None else request_redis.url
-    rng, killing = np.random.default_rng(7), Killing(case, url, tmp_path)
-    for _ in range(3 if killed == "redis server" else KILLS):
-        killing.run(rng, request_redis if killed == "redis server" else None)
-        if killed == "redis server" and request_redis is not None:
-            request_redis.start()
-        with open_history(url) as store:
-            killing.check(store)
-    assert len(killing.acknowledged) > KILLS
-    rest = killing.rows[len(killing.acknowledged) - 2 : len(killing.acknowledged) + 60]
-    with open_history(url) as store:
+    rng = np.random.default_rng(7)
+    with Killing(case, url, tmp_path) as killing:
+        for _ in range(3 if killed == "redis server" else KILLS):
+            killing.run(rng, request_redis if killed == "redis server" else None)
+            if killed == "redis server" and request_redis is not None:
+                request_redis.start()
+            with open_history(url) as store:
+                killing.check(store)
+    done = len(killing.acknowledged)
+    assert done > KILLS
+    with open_history(url) as store:  # what may have been written unacknowledged is asked for again, and it goes on
         desk = Desk(case.scorer(), store)
-        for row in rest:
+        for row in killing.rows[done - 2 : done + 60]:
             answer = answer_of(desk.score([request(row)])[0])
             killing.acknowledged.setdefault(answer.id, answer.raw_score)
         killing.check(store)

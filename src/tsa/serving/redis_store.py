@@ -66,6 +66,7 @@ class RedisStore:
                 socket_connect_timeout=seconds,
                 decode_responses=False,
             )
+            client.connection_pool.make_connection()  # not yet connected: says whether it knows the settings
         except (ValueError, TypeError) as error:
             raise ConfigError(f"history must be like redis://localhost:6379/0, however: {error}") from None
         return cls(client, prefix=settings["prefix"])
