@@ -147,7 +147,7 @@ def test_one_failure_ends_all_and_is_told(
 ) -> None:
     began = time.monotonic()
     ends = side_by_side(2, fails_in, rank, str(easy_store.path), str(tmp_path / "run"), how)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100, "long before anything times out"
     assert ends[1 - rank].error == f"OtherProcessError: {told}"
     if how == "killed":
         assert ends[rank] == Ended(-signal.SIGKILL)
@@ -228,7 +228,7 @@ def test_torchrun(easy_store: EventStore, tmp_path: Path) -> None:
         wait_for(run / "checkpoints" / "last-000002-000000000" / "manifest.json", process)
         victim, *others = workers(process.pid)
         os.kill(victim, signal.SIGKILL)
-        _, said = process.communicate(timeout=40)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert f"Signal 9 (SIGKILL) received by PID {victim}" in said
     assert all(not Path(f"/proc/{other}").exists() for other in others)
@@ -237,7 +237,7 @@ def test_torchrun(easy_store: EventStore, tmp_path: Path) -> None:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not path.exists() and process.poll() is None:
         time.sleep(0.05)
     if not path.exists():

@@ -61,8 +61,8 @@ def test_killed_at_ten_random_points(easy_store: EventStore, unkilled: Path, tmp
     out, chance, steps = tmp_path / "run", random.Random(7), []
     for _ in range(KILLS):
         process, connection = begin(run, str(easy_store.path), str(out), OFTEN)
-        wait_for_another(out, process.pid)
-        time.sleep(chance.uniform(0.0, 0.15))
+        wait_for_more(out, chance.randint(1, 7), process.pid)
+        time.sleep(chance.uniform(0.0, 0.01))
         os.kill(process.pid or 0, signal.SIGKILL)
         assert ended(process, connection).code == -signal.SIGKILL, "it had not finished yet"
         steps.append(max(path.name for path in (out / "checkpoints").glob("last-*")))
@@ -72,12 +72,19 @@ def test_killed_at_ten_random_points(easy_store: EventStore, unkilled: Path, tmp
     assert outcome(out) == outcome(unkilled)
 
 
-def wait_for_another(out: Path, pid: int | None) -> None:
-    """Until the process has written a checkpoint of its own."""
-    before, deadline = set(out.glob("checkpoints/last-*")), time.monotonic() + 20
-    while set(out.glob("checkpoints/last-*")) <= before and time.monotonic() < deadline:
+def wait_for_more(out: Path, steps: int, pid: int | None) -> None:
+    """Until the process has saved at least so many steps later than where it began; of some 90, ten times at most 7."""
+    goal, deadline = saved_steps(out) + steps, time.monotonic() + 120
+    while saved_steps(out) < goal and time.monotonic() < deadline:
         time.sleep(0.001)
         assert Path(f"/proc/{pid}").exists()
+
+
+def saved_steps(out: Path) -> int:
+    """The number of the step, of 15 per epoch, that the newest checkpoint was written after."""
+    newest = max((path.name for path in out.glob("checkpoints/last-*")), default="last-000001-000000000")
+    _, epoch, step = newest.split("-")
+    return 15 * (int(epoch) - 1) + int(step)
 
 
 def dies_at(place: str, number: int, path: str, out: str, changes: dict[str, Any]) -> None:

@@ -75,11 +75,11 @@ def test_stopped_by_sigterm_and_resumed(tsa: Tsa, easy_store: EventStore, file: 
     words = ["train", easy_store.path, "--out", run, "--settings", file, *epochs]
     command = [sys.executable, "-m", "tsa", *words]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(run.glob("checkpoints/last-*")) and process.poll() is None:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
     assert err.startswith("note: asked to stop by SIGTERM: a checkpoint was saved in epoch ")
     assert err.count("\n") == 1
