@@ -27,10 +27,10 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 
 FROM sources AS serving-packages
-RUN pip install --no-cache-dir -c constraints.txt .
+RUN pip install --no-cache-dir -c constraints.txt '.[explain,onnx,redis,serve,sign]'
 
 FROM sources AS training-packages
-RUN pip install --no-cache-dir -c constraints.txt '.[compare,tune]'
+RUN pip install --no-cache-dir -c constraints.txt '.[compare,mlflow,track,tune]'
 
 FROM base AS runtime
 RUN useradd --uid 1000 --create-home tsa && mkdir -p /opt/ml && chown tsa /opt/ml
