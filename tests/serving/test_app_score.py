@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from endpoint import CARRIED, WIRE, endpoint, made_bundle, payment
+from endpoint import CARRIED, WIRE, endpoint, made_bundle, payment, server
 
 from tsa.scoring.scorer import Scorer
 
@@ -231,6 +233,23 @@ def test_reasons_come_with_the_answer_that_asks_for_them(client: httpx.Client) -
     assert client.post("/v1/score?explain=maybe", json=payment("a")).json()["rule"] == "query"
     many = client.post("/v1/score?explain=1", json=[payment(f"m{at}") for at in range(17)])
     assert (many.status_code, many.json()["rule"]) == (413, "too_many")
+
+
+def test_a_score_is_given_even_where_there_is_no_time_for_reasons(bundle: Path, tmp_path: Path) -> None:
+    with server(bundle, history=f"sqlite:///{tmp_path}/h.db") as (found, port), ThreadPoolExecutor() as pool:
+        assert found.service is not None
+        url = f"http://127.0.0.1:{port}/v1/score?explain=true"
+        httpx.post(url, json=payment("warm"))
+        many = [
+            pool.submit(httpx.post, url, json=[payment(f"m{at}{of}") for at in range(6)], timeout=60) for of in "ab"
+        ]
+        time.sleep(0.05)
+        answer = httpx.post(url, json=payment("a"), headers={"x-deadline-ms": "150"}, timeout=60)
+        assert sorted(one.status_code for one in (answer, *(task.result() for task in many))) == [200, 200, 200]
+    assert answer.json()["raw_score"] > 0
+    told = [one for task in many for one in task.result().json()]
+    assert all(one["raw_score"] > 0 for one in told)
+    assert any(one["reasons"] is None for one in (answer.json(), *told))
 
 
 def test_rows_that_carry_their_own_history_need_no_store(tmp_path: Path) -> None:

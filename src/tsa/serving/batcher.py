@@ -19,6 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LEAST_RETRY_SECONDS = 1
+FOREVER = float("inf")
 SMOOTHING = 0.1
 """How much the last batch counts in the average rate."""
 
@@ -49,6 +50,7 @@ class Job(Generic[Item]):
     loop: asyncio.AbstractEventLoop
     call: Callable[[], Any] | None = None
     arrived: float = field(default_factory=time.monotonic)
+    begun: bool = False
 
 
 class Batcher(Generic[Item, Result]):
@@ -78,7 +80,7 @@ class Batcher(Generic[Item, Result]):
         """Items in the queue."""
         return self._waiting
 
-    async def submit(self, items: Sequence[Item], deadline: float = float("inf")) -> list[Result]:
+    async def submit(self, items: Sequence[Item], deadline: float = FOREVER) -> list[Result]:
         """What becomes of each item. deadline: of `time.monotonic`, by which the model must have begun.
 
         Raises QueueFullError, LateError or ClosedError; or what `work` raised.
@@ -90,7 +92,7 @@ class Batcher(Generic[Item, Result]):
 
     async def between(self, call: Callable[[], Any]) -> Any:
         """Run `call` in the thread, between batches, after what waits already. Raises what it raises, or ClosedError."""
-        return await self._put((), float("inf"), call)
+        return await self._put((), FOREVER, call)
 
     def _put(
         self, items: Sequence[Item], deadline: float, call: Callable[[], Any] | None = None
@@ -105,7 +107,17 @@ class Batcher(Generic[Item, Result]):
             self._jobs.append(job)
             self._waiting += len(items)
             self._changed.notify()
+        if deadline < FOREVER:
+            timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, job)
+            job.future.add_done_callback(lambda _: timer.cancel())
         return job.future
+
+    def _expire(self, job: Job[Item]) -> None:
+        """In the event loop, at a job's deadline: nobody waits longer for what has not been begun."""
+        with self._changed:
+            late = not job.begun and not job.future.done()
+        if late:
+            job.future.set_exception(LateError())
 
     def close(self, timeout: float | None = None) -> None:
         """Take nothing more, finish what waits, end the thread."""
@@ -118,7 +130,7 @@ class Batcher(Generic[Item, Result]):
         while jobs := self._next():
             if jobs[0].call is not None:
                 _answer(jobs, [_tried(jobs[0].call)])
-            elif ready := self._in_time(jobs):
+            elif ready := [job for job in jobs if job.begun]:
                 self._do(ready)
 
     def _next(self) -> list[Job[Item]]:
@@ -137,6 +149,8 @@ class Batcher(Generic[Item, Result]):
                 taken.append(self._jobs.popleft())
                 count += len(taken[-1].items)
             self._waiting -= count
+            for job in taken:
+                job.begun = job.deadline >= time.monotonic() and not job.future.done()
             return taken
 
     def _wait_for_more(self) -> None:
@@ -144,13 +158,6 @@ class Batcher(Generic[Item, Result]):
         end = self._jobs[0].arrived + self._wait
         while self._waiting < self._max_batch and not self._closed and (left := end - time.monotonic()) > 0:
             self._changed.wait(left)
-
-    def _in_time(self, jobs: list[Job[Item]]) -> list[Job[Item]]:
-        now = time.monotonic()
-        late = [job for job in jobs if job.deadline < now]
-        if late:
-            _answer(late, [LateError()] * len(late))
-        return [job for job in jobs if job.deadline >= now and not job.future.cancelled()]
 
     def _do(self, jobs: list[Job[Item]]) -> None:
         items = jobs[0].items if len(jobs) == 1 else [item for job in jobs for item in job.items]

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from tsa.data.payments import BrokenRuleError, Problem, seconds_of
 from tsa.serving import formats
 from tsa.serving.answers import Answer
+from tsa.serving.batcher import LateError, QueueFullError
 from tsa.serving.contract import Entry
 from tsa.serving.exchange import Exchange
 from tsa.serving.formats import JSON, LINES
@@ -97,10 +98,13 @@ async def add_reasons(
     entries: Sequence[Entry | Problem],
     documents: Sequence[dict[str, Any]],
 ) -> None:
-    """Add the reasons to the answers of payments that have one."""
+    """Add the reasons to the answers of payments that have one; null where there is no time for them: scores come first."""
     pairs = zip(entries, documents, strict=True)
     told = [(entry, found) for entry, found in pairs if isinstance(entry, Entry) and "problem" not in found]
-    reasons = await service.reasoner.reasons([entry for entry, _ in told], exchange.deadline)
+    try:
+        reasons = await service.reasoner.reasons([entry for entry, _ in told], exchange.deadline)
+    except (LateError, QueueFullError):
+        reasons = [{"reasons": None, "explanation": None}] * len(told)
     for (_, found), why in zip(told, reasons, strict=True):
         found.update(why)
 
