@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import torch
 
 from tsa.data.store import EventStore
 from tsa.errors import BundleError, ConfigError
-from tsa.scoring.bundle import CALIBRATION, FILES, MANIFEST, Bundle
+from tsa.scoring.archive import packed, read_contents, write_contents
+from tsa.scoring.bundle import CALIBRATION, FILES, MANIFEST, OPTIONAL, Bundle
 from tsa.scoring.calibration import Calibration
+from tsa.scoring.decisions import Decision, Decisions
 from tsa.scoring.scorer import Scorer
 
-ALL = (*FILES, CALIBRATION)
+ALL = (*FILES, *OPTIONAL)
 
 
 @pytest.fixture
@@ -26,7 +30,10 @@ def bundle(demo_run: Path, tmp_path: Path) -> Path:
     scores = np.linspace(0, 1, 3000)
     labels = np.random.default_rng(0).random(3000) < scores**3
     calibration = Calibration.fit(scores=scores, labels=labels.astype(int))
-    replace(Bundle.open(demo_run / "bundle"), calibration=calibration).save(tmp_path / "bundle")
+    thresholds = Decisions(score="percentile", decisions=(Decision("review", 0.98), Decision("decline", 0.999)))
+    graphs = {"float32": b"a graph of its own", "int8": b"another graph, which is not run here"}
+    parts = {"calibration": calibration, "thresholds": thresholds, "graphs": graphs}
+    replace(Bundle.open(demo_run / "bundle"), **parts).save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -40,6 +47,9 @@ def test_round_trip(bundle: Path, demo_store: EventStore, tmp_path: Path) -> Non
     assert (first.market, first.config, first.training) == (second.market, second.config, second.training)
     assert first.encoder.to_dict() == second.encoder.to_dict() == demo_store.encoder.to_dict()
     assert first.calibration == second.calibration
+    assert first.thresholds == second.thresholds
+    assert (first.metrics, first.data, first.graphs) == (second.metrics, second.data, second.graphs)
+    assert first.sha256 == second.sha256 is not None
     for name in (*ALL, MANIFEST):
         assert (tmp_path / "again" / name).read_bytes() == (bundle / name).read_bytes(), name
     rows = np.arange(600)
@@ -97,6 +107,10 @@ def test_a_missing_file_is_refused(bundle: Path, name: str) -> None:
     (bundle / name).mkdir()
     with pytest.raises(BundleError, match=name):
         Bundle.open(bundle)
+    (bundle / name).rmdir()
+    (bundle / name).symlink_to(bundle / "model.json")
+    with pytest.raises(BundleError, match=name):
+        Bundle.open(bundle)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".hidden", "weights.bin"])
@@ -148,15 +162,139 @@ def test_what_is_no_bundle(bundle: Path, demo_run: Path, tmp_path: Path) -> None
 
 
 def test_another_version_is_refused(bundle: Path) -> None:
-    text = (bundle / MANIFEST).read_text().replace('"version": 1', '"version": 2')
+    text = (bundle / MANIFEST).read_text().replace('"version": 2', '"version": 3')
     (bundle / MANIFEST).write_text(text)
-    with pytest.raises(BundleError, match="reads bundles of version 1, however: version=2"):
+    with pytest.raises(BundleError, match="reads bundles of version 2, however: version=3"):
         Bundle.open(bundle)
 
 
 def test_nothing_in_it_can_execute(bundle: Path) -> None:
-    """JSON and safetensors: no pickle, which safetensors would not have either."""
+    """JSON, safetensors, graphs and a text: no pickle, which safetensors would not have either."""
     for name in ALL:
         content = (bundle / name).read_bytes()
-        assert name.endswith((".json", ".safetensors"))
+        assert name.endswith((".json", ".safetensors", ".onnx", ".md"))
         assert not content.startswith((b"\x80", b"PK"))
+
+
+@pytest.fixture
+def archive(bundle: Path, tmp_path: Path) -> Path:
+    Bundle.open(bundle).save(tmp_path / "bundle.tar.gz")
+    return tmp_path / "bundle.tar.gz"
+
+
+def test_an_archive_is_the_same_bundle(bundle: Path, archive: Path, tmp_path: Path) -> None:
+    one, other = Bundle.open(bundle), Bundle.open(archive)
+    assert one.sha256 == other.sha256
+    assert read_contents(bundle) == read_contents(archive)
+    other.save(tmp_path / "again.tar.gz")
+    assert (tmp_path / "again.tar.gz").read_bytes() == archive.read_bytes(), "the same bytes every time"
+    other.save(tmp_path / "unpacked")
+    assert read_contents(tmp_path / "unpacked") == read_contents(bundle)
+
+
+@pytest.mark.parametrize("name", [*ALL, MANIFEST])
+def test_a_changed_archive_is_refused(archive: Path, name: str) -> None:
+    contents = read_contents(archive)
+    changed = contents[name][:-2] + bytes([contents[name][-2] ^ 1]) + contents[name][-1:]
+    archive.write_bytes(packed({**contents, name: changed}))
+    with pytest.raises(BundleError, match=f"{name} (was changed|cannot be read)"):
+        Bundle.open(archive)
+    archive.write_bytes(packed({key: value for key, value in contents.items() if key != name}))
+    with pytest.raises(BundleError, match=f"{name} (is missing|cannot be read)"):
+        Bundle.open(archive)
+    archive.write_bytes(packed({**contents, "extra.py": b"import os"}))
+    with pytest.raises(BundleError, match=r"extra\.py does not belong to the bundle"):
+        Bundle.open(archive)
+
+
+def test_a_torn_archive_is_refused(archive: Path) -> None:
+    whole = archive.read_bytes()
+    for part in (
+        b"",
+        whole[:100],
+        whole[: len(whole) // 2],
+        whole[:-20],
+        b"PK" + whole,
+        whole[:50] + b"x" + whole[51:],
+    ):
+        archive.write_bytes(part)
+        with pytest.raises(BundleError):
+            Bundle.open(archive)
+
+
+@pytest.mark.parametrize("kind", ["link", "symlink", "path", "absolute", "folder", "device", "twice"])
+def test_a_hostile_archive_is_refused(archive: Path, tmp_path: Path, kind: str) -> None:
+    """Nothing leaves the archive, and nothing but plain files is looked at."""
+    contents = read_contents(archive)
+    name = {"path": "../model.json", "absolute": str(tmp_path / "model.json"), "device": "model.json"}.get(
+        kind, "model.json"
+    )
+    member = tarfile.TarInfo(name)
+    member.type = {
+        "link": tarfile.LNKTYPE,
+        "symlink": tarfile.SYMTYPE,
+        "folder": tarfile.DIRTYPE,
+        "device": tarfile.CHRTYPE,
+    }.get(kind, tarfile.REGTYPE)
+    member.linkname = "/etc/passwd" if "link" in kind else ""
+    data = contents["model.json"] if member.isreg() else b""
+    member.size = len(data)
+    with tarfile.open(archive, "w:gz") as made:
+        for other in sorted(contents):
+            if other != "model.json" or kind == "twice":
+                plain = tarfile.TarInfo(other)
+                plain.size = len(contents[other])
+                made.addfile(plain, io.BytesIO(contents[other]))
+        made.addfile(member, io.BytesIO(data))
+    with pytest.raises(BundleError, match=r"does not belong|must be a plain file"):
+        Bundle.open(archive)
+    assert not (tmp_path / "model.json").exists()
+
+
+def test_too_much_is_refused(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tsa.scoring import archive as room
+
+    monkeypatch.setattr(room, "MOST_BYTES", 1000)
+    with pytest.raises(BundleError, match="must unpack to at most 1,000 bytes"):
+        Bundle.open(archive)
+
+
+def test_the_card_tells_what_is_there(bundle: Path, demo_run: Path) -> None:
+    card = (bundle / "model_card.md").read_text()
+    report = json.loads((demo_run / "report.json").read_text())
+    evaluation = report["evaluation"]
+    assert f"{evaluation['n']:,} payments, {evaluation['frauds']:,} of them fraud" in card
+    assert f"{evaluation['metrics']['roc_auc']['value']:.3f}" in card
+    assert report["comparison"]["plain"] in card
+    assert "Of 6,000 rows read, 6,000 were kept" in card
+    for text in (
+        "## Intended use",
+        "## Limits",
+        "By `channel`",
+        "| store |",
+        "`decline` from a percentile of 0.999 on",
+    ):
+        assert text in card
+    assert str(demo_run) not in card
+    plain = replace(Bundle.open(bundle), metrics=None, data=None, calibration=None, thresholds=None)
+    text = plain.contents()["model_card.md"].decode()
+    assert "It was not evaluated" in text
+    assert "There is no account of its data." in text
+
+
+def test_evaluation_seals_its_metrics(demo_run: Path) -> None:
+    made = Bundle.open(demo_run / "bundle")
+    assert made.metrics is not None
+    assert made.data is not None
+    report = json.loads((demo_run / "report.json").read_text())
+    assert made.metrics["evaluation"]["metrics"] == report["evaluation"]["metrics"]
+    assert made.metrics["comparison"]["plain"] == report["comparison"]["plain"]
+    assert made.data["rows_read"] == 6000
+    assert made.data["splits"]["test"]["n"] == report["data"]["splits"]["test"]["n"]
+    assert all("/" not in file for file in made.data["files"])
+
+
+def test_contents_are_written_as_they_are(bundle: Path, tmp_path: Path) -> None:
+    contents = read_contents(bundle)
+    write_contents(contents, tmp_path / "copy")
+    assert read_contents(tmp_path / "copy") == contents

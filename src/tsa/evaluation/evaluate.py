@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from tsa.data.files import replaced_file, write_json
+from tsa.data.ranges import ranges_of
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.assess import assess_calibration
 from tsa.evaluation.compare import BaselineResult, compare
@@ -29,7 +30,6 @@ from tsa.evaluation.report import to_plain, write_report
 from tsa.evaluation.riskiest import explain_riskiest
 from tsa.evaluation.run import Run
 from tsa.progress import Progress, silent
-from tsa.schema import SPLITS
 
 __all__ = ["Run", "best_f1_threshold", "compare_run", "evaluate", "need_baseline", "plain_verdict", "read_report"]
 
@@ -72,6 +72,7 @@ def evaluate(
     reasons = explain_riskiest(run, scores, progress)
     report = {**_report(run, measured, _kept_comparison(run)), "calibration": calibration, "reasons": reasons}
     write_report(run.path, report)
+    seal_metrics(run, report)
     return report
 
 
@@ -101,7 +102,17 @@ def compare_run(
         advance(1)
     write_json(run.path / "comparison.json", to_plain({**comparison, "weights": run.weights_hash}))
     write_report(run.path, {**report, "comparison": comparison})
+    seal_metrics(run, {**report, "comparison": comparison})
     return comparison
+
+
+def seal_metrics(run: Run, report: Mapping[str, Any]) -> None:
+    """Put what was measured into the run's bundle, which is sealed anew."""
+    keys = ("evaluation", "calibration", "comparison")
+    metrics = {key: to_plain(report[key]) for key in keys if report.get(key) is not None}
+    for found in (metrics["evaluation"], metrics.get("comparison", {}).get("evaluation", {})):
+        found.pop("curves", None)
+    replace(run.scorer.bundle, metrics=metrics).save(run.path / "bundle")
 
 
 def need_baseline() -> None:
@@ -196,20 +207,11 @@ def read_report(run: Path) -> dict[str, Any]:
 
 def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | None) -> dict[str, Any]:
     store, account, market = run.store, run.account, run.market
-    splits = {
-        name: {
-            "n": len(store.labelled(name)),
-            "frauds": int((store.label[store.labelled(name)] == 1).sum()),
-            "start": _when(store.time_seconds[store.split(name)], 0),
-            "end": _when(store.time_seconds[store.split(name)], -1),
-        }
-        for name in SPLITS
-    }
     return {
         "title": f"{market.name}: Temporal Self-Attention",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "market": {**market.to_dict(), "fingerprint": market.fingerprint},
-        "data": {**store.data_report, "splits": splits},
+        "data": {**store.data_report, "splits": ranges_of(store)},
         "model": {
             "parameters": sum(p.numel() for p in run.scorer.bundle.network.parameters()),
             "preset": account["preset"],
@@ -223,7 +225,3 @@ def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | Non
         "comparison": comparison,
         "environment": account["environment"],
     }
-
-
-def _when(times: Array, at: int) -> str | None:
-    return datetime.fromtimestamp(float(times[at]), UTC).isoformat() if len(times) else None

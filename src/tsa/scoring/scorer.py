@@ -82,13 +82,16 @@ class Scorer:
         self.engine = make_engine(engine, bundle.network, bundle.graphs, precision, threads)
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = (), **settings: Any) -> Scorer:
-        """Open and check the bundle at `path`. BundleError says what is wrong with it.
+    def load(
+        cls, path: str | Path, overrides: Sequence[str] = (), *, key: bytes | None = None, **settings: Any
+    ) -> Scorer:
+        """Open and check the bundle at `path`, a folder or a .tar.gz. BundleError says what is wrong with it.
 
         overrides: `key=value` over its market, such as `event.time_unit="ms"` for a log that writes times another way.
-        MarketError for one that breaks a rule, or names other features than the bundle's. settings: as of `Scorer`.
+        MarketError for one that breaks a rule, or names other features than the bundle's. key: a public key (PEM): the
+        bundle must be signed with its private one. settings: as of `Scorer`.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, key=key)
         if overrides:
             bundle = replace(bundle, market=bundle.market.override(overrides))
             bundle.encoder.check_market(bundle.market)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tsa.data.files import sha256_of
 from tsa.data.manifest import MANIFEST, REPORT
+from tsa.data.ranges import ranges_of
 from tsa.data.sampling import genuine_rate
 from tsa.data.store import EventStore
 from tsa.model import ModelConfig
@@ -40,6 +41,12 @@ def account(
         "preset": preset,
         "model": model.to_dict(),
     }
+
+
+def data_account(store: EventStore) -> dict[str, Any]:
+    """What became of each row that was read, and what stands in the ranges; of files their names alone."""
+    report = store.data_report
+    return {**report, "files": [Path(file).name for file in report["files"]], "splits": ranges_of(store)}
 
 
 def surroundings(store: EventStore, out: Path, processes: int, precision: str) -> dict[str, Any]:

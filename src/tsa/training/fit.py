@@ -18,7 +18,7 @@ from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.model import ModelConfig, TSANetwork
 from tsa.progress import Progress, silent
 from tsa.scoring.bundle import Bundle
-from tsa.training.account import account, identity, identity_of, now, surroundings
+from tsa.training.account import account, data_account, identity, identity_of, now, surroundings
 from tsa.training.checkpoint import Checkpoints, differences
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import Processes, joined
@@ -196,6 +196,7 @@ class _Run:
             network=self.network.cpu(),
             training=training,
             calibration=self.processes.from_first(calibration),
+            data=data_account(self.store),
         )
         if self.processes.first:
             bundle.save(self.out / BUNDLE)

@@ -1,0 +1,119 @@
+"""Who vouches for a bundle: an Ed25519 signature (RFC 8032) over its manifest, which seals all other files.
+
+It knows files by name; not what is in them. Keys are PEM files; none is ever stored in a bundle.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tsa.errors import BundleError, ConfigError
+from tsa.scoring.archive import read_contents, write_contents
+from tsa.scoring.manifest import MANIFEST, SIGNATURE, Contents, check, sha256, to_json
+
+KIND = "ed25519"
+
+
+def make_keys(private: Path, public: Path) -> None:
+    """Write a new pair of keys; the private one can be read by its owner alone. ConfigError where one stands there."""
+    serialization, ed25519 = _cryptography()
+    for path in (private, public):
+        if path.exists():
+            raise ConfigError(f"{path} must not exist, however: a file stands there, and keys are not overwritten")
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def sign(path: Path, private: bytes) -> str:
+    """Sign the bundle at `path`, which must be whole, with a private key (PEM); returns the id of its public key.
+
+    BundleError, ConfigError for a key that is none.
+    """
+    contents = read_contents(path)
+    check(contents, str(path))
+    key = _private_key(private)
+    key_id = _key_id(key.public_key())
+    signature = base64.b64encode(key.sign(contents[MANIFEST])).decode()
+    signed = {"kind": KIND, "key": key_id, "signature": signature}
+    write_contents({**contents, SIGNATURE: to_json(signed)}, path)
+    return key_id
+
+
+def verify(path: Path, public: bytes) -> str:
+    """Check the bundle at `path` and its signature; returns the id of the key. BundleError says what is wrong."""
+    contents = read_contents(path)
+    check(contents, str(path))
+    return refuse_unsigned(contents, public, str(path))
+
+
+def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:
+    """BundleError unless the manifest was signed with the private key of `public` (PEM); returns the id of the key."""
+    key = _public_key(public)
+    key_id = _key_id(key)
+    if SIGNATURE not in contents:
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: it is not signed")
+    try:
+        signed = json.loads(contents[SIGNATURE])
+        kind, signer, signature = signed["kind"], signed["key"], base64.b64decode(signed["signature"], validate=True)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{where}/{SIGNATURE} cannot be read: {error!r}") from None
+    if kind != KIND or signer != key_id:
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: {kind} key {str(signer)[:12]}")
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, contents[MANIFEST])
+    except InvalidSignature:
+        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was since it was signed") from None
+    return key_id
+
+
+def signer_of(contents: Contents) -> str | None:
+    """The id of the key that a bundle says it was signed with, unchecked; None where it was not."""
+    try:
+        return str(json.loads(contents[SIGNATURE])["key"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _key_id(public: Any) -> str:
+    serialization, _ = _cryptography()
+    return sha256(public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw))
+
+
+def _private_key(pem: bytes) -> Any:
+    serialization, ed25519 = _cryptography()
+    return _loaded(lambda: serialization.load_pem_private_key(pem, None), ed25519.Ed25519PrivateKey, "private")
+
+
+def _public_key(pem: bytes) -> Any:
+    serialization, ed25519 = _cryptography()
+    return _loaded(lambda: serialization.load_pem_public_key(pem), ed25519.Ed25519PublicKey, "public")
+
+
+def _loaded(load: Any, kind: type, which: str) -> Any:
+    try:
+        key = load()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM, however: {error}") from None
+    if not isinstance(key, kind):
+        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM, however: {type(key).__name__}")
+    return key
+
+
+def _cryptography() -> Any:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError:
+        raise ConfigError(
+            "signatures need the library cryptography (pip install 'tsa-fraud[sign]'), however: it is not installed"
+        ) from None
+    return serialization, ed25519
