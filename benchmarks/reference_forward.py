@@ -5,7 +5,8 @@
 EU production sizes, random weights, full histories (no padding to skip). The baseline below is the original's way: all
 positions of every layer, expanded embeddings, whole attention matrices, float32, eager. One thread. Times are medians of
 alternating runs in one process, in CPU seconds (one thread, so that other load on the machine does not count); memory is
-what the training step adds to the process's peak, each in a process of its own.
+what the training step adds to the process's peak, each in a process of its own. `onnx` is ONNX Runtime on the exported graph,
+float32; left out where the extra `onnx` is not installed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from torch.nn import functional
 from tsa.model import Batch, History, ModelConfig, TSANetwork, preset
 from tsa.model.combine import gate_config
 from tsa.model.legacy import original_names
+from tsa.scoring.engine import OnnxEngine, has_runtime
+from tsa.scoring.export import export_onnx
+
+LENGTH = 51
 
 
 class PlainReference:
@@ -143,11 +148,11 @@ def original_state(network: TSANetwork) -> dict[str, Tensor]:
     return {name: value for own, value in parameters for name in original_names(own, network.config)}
 
 
-def random_batch(config: ModelConfig, size: int, length: int = 51) -> Batch:
+def random_batch(config: ModelConfig, size: int, length: int = LENGTH) -> Batch:
     """Full histories, ages up to three weeks."""
     last_value = config.n_embedding - config.n_numerical
     history = History(
-        categorical=torch.randint(1, last_value + 1, (size, length, config.n_categorical)),
+        categorical=torch.randint(1, last_value + 1, (size, length, config.n_categorical), dtype=torch.int32),
         numerical=torch.rand(size, length, config.n_numerical),
         age_seconds=functional.pad((torch.rand(size, length - 1) * 2e6).sort(dim=1, descending=True)[0], (0, 1)),
         padding=torch.zeros(size, length, dtype=torch.bool),
@@ -182,15 +187,27 @@ def report(title: str, times: dict[str, float], unit: str = "ms") -> None:
 def forward(quick: bool) -> None:
     network, plain = make(0.0)
     half = copy.deepcopy(network).to_bfloat16()
+    graph = exported(network)
     with torch.inference_mode():
         for size, repeats in ((1, 60), (64, 3 if quick else 7)):
             batch = random_batch(network.config, size)
-            models = {"plain": plain, "tsa": network, "bfloat16": half}
+            models = {"plain": plain, "tsa": network, "bfloat16": half, **graph}
             report(f"forward, batch {size}", timed({k: partial(model, batch) for k, model in models.items()}, repeats))
         difference = (network.embed(batch) - plain.embed(batch)).abs().max()
         print(f"{'largest difference of embeddings':<46}{difference:>10.1e}")
         scores = [torch.softmax(model(batch), dim=-1) for model in (plain, half)]
         print(f"{'largest difference of scores, bfloat16':<46}{(scores[0] - scores[1]).abs().max():>10.1e}")
+        for name, engine in graph.items():
+            print(
+                f"{f'largest difference of scores, {name}':<46}{abs(scores[0][:, 1].numpy() - engine(batch)).max():>10.1e}"
+            )
+
+
+def exported(network: TSANetwork) -> dict[str, OnnxEngine]:
+    """ONNX Runtime with one thread, where it is installed."""
+    if not has_runtime():
+        return {}
+    return {"onnx": OnnxEngine(export_onnx(network, {"cid": LENGTH}), threads=1)}
 
 
 def step(model: Callable[[Batch], Tensor], batch: Batch, targets: Tensor, network: TSANetwork) -> None:

@@ -6,7 +6,8 @@ The plain reader goes the original's way: a JSON row at a time, Python for every
 rules, and its arrays are compared with ours before anything is timed. Batch is timed from files to a finished store, `tsa
 prepare` with a given encoder; of rows that tell of the same payments again and again, as the rows of a log do, and of rows
 that have nothing in common. A request is timed from bytes to arrays, and to tensors. Both readers take turns, row by row
-or file by file; each figure is the best of several rounds, so that other work on the machine counts as little as it can.
+or file by file. Times are CPU seconds of this process, system calls included, all threads together; each figure is the best of
+several rounds, so that other work on the machine counts as little as it can.
 The plain reader, and single requests, get the first 200 rows.
 """
 
@@ -215,9 +216,9 @@ def check_same(plain: PlainReader, reader: WireReader, lines: list[bytes]) -> No
 
 
 def clock(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def one_request(plain: PlainReader, reader: WireReader, lines: list[bytes], rounds: int) -> None:

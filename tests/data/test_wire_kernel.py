@@ -9,8 +9,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wire_rows import encoder, market, row
 
 from tsa.data.scaling import GivenScaler, Scaling, fit_scaler
+from tsa.data.wire import WireReader
+from tsa.data.wire import texts as texts_
 from tsa.data.wire.hashtable import HashTable
 from tsa.data.wire.scales import Scales
 from tsa.data.wire.tokens import text_hashes, tokenise
@@ -110,6 +113,30 @@ def test_scaling_all_at_once_is_scaling_one_by_one(data: st.DataObject, kind: st
     filled = Scales(scaling, [2.0] * len(names)).encode(raw)
     given_two = pl.DataFrame(np.where(np.isnan(raw), 2.0, raw), schema=names)
     np.testing.assert_array_max_ulp(filled, scaling.encode(given_two), maxulp=1)
+
+
+def test_oddly_spelled_texts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of a text is the same whether it is met for the first time, again, or after it was forgotten."""
+    monkeypatch.setattr(texts_, "MOST_SEEN", 3)
+    of = market()
+    reader = WireReader(of, encoder(of))
+    for hours in [["3.00", "+12", "99", "noon"], ["1", "2", "4", "5"], ["3.00", "99", "+12", "6"]] * 2:
+        past = tuple((str(at), 9 - at, "phone", hour, "1", "2") for at, hour in enumerate(hours))
+        found = reader.read(row(past)).histories["cid"].categorical
+        np.testing.assert_array_equal(found, WireReader(of, encoder(of)).read(row(past)).histories["cid"].categorical)
+    assert max(map(len, reader._texts._seen.values())) <= 3 + 4
+
+
+@pytest.mark.parametrize("slope", [2.0, -1e300, 1e-300, 0.0])
+def test_a_given_scale_takes_what_float32_has_room_for(slope: float) -> None:
+    scaler = GivenScaler(name="big", slope=slope, offset=1.0, default=0.0)
+    low, high = scaler.domain
+    assert low < 0.0 < high
+    for bound in (low, high):
+        if math.isfinite(bound):
+            assert np.isfinite(scaler.encode(np.array([bound * 0.999])).astype(np.float32)).all()
+            with pytest.raises(DataError, match="must fit float32"):
+                scaler.encode(np.array([bound * 1.001]))
 
 
 def test_scaling_refuses_alike() -> None:

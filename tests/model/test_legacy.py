@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tsa.errors import ModelError
-from tsa.model import Batch, History, ModelConfig, TSANetwork
+from tsa.model import Batch, History, ModelConfig, TSANetwork, preset
 from tsa.model.legacy import reference_network
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding")
@@ -94,6 +94,15 @@ def test_agrees_with_a_second_implementation(changes, histories, small, make_bat
     expected = plain.PlainReference(state, config)
     torch.testing.assert_close(network.embed(batch), expected.embed(batch), atol=1e-5, rtol=0)
     torch.testing.assert_close(network(batch), expected(batch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["reference", "reference-two-history"])
+def test_agrees_at_production_sizes(name, make_batch, plain):
+    config = preset(name, aggregation_floor=0, n_heads=2)
+    state = {name: value.detach() for name, value in plain.original_state(TSANetwork(config)).items()}
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    network, batch = reference_network(original_config(config), wrapped), make_batch(config)
+    torch.testing.assert_close(network(batch), plain.PlainReference(state, config)(batch), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("experts_in", [("order",), ("order", "feature"), ("order", "feature", "gate")])

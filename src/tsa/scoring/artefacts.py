@@ -7,6 +7,7 @@ together, which is `tsa.scoring.importing`'s.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,12 +69,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # torch wonders about some pickles; they load, or they are refused below
             state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torn and hostile files fail in many ways
-        raise ArtefactError(f"{path.name} cannot be read as weights: {str(error).strip()[:200]!r}") from None
+        raise ArtefactError(f"{path.name} cannot be read as weights: {_reason(error)}") from None
     if isinstance(state, Mapping):
         state = next((state[name] for name in CHECKPOINT if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArtefactError(f"{path.name} must hold names and tensors alone, however: it holds something else")
     return {str(name): value for name, value in state.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Why weights cannot be read. Torch's own text goes on to say how to load them all the same, which nobody should."""
+    text = str(error).strip()
+    asked = re.search(r"GLOBAL ([\w.]+)", text)
+    return f"it asks for {asked[1]}, and must hold tensors alone" if asked else repr(text.split(". ")[0][:200])
 
 
 def write_original(calibration: Calibration, folder: Path) -> list[Path]:

@@ -14,6 +14,9 @@ from tsa.data.wire.pool import mixed, mixers
 from tsa.data.wire.tokens import Index, Tokens, text_hashes
 from tsa.data.wire.values import Values
 
+MOST_SEEN = 1000
+"""Odd texts per feature that are kept with their rows: finding the row of one costs as much as reading a request."""
+
 
 class KnownTexts:
     """The texts of C categorical features as they stand on the wire: values, their other spellings, missing markers."""
@@ -24,6 +27,7 @@ class KnownTexts:
         self._mixers = mixers(len(names), 1)
         self._unknown = np.array([v.unknown_row for v in encoder.categorical_vocabularies], np.int32)
         self._odd = [at for at, name in enumerate(names) if not values.is_plain(name)]
+        self._seen: dict[int, dict[str, int]] = {at: {} for at in self._odd}
         keys, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for at in range(len(names)):
             texts = self._spellings(at)
@@ -48,5 +52,16 @@ class KnownTexts:
         for at in self._odd:
             where = np.flatnonzero(strange[:, at])
             if len(where):
-                rows[where, at] = self._values.rows_of(tokens.texts(pieces[where, at]), self._encoder, at)
+                rows[where, at] = self._odd_rows(at, tokens.texts(pieces[where, at]))
         return rows
+
+    def _odd_rows(self, at: int, texts: list[str]) -> list[int]:
+        """The rows of texts of a feature that may be spelled oddly; those met lately are known."""
+        known = self._seen[at]
+        found = {text: known.get(text, -1) for text in texts}
+        new = [text for text, row in found.items() if row < 0]
+        if new:
+            learned = dict(zip(new, self._values.rows_of(new, self._encoder, at).tolist(), strict=True))
+            found |= learned
+            self._seen[at] = learned if len(known) > MOST_SEEN else known | learned
+        return [found[text] for text in texts]
