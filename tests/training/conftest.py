@@ -18,7 +18,7 @@ def easy_store(easy_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Even
     return stored(pl.read_parquet(easy_log), tmp_path_factory.mktemp("easy-store"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
