@@ -11,8 +11,14 @@ import httpx
 import pytest
 from endpoint import SHOP, WIRE, endpoint, made_bundle, payment, server
 
+from tsa.scoring.bundle import Bundle
 from tsa.scoring.scorer import Scorer
-from tsa.serving.versions import version_of
+from tsa.scoring.signing import make_keys, sign
+
+
+def version_of(bundle: Path) -> str:
+    return str(Bundle.open(bundle).sha256)[:12]
+
 
 ADMIN = "admin-token-0123456789"
 TOKEN = {"authorization": f"Bearer {ADMIN}"}
@@ -142,3 +148,30 @@ def test_a_shadow_that_does_not_differ_writes_nothing(folder: Path) -> None:
             assert time.monotonic() < end
             time.sleep(0.05)
     assert out.read_text() == ""
+
+
+def test_only_bundles_that_were_signed_take_over_where_a_key_is_given(folder: Path) -> None:
+    pytest.importorskip("cryptography")
+    private, public = folder / "key", folder / "key.pub"
+    make_keys(private, public)
+    sign(folder / "first", private.read_bytes())
+    with endpoint(folder / "bundle", public_key=public, admin_token_env=("ADMIN_TOKEN",)) as client:
+        point(folder, "second")
+        refused = client.post("/v1/admin/reload", headers=TOKEN)
+        assert (refused.status_code, refused.json()["rule"]) == (409, "bundle")
+        sign(folder / "second", private.read_bytes())
+        assert client.post("/v1/admin/reload", headers=TOKEN).status_code == 200
+
+
+def test_a_bundle_in_one_file_is_served_and_replaced(folder: Path) -> None:
+    archive = folder / "bundle.tar.gz"
+    Bundle.open(folder / "first").save(archive)
+    with endpoint(archive, watch_seconds=0.05) as client:
+        assert client.post("/v1/score", json=payment("a")).json()["version"] == version_of(archive)
+        Bundle.open(folder / "second").save(archive)
+        end = time.monotonic() + 30
+        count = 0
+        while client.post("/v1/score", json=payment(f"b{count}")).json()["version"] != version_of(folder / "second"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+            count += 1

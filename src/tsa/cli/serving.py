@@ -53,6 +53,9 @@ def serve(
     client_ca: Annotated[
         Path | None, typer.Option(help="PEM file: clients must show a certificate of these.", show_default=False)
     ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file: serve only bundles that its private key signed.", show_default=False)
+    ] = None,
     drain: Annotated[float, typer.Option(help="Seconds of saying 503 after SIGTERM before the socket closes.")] = 1.0,
     set_: MarketSets = None,
 ) -> None:
@@ -69,6 +72,7 @@ def serve(
             bundle=bundle,
             history=history,
             overrides=tuple(set_ or ()),
+            public_key=public_key,
             host=host,
             port=port,
             workers=workers,

@@ -1,4 +1,4 @@
-"""Sees that another bundle stands at a path: a link that points elsewhere, or a folder that was replaced."""
+"""Which bundle it is, and whether another one stands at its path: a link that leads elsewhere, or a folder replaced."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tsa.scoring.bundle import MANIFEST
+from tsa.scoring.scorer import Scorer
 from tsa.serving.problems import RefusedError
 
 if TYPE_CHECKING:
@@ -16,17 +18,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Mark = tuple[str, int, int]
-"""Where a path leads, and which file the manifest there is."""
+"""Where a path leads, and which file the manifest there is, or the archive."""
 
 
 def mark_of(bundle: Path) -> Mark:
     """What tells this bundle from others. A path that leads nowhere has a mark as well."""
-    real = os.path.realpath(bundle)
+    real = Path(os.path.realpath(bundle))
     try:
-        found = (Path(real) / "manifest.json").stat()
+        found = (real / MANIFEST if real.is_dir() else real).stat()
     except OSError:
-        return real, 0, 0
-    return real, found.st_ino, found.st_mtime_ns
+        return str(real), 0, 0
+    return str(real), found.st_ino, found.st_mtime_ns
+
+
+def version_of(scorer: Scorer) -> str:
+    """The first 12 hex digits of what the bundle's manifest is sealed with; empty for one that was never saved."""
+    return (scorer.bundle.sha256 or "")[:12]
 
 
 async def watch(service: Service) -> None:

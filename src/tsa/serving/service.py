@@ -27,14 +27,13 @@ from tsa.serving.metrics import Metrics
 from tsa.serving.openapi import document
 from tsa.serving.problems import RefusedError
 from tsa.serving.reasoner import Reasoner
-from tsa.serving.reload import Mark, mark_of
+from tsa.serving.reload import Mark, mark_of, version_of
 from tsa.serving.security import Buckets, Secrets
 from tsa.serving.settings import ServeSettings
 from tsa.serving.shadow import Shadow
 from tsa.serving.specification import Specification
 from tsa.serving.timed import TimedStore
 from tsa.serving.values import ValueCounts
-from tsa.serving.versions import version_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +48,15 @@ class Service:
         do not fit the bundle."""
         self.settings, self.secrets = settings, Secrets(settings)
         self.mark: Mark = mark_of(settings.bundle)
-        scorer, version = self._load()
+        scorer = self._load()
         self.metrics = Metrics(scorer.bundle.market)
         self.buckets = Buckets(settings.rate, settings.burst)
         self.store = self._open_history(scorer.bundle.market)
-        self.desk = Desk(scorer, self.store, version=version)
+        self.desk = Desk(scorer, self.store, version=version_of(scorer))
         self.reasoner = Reasoner(self.store)
         self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
         self.draining = False
-        self._take_over(scorer, version)
+        self._take_over(scorer)
         self.batcher: Batcher[Entry, Result] = Batcher(
             self._work,
             max_batch=settings.max_batch,
@@ -66,18 +65,17 @@ class Service:
             observe=self.metrics.batch,
         )
 
-    def _load(self) -> tuple[Scorer, str]:
-        """The bundle at the path, and its version. What it is at one moment: a link is followed once."""
-        settings, path = self.settings, self.settings.bundle.resolve()
-        version = version_of(path)
-        scorer = Scorer.load(
-            path,
+    def _load(self) -> Scorer:
+        """The bundle at the path, as it is at one moment: a link is followed once."""
+        settings = self.settings
+        return Scorer.load(
+            settings.bundle.resolve(),
             settings.overrides,
+            key=settings.read_key(),
             engine=cast(EngineName, settings.engine),
             precision=cast(Precision, settings.precision),
             threads=settings.threads,
         )
-        return scorer, version
 
     def _open_history(self, market: Market) -> HistoryStore | None:
         if market.wire is not None:
@@ -87,15 +85,15 @@ class Service:
         seconds = (market.serving or Serving()).history_timeout_seconds
         return TimedStore(open_history(_patient(self.settings.history, seconds)), self.metrics.history_seconds.observe)
 
-    def _take_over(self, scorer: Scorer, version: str) -> None:
+    def _take_over(self, scorer: Scorer) -> None:
         """What depends on the bundle."""
         bundle = scorer.bundle
-        self.scorer, self.version, self.market = scorer, version, bundle.market
+        self.scorer, self.version, self.market = scorer, version_of(scorer), bundle.market
         self.serving = bundle.market.serving or Serving()
         self.calibration = bundle.calibration or Calibration()
         self.imported = "imported" in bundle.training
         self.specification = Specification(bundle.market, bundle.encoder)
-        self.reasoner.take_over(scorer, version)
+        self.reasoner.take_over(scorer, self.version)
         self.openapi = document(self.specification, self.secrets.score.given)
         self.contract = Contract(self.market, self.settings)
         self.values = ValueCounts(scorer.bundle.encoder, self.market)
@@ -149,9 +147,9 @@ class Service:
         """
         loop, mark = asyncio.get_running_loop(), mark_of(self.settings.bundle)
         try:
-            scorer, version = await loop.run_in_executor(None, self._load)
+            scorer = await loop.run_in_executor(None, self._load)
             self._check_market(scorer.bundle.market)
-            await self.batcher.between(lambda: self._swap(scorer, version))
+            await self.batcher.between(lambda: self._swap(scorer))
         except (TSAError, OSError) as error:
             self.metrics.reloads.labels("refused").inc()
             logger.error("the bundle was not taken over: %s", where(error) if isinstance(error, OSError) else error)
@@ -168,9 +166,9 @@ class Service:
         if market.name != self.market.name or (market.wire is None) != (self.market.wire is None):
             raise ConfigError(f"the new bundle must be of market {self.market.name}, however: {market.name}")
 
-    def _swap(self, scorer: Scorer, version: str) -> None:
-        self.desk.swap(scorer, version)
-        self._take_over(scorer, version)
+    def _swap(self, scorer: Scorer) -> None:
+        self.desk.swap(scorer, version_of(scorer))
+        self._take_over(scorer)
 
     def close(self) -> None:
         """Finish what was accepted, and let go of everything."""

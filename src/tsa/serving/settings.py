@@ -1,4 +1,4 @@
-"""How one server is run: addresses, bounds, files of secrets. Checked when made. It reads no file and no environment."""
+"""How one server is run: addresses, bounds, files of secrets. Checked when made."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class ServeSettings:
     """sqlite:///FILE or redis://HOST:PORT/DB; None only for markets whose rows carry their own history."""
     overrides: tuple[str, ...] = ()
     """`key=value` over the bundle's market."""
+    public_key: Path | None = None
+    """PEM file: only bundles that were signed with its private key are served."""
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
@@ -88,6 +90,10 @@ class ServeSettings:
         self._check("ssl_key", (self.ssl_key is None) == (self.ssl_certificate is None), "given with ssl_certificate")
         secured = self.ssl_client_ca is None or self.ssl_certificate is not None
         self._check("ssl_client_ca", secured, "given with ssl_certificate and ssl_key")
+
+    def read_key(self) -> bytes | None:
+        """The public key that bundles must be signed with; None where they need not be."""
+        return None if self.public_key is None else self.public_key.read_bytes()
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:

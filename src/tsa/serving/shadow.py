@@ -26,8 +26,8 @@ from tsa.serving.gate import where
 from tsa.serving.history_store import HistoryStore
 from tsa.serving.look import look
 from tsa.serving.metrics import Metrics
+from tsa.serving.reload import version_of
 from tsa.serving.settings import ServeSettings
-from tsa.serving.versions import version_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,10 @@ class Shadow:
     def __init__(self, settings: ServeSettings, store: HistoryStore | None, metrics: Metrics) -> None:
         """Raises what opening the bundle and the file raises."""
         assert settings.shadow is not None
-        path = settings.shadow.resolve()
-        scorer = Scorer.load(path, settings.overrides, threads=settings.threads)
-        self._bench, self._store = Bench(scorer, version_of(path), time.time), store
+        scorer = Scorer.load(
+            settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
+        )
+        self._bench, self._store = Bench(scorer, version_of(scorer), time.time), store
         self._metrics, self._least = metrics, settings.shadow_difference
         self._file = _opened(settings.shadow_file)
         self._work: queue.Queue[tuple[Entry, Answer] | None] = queue.Queue(MOST_WAITING)
