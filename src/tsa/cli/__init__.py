@@ -11,12 +11,12 @@ import os
 import sys
 from typing import NoReturn
 
-from tsa.cli import data, evaluation, explaining, history, scoring, serving, training, tuning
+from tsa.cli import bundles, data, evaluation, explaining, history, scoring, serving, training, tuning
 from tsa.cli.app import app
 from tsa.errors import TSAError
 from tsa.terminal import INTERRUPTED, errors, say
 
-__all__ = ["app", "data", "evaluation", "explaining", "history", "main", "scoring", "serving", "training", "tuning"]
+__all__ = ["app", "bundles", "data", "evaluation", "explaining", "history", "main", "scoring", "serving", "training", "tuning"]
 
 REFUSED = 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tsa.cli.app import EvaluationSets, Quiet, RunFolder, app
+from tsa.errors import ConfigError
 from tsa.terminal import console, say, session
 
 
@@ -72,6 +74,10 @@ def thresholds(
         typer.Option(help="A fixed loss of a missed fraud in place of its amount.", show_default=False),
     ] = None,
     recovered: Annotated[float, typer.Option(help="The share of the loss that a review saves.")] = 1.0,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Write the best threshold into the bundle: from it on, the decision is review."),
+    ] = False,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the interval.")] = 200,
     set_: EvaluationSets = None,
     quiet: Quiet = False,
@@ -91,7 +97,19 @@ def thresholds(
         found = choose(opened, costs, amount_column=amount_column, replicates=replicates)
     print_thresholds(found)
     say(found["plain"])
+    if save:
+        save_best(run / "bundle", found["best"])
     say(f"page: {run / 'thresholds.html'}")
+
+
+def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
+    """The best threshold as the bundle's decision; ConfigError where nothing pays."""
+    from tsa.scoring.deciding import decide_bundle
+
+    if best is None:
+        raise ConfigError("--save needs a best threshold, however: no review pays at these costs")
+    decide_bundle(bundle, [f"review={best['threshold']!r}"], score="raw_score")
+    say(f"{bundle}: review from a raw score of {best['threshold']:.6g} on")
 
 
 def print_thresholds(found: Mapping[str, Any]) -> None:
