@@ -130,8 +130,8 @@ class Requests:
             body[self.random.choice(["id", "fraud", "at", "other"])] = self.odd()
         return "/v1/outcome", "application/json", dumped(body)
 
-    def raw(self) -> bytes:
-        """A whole request as it goes over the wire."""
+    def raw(self) -> tuple[bytes, bool]:
+        """A whole request as it goes over the wire, and whether nothing more is sent after it, ever."""
         path, kind, body = self.body()
         if self.random.random() < 0.3:
             body = self.damaged_bytes(body)
@@ -160,7 +160,9 @@ class Requests:
             headers["content-length"] = self.random.choice(["0", "-1", "x", str(len(body) + 5), "99999999999999999999"])
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         whole = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body
-        return self.damaged_bytes(whole) if self.random.random() < 0.02 else whole
+        torn = self.random.random() < 0.02
+        lies = headers["content-length"] != str(len(body)) or "transfer-encoding" in headers
+        return (self.damaged_bytes(whole), True) if torn else (whole, lies)
 
     def damaged_bytes(self, data: bytes) -> bytes:
         found, pick = bytearray(data), self.random
@@ -217,7 +219,7 @@ async def fuzz(
         for _ in left:
             if time.monotonic() > until:
                 return
-            request, cut = requests.raw(), True
+            request, cut = requests.raw()
             try:
                 async with asyncio.timeout(SECONDS_EACH):
                     status, head, body = await answer_to(port, request, cut)

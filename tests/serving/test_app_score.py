@@ -106,6 +106,7 @@ def test_histories_of_its_own_take_the_place_of_the_stored_ones(client: httpx.Cl
         ({"id": None}, "null_id", "id"),
         ({"device": ["phone"]}, "not_a_text", "device"),
         ({"device": "x" * 5000}, "too_long", "device"),
+        ({"amount": -1.5}, "out_of_range", "amount"),
         ({"customer_id": 1e300}, "inexact_number", "customer_id"),
         ({"device": [[[[[[[[1]]]]]]]]}, "too_deep", "device"),
     ],

@@ -22,6 +22,7 @@ from tsa.data.columns import EARLIEST_SECONDS, ISO_TIME, LARGEST_EXACT, UNIT_SCA
 from tsa.data.encoder import Encoder
 from tsa.data.pseudonyms import Pseudonyms
 from tsa.data.rules import TEN_YEARS_SECONDS, needed_columns
+from tsa.data.scaling import EVERYTHING
 from tsa.data.vocabulary import GivenVocabulary, Vocabulary, encode_calendar
 from tsa.data.wire.scales import Scales
 from tsa.errors import DataError
@@ -142,6 +143,7 @@ class PaymentReader:
         self._numbers = tuple(feature.name for feature in (*features.numerical, *features.engineered))
         amount = () if market.event.amount is None else (market.event.amount,)
         self._number_columns = frozenset((*self._numbers, *amount))
+        self._domains = {name: domain for name, domain in encoder.domains.items() if domain != EVERYTHING}
         self._rows_of = [_Lookup(vocabulary) for vocabulary in encoder.categorical_vocabularies]
         self._numerical = Scales(encoder.numerical_scaling, [math.nan] * len(features.numerical))
         self._engineered = Scales(encoder.engineered_scaling, [math.nan] * len(features.engineered))
@@ -181,6 +183,9 @@ class PaymentReader:
         values: dict[str, Any] = {}
         for name in self._columns:
             values[name] = _number(row, name) if name in self._number_columns else self._text(row, name)
+        for name, (low, high) in self._domains.items():
+            if (number := values[name]) is not None and not low < number < high:
+                raise BrokenRuleError("out_of_range", name, "must be a number that its feature can scale", row[name])
         if values[event.id] is None:
             raise BrokenRuleError("null_id", event.id, "must not be missing", row.get(event.id))
         self._refuse_excluded(row)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsa.errors import HistoryUnavailable
@@ -31,6 +33,7 @@ OPEN_FOLDER, ADMIN = "/page/", "/v1/admin/"
 ALIVE = "/v2/health/live"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 RETRY_SECONDS = "1"
+MOST_PLACES = 12
 
 
 class Gate:
@@ -129,5 +132,6 @@ def refusal_of(error: Exception) -> RefusedError:
 
 def where(error: BaseException) -> str:
     """The kind of an error and the places it went through. Its text is left out: it may hold a payment's values."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at " + " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(frames))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}tsa{os.sep}" in frame.filename]
+    places = [f"{frame.filename.rsplit(os.sep, 2)[-2]}/{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
+    return f"{type(error).__name__} at " + " < ".join(reversed(places[-MOST_PLACES:]))
