@@ -14,6 +14,7 @@ from history_case import DAY, START, Case, RedisServer, answer_of, assert_same, 
 from tsa.data.encoder import Encoder
 from tsa.errors import ConfigError, DataError, HistoryError
 from tsa.schema import Market
+from tsa.scoring.decisions import Decision, Decisions
 from tsa.scoring.scorer import Scorer
 from tsa.serving.blocks import Block
 from tsa.serving.desk import Desk, Problem
@@ -60,6 +61,14 @@ def test_an_answer(desk: Desk, case: Case) -> None:
         "repeated": False,
     }
     assert desk.score([]) == []
+
+
+def test_a_decision(case: Case, store: HistoryStore) -> None:
+    thresholds = Decisions(score="raw_score", decisions=(Decision("review", 0.0),))
+    desk = Desk(Scorer(replace(case.bundle, thresholds=thresholds)), store)
+    for repeated in (False, True):
+        answer = answer_of(desk.score([payment(0, "x")])[0])
+        assert (answer.decision, answer.repeated) == ("review", repeated)
 
 
 def test_a_repeated_request_changes_nothing(desk: Desk, store: HistoryStore) -> None:

@@ -41,6 +41,8 @@ class Scored:
     """The scores of all payments it was scored with, by name."""
     row: int
     """Its place among them."""
+    decision: str | None
+    """By the bundle's thresholds."""
 
 
 class Bench:
@@ -133,7 +135,7 @@ class Bench:
         """What the client gets for what its payment got."""
         if isinstance(found, Problem):
             return found
-        return Answer.of(id_, found.raw, found.row, self.version, None)
+        return Answer.of(id_, found.raw, found.row, self.version, found.decision)
 
     def given_id(self, row: Row) -> str:
         """The id as the client gave it."""
@@ -146,7 +148,9 @@ class Bench:
             if len(requests.ids) > 1:
                 return [self._score(_one(requests, row))[0] for row in range(len(requests.ids))]
             return [Problem("no_score", "payment", "must get a number as score", str(error)[:SHOWN])]
-        return [Scored(raw=raw, row=row) for row in range(len(requests.ids))]
+        thresholds = self.scorer.bundle.thresholds
+        decisions = [None] * len(requests.ids) if thresholds is None else thresholds.of(raw)
+        return [Scored(raw=raw, row=row, decision=decision) for row, decision in enumerate(decisions)]
 
     def _wire_problem(self, text: str) -> Problem:
         if found := _WIRE_PROBLEM.fullmatch(text):

@@ -178,13 +178,15 @@ class Visit:
             for name, of in payments.keys.items() if known is None else ():
                 if (key := of[row]) is not None:
                     members.setdefault((name, key), []).append(row)
+        events: dict[tuple[int, ...], PastEvents] = {}
         for place, rows in members.items():
-            put[place] = self._joined(blocks.get(place), payments, rows, place[0]).pack()
+            if (new := events.get(tuple(rows))) is None:
+                new = events[tuple(rows)] = _events(payments, rows)
+            put[place] = self._joined(blocks.get(place), new, place[0]).pack()
         seen = {place: found.stamps.get(place) for place in (*((PAYMENTS, id_) for id_ in payments.ids), *keys)}
         return self._store.commit(Change(seen=seen, put=put))
 
-    def _joined(self, block: Block | None, payments: Payments, rows: list[int], history: str) -> Block:
-        new = _events(payments, rows)
+    def _joined(self, block: Block | None, new: PastEvents, history: str) -> Block:
         if block is None:
             block = Block(events=no_events(new.categorical.shape[1], new.numerical.shape[1]), mark=self._bench.mark)
         return block.joined(new, self._bench.keep[history])
