@@ -329,7 +329,7 @@ def test_nothing_is_executed(original: Original, tmp_path: Path, name: str) -> N
     mark = tmp_path / "executed"
     path = original.folder / name
     torch.save({"a": Hostile(mark)}, path) if name == "best.pt" else path.write_bytes(pickle.dumps([Hostile(mark)]))
-    with pytest.raises(ArtefactError, match=rf"{name}.*it asks for pathlib") as error:
+    with pytest.raises(ArtefactError, match=rf"{name}.*it asks for ") as error:
         import_original(original.folder, original.market)
     assert "weights_only" not in str(error.value)  # torch's own text tells how to load them all the same
     assert not mark.exists()
