@@ -80,6 +80,8 @@ def test_csv_in_gives_csv_out_a_line_for_each(client: httpx.Client, offline: lis
 def test_a_single_payment_that_breaks_a_rule_is_refused(client: httpx.Client) -> None:
     answer = client.post("/invocations", json=payment("a", amount="x"))
     assert (answer.status_code, answer.json()["rule"]) == (422, "not_a_number")
+    empty = client.post("/invocations", json={"instances": []}, headers={"accept": "text/csv"})
+    assert (empty.status_code, empty.json()["rule"]) == (422, "empty")
     unread = client.post("/invocations", content=b"PAR1", headers={"content-type": "application/x-parquet"})
     assert (unread.status_code, unread.json()["rule"]) == (400, "not_parquet")
 

@@ -73,9 +73,12 @@ def test_past_the_bound_more_is_refused_at_once() -> None:
         with pytest.raises(QueueFullError) as full:
             await batcher.submit([3])
         assert full.value.retry_seconds >= 1
+        with pytest.raises(QueueFullError):
+            batcher.check_room()
         work.free.set()
         await asyncio.gather(first, waiting)
         assert await batcher.submit([3]) == [6]
+        batcher.check_room()
 
     asyncio.run(main())
     batcher.close()

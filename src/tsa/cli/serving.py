@@ -32,7 +32,7 @@ def serve(
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Payments that the model takes at a time.")] = 32,
     wait_ms: Annotated[float, typer.Option(help="How long a batch that is not full waits for more.")] = 0.0,
-    max_queue: Annotated[int, typer.Option(help="Payments that may wait; more are refused with 429.")] = 128,
+    max_queue: Annotated[int, typer.Option(help="Payments that may wait; more are refused with 429.")] = 64,
     max_list: Annotated[int, typer.Option(help="Payments in a request.")] = 1000,
     max_bytes: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 4 * 2**20,
     rate: Annotated[

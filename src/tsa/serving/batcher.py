@@ -80,6 +80,14 @@ class Batcher(Generic[Item, Result]):
         """Items in the queue."""
         return self._waiting
 
+    def check_room(self) -> None:
+        """Raise QueueFullError where not even one item would be taken: sooner than reading what could not be."""
+        if self._waiting >= self._max_queue:
+            raise self._full()
+
+    def _full(self) -> QueueFullError:
+        return QueueFullError(max(LEAST_RETRY_SECONDS, round(self._waiting * self._seconds_each)))
+
     async def submit(self, items: Sequence[Item], deadline: float = FOREVER) -> list[Result]:
         """What becomes of each item. deadline: of `time.monotonic`, by which the model must have begun.
 
@@ -103,7 +111,7 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 raise ClosedError
             if self._waiting and self._waiting + len(items) > self._max_queue:
-                raise QueueFullError(max(LEAST_RETRY_SECONDS, round(self._waiting * self._seconds_each)))
+                raise self._full()
             self._jobs.append(job)
             self._waiting += len(items)
             self._changed.notify()

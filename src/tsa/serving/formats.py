@@ -94,6 +94,11 @@ def read(body: bytes, kind: str, max_list: int, max_bytes: int) -> Rows:
         found = Rows(list(_csv(body, max_list)), single=False)
     else:
         found = Rows(_parquet(body, max_list, max_bytes), single=False)
+    return bounded(found, max_list)
+
+
+def bounded(found: Rows, max_list: int) -> Rows:
+    """The rows, if there are any and not too many. RefusedError."""
     if len(found.rows) > max_list:
         raise too_many(max_list)
     if not found.rows:

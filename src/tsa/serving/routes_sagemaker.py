@@ -41,6 +41,7 @@ def sagemaker_routes(service: Service) -> APIRouter:
         default = LINES if kind == LINES else CSV if kind == CSV and not service.imported else JSON
         out = formats.accepted(exchange.header(b"accept"), (JSON, LINES, CSV), default=default)
         body = await exchange.body()
+        service.batcher.check_room()
         found = _unwrapped(formats.read(body, kind, settings.max_list, settings.max_bytes), settings.max_list)
         entries = service.contract.entries(found)
         if explain:
@@ -65,9 +66,7 @@ def _unwrapped(found: Rows, most: int) -> Rows:
     row = found.rows[0]
     if not (found.single and isinstance(row, dict) and set(row) == {INSTANCES} and isinstance(row[INSTANCES], list)):
         return found
-    if len(row[INSTANCES]) > most:
-        raise formats.too_many(most)
-    return Rows(row[INSTANCES], single=False)
+    return formats.bounded(Rows(row[INSTANCES], single=False), most)
 
 
 def _as_original(

@@ -34,7 +34,9 @@ def score_routes(service: Service) -> APIRouter:
         kind = formats.media_type(exchange.header(b"content-type"), (JSON, LINES))
         out = formats.accepted(exchange.header(b"accept"), (JSON, LINES), default=kind)
         settings = service.settings
-        found = formats.read(await exchange.body(), kind, settings.max_list, settings.max_bytes)
+        body = await exchange.body()
+        service.batcher.check_room()
+        found = formats.read(body, kind, settings.max_list, settings.max_bytes)
         entries = service.contract.entries(found)
         if explain:
             service.reasoner.check(len(entries))

@@ -41,7 +41,7 @@ class ServeSettings:
     """Payments that the model thread takes at a time, as far as they have come; a longer list is one batch of its own."""
     wait_ms: float = 0.0
     """How long a batch that is not full waits for more."""
-    max_queue: int = 128
+    max_queue: int = 64
     """Payments that may wait; with more, a request is refused with 429."""
     deadline_ms: float = 10_000.0
     """Of a request that brings no X-Deadline-Ms."""
