@@ -1,14 +1,13 @@
 """Latency, throughput, overload and memory of `tsa serve`, with the server and the client on one machine.
 
-    python benchmarks/serve.py BUNDLE LOG [--market-time event.time] [--load 200000] [--seconds 15] [--soak 600]
-                               [--engine auto] [--history sqlite:///FILE] [--serve-option=--max-queue=128]
+    python benchmarks/serve.py BUNDLE LOG [--load 200000] [--seconds 15] [--soak 600]
+                               [--history sqlite:///FILE] [--serve-option=--max-queue=128]
 
 BUNDLE is of a market of logs; LOG holds payments of that market. The first --load payments fill the history store
 (`tsa history load`); the later ones are sent, each under a new id, at a time after all of them. The client is this process: an
 asyncio client on raw sockets, a connection per simulated client. Prints, one after the other:
 
-    one client, one payment after the other: p50, p99
-    32 clients: payments a second, p50, p99, errors
+    one client, one payment after the other; then 32: payments a second, p50, p99, errors, processor time of the server
     twice the load that 32 clients reached, sent at fixed times: what was accepted, p99 of that, what got 429
     --soak seconds at half that load: memory of the server before and after, errors
 
@@ -42,7 +41,6 @@ import polars as pl
 from tsa.scoring.bundle import Bundle
 
 CLIENTS = 32
-WARM_UP = 200
 TSA = Path(sys.executable).with_name("tsa")
 
 
@@ -184,12 +182,20 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has computed so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def measure(port: int, pid: int, payments: Iterator[bytes], seconds: float, soak: float) -> None:
     say: Callable[..., None] = lambda *parts: print(*parts, flush=True)  # noqa: E731
     await closed_loop(port, itertools.islice(payments, 10**9), 1, min(seconds, 3))
-    say("one client:", await closed_loop(port, payments, 1, seconds))
-    many = await closed_loop(port, payments, CLIENTS, seconds)
-    say(f"{CLIENTS} clients:", many)
+    for clients in (1, CLIENTS):
+        computed = cpu_seconds(pid)
+        many = await closed_loop(port, payments, clients, seconds)
+        each = 1000 * (cpu_seconds(pid) - computed) / max(1, many.statuses.total())
+        say(f"{clients} clients:", many, f"{each:.2f} ms of the server's processor each")
     say(f"twice that, {2 * many.rate:.0f}/s offered:", await open_loop(port, payments, 2 * many.rate, seconds))
     if soak:
         await open_loop(port, payments, many.rate / 2, min(soak, 30))
