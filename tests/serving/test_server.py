@@ -111,8 +111,17 @@ def test_workers_share_histories_and_figures(bundle: Path) -> None:
         figures = httpx.get(f"{url}/metrics").text
         assert 'tsa_payments_total{outcome="scored"} 6.0' in figures
         assert 'tsa_payments_total{outcome="repeated"} 6.0' in figures
+        killed = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1])
+        os.kill(killed, signal.SIGKILL)
+        again = [httpx.post(f"{url}/v1/score", json=payment(f"w{at}"), timeout=60).json() for at in range(6)]
+        assert [answer["raw_score"] for answer in again] == [answer["raw_score"] for answer in answers[:6]]
+        children = f"/proc/{process.pid}/task/{process.pid}/children"
+        end = time.monotonic() + 20
+        while len(Path(children).read_text().split()) < 3:  # two workers, and Python's own tracker of resources
+            assert time.monotonic() < end
+            time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_while_it_ends_it_says_so_but_lives(bundle: Path) -> None:

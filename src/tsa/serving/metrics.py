@@ -39,6 +39,14 @@ def several_workers() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
+def forget_worker(pid: int | None) -> None:
+    """A worker has ended: what it had waiting waits no longer. Its counters stay."""
+    if pid is not None:
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
 class Metrics:
     """The figures of one server, in a registry of its own."""
 

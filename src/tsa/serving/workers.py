@@ -12,12 +12,13 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from tsa.errors import ConfigError
+from tsa.serving.metrics import forget_worker
 from tsa.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-SHORT_LIFE_SECONDS = 5.0
+SHORT_LIFE_SECONDS = 2.0
 """A worker that ends sooner is not replaced at once, so that a broken one does not keep a machine busy."""
 
 
@@ -37,6 +38,7 @@ def supervise(settings: ServeSettings) -> None:
             for at, worker in enumerate(workers):
                 if not worker.is_alive() and time.monotonic() - begun[at] > SHORT_LIFE_SECONDS:
                     logger.error("worker %s ended with %s and is replaced", worker.pid, worker.exitcode)
+                    forget_worker(worker.pid)
                     workers[at], begun[at] = _start(settings, listening), time.monotonic()
     finally:
         _end(workers, settings.drain_seconds + settings.stop_seconds + 5)
