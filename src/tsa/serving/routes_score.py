@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request, Response
 
 from tsa.data.payments import BrokenRuleError, Problem, seconds_of
 from tsa.serving import formats
-from tsa.serving.answers import Answer
 from tsa.serving.batcher import LateError, QueueFullError
 from tsa.serving.contract import Entry
+from tsa.serving.documents import document, only
 from tsa.serving.exchange import Exchange
 from tsa.serving.formats import JSON, LINES
-from tsa.serving.problems import RefusedError, item_document, shown
-from tsa.serving.service import Result, Service
+from tsa.serving.problems import RefusedError, shown
+from tsa.serving.service import Service
 
 OUTCOME_FIELDS = {"id", "fraud", "at"}
 TRUTHS = {True: True, False: False}
@@ -41,7 +41,7 @@ def score_routes(service: Service) -> APIRouter:
         if explain:
             service.reasoner.check(len(entries))
         results = await service.score(exchange, entries)
-        documents = [document(result, exchange) for result in results]
+        documents = [document(result, exchange.request_id) for result in results]
         if explain:
             await add_reasons(service, exchange, entries, documents)
         if found.single and out == JSON:
@@ -78,20 +78,6 @@ def wants_reasons(query: bytes) -> bool:
     if values[-1] not in ("true", "false", "1", "0"):
         raise RefusedError(422, "query", "explain must be true or false", field="explain", value=values[-1])
     return values[-1] in ("true", "1")
-
-
-def document(result: Result, exchange: Exchange) -> dict[str, Any]:
-    """An answer, or the problem of one payment of a list."""
-    if isinstance(result, Answer):
-        return result.to_dict()
-    return {"problem": item_document(result, exchange.request_id)}
-
-
-def only(results: Sequence[Result], documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The answer to a request of one payment. RefusedError where it has a problem."""
-    if isinstance(results[0], Problem):
-        raise RefusedError.of(results[0])
-    return documents[0]
 
 
 async def add_reasons(

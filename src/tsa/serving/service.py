@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tsa.data.payments import Problem, text_of
-from tsa.errors import ConfigError, DataError, HistoryUnavailable, TSAError
+from tsa.errors import ConfigError, TSAError
 from tsa.schema import Market, Serving
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.engine import EngineName, Precision
 from tsa.scoring.scorer import Scorer
 from tsa.serving.answers import Answer
+from tsa.serving.apart import score_apart
 from tsa.serving.batcher import Batcher
 from tsa.serving.contract import Contract, Entry
 from tsa.serving.desk import Desk
@@ -112,22 +113,9 @@ class Service:
 
     def _work(self, entries: Sequence[Entry]) -> list[Result]:
         """In the model thread."""
-        results = self._scored(entries)
+        results = score_apart(self.desk, entries)
         self._count(entries, results)
         return results
-
-    def _scored(self, entries: Sequence[Entry]) -> list[Result]:
-        try:
-            return self.desk.score([entry.row for entry in entries], [entry.histories for entry in entries])
-        except HistoryUnavailable:
-            raise
-        except Exception as error:
-            if len(entries) > 1:  # whatever it is: one payment must not fail those that share its batch
-                return [result for entry in entries for result in self._scored([entry])]
-            if not isinstance(error, DataError):
-                raise
-            logger.warning("a payment cannot be scored: %s", where(error))
-            return [Problem("no_score", "payment", "must be one that can be scored", "it cannot")]
 
     def _count(self, entries: Sequence[Entry], results: Sequence[Result]) -> None:
         metrics, rows = self.metrics, []
