@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import shutil
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,41 +224,80 @@ def test_a_torn_archive_is_refused(archive: Path) -> None:
             Bundle.open(archive)
 
 
-@pytest.mark.parametrize("kind", ["link", "symlink", "path", "absolute", "folder", "device", "twice"])
+KINDS = {
+    "link": tarfile.LNKTYPE,
+    "symlink": tarfile.SYMTYPE,
+    "folder": tarfile.DIRTYPE,
+    "device": tarfile.CHRTYPE,
+    "pipe": tarfile.FIFOTYPE,
+    "sparse": tarfile.GNUTYPE_SPARSE,
+    "long name": tarfile.GNUTYPE_LONGNAME,
+    "extension": tarfile.XHDTYPE,
+}
+NAMES = {"path": "../model.json", "here": "./model.json", "below": "model.json/model.json", "odd": "\x1b[2Jmodel.json"}
+
+
+def hostile(contents: dict[str, bytes], kind: str, where: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """The files, with something odd in the place of model.json."""
+    for name in sorted(contents):
+        if name != "model.json" or kind == "twice":
+            yield tarfile.TarInfo(name), contents[name]
+    member = tarfile.TarInfo(str(where) if kind == "absolute" else NAMES.get(kind, "model.json"))
+    member.type = KINDS.get(kind, tarfile.REGTYPE)
+    member.linkname = "/etc/passwd" if "link" in kind else ""
+    yield member, contents["model.json"] if member.isreg() else b""
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *NAMES, "absolute", "twice"])
 def test_a_hostile_archive_is_refused(archive: Path, tmp_path: Path, kind: str) -> None:
     """Nothing leaves the archive, and nothing but plain files is looked at."""
     contents = read_contents(archive)
-    name = {"path": "../model.json", "absolute": str(tmp_path / "model.json"), "device": "model.json"}.get(
-        kind, "model.json"
-    )
-    member = tarfile.TarInfo(name)
-    member.type = {
-        "link": tarfile.LNKTYPE,
-        "symlink": tarfile.SYMTYPE,
-        "folder": tarfile.DIRTYPE,
-        "device": tarfile.CHRTYPE,
-    }.get(kind, tarfile.REGTYPE)
-    member.linkname = "/etc/passwd" if "link" in kind else ""
-    data = contents["model.json"] if member.isreg() else b""
-    member.size = len(data)
-    with tarfile.open(archive, "w:gz") as made:
-        for other in sorted(contents):
-            if other != "model.json" or kind == "twice":
-                plain = tarfile.TarInfo(other)
-                plain.size = len(contents[other])
-                made.addfile(plain, io.BytesIO(contents[other]))
-        made.addfile(member, io.BytesIO(data))
-    with pytest.raises(BundleError, match=r"does not belong|must be a plain file"):
+    with tarfile.open(archive, "w:gz", format=tarfile.GNU_FORMAT) as made:
+        for member, data in hostile(contents, kind, tmp_path / "model.json"):
+            member.size = len(data)
+            made.addfile(member, io.BytesIO(data))
+    with pytest.raises(BundleError, match=r"does not belong|must be a plain file") as refused:
         Bundle.open(archive)
+    assert str(refused.value).isprintable()
     assert not (tmp_path / "model.json").exists()
 
 
-def test_too_much_is_refused(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("after", [b"more", b"\0" * 2**21, b"\0" * 512 + b"more"])
+def test_nothing_stands_after_the_end(archive: Path, after: bytes) -> None:
+    plain = gzip.decompress(archive.read_bytes())
+    archive.write_bytes(gzip.compress(plain + b"\0" * 100))
+    assert Bundle.open(archive), "zeros to fill a block are as tar writes them"
+    archive.write_bytes(gzip.compress(plain + after))
+    with pytest.raises(BundleError, match="must end after its last file"):
+        Bundle.open(archive)
+
+
+def test_too_much_is_refused(archive: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is read: by what the header says, which is all that is read then."""
     from tsa.scoring import archive as room
 
-    monkeypatch.setattr(room, "MOST_BYTES", 1000)
-    with pytest.raises(BundleError, match="must unpack to at most 1,000 bytes"):
+    header = tarfile.TarInfo("weights.safetensors")
+    header.size = 5 * 2**30
+    archive.write_bytes(gzip.compress(header.tobuf()))
+    with pytest.raises(BundleError, match=r"weights.safetensors must have at most 4,294,967,296 bytes"):
         Bundle.open(archive)
+    Bundle.open(bundle).save(archive.with_name("whole.tar.gz"))
+    with (bundle / "metrics.json").open("r+b") as file:
+        file.truncate(300 * 2**20)  # a hole: it takes no room
+    with pytest.raises(BundleError, match=r"metrics.json must have at most 268,435,456 bytes"):
+        Bundle.open(bundle)
+    monkeypatch.setattr(room, "MOST_BYTES", 1000)
+    with pytest.raises(BundleError, match="must have at most 1,000 bytes"):
+        Bundle.open(archive.with_name("whole.tar.gz"))
+
+
+def test_an_archive_replaces_a_bundle_and_nothing_else(bundle: Path, archive: Path, tmp_path: Path) -> None:
+    Bundle.open(bundle).save(archive)
+    for name, data in (("letter.tgz", b"dear"), ("other.tar.gz", gzip.compress(b"\0" * 10_240)), ("empty.tgz", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ConfigError, match="must be a bundle to be replaced"):
+            Bundle.open(bundle).save(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == data
 
 
 def test_the_card_tells_what_is_there(bundle: Path, demo_run: Path) -> None:

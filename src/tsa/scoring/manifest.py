@@ -37,14 +37,14 @@ def sealed(contents: Contents, facts: Mapping[str, Any]) -> bytes:
 def check(contents: Contents, where: str) -> dict[str, Any]:
     """The manifest among `contents`. BundleError names the file of `where` that is missing, extra or changed."""
     manifest = _manifest(contents, where)
-    listed = manifest["files"]
+    listed = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     wanted = [*FILES, *(name for name in OPTIONAL if name in listed)]
     for name in sorted(set(contents) - {*wanted, MANIFEST, SIGNATURE}):
         raise BundleError(f"{where}/{name} does not belong to the bundle")
     for name in wanted:
         if name not in contents:
             raise BundleError(f"{where}/{name} is missing")
-        if name not in listed or sha256(contents[name]) != listed[name]["sha256"]:
+        if name not in listed or sha256(contents[name]) != listed[name]:
             raise BundleError(f"{where}/{name} was changed: its sha256 is not the one in the manifest")
     return manifest
 
@@ -54,8 +54,8 @@ def _manifest(contents: Contents, where: str) -> dict[str, Any]:
     try:
         text = contents[MANIFEST]
         manifest: dict[str, Any] = json.loads(text)
-        version, _ = manifest["version"], dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        version, _ = manifest["version"], {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
     if version != VERSION:
         found = f"version={version!r}"
