@@ -1,7 +1,7 @@
 """The command line: parse, call, print. Nothing is computed here.
 
-Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 1 for a bug; 130 when interrupted; 143 when a
-training was asked to stop (SIGTERM) and saved a checkpoint.
+Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 3 for an alert of `tsa monitor`; 1 for a bug; 130 when
+interrupted; 143 when a training was asked to stop (SIGTERM) and saved a checkpoint.
 """
 
 from __future__ import annotations
@@ -11,12 +11,25 @@ import os
 import sys
 from typing import NoReturn
 
-from tsa.cli import bundles, data, evaluation, explaining, history, scoring, serving, training, tuning
+from tsa.cli import bundles, data, evaluation, explaining, history, monitoring, scoring, serving, training, tuning
 from tsa.cli.app import app
 from tsa.errors import TSAError
 from tsa.terminal import INTERRUPTED, errors, say
 
-__all__ = ["app", "bundles", "data", "evaluation", "explaining", "history", "main", "scoring", "serving", "training", "tuning"]
+__all__ = [
+    "app",
+    "bundles",
+    "data",
+    "evaluation",
+    "explaining",
+    "history",
+    "main",
+    "monitoring",
+    "scoring",
+    "serving",
+    "training",
+    "tuning",
+]
 
 REFUSED = 2
 

@@ -143,7 +143,7 @@ class Scorer:
         part_rows: int = PART_ROWS,
     ) -> Iterator[pl.DataFrame]:
         """What `score` gives for a log, so many payments at a time, in time order: one part at least."""
-        rows_in = _window(start, end)
+        rows_in = window_seconds(start, end)
         with tempfile.TemporaryDirectory(prefix="tsa-score-") as folder:
             store = self._encode(payments, Path(folder), quarantine, progress)
             first, last = (int(row) for row in np.searchsorted(store.time_seconds, rows_in))
@@ -252,16 +252,16 @@ def _write_parquet(parts: Iterator[pl.DataFrame], path: Path) -> int:
     return count
 
 
-def _window(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:
-    """[start, end) in epoch seconds, open where nothing is given."""
-    first, last = _seconds("start", start, -math.inf), _seconds("end", end, math.inf)
+def window_seconds(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:
+    """[start, end) in epoch seconds, open where nothing is given. ConfigError for what is no time, or the wrong way round."""
+    first, last = epoch_seconds("start", start, -math.inf), epoch_seconds("end", end, math.inf)
     if first > last:
         raise ConfigError(f"start must not be after end, however: start={start}, end={end}")
     return first, last
 
 
-def _seconds(name: str, when: str | datetime | None, otherwise: float) -> float:
-    """Epoch seconds of a time in UTC, or in ISO spelling."""
+def epoch_seconds(name: str, when: str | datetime | None, otherwise: float) -> float:
+    """Epoch seconds of a time in UTC, or in ISO spelling. ConfigError names what is none."""
     if when is None:
         return otherwise
     try:

@@ -1,0 +1,117 @@
+"""The bins that the values of a feature, or scores, are counted in, and the counts, window by window.
+
+Numbers have bins of equal mass in the reference; categorical and calendar features have a bin per value that the bundle
+knows. Payments without a value, and with one that the bundle does not know, are counted apart.
+It knows numbers and counts; not stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+BINS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """A feature and its bins: inner `edges` (a bin holds what is at or above its lower edge) or `values`."""
+
+    name: str
+    kind: Literal["numerical", "categorical", "calendar"]
+    edges: tuple[float, ...] = ()
+    values: tuple[str, ...] = ()
+
+    @property
+    def bins(self) -> int:
+        """B."""
+        return len(self.edges) + 1 if self.kind == "numerical" else len(self.values)
+
+    def labels(self) -> list[str]:
+        """(B,) what each bin holds, in words."""
+        if self.kind != "numerical":
+            return list(self.values)
+        if not self.edges:
+            return ["all"]
+        shown = [f"{edge:.6g}" for edge in self.edges]
+        inner = [
+            low if math.nextafter(a, math.inf) == b else f"{low} to {high}"
+            for a, b, low, high in zip(self.edges, self.edges[1:], shown, shown[1:], strict=False)
+        ]
+        return [f"below {shown[0]}", *inner, f"{shown[-1]} or more"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Counts:
+    """Payments of W windows: known (W, B) by bin, without a value (W,), with an unknown one (W,)."""
+
+    known: Integers
+    missing: Integers
+    unknown: Integers
+    hours: Integers | None = None
+    """(W, B) of a calendar feature: the hours of each window that have each value."""
+
+    @property
+    def n(self) -> Integers:
+        """(W,) all payments."""
+        total: Integers = self.known.sum(1) + self.missing + self.unknown
+        return total
+
+    def total(self) -> Counts:
+        """All windows as one."""
+        hours = None if self.hours is None else self.hours.sum(0, keepdims=True)
+        kept = {name: getattr(self, name).sum(0, keepdims=True) for name in ("known", "missing", "unknown")}
+        return Counts(**kept, hours=hours)
+
+    def window(self, at: int) -> Counts:
+        """One window."""
+        hours = None if self.hours is None else self.hours[at : at + 1]
+        kept = {name: getattr(self, name)[at : at + 1] for name in ("known", "missing", "unknown")}
+        return Counts(**kept, hours=hours)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        names = ("known", "missing", "unknown", "hours")
+        return {name: value.tolist() for name in names if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """What `to_dict` wrote."""
+        return cls(**{name: np.array(values, np.int64) for name, values in table.items()})
+
+
+def equal_mass_edges(values: Floats, bins: int = BINS) -> tuple[float, ...]:
+    """Inner edges of `bins` bins with about as much of values (n,), NaN left out, each.
+
+    A value that fills a bin by itself has a bin of its own: a feature that was constant, or mostly 0, is seen to leave it.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return ()
+    quantiles = np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="lower")
+    edges, times = np.unique(quantiles, return_counts=True)
+    return tuple(np.unique([*edges, *np.nextafter(edges[times > 1], np.inf)]).tolist())
+
+
+def count_numbers(values: Floats, edges: tuple[float, ...], window: Integers, windows: int) -> Counts:
+    """Counts of values (n,), NaN where missing, by bin and window (n,)."""
+    missing = np.isnan(values)
+    bins = np.searchsorted(np.array(edges), values[~missing], side="right")
+    return Counts(
+        known=table(window[~missing], bins, windows, len(edges) + 1),
+        missing=np.bincount(window[missing], minlength=windows),
+        unknown=np.zeros(windows, np.int64),
+    )
+
+
+def table(window: Integers, bins: Integers, windows: int, size: int) -> Integers:
+    """(W, B) how many there are of each pair."""
+    return np.bincount(window * size + bins, minlength=windows * size).reshape(windows, size)
