@@ -37,13 +37,14 @@ RUN useradd --uid 1000 --create-home tsa && mkdir -p /opt/ml && chown tsa /opt/m
 WORKDIR /home/tsa
 COPY markets markets
 
-# docker run --rm -v $PWD:/data tsa-serving score /data/bundle /data/payments.parquet --out /data/scores.parquet
+# docker run --rm -v $PWD/ml:/opt/ml -p 8080:8080 tsa-serving serve    as SageMaker does it
+# docker run --rm -v $PWD:/data tsa-serving tsa score /data/bundle /data/payments.parquet --out /data/scores.parquet
 FROM runtime AS serving
 ARG RUN_AS=tsa
 COPY --from=serving-packages /opt/tsa /opt/tsa
+COPY --chmod=755 docker/serve /usr/local/bin/serve
 USER ${RUN_AS}
-ENTRYPOINT ["tsa"]
-CMD ["--help"]
+CMD ["serve"]
 
 # docker run --rm -v $PWD/ml:/opt/ml tsa-training train      as SageMaker does it
 # docker run --rm -v $PWD:/data tsa-training tsa train ...    or by hand

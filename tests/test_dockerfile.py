@@ -95,7 +95,13 @@ def test_the_package_builds_from_what_is_copied(tmp_path: Path) -> None:
     assert {name for name in inside if "__pycache__" not in name} <= set(names)
 
 
-def test_sagemaker_finds_the_word_train() -> None:
-    assert "docker/train" in copied()
-    assert os.access(ROOT / "docker" / "train", os.X_OK)
-    assert (ROOT / "docker" / "train").read_text().endswith("exec python -m tsa.training.sagemaker\n")
+@pytest.mark.parametrize(
+    ("word", "module", "target"),
+    [("train", "tsa.training.sagemaker", "training"), ("serve", "tsa.serving.sagemaker", "serving")],
+)
+def test_sagemaker_finds_its_word(word: str, module: str, target: str) -> None:
+    assert f"docker/{word}" in copied()
+    assert os.access(ROOT / "docker" / word, os.X_OK)
+    assert (ROOT / "docker" / word).read_text().endswith(f"exec python -m {module}\n")
+    assert ["CMD", f'["{word}"]'] in stages()[target][1]
+    assert "ENTRYPOINT" not in {instruction for instruction, _ in stages()[target][1]}

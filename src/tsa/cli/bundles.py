@@ -45,8 +45,14 @@ def show(bundle: BundleFolder) -> None:
 def pack(
     bundle: BundleFolder,
     out: Annotated[Path, typer.Option("--out", help="A folder, or a file that ends in .tar.gz.", show_default=False)],
+    sagemaker: Annotated[bool, typer.Option("--sagemaker", help="As SageMaker's model.tar.gz, with its code.")] = False,
 ) -> None:
     """Copy a bundle, checked, into one file or into a folder. A signature stays with it."""
+    if sagemaker:
+        from tsa.serving.packing import pack_for_sagemaker
+
+        say(f"{out}: {pack_for_sagemaker(bundle, out)} files")
+        return
     from tsa.scoring.archive import read_contents, write_contents
     from tsa.scoring.bundle import Bundle
 
