@@ -18,6 +18,9 @@ Dict = Mapping[str, Any]
 ERRORS = 3.5
 """A share above an operating point that is fewer standard errors from the reference's is left to chance."""
 
+LEAST_PAYMENTS = 5
+"""A share that differs by fewer payments than this is left to chance as well."""
+
 VOLUME_ERRORS = 5.0
 """So many times the square root of what was expected may be missing or too much."""
 
@@ -107,7 +110,8 @@ def _rates(feature: Dict, name: str, *, falling: bool) -> list[_Finding]:
         rise = one[name] - before
         pooled = (one[name] * one["n"] + before * n) / (one["n"] + n)
         error = math.sqrt(pooled * (1 - pooled) * (1 / one["n"] + 1 / n))
-        if abs(rise) > ERRORS * error and (rise > 0 or falling):
+        certain = abs(rise) > ERRORS * error and abs(rise) * one["n"] >= LEAST_PAYMENTS
+        if certain and (rise > 0 or falling):
             found.append(_Finding(abs(rise), one[name], before, at))
     return found
 
@@ -116,7 +120,9 @@ def _shares(point: Dict) -> list[_Finding]:
     return [
         _Finding(abs(one["change"]), one["share"], point["reference"]["share"], at)
         for at, one in _windows(point)
-        if one["change"] is not None and abs(one["errors"]) > ERRORS
+        if one["change"] is not None
+        and abs(one["errors"]) > ERRORS
+        and abs(one["share"] - point["reference"]["share"]) * one["n"] >= LEAST_PAYMENTS
     ]
 
 
@@ -151,9 +157,10 @@ def _drops(performance: Dict, settings: Monitoring) -> list[_Finding]:
 
 
 def _ratios(performance: Dict, settings: Monitoring) -> list[_Finding]:
-    """Expected over observed frauds, where the interval leaves out 1."""
+    """Expected over observed frauds, where the interval leaves out 1; the reference's own stands beside it."""
+    before = (performance["reference"]["metrics"].get("ratio") or {}).get("value")
     return [
-        _Finding(abs(one["value"] - 1), one["value"], 1.0, at)
+        _Finding(abs(one["value"] - 1), one["value"], before, at)
         for at, one in _judged(performance, settings, "ratio")
         if not one["low"] <= 1 <= one["high"]
     ]

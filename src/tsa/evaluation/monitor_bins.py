@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 BINS = 10
+TICK = 8
+"""Letters of a value that an axis has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,12 @@ class Feature:
             for a, b, low, high in zip(self.edges, self.edges[1:], shown, shown[1:], strict=False)
         ]
         return [f"below {shown[0]}", *inner, f"{shown[-1]} or more"]
+
+    def ticks(self) -> list[str]:
+        """(B,) the same, short enough for an axis: where a bin of numbers begins."""
+        if self.kind != "numerical":
+            return [value if len(value) <= TICK else f"{value[: TICK - 1]}…" for value in self.values]
+        return ["", *(f"{edge:.3g}" for edge in self.edges)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

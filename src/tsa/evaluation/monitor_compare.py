@@ -51,8 +51,8 @@ def _rates(counts: Counts) -> Dict:
 def _bins(feature: Feature, before: Counts, after: Counts) -> list[Dict]:
     """The share of each bin among the known values, in both."""
     shares = [counts.known[0] / max(int(counts.known.sum()), 1) for counts in (before, after)]
-    rows = zip(feature.labels(), shares[0].tolist(), shares[1].tolist(), strict=True)
-    return [{"bin": label, "reference": p, "current": q} for label, p, q in rows if p or q]
+    rows = zip(feature.labels(), feature.ticks(), shares[0].tolist(), shares[1].tolist(), strict=True)
+    return [{"bin": label, "tick": tick, "reference": p, "current": q} for label, tick, p, q in rows if p or q]
 
 
 def compare_scores(seen: Seen, reference: Reference, windows: Windows) -> Dict:

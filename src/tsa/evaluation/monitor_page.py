@@ -27,6 +27,8 @@ RELATIVE = ("top_share_change", "volume", "average_precision_drop")
 KINDS = {"numerical": "number", "categorical": "category", "calendar": "calendar"}
 DRAWN = 6
 NAMED = 3
+ROOM = 1.04
+"""How far an axis goes beyond its last label, which would be cut off otherwise."""
 
 
 def plain(found: Dict) -> str:
@@ -140,7 +142,9 @@ def _value(measured: Dict, name: str, digits: int = 3) -> str:
 def _feature(feature: Dict, ignored: Sequence[str]) -> dict[str, Any]:
     """A row of the table: as a whole, and its worst window."""
     whole, before = feature["whole"], feature["reference"]
-    worst = max((one["psi"] for one in feature["windows"] if one["psi"] is not None), default=None)
+    known = [one for one in feature["windows"] if one["psi"] is not None]
+    beyond = [one["psi"] for one in known if one["psi"] > one["by_chance"]]
+    worst = max(beyond or [one["psi"] for one in known], default=None)
     rates = {
         name: f"{words.share(before[name])} → {words.share(whole[name])}" for name in ("missing_rate", "unknown_rate")
     }
@@ -150,6 +154,7 @@ def _feature(feature: Dict, ignored: Sequence[str]) -> dict[str, Any]:
         "psi": words.decimal(whole["psi"]),
         "reason": whole.get("reason"),
         "worst": words.decimal(worst),
+        "chance": bool(known) and not beyond,
         "missing": rates["missing_rate"],
         "unknown": rates["unknown_rate"] if feature["kind"] == "categorical" else words.DASH,
     }
@@ -167,7 +172,7 @@ def _window(window: Dict, measured: Dict) -> dict[str, Any]:
 
 
 def _axis(labels: Sequence[str], label: str = "Window (first day)") -> Axis:
-    return Axis(label=label, high=max(len(labels) - 1, 1), labels=labels)
+    return Axis(label=label, high=max(len(labels) - 1, 1) * ROOM, labels=labels)
 
 
 def _line(name: str, values: Sequence[float | None], style: str, *, dots: bool = True) -> Series:
@@ -256,7 +261,7 @@ def _shares(identifier: str, title: str, bins: Sequence[Dict]) -> Any:
         _line("now", [row["current"] for row in rows], "one"),
         _line("reference", [row["reference"] for row in rows], "two"),
     ]
-    labels = [row["bin"] if len(row["bin"]) <= 12 else f"{row['bin'][:11]}…" for row in rows]
+    labels = [row["tick"] for row in rows]
     if not rows:
         return None
     highest = 1.1 * max(value for line in lines for value in line.y) or 1.0
