@@ -131,6 +131,8 @@ def test_a_log_that_has_moved_raises_what_has_moved(tsa, still, tmp_path, how, e
     assert raised(found) == expected
     assert {alert["severity"] for alert in found["alerts"]} <= {"alert"}
     for alert in found["alerts"]:
+        about = f" of {alert['feature']}" if alert["feature"] else ""
+        assert f"alert: {alert['measure']}{about} {alert['value']:.4g}" in done.out
         assert alert["windows"] >= 1
         assert alert["window"]["start"] >= "2018-06-06"
         assert alert["threshold"] == found["settings"][alert["measure"]][1]
@@ -183,7 +185,7 @@ def test_thresholds_of_a_market_file(tsa, still, tmp_path):
     assert len(found["windows"]) == 12
     assert found["settings"]["psi"] == [5, 9]
     assert "channel" not in {alert["feature"] for alert in found["alerts"]}
-    assert "channel, " not in done.out
+    assert "of channel" not in done.out
 
 
 @pytest.mark.parametrize(

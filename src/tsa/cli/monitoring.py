@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app
 from tsa.cli.scoring import BundleFolder
-from tsa.terminal import console, say, session
+from tsa.terminal import say, session
 
 ALERT = 3
 """The exit code that says so."""
@@ -92,16 +89,10 @@ def monitor(
 
 
 def print_alerts(found: Mapping[str, Any]) -> None:
-    """The table: a row per alert or warning; nothing where there is none."""
-    if not found["alerts"]:
-        return
-    title = f"{found['n']:,} payments beside {found['reference']['n']:,} of the reference"
-    table = Table(
-        "severity", "measure", "of", "value", "reference", "threshold", "window", title=title, box=SIMPLE_HEAD
-    )
+    """A line per alert or warning, whole in a pipe as well."""
     for alert in found["alerts"]:
-        values = ("–" if alert[name] is None else f"{alert[name]:.4g}" for name in ("value", "reference", "threshold"))
+        about = f" of {alert['feature']}" if alert["feature"] else ""
+        before = "" if alert["reference"] is None else f", reference {alert['reference']:.4g}"
         window = f"{alert['window']['start'][:10]} to {alert['window']['end'][:10]}"
-        about = Text(alert["feature"] or "")
-        table.add_row(alert["severity"], alert["measure"], about, *values, window)
-    console.print(table)
+        what = f"{alert['measure']}{about} {alert['value']:.4g}{before}, threshold {alert['threshold']:g}"
+        say(f"{alert['severity']}: {what}, {window}")
