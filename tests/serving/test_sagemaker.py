@@ -101,8 +101,10 @@ def parquet_of(rows: list[dict[str, Any]]) -> bytes:
 
 def test_pack_makes_a_model_with_code_and_requirements(tsa: Any, bundle: Path, tmp_path: Path) -> None:
     model = packed(tsa, bundle, tmp_path)
-    assert {path.name for path in model.iterdir()} == {"bundle", "code"}
-    assert Bundle.open(model / "bundle").sha256 == Bundle.open(bundle).sha256
+    assert {path.name for path in model.iterdir()} == {"bundle.tar.gz", "code"}, (
+        "no manifest.json: the model server's own"
+    )
+    assert Bundle.open(model / "bundle.tar.gz").sha256 == Bundle.open(bundle).sha256
     assert (model / "code" / "requirements.txt").read_text().startswith("tsa-fraud[onnx,redis]==")
     first = (tmp_path / "model.tar.gz").read_bytes()
     assert tsa("bundle", "pack", bundle, "--sagemaker", "--out", tmp_path / "model.tar.gz").code == 0

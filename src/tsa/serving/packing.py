@@ -1,6 +1,7 @@
-"""A bundle as SageMaker's `model.tar.gz`: bundle/ with its files, code/ with what the inference toolkit calls.
+"""A bundle as SageMaker's `model.tar.gz`: bundle.tar.gz, and code/ with what the inference toolkit calls.
 
-The bundle has a folder of its own, since it holds nothing but what its manifest names. It knows no server.
+The bundle stays an archive, which holds nothing but what its manifest names. Also, SageMaker's model server takes any
+`manifest.json` that it finds, in folders too, for one of its own, and does not start. It knows no server.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tsa.errors import ConfigError
 from tsa.scoring.archive import packed, read_contents
 from tsa.scoring.bundle import Bundle
 
-BUNDLE, CODE = "bundle", "code"
+BUNDLE, CODE = "bundle.tar.gz", "code"
 INFERENCE = f"{CODE}/inference.py"
 INFERENCE_TEXT = '''"""What SageMaker's inference toolkit calls; requirements.txt names the package that it is in."""
 
@@ -34,9 +35,11 @@ def pack_for_sagemaker(bundle: Path, out: Path) -> int:
     if not out.name.endswith(".tar.gz"):
         raise ConfigError(f"out must end in .tar.gz for SageMaker, however: {out}")
     _refuse_foreign(out)
-    contents = {f"{BUNDLE}/{name}": data for name, data in read_contents(bundle).items()}
-    contents[INFERENCE] = INFERENCE_TEXT.encode()
-    contents[f"{CODE}/requirements.txt"] = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}\n".encode()
+    contents = {
+        BUNDLE: packed(read_contents(bundle)),
+        INFERENCE: INFERENCE_TEXT.encode(),
+        f"{CODE}/requirements.txt": f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}\n".encode(),
+    }
     with replaced_file(out) as aside:
         aside.write_bytes(packed(contents))
     return len(contents)

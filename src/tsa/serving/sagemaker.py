@@ -1,6 +1,6 @@
 """On SageMaker: the functions that its inference toolkit calls, and the server that the container's word `serve` starts.
 
-    /opt/ml/model                   the bundle itself, or in bundle/ with code/ beside it (`tsa bundle pack --sagemaker`)
+    /opt/ml/model                   the bundle's files, or bundle.tar.gz and code/ (`tsa bundle pack --sagemaker`)
     SAGEMAKER_BASE_DIR              stands in for /opt/ml
     SAGEMAKER_BIND_TO_PORT          where `serve` listens; 8080
     SAGEMAKER_MODEL_SERVER_WORKERS  how many processes of `serve`; 1
@@ -175,11 +175,11 @@ def settings_of(model: Path) -> ServeSettings:
 
 def bundle_in(model: Path) -> Path:
     """The bundle in a model folder. Where code/ was put beside a bundle's own files, it is a copy without that."""
-    if (model / BUNDLE).is_dir():
+    if (model / BUNDLE).is_file():
         return model / BUNDLE
     if not (model / CODE).is_dir():
         return model
-    copy = Path(tempfile.mkdtemp(prefix="tsa-")) / BUNDLE
+    copy = Path(tempfile.mkdtemp(prefix="tsa-")) / "bundle"
     shutil.copytree(model, copy, ignore=shutil.ignore_patterns(CODE))
     return copy
 
