@@ -57,6 +57,12 @@ from tsa.scoring.manifest import (
 )
 from tsa.scoring.signing import refuse_unsigned
 
+UNREADABLE = (
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError),
+    *(SafetensorError, TSAError),
+)
+"""What comes of files that are whole, but were not written by this program."""
+
 __all__ = ["CALIBRATION", "FILES", "GRAPHS", "MANIFEST", "OPTIONAL", "Bundle"]
 
 
@@ -125,7 +131,24 @@ class Bundle:
         if key is not None:
             refuse_unsigned(contents, key, str(path))
         with _unreadable_is_refused(path):
-            return cls(**_parts(contents), sha256=manifest["sha256"])
+            bundle = cls(**_parts(contents), sha256=manifest["sha256"])
+            bundle.check()
+        return bundle
+
+    def check(self) -> None:
+        """Raise MarketError, BundleError where its parts, each sound by itself, are not of one model."""
+        self.encoder.check_market(self.market)
+        config, columns = self.config, self.encoder.columns
+        pairs: dict[str, tuple[Any, Any]] = {
+            "histories": (len(config.histories), len(self.market.history)),
+            **{f"n_{kind}": (getattr(config, f"n_{kind}"), len(names)) for kind, names in columns.items()},
+        }
+        for name, (size, wanted) in pairs.items():
+            if size != wanted:
+                raise BundleError(f"model.json: {name} must be {wanted} as in market and encoder, however: {size}")
+        last = config.n_embedding - config.n_numerical
+        if self.encoder.n_rows - 1 > last:
+            raise BundleError(f"encoder.json must know at most {last} rows, however: {self.encoder.n_rows - 1}")
 
 
 def _parts(contents: Contents) -> dict[str, Any]:
@@ -156,5 +179,5 @@ def _parts(contents: Contents) -> dict[str, Any]:
 def _unreadable_is_refused(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError, TSAError) as error:
+    except UNREADABLE as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
