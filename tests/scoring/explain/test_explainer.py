@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,8 +182,11 @@ def test_the_command_prints_reasons_and_writes_json(
     assert Bundle.open(demo_run / "bundle")  # nothing was left in it
 
 
-def test_the_command_refuses_ids_that_are_not_there(tsa: Callable[..., Any], demo_run: Path, demo_log: Path) -> None:
-    done = tsa("explain", demo_run / "bundle", demo_log, "--id", "nobody", "-q")
+def test_the_command_refuses_ids_that_are_not_there(
+    tsa: Callable[..., Any], demo_run: Path, demo_log: Path, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(demo_run / "bundle", tmp_path / "bundle")  # its log goes beside it
+    done = tsa("explain", bundle, demo_log, "--id", "nobody", "-q")
     assert done.code == 2
     assert "DataError" in done.err
 
