@@ -1,11 +1,15 @@
 """What the tests of the whole way share: a small simulated log, and one small run of the main job on it, made once.
 
 Commands run inside this process, through the very `main` of the command line. Tests that change a run copy it first.
+
+Everything computes with one thread, here and in processes that tests start: on as many cores as there are test workers, two
+threads that wait for each other take many times as long. Tests that are about threads set them.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +24,9 @@ import torch
 
 from tsa.cli import main
 from tsa.data.store import EventStore
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that are started from here
+torch.set_num_threads(1)
 
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
 SHORT_HISTORIES = ("--set", "history.0.length=8", "--set", "history.1.length=8")

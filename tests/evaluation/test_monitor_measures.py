@@ -16,7 +16,7 @@ from tsa.evaluation.monitor_compare import compare_volume
 from tsa.evaluation.monitor_payments import Seen, Windows
 from tsa.evaluation.monitor_performance import performance
 from tsa.evaluation.monitor_scores import count_days
-from tsa.evaluation.monitor_stability import stability
+from tsa.evaluation.monitor_stability import per_hour, stability
 
 DAY = 86_400
 MONDAY = 1_525_651_200  # 2018-05-07
@@ -108,8 +108,9 @@ def test_the_calendar_is_compared_by_the_hour():
     feature = Feature(name="day_of_week", kind="calendar", values=tuple("0123456"))
     week = np.full(7, 24)
     ten_days = np.array([48, 48, 48, 24, 24, 24, 24])
-    found = stability(feature, counts(week * 10, week), counts(ten_days * 10, ten_days))
-    assert found["psi"] == pytest.approx(0)
+    before, after = counts(week * 10, week), counts(ten_days * 10, ten_days)
+    assert stability(feature, before, after)["psi"] == pytest.approx(0)
+    assert per_hour(before).tolist() == per_hour(after).tolist() == [10] * 7
     short = stability(feature, counts(week, week), counts([9, 9, 9, 0, 0, 0, 0], [24, 24, 24, 0, 0, 0, 0]))
     assert short["reason"] == "the window spans less than 7 days"
 

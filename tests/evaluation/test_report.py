@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tsa.evaluation import words
 from tsa.evaluation.calibration import frauds_by_day, measure_calibration, population_stability, reliability
 from tsa.evaluation.metrics import ScoredPayments, evaluate_scores, paired_difference
 from tsa.evaluation.report import render, to_plain, write_report
@@ -308,3 +309,19 @@ def test_to_plain():
         "y": True,
         "s": "?",
     }
+
+
+@pytest.mark.parametrize(
+    ("n", "what", "text"),
+    [
+        (1, "fraud with an amount", "1 fraud with an amount"),
+        (8, "fraud with an amount", "8 frauds with an amount"),
+        (0, "fraud", "0 frauds"),
+        (2, "genuine payment", "2 genuine payments"),
+        (3, "payment at or above the threshold", "3 payments at or above the threshold"),
+        (2, "fraud or payment at or above the threshold", "2 frauds or payments at or above the threshold"),
+        (5, "entity with a fraud", "5 entities with a fraud"),
+    ],
+)
+def test_plurals(n, what, text):
+    assert words.plural(n, what) == text

@@ -220,3 +220,20 @@ def test_the_command_refuses(tsa, own_run):
     assert "tsa evaluate" in tsa("thresholds", own_run).err
     (own_run / "report.json").unlink()
     assert "must be evaluated first" in tsa("thresholds", own_run).err
+
+
+def test_fewer_than_no_replicates_are_refused():
+    with pytest.raises(ConfigError, match="replicates must be at least 0, however: replicates=-3"):
+        choose_thresholds(made(), Costs(review=5.0), replicates=-3)
+
+
+def test_amounts_of_a_column_that_the_market_lacks(tsa, demo_run):
+    done = tsa("thresholds", demo_run, "--amount-column", "nope")
+    assert done.code == 2
+    assert "the amount column must be one that the market declares" in " ".join(done.err.split())
+
+
+def test_no_figure_of_the_table_is_cut(tsa, own_run):
+    done = tsa("thresholds", own_run, "--cost-review", "1e9")
+    assert done.code == 0
+    assert "…" not in done.out

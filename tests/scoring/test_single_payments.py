@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,14 +200,6 @@ def _few_events(scorer: Scorer, rows: list[dict[str, Any]], past: dict[Key, Past
     found: np.ndarray = np.flatnonzero(np.max(held, axis=0) < 8)
     assert len(found) > 10
     return found
-
-
-@pytest.fixture(autouse=True)
-def one_thread_each() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_commands(tsa: Any, bundle_path: Path, demo_run: Path, demo_log: Path, tmp_path: Path) -> None:

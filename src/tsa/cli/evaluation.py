@@ -114,9 +114,12 @@ def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
 
 def print_thresholds(found: Mapping[str, Any]) -> None:
     """The table: a row per threshold, the best one marked."""
-    title = f"{found['n']:,} test payments of {found['days']:,} days, {found['frauds']:,} frauds"
+    marked = "; * the best" if found["best"] else ""
+    title = f"{found['n']:,} test payments of {found['days']:,} days, {found['frauds']:,} frauds{marked}"
     names = ("threshold", "per day", "caught", "recall", "precision", "cost", "saved", "net")
-    table = Table(*names, title=title, box=SIMPLE_HEAD)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
     best = (found["best"] or {}).get("threshold")
     for row in found["rows"]:
         mark = " *" if row["threshold"] == best else ""

@@ -32,6 +32,7 @@ from tsa.evaluation.payments import ScoredPayments
 from tsa.evaluation.ranking import Floats, Ranking, rank
 from tsa.evaluation.segments import by_history_length, by_value
 from tsa.evaluation.topk import card_precision_at_k, daily_precision, entity_days, resampled_precision
+from tsa.evaluation.words import plural
 
 __all__ = ["ScoredPayments", "card_precision_at_k", "evaluate_scores", "paired_difference"]
 
@@ -169,7 +170,7 @@ def _described(value: float, samples: list[Floats], fewest: tuple[int, str], con
     if not samples:
         return {"value": value, "low": None, "high": None, "reason": "no replicates"}
     if count < MINIMUM_EVENTS:
-        reason = f"{count} {event}{'s' if count > 1 else ''}: no interval below {MINIMUM_EVENTS}"
+        reason = f"{plural(count, event)}: no interval below {MINIMUM_EVENTS}"
         return {"value": value, "low": None, "high": None, "reason": reason}
     low, high = interval(np.concatenate(samples), confidence, value)
     return {"value": value, "low": low, "high": high}

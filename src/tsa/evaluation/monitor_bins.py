@@ -52,9 +52,11 @@ class Feature:
 
     def ticks(self) -> list[str]:
         """(B,) the same, short enough for an axis: where a bin of numbers begins."""
+        if self.name == "day_of_week" and self.kind == "calendar":
+            return ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
         if self.kind != "numerical":
             return [value if len(value) <= TICK else f"{value[: TICK - 1]}…" for value in self.values]
-        return ["", *(f"{edge:.3g}" for edge in self.edges)]
+        return ["", *(f"{edge:.4g}" for edge in self.edges)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

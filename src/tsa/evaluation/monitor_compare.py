@@ -15,7 +15,7 @@ from tsa.evaluation.monitor_features import count_features
 from tsa.evaluation.monitor_payments import DAY_SECONDS, Seen, Windows
 from tsa.evaluation.monitor_reference import Reference
 from tsa.evaluation.monitor_scores import Days, count_days, count_points, count_scores
-from tsa.evaluation.monitor_stability import stability
+from tsa.evaluation.monitor_stability import per_hour, stability
 
 Dict = dict[str, Any]
 
@@ -49,8 +49,9 @@ def _rates(counts: Counts) -> Dict:
 
 
 def _bins(feature: Feature, before: Counts, after: Counts) -> list[Dict]:
-    """The share of each bin among the known values, in both."""
-    shares = [counts.known[0] / max(int(counts.known.sum()), 1) for counts in (before, after)]
+    """The share of each bin among the known values, in both; of a calendar feature, of the payments an hour."""
+    tables = [counts.known[0] if counts.hours is None else per_hour(counts) for counts in (before, after)]
+    shares = [table / (table.sum() or 1) for table in tables]
     rows = zip(feature.labels(), feature.ticks(), shares[0].tolist(), shares[1].tolist(), strict=True)
     return [{"bin": label, "tick": tick, "reference": p, "current": q} for label, tick, p, q in rows if p or q]
 

@@ -111,7 +111,7 @@ def _days(window: Dict) -> str:
 def _cards(found: Dict) -> list[dict[str, str]]:
     volume, score = found["volume"]["whole"], found["scores"]["whole"]
     whole, before = found["performance"]["whole"], found["performance"]["reference"]
-    moved = sum((feature["whole"]["psi"] or 0) >= found["settings"]["psi"][0] for feature in found["features"])
+    moved = sum(_has_moved(feature["whole"], found["settings"]["psi"][0]) for feature in found["features"])
     change = volume.get("reason") if volume["change"] is None else f"{volume['change']:+.0%} of what was expected"
     return [
         {"title": "Payments", "figure": words.count(found["n"]), "note": change or ""},
@@ -133,6 +133,10 @@ def _cards(found: Dict) -> list[dict[str, str]]:
             "note": whole.get("reason") or f"reference {_value(before, 'ratio', 2)}",
         },
     ]
+
+
+def _has_moved(one: Dict, level: float) -> bool:
+    return one["psi"] is not None and one["psi"] >= max(level, one["by_chance"])
 
 
 def _value(measured: Dict, name: str, digits: int = 3) -> str:

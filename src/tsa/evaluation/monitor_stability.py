@@ -70,9 +70,14 @@ def _per_hour(name: str, reference: Counts, current: Counts) -> tuple[Floats, Fl
     assert current.hours is not None
     least = 1 if name == "hour_of_day" else LEAST_HOURS
     both = (reference.hours[0] >= least) & (current.hours[0] >= least)
-    before: Floats = reference.known[0][both] / reference.hours[0][both]
-    after: Floats = current.known[0][both] / current.hours[0][both]
-    return before, after
+    return per_hour(reference)[both], per_hour(current)[both]
+
+
+def per_hour(counts: Counts) -> Floats:
+    """(B,) payments an hour of each value of a calendar feature, in one window; 0 where there was no such hour."""
+    assert counts.hours is not None
+    rates: Floats = counts.known[0] / np.maximum(counts.hours[0], 1)
+    return rates
 
 
 def _pooled(before: Floats, after: Floats, whole: Integers) -> tuple[Floats, Floats]:

@@ -30,7 +30,8 @@ def thresholds(
 
     amount_column: a number of each payment that is lost where it is a missed fraud; by default the market's amount.
     Each row also tells the percentile and the probability of its threshold, as far as the bundle is calibrated.
-    ConfigError where the run was not evaluated, or there is nothing to choose by; StoreError, DataError for the column.
+    ConfigError where the run was not evaluated, there is nothing to choose by, or the market has no such column; DataError
+    where it holds no numbers.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     scores = _scores(run)
@@ -61,6 +62,9 @@ def _scores(run: Run) -> pl.DataFrame:
 
 
 def _amounts(run: Run, column: str) -> Any:
+    if column not in run.market.raw_columns:
+        known = ", ".join(run.market.raw_columns)
+        raise ConfigError(f"the amount column must be one that the market declares ({known}), however: {column!r}")
     values = run.store.columns([column])[column]
     if not values.dtype.is_numeric():
         raise DataError(f"the amount column must hold numbers, however: {column!r} holds {values.dtype}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError
-from tsa.evaluation.bootstrap import MINIMUM_EVENTS, interval, poisson_one
+from tsa.evaluation.bootstrap import MINIMUM_EVENTS, check_settings, interval, poisson_one
 from tsa.evaluation.payments import Array, ScoredPayments
 
 Floats = NDArray[np.float64]
@@ -25,6 +25,7 @@ PER_DAY = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 FAR = 5
 """So many times the capacity is where the table ends."""
 
+CONFIDENCE = 0.95
 DAY_SECONDS = 86_400
 
 
@@ -98,8 +99,9 @@ def choose_thresholds(
     capacity where losses are not known; `by_expected_loss`: the same for reviewing where probability × loss exceeds the
     cost of a review, riskiest in money first; None without probability (n,) or losses.
 
-    ConfigError where there is neither a loss nor a capacity to choose by.
+    ConfigError where there is neither a loss nor a capacity to choose by, or for fewer than 0 replicates.
     """
+    check_settings(replicates=replicates, confidence=CONFIDENCE)
     queue = _Queue.of(payments, np.asarray(payments.score, np.float64), costs)
     if queue.value is None and costs.capacity is None:
         raise ConfigError("choosing a threshold needs amounts, a cost of a missed fraud, or a review capacity")
@@ -211,7 +213,7 @@ def _net_interval(queue: _Queue, cut: int, costs: Costs, replicates: int, seed: 
     gain = fraud * value[reviewed] - costs.review
     generator = np.random.default_rng(seed)
     drawn = np.array([poisson_one(generator, len(gain)) @ gain for _ in range(replicates)])
-    low, high = interval(drawn, 0.95, float(gain.sum()))
+    low, high = interval(drawn, CONFIDENCE, float(gain.sum()))
     return {"net_low": low, "net_high": high}
 
 

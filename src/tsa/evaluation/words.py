@@ -37,6 +37,21 @@ def metric_name(name: str, k: int | None = None) -> tuple[str, str]:
     return title.format(k=k or "k"), explanation.format(k=k or "k")
 
 
+PLURALS = {
+    "fraud with an amount": "frauds with an amount",
+    "payment at or above the threshold": "payments at or above the threshold",
+    "fraud or payment at or above the threshold": "frauds or payments at or above the threshold",
+    "entity with a fraud": "entities with a fraud",
+    "payment with an entity": "payments with an entity",
+}
+"""Of what is more than a noun."""
+
+
+def plural(n: int, what: str) -> str:
+    """1 fraud, 2 frauds with an amount."""
+    return f"{n:,} {what if n == 1 else PLURALS.get(what, f'{what}s')}"
+
+
 def count(value: Any) -> str:
     """12,345; a dash for nothing."""
     return DASH if value is None else f"{value:,}"
