@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -40,9 +41,7 @@ def test_a_packed_model_answers_behind_the_model_server(tmp_path: Path) -> None:
     pack_for_sagemaker(bundle, tmp_path / "model.tar.gz")
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "model", filter="data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "config.properties").write_text(CONFIG.format(port=port))
     assert MMS is not None
     assert MMS.origin is not None
@@ -57,7 +56,9 @@ def test_a_packed_model_answers_behind_the_model_server(tmp_path: Path) -> None:
         "PYTHONPATH": ":".join(part for part in path if part),
     }
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         answer = ask(f"http://127.0.0.1:{port}/invocations", process, tmp_path / "log")
         calibration = Bundle.open(bundle).calibration
@@ -69,8 +70,17 @@ def test_a_packed_model_answers_behind_the_model_server(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["rule"]) == (400, "not_json")
         assert refused.headers["content-type"] == "application/problem+json"
     finally:
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # its workers too, which outlive it
         process.wait(30)
+
+
+def free_port() -> int:
+    """Below those that the system gives away: the model server takes none of these."""
+    for port in range(20_000 + os.getpid() % 5_000, 30_000):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def ask(url: str, process: subprocess.Popen[bytes], log: Path) -> httpx.Response:
@@ -79,10 +89,8 @@ def ask(url: str, process: subprocess.Popen[bytes], log: Path) -> httpx.Response
     while True:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
-        try:
+        with contextlib.suppress(httpx.TransportError):
             answer = httpx.post(url, json=CARRIED, timeout=60)
             if answer.is_success:
                 return answer
-        except httpx.TransportError:
-            pass
         time.sleep(0.3)
