@@ -28,7 +28,16 @@ def test_ticks_are_round():
 
 @pytest.mark.parametrize(
     ("value", "step", "text"),
-    [(0.2, 0.2, "0.2"), (0.25, 0.05, "0.25"), (10_000, 1, "10k"), (2e6, 1, "2M"), (5, 1, "5"), (0.3, 0.1, "0.3")],
+    [
+        (0.2, 0.2, "0.2"),
+        (0.25, 0.05, "0.25"),
+        (10_000, 1, "10k"),
+        (2e6, 1, "2M"),
+        (-2e9, 1e9, "-2B"),
+        (7.5e12, 1, "7.5T"),
+        (5, 1, "5"),
+        (0.3, 0.1, "0.3"),
+    ],
 )
 def test_labels_have_the_digits_of_their_step(value, step, text):
     assert tick_label(value, step, Axis(label="")) == text

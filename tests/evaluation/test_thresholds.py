@@ -231,3 +231,4 @@ def test_no_figure_of_the_table_is_cut(tsa, own_run):
     done = tsa("thresholds", own_run, "--cost-review", "1e9")
     assert done.code == 0
     assert "…" not in done.out
+    assert 'class="verdict unclear"' in (own_run / "thresholds.html").read_text()

@@ -86,8 +86,9 @@ def tick_label(value: float, step: float, axis: Axis) -> str:
     """A tick as text, with just the digits that its step needs."""
     if axis.percent:
         value, step = value * 100, step * 100
-    if abs(value) >= 1_000_000:
-        return f"{value / 1e6:g}M"
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
     if abs(value) >= 10_000:
         return f"{value / 1e3:g}k"
     digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2

@@ -12,7 +12,6 @@ import polars as pl
 
 from tsa.data.files import write_json, write_text
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation import words
 from tsa.evaluation.charts import Axis, Series
 from tsa.evaluation.evaluate import read_report
 from tsa.evaluation.figures import card
@@ -96,6 +95,7 @@ def view(found: Dict) -> dict[str, Any]:
     return {
         "title": f"{found['market']}: thresholds for review",
         "found": found,
+        "tone": "unclear" if found["best"] is None else "better",
         "rows": rows,
         "charts": [chart for chart in (_money(found), _found(found["rows"], found["best"])) if chart],
     }
@@ -132,6 +132,4 @@ def _found(rows: Sequence[Dict], best: Dict | None) -> dict[str, Any] | None:
     if best is not None:
         lines.append(Series(name="best", x=[best["reviewed_per_day"]] * 2, y=[0, 1], style="muted"))
     description = "Share of the frauds that are caught, and share of frauds among the reviewed, over reviews a day."
-    return card(
-        "found", "Recall and precision", description, _across(known), Axis(label=words.share(1, digits=0)), lines
-    )
+    return card("found", "Recall and precision", description, _across(known), Axis(label="Share", percent=True), lines)
