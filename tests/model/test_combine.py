@@ -3,7 +3,6 @@ from __future__ import annotations
 import torch
 
 from tsa.model import TSANetwork
-from tsa.model.combine import FEWEST
 
 
 def counted(network: TSANetwork) -> list[int]:
@@ -15,7 +14,7 @@ def counted(network: TSANetwork) -> list[int]:
 
 
 def test_the_gate_spares_histories_that_hold_nothing_else(small, make_batch, monkeypatch):
-    monkeypatch.setattr("tsa.model.combine.FEWEST", 1)
+    monkeypatch.setattr("tsa.model.rounding.FEWEST", 1)
     config = small(histories=("cid", "ccid"))
     network, batch = TSANetwork(config).eval(), make_batch(config)
     alone = (~batch.histories["ccid"].padding).sum(1) <= 1
@@ -31,8 +30,11 @@ def test_few_payments_that_need_a_history_are_filled_up(small, make_batch):
     network, batch = TSANetwork(config).eval(), make_batch(config)
     sizes = counted(network)
     filled = network(batch)
-    assert sizes == [6, FEWEST]
-    torch.testing.assert_close(filled[:1], network(batch.rows(torch.tensor([0]))), atol=1e-5, rtol=0)
+    assert sizes == [6, 6]
+    needs = int((~batch.histories["ccid"].padding).sum(1).argmax())
+    lone = network(batch.rows(torch.tensor([needs])))
+    assert sizes == [1, 1]
+    torch.testing.assert_close(filled[needs : needs + 1], lone, atol=1e-5, rtol=0)
 
 
 def test_the_gate_spares_payments_below_its_threshold(small, make_batch):

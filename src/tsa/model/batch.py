@@ -50,11 +50,6 @@ class History:
         """The payments at `index` (k) int64: a history of k."""
         return self._map(lambda x: x.index_select(0, index))
 
-    def joined(self, other: History) -> History:
-        """These payments and then those of `other`."""
-        both = zip(self._tensors(), other._tensors(), strict=True)
-        return History(*(None if a is None or b is None else torch.cat([a, b]) for a, b in both))  # type: ignore[arg-type]
-
     def _tensors(self) -> tuple[Tensor | None, ...]:
         return self.categorical, self.numerical, self.age_seconds, self.padding, self.outcome
 

@@ -14,8 +14,8 @@ from tsa.model.batch import History
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout
 from tsa.model.order import OrderAttention
+from tsa.model.rounding import filled_up
 
-FEWEST = 8
 Encode = Callable[[int, History], Tensor]  # number of the history, its events (B, L) → (B, E)
 
 
@@ -105,20 +105,11 @@ class Gated(nn.Module):
             wanted = (importance[:, k] > self.skips_below).nonzero()[:, 0]
             if not len(wanted) and not self.training:  # in training no rows still give gradients, of zero
                 continue
-            part = importance[wanted, k, None] * encode_at_least(k, histories[k].rows(wanted), encode)
+            encoded = encode(k, histories[k].rows(filled_up(wanted, len(importance))))[: len(wanted)]
+            part = importance[wanted, k, None] * encoded
             total = total.index_add(0, wanted, part.to(total.dtype))
         out: Tensor = self.norm(total)
         return out
-
-
-def encode_at_least(number: int, history: History, encode: Encode) -> Tensor:
-    """As `encode`, with copies of the last payment where there are few: products of few rows round differently, and a
-    score must not tell how many of its neighbours needed a history. (B, E)."""
-    found = history.padding.shape[0]
-    if found >= FEWEST or found == 0:
-        return encode(number, history)
-    last = history.rows(torch.full((FEWEST - found,), found - 1, device=history.padding.device))
-    return encode(number, history.joined(last))[:found]
 
 
 def gate_config(config: ModelConfig) -> ModelConfig:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tsa.model.rounding import filled_up
+
 LEAST_CAPACITY = 4
 SECOND_THRESHOLD = 0.2
 TRAINING_FACTOR = 1.25
@@ -118,7 +120,7 @@ class Experts(nn.Module):
         out = torch.zeros_like(x)
         for expert in range(len(self.w1)):
             chosen = weights[:, expert].nonzero()[:, 0]
-            y = torch.relu(x[chosen] @ self.w1[expert]) @ self.w2[expert]
+            y = (torch.relu(x[filled_up(chosen, len(x))] @ self.w1[expert]) @ self.w2[expert])[: len(chosen)]
             out = out.index_add(0, chosen, (y * weights[chosen, expert, None]).to(out.dtype))
         return out
 

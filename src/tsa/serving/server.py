@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0005
 """How long a thread may hold the interpreter while another waits: the model's thread is busy, answers must not wait for it."""
 KEEP_ALIVE_SECONDS = 75
+LAST_SECONDS = 0.2
+"""Between closing the listening sockets and closing connections: connections that were just opened hear 503."""
 
 
 class Server(uvicorn.Server):
@@ -56,6 +58,15 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for socket in server.sockets:
                 logger.info("listening on %s", socket.getsockname()[:2])
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        """Close the listening sockets, then tell those that came at the last moment, then end: an idle connection that is
+        closed while a request is on its way to it looks to a client like a payment that was lost."""
+        for server in self.servers:
+            server.close()
+        if self.settings.drain_seconds and not self.force_exit:
+            await asyncio.sleep(LAST_SECONDS)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, which is no failure: the process ends with 0. The second one hurries it."""
