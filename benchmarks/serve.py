@@ -159,14 +159,14 @@ def serving(bundle: Path, history: str, options: list[str]) -> Iterator[tuple[in
     command = [TSA, "serve", bundle, "--history", history, "--port", port, *options]
     process = subprocess.Popen([str(part) for part in command])
     try:
-        _wait_for(port, process)
+        wait_for(port, process)
         yield port, process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(40)
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         if process.poll() is not None:
             raise SystemExit(f"the server ended with {process.returncode}")

@@ -34,7 +34,7 @@ import numpy as np
 import polars as pl
 
 from tsa.data.encoder import Encoder
-from tsa.data.scaling import LIMIT
+from tsa.data.scaling import LIMIT, GivenScaler
 from tsa.data.simulate import SimulationConfig, write_wire
 from tsa.data.store import prepare
 from tsa.data.wire import WireReader
@@ -149,9 +149,11 @@ class PlainReader:
         return number
 
     def scale(self, name: str, value: float | None) -> float:
+        scaler = self.scalers[name]
+        if isinstance(scaler, GivenScaler):
+            return (scaler.default if value is None else value) * scaler.slope + scaler.offset
         if value is None:
             return 0.0
-        scaler = self.scalers[name]
         moved = math.log1p(value) if scaler.transform == "log1p" else value
         return min(max((moved - scaler.centre) / scaler.width, -LIMIT), LIMIT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,13 @@ def test_neighbours_make_no_difference(exported: tuple[TSANetwork, bytes]) -> No
     batch, engine = random_batch(network.config, LENGTHS, 40, seed=9), OnnxEngine(graph)
     alone = np.concatenate([engine(batch.rows(torch.tensor([row]))) for row in range(40)])
     np.testing.assert_allclose(alone, engine(batch), rtol=0, atol=1e-6)
+
+
+def test_rows_of_the_table_of_any_whole_type(exported: tuple[TSANetwork, bytes]) -> None:
+    network, graph = exported
+    batch = random_batch(network.config, LENGTHS, 5)
+    wide = {name: replace(one, categorical=one.categorical.long()) for name, one in batch.histories.items()}
+    np.testing.assert_array_equal(OnnxEngine(graph)(replace(batch, histories=wide)), OnnxEngine(graph)(batch))
 
 
 def test_eight_bits(exported: tuple[TSANetwork, bytes]) -> None:

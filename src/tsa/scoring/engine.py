@@ -92,7 +92,8 @@ def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
 
 
 def _fields(history: History) -> Mapping[str, torch.Tensor]:
-    return {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
+    found = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
+    return {**found, "categorical": history.categorical.int()}  # PyTorch takes rows of any whole type, a graph one
 
 
 def make_engine(
