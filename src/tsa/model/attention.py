@@ -111,7 +111,8 @@ class TemporalAttention(nn.Module):
         mixed = (weights @ x).transpose(0, 1)
         values = (mixed @ wv.view(self.n_heads, head, width).transpose(1, 2)).transpose(0, 1)
         # weights sum to 1 except under dropout, where the bias is scaled with them
-        values = values + weights.sum(-1, keepdim=True) * bv.view(self.n_heads, head)
+        dropped = self.training and self.dropout > 0
+        values = values + (weights.sum(-1, keepdim=True) if dropped else 1.0) * bv.view(self.n_heads, head)
         out: Tensor = self.out_proj(values.flatten(1))
         return out
 
@@ -124,8 +125,9 @@ class TemporalAttention(nn.Module):
         query = x[:, -1] if query is None else query
         q = functional.linear(query, wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
         folded = (q.transpose(0, 1) @ wk.view(self.n_heads, head, width)).transpose(0, 1)  # (B, H, E)
-        logits = folded @ x.transpose(1, 2) + (q * bk.view(self.n_heads, head)).sum(-1, keepdim=True)
-        if around.growth is not None:
+        logits = folded @ x.transpose(1, 2)
+        if around.growth is not None:  # elsewhere the key's bias adds the same to all logits, which softmax does not see
+            logits = logits + (q * bk.view(self.n_heads, head)).sum(-1, keepdim=True)
             logits = logits * (around.growth[:, -1:] / around.growth)[:, None].to(x.dtype)
         if (bias := self._bias(around, slice(-1, None), x.dtype)) is not None:
             logits = logits + bias[:, :, 0]

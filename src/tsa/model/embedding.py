@@ -18,6 +18,7 @@ from tsa.model.time import DAY_SECONDS
 
 OUTCOMES = 4  # padding, not known, genuine, fraud
 LOG_AGE_SCALE = 0.3  # log1p of an age in hours reaches about 8: brought to the range that scaled features have
+FEW_FEATURES = 16  # so many are looked up and added one by one in a graph, instead of side by side
 AGE_DAYS, MAX_AGE = 20.0, 4.0  # the linear age counts in these, up to so many: whole months stay apart
 
 
@@ -31,7 +32,10 @@ def summed_rows(rows: Tensor, table: Tensor) -> Tensor:
     if rows.shape[1] == 0:
         return table.new_zeros(rows.shape[0], table.shape[1])
     if torch.compiler.is_exporting():  # other engines know no bags; row 0 is zero, so nothing needs to be left out
-        return functional.embedding(rows, table).sum(1)
+        if rows.shape[1] > FEW_FEATURES:
+            return functional.embedding(rows, table).sum(1)
+        first, *others = (functional.embedding(column, table) for column in rows.unbind(1))
+        return sum(others, first)
     return functional.embedding_bag(rows, table, mode="sum", padding_idx=0)
 
 
@@ -99,15 +103,24 @@ class SummedEvents(nn.Module):
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events and the shared table (N + 2, D) → (B, L, D)."""
-        numbers = self.numbers(history)
-        angle = (numbers.unsqueeze(-1) * self.frequency).flatten(-2)
-        x: Tensor = self.linear(torch.cat([numbers, angle.sin(), angle.cos()], dim=-1))
+        x = self.of_numbers(self.numbers(history))
         x = x + summed_rows(history.categorical.flatten(0, 1), table).view(x.shape)
         if self.match is not None:
             x = x + self.match(self.same(history).to(x.dtype))
         if self.outcome is not None and history.outcome is not None:
             x = x + functional.embedding(history.outcome.int(), self.outcome.weight)
         return self.mix(x)
+
+    def of_numbers(self, numbers: Tensor) -> Tensor:
+        """The numbers (B, L, N) of events, as they are and periodically, through one linear layer: (B, L, D)."""
+        if torch.compiler.is_exporting():  # engines that fuse little: fewer, larger steps, and nothing copied
+            angle = numbers @ torch.block_diag(*self.frequency)
+            parts = self.linear.weight.t().split([numbers.shape[-1], angle.shape[-1], angle.shape[-1]])
+            own, sines, cosines = (x @ part for x, part in zip((numbers, angle.sin(), angle.cos()), parts, strict=True))
+            return own + sines + cosines + self.linear.bias
+        angle = (numbers.unsqueeze(-1) * self.frequency).flatten(-2)
+        out: Tensor = self.linear(torch.cat([numbers, angle.sin(), angle.cos()], dim=-1))
+        return out
 
     def mix(self, x: Tensor) -> Tensor:
         """What the sum (…, D) of an event's parts becomes, (…, D)."""
@@ -121,11 +134,11 @@ class SummedEvents(nn.Module):
 
     def numbers(self, history: History) -> Tensor:
         """(B, L, 2F + 2); 0 at padding, whatever stands there."""
-        age_days = history.age_seconds.masked_fill(history.padding, 0.0) / DAY_SECONDS
-        scales = [torch.log1p(24.0 * age_days) * LOG_AGE_SCALE, (age_days / AGE_DAYS).clamp(max=MAX_AGE)]
-        values = history.numerical.masked_fill(history.padding.unsqueeze(-1), 0.0)
-        apart = (values - values[:, -1:]).masked_fill(history.padding.unsqueeze(-1), 0.0)
-        return torch.cat([values, apart, torch.stack(scales, dim=-1)], dim=-1)
+        age_days = history.age_seconds.unsqueeze(-1) / DAY_SECONDS
+        scales = torch.log1p(24.0 * age_days) * LOG_AGE_SCALE, (age_days / AGE_DAYS).clamp(max=MAX_AGE)
+        values = history.numerical
+        numbers = torch.cat([values, values - values[:, -1:], *scales], dim=-1)
+        return numbers.masked_fill(history.padding.unsqueeze(-1), 0.0)
 
 
 def event_embedding(config: ModelConfig) -> nn.Module:

@@ -180,7 +180,7 @@ class Scorer:
         DataError where the network has no number for a payment.
         """
         scores = self.engine(request_batch(requests))
-        _refuse_no_number(pl.Series(requests.ids, dtype=pl.String), scores)
+        _refuse_no_number(requests.ids, scores)
         return self.columns(scores)
 
     def _encode(self, payments: Files, folder: Path, quarantine: Path | None, progress: Progress) -> EventStore:
@@ -216,11 +216,11 @@ def _is_rows(payments: Payments) -> TypeGuard[Rows]:
     return all(isinstance(row, Mapping) for row in payments) and len(payments) > 0
 
 
-def _refuse_no_number(ids: pl.Series, scores: NDArray[np.float32]) -> None:
+def _refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:
     """A payment that the network has no number for has no score: not the lowest, not the highest, none."""
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
-        found = f"{len(bad)} of {len(scores)} do not, such as {ids.gather(bad[:5]).to_list()}"
+        found = f"{len(bad)} of {len(scores)} do not, such as {[ids[at] for at in bad[:5].tolist()]}"
         raise DataError(f"payments must get a number as score, however: {found}")
 
 
