@@ -7,6 +7,7 @@ socket, finishes what it accepted, and ends. A second signal ends the wait.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import ssl
@@ -55,6 +56,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Say where it listens."""
         await super().startup(sockets)
+        # what has been made so far stays: looking through it for garbage again and again held answers up by 0.2 s
+        gc.collect()
+        gc.freeze()
         for server in self.servers:
             for socket in server.sockets:
                 logger.info("listening on %s", socket.getsockname()[:2])
