@@ -83,6 +83,8 @@ def _index(
     history: str, payments: Payments, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
 ) -> HistoryIndex:
     """Where the payments stand among the events of their keys. A payment without a key stands alone."""
+    if len(payments) == 1 and (last := _last(payments.keys[history][0], history, past, time_seconds)) is not None:
+        return last
     n, members = len(payments), dict[object, int]()
     own = [
         members.setdefault(row if key is None else key, len(members)) for row, key in enumerate(payments.keys[history])
@@ -101,6 +103,22 @@ def _index(
     position[order] = np.arange(len(among))  # the payments come first among the events
     start = np.searchsorted(block[order], own)
     return HistoryIndex(order=among[order], position=position[:n], start=start)
+
+
+def _last(
+    key: object, history: str, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
+) -> HistoryIndex | None:
+    """Where the only payment stands, if it is later than all events of its key, as nearly all are; None if it is not."""
+    begin = end = place = 1
+    for of, events in past.items():
+        if of == (history, key):
+            begin, end = place, place + len(events)
+        place += len(events)
+    if end > begin and time_seconds[end - 1] >= time_seconds[0]:
+        return None
+    order = np.arange(begin, end + 1)
+    order[-1] = 0  # the payment comes first among the events
+    return HistoryIndex(order=order, position=np.array([end - begin]), start=np.zeros(1, np.int64))
 
 
 def _tied(block: NDArray[np.int64], when: NDArray[np.float64]) -> NDArray[np.bool_]:

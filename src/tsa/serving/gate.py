@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
 """Asked by those that hold no token: load balancers, and a browser that is about to be given one."""
 OPEN_FOLDER, ADMIN = "/page/", "/v1/admin/"
+SCORES = ("/score", "/invocations", "/infer")
 ALIVE = "/v2/health/live"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 RETRY_SECONDS = "1"
@@ -66,7 +67,8 @@ class Gate:
                 raise
             await self._refuse(refusal_of(error), exchange, answer)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            # a plain route leaves its endpoint in the scope, and its address is a fixed one
+            route = getattr(scope.get("route"), "path", exchange.path if "endpoint" in scope else "other")
             self._service.metrics.request(route, exchange.status, time.monotonic() - exchange.begun)
 
     def _admit(self, exchange: Exchange) -> None:
@@ -90,6 +92,8 @@ class Gate:
             exchange.client = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()[:16]
         if (wait := service.buckets.take(exchange.client)) is not None:
             raise too_often(wait)
+        if path.endswith(SCORES):
+            service.batcher.check_room()  # while the queue is full, no work at all is done for what will be refused
 
     async def _refuse(self, refused: RefusedError, exchange: Exchange, send: Send) -> None:
         self._service.metrics.refusals.labels(refused.rule).inc()

@@ -78,7 +78,6 @@ def inference_routes(service: Service) -> APIRouter:
         formats.media_type(exchange.header(b"content-type"), (JSON,))
         formats.accepted(exchange.header(b"accept"), (JSON,))
         content = await exchange.body()
-        service.batcher.check_room()
         body = _object(formats.read_json(content).rows)
         wanted = _outputs(body)
         rows = rows_of(body, service.settings.max_list)

@@ -28,7 +28,6 @@ def sagemaker_routes(service: Service) -> APIRouter:
         kind = formats.media_type(exchange.header(b"content-type"), READ)
         out = answered_in(exchange.header(b"accept"), kind, imported=service.imported)
         body = await exchange.body()
-        service.batcher.check_room()
         found = rows_of(body, kind, settings.max_list, settings.max_bytes)
         entries = service.contract.entries(found)
         if explain:
@@ -45,5 +44,5 @@ def sagemaker_routes(service: Service) -> APIRouter:
         return Response(content, media_type=media_type)
 
     router.add_api_route("/ping", ping, methods=["GET"])
-    router.add_api_route("/invocations", invocations, methods=["POST"])
+    router.add_route("/invocations", invocations, methods=["POST"])
     return router

@@ -35,7 +35,6 @@ def score_routes(service: Service) -> APIRouter:
         out = formats.accepted(exchange.header(b"accept"), (JSON, LINES), default=kind)
         settings = service.settings
         body = await exchange.body()
-        service.batcher.check_room()
         found = formats.read(body, kind, settings.max_list, settings.max_bytes)
         entries = service.contract.entries(found)
         if explain:
@@ -60,8 +59,9 @@ def score_routes(service: Service) -> APIRouter:
             raise RefusedError(404, "unknown_payment", "id must be of a payment that was scored", field="id", value=id_)
         return Response(orjson.dumps({"id": id_, "fraud": fraud}), media_type=JSON)
 
-    router.add_api_route("/v1/score", score, methods=["POST"])
-    router.add_api_route("/v1/outcome", outcome, methods=["POST"])
+    # plain routes: nothing needs FastAPI's reading of parameters, which takes 0.1 ms of each request
+    router.add_route("/v1/score", score, methods=["POST"])
+    router.add_route("/v1/outcome", outcome, methods=["POST"])
     return router
 
 

@@ -25,7 +25,7 @@ from tsa.serving.workers import supervise
 
 logger = logging.getLogger(__name__)
 
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0002
 """How long a thread may hold the interpreter while another waits: the model's thread is busy, answers must not wait for it."""
 KEEP_ALIVE_SECONDS = 75
 LAST_SECONDS = 0.2

@@ -39,6 +39,8 @@ class Scales:
 
     def encode(self, values: Floats) -> NDArray[np.float32]:
         """(m, F') float32 of raw values (m, F), NaN where missing. Raises DataError as `Scaling.encode`."""
+        if not values.shape[1]:
+            return values.astype(np.float32)
         if self._has_defaults:
             values = np.where(np.isnan(values), self._defaults, values)
         if self._all_given:
