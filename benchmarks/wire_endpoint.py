@@ -25,11 +25,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import httpx
 import numpy as np
 import torch
 
@@ -168,24 +168,37 @@ def serving_plain(bundle: Path) -> Iterator[int]:
         process.wait()
 
 
+def connected(port: int) -> HTTPConnection:
+    """A connection that is kept; what is written to it is sent at once."""
+    client = HTTPConnection("127.0.0.1", port, timeout=30)
+    client.connect()
+    client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def asked(client: HTTPConnection, line: bytes) -> Any:
+    """What the server answers to a row."""
+    client.request("POST", "/invocations", line, {"content-type": "application/json"})
+    answer = client.getresponse()
+    body = answer.read()
+    if answer.status != 200:
+        raise SystemExit(f"{answer.status}: {body[:500]!r}")
+    return json.loads(body)
+
+
 def compare(ports: dict[str, int], lines: list[bytes]) -> None:
     taken: dict[str, list[float]] = {name: [] for name in ports}
     scores: dict[str, list[float]] = {name: [] for name in ports}
-    headers = {"content-type": "application/json"}
     with contextlib.ExitStack() as stack:
-        clients = {
-            name: stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30))
-            for name, port in ports.items()
-        }
+        clients = {name: stack.enter_context(contextlib.closing(connected(port))) for name, port in ports.items()}
         for warm, line in enumerate([*lines[:5], *lines]):
             for name, client in clients.items():
                 begun = perf_counter()
-                answer = client.post("/invocations", content=line, headers=headers)
+                answer = asked(client, line)
                 seconds = perf_counter() - begun
-                assert answer.status_code == 200, answer.text
                 if warm >= 5:
                     taken[name].append(seconds * 1e3)
-                    scores[name].append(float(answer.json()["predictions"][0]["legacy-score"]))
+                    scores[name].append(float(answer["predictions"][0]["legacy-score"]))
     size = sum(map(len, lines)) / len(lines) / 1e3
     print(f"{len(lines)} requests of {size:.0f} kB, one client, one thread per model")
     base = np.percentile(taken[PLAIN], 50)

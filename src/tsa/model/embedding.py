@@ -35,7 +35,7 @@ def summed_rows(rows: Tensor, table: Tensor) -> Tensor:
         if rows.shape[1] > FEW_FEATURES:
             return functional.embedding(rows, table).sum(1)
         first, *others = (functional.embedding(column, table) for column in rows.unbind(1))
-        return sum(others, first)
+        return sum(others, start=first)
     return functional.embedding_bag(rows, table, mode="sum", padding_idx=0)
 
 
@@ -114,10 +114,11 @@ class SummedEvents(nn.Module):
     def of_numbers(self, numbers: Tensor) -> Tensor:
         """The numbers (B, L, N) of events, as they are and periodically, through one linear layer: (B, L, D)."""
         if torch.compiler.is_exporting():  # engines that fuse little: fewer, larger steps, and nothing copied
-            angle = numbers @ torch.block_diag(*self.frequency)
-            parts = self.linear.weight.t().split([numbers.shape[-1], angle.shape[-1], angle.shape[-1]])
-            own, sines, cosines = (x @ part for x, part in zip((numbers, angle.sin(), angle.cos()), parts, strict=True))
-            return own + sines + cosines + self.linear.bias
+            n, each = self.frequency.numel(), len(self.frequency)
+            spread = (torch.eye(each).unsqueeze(-1) * self.frequency).flatten(1)  # one block per number
+            angle, weight = numbers @ spread, self.linear.weight.t()
+            own, sines = numbers @ weight[:each], angle.sin() @ weight[each : each + n]
+            return own + sines + angle.cos() @ weight[each + n :] + self.linear.bias
         angle = (numbers.unsqueeze(-1) * self.frequency).flatten(-2)
         out: Tensor = self.linear(torch.cat([numbers, angle.sin(), angle.cos()], dim=-1))
         return out

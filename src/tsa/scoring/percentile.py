@@ -92,12 +92,14 @@ class PercentileMap:
         return np.array(self.scores), np.array(self.percentiles)
 
     def _interpolate(self, raw: Floats) -> Floats:
+        out: Floats = np.interp(raw, *self._up_to_one)
+        return out
+
+    @cached_property
+    def _up_to_one(self) -> tuple[Floats, Floats]:
         """Above the highest calibration score it still rises, to 1 at 1, so that order is kept."""
         scores, percentiles = self._arrays
-        if scores[-1] < 1:
-            scores, percentiles = np.append(scores, 1.0), np.append(percentiles, 1.0)
-        out: Floats = np.interp(raw, scores, percentiles)
-        return out
+        return (scores, percentiles) if scores[-1] >= 1 else (np.append(scores, 1.0), np.append(percentiles, 1.0))
 
     def _look_up(self, raw: Floats) -> Floats:
         """The original's rule: the pair after the last one whose score is not above; see `_hits` for the scores of pairs."""
