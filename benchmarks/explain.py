@@ -1,10 +1,10 @@
 """Explaining single payments: milliseconds each, steps taken, and how well what is said adds up.
 
-    python benchmarks/explain.py LOG [--bundle RUN/bundle | --market markets/handbook.toml] [--payments 200] [--threads 2]
+    python benchmarks/explain.py BUNDLE LOG [--payments 200] [--threads 2]
 
-With a bundle its network is explained; without one, the default preset with random weights on the market's whole log, which
-is as quick to walk and has no less to explain. Payments are drawn from the last tenth of the log, where histories are full. Each
-is timed from its batch and raw values to the explanation, as the endpoint has it; reading the log is left out.
+BUNDLE is of a trained network: how many steps an explanation takes depends on what was learned, and random weights take ten
+times as many. Payments are drawn from the last tenth of the log, where histories are full. Each is timed from its
+batch and raw values to the explanation, as the endpoint has it; reading the log is left out.
 """
 
 from __future__ import annotations
@@ -17,47 +17,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import tsa
 from tsa.data.store import EventStore, prepare
-from tsa.model import TSANetwork
 from tsa.model.inputs import gather_batch
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.explain import Explainer
 from tsa.scoring.explain.facts import store_facts
-from tsa.training.fit import network_settings
-
-MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"
-
-
-def bundle_of(store: EventStore) -> Bundle:
-    """The default preset with random weights."""
-    torch.manual_seed(0)
-    config = network_settings(store, "default", {})
-    return Bundle(
-        market=store.market,
-        encoder=store.encoder,
-        config=config,
-        network=TSANetwork(config).eval(),
-        training={},
-    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
     parser.add_argument("log")
-    parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--market", type=Path, default=MARKET)
     parser.add_argument("--payments", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.bundle is None:
-            store = prepare(tsa.Market.load(arguments.market), arguments.log, Path(folder) / "store")
-            bundle = bundle_of(store)
-        else:
-            bundle = Bundle.open(arguments.bundle)
-            store = prepare(bundle.market, arguments.log, Path(folder) / "store", encoder=bundle.encoder)
+        bundle = Bundle.open(arguments.bundle)
+        store = prepare(bundle.market, arguments.log, Path(folder) / "store", encoder=bundle.encoder)
         measure(bundle, store, arguments.payments)
 
 

@@ -41,13 +41,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tsa-large-") as name:
         folder = Path(name)
         log, small, out = (folder / f"{part}.parquet" for part in ("log", "small", "scores"))
-        tsa("-q", "simulate", "--payments", options.payments, "--seed", 1, "--out", log)
-        tsa("-q", "simulate", "--payments", FIRST, "--seed", 1, "--out", small)
+        tsa("simulate", "-q", "--payments", options.payments, "--seed", 1, "--out", log)
+        tsa("simulate", "-q", "--payments", FIRST, "--seed", 1, "--out", small)
         settings = ("training.epochs=1", "training.look_again=0", f"model.width={options.width}")
         words = [word for setting in settings for word in ("--set", setting)]
-        tsa("-q", "prepare", "--market", MARKET, small, "--out", folder / "store")
-        tsa("-q", "train", folder / "store", "--out", folder / "run", *words)
-        seconds, gigabytes = tsa("-q", "score", folder / "run" / "bundle", log, "--out", out)
+        tsa("prepare", "-q", "--market", MARKET, small, "--out", folder / "store")
+        tsa("train", "-q", folder / "store", "--out", folder / "run", *words)
+        seconds, gigabytes = tsa("score", "-q", folder / "run" / "bundle", log, "--out", out)
         rows = pl.scan_parquet(out).select(pl.len()).collect().item()
     print(f"{rows:,} payments scored in {seconds:.0f} s ({rows / seconds:,.0f}/s), at most {gigabytes:.2f} GB")
 
