@@ -108,13 +108,15 @@ def _index(
 def _last(
     key: object, history: str, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
 ) -> HistoryIndex | None:
-    """Where the only payment stands, if it is later than all events of its key, as nearly all are; None if it is not."""
+    """Where the only payment stands, if each event of its key is later than the one before, and it is later than all, as
+    nearly always; None if not, where ids tell the order or some events do not count."""
     begin = end = place = 1
     for of, events in past.items():
         if of == (history, key):
             begin, end = place, place + len(events)
         place += len(events)
-    if end > begin and time_seconds[end - 1] >= time_seconds[0]:
+    when = time_seconds[begin:end]
+    if len(when) and (when[-1] >= time_seconds[0] or (when[1:] <= when[:-1]).any()):
         return None
     order = np.arange(begin, end + 1)
     order[-1] = 0  # the payment comes first among the events
