@@ -57,6 +57,19 @@ def test_rows_of_the_table_of_any_whole_type(exported: tuple[TSANetwork, bytes])
     np.testing.assert_array_equal(OnnxEngine(graph)(replace(batch, histories=wide)), OnnxEngine(graph)(batch))
 
 
+@pytest.mark.parametrize("value", [2**32 + 1, 1.5])
+def test_what_is_no_row_is_refused(exported: tuple[TSANetwork, bytes], value: float) -> None:
+    network, graph = exported
+    batch = random_batch(network.config, LENGTHS, 2)
+    dtype = torch.float32 if isinstance(value, float) else torch.int64
+    odd = {
+        name: replace(one, categorical=torch.full_like(one.categorical, value, dtype=dtype))
+        for name, one in batch.histories.items()
+    }
+    with pytest.raises(ModelError, match="categorical must be whole numbers"):
+        OnnxEngine(graph)(replace(batch, histories=odd))
+
+
 def test_eight_bits(exported: tuple[TSANetwork, bytes]) -> None:
     network, graph = exported
     small = quantise(graph)

@@ -126,9 +126,8 @@ class TemporalAttention(nn.Module):
         q = functional.linear(query, wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
         folded = (q.transpose(0, 1) @ wk.view(self.n_heads, head, width)).transpose(0, 1)  # (B, H, E)
         logits = folded @ x.transpose(1, 2)
-        if (
-            around.growth is not None
-        ):  # elsewhere the key's bias adds the same to all logits, which softmax does not see
+        if around.growth is not None:
+            # elsewhere the key's bias adds the same to all logits, which softmax does not see
             logits = logits + (q * bk.view(self.n_heads, head)).sum(-1, keepdim=True)
             logits = logits * (around.growth[:, -1:] / around.growth)[:, None].to(x.dtype)
         if (bias := self._bias(around, slice(-1, None), x.dtype)) is not None:

@@ -137,7 +137,7 @@ class SummedEvents(nn.Module):
         """(B, L, 2F + 2); 0 at padding, whatever stands there."""
         age_days = history.age_seconds.unsqueeze(-1) / DAY_SECONDS
         scales = torch.log1p(24.0 * age_days) * LOG_AGE_SCALE, (age_days / AGE_DAYS).clamp(max=MAX_AGE)
-        values = history.numerical
+        values = history.numerical.masked_fill(history.padding.unsqueeze(-1), 0.0)
         numbers = torch.cat([values, values - values[:, -1:], *scales], dim=-1)
         return numbers.masked_fill(history.padding.unsqueeze(-1), 0.0)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, ModelError
 from tsa.model import Batch, TSANetwork
 from tsa.model.batch import History
 
@@ -93,7 +93,15 @@ def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
 
 def _fields(history: History) -> Mapping[str, torch.Tensor]:
     found = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
-    return {**found, "categorical": history.categorical.int()}  # PyTorch takes rows of any whole type, a graph one
+    return {**found, "categorical": _rows(history.categorical)}
+
+
+def _rows(categorical: torch.Tensor) -> torch.Tensor:
+    """Rows of the table as a graph takes them; PyTorch takes them in any whole type. ModelError for what int32 does not hold."""
+    narrow = categorical.int()
+    if categorical.dtype != torch.int32 and not torch.equal(narrow.to(categorical.dtype), categorical):
+        raise ModelError(f"categorical must be whole numbers below 2³¹, however: {categorical.dtype} with others")
+    return narrow
 
 
 def make_engine(
