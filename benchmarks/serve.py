@@ -150,23 +150,27 @@ def requests(bundle: Bundle, rows: pl.DataFrame, after: datetime) -> Iterator[by
         yield orjson.dumps(row)
 
 
+def serving(bundle: Path, history: str, options: list[str]) -> contextlib.AbstractContextManager[tuple[int, int]]:
+    """`tsa serve` in a process of its own: (port, process id)."""
+    return started([TSA, "serve", bundle, "--history", history, *options])
+
+
 @contextlib.contextmanager
-def serving(bundle: Path, history: str, options: list[str]) -> Iterator[tuple[int, int]]:
-    """A server of its own process: (port, process id)."""
+def started(command: list[Any]) -> Iterator[tuple[int, int]]:
+    """A server that takes --port, in a process of its own: (port, process id)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [TSA, "serve", bundle, "--history", history, "--port", port, *options]
-    process = subprocess.Popen([str(part) for part in command])
+    process = subprocess.Popen([str(part) for part in (*command, "--port", port)])
     try:
-        wait_for(port, process)
+        _wait_for(port, process)
         yield port, process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(40)
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     for _ in range(600):
         if process.poll() is not None:
             raise SystemExit(f"the server ended with {process.returncode}")

@@ -20,10 +20,8 @@ import contextlib
 import json
 import math
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -34,7 +32,7 @@ import numpy as np
 import torch
 
 from reference_forward import PlainReference, original_state
-from serve import serving, wait_for
+from serve import serving, started
 from tsa.data.encoder import Encoder
 from tsa.data.history import HistoryArrays
 from tsa.data.scaling import GivenScaler, Scaling
@@ -47,6 +45,7 @@ from tsa.scoring.bundle import Bundle
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.exporting import export_bundle
 from tsa.scoring.response import original_response
+from tsa.training.network import network_sizes
 from wire import MARKET, PAYMENTS_EACH, PlainReader, simulated
 
 ROWS = 600
@@ -62,16 +61,7 @@ PLAIN = "plain"
 def made_bundle(market: Market, rows: Path, folder: Path) -> Path:
     """A bundle as of an imported model: EU size, random weights, a calibration as if it meant something."""
     encoder = as_imported(prepare(market, rows, folder / "store").encoder)
-    n_numerical = len(encoder.numerical_names)
-    config = preset(
-        "reference",
-        histories=[history.name for history in market.history],
-        n_categorical=len(encoder.categorical_names),
-        n_numerical=n_numerical,
-        n_engineered=len(encoder.engineered_names),
-        n_embedding=encoder.n_rows - 1 + n_numerical,
-        n_matched=0,
-    )
+    config = preset("reference", **network_sizes(market, encoder))
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     scores = random.beta(1, 5, 3000)
@@ -154,20 +144,6 @@ def serve_plain(bundle: Path, port: int) -> None:
     uvicorn.run(PlainApplication(Bundle.open(bundle)), port=port, log_level="error", lifespan="off")
 
 
-@contextlib.contextmanager
-def serving_plain(bundle: Path) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, "--plain", str(bundle), "--port", str(port)])
-    try:
-        wait_for(port, process)
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
 def connected(port: int) -> HTTPConnection:
     """A connection that is kept; what is written to it is sent at once."""
     client = HTTPConnection("127.0.0.1", port, timeout=30)
@@ -222,7 +198,8 @@ def main() -> None:
         folder = Path(name)
         rows = simulated(market, ROWS, ROWS // PAYMENTS_EACH + 1, folder / "rows.jsonl")
         bundle = made_bundle(market, rows, folder)
-        ports = {PLAIN: stack.enter_context(serving_plain(bundle))}
+        plain = started([sys.executable, __file__, "--plain", bundle])
+        ports = {PLAIN: stack.enter_context(plain)[0]}
         for server, words in SERVERS.items():
             history = f"sqlite:///{folder}/histories.db"
             ports[server] = stack.enter_context(serving(bundle, history, [*words, "--threads=1"]))[0]

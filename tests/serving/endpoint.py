@@ -23,6 +23,7 @@ from tsa.scoring.bundle import Bundle
 from tsa.scoring.calibration import Calibration
 from tsa.serving.server import Server
 from tsa.serving.settings import ServeSettings
+from tsa.training.network import network_sizes
 
 NOW = 1_700_000_000
 SHOP: dict[str, Any] = {
@@ -90,14 +91,9 @@ def encoder_of(market: Market) -> Encoder:
 
 
 def config_of(market: Market, encoder: Encoder) -> ModelConfig:
-    n_numerical = len(encoder.numerical_names)
     return preset(
         "default",
-        histories=[history.name for history in market.history],
-        n_categorical=len(encoder.categorical_names),
-        n_numerical=n_numerical,
-        n_engineered=len(encoder.engineered_names),
-        n_embedding=encoder.n_rows - 1 + n_numerical,
+        **network_sizes(market, encoder),
         known_outcomes=market.label.as_feature,
         n_matched=len(market.features.categorical),
         width=16,

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tsa.data.encoder import Encoder
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError
 from tsa.model import ModelConfig, preset
+from tsa.schema import Market
 
 
 def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) -> ModelConfig:
     """The preset `name`, at the sizes of the store and with `settings` of one's own. ConfigError for what does not fit."""
-    encoder, market = store.encoder, store.market
-    n_numerical = len(encoder.numerical_names)
-    sizes = {
-        "histories": [history.name for history in market.history],
-        "n_categorical": len(encoder.categorical_names),
-        "n_numerical": n_numerical,
-        "n_engineered": len(encoder.engineered_names),
-        # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
-        "n_embedding": encoder.n_rows - 1 + n_numerical,
-    }
+    market, sizes = store.market, network_sizes(store.market, store.encoder)
     if given := sorted({*sizes, "name"} & set(settings)):
         raise ConfigError(f"model.{given[0]} comes with the store, it cannot be set")
     try:
@@ -33,3 +26,16 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
     # calendar features come last and are left out: that another payment was made at the same hour says little
     ours = {"known_outcomes": market.label.as_feature, "n_matched": len(market.features.categorical)}
     return config.replace(**{key: value for key, value in ours.items() if key not in settings})
+
+
+def network_sizes(market: Market, encoder: Encoder) -> dict[str, Any]:
+    """The settings of a network that come with the market and its encoder."""
+    n_numerical = len(encoder.numerical_names)
+    return {
+        "histories": [history.name for history in market.history],
+        "n_categorical": len(encoder.categorical_names),
+        "n_numerical": n_numerical,
+        "n_engineered": len(encoder.engineered_names),
+        # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
+        "n_embedding": encoder.n_rows - 1 + n_numerical,
+    }
