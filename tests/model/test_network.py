@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -56,12 +57,13 @@ def test_a_score_does_not_depend_on_its_batch(config, make_batch, rows):
     torch.testing.assert_close(network(batch.rows(index)), network(batch)[index], atol=1e-6, rtol=1e-6)
 
 
-def test_what_stands_at_padding_changes_no_score(config, make_batch):
+@pytest.mark.parametrize("value", [7.0, math.nan, math.inf])
+def test_what_stands_at_padding_changes_no_score(config, make_batch, value):
     network, batch = TSANetwork(config).eval(), make_batch(config)
     expected = network(batch)
     for history in batch.histories.values():
         history.age_seconds[history.padding] = 5e8
-        history.numerical[history.padding] = 7.0
+        history.numerical[history.padding] = value
         history.categorical[history.padding] = 1
         history.outcome[history.padding] = 2
     torch.testing.assert_close(network(batch), expected, atol=1e-6, rtol=1e-6)
@@ -79,6 +81,14 @@ def test_great_ages_give_finite_scores_and_gradients(config, make_batch, max_age
     logits.square().mean().backward()
     assert torch.isfinite(logits).all()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("age", [math.inf, -math.inf, -2e6])
+def test_ages_that_cannot_be_give_finite_scores(config, make_batch, age):
+    network, batch = TSANetwork(config).eval(), make_batch(config)
+    for history in batch.histories.values():
+        history.age_seconds[:, 1] = age
+    assert torch.isfinite(network(batch)).all()
 
 
 def test_a_history_of_nothing_but_padding_gives_finite_scores(config, make_batch):

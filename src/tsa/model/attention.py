@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsa.model.dropout import attend, dropout, relu_dropout
-from tsa.model.time import age_distance, age_growth
+from tsa.model.time import OLDEST_SECONDS, age_distance, age_growth
 
 FAR = 1e30  # so far away that no head sees it, yet finite: 0 · inf would spoil the gradient of what heads learn
 
@@ -42,7 +42,8 @@ class Surroundings:
         distance = None
         if time == "log":
             queries = slice(-1, None) if last_only else slice(None)
-            distance = age_distance(age_seconds.masked_fill(padding, 0.0), queries).masked_fill(padding[:, None], FAR)
+            age = age_seconds.masked_fill(padding, 0.0).clamp(0.0, OLDEST_SECONDS)
+            distance = age_distance(age, queries).masked_fill(padding[:, None], FAR)
         return cls(padding, growth, distance)
 
     def split(self, size: int) -> Iterator[Surroundings]:

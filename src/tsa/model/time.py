@@ -12,6 +12,8 @@ from torch import Tensor, nn
 FOLDING_SECONDS = 1e6  # an attention logit shrinks by e for each of these between query and key
 MAX_AGE_SECONDS = 1e7
 DAY_SECONDS = 86_400.0
+OLDEST_SECONDS = 1e10
+"""Ages beyond these 300 years, and below 0, count as the bound: where distances are taken, they would be no numbers."""
 
 
 def age_growth(age_seconds: Tensor) -> Tensor:

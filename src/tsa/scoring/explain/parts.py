@@ -97,16 +97,16 @@ def _aggregated(fold: FeatureAggregation | None, vectors: Tensor) -> Tensor:
 
 
 def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: History) -> Tensor:
-    """The terms of the sum: per categorical feature, per number and its distance, the outcome, age and biases."""
+    """The terms of the sum: per categorical feature, per number and its distances, the outcome, age and biases."""
     each = _of_numbers(events, events.numbers(history))
     n = history.numerical.shape[-1]
     if events.match is not None:
         told = same.unsqueeze(-1) * events.match.weight.t()
         vectors = vectors + functional.pad(told, (0, 0, 0, vectors.shape[-2] - events.n_matched))
-    terms = [vectors, each[..., :n, :] + each[..., n : 2 * n, :]]
+    terms = [vectors, each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]]
     if events.outcome is not None and history.outcome is not None:
         terms.append(functional.embedding(history.outcome.int(), events.outcome.weight).unsqueeze(-2))
-    base = each[..., 2 * n :, :].sum(-2, keepdim=True) + events.linear.bias
+    base = each[..., 3 * n :, :].sum(-2, keepdim=True) + events.linear.bias
     return torch.cat([*terms, base], dim=-2)
 
 
