@@ -62,6 +62,23 @@ def test_bf16_learns_nearly_the_same(easy_store: EventStore, preset: str) -> Non
     assert {value.dtype for value in one.network.parameters()} == {torch.float32}
 
 
+def test_the_balance_of_experts_is_trained_on(easy_store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of a step is that of the payments and of the experts' balance, weighted."""
+    monkeypatch.setattr(TSANetwork, "auxiliary_loss", lambda network: network.table.weight.new_tensor(10.0))
+    steps = batches(easy_store, settings())[:1]
+    heavy = [made(easy_store, settings()).step(parts, 1).loss for parts in steps]
+    monkeypatch.undo()
+    light = [made(easy_store, settings()).step(parts, 1).loss for parts in steps]
+    np.testing.assert_allclose(heavy, np.array(light) + 10.0, rtol=1e-6)
+    one = made(easy_store, settings(), n_experts=2, experts_in=["feature"])
+    gates = [value for name, value in one.network.named_parameters() if "w_gating" in name]
+    before = [value.detach().clone() for value in gates]
+    for parts in batches(easy_store, settings())[:3]:
+        one.step(parts, 1)
+    assert gates
+    assert all((a != b).any() for a, b in zip(before, gates, strict=True))
+
+
 def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert Precision("auto", cpu).name == "float32"

@@ -223,16 +223,57 @@ def test_another_model_market_or_store_is_refused(easy_store: EventStore, stoppe
     )
     rows.write_parquet(log)
     other = prepare(Market.from_dict({**MARKET, "name": "other"}), [str(log)], tmp_path / "other")
-    with pytest.raises(ConfigError, match="market: '"):
+    with pytest.raises(ConfigError, match=r"market\.name: 'easy', 'other'"):
         go_on(other, stopped)
     fewer = rows.filter(pl.col("id") != 5)
     fewer.write_parquet(log)
-    with pytest.raises(ConfigError, match="store: '"):
+    with pytest.raises(ConfigError, match=r"store.n_events: \d+, \d+"):
         go_on(prepare(easy_store.market, [str(log)], tmp_path / "fewer"), stopped)
 
 
 def test_settings_that_move_no_weight_may_differ(easy_store: EventStore, stopped: Path) -> None:
     go_on(easy_store, stopped, checkpoint_minutes=5.0, workers=1, keep_best=3)
+
+
+def test_more_of_the_best_are_kept_from_now_on(easy_store: EventStore, tmp_path: Path) -> None:
+    """Those that were thrown away before cannot be had back, and are not missed."""
+    out = tmp_path / "run"
+    few = {"epochs": 4, "patience": 4, "early_stopping": True, "metric": "loss", "direction": "higher"}
+
+    def stop(record: dict[str, Any]) -> None:
+        if record["epoch"] == 3:
+            raise KeyError("killed")
+
+    with pytest.raises(KeyError):
+        train(easy_store, out, model=TINY, training=settings(**few), on_epoch=stop)
+    train(easy_store, out, model=TINY, training=settings(**few, keep_best=4), resume=True)
+    kept = sorted(path.name for path in (out / "checkpoints").glob("best-*"))
+    assert kept == [f"best-{epoch:06}.safetensors" for epoch in (1, 3, 4)], "the second was worse than the first"
+
+
+def test_sigterm_to_all_processes_of_a_job(easy_store: EventStore, unkilled: Path, tmp_path: Path) -> None:
+    """As torchrun sends it: the workers that gather batches get it too, and gather on until a checkpoint is saved."""
+    out, rare = tmp_path / "run", {**OFTEN, "checkpoint_minutes": 60.0, "workers": 1}
+    ends = alone(group_asked_to_stop, str(easy_store.path), str(out), rare)
+    assert "TrainingStopped: asked to stop by SIGTERM: a checkpoint was saved in epoch" in str(ends.error)
+    assert alone(run, str(easy_store.path), str(out), rare) == Ended(0)
+    assert outcome(out) == outcome(unkilled)
+
+
+def group_asked_to_stop(path: str, out: str, changes: dict[str, Any]) -> None:
+    os.setpgrp()
+    original, seen = Learner.step, 0
+
+    def patched(*arguments: Any, **settings: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == 12:
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(0.5)  # for workers that die of it to be missed
+        return original(*arguments, **settings)
+
+    Learner.step = patched  # type: ignore[method-assign]
+    run(path, out, changes)
 
 
 def flip(path: Path) -> None:

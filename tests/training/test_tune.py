@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from easy import FAST, TINY, Ended, alone, die
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError, TrainingError
 from tsa.training import tune as tuning
+from tsa.training.learner import Learner
 from tsa.training.search import Search, alone_in
 from tsa.training.space import Space
 from tsa.training.tune import tune
@@ -42,17 +45,25 @@ def tried(out: Path) -> pl.DataFrame:
     return pl.read_csv(out / "trials.csv").drop("seconds")
 
 
-def searched(path: str, out: str, trials: int, dies_in: int | None = None) -> None:
-    """Search in a process of its own, which is killed in a trial."""
-    original = tuning._value
+def searched(path: str, out: str, trials: int, dies_in: int | None = None, at: str = "its end") -> None:
+    """Search in a process of its own, which is killed in a trial, or asked to stop."""
+    original, learn, now = tuning._value, Learner.step, None
 
-    def patched(search: Search, trial: Any, *rest: Any) -> float:
+    def value_of(search: Search, trial: Any, *rest: Any) -> float:
+        nonlocal now
+        now = trial.number
         value = original(search, trial, *rest)
-        if trial.number == dies_in:
+        if now == dies_in and at == "its end":
             die()
         return value
 
-    tuning._value = patched
+    def step(learner: Learner, *rest: Any) -> Any:
+        made = learn(learner, *rest)
+        if now == dies_in and learner.schedule.last_epoch == 20 and at != "its end":
+            die() if at == "its midst" else os.kill(os.getpid(), signal.SIGTERM)
+        return made
+
+    tuning._value, Learner.step = value_of, step  # type: ignore[method-assign]
     tune(search(EventStore.open(path)), out, trials=trials)
 
 
@@ -90,10 +101,16 @@ def test_the_preset_trains_the_best_again(
     assert json.loads((run / "run.json").read_text())["epochs"][0]["validation_average_precision"] == best
 
 
-def test_killed_and_gone_on_with(whole: Path, easy_store: EventStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("trial", "at"), [(1, "its end"), (0, "its midst"), (1, "its midst"), (1, "a signal")])
+def test_killed_and_gone_on_with(whole: Path, easy_store: EventStore, tmp_path: Path, trial: int, at: str) -> None:
     """The same trials, in the same order, as without the interruption; a finished search goes on with more of them."""
     out = tmp_path / "tuned"
-    assert alone(searched, str(easy_store.path), str(out), 2, 1).code == -9
+    ended = alone(searched, str(easy_store.path), str(out), 2, trial, at)
+    if at == "a signal":
+        assert "TrainingStopped: asked to stop by SIGTERM" in str(ended.error)
+    else:
+        assert ended.code == -9
+    assert (out / "trials.csv").exists() == (trial > 0), "of the trials before"
     assert alone(searched, str(easy_store.path), str(out), 2) == Ended(0)
     assert tried(out).height == 2
     assert alone(searched, str(easy_store.path), str(out), 4) == Ended(0)
@@ -147,7 +164,7 @@ def test_settings_that_cannot_be_trained_at_all(easy_store: EventStore, tmp_path
 def test_a_folder_of_something_else(whole: Path, easy_store: EventStore, tmp_path: Path) -> None:
     """Another search, other files, a file, or a search that is at work."""
     with pytest.raises(
-        ConfigError, match="must hold a search of the same things to go on, however: seed: 0 there, 1 here"
+        ConfigError, match="must hold a search of the same things to go on, however \\(there, here\\): seed: 0, 1"
     ):
         tune(search(easy_store, seed=1), whole, trials=1)
     (tmp_path / "diary.txt").write_text("dear")
@@ -197,4 +214,4 @@ def test_the_command(tsa: Callable[..., Any], easy_store: EventStore, tmp_path: 
     assert runs == {path: path.stat().st_mtime_ns for path in (tmp_path / "tuned" / "trials").rglob("*")}
     refused = tsa(*words, "--seed", 3)
     assert refused.code == 2
-    assert "seed: 0 there, 3 here" in refused.err
+    assert "(there, here): seed: 0, 3" in refused.err

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,9 +55,11 @@ def train(
     """
     from tsa.data.store import EventStore
 
-    settings, events = Settings.read(set_, file=settings_file), EventStore.open(store)
+    settings = Settings.read(set_, file=settings_file)
     with together(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
-        train_run(settings, events, out, preset, bars, resume=resume, shown=processes.first and not quiet)
+        train_run(
+            settings, EventStore.open(store), out, preset, bars, resume=resume, shown=processes.first and not quiet
+        )
     if processes.first:
         say(f"bundle: {out / 'bundle'}")
 
@@ -86,9 +89,9 @@ def run(
     if comparison:
         need_baseline()
     with together(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
-        if processes.first and not (resume and (out / "store").exists()):
-            prepare_store(settings, logs, out / "store", quarantine, bars)
-        processes.wait()
+        missing = processes.first and not (resume and (out / "store").exists())
+        work = partial(prepare_store, settings, logs, out / "store", quarantine, bars)
+        processes.ready("store", work if missing else None)
         store = EventStore.open(out / "store", settings.market)
         train_run(settings, store, out, preset, bars, resume=resume, shown=processes.first and not quiet)
         if processes.first:

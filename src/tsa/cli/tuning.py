@@ -8,17 +8,23 @@ from typing import Annotated
 import typer
 
 from tsa.cli.app import Preset, Quiet, Sets, app
+from tsa.cli.training import STOPPED
+from tsa.errors import TrainingStopped
 from tsa.settings import Settings
-from tsa.terminal import say, session
+from tsa.terminal import errors, say, session
 
 
 @app.command()
 def tune(
     store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote.", show_default=False)],
     out: Annotated[
-        Path,
-        typer.Option("--out", help="The folder of the search; one that was interrupted goes on.", show_default=False),
-    ],
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The folder of the search; one that was interrupted goes on. Without it: STORE-tuned.",
+            show_default=False,
+        ),
+    ] = None,
     trials: Annotated[int, typer.Option(help="How many trainings in all, those before an interruption included.")] = 20,
     space: Annotated[
         Path | None,
@@ -44,7 +50,12 @@ def tune(
     what = Search(
         store=EventStore.open(store), preset=preset, fixed=fixed, space=Space.read(space or DEFAULT), seed=seed
     )
-    with session(quiet, out / "tune.log") as bars:
-        best = search(what, out, trials=trials, progress=bars)
+    out = out or store.with_name(f"{store.resolve().name}-tuned")
+    try:
+        with session(quiet, out / "tune.log") as bars:
+            best = search(what, out, trials=trials, progress=bars)
+    except TrainingStopped as stopped:
+        say(f"note: {stopped}; the same command goes on with the search", errors)
+        raise SystemExit(STOPPED) from None
     say(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
     say(f"settings: {out / 'best.toml'}")

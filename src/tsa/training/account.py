@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -54,6 +53,7 @@ def surroundings(store: EventStore, out: Path, processes: int, precision: str) -
     return {
         "store": os.path.relpath(store.path.resolve(), out.resolve()),
         "store_manifest": sha256_of(store.path / MANIFEST),
+        "market": store.market.to_dict(),
         "store_content": content_of(store),
         "environment": {**environment(), "processes": processes, "precision": precision},
     }
@@ -69,17 +69,17 @@ def environment() -> dict[str, Any]:
     }
 
 
-def content_of(store: EventStore) -> str:
-    """sha256 over what can be learned from a store: all of it but where the log lay and how its rows were counted."""
-    manifest = json.loads((store.path / MANIFEST).read_text(encoding="utf-8"))
+def content_of(store: EventStore) -> dict[str, Any]:
+    """What can be learned from a store: all that its manifest says but where the log lay and how its rows were counted."""
+    manifest: dict[str, Any] = json.loads((store.path / MANIFEST).read_text(encoding="utf-8"))
     manifest["files"].pop(REPORT)
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return manifest
 
 
 def identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
     """What must be the same for a run to go on from a checkpoint, in values that JSON holds."""
     return {
-        "market": store.market.fingerprint,
+        "market": store.market.to_dict(),
         "store": content_of(store),
         "model": model.to_dict(),
         "training": effective(config.model_dump(mode="json")),
@@ -89,7 +89,7 @@ def identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> d
 def identity_of(run: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a run, from its account."""
     return {
-        "market": run["market_fingerprint"],
+        "market": run["market"],
         "store": run["store_content"],
         "model": run["model"],
         "training": effective(run["training"]),

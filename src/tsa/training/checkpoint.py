@@ -45,7 +45,7 @@ class Checkpoints:
     identity: Mapping[str, Any]
 
     def save(self, epoch: int, step: int, state: Mapping[str, Any], best: Sequence[int] = ()) -> Path:
-        """Write where the run stands. best: the epochs whose weights, saved before, are to be kept."""
+        """Write where the run stands. best: the epochs whose weights, if they were saved, are to be kept."""
         path = self.folder / f"last-{epoch:06}-{step:09}"
         with replaced_folder(path, MANIFEST) as aside:
             tensors: Tensors = {}
@@ -105,7 +105,8 @@ class Checkpoints:
 
     def _manifest(self, folder: Path, best: Sequence[int]) -> dict[str, Any]:
         files = {name: sha256_of(folder / name) for name in (STATE, TENSORS)}
-        bests = {self._best(epoch).name: sha256_of(self._best(epoch)) for epoch in best}
+        there = [file for epoch in best if (file := self._best(epoch)).exists()]
+        bests = {file.name: sha256_of(file) for file in there}
         return {"version": VERSION, "identity": dict(self.identity), "files": files, "best": bests}
 
     def _check_whole(self, path: Path) -> None:

@@ -70,7 +70,7 @@ class TrainingConfig(Choices):
     min_delta: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """By how much more than this a `metric` must differ to be better."""
     keep_best: int = Field(default=1, ge=1)
-    """Of how many of the best epochs the weights are kept in the run's folder `checkpoints`."""
+    """Of how many of the best epochs, by early stopping's `metric`, the weights are kept in the run's folder `checkpoints`."""
     checkpoint_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """A checkpoint is written after so many minutes, beside the one at each epoch's end."""
     calibration: Literal["bspline", "isotonic", "platt", "beta", "sampling"] = "bspline"
@@ -88,6 +88,9 @@ class TrainingConfig(Choices):
             raise ValueError(f"train_on must name each range once, however: {', '.join(self.train_on)}")
         if self.metric not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, however: metric={self.metric!r}")
+        if self.calibration == "sampling" and self.look_again:
+            rule = "calibration='sampling' needs look_again=0: what is drawn by importance shifts scores in another way too"
+            raise ValueError(f"{rule}, however: look_again={self.look_again}")
         if self.accumulate > self.batch_size:
             found = f"accumulate={self.accumulate}, batch_size={self.batch_size}"
             raise ValueError(f"accumulate must not be above batch_size, however: {found}")

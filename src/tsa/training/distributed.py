@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +35,8 @@ LAST_WORDS = "tsa: how the run failed"
 LOST = "another process of the run ended without a word here: it was killed, or ran out of memory, or says itself what was wrong"
 PATIENCE_SECONDS = 1.0
 """How long a process that lost another waits for its last words, which come before it leaves."""
+
+POLL_SECONDS = 0.1
 
 _groups: list[Any] = []
 """Groups live as long as the process. The last to let one go may else be a wrapped network in the trace of an error, which
@@ -116,6 +118,22 @@ class Processes:
         values = [value]
         dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
+
+    def ready(self, name: str, work: Callable[[], object] | None) -> None:
+        """Do `work`, if there is any, and go on when all processes have done theirs, however long that takes.
+
+        name: of this work, unlike all others'. Raises OtherProcessError where another one fails.
+        """
+        if work is not None:
+            work()
+        if self.count == 1:
+            return
+        store = dist.distributed_c10d._get_default_store()
+        store.add(name, 1)
+        while store.add(name, 0) < self.count:
+            if store.check([LAST_WORDS]):
+                raise OtherProcessError(store.get(LAST_WORDS).decode())
+            time.sleep(POLL_SECONDS)
 
     def wait(self) -> None:
         """Go on when all have come here."""

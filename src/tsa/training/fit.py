@@ -65,7 +65,9 @@ def train(
         run = _Run.make(store, out, preset, model or {}, config, processes)
         if resume and run.is_finished():
             logger.info("%s has finished: nothing is left to do", out)
-            return Bundle.open(out / BUNDLE)
+            # of several machines only the first may have the folder
+            bundle: Bundle = processes.from_first(Bundle.open(out / BUNDLE) if processes.first else None)
+            return bundle
         return run.train(Hooks(progress=progress, asked=asked), resume, on_epoch or _nothing)
 
 

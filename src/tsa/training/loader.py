@@ -6,6 +6,7 @@ Knows rows and histories; not what is learned from them.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,12 +146,18 @@ class Loader:
             prefetch_factor=PREFETCHED,
             persistent_workers=True,
             generator=torch.Generator(),  # of its own: the global one belongs to the network
+            worker_init_fn=_outlive_sigterm,
         )
 
     def _loaded(self) -> Iterator[Loaded]:
         if self._prefetching is None:
             return (loaded(self.store, task) for task in self.tasks())
         return iter(self._prefetching)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Gather on: a SIGTERM to all processes of a job is for the one that saves a checkpoint, and ends its workers then."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def loaded(store: EventStore, task: Task) -> Loaded:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -175,8 +176,17 @@ class Loop:
         self.history.load_state_dict(state["history"])
         self.history.best = {name: value.to(self.processes.device) for name, value in best.items()}
         self.tally = Tally(**state["tally"])
-        own = self.processes.rank if len(state["random"]) == self.processes.count else 0
-        restore_random_state(state["random"][own], self.processes.device)
+        self._draw_on(state["random"])
+
+    def _draw_on(self, states: Sequence[Any]) -> None:
+        """Go on drawing as the process of this number did; one that was not there draws numbers of its own."""
+        rank, count = self.processes.rank, self.processes.count
+        if len(states) != count:
+            logger.warning("going on with %d processes instead of %d: dropout draws other numbers", count, len(states))
+        if rank < len(states):
+            restore_random_state(states[rank], self.processes.device)
+        else:
+            torch.manual_seed(self.config.seed + rank)
 
     def _measured(self) -> dict[str, float]:
         """Nothing where the range lacks one of the two outcomes: early stopping, which would need it, was refused then."""

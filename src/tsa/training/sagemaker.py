@@ -24,6 +24,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -47,6 +48,7 @@ OWN = ("market", "preset", "evaluate", "processes_per_host")
 """Hyperparameters of this file; all others but SageMaker's own are settings."""
 SAGEMAKERS = ("sagemaker_", "_tuning_objective_metric")
 """How the names of SageMaker's own hyperparameters begin."""
+CHANNEL = "SM_CHANNEL_"
 PORT = "29500"
 SAVING_SECONDS = 110
 """Of the 120 that SageMaker leaves between SIGTERM and the end."""
@@ -166,9 +168,8 @@ def run(job: Job) -> None:
     training = TrainingConfig.make(settings.training)
     out = job.base / "checkpoints" / "run"
     with joined(training.device) as processes:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            _prepare(job, settings)
-        processes.wait()
+        first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+        processes.ready("store", partial(_prepare, job, settings) if first_here else None)
         store = EventStore.open(job.store or job.base / "store")
         preset = job.own("preset", "default")
         train(store, out, preset=preset, model=settings.model, training=training, resume=True)
@@ -275,10 +276,15 @@ def _text(value: Any) -> str:
 
 
 def _channels(base: Path, *, several_hosts: bool) -> dict[str, Path]:
-    """Folder of each channel. ConfigError for one that is not there, or not the same on all hosts."""
+    """Folder of each channel, told by the file or by the environment alone. ConfigError for one that is not there, or not
+    the same on all hosts."""
+    told: dict[str, Any] = _read(base, "inputdataconfig")
+    known = {name.upper() for name in told}
+    alone = [name.removeprefix(CHANNEL) for name in sorted(os.environ) if name.startswith(CHANNEL)]
+    told |= {name.lower(): {} for name in alone if name not in known}
     found = {}
-    for name, config in _read(base, "inputdataconfig").items():
-        path = Path(os.environ.get(f"SM_CHANNEL_{name.upper()}", base / "input" / "data" / name))
+    for name, config in told.items():
+        path = Path(os.environ.get(f"{CHANNEL}{name.upper()}", base / "input" / "data" / name))
         if not path.is_dir():
             mode = config.get("TrainingInputMode")
             raise ConfigError(f"channel {name} must be a folder (mode File or FastFile), however: {path}, mode {mode}")

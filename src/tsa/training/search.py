@@ -14,6 +14,7 @@ from tsa.data.files import write_json
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError
 from tsa.training.account import content_of
+from tsa.training.checkpoint import differences
 from tsa.training.config import TrainingConfig
 from tsa.training.fit import network_settings
 from tsa.training.space import ROOMS, Space
@@ -95,9 +96,9 @@ def claim(search: Search, out: Path) -> None:
             raise ConfigError(f"{out} must be empty or hold a search, however: it holds {', '.join(foreign[:5])}")
         write_json(kept, account)
     before = json.loads(kept.read_text(encoding="utf-8"))
-    if differs := [key for key in account if account[key] != before.get(key)]:
-        found = "; ".join(f"{key}: {before.get(key)!r} there, {account[key]!r} here" for key in differs)
-        raise ConfigError(f"{out} must hold a search of the same things to go on, however: {found}")
+    if lines := list(differences(before, account)):
+        found = "; ".join(lines)
+        raise ConfigError(f"{out} must hold a search of the same things to go on, however (there, here): {found}")
 
 
 @contextmanager

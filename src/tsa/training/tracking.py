@@ -99,7 +99,8 @@ def _mlflow(uri: str, out: Path, run: Record) -> Iterator[Track]:
     with mlflow.start_run(run_id=run.get("mlflow_run"), run_name=out.resolve().name) as active:
         run["mlflow_run"] = active.info.run_id
         settings = {f"{room}.{key}": value for room in ("training", "model") for key, value in run[room].items()}
-        mlflow.log_params(settings)
+        # what was logged cannot be changed; of a run that goes on, the settings that may differ make no difference
+        mlflow.log_params({key: value for key, value in settings.items() if key not in active.data.params})
 
         def write(record: Record) -> None:
             try:
@@ -108,6 +109,12 @@ def _mlflow(uri: str, out: Path, run: Record) -> Iterator[Track]:
                 logger.warning("MLflow did not take epoch %d: %s", record["epoch"], error)
 
         yield write
+
+
+def epochs_of(out: Path) -> list[Record]:
+    """The records that the run in `out` has written so far."""
+    path = out / METRICS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:

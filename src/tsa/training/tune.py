@@ -11,21 +11,23 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import polars as pl
 
 from tsa.data.files import replaced_file, write_text
-from tsa.errors import ConfigError, TrainingError
+from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.progress import Progress, silent
 from tsa.training.fit import train
 from tsa.training.search import Search, Settings, alone_in, claim
 from tsa.training.space import ROOMS, Choice, Range
+from tsa.training.tracking import epochs_of
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -64,14 +66,16 @@ def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progres
         advance(min(len(_tried(study)), trials))
         while (number := len(_tried(study))) < trials:
             _try(search, study, number, out, progress)
+            _write(search, study, out)
             advance(1)
-        best = _best(search, study)
-        _write(search, study, best, out)
-    return best
+        return _write(search, study, out) or _none_ended(study)
 
 
 def _try(search: Search, study: Study, number: int, out: Path, progress: Progress) -> None:
-    """One trial: settings, a training, its value. One that is given up or cannot be trained counts as tried."""
+    """One trial: settings, a training, its value. One that is given up or cannot be trained counts as tried.
+
+    One that is asked to stop does not: the next search goes on with its training.
+    """
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
@@ -83,6 +87,8 @@ def _try(search: Search, study: Study, number: int, out: Path, progress: Progres
     except TrialPruned:
         logger.info("trial %d is worse than the median of those before it: given up", number)
         study.tell(trial, state=TrialState.PRUNED)
+    except TrainingStopped:
+        raise
     except (ConfigError, TrainingError) as error:
         if number == 0:
             raise  # the settings as they are cannot be trained: no setting of the space is the cause
@@ -107,19 +113,28 @@ def _ask(search: Search, study: Study, number: int) -> Trial:
 
 
 def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: Progress) -> float:
-    """Train with the chosen settings; the best epoch's metric. Raises TrialPruned where it is not worth going on."""
+    """Train with the chosen settings, or go on with it; the best epoch's metric. TrialPruned where that is not worth it."""
     from optuna import TrialPruned
 
+    told: set[int] = set()
+
+    def tell(records: Sequence[dict[str, Any]]) -> None:
+        for record in records:
+            if record["epoch"] not in told:
+                trial.report(record[search.metric], record["epoch"])
+                told.add(record["epoch"])
+
     def on_epoch(record: dict[str, Any]) -> None:
-        trial.report(record[search.metric], record["epoch"])
+        tell([*epochs_of(out), record])  # those before an interruption too: later trials are compared with them
         if trial.should_prune():
             raise TrialPruned
 
     training, model = search.made(chosen)
-    bundle = train(
-        search.store, out, preset=search.preset, model=model, training=training, progress=progress, on_epoch=on_epoch
-    )
-    values = [float(epoch[search.metric]) for epoch in bundle.training["epochs"]]
+    settings: dict[str, Any] = {"preset": search.preset, "model": model, "training": training}
+    bundle = train(search.store, out, **settings, progress=progress, on_epoch=on_epoch, resume=out.exists())
+    epochs = bundle.training["epochs"]
+    tell(epochs)
+    values = [float(epoch[search.metric]) for epoch in epochs]
     return max(values) if search.higher_is_better else min(values)
 
 
@@ -158,22 +173,26 @@ def _tried(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def _best(search: Search, study: Study) -> Best:
-    """The best of the trials that came to an end."""
+def _best(search: Search, study: Study) -> Best | None:
+    """The best of the trials that came to an end; None where none did."""
     tried = _tried(study)
     sign = 1 if search.higher_is_better else -1
     # one that was given up has a value too, its last
     values = [trial.value if trial.state.name == "COMPLETE" else None for trial in tried]
     ended = [(sign * value, -number) for number, value in enumerate(values) if value is not None]
     if not ended:
-        raise TrainingError(f"a trial must come to its end, however: none of {len(tried)} did")
+        return None
     value, number = max(ended)  # of equal ones the first
     settings = {**search.fixed, **tried[-number].params}
     return Best(trial=-number, metric=search.metric, value=sign * value, settings=settings, tried=len(tried))
 
 
-def _write(search: Search, study: Study, best: Best, out: Path) -> None:
-    """The table of all trials, and the preset of the best."""
+def _none_ended(study: Study) -> NoReturn:
+    raise TrainingError(f"a trial must come to its end, however: none of {len(_tried(study))} did")
+
+
+def _write(search: Search, study: Study, out: Path) -> Best | None:
+    """The table of all trials so far, and the preset of the best."""
     rows = [
         {
             "trial": number,
@@ -187,7 +206,9 @@ def _write(search: Search, study: Study, best: Best, out: Path) -> None:
     ]
     with replaced_file(out / "trials.csv") as aside:
         pl.DataFrame(rows, infer_schema_length=None, strict=False).write_csv(aside)
-    write_text(out / "best.toml", _preset(search, best))
+    if best := _best(search, study):
+        write_text(out / "best.toml", _preset(search, best))
+    return best
 
 
 def _preset(search: Search, best: Best) -> str:
