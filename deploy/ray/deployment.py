@@ -5,6 +5,7 @@ All routes of `tsa serve` are there. Replicas share the history store, so it mus
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tsa.serving.app import create_app
+from tsa.serving.reload import watch
 from tsa.serving.service import Service
 from tsa.serving.settings import ServeSettings
+
+FILES = ("bundle", "public_key", "shadow", "shadow_file")
+LISTS_OF_FILES = ("token_files", "admin_token_files")
 
 
 class Endpoint:
     """One replica. settings: those of `ServeSettings`, by name."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        paths = {name: Path(settings[name]) for name in ("bundle", "public_key", "shadow") if settings.get(name)}
+        paths = {name: Path(settings[name]) for name in FILES if settings.get(name)}
         listed = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
+        listed |= {name: tuple(map(Path, settings[name])) for name in LISTS_OF_FILES if settings.get(name)}
         self.service = Service(ServeSettings(**{**settings, **listed, **paths}))
+        self.watching: asyncio.Task[None] | None = None
         self.app = create_app(self.service)
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request, as the server would."""
+        if self.watching is None and self.service.settings.watch_seconds:
+            # the application's lifespan, in which a new bundle is looked for, is none of Ray's business
+            self.watching = asyncio.create_task(watch(self.service))
         response = Response()
         parts: list[bytes] = []
 

@@ -67,6 +67,22 @@ class Load:
             thread.join()
 
 
+def test_whatever_a_new_bundle_stumbles_over_the_old_one_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server(folder / "bundle", admin_token_env=("ADMIN_TOKEN",)) as (found, port):
+        service = found.service
+        assert service is not None
+        old, url = version_of(folder / "first"), f"http://127.0.0.1:{port}"
+        point(folder, "second")
+        with monkeypatch.context() as patch:
+            patch.setattr(service.desk, "swap", lambda *_: 1 / 0)
+            refused = httpx.post(f"{url}/v1/admin/reload", headers=TOKEN)
+            assert (refused.status_code, refused.json()["rule"]) == (409, "bundle")
+            assert service.version == old
+            assert httpx.post(f"{url}/v1/score", json=payment("a")).json()["version"] == old
+        assert httpx.post(f"{url}/v1/admin/reload", headers=TOKEN).status_code == 200
+        assert service.version == version_of(folder / "second")
+
+
 def wait_for(load: Load, version: str) -> None:
     end = time.monotonic() + 30
     while not (load.answers and load.answers[-1].json().get("version") == version):

@@ -7,9 +7,12 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from endpoint import endpoint, made_bundle, payment
 
@@ -84,6 +87,30 @@ def test_a_single_payment_that_breaks_a_rule_is_refused(client: httpx.Client) ->
     assert (empty.status_code, empty.json()["rule"]) == (422, "empty")
     unread = client.post("/invocations", content=b"PAR1", headers={"content-type": "application/x-parquet"})
     assert (unread.status_code, unread.json()["rule"]) == (400, "not_parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "status"),
+    [
+        ({"id": [[1] * 30_000_000]}, {}, 413),
+        ({"id": ["x" * 300_000] * 1000}, {}, 413),
+        ({"id": [["x" * 300_000] * 1000]}, {}, 413),
+        ({"id": pa.array([b"x" * 300_000] * 1000, pa.binary(300_000))}, {}, 413),
+        (
+            {"id": ["x" * 300_000] * 1000},
+            {"use_dictionary": False, "column_encoding": {"id": "DELTA_BYTE_ARRAY"}},
+            400,
+        ),
+    ],
+)
+def test_a_parquet_file_that_swells_is_refused(
+    client: httpx.Client, columns: dict[str, Any], options: dict[str, Any], status: int
+) -> None:
+    """A kilobyte that says of itself how small it is, and would be a third of a gigabyte of values."""
+    pq.write_table(pa.table(columns), buffer := io.BytesIO(), compression="zstd", **options)
+    assert len(buffer.getvalue()) < 1000
+    answer = client.post("/invocations", content=buffer.getvalue(), headers={"content-type": "application/x-parquet"})
+    assert answer.status_code == status, answer.text
 
 
 def test_an_imported_model_answers_word_for_word_as_the_original(tmp_path: Path) -> None:

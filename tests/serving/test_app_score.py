@@ -267,3 +267,17 @@ def test_rows_that_carry_their_own_history_need_no_store(tmp_path: Path) -> None
         assert client.post("/v1/outcome", json={"id": "p1", "fraud": True}).json()["rule"] == "own_history"
         told = client.post("/v1/score?explain=true", json=CARRIED).json()
         assert told["reasons"]
+
+
+def test_rows_that_carry_their_own_history_keep_the_markets_rules_too(tmp_path: Path) -> None:
+    bundle, now = made_bundle(tmp_path / "bundle", WIRE), int(time.time())
+    strict = ('serving.unknown_fields="refuse"', "serving.max_future_seconds=60")
+    early, late = {**CARRIED, "at": str(now + 30)}, {**CARRIED, "at": str(now + 600)}
+    with endpoint(bundle, history=None, overrides=strict) as client:
+        found = client.post(
+            "/v1/score", json=[early, late, {**CARRIED, "colour": "red"}, {**CARRIED, "fraud": "0"}]
+        ).json()
+    assert [one.get("problem", {}).get("rule") for one in found] == [None, "future_time", "unknown_field", None]
+    assert (found[1]["problem"]["field"], found[2]["problem"]["field"]) == ("at", "colour")
+    with endpoint(bundle, history=None) as client:
+        assert client.post("/v1/score", json={**CARRIED, "colour": "red"}).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import sqlite3
@@ -131,6 +132,42 @@ def test_a_body_that_does_not_come_is_not_waited_for(bundle: Path) -> None:
         assert raw.recv(10_000).startswith(b"HTTP/1.1 408")
 
 
+def test_nor_is_one_that_never_begins(bundle: Path) -> None:
+    with server(bundle, read_seconds=0.2) as (_, port), socket.create_connection(("127.0.0.1", port)) as raw:
+        raw.sendall(b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n")
+        raw.settimeout(10)
+        assert raw.recv(10_000).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/outcome", "/invocations", "/v2/models/shop/infer"])
+def test_what_is_nested_without_end_is_refused(bundle: Path, path: str) -> None:
+    deep = "as deep as JSON is read"
+    bodies = {"id": deep, "fraud": True}, {"id": "a", "fraud": deep}, {"id": "a", "fraud": True, "at": deep}
+    tensors = {"inputs": [{"name": deep}]}, {"inputs": [{"name": "id", "datatype": deep, "shape": deep, "data": deep}]}
+    with endpoint(bundle) as client:
+        for body in (*bodies, *tensors, {"inputs": [], "outputs": [deep]}, payment("a", amount=deep)):
+            text = json.dumps(body).replace(json.dumps(deep), "[" * 1000 + "1" + "]" * 1000)
+            answer = client.post(path, content=text, headers={"content-type": "application/json"})
+            assert 400 <= answer.status_code < 500, (body, answer.text)
+            assert len(answer.text) < 1000
+
+
+def test_numbers_of_many_digits_take_no_time(bundle: Path) -> None:
+    """The digits of each could be parted in 4,000 ways; a thousand such texts would hold all others up for minutes."""
+    many = [payment(f"d{at}", amount="1" * 4095 + "x") for at in range(900)]
+    with endpoint(bundle) as client:
+        answer = client.post("/v1/score", json=many, timeout=60)
+        assert {one["problem"]["rule"] for one in answer.json()} == {"not_a_number"}
+
+
+def test_tokens_cannot_be_guessed_at_leisure(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", SCORE)
+    with endpoint(bundle, token_env=("SHOP_TOKEN",), rate=0.5, burst=3) as client:
+        guesses = [client.get("/metrics", headers=with_token(f"a-guess-{at:016}")) for at in range(5)]
+        assert [answer.status_code for answer in guesses] == [401, 401, 401, 401, 429]
+        assert client.get("/metrics", headers=with_token(SCORE)).status_code == 200, "its own share is untouched"
+
+
 def test_unknown_addresses_and_methods_are_problems(bundle: Path) -> None:
     with endpoint(bundle) as client:
         for method, path, status, rule in (
@@ -209,12 +246,14 @@ def test_without_its_histories_it_does_what_the_market_says(
         with sqlite3.connect(path, isolation_level=None) as other:
             other.execute("BEGIN EXCLUSIVE")
             answer = client.post("/v1/score", json=payment("b"))
+            explained = client.post("/v1/score?explain=true", json=payment("c"))
             other.execute("ROLLBACK")
-        assert answer.status_code == status
+        assert answer.status_code == explained.status_code == status
         if policy == "refuse":
             assert answer.json()["rule"] == "history_down"
         else:
             assert answer.json()["degraded"]
+            assert explained.json()["reasons"] is None, "they would be of another score"
         assert client.post("/v1/score", json=payment("b")).json()["degraded"] is False
 
 

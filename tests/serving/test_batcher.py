@@ -160,6 +160,31 @@ def test_calls_stand_between_batches_in_their_turn() -> None:
     assert seen == [2]
 
 
+def test_calls_that_clients_ask_for_take_room_and_have_a_deadline() -> None:
+    work = Doubling()
+    batcher = Batcher(work, max_queue=2)
+    done: list[int] = []
+
+    async def main() -> None:
+        first = await held(batcher, work)
+        late = asyncio.create_task(batcher.aside(lambda: done.append(1), time.monotonic() + 0.02))
+        await asyncio.sleep(0)
+        waits = asyncio.create_task(batcher.aside(lambda: done.append(2), time.monotonic() + 60))
+        await asyncio.sleep(0)
+        assert batcher.waiting == 2
+        with pytest.raises(QueueFullError):
+            await batcher.aside(lambda: done.append(3), time.monotonic() + 60)
+        with pytest.raises(LateError):
+            await late
+        work.free.set()
+        await asyncio.gather(first, waits)
+        assert batcher.waiting == 0
+
+    asyncio.run(main())
+    batcher.close()
+    assert done == [2], "nobody waits for the first any more"
+
+
 def test_when_closed_it_finishes_what_waits_and_takes_nothing_more() -> None:
     work = Doubling()
     batcher = Batcher(work)

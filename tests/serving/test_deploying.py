@@ -118,7 +118,13 @@ def request_of(path: str, body: Any) -> Request:
 
 def test_a_replica_answers_as_the_server_does(deployment: Any, tmp_path: Path) -> None:
     bundle = made_bundle(tmp_path / "bundle")
-    settings = {"bundle": str(bundle), "history": f"sqlite:///{tmp_path}/h.db", "token_env": []}
+    (tmp_path / "admin").write_text("admin-token-0123456789\n")
+    settings = {
+        "bundle": str(bundle),
+        "history": f"sqlite:///{tmp_path}/h.db",
+        "token_env": [],
+        "admin_token_files": [str(tmp_path / "admin")],
+    }
     replica = deployment.Endpoint(settings)
 
     async def ask() -> list[Any]:
@@ -126,6 +132,8 @@ def test_a_replica_answers_as_the_server_does(deployment: Any, tmp_path: Path) -
         return [await replica(request_of("/v1/score", row)) for row in rows] + [await replica(request_of("/no", {}))]
 
     good, bad, nowhere = asyncio.run(ask())
+    assert replica.watching is not None, "for another bundle"
+    assert replica.service.secrets.admin.opens("admin-token-0123456789")
     offline = Scorer.load(bundle).score([payment("a")])["raw_score"][0]
     assert good.status_code == 200
     assert json.loads(good.body)["raw_score"] == pytest.approx(offline, abs=1e-6)

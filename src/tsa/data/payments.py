@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ SHOWN = 40
 _ISO = re.compile(ISO_TIME)
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _TRUTH = {"true": 1.0, "false": 0.0}
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|inf|infinity|nan)", re.IGNORECASE)
+# no two repetitions beside each other that take the same characters: time grows with the text's length, not its square
+_NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,20 @@ class BrokenRuleError(Exception):
     """Carries a Problem to where it is noted."""
 
     def __init__(self, rule: str, field: str, text: str, value: object) -> None:
-        shown = repr(value)
-        self.problem = Problem(rule, field, text, shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "...")
+        self.problem = Problem(rule, field, text, shown_value(value))
         super().__init__(str(self.problem))
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 4
+_SHORT.maxlist = _SHORT.maxdict = SHOWN
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2 * SHOWN
+
+
+def shown_value(value: object) -> str:
+    """A value as an error shows it: shortened, and never looked into deeper than that takes."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -49,6 +49,8 @@ class Job(Generic[Item]):
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     call: Callable[[], Any] | None = None
+    size: int = 0
+    """How much room it takes in the queue."""
     arrived: float = field(default_factory=time.monotonic)
     begun: bool = False
 
@@ -102,18 +104,22 @@ class Batcher(Generic[Item, Result]):
         """Run `call` in the thread, between batches, after what waits already. Raises what it raises, or ClosedError."""
         return await self._put((), FOREVER, call)
 
+    async def aside(self, call: Callable[[], Any], deadline: float) -> Any:
+        """As `between`, for what clients ask for: it takes the room of an item, and has a deadline. Raises what `submit` does."""
+        return await self._put((), deadline, call, size=1)
+
     def _put(
-        self, items: Sequence[Item], deadline: float, call: Callable[[], Any] | None = None
+        self, items: Sequence[Item], deadline: float, call: Callable[[], Any] | None = None, size: int = 0
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        job = Job(items, deadline, loop.create_future(), loop, call)
+        job = Job(items, deadline, loop.create_future(), loop, call, len(items) or size)
         with self._changed:
             if self._closed:
                 raise ClosedError
-            if self._waiting and self._waiting + len(items) > self._max_queue:
+            if self._waiting and job.size and self._waiting + job.size > self._max_queue:
                 raise self._full()
             self._jobs.append(job)
-            self._waiting += len(items)
+            self._waiting += job.size
             self._changed.notify()
         if deadline < FOREVER:
             timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, job)
@@ -137,7 +143,8 @@ class Batcher(Generic[Item, Result]):
     def _run(self) -> None:
         while jobs := self._next():
             if jobs[0].call is not None:
-                _answer(jobs, [_tried(jobs[0].call)])
+                if jobs[0].begun:
+                    _answer(jobs, [_tried(jobs[0].call)])
             elif ready := [job for job in jobs if job.begun]:
                 self._do(ready)
 
@@ -150,12 +157,12 @@ class Batcher(Generic[Item, Result]):
                 self._changed.wait()
             self._wait_for_more()
             taken = [self._jobs.popleft()]
-            count = len(taken[0].items)
+            count = taken[0].size
             while taken[0].call is None and self._jobs and self._jobs[0].call is None:
-                if count + len(self._jobs[0].items) > self._max_batch:
+                if count + self._jobs[0].size > self._max_batch:
                     break
                 taken.append(self._jobs.popleft())
-                count += len(taken[-1].items)
+                count += taken[-1].size
             self._waiting -= count
             for job in taken:
                 job.begun = job.deadline >= time.monotonic() and not job.future.done()

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.past import Key, PastEvents
-from tsa.data.payments import SHOWN, Found, PaymentReader, Payments, Problem, text_of, tie
+from tsa.data.payments import SHOWN, Found, PaymentReader, Payments, Problem, shown_value, text_of, tie
 from tsa.data.wire import Requests
+from tsa.data.wire.fields import Layout
 from tsa.errors import DataError
 from tsa.schema import DAY_SECONDS, Market, Serving
 from tsa.scoring.scorer import Scorer
@@ -57,9 +58,13 @@ class Bench:
         late_days = self.serving.max_late_days
         self.late_seconds = None if late_days is None else late_days * DAY_SECONDS
         self.keep = keep_of(self.market)
+        refuse = self.serving.unknown_fields == "refuse"
+        self._known: frozenset[str] | None = None
         if self.market.wire is None:
-            refuse = self.serving.unknown_fields == "refuse"
             self._reader = PaymentReader(self.market, self.encoder, refuse_unknown_fields=refuse)
+        elif refuse:
+            layout = Layout(self.market)
+            self._known = frozenset({*layout.current, *layout.history_fields, self.market.label.column})
 
     def read(self, rows: Sequence[Row]) -> Found:
         """The payments of a market of logs; what breaks a rule is among the problems."""
@@ -68,13 +73,11 @@ class Bench:
         found = self._reader.read([rows[place] for place in sound])
         problems = odd | {sound[at]: problem for at, problem in found.problems.items()}
         places = [sound[at] for at in found.rows]
-        event, latest = self.market.event, self._clock() + self.serving.max_future_seconds
-        future = found.payments.time_seconds > latest
+        future = found.payments.time_seconds > self._latest
         if not future.any():
             return Found(payments=found.payments, rows=tuple(places), problems=problems)
-        text = f"must not be more than {self.serving.max_future_seconds:g} s in the future"
         for row in np.flatnonzero(future).tolist():
-            problems[places[row]] = problem_of("future_time", event.time, text, rows[places[row]][event.time])
+            problems[places[row]] = self._future_problem(rows[places[row]])
         kept = np.flatnonzero(~future).tolist()
         return Found(payments=found.payments.take(kept), rows=tuple(places[row] for row in kept), problems=problems)
 
@@ -128,8 +131,27 @@ class Bench:
                 return [self.score_wire([row])[0] for row in rows]
             return [self._wire_problem(str(error))]
         name = self.market.event.id
-        scored = zip(rows, requests.ids, self._score(requests), strict=True)
-        return [self.answer(str(row.get(name, id_)), found) for row, id_, found in scored]
+        scored = zip(rows, requests.ids, self._score(requests), requests.time_seconds > self._latest, strict=True)
+        return [
+            self._foreign_problem(row)
+            or (self._future_problem(row) if future else self.answer(str(row.get(name, id_)), found))
+            for row, id_, found, future in scored
+        ]
+
+    @property
+    def _latest(self) -> float:
+        """The latest time that a payment may have, in epoch seconds."""
+        return self._clock() + self.serving.max_future_seconds
+
+    def _future_problem(self, row: Row) -> Problem:
+        text = f"must not be more than {self.serving.max_future_seconds:g} s in the future"
+        return problem_of("future_time", self.market.event.time, text, row[self.market.event.time])
+
+    def _foreign_problem(self, row: Row) -> Problem | None:
+        """Of a row that carries its own history: a field that is none of the market's, where these are refused."""
+        if self._known is None or (foreign := next((name for name in row if name not in self._known), None)) is None:
+            return None
+        return problem_of("unknown_field", foreign, "must be a field of the market", row[foreign])
 
     def answer(self, id_: str, found: Scored | Problem) -> Answer | Problem:
         """What the client gets for what its payment got."""
@@ -167,8 +189,7 @@ def keep_of(market: Market) -> dict[str, Keep]:
 
 def problem_of(rule: str, field: str, text: str, value: object) -> Problem:
     """A problem, its value shortened."""
-    shown = repr(value)
-    return Problem(rule, field, text, shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "...")
+    return Problem(rule, field, text, shown_value(value))
 
 
 def _odd_text(row: object) -> Problem | None:

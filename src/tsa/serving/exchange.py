@@ -68,27 +68,20 @@ class Exchange:
         announced = self.header(b"content-length")
         if announced is not None and announced.isdecimal() and int(announced) > most:
             raise self._too_large()
-        message = await self._next()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            body = await self._rest(body)
-        if len(body) > most:
-            raise self._too_large()
-        return body
+        try:
+            async with asyncio.timeout(max(0.0, self.begun + self._settings.read_seconds - time.monotonic())):
+                return await self._read(most)
+        except TimeoutError:
+            raise self._slow() from None
 
-    async def _rest(self, first: bytes) -> bytes:
-        parts, size, more = [first], len(first), True
-        end = self.begun + self._settings.read_seconds
+    async def _read(self, most: int) -> bytes:
+        parts, size, more = [], 0, True
         while more:
-            try:
-                async with asyncio.timeout(max(0.0, end - time.monotonic())):
-                    message = await self._next()
-            except TimeoutError:
-                raise self._slow() from None
+            message = await self._next()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             more = message.get("more_body", False)
-            if size > self._settings.max_bytes:
+            if size > most:
                 raise self._too_large()
         return b"".join(parts)
 

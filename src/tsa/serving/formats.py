@@ -30,6 +30,13 @@ NAMES = {
 }
 """By media type: the format."""
 MOST_COLUMNS = 10_000
+ENCODINGS = {
+    *("PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"),
+    *("DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "BYTE_STREAM_SPLIT"),
+}
+"""Of Parquet pages: those that give a text no more room than it takes."""
+WIDEST = 16
+"""Bytes of a value that is no text."""
 INFLATION = 16
 """A Parquet file may hold so many times `max_bytes` once it is unpacked."""
 
@@ -164,19 +171,59 @@ def _parquet(body: bytes, most: int, max_bytes: int) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(pa.BufferReader(body), page_checksum_verification=True)
-        about = file.metadata
+        about = pq.read_metadata(pa.BufferReader(body))
         if about.num_rows > most:
             raise too_many(most)
-        groups = [about.row_group(at) for at in range(about.num_row_groups)]
-        if sum(group.total_byte_size for group in groups) > INFLATION * max_bytes or about.num_columns > MOST_COLUMNS:
-            raise RefusedError(TOO_LARGE, "too_large", "the Parquet file holds too much once it is unpacked")
-        table = file.read(use_threads=False)
+        if about.num_columns > MOST_COLUMNS or _unpacked_at_most(about) > INFLATION * max_bytes:
+            raise _too_large()
+        texts = [about.schema.column(at).path for at in range(about.num_columns) if _is_text(about, at)]
+        # texts stay in their dictionaries until it is known how much they are when each row has its own
+        source, options = pa.BufferReader(body), {"read_dictionary": texts, "page_checksum_verification": True}
+        table = pq.ParquetFile(source, **options).read(use_threads=False)
         if table.num_rows > most:
             raise too_many(most)
+        if sum(_size(chunk) for column in table.columns for chunk in column.chunks) > INFLATION * max_bytes:
+            raise _too_large()
         return [{name: _plain(value) for name, value in row.items()} for row in _in_microseconds(table).to_pylist()]
     except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, MemoryError):
         raise RefusedError(UNREADABLE, "not_parquet", "the body must be a Parquet file") from None
+
+
+def _too_large() -> RefusedError:
+    return RefusedError(TOO_LARGE, "too_large", "the Parquet file holds too much once it is unpacked")
+
+
+def _is_text(about: Any, column: int) -> bool:
+    return bool(about.schema.column(column).physical_type == "BYTE_ARRAY")
+
+
+def _unpacked_at_most(about: Any) -> int:
+    """Bytes that a file's columns take, texts in their dictionaries, by what it says of itself: a page of a few bytes can
+    stand for millions of equal values. Texts that share beginnings are not bounded by that, and count without end."""
+    total = 0
+    for group in map(about.row_group, range(about.num_row_groups)):
+        total += group.total_byte_size
+        for at in range(about.num_columns):
+            chunk, column = group.column(at), about.schema.column(at)
+            if not set(chunk.encodings) <= ENCODINGS:
+                raise RefusedError(UNREADABLE, "not_parquet", f"pages must be encoded as one of {sorted(ENCODINGS)}")
+            total += chunk.num_values * max(WIDEST, column.length or 0)
+    return total
+
+
+def _size(array: Any) -> int:
+    """Bytes of an array once nothing in it is shared."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type):
+        lengths = pc.binary_length(array.dictionary.cast(pa.large_binary()))
+        return int(array.nbytes + (pc.sum(lengths.take(array.indices)).as_py() or 0))
+    if pa.types.is_nested(array.type):
+        return (
+            sum(_size(inner) for inner in array.flatten()) if pa.types.is_struct(array.type) else _size(array.flatten())
+        )
+    return int(array.nbytes)
 
 
 def _in_microseconds(table: Any) -> Any:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
 """Asked by those that hold no token: load balancers, and a browser that is about to be given one."""
 OPEN_FOLDER, ADMIN = "/page/", "/v1/admin/"
-SCORES = ("/score", "/invocations", "/infer")
+WORK = ("/score", "/outcome", "/invocations", "/infer")
 ALIVE = "/v2/health/live"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 RETRY_SECONDS = "1"
@@ -86,13 +86,15 @@ class Gate:
         else:
             allowed = not service.secrets.score.given or service.secrets.score.opens(token)
         if not allowed:
+            if (wait := service.buckets.take(exchange.client)) is not None:
+                raise too_often(wait)  # tokens are not to be guessed at leisure
             detail = "a valid bearer token must be given"
             raise RefusedError(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
         if token and service.secrets.score.given:
             exchange.client = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()[:16]
         if (wait := service.buckets.take(exchange.client)) is not None:
             raise too_often(wait)
-        if path.endswith(SCORES):
+        if path.endswith(WORK):
             service.batcher.check_room()  # while the queue is full, no work at all is done for what will be refused
 
     async def _refuse(self, refused: RefusedError, exchange: Exchange, send: Send) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from tsa.data.payments import SHOWN, Problem
+from tsa.data.payments import SHOWN, Problem, shown_value
 
 CONTENT_TYPE = "application/problem+json"
 TYPES = "urn:tsa:problem:"
@@ -56,8 +56,9 @@ class RefusedError(Exception):
 
 def shown(value: object) -> str:
     """A value as a problem shows it, shortened."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+    if not isinstance(value, str):
+        return shown_value(value)
+    return value if len(value) <= SHOWN else f"{value[: SHOWN - 3]}..."
 
 
 def item_document(problem: Problem, request_id: str) -> dict[str, Any]:

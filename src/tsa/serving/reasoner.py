@@ -60,9 +60,9 @@ class Reasoner:
             found.append(_told(explainer.explain(request_batch(seen.requests), seen.payment, seen.earlier)))
         return found
 
-    def close(self) -> None:
-        """Finish what waits."""
-        self._batcher.close()
+    def close(self, within: float | None = None) -> None:
+        """Finish what waits, `within` so many seconds."""
+        self._batcher.close(within)
 
 
 def _told(explanation: Explanation) -> dict[str, Any]:

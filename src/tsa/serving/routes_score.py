@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from tsa.data.payments import BrokenRuleError, Problem, seconds_of
+from tsa.errors import HistoryUnavailable
 from tsa.serving import formats
 from tsa.serving.batcher import LateError, QueueFullError
 from tsa.serving.contract import Entry
@@ -20,6 +21,7 @@ from tsa.serving.problems import RefusedError, shown
 from tsa.serving.service import Service
 
 OUTCOME_FIELDS = {"id", "fraud", "at"}
+UNTOLD = {"reasons": None, "explanation": None}
 TRUTHS = {True: True, False: False}
 
 
@@ -55,7 +57,7 @@ def score_routes(service: Service) -> APIRouter:
         formats.media_type(exchange.header(b"content-type"), (JSON,))
         formats.accepted(exchange.header(b"accept"), (JSON,))
         id_, fraud, at = _outcome(formats.read_json(await exchange.body()).rows, service)
-        if not await service.outcome(id_, fraud, at):
+        if not await service.outcome(exchange, id_, fraud, at):
             raise RefusedError(404, "unknown_payment", "id must be of a payment that was scored", field="id", value=id_)
         return Response(orjson.dumps({"id": id_, "fraud": fraud}), media_type=JSON)
 
@@ -86,13 +88,17 @@ async def add_reasons(
     entries: Sequence[Entry | Problem],
     documents: Sequence[dict[str, Any]],
 ) -> None:
-    """Add the reasons to the answers of payments that have one; null where there is no time for them: scores come first."""
+    """Add the reasons to the answers of payments that have one; null where there is no time for them, and where a history
+    could not be read: scores come first."""
     pairs = zip(entries, documents, strict=True)
-    told = [(entry, found) for entry, found in pairs if isinstance(entry, Entry) and "problem" not in found]
+    scored = [(entry, found) for entry, found in pairs if isinstance(entry, Entry) and "problem" not in found]
+    told = [(entry, found) for entry, found in scored if not found["degraded"]]
+    for _, found in scored:
+        found.update(UNTOLD)
     try:
         reasons = await service.reasoner.reasons([entry for entry, _ in told], exchange.deadline)
-    except (LateError, QueueFullError):
-        reasons = [{"reasons": None, "explanation": None}] * len(told)
+    except (LateError, QueueFullError, HistoryUnavailable):
+        return
     for (_, found), why in zip(told, reasons, strict=True):
         found.update(why)
 

@@ -12,6 +12,7 @@ import logging
 import os
 import ssl
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -41,6 +42,7 @@ class Server(uvicorn.Server):
         self.service: Service | None = None
         """While it serves: what its routes share."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: float | None = None
 
     async def serve(self, sockets: list[Any] | None = None) -> None:
         """Serve until a signal, and to the end of what was accepted."""
@@ -51,7 +53,7 @@ class Server(uvicorn.Server):
         try:
             await super().serve(sockets)
         finally:
-            service.close()
+            service.close(None if self._end is None else self._end - time.monotonic())
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Say where it listens."""
@@ -75,6 +77,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, which is no failure: the process ends with 0. The second one hurries it."""
         service, loop = self.service, self._loop
+        if self._end is None:
+            self._end = time.monotonic() + self.settings.drain_seconds + self.settings.stop_seconds
         if service is None or loop is None or service.draining or not self.settings.drain_seconds:
             self.force_exit = self.should_exit
             self.should_exit = True

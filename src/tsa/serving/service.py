@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from tsa.data.payments import Problem, text_of
@@ -39,6 +41,7 @@ from tsa.serving.values import ValueCounts
 logger = logging.getLogger(__name__)
 
 Result = Answer | Problem
+LEAST_CLOSING_SECONDS = 0.2
 
 
 class Service:
@@ -134,10 +137,11 @@ class Service:
         if self.shadow is not None:
             self.shadow.offer(entries, results)
 
-    async def outcome(self, id_: Any, fraud: bool, at_seconds: float) -> bool:
-        """Whether there is such a payment; its outcome is then known."""
+    async def outcome(self, exchange: Exchange, id_: Any, fraud: bool, at_seconds: float) -> bool:
+        """Whether there is such a payment; its outcome is then known. The batcher's errors where there is no time for it."""
         text = text_of(id_, "id") or ""
-        found: bool = await self.batcher.between(lambda: self.desk.outcome(text, fraud, at_seconds))
+        call = partial(self.desk.outcome, text, fraud, at_seconds)
+        found: bool = await self.batcher.aside(call, exchange.deadline)
         return found
 
     async def reload(self) -> str:
@@ -151,9 +155,9 @@ class Service:
             scorer = await loop.run_in_executor(None, self._load)
             self._check_market(scorer.bundle.market)
             await self.batcher.between(lambda: self._swap(scorer))
-        except (TSAError, OSError) as error:
+        except Exception as error:  # whatever is wrong with a bundle, the one before it goes on
             self.metrics.reloads.labels("refused").inc()
-            logger.error("the bundle was not taken over: %s", where(error) if isinstance(error, OSError) else error)
+            logger.error("the bundle was not taken over: %s", error if isinstance(error, TSAError) else where(error))
             raise RefusedError(
                 409, "bundle", "the bundle cannot be taken over; the log of the server says why"
             ) from None
@@ -168,15 +172,21 @@ class Service:
             raise ConfigError(f"the new bundle must be of market {self.market.name}, however: {market.name}")
 
     def _swap(self, scorer: Scorer) -> None:
-        self.desk.swap(scorer, version_of(scorer))
-        self._take_over(scorer)
+        """All of it, or nothing."""
+        before = self.scorer
+        try:
+            self._take_over(scorer)
+            self.desk.swap(scorer, self.version)
+        except Exception:
+            self._take_over(before)
+            raise
 
-    def close(self) -> None:
-        """Finish what was accepted, and let go of everything."""
-        self.batcher.close(self.settings.stop_seconds)
-        self.reasoner.close()
-        if self.shadow is not None:
-            self.shadow.close()
+    def close(self, within: float | None = None) -> None:
+        """Finish what was accepted, and let go of everything, `within` so many seconds: `stop_seconds`, unless said."""
+        end = time.monotonic() + (self.settings.stop_seconds if within is None else within)
+        for closing in (self.batcher, self.reasoner, self.shadow):
+            if closing is not None:
+                closing.close(max(LEAST_CLOSING_SECONDS, end - time.monotonic()))
         if self.store is not None:
             self.store.close()
 

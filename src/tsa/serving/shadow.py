@@ -83,13 +83,14 @@ class Shadow:
             line = {"at": round(time.time(), 3), "difference": difference, "ours": ours, "shadow": theirs}
             self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
-    def close(self) -> None:
-        """Finish what waits, for some seconds at most."""
+    def close(self, within: float = 5.0) -> None:
+        """Finish what waits, `within` so many seconds."""
+        end = time.monotonic() + within
         try:
-            self._work.put(None, timeout=5)
+            self._work.put(None, timeout=within)
         except queue.Full:
             return
-        self._thread.join(5)
+        self._thread.join(max(0.0, end - time.monotonic()))
         if self._file is not None and not self._thread.is_alive():
             self._file.close()
 

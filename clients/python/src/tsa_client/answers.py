@@ -26,6 +26,8 @@ class Answer:
     """The server had answered this payment before, and this is that answer."""
     reasons: tuple[Mapping[str, Any], ...] | None = None
     """The most telling first; None where they were not asked for, or there was no time for them."""
+    explanation: Mapping[str, Any] | None = None
+    """What the reasons come from: what each feature, earlier payment and history adds."""
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
@@ -41,6 +43,7 @@ class Answer:
             degraded=document["degraded"],
             repeated=document["repeated"],
             reasons=None if reasons is None else tuple(reasons),
+            explanation=document.get("explanation"),
         )
 
 
