@@ -184,8 +184,11 @@ def _privacy_findings(market: Tables) -> Iterator[str]:
         return
     excluded = [("features.exclude", rule.column) for rule in features.exclude]
     forbidden = {name.casefold() for name in privacy.forbidden}
-    for use, column in [*_uses(market), *excluded]:
-        if column is not None and column.casefold() in forbidden:
+    told = [] if market.wire is None else [("wire", field) for field in _history_fields(market)]
+    outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
+    for use, column in [*_uses(market), *excluded, *outcome, *told]:
+        # customer.gender is gender too
+        if column is not None and {name := column.casefold(), name.rpartition(".")[2]} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden, however: {column!r}"
     keys = {history.key for history in market.history if history.key is not None}
     veiled = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}

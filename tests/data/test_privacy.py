@@ -75,6 +75,10 @@ def test_wire_rows_are_veiled_as_they_are_read(tmp_path: Path) -> None:
     assert single(of, row(id="payment-1")).ids == (pseudonym("payment-1"),)
     with pytest.raises(DataError, match=f"payment '{pseudonym('payment-1')}': not_a_number:amount"):
         single(of, row(id="payment-1", amount="x"))
+    for changes in ({"id": ["payment-1"]}, {"device": ["payment-1"]}, {"hist.device": ["payment-1"]}):
+        with pytest.raises(DataError, match="not_a_text") as refused:
+            single(of, row(**changes))
+        assert "payment-1" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("secret")
@@ -155,6 +159,17 @@ def test_without_a_secret_nothing_is_read(
     [
         (LOG, {"forbidden": ["Device"]}, "features: must not be one of privacy.forbidden, however: 'device'"),
         (LOG, {"forbidden": ["orders"]}, "features: must not be one of privacy.forbidden, however: 'orders'"),
+        (LOG, {"forbidden": ["fraud"]}, "label.column: must not be one of privacy.forbidden"),
+        (
+            {**LOG, "features": {**LOG["features"], "engineered": ["customer.Gender"]}},
+            {"forbidden": ["gender"]},
+            "features: must not be one of privacy.forbidden, however: 'customer.Gender'",
+        ),
+        (
+            {**TABLE, "wire": {**TABLE["wire"], "exceptions": {"device": "gender"}}},
+            {"forbidden": ["gender"]},
+            "wire: must not be one of privacy.forbidden, however: 'gender'",
+        ),
         (LOG, {"forbidden": ["CUSTOMER"]}, "history.cid.key: must not be one of privacy.forbidden"),
         (
             {**LOG, "evaluation": {"segments": ["gender"]}},

@@ -35,6 +35,7 @@ TABLE: dict[str, Any] = {
         "numeric_categorical": ["hour"],
     },
 }
+MARKETS = Path(__file__).parents[2] / "markets"
 CONFIG = SimulationConfig(payments=400, customers=20, fraud_rate=0.1, days=30)
 
 
@@ -94,6 +95,20 @@ def test_they_make_a_store_whatever_the_market_does_with_differences(market: Mar
         store = prepare(of, tmp_path / "rows.jsonl", tmp_path / "store")
         assert len(store) == 400
         assert (store.label == 1).sum() > 20
+
+
+@pytest.mark.parametrize("name", ["eu", "na"])
+def test_the_worked_examples_make_stores(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the original's sizes."""
+    market = Market.load(MARKETS / f"{name}.toml")
+    if market.privacy is not None and market.privacy.secret_env is not None:
+        monkeypatch.setenv(market.privacy.secret_env, "a secret of at least 32 characters")
+    write_wire(SimulationConfig(payments=150, customers=10, fraud_rate=0.3, days=60), market, tmp_path / "rows.tsv.gz")
+    store = prepare(market, tmp_path / "rows.tsv.gz", tmp_path / "store")
+    assert len(store) == 150
+    features = market.features
+    assert store.categorical.shape[1] == len(features.categorical) + len(features.calendar)
+    assert store.engineered.shape == (150, len(store.encoder.engineered_names))
 
 
 def test_what_cannot_be_simulated_is_refused(market: Market, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def wrong_lines(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(lines(), min_size=1, max_size=6), mode=st.sampled_from(["align", "drop"]), defaults=st.booleans())
 def test_a_store_holds_what_requests_give(rows: list[dict[str, Any]], mode: str, defaults: bool) -> None:
-    of = market({"mismatched": mode} | ({"defaults": {"device": "phone", "items": 3}} if defaults else {}))
+    of = market({"mismatched": mode} | ({"defaults": {"device": "phone", "items": 3, "at": 0}} if defaults else {}))
     rows = [{**line, "id": f"p{at}"} for at, line in enumerate(rows)]
     with tempfile.TemporaryDirectory() as folder:
         store, alone = stored(of, rows, Path(folder)), single(of, rows)
@@ -237,6 +237,30 @@ def test_columns_that_a_table_lacks_are_named(tmp_path: Path) -> None:
     twice.write_csv(path)
     with pytest.raises(DataError, match="a column must stand there once"):
         prepare(market(), path, tmp_path / "store", encoder=encoder(market()))
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [("tsv", "\t"), ("csv", ",")])
+def test_a_file_whose_writing_was_broken_off_is_refused(suffix: str, separator: str, tmp_path: Path) -> None:
+    """Its last line would be a payment without what was yet to come."""
+    path = tmp_path / f"rows.{suffix}"
+    _tabular([row(id="p1"), row(id="p2")]).write_csv(path, separator=separator)
+    whole = path.read_text()
+    assert len(prepare(market(), path, tmp_path / "store", encoder=encoder(market()))) == 2
+    lines = whole.splitlines()
+    path.write_text("\n".join([*lines[:-1], separator.join(lines[-1].split(separator)[:8])]))
+    with pytest.raises(DataError, match=r"the last line must have \d+ fields, as the first has, however: 8"):
+        prepare(market(), path, tmp_path / "other", encoder=encoder(market()))
+    path.write_text(whole.rstrip("\n"))
+    assert len(prepare(market(), path, tmp_path / "store", encoder=encoder(market()))) == 2
+
+
+def test_the_time_of_the_payment_itself_has_no_default(tmp_path: Path) -> None:
+    """That of an earlier one has: one file and one request say the same."""
+    of = market({"defaults": {"at": 0}})
+    with pytest.raises(DataError, match="null_time"):
+        stored(of, [row(at="")], tmp_path)
+    with pytest.raises(DataError, match="null_time"):
+        single(of, row(at=""))
 
 
 def test_a_row_with_more_fields_than_the_header_is_refused(tmp_path: Path) -> None:

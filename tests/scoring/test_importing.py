@@ -119,6 +119,20 @@ def test_wire_rows_give_the_three_scores_of_the_original(
         assert percentile == percentile_by_hand(original.scores["percentile_score"], raw)
 
 
+def test_the_default_of_times_comes_along(original: Original, tmp_path: Path) -> None:
+    """Of an earlier payment's time. One that the market file gives must be the same."""
+    wire = {"separator": "~", "missing": [""], "numeric_categorical": ["c5"]}
+    history = [{"name": "customer", "length": original.config["seq_len"]}]
+    table = original.market.to_dict() | {"history": history}
+    change(original.folder, "default_value_dict.json", lambda found: found.update(time="0"))
+    import_original(original.folder, Market.from_dict(table | {"wire": wire})).save(tmp_path / "bundle")
+    found = Bundle.open(tmp_path / "bundle").market.wire
+    assert found is not None
+    assert found.defaults == {"time": "0"}
+    with pytest.raises(ArtefactError, match=r"wire\.defaults\.time: must be '0' as in default_value_dict"):
+        import_original(original.folder, Market.from_dict(table | {"wire": {**wire, "defaults": {"time": 9}}}))
+
+
 def test_an_imported_bundle_is_one_like_any_other(original: Original, tmp_path: Path) -> None:
     made = import_original(original.folder, original.market)
     made.save(tmp_path / "bundle")

@@ -142,7 +142,7 @@ def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]
     """Defaults of the market file are filled in as rows are read: they must be those that the model was trained with."""
     declared = {} if market.wire is None else market.wire.defaults
     texts = {feature.name for feature in market.features.categorical} - numeric_categoricals(market)
-    for name in market.features.names:
+    for name in (*market.features.names, market.event.time):
         given, own = defaults.get(name), declared.get(name)
         if given is None or own is None or str(given) == own:
             continue

@@ -75,6 +75,7 @@ def import_original(
     refuse(found.findings, str(folder))
     assert network is not None
     cat_to_index, defaults, preprocessor = (found.read[name] for name in ENCODING)
+    market = _with_time_default(market, defaults)
     network = _with_histories(network, tuple(history.name for history in market.history))
     return Bundle(
         market=market,
@@ -120,6 +121,15 @@ def _network(found: _Found) -> TSANetwork | None:
         name = found.paths["weights"].name
         found.findings += [f"{name}: {line}" for line in str(error).split("; ")]
         return None
+
+
+def _with_time_default(market: Market, defaults: Mapping[str, Any]) -> Market:
+    """The market with what the original takes for the time of an earlier payment that has none, if it takes anything."""
+    default, own = defaults.get(market.event.time), {} if market.wire is None else market.wire.defaults
+    if market.wire is None or default is None or market.event.time in own:
+        return market
+    table = market.to_dict()
+    return Market.from_dict({**table, "wire": {**table["wire"], "defaults": {**own, market.event.time: str(default)}}})
 
 
 def _with_histories(network: TSANetwork, names: tuple[str, ...]) -> TSANetwork:

@@ -203,7 +203,8 @@ def _text(row: int, name: str, value: Any, problems: Problems, numbers: bool) ->
     spelled = _spelled(value) if numbers else None
     if spelled is None:
         rule = "missing_field" if value is None else "not_a_text"
-        problems.note(rule, [(row, name, "" if value is None else repr(value))])
+        # its kind alone: what stands in it may have to be veiled
+        problems.note(rule, [(row, name, "" if value is None else f"a {type(value).__name__}")])
     return spelled or ""
 
 

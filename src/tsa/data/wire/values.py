@@ -6,6 +6,7 @@ does not know where the values stood.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,8 +104,9 @@ class Values:
         return Bounds(np.array(places, np.int64), *np.array([pairs[at] for at in places]).reshape(-1, 2).T)
 
     def default(self, name: str) -> float:
-        """What a missing number counts as; NaN where it stays missing."""
-        return float(self.layout.wire.defaults.get(name, "nan"))
+        """What a missing number counts as; NaN where it stays missing, as the time of the payment itself always does."""
+        event = self.layout.market.event
+        return math.nan if name == event.time else float(self.layout.wire.defaults.get(name, "nan"))
 
     def rows_of(self, texts: Sequence[str] | pl.Series, encoder: Encoder, at: int) -> NDArray[np.int32]:
         """(n,) rows of the embedding table of texts (n,) of the categorical feature number `at`."""
