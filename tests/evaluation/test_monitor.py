@@ -95,6 +95,7 @@ def shifted(how):
         "amounts": [pl.when(last).then(pl.col("amount") * 3).otherwise("amount").alias("amount")],
         "missing": [pl.when(~missing).then("channel").alias("channel")],
         "unknown": [pl.when(missing).then(pl.lit("kiosk")).otherwise("channel").alias("channel")],
+        "scores": [pl.when(missing).then(pl.lit("bad")).otherwise("category").alias("category")],
         "labels": [pl.when(last).then((pl.col("id") % 20 == 0).cast(pl.Int64)).otherwise("fraud").alias("fraud")],
     }
     if how == "volume":
@@ -162,6 +163,15 @@ def test_frauds_that_are_missed_are_seen_once_they_are_known(tsa, still, tmp_pat
     assert "no outcome is known yet" in (tmp_path / "early" / "monitor.html").read_text()
     done, found = watch(tsa, still, log, tmp_path / "later", "--as-of", "2018-07-01")
     assert found["performance"]["whole"]["share"] == 1
+
+
+def test_scores_that_have_moved_are_seen(tsa, still, tmp_path):
+    """A third of the payments is now of the category that frauds are of: more of them score high, fewer of those are fraud."""
+    calm = ("--set", "monitoring.psi=[90,90]", "--set", "monitoring.average_precision_drop=[90,90]")
+    done, found = watch(tsa, still, shifted("scores"), tmp_path / "out", *calm, "--as-of", "2018-07-01")
+    assert done.code == 3
+    measures = {measure for measure, _ in raised(found)}
+    assert measures == {"score_psi", "top_share_change", "calibration"}
 
 
 def test_a_reference_is_written_and_serves_again(tsa, still, tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tsa.errors import CalibrationError
 from tsa.scoring.percentile import PercentileMap
 
-scores = st.lists(st.floats(0, 1), min_size=2, max_size=60)
+scores = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=60)
 
 
 def test_golden(golden_scores: dict[str, Any]) -> None:
@@ -121,3 +121,11 @@ def test_scores_out_of_bounds_are_refused() -> None:
     for broken in (-0.1, 1.1, np.nan):
         with pytest.raises(CalibrationError, match=r"must lie in \[0, 1\]"):
             PercentileMap.fit([0.1, 0.2, broken])
+
+
+def test_scores_too_small_to_tell_apart_are_zero() -> None:
+    fitted = PercentileMap.fit([0.0, 5e-324, 1e-310, 0.5, 1.0])
+    found = fitted([0.0, 5e-324, 1e-310, 1e-300, 0.25, 0.5])
+    assert np.isfinite(found).all()
+    assert (np.diff(found) >= 0).all()
+    assert found[-1] == 0.6

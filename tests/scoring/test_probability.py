@@ -184,6 +184,15 @@ def test_too_little_to_learn_from(method: str, frauds: int, n: int, text: str) -
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_map_that_says_the_same_of_all_is_refused(method: str) -> None:
+    """What keeps the order of scores on level stretches makes them no more telling."""
+    score = np.random.default_rng(2).random(4000)
+    label = (np.random.default_rng(3).random(4000) < 0.05 - 0.04 * score).astype(float)  # falls as the score rises
+    with pytest.raises(CalibrationError, match="fails its check"):
+        fit_probability(score, label, method)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_self_check(method: str) -> None:
     """All scores equal, too few of them, or scores that are the wrong way round: no map, and the reason."""
     label = (np.arange(5000) % 20 == 0).astype(float)

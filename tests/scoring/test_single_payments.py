@@ -125,6 +125,12 @@ def test_threads(bundle_path: Path, offline: pl.DataFrame, log: pl.DataFrame, th
         torch.set_num_threads(before)
 
 
+def test_no_rows_get_no_scores(bundle_path: Path) -> None:
+    found = Scorer.load(bundle_path).score([])
+    assert found.height == 0
+    assert found.columns[:2] == ["id", "raw_score"]
+
+
 def test_quicker_variants_move_scores_a_little(
     bundle_path: Path, offline: pl.DataFrame, log: pl.DataFrame, tmp_path: Path
 ) -> None:
@@ -136,11 +142,18 @@ def test_quicker_variants_move_scores_a_little(
     made = export_bundle(path, "int8")
     assert made.file == "model.int8.onnx"
     assert 0 < made.difference.largest < 0.1
+    assert made.compared == 1000
+    assert set(made.seconds) == {"graph", "network"}
     small = Scorer.load(path, engine="onnxruntime", precision="int8").score(log)
     apart = np.abs(small["raw_score"].to_numpy() - offline["raw_score"].to_numpy())
     assert 0 < apart.max() < 0.1
     with pytest.raises(ConfigError, match="int8 needs engine='onnxruntime'"):
         Scorer.load(path, engine="torch", precision="int8")
+    half = Scorer.load(path, engine="torch", precision="bf16")
+    before = {name: value.clone() for name, value in half.bundle.network.state_dict().items()}
+    np.testing.assert_allclose(half.score(log)["raw_score"], offline["raw_score"], rtol=0, atol=2e-2)
+    assert all(torch.equal(value, before[name]) for name, value in half.bundle.network.state_dict().items())
+    assert {value.dtype for value in half.bundle.network.parameters()} == {torch.float32}
     with pytest.raises(ConfigError, match="engine must be one of auto, torch, onnxruntime"):
         Scorer.load(path, engine="tensorflow")
 

@@ -108,7 +108,9 @@ def print_diff(found: Mapping[str, Any]) -> None:
         )
     weights = found["weights"]
     largest = ", ".join(f"{name} {value:.2g}" for name, value in list(weights["relative"].items())[:5])
-    say("weights: the same" if weights["equal"] else f"weights: {weights['changed']} tensors changed, most: {largest}")
+    alone = f", {len(weights['of_one_alone'])} in one alone" if weights["of_one_alone"] else ""
+    changed = f"weights: {weights['changed']} tensors changed{alone}" + (f", most: {largest}" if largest else "")
+    say("weights: the same" if weights["equal"] else changed)
     say("calibration: " + ("the same" if found["calibration"]["equal"] else "another"))
     if found["metrics"]:
         table = Table("metric", "one", "other", box=SIMPLE_HEAD)

@@ -57,6 +57,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the graph to this .onnx file as well.", show_default=False)
     ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As an ONNX graph: the only form there is.")] = True,
     precision: Annotated[str, typer.Option(help="float32 or int8: of the weights of matrix products.")] = "float32",
     log: Annotated[
         Path | None,
@@ -73,7 +74,11 @@ def export(
 
     with session(quiet, beside(bundle)) as bars:
         made = export_bundle(bundle, precision, log=log, copy=out, progress=bars)
-    say(f"{bundle}: {made.file}, {made.bytes:,} bytes, scores within {made.difference.largest:.2g} of the network's")
+    kind = "random payments" if log is None else "payments"
+    say(f"{bundle}: {made.file}, {made.bytes:,} bytes")
+    say(f"scores of {made.compared:,} {kind} within {made.difference.largest:.2g} of the network's")
+    graph, network = (1000 * made.seconds[name] for name in ("graph", "network"))
+    say(f"a single payment: {graph:.2f} ms, by the network {network:.2f} ms")
 
 
 @app.command()

@@ -48,6 +48,7 @@ from tsa.scoring.manifest import (
     MANIFEST,
     METRICS,
     OPTIONAL,
+    SIGNATURE,
     THRESHOLDS,
     WEIGHTS,
     Contents,
@@ -55,7 +56,7 @@ from tsa.scoring.manifest import (
     sealed,
     to_json,
 )
-from tsa.scoring.signing import refuse_unsigned
+from tsa.scoring.signing import refuse_altered, refuse_unsigned
 
 UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError),
@@ -128,6 +129,8 @@ class Bundle:
         """
         contents = read_contents(Path(path))
         manifest = check(contents, str(path))
+        if SIGNATURE in contents:
+            refuse_altered(contents, str(path))
         if key is not None:
             refuse_unsigned(contents, key, str(path))
         with _unreadable_is_refused(path):

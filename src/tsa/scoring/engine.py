@@ -5,6 +5,7 @@ An engine knows tensors and one network. It does not know payments, stores or ca
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, get_args
 
@@ -41,12 +42,10 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, network: TSANetwork, precision: Precision = "float32") -> None:
-        """precision: float32 or bf16; for the latter `network` is changed in place."""
+        """precision: float32 or bf16; the latter is a network of its own."""
         if precision == "int8":
             raise ConfigError("precision: int8 needs engine='onnxruntime', however: engine='torch'")
-        self.network = network.eval()
-        if precision == "bf16":
-            self.network.to_bfloat16()
+        self.network = network.eval() if precision == "float32" else copy.deepcopy(network).eval().to_bfloat16()
         self._device = next(network.parameters()).device
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 LEAST_ROWS, LEAST_FRAUDS = 1000, 10
 LEAST_VALUES = 11
 """A map with fewer different probabilities than this has learned next to nothing."""
+TOLD_DIGITS = 6
 
 
 def fit_probability(scores: ArrayLike, labels: ArrayLike, method: str = "bspline") -> ProbabilityMap:
@@ -56,7 +57,8 @@ def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
 def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
     """Refuse a fit that says next to nothing, or less than the fraud rate alone."""
     probability = fitted(score)
-    different = len(np.unique(probability))
+    # what keeps the order of scores on level stretches is not counted
+    different = len(np.unique(np.round(probability, TOLD_DIGITS)))
     if different < LEAST_VALUES:
         rule = f"must give {LEAST_VALUES} different probabilities or more"
         raise CalibrationError(f"{fitted.method} fit fails its check: it {rule}, however: {different}")

@@ -26,6 +26,10 @@ PER_DECADE = 250
 """Further levels in the top 1 %, for each tenfold rarer share of payments: steps of 1 % of what is left above."""
 
 
+LEAST = float(np.finfo(np.float64).tiny)
+"""Scores below it are 0: between two of them a line would be too steep for a number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PercentileMap:
     """From raw scores to percentiles in [0, 1]; a higher score never has a lower one.
@@ -62,6 +66,7 @@ class PercentileMap:
         values = np.asarray(scores, np.float64)
         if not ((values >= 0) & (values <= 1)).all():
             raise CalibrationError("calibration scores must lie in [0, 1], however: some do not")
+        values = np.where(values < LEAST, 0.0, values)
         distinct, first = np.unique(np.sort(values), return_index=True)
         if len(distinct) < 2:
             found = f"{len(values)} payments with {len(distinct)} different scores"

@@ -158,7 +158,11 @@ class Scorer:
                     yield pl.DataFrame({"id": ids, **self.columns(scores)})
 
     def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
+        if not rows:
+            return pl.DataFrame({"id": pl.Series([], dtype=pl.String), **self.columns(np.empty(0, np.float32))})
         if self.bundle.market.wire is not None:
+            if histories is not None:
+                raise DataError("histories must not be given: rows of this market carry their own")
             requests = self.wire_reader.read(rows)
         else:
             requests = self.requests(self.reader.read_all(rows), histories)
@@ -213,7 +217,7 @@ def _is_rows(payments: Payments) -> TypeGuard[Rows]:
     """Whether these are rows, not a table or names of files."""
     if isinstance(payments, pl.DataFrame | str | Path):
         return False
-    return all(isinstance(row, Mapping) for row in payments) and len(payments) > 0
+    return all(isinstance(row, Mapping) for row in payments)
 
 
 def _refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:

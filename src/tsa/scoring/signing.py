@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,7 @@ def sign(path: Path, private: bytes) -> str:
     check(contents, str(path))
     key = _private_key(private)
     key_id = _key_id(key.public_key())
-    signature = base64.b64encode(key.sign(contents[MANIFEST])).decode()
-    signed = {"kind": KIND, "key": key_id, "signature": signature}
+    signed = _signed(KIND, key_id, _raw(key.public_key()), key.sign(contents[MANIFEST]))
     write_contents({**contents, SIGNATURE: to_json(signed)}, path)
     return key_id
 
@@ -59,11 +59,7 @@ def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:
     key_id = _key_id(key)
     if SIGNATURE not in contents:
         raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: it is not signed")
-    try:
-        signed = json.loads(contents[SIGNATURE])
-        kind, signer, signature = signed["kind"], signed["key"], base64.b64decode(signed["signature"], validate=True)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{where}/{SIGNATURE} cannot be read: {error!r}") from None
+    kind, signer, _, signature = _parts(contents, where)
     if kind != KIND or signer != key_id:
         raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: {kind} key {str(signer)[:12]}")
     from cryptography.exceptions import InvalidSignature
@@ -83,9 +79,53 @@ def signer_of(contents: Contents) -> str | None:
         return None
 
 
-def _key_id(public: Any) -> str:
+def refuse_altered(contents: Contents, where: str) -> None:
+    """BundleError for a signature that is none of this manifest by the very key it names: a byte was flipped.
+
+    It says nothing of who signed; that takes the public key from somewhere else. Without the library only its form is
+    looked at.
+    """
+    kind, signer, public, signature = _parts(contents, where)
+    if kind != KIND or signer != sha256(public):
+        raise BundleError(f"{where}/{SIGNATURE} was changed: its key is not the one that it names")
+    if find_spec("cryptography") is None:
+        return
+    from cryptography.exceptions import InvalidSignature
+
+    _, ed25519 = _cryptography()
+    try:
+        ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, contents[MANIFEST])
+    except (InvalidSignature, ValueError):
+        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was since it was signed") from None
+
+
+def _parts(contents: Contents, where: str) -> tuple[str, str, bytes, bytes]:
+    """(kind, id of the key, public key, signature). BundleError for a file that is not, to the byte, what `sign` writes."""
+    try:
+        signed = json.loads(contents[SIGNATURE])
+        kind, signer = signed["kind"], signed["key"]
+        public, signature = (base64.b64decode(signed[name], validate=True) for name in ("public", "signature"))
+        whole = to_json(_signed(kind, signer, public, signature)) == contents[SIGNATURE]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{where}/{SIGNATURE} cannot be read: {error!r}") from None
+    if not whole:
+        raise BundleError(f"{where}/{SIGNATURE} was changed: it holds something else than a signature")
+    return kind, signer, public, signature
+
+
+def _signed(kind: str, key_id: str, public: bytes, signature: bytes) -> dict[str, str]:
+    spelled = {name: base64.b64encode(value).decode() for name, value in (("public", public), ("signature", signature))}
+    return {"kind": kind, "key": key_id, **spelled}
+
+
+def _raw(public: Any) -> bytes:
     serialization, _ = _cryptography()
-    return sha256(public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw))
+    raw: bytes = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return raw
+
+
+def _key_id(public: Any) -> str:
+    return sha256(_raw(public))
 
 
 def _private_key(pem: bytes) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tsa.errors import ConfigError, DataError
 from tsa.model import Batch, ModelConfig, TSANetwork
 from tsa.model.legacy import reference_network
 from tsa.scoring.explain.attribution import Attribution, attribute
+from tsa.scoring.explain.explanation import Explanation
 from tsa.scoring.explain.neutral import Neutral
 from tsa.scoring.explain.passage import Passage, Place
 
@@ -51,6 +53,20 @@ def test_attributions_of_a_network_trained_by_the_original_add_up() -> None:
     found = attribute(Passage(network, batch, neutral))
     assert abs(found.total) > 0.01
     assert abs(found.residual) <= 0.01 * abs(found.total)
+
+
+def test_where_the_score_jumps_it_is_said_that_nothing_adds_up() -> None:
+    """Experts that come in at a threshold: no slope tells of the step."""
+    found = attribute(passage_of(ModelConfig(**SMALL, n_experts=3, expert_policy="threshold")))
+    assert found.steps > 100, "it was tried"
+    told = Explanation(
+        id="p", time=None, scores={}, score=found.score, baseline=found.baseline, total=found.total,
+        residual=found.residual, steps=found.steps, reasons=(), features=(), histories=(),
+    )  # fmt: skip
+    assert told.adds_up == (abs(found.residual) <= 0.01 * abs(found.total))
+    assert not replace(told, residual=0.011 * told.total).adds_up
+    assert replace(told, residual=-0.009 * told.total).adds_up
+    assert told.to_dict()["adds_up"] == told.adds_up
 
 
 def without_feature(network: TSANetwork, column: int, config: ModelConfig) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PROMISED = 0.01
+LEAST_TOTAL = 4e-3
+"""Log odds: of a smaller total no share is asked for, float32 would not tell it."""
 MOST_SHOWN = 12
 """So many features of an earlier event are written down, the strongest; there may be hundreds."""
 
@@ -106,10 +109,17 @@ class Explanation:
     features: tuple[FeatureShare, ...]
     histories: tuple[HistoryShare, ...]
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether the residual is within 1 % of the total. Where the score jumps on the way, as experts that come in at a
+        threshold let it, no attribution can add up."""
+        return abs(self.residual) <= PROMISED * max(abs(self.total), LEAST_TOTAL)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {
+            "adds_up": self.adds_up,
             "scores": dict(self.scores),
             "reasons": [dataclasses.asdict(reason) for reason in self.reasons],
             "features": [dataclasses.asdict(feature) for feature in self.features],
