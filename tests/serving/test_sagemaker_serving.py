@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import httpx
 import polars as pl
 import pytest
 from endpoint import CARRIED, WIRE, made_bundle, payment
+from packaging.requirements import Requirement
 
 from tsa.errors import ConfigError
 from tsa.scoring.bundle import Bundle
@@ -97,6 +100,31 @@ def packed(tsa: Any, bundle: Path, folder: Path) -> Path:
 def parquet_of(rows: list[dict[str, Any]]) -> bytes:
     pl.DataFrame(rows).write_parquet(buffer := io.BytesIO())
     return buffer.getvalue()
+
+
+def test_a_wheel_goes_along_where_no_index_has_the_package(tsa: Any, bundle: Path, tmp_path: Path) -> None:
+    """What pip then installs is that wheel: no index is asked for this package."""
+    wheel = tmp_path / f"tsa_fraud-{version('tsa-fraud')}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("tsa/__init__.py", "")
+    done = tsa("bundle", "pack", bundle, "--sagemaker", "--wheel", wheel, "--out", tmp_path / "model.tar.gz")
+    assert done.code == 0, done.err
+    with tarfile.open(tmp_path / "model.tar.gz") as archive:
+        archive.extractall(tmp_path / "model", filter="data")
+    model = tmp_path / "model"
+    requirement = Requirement((model / "code" / "requirements.txt").read_text().strip())
+    assert (requirement.name, requirement.extras) == ("tsa-fraud", {"onnx", "redis"})
+    assert requirement.url == f"file:///opt/ml/model/code/{wheel.name}"
+    assert (model / "code" / wheel.name).read_bytes() == wheel.read_bytes()
+    other = tmp_path / "other-1.0-py3-none-any.whl"
+    other.write_bytes(wheel.read_bytes())
+    for words, text in (
+        (("--sagemaker", "--wheel", other), "wheel must be tsa_fraud-"),
+        (("--wheel", wheel), "--wheel goes with --sagemaker"),
+    ):
+        refused = tsa("bundle", "pack", bundle, *words, "--out", tmp_path / "other.tar.gz")
+        assert refused.code == 2
+        assert text in refused.err
 
 
 def test_pack_makes_a_model_with_code_and_requirements(tsa: Any, bundle: Path, tmp_path: Path) -> None:

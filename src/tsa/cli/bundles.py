@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tsa.cli.app import Quiet, app, beside
 from tsa.cli.scoring import BundleFolder
+from tsa.errors import ConfigError
 from tsa.terminal import console, say, session
 
 bundles = typer.Typer(no_args_is_help=True, help="Show, pack, sign, verify and compare bundles.")
@@ -46,13 +47,19 @@ def pack(
     bundle: BundleFolder,
     out: Annotated[Path, typer.Option("--out", help="A folder, or a file that ends in .tar.gz.", show_default=False)],
     sagemaker: Annotated[bool, typer.Option("--sagemaker", help="As SageMaker's model.tar.gz, with its code.")] = False,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(help="With --sagemaker: a wheel of this package to go along, where no index has it."),
+    ] = None,
 ) -> None:
     """Copy a bundle, checked, into one file or into a folder. A signature stays with it."""
     if sagemaker:
         from tsa.serving.packing import pack_for_sagemaker
 
-        say(f"{out}: {pack_for_sagemaker(bundle, out)} files")
+        say(f"{out}: {pack_for_sagemaker(bundle, out, wheel)} files")
         return
+    if wheel is not None:
+        raise ConfigError("--wheel goes with --sagemaker alone")
     from tsa.scoring.archive import read_contents, write_contents
     from tsa.scoring.bundle import Bundle
 

@@ -7,6 +7,7 @@ The bundle stays an archive, which holds nothing but what its manifest names. Al
 from __future__ import annotations
 
 import tarfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,25 +25,38 @@ from tsa.serving.sagemaker import input_fn, model_fn, output_fn, predict_fn
 __all__ = ["input_fn", "model_fn", "output_fn", "predict_fn"]
 '''
 EXTRAS = "onnx,redis"
+FOLDER = "/opt/ml/model"
+"""Where SageMaker unpacks a model."""
 
 
-def pack_for_sagemaker(bundle: Path, out: Path) -> int:
+def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> int:
     """Write the `model.tar.gz` of a bundle, once it is checked; the same bundle gives the same bytes. How many files it has.
 
-    BundleError for a bundle that is not sound, ConfigError where something else stands at `out`.
+    wheel: of this package, to go along where no index has it; without it the image's index must have this version.
+    BundleError for a bundle that is not sound, ConfigError where something else stands at `out`, or for a wheel that is none
+    of this package.
     """
     Bundle.open(bundle)
     if not out.name.endswith(".tar.gz"):
         raise ConfigError(f"out must end in .tar.gz for SageMaker, however: {out}")
     _refuse_foreign(out)
-    contents = {
-        BUNDLE: packed(read_contents(bundle)),
-        INFERENCE: INFERENCE_TEXT.encode(),
-        f"{CODE}/requirements.txt": f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}\n".encode(),
-    }
+    contents = {BUNDLE: packed(read_contents(bundle)), INFERENCE: INFERENCE_TEXT.encode()}
+    wanted = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}"
+    if wheel is not None:
+        contents[f"{CODE}/{wheel.name}"] = _read_wheel(wheel)
+        wanted = f"tsa-fraud[{EXTRAS}] @ file://{FOLDER}/{CODE}/{wheel.name}"
+    contents[f"{CODE}/requirements.txt"] = f"{wanted}\n".encode()
     with replaced_file(out) as aside:
         aside.write_bytes(packed(contents))
     return len(contents)
+
+
+def _read_wheel(path: Path) -> bytes:
+    """The wheel's bytes. ConfigError where it is none of this package in this version."""
+    name = f"tsa_fraud-{version('tsa-fraud')}-"
+    if not (path.is_file() and zipfile.is_zipfile(path) and path.name.startswith(name) and path.suffix == ".whl"):
+        raise ConfigError(f"wheel must be {name}….whl, as `pip wheel --no-deps .` makes it, however: {path}")
+    return path.read_bytes()
 
 
 def _refuse_foreign(out: Path) -> None:
