@@ -139,12 +139,12 @@ def test_wishes_are_handed_on(easy_store: EventStore) -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])
 def test_the_running_average(decay: float) -> None:
-    """Of the first steps all count alike; later ones decay."""
+    """The share of a step is that of the last half of all so far, until the decay keeps it from falling further."""
     values, average, update = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0], [torch.zeros(1)], running_average(decay)
     expected = 0.0
     for seen, value in enumerate(values):
         update(average, [torch.tensor([value])], torch.tensor(seen))
-        expected += (value - expected) * max(1 - decay, 1 / (1 + seen))
+        expected += (value - expected) * max(1 - decay, 2 / (2 + seen))
         assert average[0].item() == pytest.approx(expected)
     if decay == 0.0:
         assert average[0].item() == values[-1]

@@ -41,7 +41,7 @@ def test_only_the_weights_of_linear_maps_decay(demo_store: EventStore, preset: s
 def test_the_rate_rises_and_falls(steps: int, warm_up: float) -> None:
     """Any number of steps and any warm-up: also those whose rise takes no step at all."""
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
-    config = TrainingConfig(learning_rate=0.5, warm_up=warm_up)
+    config = TrainingConfig(learning_rate=0.5, warm_up=warm_up, schedule="one_cycle")
     schedule = make_schedule(optimizer, steps_per_epoch=steps, epochs=1, config=config)
     rates = []
     for _ in range(steps):

@@ -177,7 +177,7 @@ def test_checkpoints_of_another_job_are_refused(folder: Folder) -> None:
     assert apart(stopped_in_a_step, folder) == STOPPED
     folder.asks(**{"training.learning_rate": "0.5"})
     assert main() == 1
-    assert "is of another run (checkpoint, then this run):\n  training.learning_rate: 0.003, 0.5" in folder.failure
+    assert "is of another run (checkpoint, then this run):\n  training.learning_rate: 0.0015, 0.5" in folder.failure
 
 
 @pytest.mark.parametrize(

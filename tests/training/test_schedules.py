@@ -38,8 +38,8 @@ def rates(optimizer: torch.optim.Optimizer, schedule: Schedule, steps: int = PER
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_one_cycle_is_that_of_pytorch_momentum_and_all(optimizer: str) -> None:
-    opt, schedule = made(optimizer, warm_up=0.15)
-    other, _ = made(optimizer)
+    opt, schedule = made(optimizer, schedule="one_cycle", warm_up=0.15)
+    other, _ = made(optimizer, schedule="one_cycle")
     reference = OneCycleLR(other, 0.5, total_steps=PER_EPOCH * EPOCHS, pct_start=0.15)
     for _ in range(PER_EPOCH * EPOCHS):
         for key in ("lr", "betas", "momentum"):
@@ -51,7 +51,7 @@ def test_one_cycle_is_that_of_pytorch_momentum_and_all(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_momentum_stays_where_the_cycle_leaves_it_alone(optimizer: str) -> None:
     key = "momentum" if optimizer == "sgd" else "betas"
-    opt, schedule = made(optimizer, cycle_momentum=False)
+    opt, schedule = made(optimizer, schedule="one_cycle", cycle_momentum=False)
     before = opt.param_groups[0][key]
     rates(opt, schedule)
     assert opt.param_groups[0][key] == before
@@ -118,7 +118,10 @@ def test_any_number_of_steps_and_any_warm_up(steps: int, warm_up: float, schedul
         ({"schedule": "linear"}, "training.schedule: must be 'one_cycle'"),
         ({"schedule_every": "day"}, "training.schedule_every"),
         ({"schedule": "cosine", "cycle_momentum": True}, "cycle_momentum needs schedule='one_cycle', however"),
-        ({"schedule_every": "epoch", "epochs": 1}, "needs epochs of at least 2, however: epochs=1"),
+        (
+            {"schedule": "one_cycle", "schedule_every": "epoch", "epochs": 1},
+            "needs epochs of at least 2, however: epochs=1",
+        ),
     ],
 )
 def test_bad_settings_are_refused(given: dict[str, Any], text: str) -> None:

@@ -78,7 +78,7 @@ class Choices(BaseModel):
     momentum: float | None = Field(default=None, ge=0, lt=1)
     nesterov: bool | None = None
 
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "constant"] = "constant"
     schedule_every: Literal["step", "epoch"] = "step"
     """When the rate moves."""
     cycle_momentum: bool | None = None

@@ -42,7 +42,7 @@ class TrainingConfig(Choices):
     """What matrix products are computed in. auto: float32 on a CPU; on a GPU bf16 where it has it, else fp16."""
     compile: bool = False
     """Compile the network for training with torch.compile."""
-    learning_rate: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1.5e-3, gt=0, allow_inf_nan=False)
     """The highest rate of the schedule."""
     warm_up: float = Field(default=0.15, gt=0, lt=1)
     """Share of the steps that the rate rises."""
@@ -54,8 +54,9 @@ class TrainingConfig(Choices):
     look_again: int = Field(default=2, ge=0)
     """From the second epoch on, and again after so many, all genuine payments are scored, and drawn by importance: those
     that look risky more often. 0: all are equally likely, always."""
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the running average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the running average of the weights, which is what is validated and kept; 0 keeps the weights themselves.
+    A long average of weights that still move is worth as much as two networks that were trained apart."""
     train_on: tuple[Literal["train", "validation", "calibration"], ...] = Field(default=("train",), min_length=1)
     """Ranges whose labelled payments are learned from. Adding later ranges once the settings are chosen costs their use
     as a check: early stopping on a range that is trained on is refused."""

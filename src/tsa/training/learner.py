@@ -25,6 +25,7 @@ from tsa.training.precision import Precision
 from tsa.training.schedules import make_schedule
 from tsa.training.unused import freeze_unused
 
+RECENT = 2.0
 PARTS = ("network", "average", "optimizer", "schedule", "scaler")
 
 
@@ -139,11 +140,14 @@ class Learner:
 
 
 def running_average(decay: float) -> Callable[..., None]:
-    """An average that follows the weights at first, so that the starting point is forgotten, then decays at `decay`."""
+    """An average over about the last half of the steps so far, at most over 1 / (1 − decay) of them.
+
+    So it forgets the starting point however short a run is (polynomial-decay averaging, Shamir and Zhang 2013).
+    """
 
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], seen: Tensor | int) -> None:
-        share = max(1.0 - decay, 1.0 / (1.0 + int(seen)))
+        share = max(1.0 - decay, RECENT / (RECENT + int(seen)))
         torch._foreach_lerp_(averages, current, share)
 
     return update
