@@ -257,7 +257,7 @@ def test_the_test_would_notice(scorers: dict[str, Scorer]) -> None:
     """Earlier events and known outcomes do move a score."""
     log = [Row(START + at * DAY, 2 * at, int(at == 0), START, "ann", None, "x", float(at), 1.0) for at in range(LENGTH)]
     last = [scorers["a day"].score(frame(log))["raw_score"][-1]]
-    for other in ({"fraud": 0}, {"amount": 5e5}, {"time": START + 100}, {"category": "y"}, {"customer": "bob"}):
+    for other in ({"fraud": 0}, {"amount": 5e5}, {"time": START + 6 * HOUR}, {"category": "y"}, {"customer": "bob"}):
         changed = [dataclasses.replace(log[0], **other), *log[1:]]
         last.append(scorers["a day"].score(frame(changed))["raw_score"][-1])
     assert len(set(last)) == len(last)

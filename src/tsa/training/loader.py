@@ -30,6 +30,8 @@ Rows = NDArray[np.int64]
 
 PREFETCHED = 4
 """Batches that each worker process has ready."""
+LAST_SECONDS = 20
+"""How long a worker process outlives a SIGTERM."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,9 @@ class Loader:
 
 
 def _outlive_sigterm(worker: int) -> None:
-    """Gather on: a SIGTERM to all processes of a job is for the one that saves a checkpoint, and ends its workers then."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Gather on for a while: a SIGTERM to all processes of a job is for the one that saves a checkpoint, and needs batches
+    until then."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LAST_SECONDS))
 
 
 def loaded(store: EventStore, task: Task) -> Loaded:
