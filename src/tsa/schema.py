@@ -83,10 +83,14 @@ class Market(Tables):
         return self.model_dump(mode="json", exclude_none=True)
 
     @property
+    def meaning(self) -> dict[str, Any]:
+        """What makes it this market, as plain JSON values: all but `[reasons]` and `[serving]`."""
+        return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving")}
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of the meaning: not of key order, comments, `extends`, the spelling of dates, `[reasons]` or `[serving]`."""
-        meaning = {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving")}
-        text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(self.meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
     @property

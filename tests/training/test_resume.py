@@ -231,6 +231,16 @@ def test_another_model_market_or_store_is_refused(easy_store: EventStore, stoppe
         go_on(prepare(easy_store.market, [str(log)], tmp_path / "fewer"), stopped)
 
 
+def test_a_market_file_may_word_reasons_otherwise(easy_store: EventStore, stopped: Path, tmp_path: Path) -> None:
+    """That is no part of what a market means, and nothing is learned from it."""
+    rows = easy_store.columns(["id", "customer", "category", "amount"]).with_columns(
+        time=pl.Series(easy_store.time_seconds), fraud=pl.Series(easy_store.label)
+    )
+    rows.write_parquet(tmp_path / "log.parquet")
+    other = Market.from_dict({**MARKET, "reasons": {"most": 3}, "serving": {"unknown_fields": "refuse"}})
+    go_on(prepare(other, [str(tmp_path / "log.parquet")], tmp_path / "other"), stopped)
+
+
 def test_settings_that_move_no_weight_may_differ(easy_store: EventStore, stopped: Path) -> None:
     go_on(easy_store, stopped, checkpoint_minutes=5.0, workers=1, keep_best=3)
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.data.files import sha256_of
-from tsa.data.manifest import MANIFEST, REPORT
+from tsa.data.manifest import MANIFEST, MARKET, REPORT
 from tsa.data.ranges import ranges_of
 from tsa.data.sampling import genuine_rate
 from tsa.data.store import EventStore
@@ -53,7 +53,7 @@ def surroundings(store: EventStore, out: Path, processes: int, precision: str) -
     return {
         "store": os.path.relpath(store.path.resolve(), out.resolve()),
         "store_manifest": sha256_of(store.path / MANIFEST),
-        "market": store.market.to_dict(),
+        "market": store.market.meaning,
         "store_content": content_of(store),
         "environment": {**environment(), "processes": processes, "precision": precision},
     }
@@ -70,16 +70,17 @@ def environment() -> dict[str, Any]:
 
 
 def content_of(store: EventStore) -> dict[str, Any]:
-    """What can be learned from a store: all that its manifest says but where the log lay and how its rows were counted."""
+    """What can be learned from a store: all that its manifest says but where the log lay, how its rows were counted, and how
+    its market file words reasons."""
     manifest: dict[str, Any] = json.loads((store.path / MANIFEST).read_text(encoding="utf-8"))
-    manifest["files"].pop(REPORT)
-    return manifest
+    files = {name: entry for name, entry in manifest["files"].items() if name not in (REPORT, MARKET)}
+    return {**manifest, "files": files}
 
 
 def identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
     """What must be the same for a run to go on from a checkpoint, in values that JSON holds."""
     return {
-        "market": store.market.to_dict(),
+        "market": store.market.meaning,
         "store": content_of(store),
         "model": model.to_dict(),
         "training": effective(config.model_dump(mode="json")),
