@@ -199,7 +199,7 @@ def _is_text(about: Any, column: int) -> bool:
 
 def _unpacked_at_most(about: Any) -> int:
     """Bytes that a file's columns take, texts in their dictionaries, by what it says of itself: a page of a few bytes can
-    stand for millions of equal values. Texts that share beginnings are not bounded by that, and count without end."""
+    stand for millions of equal values. RefusedError for texts that share beginnings: nothing it says bounds these."""
     total = 0
     for group in map(about.row_group, range(about.num_row_groups)):
         total += group.total_byte_size

@@ -56,7 +56,7 @@ class TrainingConfig(Choices):
     that look risky more often. 0: all are equally likely, always."""
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the running average of the weights, which is what is validated and kept; 0 keeps the weights themselves.
-    A long average of weights that still move is worth as much as two networks that were trained apart."""
+    It settles what a constant rate leaves moving."""
     train_on: tuple[Literal["train", "validation", "calibration"], ...] = Field(default=("train",), min_length=1)
     """Ranges whose labelled payments are learned from. Adding later ranges once the settings are chosen costs their use
     as a check: early stopping on a range that is trained on is refused."""

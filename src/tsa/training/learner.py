@@ -26,6 +26,7 @@ from tsa.training.schedules import make_schedule
 from tsa.training.unused import freeze_unused
 
 RECENT = 2.0
+"""A step counts for this share of all steps so far, until the decay counts it for more: 2 makes its weight grow with its number."""
 PARTS = ("network", "average", "optimizer", "schedule", "scaler")
 
 

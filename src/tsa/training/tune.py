@@ -125,7 +125,8 @@ def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: 
                 told.add(record["epoch"])
 
     def on_epoch(record: dict[str, Any]) -> None:
-        tell([*epochs_of(out), record])  # those before an interruption too: later trials are compared with them
+        before = [] if told else epochs_of(out)  # an interruption's too: later trials are compared with them
+        tell([*before, record])
         if trial.should_prune():
             raise TrialPruned
 
