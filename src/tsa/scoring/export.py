@@ -79,15 +79,30 @@ def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
 
 
 def quantise(graph: bytes) -> bytes:
-    """The graph with the weights of its matrix products in eight bits, inputs quantised as they come."""
+    """The graph with the weights of its matrix products in eight bits, inputs quantised as they come.
+
+    Products that read an event's plain numbers stay as they are: they are small, and angles that are made of numbers in
+    eight bits are far off.
+    """
     _refuse_missing()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(_weights_apart(graph))
-        quantize_dynamic(before, after, weight_type=QuantType.QInt8)
+        quantize_dynamic(before, after, weight_type=QuantType.QInt8, nodes_to_exclude=_of_plain_numbers(graph))
         return after.read_bytes()
+
+
+def _of_plain_numbers(graph: bytes) -> list[str]:
+    """Names of the products that read the same numbers as one whose sine or cosine is taken."""
+    import onnx
+
+    nodes = onnx.load_model_from_string(graph).graph.node
+    products = [node for node in nodes if node.op_type == "MatMul"]
+    angles = {node.input[0] for node in nodes if node.op_type in ("Sin", "Cos")}
+    numbers = {node.input[0] for node in products if node.output[0] in angles}
+    return [node.name for node in products if node.input[0] in numbers]
 
 
 def _weights_apart(graph: bytes) -> bytes:
