@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tsa.model.dropout import attend, dropout, relu_dropout
+from tsa.model import History, TSANetwork, preset
+from tsa.model.dropout import attend, dropout, relu_dropout, without_some_features
+from tsa.scoring.export import random_batch
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -67,3 +69,29 @@ def test_relu_with_dropout_has_the_gradients_of_the_formula():
     expected = dropout(torch.relu(x), 0.4, True)
     torch.testing.assert_close(seeded(x), expected)
     assert torch.equal(relu_dropout(x.detach().clone(), 0.4, False), torch.relu(x))
+
+
+def test_a_feature_is_left_out_of_all_events_of_a_payment():
+    torch.manual_seed(0)
+    shape = (4000, 3)
+    values = torch.randint(1, 9, (*shape, 2), dtype=torch.int32)
+    zeros = torch.zeros(shape)
+    histories = [History(values[:, :n], zeros[:, :n], zeros[:, :n], zeros[:, :n].bool()) for n in (3, 2)]
+    first, second = without_some_features(histories, 0.3)
+    assert first.categorical.dtype == torch.int32
+    kept = first.categorical[:, 0] != 0
+    assert torch.equal(first.categorical, values * kept[:, None])
+    assert torch.equal(second.categorical, values[:, :2] * kept[:, None])
+    assert kept.float().mean(0).tolist() == pytest.approx([0.7, 0.7], abs=0.03)
+    assert torch.equal(histories[0].categorical, values)
+
+
+def test_features_are_left_out_in_training_alone():
+    torch.manual_seed(0)
+    sizes = {"n_categorical": 3, "n_numerical": 2, "n_embedding": 30, "width": 16, "dropout": 0.0}
+    network = TSANetwork(preset("default", **sizes, feature_dropout=0.5))
+    batch = random_batch(network.config, {"history": 5}, 50)
+    network.eval()
+    assert torch.equal(network(batch), network(batch))
+    network.train()
+    assert not torch.equal(network(batch), network(batch))

@@ -25,6 +25,12 @@ def test_events_tell_whether_they_have_the_current_value() -> None:
     assert same.tolist() == [[[False, False], [True, False], [False, False], [True, True]]]
 
 
+def test_a_value_that_is_left_out_is_no_match() -> None:
+    events, told = SummedEvents(preset("default", **SIZES, n_matched=2)), history()
+    told.categorical[..., 0] = 0
+    assert not events.same(told)[..., 0].any()
+
+
 def test_only_the_leading_features_are_matched() -> None:
     events = SummedEvents(preset("default", **SIZES, n_matched=1))
     assert events.same(history()).shape == (1, 4, 1)
@@ -40,6 +46,35 @@ def test_what_stands_at_padding_is_not_read() -> None:
     events = network.order[0]
     with torch.inference_mode():
         assert torch.equal(events(clean, network.table.weight), events(soiled, network.table.weight))
+
+
+def test_marks_go_in_as_they_are() -> None:
+    """They need no distances and no waves: what those would cost is saved."""
+    plain = SummedEvents(preset("default", **SIZES))
+    marked = SummedEvents(preset("default", **{**SIZES, "n_numerical": 3}, n_marks=2))
+    assert marked.frequency.shape == plain.frequency.shape
+    assert marked.linear.in_features == plain.linear.in_features + 2
+    told = history()
+    marks = torch.tensor([[[9.0, 9.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]])
+    told.numerical = torch.cat([told.numerical, marks], dim=-1)
+    numbers = marked.numbers(told)
+    assert torch.equal(numbers[..., :-2], plain.numbers(history()))
+    assert numbers[0, :, -2:].tolist() == [[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
+
+
+def test_each_mark_moves_its_events_by_its_own_weights() -> None:
+    events = SummedEvents(preset("default", **{**SIZES, "n_numerical": 2}, n_marks=1))
+    without, with_ = torch.zeros(1, 1, 6), torch.zeros(1, 1, 6)
+    with_[..., -1] = 1.0
+    moved = events.of_numbers(with_) - events.of_numbers(without)
+    torch.testing.assert_close(moved[0, 0], events.linear.weight[:, 5])
+
+
+def test_more_marks_than_numerical_or_in_another_embedding_is_refused() -> None:
+    with pytest.raises(ConfigError, match="n_marks=2, n_numerical=1"):
+        preset("default", **SIZES, n_marks=2)
+    with pytest.raises(ConfigError, match="n_marks"):
+        ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20, n_marks=1)
 
 
 def test_more_matched_than_categorical_is_refused() -> None:

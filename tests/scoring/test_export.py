@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -19,7 +20,13 @@ LENGTHS = {"customer": 6, "card": 9}
 SIZES: dict[str, Any] = {"n_categorical": 5, "n_numerical": 3, "n_embedding": 40, "width": 16}
 SMALL = {"n_order_layers": 2, "n_feature_layers": 2, "feedforward_width": 16, "classifier_width": 16, "gate_width": 8}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "recall, two histories": {"preset": "default", "known_outcomes": True, "n_matched": 2, "n_engineered": 4},
+    "recall, two histories": {
+        "preset": "default",
+        "known_outcomes": True,
+        "n_matched": 2,
+        "n_marks": 1,
+        "n_engineered": 4,
+    },
     "reference with its gate": {"preset": "reference-two-history", "n_engineered": 4, **SMALL},
 }
 
@@ -77,10 +84,20 @@ def test_eight_bits(exported: tuple[TSANetwork, bytes]) -> None:
     assert 0 < found.mean <= found.largest
 
 
+def test_what_angles_are_made_of_stays_as_it_is(exported: tuple[TSANetwork, bytes]) -> None:
+    """A number in eight bits times a frequency is turns away from what it was."""
+    network, graph = exported
+    nodes = onnx.load_model_from_string(quantise(graph)).graph.node
+    made_by = {output: node.op_type for node in nodes for output in node.output}
+    angles = [made_by[node.input[0]] for node in nodes if node.op_type in ("Sin", "Cos")]
+    assert angles == ["MatMul"] * (4 if network.config.event_embedding == "sum" else 0)
+    assert "MatMulInteger" in made_by.values()
+
+
 def test_a_graph_of_another_network_is_refused(exported: tuple[TSANetwork, bytes]) -> None:
     network, graph = exported
     other = copy.deepcopy(network)
     with torch.no_grad():
-        other.classifier.narrow.bias[1] += 0.1
+        other.classifier.narrow.bias[..., 1] += 0.1
     with pytest.raises(ModelError, match="the exported graph must score as the network to 1e-05, however"):
         check_graph(graph, other, random_batch(network.config, LENGTHS, 10))

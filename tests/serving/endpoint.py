@@ -96,6 +96,7 @@ def config_of(market: Market, encoder: Encoder) -> ModelConfig:
         **network_sizes(market, encoder),
         known_outcomes=market.label.as_feature,
         n_matched=len(market.features.categorical),
+        n_marks=encoder.numerical_scaling.n_marks,
         width=16,
     )
 

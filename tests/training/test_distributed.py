@@ -52,7 +52,7 @@ def losses(path: str, changes: dict[str, Any]) -> list[float]:
     rows = {"train": store.labelled("train"), "validation": store.labelled("validation")}
     with joined("cpu") as processes:
         torch.manual_seed(config.seed)
-        network = TSANetwork(network_settings(store, "default", {**TINY, "dropout": 0.0}))
+        network = TSANetwork(network_settings(store, "default", {**TINY, "dropout": 0.0, "feature_dropout": 0.0}))
         try:
             Loop(network, store, rows, config, processes, Hooks(on_step=on_step)).run()
         except EnoughError:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def made(store: EventStore, config: TrainingConfig, preset: str = "default", **model: Any) -> Learner:
     torch.manual_seed(config.seed)
-    network = TSANetwork(network_settings(store, preset, {**TINY, "dropout": 0.0, **model}))
+    network = TSANetwork(network_settings(store, preset, {**TINY, "dropout": 0.0, "feature_dropout": 0.0, **model}))
     return Learner(network, config, ALONE, steps_per_epoch=50)
 
 

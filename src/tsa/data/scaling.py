@@ -151,6 +151,11 @@ class Scaling:
         return cls(tuple(fit_scaler(f, float_column(rows.select(f.name).collect(), f.name)) for f in features))
 
     @property
+    def n_marks(self) -> int:
+        """How many of the F columns, the last ones, mark missing values."""
+        return len(self.names) - len(self.scalers)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the F columns."""
         marked = [f"{s.name} is missing" for s in self.scalers if s.had_missing]

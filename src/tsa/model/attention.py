@@ -99,8 +99,8 @@ class TemporalAttention(nn.Module):
         seen = attend(q, tokens, tokens, self._bias(around, slice(None), x.dtype), 0.0)[:, 0]
         return functional.linear(seen, last.weight @ wv, torch.addmv(last.bias, last.weight, bv))
 
-    def last(self, x: Tensor, around: Surroundings, query: Tensor | None = None) -> Tensor:
-        """The result at the last position alone, or for another `query` (B, E) in its place: x (B, L, E) → (B, E).
+    def last(self, x: Tensor, around: Surroundings) -> Tensor:
+        """The result at the last position alone: x (B, L, E) → (B, E).
 
         One query needs no keys and values of its own: the key projection is folded into the query, the value projection
         applied to the weighted mean of the tokens. That saves two projections of all L tokens.
@@ -108,7 +108,7 @@ class TemporalAttention(nn.Module):
         width = x.shape[-1]
         head = width // self.n_heads
         wv, bv = self.in_proj_weight.chunk(3)[2], self.in_proj_bias.chunk(3)[2]
-        weights = dropout(self.last_weights(x, around, query), self.dropout, self.training)
+        weights = dropout(self.last_weights(x, around), self.dropout, self.training)
         mixed = (weights @ x).transpose(0, 1)
         values = (mixed @ wv.view(self.n_heads, head, width).transpose(1, 2)).transpose(0, 1)
         # weights sum to 1 except under dropout, where the bias is scaled with them
@@ -117,14 +117,13 @@ class TemporalAttention(nn.Module):
         out: Tensor = self.out_proj(values.flatten(1))
         return out
 
-    def last_weights(self, x: Tensor, around: Surroundings, query: Tensor | None = None) -> Tensor:
-        """How much the last position, or a `query` (B, E), attends to each token per head: x (B, L, E) → (B, H, L)."""
+    def last_weights(self, x: Tensor, around: Surroundings) -> Tensor:
+        """How much the last position attends to each token per head: x (B, L, E) → (B, H, L)."""
         batch, _, width = x.shape
         head = width // self.n_heads
         wq, wk, _ = self.in_proj_weight.chunk(3)
         bq, bk, _ = self.in_proj_bias.chunk(3)
-        query = x[:, -1] if query is None else query
-        q = functional.linear(query, wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
+        q = functional.linear(x[:, -1], wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
         folded = (q.transpose(0, 1) @ wk.view(self.n_heads, head, width)).transpose(0, 1)  # (B, H, E)
         logits = folded @ x.transpose(1, 2)
         if around.growth is not None:

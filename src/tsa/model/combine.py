@@ -23,7 +23,7 @@ class Single(nn.Module):
     """One history: its embedding as it is."""
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
-        """→ (B, E)."""
+        """→ (B, E), or (B, M, E) for members."""
         return encode(0, histories[0])
 
 
@@ -31,7 +31,7 @@ class Concatenated(nn.Module):
     """All embeddings side by side."""
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
-        """n histories → (B, n · E)."""
+        """n histories → (B, n · E), or (B, M, n · E) for members."""
         return torch.cat([encode(k, history) for k, history in enumerate(histories)], dim=-1)
 
 
@@ -47,10 +47,10 @@ class SoftmaxCombined(nn.Module):
         self.gate = GateHead(n * width, config.gate_hidden_width, n, config.dropout)
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
-        """→ (B, n · E)."""
-        orders = torch.stack([encode(k, history) for k, history in enumerate(histories)], dim=1)
-        importance = torch.softmax(self.gate(orders.flatten(1)), dim=-1)
-        return (len(histories) * importance.unsqueeze(-1) * orders).flatten(1)
+        """→ (B, n · E), or (B, M, n · E) for members, whose importances are their own."""
+        orders = torch.stack([encode(k, history) for k, history in enumerate(histories)], dim=-2)
+        importance = torch.softmax(self.gate(orders.flatten(-2)), dim=-1)
+        return (len(histories) * importance.unsqueeze(-1) * orders).flatten(-2)
 
 
 class GateHead(nn.Module):

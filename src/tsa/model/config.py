@@ -27,6 +27,8 @@ AT_LEAST: dict[str, int] = {
     "n_numerical": 0,
     "n_engineered": 0,
     "n_matched": 0,
+    "n_marks": 0,
+    "n_members": 1,
     "n_embedding": 1,
     "n_classes": 2,
     "width": 1,
@@ -52,18 +54,24 @@ class ModelConfig:
     histories               names of the histories, the one whose current event feeds the feature attention first
     n_embedding             N: the shared table has N + 2 rows of width D; row 0 is padding and stays zero, rows
                             1 … N − F hold categorical values, N − F + 1 … N the numerical features
+    feature_dropout         share of the payments from which, in training, a categorical feature is left out, in all events:
+                            so little is learned by heart of a feature that says nothing
     event_embedding         "aggregate": folded over the feature axis, width 2D (reference);
                             "factorise": factorisation machine in its place, width 2D;
                             "sum": width D: embeddings of categorical values and outcome, a linear map of the numbers, of
                             their differences from the current event's and of the age, plain and periodic, all summed
     n_matched               "sum" only: so many leading categorical features tell of each event whether it has the same
                             value as the current one (the same device, another country)
+    n_marks                 "sum" only: so many trailing numerical features are 0 or 1, marks of missing values; they are told
+                            as they are, without waves and distances
     known_outcomes          "sum" only: embed History.outcome (0 padding, 1 not known, 2 genuine, 3 fraud)
     norm, activation        of the order attention's layers; the feature attention's are always pre-norm
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
                             "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
     order_attention         "self": in each layer every event attends to every event (reference); "recall": the current
                             event alone attends, layer after layer, to the events as embedded, for a fraction of the work
+    n_members               "recall" only: M small networks in one, each with its own passes over the events as embedded and
+                            its own classifier; each learns for itself, and their logits are averaged
     read_out                what an order attention returns: a learned "token" (reference), or the "current" event
     combine                 "gate": importances from a small order attention of its own, applied before the others run
                             (reference); "softmax": importances from the order embeddings, which then stand side by side, each
@@ -90,8 +98,10 @@ class ModelConfig:
     feedforward_width: int = 256
     classifier_width: int = 1024
     dropout: float = 0.1
+    feature_dropout: float = 0.0
     event_embedding: str = "aggregate"
     n_matched: int = 0
+    n_marks: int = 0
     known_outcomes: bool = False
     n_frequencies: int = 16
     frequency_scale: float = 0.3
@@ -99,6 +109,7 @@ class ModelConfig:
     activation: str = "relu"
     time_attention: str = "exponential"
     order_attention: str = "self"
+    n_members: int = 1
     read_out: str = "token"
     combine: str = "gate"
     biases: bool = True
@@ -137,6 +148,8 @@ class ModelConfig:
             refuse("n_heads must divide width", "n_heads", "width")
         if not 0.0 <= self.dropout < 1.0:
             refuse("dropout must lie in [0, 1)", "dropout")
+        if not 0.0 <= self.feature_dropout < 1.0:
+            refuse("feature_dropout must lie in [0, 1)", "feature_dropout")
         if not 0.0 <= self.gate_skips_below < 1.0:
             refuse("gate_skips_below must lie in [0, 1)", "gate_skips_below")
         if self.balance_weight < 0.0:
@@ -153,10 +166,16 @@ class ModelConfig:
             refuse(
                 "n_matched needs event_embedding='sum' and as many categorical features", "n_matched", "n_categorical"
             )
+        if self.n_marks and (self.event_embedding != "sum" or self.n_marks > self.n_numerical):
+            refuse("n_marks needs event_embedding='sum' and as many numerical features", "n_marks", "n_numerical")
         if self.known_outcomes and self.event_embedding != "sum":
             refuse("known_outcomes needs event_embedding='sum'", "known_outcomes", "event_embedding")
         if self.order_attention == "recall" and (self.norm, self.read_out) != ("pre", "current"):
             refuse("order_attention='recall' needs norm='pre' and read_out='current'", "norm", "read_out")
+        gated = self.combine == "gate" and len(self.histories) > 1
+        if self.n_members > 1 and (self.order_attention != "recall" or gated):
+            rule = "n_members above 1 needs order_attention='recall', and no gate between histories"
+            refuse(rule, "n_members", "order_attention", "combine")
         if self.mlp and self.n_numerical + self.n_engineered == 0:
             refuse("mlp needs numerical or engineered features", "n_numerical", "n_engineered")
         if not set(self.experts_in) <= {"order", "feature", "gate"}:
@@ -203,11 +222,13 @@ _DEFAULT: dict[str, Any] = {
     "n_feature_layers": 1,
     "feedforward_width": 128,
     "classifier_width": 128,
+    "feature_dropout": 0.3,
     "event_embedding": "sum",
     "norm": "pre",
     "activation": "gelu",
     "time_attention": "log",
     "order_attention": "recall",
+    "n_members": 4,
     "read_out": "current",
     "frequency_scale": 1.0,
     "combine": "softmax",

@@ -7,12 +7,16 @@ kernels are used instead.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from tsa.model.batch import History
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -23,6 +27,16 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return functional.dropout(x, p)
     dropped: Tensor = _Dropout.apply(x, p)  # type: ignore[no-untyped-call]
     return dropped
+
+
+def without_some_features(histories: Sequence[History], p: float) -> list[History]:
+    """The histories of B payments, of each of which a categorical feature is left out with probability p.
+
+    Its values are then those of padding, row 0, in all events of all histories, as if there were no such feature.
+    """
+    categorical = histories[0].categorical
+    kept = torch.rand(categorical.shape[0], 1, categorical.shape[2], device=categorical.device) >= p
+    return [replace(history, categorical=history.categorical * kept) for history in histories]
 
 
 def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:

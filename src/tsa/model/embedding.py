@@ -83,18 +83,20 @@ class FactorisedEvents(nn.Module):
 class SummedEvents(nn.Module):
     """Σ of the embeddings of categorical values, of the known outcome and of all numbers; then a small feed-forward.
 
-    The numbers of an event are its numerical features, how far they are from the current event's and from what is usual in
+    The numbers of an event are its V numerical features, how far they are from the current event's and from what is usual in
     the history, and its age on a logarithmic and on a linear scale; each goes in as it is and periodically (Gorishniy et al.
-    2022). What is usual is given, not left to be learned: whether training finds a mean over fifty events is a matter of luck.
+    2022). M marks of missing values go in as they are. What is usual is given, not left to be learned: whether training
+    finds a mean over fifty events is a matter of luck.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, n_numbers = config.event_width, 3 * config.n_numerical + 2
+        width, n_waving = config.event_width, 3 * (config.n_numerical - config.n_marks) + 2
+        self.n_marks = config.n_marks
         self.frequency = nn.Parameter(
-            torch.randn(n_numbers, config.n_frequencies) * (2 * math.pi * config.frequency_scale)
+            torch.randn(n_waving, config.n_frequencies) * (2 * math.pi * config.frequency_scale)
         )
-        self.linear = nn.Linear(n_numbers * (2 * config.n_frequencies + 1), width)
+        self.linear = nn.Linear(n_waving * (2 * config.n_frequencies + 1) + config.n_marks, width)
         self.n_matched = config.n_matched
         self.match = nn.Linear(config.n_matched, width, bias=False) if config.n_matched else None
         self.outcome = nn.Embedding(OUTCOMES, width, padding_idx=0) if config.known_outcomes else None
@@ -115,14 +117,15 @@ class SummedEvents(nn.Module):
         return self.mix(x)
 
     def of_numbers(self, numbers: Tensor) -> Tensor:
-        """The numbers (B, L, N) of events, as they are and periodically, through one linear layer: (B, L, D)."""
+        """The numbers (B, L, 3V + 2 + M) of events, as they are and periodically, through one linear layer: (B, L, D)."""
+        each = len(self.frequency)
         if torch.compiler.is_exporting():  # engines that fuse little: fewer, larger steps, and nothing copied
-            n, each = self.frequency.numel(), len(self.frequency)
-            spread = (torch.eye(each).unsqueeze(-1) * self.frequency).flatten(1)  # one block per number
+            n, first = self.frequency.numel(), each + self.n_marks
+            spread = (torch.eye(first, each).unsqueeze(-1) * self.frequency).flatten(1)  # one block per number
             angle, weight = numbers @ spread, self.linear.weight.t()
-            own, sines = numbers @ weight[:each], angle.sin() @ weight[each : each + n]
-            return own + sines + angle.cos() @ weight[each + n :] + self.linear.bias
-        angle = (numbers.unsqueeze(-1) * self.frequency).flatten(-2)
+            own, sines = numbers @ weight[:first], angle.sin() @ weight[first : first + n]
+            return own + sines + angle.cos() @ weight[first + n :] + self.linear.bias
+        angle = (numbers[..., :each].unsqueeze(-1) * self.frequency).flatten(-2)
         out: Tensor = self.linear(torch.cat([numbers, angle.sin(), angle.cos()], dim=-1))
         return out
 
@@ -132,24 +135,27 @@ class SummedEvents(nn.Module):
         return out
 
     def same(self, history: History) -> Tensor:
-        """(B, L, `n_matched`) bool: whether an event has the current event's value; False at padding."""
+        """(B, L, `n_matched`) bool: whether an event has the current event's value; False at padding, and where there is none."""
         values = history.categorical[..., : self.n_matched]
-        return (values == values[:, -1:]) & ~history.padding.unsqueeze(-1)
+        current = values[:, -1:]
+        return (values == current) & (current != 0) & ~history.padding.unsqueeze(-1)
 
     def numbers(self, history: History) -> Tensor:
-        """(B, L, 3F + 2); 0 at padding, whatever stands there."""
-        age_days = history.age_seconds.unsqueeze(-1).clamp(0.0, OLDEST_SECONDS) / DAY_SECONDS
+        """(B, L, 3V + 2 + M): values, distances, ages, marks. At padding they mean nothing, whatever stands there."""
+        known = history.numerical.masked_fill(history.padding.unsqueeze(-1), 0.0)
+        age_seconds = history.age_seconds.masked_fill(history.padding, 0.0).clamp(0.0, OLDEST_SECONDS)
+        age_days = age_seconds.unsqueeze(-1) / DAY_SECONDS
         scales = torch.log1p(24.0 * age_days) * LOG_AGE_SCALE, (age_days / AGE_DAYS).clamp(max=MAX_AGE)
-        values = history.numerical.masked_fill(history.padding.unsqueeze(-1), 0.0)
+        n_values = known.shape[-1] - self.n_marks
+        values, marks = known[..., :n_values], known[..., n_values:]
         away = values - values[:, -1:], values - usual(values, history.padding)
-        numbers = torch.cat([values, *away, *scales], dim=-1)
-        return numbers.masked_fill(history.padding.unsqueeze(-1), 0.0)
+        return torch.cat([values, *away, *scales, marks], dim=-1)
 
 
 def usual(values: Tensor, padding: Tensor) -> Tensor:
     """The mean over the events before the current one, which stands for them where there are none.
 
-    values (B, L, F), 0 at padding; padding (B, L) → (B, 1, F).
+    values (B, L, V), 0 at padding; padding (B, L) → (B, 1, V).
     """
     n = (~padding[:, :-1]).sum(1).view(-1, 1, 1)
     mean = values[:, :-1].sum(1, keepdim=True) / n.clamp(min=1)

@@ -5,6 +5,8 @@ Knows batches and the blocks; not markets, files, losses or how it is trained.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,11 +14,12 @@ from torch.nn import functional
 from tsa.model.batch import Batch, History
 from tsa.model.combine import combination
 from tsa.model.config import ModelConfig
-from tsa.model.dropout import dropout
+from tsa.model.dropout import dropout, without_some_features
 from tsa.model.embedding import AggregatedEvents
 from tsa.model.experts import MixtureOfExperts
 from tsa.model.feature import FeatureAttention
 from tsa.model.layers import Stack
+from tsa.model.members import MemberLinear, averaged, side_by_side
 from tsa.model.order import OrderAttention
 
 MLP_WIDTH = 1024
@@ -44,22 +47,28 @@ class TSANetwork(nn.Module):
         self.classifier = Classifier(config)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits (B, classes), float32 at least. ModelError where the batch does not fit."""
+        """Logits (B, classes), float32 at least; in training those of each member, (B, M, classes), where there are several.
+
+        ModelError where the batch does not fit.
+        """
         logits: Tensor = self.classifier(self.embed(batch))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits if self.training else averaged(logits)
 
     def embed(self, batch: Batch) -> Tensor:
-        """What the classifier reads, [order | feature | mlp]: (B, `config.ensemble_width`). ModelError."""
+        """What the classifier reads, [order | feature | mlp]: (B, `config.ensemble_width`), or (B, M, …). ModelError."""
         self._clear_balance()
         batch = batch.of(self.table.weight.dtype)
         histories = batch.in_order(self.config)
+        if self.training and self.config.feature_dropout > 0.0:
+            histories = without_some_features(histories, self.config.feature_dropout)
         parts = [self.combine(histories, self._attend_over_events)]
         current = histories[0].categorical[:, -1], histories[0].numerical[:, -1], batch.engineered
         if self.feature is not None:
             parts.append(self.feature(*current, self.table.weight))
         if self.mlp is not None:
             parts.append(self.mlp(*current[1:]))
-        return torch.cat(parts, dim=-1)
+        return side_by_side(parts)
 
     def auxiliary_loss(self) -> Tensor:
         """The experts' balance losses of the last training forward, summed and weighted; scalar, 0 without experts."""
@@ -114,17 +123,19 @@ class NumericalBranch(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Linear, activation, dropout, Linear: (B, `config.ensemble_width`) → logits (B, classes)."""
+    """Linear, activation, dropout, Linear: (B, `config.ensemble_width`) → logits (B, classes); each member has its own."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.widen = nn.Linear(config.ensemble_width, config.classifier_width)
-        self.narrow = nn.Linear(config.classifier_width, config.n_classes)
+        linear = nn.Linear if config.n_members == 1 else partial(MemberLinear, config.n_members)
+        self.widen = linear(config.ensemble_width, config.classifier_width)
+        self.narrow = linear(config.classifier_width, config.n_classes)
         self.dropout, self.activation = config.dropout, config.activation
 
     def forward(self, ensemble: Tensor) -> Tensor:
-        """→ (B, classes)."""
-        h = self.widen(ensemble)
+        """→ (B, classes), or (B, M, classes) for members."""
+        members = ensemble.ndim == 3
+        h = self.widen(ensemble.transpose(0, 1) if members else ensemble)
         h = torch.relu(h) if self.activation == "relu" else functional.gelu(h)
         logits: Tensor = self.narrow(dropout(h, self.dropout, self.training))
-        return logits
+        return logits.transpose(0, 1) if members else logits

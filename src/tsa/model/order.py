@@ -42,7 +42,7 @@ class OrderAttention(nn.Module):
         self.last_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
 
     def forward(self, history: History, table: Tensor) -> Tensor:
-        """A history of (B, L) events → (B, E). The last layer computes only the position that is read out."""
+        """A history of (B, L) events → (B, E), or (B, M, E) for members. The last layer computes only what is read out."""
         if not (self.recalls and table.is_cpu) or torch.compiler.is_exporting():
             return self._read(history, table)
         at_once = max(1, _tokens_at_once() // history.padding.shape[1])

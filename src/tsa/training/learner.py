@@ -119,7 +119,11 @@ class Learner:
         batch, target, weight = part.batch.to(device), part.target.to(device), part.weight.to(device)
         with self.precision.products():
             logits = module(batch)
-        each = self.criterion(logits, target, epoch)
+        if logits.ndim == 3:  # each member learns for itself: its own errors, not their mean's
+            each = self.criterion(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]), epoch)
+            each = each.view(logits.shape[:2]).mean(1)
+        else:
+            each = self.criterion(logits, target, epoch)
         return ((each * weight).mean() + network.auxiliary_loss()) * part.task.share
 
     @contextmanager

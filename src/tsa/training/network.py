@@ -24,7 +24,11 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
     if config.event_embedding != "sum":
         return config
     # calendar features come last and are left out: that another payment was made at the same hour says little
-    ours = {"known_outcomes": market.label.as_feature, "n_matched": len(market.features.categorical)}
+    ours = {
+        "known_outcomes": market.label.as_feature,
+        "n_matched": len(market.features.categorical),
+        "n_marks": store.encoder.numerical_scaling.n_marks,
+    }
     return config.replace(**{key: value for key, value in ours.items() if key not in settings})
 
 

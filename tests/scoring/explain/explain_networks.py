@@ -25,6 +25,7 @@ SMALL: dict[str, Any] = {
 SUMMED: dict[str, Any] = {
     "event_embedding": "sum",
     "n_matched": 2,
+    "n_marks": 1,
     "known_outcomes": True,
     "norm": "pre",
     "activation": "gelu",

@@ -99,23 +99,25 @@ def _aggregated(fold: FeatureAggregation | None, vectors: Tensor) -> Tensor:
 def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: History) -> Tensor:
     """The terms of the sum: per categorical feature, per number and its distances, the outcome, age and biases."""
     each = _of_numbers(events, events.numbers(history))
-    n = history.numerical.shape[-1]
+    n = history.numerical.shape[-1] - events.n_marks
     if events.match is not None:
         told = same.unsqueeze(-1) * events.match.weight.t()
         vectors = vectors + functional.pad(told, (0, 0, 0, vectors.shape[-2] - events.n_matched))
-    terms = [vectors, each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]]
+    values = each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]
+    terms = [vectors, values, each[..., 3 * n + 2 :, :]]
     if events.outcome is not None and history.outcome is not None:
         terms.append(functional.embedding(history.outcome.int(), events.outcome.weight).unsqueeze(-2))
-    base = each[..., 3 * n :, :].sum(-2, keepdim=True) + events.linear.bias
+    base = each[..., 3 * n : 3 * n + 2, :].sum(-2, keepdim=True) + events.linear.bias
     return torch.cat([*terms, base], dim=-2)
 
 
 def _of_numbers(events: SummedEvents, numbers: Tensor) -> Tensor:
-    """What the linear map makes of each number alone, plain and periodic: (B, L, n) → (B, L, n, E)."""
+    """What the linear map makes of each number alone, plain and periodic: (B, L, m) → (B, L, m, E). Marks have no waves."""
     n, k = events.frequency.shape
-    plain, sine, cosine = torch.split(events.linear.weight, [n, n * k, n * k], dim=1)
-    angle = numbers.unsqueeze(-1) * events.frequency
+    plain, sine, cosine = torch.split(events.linear.weight, [numbers.shape[-1], n * k, n * k], dim=1)
+    angle = numbers[..., :n].unsqueeze(-1) * events.frequency
     waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
     weights = torch.cat([sine.reshape(-1, n, k), cosine.reshape(-1, n, k)], dim=-1)
-    out: Tensor = numbers.unsqueeze(-1) * plain.t() + torch.einsum("blnk,enk->blne", waves, weights)
+    moved = torch.einsum("blnk,enk->blne", waves, weights)
+    out: Tensor = numbers.unsqueeze(-1) * plain.t() + functional.pad(moved, (0, 0, 0, events.n_marks))
     return out

@@ -20,6 +20,7 @@ from tsa.model import Batch, History, TSANetwork
 from tsa.model.attention import AttentionLayer, Surroundings
 from tsa.model.combine import Gated, SoftmaxCombined
 from tsa.model.embedding import numerical_rows
+from tsa.model.members import averaged, side_by_side
 from tsa.model.order import OrderAttention
 from tsa.model.recall import Recall
 from tsa.scoring.explain.neutral import Neutral
@@ -69,7 +70,8 @@ class Passage:
 
     def __call__(self, *values: Tensor) -> Tensor:
         """The log odds of fraud for n states of the payment: values (n, …), one for each place → (n,)."""
-        return log_odds(self.network.classifier(self._ensemble(dict(zip(self.places, values, strict=True)))))
+        ensemble = self._ensemble(dict(zip(self.places, values, strict=True)))
+        return log_odds(averaged(self.network.classifier(ensemble)))
 
     def embeddings(self, k: int) -> Iterator[tuple[Place, nn.Module]]:
         """Where the events of history k are read, and by which embedding."""
@@ -87,7 +89,7 @@ class Passage:
                 return (self._gate(combine, at) * runs)[0]
             if isinstance(combine, SoftmaxCombined):
                 orders = [self._order(order, at, "events", k) for k, order in enumerate(self._orders)]
-                return torch.softmax(combine.gate(torch.cat(orders, dim=-1)), dim=-1)[0]
+                return torch.softmax(combine.gate(torch.cat(orders, dim=-1)), dim=-1).flatten(0, -2).mean(0)
         return torch.ones(1) if len(self.histories) == 1 else None
 
     def attention(self) -> list[Tensor]:
@@ -144,7 +146,7 @@ class Passage:
         return torch.cat([*steps, table.new_zeros(1, table.shape[1])])[None]
 
     def _ensemble(self, at: dict[Place, Tensor]) -> Tensor:
-        """As `TSANetwork.embed`, of values at places: (n, ensemble width)."""
+        """As `TSANetwork.embed`, of values at places: (n, ensemble width), or (n, M, …)."""
         network, combine = self.network, self.network.combine
         orders = self._orders
 
@@ -158,10 +160,10 @@ class Passage:
             parts.append(network.feature.layers.last(tokens, Surroundings()))
         if network.mlp is not None:
             parts.append(network.mlp(at[Place("numbers")], None))
-        return torch.cat(parts, dim=-1)
+        return side_by_side(parts)
 
     def _order(self, order: OrderAttention, at: dict[Place, Tensor], kind: str, k: int) -> Tensor:
-        """(n, E) what an order attention makes of history k."""
+        """(n, E), or (n, M, E) for members, what an order attention makes of history k."""
         x, around = self._tokens(order, at, kind, k)
         out: Tensor = order.last_norm(order.layers.last(x, around))
         return out
@@ -208,7 +210,7 @@ def log_odds(logits: Tensor) -> Tensor:
 
 
 def _last_weights(order: OrderAttention, x: Tensor, around: Surroundings) -> Tensor:
-    """(n, H, L) the weights of the position that is read out, in the last layer."""
+    """(n, heads, L) the weights of the position that is read out, in the last layer."""
     if isinstance(order.layers, Recall):
         return order.layers.last_weights(x, around)
     *firsts, last = (layer for layer in order.layers if isinstance(layer, AttentionLayer))
