@@ -174,7 +174,8 @@ def test_a_bundle_does_not_differ_from_itself(tsa: Tsa, bundle: Path, demo_log: 
 def test_what_is_different_is_said(tsa: Tsa, bundle: Path, demo_log: Path, tmp_path: Path) -> None:
     made = Bundle.open(bundle)
     with torch.no_grad():
-        made.network.classifier.narrow.weight.mul_(torch.linspace(0.2, 3.0, made.network.classifier.narrow.in_features))
+        weight = made.network.classifier.narrow.weight
+        weight.mul_(torch.linspace(0.2, 3.0, weight.shape[-1]))
     first, *others = made.encoder.categorical_vocabularies
     shorter = replace(first, values=(*first.values[:-1], "something new"))
     scaler, *scalers = made.encoder.numerical_scaling.scalers
