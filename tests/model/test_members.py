@@ -37,16 +37,16 @@ def test_what_all_share_is_given_to_each() -> None:
 
 def test_members_learn_apart_and_are_averaged() -> None:
     net, batch = network(n_members=3, dropout=0.0, feature_dropout=0.0), random_batch(network().config, LENGTHS, 6)
-    apart = net.train()(batch)
+    apart = net.eval()(batch, apart=True)
     assert apart.shape == (6, 3, 2)
     assert (apart[:, 0] - apart[:, 1]).abs().max() > 1e-3
-    torch.testing.assert_close(net.eval()(batch), apart.mean(1))
+    torch.testing.assert_close(net(batch), apart.mean(1))
     assert torch.equal(averaged(apart[:, 0]), apart[:, 0])
 
 
 def test_a_member_learns_nothing_from_the_errors_of_another() -> None:
     net, batch = network(n_members=3), random_batch(network().config, LENGTHS, 6)
-    net.train()(batch)[:, 1].sum().backward()
+    net.train()(batch, apart=True)[:, 1].sum().backward()
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1 and parameter.shape[0] == 3 and "in_proj_weight" in name and "order" in name:
             assert parameter.grad is not None

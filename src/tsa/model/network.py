@@ -46,14 +46,14 @@ class TSANetwork(nn.Module):
         self.mlp = NumericalBranch(config) if config.mlp else None
         self.classifier = Classifier(config)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits (B, classes), float32 at least; in training those of each member, (B, M, classes), where there are several.
+    def forward(self, batch: Batch, *, apart: bool = False) -> Tensor:
+        """Logits (B, classes), float32 at least; `apart`: those of each member, (B, M, classes), where there are several.
 
         ModelError where the batch does not fit.
         """
         logits: Tensor = self.classifier(self.embed(batch))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits if self.training else averaged(logits)
+        return logits if apart else averaged(logits)
 
     def embed(self, batch: Batch) -> Tensor:
         """What the classifier reads, [order | feature | mlp]: (B, `config.ensemble_width`), or (B, M, …). ModelError."""

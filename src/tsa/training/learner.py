@@ -118,7 +118,7 @@ class Learner:
         device = self.processes.device
         batch, target, weight = part.batch.to(device), part.target.to(device), part.weight.to(device)
         with self.precision.products():
-            logits = module(batch)
+            logits = module(batch, apart=True)
         if logits.ndim == 3:  # each member learns for itself: its own errors, not their mean's
             each = self.criterion(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]), epoch)
             each = each.view(logits.shape[:2]).mean(1)
