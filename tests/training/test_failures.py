@@ -104,11 +104,11 @@ def too_large(path: str, out: str, room: int) -> None:
     torch.set_num_threads(1)
     forward, held = TSANetwork.forward, Path("/proc/self/statm")
 
-    def limited(self: TSANetwork, batch: Any) -> torch.Tensor:
+    def limited(self: TSANetwork, batch: Any, **how: Any) -> torch.Tensor:
         pages = int(held.read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, -1))
         TSANetwork.forward = forward  # type: ignore[method-assign]
-        return forward(self, batch)
+        return forward(self, batch, **how)
 
     TSANetwork.forward = limited  # type: ignore[method-assign]
     model = {**TINY, "n_frequencies": 1024}
