@@ -248,7 +248,7 @@ def test_a_file_whose_writing_was_broken_off_is_refused(suffix: str, separator: 
     assert len(prepare(market(), path, tmp_path / "store", encoder=encoder(market()))) == 2
     lines = whole.splitlines()
     path.write_text("\n".join([*lines[:-1], separator.join(lines[-1].split(separator)[:8])]))
-    with pytest.raises(DataError, match=r"the last line must have \d+ fields, as the first has, however: 8"):
+    with pytest.raises(DataError, match=r"first line has \d+ fields, .*: line 3 has 8"):
         prepare(market(), path, tmp_path / "other", encoder=encoder(market()))
     path.write_text(whole.rstrip("\n"))
     assert len(prepare(market(), path, tmp_path / "store", encoder=encoder(market()))) == 2

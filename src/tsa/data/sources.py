@@ -7,7 +7,6 @@ lines) are all scanned as text: guessing types from the first rows breaks on the
 from __future__ import annotations
 
 import glob
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from tsa.data.lines import refuse_short
 from tsa.errors import DataError
 
 KINDS = {
@@ -31,8 +31,6 @@ KINDS = {
 COMPRESSED = ("gz", "zst")
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 JSON_PEEK_ROWS = 1000
-LONGEST_LINE = 2**22
-"""Bytes at the end of a table that are looked at for its last line."""
 EXTRA = "__extra"  # in CSV: what stands in a row behind the last column of the header
 
 
@@ -116,28 +114,10 @@ def _schema(path: str, kind: str, columns: Sequence[str]) -> dict[str, pl.DataTy
         if kind == "parquet":
             return dict(_scan(kind, [path], {}).collect_schema())
         header = pl.scan_csv(path, separator=SEPARATORS[kind], infer_schema=False, glob="://" in path).collect_schema()
-        _refuse_torn(path, SEPARATORS[kind], len(header))
+        refuse_short(path, SEPARATORS[kind], len(header))
         return {**header, EXTRA: pl.String()}
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
-
-
-def _refuse_torn(path: str, separator: str, count: int) -> None:
-    """DataError where the last line has fewer fields than the first: writing was broken off, and Polars reads gaps there.
-
-    A compressed file that was broken off cannot be read at all.
-    """
-    if "://" in path or path.endswith(COMPRESSED):
-        return
-    with Path(path).open("rb") as file:
-        file.seek(max(0, file.seek(0, io.SEEK_END) - LONGEST_LINE))
-        tail = file.read().rstrip(b"\r\n")
-    _, line_break, last = tail.rpartition(b"\n")
-    found = last.count(separator.encode()) + 1
-    if line_break and found < count and last and b'"' not in last:
-        raise DataError(
-            f"{path}: the last line must have {count} fields, as the first has, however: {found}: is it whole?"
-        )
 
 
 def _json_schema(path: str, columns: Sequence[str]) -> dict[str, pl.DataType]:

@@ -1,0 +1,47 @@
+"""Lines of a table with fewer fields than its header: refused, and nothing else is."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from tsa.data.lines import refuse_short
+from tsa.errors import DataError
+
+HEADER = "id,amount,label\n"
+
+
+def table(folder: Path, rows: str, name: str = "a.csv") -> str:
+    path = folder / name
+    data = (HEADER + rows).encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("rows", "line", "fields", "others"),
+    [
+        ("a,1,0\nb,2\nc,3,1\n", 3, 2, 0),
+        ("a,1,0\nb\nc,3\nd,4,", 3, 1, 1),
+        ('"a,a",1\nb,2,0\n', 2, 2, 0),
+        ('"a\nb,b",1,0\nc,2\n', 4, 2, 0),
+    ],
+    ids=["in the midst", "several", "with a quoted separator", "behind a row of two lines"],
+)
+def test_a_short_line_is_refused_by_its_number(
+    name: str, rows: str, line: int, fields: int, others: int, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=rf"however: line {line} has {fields} \(and {others} more"):
+        refuse_short(table(tmp_path, rows, name), ",", 3)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["", "a,1,0\n\nb,2,1\n", "a,1,0\r\n\r\nb,,\r\n", '"a",1,"x ""y"" z"\n', '"a\nb\nc",1,0\n', "a,1,0,more\n"],
+    ids=["no rows", "an empty line", "carriage returns", "quotes in quotes", "one row of three lines", "too many"],
+)
+def test_whole_lines_pass(rows: str, tmp_path: Path) -> None:
+    refuse_short(table(tmp_path, rows), ",", 3)
