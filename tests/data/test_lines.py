@@ -28,8 +28,17 @@ def table(folder: Path, rows: str, name: str = "a.csv") -> str:
         ("a,1,0\nb\nc,3\nd,4,", 3, 1, 1),
         ('"a,a",1\nb,2,0\n', 2, 2, 0),
         ('"a\nb,b",1,0\nc,2\n', 4, 2, 0),
+        ('"a\nb,b",1\nc,2,0\n', 3, 2, 0),
+        ('a,5" x,0\nb\nc,6" y,1\n', 3, 1, 0),
     ],
-    ids=["in the midst", "several", "with a quoted separator", "behind a row of two lines"],
+    ids=[
+        "in the midst",
+        "several",
+        "quoted separator",
+        "behind a row of two lines",
+        "itself two lines",
+        "between marks",
+    ],
 )
 def test_a_short_line_is_refused_by_its_number(
     name: str, rows: str, line: int, fields: int, others: int, tmp_path: Path
@@ -40,8 +49,32 @@ def test_a_short_line_is_refused_by_its_number(
 
 @pytest.mark.parametrize(
     "rows",
-    ["", "a,1,0\n\nb,2,1\n", "a,1,0\r\n\r\nb,,\r\n", '"a",1,"x ""y"" z"\n', '"a\nb\nc",1,0\n', "a,1,0,more\n"],
-    ids=["no rows", "an empty line", "carriage returns", "quotes in quotes", "one row of three lines", "too many"],
+    [
+        "",
+        "a,1,0\n\nb,2,1\n",
+        "a,1,0\r\n\r\nb,,\r\n",
+        '"a",1,"x ""y"" z"\n',
+        '"a\nb\nc",1,0\n',
+        "a,1,0,more\n",
+        'a,5" x,6" y\n',
+        '"x""\n,y",1,0\n',
+    ],
+    ids=[
+        "no rows",
+        "an empty line",
+        "carriage returns",
+        "quotes in quotes",
+        "one row of three lines",
+        "too many",
+        "marks that are no quotes",
+        "a separator in quotes on the second line",
+    ],
 )
 def test_whole_lines_pass(rows: str, tmp_path: Path) -> None:
     refuse_short(table(tmp_path, rows), ",", 3)
+
+
+def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
+    """A row over two lines makes it read field by field, and then a field has its limit."""
+    with pytest.raises(DataError, match=r"line 4 cannot be read: field larger than"):
+        refuse_short(table(tmp_path, '"a\nb",1,0\n' + "x" * 200_000 + ",1,0\n"), ",", 3)

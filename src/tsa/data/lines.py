@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+import csv
+import re
+
 import polars as pl
 
 from tsa.errors import DataError
 
-LINE, NUMBER = "line", "number"
+LINE = "line"
 QUOTE = '"'
 
 
 def refuse_short(path: str, separator: str, count: int) -> None:
-    """DataError where a line of the table has fewer than `count` fields: Polars would read its last ones as missing.
+    """DataError where a row of the table has fewer than `count` fields: Polars would read its last ones as missing.
 
-    Empty lines are left to the rules for rows, and rows that go over several lines, in quotes, are not counted.
+    Empty lines are left to the rules for rows.
     """
-    lines = pl.scan_lines(path, name=LINE, row_index_name=NUMBER, row_index_offset=1, glob="://" in path)
-    line, quoted = pl.col(LINE), pl.col(LINE).str.contains(QUOTE, literal=True)
-    # quotes cost time and are rare; what they hold must not count
-    bare = pl.when(quoted).then(line.str.replace_all('"[^"]*"', "")).otherwise(line)
-    fields = bare.str.count_matches(separator, literal=True) + 1
-    short = lines.filter(line.str.strip_chars("\r") != "").filter(fields < count)
-    found = short.select(NUMBER, fields=fields).collect(engine="streaming")
-    if len(found):
-        found = found.filter(_whole(lines, found[NUMBER]))
-    if len(found):
-        number, has = found.row(0)
+    lines = pl.scan_lines(path, name=LINE, glob="://" in path)
+    line = pl.col(LINE)
+    # quotes cost time and are rare: what a field holds in quotes does not count, and others are letters like any
+    quoted = rf'(^|{re.escape(separator)})"(?:[^"]|"")*"'
+    bare = pl.when(line.str.contains(QUOTE, literal=True)).then(line.str.replace_all(quoted, "$1")).otherwise(line)
+    suspicious = (line != "") & (bare.str.count_matches(separator, literal=True) + 1 < count)
+    if not lines.select(suspicious.any()).collect(engine="streaming").item():
+        return
+    # which of them are parts of rows that go over several lines, in quotes, only reading from the start tells
+    if short := _short_rows(lines, separator, count, path):
+        number, has = short[0]
         raise DataError(
             f"{path}: the first line has {count} fields, and so must all others, however: line {number} has {has} "
-            f"(and {len(found) - 1} more lines have fewer): is the file whole?"
+            f"(and {len(short) - 1} more lines have fewer): is the file whole?"
         )
 
 
-def _whole(lines: pl.LazyFrame, numbers: pl.Series) -> pl.Series:
-    """(m,) whether the lines of these numbers are rows of their own: no quotes are open where they begin and end."""
-    marks = pl.col(LINE).str.count_matches(QUOTE, literal=True)
-    after = lines.select(NUMBER, open=marks.cum_sum() % 2 == 1, odd=marks % 2 == 1)
-    seen = after.filter(pl.col(NUMBER).is_in(numbers.implode())).collect()
-    return ~seen["open"] & ~seen["odd"]
+def _short_rows(lines: pl.LazyFrame, separator: str, count: int, path: str) -> list[tuple[int, int]]:
+    """Of each row with fewer fields, empty ones apart, the number of its last line and how many it has. DataError."""
+    text = (f"{line}\n" for batch in lines.collect_batches(maintain_order=True) for line in batch[LINE])
+    rows = csv.reader(text, delimiter=separator)
+    try:
+        return [(rows.line_num, len(row)) for row in rows if 0 < len(row) < count]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num} cannot be read: {error}") from error
