@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tsa.data.history import (
     history_lengths,
     index_histories,
 )
+from tsa.data.sampling import LEAST_FACTOR
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
 
@@ -124,6 +126,35 @@ def test_a_label_shows_from_the_moment_it_is_known() -> None:
         [PADDING, FRAUD, GENUINE, NOT_KNOWN],
         [FRAUD, GENUINE, NOT_KNOWN, NOT_KNOWN],
     ]
+
+
+@given(log=logs, seed=st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_a_delay_factor_moves_outcomes_alone(log: list[Any], seed: int) -> None:
+    """Each event shows its outcome after so many times its delay; all else is as without."""
+    events, key = arrays_of(log)
+    index, rows = index_histories(key), np.arange(len(log))
+    factor = np.random.default_rng(seed).choice([0.25, 0.5, 1.0, 2.0], len(log)).astype(np.float32)
+    plain, varied = (gather(events, index, rows, 4, delay_factor=given) for given in (None, factor))
+    for name in ("categorical", "numerical", "age_seconds", "padding"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(varied, name))
+    np.testing.assert_array_equal(plain.outcome[factor == 1.0], varied.outcome[factor == 1.0])
+    later = plain.outcome[factor == 2.0] == NOT_KNOWN
+    assert (varied.outcome[factor == 2.0][later] == NOT_KNOWN).all(), "twice the delay shows no more"
+    for times in (0.25, 0.5, 2.0):
+        sooner = replace(
+            events, known_at_seconds=events.time_seconds + times * (events.known_at_seconds - events.time_seconds)
+        )
+        own = gather(sooner, index, rows, 4).outcome
+        np.testing.assert_array_equal(own[factor == times], varied.outcome[factor == times])
+
+
+def test_what_never_becomes_known_shows_at_no_delay_factor() -> None:
+    events, key = arrays_of([(at, 0, 1, np.inf) for at in range(3)])
+    outcome = gather(
+        events, index_histories(key), np.arange(3), 3, delay_factor=np.full(3, LEAST_FACTOR, np.float32)
+    ).outcome
+    assert set(np.unique(outcome)) <= {PADDING, NOT_KNOWN}
 
 
 def test_a_null_key_has_no_history() -> None:

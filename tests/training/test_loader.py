@@ -49,10 +49,19 @@ def test_one_process_gets_the_batches_as_drawn(easy_store: EventStore) -> None:
         np.testing.assert_array_equal(part.task.rows, rows)
         np.testing.assert_array_equal(part.weight.numpy(), expected.weight[64 * number : 64 * (number + 1)])
         np.testing.assert_array_equal(part.target.numpy(), easy_store.label[rows])
-        trimmed = gather_batch(easy_store, rows, trim=True).histories["customer"]
+        factor = expected.delay_factor[64 * number : 64 * (number + 1)]
+        trimmed = gather_batch(easy_store, rows, trim=True, delay_factor=factor).histories["customer"]
         for name, tensor in vars(part.batch.histories["customer"]).items():
             assert torch.equal(tensor, getattr(trimmed, name)), name
         assert part.task.share == 1.0
+
+
+def test_the_delay_varies_only_where_it_is_asked_for(easy_store: EventStore) -> None:
+    for share in (0.0, 1.0):
+        found = [part for (part,) in steps(easy_store, settings(vary_delay=share))]
+        plain = [gather_batch(easy_store, part.task.rows, trim=True).histories["customer"].outcome for part in found]
+        same = [torch.equal(p, part.batch.histories["customer"].outcome) for p, part in zip(plain, found, strict=True)]  # type: ignore[arg-type]
+        assert all(same) if share == 0.0 else not any(same)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -110,10 +110,19 @@ def history_lengths(index: HistoryIndex, rows: Array, length: int) -> Array:
     return held
 
 
-def gather(events: EventArrays, index: HistoryIndex, rows: Array, length: int, *, trim: bool = False) -> HistoryArrays:
+def gather(
+    events: EventArrays,
+    index: HistoryIndex,
+    rows: Array,
+    length: int,
+    *,
+    trim: bool = False,
+    delay_factor: Array | None = None,
+) -> HistoryArrays:
     """Gather the histories of the events `rows` (B,), at most `length` events each, the current one included.
 
     With `trim`, L is the longest history of the batch instead of `length`: the same result for less work.
+    delay_factor: (B,) above 0, for training alone: outcomes show as if they had become known after so many times their delay.
     """
     rows = np.asarray(rows)
     held = history_lengths(index, rows, length)
@@ -122,18 +131,22 @@ def gather(events: EventArrays, index: HistoryIndex, rows: Array, length: int, *
     padding = offset < (1 - held)[:, None]
     slot = np.where(padding, index.position[rows][:, None], index.position[rows][:, None] + offset)
     event = np.take(index.order, slot)
-    return _read(events, event, padding, events.time_seconds[rows][:, None])
+    now = events.time_seconds[rows][:, None]
+    return _read(events, event, padding, now, None if delay_factor is None else delay_factor[:, None])
 
 
-def _read(events: EventArrays, event: Array, padding: Array, now: Array) -> HistoryArrays:
+def _read(events: EventArrays, event: Array, padding: Array, now: Array, delay_factor: Array | None) -> HistoryArrays:
     """Read the values of `event` (B, L) as seen at `now` (B, 1). Padding points at the current event and is zeroed here."""
     shown = ~padding
     categorical = np.take(events.categorical, event, axis=0)
     numerical = np.take(events.numerical, event, axis=0)
     categorical *= shown[..., None]
     numerical *= shown[..., None]
-    age = np.minimum(now - np.take(events.time_seconds, event), events.age_cap_seconds).astype(np.float32)
-    known = np.take(events.known_at_seconds, event) <= now
+    happened, known_at = np.take(events.time_seconds, event), np.take(events.known_at_seconds, event)
+    age = np.minimum(now - happened, events.age_cap_seconds).astype(np.float32)
+    if delay_factor is not None:
+        known_at = happened + delay_factor * (known_at - happened)
+    known = known_at <= now
     outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(NOT_KNOWN))
     # A delay of zero would let the current event see its own label.
     outcome[:, -1] = NOT_KNOWN

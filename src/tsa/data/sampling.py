@@ -23,13 +23,23 @@ WEIGHT_POWER = 0.25
 """How much less a payment counts that is likelier to be drawn. 1 would undo the preference in expectation; less keeps some of
 it, and the ranks at the top, where teams work, gain by that."""
 
+LEAST_FACTOR = 1e-6
+"""Above 0 in float32 too: an outcome that never becomes known stays unknown at any factor but 0."""
+
 
 @dataclass(frozen=True)
 class Draw:
-    """The rows of an epoch (m,) in random order, and how much each counts in the loss (m,), 1 on average over genuine."""
+    """The rows of an epoch (m,) in random order."""
 
     rows: Rows
     weight: NDArray[np.float32]
+    """(m,) how much each counts in the loss, 1 on average over genuine ones."""
+    delay_factor: NDArray[np.float32]
+    """(m,) after how many times their delay each sees the outcomes of earlier payments."""
+
+    def part(self, which: slice | Rows) -> Draw:
+        """Some of it, in the order of `which`."""
+        return Draw(self.rows[which], self.weight[which], self.delay_factor[which])
 
 
 def genuine_drawn(label: NDArray[Any], genuine_per_fraud: float) -> int:
@@ -50,11 +60,13 @@ def epoch_rows(
     genuine_per_fraud: float,
     rng: np.random.Generator,
     genuine_score: NDArray[Any] | None = None,
+    vary_delay: float = 0.0,
 ) -> Draw:
     """All frauds and `genuine_per_fraud` times as many genuine rows, drawn without replacement, in random order.
 
     rows: (m,) row numbers; label: (m,) their labels, 0 or 1. Too few genuine rows: all of them. genuine_score: a score
-    of each genuine row, in their order among `rows`, to draw by importance; without it all are equally likely.
+    of each genuine row, in their order among `rows`, to draw by importance; without it all are equally likely. vary_delay:
+    the share of rows whose factor is drawn from (0, 2]; that of the others is 1.
     """
     fraud, genuine = rows[label == 1], rows[label == 0]
     chance = _chances(len(genuine), genuine_drawn(label, genuine_per_fraud), genuine_score)
@@ -63,7 +75,12 @@ def epoch_rows(
     all_rows = np.concatenate([fraud, genuine[drawn]])
     weights = np.concatenate([np.ones(len(fraud)), weight / weight.mean() if len(weight) else weight])
     order = rng.permutation(len(all_rows))
-    return Draw(all_rows[order], weights[order].astype(np.float32))
+    return Draw(all_rows[order], weights[order].astype(np.float32), _delay_factors(len(order), vary_delay, rng))
+
+
+def _delay_factors(n: int, share: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    varied, factor = rng.random(n) < share, 2.0 * (1.0 - rng.random(n))
+    return np.where(varied, np.maximum(factor, LEAST_FACTOR), 1.0).astype(np.float32)
 
 
 def _chances(n: int, wanted: int, score: NDArray[Any] | None) -> Floats:

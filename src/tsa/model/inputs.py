@@ -15,18 +15,23 @@ from tsa.model.batch import Batch, History
 
 
 def gather_batch(
-    store: EventStore, rows: NDArray[np.int64], *, trim: bool = False, widths: Mapping[str, int] | None = None
+    store: EventStore,
+    rows: NDArray[np.int64],
+    *,
+    trim: bool = False,
+    widths: Mapping[str, int] | None = None,
+    delay_factor: NDArray[np.float32] | None = None,
 ) -> Batch:
     """The histories of the events `rows` (B,) under every key of the store's market, as tensors that share their memory.
 
     With `trim`, each history is only as wide as the longest in the batch: the same scores to rounding, for less work.
     widths: how wide each history is to be, where that is settled elsewhere; older events than fit are left out.
+    delay_factor: as `gather` takes it, for training alone.
     """
+    lengths = {key.name: (widths or {}).get(key.name, key.length) for key in store.market.history}
     histories = {
-        key.name: _tensors(
-            gather(store.events, store.histories[key.name], rows, (widths or {}).get(key.name, key.length), trim=trim)
-        )
-        for key in store.market.history
+        name: _tensors(gather(store.events, store.histories[name], rows, length, trim=trim, delay_factor=delay_factor))
+        for name, length in lengths.items()
     }
     engineered = torch.from_numpy(store.engineered[rows]) if store.engineered.shape[1] else None
     return Batch(histories=histories, engineered=engineered)

@@ -42,6 +42,8 @@ class Task:
     """(B,) its payments."""
     weight: NDArray[np.float32]
     """(B,) how much each counts."""
+    delay_factor: NDArray[np.float32]
+    """(B,) after how many times their delay each sees the outcomes of earlier payments."""
     share: float
     """Their share in the step: the sum over parts and processes is the number of processes, so that a mean over these
     is the mean over the batch."""
@@ -92,7 +94,7 @@ class Loader:
             return drawn
         rng = np.random.default_rng([self.config.seed, epoch, 1])
         order = bucketed(self._held(drawn.rows), self.config.batch_size, self.config.bucket, rng)
-        return Draw(drawn.rows[order], drawn.weight[order])
+        return drawn.part(order)
 
     def _refuse_idle(self) -> None:
         """TrainingError where a process would get no payment."""
@@ -122,6 +124,7 @@ class Loader:
         return Task(
             rows=drawn.rows[mine],
             weight=drawn.weight[mine],
+            delay_factor=drawn.delay_factor[mine],
             share=(own.stop - own.start) * self.processes.count / self.config.batch_size,
             widths=widths,
             positions=n * sum(widths.values()),
@@ -165,15 +168,16 @@ def _outlive_sigterm(worker: int) -> None:
 
 def loaded(store: EventStore, task: Task) -> Loaded:
     """The tensors of a task."""
-    batch = gather_batch(store, task.rows, widths=task.widths)
+    batch = gather_batch(store, task.rows, widths=task.widths, delay_factor=task.delay_factor)
     target = torch.from_numpy(store.label[task.rows].astype(np.int64))
     return Loaded(task, batch, target, torch.from_numpy(task.weight))
 
 
 def first_rows(store: EventStore, task: Task, size: int) -> Loaded:
     """The tensors of the first `size` payments of a task alone."""
-    rows, weight = task.rows[:size], task.weight[:size]
-    return loaded(store, replace(task, rows=rows, weight=weight))
+    first = slice(size)
+    part = replace(task, rows=task.rows[first], weight=task.weight[first], delay_factor=task.delay_factor[first])
+    return loaded(store, part)
 
 
 def bucketed(held: NDArray[np.int64], size: int, window: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -159,7 +159,7 @@ class Loop:
         return {
             "epoch": self.position.epoch,
             "step": self.position.step,
-            "drawn": None if drawn is None else {"rows": drawn.rows, "weight": drawn.weight},
+            "drawn": None if drawn is None else vars(drawn),
             "learner": self.learner.state_dict(),
             "sampler": self.sampler.state_dict(),
             "history": self.history.state_dict(),

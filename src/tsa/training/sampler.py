@@ -58,9 +58,9 @@ class Sampler:
         if self.config.looks_again(epoch):
             self._look(score, rng)
         rows = np.concatenate([self.fraud, self.candidates])
-        drawn = epoch_rows(rows, self.store.label[rows], self.config.genuine_per_fraud, rng, self.score)
-        whole = slice(self.steps * self.config.batch_size)
-        return Draw(drawn.rows[whole], drawn.weight[whole])
+        config, label = self.config, self.store.label[rows]
+        drawn = epoch_rows(rows, label, config.genuine_per_fraud, rng, self.score, config.vary_delay)
+        return drawn.part(slice(self.steps * config.batch_size))
 
     def _look(self, score: Score, rng: np.random.Generator) -> None:
         """Score a random part of the genuine payments: the next epochs draw from these, the risky ones more often."""
