@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tsa.errors import ConfigError
-from tsa.training.checkpoint import Checkpoints
+from tsa.training.checkpoint import VERSION, Checkpoints
 from tsa.training.packing import pack, unpack
 from tsa.training.randomness import random_state, restore_random_state
 
@@ -189,8 +189,8 @@ def test_that_of_another_run_is_refused_with_the_difference(checkpoints: Checkpo
 
 def test_another_version_is_refused(checkpoints: Checkpoints) -> None:
     path = checkpoints.save(1, 0, state(1)) / "manifest.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(ConfigError, match="this program reads checkpoints of version 1, however: version=2"):
+    path.write_text(path.read_text().replace(f'"version": {VERSION}', '"version": 1'))
+    with pytest.raises(ConfigError, match=f"this program reads checkpoints of version {VERSION}, however: version=1"):
         checkpoints.newest()
 
 
