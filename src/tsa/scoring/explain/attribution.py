@@ -18,10 +18,13 @@ from torch import Tensor
 from tsa.errors import ConfigError, DataError
 from tsa.scoring.explain.passage import Passage, Place
 
-STEPS = 24
-"""Steps along the whole way: enough for most payments."""
-FURTHER_STEPS = 16
-"""Steps along each half of a leg that was gone over too quickly."""
+FIRST_LEGS = ((0.0, 1 / 16, 8), (1 / 16, 1.0, 14))
+"""From, to and steps along the whole way: enough for most payments. Next to the neutral payment steps are small: attention turns
+there from the current event alone to all events that begin to be there."""
+FURTHER_STEPS = 10
+"""Steps along each part of a leg that was gone over too quickly."""
+FIRST_PART = 1 / 4
+"""Where the leg that begins at the neutral payment is cut; all others are halved."""
 MOST_LEGS = 32
 GOOD_ENOUGH = 0.005
 """Residuals that add up, signs apart, to this share of the difference to explain are let pass; twice as much is promised."""
@@ -68,19 +71,19 @@ class _Leg:
 def attribute(passage: Passage) -> Attribution:
     """The attributions of a payment. ConfigError where captum is not installed, DataError where it has no score.
 
-    Where the score turns sharply on the way, equal steps miss it: the leg that misses most is halved, again and again.
+    Where the score turns sharply on the way, equal steps miss it: the leg that misses most is cut in two, again and again.
     """
     walk = _Walk(passage)
     baseline, score = walk.height(0.0), walk.height(1.0)
     if not (math.isfinite(score) and math.isfinite(baseline)):
         raise DataError(f"payments must get a number as score to be explained, however: log odds of {score}")
-    legs = [walk.leg(0.0, 1.0, STEPS)]
+    legs = [walk.leg(*leg) for leg in FIRST_LEGS]
     enough = GOOD_ENOUGH * max(abs(score - baseline), NOTHING)
     while sum(abs(leg.residual) for leg in legs) > enough and len(legs) < MOST_LEGS:
         worst = max(legs, key=lambda leg: abs(leg.residual))
-        middle = (worst.start + worst.end) / 2
+        cut = worst.start + (worst.end - worst.start) * (0.5 if worst.start else FIRST_PART)
         legs.remove(worst)
-        legs += [walk.leg(*ends, FURTHER_STEPS) for ends in ((worst.start, middle), (middle, worst.end))]
+        legs += [walk.leg(*ends, FURTHER_STEPS) for ends in ((worst.start, cut), (cut, worst.end))]
     at = {
         place: _product([leg.slopes[k] for leg in legs], passage.way(place)) for k, place in enumerate(passage.places)
     }
