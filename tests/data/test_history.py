@@ -21,7 +21,6 @@ from tsa.data.history import (
     history_lengths,
     index_histories,
 )
-from tsa.data.sampling import LEAST_FACTOR
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
 
@@ -152,7 +151,7 @@ def test_a_delay_factor_moves_outcomes_alone(log: list[Any], seed: int) -> None:
 def test_what_never_becomes_known_shows_at_no_delay_factor() -> None:
     events, key = arrays_of([(at, 0, 1, np.inf) for at in range(3)])
     outcome = gather(
-        events, index_histories(key), np.arange(3), 3, delay_factor=np.full(3, LEAST_FACTOR, np.float32)
+        events, index_histories(key), np.arange(3), 3, delay_factor=np.full(3, 2.0**-52, np.float32)
     ).outcome
     assert set(np.unique(outcome)) <= {PADDING, NOT_KNOWN}
 

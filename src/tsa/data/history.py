@@ -143,10 +143,10 @@ def _read(events: EventArrays, event: Array, padding: Array, now: Array, delay_f
     categorical *= shown[..., None]
     numerical *= shown[..., None]
     happened, known_at = np.take(events.time_seconds, event), np.take(events.known_at_seconds, event)
-    age = np.minimum(now - happened, events.age_cap_seconds).astype(np.float32)
-    if delay_factor is not None:
-        known_at = happened + delay_factor * (known_at - happened)
-    known = known_at <= now
+    since = now - happened
+    age = np.minimum(since, events.age_cap_seconds).astype(np.float32)
+    # differences of times are exact: a factor of 1 shows what none does
+    known = known_at <= now if delay_factor is None else delay_factor * (known_at - happened) <= since
     outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(NOT_KNOWN))
     # A delay of zero would let the current event see its own label.
     outcome[:, -1] = NOT_KNOWN

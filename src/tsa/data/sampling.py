@@ -23,9 +23,6 @@ WEIGHT_POWER = 0.25
 """How much less a payment counts that is likelier to be drawn. 1 would undo the preference in expectation; less keeps some of
 it, and the ranks at the top, where teams work, gain by that."""
 
-LEAST_FACTOR = 1e-6
-"""Above 0 in float32 too: an outcome that never becomes known stays unknown at any factor but 0."""
-
 
 @dataclass(frozen=True)
 class Draw:
@@ -79,8 +76,10 @@ def epoch_rows(
 
 
 def _delay_factors(n: int, share: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    varied, factor = rng.random(n) < share, 2.0 * (1.0 - rng.random(n))
-    return np.where(varied, np.maximum(factor, LEAST_FACTOR), 1.0).astype(np.float32)
+    varied = rng.random(n) < share
+    # above 0, also in float32: at 0 even an outcome that never becomes known would show
+    factor = 2.0 * (1.0 - rng.random(n))
+    return np.where(varied, factor, 1.0).astype(np.float32)
 
 
 def _chances(n: int, wanted: int, score: NDArray[Any] | None) -> Floats:
