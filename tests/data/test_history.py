@@ -21,6 +21,7 @@ from tsa.data.history import (
     history_lengths,
     index_histories,
 )
+from tsa.data.variation import Variation
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
 
@@ -127,6 +128,12 @@ def test_a_label_shows_from_the_moment_it_is_known() -> None:
     ]
 
 
+def delayed(factor: np.ndarray) -> Variation:
+    """Outcomes after so many times their delay, and all events."""
+    n = len(factor)
+    return Variation(factor, np.zeros(n, np.float32), np.zeros(n, np.int64))
+
+
 @given(log=logs, seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_a_delay_factor_moves_outcomes_alone(log: list[Any], seed: int) -> None:
@@ -134,7 +141,7 @@ def test_a_delay_factor_moves_outcomes_alone(log: list[Any], seed: int) -> None:
     events, key = arrays_of(log)
     index, rows = index_histories(key), np.arange(len(log))
     factor = np.random.default_rng(seed).choice([0.25, 0.5, 1.0, 2.0], len(log)).astype(np.float32)
-    plain, varied = (gather(events, index, rows, 4, delay_factor=given) for given in (None, factor))
+    plain, varied = (gather(events, index, rows, 4, variation=given) for given in (None, delayed(factor)))
     for name in ("categorical", "numerical", "age_seconds", "padding"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(varied, name))
     np.testing.assert_array_equal(plain.outcome[factor == 1.0], varied.outcome[factor == 1.0])
@@ -150,10 +157,37 @@ def test_a_delay_factor_moves_outcomes_alone(log: list[Any], seed: int) -> None:
 
 def test_what_never_becomes_known_shows_at_no_delay_factor() -> None:
     events, key = arrays_of([(at, 0, 1, np.inf) for at in range(3)])
-    outcome = gather(
-        events, index_histories(key), np.arange(3), 3, delay_factor=np.full(3, 2.0**-52, np.float32)
-    ).outcome
+    factor = np.full(3, 2.0**-52, np.float32)
+    outcome = gather(events, index_histories(key), np.arange(3), 3, variation=delayed(factor)).outcome
     assert set(np.unique(outcome)) <= {PADDING, NOT_KNOWN}
+
+
+@given(log=logs, seed=st.integers(0, 99), trim=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_an_event_that_is_not_shown_leaves_padding(log: list[Any], seed: int, trim: bool) -> None:
+    """All others, and always the current one, are as without; and a payment's gaps do not depend on the batch."""
+    events, key = arrays_of(log)
+    index, rows = index_histories(key), np.arange(len(log))
+    varied = Variation.draw(len(log), vary_delay=0.0, thin_histories=1.0, rng=np.random.default_rng(seed))
+    plain, thinned = (gather(events, index, rows, 4, trim=trim, variation=given) for given in (None, varied))
+    gone = thinned.padding & ~plain.padding
+    assert not (plain.padding & ~thinned.padding).any()
+    assert not gone[:, -1].any()
+    for name in ("categorical", "numerical", "age_seconds", "outcome"):
+        before, after = getattr(plain, name), getattr(thinned, name)
+        np.testing.assert_array_equal(after[~gone], before[~gone])
+        assert not after[gone].any()
+    some = rows[::2]
+    alone = gather(events, index, some, 4, variation=varied.part(some))
+    whole = gather(events, index, rows, 4, variation=varied)
+    np.testing.assert_array_equal(alone.padding, whole.padding[some])
+
+
+def test_thinning_leaves_out_a_share_of_the_earlier_events() -> None:
+    events, key = arrays_of([(at, 0, 1, 0) for at in range(300)])
+    half = Variation(np.ones(300, np.float32), np.full(300, 0.5, np.float32), np.arange(300))
+    padding = gather(events, index_histories(key), np.arange(300), 100, variation=half).padding
+    assert padding[100:, :-1].mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_null_key_has_no_history() -> None:

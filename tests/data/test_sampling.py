@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsa.data.sampling import epoch_rows, genuine_drawn, genuine_rate
+from tsa.data.sampling import Draw, epoch_rows, genuine_drawn, genuine_rate
 
 
 @given(
@@ -75,25 +75,27 @@ def test_how_many_are_drawn(frauds: int, genuine: int, per_fraud: float, drawn: 
     assert genuine_rate(label, per_fraud) == (drawn / genuine if genuine else 1.0)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_the_delay_is_varied_for_a_share_of_the_rows(share: float) -> None:
-    label = np.array([1] * 200 + [0] * 2000)
-    draw = epoch_rows(np.arange(2200), label, 9, np.random.default_rng(3), vary_delay=share)
-    varied = draw.delay_factor != 1.0
-    assert draw.delay_factor.shape == draw.rows.shape
-    assert varied.mean() == pytest.approx(share, abs=0.05)
-    assert (draw.delay_factor > 0).all()
-    assert (draw.delay_factor <= 2).all()
-    if share:
-        assert draw.delay_factor[varied].mean() == pytest.approx(1.0, abs=0.05)
-
-
-def test_varying_the_delay_draws_the_same_rows() -> None:
+def test_varying_what_rows_see_draws_the_same_rows() -> None:
     label = np.array([1] * 20 + [0] * 400)
     plain, varied = (
-        epoch_rows(np.arange(420), label, 5, np.random.default_rng(4), vary_delay=share) for share in (0.0, 0.7)
+        epoch_rows(np.arange(420), label, 5, np.random.default_rng(4), vary_delay=share, thin_histories=share)
+        for share in (0.0, 0.7)
     )
+    assert (plain.variation.delay_factor == 1.0).all()
+    assert (plain.variation.left_out == 0.0).all()
     np.testing.assert_array_equal(plain.rows, varied.rows)
     np.testing.assert_array_equal(plain.weight, varied.weight)
     some = varied.part(slice(3, 9))
-    np.testing.assert_array_equal(some.delay_factor, varied.delay_factor[3:9])
+    for name, value in vars(varied.variation).items():
+        assert value.shape == varied.rows.shape
+        np.testing.assert_array_equal(getattr(some.variation, name), value[3:9])
+
+
+def test_a_draw_is_made_anew_from_its_state() -> None:
+    label = np.array([1] * 20 + [0] * 400)
+    draw = epoch_rows(np.arange(420), label, 5, np.random.default_rng(4), vary_delay=0.5, thin_histories=0.5)
+    again = Draw.of_state(draw.state_dict())
+    np.testing.assert_array_equal(again.rows, draw.rows)
+    np.testing.assert_array_equal(again.weight, draw.weight)
+    for name, value in vars(draw.variation).items():
+        np.testing.assert_array_equal(getattr(again.variation, name), value)

@@ -49,16 +49,19 @@ def test_one_process_gets_the_batches_as_drawn(easy_store: EventStore) -> None:
         np.testing.assert_array_equal(part.task.rows, rows)
         np.testing.assert_array_equal(part.weight.numpy(), expected.weight[64 * number : 64 * (number + 1)])
         np.testing.assert_array_equal(part.target.numpy(), easy_store.label[rows])
-        factor = expected.delay_factor[64 * number : 64 * (number + 1)]
-        trimmed = gather_batch(easy_store, rows, trim=True, delay_factor=factor).histories["customer"]
+        varied = expected.variation.part(slice(64 * number, 64 * (number + 1)))
+        trimmed = gather_batch(easy_store, rows, trim=True, variation=varied).histories["customer"]
         for name, tensor in vars(part.batch.histories["customer"]).items():
             assert torch.equal(tensor, getattr(trimmed, name)), name
         assert part.task.share == 1.0
 
 
-def test_the_delay_varies_only_where_it_is_asked_for(easy_store: EventStore) -> None:
+@pytest.mark.parametrize("name", ["vary_delay", "thin_histories"])
+def test_what_is_seen_varies_only_where_it_is_asked_for(easy_store: EventStore, name: str) -> None:
     for share in (0.0, 1.0):
-        found = [part for (part,) in steps(easy_store, settings(vary_delay=share))]
+        found = [
+            part for (part,) in steps(easy_store, settings(**{"vary_delay": 0.0, "thin_histories": 0.0, name: share}))
+        ]
         plain = [gather_batch(easy_store, part.task.rows, trim=True).histories["customer"].outcome for part in found]
         same = [torch.equal(p, part.batch.histories["customer"].outcome) for p, part in zip(plain, found, strict=True)]  # type: ignore[arg-type]
         assert all(same) if share == 0.0 else not any(same)
@@ -68,7 +71,7 @@ def test_the_delay_varies_only_where_it_is_asked_for(easy_store: EventStore) -> 
 @pytest.mark.parametrize("accumulate", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [15, 64, 67])
 def test_parts_make_the_batch(easy_store: EventStore, count: int, accumulate: int, batch_size: int) -> None:
-    config = settings(batch_size=batch_size, accumulate=accumulate)
+    config = settings(batch_size=batch_size, accumulate=accumulate, thin_histories=0.0)
     whole = drawn(easy_store, config).rows.reshape(-1, batch_size)
     by_rank = [steps(easy_store, config, rank, count) for rank in range(count)]
     for number, expected in enumerate(whole):
@@ -86,7 +89,7 @@ def test_parts_make_the_batch(easy_store: EventStore, count: int, accumulate: in
 
 
 def test_padding_is_counted(easy_store: EventStore) -> None:
-    for (part,) in steps(easy_store, settings()):
+    for (part,) in steps(easy_store, settings(thin_histories=0.0)):
         padding = part.batch.histories["customer"].padding
         assert part.task.positions == padding.numel()
         assert part.task.filled == int((~padding).sum())
@@ -153,7 +156,7 @@ def test_buckets_pad_less(demo_store: EventStore) -> None:
 
 
 def test_widths_hold_the_longest_history(demo_store: EventStore) -> None:
-    config = TrainingConfig(batch_size=32)
+    config = TrainingConfig(batch_size=32, thin_histories=0.0)
     for (part,) in list(Loader(demo_store, config, Processes(CPU)).steps(drawn(demo_store, config)))[:5]:
         for key in demo_store.market.history:
             held = history_lengths(demo_store.histories[key.name], part.task.rows, key.length)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tsa.data.variation import Variation
+
 PADDING, NOT_KNOWN, GENUINE, FRAUD = 0, 1, 2, 3
 """What is known of an event's outcome, as seen from a later event; PADDING where there is no event."""
 
@@ -66,7 +68,7 @@ class HistoryArrays:
     age_seconds: Array
     """(B, L) float32: current event's time minus this event's time; 0 at padding."""
     padding: Array
-    """(B, L) bool: True where there is no event."""
+    """(B, L) bool: True where there is no event, or none is shown."""
     outcome: Array
     """(B, L) int8: PADDING, NOT_KNOWN, GENUINE or FRAUD as of the current event."""
 
@@ -117,12 +119,12 @@ def gather(
     length: int,
     *,
     trim: bool = False,
-    delay_factor: Array | None = None,
+    variation: Variation | None = None,
 ) -> HistoryArrays:
     """Gather the histories of the events `rows` (B,), at most `length` events each, the current one included.
 
     With `trim`, L is the longest history of the batch instead of `length`: the same result for less work.
-    delay_factor: (B,) above 0, for training alone: outcomes show as if they had become known after so many times their delay.
+    variation: for training alone, how the B payments see otherwise what was; events that are not shown leave gaps of padding.
     """
     rows = np.asarray(rows)
     held = history_lengths(index, rows, length)
@@ -132,10 +134,16 @@ def gather(
     slot = np.where(padding, index.position[rows][:, None], index.position[rows][:, None] + offset)
     event = np.take(index.order, slot)
     now = events.time_seconds[rows][:, None]
-    return _read(events, event, padding, now, None if delay_factor is None else delay_factor[:, None])
+    if variation is None:
+        return _read(events, event, padding, now)
+    padding[:, :-1] |= ~variation.shown(event[:, :-1])
+    event = np.where(padding, event[:, -1:], event)
+    return _read(events, event, padding, now, variation.delay_factor[:, None])
 
 
-def _read(events: EventArrays, event: Array, padding: Array, now: Array, delay_factor: Array | None) -> HistoryArrays:
+def _read(
+    events: EventArrays, event: Array, padding: Array, now: Array, delay_factor: Array | None = None
+) -> HistoryArrays:
     """Read the values of `event` (B, L) as seen at `now` (B, 1). Padding points at the current event and is zeroed here."""
     shown = ~padding
     categorical = np.take(events.categorical, event, axis=0)

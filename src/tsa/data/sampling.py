@@ -8,11 +8,14 @@ correction by the rate is then only roughly right; it is exact where all are dra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tsa.data.variation import Variation
 
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,12 +34,21 @@ class Draw:
     rows: Rows
     weight: NDArray[np.float32]
     """(m,) how much each counts in the loss, 1 on average over genuine ones."""
-    delay_factor: NDArray[np.float32]
-    """(m,) after how many times their delay each sees the outcomes of earlier payments."""
+    variation: Variation
+    """How each sees its histories."""
 
     def part(self, which: slice | Rows) -> Draw:
         """Some of it, in the order of `which`."""
-        return Draw(self.rows[which], self.weight[which], self.delay_factor[which])
+        return Draw(self.rows[which], self.weight[which], self.variation.part(which))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain arrays by name; `of_state` makes it anew."""
+        return {**vars(self), "variation": vars(self.variation)}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Draw:
+        """What `state_dict` was of."""
+        return cls(state["rows"], state["weight"], Variation(**state["variation"]))
 
 
 def genuine_drawn(label: NDArray[Any], genuine_per_fraud: float) -> int:
@@ -58,12 +70,13 @@ def epoch_rows(
     rng: np.random.Generator,
     genuine_score: NDArray[Any] | None = None,
     vary_delay: float = 0.0,
+    thin_histories: float = 0.0,
 ) -> Draw:
     """All frauds and `genuine_per_fraud` times as many genuine rows, drawn without replacement, in random order.
 
     rows: (m,) row numbers; label: (m,) their labels, 0 or 1. Too few genuine rows: all of them. genuine_score: a score
-    of each genuine row, in their order among `rows`, to draw by importance; without it all are equally likely. vary_delay:
-    the share of rows whose factor is drawn from (0, 2]; that of the others is 1.
+    of each genuine row, in their order among `rows`, to draw by importance; without it all are equally likely. vary_delay,
+    thin_histories: the shares of rows that see their histories otherwise than they were.
     """
     fraud, genuine = rows[label == 1], rows[label == 0]
     chance = _chances(len(genuine), genuine_drawn(label, genuine_per_fraud), genuine_score)
@@ -72,14 +85,8 @@ def epoch_rows(
     all_rows = np.concatenate([fraud, genuine[drawn]])
     weights = np.concatenate([np.ones(len(fraud)), weight / weight.mean() if len(weight) else weight])
     order = rng.permutation(len(all_rows))
-    return Draw(all_rows[order], weights[order].astype(np.float32), _delay_factors(len(order), vary_delay, rng))
-
-
-def _delay_factors(n: int, share: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    varied = rng.random(n) < share
-    # above 0, also in float32: at 0 even an outcome that never becomes known would show
-    factor = 2.0 * (1.0 - rng.random(n))
-    return np.where(varied, factor, 1.0).astype(np.float32)
+    variation = Variation.draw(len(order), vary_delay=vary_delay, thin_histories=thin_histories, rng=rng)
+    return Draw(all_rows[order], weights[order].astype(np.float32), variation)
 
 
 def _chances(n: int, wanted: int, score: NDArray[Any] | None) -> Floats:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tsa.data.history import HistoryArrays, gather
 from tsa.data.store import EventStore
+from tsa.data.variation import Variation
 from tsa.data.wire import Requests
 from tsa.model.batch import Batch, History
 
@@ -20,17 +21,17 @@ def gather_batch(
     *,
     trim: bool = False,
     widths: Mapping[str, int] | None = None,
-    delay_factor: NDArray[np.float32] | None = None,
+    variation: Variation | None = None,
 ) -> Batch:
     """The histories of the events `rows` (B,) under every key of the store's market, as tensors that share their memory.
 
     With `trim`, each history is only as wide as the longest in the batch: the same scores to rounding, for less work.
     widths: how wide each history is to be, where that is settled elsewhere; older events than fit are left out.
-    delay_factor: as `gather` takes it, for training alone.
+    variation: as `gather` takes it, for training alone.
     """
     lengths = {key.name: (widths or {}).get(key.name, key.length) for key in store.market.history}
     histories = {
-        name: _tensors(gather(store.events, store.histories[name], rows, length, trim=trim, delay_factor=delay_factor))
+        name: _tensors(gather(store.events, store.histories[name], rows, length, trim=trim, variation=variation))
         for name, length in lengths.items()
     }
     engineered = torch.from_numpy(store.engineered[rows]) if store.engineered.shape[1] else None

@@ -24,7 +24,7 @@ from tsa.training.packing import Tensors, pack, unpack
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 KEPT = 2
 """Checkpoints to go on from that are kept: one, and one before it should that be torn."""

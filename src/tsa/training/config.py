@@ -57,6 +57,9 @@ class TrainingConfig(Choices):
     vary_delay: float = Field(default=0.5, ge=0, le=1)
     """Share of the payments drawn that learn of earlier outcomes sooner or later than in truth, after 0 to 2 times the delay
     by chance: few frauds then teach as many more would. Only training varies it; whatever is scored keeps to the delay."""
+    thin_histories: float = Field(default=0.5, ge=0, le=1)
+    """Share of the payments drawn of whose earlier events some are left out, up to half of them by chance. As with
+    `vary_delay`, whatever is scored sees all."""
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the running average of the weights, which is what is validated and kept; 0 keeps the weights themselves.
     It settles what a constant rate leaves moving."""

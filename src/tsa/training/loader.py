@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tsa.data.history import history_lengths
 from tsa.data.sampling import Draw
 from tsa.data.store import EventStore
+from tsa.data.variation import Variation
 from tsa.errors import TrainingError
 from tsa.model.batch import Batch
 from tsa.model.inputs import gather_batch
@@ -42,8 +43,8 @@ class Task:
     """(B,) its payments."""
     weight: NDArray[np.float32]
     """(B,) how much each counts."""
-    delay_factor: NDArray[np.float32]
-    """(B,) after how many times their delay each sees the outcomes of earlier payments."""
+    variation: Variation
+    """How each sees its histories."""
     share: float
     """Their share in the step: the sum over parts and processes is the number of processes, so that a mean over these
     is the mean over the batch."""
@@ -124,7 +125,7 @@ class Loader:
         return Task(
             rows=drawn.rows[mine],
             weight=drawn.weight[mine],
-            delay_factor=drawn.delay_factor[mine],
+            variation=drawn.variation.part(mine),
             share=(own.stop - own.start) * self.processes.count / self.config.batch_size,
             widths=widths,
             positions=n * sum(widths.values()),
@@ -168,7 +169,7 @@ def _outlive_sigterm(worker: int) -> None:
 
 def loaded(store: EventStore, task: Task) -> Loaded:
     """The tensors of a task."""
-    batch = gather_batch(store, task.rows, widths=task.widths, delay_factor=task.delay_factor)
+    batch = gather_batch(store, task.rows, widths=task.widths, variation=task.variation)
     target = torch.from_numpy(store.label[task.rows].astype(np.int64))
     return Loaded(task, batch, target, torch.from_numpy(task.weight))
 
@@ -176,7 +177,7 @@ def loaded(store: EventStore, task: Task) -> Loaded:
 def first_rows(store: EventStore, task: Task, size: int) -> Loaded:
     """The tensors of the first `size` payments of a task alone."""
     first = slice(size)
-    part = replace(task, rows=task.rows[first], weight=task.weight[first], delay_factor=task.delay_factor[first])
+    part = replace(task, rows=task.rows[first], weight=task.weight[first], variation=task.variation.part(first))
     return loaded(store, part)
 
 

@@ -159,7 +159,7 @@ class Loop:
         return {
             "epoch": self.position.epoch,
             "step": self.position.step,
-            "drawn": None if drawn is None else vars(drawn),
+            "drawn": None if drawn is None else drawn.state_dict(),
             "learner": self.learner.state_dict(),
             "sampler": self.sampler.state_dict(),
             "history": self.history.state_dict(),
@@ -170,7 +170,7 @@ class Loop:
     def load_state_dict(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint, `best` being the weights of its best epoch."""
         drawn = state["drawn"]
-        self.position = Position(state["epoch"], state["step"], None if drawn is None else Draw(**drawn))
+        self.position = Position(state["epoch"], state["step"], None if drawn is None else Draw.of_state(drawn))
         self.learner.load_state_dict(state["learner"])
         self.sampler.load_state_dict(state["sampler"])
         self.history.load_state_dict(state["history"])

@@ -59,7 +59,15 @@ class Sampler:
             self._look(score, rng)
         rows = np.concatenate([self.fraud, self.candidates])
         config, label = self.config, self.store.label[rows]
-        drawn = epoch_rows(rows, label, config.genuine_per_fraud, rng, self.score, config.vary_delay)
+        drawn = epoch_rows(
+            rows,
+            label,
+            config.genuine_per_fraud,
+            rng,
+            self.score,
+            vary_delay=config.vary_delay,
+            thin_histories=config.thin_histories,
+        )
         return drawn.part(slice(self.steps * config.batch_size))
 
     def _look(self, score: Score, rng: np.random.Generator) -> None:
