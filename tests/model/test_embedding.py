@@ -82,3 +82,36 @@ def test_more_matched_than_categorical_is_refused() -> None:
         preset("default", **SIZES, n_matched=3)
     with pytest.raises(ConfigError, match="n_matched"):
         ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20, n_matched=1)
+
+
+def test_training_does_the_same_without_work_for_padding() -> None:
+    """In values and gradients, to rounding; padding gets no value and gives no gradient."""
+    torch.manual_seed(0)
+    events = SummedEvents(preset("default", **SIZES, n_matched=2, known_outcomes=True))
+    table = torch.nn.Parameter(torch.randn(22, 64))
+    padding = torch.rand(5, 7) < 0.5
+    padding[:, -1] = False
+    shown = (~padding).unsqueeze(-1)
+    several = History(
+        categorical=torch.randint(1, 20, (5, 7, 2)) * shown,
+        numerical=torch.randn(5, 7, 1) * shown,
+        age_seconds=torch.rand(5, 7) * 1e6,
+        padding=padding,
+        outcome=torch.randint(1, 4, (5, 7)) * shown[..., 0],
+    )
+    towards = torch.randn(5, 7, 64) * shown
+
+    def found() -> list[torch.Tensor]:
+        events.zero_grad()
+        table.grad = None
+        out = events(several, table)
+        (out * towards).sum().backward()
+        assert table.grad is not None
+        gradients = [p.grad.clone() for p in events.parameters() if p.grad is not None]
+        return [out.detach() * shown, table.grad.clone(), *gradients]
+
+    learning, scoring = found(), [events.eval(), found()][1]
+    assert len(learning) == len(scoring) > 8
+    for one, other in zip(learning, scoring, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert not events.train()(several, table)[padding].any()

@@ -6,6 +6,7 @@ Knows the shared table; not the other events of the history.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,28 @@ class FactorisedEvents(nn.Module):
         return out
 
 
+class EventParts(NamedTuple):
+    """What `SummedEvents` sums up."""
+
+    numbers: Tensor
+    """(…, 3V + 2 + M)"""
+    categorical: Tensor
+    """(…, C)"""
+    same: Tensor | None
+    """(…, `n_matched`)"""
+    outcome: Tensor | None
+    """(…)"""
+
+    def of(self, events: Tensor) -> EventParts:
+        """Those of the events with these numbers (n,) among all B · L."""
+
+        def some(part: Tensor) -> Tensor:
+            return part.flatten(0, 1).index_select(0, events)
+
+        same, outcome = (None if part is None else some(part) for part in (self.same, self.outcome))
+        return EventParts(some(self.numbers), some(self.categorical), same, outcome)
+
+
 class SummedEvents(nn.Module):
     """Σ of the embeddings of categorical values, of the known outcome and of all numbers; then a small feed-forward.
 
@@ -108,16 +131,32 @@ class SummedEvents(nn.Module):
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events and the shared table (N + 2, D) → (B, L, D)."""
-        x = self.of_numbers(self.numbers(history))
-        x = x + summed_rows(history.categorical.flatten(0, 1), table).view(x.shape)
-        if self.match is not None:
-            x = x + self.match(self.same(history).to(x.dtype))
-        if self.outcome is not None and history.outcome is not None:
-            x = x + functional.embedding(history.outcome.int(), self.outcome.weight)
+        same = None if self.match is None else self.same(history)
+        parts = EventParts(self.numbers(history), history.categorical, same, history.outcome)
+        # in training alone: how a score is rounded must not depend on how many events the other payments have
+        if self.training and table.is_cpu and not torch.compiler.is_compiling():
+            return self._without_padding(history.padding, parts, table)
+        return self._embedded(parts, table)
+
+    def _without_padding(self, padding: Tensor, parts: EventParts, table: Tensor) -> Tensor:
+        """The same without work for padding (B, L), which becomes 0: (B, L, D)."""
+        shown = torch.nonzero(~padding.flatten()).squeeze(1)
+        embedded = self._embedded(parts.of(shown), table)
+        whole = embedded.new_zeros(padding.numel(), embedded.shape[-1])
+        return whole.index_copy(0, shown, embedded).view(*padding.shape, -1)
+
+    def _embedded(self, parts: EventParts, table: Tensor) -> Tensor:
+        """(…, D) of the parts of events."""
+        x = self.of_numbers(parts.numbers)
+        x = x + summed_rows(parts.categorical.flatten(0, -2), table).view(x.shape)
+        if self.match is not None and parts.same is not None:
+            x = x + self.match(parts.same.to(x.dtype))
+        if self.outcome is not None and parts.outcome is not None:
+            x = x + functional.embedding(parts.outcome.int(), self.outcome.weight)
         return self.mix(x)
 
     def of_numbers(self, numbers: Tensor) -> Tensor:
-        """The numbers (B, L, 3V + 2 + M) of events, as they are and periodically, through one linear layer: (B, L, D)."""
+        """The numbers (…, 3V + 2 + M) of events, as they are and periodically, through one linear layer: (…, D)."""
         each = len(self.frequency)
         if torch.compiler.is_exporting():  # engines that fuse little: fewer, larger steps, and nothing copied
             n, first = self.frequency.numel(), each + self.n_marks
