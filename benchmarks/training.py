@@ -27,11 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.distributed import TCPStore
 
 import tsa
 from tsa.data.sampling import Draw
 from tsa.model import TSANetwork
+from tsa.model.embedding import EventParts, SummedEvents
 from tsa.training.distributed import joined
 from tsa.training.fit import network_settings
 from tsa.training.learner import Step
@@ -52,7 +54,7 @@ class Way:
     processes: int = 1
     threads: int = 2
     full: bool = False
-    """Histories are as wide as the market lets them be, however long they are."""
+    """Histories are as wide as the market lets them be, however long they are, and padding is worked on as events are."""
     preset: str = "default"
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,6 +70,13 @@ class FullWidth(Loader):
         widths = {key.name: key.length for key in self.store.market.history}
         task = super()._task(drawn, whole)
         return replace(task, widths=widths, positions=(whole.stop - whole.start) * sum(widths.values()))
+
+
+class EveryPosition(SummedEvents):
+    """An embedding of events that leaves out nothing."""
+
+    def _without_padding(self, padding: Tensor, parts: EventParts, table: Tensor) -> Tensor:
+        return self._embedded(parts, table)
 
 
 def measured(path: str, way: Way, steps: int) -> dict[str, float]:
@@ -88,6 +97,9 @@ def measured(path: str, way: Way, steps: int) -> dict[str, float]:
         loop = Loop(network, store, rows, config, processes, Hooks(on_step=on_step))
         if way.full:
             loop.loader = FullWidth(store, config, processes)
+            for module in network.modules():
+                if isinstance(module, SummedEvents):
+                    module.__class__ = EveryPosition
         try:
             loop.learn(loop.draw())
         except EnoughError:
