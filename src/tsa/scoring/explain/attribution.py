@@ -6,6 +6,7 @@ attributed does not add up. Knows passages; not features, payments or sentences.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,16 +75,17 @@ def attribute(passage: Passage) -> Attribution:
     Where the score turns sharply on the way, equal steps miss it: the leg that misses most is cut in two, again and again.
     """
     walk = _Walk(passage)
+    walk.measure(0.0, 1.0, *(start for start, _, _ in FIRST_LEGS))
     baseline, score = walk.height(0.0), walk.height(1.0)
     if not (math.isfinite(score) and math.isfinite(baseline)):
         raise DataError(f"payments must get a number as score to be explained, however: log odds of {score}")
-    legs = [walk.leg(*leg) for leg in FIRST_LEGS]
+    legs = [leg for start, end, steps in FIRST_LEGS for leg in walk.legs([start, end], steps)]
     enough = GOOD_ENOUGH * max(abs(score - baseline), NOTHING)
     while sum(abs(leg.residual) for leg in legs) > enough and len(legs) < MOST_LEGS:
         worst = max(legs, key=lambda leg: abs(leg.residual))
         cut = worst.start + (worst.end - worst.start) * (0.5 if worst.start else FIRST_PART)
         legs.remove(worst)
-        legs += [walk.leg(*ends, FURTHER_STEPS) for ends in ((worst.start, cut), (cut, worst.end))]
+        legs += walk.legs([worst.start, cut, worst.end], FURTHER_STEPS)
     at = {
         place: _product([leg.slopes[k] for leg in legs], passage.way(place)) for k, place in enumerate(passage.places)
     }
@@ -100,26 +102,42 @@ class _Walk:
 
     def height(self, at: float) -> float:
         """The log odds at a share of the way."""
-        if at not in self._heights:
-            with torch.no_grad():
-                self._heights[at] = float(self.passage(*self._state(at))[0])
+        self.measure(at)
         return self._heights[at]
 
-    def leg(self, start: float, end: float, steps: int) -> _Leg:
-        """The mean slopes from `start` to `end`, each times the length of the leg."""
-        self.steps += steps
-        ends = self._state(end), self._state(start)
+    def measure(self, *shares: float) -> None:
+        """The heights at several shares of the way, those that are not known yet, in one pass of the network."""
+        new = [at for at in dict.fromkeys(shares) if at not in self._heights]
+        if new:
+            with torch.no_grad():
+                heights = self.passage(*self._states(new)).tolist()
+            self._heights.update(zip(new, heights, strict=True))
+
+    def legs(self, stops: Sequence[float], steps: int) -> list[_Leg]:
+        """From each of these shares of the way to the next, so many steps each, all in one pass: a pass costs more than steps."""
+        self.steps += steps * (len(stops) - 1)
+        self.measure(*stops)
+        ends = self._states(stops[1:]), self._states(stops[:-1])
         slopes = self._method.attribute(*ends, n_steps=steps, method="gausslegendre")
-        slopes = tuple(slope * (end - start) for slope in slopes)
+        pairs = enumerate(itertools.pairwise(stops))
+        return [self._leg(start, end, [slope[at : at + 1] for slope in slopes]) for at, (start, end) in pairs]
+
+    def _leg(self, start: float, end: float, mean_slopes: Sequence[Tensor]) -> _Leg:
+        slopes = tuple(slope * (end - start) for slope in mean_slopes)
         told = sum(
             float(_product([slope], self.passage.way(place)).sum())
             for place, slope in zip(self.passage.places, slopes, strict=True)
         )
         return _Leg(start, end, slopes, self.height(end) - self.height(start) - told)
 
-    def _state(self, at: float) -> tuple[Tensor, ...]:
-        ends = zip(self.passage.neutral, self.passage.actual, strict=True)
-        return tuple(actual if at == 1.0 else neutral + at * (actual - neutral) for neutral, actual in ends)
+    def _states(self, shares: Sequence[float]) -> tuple[Tensor, ...]:
+        """Per place what the payment looks like there, at each share of the way: (n, …)."""
+        ends = list(zip(self.passage.neutral, self.passage.actual, strict=True))
+        # the actual end is what was scored, to the bit
+        rows = [
+            [actual if at == 1.0 else neutral + at * (actual - neutral) for neutral, actual in ends] for at in shares
+        ]
+        return tuple(torch.cat(values) for values in zip(*rows, strict=True))
 
 
 def _product(slopes: Sequence[Tensor], way: Tensor) -> Tensor:
