@@ -42,7 +42,7 @@ from tsa.training.loop import Hooks, Loop
 
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
 WARM_UP = 5
-SORTED = {"bucket": 64}
+SORTED, SORTED_WIDELY = {"bucket": 64}, {"bucket": 512}
 REFERENCE = "reference-two-history"
 START = multiprocessing.get_context("spawn")
 
@@ -226,6 +226,7 @@ COMPARISONS: dict[str, dict[str, Way]] = {
         "full width": Way(full=True),
         "trimmed, as drawn": Way(),
         "trimmed, similar lengths together": Way(training=SORTED),
+        "the same, of 512 batches instead of 64": Way(training=SORTED_WIDELY),
     },
     "length of histories, reference preset": {
         "full width": Way(full=True, preset=REFERENCE, training={"batch_size": 64}),
