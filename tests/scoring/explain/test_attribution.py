@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import spearmanr
 from tsa.errors import ConfigError, DataError
 from tsa.model import Batch, ModelConfig, TSANetwork
 from tsa.model.legacy import reference_network
-from tsa.scoring.explain.attribution import Attribution, attribute
+from tsa.scoring.explain.attribution import Attribution, Walk, attribute
 from tsa.scoring.explain.explanation import Explanation
 from tsa.scoring.explain.neutral import Neutral
 from tsa.scoring.explain.passage import Passage, Place
@@ -32,6 +33,17 @@ def test_attributions_add_up(config: ModelConfig) -> None:
     assert abs(found.residual) <= 0.01 * abs(found.total)
     assert found.residual == pytest.approx(found.score - found.baseline - flat(found).sum(), abs=1e-9)
     assert np.abs(flat(found)).sum() > 0.1
+
+
+def test_legs_of_the_way_in_one_pass_are_as_each_alone(config: ModelConfig) -> None:
+    stops, passage = [0.0, 0.1, 0.7, 1.0], passage_of(config)
+    together = Walk(passage).legs(stops, 6)
+    alone = [leg for ends in pairwise(stops) for leg in Walk(passage).legs(ends, 6)]
+    assert [(leg.start, leg.end) for leg in together] == [(leg.start, leg.end) for leg in alone]
+    for one, other in zip(together, alone, strict=True):
+        for left, right in zip(one.slopes, other.slopes, strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+        assert one.residual == pytest.approx(other.residual, abs=1e-5)
 
 
 def test_attributions_of_a_network_trained_by_the_original_add_up() -> None:

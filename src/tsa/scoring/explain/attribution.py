@@ -60,7 +60,7 @@ class Attribution:
 
 
 @dataclass(frozen=True)
-class _Leg:
+class Leg:
     """A stretch [start, end] of the way from 0 to 1: mean slopes per place, and what they miss the difference by."""
 
     start: float
@@ -74,7 +74,7 @@ def attribute(passage: Passage) -> Attribution:
 
     Where the score turns sharply on the way, equal steps miss it: the leg that misses most is cut in two, again and again.
     """
-    walk = _Walk(passage)
+    walk = Walk(passage)
     walk.measure(0.0, 1.0, *(start for start, _, _ in FIRST_LEGS))
     baseline, score = walk.height(0.0), walk.height(1.0)
     if not (math.isfinite(score) and math.isfinite(baseline)):
@@ -92,7 +92,7 @@ def attribute(passage: Passage) -> Attribution:
     return Attribution(at, baseline, score, walk.steps)
 
 
-class _Walk:
+class Walk:
     """Goes along a passage, and counts its steps."""
 
     def __init__(self, passage: Passage) -> None:
@@ -113,7 +113,7 @@ class _Walk:
                 heights = self.passage(*self._states(new)).tolist()
             self._heights.update(zip(new, heights, strict=True))
 
-    def legs(self, stops: Sequence[float], steps: int) -> list[_Leg]:
+    def legs(self, stops: Sequence[float], steps: int) -> list[Leg]:
         """From each of these shares of the way to the next, so many steps each, all in one pass: a pass costs more than steps."""
         self.steps += steps * (len(stops) - 1)
         self.measure(*stops)
@@ -122,13 +122,13 @@ class _Walk:
         pairs = enumerate(itertools.pairwise(stops))
         return [self._leg(start, end, [slope[at : at + 1] for slope in slopes]) for at, (start, end) in pairs]
 
-    def _leg(self, start: float, end: float, mean_slopes: Sequence[Tensor]) -> _Leg:
+    def _leg(self, start: float, end: float, mean_slopes: Sequence[Tensor]) -> Leg:
         slopes = tuple(slope * (end - start) for slope in mean_slopes)
         told = sum(
             float(_product([slope], self.passage.way(place)).sum())
             for place, slope in zip(self.passage.places, slopes, strict=True)
         )
-        return _Leg(start, end, slopes, self.height(end) - self.height(start) - told)
+        return Leg(start, end, slopes, self.height(end) - self.height(start) - told)
 
     def _states(self, shares: Sequence[float]) -> tuple[Tensor, ...]:
         """Per place what the payment looks like there, at each share of the way: (n, …)."""
