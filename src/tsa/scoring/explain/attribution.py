@@ -75,7 +75,7 @@ def attribute(passage: Passage) -> Attribution:
     Where the score turns sharply on the way, equal steps miss it: the leg that misses most is cut in two, again and again.
     """
     walk = Walk(passage)
-    walk.measure(0.0, 1.0, *(start for start, _, _ in FIRST_LEGS))
+    walk.measure(*(at for start, end, _ in FIRST_LEGS for at in (start, end)))
     baseline, score = walk.height(0.0), walk.height(1.0)
     if not (math.isfinite(score) and math.isfinite(baseline)):
         raise DataError(f"payments must get a number as score to be explained, however: log odds of {score}")
