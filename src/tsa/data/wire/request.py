@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,11 @@ class WireReader:
         groups = [self._own(rows, own), *(self._told(rows, h, problems) for h in self._layout.histories)]
         _refuse(ids, problems)
         categorical, numerical = self._categorical(rows.tokens, groups), self._numbers(rows, groups, ids)
-        histories = {}
-        for at, history in enumerate(self._layout.histories, 1):
-            both = np.concatenate([categorical[at], categorical[0]]), np.concatenate([numerical[at], numerical[0]])
-            histories[history.name] = self._arrays(history, groups[at], rows.now, *both)
+        told = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
+        histories = {
+            history.name: self._arrays(history, group, rows.now, (texts, categorical[0]), (values, numerical[0]))
+            for history, group, texts, values in told
+        }
         engineered = self._engineered_numbers(rows, own[:, len(self._layout.events) : -2], ids)
         return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered)
 
@@ -164,7 +165,7 @@ class WireReader:
             times = np.concatenate([group.time_seconds for group in groups])
             calendar = [encode_calendar(vocabulary, times) for vocabulary in self._encoder.calendar_vocabularies]
             rows = np.column_stack([rows, *calendar])
-        return np.split(rows, _bounds(groups))
+        return _apart(rows, groups)
 
     def _numbers(self, rows: Rows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.float32]]:
         """Numbers (m, F') of each group."""
@@ -175,7 +176,7 @@ class WireReader:
             row = np.concatenate([group.row for group in groups])
             field = [group.fields for group in groups for _ in group.row]
             _refuse_number(rows, pieces, bad, ids, lambda at, feature: (int(row[at]), field[at][feature]))
-        return np.split(self._numerical.encode(numbers), _bounds(groups))
+        return _apart(self._numerical.encode(numbers), groups)
 
     def _engineered_numbers(self, rows: Rows, pieces: Index, ids: Sequence[str]) -> NDArray[np.float32]:
         """(R, G')"""
@@ -190,29 +191,29 @@ class WireReader:
         history: HistoryFields,
         told: _Group,
         now: NDArray[np.float64],
-        categorical: NDArray[np.int32],
-        numerical: NDArray[np.float32],
+        categorical: tuple[NDArray[np.int32], NDArray[np.int32]],
+        numerical: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> HistoryArrays:
-        """Pad on the left: values (m + R, ...) of what was told and of the payments themselves, which stand last."""
+        """Pad on the left: values of what was told (m, ...) and of the payments themselves (R, ...), which stand last."""
         n, length = len(now), history.length
-        count = np.bincount(told.row, minlength=n)
-        place = np.arange(len(told.row)) - np.repeat(np.cumsum(count), count) + length - 1
-        row, place = np.append(told.row, np.arange(n)), np.append(place, np.full(n, length - 1))
+        end = np.cumsum(np.bincount(told.row, minlength=n))
+        place = np.arange(len(told.row)) - end[told.row] + length - 1
         age = np.minimum(now[told.row] - told.time_seconds, self._layout.wire.age_cap_seconds)
         padding = np.ones((n, length), bool)
-        padding[row, place] = False
+        padding[told.row, place] = padding[:, -1] = False
         return HistoryArrays(
-            categorical=_placed((n, length), row, place, categorical),
-            numerical=_placed((n, length), row, place, numerical),
-            age_seconds=_placed((n, length), row, place, np.append(age, np.zeros(n)).astype(np.float32)),
+            categorical=_placed((n, length), told.row, place, *categorical),
+            numerical=_placed((n, length), told.row, place, *numerical),
+            age_seconds=_placed((n, length), told.row, place, age.astype(np.float32), np.zeros(n, np.float32)),
             padding=padding,
             outcome=np.where(padding, 0, NOT_KNOWN).astype(np.int8),
         )
 
 
-def _bounds(groups: Sequence[_Group]) -> Index:
-    """Where one group ends and the next begins."""
-    return np.cumsum([len(group.row) for group in groups])[:-1]
+def _apart(values: NDArray[Any], groups: Sequence[_Group]) -> list[NDArray[Any]]:
+    """The values (all m, ...) of each group."""
+    ends = list(accumulate(len(group.row) for group in groups))
+    return [values[start:stop] for start, stop in pairwise([0, *ends])]
 
 
 def _refuse_number(
@@ -230,9 +231,9 @@ def _refuse_number(
     _refuse(ids, problems)
 
 
-def _placed(shape: tuple[int, int], row: Index, place: Index, values: NDArray[Any]) -> NDArray[Any]:
-    out = np.zeros((*shape, *values.shape[1:]), values.dtype)
-    out[row, place] = values
+def _placed(shape: tuple[int, int], row: Index, place: Index, told: NDArray[Any], own: NDArray[Any]) -> NDArray[Any]:
+    out = np.zeros((*shape, *told.shape[1:]), told.dtype)
+    out[row, place], out[:, -1] = told, own
     return out
 
 

@@ -140,8 +140,9 @@ def _numbers(texts: Any) -> NDArray[np.float64]:
 def tokenise(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) -> Tokens:
     """Cut texts (n,) at a separator of at most eight bytes, as `str.split` does; then the texts `uncut` (m,)."""
     mark = separator.encode()
-    data = separator.join(texts).encode()
-    sizes, others = _sizes(texts), _sizes(uncut)
+    data, behind = separator.join(texts).encode(), "".join(uncut).encode()
+    sizes = _sizes(texts, len(data) - len(mark) * max(len(texts) - 1, 0))
+    others = _sizes(uncut, len(behind))
     at = _places(data, mark)
     if len(mark) > 1 and len(at) > 1 and int(np.diff(at).min()) < len(mark):
         start, length, first = _one_by_one(texts, separator, sizes)
@@ -153,14 +154,15 @@ def tokenise(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) ->
         first = np.append(np.searchsorted(start, begin), len(start) if texts else 0)
     start, length = start[: first[-1]], length[: first[-1]]
     ends = np.cumsum(others) + len(data)
-    whole = data + "".join(uncut).encode() + TAIL
+    whole = b"".join([data, behind, TAIL])
     return Tokens(whole, np.concatenate([start, ends - others]), np.concatenate([length, others]), first)
 
 
-def _sizes(texts: Sequence[str]) -> Index:
-    """(n,) bytes of each text."""
-    if all(map(str.isascii, texts)):
-        return np.fromiter(map(len, texts), np.int64, len(texts))
+def _sizes(texts: Sequence[str], total: int) -> Index:
+    """(n,) bytes of each text, `total` in all."""
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    if sizes.sum() == total:  # letters of one byte each
+        return sizes
     return np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
 
 
