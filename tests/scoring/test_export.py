@@ -84,6 +84,14 @@ def test_eight_bits(exported: tuple[TSANetwork, bytes]) -> None:
     assert 0 < found.mean <= found.largest
 
 
+def test_weights_leave_room_for_sums_of_two_products_in_sixteen_bits(exported: tuple[TSANetwork, bytes]) -> None:
+    weights = onnx.load_model_from_string(quantise(exported[1])).graph.initializer
+    small = [onnx.numpy_helper.to_array(weight) for weight in weights if weight.data_type == onnx.TensorProto.INT8]
+    matrices = [weight for weight in small if weight.ndim == 2]
+    assert matrices
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in matrices) * 255 * 2 < 2**15
+
+
 def test_what_angles_are_made_of_stays_as_it_is(exported: tuple[TSANetwork, bytes]) -> None:
     """A number in eight bits times a frequency is turns away from what it was."""
     network, graph = exported
