@@ -158,6 +158,15 @@ def test_quicker_variants_move_scores_a_little(
         Scorer.load(path, engine="tensorflow")
 
 
+def test_bf16_that_would_be_slow_is_warned_of(
+    demo_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for capability, said in (("AVX512", 0), ("AVX2", 1)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        Scorer.load(demo_run / "bundle", engine="torch", precision="bf16")
+        assert caplog.text.count("bf16 can be many times slower than float32") == said
+
+
 def test_a_bundle_that_was_not_exported(demo_run: Path) -> None:
     assert Scorer.load(demo_run / "bundle", engine="auto").engine.name == "torch"
     with pytest.raises(ConfigError, match="the bundle has none"):

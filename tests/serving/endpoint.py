@@ -1,8 +1,11 @@
-"""Small bundles that nobody trained, made in a moment, and servers of them on loopback, in a thread of this process."""
+"""Small bundles that nobody trained, made in a moment, and servers of them on loopback, in a thread or a process of their own."""
 
 from __future__ import annotations
 
 import contextlib
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +28,7 @@ from tsa.serving.server import Server
 from tsa.serving.settings import ServeSettings
 from tsa.training.network import network_sizes
 
+TSA = Path(sys.executable).with_name("tsa")
 NOW = 1_700_000_000
 SHOP: dict[str, Any] = {
     "name": "shop",
@@ -161,3 +165,24 @@ def endpoint(bundle: Path, **changes: Any) -> Iterator[httpx.Client]:
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
     ):
         yield client
+
+
+@contextlib.contextmanager
+def served(bundle: Path, history: str, *options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`tsa serve` in a process of its own, which is killed in the end, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [TSA, "serve", bundle, "--history", history, "--port", port, *options]
+    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{port}/ping").status_code == 200:
+                    break
+            time.sleep(0.05)
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()

@@ -11,7 +11,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +27,10 @@ from tsa.schema import Market
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.scorer import Scorer
+from tsa.serving.blocks import Block
 from tsa.serving.desk import Answer, Desk, Problem
+from tsa.serving.history_store import PAYMENTS, HistoryStore
+from tsa.serving.records import Record
 from tsa.training.network import network_settings
 
 DAY = 86_400
@@ -158,6 +162,22 @@ def assert_same(found: dict[str, float], expected: dict[str, float]) -> None:
     assert found.keys() <= expected.keys()
     worst = max(found, key=lambda id_: abs(found[id_] - expected[id_]))
     assert math.isclose(found[worst], expected[worst], abs_tol=1e-6, rel_tol=0), (worst, found[worst], expected[worst])
+
+
+def assert_nothing_lost(store: HistoryStore, rows: Sequence[Row], acknowledged: Collection[str]) -> None:
+    """What was acknowledged of `rows`, in time order, is recorded, and stands once in each of its histories."""
+    records = {place[1]: Record.unpack(stored.data) for place, stored in store.scan(PAYMENTS)}
+    assert set(acknowledged) <= records.keys()
+    for name in ("card", "shop"):
+        held: dict[str, list[str]] = {}
+        for (_, key), stored in store.scan(name):
+            held[key] = list(Block.unpack(stored.data).events.ids)
+            assert max(Counter(held[key]).values()) == 1, "twice"
+        length = {"card": 6, "shop": 9}[name]
+        for key, ids in held.items():
+            own = [row["id"] for row in rows if row[name] == key and row["id"] in records]
+            assert ids[-(length - 1) :] == own[-(length - 1) :]
+            assert set(acknowledged) & set(own[-(length - 1) :]) <= set(ids)
 
 
 class RedisServer:

@@ -84,6 +84,31 @@ def test_past_the_bound_more_is_refused_at_once() -> None:
     batcher.close()
 
 
+def test_once_a_batch_has_waited_long_more_is_refused() -> None:
+    work = Doubling()
+    batcher = Batcher(work, max_batch=2, max_queue=100, queue_seconds=0.02)
+
+    async def main() -> None:
+        first = await held(batcher, work)
+        waiting = [asyncio.create_task(batcher.submit([1]))]
+        await asyncio.sleep(0.05)  # long, but no batch waits
+        batcher.check_room()
+        waiting += [asyncio.create_task(batcher.submit([2]))]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError):
+            batcher.check_room()
+        with pytest.raises(QueueFullError):
+            await batcher.submit([3])
+        assert await batcher.submit([]) == []
+        work.free.set()
+        await asyncio.gather(first, *waiting)
+        assert await batcher.submit([3]) == [6]
+
+    asyncio.run(main())
+    batcher.close()
+    assert work.batches == [[0], [1, 2], [3]]
+
+
 def test_what_comes_too_late_is_not_worked_on() -> None:
     work = Doubling()
     batcher = Batcher(work)

@@ -7,18 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pytest
-from history_case import Case, RedisServer, answer_of, assert_same, frame, random_rows, request
+from history_case import Case, RedisServer, answer_of, assert_nothing_lost, assert_same, frame, random_rows, request
 
-from tsa.serving.blocks import Block
 from tsa.serving.desk import Desk
-from tsa.serving.history_store import PAYMENTS, HistoryStore, open_history
-from tsa.serving.records import Record
+from tsa.serving.history_store import HistoryStore, open_history
 
 KILLS = 20
 
@@ -64,18 +61,7 @@ class Killing:
             self.acknowledged.setdefault(id_, float(score))
 
     def check(self, store: HistoryStore) -> None:
-        records = {place[1]: Record.unpack(stored.data) for place, stored in store.scan(PAYMENTS)}
-        assert self.acknowledged.keys() <= records.keys()
-        for name in ("card", "shop"):
-            held: dict[str, list[str]] = {}
-            for (_, key), stored in store.scan(name):
-                held[key] = list(Block.unpack(stored.data).events.ids)
-                assert max(Counter(held[key]).values()) == 1, "twice"
-            length = {"card": 6, "shop": 9}[name]
-            for key, ids in held.items():
-                own = [row["id"] for row in self.rows if row[name] == key and row["id"] in records]
-                assert ids[-(length - 1) :] == own[-(length - 1) :]
-                assert self.acknowledged.keys() & set(own[-(length - 1) :]) <= set(ids)
+        assert_nothing_lost(store, self.rows, self.acknowledged)
 
 
 @pytest.mark.parametrize("killed", ["sqlite client", "redis client", "redis server"])

@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from endpoint import made_bundle, payment, server
-
-TSA = Path(sys.executable).with_name("tsa")
+from endpoint import made_bundle, payment, served, server
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +23,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_bundle(tmp_path_factory.mktemp("server") / "bundle")
 
 
-@contextlib.contextmanager
-def command(bundle: Path, *options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`tsa serve` in a process of its own, and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [TSA, "serve", bundle, "--history", f"sqlite:///{bundle.parent}/own.db", "--port", port, *options]
-    process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/ping").status_code == 200:
-                    break
-            time.sleep(0.05)
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+def command(bundle: Path, *options: object) -> contextlib.AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+    """`tsa serve` with a history store of its own."""
+    return served(bundle, f"sqlite:///{bundle.parent}/own.db", *options)
 
 
 def test_sigterm_under_load_loses_nothing_that_was_accepted(bundle: Path) -> None:

@@ -31,7 +31,10 @@ def score(
         str, typer.Option(help="torch, onnxruntime (after `tsa export`), or auto: the latter where it can be.")
     ] = "torch",
     precision: Annotated[
-        str, typer.Option(help="float32; bf16 (torch) and int8 (onnxruntime) are quicker and move scores a little.")
+        str,
+        typer.Option(
+            help="float32; int8 (onnxruntime) and, with AVX-512, bf16 (torch) are quicker and move scores a little."
+        ),
     ] = "float32",
     set_: MarketSets = None,
     quiet: Quiet = False,

@@ -33,6 +33,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(help="Payments that the model takes at a time.")] = 32,
     wait_ms: Annotated[float, typer.Option(help="How long a batch that is not full waits for more.")] = 0.0,
     max_queue: Annotated[int, typer.Option(help="Payments that may wait; more are refused with 429.")] = 64,
+    queue_ms: Annotated[
+        float, typer.Option(help="How long the first of a whole batch may wait before more are refused with 429.")
+    ] = 100.0,
     max_list: Annotated[int, typer.Option(help="Payments in a request.")] = 1000,
     max_bytes: Annotated[int, typer.Option(help="Bytes of a request's body.")] = 4 * 2**20,
     rate: Annotated[
@@ -84,6 +87,7 @@ def serve(
             max_batch=max_batch,
             wait_ms=wait_ms,
             max_queue=max_queue,
+            queue_ms=queue_ms,
             max_list=max_list,
             max_bytes=max_bytes,
             rate=rate,

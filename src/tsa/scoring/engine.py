@@ -6,6 +6,7 @@ An engine knows tensors and one network. It does not know payments, stores or ca
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, get_args
 
@@ -24,6 +25,9 @@ AT_ONCE = 16
 
 INPUTS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
 """What a graph reads of each history; `outcome` where outcomes are an input."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -47,6 +51,9 @@ class TorchEngine:
             raise ConfigError("precision: int8 needs engine='onnxruntime', however: engine='torch'")
         self.network = network.eval() if precision == "float32" else copy.deepcopy(network).eval().to_bfloat16()
         self._device = next(network.parameters()).device
+        if precision == "bf16" and self._device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+            # a network of the original's size took 20 times as long as in float32; one that recalls hardly changes
+            _log.warning("precision: without AVX-512, as on this processor, bf16 can be many times slower than float32")
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """(B,)"""

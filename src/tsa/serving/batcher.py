@@ -64,12 +64,17 @@ class Batcher(Generic[Item, Result]):
         *,
         max_batch: int = 32,
         max_queue: int = 128,
+        queue_seconds: float = FOREVER,
         wait_seconds: float = 0.0,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
-        """observe: called with the size of each batch and how many seconds it took, in the thread."""
+        """queue_seconds: once a whole batch waits and its first item has waited so long, nothing more is taken in, so that
+        what is taken in waits about as long on a slow machine as on a quick one.
+        observe: called with the size of each batch and how many seconds it took, in the thread.
+        """
         self._work, self._observe = work, observe
-        self._max_batch, self._max_queue, self._wait = max_batch, max_queue, wait_seconds
+        self._max_batch, self._max_queue = max_batch, max_queue
+        self._queue_seconds, self._wait = queue_seconds, wait_seconds
         self._jobs: deque[Job[Item]] = deque()
         self._waiting, self._closed = 0, False
         self._seconds_each = 0.001
@@ -84,8 +89,17 @@ class Batcher(Generic[Item, Result]):
 
     def check_room(self) -> None:
         """Raise QueueFullError where not even one item would be taken: sooner than reading what could not be."""
-        if self._waiting >= self._max_queue:
-            raise self._full()
+        with self._changed:
+            if not self._has_room(1):
+                raise self._full()
+
+    def _has_room(self, size: int) -> bool:
+        """With the lock held: whether so many more items may wait. Any number may where none does."""
+        if not self._waiting or not size:
+            return True
+        if self._waiting >= self._max_batch and time.monotonic() - self._jobs[0].arrived > self._queue_seconds:
+            return False
+        return self._waiting + size <= self._max_queue
 
     def _full(self) -> QueueFullError:
         return QueueFullError(max(LEAST_RETRY_SECONDS, round(self._waiting * self._seconds_each)))
@@ -116,7 +130,7 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             if self._closed:
                 raise ClosedError
-            if self._waiting and job.size and self._waiting + job.size > self._max_queue:
+            if not self._has_room(job.size):
                 raise self._full()
             self._jobs.append(job)
             self._waiting += job.size

@@ -65,6 +65,7 @@ class Service:
             self._work,
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
+            queue_seconds=settings.queue_ms / 1000,
             wait_seconds=settings.wait_ms / 1000,
             observe=self.metrics.batch,
         )

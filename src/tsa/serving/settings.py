@@ -43,6 +43,8 @@ class ServeSettings:
     """How long a batch that is not full waits for more."""
     max_queue: int = 64
     """Payments that may wait; with more, a request is refused with 429."""
+    queue_ms: float = 100.0
+    """Once a whole batch waits, and its first payment has waited longer, a request is refused with 429 as well."""
     deadline_ms: float = 10_000.0
     """Of a request that brings no X-Deadline-Ms."""
     drain_seconds: float = 1.0
@@ -80,7 +82,7 @@ class ServeSettings:
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "max_batch", "max_queue", "max_bytes", "max_list", "max_depth", "max_text"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("deadline_ms", "stop_seconds", "read_seconds", "burst"):
+        for name in ("queue_ms", "deadline_ms", "stop_seconds", "read_seconds", "burst"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
         for name in ("wait_ms", "drain_seconds", "watch_seconds", "shadow_difference"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
