@@ -191,6 +191,34 @@ def test_a_row_with_a_field_too_many_is_refused(tmp_path: Path) -> None:
     assert "extra_field" in pl.read_parquet(tmp_path / "bad.parquet")["__reason"][0]
 
 
+def test_in_a_table_of_tabs_quotes_are_letters(tmp_path: Path) -> None:
+    """None swallows what comes after it; around a whole field, a name as well, they are taken off."""
+    spelled = ['"phone', 'x"', '15" screen', '"tab""let"', '""', '"a" b"', '"', "plain"]
+    read_as = ['"phone', 'x"', '15" screen', 'tab"let', "", '"a" b"', '"', "plain"]
+    table = log(8, country=spelled).rename({"country": '"country"'})
+    path = tmp_path / "log.tsv"
+    path.write_text(
+        "\n".join("\t".join("" if v is None else str(v) for v in line) for line in [table.columns, *table.rows()])
+    )
+    clean = read_log(market(), [path], tmp_path / "clean.parquet")
+    assert clean.report["rows_kept"] == 8
+    found = pl.read_parquet(clean.path).sort("id")["country"].fill_null("")
+    assert found.to_list() == read_as
+
+
+def test_a_quote_that_is_not_closed_is_told_of(tmp_path: Path) -> None:
+    """In a table of commas it makes one field of all up to the next quote: another payment is in it."""
+    path = tmp_path / "log.csv"
+    lines = log(6, country=["DE"] * 6).write_csv().splitlines()
+    lines[2], lines[3] = lines[2].replace("DE", '"DE'), lines[3].replace("DE", 'DE"')
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"line_break:country: must stand on one line: is a quote not closed\?: 1 rows"):
+        read_log(market(), [path], tmp_path / "clean.parquet")
+    clean = read_log(market(), [path], tmp_path / "clean.parquet", quarantine=tmp_path / "bad.parquet")
+    assert clean.report["rows_kept"] == 4
+    assert "line_break:country" in pl.read_parquet(tmp_path / "bad.parquet")["__reason"].item()
+
+
 def test_missing_columns_are_listed_with_look_alikes(read: Callable[..., CleanLog]) -> None:
     message = refused(read, log().rename({"amount": "Amount_", "card": "zzzzzzzz"}))
     assert "amount: missing; did you mean `Amount_`?" in message

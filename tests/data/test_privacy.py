@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import tempfile
@@ -73,6 +74,8 @@ def test_wire_rows_are_veiled_as_they_are_read(tmp_path: Path) -> None:
     assert b"payment-1" not in _contents(store)
     np.testing.assert_array_equal(gathered(store).numerical[:1], single(of, row()).histories["cid"].numerical)
     assert single(of, row(id="payment-1")).ids == (pseudonym("payment-1"),)
+    with pytest.raises(DataError, match=r"an object per payment, however: str$"):
+        single(of, '["ann"]')
     with pytest.raises(DataError, match=f"payment '{pseudonym('payment-1')}': not_a_number:amount"):
         single(of, row(id="payment-1", amount="x"))
     for changes in ({"id": ["payment-1"]}, {"device": ["payment-1"]}, {"hist.device": ["payment-1"]}):
@@ -133,6 +136,36 @@ def test_quarantine_and_messages_are_veiled_too(table: dict[str, Any], tmp_path:
     assert (bad["id"].to_list(), bad["customer"].to_list()) == ([pseudonym("payment-9")], [pseudonym("ann")])
     assert ("hist.amount" in bad.columns) == (table is TABLE)
     assert "hist.cat.id" not in bad.columns
+
+
+SHIFTED = {
+    "a field too many": lambda line: line.replace(",Xaver,", ",,Xaver,"),
+    "a quote that is not closed": lambda line: line.replace("phone", '"phone'),
+    "a quote within": lambda line: line.replace("phone", 'ph"one'),
+}
+
+
+@pytest.mark.usefixtures("secret")
+@pytest.mark.parametrize("table", [LOG, TABLE], ids=["log", "wire"])
+@pytest.mark.parametrize("name", SHIFTED)
+def test_of_rows_that_are_shifted_nothing_is_told(
+    table: dict[str, Any], name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is to be veiled may then stand in any field, or in what the reader of tables says of it."""
+    of = market(table, pseudonymise=["customer"], **VEIL)
+    rows = [row(id=f"p{at}", at=str(NOW + at), customer="Xaver") for at in range(4)]
+    lines = [",".join(rows[0]), *(",".join(line.values()) for line in rows)]
+    lines[2], lines[3] = SHIFTED[name](lines[2]), lines[3].replace("tablet", 'tablet"')
+    log, bad = tmp_path / "log.csv", tmp_path / "bad.parquet"
+    log.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError) as refused:
+        prepare(of, log, tmp_path / "store", encoder=encoder(of))
+    assert refused.value.__cause__ is None
+    told = str(refused.value) + "".join(capfd.readouterr())
+    with contextlib.suppress(DataError):  # where no row can be told from the others
+        prepare(of, log, tmp_path / "store", encoder=encoder(of), quarantine=bad)
+        told += str(pl.read_parquet(bad).to_dicts()) + bad.read_bytes().decode("latin-1")
+    assert "Xaver" not in told
 
 
 @pytest.mark.parametrize("table", [LOG, TABLE], ids=["log", "wire"])

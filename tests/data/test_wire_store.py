@@ -274,6 +274,24 @@ def test_a_row_with_more_fields_than_the_header_is_refused(tmp_path: Path) -> No
         prepare(market(), path, tmp_path / "store", encoder=encoder(market()))
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [("tsv", "\t"), ("csv", ",")])
+def test_a_quote_swallows_no_payment(suffix: str, separator: str, tmp_path: Path) -> None:
+    """With tabs it is a letter; with commas the row that it makes of two is refused."""
+    of = market()
+    rows = [row(id=f"p{at}", amount=str(10 * at)) for at in range(4)]
+    rows[1]["device"], rows[2]["device"] = '"phone', 'x"'
+    path = tmp_path / f"rows.{suffix}"
+    lines = [separator.join(rows[0]), *(separator.join(line.values()) for line in rows)]
+    path.write_text("\n".join(line.replace(".", "__DOT__") if not at else line for at, line in enumerate(lines)) + "\n")
+    bad = tmp_path / "bad.parquet"
+    store = prepare(of, path, tmp_path / "store", encoder=encoder(of), quarantine=bad)
+    if suffix == "tsv":
+        assert store.columns(["id", "amount"]).rows() == [("p0", 0.0), ("p1", 10.0), ("p2", 20.0), ("p3", 30.0)]
+        return
+    assert store.ids().to_list() == ["p0", "p3"]
+    assert pl.read_parquet(bad)["__reason"].item().startswith("line_break:device")
+
+
 def test_a_table_to_score_needs_no_outcome(tmp_path: Path) -> None:
     for name in ("rows.csv", "rows.jsonl"):
         path = tmp_path / name

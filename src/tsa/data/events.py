@@ -81,7 +81,9 @@ def _stage(log: Log, aside: Path) -> None:
     try:
         log.staged().sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"log: cannot be read: {error}") from error
+        veiled = any(source.is_veiled for source in log.sources)  # Polars shows what stands where it stops
+        why = type(error).__name__ if veiled else error
+        raise DataError(f"log: cannot be read: {why}") from (None if veiled else error)
 
 
 def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Path | None) -> dict[str, Any]:

@@ -13,21 +13,22 @@ LINE = "line"
 QUOTE = '"'
 
 
-def refuse_short(path: str, separator: str, count: int) -> None:
+def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) -> None:
     """DataError where a row of the table has fewer than `count` fields: Polars would read its last ones as missing.
 
-    Empty lines are left to the rules for rows.
+    quoted: whether a field may stand in quotes, separators and all. Empty lines are left to the rules for rows.
     """
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
     line = pl.col(LINE)
     # quotes cost time and are rare: what a field holds in quotes does not count, and others are letters like any
-    quoted = rf'(^|{re.escape(separator)})"(?:[^"]|"")*"'
-    bare = pl.when(line.str.contains(QUOTE, literal=True)).then(line.str.replace_all(quoted, "$1")).otherwise(line)
+    fields = rf'(^|{re.escape(separator)})"(?:[^"]|"")*"'
+    bare = pl.when(line.str.contains(QUOTE, literal=True)).then(line.str.replace_all(fields, "$1")).otherwise(line)
+    bare = bare if quoted else line
     suspicious = (line != "") & (bare.str.count_matches(separator, literal=True) + 1 < count)
     if not lines.select(suspicious.any()).collect(engine="streaming").item():
         return
     # which of them are parts of rows that go over several lines, in quotes, only reading from the start tells
-    if short := _short_rows(lines, separator, count, path):
+    if short := _short_rows(lines, separator, count, path, quoted):
         number, has = short[0]
         raise DataError(
             f"{path}: the first line has {count} fields, and so must all others, however: line {number} has {has} "
@@ -35,10 +36,10 @@ def refuse_short(path: str, separator: str, count: int) -> None:
         )
 
 
-def _short_rows(lines: pl.LazyFrame, separator: str, count: int, path: str) -> list[tuple[int, int]]:
+def _short_rows(lines: pl.LazyFrame, separator: str, count: int, path: str, quoted: bool) -> list[tuple[int, int]]:
     """Of each row with fewer fields, empty ones apart, the number of its last line and how many it has. DataError."""
     text = (f"{line}\n" for batch in lines.collect_batches(maintain_order=True) for line in batch[LINE])
-    rows = csv.reader(text, delimiter=separator)
+    rows = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
     try:
         return [(rows.line_num, len(row)) for row in rows if 0 < len(row) < count]
     except csv.Error as error:

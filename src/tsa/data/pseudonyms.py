@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tsa.data.columns import text
-from tsa.data.sources import Source
+from tsa.data.sources import EXTRA, Source
 from tsa.errors import ConfigError
 from tsa.schema import Exclude, Market
 
@@ -86,6 +86,8 @@ class VeiledSource(Source):
     raw: Mapping[str, pl.DataType]
     """The types in the files themselves."""
 
+    is_veiled = True
+
     @classmethod
     def over(cls, source: Source, pseudonyms: Pseudonyms) -> VeiledSource:
         """The source with its veil."""
@@ -93,8 +95,15 @@ class VeiledSource(Source):
         return cls(kind=source.kind, paths=source.paths, schema=schema, pseudonyms=pseudonyms, raw=source.schema)
 
     def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
-        """As `Source.scan`."""
+        """As `Source.scan`. Of a row whose fields are shifted, or go over several lines, nothing is told but that it is so."""
         frame, veil = super().scan(columns), self.pseudonyms
+        if EXTRA in self.schema:
+            others = [name for name in columns if name in self.schema and name not in veil.columns]
+            shifted, lines = pl.col(EXTRA).is_not_null(), pl.col(others).str.contains("\n", literal=True)
+            frame = frame.with_columns(
+                pl.when(lines).then(pl.lit("\n")).when(~shifted).then(pl.col(others)).name.keep(),
+                pl.when(shifted).then(pl.lit("")).alias(EXTRA),
+            )
         return frame.with_columns(
             text(name, self.raw[name])
             .map_batches(veil.series, return_dtype=pl.String(), is_elementwise=True)

@@ -95,7 +95,7 @@ def shape_of(market: Market, schemas: Sequence[Schema], *, need_label: bool) -> 
 def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterator[str]:
     for name in needed_columns(market, need_label=need_label):
         if name not in schema:
-            others = [other for other in schema if other not in {*read_columns(market), EXTRA}]
+            others = [other for other in schema if other not in read_columns(market) and not other.startswith("__")]
             yield f"{name}: missing{look_alike(name, others)}"
     event, label = market.event, market.label
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
@@ -143,6 +143,15 @@ def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Ru
     if EXTRA in schema:
         text = "a row must not have more fields than the header"
         found.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
+        # a quote that nothing closes makes one field of all that follows up to the next one, other payments included
+        told = [name for name in shape.market.raw_columns if name not in shape.numbers and name in schema]
+        text = "must stand on one line: is a quote not closed?"
+        found += [
+            Rule(
+                name=f"line_break:{name}", column=name, text=text, broken=pl.col(name).str.contains("\n", literal=True)
+            )
+            for name in told
+        ]
     for name in (name for name in shape.numbers if name in schema):
         unread = value[name].is_null() & ~columns.missing(name, schema[name])
         found.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))

@@ -30,6 +30,8 @@ KINDS = {
 }
 COMPRESSED = ("gz", "zst")
 SEPARATORS = {"csv": ",", "tsv": "\t"}
+QUOTES = {"csv": '"', "tsv": None}
+"""In a table separated by tabs quotes are letters, so none can swallow what comes after it; see `unquoted`."""
 JSON_PEEK_ROWS = 1000
 EXTRA = "__extra"  # in CSV: what stands in a row behind the last column of the header
 
@@ -45,6 +47,9 @@ class Source:
     """Columns that are no market's, and go along to the clean table as they are."""
     noted: Mapping[str, str] = field(default_factory=dict)
     """Rules that were checked before, and what they expect: see `tsa.data.validate.noted_rules`."""
+
+    is_veiled = False
+    """Whether nothing may be told of what stands in the files."""
 
     @property
     def is_text(self) -> bool:
@@ -113,9 +118,11 @@ def _schema(path: str, kind: str, columns: Sequence[str]) -> dict[str, pl.DataTy
             return _json_schema(path, columns)
         if kind == "parquet":
             return dict(_scan(kind, [path], {}).collect_schema())
-        header = pl.scan_csv(path, separator=SEPARATORS[kind], infer_schema=False, glob="://" in path).collect_schema()
-        refuse_short(path, SEPARATORS[kind], len(header))
-        return {**header, EXTRA: pl.String()}
+        mark, quote = SEPARATORS[kind], QUOTES[kind]
+        header = pl.scan_csv(path, separator=mark, quote_char=quote, infer_schema=False, glob="://" in path)
+        names = pl.Series(header.collect_schema().names(), dtype=pl.String)
+        refuse_short(path, mark, len(names), quoted=quote is not None)
+        return dict.fromkeys([*(names if quote else unquoted(names)), EXTRA], pl.String())
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
 
@@ -136,4 +143,19 @@ def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType]) -> pl.
         return pl.scan_ndjson(paths, schema=dict(schema))
     # A field too many shifts all behind it. Polars notices only when it reads every column, so ask for one more.
     lengths: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
-    return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
+    if QUOTES[kind]:
+        return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
+    # names may be in quotes too, so columns are told by their places
+    lengths |= {"has_header": False, "skip_rows": 1, "quote_char": None}
+    read = pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
+    return read.with_columns(pl.exclude(EXTRA).map_batches(unquoted, return_dtype=pl.String(), is_elementwise=True))
+
+
+def unquoted(texts: pl.Series) -> pl.Series:
+    """Texts (n,) without the quotes that some programs put around a whole field, and double inside it."""
+    if not texts.str.starts_with('"').any():
+        return texts
+    text = pl.col(texts.name)
+    inner = text.str.slice(1, text.str.len_chars().cast(pl.Int64) - 2).str.replace_all('""', '"', literal=True)
+    whole = text.str.contains(r'(?s)^"(?:[^"]|"")*"$')
+    return texts.to_frame().select(pl.when(whole).then(inner).otherwise(text).alias(texts.name)).to_series()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 TEXTS = {
     "missing_field": "must be there",
     "extra_field": "must not have more fields than the header",
+    "line_break": "must stand on one line: is a quote not closed?",
     "not_a_text": "must be a text",
     "null_id": "must not be missing",
     "null_time": "must not be missing",

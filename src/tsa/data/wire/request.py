@@ -244,7 +244,7 @@ def _rows_of(payload: Payload) -> Sequence[Mapping[str, Any]]:
     if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
         raise DataError(f"request must hold an object per payment, however: {type(value).__name__}")
     if wrong := [row for row in rows if not isinstance(row, Mapping)]:
-        raise DataError(f"request must hold an object per payment, however: {wrong[0]!r}")
+        raise DataError(f"request must hold an object per payment, however: {type(wrong[0]).__name__}")
     return rows
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tsa.data import columns
 from tsa.data.rules import needed_columns
-from tsa.data.sources import EXTRA, SEPARATORS, Source, find_files, open_sources
+from tsa.data.sources import EXTRA, QUOTES, SEPARATORS, Source, find_files, open_sources
 from tsa.data.wire.fields import Layout
 from tsa.data.wire.problems import Problems
 from tsa.errors import DataError
@@ -58,7 +58,9 @@ class WireFile:
         try:
             yield from self._json_blocks(rows) if self.source is None else self._table_blocks(self.source, rows)
         except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
-            raise DataError(f"{self.path}: cannot be read: {error}") from error
+            # Polars shows what stands where it stops
+            why = type(error).__name__ if self._veiled else error
+            raise DataError(f"{self.path}: cannot be read: {why}") from (None if self._veiled else error)
 
     def _json_blocks(self, rows: int) -> Iterator[Block]:
         found = _json_rows(self.path)
@@ -81,13 +83,32 @@ class WireFile:
         return pl.col(name).fill_null("") if format_ in SEPARATORS else pl.col(name)
 
     @property
+    def _veiled(self) -> bool:
+        """Whether some values must not be told as they are."""
+        privacy = self.layout.market.privacy
+        return privacy is not None and bool(privacy.pseudonymise)
+
+    @property
+    def _has_quotes(self) -> bool:
+        return self.source is not None and QUOTES.get(self.source.kind) is not None
+
+    @property
     def _told(self) -> frozenset[str]:
         return frozenset(self.layout.history_fields)
 
     def _checked(self, block: pl.DataFrame) -> Block:
         problems = Problems()
-        extra = block[EXTRA].drop_nulls().to_list()
-        problems.note("extra_field", zip(block[EXTRA].is_not_null().arg_true().to_list(), repeat("row"), extra))
+        extra = block[EXTRA].is_not_null()
+        found = zip(extra.arg_true().to_list(), block[EXTRA].filter(extra).to_list(), strict=True)
+        broken = [("extra_field", row, "row", value) for row, value in found]
+        for name in _broken_lines(block.drop(EXTRA)) if self._has_quotes else ():
+            rows = block[name].str.contains("\n", literal=True).fill_null(False).arg_true().to_list()
+            broken += [("line_break", row, name, block[name][row]) for row in rows]
+        for rule, row, name, value in broken:
+            problems.note(rule, [(row, name, "" if self._veiled else value)])
+        if broken and self._veiled:  # what is to be veiled may stand in any field of such a row
+            whole = pl.int_range(pl.len()).is_in([row for _, row, _, _ in broken]).not_()
+            block = block.with_columns(pl.when(whole).then(pl.exclude(EXTRA)).otherwise(pl.lit("")).name.keep())
         gaps = block.select(*self.layout.history_fields, *self.layout.current).null_count().row(0, named=True)
         for name in [name for name, count in gaps.items() if count]:
             problems.note("missing_field", ((row, name, "") for row in block[name].is_null().arg_true().to_list()))
@@ -114,6 +135,12 @@ class WireFile:
         if found:
             raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *found]))
         return {name: known[name] for name in wanted if name in known}
+
+
+def _broken_lines(block: pl.DataFrame) -> list[str]:
+    """Names of the columns in which a text goes over several lines."""
+    broken = block.select(pl.all().str.contains("\n", literal=True).any())
+    return [name for name, found in (broken.row(0, named=True) if len(block) else {}).items() if found]
 
 
 def open_files(market: Market, logs: Sequence[str], *, need_label: bool) -> list[WireFile]:
