@@ -203,6 +203,27 @@ def test_what_is_different_is_said(tsa: Tsa, bundle: Path, demo_log: Path, tmp_p
     assert table["scores"]["rank_correlation"] < 1
     assert len(table["scores"]["moved_most"]) == 10
     assert "1 added, 1 removed" in found.out
+    assert "thresholds: the same" in found.out
+
+
+def test_other_decisions_and_other_maps_are_told_of(tsa: Tsa, bundle: Path, tmp_path: Path) -> None:
+    """However small the part of the scores is in which a map differs."""
+    made = Bundle.open(bundle)
+    assert made.calibration is not None
+    assert made.calibration.percentile is not None
+    shape = made.calibration.percentile.to_dict()
+    places = {key: values for key, values in shape.items() if isinstance(values, list) and len(values) > 10}
+    assert places
+    for key, values in places.items():
+        middle = len(values) // 2
+        shape[key] = [*values[:middle], (values[middle] + values[middle + 1]) / 2, *values[middle + 1 :]]
+    calibration = Calibration.from_dict({**made.calibration.to_dict(), "percentile": shape})
+    replace(made, calibration=calibration).save(tmp_path / "other")
+    assert tsa("bundle", "decide", tmp_path / "other", "--decision", "decline=0.999").code == 0
+    said = tsa("bundle", "diff", bundle, tmp_path / "other").out
+    assert "calibration: another" in said
+    assert "thresholds: the same" not in said
+    assert "decline" in said
 
 
 @given(

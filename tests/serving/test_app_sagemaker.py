@@ -128,4 +128,10 @@ def test_an_imported_model_answers_word_for_word_as_the_original(tmp_path: Path)
         assert many[1]["problem"]["rule"] == "not_a_number"
         lines = client.post("/invocations", json=payment("a"), headers={"accept": "text/csv"}).text.splitlines()
         assert lines[0] == "score-percentile,legacy-score,ProbabilityScore"
+        both = client.post(
+            "/invocations", json=[payment("b", amount="x"), payment("a")], headers={"accept": "text/csv"}
+        ).text.splitlines()
+        assert both[0] == "score-percentile,legacy-score,ProbabilityScore,problem"
+        assert both[1].startswith(",,,not_a_number: amount")
+        assert both[2] == lines[1] + ","
         assert client.post("/v1/score", json=payment("a")).json()["raw_score"] == pytest.approx(float(raw[0]))

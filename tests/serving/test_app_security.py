@@ -201,7 +201,7 @@ def test_metrics_count_what_happened(bundle: Path, tmp_path: Path) -> None:
             ('tsa_payments_total{outcome="scored"}', 2),
             ('tsa_payments_total{outcome="repeated"}', 1),
             ('tsa_payments_total{outcome="refused"}', 1),
-            ('tsa_refusals_total{rule="not_a_number"}', 2),
+            ('tsa_refusals_total{rule="not_a_number"}', 1),
             ('tsa_refusals_total{rule="not_json"}', 1),
             ('tsa_unknown_values_total{feature="device"}', 1),
             ('tsa_missing_values_total{feature="country"}', 1),

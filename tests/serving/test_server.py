@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,17 @@ def test_what_is_wrong_with_the_settings_is_one_paragraph(tsa: Any, bundle: Path
         assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_is_taken_is_said(tsa: Any, bundle: Path, tmp_path: Path, workers: int) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        outcome = tsa("serve", bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--port", port, "--workers", workers)
+    assert outcome.code == 2
+    assert f"port must be free on 127.0.0.1, however: {port}: Address already in use" in outcome.err.replace("\n", " ")
+
+
 def test_workers_share_histories_and_figures(bundle: Path) -> None:
     with command(bundle, "--workers", 2, "--drain", 0) as (process, url):
         # a connection each, so that both workers get some
@@ -120,6 +133,25 @@ def test_while_it_ends_it_says_so_but_lives(bundle: Path) -> None:
         assert answer.headers["retry-after"] == "1"
         assert client.get("/v2/health/ready").status_code == 503
         assert client.get("/v2/health/live").status_code == 200
+
+
+def test_it_ends_in_time_whatever_is_being_worked_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes longer than `stop_seconds` is told so, and is not waited for a second time."""
+    working = threading.Event()
+
+    def work(*_: object) -> None:
+        working.set()
+        time.sleep(6)
+
+    monkeypatch.setattr("tsa.serving.service.score_apart", work)
+    with ThreadPoolExecutor() as pool:
+        with server(bundle, drain_seconds=0.0, stop_seconds=1.0) as (found, port):
+            answer = pool.submit(httpx.post, f"http://127.0.0.1:{port}/v1/score", json=payment("long"), timeout=30)
+            assert working.wait(10)
+            begun = time.monotonic()
+            found.handle_exit(signal.SIGTERM, None)
+        assert time.monotonic() - begun < 4
+        assert (answer.result().status_code, answer.result().json()["rule"]) == (503, "stopping")
 
 
 def certificates(folder: Path) -> None:

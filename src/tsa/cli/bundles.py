@@ -119,6 +119,7 @@ def print_diff(found: Mapping[str, Any]) -> None:
     changed = f"weights: {weights['changed']} tensors changed{alone}" + (f", most: {largest}" if largest else "")
     say("weights: the same" if weights["equal"] else changed)
     say("calibration: " + ("the same" if found["calibration"]["equal"] else "another"))
+    say("thresholds: " + ("; ".join(found["thresholds"]) if found["thresholds"] else "the same"))
     if found["metrics"]:
         table = Table("metric", "one", "other", box=SIMPLE_HEAD)
         for name, values in found["metrics"].items():

@@ -26,7 +26,7 @@ MOVED = 10
 
 def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress: Progress = silent) -> dict[str, Any]:
     """The differences as plain values: `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `calibration`,
-    `metrics`, and, with a log, `scores`. Of trees of settings each entry is a line, `key: one, other`."""
+    `thresholds`, `metrics`, and, with a log, `scores`. Of trees of settings each entry is a line, `key: one, other`."""
     found: dict[str, Any] = {
         "schema": list(differences(one.market.to_dict(), other.market.to_dict())),
         "vocabulary": _vocabulary(one, other),
@@ -35,6 +35,7 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
         "training": list(differences(one.training.get("training", {}), other.training.get("training", {}))),
         "weights": _weights(one, other),
         "calibration": _calibration(one, other),
+        "thresholds": list(differences(_thresholds(one), _thresholds(other))),
         "metrics": _metrics(one, other),
     }
     return (
@@ -95,13 +96,18 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _calibration(one: Bundle, other: Bundle) -> dict[str, Any]:
-    """The three scores of some raw scores by either bundle."""
+    """Whether the maps to percentile and probability are the same, and the three scores of some raw scores by either."""
+    maps = [None if bundle.calibration is None else bundle.calibration.to_dict() for bundle in (one, other)]
     raw = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99])
     values = {}
     for name, bundle in (("one", one), ("other", other)):
         columns = {} if bundle.calibration is None else bundle.calibration.columns(raw)
         values[name] = {column: found.tolist() for column, found in columns.items()}
-    return {"equal": values["one"] == values["other"], "raw_score": raw.tolist(), **values}
+    return {"equal": maps[0] == maps[1], "raw_score": raw.tolist(), **values}
+
+
+def _thresholds(bundle: Bundle) -> Any:
+    return {} if bundle.thresholds is None else bundle.thresholds.to_dict()
 
 
 def _metrics(one: Bundle, other: Bundle) -> dict[str, Any]:

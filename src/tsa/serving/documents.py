@@ -20,5 +20,5 @@ def document(result: Answer | Problem, request_id: str) -> dict[str, Any]:
 def only(results: Sequence[Answer | Problem], documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The answer to a request of one payment. RefusedError where it has a problem."""
     if isinstance(results[0], Problem):
-        raise RefusedError.of(results[0])
+        raise RefusedError.of(results[0], counted=True)
     return documents[0]

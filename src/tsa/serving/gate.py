@@ -6,6 +6,7 @@ value. What went wrong inside is logged as the kind of error and where, without 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -62,6 +63,10 @@ class Gate:
         try:
             self._admit(exchange)
             await self._app(scope, receive, answer)
+        except asyncio.CancelledError:  # the server ends, and waits for this request no longer
+            if exchange.status:
+                raise
+            await self._refuse(_stopping(), exchange, answer)
         except Exception as error:
             if exchange.status:
                 raise
@@ -98,7 +103,8 @@ class Gate:
             service.batcher.check_room()  # while the queue is full, no work at all is done for what will be refused
 
     async def _refuse(self, refused: RefusedError, exchange: Exchange, send: Send) -> None:
-        self._service.metrics.refusals.labels(refused.rule).inc()
+        if not refused.counted:
+            self._service.metrics.refusals.labels(refused.rule).inc()
         body = encode(refused.document(exchange.request_id))
         headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]

@@ -20,7 +20,8 @@ from tsa.serving.formats import CSV, JSON, LINES, PARQUET, Rows
 
 READ, WRITTEN = (JSON, LINES, CSV, PARQUET), (JSON, LINES, CSV)
 """Formats of bodies and of answers."""
-COLUMNS = ("id", "raw_score", "percentile", "probability", "decision", "version", "problem")
+PROBLEM = "problem"
+COLUMNS = ("id", "raw_score", "percentile", "probability", "decision", "version", PROBLEM)
 PREDICTIONS = "predictions"
 INSTANCES = "instances"
 """Some clients put their list under this name."""
@@ -57,8 +58,10 @@ def written(out: str, documents: Sequence[dict[str, Any]]) -> tuple[bytes, str]:
     if out == LINES:
         return formats.lines_of(documents), LINES
     if out == CSV:
-        own = any("raw_score" in found or "problem" in found for found in documents)
-        columns = COLUMNS if own else tuple(documents[0])
+        imported = next((found for found in documents if "raw_score" not in found and PROBLEM not in found), None)
+        columns = COLUMNS if imported is None else tuple(imported)
+        if PROBLEM not in columns and any(PROBLEM in found for found in documents):
+            columns = (*columns, PROBLEM)
         return formats.csv_of(documents, columns, _cell), "text/csv; charset=utf-8"
     return orjson.dumps({PREDICTIONS: documents}), JSON
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tsa.errors import ConfigError
@@ -32,11 +33,15 @@ def library() -> Any:
     return prometheus_client
 
 
-def several_workers() -> tempfile.TemporaryDirectory[str]:
-    """Let the processes started from now on add up their figures in a folder, which is removed with the object."""
-    folder = tempfile.TemporaryDirectory(prefix="tsa-metrics-")
-    os.environ[FOLDER] = folder.name
-    return folder
+@contextmanager
+def several_workers() -> Iterator[None]:
+    """Let the processes started within add up their figures, in a folder that is then removed."""
+    with tempfile.TemporaryDirectory(prefix="tsa-metrics-") as folder:
+        os.environ[FOLDER] = folder
+        try:
+            yield
+        finally:
+            del os.environ[FOLDER]
 
 
 def forget_worker(pid: int | None) -> None:

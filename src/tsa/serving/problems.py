@@ -40,13 +40,15 @@ class RefusedError(Exception):
         self.field, self.value = field, None if value is None else shown(value)
         self.headers = dict(headers or {})
         self.more = dict(more or {})
+        self.counted = False
+        """Whether the metrics know of it already."""
 
     @classmethod
-    def of(cls, problem: Problem) -> RefusedError:
-        """The refusal of a request whose only payment breaks a rule."""
+    def of(cls, problem: Problem, *, counted: bool = False) -> RefusedError:
+        """The refusal of a request whose only payment breaks a rule. counted: whether the metrics know of it already."""
         status = STATUSES.get(problem.rule, BROKEN_RULE)
         found = cls(status, problem.rule, f"{problem.field} {problem.text}", field=problem.field)
-        found.value = problem.value
+        found.value, found.counted = problem.value, counted
         return found
 
     def document(self, request_id: str) -> dict[str, Any]:

@@ -198,6 +198,6 @@ def _refused(results: Sequence[Answer | Problem], exchange: Exchange) -> Refused
         if isinstance(result, Problem)
     ]
     first = next(result for result in results if isinstance(result, Problem))
-    found = RefusedError.of(first)
+    found = RefusedError.of(first, counted=True)
     found.more = {"error": found.detail, "problems": problems}
     return found

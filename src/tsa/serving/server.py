@@ -7,6 +7,7 @@ socket, finishes what it accepted, and ends. A second signal ends the wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -22,7 +23,7 @@ from tsa.serving.app import create_app
 from tsa.serving.metrics import several_workers
 from tsa.serving.service import Service
 from tsa.serving.settings import ServeSettings
-from tsa.serving.workers import supervise
+from tsa.serving.workers import listen, supervise
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ class Server(uvicorn.Server):
         self.service: Service | None = None
         """While it serves: what its routes share."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._end: float | None = None
 
     async def serve(self, sockets: list[Any] | None = None) -> None:
         """Serve until a signal, and to the end of what was accepted."""
@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
         try:
             await super().serve(sockets)
         finally:
-            service.close(None if self._end is None else self._end - time.monotonic())
+            service.close()
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Say where it listens."""
@@ -77,8 +77,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, which is no failure: the process ends with 0. The second one hurries it."""
         service, loop = self.service, self._loop
-        if self._end is None:
-            self._end = time.monotonic() + self.settings.drain_seconds + self.settings.stop_seconds
+        if service is not None and service.ends_at is None:
+            service.ends_at = time.monotonic() + self.settings.drain_seconds + self.settings.stop_seconds
         if service is None or loop is None or service.draining or not self.settings.drain_seconds:
             self.force_exit = self.should_exit
             self.should_exit = True
@@ -116,11 +116,12 @@ def _prepare(settings: ServeSettings) -> None:
 
 
 def run(settings: ServeSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what opening the bundle or the history store raises, and OSError for the port."""
+    """Serve until SIGTERM or SIGINT. Raises what opening the bundle or the history store raises, and ConfigError for the port."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         logger.warning("running as root: a user without rights is enough, and safer")
     if settings.workers == 1:
-        Server(settings).run()
+        with contextlib.closing(listen(settings)) as listening:
+            Server(settings).run(sockets=[listening])
         return
     Service(settings).close()  # what is wrong with the settings is said once, and here
     with several_workers():

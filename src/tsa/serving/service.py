@@ -60,6 +60,8 @@ class Service:
         self.reasoner = Reasoner(self.store)
         self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
         self.draining = False
+        self.ends_at: float | None = None
+        """Once it is to end: when, of `time.monotonic`, at the latest."""
         self._take_over(scorer)
         self.batcher: Batcher[Entry, Result] = Batcher(
             self._work,
@@ -182,9 +184,9 @@ class Service:
             self._take_over(before)
             raise
 
-    def close(self, within: float | None = None) -> None:
-        """Finish what was accepted, and let go of everything, `within` so many seconds: `stop_seconds`, unless said."""
-        end = time.monotonic() + (self.settings.stop_seconds if within is None else within)
+    def close(self) -> None:
+        """Finish what was accepted, until `ends_at` or for `stop_seconds`, and let go of everything."""
+        end = time.monotonic() + self.settings.stop_seconds if self.ends_at is None else self.ends_at
         for closing in (self.batcher, self.reasoner, self.shadow):
             if closing is not None:
                 closing.close(max(LEAST_CLOSING_SECONDS, end - time.monotonic()))

@@ -18,13 +18,15 @@ from tsa.serving.settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+MOST_SECONDS = 30.0
+"""How long workers may take to end, whatever their settings, which allow no more."""
 SHORT_LIFE_SECONDS = 2.0
 """A worker that ends sooner is not replaced at once, so that a broken one does not keep a machine busy."""
 
 
 def supervise(settings: ServeSettings) -> None:
     """Run the workers until a signal; returns when all have ended. Raises ConfigError where the address is taken."""
-    listening = _socket(settings)
+    listening = listen(settings)
     ending = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -41,13 +43,14 @@ def supervise(settings: ServeSettings) -> None:
                     forget_worker(worker.pid)
                     workers[at], begun[at] = _start(settings, listening), time.monotonic()
     finally:
-        _end(workers, settings.drain_seconds + settings.stop_seconds + 5)
+        _end(workers, MOST_SECONDS)
         listening.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _socket(settings: ServeSettings) -> socket.socket:
+def listen(settings: ServeSettings) -> socket.socket:
+    """The socket that all workers accept connections from. Raises ConfigError where the address is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     found = socket.socket(family)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +61,6 @@ def _socket(settings: ServeSettings) -> socket.socket:
         raise ConfigError(f"port must be free on {settings.host}, however: {settings.port}: {error.strerror}") from None
     found.listen(2048)
     found.set_inheritable(True)
-    logger.info("listening on %s", found.getsockname()[:2])
     return found
 
 
