@@ -183,12 +183,12 @@ def _privacy_findings(market: Tables) -> Iterator[str]:
     if privacy is None:
         return
     excluded = [("features.exclude", rule.column) for rule in features.exclude]
-    forbidden = {name.casefold() for name in privacy.forbidden}
+    forbidden = {name.strip().casefold() for name in privacy.forbidden}
     told = [] if market.wire is None else [("wire", field) for field in _history_fields(market)]
     outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
     for use, column in [*_uses(market), *excluded, *outcome, *told]:
-        # customer.gender is gender too
-        if column is not None and {name := column.casefold(), name.rpartition(".")[2]} & forbidden:
+        # customer.gender and gender.code are gender too
+        if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden, however: {column!r}"
     keys = {history.key for history in market.history if history.key is not None}
     veiled = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}

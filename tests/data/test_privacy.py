@@ -199,6 +199,16 @@ def test_without_a_secret_nothing_is_read(
             "features: must not be one of privacy.forbidden, however: 'customer.Gender'",
         ),
         (
+            {**LOG, "features": {**LOG["features"], "engineered": ["gender.code", " Gender "]}},
+            {"forbidden": ["gender "]},
+            "features: must not be one of privacy.forbidden, however: ' Gender '",
+        ),
+        (
+            {**LOG, "features": {**LOG["features"], "engineered": ["gender.code"]}},
+            {"forbidden": ["gender"]},
+            "features: must not be one of privacy.forbidden, however: 'gender.code'",
+        ),
+        (
             {**TABLE, "wire": {**TABLE["wire"], "exceptions": {"device": "gender"}}},
             {"forbidden": ["gender"]},
             "wire: must not be one of privacy.forbidden, however: 'gender'",

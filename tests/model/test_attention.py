@@ -58,6 +58,16 @@ def test_says_what_the_formula_says(time, n_heads):
 
 
 @pytest.mark.parametrize("time", TIMES)
+def test_what_stands_for_the_age_of_padding_makes_no_difference(time):
+    padding, age = history()
+    x, attention = torch.randn(4, 7, 8), TemporalAttention(8, 2, time=time)
+    expected = attention.last(x, Surroundings.of(padding, age, time))
+    for odd in (torch.nan, torch.inf, -1e30):
+        around = Surroundings.of(padding, age.masked_fill(padding, odd), time)
+        assert torch.equal(attention.last(x, around), expected)
+
+
+@pytest.mark.parametrize("time", TIMES)
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_the_last_position_alone_has_the_same_value_and_gradients(time, norm):
     padding, age = history()

@@ -202,6 +202,14 @@ def dropped(*keys: str) -> Any:
     return lambda table: [table.pop(key) for key in keys]
 
 
+def nested(levels: int) -> list[Any]:
+    """Small in a file, since each level holds the next one ten times over; spelled out it is 10^levels long."""
+    found: list[Any] = []
+    for _ in range(levels):
+        found = [found] * 10
+    return found
+
+
 BROKEN = {
     "index beyond the table": (
         "cat_to_index.json",
@@ -263,6 +271,26 @@ BROKEN = {
         lambda t: t["coefficients"].pop(),
         "as many coefficients as knots less 4",
     ),
+    "scales by number": (
+        "preprocessor.pkl",
+        lambda t: t.update(seq_num_min_=dict(enumerate(t["seq_num_min_"]))),
+        "seq_num_min_ must be a list of numbers",
+    ),
+    "scales that are truths": (
+        "preprocessor.pkl",
+        lambda t: t.update(seq_num_min_=np.ones(36, bool)),
+        "seq_num_min_ must hold finite numbers",
+    ),
+    "scale of many levels": (
+        "preprocessor.pkl",
+        lambda t: t.update(seq_num_scale_=[*t["seq_num_scale_"][:4], nested(12), *t["seq_num_scale_"][5:]]),
+        r"must hold finite numbers, however: .{1,80} at 4$",
+    ),
+    "default that is a list": (
+        "default_value_dict.json",
+        lambda t: t.update(c3=["a"]),
+        r"'c3' must be a text or a number, however: \['a'\]",
+    ),
     "knots missing": ("bspline_parameters.json", dropped("knots"), "must hold knots, coefficients and degree"),
 }
 
@@ -273,6 +301,44 @@ def test_what_does_not_fit_is_named(original: Original, case: str) -> None:
     change(original.folder, name, edit)
     with pytest.raises(ArtefactError, match=text):
         import_original(original.folder, original.market)
+
+
+@pytest.mark.parametrize("spelled", [160.0, "160"])
+def test_a_row_beyond_the_table_is_found_however_its_size_is_spelled(original: Original, spelled: object) -> None:
+    assert original.config["n_embedding"] == int(float(str(spelled)))
+    change(original.folder, "config.json", lambda t: t.update(n_embedding=spelled))
+    change(original.folder, "cat_to_index.json", lambda t: t["c3"].update(b=500))
+    with pytest.raises(ArtefactError, match=r"rows of 'c3' must be .* 124, however: 'b': 500"):
+        import_original(original.folder, original.market)
+
+
+@pytest.mark.parametrize("kind", ["complex", "sparse"])
+def test_tensors_of_other_kinds_are_told(original: Original, kind: str) -> None:
+    bias = original.state["clf.3.bias"]
+    other = bias.to(torch.complex64) if kind == "complex" else bias.to_sparse()
+    torch.save(original.state | {"clf.3.bias": other}, original.folder / "best.pt")
+    with pytest.raises(ArtefactError, match=r"clf\.3\.bias must hold plain numbers"):
+        import_original(original.folder, original.market)
+
+
+def test_a_time_that_is_none_is_told_with_the_rest(original: Original) -> None:
+    table = original.market.to_dict() | {"wire": {"separator": "~"}}
+    for name, value in (("time", "soon"), ("c3", None)):
+        change(original.folder, "default_value_dict.json", lambda t, name=name, value=value: t.update({name: value}))
+    with pytest.raises(ArtefactError, match="2 findings") as error:
+        import_original(original.folder, Market.from_dict(table))
+    assert "default_value_dict: 'time' must be a number, however: 'soon'" in str(error.value)
+
+
+def test_features_that_are_veiled_are_known_by_their_pseudonyms(
+    original: Original, payments: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_TESTS", "a secret that is long enough for HMAC")
+    veiled = {"privacy": {"pseudonymise": ["c3", "c4"], "secret_env": "SECRET_OF_TESTS"}}
+    made = import_original(original.folder, Market.from_dict(original.market.to_dict() | veiled))
+    assert not set(original.cat_to_index["c3"]) & set(made.encoder.categorical_vocabularies[3].values)
+    plain = Scorer(import_original(original.folder, original.market)).score(payments)
+    np.testing.assert_array_equal(Scorer(made).score(payments)["raw_score"], plain["raw_score"])
 
 
 def test_everything_is_told_at_once(original: Original, tmp_path: Path) -> None:

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import logging
 import math
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tsa.data.encoder import Encoder
+from tsa.data.pseudonyms import Pseudonyms
 from tsa.data.scaling import GivenScaler, Scaling
 from tsa.data.vocabulary import GivenVocabulary
 from tsa.errors import ArtefactError
 from tsa.schema import Market, Numerical
 
 _log = logging.getLogger(__name__)
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 80, 80
 
 SCALES = {"numerical": ("seq_num_scale_", "seq_num_min_"), "engineered": ("num_static_scale_", "num_static_min_")}
 """By kind of feature, the names in the preprocessor of what x is multiplied with and of what is then added."""
@@ -34,13 +41,14 @@ def original_encoder(
 
     What the market says of transforms, scales and rare values is for models that are trained here, and does not count.
     cat_to_index: feature → value → row of the table. defaults: feature → what a missing value counts as. preprocessor:
-    `SCALES` names → one number per feature. ArtefactError lists everything that is missing or does not fit.
+    `SCALES` names → one number per feature. ArtefactError lists everything that is missing or does not fit; ConfigError
+    where the market asks for pseudonyms and there is no secret.
     """
     refuse(
         encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
         f"artefacts for market {market.name}",
     )
-    integers = numeric_categoricals(market)
+    integers, veil = numeric_categoricals(market), Pseudonyms.of(market)
     for feature in (*market.features.numerical, *market.features.engineered):
         if feature.transform != "none":
             _log.warning("%s: transform=%r is left out, an imported model has none", feature.name, feature.transform)
@@ -48,18 +56,29 @@ def original_encoder(
         market_name=market.name,
         market_fingerprint=market.fingerprint,
         categorical_vocabularies=tuple(
-            GivenVocabulary(
-                name=feature.name,
-                values=tuple(cat_to_index[feature.name]),
-                rows=tuple(int(row) for row in cat_to_index[feature.name].values()),
-                default=str(defaults[feature.name]),
-                integers=feature.name in integers,
+            _vocabulary(
+                feature.name, cat_to_index[feature.name], str(defaults[feature.name]), feature.name in integers, veil
             )
             for feature in market.features.categorical
         ),
         calendar_vocabularies=(),
         numerical_scaling=_scaling("numerical", market.features.numerical, defaults, preprocessor),
         engineered_scaling=_scaling("engineered", market.features.engineered, defaults, preprocessor),
+    )
+
+
+def _vocabulary(
+    name: str, rows: Mapping[str, int], default: str, integers: bool, veil: Pseudonyms | None
+) -> GivenVocabulary:
+    """A feature that the market pseudonymises is read as pseudonyms, so by these its values must be known."""
+    veiled = veil is not None and name in veil.columns
+    spelled = veil.of_text if veil is not None and veiled else str
+    return GivenVocabulary(
+        name=name,
+        values=tuple(map(spelled, rows)),
+        rows=tuple(map(int, rows.values())),
+        default=spelled(default),
+        integers=integers and not veiled,
     )
 
 
@@ -102,8 +121,11 @@ def encoder_findings(
     for feature in features.categorical:
         if cat_to_index is not None:
             found += _map_findings(feature.name, cat_to_index.get(feature.name))
-        if defaults is not None and defaults.get(feature.name) is None:
+        default = None if defaults is None else defaults.get(feature.name)
+        if defaults is not None and default is None:
             found.append(f"default_value_dict: {feature.name!r} has no default")
+        elif not isinstance(default, str | None) and not _is_number(default):
+            found.append(f"default_value_dict: {feature.name!r} must be a text or a number, however: {_shown(default)}")
     for kind, group in (("numerical", features.numerical), ("engineered", features.engineered)):
         if defaults is not None:
             found += _default_findings(group, defaults)
@@ -117,7 +139,7 @@ def _map_findings(name: str, rows: Any) -> Iterator[str]:
     if not isinstance(rows, Mapping):
         yield f"cat_to_index: {name!r} must be there with its values and rows, however: {_shown(rows)}"
         return
-    bad = [f"{value!r}: {row!r}" for value, row in rows.items() if not _is_row(row)]
+    bad = [f"{_shown(value)}: {_shown(row)}" for value, row in rows.items() if not _is_row(row)]
     if bad:
         yield f"cat_to_index: rows of {name!r} must be whole numbers from 0 on, however: {', '.join(bad[:5])}"
 
@@ -135,36 +157,40 @@ def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]
         if default is None:
             yield f"default_value_dict: {feature.name!r} has no default"
         elif not _is_number(default):
-            yield f"default_value_dict: {feature.name!r} must be a number, however: {default!r}"
+            yield f"default_value_dict: {feature.name!r} must be a number, however: {_shown(default)}"
 
 
 def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]:
     """Defaults of the market file are filled in as rows are read: they must be those that the model was trained with."""
     declared = {} if market.wire is None else market.wire.defaults
     texts = {feature.name for feature in market.features.categorical} - numeric_categoricals(market)
+    moment = defaults.get(market.event.time)
+    if market.wire is not None and moment is not None and not _is_number(moment):
+        yield f"default_value_dict: {market.event.time!r} must be a number, however: {_shown(moment)}"
     for name in (*market.features.names, market.event.time):
         given, own = defaults.get(name), declared.get(name)
-        if given is None or own is None or str(given) == own:
+        if given is None or own is None or (isinstance(given, str | int | float) and str(given) == own):
             continue
         if name in texts or not (_is_number(given) and _is_number(own) and float(given) == float(own)):
-            yield f"wire.defaults.{name}: must be {given!r} as in default_value_dict, however: {own!r}"
+            yield f"wire.defaults.{name}: must be {_shown(given)} as in default_value_dict, however: {own!r}"
 
 
 def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[str]:
-    if isinstance(values, str) or not hasattr(values, "__len__"):
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         yield f"preprocessor: {name} must be a list of numbers, however: {_shown(values)}"
     elif len(values) != length:
         yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature, however: {len(values)}"
     elif bad := [at for at, value in enumerate(values) if not _is_number(value)]:
-        yield f"preprocessor: {name} must hold finite numbers, however: {values[bad[0]]!r} at {bad[0]}"
+        yield f"preprocessor: {name} must hold finite numbers, however: {_shown(values[bad[0]])} at {bad[0]}"
 
 
 def _is_number(value: Any) -> bool:
     try:
-        return not isinstance(value, bool) and math.isfinite(float(value))
+        return not isinstance(value, bool | np.bool_) and math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):
         return False
 
 
 def _shown(value: Any) -> str:
-    return "it is missing" if value is None else repr(value)[:80]
+    """Shortened before it is spelled: what is nested deeply would take for ever."""
+    return "it is missing" if value is None else _BRIEF.repr(value)[:80]

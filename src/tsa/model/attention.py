@@ -38,7 +38,8 @@ class Surroundings:
     @classmethod
     def of(cls, padding: Tensor, age_seconds: Tensor, time: str, *, last_only: bool = False) -> Surroundings:
         """For a history: padding (B, L) bool, age_seconds (B, L). `last_only`: for the last position's queries alone."""
-        growth = age_growth(age_seconds) if time == "exponential" else None
+        known = age_seconds.masked_fill(padding & age_seconds.isnan(), 0.0)
+        growth = age_growth(known) if time == "exponential" else None
         distance = None
         if time == "log":
             queries = slice(-1, None) if last_only else slice(None)

@@ -178,11 +178,13 @@ class _Reader:
         for name, value in given:
             if tuple(value.shape) != shape:
                 self.findings.append(f"{name} must be {shape}, however: {tuple(value.shape)}")
+            elif value.layout != torch.strided or value.is_complex() or value.is_quantized:
+                self.findings.append(f"{name} must hold plain numbers, however: {value.dtype}, {value.layout}")
             elif not bool(torch.isfinite(value).all()):
                 self.findings.append(f"{name} holds numbers that are not finite")
             elif tuple(given[0][1].shape) == shape and not torch.equal(value, given[0][1]):
                 self.findings.append(f"{name} must equal {given[0][0]}")
-        return given[0][1].detach().clone().float() if given else torch.empty(shape)
+        return torch.empty(shape) if self.findings else given[0][1].detach().clone().float()
 
     def _is_unused(self, name: str) -> bool:
         single = len(self.settings.histories) == 1

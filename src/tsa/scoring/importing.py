@@ -168,10 +168,10 @@ def _count_findings(market: Market, config: Mapping[str, Any]) -> Iterator[str]:
 
 def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Rows beyond the categorical ones of the table: those that follow belong to the numerical features."""
-    sizes = config["n_embedding"], config["n_num_features"]
-    if not all(isinstance(size, int) for size in sizes):
-        return
-    last = sizes[0] - sizes[1]
+    try:  # JSON may spell them 160.0 or "160"
+        last = int(float(config["n_embedding"])) - int(float(config["n_num_features"]))
+    except (TypeError, ValueError, OverflowError):
+        return  # a finding of its own
     for feature in market.features.categorical:
         rows = cat_to_index.get(feature.name)
         items = rows.items() if isinstance(rows, dict) else ()
