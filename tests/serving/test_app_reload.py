@@ -120,6 +120,20 @@ def test_after_the_change_histories_are_read_by_the_new_bundle(folder: Path) -> 
     assert online == pytest.approx(offline, abs=1e-6)
 
 
+def test_a_score_of_the_old_bundle_gets_no_reasons_of_the_new_one(folder: Path) -> None:
+    with endpoint(
+        folder / "bundle", history=f"sqlite:///{folder}/h.db", admin_token_env=("ADMIN_TOKEN",), watch_seconds=0
+    ) as client:
+        before = client.post("/v1/score?explain=true", json=payment("a")).json()
+        assert before["reasons"] is not None
+        point(folder, "second")
+        assert client.post("/v1/admin/reload", headers=TOKEN).status_code == 200
+        again = client.post("/v1/score?explain=true", json=payment("a")).json()
+        assert (again["raw_score"], again["version"]) == (before["raw_score"], before["version"])
+        assert again["reasons"] is None
+        assert client.post("/v1/score?explain=true", json=payment("b")).json()["reasons"] is not None
+
+
 def test_a_bundle_that_does_not_fit_is_refused_and_the_old_one_goes_on(folder: Path) -> None:
     made_bundle(folder / "carried", WIRE)
     (folder / "torn").mkdir()

@@ -88,11 +88,11 @@ async def add_reasons(
     entries: Sequence[Entry | Problem],
     documents: Sequence[dict[str, Any]],
 ) -> None:
-    """Add the reasons to the answers of payments that have one; null where there is no time for them, and where a history
-    could not be read: scores come first."""
+    """Add the reasons to the answers of payments that have one; null where there is no time for them, where a history could
+    not be read (scores come first), and where a payment that is repeated was scored by another bundle."""
     pairs = zip(entries, documents, strict=True)
     scored = [(entry, found) for entry, found in pairs if isinstance(entry, Entry) and "problem" not in found]
-    told = [(entry, found) for entry, found in scored if not found["degraded"]]
+    told = [pair for pair in scored if not pair[1]["degraded"] and pair[1]["version"] == service.version]
     for _, found in scored:
         found.update(UNTOLD)
     try:

@@ -69,7 +69,7 @@ class Service:
             max_queue=settings.max_queue,
             queue_seconds=settings.queue_ms / 1000,
             wait_seconds=settings.wait_ms / 1000,
-            observe=self.metrics.batch,
+            observe=self._observe,
         )
 
     def _load(self) -> Scorer:
@@ -116,6 +116,10 @@ class Service:
             if isinstance(result, Problem):
                 self.metrics.refusals.labels(result.rule).inc()
         return results
+
+    def _observe(self, size: int, seconds: float) -> None:
+        self.metrics.batch(size, seconds)
+        self.metrics.queue.set(self.batcher.waiting)  # each worker tells its own, whichever is asked for the sum
 
     def _work(self, entries: Sequence[Entry]) -> list[Result]:
         """In the model thread."""
