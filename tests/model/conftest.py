@@ -48,6 +48,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "recall": {**TWO, **DEFAULT_LIKE, "order_attention": "recall"},
     "concatenated": {**TWO, **DEFAULT_LIKE, "combine": "concat", "read_out": "token"},
     "factorised": {**TWO, "event_embedding": "factorise", "time_attention": "none", "norm": "pre"},
+    "ages encoded, no time in attention": {**TWO, "time_encoding": True, "time_attention": "none"},
+    "recall, ages encoded as well": {**TWO, **DEFAULT_LIKE, "order_attention": "recall", "time_encoding": True},
     "experts": {**TWO, "n_experts": 3, "experts_in": ("order", "feature", "gate")},
     "hierarchical experts": {"n_experts": 6, "n_expert_groups": 3, "expert_policy": "all"},
     "mlp": {"mlp": True, "biases": False, "read_out": "current"},

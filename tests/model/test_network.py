@@ -69,6 +69,15 @@ def test_what_stands_at_padding_changes_no_score(config, make_batch, value):
     torch.testing.assert_close(network(batch), expected, atol=1e-6, rtol=1e-6)
 
 
+def test_an_encoding_tells_of_ages_that_nothing_else_tells_of(small, make_batch):
+    for encoded in (False, True):
+        config = small(time_attention="none", time_encoding=encoded)
+        network, batch = TSANetwork(config).eval(), make_batch(config)
+        older = batch.histories["history"].age_seconds * 2
+        aged = Batch({"history": replace(batch.histories["history"], age_seconds=older)}, batch.engineered)
+        assert torch.equal(network(aged), network(batch)) != encoded
+
+
 def test_evaluation_is_deterministic(config, make_batch):
     network, batch = TSANetwork(config).eval(), make_batch(config)
     assert torch.equal(network(batch), network(batch))

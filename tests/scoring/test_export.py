@@ -28,6 +28,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "n_engineered": 4,
     },
     "reference with its gate": {"preset": "reference-two-history", "n_engineered": 4, **SMALL},
+    "ages encoded as well": {
+        "preset": "reference",
+        "n_engineered": 4,
+        "time_encoding": True,
+        "combine": "concat",
+        **SMALL,
+    },
 }
 
 
@@ -98,7 +105,9 @@ def test_what_angles_are_made_of_stays_as_it_is(exported: tuple[TSANetwork, byte
     nodes = onnx.load_model_from_string(quantise(graph)).graph.node
     made_by = {output: node.op_type for node in nodes for output in node.output}
     angles = [made_by[node.input[0]] for node in nodes if node.op_type in ("Sin", "Cos")]
-    assert angles == ["MatMul"] * (4 if network.config.event_embedding == "sum" else 0)
+    assert len(angles) == 4 * (network.config.event_embedding == "sum") + 2 * network.config.time_encoding
+    assert angles.count("MatMul") == (4 if network.config.event_embedding == "sum" else 0)
+    assert not {"MatMulInteger", "Mul"} & set(angles)
     assert "MatMulInteger" in made_by.values()
 
 

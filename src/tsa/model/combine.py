@@ -124,6 +124,7 @@ def gate_config(config: ModelConfig) -> ModelConfig:
         n_matched=0,
         norm="post",
         time_attention="none",
+        time_encoding=False,
         read_out="token",
         n_experts=config.n_experts if "gate" in config.experts_in else 0,
         n_expert_groups=config.n_expert_groups if "gate" in config.experts_in else 1,

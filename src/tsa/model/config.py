@@ -68,6 +68,7 @@ class ModelConfig:
     norm, activation        of the order attention's layers; the feature attention's are always pre-norm
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
                             "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
+    time_encoding           add to each event, as embedded, a learned periodic encoding of its age (Time2Vec)
     order_attention         "self": in each layer every event attends to every event (reference); "recall": the current
                             event alone attends, layer after layer, to the events as embedded, for a fraction of the work
     n_members               "recall" only: M small networks in one, each with its own passes over the events as embedded and
@@ -108,6 +109,7 @@ class ModelConfig:
     norm: str = "post"
     activation: str = "relu"
     time_attention: str = "exponential"
+    time_encoding: bool = False
     order_attention: str = "self"
     n_members: int = 1
     read_out: str = "token"

@@ -15,6 +15,7 @@ from tsa.model.config import ModelConfig
 from tsa.model.embedding import event_embedding
 from tsa.model.layers import TOKENS_AT_ONCE, stack
 from tsa.model.recall import Recall
+from tsa.model.time import DAY_SECONDS, OLDEST_SECONDS, TimeEncode
 
 
 def _tokens_at_once() -> int:
@@ -32,6 +33,7 @@ class OrderAttention(nn.Module):
         super().__init__()
         width = config.event_width
         self.time = config.time_attention
+        self.age = TimeEncode(width) if config.time_encoding else None
         self.events = event_embedding(config)
         self.token = nn.Parameter(torch.randn(1, width)) if config.read_out == "token" else None
         self.recalls = config.order_attention == "recall"
@@ -51,6 +53,14 @@ class OrderAttention(nn.Module):
         # a few payments at a time: their values stay in the processor's cache
         return torch.cat([self._read(part, table) for part in history.split(at_once)])
 
+    def aged(self, events: Tensor, age_seconds: Tensor) -> Tensor:
+        """Events as embedded (B, L, E), each with what its age (B, L) is encoded as, where there is such an encoding."""
+        if self.age is None:
+            return events
+        days = age_seconds.clamp(0.0, OLDEST_SECONDS) / DAY_SECONDS
+        aged: Tensor = events + self.age(torch.log1p(days).to(events.dtype))
+        return aged
+
     def sequence(self, history: History, table: Tensor) -> Tensor:
         """All positions: (B, L, E), or (B, L + 1, E) with the learned token last. For order_attention="self" only."""
         x, around = self._start(history, table)
@@ -63,7 +73,8 @@ class OrderAttention(nn.Module):
         return out
 
     def _start(self, history: History, table: Tensor) -> tuple[Tensor, Surroundings]:
-        x, padding, age = self.events(history, table), history.padding, history.age_seconds
+        padding, age = history.padding, history.age_seconds
+        x = self.aged(self.events(history, table), age.masked_fill(padding, 0.0))
         if self.token is not None:
             x = torch.cat([x, self.token.to(x.dtype).expand(x.shape[0], 1, -1)], dim=1)
             padding, age = functional.pad(padding, (0, 1)), functional.pad(age, (0, 1))

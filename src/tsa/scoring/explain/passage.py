@@ -173,6 +173,7 @@ class Passage:
         x = embedded(order.events, at[Place(kind, k)], self.network.config.n_categorical)
         presence = functional.pad(POWER * at[Place("presence", k)].clamp_min(ABSENT).log(), (0, 1))
         age = self.histories[k].age_seconds.expand(len(x), -1)
+        x = order.aged(x, age)
         if order.token is not None:
             x = torch.cat([x, order.token.to(x.dtype).expand(len(x), 1, -1)], dim=1)
             presence, age = functional.pad(presence, (0, 1)), functional.pad(age, (0, 1))
