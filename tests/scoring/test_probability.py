@@ -34,7 +34,8 @@ def made(n: int = 40_000, *, level: float = -4.0, seed: int = 0) -> tuple[Floats
 def test_golden(golden_scores: dict[str, Any]) -> None:
     fitted = BSplineMap.original(golden_scores["bspline_parameters"])
     found = fitted([one["raw"] for one in golden_scores["expected"]])
-    assert found.tolist() == [one["probability"] for one in golden_scores["expected"]]
+    # the last bit of NumPy's exp is not the same on every processor
+    np.testing.assert_allclose(found, [one["probability"] for one in golden_scores["expected"]], rtol=1e-15, atol=0)
     assert fitted.to_original() == golden_scores["bspline_parameters"]
 
 
