@@ -13,27 +13,27 @@ LINE = "line"
 QUOTE = '"'
 
 
-def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) -> None:
-    """DataError where a row of the table has fewer than `count` fields: Polars would read its last ones as missing.
+def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) -> bool:
+    """Whether there is a quote anywhere. DataError where a row of the table has fewer than `count` fields: Polars would read
+    its last ones as missing.
 
     quoted: whether a field may stand in quotes, separators and all. Empty lines are left to the rules for rows.
     """
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
     line = pl.col(LINE)
     # quotes cost time and are rare: what a field holds in quotes does not count, and others are letters like any
-    fields = rf'(^|{re.escape(separator)})"(?:[^"]|"")*"'
-    bare = pl.when(line.str.contains(QUOTE, literal=True)).then(line.str.replace_all(fields, "$1")).otherwise(line)
-    bare = bare if quoted else line
+    fields, has_quote = rf'(^|{re.escape(separator)})"(?:[^"]|"")*"', line.str.contains(QUOTE, literal=True)
+    bare = pl.when(has_quote).then(line.str.replace_all(fields, "$1")).otherwise(line) if quoted else line
     suspicious = (line != "") & (bare.str.count_matches(separator, literal=True) + 1 < count)
-    if not lines.select(suspicious.any()).collect(engine="streaming").item():
-        return
+    found = lines.select(short=suspicious.any(), quotes=has_quote.any()).collect(engine="streaming")
     # which of them are parts of rows that go over several lines, in quotes, only reading from the start tells
-    if short := _short_rows(lines, separator, count, path, quoted):
+    if found["short"].item() and (short := _short_rows(lines, separator, count, path, quoted)):
         number, has = short[0]
         raise DataError(
             f"{path}: the first line has {count} fields, and so must all others, however: line {number} has {has} "
             f"(and {len(short) - 1} more lines have fewer): is the file whole?"
         )
+    return bool(found["quotes"].item())
 
 
 def _short_rows(lines: pl.LazyFrame, separator: str, count: int, path: str, quoted: bool) -> list[tuple[int, int]]:

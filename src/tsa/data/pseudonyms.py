@@ -92,7 +92,14 @@ class VeiledSource(Source):
     def over(cls, source: Source, pseudonyms: Pseudonyms) -> VeiledSource:
         """The source with its veil."""
         schema = {name: pl.String() if name in pseudonyms.columns else type_ for name, type_ in source.schema.items()}
-        return cls(kind=source.kind, paths=source.paths, schema=schema, pseudonyms=pseudonyms, raw=source.schema)
+        return cls(
+            kind=source.kind,
+            paths=source.paths,
+            schema=schema,
+            has_quotes=source.has_quotes,
+            pseudonyms=pseudonyms,
+            raw=source.schema,
+        )
 
     def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
         """As `Source.scan`. Of a row whose fields are shifted, or go over several lines, nothing is told but that it is so."""

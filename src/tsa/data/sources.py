@@ -43,6 +43,8 @@ class Source:
     kind: str
     paths: tuple[str, ...]
     schema: dict[str, pl.DataType]
+    has_quotes: bool = False
+    """Of a table separated by tabs: whether there is one anywhere."""
     carried: tuple[str, ...] = ()
     """Columns that are no market's, and go along to the clean table as they are."""
     noted: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +62,7 @@ class Source:
         """These columns, those that the files lack left out, in file order."""
         present = [name for name in (*columns, *self.carried, EXTRA) if name in self.schema]
         wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
-        return _scan(self.kind, list(self.paths), wanted).select(present)
+        return _scan(self.kind, list(self.paths), wanted, self.has_quotes).select(present)
 
 
 def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
@@ -103,26 +105,29 @@ def _kind(path: str) -> str:
 
 def open_sources(logs: Sequence[str], columns: Sequence[str]) -> list[Source]:
     """All files of the logs as few sources, in order. Raises DataError for a file that is missing, empty or torn."""
-    opened = [Source(kind=kind, paths=(path,), schema=_schema(path, kind, columns)) for path, kind in find_files(logs)]
-    grouped = groupby(opened, key=lambda source: (source.kind, tuple(source.schema.items())))
+    opened = [_opened(path, kind, columns) for path, kind in find_files(logs)]
+    grouped = groupby(opened, key=lambda source: (source.kind, source.has_quotes, tuple(source.schema.items())))
     joined = []
-    for (kind, schema), group in grouped:
+    for (kind, has_quotes, schema), group in grouped:
         paths = tuple(path for source in group for path in source.paths)
-        joined.append(Source(kind=kind, paths=paths, schema=dict(schema)))
+        joined.append(Source(kind=kind, paths=paths, schema=dict(schema), has_quotes=has_quotes))
     return joined
 
 
-def _schema(path: str, kind: str, columns: Sequence[str]) -> dict[str, pl.DataType]:
+def _opened(path: str, kind: str, columns: Sequence[str]) -> Source:
     try:
         if kind == "json":
-            return _json_schema(path, columns)
+            return Source(kind=kind, paths=(path,), schema=_json_schema(path, columns))
         if kind == "parquet":
-            return dict(_scan(kind, [path], {}).collect_schema())
+            return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
         mark, quote = SEPARATORS[kind], QUOTES[kind]
         header = pl.scan_csv(path, separator=mark, quote_char=quote, infer_schema=False, glob="://" in path)
-        names = pl.Series(header.collect_schema().names(), dtype=pl.String)
-        refuse_short(path, mark, len(names), quoted=quote is not None)
-        return dict.fromkeys([*(names if quote else unquoted(names)), EXTRA], pl.String())
+        names = pl.DataFrame({"name": header.collect_schema().names()}, schema={"name": pl.String})
+        quotes = refuse_short(path, mark, len(names), quoted=quote is not None) and quote is None
+        if quotes:
+            names = names.select(unquoted(pl.col("name")))
+        schema: dict[str, pl.DataType] = dict.fromkeys([*names["name"].to_list(), EXTRA], pl.String())
+        return Source(kind=kind, paths=(path,), schema=schema, has_quotes=quotes)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
 
@@ -135,7 +140,7 @@ def _json_schema(path: str, columns: Sequence[str]) -> dict[str, pl.DataType]:
     return {name: pl.String() for name in names}
 
 
-def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], quotes: bool = False) -> pl.LazyFrame:
     globs = "://" in paths[0]  # local ones are resolved already
     if kind == "parquet":
         return pl.scan_parquet(paths, glob=globs, extra_columns="ignore")
@@ -148,14 +153,10 @@ def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType]) -> pl.
     # names may be in quotes too, so columns are told by their places
     lengths |= {"has_header": False, "skip_rows": 1, "quote_char": None}
     read = pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
-    return read.with_columns(pl.exclude(EXTRA).map_batches(unquoted, return_dtype=pl.String(), is_elementwise=True))
+    return read.with_columns(unquoted(pl.exclude(EXTRA))) if quotes else read
 
 
-def unquoted(texts: pl.Series) -> pl.Series:
-    """Texts (n,) without the quotes that some programs put around a whole field, and double inside it."""
-    if not texts.str.starts_with('"').any():
-        return texts
-    text = pl.col(texts.name)
+def unquoted(text: pl.Expr) -> pl.Expr:
+    """Texts without the quotes that some programs put around a whole field, and double inside it."""
     inner = text.str.slice(1, text.str.len_chars().cast(pl.Int64) - 2).str.replace_all('""', '"', literal=True)
-    whole = text.str.contains(r'(?s)^"(?:[^"]|"")*"$')
-    return texts.to_frame().select(pl.when(whole).then(inner).otherwise(text).alias(texts.name)).to_series()
+    return pl.when(text.str.contains(r'(?s)^"(?:[^"]|"")*"$')).then(inner).otherwise(text).name.keep()
