@@ -1,13 +1,18 @@
-"""Lines of a table with fewer fields than its header: refused, and nothing else is."""
+"""Lines of a table with fewer fields than its header are refused, and nothing else is; quotes where tabs separate."""
 
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
+import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tsa.data.lines import refuse_short
+from tsa.data.sources import open_sources
 from tsa.errors import DataError
 
 HEADER = "id,amount,label\n"
@@ -78,3 +83,22 @@ def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     """A row over two lines makes it read field by field, and then a field has its limit."""
     with pytest.raises(DataError, match=r"line 4 cannot be read: field larger than"):
         refuse_short(table(tmp_path, '"a\nb",1,0\n' + "x" * 200_000 + ",1,0\n"), ",", 3)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.tuples(*[st.text(alphabet='a" \x01', max_size=5) | st.sampled_from(['"x ""y"""', '""', '"a"'])] * 3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_table_of_tabs_holds_what_stands_between_them(rows: list[tuple[str, ...]], tmp_path: Path) -> None:
+    """Whatever quotes there are, and however the file is read for their sake: those around a whole field are taken off."""
+    path = tmp_path / "log.tsv"
+    path.write_text("\n".join("\t".join(row) for row in [("id", '"at"', "x"), *rows]) + "\n")
+    (source,) = open_sources([str(path)], [])
+    found = source.scan(["id", "at", "x"]).select(pl.all().fill_null("")).collect()
+    whole = re.compile(r'"(?:[^"]|"")*"')
+    expected = [tuple(v[1:-1].replace('""', '"') if whole.fullmatch(v) else v for v in row) for row in rows]
+    assert found.select("id", "at", "x").rows() == expected

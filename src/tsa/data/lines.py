@@ -36,6 +36,16 @@ def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) 
     return bool(found["quotes"].item())
 
 
+def has_lone_quotes(path: str, separator: str) -> bool:
+    """Whether a quote stands elsewhere than around a whole field, or doubled inside such a one, which holds no separator."""
+    whole, mark = rf'(^|{re.escape(separator)})"(?:[^"{re.escape(separator)}]|"")*"', "\x01"
+    line = pl.col(LINE)
+    left = line.str.replace_all(whole, f"${{1}}{mark}")
+    lone = left.str.contains(QUOTE, literal=True) | left.str.contains(f"{mark}[^{re.escape(separator)}]")
+    lines = pl.scan_lines(path, name=LINE, glob="://" in path).filter(line.str.contains(QUOTE, literal=True))
+    return bool(lines.select(lone.any()).collect(engine="streaming").item())
+
+
 def _short_rows(lines: pl.LazyFrame, separator: str, count: int, path: str, quoted: bool) -> list[tuple[int, int]]:
     """Of each row with fewer fields, empty ones apart, the number of its last line and how many it has. DataError."""
     text = (f"{line}\n" for batch in lines.collect_batches(maintain_order=True) for line in batch[LINE])

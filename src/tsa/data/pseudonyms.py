@@ -96,7 +96,7 @@ class VeiledSource(Source):
             kind=source.kind,
             paths=source.paths,
             schema=schema,
-            has_quotes=source.has_quotes,
+            lone_quotes=source.lone_quotes,
             pseudonyms=pseudonyms,
             raw=source.schema,
         )

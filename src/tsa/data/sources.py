@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from tsa.data.lines import refuse_short
+from tsa.data.lines import has_lone_quotes, refuse_short
 from tsa.errors import DataError
 
 KINDS = {
@@ -30,8 +30,6 @@ KINDS = {
 }
 COMPRESSED = ("gz", "zst")
 SEPARATORS = {"csv": ",", "tsv": "\t"}
-QUOTES = {"csv": '"', "tsv": None}
-"""In a table separated by tabs quotes are letters, so none can swallow what comes after it; see `unquoted`."""
 JSON_PEEK_ROWS = 1000
 EXTRA = "__extra"  # in CSV: what stands in a row behind the last column of the header
 
@@ -43,8 +41,8 @@ class Source:
     kind: str
     paths: tuple[str, ...]
     schema: dict[str, pl.DataType]
-    has_quotes: bool = False
-    """Of a table separated by tabs: whether there is one anywhere."""
+    lone_quotes: bool = False
+    """Of a table separated by tabs: whether quotes are letters, since not all of them are around whole fields."""
     carried: tuple[str, ...] = ()
     """Columns that are no market's, and go along to the clean table as they are."""
     noted: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +60,7 @@ class Source:
         """These columns, those that the files lack left out, in file order."""
         present = [name for name in (*columns, *self.carried, EXTRA) if name in self.schema]
         wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
-        return _scan(self.kind, list(self.paths), wanted, self.has_quotes).select(present)
+        return _scan(self.kind, list(self.paths), wanted, self.lone_quotes).select(present)
 
 
 def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
@@ -106,11 +104,11 @@ def _kind(path: str) -> str:
 def open_sources(logs: Sequence[str], columns: Sequence[str]) -> list[Source]:
     """All files of the logs as few sources, in order. Raises DataError for a file that is missing, empty or torn."""
     opened = [_opened(path, kind, columns) for path, kind in find_files(logs)]
-    grouped = groupby(opened, key=lambda source: (source.kind, source.has_quotes, tuple(source.schema.items())))
+    grouped = groupby(opened, key=lambda source: (source.kind, source.lone_quotes, tuple(source.schema.items())))
     joined = []
-    for (kind, has_quotes, schema), group in grouped:
+    for (kind, lone_quotes, schema), group in grouped:
         paths = tuple(path for source in group for path in source.paths)
-        joined.append(Source(kind=kind, paths=paths, schema=dict(schema), has_quotes=has_quotes))
+        joined.append(Source(kind=kind, paths=paths, schema=dict(schema), lone_quotes=lone_quotes))
     return joined
 
 
@@ -120,14 +118,17 @@ def _opened(path: str, kind: str, columns: Sequence[str]) -> Source:
             return Source(kind=kind, paths=(path,), schema=_json_schema(path, columns))
         if kind == "parquet":
             return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
-        mark, quote = SEPARATORS[kind], QUOTES[kind]
-        header = pl.scan_csv(path, separator=mark, quote_char=quote, infer_schema=False, glob="://" in path)
+        mark, tabs = SEPARATORS[kind], kind == "tsv"
+        header = pl.scan_csv(
+            path, separator=mark, quote_char=None if tabs else '"', infer_schema=False, glob="://" in path
+        )
         names = pl.DataFrame({"name": header.collect_schema().names()}, schema={"name": pl.String})
-        quotes = refuse_short(path, mark, len(names), quoted=quote is not None) and quote is None
-        if quotes:
+        quotes = refuse_short(path, mark, len(names), quoted=not tabs)
+        if tabs and quotes:
             names = names.select(unquoted(pl.col("name")))
         schema: dict[str, pl.DataType] = dict.fromkeys([*names["name"].to_list(), EXTRA], pl.String())
-        return Source(kind=kind, paths=(path,), schema=schema, has_quotes=quotes)
+        lone = tabs and quotes and has_lone_quotes(path, mark)
+        return Source(kind=kind, paths=(path,), schema=schema, lone_quotes=lone)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
 
@@ -140,7 +141,7 @@ def _json_schema(path: str, columns: Sequence[str]) -> dict[str, pl.DataType]:
     return {name: pl.String() for name in names}
 
 
-def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], quotes: bool = False) -> pl.LazyFrame:
+def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], lone_quotes: bool = False) -> pl.LazyFrame:
     globs = "://" in paths[0]  # local ones are resolved already
     if kind == "parquet":
         return pl.scan_parquet(paths, glob=globs, extra_columns="ignore")
@@ -148,12 +149,12 @@ def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], quotes
         return pl.scan_ndjson(paths, schema=dict(schema))
     # A field too many shifts all behind it. Polars notices only when it reads every column, so ask for one more.
     lengths: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
-    if QUOTES[kind]:
+    if not lone_quotes:
         return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
-    # names may be in quotes too, so columns are told by their places
+    # one that nothing closes would swallow what comes after it; names may be in quotes too, so columns are told by their places
     lengths |= {"has_header": False, "skip_rows": 1, "quote_char": None}
     read = pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
-    return read.with_columns(unquoted(pl.exclude(EXTRA))) if quotes else read
+    return read.with_columns(unquoted(pl.exclude(EXTRA)))
 
 
 def unquoted(text: pl.Expr) -> pl.Expr:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from tsa.data import columns
 from tsa.data.rules import needed_columns
-from tsa.data.sources import EXTRA, QUOTES, SEPARATORS, Source, find_files, open_sources
+from tsa.data.sources import EXTRA, SEPARATORS, Source, find_files, open_sources
 from tsa.data.wire.fields import Layout
 from tsa.data.wire.problems import Problems
 from tsa.errors import DataError
@@ -90,7 +90,7 @@ class WireFile:
 
     @property
     def _has_quotes(self) -> bool:
-        return self.source is not None and QUOTES.get(self.source.kind) is not None
+        return self.source is not None and self.source.kind == "csv"
 
     @property
     def _told(self) -> frozenset[str]:
