@@ -219,6 +219,16 @@ def test_a_quote_that_is_not_closed_is_told_of(tmp_path: Path) -> None:
     assert "line_break:country" in pl.read_parquet(tmp_path / "bad.parquet")["__reason"].item()
 
 
+def test_nor_does_one_in_a_column_that_only_excludes_rows(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    of = market(features={"exclude": [{"column": "unused", "values": ["test"]}]})
+    lines = log(6).select("unused", pl.exclude("unused")).write_csv().splitlines()
+    lines[2], lines[3] = lines[2].replace("x,", '"x,', 1), lines[3].replace("x,", 'x",', 1)
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="line_break:unused: must stand on one line"):
+        read_log(of, [path], tmp_path / "clean.parquet")
+
+
 def test_missing_columns_are_listed_with_look_alikes(read: Callable[..., CleanLog]) -> None:
     message = refused(read, log().rename({"amount": "Amount_", "card": "zzzzzzzz"}))
     assert "amount: missing; did you mean `Amount_`?" in message

@@ -13,9 +13,8 @@ LINE = "line"
 QUOTE = '"'
 
 
-def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) -> bool:
-    """Whether there is a quote anywhere. DataError where a row of the table has fewer than `count` fields: Polars would read
-    its last ones as missing.
+def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) -> None:
+    """DataError where a row of the table has fewer than `count` fields: Polars would read its last ones as missing.
 
     quoted: whether a field may stand in quotes, separators and all. Empty lines are left to the rules for rows.
     """
@@ -25,15 +24,15 @@ def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) 
     fields, has_quote = rf'(^|{re.escape(separator)})"(?:[^"]|"")*"', line.str.contains(QUOTE, literal=True)
     bare = pl.when(has_quote).then(line.str.replace_all(fields, "$1")).otherwise(line) if quoted else line
     suspicious = (line != "") & (bare.str.count_matches(separator, literal=True) + 1 < count)
-    found = lines.select(short=suspicious.any(), quotes=has_quote.any()).collect(engine="streaming")
+    if not lines.select(suspicious.any()).collect(engine="streaming").item():
+        return
     # which of them are parts of rows that go over several lines, in quotes, only reading from the start tells
-    if found["short"].item() and (short := _short_rows(lines, separator, count, path, quoted)):
+    if short := _short_rows(lines, separator, count, path, quoted):
         number, has = short[0]
         raise DataError(
             f"{path}: the first line has {count} fields, and so must all others, however: line {number} has {has} "
             f"(and {len(short) - 1} more lines have fewer): is the file whole?"
         )
-    return bool(found["quotes"].item())
 
 
 def has_lone_quotes(path: str, separator: str) -> bool:

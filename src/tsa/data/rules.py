@@ -144,7 +144,7 @@ def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Ru
         text = "a row must not have more fields than the header"
         found.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
         # a quote that nothing closes makes one field of all that follows up to the next one, other payments included
-        told = [name for name in shape.market.raw_columns if name not in shape.numbers and name in schema]
+        told = [name for name in read_columns(shape.market) if name not in shape.numbers and name in schema]
         text = "must stand on one line: is a quote not closed?"
         found += [
             Rule(

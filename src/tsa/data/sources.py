@@ -123,11 +123,11 @@ def _opened(path: str, kind: str, columns: Sequence[str]) -> Source:
             path, separator=mark, quote_char=None if tabs else '"', infer_schema=False, glob="://" in path
         )
         names = pl.DataFrame({"name": header.collect_schema().names()}, schema={"name": pl.String})
-        quotes = refuse_short(path, mark, len(names), quoted=not tabs)
-        if tabs and quotes:
+        refuse_short(path, mark, len(names), quoted=not tabs)
+        if tabs:
             names = names.select(unquoted(pl.col("name")))
         schema: dict[str, pl.DataType] = dict.fromkeys([*names["name"].to_list(), EXTRA], pl.String())
-        lone = tabs and quotes and has_lone_quotes(path, mark)
+        lone = tabs and has_lone_quotes(path, mark)
         return Source(kind=kind, paths=(path,), schema=schema, lone_quotes=lone)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error

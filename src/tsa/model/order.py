@@ -53,10 +53,12 @@ class OrderAttention(nn.Module):
         # a few payments at a time: their values stay in the processor's cache
         return torch.cat([self._read(part, table) for part in history.split(at_once)])
 
-    def aged(self, events: Tensor, age_seconds: Tensor) -> Tensor:
+    def aged(self, events: Tensor, age_seconds: Tensor, padding: Tensor | None = None) -> Tensor:
         """Events as embedded (B, L, E), each with what its age (B, L) is encoded as, where there is such an encoding."""
         if self.age is None:
             return events
+        if padding is not None:
+            age_seconds = age_seconds.masked_fill(padding, 0.0)
         days = age_seconds.clamp(0.0, OLDEST_SECONDS) / DAY_SECONDS
         aged: Tensor = events + self.age(torch.log1p(days).to(events.dtype))
         return aged
@@ -74,7 +76,7 @@ class OrderAttention(nn.Module):
 
     def _start(self, history: History, table: Tensor) -> tuple[Tensor, Surroundings]:
         padding, age = history.padding, history.age_seconds
-        x = self.aged(self.events(history, table), age.masked_fill(padding, 0.0))
+        x = self.aged(self.events(history, table), age, padding)
         if self.token is not None:
             x = torch.cat([x, self.token.to(x.dtype).expand(x.shape[0], 1, -1)], dim=1)
             padding, age = functional.pad(padding, (0, 1)), functional.pad(age, (0, 1))

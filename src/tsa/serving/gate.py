@@ -63,9 +63,10 @@ class Gate:
         try:
             self._admit(exchange)
             await self._app(scope, receive, answer)
-        except asyncio.CancelledError:  # the server ends, and waits for this request no longer
-            if exchange.status:
+        except asyncio.CancelledError:
+            if exchange.status or self._service.ends_at is None:
                 raise
+            # the server ends, and waits for this request no longer
             await self._refuse(_stopping(), exchange, answer)
         except Exception as error:
             if exchange.status:

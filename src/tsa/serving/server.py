@@ -23,7 +23,7 @@ from tsa.serving.app import create_app
 from tsa.serving.metrics import several_workers
 from tsa.serving.service import Service
 from tsa.serving.settings import ServeSettings
-from tsa.serving.workers import listen, supervise
+from tsa.serving.workers import bind, supervise
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +120,8 @@ def run(settings: ServeSettings) -> None:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         logger.warning("running as root: a user without rights is enough, and safer")
     if settings.workers == 1:
-        with contextlib.closing(listen(settings)) as listening:
-            Server(settings).run(sockets=[listening])
+        with contextlib.closing(bind(settings)) as own:
+            Server(settings).run(sockets=[own])
         return
     Service(settings).close()  # what is wrong with the settings is said once, and here
     with several_workers():

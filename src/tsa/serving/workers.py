@@ -26,7 +26,7 @@ SHORT_LIFE_SECONDS = 2.0
 
 def supervise(settings: ServeSettings) -> None:
     """Run the workers until a signal; returns when all have ended. Raises ConfigError where the address is taken."""
-    listening = listen(settings)
+    listening = bind(settings)
     ending = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -49,8 +49,9 @@ def supervise(settings: ServeSettings) -> None:
             signal.signal(number, handler)
 
 
-def listen(settings: ServeSettings) -> socket.socket:
-    """The socket that all workers accept connections from. Raises ConfigError where the address is taken."""
+def bind(settings: ServeSettings) -> socket.socket:
+    """The socket that workers listen on once they are ready; until then connections are refused, and do not hang. Raises
+    ConfigError where the address is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     found = socket.socket(family)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,7 +60,6 @@ def listen(settings: ServeSettings) -> socket.socket:
     except OSError as error:
         found.close()
         raise ConfigError(f"port must be free on {settings.host}, however: {settings.port}: {error.strerror}") from None
-    found.listen(2048)
     found.set_inheritable(True)
     return found
 
