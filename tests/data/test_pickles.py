@@ -310,3 +310,31 @@ def test_any_damage_is_refused_or_harmless(data: st.DataObject) -> None:
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     with suppress(ArtefactError):
         load_pickle(bytes(damaged))
+
+
+def nested(made: type[list[Any]] | type[tuple[Any, ...]]) -> bytes:
+    """The opcodes of a value of sixteen levels, each of which holds the next one ten times over: a few hundred bytes."""
+    found: Any = made()
+    for _ in range(16):
+        found = made([found] * 10)
+    return pickle.dumps(found, 2)[2:-1]
+
+
+@pytest.mark.parametrize("form", [b"}@K\x01s", b"}(@K\x01u", b"(@K\x01d", b"}@2K\x01s", b"}@NbK\x01s", b"}@Nh\x000s"])
+def test_no_key_is_hashed_that_takes_for_ever(form: bytes) -> None:
+    with pytest.raises(ArtefactError, match=r"however: a tuple as a key|cannot be read"):
+        load_pickle(b"\x80\x02" + form.replace(b"@", nested(tuple)) + b".")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cnumpy\ndtype\n(@tR",
+        b"cnumpy._core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\n(X\x02\x00\x00\x00f8tR@X\x01\x00\x00\x00CtR",
+    ],
+    ids=["type", "shape"],
+)
+def test_what_is_nested_is_told_of_briefly(program: bytes) -> None:
+    with pytest.raises(ArtefactError) as error:
+        load_pickle(b"\x80\x04" + program.replace(b"@", nested(tuple)) + b".")
+    assert len(str(error.value)) < 300

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tsa.data.encoder import Encoder
+from tsa.data.pickles import brief
 from tsa.data.pseudonyms import Pseudonyms
 from tsa.data.scaling import GivenScaler, Scaling
 from tsa.data.vocabulary import GivenVocabulary
@@ -22,9 +22,6 @@ from tsa.errors import ArtefactError
 from tsa.schema import Market, Numerical
 
 _log = logging.getLogger(__name__)
-
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 80, 80
 
 SCALES = {"numerical": ("seq_num_scale_", "seq_num_min_"), "engineered": ("num_static_scale_", "num_static_min_")}
 """By kind of feature, the names in the preprocessor of what x is multiplied with and of what is then added."""
@@ -192,5 +189,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Shortened before it is spelled: what is nested deeply would take for ever."""
-    return "it is missing" if value is None else _BRIEF.repr(value)[:80]
+    return "it is missing" if value is None else brief(value)

@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import pickletools
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from tsa.errors import ArtefactError
 MOST_BYTES = 64 * 2**20
 DEEPEST = 16
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 80, 80
+
 _OPCODES = """
     PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
     NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
@@ -32,6 +36,14 @@ _OPCODES = """
 """
 OPCODES = frozenset(_OPCODES.split())
 """What data need. Not in it: INST, OBJ, NEWOBJ (make any class), EXT (the registry of extensions), PERSID, sets, buffers."""
+
+
+PUTS, GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it, shortened before it is spelled: a few hundred bytes can hold a list of 10^16 parts."""
+    return _BRIEF.repr(value)[:80]
 
 
 def read_pickle(path: Path) -> Any:
@@ -64,16 +76,58 @@ def write_pickle(path: Path, value: list[Any]) -> None:
 
 
 def _check_opcodes(data: bytes) -> None:
+    stack = _Stack()
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name not in OPCODES:
                 raise ArtefactError(f"must hold plain data, however: opcode {opcode.name}")
-            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(data):
+            if opcode.name in PUTS and not 0 <= int(argument or 0) <= len(data):
                 raise ArtefactError(f"must number what it holds, however: memo {argument}")
+            stack.after(opcode, argument)
     except ArtefactError:
         raise
     except Exception as error:
         raise ArtefactError(f"cannot be read as a pickle: {error}"[:300]) from error
+
+
+class _Stack:
+    """What kinds of values stand on a pickle's stack as it runs, told without running it.
+
+    No key of a dict may be a tuple: hashing one whose parts are all the same tuple, and so on, takes for ever.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def after(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Take note of an opcode. ArtefactError for a tuple as a key; IndexError and the like for what is no pickle."""
+        name, kinds = opcode.name, self.kinds
+        if name in PUTS or name == "MEMOIZE":
+            self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = kinds[-1]
+        elif name in GETS:
+            kinds.append(self.memo[int(argument)])
+        elif name == "DUP":
+            kinds.append(kinds[-1])
+        elif name == "POP":
+            kinds.pop()
+        else:
+            taken = self._taken(opcode.stack_before)
+            keys = {"SETITEM": taken[1:2], "SETITEMS": taken[1::2], "DICT": taken[::2]}.get(name, [])
+            if pickletools.pytuple in keys:
+                raise ArtefactError("must hold plain data, however: a tuple as a key")
+            kinds += taken[:1] if name in ("BUILD", "APPEND", "APPENDS") else opcode.stack_after
+
+    def _taken(self, before: list[Any]) -> list[Any]:
+        """The kinds that an opcode takes off the stack, the lowest first, the mark left out."""
+        kinds, marked = self.kinds, pickletools.markobject in before
+        below = before.index(pickletools.markobject) if marked else len(before)
+        at = len(kinds) - 1 - kinds[::-1].index(pickletools.markobject) if marked else len(kinds)
+        if below > at:
+            raise IndexError("the stack is empty")
+        taken = [*kinds[at - below : at], *kinds[at + 1 :]]
+        del kinds[at - below :]
+        return taken
 
 
 class _Named:
@@ -102,7 +156,7 @@ class _Type:
 
     def __init__(self, name: Any, *flags: Any) -> None:
         if not isinstance(name, str) or name.lstrip("<>|=") not in NUMBERS:
-            raise ArtefactError(f"must hold arrays of numbers, however: type {name!r}"[:200])
+            raise ArtefactError(f"must hold arrays of numbers, however: type {brief(name)}")
         self.name, self.order = name.lstrip("<>|="), name[0] if name[0] in "<>" else "="
 
     def __setstate__(self, state: Any) -> None:
@@ -136,7 +190,7 @@ class _Array:
             raise ArtefactError("must hold arrays of numbers, however: an array of something else")
         kind, shape = self.type.type, tuple(self.shape)
         if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize != len(self.data):
-            found = f"{shape} of {len(self.data)} bytes"[:200]
+            found = f"{brief(shape)} of {len(self.data)} bytes"
             raise ArtefactError(f"must hold arrays as large as they say, however: {found}")
         return np.frombuffer(bytes(self.data), kind).reshape(shape, order="F" if self.fortran else "C")
 
