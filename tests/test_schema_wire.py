@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,53 @@ def test_fields_follow_patterns_exceptions_and_a_historys_own() -> None:
     assert layout.others == ("customer", "fraud")
 
 
+def test_patterns_fill_in_the_part_lower_case_and_what_stands_for_a_prefix() -> None:
+    features = {"categorical": ["Risk.Sign_NA.Device.OS", "{part}"], "numerical": ["Risk.Amount"], "engineered": []}
+    pattern = "{part} by {history}: {feature_lower} {feature} {other}"
+    wire = {"history_field": pattern, "twofold_field": "{part} {history} {feature_lower}"}
+    names = {"Risk.": "", "Risk.Sign_NA.": "Sign.", "at": "AT.x"}
+    layout = Layout(market({**wire, "prefixes": names}, history=TABLE["history"][1:], features=features))
+    assert layout.history_fields == (
+        "cat by ccid: sign_device_os Sign.Device.OS {other}",
+        "cat by ccid: {part} {part} {other}",
+        *("cat ccid at_x", "cat ccid id"),
+        "num by ccid: amount Amount {other}",
+        *("num ccid at_x", "num ccid id"),
+    )
+    kept = Market.from_dict(json.loads(json.dumps(layout.market.to_dict(), sort_keys=True)))
+    assert Layout(kept).history_fields == layout.history_fields
+    assert "prefixes" not in market().to_dict()["wire"], "fingerprints of markets without them are as they were"
+
+
+SHORTER = {
+    "eu": ("bfs_order", {"BFS.Signin_Age_NA.": "BFS.Signin_Age."}),
+    "na": (
+        "retail_order",
+        {
+            "BFS.Signin_Age_NA.": "BFS.Signin_Age.",
+            "payment_risk.cross_border_indicators.b_": "",
+            "payment_risk.global_highest_leo_finance_segmentation_by_customerid.c_": "",
+            "payment_risk.leo_finance_segmentation_by_customerid_na.n_": "",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(SHORTER))
+def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None:
+    path = Path(__file__).parents[2] / f"shared/golden/legacy_{name}/market.toml"
+    if not path.is_file():
+        pytest.skip("needs ../shared")
+    table, (source, prefixes) = tomllib.loads(path.read_text()), SHORTER[name]
+    listed = Market.from_dict(table)
+    pattern = f"payment_risk.{source}_{{part}}_seq_by_{{history}}.c_{{feature_lower}}_seq"
+    wire = {key: value for key, value in table["wire"].items() if key not in ("exceptions", "histories")}
+    wire |= {"history_field": pattern, "twofold_field": pattern, "prefixes": prefixes}
+    ruled = Market.from_dict({**table, "wire": wire})
+    assert Layout(ruled).history_fields == Layout(listed).history_fields
+    assert len(Layout(ruled).history_fields) == {"eu": 163, "na": 360}[name]
+
+
 @pytest.mark.parametrize(
     ("wire", "finding"),
     [
@@ -108,6 +157,8 @@ def test_fields_follow_patterns_exceptions_and_a_historys_own() -> None:
         ({"history_field": "hist.{feature}"}, "wire: each field must have a name of its own"),
         ({"history_field": "{history}.hist"}, "however: 'cid.hist' stands twice"),
         ({"exceptions": {"device": "risk"}}, "however: 'risk' stands twice"),
+        ({"prefixes": {"devise": ""}}, "wire.prefixes: must begin a feature, event.time or event.id (got 'devise')"),
+        ({"history_field": "{history}.{feature}", "prefixes": {"": "x"}}, "wire.prefixes"),
         ({"seperator": "~"}, "wire.seperator: unknown key; did you mean `separator`?"),
     ],
 )

@@ -142,6 +142,9 @@ def _wire_findings(market: Tables) -> Iterator[str]:
             yield f"wire.defaults: must be of features or event.time, however: {name!r}"
         elif name in numbers and not _is_finite(default):
             yield f"wire.defaults.{name}: must be a finite number, however: {default!r}"
+    events = [*categorical, *(feature.name for feature in features.numerical), market.event.time, market.event.id]
+    for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
+        yield f"wire.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
     for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
         yield f"wire: each field must have a name of its own (patterns, exceptions), however: {name!r} stands twice"
     yield from _exception_findings(market, wire)
@@ -167,7 +170,7 @@ def _history_fields(market: Tables) -> Iterator[str]:
         groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
         for part, group in zip(wire.parts, groups, strict=True):
             if group:
-                yield from (wire.field(history.name, name) for name in group)
+                yield from (wire.field(history.name, part, name) for name in group)
                 yield from (wire.twofold(history.name, part, name) for name in (market.event.time, market.event.id))
 
 

@@ -59,9 +59,11 @@ class Wire(Table):
 
     separator           stands between the values of a history
     missing             texts that mean "no value", in the row itself and inside a history
-    history_field       name of the field with a feature's earlier values; {feature}, and {history} where there are several
+    history_field       name of the field with a feature's earlier values. It fills in {feature} or {feature_lower} (in lower
+                        case, `_` in the place of each dot), {history}, and {part}, the one of `parts` the feature is of
     twofold_field       name of the fields with the times and ids of the earlier payments, which stand once beside the
-                        categorical and once beside the numerical values: {part} is one of `parts`, {feature} event.time or event.id
+                        categorical and once beside the numerical values; filled in alike, the feature is event.time or event.id
+    prefixes            how a name begins -> what stands there in its place once it is filled in; the longest that fits counts
     exceptions          feature -> field, or "part.feature" -> field, where a name does not follow its pattern
     numeric_categorical categorical features that hold numbers: "3.0" is "3"
     defaults            feature -> what a missing value counts as; without one, missing is a value of its own
@@ -76,6 +78,7 @@ class Wire(Table):
     history_field: Pattern = "hist.{feature}"
     twofold_field: Pattern = "hist.{part}.{feature}"
     parts: tuple[str, str] = ("cat", "num")
+    prefixes: dict[Pattern, str] | None = None
     exceptions: dict[str, str] = Field(default_factory=dict)
     numeric_categorical: tuple[Column, ...] = ()
     defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
@@ -95,25 +98,27 @@ class Wire(Table):
             raise ValueError(f"parts: must be two different names, however: {list(self.parts)}")
         return self
 
-    def field(self, history: str, feature: str) -> str:
-        """The field with the earlier values of a feature."""
+    def field(self, history: str, part: str, feature: str) -> str:
+        """The field with the earlier values of a feature, which is of this part."""
         own = self.histories.get(history, WireHistory())
         known = {**self.exceptions, **own.exceptions}
-        return known.get(feature) or _filled(own.history_field or self.history_field, history=history, feature=feature)
+        return known.get(feature) or self._filled(own.history_field or self.history_field, history, part, feature)
 
     def twofold(self, history: str, part: str, feature: str) -> str:
         """The field with the times or ids of the earlier payments, beside the values of one part."""
         own = self.histories.get(history, WireHistory())
         known = {**self.exceptions, **own.exceptions}
         pattern = own.twofold_field or self.twofold_field
-        return known.get(f"{part}.{feature}") or _filled(pattern, history=history, part=part, feature=feature)
+        return known.get(f"{part}.{feature}") or self._filled(pattern, history, part, feature)
 
-
-def _filled(pattern: str, **names: str) -> str:
-    """By replacement, not by format: a feature's name may hold braces, and other braces mean nothing."""
-    for name, value in names.items():
-        pattern = pattern.replace(f"{{{name}}}", value)
-    return pattern
+    def _filled(self, pattern: str, history: str, part: str, feature: str) -> str:
+        """In one pass, not by format: a feature's name may hold braces, and other braces mean nothing."""
+        prefixes = self.prefixes or {}
+        begin = max((begin for begin in prefixes if feature.startswith(begin)), key=len, default="")
+        shown = prefixes.get(begin, "") + feature[len(begin) :]
+        names = {"history": history, "part": part, "feature": shown}
+        names["feature_lower"] = shown.lower().replace(".", "_")
+        return re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[0]), pattern)
 
 
 class Privacy(Table):

@@ -165,7 +165,7 @@ class WireRows:
             counts = np.where(lacks, np.maximum(held - 1, 0), held) if part == wire.parts[1] else held
             told = _Told.of(index, rows, counts)
             for feature in group:
-                yield told.joined(own[feature], wire.separator).alias(wire.field(name, feature))
+                yield told.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))
             for column in (event.time, event.id) if group else ():
                 yield told.joined(own[column], wire.separator).alias(wire.twofold(name, part, column))
 

@@ -100,7 +100,7 @@ class Layout:
             for part, (kind, features) in zip(self.wire.parts, groups.items(), strict=True):
                 if features:
                     kinds.append(kind)
-                    fields = [self.wire.field(history.name, name) for name in features]
+                    fields = [self.wire.field(history.name, part, name) for name in features]
                     event = self.market.event
                     fields += [self.wire.twofold(history.name, part, name) for name in (event.time, event.id)]
                     parts.append(Part(first=first, features=features, fields=tuple(fields)))

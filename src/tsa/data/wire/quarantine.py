@@ -51,7 +51,8 @@ def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.Data
 
 def _tells(layout: Layout, pseudonyms: Pseudonyms) -> set[str]:
     """Fields with earlier values of what is veiled: they stand in one text, so they are left out."""
-    told = {layout.wire.field(history.name, name) for history in layout.histories for name in pseudonyms.columns}
+    fields = (zip(part.features, part.fields, strict=False) for history in layout.histories for part in history.parts)
+    told = {field for part in fields for name, field in part if name in pseudonyms.columns}
     if layout.market.event.id in pseudonyms.columns:
         told |= {part.fields[-1] for history in layout.histories for part in history.parts}
     return told
