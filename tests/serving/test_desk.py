@@ -18,6 +18,7 @@ from tsa.scoring.decisions import Decision, Decisions
 from tsa.scoring.scorer import Scorer
 from tsa.serving.blocks import Block
 from tsa.serving.desk import Desk, Problem
+from tsa.serving.filling import fill
 from tsa.serving.history_store import PAYMENTS, HistoryStore, open_history
 from tsa.serving.ledger import erase, expire
 from tsa.serving.records import Record
@@ -150,6 +151,50 @@ def test_many_at_once_are_bounded(case: Case, store: HistoryStore) -> None:
     (_, stored), *_ = store.scan("shop")
     assert len(Block.unpack(stored.data)) == 8 + 256
     assert problem_of(desk.score([payment(0, "p", card=None)])[0]).rule == "too_late"
+
+
+def at_one_time(n: int) -> list[dict[str, Any]]:
+    """Payments of one shop on one day without a clock, under ids that say nothing of their order."""
+    ids = np.random.default_rng(3).permutation(10 * n)[:n]
+    return [payment(0, f"p{id_:06d}", card=None, amount=at % 90) for at, id_ in enumerate(ids)]
+
+
+def arrived(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "fraud": None, "reported": None} for row in rows]
+
+
+def test_many_at_one_time(case: Case, store: HistoryStore) -> None:
+    """None is refused, and each is scored with what stands before it of all that came before."""
+    desk, rows = Desk(case.scorer(), store), at_one_time(700)
+    found: dict[str, float] = {}
+    for first in [*range(0, 690, 115), *range(690, 700)]:
+        some = rows[first : first + (115 if first < 690 else 1)]
+        found |= {answer_of(one).id: answer_of(one).raw_score for one in desk.score(some)}
+    for at in range(690, 700):
+        assert_same({rows[at]["id"]: found[rows[at]["id"]]}, case.offline(arrived(rows[: at + 1])))
+    answer_of(desk.score([payment(2 * DAY, "next", card=None)])[0])
+    (_, stored), *_ = store.scan("shop")
+    assert len(Block.unpack(stored.data)) == 8 + 1, "what no tie needs any longer is let go"
+
+
+def test_many_at_one_time_in_a_log(case: Case, store: HistoryStore, tmp_path: Path) -> None:
+    rows = at_one_time(700)
+    frame(arrived(rows[:600])).write_parquet(tmp_path / "log.parquet")
+    fill(store, case.bundle, [tmp_path / "log.parquet"])
+    found = {answer_of(one).id: answer_of(one).raw_score for one in Desk(case.scorer(), store).score(rows[600:])}
+    assert_same(found, case.offline(arrived(rows)))
+
+
+def test_more_at_one_time_than_are_kept(case: Case, store: HistoryStore) -> None:
+    desk, rows = Desk(case.scorer(), store), at_one_time(400)
+    bench = desk._bench
+    bench.keep = {name: replace(keep, tie_events=300) for name, keep in bench.keep.items()}
+    for first in range(0, 400, 100):
+        desk.score(rows[first : first + 100])
+    problem = problem_of(desk.score([payment(0, "p000000", card=None)])[0])
+    assert (problem.rule, problem.field) == ("coarse_time", "time")
+    answer_of(desk.score([payment(0, "q" * 9, card=None)])[0])
+    answer_of(desk.score([payment(1, "p000001", card=None)])[0])
 
 
 def test_null_keys_have_no_history(desk: Desk, store: HistoryStore, case: Case) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -22,6 +23,8 @@ from tsa.data.payments import tie
 from tsa.errors import HistoryError
 
 MARK_BYTES = 8
+TIE_EVENTS = 4096
+"""How many events at one time a block keeps at most."""
 _MAGIC = b"tsa1"
 _HEAD = struct.Struct(f"<4sIHHd{MARK_BYTES}s")
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -38,13 +41,16 @@ class Keep:
     """What a block keeps: the last `length - 1` events before those of the last `late_seconds`, and these.
 
     A payment that is at most `late_seconds` older than the newest event of its key then sees all it would have seen in
-    time, unless more than `late_events` events have come after it.
+    time, unless more than `late_events` events have come after it. The order of payments at one time is that of their
+    ids, so one that comes last may stand first: all events at the newest time are kept, and the `length - 1` before them,
+    as long as these are at most `tie_events`.
     """
 
     length: int
     """Events that a payment sees, itself included."""
     late_seconds: float
     late_events: int
+    tie_events: int = TIE_EVENTS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,9 +99,10 @@ class Block:
     def joined(self, others: PastEvents, keep: Keep) -> Block:
         """The block with more events, and without those that need not be kept any longer."""
         events = merged(self.events, others)
-        times, older = events.time_seconds, keep.length - 1
-        late = int(np.searchsorted(times, times[-1] - keep.late_seconds)) if len(times) else 0
-        first = max(0, late - older, len(times) - older - keep.late_events)
+        times, older, n = events.time_seconds, keep.length - 1, len(events)
+        late, tied = np.searchsorted(times, times[-1:] - [keep.late_seconds, 0.0]).tolist() if n else (0, 0)
+        first = min(max(late, n - keep.late_events), tied)
+        first = max(0, first - older, n - keep.tie_events - older)
         if not first:
             return replace(self, events=events)
         whole_after = max(self.whole_after_seconds, float(times[first + older - 1]))
@@ -129,8 +136,16 @@ def merged(first: PastEvents, second: PastEvents) -> PastEvents:
     both = PastEvents(ids=(*first.ids, *second.ids), **arrays)
     if not len(first) or not len(second) or first.time_seconds[-1] < second.time_seconds[0]:
         return both
-    order = sorted(range(len(both)), key=lambda row: (both.time_seconds[row], tie(both.ids[row])))
-    return taken(both, np.array(order, np.int64))
+    times = both.time_seconds.tolist()
+
+    def moment(row: int) -> tuple[float, tuple[int, str]]:
+        return times[row], tie(both.ids[row])
+
+    n = len(first)
+    if len(second) == 1:  # as nearly always: many at one time need not be sorted anew for each that comes
+        at = bisect_left(range(n), moment(n), key=moment)
+        return taken(both, np.r_[:at, n, at:n])
+    return taken(both, np.array(sorted(range(len(both)), key=moment), np.int64))
 
 
 def no_events(categorical: int, numerical: int) -> PastEvents:

@@ -106,7 +106,9 @@ def _runs(log: EventStore, column: str, history: str, keep: Keep, retention_seco
     times, older = log.time_seconds[order], keep.length - 1
     newest = times[starts + counts - 1]
     late = np.add.reduceat(times < np.repeat(newest - keep.late_seconds, counts), starts)
-    first = np.maximum(0, np.maximum(late - older, counts - older - keep.late_events))
+    tied = np.add.reduceat(times < np.repeat(newest, counts), starts)
+    first = np.minimum(np.maximum(late, counts - keep.late_events), tied)
+    first = np.maximum(0, np.maximum(first - older, counts - keep.tie_events - older))
     whole_after = np.where(first > 0, times[starts + np.minimum(first + older, counts) - 1], -np.inf)
     offset = np.arange(len(order)) - np.repeat(starts, counts)
     stays = (offset >= np.repeat(first, counts)) & (times >= log.time_seconds[-1] - retention_seconds)

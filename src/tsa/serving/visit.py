@@ -117,6 +117,9 @@ class Visit:
                 text = f"must not be more than {limit:g} s before the last payment of its {name}"
                 return problem_of("too_late", event.time, text, self._payments.raw[row].get(event.time, now))
             if now <= block.whole_after_seconds:
+                if now == newest[0]:
+                    text = f"must be finer: more payments of its {name} are at this one time than are kept"
+                    return problem_of("coarse_time", event.time, text, self._payments.raw[row].get(event.time, now))
                 text = f"must not be so early that what its {name} had done before is no longer kept"
                 return problem_of("too_late", event.time, text, now)
         return None
