@@ -13,7 +13,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from tsa.special import Privacy, Reasons, Serving, Wire
+from tsa.special import Original, Privacy, Reasons, Serving, Wire
 from tsa.tables import DAY_SECONDS, Evaluation, Event, Features, HistoryKey, Label, Monitoring, Split, Table
 
 
@@ -32,11 +32,12 @@ class Tables(Table):
     privacy: Privacy | None = None
     serving: Serving | None = None
     reasons: Reasons | None = None
+    original: Original | None = None
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         found = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self)]
+        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_original_findings(self)]
         if found:
             raise ValueError("\n".join(found))
         return self
@@ -198,6 +199,16 @@ def _privacy_findings(market: Tables) -> Iterator[str]:
     veiled -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
     for name in [name for name in privacy.pseudonymise if name not in veiled]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments, however: {name!r}"
+
+
+def _original_findings(market: Tables) -> Iterator[str]:
+    features = market.features
+    numbers = {*(f.name for f in (*features.numerical, *features.engineered)), market.event.time}
+    for name, default in (market.original or Original()).defaults.items():
+        if name not in (*features.names, market.event.time):
+            yield f"original.defaults: must be of features or event.time (got {name!r})"
+        elif name in numbers and not _is_finite(default):
+            yield f"original.defaults.{name}: must be a finite number (got {default!r})"
 
 
 def _reason_findings(market: Tables) -> Iterator[str]:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tsa import toml
 from tsa.errors import MarketError
 from tsa.findings import Tables
-from tsa.special import Privacy, Reasons, Serving, Wire
+from tsa.special import Original, Privacy, Reasons, Serving, Wire
 from tsa.tables import (
     DAY_SECONDS,
     SPLITS,
@@ -47,6 +47,7 @@ __all__ = [
     "Market",
     "Monitoring",
     "Numerical",
+    "Original",
     "Privacy",
     "Reasons",
     "Serving",
@@ -84,12 +85,12 @@ class Market(Tables):
 
     @property
     def meaning(self) -> dict[str, Any]:
-        """What makes it this market, as plain JSON values: all but `[reasons]` and `[serving]`."""
-        return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving")}
+        """What makes it this market, as plain JSON values: all but `[reasons]`, `[serving]` and `[original]`."""
+        return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving", "original")}
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the meaning: not of key order, comments, `extends`, the spelling of dates, `[reasons]` or `[serving]`."""
+        """sha256 of the meaning: not of key order, comments, `extends`, the spelling of dates, or tables that are no part of it."""
         text = json.dumps(self.meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 

@@ -1,5 +1,5 @@
 """The tables of a market file that not every market has: `[wire]`, rows that carry their own history, `[privacy]`, `[reasons]`,
-`[serving]`.
+`[serving]`, `[original]`.
 
 It knows the rules that can be checked inside each. It does not know how rows are read, nor how a secret is found.
 """
@@ -119,6 +119,35 @@ class Wire(Table):
         names = {"history": history, "part": part, "feature": shown}
         names["feature_lower"] = shown.lower().replace(".", "_")
         return re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[0]), pattern)
+
+
+Positions = tuple[Annotated[int, Field(ge=0)], ...]
+
+
+class LeftOut(Table):
+    """Positions of the scale arrays, from 0 on, that belong to no feature of the market, by kind of feature."""
+
+    numerical: Positions = ()
+    engineered: Positions = ()
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        for kind in ("numerical", "engineered"):
+            positions = getattr(self, kind)
+            if len(set(positions)) < len(positions):
+                raise ValueError(f"{kind}: each position must stand there once (got {list(positions)})")
+        return self
+
+
+class Original(Table):
+    """What `tsa import-original` needs to know beside the folder (docs/moving-from-the-original.md).
+
+    leave_out  positions of the preprocessor's arrays that the original's handler deletes as it loads them
+    defaults   feature -> what a missing value counts as, where default_value_dict.json has none
+    """
+
+    leave_out: LeftOut = LeftOut()
+    defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
 
 
 class Privacy(Table):

@@ -17,6 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from tsa.errors import MarketError
 
+LONGEST_SHOWN, MOST_SHOWN = 100, 16
+"""Letters of a known name, and known names, that a message shows."""
+
 Table = dict[str, Any]
 Place = tuple[str | int, ...]
 
@@ -140,12 +143,16 @@ def _short(value: Any) -> str:
 
 
 def look_alike(name: str, known: Sequence[str]) -> str:
-    """`"; did you mean ..."` when a known name is close, a list of the few there are when not, or nothing."""
+    """`"; did you mean ..."` when a known name is close, a list of the few there are when not, or nothing.
+
+    A name longer than a message should be is left out: a header that was cut at the wrong mark is one of 27,000 letters.
+    """
+    known = [other for other in known if len(other) <= LONGEST_SHOWN]
     folded = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
     if close:
         return f"; did you mean `{folded[close[0]]}`?"
-    return f"; known here: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+    return f"; known here: {', '.join(known)}" if 0 < len(known) <= MOST_SHOWN else ""
 
 
 def _known_keys(model: type[BaseModel], place: Place) -> list[str]:

@@ -67,6 +67,26 @@ def test_a_refusal_lists_everything_and_writes_nothing(
     assert not bundle.exists()
 
 
+def test_what_the_folder_lacks_is_said_and_can_be_given(
+    tsa: Tsa, original: Original, market: Path, tmp_path: Path
+) -> None:
+    (original.folder / "percentile_score.pkl").unlink()
+    path, bundle = original.folder / "preprocessor.pkl", tmp_path / "bundle"
+    table = pickle.loads(path.read_bytes())
+    table |= {name: [*table[name], 0.0] for name in ("num_static_scale_", "num_static_min_")}
+    path.write_bytes(pickle.dumps(table))
+    count = len(original.market.features.engineered)
+    arguments = ("import-original", original.folder, "--market", market, "--out", bundle)
+    assert "--leave-out engineered=P,P" in tsa(*arguments).err
+    made = tsa(*arguments, "--leave-out", f"engineered={count}")
+    assert made.code == 0, made.err
+    assert "note: There is no percentile score: the imported folder had no percentile_score.pkl" in made.err
+    assert f"note: num_static_scale_: 1 of {count + 1} numbers are left out, at [{count}]" in made.err
+    for wrong in ("266,267", "static=1", "engineered=x"):
+        found = tsa(*arguments, "--leave-out", wrong)
+        assert (found.code, f"(got '{wrong}')" in found.err) == (2, True)
+
+
 def test_files_named_on_the_command_line(tsa: Tsa, original: Original, market: Path, tmp_path: Path) -> None:
     weights = (original.folder / "best.pt").rename(tmp_path / "elsewhere.pt")
     (original.folder / "more.json").write_text("{}")

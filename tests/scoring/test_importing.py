@@ -20,6 +20,7 @@ from tsa.model.legacy import reference_network
 from tsa.schema import Market
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.importing import ARTEFACTS, import_original
+from tsa.scoring.response import original_response
 from tsa.scoring.scorer import Scorer
 
 
@@ -345,13 +346,13 @@ def test_everything_is_told_at_once(original: Original, tmp_path: Path) -> None:
     edits = [case for case in BROKEN.values() if case[0] not in ("percentile_score.pkl", "config.json")]
     for name, edit, _ in edits[:11]:
         change(original.folder, name, edit)
-    (original.folder / "percentile_score.pkl").unlink()
+    (original.folder / "percentile_score.pkl").write_bytes(b"")
     torch.save(original.state | {"clf.3.bias": torch.zeros(7), "odd": torch.zeros(1)}, original.folder / "best.pt")
     market = original.market.override(["features.calendar=['month']"])
     with pytest.raises(ArtefactError) as error:
         import_original(original.folder, market)
     message = str(error.value)
-    for text in ("percentile_score.pkl is missing", "clf.3.bias must be (2,)", "odd is left over", "calendar"):
+    for text in ("percentile_score.pkl cannot be read", "clf.3.bias must be (2,)", "odd is left over", "calendar"):
         assert text in message
     for text in ("'c3'", "'c7'", "'c2'", "'g2'", "'n1'", "seq_num_min_", "num_static_scale_", "status"):
         assert text in message
@@ -368,13 +369,123 @@ def test_defaults_of_the_market_file_must_be_the_models(original: Original) -> N
     assert str(error.value).count("wire.defaults") == 2
 
 
+def faulty_scales(original: Original) -> None:
+    """The static scales as EU's real folder has them: two numbers that belong to no feature, and one default missing."""
+    for name in ("num_static_scale_", "num_static_min_"):
+        values = original.preprocessor[name]
+        change(
+            original.folder,
+            "preprocessor.pkl",
+            lambda t, name=name, values=values: t.update({name: [*values[:1], 7.0, 8.0, *values[1:]]}),
+        )
+    change(original.folder, "default_value_dict.json", dropped("g2"))
+
+
+def test_positions_of_no_feature_and_defaults_that_are_missing(original: Original, payments: pl.DataFrame) -> None:
+    wanted = Scorer(import_original(original.folder, original.market)).score(payments)
+    faulty_scales(original)
+    count = len(original.market.features.engineered)
+    with pytest.raises(ArtefactError, match="3 findings") as error:
+        import_original(original.folder, original.market)
+    for text in (
+        f"num_static_scale_ must have {count} numbers, one per engineered feature, however: {count + 2} (2 too many)",
+        f"num_static_min_ must have {count} numbers",
+        "--leave-out engineered=P,P or original.leave_out.engineered in the market file",
+        "default_value_dict: 'g2' has no default: add what a missing value counts as to [original.defaults]",
+    ):
+        assert text in str(error.value)
+    told = {"leave_out": {"engineered": [2, 1]}, "defaults": {"g2": original.defaults["g2"]}}
+    market = Market.from_dict({**original.market.to_dict(), "original": told})
+    assert market.fingerprint == original.market.fingerprint
+    made = import_original(original.folder, market)
+    np.testing.assert_array_equal(Scorer(made).score(payments)["raw_score"], wanted["raw_score"])
+    notes = " ".join(made.training["imported"]["notes"])
+    assert f"num_static_min_: 2 of {count + 2} numbers are left out, at [1, 2]" in notes
+    assert f"no default of g2 '{original.defaults['g2']}': taken from the market file" in notes
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ({"leave_out": {"engineered": [1]}}, "(1 too many)"),
+        (
+            {"leave_out": {"engineered": [1, 99]}},
+            r"original.leave_out.engineered: must be positions of num_static_scale_",
+        ),
+        (
+            {"leave_out": {"numerical": [0]}},
+            "seq_num_scale_ must have 36 numbers, one per numerical feature, however: 35",
+        ),
+        ({"defaults": {"g1": "77"}}, "original.defaults.g1: must be "),
+    ],
+)
+def test_what_the_market_file_says_of_the_folder_must_fit(original: Original, told: dict[str, Any], text: str) -> None:
+    faulty_scales(original)
+    with pytest.raises(ArtefactError) as error:
+        import_original(original.folder, Market.from_dict({**original.market.to_dict(), "original": told}))
+    assert text in str(error.value)
+
+
+def test_the_wire_tables_defaults_serve_as_well(original: Original) -> None:
+    change(original.folder, "default_value_dict.json", dropped("g2"))
+    wire = {"separator": "~", "defaults": {"g2": "3.5"}}
+    made = import_original(original.folder, Market.from_dict(original.market.to_dict() | {"wire": wire}))
+    assert made.encoder.engineered_scaling.scalers[2].to_dict()["default"] == 3.5
+
+
+def test_without_percentiles_there_is_a_bundle_that_says_so(original: Original, payments: pl.DataFrame) -> None:
+    (original.folder / "percentile_score.pkl").unlink()
+    made = import_original(original.folder, original.market)
+    assert made.calibration is not None
+    assert "There is no percentile score: the imported folder had no percentile_score.pkl" in str(made.calibration.note)
+    scores = Scorer(made).score(payments)
+    assert scores.columns == ["id", "raw_score", "probability"]
+    assert list(original_response([0.5], made.calibration)["predictions"][0]) == ["legacy-score", "ProbabilityScore"]
+
+
+@pytest.mark.parametrize("key", ["knots", "coefficients"])
+def test_a_spline_that_falls_by_rounding_is_lifted(original: Original, key: str) -> None:
+    plain = import_original(original.folder, original.market)
+
+    def fall(by: float) -> Any:
+        return lambda t: t[key].__setitem__(6, t[key][5] - by)
+
+    path = original.folder / "bspline_parameters.json"
+    before = path.read_bytes()
+    table = json.loads(before)
+    table[key][6] = table[key][5]
+    path.write_text(json.dumps(table))
+    level = import_original(original.folder, original.market)
+    path.write_bytes(before)
+    change(original.folder, "bspline_parameters.json", fall(1e-8))
+    made = import_original(original.folder, original.market)
+    raw = np.linspace(0, 1, 5001)
+    probability = made.calibration.probability(raw)
+    assert (np.diff(probability) >= 0).all()
+    np.testing.assert_array_equal(probability, level.calibration.probability(raw))
+    assert f"1 of {len(table[key])} {key} fall by rounding, by 1e-08 at most" in made.training["imported"]["notes"][0]
+    assert plain.training["imported"]["notes"] == []
+    path.write_bytes(before)
+    change(original.folder, "bspline_parameters.json", fall(1e-4))
+    with pytest.raises(ArtefactError, match="must not fall"):
+        import_original(original.folder, original.market)
+
+
+def test_quantiles_that_fall_by_rounding_are_lifted(original: Original) -> None:
+    change(original.folder, "percentile_score.pkl", lambda t: t[9].__setitem__(0, t[8][0] - 1e-12))
+    made = import_original(original.folder, original.market)
+    assert made.calibration.percentile.scores[9] == made.calibration.percentile.scores[8]
+    assert "scores fall by rounding" in made.training["imported"]["notes"][0]
+
+
 @pytest.mark.parametrize("name", [*ARTEFACTS, "config.json", "best.pt"])
 def test_a_missing_or_torn_file_is_named(original: Original, name: str) -> None:
     path = original.folder / name
     content = path.read_bytes()
     path.unlink()
-    with pytest.raises(ArtefactError, match="is missing"):
-        import_original(original.folder, original.market)
+    if name != "percentile_score.pkl":  # without it there are no percentiles, and all else is as ever
+        with pytest.raises(ArtefactError, match="is missing"):
+            import_original(original.folder, original.market)
     for torn in (b"", content[: len(content) // 2], b"\xff" * 40):
         path.write_bytes(torn)
         with pytest.raises(ArtefactError, match=rf"{name}.*cannot be read"):

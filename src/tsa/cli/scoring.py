@@ -97,18 +97,29 @@ def import_original(
     config: Annotated[
         Path | None, typer.Option(help="The constructor arguments, where the folder has several more .json files.")
     ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=P,P: positions of the preprocessor's numerical or engineered scales, from 0 on, that belong to no "
+            "feature. Repeatable; over original.leave_out of the market file.",
+            show_default=False,
+        ),
+    ] = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
     """Make a bundle of a model that the original system trained: it then gives the same three scores here.
 
     The folder holds the weights (a state dict), the constructor arguments (a .json file), cat_to_index.json,
-    default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json. The market file declares the
-    features in the original's order. Whatever is missing or does not fit is listed in one error; nothing is executed.
+    default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json; without the percentiles the
+    bundle has none. The market file declares the features in the original's order, and in [original] positions of the scales
+    to leave out and defaults that the folder lacks. Whatever is missing or does not fit is listed in one error; nothing
+    is executed.
     """
     from tsa.scoring.importing import import_original as import_folder
+    from tsa.scoring.importing import left_out
 
-    settings = Settings.read(set_, market, learns=False)
+    settings = Settings.read([*(set_ or []), *map(left_out, leave_out or [])], market, learns=False)
     assert settings.market is not None
     with session(quiet, beside(out)):
         bundle = import_folder(folder, settings.market, weights=weights, config=config)

@@ -120,7 +120,7 @@ def encoder_findings(
             found += _map_findings(feature.name, cat_to_index.get(feature.name))
         default = None if defaults is None else defaults.get(feature.name)
         if defaults is not None and default is None:
-            found.append(f"default_value_dict: {feature.name!r} has no default")
+            found.append(_no_default(feature.name))
         elif not isinstance(default, str | None) and not _is_number(default):
             found.append(f"default_value_dict: {feature.name!r} must be a text or a number, however: {_shown(default)}")
     for kind, group in (("numerical", features.numerical), ("engineered", features.engineered)):
@@ -148,11 +148,16 @@ def _is_row(row: Any) -> bool:
         return False
 
 
+def _no_default(name: str) -> str:
+    rule = f"default_value_dict: {name!r} has no default"
+    return f"{rule}: add what a missing value counts as to [original.defaults] of the market file"
+
+
 def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]) -> Iterator[str]:
     for feature in features:
         default = defaults.get(feature.name)
         if default is None:
-            yield f"default_value_dict: {feature.name!r} has no default"
+            yield _no_default(feature.name)
         elif not _is_number(default):
             yield f"default_value_dict: {feature.name!r} must be a number, however: {_shown(default)}"
 
@@ -176,7 +181,10 @@ def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         yield f"preprocessor: {name} must be a list of numbers, however: {_shown(values)}"
     elif len(values) != length:
-        yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature, however: {len(values)}"
+        over = len(values) - length
+        option = f"--leave-out {kind}=P,P or original.leave_out.{kind} in the market file"
+        hint = f" ({over} too many): name the positions to leave out, from 0 on, by {option}" if over > 0 else ""
+        yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature, however: {len(values)}{hint}"
     elif bad := [at for at, value in enumerate(values) if not _is_number(value)]:
         yield f"preprocessor: {name} must hold finite numbers, however: {_shown(values[bad[0]])} at {bad[0]}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,42 @@ def read_table(path: Path) -> dict[str, Any]:
     return table
 
 
-def read_percentiles(path: Path) -> PercentileMap:
-    """The percentile map in a `percentile_score.pkl`: a list of pairs [score quantile at p, p]. ArtefactError."""
+def read_percentiles(path: Path, notes: list[str] | None = None) -> PercentileMap:
+    """The percentile map in a `percentile_score.pkl`: a list of pairs [score quantile at p, p]. ArtefactError.
+
+    Scores that fall by rounding are lifted to the one before; `notes` then gets a sentence that says so.
+    """
     pairs = read_pickle(path)
     try:
-        return PercentileMap.original(pairs)
+        found = PercentileMap.original(pairs)
+        _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], found.scores)
+        return found
     except (CalibrationError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path.name} must hold ascending pairs [score, percentile], however: {error}") from None
 
 
-def read_bspline(path: Path) -> BSplineMap:
-    """The probability map in a `bspline_parameters.json`. ArtefactError."""
+def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
+    """The probability map in a `bspline_parameters.json`. ArtefactError.
+
+    Knots and coefficients that fall by rounding are lifted to the one before; `notes` then gets a sentence that says so.
+    """
     table = read_table(path)
     try:
-        return BSplineMap.original(table)
+        found = BSplineMap.original(table)
+        for name in ("knots", "coefficients"):
+            _note_lifted(notes, path, name, table[name], getattr(found, name))
+        return found
     except (CalibrationError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path.name} must hold knots, coefficients and degree, however: {error}") from None
+
+
+def _note_lifted(
+    notes: list[str] | None, path: Path, name: str, given: Sequence[float], lifted: Sequence[float]
+) -> None:
+    falls = [after - float(before) for before, after in zip(given, lifted, strict=True) if after != float(before)]
+    if falls and notes is not None:
+        what = f"{len(falls)} of {len(lifted)} {name} fall by rounding, by {max(falls):.1g} at most"
+        notes.append(f"{path.name}: {what}; each counts as the one before it, so that no higher score gets less")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

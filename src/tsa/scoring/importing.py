@@ -6,20 +6,22 @@ how the files hang together; what is in them is known to `tsa.scoring.artefacts`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tsa.data.files import sha256_of
-from tsa.data.legacy import encoder_findings, original_encoder, refuse
-from tsa.data.pickles import read_pickle
-from tsa.errors import ArtefactError, TSAError
+from tsa.data.legacy import SCALES, encoder_findings, original_encoder, refuse
+from tsa.data.pickles import brief, read_pickle
+from tsa.errors import ArtefactError, ConfigError, TSAError
 from tsa.model import TSANetwork
 from tsa.model.legacy import ARGUMENTS, TWO, reference_network
-from tsa.schema import Market
+from tsa.schema import Market, Original
 from tsa.scoring.artefacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_table, read_weights
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.calibration import Calibration
@@ -32,9 +34,13 @@ ARTEFACTS: dict[str, Callable[[Path], Any]] = {
     PERCENTILES: read_percentiles,
     BSPLINE: read_bspline,
 }
+NO_PERCENTILES = f"the imported folder had no {PERCENTILES}; `tsa calibrate` fits percentiles to a log"
 WEIGHTS = (".pt", ".pth", ".safetensors")
 COUNTS = {"n_cat_features": "categorical", "n_num_features": "numerical", "n_engineered_num_features": "engineered"}
 """Constructor arguments that must be the numbers of features in the market file, by kind."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,6 +50,8 @@ class _Found:
     read: dict[str, Any] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is worth knowing of files that are good."""
 
     def take(self, name: str, path: Path, reader: Callable[[Path], Any]) -> None:
         """Read a file, or note why it cannot be."""
@@ -62,7 +70,9 @@ def import_original(
     """A bundle of the original's model in `folder`, for a market that declares its features in the original's order.
 
     The folder holds the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and the five
-    artefacts. weights, config: these two files, where the folder has several that could be them.
+    artefacts; without `percentile_score.pkl` the bundle has no percentiles, and says so. The market's `[original]` table
+    says which positions of the scales to leave out, and defaults that the folder lacks.
+    weights, config: these two files, where the folder has several that could be them.
     ArtefactError lists everything that is missing, hostile or inconsistent. Nothing in the files is executed.
     """
     folder = Path(folder)
@@ -70,11 +80,14 @@ def import_original(
         raise ArtefactError(f"{folder} must be a folder with the original's weights and artefacts, however: it is none")
     found = _Found()
     _read_all(found, folder, weights, config)
+    _complete(found, market)
     found.findings += _inconsistencies(market, found.read)
     network = _network(found)
     refuse(found.findings, str(folder))
     assert network is not None
     cat_to_index, defaults, preprocessor = (found.read[name] for name in ENCODING)
+    for note in found.notes:
+        _log.warning("%s", note)
     market = _with_time_default(market, defaults)
     network = _with_histories(network, tuple(history.name for history in market.history))
     return Bundle(
@@ -83,13 +96,26 @@ def import_original(
         config=network.config,
         network=network,
         training={"imported": _account(found), "sampling_rate_genuine": None},
-        calibration=Calibration(percentile=found.read[PERCENTILES], probability=found.read[BSPLINE]),
+        calibration=_calibration(found),
     )
 
 
+def _calibration(found: _Found) -> Calibration:
+    percentile = found.read.get(PERCENTILES)
+    reasons = {} if percentile is not None else {"percentile": NO_PERCENTILES}
+    return Calibration(percentile=percentile, probability=found.read[BSPLINE], reasons=reasons)
+
+
 def _read_all(found: _Found, folder: Path, weights: Path | None, config: Path | None) -> None:
+    noting: dict[str, Callable[[Path], Any]] = {
+        PERCENTILES: partial(read_percentiles, notes=found.notes),
+        BSPLINE: partial(read_bspline, notes=found.notes),
+    }
     for name, reader in ARTEFACTS.items():
-        found.take(name, folder / name, reader)
+        if name == PERCENTILES and not (folder / name).exists():
+            found.notes.append(f"There is no percentile score: {NO_PERCENTILES}.")
+            continue
+        found.take(name, folder / name, noting.get(name, reader))
     others = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
     if path := config or _only(found, "constructor arguments", "--config", "a .json file beside the artefacts", others):
         found.take("config", path, read_table)
@@ -99,6 +125,50 @@ def _read_all(found: _Found, folder: Path, weights: Path | None, config: Path | 
     if (table := found.read.get("preprocessor.pkl")) is not None and not isinstance(table, dict):
         found.findings.append(f"preprocessor.pkl must hold a dict, however: {type(table).__name__}")
         del found.read["preprocessor.pkl"]
+
+
+def _complete(found: _Found, market: Market) -> None:
+    """Leave out the positions, and fill in the defaults, that the market file says."""
+    told = market.original or Original()
+    if (preprocessor := found.read.get("preprocessor.pkl")) is not None:
+        for kind, names in SCALES.items():
+            positions = getattr(told.leave_out, kind)
+            for name in names if positions else ():
+                preprocessor = {**preprocessor, name: _without(found, name, kind, preprocessor.get(name), positions)}
+        found.read["preprocessor.pkl"] = preprocessor
+    if (defaults := found.read.get("default_value_dict.json")) is not None:
+        wire = {} if market.wire is None else market.wire.defaults
+        filled = {name: value for name, value in {**wire, **told.defaults}.items() if defaults.get(name) is None}
+        for name, own in told.defaults.items():
+            if name not in filled and str(defaults[name]) != own:
+                rule = f"must be {brief(defaults[name])} as in default_value_dict, or be left out"
+                found.findings.append(f"original.defaults.{name}: {rule} (got {own!r})")
+        if filled:
+            values = ", ".join(f"{name} {value!r}" for name, value in filled.items())
+            found.notes.append(f"default_value_dict.json has no default of {values}: taken from the market file")
+        found.read["default_value_dict.json"] = {**defaults, **filled}
+
+
+def left_out(text: str) -> str:
+    """`KIND=P,P` as an override of the market. ConfigError for anything else."""
+    kind, _, positions = text.partition("=")
+    places = [place.strip() for place in positions.split(",")]
+    if kind.strip() not in SCALES or not all(place.isdecimal() for place in places):
+        raise ConfigError(f"--leave-out must be KIND=P,P with KIND one of {', '.join(SCALES)} (got {text!r})")
+    return f"original.leave_out.{kind.strip()}=[{', '.join(places)}]"
+
+
+def _without(found: _Found, name: str, kind: str, values: Any, positions: Sequence[int]) -> Any:
+    """A list of the preprocessor without the positions; as it is where it is none, which is a finding of its own."""
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        return values
+    if beyond := [at for at in positions if at >= len(values)]:
+        rule = f"must be positions of {name}, which has {len(values)} numbers, from 0 on"
+        found.findings.append(f"original.leave_out.{kind}: {rule} (got {beyond})")
+        return values
+    out = set(positions)
+    found.notes.append(f"{name}: {len(out)} of {len(values)} numbers are left out, at {sorted(out)}")
+    return [value for at, value in enumerate(values) if at not in out]
 
 
 def _only(found: _Found, what: str, option: str, kind: str, paths: Sequence[Path]) -> Path | None:
@@ -199,4 +269,4 @@ def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]
 def _account(found: _Found) -> dict[str, Any]:
     """What the bundle tells of its origin: each file with its sha256, and the constructor arguments."""
     files = {path.name: sha256_of(path) for path in found.paths.values()}
-    return {"files": files, "arguments": found.read["config"]}
+    return {"files": files, "arguments": found.read["config"], "notes": list(found.notes)}

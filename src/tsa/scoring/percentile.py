@@ -26,6 +26,9 @@ PER_DECADE = 250
 """Further levels in the top 1 %, for each tenfold rarer share of payments: steps of 1 % of what is left above."""
 
 
+QUANTILE_ROUNDING = 1e-9
+"""Quantiles of an imported map may fall by so much: interpolation rounds."""
+
 LEAST = float(np.finfo(np.float64).tiny)
 """Scores below it are 0: between two of them a line would be too steep for a number."""
 
@@ -82,7 +85,7 @@ class PercentileMap:
         """The original's map: pairs [score quantile at p, p], ascending. CalibrationError where they are not."""
         if not all(len(pair) == 2 for pair in pairs):
             raise CalibrationError("a percentile map must be pairs [score, percentile], however: some are not")
-        scores, percentiles = (tuple(float(pair[at]) for pair in pairs) for at in (0, 1))
+        scores, percentiles = (risen([float(pair[at]) for pair in pairs], QUANTILE_ROUNDING) for at in (0, 1))
         return cls(rule="original", scores=scores, percentiles=percentiles)
 
     def __call__(self, raw: ArrayLike) -> Floats:
@@ -146,6 +149,15 @@ class PercentileMap:
         """The map that `to_dict` wrote. CalibrationError where it breaks a rule."""
         scores, percentiles = (tuple(float(value) for value in table[key]) for key in ("scores", "percentiles"))
         return cls(rule=table["rule"], scores=scores, percentiles=percentiles)
+
+
+def risen(values: Sequence[float], rounding: float) -> tuple[float, ...]:
+    """The values, each that falls by no more than `rounding` lifted to the one before; what falls by more stays as it is."""
+    found: list[float] = []
+    for value in values:
+        falls = bool(found) and 0 < found[-1] - value <= rounding
+        found.append(found[-1] if falls else value)
+    return tuple(found)
 
 
 def finite(name: str, values: ArrayLike) -> Floats:

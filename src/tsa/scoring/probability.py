@@ -18,12 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import BSpline
 
 from tsa.errors import CalibrationError
-from tsa.scoring.percentile import finite
+from tsa.scoring.percentile import finite, risen
 
 Floats = NDArray[np.float64]
 
 CERTAIN_ETA = 25.0
 """Above this logit the B-spline's probability is 1."""
+
+ROUNDING = 1e-6
+"""Coefficients and knots of an imported B-spline may fall by so much: its fit rounds, and so does the file it stands in."""
 
 NEAREST = 1e-12
 """How near to 0 and 1 a raw score counts where its logit is taken."""
@@ -94,7 +97,8 @@ class BSplineMap(ProbabilityMap):
         """The map in the original's `bspline_parameters.json`. CalibrationError where its fit had failed, or by a rule."""
         if table.get("status", "Success") != "Success":
             raise CalibrationError(f"B-spline status must be 'Success', however: {table['status']!r}")
-        return cls.from_dict(table)
+        knots, coefficients = (risen([float(v) for v in table[key]], ROUNDING) for key in ("knots", "coefficients"))
+        return cls(knots=knots, coefficients=coefficients, degree=int(table["degree"]))
 
     def to_original(self) -> dict[str, Any]:
         """The content of a `bspline_parameters.json`."""
