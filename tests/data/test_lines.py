@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tsa.data.lines import refuse_short
+from tsa.data.lines import kind_of_header, refuse_short
 from tsa.data.sources import open_sources
 from tsa.errors import DataError
 
@@ -102,3 +102,31 @@ def test_a_table_of_tabs_holds_what_stands_between_them(rows: list[tuple[str, ..
     whole = re.compile(r'"(?:[^"]|"")*"')
     expected = [tuple(v[1:-1].replace('""', '"') if whole.fullmatch(v) else v for v in row) for row in rows]
     assert found.select("id", "at", "x").rows() == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        ("id\tat\tamount", "tsv"),
+        ("id,at,amount", "csv"),
+        ("id\tamount, net\tat", "tsv"),
+        ('id,"amount\tnet",at', "csv"),
+        ("id", "as called"),
+        ("", "as called"),
+        ("id;at;amount", "as called"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+def test_the_header_says_what_separates_fields(header: str, kind: str, name: str, tmp_path: Path) -> None:
+    path, data = tmp_path / name, (header + "\n").encode() if header else b""
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    called = "tsv" if ".tsv" in name else "csv"
+    assert kind_of_header(str(path), called) == (called if kind == "as called" else kind)
+
+
+def test_a_log_of_tabs_that_is_called_csv_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"id\tamount\tlabel\na,a\t1\t0\n"))
+    source = open_sources([str(path)], [])[0]
+    assert source.kind == "tsv"
+    assert source.scan(["id", "amount"]).collect().rows() == [("a,a", "1", None)]

@@ -33,6 +33,7 @@ from wire_rows import (
 
 from tsa.data.store import EventStore, prepare
 from tsa.data.wire import carried, reading
+from tsa.data.wire.fields import Layout
 from tsa.errors import DataError, StoreError, TSAError
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
@@ -180,13 +181,25 @@ def test_every_format_gives_the_same_store(tmp_path: Path) -> None:
     frame.write_csv(tmp_path / "a.csv")
     frame.write_csv(tmp_path / "a.tsv", separator="\t")
     (tmp_path / "b.tsv.gz").write_bytes(gzip.compress((tmp_path / "a.tsv").read_bytes()))
+    (tmp_path / "called.csv.gz").write_bytes((tmp_path / "b.tsv.gz").read_bytes())
+    (tmp_path / "called.tsv").write_bytes((tmp_path / "a.csv").read_bytes())
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "rows.jsonl").read_bytes()))
     text.write_parquet(tmp_path / "a.parquet")
     frame.with_columns(pl.col("at").cast(pl.Int64), pl.col("amount").cast(pl.Float64)).write_parquet(
         tmp_path / "b.parquet"
     )
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    for name in ("a.csv", "a.tsv", "b.tsv.gz", "b.jsonl.gz", "a.parquet", "b.parquet", "a.json"):
+    for name in (
+        "a.csv",
+        "a.tsv",
+        "b.tsv.gz",
+        "called.csv.gz",
+        "called.tsv",
+        "b.jsonl.gz",
+        "a.parquet",
+        "b.parquet",
+        "a.json",
+    ):
         found = prepare(of, tmp_path / name, tmp_path / "other").manifest["files"]
         for file in found:
             if file != "data_report.json":
@@ -237,6 +250,22 @@ def test_columns_that_a_table_lacks_are_named(tmp_path: Path) -> None:
     twice.write_csv(path)
     with pytest.raises(DataError, match="a column must stand there once"):
         prepare(market(), path, tmp_path / "store", encoder=encoder(market()))
+
+
+def test_a_header_is_not_shown_field_by_field(tmp_path: Path) -> None:
+    """EU has 738 fields and a header of 27,000 letters: it was shown 738 times."""
+    wide = market(features={**TABLE["features"], "engineered": [f"engineered_{at:04}" for at in range(700)]})
+    path = tmp_path / "rows.csv"
+    header = "|".join([*Layout(wide).current, *Layout(wide).others, *Layout(wide).history_fields])
+    path.write_text(f"{header}\n{header}\n")
+    with pytest.raises(DataError) as error:
+        prepare(wide, path, tmp_path / "store")
+    message = str(error.value)
+    assert "engineered_0001: missing" in message
+    assert "more columns" in message
+    assert "the first line holds one column alone: fields must be separated by commas or by tabs" in message
+    assert "engineered_0001|" not in message
+    assert len(message) < 3000
 
 
 @pytest.mark.parametrize(("suffix", "separator"), [("tsv", "\t"), ("csv", ",")])

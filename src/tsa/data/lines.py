@@ -35,6 +35,16 @@ def refuse_short(path: str, separator: str, count: int, *, quoted: bool = True) 
         )
 
 
+def kind_of_header(path: str, kind: str) -> str:
+    """ "csv" or "tsv", as the first line has it: files are called `.csv` and separated by tabs, or the other way round.
+
+    A tab outside quotes settles it, since no column has one in its name; where there is none, a comma does.
+    """
+    first = pl.scan_lines(path, name=LINE, glob="://" in path).head(1).collect()
+    bare = re.sub(r'"(?:[^"]|"")*"', "", first[LINE].item() or "") if len(first) else ""
+    return "tsv" if "\t" in bare else "csv" if "," in bare else kind
+
+
 def has_lone_quotes(path: str, separator: str) -> bool:
     """Whether a quote stands elsewhere than around a whole field, or doubled inside such a one, which holds no separator."""
     whole, mark = rf'(^|{re.escape(separator)})"(?:[^"{re.escape(separator)}]|"")*"', "\x01"

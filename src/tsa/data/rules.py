@@ -21,6 +21,9 @@ TIME, LABEL, KNOWN_AT = "__time_seconds", "__label", "__known_at_seconds"
 TEN_YEARS_SECONDS = 10 * 365.25 * 86_400.0
 Schema = Mapping[str, pl.DataType]
 
+MOST_FINDINGS = 20
+"""Columns that do not fit which a message names; of wire rows hundreds can be missing at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -78,7 +81,7 @@ def shape_of(market: Market, schemas: Sequence[Schema], *, need_label: bool) -> 
     """Checks that all files have the columns, with types that can be read. Raises DataError listing all that do not."""
     found = list(dict.fromkeys(line for schema in schemas for line in _schema_findings(market, schema, need_label)))
     if found:
-        raise DataError("\n  ".join(["log: columns do not fit the market", *found]))
+        raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(found, schemas)]))
     has = {name for schema in schemas for name in schema}
     types = {name: [schema[name] for schema in schemas if name in schema] for name in read_columns(market)}
     integers = (name for name, dtypes in types.items() if dtypes and all(map(columns.is_small_integer, dtypes)))
@@ -90,6 +93,16 @@ def shape_of(market: Market, schemas: Sequence[Schema], *, need_label: bool) -> 
         known_at=known_at,
         now=time.time(),
     )
+
+
+def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
+    """As many lines as a person reads, and, of files with one column alone, what that probably means."""
+    shown = list(findings[:MOST_FINDINGS])
+    if len(findings) > len(shown):
+        shown.append(f"and {len(findings) - len(shown)} more columns")
+    if any(len([name for name in schema if not name.startswith("__")]) == 1 for schema in schemas):
+        shown.append("the first line holds one column alone: fields must be separated by commas or by tabs")
+    return shown
 
 
 def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from tsa.data.lines import has_lone_quotes, refuse_short
+from tsa.data.lines import has_lone_quotes, kind_of_header, refuse_short
 from tsa.errors import DataError
 
 KINDS = {
@@ -118,6 +118,7 @@ def _opened(path: str, kind: str, columns: Sequence[str]) -> Source:
             return Source(kind=kind, paths=(path,), schema=_json_schema(path, columns))
         if kind == "parquet":
             return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
+        kind = kind_of_header(path, kind)
         mark, tabs = SEPARATORS[kind], kind == "tsv"
         header = pl.scan_csv(
             path, separator=mark, quote_char=None if tabs else '"', infer_schema=False, glob="://" in path

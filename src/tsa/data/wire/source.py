@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from tsa.data import columns
-from tsa.data.rules import needed_columns
+from tsa.data.rules import needed_columns, the_first
 from tsa.data.sources import EXTRA, SEPARATORS, Source, find_files, open_sources
 from tsa.data.wire.fields import Layout
 from tsa.data.wire.problems import Problems
@@ -133,7 +133,8 @@ class WireFile:
         told = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
         found += [f"{name}: must be a text, however: {kind}" for name, kind in told.items() if kind != pl.String]
         if found:
-            raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *found]))
+            lines = the_first(found, [source.schema])
+            raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *lines]))
         return {name: known[name] for name in wanted if name in known}
 
 
