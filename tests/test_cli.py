@@ -112,7 +112,11 @@ def test_score(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Path) -> None
 
     refused(tsa("score", demo_run / "bundle", demo_log, "--from", "yesterday", "--out", part), "start must be a time")
     refused(tsa("score", demo_run, demo_log, "--out", part), "is not a bundle; did you mean .*/bundle")
-    refused(tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "deep"), "deep: Is a directory")
+    (tmp_path / "folder.csv").mkdir()
+    refused(tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "folder.csv"), "folder.csv: Is a directory")
+    other = tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "scores.csv.gz")
+    refused(other, r"out must end in .parquet or .csv \(got scores.csv.gz\)")
+    assert not (tmp_path / "scores.csv.gz").exists()
     assert pl.read_csv(part).equals(found), "what was there is still there"
 
 
@@ -269,7 +273,7 @@ def test_quiet(tsa: Tsa, own_run: Path, demo_log: Path, tmp_path: Path) -> None:
     made = tsa("evaluate", own_run, "--quiet", "--replicates", 10)
     assert (made.code, made.err) == (0, "")
     assert "report: " in made.out
-    assert refused(tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x"), "there is no file")
+    assert refused(tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x.csv"), "there is no file")
 
 
 def test_markup_in_a_name_is_only_a_name(tsa: Tsa, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from tsa.progress import Advance, Progress
 
 INTERRUPTED = 130
 
-console = Console()
-errors = Console(stderr=True)
+# what is printed holds names and values of users: `[training]` is no markup, `:id:` no emoji
+console = Console(markup=False, emoji=False)
+errors = Console(markup=False, emoji=False, stderr=True)
 logger = logging.getLogger("tsa")
 
 
@@ -57,7 +58,7 @@ def session(quiet: bool, log: Path) -> Iterator[Progress]:
 def _bars(quiet: bool) -> Iterator[Progress]:
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -84,5 +85,5 @@ class Notes(logging.Handler):
 
 
 def say(text: str, to: Console = console) -> None:
-    """Print a line as it is: nothing in a path or a value is markup, and no pipe is wrapped at 80 columns."""
-    to.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a line as it is: nothing in a path or a value is markup or an emoji, and no pipe is wrapped at 80 columns."""
+    to.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -60,6 +60,6 @@ def _end_interrupted() -> NoReturn:
 
 
 def _refuse(text: str) -> NoReturn:
-    errors.print("[bold red]error:[/]", end=" ")
+    errors.print("error:", style="bold red", end=" ")
     say(text, errors)
     sys.exit(REFUSED)

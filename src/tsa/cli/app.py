@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+
+class PlainHelp(TyperGroup):
+    """Commands whose help is shown as it is written: `[monitoring]` is a table of a market file, and no markup."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for command in self.commands.values():
+            command.help = escape(command.help or "")
+            for parameter in command.params:
+                if text := getattr(parameter, "help", None):
+                    parameter.help = escape(text)  # type: ignore[attr-defined]
+
 
 app = typer.Typer(
+    cls=PlainHelp,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

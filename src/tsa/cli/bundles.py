@@ -95,9 +95,11 @@ def diff(
     quiet: Quiet = False,
 ) -> None:
     """Say what changed from one bundle to another, and, given a log, how its payments' scores move."""
-    from tsa.data.files import write_json
+    from tsa.data.files import need_suffix, write_json
     from tsa.scoring.diff import diff_paths
 
+    if out is not None:
+        need_suffix("--out", out, ".json")
     with session(quiet, beside(other)) as bars:
         found = diff_paths(one, other, log or None, bars)
     if out is not None:

@@ -38,9 +38,12 @@ def explain(
     odds. Above 0 speaks for fraud, below 0 against it. Histories are taken from the whole log given. The JSON file tells of
     each feature and each earlier payment; docs/reasons.md says what it all means.
     """
+    from tsa.data.files import need_suffix
     from tsa.scoring.explain import explain_log, write_explanations
     from tsa.scoring.scorer import Scorer
 
+    if out is not None:
+        need_suffix("--out", out, ".json")
     opened = Scorer.load(bundle, set_ or ()).bundle
     with session(quiet, beside(out or bundle)) as bars:
         found = explain_log(opened, logs, id_, quarantine=quarantine, progress=bars)

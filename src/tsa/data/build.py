@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tsa.data.encoder import Encoder
 from tsa.data.events import KNOWN_AT, LABEL, TIME, CleanLog, read_log
-from tsa.data.files import ArrayWriter, file_entry, write_json
+from tsa.data.files import ArrayWriter, file_entry, need_suffix, write_json
 from tsa.data.history import HistoryIndex, index_histories, retained
 from tsa.data.manifest import (
     ARRAYS,
@@ -87,6 +87,8 @@ def _read(
     market: Market, logs: Sequence[str], folder: Path, *, quarantine: Path | None, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, Carried | None]]:
     """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
+    if quarantine is not None:
+        need_suffix("quarantine", quarantine, ".parquet")
     if market.wire is None:
         yield read_log(market, logs, folder / ROWS, quarantine=quarantine, need_label=encoder is None), None
         return

@@ -35,6 +35,12 @@ def replaced_file(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def need_suffix(name: str, path: Path, *suffixes: str) -> None:
+    """Raise ConfigError, naming the option, unless the file ends in one of the suffixes: nothing is guessed from others."""
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{name} must end in {' or '.join(suffixes)} (got {path.name}); choose one of these endings")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replaced_file(path) as aside:

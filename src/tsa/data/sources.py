@@ -1,34 +1,22 @@
-"""Where a log comes from: files, folders, globs and object-store URLs, scanned lazily.
+"""The files of a log, opened and scanned lazily.
 
-It knows formats and how to find files. It does not know what a column means. Columns of text formats (CSV, TSV, JSON
+It knows formats. It does not know what a column means. Columns of text formats (CSV, TSV, JSON
 lines) are all scanned as text: guessing types from the first rows breaks on the ten millionth.
 """
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from tsa.data.lines import has_lone_quotes, kind_of_header, refuse_short
+from tsa.data.paths import find_files
 from tsa.errors import DataError
 
-KINDS = {
-    "parquet": "parquet",
-    "pq": "parquet",
-    "csv": "csv",
-    "tsv": "tsv",
-    "tab": "tsv",
-    "jsonl": "json",
-    "ndjson": "json",
-    "json": "json",
-}
-COMPRESSED = ("gz", "zst")
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 JSON_PEEK_ROWS = 1000
 EXTRA = "__extra"  # in CSV: what stands in a row behind the last column of the header
@@ -63,53 +51,26 @@ class Source:
         return _scan(self.kind, list(self.paths), wanted, self.lone_quotes).select(present)
 
 
-def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
-    """(path, kind) of each file, in the order given, those of a glob or a folder sorted. Raises DataError for none."""
-    found: list[tuple[str, str]] = []
-    for log in map(str, logs):
-        paths = [log] if "://" in log else _local(log)
-        if not paths:
-            raise DataError(f"log: there is no file {log!r}")
-        found.extend((path, _kind(path)) for path in paths)
-    if not found:
-        raise DataError("log: at least one file is needed, however: none was named")
-    return list(dict.fromkeys(found))
-
-
-def _local(log: str) -> list[str]:
-    path = Path(log)
-    if path.is_dir():
-        return sorted(str(inner) for inner in path.rglob("*") if inner.is_file() and _kind_or_none(inner.name))
-    return (
-        [log] if path.is_file() else sorted(match for match in glob.glob(log, recursive=True) if Path(match).is_file())
-    )
-
-
-def _kind_or_none(path: str) -> str | None:
-    parts = path.split("?")[0].lower().rsplit("/", 1)[-1].split(".")[1:]
-    if len(parts) > 1 and parts[-1] in COMPRESSED:
-        kind = KINDS.get(parts[-2])
-        return kind if kind != "parquet" else None
-    return KINDS.get(parts[-1]) if parts else None
-
-
-def _kind(path: str) -> str:
-    kind = _kind_or_none(path)
-    if kind is None:
-        ends = ", ".join(f".{end}" for end in KINDS)
-        raise DataError(f"log: a file must end in one of {ends} (text also in .gz or .zst), however: {path!r}")
-    return kind
-
-
 def open_sources(logs: Sequence[str], columns: Sequence[str]) -> list[Source]:
     """All files of the logs as few sources, in order. Raises DataError for a file that is missing, empty or torn."""
-    opened = [_opened(path, kind, columns) for path, kind in find_files(logs)]
+    files = find_files(logs)
+    opened = [_opened(path, kind, columns) for path, kind in files]
+    for source in opened:
+        _refuse_own(source, columns, alone=len(files) == 1)
     grouped = groupby(opened, key=lambda source: (source.kind, source.lone_quotes, tuple(source.schema.items())))
     joined = []
     for (kind, lone_quotes, schema), group in grouped:
         paths = tuple(path for source in group for path in source.paths)
         joined.append(Source(kind=kind, paths=paths, schema=dict(schema), lone_quotes=lone_quotes))
     return joined
+
+
+def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
+    """DataError for what this program wrote beside a log: scores, and rows that it had set aside."""
+    scores = "raw_score" in source.schema and not set(columns) <= set(source.schema)
+    if scores or ("__reason" in source.schema and not alone):
+        what = "scores that this program wrote" if scores else "rows that were set aside with --quarantine"
+        raise DataError(f"{source.paths[0]}: holds {what}, not payments; leave it out of the log or move it")
 
 
 def _opened(path: str, kind: str, columns: Sequence[str]) -> Source:

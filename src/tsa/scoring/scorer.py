@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.files import replaced_file
+from tsa.data.files import need_suffix, replaced_file
 from tsa.data.past import Key, PastEvents, assemble
 from tsa.data.payments import PaymentReader
 from tsa.data.payments import Payments as EncodedPayments
@@ -229,10 +229,11 @@ def _refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32
 
 
 def write_scores(scores: pl.DataFrame | Iterable[pl.DataFrame], out: Path) -> int:
-    """Write scores, in one piece or in parts, as Parquet, or as CSV where `out` ends in .csv, whole or not at all.
+    """Write scores, in one piece or in parts, as .parquet or .csv, as `out` ends, whole or not at all.
 
-    Returns how many payments there were.
+    Returns how many payments there were. Raises ConfigError for another ending, before the first part is asked for.
     """
+    need_suffix("out", out, ".parquet", ".csv")
     parts = iter([scores] if isinstance(scores, pl.DataFrame) else scores)
     with replaced_file(out) as aside:
         return _write_csv(parts, aside) if out.suffix == ".csv" else _write_parquet(parts, aside)

@@ -18,8 +18,9 @@ import polars as pl
 import pyarrow as pa
 
 from tsa.data import columns
+from tsa.data.paths import find_files
 from tsa.data.rules import needed_columns, the_first
-from tsa.data.sources import EXTRA, SEPARATORS, Source, find_files, open_sources
+from tsa.data.sources import EXTRA, SEPARATORS, Source, open_sources
 from tsa.data.wire.fields import Layout
 from tsa.data.wire.problems import Problems
 from tsa.errors import DataError

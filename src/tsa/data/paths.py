@@ -1,0 +1,119 @@
+"""Which files a log is made of: files, folders and globs on this machine, and object-store URLs.
+
+It knows names and endings, and what the program itself leaves in folders. It does not look into tables.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tsa.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+KINDS = {
+    "parquet": "parquet",
+    "pq": "parquet",
+    "csv": "csv",
+    "tsv": "tsv",
+    "tab": "tsv",
+    "jsonl": "json",
+    "ndjson": "json",
+    "json": "json",
+}
+COMPRESSED = ("gz", "zst")
+OWN_FOLDERS = {
+    "a bundle": ("manifest.json", "encoder.json", "weights.safetensors"),
+    "a store": ("manifest.json", "encoder.json"),
+    "a run": ("run.json", "bundle"),
+    "a monitoring": ("monitor.json", "reference.json"),
+}
+"""What the program writes as folders, by the names that stand in each."""
+HIDDEN = ("_", ".")
+SHOWN = 3
+
+
+def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
+    """(path, kind) of each file, in the order given, those of a glob or a folder sorted; none is read twice.
+
+    In folders, and where a glob has a wildcard, names that begin with `_` or `.` are left out, as Spark and Hive do.
+    Raises DataError for a log without files, a file of no known kind, and a folder that holds what this program wrote.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for log in map(str, logs):
+        paths = [log] if "://" in log else list(_local(log))
+        if not paths:
+            raise DataError(f"log: there is no file {log!r}")
+        for path in paths:
+            found.setdefault(path if "://" in path else os.path.realpath(path), (path, kind_of(path)))
+    if not found:
+        raise DataError("log: at least one file is needed, however: none was named")
+    return list(found.values())
+
+
+def kind_of(path: str) -> str:
+    """The kind of a file by its ending. Raises DataError for an ending that is not known."""
+    kind = _kind_or_none(path)
+    if kind is None:
+        ends = ", ".join(f".{end}" for end in KINDS)
+        raise DataError(f"log: a file must end in one of {ends} (text also in .gz or .zst), however: {path!r}")
+    return kind
+
+
+def _local(log: str) -> Iterator[str]:
+    path = Path(log)
+    if path.is_dir():
+        yield from _of_folder(path)
+    elif path.is_file():
+        yield log
+    else:
+        for match in sorted(glob.glob(log, recursive=True)):
+            if not _is_hidden(match, log):
+                inner = Path(match)
+                yield from _of_folder(inner) if inner.is_dir() else (match,)
+
+
+def _is_hidden(match: str, pattern: str) -> bool:
+    """Whether a wildcard, not the user's own word, led to a name that begins with `_` or `.`."""
+    asked = pattern.split("/")
+    names = (name for name in match.split("/") if name.startswith(HIDDEN) and name not in (".", ".."))
+    return any(not any(part.startswith(name[0]) for part in asked) for name in names)
+
+
+def _of_folder(folder: Path) -> Iterator[str]:
+    """The tables in a folder and the folders in it. Raises DataError where this program has written one of these."""
+    tables: list[str] = []
+    others: list[str] = []
+    _refuse_own(folder, folder)
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        for name in folders:
+            _refuse_own(Path(place) / name, folder)
+        for name in (name for name in names if not name.startswith(HIDDEN)):
+            (others if _kind_or_none(name) is None else tables).append(str(Path(place) / name))
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        logger.warning("%s: files of no known kind are not read: %s%s", folder, ", ".join(sorted(others)[:SHOWN]), more)
+    yield from sorted(tables)
+
+
+def _refuse_own(folder: Path, log: Path) -> None:
+    for what, names in OWN_FOLDERS.items():
+        if all((folder / name).exists() for name in names):
+            inside = "" if folder == log else f" inside the log folder {log}"
+            raise DataError(
+                f"log: {folder} is {what} that this program wrote{inside}, not payments; "
+                "name the files of the log themselves, or move it to another folder"
+            )
+
+
+def _kind_or_none(path: str) -> str | None:
+    parts = path.split("?")[0].lower().rsplit("/", 1)[-1].split(".")[1:]
+    if len(parts) > 1 and parts[-1] in COMPRESSED:
+        kind = KINDS.get(parts[-2])
+        return kind if kind != "parquet" else None
+    return KINDS.get(parts[-1]) if parts else None
