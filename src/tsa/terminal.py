@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +31,7 @@ def session(quiet: bool, log: Path) -> Iterator[Progress]:
     """Draw bars for what takes long, show warnings, log to a file; how it failed is logged as well."""
     logger.setLevel(logging.INFO)
     log.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(log, mode="a", encoding="utf-8")
+    file = LogFile(log, mode="a", encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers = [file] if quiet else [file, Notes()]
     for handler in handlers:
@@ -73,6 +73,21 @@ def _bars(quiet: bool) -> Iterator[Progress]:
             bars.remove_task(task)
 
         yield bar
+
+
+class LogFile(logging.FileHandler):
+    """A log file that stops where its disk is full, and ends nothing else: what matters is on the terminal as well."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's own name
+        """Say once that the log is not written any more. Logging itself would print a traceback for each line."""
+        if self.level < logging.CRITICAL:
+            self.setLevel(logging.CRITICAL)
+            say(f"note: {self.baseFilename} cannot be written: {sys.exc_info()[1]}; the log ends here", errors)
+
+    def close(self) -> None:
+        """Close the file; what it could not take is dropped."""
+        with suppress(OSError):
+            super().close()
 
 
 class Notes(logging.Handler):

@@ -1,11 +1,14 @@
 """The command line: parse, call, print. Nothing is computed here.
 
-Exit codes: 0; 2 for bad usage or input (one paragraph, no traceback); 3 for an alert of `tsa monitor`; 1 for a bug; 130 when
-interrupted; 143 when a training was asked to stop (SIGTERM) and saved a checkpoint.
+Exit codes: 0; 2 for bad usage or input, or a machine that lacks something (one paragraph, no traceback); 3 for an alert of
+`tsa monitor`; 1 for a bug; 130 when interrupted; 143 after SIGTERM and 129 after SIGHUP, once what was half-written is removed
+(a training has saved a checkpoint then).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import sys
@@ -13,7 +16,10 @@ from typing import NoReturn
 
 from tsa.cli import bundles, data, evaluation, explaining, history, monitoring, scoring, serving, training, tuning
 from tsa.cli.app import app
+from tsa.cli.streams import flush_or_drop, print_any_character
+from tsa.ending import ending_in_order
 from tsa.errors import TSAError
+from tsa.machine import lack
 from tsa.terminal import INTERRUPTED, errors, say
 
 __all__ = [
@@ -36,19 +42,38 @@ REFUSED = 2
 
 def main() -> None:
     """Run the command line. What the user can act on becomes one paragraph and exit code 2; anything else is a bug."""
+    print_any_character()
+    with ending_in_order():
+        try:
+            _run()
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                _end_interrupted()
+            raise
+        except TSAError as error:
+            _refuse(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            if (text := lack(error) or _of_file(error)) is None:
+                raise
+            _refuse(text)
+
+
+def _run() -> None:
+    """The command, and what it printed: a disk that is full may say so only when that is written out."""
     try:
         app()
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            _end_interrupted()
-        raise
-    except TSAError as error:
-        _refuse(f"{type(error).__name__}: {error}")
-    except OSError as error:
-        path = error.filename2 or error.filename
-        if path is None:
-            raise
-        _refuse(f"{path}: {error.strerror}")
+    finally:
+        if (error := flush_or_drop(sys.stdout)) is not None:
+            if error.errno == errno.EPIPE:
+                sys.exit(1)
+            raise OSError(error.errno, error.strerror, "standard output") from None
+
+
+def _of_file(error: Exception) -> str | None:
+    """What is wrong with a file that the user named, or a program of theirs."""
+    if not isinstance(error, OSError) or (path := error.filename2 or error.filename) is None:
+        return None
+    return f"{path}: {error.strerror}"
 
 
 def _end_interrupted() -> NoReturn:
@@ -60,6 +85,7 @@ def _end_interrupted() -> NoReturn:
 
 
 def _refuse(text: str) -> NoReturn:
-    errors.print("error:", style="bold red", end=" ")
-    say(text, errors)
+    with contextlib.suppress(OSError):  # a terminal that was closed: the exit code says it
+        errors.print("error:", style="bold red", end=" ")
+        say(text, errors)
     sys.exit(REFUSED)

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError
+from tsa.machine import naming
 
 
 @contextmanager
@@ -29,10 +30,12 @@ def replaced_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
-        yield aside
-        os.replace(aside, path)
+        with naming(path):
+            yield aside
+            os.replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # why the block failed is what is to be said
+            aside.unlink(missing_ok=True)
 
 
 def need_suffix(name: str, path: Path, *suffixes: str) -> None:
@@ -70,9 +73,10 @@ def replaced_folder(out: Path, marker: str) -> Iterator[Path]:
     aside = _aside(out)
     aside.mkdir()
     try:
-        yield aside
-        _refuse_foreign(out, marker)  # again: this may be hours later
-        _move(aside, out)
+        with naming(out):
+            yield aside
+            _refuse_foreign(out, marker)  # again: this may be hours later
+            _move(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -5,7 +5,6 @@ Knows errors by their looks, since each library raises its own.
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import shutil
@@ -17,12 +16,12 @@ import torch
 from safetensors import SafetensorError
 
 from tsa.errors import TrainingError
+from tsa.machine import full
 
 logger = logging.getLogger(__name__)
 
 NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
 """How PyTorch's allocator for CPUs, oneDNN and C++ say it."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
 SHOWN = 5
 """Payments that an error names; the log names all."""
 
@@ -86,16 +85,10 @@ def _reason(error: Exception, out: Path) -> str | None:
     if isinstance(error, EOFError | ConnectionError) or "DataLoader worker" in str(error):
         # a signal says so, anywhere, or it is found out by reading from it
         return f"workers that gather batches (training.workers) must live, however: {error or 'one was killed'}"
-    if _full(error):
+    if full(error):
         free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
         return (
             f"{out} needs more disk space, however: {free:,} bytes are free ({error}); checkpoints that were written "
             "before are whole, and the run can be resumed"
         )
     return f"a run must fit into memory, however: {error}" if out_of_memory(error) else None
-
-
-def _full(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in FULL
-    return "No space left on device" in str(error) or "Disk quota exceeded" in str(error)
