@@ -7,7 +7,8 @@ outcome that is told twice counts once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -16,6 +17,7 @@ from tsa_client.answers import Answer, Problem
 from tsa_client.errors import (
     ConnectionLostError,
     DeadlineError,
+    InvalidPaymentError,
     OverloadedError,
     RefusedError,
     UnavailableError,
@@ -23,12 +25,14 @@ from tsa_client.errors import (
     refusal,
 )
 from tsa_client.retrying import Backoff, Deadline, seconds_of
+from tsa_client.values import rows_of, scalar, sendable
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 Payment = Mapping[str, Any]
-"""Columns of the market with their current values, or `{"payment": {…}, "histories": {NAME: [{…}, …]}}`."""
+"""Columns of the market with their current values, or `{"payment": {…}, "histories": {NAME: [{…}, …]}}`. Values may be
+Python's, NumPy's, pandas' or Polars' (`tsa_client.values`); a row of a frame is a payment too."""
 
 
 class Client:
@@ -53,28 +57,39 @@ class Client:
 
     def score(self, payment: Payment, *, explain: bool = False, deadline_seconds: float | None = None) -> Answer:
         """Score one payment. explain: with reasons. Raises EndpointError; InvalidPaymentError says what is wrong with it."""
-        found = self._call("/v1/score", dict(payment), explain, deadline_seconds)
+        found = self._call("/v1/score", _whole(sendable(payment)), explain, deadline_seconds)
         return _read(Answer.of, found)
 
     def score_many(
-        self, payments: Sequence[Payment], *, explain: bool = False, deadline_seconds: float | None = None
+        self, payments: Any, *, explain: bool = False, deadline_seconds: float | None = None
     ) -> list[Answer | Problem]:
-        """An answer or a problem for each payment, in their order. Raises EndpointError where the request gets none."""
-        if not payments:
-            return []
-        found = self._call("/v1/score", [dict(payment) for payment in payments], explain, deadline_seconds)
-        if not isinstance(found, list) or len(found) != len(payments):
-            raise UnexpectedAnswerError(f"the answer must be a list of {len(payments)}, however: {str(found)[:100]}")
-        return [_read(_one, document) for document in found]
+        """Score the payments of a list, or the rows of a Polars or pandas frame.
+
+        Returns:
+            An answer or a problem for each payment, in their order. A payment with a value that cannot be sent is not
+            sent, and costs no other its score.
+
+        Raises:
+            EndpointError: where the request gets no answer.
+            TypeError: where `payments` is neither a list nor a frame.
+        """
+        given = [sendable(payment) for payment in rows_of(payments)]
+        sent = [payment for payment in given if not isinstance(payment, Problem)]
+        found = self._call("/v1/score", sent, explain, deadline_seconds) if sent else []
+        if not isinstance(found, list) or len(found) != len(sent):
+            raise UnexpectedAnswerError(f"the answer must be a list of {len(sent)}, however: {str(found)[:100]}")
+        answers = iter([_read(_one, document) for document in found])
+        return [payment if isinstance(payment, Problem) else next(answers) for payment in given]
 
     def outcome(
-        self, id_: str, *, fraud: bool, at: str | float | None = None, deadline_seconds: float | None = None
+        self, id_: Any, *, fraud: bool, at: str | float | datetime | None = None, deadline_seconds: float | None = None
     ) -> None:
         """Say what became of a payment. at: when that became known, as the market writes times; None: now.
 
         Raises EndpointError; RefusedError with the rule `unknown_payment` where no such payment was scored.
         """
-        body = {"id": id_, "fraud": fraud} | ({} if at is None else {"at": at})
+        moment = _whole(scalar(at, "at"))
+        body = {"id": _whole(scalar(id_, "id")), "fraud": bool(fraud)} | ({} if moment is None else {"at": moment})
         self._call("/v1/outcome", body, False, deadline_seconds)
 
     def ready(self, *, timeout_seconds: float = 1.0) -> bool:
@@ -118,6 +133,13 @@ class Client:
         if not answer.is_success:
             raise _refusal(answer)
         return _read(httpx.Response.json, answer)
+
+
+def _whole(given: Any) -> Any:
+    """What is to be sent. InvalidPaymentError where it cannot be."""
+    if isinstance(given, Problem):
+        raise InvalidPaymentError(f"{given.rule}: {given.detail} (got {given.value}); it was not sent", given)
+    return given
 
 
 def _refusal(answer: httpx.Response) -> RefusedError:

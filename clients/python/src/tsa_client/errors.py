@@ -2,7 +2,7 @@
 
 EndpointError
 ├── RefusedError             the endpoint said no: `problem` says why
-│   ├── InvalidPaymentError  409, 422: the payment breaks a rule; sending it again does not help
+│   ├── InvalidPaymentError  409, 422: the payment breaks a rule, or cannot be sent; sending it again does not help
 │   ├── NotAllowedError      401, 403: the token
 │   ├── OverloadedError      429, to the last attempt
 │   ├── UnavailableError     502, 503, to the last attempt
