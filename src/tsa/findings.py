@@ -16,6 +16,9 @@ from pydantic import Field, model_validator
 from tsa.special import Original, Privacy, Reasons, Serving, Wire
 from tsa.tables import DAY_SECONDS, Evaluation, Event, Features, HistoryKey, Label, Monitoring, Split, Table
 
+MARK = " is missing"
+"""How the names of the columns end that mark missing values of numerical features."""
+
 
 class Tables(Table):
     """All tables of a market, checked against each other."""
@@ -85,6 +88,10 @@ def _name_findings(market: Tables) -> Iterator[str]:
         yield f"history: names must be unique, however: {name!r} stands twice"
     for name in _twice([*features.names, *features.calendar]):
         yield f"features: names must be unique over all kinds of features, however: {name!r} stands twice"
+    for feature in (*features.numerical, *features.engineered):
+        if feature.name.endswith(MARK):
+            rule = f"must not end in {MARK!r}: the columns that mark missing values do (rename it in the log)"
+            yield f"features: {rule} (got {feature.name!r})"
     for name in _twice(market.evaluation.segments):
         yield f"evaluation.segments: must be unique, however: {name!r} stands twice"
     ignored = () if market.monitoring is None else market.monitoring.ignore

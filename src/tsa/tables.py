@@ -35,6 +35,8 @@ def _instant(value: object) -> datetime:
 def _column(name: str) -> str:
     if not name or name.startswith("__"):
         raise ValueError(f"a column name must not be empty nor begin with two underscores, however: {name!r}")
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        raise ValueError(f"a column name must not be a pattern of names (got {name!r}): rename the column in the log")
     return name
 
 

@@ -27,13 +27,15 @@ logger = logging.getLogger("tsa")
 
 
 @contextmanager
-def session(quiet: bool, log: Path) -> Iterator[Progress]:
-    """Draw bars for what takes long, show warnings, log to a file; how it failed is logged as well."""
+def session(quiet: bool, log: Path | None) -> Iterator[Progress]:
+    """Draw bars for what takes long, show warnings, log to a file if there is one; how it failed is logged as well."""
     logger.setLevel(logging.INFO)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    file = LogFile(log, mode="a", encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handlers = [file] if quiet else [file, Notes()]
+    handlers: list[logging.Handler] = [logging.NullHandler()] if quiet else [Notes()]
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = LogFile(log, mode="a", encoding="utf-8", errors="backslashreplace")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.insert(0, file)
     for handler in handlers:
         logger.addHandler(handler)
     try:

@@ -22,6 +22,8 @@ class PlainHelp(TyperGroup):
                     parameter.help = escape(text)  # type: ignore[attr-defined]
 
 
+from tsa.data.outputs import is_stream
+
 app = typer.Typer(
     cls=PlainHelp,
     no_args_is_help=True,
@@ -59,6 +61,6 @@ Preset = Annotated[str, typer.Option(help="The network: default, reference or re
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `tsa train` or `tsa run` wrote.", show_default=False)]
 
 
-def beside(out: Path) -> Path:
-    """The log file of what is written to `out`."""
-    return out.absolute().parent / f"{out.absolute().name}.log"
+def beside(out: Path) -> Path | None:
+    """The log file of what is written to `out`; none beside a device or a pipe."""
+    return None if is_stream(out) else out.absolute().parent / f"{out.absolute().name}.log"

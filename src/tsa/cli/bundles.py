@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tsa.cli.app import Quiet, app, beside
 from tsa.cli.scoring import BundleFolder
+from tsa.data.outputs import check_outputs
 from tsa.errors import ConfigError
 from tsa.terminal import console, say, session
 
@@ -53,6 +54,8 @@ def pack(
     ] = None,
 ) -> None:
     """Copy a bundle, checked, into one file or into a folder. A signature stays with it."""
+    kind = "files" if out.name.endswith(".tar.gz") else "replaced"
+    check_outputs([bundle, wheel], **{kind: {"--out": out}})
     if sagemaker:
         from tsa.serving.packing import pack_for_sagemaker
 
@@ -98,6 +101,7 @@ def diff(
     from tsa.data.files import need_suffix, write_json
     from tsa.scoring.diff import diff_paths
 
+    check_outputs([one, other, *(log or [])], files={"--out": out, "its log file": beside(other)})
     if out is not None:
         need_suffix("--out", out, ".json")
     with session(quiet, beside(other)) as bars:
@@ -151,6 +155,7 @@ def keygen(
     """Make a pair of Ed25519 keys to sign bundles with."""
     from tsa.scoring.signing import make_keys
 
+    check_outputs([], files={"--private": private, "--public": public})
     make_keys(private, public)
     say(f"{private} signs, {public} verifies")
 

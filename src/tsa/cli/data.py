@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from tsa.cli.app import Logs, MarketFile, Quarantine, Quiet, Sets, app, beside
+from tsa.data.outputs import check_outputs
 from tsa.errors import ConfigError
 from tsa.settings import Settings
 from tsa.terminal import console, say, session
@@ -61,6 +62,7 @@ def simulate(
         raise ConfigError(
             f"{rule}, however: --format {format_.value}, --market {market}, --truth {truth}, --set {set_}"
         )
+    check_outputs([market], files={"--out": out, "its log file": beside(out)})
     settings = Settings.read(set_, market, learns=False)
     n = payments if payments is not None else 2_000 if wire else 200_000
     config = SimulationConfig(payments=n, days=days, start=start, fraud_rate=fraud_rate, seed=seed, with_truth=truth)
@@ -80,6 +82,8 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Read and check a log, fit the encoder on its training rows, write the event store."""
+    files = {"--quarantine": quarantine, "its log file": beside(out)}
+    check_outputs([*logs, market], files=files, replaced={"--out": out})
     settings = Settings.read(set_, market, learns=False)
     with session(quiet, beside(out)) as bars:
         store = prepare_store(settings, logs, out, quarantine, bars)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app, beside
 from tsa.cli.scoring import BundleFolder
+from tsa.data.outputs import check_outputs
 from tsa.terminal import console, say, session
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ def explain(
     from tsa.scoring.explain import explain_log, write_explanations
     from tsa.scoring.scorer import Scorer
 
+    log = beside(out or bundle)
+    check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log})
     if out is not None:
         need_suffix("--out", out, ".json")
     opened = Scorer.load(bundle, set_ or ()).bundle
-    with session(quiet, beside(out or bundle)) as bars:
+    with session(quiet, log) as bars:
         found = explain_log(opened, logs, id_, quarantine=quarantine, progress=bars)
     for explanation in found:
         print_explanation(explanation)

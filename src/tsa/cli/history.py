@@ -12,6 +12,7 @@ import typer
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app, beside
 from tsa.cli.scoring import BundleFolder
+from tsa.data.outputs import check_outputs
 from tsa.errors import ConfigError
 from tsa.schema import DAY_SECONDS, Market
 from tsa.terminal import say, session
@@ -44,8 +45,11 @@ def load(
     from tsa.serving.filling import fill
     from tsa.serving.history_store import open_history
 
+    file = _named(url) if urlsplit(url).scheme == "sqlite" else None
+    log = beside(_named(url))
+    check_outputs([bundle, *logs], files={"--history": file, "--quarantine": quarantine, "its log file": log})
     opened = Scorer.load(bundle, set_ or ()).bundle
-    with open_history(url) as store, session(quiet, beside(_named(url))) as bars:
+    with open_history(url) as store, session(quiet, log) as bars:
         filled = fill(store, opened, logs, quarantine=quarantine, progress=bars)
     say(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
 

@@ -10,6 +10,7 @@ import typer
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app
 from tsa.cli.scoring import BundleFolder
+from tsa.data.outputs import check_outputs
 from tsa.terminal import say, session
 
 ALERT = 3
@@ -66,6 +67,16 @@ def monitor(
     from tsa.evaluation.monitor import Span
     from tsa.evaluation.monitor import monitor as watch
 
+    aside = None if quarantine is None else quarantine.with_stem(f"{quarantine.stem}-reference")
+    check_outputs(
+        [bundle, *logs, *(reference or []), market],
+        files={
+            "--quarantine": quarantine,
+            "the quarantine of the reference": aside,
+            **{f"--out, {name}": out / name for name in ("monitor.json", "monitor.html", "monitor.log")},
+        },
+        into={"--out": out},
+    )
     with session(quiet, out / "monitor.log") as bars:
         found = watch(
             bundle,

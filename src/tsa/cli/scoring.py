@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tsa.cli.app import Logs, MarketFile, MarketSets, Quarantine, Quiet, Sets, app, beside
+from tsa.data.outputs import check_outputs
 from tsa.settings import Settings
 from tsa.terminal import say, session
 
@@ -45,6 +46,7 @@ def score(
     """
     from tsa.scoring.scorer import Scorer, write_scores
 
+    check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": beside(out)})
     scorer = Scorer.load(bundle, set_ or (), engine=engine, precision=precision)
     calibration = scorer.bundle.calibration
     with session(quiet, beside(out)) as bars:
@@ -75,6 +77,7 @@ def export(
     """
     from tsa.scoring.exporting import export_bundle
 
+    check_outputs([bundle, log], files={"--out": out, "its log file": beside(bundle)})
     with session(quiet, beside(bundle)) as bars:
         made = export_bundle(bundle, precision, log=log, copy=out, progress=bars)
     kind = "random payments" if log is None else "payments"
@@ -119,6 +122,7 @@ def import_original(
     from tsa.scoring.importing import import_original as import_folder
     from tsa.scoring.importing import left_out
 
+    check_outputs([folder, market, weights, config], files={"its log file": beside(out)}, replaced={"--out": out})
     settings = Settings.read([*(set_ or []), *map(left_out, leave_out or [])], market, learns=False)
     assert settings.market is not None
     with session(quiet, beside(out)):
@@ -142,6 +146,7 @@ def export_calibration(
     from tsa.scoring.bundle import Bundle
     from tsa.scoring.calibration import Calibration
 
+    check_outputs([bundle], into={"--out": out})
     opened = Bundle.open(bundle)
     with session(quiet, out / "export.log"):
         written = write_original(opened.calibration or Calibration(), out)

@@ -9,6 +9,7 @@ import typer
 
 from tsa.cli.app import MarketSets, app
 from tsa.cli.scoring import BundleFolder
+from tsa.data.outputs import check_outputs
 
 
 @app.command()
@@ -70,6 +71,8 @@ def serve(
     from tsa.serving import run
     from tsa.serving.settings import ServeSettings
 
+    secrets = [*(token_file or []), *(admin_token_file or []), certificate, key, client_ca, public_key]
+    check_outputs([bundle, shadow, *secrets], files={"--shadow-file": shadow_file})
     run(
         ServeSettings(
             bundle=bundle,

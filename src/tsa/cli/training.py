@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, Quiet, Sets, app
 from tsa.cli.data import prepare_store
 from tsa.cli.epochs import epoch_table
 from tsa.cli.evaluation import print_metrics
+from tsa.data.outputs import Given, check_outputs
 from tsa.errors import TrainingStopped
 from tsa.progress import silent
 from tsa.settings import Settings
@@ -55,6 +56,7 @@ def train(
     """
     from tsa.data.store import EventStore
 
+    _check_run(out, [store, settings_file])
     settings = Settings.read(set_, file=settings_file)
     with together(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
         train_run(
@@ -85,6 +87,7 @@ def run(
     from tsa.evaluation.evaluate import compare_run, need_baseline, read_report
     from tsa.evaluation.evaluate import evaluate as evaluate_run
 
+    _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
     settings = Settings.read(set_, market, file=settings_file)
     if comparison:
         need_baseline()
@@ -101,6 +104,12 @@ def run(
     if processes.first:
         print_metrics(read_report(out))
         say(f"report: {out / 'report.html'}")
+
+
+def _check_run(out: Path, inputs: Sequence[Given], *, store: bool = False, quarantine: Path | None = None) -> None:
+    """Refuse a run folder that would touch what is read."""
+    replaced = {"the bundle in --out": out / "bundle", **({"the store in --out": out / "store"} if store else {})}
+    check_outputs(inputs, files={"--quarantine": quarantine}, into={"--out": out}, replaced=replaced)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import typer
 
 from tsa.cli.app import Preset, Quiet, Sets, app
 from tsa.cli.training import STOPPED
+from tsa.data.outputs import check_outputs
 from tsa.errors import TrainingStopped
 from tsa.settings import Settings
 from tsa.terminal import errors, say, session
@@ -39,6 +40,8 @@ def tune(
 
     The first trial changes nothing. Then: tsa train STORE --settings OUT/best.toml --out RUN
     """
+    out = out or store.with_name(f"{store.resolve().name}-tuned")
+    check_outputs([store, space], files={"--out, best.toml": out / "best.toml"}, into={"--out": out})
     from tsa.data.store import EventStore
     from tsa.training.search import Search
     from tsa.training.space import DEFAULT, Space
@@ -50,7 +53,6 @@ def tune(
     what = Search(
         store=EventStore.open(store), preset=preset, fixed=fixed, space=Space.read(space or DEFAULT), seed=seed
     )
-    out = out or store.with_name(f"{store.resolve().name}-tuned")
     try:
         with session(quiet, out / "tune.log") as bars:
             best = search(what, out, trials=trials, progress=bars)

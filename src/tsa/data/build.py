@@ -41,6 +41,8 @@ from tsa.errors import DataError
 from tsa.progress import Progress
 from tsa.schema import Market
 
+CODE = "__code"  # no column of a market begins so
+
 CHUNK_ROWS, CHUNK_VALUES = 1_000_000, 40_000_000
 """Rows, and values, that are encoded at a time: markets with hundreds of features take fewer rows."""
 
@@ -116,8 +118,8 @@ def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, 
 def key_codes(key: pl.Series) -> NDArray[np.int64]:
     """(n,) which key a row has, numbered by first appearance; -1 for null."""
     name = key.name
-    known = key.drop_nulls().unique(maintain_order=True).to_frame().with_row_index("code")
-    codes = key.to_frame().join(known, on=name, how="left", maintain_order="left").get_column("code")
+    known = key.drop_nulls().unique(maintain_order=True).to_frame().with_row_index(CODE)
+    codes = key.to_frame().join(known, on=name, how="left", maintain_order="left").get_column(CODE)
     return codes.cast(pl.Int64).fill_null(-1).to_numpy()
 
 

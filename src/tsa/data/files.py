@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,13 +21,23 @@ from typing import Any, BinaryIO, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tsa.data.outputs import is_stream
 from tsa.errors import ConfigError
 from tsa.machine import naming
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, which takes the place of `path` when the block ends without an error."""
+    """Yield a path to write to, which takes the place of `path` when the block ends without an error.
+
+    A link stays: what it points at is replaced. Into a device, a pipe or an open file of the process, such as /dev/null or
+    /dev/stdout, the bytes are written. Raises ConfigError for a folder, a block device and a socket.
+    """
+    if is_stream(path):
+        with _poured_into(path) as aside:
+            yield aside
+        return
+    path = _followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
@@ -39,9 +50,29 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 def need_suffix(name: str, path: Path, *suffixes: str) -> None:
-    """Raise ConfigError, naming the option, unless the file ends in one of the suffixes: nothing is guessed from others."""
-    if path.suffix not in suffixes:
+    """Raise ConfigError, naming the option, unless the file ends in one of the suffixes: nothing is guessed from others.
+
+    Devices and pipes are named as the system has it.
+    """
+    if path.suffix not in suffixes and not is_stream(path):
         raise ConfigError(f"{name} must end in {' or '.join(suffixes)} (got {path.name}); choose one of these endings")
+
+
+@contextmanager
+def _poured_into(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, whose bytes go into what stands at `path` when the block ends without an error."""
+    with tempfile.TemporaryDirectory(prefix="tsa-out-") as folder:
+        aside = Path(folder) / path.name
+        yield aside
+        with aside.open("rb") as made, path.open("wb", buffering=0) as stream:
+            shutil.copyfileobj(made, stream)
+
+
+def _followed(path: Path) -> Path:
+    """Where a file is to be written: a link's target, be it there or not. ConfigError for what is no file."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} must be a file or not exist (it is a folder, a block device or a socket)")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_text(path: Path, text: str) -> None:

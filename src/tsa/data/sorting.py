@@ -6,14 +6,17 @@ It knows a lazily read table, its times and an id to break ties. It does not kno
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tsa.data.files import replaced_file
 
 STRETCH_BYTES = 512 * 2**20
 ROW_GROUP = 2**18
@@ -59,7 +62,7 @@ class ParquetParts:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._stack = ExitStack()
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> ParquetParts:
@@ -69,12 +72,17 @@ class ParquetParts:
         """Append the rows."""
         table: pa.Table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._aside, table.schema, compression="lz4", use_dictionary=False)
+            aside = self._stack.enter_context(replaced_file(self.path))
+            self._writer = pq.ParquetWriter(aside, table.schema, compression="lz4", use_dictionary=False)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            if error is None:
-                os.replace(self._aside, self.path)
-        self._aside.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except BaseException as torn:
+            self._stack.__exit__(type(torn), torn, torn.__traceback__)
+            raise
+        self._stack.__exit__(kind, error, trace)

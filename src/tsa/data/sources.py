@@ -19,7 +19,7 @@ from tsa.errors import DataError
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 JSON_PEEK_ROWS = 1000
-EXTRA = "__extra"  # in CSV: what stands in a row behind the last column of the header
+EXTRA = "__beyond the header"  # in CSV: what stands in a row behind the last column of the header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,8 @@ def _opened(path: str, kind: str, columns: Sequence[str]) -> Source:
         refuse_short(path, mark, len(names), quoted=not tabs)
         if tabs:
             names = names.select(unquoted(pl.col("name")))
+        else:  # Polars takes the quotes around a name away, not the doubled ones inside it
+            names = names.select(pl.col("name").str.replace_all('""', '"', literal=True))
         schema: dict[str, pl.DataType] = dict.fromkeys([*names["name"].to_list(), EXTRA], pl.String())
         lone = tabs and has_lone_quotes(path, mark)
         return Source(kind=kind, paths=(path,), schema=schema, lone_quotes=lone)
@@ -111,6 +113,9 @@ def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], lone_q
         return pl.scan_ndjson(paths, schema=dict(schema))
     # A field too many shifts all behind it. Polars notices only when it reads every column, so ask for one more.
     lengths: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
+    if not lone_quotes and any('"' in name for name in schema):  # Polars knows such a name by another spelling
+        by_place: dict[str, Any] = {**lengths, "has_header": False, "skip_rows": 1}
+        return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **by_place)
     if not lone_quotes:
         return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
     # one that nothing closes would swallow what comes after it; names may be in quotes too, so columns are told by their places

@@ -6,7 +6,6 @@ the files again, and only when there is something to say: a sound log is read on
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from tsa.data.files import replaced_file
 from tsa.data.rules import Rule, Shape, excluded, read_columns, rules, typed, values
 from tsa.data.sources import EXTRA, Source
 from tsa.errors import DataError
@@ -70,17 +70,23 @@ class Log:
                     *(pl.col(name).cast(pl.String) if name in mixed else pl.col(name) for name in raw),
                     value[self.shape.market.event.id].cast(pl.String).alias(ID),
                     excluded(self.shape.market, source.schema).alias(USE),
-                    *(rule.broken.fill_null(False).alias(rule.name) for rule in found.values()),
+                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
                 )
             )
         rule = duplicate_rule(self.shape.market.event.id, duplicates)
         named[rule.name] = rule
         joined = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
-        flags = [rule.broken.alias(rule.name), *(pl.col(name).fill_null(False) for name in named if name != rule.name)]
+        others = (pl.col(flag(name)).fill_null(False) for name in named if name != rule.name)
+        flags = [rule.broken.alias(flag(rule.name)), *others]
         return joined.filter(~pl.col(USE)).with_columns(flags).drop(USE), named
 
     def _types(self, name: str) -> set[pl.DataType]:
         return {source.schema[name] for source in self.sources if name in source.schema}
+
+
+def flag(rule: str) -> str:
+    """The column that says which rows break a rule: no column of a market is called so."""
+    return f"__broken:{rule}"
 
 
 def noted_rules(source: Source) -> list[Rule]:
@@ -116,7 +122,11 @@ def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
 
 def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> dict[str, int]:
     """Rows per rule; a row that breaks two rules counts under both."""
-    counts = frame.select(pl.col(name).sum() for name in named).collect(engine="streaming").row(0, named=True)
+    counts = (
+        frame.select(pl.col(flag(name)).sum().alias(name) for name in named)
+        .collect(engine="streaming")
+        .row(0, named=True)
+    )
     return {name: int(count) for name, count in counts.items() if count}
 
 
@@ -124,7 +134,7 @@ def refuse(frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_
     """The error that says how many rows break which rules, with the first ids and values of each."""
     counts = count_broken(frame, named)
     wanted = [
-        frame.filter(pl.col(name))
+        frame.filter(pl.col(flag(name)))
         .select(ROW, ID, pl.col(named[name].column).cast(pl.String).alias("value"))
         .head(SHOWN)
         for name in list(counts)[:SHOWN_RULES]
@@ -146,13 +156,10 @@ def _spelled(row: Mapping[str, Any]) -> str:
 
 def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path) -> None:
     """The bad rows as they stand in the files, with `__reason`; an empty table when there are none."""
-    reasons = [pl.when(pl.col(name)).then(pl.lit(name)) for name in named]
-    bad = frame.filter(pl.any_horizontal(list(named))).with_columns(
+    flags = [flag(name) for name in named]
+    reasons = [pl.when(pl.col(flag(name))).then(pl.lit(name)) for name in named]
+    bad = frame.filter(pl.any_horizontal(flags)).with_columns(
         pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
     )
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        bad.drop([ID, *named]).sink_parquet(aside, mkdir=True)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replaced_file(path) as aside:
+        bad.drop([ID, *flags]).sink_parquet(aside)

@@ -26,6 +26,7 @@ from tsa.tables import Calendar
 
 PADDING_ROW = 0
 FIRST_ROW = PADDING_ROW + 1
+COUNT = "__count"  # no column of a market begins so
 """The first row after padding: where the first feature's block begins."""
 
 CALENDAR = {"hour_of_day": range(24), "day_of_week": range(7), "day_of_month": range(1, 32), "month": range(1, 13)}
@@ -172,9 +173,9 @@ def fit_vocabulary(feature: Categorical, rows: pl.LazyFrame, first_row: int) -> 
     They are those with `min_count` occurrences or more, at most `max_values` of them, by count, then by value. What is
     left out counts as unknown, so that the unknown row is trained.
     """
-    counts = rows.select(pl.col(feature.name).cast(pl.String)).drop_nulls().group_by(feature.name).len("count")
-    kept = counts.filter(pl.col("count") >= feature.min_count).collect(engine="streaming")
-    kept = kept.sort(["count", feature.name], descending=[True, False]).head(feature.max_values)
+    counts = rows.select(pl.col(feature.name).cast(pl.String)).drop_nulls().group_by(feature.name).len(COUNT)
+    kept = counts.filter(pl.col(COUNT) >= feature.min_count).collect(engine="streaming")
+    kept = kept.sort([COUNT, feature.name], descending=[True, False]).head(feature.max_values)
     return Vocabulary(name=feature.name, first_row=first_row, values=tuple(kept[feature.name].to_list()))
 
 

@@ -13,6 +13,7 @@ market limits how long events may be seen, they see what those histories hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def aggregate(store: EventStore, *, rows: Array | None = None, config: Aggregate
     per_history = {
         name: tuple(_history_columns(name, empty_blocks(len(source)), source, config)) for name in store.histories
     }
-    names = (*own, *(column for columns in per_history.values() for column in columns))
+    names = _distinct([*own, *(column for columns in per_history.values() for column in columns)])
     values = np.empty((len(rows), len(names)), np.float32)
     for at, column in enumerate(own.values()):
         values[:, at] = column
@@ -88,6 +89,16 @@ def aggregate(store: EventStore, *, rows: Array | None = None, config: Aggregate
         low += len(columns)
     current = tuple(name for name in own if name not in categorical)
     return Aggregates(values=values, names=names, categorical=categorical, current=current)
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of which none stands twice: an aggregate that is called as a column of the market takes a further mark."""
+    found: dict[str, None] = {}
+    for name in names:
+        while name in found:
+            name += "'"
+        found[name] = None
+    return tuple(found)
 
 
 def _fill(out: Array, rows: Array, store: EventStore, name: str, source: Past, config: AggregateConfig) -> None:
@@ -109,12 +120,12 @@ def _own_columns(store: EventStore, source: Past, rows: Array) -> tuple[Columns,
     columns = {name: values[source.places[rows]] for name, values in source.numerical.items()}
     engineered = [item if isinstance(item, str) else item.name for item in features.engineered]
     columns |= {name: np.asarray(store.engineered[rows, at]) for at, name in enumerate(engineered)}
-    time = np.asarray(store.time_seconds)[rows]
-    columns["calendar.hour"] = time % DAY / 3600
-    # The epoch began on a Thursday; 0 is Monday.
-    columns["calendar.day_of_week"] = (time // DAY + 3) % 7
     codes = {item.name: np.asarray(store.categorical[rows, at]) for at, item in enumerate(features.categorical)}
-    return columns | codes, tuple(codes)
+    time = np.asarray(store.time_seconds)[rows]
+    # The epoch began on a Thursday; 0 is Monday.
+    made = {"calendar.hour": time % DAY / 3600, "calendar.day_of_week": (time // DAY + 3) % 7}
+    names = _distinct([*columns, *codes, *made])[-len(made) :]
+    return {**columns, **dict(zip(names, made.values(), strict=True)), **codes}, tuple(codes)
 
 
 def _history_columns(name: str, blocks: Blocks, source: Past, config: AggregateConfig) -> Columns:

@@ -94,7 +94,8 @@ def monitor(
         found = {**_head(scorer, store, settings), **measures.compare(seen, before)}
     found["plain"] = plain(found)
     found = dict(to_plain(found))
-    write_json(out / "reference.json", to_plain(before.to_dict()))
+    if not (path and (out / "reference.json").exists() and path.samefile(out / "reference.json")):
+        write_json(out / "reference.json", to_plain(before.to_dict()))
     write_json(out / "monitor.json", found)
     write_text(out / "monitor.html", page("monitor.html", view(found)))
     return found

@@ -92,8 +92,9 @@ class Past:
         for at, scaler in enumerate(encoder.numerical_scaling.scalers):
             values = np.asarray(events.numerical[:, at], np.float64)[order]
             marked = f"{scaler.name} is missing"
-            if marked in names:
-                values[np.asarray(events.numerical[:, names.index(marked)])[order] == 1.0] = np.nan
+            if marked in names[len(encoder.numerical_scaling.scalers) :]:
+                mark = names.index(marked, len(encoder.numerical_scaling.scalers))
+                values[np.asarray(events.numerical[:, mark])[order] == 1.0] = np.nan
             numerical[scaler.name] = values
         codes = enumerate(encoder.categorical_vocabularies)
         categorical = {v.name: np.asarray(events.categorical[:, at], np.int64)[order] for at, v in codes}

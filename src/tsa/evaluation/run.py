@@ -81,7 +81,8 @@ class Run:
         """The test payments with `scores` (n), and with what their figures are broken down by. StoreError, DataError."""
         store, market, rows = self.store, self.market, self.rows
         wanted = list(dict.fromkeys([*market.evaluation.segments, *segments]))
-        columns = store.columns([*wanted, *([market.event.amount] if market.event.amount else [])])[rows]
+        names = list(dict.fromkeys([*wanted, *([market.event.amount] if market.event.amount else [])]))
+        columns = store.columns(names)[rows] if names else pl.DataFrame()  # one without columns has no rows to take
         lengths = {h.name: history_lengths(store.histories[h.name], rows, h.length) for h in market.history}
         return ScoredPayments(
             label=store.label[rows],

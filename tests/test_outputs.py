@@ -1,0 +1,194 @@
+"""What a command writes is never what it reads, nor twice one place; devices stay devices and links stay links."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tsa.data.files import replaced_file
+from tsa.data.outputs import check_outputs
+from tsa.errors import ConfigError
+
+Tsa = Callable[..., Any]
+SPELLINGS = ("itself", "link", "hard link", "relative", "folder by link", "dots")
+
+
+def spelled(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same file by another name."""
+    beside = path.parent / "beside"
+    beside.mkdir(exist_ok=True)
+    if how == "link":
+        (beside / path.name).symlink_to(path)
+        return beside / path.name
+    if how == "hard link":
+        os.link(path, beside / path.name)
+        return beside / path.name
+    if how == "relative":
+        monkeypatch.chdir(beside)
+        return Path("..") / path.name
+    if how == "folder by link":
+        (beside / "up").symlink_to(path.parent)
+        return beside / "up" / path.name
+    return beside / ".." / path.name if how == "dots" else path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def log(demo_log: Path, tmp_path: Path) -> Path:
+    (tmp_path / "logs").mkdir()
+    return Path(shutil.copy(demo_log, tmp_path / "logs" / "log.parquet"))
+
+
+@pytest.mark.parametrize("how", SPELLINGS)
+def test_no_command_writes_over_its_log(
+    how: str, tsa: Tsa, log: Path, demo_run: Path, demo_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, before, out = demo_run / "bundle", log.read_bytes(), spelled(log, how, monkeypatch)
+    elsewhere = tmp_path / "elsewhere"
+    for arguments in (
+        ("prepare", "-m", demo_market, log, "--out", out),
+        ("prepare", "-m", demo_market, log, "--out", elsewhere, "--quarantine", out),
+        ("run", "-m", demo_market, log, "--out", out),
+        ("run", "-m", demo_market, log, "--out", elsewhere, "--quarantine", out),
+        ("score", bundle, log, "--out", out),
+        ("score", bundle, log, "--out", elsewhere, "--quarantine", out),
+        ("score", bundle, log.parent / "*.parquet", "--out", out),
+        ("score", bundle, log.parent, "--out", out),
+        ("explain", bundle, log, "--id", 1, "--out", out),
+        ("explain", bundle, log, "--id", 1, "--quarantine", out),
+        ("monitor", bundle, log, "--out", out),
+        ("monitor", bundle, log, "--out", elsewhere, "--quarantine", out),
+        ("monitor", bundle, demo_run / "store" / "rows.parquet", "--reference", log, "--quarantine", out),
+        ("export", bundle, "--check", log, "--out", out),
+        ("bundle", "diff", bundle, bundle, log, "--out", out),
+        ("history", "load", bundle, log, "--history", f"sqlite:///{out.absolute()}"),
+        ("history", "load", bundle, log, "--history", "redis://127.0.0.1:1/0", "--quarantine", out),
+    ):
+        made = tsa(*arguments)
+        assert made.code == 2, (arguments, made)
+        assert "must not" in made.err, made.err
+        assert str(out) in made.err
+        assert log.read_bytes() == before
+    assert not elsewhere.exists()
+
+
+def test_what_else_is_read_is_not_written_over(tsa: Tsa, log: Path, own_run: Path, demo_market: Path) -> None:
+    """Bundles, stores, market files, settings and keys; as a whole, inside, and the folder around them."""
+    market = Path(shutil.copy(demo_market, log.parent / "market.toml"))
+    bundle, store = own_run / "bundle", own_run / "store"
+    space = log.parent / "space.toml"
+    space.write_text("[training]\n")
+    before = content(own_run), content(log.parent)
+    for arguments in (
+        ("score", bundle, log, "--out", bundle / "manifest.json"),
+        ("score", bundle, log, "--out", bundle / "new.parquet"),
+        ("score", bundle, log, "--out", bundle),
+        ("monitor", bundle, log, "--out", bundle / "monitor"),
+        ("monitor", bundle, log.parent, "--out", log.parent / "monitor"),
+        ("export", bundle, "--out", bundle / "model.onnx"),
+        ("export-calibration", bundle, "--out", bundle),
+        ("bundle", "pack", bundle, "--out", bundle),
+        ("bundle", "pack", bundle, "--out", bundle / "inside"),
+        ("bundle", "pack", bundle, "--out", own_run),
+        ("bundle", "pack", bundle, "--out", bundle / "packed.tar.gz"),
+        ("bundle", "diff", bundle, bundle, "--out", bundle / "manifest.json"),
+        ("prepare", "-m", market, log, "--out", market),
+        ("prepare", "-m", market, log, "--out", log.parent),
+        ("prepare", "-m", market, log.parent, "--out", log.parent / "store"),
+        ("prepare", "-m", market, store / "rows.parquet", "--out", store),
+        ("run", "-m", market, log.parent, "--out", log.parent / "run"),
+        ("train", store, "--out", store),
+        ("train", store, "--out", store / "run"),
+        ("tune", store, "--out", store / "tuned"),
+        ("tune", store, "--space", space, "--out", space),
+        ("import-original", log.parent, "-m", market, "--out", log.parent / "bundle"),
+        ("import-original", log.parent, "-m", market, "--out", log.parent),
+        ("simulate", "--format", "wire", "-m", market, "--out", market),
+        ("serve", bundle, "--shadow-file", bundle / "shadow.jsonl"),
+    ):
+        made = tsa(*arguments)
+        assert made.code == 2, (arguments, made)
+        assert "must not" in made.err, (arguments, made.err)
+    assert (content(own_run), content(log.parent)) == before
+
+
+def test_two_outputs_are_two_places(tsa: Tsa, log: Path, demo_run: Path, demo_market: Path, tmp_path: Path) -> None:
+    out, bundle = tmp_path / "out.parquet", demo_run / "bundle"
+    (tmp_path / "link.parquet").symlink_to(out)
+    for arguments in (
+        ("score", bundle, log, "--out", out, "--quarantine", out),
+        ("score", bundle, log, "--out", out, "--quarantine", tmp_path / "link.parquet"),
+        ("score", bundle, log, "--out", out, "--quarantine", tmp_path / "OUT.parquet"),
+        ("score", bundle, log, "--out", out, "--quarantine", tmp_path / "out.parquet.log"),
+        ("prepare", "-m", demo_market, log, "--out", out, "--quarantine", out),
+        ("prepare", "-m", demo_market, log, "--out", out, "--quarantine", out / "bad.parquet"),
+        ("run", "-m", demo_market, log, "--out", out, "--quarantine", out / "store" / "bad.parquet"),
+        ("monitor", bundle, log, "--out", out, "--quarantine", out / "monitor.json"),
+        ("explain", bundle, log, "--id", 1, "--out", out, "--quarantine", out),
+        ("bundle", "keygen", "--private", out, "--public", out),
+    ):
+        made = tsa(*arguments)
+        assert made.code == 2, (arguments, made)
+        assert not out.exists()
+
+
+def test_outputs_that_touch_nothing_are_fine(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("a")
+    check_outputs([log, None, "s3://bucket/log.csv", "*.nothing"], files={"--out": tmp_path / "scores.csv"})
+    check_outputs([log], into={"--out": tmp_path}, files={"--quarantine": None})
+    check_outputs([log], files={"--out": "/dev/null", "--quarantine": "/dev/null"})
+    with pytest.raises(ConfigError, match="file:"):
+        check_outputs([f"file://{log}"], files={"file:": log})
+
+
+def test_links_stay_links(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Path) -> None:
+    target, link, lost = tmp_path / "target.parquet", tmp_path / "link.parquet", tmp_path / "lost.parquet"
+    target.write_text("old")
+    link.symlink_to("target.parquet")
+    lost.symlink_to("folder/new.parquet")
+    for out, written in ((link, target), (lost, tmp_path / "folder" / "new.parquet")):
+        made = tsa("score", demo_run / "bundle", demo_log, "--from", "2025-04-28", "--out", out)
+        assert made.code == 0, made.err
+        assert out.is_symlink()
+        assert "raw_score" in pl.read_parquet(written).columns
+
+
+def test_devices_and_pipes_are_written_into(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replaced_file(pipe) as aside:
+        aside.write_bytes(b"scores")
+    assert os.read(reader, 100) == b"scores"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_device_stays_one(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Path) -> None:
+    """And is no place to put a log file beside."""
+    null = tmp_path / "null"
+    try:
+        os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    made = tsa("score", demo_run / "bundle", demo_log, "--from", "2025-04-28", "--out", null)
+    assert stat.S_ISCHR(null.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [null]
+    assert made.code in (0, 2)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be a file"), replaced_file(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
