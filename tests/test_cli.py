@@ -113,7 +113,7 @@ def test_score(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Path) -> None
     refused(tsa("score", demo_run / "bundle", demo_log, "--from", "yesterday", "--out", part), "start must be a time")
     refused(tsa("score", demo_run, demo_log, "--out", part), "is not a bundle; did you mean .*/bundle")
     (tmp_path / "folder.csv").mkdir()
-    refused(tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "folder.csv"), "folder.csv: Is a directory")
+    refused(tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "folder.csv"), "folder.csv must be a file")
     other = tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "scores.csv.gz")
     refused(other, r"out must end in .parquet or .csv \(got scores.csv.gz\)")
     assert not (tmp_path / "scores.csv.gz").exists()
