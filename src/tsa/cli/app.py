@@ -9,6 +9,8 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from tsa.data.outputs import is_stream
+
 
 class PlainHelp(TyperGroup):
     """Commands whose help is shown as it is written: `[monitoring]` is a table of a market file, and no markup."""
@@ -21,8 +23,6 @@ class PlainHelp(TyperGroup):
                 if text := getattr(parameter, "help", None):
                     parameter.help = escape(text)  # type: ignore[attr-defined]
 
-
-from tsa.data.outputs import is_stream
 
 app = typer.Typer(
     cls=PlainHelp,
