@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tsa.special import Original, Privacy, Reasons, Serving, Wire
-from tsa.tables import DAY_SECONDS, Evaluation, Event, Features, HistoryKey, Label, Monitoring, Split, Table
+from tsa.tables import DAY_SECONDS, Evaluation, Event, Features, HistoryKey, Input, Label, Monitoring, Split, Table
 
 MARK = " is missing"
 """How the names of the columns end that mark missing values of numerical features."""
@@ -25,6 +25,7 @@ class Tables(Table):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     event: Event
+    input: Input | None = None
     label: Label
     history: tuple[HistoryKey, ...]
     features: Features = Features()
@@ -44,6 +45,17 @@ class Tables(Table):
         if found:
             raise ValueError("\n".join(found))
         return self
+
+    @field_validator("input")
+    @classmethod
+    def _usual(cls, value: Input | None) -> Input | None:
+        """What is said and is the default anyway means the same as nothing: it makes no other market."""
+        return None if value == Input() else value
+
+    @property
+    def reading(self) -> Input:
+        """`[input]`, or its defaults."""
+        return self.input or Input()
 
     @property
     def raw_columns(self) -> tuple[str, ...]:
@@ -133,6 +145,8 @@ def _wire_findings(market: Tables) -> Iterator[str]:
     wire, features, names = market.wire, market.features, {history.name for history in market.history}
     if wire is None:
         return
+    if market.reading.missing != Input().missing:
+        yield "input.missing: must not be given with a [wire] table, which has wire.missing (got both); leave one out"
     if market.event.time_unit is None:
         yield "event.time_unit: is required with a [wire] table: times in histories are numbers"
     if market.label.as_feature:

@@ -15,6 +15,10 @@ from tsa.errors import DataError
 
 DAY_SECONDS = 86_400.0
 SPLITS = ("train", "validation", "calibration", "test")
+TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
+"""How formats and programs write the two."""
+MISSING = ("", r"\N", "NULL", "null", "NaN", "nan", "NaT", "None", "<NA>")
+"""How they write that there is no value: Hive and MySQL, databases, floats, pandas, Python."""
 Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "month"]
 
 
@@ -51,6 +55,16 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _marker(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isnan(number) or text in (*TRUE, *FALSE):
+        raise ValueError(f"must be a text that is neither a number nor true or false (got {text!r}); leave it out")
+    return text.strip()
+
+
 Column = Annotated[str, AfterValidator(_column)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Range = tuple[Instant, Instant]
@@ -63,12 +77,18 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Input(Table):
+    """How logs and single payments are written. `missing`: texts that mean "no value" in any column, as blanks always do."""
+
+    missing: tuple[Annotated[str, AfterValidator(_marker)], ...] = MISSING
+
+
 class Event(Table):
-    """The columns of the payment itself. `time_unit` is for numeric times: epoch s, ms or us."""
+    """The columns of the payment itself. `time_unit` is for numeric times: epoch s, ms, us or ns."""
 
     id: Column
     time: Column
-    time_unit: Literal["s", "ms", "us"] | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
     amount: Column | None = None
 
 

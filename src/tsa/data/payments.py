@@ -7,70 +7,47 @@ What a column means is said by the market, what a value becomes by the encoder; 
 from __future__ import annotations
 
 import math
-import re
-import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.columns import EARLIEST_SECONDS, ISO_TIME, LARGEST_EXACT, UNIT_SCALE
 from tsa.data.encoder import Encoder
 from tsa.data.pseudonyms import Pseudonyms
 from tsa.data.rules import TEN_YEARS_SECONDS, needed_columns
 from tsa.data.scaling import EVERYTHING
+from tsa.data.spelling import EARLIEST_SECONDS, Spelling
+from tsa.data.values import (
+    SHOWN,
+    BrokenRuleError,
+    Problem,
+    key_of,
+    number_of,
+    seconds_of,
+    shown_value,
+    text_of,
+)
 from tsa.data.vocabulary import GivenVocabulary, Vocabulary, encode_calendar
 from tsa.data.wire.scales import Scales
 from tsa.errors import DataError
-from tsa.schema import Market
+from tsa.schema import Exclude, Market
+
+__all__ = [
+    "SHOWN",
+    "BrokenRuleError",
+    "Found",
+    "PaymentReader",
+    "Payments",
+    "Problem",
+    "shown_value",
+    "tie",
+]
 
 Row = Mapping[str, Any]
-SHOWN = 40
-"""Characters of a value that an error shows."""
-
-_ISO = re.compile(ISO_TIME)
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-_TRUTH = {"true": 1.0, "false": 0.0}
-# no two repetitions beside each other that take the same characters: time grows with the text's length, not its square
-_NUMBER = re.compile(r"[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A rule that a payment breaks: `text` says what was expected of `field`, `value` what stood there, shortened."""
-
-    rule: str
-    field: str
-    text: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"{self.field} {self.text}, however: {self.value} (rule {self.rule})"
-
-
-class BrokenRuleError(Exception):
-    """Carries a Problem to where it is noted."""
-
-    def __init__(self, rule: str, field: str, text: str, value: object) -> None:
-        self.problem = Problem(rule, field, text, shown_value(value))
-        super().__init__(str(self.problem))
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 4
-_SHORT.maxlist = _SHORT.maxdict = SHOWN
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2 * SHOWN
-
-
-def shown_value(value: object) -> str:
-    """A value as an error shows it: shortened, and never looked into deeper than that takes."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,6 +119,8 @@ class PaymentReader:
         self._veil = Pseudonyms.of(market)
         self.market, self._encoder = market if self._veil is None else self._veil.market(market), encoder
         self._refuse_unknown = refuse_unknown_fields
+        self._spelling = Spelling.of(market)
+        self._keys = {market.event.id, *(history.key for history in market.history)}
         self._needed = needed_columns(market, need_label=False)
         self._columns = market.raw_columns
         self._known = {
@@ -195,7 +174,7 @@ class PaymentReader:
             raise BrokenRuleError("absurd_time", event.time, text, row[event.time])
         values: dict[str, Any] = {}
         for name in self._columns:
-            values[name] = _number(row, name) if name in self._number_columns else self._text(row, name)
+            values[name] = self._number(row, name) if name in self._number_columns else self._text(row, name)
         for name, (low, high) in self._domains.items():
             if (number := values[name]) is not None and not low < number < high:
                 raise BrokenRuleError("out_of_range", name, "must be a number that its feature can scale", row[name])
@@ -215,28 +194,42 @@ class PaymentReader:
                     raise BrokenRuleError("unknown_field", str(name), "must be a field of the market", row[name])
 
     def _text(self, row: Row, name: str) -> str | None:
-        found = text_of(row.get(name), name)
+        read = key_of if name in self._keys else text_of
+        found = read(row.get(name), name, self._spelling)
         if self._veil is None or found is None or name not in self._veil.columns:
             return found
         return self._veil.of_text(found)
 
+    def _number(self, row: Row, name: str) -> float | None:
+        return number_of(row.get(name), name, self._spelling)
+
     def _time(self, row: Row, name: str) -> float | None:
-        return seconds_of(row.get(name), name, self.market.event.time_unit)
+        return seconds_of(row.get(name), name, self.market.event.time_unit, self._spelling)
 
     def _refuse_excluded(self, row: Row) -> None:
         for rule in self.market.features.exclude:
-            found = self._text(row, rule.column)
-            wanted = {
-                str(value).lower() if isinstance(value, bool) else text_of(value, rule.column) for value in rule.values
-            }
-            if found in wanted:
+            if self._is_one_of(row, rule):
                 text = "must not be one of those that the market excludes"
                 raise BrokenRuleError("excluded", rule.column, text, row.get(rule.column))
+
+    def _is_one_of(self, row: Row, rule: Exclude) -> bool:
+        """As `tsa.data.rules.excluded`: the same text, or the same number however it is spelled."""
+        name = rule.column
+        found = self._text(row, name)
+        if found is None:
+            return False
+        if found in {text_of(value, name, self._spelling) for value in rule.values}:
+            return True
+        try:
+            number = self._number(row, name)
+        except BrokenRuleError:
+            return False
+        return number in [float(value) for value in rule.values if not isinstance(value, str | bool)]
 
     def _outcome(self, row: Row, now: float) -> tuple[int, float]:
         """(label, when it is known)."""
         label = self.market.label
-        found = _number(row, label.column)
+        found = self._number(row, label.column)
         if found is None or found == -1.0:
             return -1, math.inf
         if found not in (0.0, 1.0):
@@ -297,93 +290,3 @@ class _Lookup:
             frame = pl.DataFrame({self._vocabulary.name: [text]}, schema={self._vocabulary.name: pl.String})
             return int(self._vocabulary.encode(frame)[0])
         return self._rows.get(text, self._vocabulary.unknown_row)
-
-
-def text_of(value: object, name: str) -> str | None:
-    """As `columns.text`: nothing and the empty text are missing, whole numbers are spelled without a fraction."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return _spelled(value)
-    raise BrokenRuleError("not_a_text", name, "must be a text, a number, true, false or null", value)
-
-
-def _spelled(value: float) -> str | None:
-    if math.isnan(value):
-        return None
-    if value.is_integer() and abs(value) < LARGEST_EXACT:
-        return str(int(value))
-    return str(pl.Series([value]).cast(pl.String)[0])
-
-
-def _number(row: Row, name: str) -> float | None:
-    """As `columns.number`, with its rules: finite, or missing."""
-    value = row.get(name)
-    if isinstance(value, str):
-        text = value.strip()
-        if text == "":
-            return None
-        number = _TRUTH.get(text)
-        if number is None and _NUMBER.fullmatch(text):
-            number = float(text)
-    elif isinstance(value, int | float):
-        number = _float(value)
-    elif value is None:
-        return None
-    else:
-        number = None
-    if number is None:
-        raise BrokenRuleError("not_a_number", name, "must be a number", value)
-    if math.isinf(number):
-        raise BrokenRuleError("infinite", name, "must be finite", value)
-    return None if math.isnan(number) else number
-
-
-def _float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def seconds_of(value: object, name: str, unit: str | None) -> float | None:
-    """Epoch seconds of a time as `columns.seconds` reads it: a number of `unit`, or ISO spelling; None where missing.
-
-    Raises BrokenRuleError for what is neither.
-    """
-    if value is None or (isinstance(value, str) and value.strip() == ""):
-        return None
-    if isinstance(value, datetime):
-        return _microseconds(value if value.tzinfo else value.replace(tzinfo=UTC)) / 1e6
-    if unit is not None:
-        try:
-            number = _number({name: value}, name)
-        except BrokenRuleError:
-            number = None
-        if number is None or isinstance(value, bool):
-            raise BrokenRuleError("bad_time", name, f"must be a number of {unit}", value)
-        return number / UNIT_SCALE[unit]
-    moment = _iso(value.strip()) if isinstance(value, str) else None
-    if moment is None:
-        raise BrokenRuleError("bad_time", name, "must be like 2018-05-07T12:00:00Z", value)
-    return _microseconds(moment) / 1e6
-
-
-def _iso(text: str) -> datetime | None:
-    if not _ISO.fullmatch(text):
-        return None
-    try:
-        moment = datetime.fromisoformat(text.replace(" UTC", "Z").replace("UTC", "Z").replace("z", "Z"))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND

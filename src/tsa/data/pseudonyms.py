@@ -13,13 +13,16 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tsa.data.columns import text
+from tsa.data.columns import inexact, text
 from tsa.data.sources import EXTRA, Source
+from tsa.data.spelling import Spelling
+from tsa.data.values import text_of
 from tsa.errors import ConfigError
 from tsa.schema import Exclude, Market
 
 LEAST_SECRET_BYTES = 32
 DIGITS = 32
+INEXACT = "0.0e0"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Pseudonyms:
 
     columns: frozenset[str]
     secret: bytes
+    spelling: Spelling
 
     @classmethod
     def of(cls, market: Market) -> Pseudonyms | None:
@@ -40,7 +44,7 @@ class Pseudonyms:
             found = f"it has {len(secret)} bytes" if secret else "it is not set"
             rule = f"must hold the secret of the pseudonyms, {LEAST_SECRET_BYTES} bytes or more"
             raise ConfigError(f"environment variable {privacy.secret_env} {rule}, however: {found}")
-        return cls(frozenset(privacy.pseudonymise), secret)
+        return cls(frozenset(privacy.pseudonymise), secret, Spelling.of(market))
 
     def __repr__(self) -> str:
         return f"Pseudonyms({sorted(self.columns)})"
@@ -58,7 +62,7 @@ class Pseudonyms:
     def frame(self, frame: pl.DataFrame, leave: Sequence[str] = ()) -> pl.DataFrame:
         """A frame with those of its columns veiled that are to be, but for those in `leave`."""
         names = [name for name in frame.columns if name in self.columns and name not in leave]
-        texts = frame.select(text(name, frame.schema[name]).alias(name) for name in names)
+        texts = frame.select(text(name, frame.schema[name], self.spelling).alias(name) for name in names)
         return frame.with_columns(self.series(texts[name]) for name in names)
 
     def market(self, market: Market) -> Market:
@@ -68,14 +72,8 @@ class Pseudonyms:
         return market.model_copy(update={"features": features.model_copy(update={"exclude": exclude})})
 
     def _exclude(self, rule: Exclude) -> Exclude:
-        return Exclude(column=rule.column, values=tuple(self.of_text(_spelled(value)) for value in rule.values))
-
-
-def _spelled(value: object) -> str:
-    """As `columns.text` spells it: whole numbers without a fraction."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        texts = (text_of(value, rule.column, self.spelling) for value in rule.values)
+        return Exclude(column=rule.column, values=tuple(self.of_text(found) for found in texts if found is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +109,13 @@ class VeiledSource(Source):
                 pl.when(lines).then(pl.lit("\n")).when(~shifted).then(pl.col(others)).name.keep(),
                 pl.when(shifted).then(pl.lit("")).alias(EXTRA),
             )
-        return frame.with_columns(
-            text(name, self.raw[name])
-            .map_batches(veil.series, return_dtype=pl.String(), is_elementwise=True)
-            .alias(name)
-            for name in columns
-            if name in veil.columns and name in self.raw
+        names = [name for name in columns if name in veil.columns and name in self.raw]
+        return frame.with_columns(self._veiled(name) for name in names)
+
+    def _veiled(self, name: str) -> pl.Expr:
+        """A number that is not exact is no value to be hashed: what stands for all of them breaks the same rule."""
+        veil, bad = self.pseudonyms, inexact(name, self.raw[name])
+        series = text(name, self.raw[name], veil.spelling).map_batches(
+            veil.series, return_dtype=pl.String(), is_elementwise=True
         )
+        return (series if bad is None else pl.when(bad).then(pl.lit(INEXACT)).otherwise(series)).alias(name)

@@ -13,6 +13,8 @@ import polars as pl
 
 from tsa.data import columns
 from tsa.data.sources import EXTRA
+from tsa.data.spelling import EARLIEST_SECONDS, Spelling
+from tsa.data.values import text_of
 from tsa.errors import DataError
 from tsa.schema import Market
 from tsa.toml import look_alike
@@ -44,6 +46,11 @@ class Shape:
     label: bool  # there is a label column
     known_at: bool
     now: float
+
+    @property
+    def spelling(self) -> Spelling:
+        """Which texts mean "no value", and how the others are spelled."""
+        return Spelling.of(self.market)
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -116,6 +123,8 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
         dtype = schema[name]
         if name in (event.time, label.known_at) and not columns.is_time(dtype, event.time_unit):
             hint = " (numbers need event.time_unit)" if dtype.is_numeric() else ""
+            if columns.is_short(dtype):
+                hint = " (32-bit floats hold times in steps of 128 s: export a timestamp or whole numbers)"
             yield f"{name}: must be a time{hint}, however: {dtype}"
         elif name in {*numbers, event.amount, label.column} and not columns.is_number(dtype):
             yield f"{name}: must be a number, however: {dtype}"
@@ -133,9 +142,9 @@ def values(shape: Shape, schema: Schema) -> dict[str, pl.Expr]:
         elif name in shape.numbers:
             read[name] = columns.number(name, schema[name])
         elif name in shape.texts:
-            read[name] = columns.text(name, schema[name])
+            read[name] = columns.text(name, schema[name], shape.spelling)
         else:
-            read[name] = columns.key(name, schema[name], integer=name in shape.integers)
+            read[name] = columns.key(name, schema[name], shape.spelling, integer=name in shape.integers)
     read[TIME] = columns.seconds(event.time, schema[event.time], event.time_unit)
     has_label = shape.label and label.column in schema
     read[LABEL] = columns.label(label.column, schema[label.column]) if has_label else pl.lit(None, pl.Float64)
@@ -152,7 +161,7 @@ def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Ru
     missing = Rule(
         name=f"null_id:{event.id}", column=event.id, text="must not be missing", broken=value[event.id].is_null()
     )
-    found = [missing, *_time_rules(shape, schema, value)]
+    found = [missing, *_time_rules(shape, schema, value), *_key_rules(shape, schema)]
     if EXTRA in schema:
         text = "a row must not have more fields than the header"
         found.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
@@ -166,12 +175,12 @@ def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Ru
             for name in told
         ]
     for name in (name for name in shape.numbers if name in schema):
-        unread = value[name].is_null() & ~columns.missing(name, schema[name])
+        unread = value[name].is_null() & ~columns.missing(name, schema[name], shape.spelling)
         found.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))
         infinite = value[name].is_infinite()
         found.append(Rule(name=f"infinite:{name}", column=name, text="must be finite", broken=infinite))
     if shape.label and label.column in schema:
-        blank = columns.missing(label.column, schema[label.column])
+        blank = columns.missing(label.column, schema[label.column], shape.spelling)
         strange = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
         rule = "must be 0, 1, -1 or null"
         found.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=strange))
@@ -181,29 +190,41 @@ def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Ru
 def _time_rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> Iterator[Rule]:
     event, label, latest = shape.market.event, shape.market.label, shape.now + TEN_YEARS_SECONDS
     readable = f"must be a number of {event.time_unit}" if event.time_unit else "must be like 2018-05-07T12:00:00Z"
-    name, seconds, blank = event.time, value[TIME], columns.missing(event.time, schema[event.time])
+    name, seconds, blank = event.time, value[TIME], columns.missing(event.time, schema[event.time], shape.spelling)
     yield Rule(name=f"null_time:{name}", column=name, text="must not be missing", broken=blank)
     yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=seconds.is_null() & ~blank)
-    absurd = ~seconds.is_between(columns.EARLIEST_SECONDS, latest)
+    absurd = ~seconds.is_between(EARLIEST_SECONDS, latest)
     text = "must be from 1990 to ten years from now"
     yield Rule(name=f"absurd_time:{name}", column=name, text=text, broken=absurd)
     if label.known_at is not None and label.known_at in schema and shape.known_at:
         name, seconds = label.known_at, value[KNOWN_AT]
-        unread = seconds.is_null() & ~columns.missing(name, schema[name])
+        unread = seconds.is_null() & ~columns.missing(name, schema[name], shape.spelling)
         yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=unread)
-        early = seconds < columns.EARLIEST_SECONDS  # a far future is how some write "never"
+        early = seconds < EARLIEST_SECONDS  # a far future is how some write "never"
         yield Rule(name=f"absurd_time:{name}", column=name, text="must be 1990 or later", broken=early)
+
+
+def _key_rules(shape: Shape, schema: Schema) -> Iterator[Rule]:
+    """Different customers must not become one because a format had no room for all digits of their number."""
+    market = shape.market
+    keys = dict.fromkeys((market.event.id, *(history.key for history in market.history)))
+    for name in (name for name in keys if name in schema and not shape.spelling.exact):
+        broken = columns.inexact(str(name), schema[str(name)])
+        if broken is not None:
+            text = "must have all its digits, which floats and spreadsheets drop: export whole numbers or texts"
+            yield Rule(name=f"inexact:{name}", column=str(name), text=text, broken=broken)
 
 
 def excluded(market: Market, schema: Schema) -> pl.Expr:
     """True for the rows that `features.exclude` names, however their values are spelled."""
-    hits = [_holds(rule.column, schema[rule.column], rule.values) for rule in market.features.exclude]
+    spelling = Spelling.of(market)
+    hits = [_holds(rule.column, schema[rule.column], rule.values, spelling) for rule in market.features.exclude]
     return pl.any_horizontal(hits).fill_null(False) if hits else pl.lit(False)
 
 
-def _holds(name: str, dtype: pl.DataType, wanted: Sequence[str | float | bool]) -> pl.Expr:
-    texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in wanted]
-    hit = columns.text(name, dtype).is_in(texts)
+def _holds(name: str, dtype: pl.DataType, wanted: Sequence[str | float | bool], spelling: Spelling) -> pl.Expr:
+    texts = [text_of(value, name, spelling) for value in wanted]
+    hit = columns.text(name, dtype, spelling).is_in([text for text in texts if text is not None])
     numbers = [float(value) for value in wanted if not isinstance(value, str | bool)]
     return hit | columns.number(name, dtype).is_in(numbers) if numbers and columns.is_number(dtype) else hit
 

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.past import Key, PastEvents
-from tsa.data.payments import SHOWN, Found, PaymentReader, Payments, Problem, shown_value, text_of, tie
+from tsa.data.payments import SHOWN, Found, PaymentReader, Payments, Problem, shown_value, tie
+from tsa.data.spelling import Spelling
+from tsa.data.values import text_of
 from tsa.data.wire import Requests
 from tsa.data.wire.fields import Layout
 from tsa.errors import DataError
@@ -161,7 +163,8 @@ class Bench:
 
     def given_id(self, row: Row) -> str:
         """The id as the client gave it."""
-        return text_of(row[self.market.event.id], self.market.event.id) or ""
+        name = self.market.event.id
+        return text_of(row[name], name, Spelling.of(self.market)) or ""
 
     def _score(self, requests: Requests) -> list[Scored | Problem]:
         try:

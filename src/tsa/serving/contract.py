@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tsa.data.columns import LARGEST_EXACT
 from tsa.data.payments import Problem
+from tsa.data.spelling import LARGEST_EXACT
 from tsa.schema import Market
 from tsa.serving.formats import Rows
 from tsa.serving.problems import shown

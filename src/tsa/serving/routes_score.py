@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tsa.data.payments import BrokenRuleError, Problem, seconds_of
+from tsa.data.payments import BrokenRuleError, Problem
+from tsa.data.spelling import Spelling
+from tsa.data.values import seconds_of
 from tsa.errors import HistoryUnavailable
 from tsa.serving import formats
 from tsa.serving.batcher import LateError, QueueFullError
@@ -126,7 +128,7 @@ def _at(value: Any, service: Service) -> float:
     """When the outcome became known: now, or as the market writes times. RefusedError."""
     now = time.time()
     try:
-        at = seconds_of(value, "at", service.market.event.time_unit)
+        at = seconds_of(value, "at", service.market.event.time_unit, Spelling.of(service.market))
     except BrokenRuleError as error:
         raise RefusedError.of(error.problem) from None
     if at is None:

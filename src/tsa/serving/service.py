@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-from tsa.data.payments import Problem, text_of
+from tsa.data.payments import Problem
+from tsa.data.spelling import Spelling
+from tsa.data.values import text_of
 from tsa.errors import ConfigError, TSAError
 from tsa.schema import Market, Serving
 from tsa.scoring.calibration import Calibration
@@ -146,7 +148,7 @@ class Service:
 
     async def outcome(self, exchange: Exchange, id_: Any, fraud: bool, at_seconds: float) -> bool:
         """Whether there is such a payment; its outcome is then known. The batcher's errors where there is no time for it."""
-        text = text_of(id_, "id") or ""
+        text = text_of(id_, "id", Spelling.of(self.market)) or ""
         call = partial(self.desk.outcome, text, fraud, at_seconds)
         found: bool = await self.batcher.aside(call, exchange.deadline)
         return found

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tsa.data.encoder import Encoder
-from tsa.data.payments import BrokenRuleError, text_of
+from tsa.data.payments import BrokenRuleError
+from tsa.data.spelling import Spelling
+from tsa.data.values import text_of
 from tsa.data.vocabulary import GivenVocabulary
 from tsa.schema import Market
 
@@ -18,6 +20,7 @@ class ValueCounts:
         self._names = market.features.names
         veiled = set() if market.privacy is None else set(market.privacy.pseudonymise)
         wire = market.wire
+        self._spelling = Spelling.of(market)
         self._missing = frozenset() if wire is None else frozenset(wire.missing)
         self._known = {
             vocabulary.name: frozenset(
@@ -34,14 +37,17 @@ class ValueCounts:
         for row in rows:
             for name in self._names:
                 value = row.get(name)
-                if value is None or value == "" or (self._missing and value in self._missing):
+                if value is None or (type(value) is str and self._is_missing(value)):
                     missing[name] = missing.get(name, 0) + 1
                 elif name in self._known and not self._is_known(name, value):
                     unknown[name] = unknown.get(name, 0) + 1
         return missing, unknown
 
+    def _is_missing(self, text: str) -> bool:
+        return text in self._missing or self._spelling.of_text(text) is None
+
     def _is_known(self, name: str, value: Any) -> bool:
         try:
-            return value in self._known[name] if type(value) is str else text_of(value, name) in self._known[name]
+            return text_of(value, name, self._spelling) in self._known[name]
         except BrokenRuleError:
             return False

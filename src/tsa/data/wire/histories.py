@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.columns import UNIT_SCALE
 from tsa.data.history import is_retained
+from tsa.data.spelling import UNIT_SCALE
 from tsa.data.wire.fields import HistoryFields, Layout, Part
 from tsa.data.wire.problems import Problems
 from tsa.data.wire.tokens import Index, Tokens

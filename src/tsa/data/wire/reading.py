@@ -18,12 +18,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.columns import UNIT_SCALE
 from tsa.data.encoder import Encoder
 from tsa.data.events import CleanLog, clean_log
 from tsa.data.files import replaced_file
 from tsa.data.sorting import ROW_GROUP, ParquetParts
 from tsa.data.sources import Source
+from tsa.data.spelling import UNIT_SCALE
 from tsa.data.validate import PROBLEM, PROBLEM_VALUE, REASON
 from tsa.data.wire.carried import Carried, Segments
 from tsa.data.wire.fields import HistoryFields, Layout

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.columns import EARLIEST_SECONDS, UNIT_SCALE
 from tsa.data.encoder import Encoder
 from tsa.data.history import NOT_KNOWN, HistoryArrays
 from tsa.data.rules import TEN_YEARS_SECONDS
+from tsa.data.spelling import EARLIEST_SECONDS, UNIT_SCALE
 from tsa.data.vocabulary import encode_calendar
 from tsa.data.wire.fields import HistoryFields, Layout
 from tsa.data.wire.histories import Rows, pieces_of, seen_events

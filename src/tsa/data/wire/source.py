@@ -21,6 +21,7 @@ from tsa.data import columns
 from tsa.data.paths import find_files
 from tsa.data.rules import needed_columns, the_first
 from tsa.data.sources import EXTRA, SEPARATORS, Source, open_sources
+from tsa.data.spelling import Spelling
 from tsa.data.wire.fields import Layout
 from tsa.data.wire.problems import Problems
 from tsa.errors import DataError
@@ -29,6 +30,7 @@ from tsa.toml import look_alike
 
 DOT = "__DOT__"
 TEXT = {str}
+SPELLED = Spelling(frozenset(), exact=True)
 BLOCK_ROWS = 512
 """Rows that are read at a time: 50 MB of a market of EU's size."""
 
@@ -80,7 +82,7 @@ class WireFile:
     def _as_text(name: str, kind: pl.DataType, format_: str) -> pl.Expr:
         """A column as texts. An empty field of a table is an empty text; null elsewhere is a field that is not there."""
         if not isinstance(kind, pl.String):
-            return columns.text(name, kind).alias(name)
+            return columns.text(name, kind, SPELLED).alias(name)
         return pl.col(name).fill_null("") if format_ in SEPARATORS else pl.col(name)
 
     @property
