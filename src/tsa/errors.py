@@ -12,6 +12,7 @@
     ├── BundleError       a bundle is missing a file, was changed, or has another version
     ├── HistoryError      a history store is of another market, or holds what it must not
     │   └── HistoryUnavailable  it cannot be reached, or does not answer in time
+    ├── ServerError       the endpoint cannot go on: its workers end again and again
     └── ArtefactError     an artefact of the original system cannot be read, or artefacts do not fit together
 
 All of them are the user's to act on; the command line shows their text and exits with 2. Anything else is a bug and exits with 1.
@@ -62,6 +63,10 @@ class BundleError(TSAError):
 
 class ArtefactError(TSAError):
     """An artefact of the original system cannot be read, holds what it must not, or does not fit the others."""
+
+
+class ServerError(TSAError):
+    """The endpoint cannot go on."""
 
 
 class HistoryError(TSAError):

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 def run(settings: ServeSettings) -> None:
     """Serve until SIGTERM. ConfigError where a library of the endpoint is not installed."""
+    from tsa.serving.starting import starting
+
+    with starting():
+        _serve(settings)
+
+
+def _serve(settings: ServeSettings) -> None:
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401

@@ -1,29 +1,35 @@
 """What Prometheus is told: how long requests take, what is scored, what is refused and why. Never a payment's value.
 
-With several workers the figures of all are added up, through files of prometheus_client's own (`several_workers`).
+With several workers the figures of all are added up (figures.py). They are in memory alone.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tsa.errors import ConfigError
 from tsa.schema import Market
+from tsa.serving.figures import Family, Page
+
+logger = logging.getLogger(__name__)
 
 LATENCIES = (0.001, 0.002, 0.003, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SCORES = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 DIFFERENCES = (1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Where prometheus_client looks for the folder that workers share."""
+FILES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+"""With one of these prometheus_client would keep figures in mapped files, which end the process once their disk is full."""
 
 
 def library() -> Any:
-    """prometheus_client. Raises ConfigError where it is not installed."""
+    """prometheus_client, with figures in memory. Raises ConfigError where it is not installed."""
+    if "prometheus_client" not in sys.modules:
+        for name in FILES:
+            os.environ.pop(name, None)
     try:
         import prometheus_client
     except ImportError:
@@ -31,25 +37,6 @@ def library() -> Any:
             "tsa serve needs prometheus-client (pip install 'tsa-fraud[serve]'), however: it is not installed"
         ) from None
     return prometheus_client
-
-
-@contextmanager
-def several_workers() -> Iterator[None]:
-    """Let the processes started within add up their figures, in a folder that is then removed."""
-    with tempfile.TemporaryDirectory(prefix="tsa-metrics-") as folder:
-        os.environ[FOLDER] = folder
-        try:
-            yield
-        finally:
-            del os.environ[FOLDER]
-
-
-def forget_worker(pid: int | None) -> None:
-    """A worker has ended: what it had waiting waits no longer. Its counters stay."""
-    if pid is not None:
-        from prometheus_client import multiprocess
-
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -77,15 +64,15 @@ class Metrics:
         self.shadow = histogram("tsa_shadow_difference", "Raw score of the shadow less ours, absolute", DIFFERENCES)
         self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
-        self.queue = client.Gauge(
-            "tsa_queue_payments", "Payments that wait", registry=self.registry, multiprocess_mode="livesum"
-        )
+        self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
         for name in market.features.names:
             self.missing.labels(name)
         for feature in market.features.categorical:
             self.unknown.labels(feature.name)
         self._latencies: dict[tuple[str, int], Any] = {}
         self._client = client
+        self.total: Callable[[], list[Family] | None] | None = None
+        """With several workers: the sum of all their figures, None where there is no answer in time."""
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
@@ -108,11 +95,11 @@ class Metrics:
             self.unknown.labels(name).inc(count)
 
     def text(self) -> tuple[bytes, str]:
-        """The page for Prometheus, and its content type."""
-        registry = self.registry
-        if os.environ.get(FOLDER):
-            from prometheus_client import multiprocess
-
-            registry = self._client.CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        """The page for Prometheus, and its content type. It may wait for other workers: not for the event loop's thread."""
+        registry: Any = self.registry
+        if self.total is not None:
+            if (families := self.total()) is None:
+                logger.warning("the figures of the other workers did not come in time: /metrics has those of one alone")
+            else:
+                registry = Page(families, self._client.Metric)
         return self._client.generate_latest(registry), self._client.CONTENT_TYPE_LATEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ def admin_routes(service: Service) -> APIRouter:
     async def metrics() -> Response:
         """The page that Prometheus reads."""
         service.metrics.queue.set(service.batcher.waiting)
-        page, kind = service.metrics.text()
+        page, kind = await asyncio.get_running_loop().run_in_executor(None, service.metrics.text)
         return Response(page, headers={"content-type": kind})
 
     async def openapi() -> Response:

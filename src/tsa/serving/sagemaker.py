@@ -14,6 +14,13 @@ those of the server's route /invocations.
 
 from __future__ import annotations
 
+from tsa.ending import end_on_signals
+
+if (
+    __name__ == "__main__"
+):  # before seconds of imports: the first process of a container hears SIGTERM only once it asks to
+    end_on_signals(0, names=("SIGTERM",), within=5.0)
+
 import logging
 import os
 import secrets
@@ -27,6 +34,7 @@ from typing import Any, cast
 
 from tsa.data.payments import Problem
 from tsa.errors import ConfigError, TSAError
+from tsa.machine import lack
 from tsa.schema import Serving
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.engine import EngineName, Precision
@@ -190,7 +198,7 @@ def main() -> int:
     try:
         run(settings_of(base / "model"))
     except (TSAError, OSError) as error:
-        logger.error("%s", error)
+        logger.error("%s", lack(error) or error)
         return 2
     return 0
 

@@ -11,7 +11,7 @@ import contextlib
 import gc
 import logging
 import os
-import ssl
+import signal
 import sys
 import time
 from types import FrameType
@@ -20,9 +20,13 @@ from typing import Any
 import uvicorn
 
 from tsa.serving.app import create_app
-from tsa.serving.metrics import several_workers
+from tsa.serving.descriptors import allow_many, log_once_a_while
+from tsa.serving.figures import Figures
+from tsa.serving.renewal import Renewal
 from tsa.serving.service import Service
 from tsa.serving.settings import ServeSettings
+from tsa.serving.starting import hangup
+from tsa.serving.tls import Certificates
 from tsa.serving.workers import bind, supervise
 
 logger = logging.getLogger(__name__)
@@ -37,33 +41,61 @@ LAST_SECONDS = 0.2
 class Server(uvicorn.Server):
     """One worker. Its application is made in its own process."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, figures: Figures | None = None) -> None:
+        """figures: where it is one of several workers."""
         super().__init__(_config(settings))
         self.settings = settings
         self.service: Service | None = None
         """While it serves: what its routes share."""
+        self.renewal: Renewal | None = None
+        self._figures = figures
+        self._certificates = None if settings.ssl_certificate is None else Certificates(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[Any] | None = None) -> None:
         """Serve until a signal, and to the end of what was accepted."""
         _prepare(self.settings)
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(log_once_a_while)
         service = self.service = Service(self.settings)
         self.config.app = create_app(service)
         try:
             await super().serve(sockets)
         finally:
+            hangup.tell(None)
+            if self.renewal is not None:
+                self.renewal.stop()
             service.close()
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Say where it listens."""
+        assert self.service is not None
+        if self._certificates is not None:
+            self.config.ssl = self._certificates.context
         await super().startup(sockets)
+        if self._figures is not None:
+            self._figures.serve(self.service.metrics.registry.collect)
+            self.service.metrics.total = self._figures.total
         # what has been made so far stays: looking through it for garbage again and again held answers up by 0.2 s
         gc.collect()
         gc.freeze()
         for server in self.servers:
             for socket in server.sockets:
                 logger.info("listening on %s", socket.getsockname()[:2])
+        self.renewal = Renewal(self.service, self._certificates)
+        self.renewal.start()
+        hangup.tell(self.renew)
+
+    def renew(self) -> None:
+        """Read bundle, tokens and certificate again. From any thread, or a signal's handler."""
+        if self._loop is not None and self.renewal is not None:
+            self._loop.call_soon_threadsafe(self.renewal.ask)
+
+    def end_now(self) -> None:
+        """Take nothing more and finish what was accepted. From any thread."""
+        if self.service is not None and self.service.ends_at is None:
+            self.service.ends_at = time.monotonic() + self.settings.stop_seconds
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Close the listening sockets, then tell those that came at the last moment, then end: an idle connection that is
@@ -76,6 +108,8 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, which is no failure: the process ends with 0. The second one hurries it."""
+        if self._figures is not None and sig == signal.SIGINT:
+            return  # a terminal sends it to all; the parent ends its workers
         service, loop = self.service, self._loop
         if service is not None and service.ends_at is None:
             service.ends_at = time.monotonic() + self.settings.drain_seconds + self.settings.stop_seconds
@@ -100,10 +134,6 @@ def _config(settings: ServeSettings) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(settings.stop_seconds)),
         backlog=2048,
-        ssl_certfile=settings.ssl_certificate,
-        ssl_keyfile=settings.ssl_key,
-        ssl_ca_certs=None if settings.ssl_client_ca is None else str(settings.ssl_client_ca),
-        ssl_cert_reqs=ssl.CERT_NONE if settings.ssl_client_ca is None else ssl.CERT_REQUIRED,
     )
 
 
@@ -111,6 +141,7 @@ def _prepare(settings: ServeSettings) -> None:
     """What holds for the whole process."""
     import torch
 
+    allow_many()
     torch.set_num_threads(settings.threads)
     sys.setswitchinterval(SWITCH_SECONDS)
 
@@ -123,6 +154,7 @@ def run(settings: ServeSettings) -> None:
         with contextlib.closing(bind(settings)) as own:
             Server(settings).run(sockets=[own])
         return
+    if settings.ssl_certificate is not None:
+        Certificates(settings)
     Service(settings).close()  # what is wrong with the settings is said once, and here
-    with several_workers():
-        supervise(settings)
+    supervise(settings)

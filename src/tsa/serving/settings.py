@@ -86,6 +86,10 @@ class ServeSettings:
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
         for name in ("wait_ms", "drain_seconds", "watch_seconds", "shadow_difference"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        if self.workers > 1 and _in_memory(self.history):
+            raise ConfigError(
+                f"history must be a file or a server that all workers share (got {self.history}, workers={self.workers})"
+            )
         self._check("port", 0 <= self.port < 2**16, "0 to 65535")
         self._check("rate", self.rate is None or 0 < self.rate < math.inf, "above 0")
         self._check("drain_seconds", self.drain_seconds + self.stop_seconds <= 30, "at most 30 with stop_seconds")
@@ -100,3 +104,8 @@ class ServeSettings:
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise ConfigError(f"{name} must be {rule}, however: {getattr(self, name)}")
+
+
+def _in_memory(history: str | None) -> bool:
+    """Whether each process would have histories of its own."""
+    return history is not None and history.startswith("sqlite:") and (":memory:" in history or "mode=memory" in history)

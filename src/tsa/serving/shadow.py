@@ -46,7 +46,8 @@ class Shadow:
         )
         self._bench, self._store = Bench(scorer, version_of(scorer), time.time), store
         self._metrics, self._least = metrics, settings.shadow_difference
-        self._file = _opened(settings.shadow_file)
+        self._path, self._file = settings.shadow_file, _opened(settings.shadow_file)
+        self._writing = threading.Lock()
         self._work: queue.Queue[tuple[Entry, Answer] | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="tsa-shadow", daemon=True)
         self._thread.start()
@@ -59,6 +60,14 @@ class Shadow:
                     self._work.put_nowait((entry, result))
                 except queue.Full:
                     self._metrics.shadow_lost.inc()
+
+    def reopen(self) -> None:
+        """Write to the file that is now at the path: the one before was moved away. Raises OSError: the old one goes on."""
+        opened = _opened(self._path)
+        with self._writing:
+            before, self._file = self._file, opened
+            if before is not None:
+                before.close()
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
@@ -81,7 +90,8 @@ class Shadow:
             ours = {"version": answer.version, "raw_score": answer.raw_score, "percentile": answer.percentile}
             theirs = {"version": self._bench.version, **{name: float(values[0]) for name, values in scores.items()}}
             line = {"at": round(time.time(), 3), "difference": difference, "ours": ours, "shadow": theirs}
-            self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            with self._writing:
+                self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self, within: float = 5.0) -> None:
         """Finish what waits, `within` so many seconds."""

@@ -1,0 +1,223 @@
+"""Figures of several workers, added up in memory: each worker tells its own over a pipe, and asks for the sum.
+
+Nothing is in files: a disk that is full or cleaned cannot end a worker. No wait is longer than a second or two, and a
+worker that does not answer counts with what it told last. What a worker that ended had counted stays in the sums.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.5
+"""How long workers are waited for that are to tell their figures."""
+ASK_SECONDS = 2.0
+"""How long a worker waits for the sum."""
+READY = "ready"
+
+Sample = tuple[str, tuple[tuple[str, str], ...], float]
+"""Name, labels, value."""
+
+
+@dataclass
+class Family:
+    """A metric with its samples, as plain values."""
+
+    name: str
+    text: str
+    kind: str
+    samples: list[Sample] = field(default_factory=list)
+
+
+def families_of(collected: Iterable[Any]) -> list[Family]:
+    """Metrics of prometheus_client as plain values. When each was made, which cannot be added up, is left out."""
+    found = []
+    for metric in collected:
+        samples = [
+            (sample.name, tuple(sorted(sample.labels.items())), float(sample.value))
+            for sample in metric.samples
+            if metric.type == "gauge" or not sample.name.endswith("_created")
+        ]
+        found.append(Family(metric.name, metric.documentation, metric.type, samples))
+    return found
+
+
+def added(told: Iterable[Sequence[Family]]) -> list[Family]:
+    """Sums by metric, name and labels, in the order in which they are met."""
+    sums: dict[str, tuple[Family, dict[tuple[str, Any], float]]] = {}
+    for families in told:
+        for family in families:
+            _, values = sums.setdefault(family.name, (family, {}))
+            for name, labels, value in family.samples:
+                values[name, labels] = values.get((name, labels), 0.0) + value
+    return [
+        Family(family.name, family.text, family.kind, [(*key, value) for key, value in values.items()])
+        for family, values in sums.values()
+    ]
+
+
+def counts_of(families: Iterable[Family]) -> list[Family]:
+    """Without gauges: what a worker that ended has counted, and not how it stood."""
+    return [family for family in families if family.kind != "gauge"]
+
+
+@dataclass
+class Line:
+    """The two ends that a worker gets, to be handed over when it is started: it asks over one, and is asked over the other."""
+
+    ask: Connection
+    tell: Connection
+
+
+class Figures:
+    """In a worker: tells its figures when it is asked, and asks for the sum of all."""
+
+    def __init__(self, line: Line, orphaned: Callable[[], object]) -> None:
+        """orphaned: called, in a thread, once the process that started this one is gone."""
+        self._line, self._orphaned = line, orphaned
+        self._collect: Callable[[], Iterable[Any]] = tuple
+        self._lock, self._number = threading.Lock(), 0
+        threading.Thread(target=self._listen, name="tsa-figures", daemon=True).start()
+
+    def serve(self, collect: Callable[[], Iterable[Any]]) -> None:
+        """From now on tell what `collect` gives, of prometheus_client; and say that this worker is up."""
+        self._collect = collect
+        with self._lock:
+            self._line.ask.send(READY)
+
+    def total(self) -> list[Family] | None:
+        """The sums of all workers; None where there is no answer in time."""
+        if not self._lock.acquire(timeout=ASK_SECONDS):
+            return None
+        try:
+            self._number += 1
+            self._line.ask.send(self._number)
+            end = time.monotonic() + ASK_SECONDS
+            while self._line.ask.poll(max(0.0, end - time.monotonic())):
+                number, found = self._line.ask.recv()
+                if number == self._number:  # an earlier one came too late
+                    return list(found)
+        except (OSError, EOFError):
+            pass
+        finally:
+            self._lock.release()
+        return None
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                number = self._line.tell.recv()
+                self._line.tell.send((number, families_of(self._collect())))
+        except (OSError, EOFError):
+            self._orphaned()
+
+
+class Member:
+    """In the parent: what one worker told, and whether it is up."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self.asked, ask = context.Pipe()
+        self.told, tell = context.Pipe()
+        self.line = Line(ask, tell)
+        self.last: list[Family] = []
+        self.ready_at: float | None = None
+        self.waiting: int | None = None
+        """The number of a question that is not answered: no second one is sent after it."""
+
+    def started(self) -> None:
+        """The worker has its ends: these ones here would keep it from being missed."""
+        self.line.ask.close()
+        self.line.tell.close()
+
+    def close(self) -> None:
+        """Let go of the pipes."""
+        self.asked.close()
+        self.told.close()
+
+
+class Together:
+    """In the parent: the members, and the sum of their figures."""
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+        self._past: list[Family] = []
+        self._lock, self._number = threading.Lock(), 0
+
+    def join(self, member: Member) -> None:
+        """Listen to a worker that was started."""
+        member.started()
+        with self._lock:
+            self._members.append(member)
+        threading.Thread(target=self._answer, args=(member,), name="tsa-figures", daemon=True).start()
+
+    def leave(self, member: Member) -> None:
+        """A worker has ended: what it counted stays."""
+        with self._lock:
+            if member in self._members:
+                self._members.remove(member)
+                self._past = added([self._past, counts_of(member.last)])
+        member.close()
+
+    def gather(self) -> list[Family]:
+        """Ask every worker for its figures; the sum of what they say, or said last."""
+        with self._lock:
+            self._number += 1
+            self._ask()
+            return added([self._past, *(member.last for member in self._members)])
+
+    def _ask(self) -> None:
+        waited = {}
+        for member in self._members:
+            try:
+                if member.waiting is None:
+                    member.told.send(self._number)
+                    member.waiting = self._number
+                waited[member.told] = member
+            except OSError:  # it has just ended
+                continue
+        end = time.monotonic() + GATHER_SECONDS
+        while waited and (ready := wait(list(waited), max(0.0, end - time.monotonic()))):
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
+                member = waited.pop(pipe)
+                try:
+                    _, member.last = pipe.recv()
+                    member.waiting = None
+                except (OSError, EOFError):
+                    continue
+
+    def _answer(self, member: Member) -> None:
+        """In a thread of its own: a worker that does not read its answer holds up no other."""
+        try:
+            while True:
+                asked = member.asked.recv()
+                if asked == READY:
+                    member.ready_at = time.monotonic()
+                else:
+                    member.asked.send((asked, self.gather()))
+        except (OSError, EOFError, ValueError, TypeError):  # TypeError: it was closed here while it was read
+            return
+
+
+class Page:
+    """A registry of sums, as prometheus_client reads it."""
+
+    def __init__(self, families: Sequence[Family], metric: Callable[..., Any]) -> None:
+        self._families, self._metric = families, metric
+
+    def collect(self) -> Iterator[Any]:
+        """The metrics."""
+        for family in self._families:
+            found = self._metric(family.name, family.text, family.kind)
+            for name, labels, value in family.samples:
+                found.add_sample(name, dict(labels), value)
+            yield found

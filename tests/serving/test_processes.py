@@ -1,0 +1,259 @@
+"""The processes of `tsa serve`: signals at any moment, a parent that is killed, workers that cannot stay, files renewed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from endpoint import TSA, made_bundle, payment, served, server, settings_of
+from test_server import certificates, context_of
+
+from tsa.errors import ConfigError, ServerError
+from tsa.serving import tls, workers
+from tsa.serving.descriptors import say_seldom
+from tsa.serving.settings import ServeSettings
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_bundle(tmp_path_factory.mktemp("processes") / "bundle")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def running(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def status(url: str, **options: Any) -> int:
+    try:
+        return httpx.get(f"{url}/ping", timeout=10, **options).status_code
+    except httpx.TransportError:
+        return 0
+
+
+@pytest.mark.parametrize(("words", "seconds"), [(("--workers", 1), 0.8), (("--workers", 2), 2.5)])
+def test_sigterm_ends_the_start(bundle: Path, tmp_path: Path, words: tuple[object, ...], seconds: float) -> None:
+    options = ["--history", f"sqlite:///{tmp_path}/h.db", "--port", free_port(), *words]
+    process = subprocess.Popen([str(word) for word in (TSA, "serve", bundle, *options)], stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) in (0, 143, -signal.SIGTERM)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a process space of its own")
+def test_the_first_process_of_a_container_hears_sigterm_while_it_starts(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "model")
+    environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path), "TSA_HISTORY": f"sqlite:///{tmp_path}/h.db"}
+    environment["SAGEMAKER_BIND_TO_PORT"] = str(free_port())
+    words = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "tsa.serving.sagemaker"]
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: children(process.pid))
+        time.sleep(0.7)
+        os.kill(children(process.pid)[0], signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_workers_end_with_their_parent_and_a_restart_finds_the_address_free(bundle: Path, tmp_path: Path) -> None:
+    history = f"sqlite:///{tmp_path}/h.db"
+    with served(bundle, history, "--workers", 2) as (process, url):
+        port = url.rpartition(":")[2]
+        assert httpx.post(f"{url}/v1/score", json=payment("a")).status_code == 200
+        begun = children(process.pid)
+        process.send_signal(signal.SIGHUP)  # which ends no worker, and no parent
+        until(lambda: "SIGHUP" in (process.stderr.readline() if process.stderr else ""))
+        assert status(url) == 200
+        process.kill()
+        process.wait()
+        words = [TSA, "serve", bundle, "--history", history, "--port", port]
+        again = subprocess.Popen([str(word) for word in words], stderr=subprocess.DEVNULL)
+        try:
+            until(lambda: not any(map(running, begun)), 10)
+            until(lambda: status(url) == 200)
+            assert httpx.post(f"{url}/v1/score", json=payment("a")).json()["repeated"]
+        finally:
+            again.terminate()
+            again.wait(30)
+
+
+def test_workers_that_cannot_stay_end_the_server(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TRIES", 2)
+    settings = settings_of(tmp_path / "gone", workers=1, port=free_port())
+    with pytest.raises(ServerError, match=r"workers must stay up \(got 2 in a row .* the last with 2\)"):
+        workers.supervise(settings)
+    assert signal.getsignal(signal.SIGTERM) is not None
+
+
+@pytest.mark.parametrize("history", ["sqlite:///:memory:", "sqlite:///file:x?mode=memory"])
+def test_histories_in_memory_are_for_one_process(tsa: Any, bundle: Path, history: str) -> None:
+    outcome = tsa("serve", bundle, "--history", history, "--workers", 2)
+    assert outcome.code == 2
+    assert "history must be a file or a server that all workers share" in outcome.err.replace("\n", " ")
+
+
+def test_what_is_wrong_with_a_certificate_is_one_sentence(tsa: Any, bundle: Path, tmp_path: Path) -> None:
+    certificates(tmp_path)
+    from cryptography.hazmat.primitives import serialization
+
+    (tmp_path / "text.pem").write_text("no certificate")
+    key = serialization.load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"word")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+    (tmp_path / "locked.key").write_bytes(pem)
+    for certificate, key_file, authority, text in (
+        ("server.pem", "client.key", None, "the key must belong to the certificate"),
+        ("none.pem", "server.key", None, "none.pem: No such file"),
+        ("text.pem", "server.key", None, "must be PEM files"),
+        ("server.pem", "text.pem", None, "must be PEM files"),
+        ("server.pem", "locked.key", None, "the key must not be encrypted"),
+        ("server.pem", "server.key", "text.pem", "client_ca must be a PEM file of certificates"),
+    ):
+        settings = ServeSettings(
+            bundle=bundle,
+            ssl_certificate=tmp_path / certificate,
+            ssl_key=tmp_path / key_file,
+            ssl_client_ca=None if authority is None else tmp_path / authority,
+        )
+        with pytest.raises(ConfigError, match=text):
+            tls.context_of(settings)
+    words = ("--certificate", tmp_path / "server.pem", "--key", tmp_path / "client.key")
+    for count in (1, 2):
+        outcome = tsa(
+            "serve", bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--port", 0, "--workers", count, *words
+        )
+        assert (outcome.code, "Traceback" in outcome.err) == (2, False)
+        assert "the key must belong to the certificate" in outcome.err.replace("\n", " ")
+
+
+def presented(port: int, folder: Path) -> bytes | None:
+    """The certificate that the server shows."""
+    context = context_of(folder, None)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 5) as plain, context.wrap_socket(plain) as wrapped:
+        return wrapped.getpeercert(binary_form=True)
+
+
+def test_a_renewed_certificate_and_new_tokens_are_read_without_a_restart(bundle: Path, tmp_path: Path) -> None:
+    certificates(tmp_path)
+    (tmp_path / "tokens").write_text("a-token-of-some-length\n")
+    secured = {"ssl_certificate": tmp_path / "server.pem", "ssl_key": tmp_path / "server.key"}
+    with server(bundle, **secured, token_files=(tmp_path / "tokens",)) as (_, port):
+        url = f"https://localhost:{port}/v1/form"
+
+        def opens(token: str) -> bool:
+            headers = {"Authorization": f"Bearer {token}"}
+            return httpx.get(url, headers=headers, verify=context_of(tmp_path, None)).status_code == 200
+
+        first = presented(port, tmp_path)
+        assert opens("a-token-of-some-length")
+        before = {name: (tmp_path / name).read_bytes() for name in ("server.pem", "server.key")}
+        certificates(tmp_path)
+        renewed = {name: (tmp_path / name).read_bytes() for name in before}
+        (tmp_path / "server.key").write_bytes(before["server.key"])  # half of a renewal: the pair before stays
+        (tmp_path / "tokens").write_text("")
+        time.sleep(2.5)
+        assert presented(port, tmp_path) == first
+        (tmp_path / "server.key").write_bytes(renewed["server.key"])
+        (tmp_path / "tokens").write_text("another-token-of-some-length\n")
+        until(lambda: presented(port, tmp_path) != first, 10)
+        assert opens("another-token-of-some-length")
+        assert not opens("a-token-of-some-length")
+
+
+def test_an_authority_that_is_taken_away_lets_nobody_in(bundle: Path, tmp_path: Path) -> None:
+    certificates(tmp_path)
+    secured = {name: tmp_path / file for name, file in (("ssl_certificate", "server.pem"), ("ssl_key", "server.key"))}
+    with server(bundle, **secured, ssl_client_ca=tmp_path / "authority.pem") as (found, port):
+        url, known = f"https://localhost:{port}", context_of(tmp_path, "client")
+        assert status(url, verify=known) == 200
+        shutil.copy(tmp_path / "stranger.pem", tmp_path / "authority.pem")
+        found.renew()
+        until(lambda: status(url, verify=known) == 0, 10)
+
+
+def test_sighup_takes_another_bundle_over_and_opens_the_shadows_file_anew(bundle: Path, tmp_path: Path) -> None:
+    own = tmp_path / "bundle"
+    shutil.copytree(bundle, own)
+    log = tmp_path / "shadow.jsonl"
+    shadow = {"shadow": made_bundle(tmp_path / "shadow", seed=5), "shadow_file": log, "shadow_difference": 0.0}
+    with server(own, **shadow) as (found, port):
+        url = f"http://127.0.0.1:{port}/v1/score"
+        first = httpx.post(url, json=payment("a")).json()["version"]
+        until(lambda: log.read_text().count("\n") == 1)
+        log.rename(tmp_path / "shadow.1")
+        shutil.rmtree(own)
+        made_bundle(own, seed=3)
+        found.renew()
+        until(lambda: httpx.post(url, json=payment("b")).json()["version"] != first)
+        until(log.exists)
+        httpx.post(url, json=payment("c"))
+        until(lambda: log.read_text().count("\n") >= 1)
+        shutil.rmtree(own)
+        found.renew()
+        time.sleep(0.5)
+        assert httpx.post(url, json=payment("d")).status_code == 200, "what cannot be read leaves what was there"
+
+
+def test_running_out_of_open_files_is_logged(bundle: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    port = free_port()
+    words = [TSA, "serve", bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--port", port]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [str(word) for word in words],
+            stderr=file,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)),
+        )
+    try:
+        until(lambda: status(f"http://127.0.0.1:{port}") == 200)
+        with contextlib.ExitStack() as opened:
+            for _ in range(60):
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), 5))
+            until(lambda: "open files" in log.read_text(), 15)
+        until(lambda: status(f"http://127.0.0.1:{port}") == 200)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_same_trouble_is_not_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("ERROR"):
+        for _ in range(100):
+            say_seldom("a trouble of this test")
+    assert len(caplog.records) == 1
