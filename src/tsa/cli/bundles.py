@@ -124,7 +124,8 @@ def print_diff(found: Mapping[str, Any]) -> None:
     alone = f", {len(weights['of_one_alone'])} in one alone" if weights["of_one_alone"] else ""
     changed = f"weights: {weights['changed']} tensors changed{alone}" + (f", most: {largest}" if largest else "")
     say("weights: the same" if weights["equal"] else changed)
-    say("calibration: " + ("the same" if found["calibration"]["equal"] else "another"))
+    methods = " → ".join(method or "none" for method in found["calibration"]["methods"])
+    say("calibration: " + ("the same" if found["calibration"]["equal"] else f"another, probabilities by {methods}"))
     say("thresholds: " + ("; ".join(found["thresholds"]) if found["thresholds"] else "the same"))
     if found["metrics"]:
         table = Table("metric", "one", "other", box=SIMPLE_HEAD)

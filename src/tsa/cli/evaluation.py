@@ -10,26 +10,88 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tsa.cli.app import EvaluationSets, Quiet, RunFolder, app
+from tsa.cli.app import EvaluationSets, Logs, MarketSets, Quarantine, Quiet, RunFolder, app, beside
+from tsa.cli.scoring import BundleFolder
+from tsa.data.outputs import check_outputs
 from tsa.errors import ConfigError
 from tsa.terminal import console, say, session
 
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    run: Annotated[
+        Path,
+        typer.Argument(help="The folder of a run; or, with --log, a bundle, a folder or .tar.gz.", show_default=False),
+    ],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[LOGS]...", help="Further logs, after --log.", show_default=False)
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure the bundle on this log whose outcomes are known. Repeatable.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --log: the folder to write into; default: evaluation.", show_default=False),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="With --log: measure payments from this time on, such as 2025-04-16; UTC."),
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="With --log: measure payments before this time.")] = None,
+    quarantine: Quarantine = None,
     segment: Annotated[
         list[str] | None, typer.Option(help="A column to break the figures down by. Repeatable.")
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Raw score from which a payment counts as flagged; default: best F1 on validation."),
+        typer.Option(
+            help="Raw score from which a payment counts as flagged; default: best F1 on validation; with --log the one that "
+            "the bundle was evaluated at, else 0.5.",
+            show_default=False,
+        ),
     ] = None,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
-    set_: EvaluationSets = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="evaluation.KEY=value over the run's market; with --log any key of the bundle's. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score the test range of a run, measure it with intervals, write report.html and report.json."""
+    """Score the test range of a run, measure it with intervals, write report.html and report.json.
+
+    With --log: measure a bundle, an imported one too, on any log whose outcomes are known. Histories are taken from the whole
+    log, so give it the earlier payments too, with --from. The bundle stays as it is.
+    """
+    if log or more:
+        bundle = run / "bundle" if (run / "run.json").is_file() else run
+        folder = out or Path("evaluation")
+        _evaluate_on_log(
+            bundle,
+            [*(log or []), *(more or [])],
+            folder,
+            quiet,
+            start=start,
+            end=end,
+            quarantine=quarantine,
+            segments=segment or [],
+            threshold=threshold,
+            replicates=replicates,
+            overrides=set_ or [],
+        )
+        return
+    given = {"--out": out, "--from": start, "--to": end, "--quarantine": quarantine}
+    if alone := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{', '.join(alone)} must go with --log (got a run alone)")
+    from tsa.scoring.archive import is_archive
+    from tsa.scoring.manifest import WEIGHTS
+
+    if is_archive(run) or (run / WEIGHTS).is_file():
+        raise ConfigError(f"a bundle is measured on a log: tsa evaluate {run} --log LOG (got no --log)")
     from tsa.evaluation.evaluate import evaluate as evaluate_run
     from tsa.evaluation.run import Run
 
@@ -38,6 +100,67 @@ def evaluate(
         report = evaluate_run(opened, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
     print_metrics(report)
     say(f"report: {run / 'report.html'}")
+
+
+def _evaluate_on_log(bundle: Path, logs: list[str], out: Path, quiet: bool, **settings: Any) -> None:
+    from tsa.evaluation.on_log import WRITTEN, evaluate_bundle
+
+    files = {"--quarantine": settings["quarantine"], **{f"--out, {name}": out / name for name in WRITTEN}}
+    check_outputs([bundle, *logs], files=files, into={"--out": out})
+    with session(quiet, out / "evaluate.log") as bars:
+        report = evaluate_bundle(bundle, logs, out, progress=bars, **settings)
+    print_metrics(report)
+    say(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def calibrate(
+    bundle: BundleFolder,
+    logs: Logs,
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="The bundle to write, a folder or a file that ends in .tar.gz.", show_default=False),
+    ],
+    method: Annotated[str, typer.Option(help="Of the probabilities: bspline, isotonic, platt or beta.")] = "bspline",
+    start: Annotated[
+        str | None, typer.Option("--from", help="Fit to payments from this time on, such as 2025-04-16; UTC.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Fit to payments before this time.")] = None,
+    quarantine: Quarantine = None,
+    set_: MarketSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a bundle's percentiles and probabilities anew to a log whose outcomes are known; write them as a new bundle.
+
+    The network and all else stay; the bundle given is not touched. All payments serve the percentiles, those with a known
+    outcome the probabilities: 1,000 of them with 10 frauds are needed. Take payments that the network has not learned from.
+    Histories are taken from the whole log, so give it the earlier payments too, with --from.
+    """
+    from tsa.scoring.archive import ENDS
+    from tsa.scoring.calibrating import calibrate_bundle
+
+    kind = "files" if out.name.endswith(ENDS) else "replaced"
+    aside: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": beside(out)}
+    outputs = {"files": aside, kind: {**(aside if kind == "files" else {}), "--out": out}}
+    check_outputs([bundle, *logs], **outputs)
+    with session(quiet, beside(out)) as bars:
+        made = calibrate_bundle(
+            bundle,
+            logs,
+            out,
+            method=method,
+            start=start,
+            end=end,
+            quarantine=quarantine,
+            overrides=set_ or (),
+            progress=bars,
+        )
+    assert made.calibration is not None
+    counts = made.calibration.counts
+    labelled, frauds = counts["labelled"], counts["frauds"]
+    say(
+        f"{out}: percentiles of {counts['payments']:,} payments, {method} of {labelled:,} with a known outcome, {frauds:,} frauds"
+    )
 
 
 @app.command()
@@ -142,7 +265,11 @@ def print_metrics(report: Mapping[str, Any]) -> None:
     """The short table: TSA, and LightGBM beside it where it was trained, each with its interval."""
     evaluation, comparison = report["evaluation"], report.get("comparison")
     columns = {"TSA": evaluation, **({comparison["model_name"]: comparison["evaluation"]} if comparison else {})}
-    table = Table("metric", *columns, title=f"{evaluation['n']:,} test payments, {evaluation['frauds']:,} frauds")
+    table = Table(
+        "metric",
+        *columns,
+        title=f"{evaluation['n']:,} {report.get('called') or 'test payments'}, {evaluation['frauds']:,} frauds",
+    )
     for name, label in SHOWN.items():
         k = report["market"]["evaluation"]["top_k"]
         table.add_row(label.format(k=k), *(_cell(found["metrics"].get(name)) for found in columns.values()))

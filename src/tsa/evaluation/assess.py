@@ -73,6 +73,8 @@ def _part(
 
 def _drift(run: Run, scores: Array, progress: Progress) -> dict[str, Any]:
     """How the scores of the test range differ from those of the range that calibration was fitted on."""
+    if not run.store.manifest["splits"]:
+        return {"reference": None, "psi": None, "reason": "a log alone does not tell; tsa monitor compares two"}
     learned = run.account["training"].get("train_on", ["train"])
     ranges = [name for name in ("calibration", "validation") if name not in learned and _size(run, name)]
     if not ranges:

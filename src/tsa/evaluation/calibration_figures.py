@@ -22,15 +22,15 @@ ROWS = {
 }
 
 
-def calibration(found: Dict | None) -> dict[str, Any] | None:
-    """What the template shows; None for a report without calibration."""
+def calibration(found: Dict | None, place: str = "the test range") -> dict[str, Any] | None:
+    """What the template shows; None for a report without calibration. place: where the payments stand."""
     if not found:
         return None
     best = found["after"] or found["before"]
     if not best["metrics"]:
         return None
     return {
-        "sentences": [*_verdict(found, best), *_drift(found["drift"])],
+        "sentences": [*_verdict(found, best, place), *_drift(found["drift"])],
         "method": found["method"],
         "rows": [_row(name, found) for name in ROWS],
         "frauds": best["frauds"],
@@ -39,11 +39,11 @@ def calibration(found: Dict | None) -> dict[str, Any] | None:
     }
 
 
-def _verdict(found: Dict, best: Dict) -> list[str]:
+def _verdict(found: Dict, best: Dict, place: str) -> list[str]:
     ratio, ece = best["metrics"]["ratio"], best["metrics"]["ece"]
     expected = best["metrics"]["expected"]["value"]
     what = "The raw scores taken as probabilities" if found["after"] is None else "The probabilities"
-    counted = f"{what} add up to {expected:,.1f} frauds on the test range; {best['frauds']:,} were seen"
+    counted = f"{what} add up to {expected:,.1f} frauds on {place}; {best['frauds']:,} were seen"
     spread = words.interval(ratio, 2)
     share = f" (ratio {ratio['value']:.2f}{f', {spread}' if spread else ''})" if ratio["value"] is not None else ""
     off = f"The expected calibration error is {ece['value']:.4f}; by chance alone it would be {ece['by_chance']:.4f}."
@@ -53,7 +53,8 @@ def _verdict(found: Dict, best: Dict) -> list[str]:
 def _drift(drift: Dict) -> list[str]:
     psi = drift.get("psi")
     if not psi or psi["value"] is None:
-        return ["How far payments have moved since calibration cannot be told: no range was kept out for it."]
+        reason = drift.get("reason") or "no range was kept out for it"
+        return [f"How far payments have moved since calibration cannot be told: {reason}."]
     value = psi["value"]
     moved = "stable" if value < STABLE else "moved" if value < MOVED else "another population"
     name = drift["reference"]
@@ -128,5 +129,5 @@ def _daily(days: Sequence[Dict]) -> dict[str, Any] | None:
     ]
     highest = max(1.0, *(value for line in lines for value in line.y))
     x = Axis(label="Day (UTC)", high=len(days) - 1, labels=[day["day"][5:] for day in days])
-    description = "Frauds expected, as the sum of probabilities, and observed, day by day of the test range."
+    description = "Frauds expected, as the sum of probabilities, and observed, day by day."
     return card("frauds", "Frauds by day", description, x, Axis(label="Frauds", high=1.1 * highest), lines)

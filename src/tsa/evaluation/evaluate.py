@@ -7,7 +7,7 @@ What a run folder holds: `bundle/`, `run.json`, then from here `scores.parquet`,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from tsa.data.files import replaced_file, write_json
-from tsa.data.ranges import ranges_of
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.assess import assess_calibration
 from tsa.evaluation.compare import BaselineResult, compare
@@ -54,13 +53,41 @@ def evaluate(
     if not len(run.rows):
         n = len(run.store.label[run.store.split("test")])
         raise DataError(f"split.test must hold payments whose outcome is known, however: none of {n} is")
+    report = measure(
+        run,
+        "scoring the test range",
+        flagged_at=lambda: best_f1_threshold(run, progress) if threshold is None else threshold,
+        comparison=_kept_comparison(run),
+        segments=segments,
+        replicates=replicates,
+        progress=progress,
+    )
+    seal_metrics(run, report)
+    return report
+
+
+def measure(
+    run: Run,
+    what: str,
+    *,
+    flagged_at: Callable[[], float],
+    comparison: dict[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+    segments: Sequence[str] = (),
+    replicates: int = 200,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Score and measure `run.rows`; write `scores.parquet`, `report.json` and `report.html` into `run.path`.
+
+    what: what is being scored, for the progress. flagged_at: gives the threshold. more: what else the report says.
+    """
     payments = run.payments(np.zeros(len(run.rows)), segments)  # refuses an unknown column before the long part
-    scores = run.score(run.rows, "scoring the test range", progress)
-    flagged_at = best_f1_threshold(run, progress) if threshold is None else threshold
+    scores = run.score(run.rows, what, progress)
+    threshold = flagged_at()
     with progress("measuring", 1) as advance:
         measured = evaluate_scores(
             replace(payments, score=scores.astype(np.float64)),
-            threshold=flagged_at,
+            threshold=threshold,
             top_k=run.market.evaluation.top_k,
             replicates=replicates,
         )
@@ -70,9 +97,8 @@ def evaluate(
         advance(1)
     _write_scores(run, scores)
     reasons = explain_riskiest(run, scores, progress)
-    report = {**_report(run, measured, _kept_comparison(run)), "calibration": calibration, "reasons": reasons}
+    report = {**_report(run, measured, comparison), "calibration": calibration, "reasons": reasons, **(more or {})}
     write_report(run.path, report)
-    seal_metrics(run, report)
     return report
 
 
@@ -211,7 +237,7 @@ def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | Non
         "title": f"{market.name}: Temporal Self-Attention",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "market": {**market.to_dict(), "fingerprint": market.fingerprint},
-        "data": {**store.data_report, "splits": ranges_of(store)},
+        "data": {**store.data_report, "splits": run.ranges},
         "model": {
             "parameters": sum(p.numel() for p in run.scorer.bundle.network.parameters()),
             "preset": account["preset"],
@@ -223,5 +249,5 @@ def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | Non
         "training": {"epochs": account["epochs"], "best_epoch": account["best_epoch"]},
         "evaluation": measured,
         "comparison": comparison,
-        "environment": account["environment"],
+        "environment": account.get("environment"),
     }

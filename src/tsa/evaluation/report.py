@@ -28,7 +28,8 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
     """Write report.json and report.html into the folder out, each whole or not at all.
 
     report: title, created, market, data, model, training, evaluation (of evaluate_scores), calibration (of
-    assess_calibration), reasons (of explain_riskiest), comparison or None, environment. Numbers that are not finite become null.
+    assess_calibration), reasons (of explain_riskiest), comparison or None, environment; and, where these are no test payments
+    of a run, what they are `called` and `notes`. Numbers that are not finite become null.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -68,6 +69,8 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "headline": words.headline(evaluation, comparison),
         "decision": words.decision(evaluation),
         "evaluation": evaluation,
+        "called": report.get("called") or "test payments",
+        "notes": report.get("notes") or [],
         "confidence": words.share(evaluation["settings"]["confidence"], digits=0),
         "other": comparison["model_name"] if comparison else None,
         "note": (comparison or {}).get("note"),
@@ -76,7 +79,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": figures.metric_rows(evaluation, comparison),
         "features": figures.features(comparison),
         "parts": figures.part_tables(evaluation, comparison),
-        "calibration": calibration(report.get("calibration")),
+        "calibration": calibration(report.get("calibration"), report.get("place") or "the test range"),
         "reasons": reasons(report.get("reasons")),
         "training": figures.training(report.get("training") or {}),
         "account": account.data_account(report.get("data") or {}),

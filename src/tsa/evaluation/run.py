@@ -20,6 +20,7 @@ from tsa.data.build import key_codes
 from tsa.data.files import sha256_of
 from tsa.data.history import history_lengths
 from tsa.data.manifest import MANIFEST
+from tsa.data.ranges import ranges_of
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError, StoreError
 from tsa.evaluation.payments import ScoredPayments
@@ -65,6 +66,11 @@ class Run:
     def rows(self) -> Array:
         """Labelled rows of the test range."""
         return self.store.labelled("test")
+
+    @property
+    def ranges(self) -> dict[str, dict[str, Any]]:
+        """What stands in each range: see `tsa.data.ranges.ranges_of`."""
+        return ranges_of(self.store)
 
     @cached_property
     def weights_hash(self) -> str:

@@ -103,7 +103,13 @@ def _calibration(one: Bundle, other: Bundle) -> dict[str, Any]:
     for name, bundle in (("one", one), ("other", other)):
         columns = {} if bundle.calibration is None else bundle.calibration.columns(raw)
         values[name] = {column: found.tolist() for column, found in columns.items()}
-    return {"equal": maps[0] == maps[1], "raw_score": raw.tolist(), **values}
+    return {"equal": maps[0] == maps[1], "raw_score": raw.tolist(), "methods": [*map(_method, (one, other))], **values}
+
+
+def _method(bundle: Bundle) -> str | None:
+    """How the bundle's probability was fitted; None where it has none."""
+    probability = None if bundle.calibration is None else bundle.calibration.probability
+    return None if probability is None else probability.method
 
 
 def _thresholds(bundle: Bundle) -> Any:

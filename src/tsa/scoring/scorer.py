@@ -154,7 +154,7 @@ class Scorer:
                     rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
                     scores = self.score_rows(store, rows, advance=advance)
                     ids = store.ids(slice(begin, begin + len(rows)))
-                    _refuse_no_number(ids, scores)
+                    refuse_no_number(ids, scores)
                     yield pl.DataFrame({"id": ids, **self.columns(scores)})
 
     def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
@@ -184,7 +184,7 @@ class Scorer:
         DataError where the network has no number for a payment.
         """
         scores = self.engine(request_batch(requests))
-        _refuse_no_number(requests.ids, scores)
+        refuse_no_number(requests.ids, scores)
         return self.columns(scores)
 
     def _encode(self, payments: Files, folder: Path, quarantine: Path | None, progress: Progress) -> EventStore:
@@ -220,7 +220,7 @@ def _is_rows(payments: Payments) -> TypeGuard[Rows]:
     return all(isinstance(row, Mapping) for row in payments)
 
 
-def _refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:
+def refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:
     """A payment that the network has no number for has no score: not the lowest, not the highest, none."""
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
