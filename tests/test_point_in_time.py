@@ -21,7 +21,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tsa.data.payments import PaymentReader
 from tsa.data.store import EventStore, prepare
+from tsa.errors import DataError
 from tsa.model import Batch, History, TSANetwork
 from tsa.model.inputs import gather_batch
 from tsa.schema import Market
@@ -77,6 +79,10 @@ class Row:
     category: str | None
     amount: float | None
     gap: float | None
+
+    def __post_init__(self) -> None:
+        if self.known_at is not None:  # a log in which an outcome is known before its payment is refused
+            object.__setattr__(self, "known_at", max(self.time, self.known_at))
 
     @property
     def place(self) -> tuple[int, int]:
@@ -389,3 +395,48 @@ def test_a_later_id_of_another_kind_changes_no_order(scorers: dict[str, Scorer],
         rows_.write_csv(tmp_path / f"{name}.csv")
         found.append(scorers["a day"].score(tmp_path / f"{name}.csv").head(2)["id"].cast(pl.String).to_list())
     assert found[0] == found[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(log=logs(least=6), late=st.lists(st.integers(0, 12), min_size=1, max_size=8))
+def test_outcomes_known_after_the_test_range_begins_are_not_learned_from(log: list[Row], late: list[int]) -> None:
+    """Whatever they are: which rows are learned from, calibrated on, and with which labels, stays the same to the bit."""
+    begins = START + 7 * DAY  # of the test range
+    told = [
+        dataclasses.replace(row, known_at=None if row.known_at is None else row.time + late[at % len(late)] * DAY)
+        for at, row in enumerate(log)
+    ]
+    other = [
+        dataclasses.replace(row, fraud=None if row.fraud is None else 1 - abs(row.fraud))
+        if row.known_at is not None and row.known_at > begins and row.time < begins
+        else row
+        for row in told
+    ]
+    base_ = [dataclasses.replace(row, known_at=row.time + DAY) for row in base()]
+    with (
+        stored(frame([*base_, *told]), market("column")) as left,
+        stored(frame([*base_, *other]), market("column")) as right,
+    ):
+        for name in ("train", "validation", "calibration"):
+            np.testing.assert_array_equal(left.labels(name), right.labels(name))
+            rows_ = left.labelled(name)
+            np.testing.assert_array_equal(rows_, right.labelled(name))
+            known_at = left.known_at_seconds[rows_]
+            assert (np.isinf(known_at) | (known_at <= begins)).all(), "inf: nobody noted when it was known"
+            assert len(rows_) + left.known_too_late(name) == (left.label[left.split(name)] >= 0).sum()
+        test = left.split("test")
+        assert len(left.labelled("test")) == (left.label[test] >= 0).sum(), "what is tested may be known at any time"
+
+
+@settings(max_examples=20, deadline=None)
+@given(row=rows(st.just(1)), early=st.integers(1, 10 * DAY))
+def test_an_outcome_known_before_its_payment_is_refused(row: Row, early: int) -> None:
+    assume(row.fraud in (0, 1))
+    told = frame([row]).with_columns(known_at=pl.lit(row.time - early, pl.Int64))
+    log = pl.concat([frame([dataclasses.replace(other, id=other.id + 2) for other in training_log()]), told])
+    with pytest.raises(DataError, match="known_too_early:known_at"), stored(log, market("column")):
+        pass
+    with stored(frame(training_log()), market("column")) as store:
+        reader = PaymentReader(market("column"), store.encoder)
+    found = reader.read([{**dataclasses.asdict(row), "known_at": row.time - early}], outcomes=True)
+    assert (found.problems[0].rule, found.problems[0].field) == ("known_too_early", "known_at")

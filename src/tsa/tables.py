@@ -78,9 +78,14 @@ class Table(BaseModel):
 
 
 class Input(Table):
-    """How logs and single payments are written. `missing`: texts that mean "no value" in any column, as blanks always do."""
+    """How logs and single payments are written.
+
+    missing      texts that mean "no value" in any column, as blanks always do
+    duplicates   rows of one id: "refuse" them, or, where they differ in the outcome alone, let the "last" one count
+    """
 
     missing: tuple[Annotated[str, AfterValidator(_marker)], ...] = MISSING
+    duplicates: Literal["refuse", "last"] = "refuse"
 
 
 class Event(Table):

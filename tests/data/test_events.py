@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tsa.data.events import CleanLog, read_log
+from tsa.data.quarantine import Quarantine
 from tsa.errors import DataError
 from tsa.schema import Market
 
@@ -187,7 +188,7 @@ def test_a_row_with_a_field_too_many_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="extra_field: a row must not have more fields than the header: 1 rows"):
         read_log(like, [str(path)], out)
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
-    read_log(like, [str(path)], out, quarantine=tmp_path / "bad.parquet")
+    read_log(like, [str(path)], out, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert "extra_field" in pl.read_parquet(tmp_path / "bad.parquet")["__reason"][0]
 
 
@@ -214,7 +215,9 @@ def test_a_quote_that_is_not_closed_is_told_of(tmp_path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match=r"line_break:country: must stand on one line: is a quote not closed\?: 1 rows"):
         read_log(market(), [path], tmp_path / "clean.parquet")
-    clean = read_log(market(), [path], tmp_path / "clean.parquet", quarantine=tmp_path / "bad.parquet")
+    clean = read_log(
+        market(), [path], tmp_path / "clean.parquet", quarantine=Quarantine(tmp_path / "bad.parquet", limit=1)
+    )
     assert clean.report["rows_kept"] == 4
     assert "line_break:country" in pl.read_parquet(tmp_path / "bad.parquet")["__reason"].item()
 
@@ -280,7 +283,7 @@ def test_rules(read: Callable[..., CleanLog], tmp_path: Path, column: str, value
     assert ("row 4" if column == "id" else "id 103") in message
     assert not (tmp_path / "clean.parquet").exists()
     quarantine = tmp_path / "bad" / "rows.parquet"
-    result = read(frame, quarantine=quarantine)
+    result = read(frame, quarantine=Quarantine(quarantine, limit=1))
     bad = pl.read_parquet(quarantine)
     assert bad["__reason"].to_list() == [rule]
     assert bad[column].to_list() == [frame[column][3]]
@@ -293,9 +296,11 @@ def test_of_equal_ids_the_first_is_kept(read: Callable[..., CleanLog], tmp_path:
     for ids in ([1, 2, 1, 3, 1, 3, 4, 5, 6, 7, 8, 9], list("abacacdefghi")):
         frame = log(id=ids)
         message = refused(read, frame)
-        assert "duplicate_id:id: must be unique: 3 rows" in message
+        assert "duplicate_id:id: must be unique; of 2 ids that stand more than once" in message
+        assert "2 in more (" in message
+        assert ": 3 rows; the first" in message
         assert f"id {ids[2]} " in message
-        result = read(frame, quarantine=tmp_path / "bad.parquet")
+        result = read(frame, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
         assert result.report["by_rule"] == {"duplicate_id:id": 3}
         assert sorted(clean(result)["amount"]) == [0.5, 1.5, 3.5, 6.5, 7.5, 8.5, 9.5, 10.5, 11.5]
         assert pl.read_parquet(tmp_path / "bad.parquet")["amount"].to_list() == [2.5, 4.5, 5.5]
@@ -310,7 +315,7 @@ def test_all_findings_at_once_and_five_ids_of_each(read: Callable[..., CleanLog]
     assert "id 104" in message
     assert "id 105" not in message
     assert "bad_label:fraud: must be 0, 1, -1 or null: 2 rows; the first: id 100 ('7')" in message
-    result = read(frame, quarantine=tmp_path / "bad.parquet")
+    result = read(frame, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert result.report["by_rule"] == {"infinite:amount": 7, "bad_label:fraud": 2}
     assert result.report["rows_quarantined"] == 7
     reasons = pl.read_parquet(tmp_path / "bad.parquet")["__reason"]
@@ -319,12 +324,12 @@ def test_all_findings_at_once_and_five_ids_of_each(read: Callable[..., CleanLog]
 
 
 def test_a_sound_log_leaves_an_empty_quarantine(read: Callable[..., CleanLog], tmp_path: Path) -> None:
-    read(log(), quarantine=tmp_path / "bad.parquet")
+    read(log(), quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert pl.read_parquet(tmp_path / "bad.parquet").height == 0
 
 
 def test_a_log_with_nothing_but_bad_rows_is_refused(read: Callable[..., CleanLog], tmp_path: Path) -> None:
-    message = refused(read, log(fraud=[9] * 12), quarantine=tmp_path / "bad.parquet")
+    message = refused(read, log(fraud=[9] * 12), quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert "at least one row to keep" in message
     assert pl.read_parquet(tmp_path / "bad.parquet").height == 12
 
@@ -333,7 +338,7 @@ def test_bad_rows_of_mixed_sources_are_set_aside_as_they_stand(tmp_path: Path) -
     log()[:6].write_parquet(tmp_path / "a.parquet")
     write_text(with_value("amount", "12,50", 8)[6:], tmp_path / "b.csv")
     logs, quarantine = [str(tmp_path / "a.parquet"), str(tmp_path / "b.csv")], tmp_path / "bad.parquet"
-    result = read_log(market(), logs, tmp_path / "clean.parquet", quarantine=quarantine)
+    result = read_log(market(), logs, tmp_path / "clean.parquet", quarantine=Quarantine(quarantine, limit=1))
     assert pl.read_parquet(quarantine).select("id", "amount", "__reason").row(0) == (
         "108",
         "12,50",

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from wire_rows import NOW, PAST, TABLE, encoder, gathered, row, single, stored, write
 
 from tsa.data.history import gather, index_histories, is_retained, retained
+from tsa.data.quarantine import Quarantine
 from tsa.data.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError, MarketError
 from tsa.schema import Market
@@ -131,7 +132,7 @@ def test_quarantine_and_messages_are_veiled_too(table: dict[str, Any], tmp_path:
         prepare(of, path, tmp_path / "store", encoder=encoder(of))
     assert f"id {pseudonym('payment-9')} ('x')" in str(caught.value)
     assert "payment-9" not in str(caught.value)
-    prepare(of, path, tmp_path / "store", encoder=encoder(of), quarantine=tmp_path / "bad.parquet")
+    prepare(of, path, tmp_path / "store", encoder=encoder(of), quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     bad = pl.read_parquet(tmp_path / "bad.parquet")
     assert (bad["id"].to_list(), bad["customer"].to_list()) == ([pseudonym("payment-9")], [pseudonym("ann")])
     assert ("hist.amount" in bad.columns) == (table is TABLE)
@@ -163,7 +164,7 @@ def test_of_rows_that_are_shifted_nothing_is_told(
     assert refused.value.__cause__ is None
     told = str(refused.value) + "".join(capfd.readouterr())
     with contextlib.suppress(DataError):  # where no row can be told from the others
-        prepare(of, log, tmp_path / "store", encoder=encoder(of), quarantine=bad)
+        prepare(of, log, tmp_path / "store", encoder=encoder(of), quarantine=Quarantine(bad, limit=1))
         told += str(pl.read_parquet(bad).to_dicts()) + bad.read_bytes().decode("latin-1")
     assert "Xaver" not in told
 

@@ -26,6 +26,7 @@ from wire_rows import (
 )
 
 from tsa.data.history import NOT_KNOWN, HistoryArrays
+from tsa.data.quarantine import Quarantine
 from tsa.data.store import prepare
 from tsa.errors import DataError
 from tsa.schema import Market
@@ -353,7 +354,7 @@ def test_5_and_set_aside_with_what_else_is_wrong(tmp_path: Path) -> None:
     path = write([*lines, row((), id="back", amount="-20")], tmp_path / "rows.jsonl")
     for given in (None, encoder(of)):
         bad = tmp_path / f"{given is None}.parquet"
-        store = prepare(of, path, tmp_path / "store", encoder=given, quarantine=bad)
+        store = prepare(of, path, tmp_path / "store", encoder=given, quarantine=Quarantine(bad, limit=1))
         assert len(store) == 20
         assert pl.read_parquet(bad).select("id", "amount", "__reason").rows() == [
             ("back", "-20", "out_of_range:amount")

@@ -31,6 +31,7 @@ from wire_rows import (
     write,
 )
 
+from tsa.data.quarantine import Quarantine
 from tsa.data.store import EventStore, prepare
 from tsa.data.wire import carried, reading
 from tsa.data.wire.fields import Layout
@@ -313,7 +314,7 @@ def test_a_quote_swallows_no_payment(suffix: str, separator: str, tmp_path: Path
     lines = [separator.join(rows[0]), *(separator.join(line.values()) for line in rows)]
     path.write_text("\n".join(line.replace(".", "__DOT__") if not at else line for at, line in enumerate(lines)) + "\n")
     bad = tmp_path / "bad.parquet"
-    store = prepare(of, path, tmp_path / "store", encoder=encoder(of), quarantine=bad)
+    store = prepare(of, path, tmp_path / "store", encoder=encoder(of), quarantine=Quarantine(bad, limit=1))
     if suffix == "tsv":
         assert store.columns(["id", "amount"]).rows() == [("p0", 0.0), ("p1", 10.0), ("p2", 20.0), ("p3", 30.0)]
         return
@@ -363,7 +364,9 @@ def test_quarantine_takes_bad_rows_as_they_stand(suffix: str, tmp_path: Path) ->
     else:
         frame = _tabular(rows)
         frame.write_csv(path) if suffix == "csv" else frame.write_parquet(path)
-    store = prepare(of, path, tmp_path / "store", encoder=encoder(of), quarantine=tmp_path / "bad.parquet")
+    store = prepare(
+        of, path, tmp_path / "store", encoder=encoder(of), quarantine=Quarantine(tmp_path / "bad.parquet", limit=1)
+    )
     found = pl.read_parquet(tmp_path / "bad.parquet")
     assert store.ids().to_list() == ["p1", "p2"]
     assert store.data_report["rows_quarantined"] == len(bad)

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 
+from tsa.data.quarantine import Quarantine
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.scoring.calibration import Calibration
@@ -128,7 +129,7 @@ def test_bad_rows_are_refused_or_set_aside(
     )
     with pytest.raises(DataError, match="3 of 2,000 rows break a rule"):
         scorer.score(spoiled)
-    found = scorer.score(spoiled, quarantine=tmp_path / "bad.parquet")
+    found = scorer.score(spoiled, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert found.equals(scores.head(last))
     aside = pl.read_parquet(tmp_path / "bad.parquet")
     assert len(aside) == 3

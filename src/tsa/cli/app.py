@@ -10,6 +10,8 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from tsa.data.outputs import is_stream
+from tsa.data.quarantine import Quarantine as Quarantined
+from tsa.errors import ConfigError
 
 
 class PlainHelp(TyperGroup):
@@ -57,8 +59,23 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and
 Quarantine = Annotated[
     Path | None, typer.Option(help="Set bad rows aside in this Parquet file, with the reason, instead of refusing.")
 ]
+QuarantineLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--quarantine-limit",
+        help="The largest share of rows that may be set aside, such as 0.2. [default: 0.05]",
+        show_default=False,
+    ),
+]
 Preset = Annotated[str, typer.Option(help="The network: default, reference or reference-two-history.")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `tsa train` or `tsa run` wrote.", show_default=False)]
+
+
+def set_aside(path: Path | None, limit: float | None) -> Quarantined | None:
+    """Where bad rows go. ConfigError for a limit of nothing."""
+    if path is None and limit is not None:
+        raise ConfigError(f"--quarantine-limit goes with --quarantine (got {limit} alone): say where bad rows go")
+    return None if path is None else Quarantined(path) if limit is None else Quarantined(path, limit)
 
 
 def beside(out: Path) -> Path | None:

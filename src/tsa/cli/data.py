@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tsa.cli.app import Logs, MarketFile, Quarantine, Quiet, Sets, app, beside
+from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, beside, set_aside
 from tsa.data.outputs import check_outputs
+from tsa.data.quarantine import SetAside
 from tsa.errors import ConfigError
 from tsa.settings import Settings
 from tsa.terminal import console, say, session
@@ -78,19 +79,21 @@ def prepare(
     market: MarketFile,
     out: Annotated[Path, typer.Option("--out", help="The store to write.", show_default=False)],
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
     """Read and check a log, fit the encoder on its training rows, write the event store."""
+    aside = set_aside(quarantine, quarantine_limit)
     files = {"--quarantine": quarantine, "its log file": beside(out)}
     check_outputs([*logs, market], files=files, replaced={"--out": out})
     settings = Settings.read(set_, market, learns=False)
     with session(quiet, beside(out)) as bars:
-        store = prepare_store(settings, logs, out, quarantine, bars)
+        store = prepare_store(settings, logs, out, aside, bars)
     print_store(store)
 
 
-def prepare_store(settings: Settings, logs: list[str], out: Path, quarantine: Path | None, bars: Progress) -> Any:
+def prepare_store(settings: Settings, logs: list[str], out: Path, quarantine: SetAside, bars: Progress) -> Any:
     """The store of a log, with a bar."""
     from tsa.data.store import prepare
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app, beside
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
 from tsa.cli.scoring import BundleFolder
 from tsa.data.outputs import check_outputs
 from tsa.terminal import console, say, session
@@ -30,6 +30,7 @@ def explain(
         Path | None, typer.Option("--out", help="Write everything to this JSON file.", show_default=False)
     ] = None,
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
@@ -49,7 +50,7 @@ def explain(
         need_suffix("--out", out, ".json")
     opened = Scorer.load(bundle, set_ or ()).bundle
     with session(quiet, log) as bars:
-        found = explain_log(opened, logs, id_, quarantine=quarantine, progress=bars)
+        found = explain_log(opened, logs, id_, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
     for explanation in found:
         print_explanation(explanation)
     if out is not None:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app, beside
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
 from tsa.cli.scoring import BundleFolder
 from tsa.data.outputs import check_outputs
 from tsa.errors import ConfigError
@@ -34,6 +34,7 @@ def load(
     logs: Logs,
     url: Url,
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
@@ -50,7 +51,7 @@ def load(
     check_outputs([bundle, *logs], files={"--history": file, "--quarantine": quarantine, "its log file": log})
     opened = Scorer.load(bundle, set_ or ()).bundle
     with open_history(url) as store, session(quiet, log) as bars:
-        filled = fill(store, opened, logs, quarantine=quarantine, progress=bars)
+        filled = fill(store, opened, logs, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
     say(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, Quiet, app
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, set_aside
 from tsa.cli.scoring import BundleFolder
 from tsa.data.outputs import check_outputs
 from tsa.terminal import say, session
@@ -55,6 +55,7 @@ def monitor(
     ] = None,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
@@ -88,7 +89,7 @@ def monitor(
             as_of=as_of,
             market=market,
             overrides=set_ or (),
-            quarantine=quarantine,
+            quarantine=set_aside(quarantine, quarantine_limit),
             replicates=replicates,
             progress=bars,
         )

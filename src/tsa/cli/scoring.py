@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsa.cli.app import Logs, MarketFile, MarketSets, Quarantine, Quiet, Sets, app, beside
+from tsa.cli.app import Logs, MarketFile, MarketSets, Quarantine, QuarantineLimit, Quiet, Sets, app, beside, set_aside
 from tsa.data.outputs import check_outputs
 from tsa.settings import Settings
 from tsa.terminal import say, session
@@ -28,6 +28,7 @@ def score(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="Score payments before this time.")] = None,
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     engine: Annotated[
         str, typer.Option(help="torch, onnxruntime (after `tsa export`), or auto: the latter where it can be.")
     ] = "torch",
@@ -46,11 +47,12 @@ def score(
     """
     from tsa.scoring.scorer import Scorer, write_scores
 
+    aside = set_aside(quarantine, quarantine_limit)
     check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": beside(out)})
     scorer = Scorer.load(bundle, set_ or (), engine=engine, precision=precision)
     calibration = scorer.bundle.calibration
     with session(quiet, beside(out)) as bars:
-        count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=quarantine, progress=bars), out)
+        count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=aside, progress=bars), out)
         if calibration is not None and calibration.note:
             logger.warning("%s", calibration.note)
     say(f"{out}: {count:,} payments")

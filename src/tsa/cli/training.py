@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, Quiet, Sets, app
+from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, set_aside
 from tsa.cli.data import prepare_store
 from tsa.cli.epochs import epoch_table
 from tsa.cli.evaluation import print_metrics
@@ -73,6 +73,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
     preset: Preset = "default",
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     comparison: Annotated[bool, typer.Option("--compare/--no-compare", help="Train LightGBM beside it.")] = True,
     settings_file: SettingsFile = None,
     set_: Sets = None,
@@ -87,13 +88,14 @@ def run(
     from tsa.evaluation.evaluate import compare_run, need_baseline, read_report
     from tsa.evaluation.evaluate import evaluate as evaluate_run
 
+    aside = set_aside(quarantine, quarantine_limit)
     _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
     settings = Settings.read(set_, market, file=settings_file)
     if comparison:
         need_baseline()
     with together(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
         missing = processes.first and not (resume and (out / "store").exists())
-        work = partial(prepare_store, settings, logs, out / "store", quarantine, bars)
+        work = partial(prepare_store, settings, logs, out / "store", aside, bars)
         processes.ready("store", work if missing else None)
         store = EventStore.open(out / "store", settings.market)
         train_run(settings, store, out, preset, bars, resume=resume, shown=processes.first and not quiet)

@@ -35,6 +35,7 @@ from tsa.data.manifest import (
     array_file,
     index_file,
 )
+from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.wire.carried import Carried
 from tsa.data.wire.reading import read_wire
 from tsa.errors import DataError
@@ -59,7 +60,7 @@ def build_store(
     logs: Sequence[str],
     folder: Path,
     *,
-    quarantine: Path | None,
+    quarantine: SetAside,
     encoder: Encoder | None,
     progress: Progress,
 ) -> None:
@@ -86,13 +87,15 @@ def build_store(
 
 @contextmanager
 def _read(
-    market: Market, logs: Sequence[str], folder: Path, *, quarantine: Path | None, encoder: Encoder | None
+    market: Market, logs: Sequence[str], folder: Path, *, quarantine: SetAside, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, Carried | None]]:
     """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
-    if quarantine is not None:
-        need_suffix("quarantine", quarantine, ".parquet")
+    aside = Quarantine.of(quarantine)
+    if aside is not None:
+        need_suffix("quarantine", aside.path, ".parquet")
     if market.wire is None:
-        yield read_log(market, logs, folder / ROWS, quarantine=quarantine, need_label=encoder is None), None
+        domains = None if encoder is None else encoder.domains
+        yield read_log(market, logs, folder / ROWS, quarantine=aside, need_label=encoder is None, domains=domains), None
         return
     with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as found:
         yield found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,28 @@ from typing import Any
 import polars as pl
 
 from tsa.data.columns import is_texty
+from tsa.data.duplicates import Repeated, judge, none_repeated
 from tsa.data.pseudonyms import Pseudonyms, VeiledSource
+from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.rules import KNOWN_AT, LABEL, TIME, read_columns, shape_of
+from tsa.data.scaling import Domain
 from tsa.data.sorting import ROW_GROUP, ParquetParts, row_bytes, sorted_parts, stretches
 from tsa.data.sources import Source, open_sources
-from tsa.data.validate import BAD, EXCLUDED, KEPT, ROW, USE, Log, count_broken, duplicate_rows, refuse, write_quarantine
+from tsa.data.validate import (
+    BAD,
+    EXCLUDED,
+    KEPT,
+    REPLACED,
+    ROW,
+    USE,
+    Broken,
+    Log,
+    count_broken,
+    duplicate_rows,
+    refuse,
+    set_aside_text,
+    write_quarantine,
+)
 from tsa.errors import DataError
 from tsa.schema import Market
 
@@ -44,32 +61,46 @@ class CleanLog:
 
 
 def read_log(
-    market: Market, logs: Sequence[str], out: Path, *, quarantine: Path | None = None, need_label: bool = True
+    market: Market,
+    logs: Sequence[str],
+    out: Path,
+    *,
+    quarantine: SetAside = None,
+    need_label: bool = True,
+    domains: Mapping[str, Domain] | None = None,
 ) -> CleanLog:
     """Read, check and sort a log. Raises DataError when rows break a rule, unless they may go to `quarantine`.
 
-    Without `need_label` a log may lack its outcomes and what only reports use. Files appear whole or not at all.
+    Without `need_label` a log may lack its outcomes and what only reports use. domains: by numerical feature the numbers
+    that can be scaled; None: those that an encoder fitted as the market says can. Files appear whole or not at all.
     """
     sources = open_sources(logs, read_columns(market))
     pseudonyms = Pseudonyms.of(market)
     if pseudonyms is not None:
         market, sources = pseudonyms.market(market), [VeiledSource.over(source, pseudonyms) for source in sources]
-    return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label)
+    return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
 
 
 def clean_log(
-    market: Market, sources: Sequence[Source], out: Path, *, quarantine: Path | None = None, need_label: bool = True
+    market: Market,
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    quarantine: SetAside = None,
+    need_label: bool = True,
+    domains: Mapping[str, Domain] | None = None,
 ) -> CleanLog:
     """Check and sort rows that are opened already, as `read_log` does."""
     out = Path(out)
-    log = Log(shape=shape_of(market, [source.schema for source in sources], need_label=need_label), sources=sources)
+    shape = shape_of(market, [source.schema for source in sources], need_label=need_label, domains=domains)
+    log = Log(shape=shape, sources=sources)
     if not log.shape.label:
         logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}.staged")
     try:
         _stage(log, aside)
-        report = _settle(log, pl.scan_parquet(aside), out, quarantine)
+        report = _settle(log, pl.scan_parquet(aside), out, Quarantine.of(quarantine))
     finally:
         aside.unlink(missing_ok=True)
     logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
@@ -86,21 +117,23 @@ def _stage(log: Log, aside: Path) -> None:
         raise DataError(f"log: cannot be read: {why}") from (None if veiled else error)
 
 
-def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Path | None) -> dict[str, Any]:
+def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | None) -> dict[str, Any]:
     id_name = log.shape.market.event.id
     rows = staged.select(id_name, USE).collect(engine="streaming")
     ids, use = rows[id_name], rows[USE]
     if rows.is_empty():
         raise DataError("log: must hold at least one row, however: it is empty")
-    duplicates = duplicate_rows(ids, use)
-    use = use.scatter(duplicates, BAD)
-    rows_by_use = {kind: int((use == kind).sum()) for kind in (KEPT, EXCLUDED, BAD)}
-    by_rule = _set_aside(log, duplicates, rows.height, rows_by_use[BAD], quarantine)
+    repeated = _repeated(log, staged, ids, use)
+    use = use.scatter(repeated.broken, BAD).scatter(repeated.replaced, REPLACED)
+    rows_by_use = {kind: int((use == kind).sum()) for kind in (KEPT, EXCLUDED, BAD, REPLACED)}
+    if rows_by_use[REPLACED]:
+        logger.warning("%s: %d rows are replaced by later ones of the same payment", id_name, rows_by_use[REPLACED])
+    broken = _set_aside(log, repeated, rows.height, rows_by_use[BAD], quarantine)
     if not rows_by_use[KEPT]:
         raise DataError(
-            f"log: must hold at least one row to keep, however: {by_rule}, excluded {rows_by_use[EXCLUDED]:,}"
+            f"log: must hold at least one row to keep, however: {broken.rows}, excluded {rows_by_use[EXCLUDED]:,}"
         )
-    kept = _kept(staged, duplicates)
+    kept = _kept(staged, repeated.rows)
     if _are_integers(log, ids.filter(use == KEPT)):
         kept = kept.with_columns(pl.col(id_name).cast(pl.Int64))
     report = {
@@ -108,31 +141,52 @@ def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Path | None) 
         "rows_read": rows.height,
         "rows_kept": rows_by_use[KEPT],
         "rows_excluded": rows_by_use[EXCLUDED],
+        "rows_replaced": rows_by_use[REPLACED],
         "rows_quarantined": rows_by_use[BAD],
-        "by_rule": by_rule,
+        "by_rule": dict(broken.rows),
+        "frauds_quarantined": broken.frauds,
+        "frauds_by_rule": dict(broken.frauds_by_rule),
         **_write_sorted(kept, out, id_name),
     }
     assert report["rows_kept"] == sum(report["labels"].values())
-    assert report["rows_read"] == report["rows_kept"] + report["rows_excluded"] + report["rows_quarantined"]
+    assert report["rows_read"] == sum(rows_by_use.values())
     return report
 
 
-def _set_aside(log: Log, duplicates: pl.Series, read: int, bad: int, quarantine: Path | None) -> dict[str, int]:
-    """Rows per broken rule, once the bad ones are in quarantine. Raises DataError where that is not wanted."""
+def _repeated(log: Log, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
+    """What is to be done with rows whose ids stand more than once: most logs have none."""
+    again = duplicate_rows(ids, use)
+    if again.is_empty():
+        return none_repeated(ROW)
+    market = log.shape.market
+    wanted = pl.col(market.event.id).is_in(ids.gather(again).unique().implode()) & (pl.col(USE) != EXCLUDED)
+    rows = staged.with_row_index(ROW).filter(wanted).collect(engine="streaming")
+    rows = rows.with_columns(pl.col(USE) == BAD)
+    return judge(rows, market.event.id, ROW, USE, last=market.reading.duplicates == "last")
+
+
+def _set_aside(log: Log, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
+    """What the bad rows break, once they are in quarantine. Raises DataError where that is not wanted."""
     if bad == 0 and quarantine is None:
-        return {}
-    flagged, named = log.flagged(duplicates)
+        return Broken()
+    flagged, named = log.flagged(repeated)
     if quarantine is None:
         raise refuse(flagged, named, read, bad)
-    write_quarantine(flagged, named, Path(quarantine))
-    return count_broken(flagged, named) if bad else {}
+    if bad > quarantine.limit * read:
+        raise refuse(flagged, named, read, bad, limit=quarantine.limit)
+    write_quarantine(flagged, named, quarantine.path)
+    if bad == 0:
+        return Broken()
+    broken = count_broken(flagged, named)
+    logger.warning("%s", set_aside_text(broken, read, bad, quarantine.path, has_label=log.shape.label))
+    return broken
 
 
-def _kept(staged: pl.LazyFrame, duplicates: pl.Series) -> pl.LazyFrame:
+def _kept(staged: pl.LazyFrame, others: pl.Series) -> pl.LazyFrame:
     kept = pl.col(USE) == KEPT
-    if duplicates.is_empty():
+    if others.is_empty():
         return staged.filter(kept).drop(USE)
-    return staged.with_row_index(ROW).filter(kept, ~pl.col(ROW).is_in(duplicates.implode())).drop(USE, ROW)
+    return staged.with_row_index(ROW).filter(kept, ~pl.col(ROW).is_in(others.implode())).drop(USE, ROW)
 
 
 def _are_integers(log: Log, ids: pl.Series) -> bool:

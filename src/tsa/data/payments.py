@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tsa.data.encoder import Encoder
 from tsa.data.pseudonyms import Pseudonyms
-from tsa.data.rules import TEN_YEARS_SECONDS, needed_columns
+from tsa.data.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns, range_text
 from tsa.data.scaling import EVERYTHING
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import (
@@ -34,7 +34,7 @@ from tsa.data.values import (
 from tsa.data.vocabulary import GivenVocabulary, Vocabulary, encode_calendar
 from tsa.data.wire.scales import Scales
 from tsa.errors import DataError
-from tsa.schema import Exclude, Market
+from tsa.schema import DAY_SECONDS, Exclude, Market
 
 __all__ = [
     "SHOWN",
@@ -177,7 +177,7 @@ class PaymentReader:
             values[name] = self._number(row, name) if name in self._number_columns else self._text(row, name)
         for name, (low, high) in self._domains.items():
             if (number := values[name]) is not None and not low < number < high:
-                raise BrokenRuleError("out_of_range", name, "must be a number that its feature can scale", row[name])
+                raise BrokenRuleError("out_of_range", name, range_text(low, high), row[name])
         if values[event.id] is None:
             raise BrokenRuleError("null_id", event.id, "must not be missing", row.get(event.id))
         self._refuse_excluded(row)
@@ -237,7 +237,14 @@ class PaymentReader:
         if label.known_at is None:
             return int(found), now + label.gap_seconds
         known_at = self._time(row, label.known_at)
-        return int(found), math.inf if known_at is None else known_at
+        if known_at is None:
+            return int(found), math.inf
+        value = row[label.known_at]
+        if self.market.event.time_unit is None and isinstance(value, str) and len(value.strip()) == DATE_LENGTH:
+            known_at += DAY_SECONDS
+        if known_at < now:
+            raise BrokenRuleError("known_too_early", label.known_at, KNOWN_EARLY, value)
+        return int(found), known_at
 
     def _encoded(self, rows: Sequence[_Clean]) -> Payments:
         market, times = self.market, np.array([row.time_seconds for row in rows], np.float64)

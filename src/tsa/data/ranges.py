@@ -15,11 +15,15 @@ from tsa.schema import SPLITS
 
 
 def ranges_of(store: EventStore) -> dict[str, dict[str, Any]]:
-    """By range: `n` and `frauds` of the labelled payments, `start` and `end`, the times of the first and last payment."""
+    """By range: `n` and `frauds` of the labelled payments; `start` and `end`, the times of the first and last payment.
+
+    `known_too_late`: outcomes that nothing learns from, since they become known only after the test range has begun.
+    """
     return {
         name: {
             "n": len(store.labelled(name)),
             "frauds": int((store.label[store.labelled(name)] == 1).sum()),
+            "known_too_late": store.known_too_late(name),
             "start": _when(store.time_seconds[store.split(name)], 0),
             "end": _when(store.time_seconds[store.split(name)], -1),
         }

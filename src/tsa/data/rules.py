@@ -5,6 +5,7 @@ It turns a market and the types found in the files into Polars expressions. It r
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from dataclasses import dataclass
 import polars as pl
 
 from tsa.data import columns
+from tsa.data.scaling import EVERYTHING, Domain, domain_of
 from tsa.data.sources import EXTRA
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import text_of
 from tsa.errors import DataError
-from tsa.schema import Market
+from tsa.schema import DAY_SECONDS, Market
 from tsa.toml import look_alike
 
 TIME, LABEL, KNOWN_AT = "__time_seconds", "__label", "__known_at_seconds"
 TEN_YEARS_SECONDS = 10 * 365.25 * 86_400.0
+DATE_LENGTH = len("2025-01-31")
+KNOWN_EARLY = "must not be before the payment (a date without time is the end of that day)"
 Schema = Mapping[str, pl.DataType]
 
 MOST_FINDINGS = 20
@@ -46,6 +50,7 @@ class Shape:
     label: bool  # there is a label column
     known_at: bool
     now: float
+    domains: Mapping[str, Domain]  # of numbers that not all can be scaled: between which two those lie that can
 
     @property
     def spelling(self) -> Spelling:
@@ -84,8 +89,13 @@ def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
     return tuple(name for name in read_columns(market) if name in inputs)
 
 
-def shape_of(market: Market, schemas: Sequence[Schema], *, need_label: bool) -> Shape:
-    """Checks that all files have the columns, with types that can be read. Raises DataError listing all that do not."""
+def shape_of(
+    market: Market, schemas: Sequence[Schema], *, need_label: bool, domains: Mapping[str, Domain] | None = None
+) -> Shape:
+    """Checks that all files have the columns, with types that can be read. Raises DataError listing all that do not.
+
+    domains: what the encoder can scale; None: what one fitted as the market says can.
+    """
     found = list(dict.fromkeys(line for schema in schemas for line in _schema_findings(market, schema, need_label)))
     if found:
         raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(found, schemas)]))
@@ -99,7 +109,14 @@ def shape_of(market: Market, schemas: Sequence[Schema], *, need_label: bool) -> 
         label=market.label.column in has and (known_at or market.label.known_at is None),
         known_at=known_at,
         now=time.time(),
+        domains=_domains(market) if domains is None else {n: d for n, d in domains.items() if d != EVERYTHING},
     )
+
+
+def _domains(market: Market) -> dict[str, Domain]:
+    features = (*market.features.numerical, *market.features.engineered)
+    found = {feature.name: domain_of(feature.transform) for feature in features}
+    return {name: domain for name, domain in found.items() if domain != EVERYTHING}
 
 
 def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
@@ -150,9 +167,27 @@ def values(shape: Shape, schema: Schema) -> dict[str, pl.Expr]:
     read[LABEL] = columns.label(label.column, schema[label.column]) if has_label else pl.lit(None, pl.Float64)
     if label.known_at is not None:
         has = shape.known_at and label.known_at in schema
-        known_at = columns.seconds(label.known_at, schema[label.known_at], event.time_unit) if has else None
+        known_at = _known_at(label.known_at, schema[label.known_at], event.time_unit) if has else None
         read[KNOWN_AT] = pl.lit(None, pl.Float64) if known_at is None else known_at
     return read
+
+
+def _known_at(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
+    """When an outcome is known: a date without time is the end of that day."""
+    seconds = columns.seconds(name, dtype, unit)
+    if isinstance(dtype, pl.Date):
+        return seconds + DAY_SECONDS
+    if unit is not None or not columns.is_texty(dtype):
+        return seconds
+    is_date = pl.col(name).cast(pl.String).str.strip_chars().str.len_bytes() == DATE_LENGTH
+    return pl.when(is_date).then(seconds + DAY_SECONDS).otherwise(seconds)
+
+
+def range_text(low: float, high: float) -> str:
+    """What is expected of a number that a feature is to scale."""
+    if math.isinf(high):
+        return f'must be above {low:g} to be scaled (transform = "signed_log1p" takes any number)'
+    return f"must be between {low:g} and {high:g} to be scaled"
 
 
 def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Rule]:
@@ -179,6 +214,10 @@ def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Ru
         found.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))
         infinite = value[name].is_infinite()
         found.append(Rule(name=f"infinite:{name}", column=name, text="must be finite", broken=infinite))
+        if name in shape.domains:
+            low, high = shape.domains[name]
+            outside = value[name].is_finite() & ~value[name].is_between(low, high, closed="none")
+            found.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
     if shape.label and label.column in schema:
         blank = columns.missing(label.column, schema[label.column], shape.spelling)
         strange = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
@@ -202,6 +241,8 @@ def _time_rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> I
         yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=unread)
         early = seconds < EARLIEST_SECONDS  # a far future is how some write "never"
         yield Rule(name=f"absurd_time:{name}", column=name, text="must be 1990 or later", broken=early)
+        before = (seconds < value[TIME]) & value[LABEL].is_in([0.0, 1.0])
+        yield Rule(name=f"known_too_early:{name}", column=name, text=KNOWN_EARLY, broken=before)
 
 
 def _key_rules(shape: Shape, schema: Schema) -> Iterator[Rule]:

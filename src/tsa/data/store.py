@@ -37,11 +37,13 @@ from tsa.data.manifest import (
     read_json,
     read_manifest,
 )
+from tsa.data.quarantine import SetAside
 from tsa.errors import MarketError, StoreError
 from tsa.progress import Progress, silent
 from tsa.schema import Market
 
 Array = NDArray[Any]
+TEST = "test"
 
 
 def prepare(
@@ -49,7 +51,7 @@ def prepare(
     logs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    quarantine: Path | None = None,
+    quarantine: SetAside = None,
     encoder: Encoder | None = None,
     progress: Progress = silent,
 ) -> EventStore:
@@ -139,11 +141,32 @@ class EventStore(EventArrays):
         first, last = splits[name]["rows"]
         return slice(first, last)
 
+    def labels(self, name: str) -> NDArray[np.int8]:
+        """(m,) labels of the split, as the model that is tested could know them: 1 fraud, 0 genuine, -1 not known.
+
+        Outside the test range an outcome that becomes known only after that range has begun is not known.
+        """
+        label = np.asarray(self.label[self.split(name)])
+        return np.where(self._is_late(name), np.int8(-1), label)
+
     def labelled(self, name: str) -> NDArray[np.int64]:
-        """(m,) rows of the split whose label is known."""
-        rows = self.split(name)
-        found: NDArray[np.int64] = np.flatnonzero(self.label[rows] >= 0) + rows.start
+        """(m,) rows of the split whose label is known, as `labels` has it."""
+        found: NDArray[np.int64] = np.flatnonzero(self.labels(name) >= 0) + self.split(name).start
         return found
+
+    def known_too_late(self, name: str) -> int:
+        """How many outcomes of the split become known only after the test range has begun, which nothing learns from."""
+        return int(np.count_nonzero(self._is_late(name)))
+
+    def _is_late(self, name: str) -> NDArray[np.bool_]:
+        rows = self.split(name)
+        if name == TEST:
+            return np.zeros(rows.stop - rows.start, bool)
+        begins = self.manifest["splits"][TEST]["start_seconds"]
+        known_at = np.asarray(self.known_at_seconds[rows])
+        # an outcome without a time of its own is learned from: often frauds alone have one
+        late: NDArray[np.bool_] = (self.label[rows] >= 0) & np.isfinite(known_at) & (known_at > begins)
+        return late
 
     def columns(self, names: Sequence[str]) -> pl.DataFrame:
         """Clean raw columns in store order: id, keys, amount, features, segments. Raises StoreError for others."""

@@ -6,21 +6,23 @@ the files again, and only when there is something to say: a sound log is read on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from tsa.data.duplicates import Repeated
 from tsa.data.files import replaced_file
-from tsa.data.rules import Rule, Shape, excluded, read_columns, rules, typed, values
+from tsa.data.rules import LABEL, Rule, Shape, excluded, read_columns, rules, typed, values
 from tsa.data.sources import EXTRA, Source
 from tsa.errors import DataError
 
-USE, KEPT, EXCLUDED, BAD = "__use", 0, 1, 2
-ROW, ID, REASON = "__row", "__id", "__reason"
-PROBLEM, PROBLEM_VALUE = "__problem", "__problem_value"
+USE, KEPT, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
+ROW, ID, REASON, FRAUD = "__row", "__id", "__reason", "__fraud"
+PROBLEM, PROBLEM_VALUE, ALL_FRAUDS = "__problem", "__problem_value", "__frauds"
 SHOWN, SHOWN_RULES = 5, 20
 
 
@@ -55,7 +57,7 @@ class Log:
             frames.append(frame.select(*typed(self.shape, value), *carried, use.cast(pl.UInt8).alias(USE)))
         return pl.concat(frames)
 
-    def flagged(self, duplicates: pl.Series) -> tuple[pl.LazyFrame, dict[str, Rule]]:
+    def flagged(self, repeated: Repeated) -> tuple[pl.LazyFrame, dict[str, Rule]]:
         """The rows that are not excluded, as they stand in the files, with a boolean column per rule, and the rules."""
         mixed = {name for name in read_columns(self.shape.market) if len(self._types(name)) > 1}
         named: dict[str, Rule] = {}
@@ -70,10 +72,11 @@ class Log:
                     *(pl.col(name).cast(pl.String) if name in mixed else pl.col(name) for name in raw),
                     value[self.shape.market.event.id].cast(pl.String).alias(ID),
                     excluded(self.shape.market, source.schema).alias(USE),
+                    (value[LABEL] == 1.0).fill_null(False).alias(FRAUD),
                     *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
                 )
             )
-        rule = duplicate_rule(self.shape.market.event.id, duplicates)
+        rule = duplicate_rule(self.shape.market.event.id, repeated)
         named[rule.name] = rule
         joined = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
         others = (pl.col(flag(name)).fill_null(False) for name in named if name != rule.name)
@@ -97,10 +100,10 @@ def noted_rules(source: Source) -> list[Rule]:
     ]
 
 
-def duplicate_rule(column: str, rows: pl.Series) -> Rule:
-    """The rule that `duplicate_rows` has already found the offenders of."""
-    broken = pl.col(ROW).is_in(rows.implode())
-    return Rule(name=f"duplicate_id:{column}", column=column, text="must be unique", broken=broken)
+def duplicate_rule(column: str, repeated: Repeated) -> Rule:
+    """The rule whose offenders are known already."""
+    broken = pl.col(ROW).is_in(repeated.broken.implode())
+    return Rule(name=f"duplicate_id:{column}", column=column, text=repeated.text, broken=broken)
 
 
 def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
@@ -120,26 +123,72 @@ def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
     return rows.filter(~pl.col("id").is_first_distinct())[ROW]
 
 
-def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> dict[str, int]:
-    """Rows per rule; a row that breaks two rules counts under both."""
-    counts = (
-        frame.select(pl.col(flag(name)).sum().alias(name) for name in named)
-        .collect(engine="streaming")
-        .row(0, named=True)
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """Rows, and frauds among them, per rule; a row that breaks two rules counts under both. `frauds`: each once."""
+
+    rows: Mapping[str, int] = field(default_factory=dict)
+    frauds_by_rule: Mapping[str, int] = field(default_factory=dict)
+    frauds: int = 0
+    all_frauds: int = 0
+    """Of the whole log."""
+
+    def lines(self, *, has_label: bool) -> list[str]:
+        """`rule: 3 rows, 1 of them fraud`."""
+        return [
+            f"{name}: {count:,} rows" + (f", {self.frauds_by_rule.get(name, 0):,} of them fraud" if has_label else "")
+            for name, count in self.rows.items()
+        ]
+
+
+def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
+    """What the rows break."""
+    flags = {name: pl.col(flag(name)) for name in named}
+    fraud = pl.col(FRAUD)
+    counts = frame.select(
+        *(broken.sum().alias(name) for name, broken in flags.items()),
+        *((broken & fraud).sum().alias(f"{FRAUD}:{name}") for name, broken in flags.items()),
+        (pl.any_horizontal(flags.values()) & fraud).sum().alias(FRAUD),
+        fraud.sum().alias(ALL_FRAUDS),
     )
-    return {name: int(count) for name, count in counts.items() if count}
+    found = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
+    rows = {name: found[name] for name in named if found[name]}
+    frauds = {name: found[f"{FRAUD}:{name}"] for name in rows if found[f"{FRAUD}:{name}"]}
+    return Broken(rows=rows, frauds_by_rule=frauds, frauds=found[FRAUD], all_frauds=found[ALL_FRAUDS])
 
 
-def refuse(frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_bad: int) -> DataError:
-    """The error that says how many rows break which rules, with the first ids and values of each."""
-    counts = count_broken(frame, named)
+def set_aside_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
+    """How many rows and frauds went to quarantine, and why."""
+    frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
+    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} are set aside in {path}"
+    lines = broken.lines(has_label=has_label)
+    more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []
+    return "\n  ".join([what, *lines[:SHOWN_RULES], *more])
+
+
+def refuse(
+    frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_bad: int, *, limit: float | None = None
+) -> DataError:
+    """The error that says how many rows break which rules, with the first ids and values of each.
+
+    limit: the share of rows that may be set aside, where more than that break a rule.
+    """
+    broken = count_broken(frame, named)
+    counts = broken.rows
     wanted = [
         frame.filter(pl.col(flag(name)))
         .select(ROW, ID, pl.col(named[name].column).cast(pl.String).alias("value"))
         .head(SHOWN)
         for name in list(counts)[:SHOWN_RULES]
     ]
-    lines = [f"log: {rows_bad:,} of {rows_read:,} rows break a rule; a quarantine file would set them aside"]
+    what = f"log: {rows_bad:,} of {rows_read:,} rows break a rule"
+    if limit is None:
+        lines = [f"{what}; a quarantine file would set them aside"]
+    else:
+        frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds among them" if broken.all_frauds else ""
+        share = rows_bad / rows_read
+        asked = f"to set so many aside all the same: --quarantine-limit {math.ceil(share * 100) / 100:g}"
+        lines = [f"{what} ({share:.2%}{frauds}), more than the quarantine takes ({limit:.2%}); {asked}"]
     for (name, count), first in zip(counts.items(), pl.collect_all(wanted), strict=False):
         shown = ", ".join(_spelled(row) for row in first.iter_rows(named=True))
         lines.append(f"{name}: {named[name].text}: {count:,} rows; the first: {shown}")
@@ -162,4 +211,4 @@ def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path)
         pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
     )
     with replaced_file(path) as aside:
-        bad.drop([ID, *flags]).sink_parquet(aside)
+        bad.drop([ID, FRAUD, *flags]).sink_parquet(aside)

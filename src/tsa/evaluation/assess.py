@@ -80,8 +80,7 @@ def _drift(run: Run, scores: Array, progress: Progress) -> dict[str, Any]:
     if not ranges:
         return {"reference": None, "psi": None}
     name = ranges[0]
-    split = run.store.split(name)
-    label, before = np.asarray(run.store.label[split]), _range_scores(run, name, progress)
+    label, before = run.store.labels(name), _range_scores(run, name, progress)
     found: dict[str, Any] = {"reference": name, "psi": population_stability(before, scores)}
     calibration = run.scorer.bundle.calibration
     if calibration is not None and calibration.probability is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tsa.data.files import write_json, write_text
+from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.store import EventStore, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.monitor_alerts import find_alerts
@@ -62,7 +63,7 @@ def monitor(
     as_of: When = None,
     market: Path | None = None,
     overrides: Sequence[str] = (),
-    quarantine: Path | None = None,
+    quarantine: SetAside = None,
     replicates: int = 200,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -107,14 +108,14 @@ class _Encoding:
 
     scorer: Scorer
     folder: Path
-    quarantine: Path | None
+    quarantine: SetAside
     progress: Progress
 
     def store(self, name: str, logs: Logs) -> EventStore:
         """Bad rows of the reference go into a file of their own."""
-        aside, bundle = self.quarantine, self.scorer.bundle
+        aside, bundle = Quarantine.of(self.quarantine), self.scorer.bundle
         if aside is not None and name != "log":
-            aside = aside.with_stem(f"{aside.stem}-{name}")
+            aside = aside.named(name)
         settings: dict[str, Any] = {"quarantine": aside, "encoder": bundle.encoder, "progress": self.progress}
         return prepare(bundle.market, logs, self.folder / name, **settings)
 

@@ -19,6 +19,7 @@ from tsa.data.files import need_suffix, replaced_file
 from tsa.data.past import Key, PastEvents, assemble
 from tsa.data.payments import PaymentReader
 from tsa.data.payments import Payments as EncodedPayments
+from tsa.data.quarantine import SetAside
 from tsa.data.sorting import ParquetParts
 from tsa.data.store import EventStore, prepare
 from tsa.data.wire import Requests, WireReader
@@ -114,7 +115,7 @@ class Scorer:
         histories: Past | None = None,
         start: str | datetime | None = None,
         end: str | datetime | None = None,
-        quarantine: Path | None = None,
+        quarantine: SetAside = None,
         progress: Progress = silent,
     ) -> pl.DataFrame:
         """Score payments: all of a log, by default, or single ones, given as rows (dicts of current values).
@@ -138,7 +139,7 @@ class Scorer:
         *,
         start: str | datetime | None = None,
         end: str | datetime | None = None,
-        quarantine: Path | None = None,
+        quarantine: SetAside = None,
         progress: Progress = silent,
         part_rows: int = PART_ROWS,
     ) -> Iterator[pl.DataFrame]:
@@ -187,7 +188,7 @@ class Scorer:
         refuse_no_number(requests.ids, scores)
         return self.columns(scores)
 
-    def _encode(self, payments: Files, folder: Path, quarantine: Path | None, progress: Progress) -> EventStore:
+    def _encode(self, payments: Files, folder: Path, quarantine: SetAside, progress: Progress) -> EventStore:
         """A store of `payments` under `folder`, made with the bundle's encoder: nothing is fitted."""
         if isinstance(payments, pl.DataFrame):
             payments.write_parquet(folder / "payments.parquet")

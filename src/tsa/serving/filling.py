@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tsa.data.build import key_codes
 from tsa.data.history import index_histories
 from tsa.data.past import ARRAYS, Key, PastEvents
+from tsa.data.quarantine import SetAside
 from tsa.data.rules import KNOWN_AT, LABEL, TIME
 from tsa.data.store import EventStore, prepare
 from tsa.errors import DataError
@@ -66,7 +67,7 @@ def fill(
     bundle: Bundle,
     logs: Sequence[str | Path],
     *,
-    quarantine: Path | None = None,
+    quarantine: SetAside = None,
     progress: Progress = silent,
 ) -> Filled:
     """Load the payments of a log, and their outcomes with when they are known. What is older than may be kept is left out.

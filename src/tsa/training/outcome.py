@@ -41,7 +41,7 @@ def write_range(store: EventStore, name: str, scores: Scores, out: Path) -> None
             "id": store.ids()[rows],
             "time": (store.time_seconds[rows] * 1e6).round().astype(np.int64),
             "raw_score": scores,
-            "label": store.label[rows],
+            "label": store.labels(name),
         }
     )
     known = pl.when(pl.col("label") >= 0).then(pl.col("label"))
@@ -65,7 +65,7 @@ def calibrated(
     name = usable[0]
     found = Calibration.fit(
         scores=scores[name],
-        labels=store.label[store.split(name)],
+        labels=store.labels(name),
         method=config.calibration,
         sampling_rate_genuine=genuine_rate(store.label[train], config.genuine_per_fraud),
     )

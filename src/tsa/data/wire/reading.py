@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tsa.data.encoder import Encoder
 from tsa.data.events import CleanLog, clean_log
 from tsa.data.files import replaced_file
+from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.sorting import ROW_GROUP, ParquetParts
 from tsa.data.sources import Source
 from tsa.data.spelling import UNIT_SCALE
@@ -46,7 +47,7 @@ STAGED_ROWS = 8192
 
 @contextmanager
 def read_wire(
-    market: Market, logs: Sequence[str], out: Path, *, quarantine: Path | None, encoder: Encoder | None
+    market: Market, logs: Sequence[str], out: Path, *, quarantine: SetAside, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, Carried]]:
     """The clean table of wire rows in `out`, as `read_log` makes it, and what the rows tell of earlier payments.
 
@@ -66,15 +67,15 @@ def read_wire(
             for block in file.blocks():
                 reading.take(block)
         source = reading.staged(tuple(file.path for file in files))
-        set_aside = None if quarantine is None else aside / "quarantine.parquet"
+        told = Quarantine.of(quarantine)
+        set_aside = None if told is None else Quarantine(aside / "quarantine.parquet", told.limit)
         seen = market if values.pseudonyms is None else values.pseudonyms.market(market)
         try:
-            clean = clean_log(seen, [source], out, quarantine=set_aside, need_label=need_label)
+            clean = clean_log(seen, [source], out, quarantine=set_aside, need_label=need_label, domains={})
         finally:
-            if quarantine is not None and set_aside is not None and set_aside.exists():
-                write_rows(
-                    files, pl.read_parquet(set_aside, columns=[ROW, REASON]), values.pseudonyms, Path(quarantine)
-                )
+            if told is not None and set_aside is not None and set_aside.path.exists():
+                bad = pl.read_parquet(set_aside.path, columns=[ROW, REASON])
+                write_rows(files, bad, values.pseudonyms, told.path)
         yield clean, Carried(values, reading.pool, reading.segments, _taken_out(out))
 
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from tsa.data.files import write_json
 from tsa.data.pseudonyms import Pseudonyms
+from tsa.data.quarantine import SetAside
 from tsa.data.store import EventStore, prepare
 from tsa.errors import DataError
 from tsa.progress import Progress, silent
@@ -27,7 +28,7 @@ def explain_log(
     payments: pl.DataFrame | str | Path | Sequence[str | Path],
     ids: Sequence[Any],
     *,
-    quarantine: Path | None = None,
+    quarantine: SetAside = None,
     progress: Progress = silent,
 ) -> list[Explanation]:
     """Explain the scores of the payments `ids` of a log, in that order.

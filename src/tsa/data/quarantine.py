@@ -1,0 +1,41 @@
+"""Where bad rows of a log are set aside, and how many of them may be. It does not know what makes a row bad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from tsa.errors import ConfigError
+
+LIMIT = 0.05
+"""The share of a log's rows that may be set aside without being asked for."""
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """A file for rows that break a rule, and the largest share of the rows read that may go there. Checked when made."""
+
+    path: Path
+    limit: float = LIMIT
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit <= 1:
+            raise ConfigError(
+                f"--quarantine-limit must be a share from 0 to 1 (got {self.limit}), such as 0.2 for 20 %"
+            )
+
+    @classmethod
+    def of(cls, given: SetAside) -> Self | None:
+        """A path alone takes the usual limit."""
+        if given is None:
+            return None
+        return cls(given.path, given.limit) if isinstance(given, Quarantine) else cls(Path(given))
+
+    def named(self, name: str) -> Quarantine:
+        """The same for another log, in a file of its own beside this one."""
+        return replace(self, path=self.path.with_stem(f"{self.path.stem}-{name}"))
+
+
+SetAside = Path | Quarantine | None
+"""Where rows that break a rule go; None: they are an error."""
