@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -240,7 +241,8 @@ class PaymentReader:
         if known_at is None:
             return int(found), math.inf
         value = row[label.known_at]
-        if self.market.event.time_unit is None and isinstance(value, str) and len(value.strip()) == DATE_LENGTH:
+        is_text = self.market.event.time_unit is None and isinstance(value, str)
+        if (is_text and len(value.strip()) == DATE_LENGTH) or type(value) is date:
             known_at += DAY_SECONDS
         if known_at < now:
             raise BrokenRuleError("known_too_early", label.known_at, KNOWN_EARLY, value)
