@@ -147,7 +147,7 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
             {"numeric_categorical": ["amount"]},
             "wire.numeric_categorical: must be categorical features, however: 'amount'",
         ),
-        ({"defaults": {"price": 1}}, "wire.defaults: must be of features or event.time, however: 'price'"),
+        ({"defaults": {"price": 1}}, "wire.defaults: must be of features, event.time or event.id, however: 'price'"),
         ({"defaults": {"amount": "none"}}, "wire.defaults.amount: must be a finite number, however: 'none'"),
         ({"defaults": {"risk": "nan"}}, "wire.defaults.risk: must be a finite number"),
         ({"defaults": {"amount": True}}, "wire.defaults.amount"),

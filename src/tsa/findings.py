@@ -158,10 +158,17 @@ def _wire_findings(market: Tables) -> Iterator[str]:
     categorical = {feature.name for feature in features.categorical}
     for name in [name for name in wire.numeric_categorical if name not in categorical]:
         yield f"wire.numeric_categorical: must be categorical features, however: {name!r}"
+    for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
+        yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
+    for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
+        yield f"wire.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
+    told = {*categorical, *(feature.name for feature in features.numerical)}
+    for name in [name for name in wire.batches or () if name not in told]:
+        yield f"wire.batches: must be categorical or numerical features (got {name!r})"
     numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
     for name, default in wire.defaults.items():
-        if name not in categorical | numbers:
-            yield f"wire.defaults: must be of features or event.time, however: {name!r}"
+        if name not in categorical | numbers | {market.event.id}:
+            yield f"wire.defaults: must be of features, event.time or event.id, however: {name!r}"
         elif name in numbers and not _is_finite(default):
             yield f"wire.defaults.{name}: must be a finite number, however: {default!r}"
     events = [*categorical, *(feature.name for feature in features.numerical), market.event.time, market.event.id]

@@ -46,6 +46,12 @@ def _spelled(value: object) -> object:
 Pattern = Annotated[str, Field(min_length=1)]
 
 
+Unwise = Literal[
+    "later_payment", "unlike_ids", "unlike_times", "unlike_batches", "implausible_time", "loose_number", "null_category"
+]
+"""What the original scores, and a market with its rules may refuse all the same (docs/wire-format.md)."""
+
+
 class WireHistory(Table):
     """Where one history's fields have other names than the wire table's patterns say."""
 
@@ -66,8 +72,16 @@ class Wire(Table):
     prefixes            how a name begins -> what stands there in its place once it is filled in; the longest that fits counts
     exceptions          feature -> field, or "part.feature" -> field, where a name does not follow its pattern
     numeric_categorical categorical features that hold numbers: "3.0" is "3"
+    decimal_categorical categorical features that hold numbers with a fraction: ".950" is "0.95", "0.0" is "0"
+    batches             one feature of each batch of fields that is written by itself: a history is empty where the field of one
+                        is a missing marker; where they differ in length, each field keeps as many of its last values as the
+                        shortest of these has
+    rules               "original": rows are read as the original's handlers read them. An import asks for that, unless this
+                        says "own"
+    refuse              with the original's rules: what of all that is refused nevertheless
     defaults            feature -> what a missing value counts as; without one, missing is a value of its own
-    age_cap_seconds     an event is never older than this
+    age_cap_seconds     an event never counts as older than this, in the network too; with the original's rules, a row that
+                        tells of an older one is refused
     mismatched          what becomes of a history whose two parts tell of different payments: keep those that both know
                         ("align"), forget the history ("drop"), or refuse the row
     histories           per history: patterns and exceptions of its own
@@ -81,6 +95,10 @@ class Wire(Table):
     prefixes: dict[Pattern, str] | None = None
     exceptions: dict[str, str] = Field(default_factory=dict)
     numeric_categorical: tuple[Column, ...] = ()
+    decimal_categorical: tuple[Column, ...] | None = None
+    batches: tuple[Column, ...] | None = None
+    rules: Literal["own", "original"] | None = None
+    refuse: tuple[Unwise, ...] | None = None
     defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
     age_cap_seconds: float = Field(default=1e7, gt=0, allow_inf_nan=False)
     mismatched: Literal["align", "drop", "refuse"] = "align"
@@ -97,6 +115,15 @@ class Wire(Table):
         if self.parts[0] == self.parts[1]:
             raise ValueError(f"parts: must be two different names, however: {list(self.parts)}")
         return self
+
+    @property
+    def original(self) -> bool:
+        """Whether rows are read as the original's handlers read them."""
+        return self.rules == "original"
+
+    def accepts(self, what: Unwise) -> bool:
+        """Whether rows with this are scored, as the original does."""
+        return self.original and what not in (self.refuse or ())
 
     def field(self, history: str, part: str, feature: str) -> str:
         """The field with the earlier values of a feature, which is of this part."""

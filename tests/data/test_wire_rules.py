@@ -80,7 +80,7 @@ def test_a_row_becomes_arrays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "field",
-    ["device", "hour", "amount", "orders", "hist.device", "hist.items", "hist.cat.at", "hist.num.id", "at", "id"],
+    ["device", "hour", "amount", "orders", "hist.device", "hist.items", "hist.cat.at", "hist.num.id", "at"],
 )
 def test_1_every_field_must_be_there(field: str, tmp_path: Path) -> None:
     message = refused(market(), row(**{field: None}), tmp_path / "none")
@@ -280,13 +280,22 @@ def test_7_times_must_be_numbers(tmp_path: Path) -> None:
     assert found.age_seconds.tolist() == [[0, 1e7, 200, 100, 0]]
 
 
-def test_7_the_payment_itself_has_a_time_and_an_id(tmp_path: Path) -> None:
+def test_7_the_payment_itself_has_a_time(tmp_path: Path) -> None:
     assert "null_time:at" in refused(market(), row(at=""), tmp_path / "time")
     assert "absurd_time:at" in refused(market(), row(at="17"), tmp_path / "absurd")
-    with pytest.raises(DataError, match="payment number 1: null_id:id: must not be missing"):
-        single(market(), row(id=""))
-    with pytest.raises(DataError, match="null_id:id"):
-        stored(market(), [row(id="My Text String")], tmp_path / "id")
+
+
+@pytest.mark.parametrize("id_", [None, "", "My Text String"])
+def test_7_the_id_is_optional(id_: str | None, tmp_path: Path) -> None:
+    """A request has none then; in a file, the number of the row stands in its place."""
+    of = market()
+    assert single(of, row(id=id_)).ids == ("" if id_ is None else id_,)
+    lines = [row(id="p1"), row(id=id_), row(id="p2", **{"at": str(NOW + 1)}), row(id=id_)]
+    store = stored(of, lines, tmp_path / "jsonl")
+    assert store.ids().to_list() == ["p1", "row 2", "row 4", "p2"]
+    columns = {name: [line.get(name, "") for line in lines] for name in row() if not (name == "id" and id_ is None)}
+    pl.DataFrame(columns).write_csv(tmp_path / "rows.tsv", separator="\t")
+    assert "row 2" in prepare(of, tmp_path / "rows.tsv", tmp_path / "tsv", encoder=encoder(of)).ids().to_list()
 
 
 def test_8_longer_histories_keep_the_latest(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def wire_rows(original: Original, payments: pl.DataFrame) -> pl.DataFrame:
 def test_wire_rows_give_the_three_scores_of_the_original(
     original: Original, payments: pl.DataFrame, tmp_path: Path, form: str
 ) -> None:
-    wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"]}
+    wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"], "rules": "own"}
     history = [{"name": "customer", "length": original.config["seq_len"]}]
     market = Market.from_dict(original.market.to_dict() | {"wire": wire, "history": history})
     import_original(original.folder, market).save(tmp_path / "bundle")
@@ -129,7 +129,7 @@ def test_the_default_of_times_comes_along(original: Original, tmp_path: Path) ->
     import_original(original.folder, Market.from_dict(table | {"wire": wire})).save(tmp_path / "bundle")
     found = Bundle.open(tmp_path / "bundle").market.wire
     assert found is not None
-    assert found.defaults == {"time": "0"}
+    assert found.defaults == {"time": "0", "id": ""}
     with pytest.raises(ArtefactError, match=r"wire\.defaults\.time: must be '0' as in default_value_dict"):
         import_original(original.folder, Market.from_dict(table | {"wire": {**wire, "defaults": {"time": 9}}}))
 

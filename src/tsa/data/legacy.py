@@ -64,6 +64,36 @@ def original_encoder(
     )
 
 
+BATCHES = ("declr", "BillingAddrLatLongConfidence")
+"""Of rows with one history: a feature of each of the two batches of fields, as the original's handler asks."""
+DECIMALS = ("fingerprintRiskValue",)
+"""Of rows with two histories: what its other handler reads as a number with a fraction."""
+
+
+def original_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: float) -> Market:
+    """The market with the original's rules for reading rows, which the imported model was served with.
+
+    What the market file itself says of `rules`, `batches` and `decimal_categorical` stays. The cap of ages is the model's. The
+    defaults of categorical features are the encoder's, those of times and ids come from default_value_dict.
+    """
+    if market.wire is None:
+        return market
+    table, names = market.to_dict(), {feature.name for feature in market.features.categorical}
+    wire: dict[str, Any] = {"rules": "original", **table["wire"]}
+    own = {"batches": BATCHES} if len(market.history) == 1 else {"decimal_categorical": DECIMALS}
+    for key, features in own.items():
+        if key not in wire and set(features) <= names:
+            wire[key] = list(features)
+    if market.wire.age_cap_seconds != age_cap_seconds:
+        said = f"wire.age_cap_seconds: {market.wire.age_cap_seconds:g} is left out"
+        _log.warning("%s, the imported model takes ages up to %g s", said, age_cap_seconds)
+    wire["age_cap_seconds"] = age_cap_seconds
+    event = {name: defaults[name] for name in (market.event.time, market.event.id) if defaults.get(name) is not None}
+    kept = {name: value for name, value in table["wire"]["defaults"].items() if name not in names}
+    wire["defaults"] = {**{name: str(value) for name, value in event.items()}, **kept}
+    return Market.from_dict({**table, "wire": wire})
+
+
 def _vocabulary(
     name: str, rows: Mapping[str, int], default: str, integers: bool, veil: Pseudonyms | None
 ) -> GivenVocabulary:

@@ -234,7 +234,8 @@ def _time_rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> I
     yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=seconds.is_null() & ~blank)
     absurd = ~seconds.is_between(EARLIEST_SECONDS, latest)
     text = "must be from 1990 to ten years from now"
-    yield Rule(name=f"absurd_time:{name}", column=name, text=text, broken=absurd)
+    if shape.market.wire is None or not shape.market.wire.accepts("implausible_time"):
+        yield Rule(name=f"absurd_time:{name}", column=name, text=text, broken=absurd)
     if label.known_at is not None and label.known_at in schema and shape.known_at:
         name, seconds = label.known_at, value[KNOWN_AT]
         unread = seconds.is_null() & ~columns.missing(name, schema[name], shape.spelling)

@@ -89,7 +89,7 @@ class GivenVocabulary:
     """One feature's rows as another system gave them: in any order, with gaps, several values on one row or on row 0.
 
     A missing value counts as `default`; an unknown one has row 0, as padding. With `integers`, a value that is spelled as
-    a number is read through an integer first: "3.0" is "3".
+    a number is read through an integer first: "3.0" is "3". The default is not.
     """
 
     name: str
@@ -108,9 +108,8 @@ class GivenVocabulary:
 
     @property
     def missing_row(self) -> int:
-        """Row of a missing value: that of the default, be it spelled as it is known or as an integer."""
-        spelled = _integer_text(pl.Series([self.default]))[0] if self.integers else self.default
-        return self.row_of.get(self.default, self.row_of.get(spelled, self.unknown_row))
+        """Row of a missing value: that of the default, looked up as it stands, whatever spelling values go through."""
+        return self.row_of.get(self.default, self.unknown_row)
 
     @property
     def next_row(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsa.model.dropout import attend, dropout, relu_dropout
-from tsa.model.time import OLDEST_SECONDS, age_distance, age_growth
+from tsa.model.time import AGE_CAP_SECONDS, OLDEST_SECONDS, age_distance, age_growth
 
 FAR = 1e30  # so far away that no head sees it, yet finite: 0 · inf would spoil the gradient of what heads learn
 
@@ -36,10 +36,23 @@ class Surroundings:
     presence: Tensor | None = None
 
     @classmethod
-    def of(cls, padding: Tensor, age_seconds: Tensor, time: str, *, last_only: bool = False) -> Surroundings:
-        """For a history: padding (B, L) bool, age_seconds (B, L). `last_only`: for the last position's queries alone."""
-        known = age_seconds.masked_fill(padding & age_seconds.isnan(), 0.0)
-        growth = age_growth(known) if time == "exponential" else None
+    def of(
+        cls,
+        padding: Tensor,
+        age_seconds: Tensor,
+        time: str,
+        *,
+        last_only: bool = False,
+        cap_seconds: float = AGE_CAP_SECONDS,
+    ) -> Surroundings:
+        """For a history: padding (B, L) bool, age_seconds (B, L). `last_only`: for the last position's queries alone.
+
+        cap_seconds: no age counts as more, for "exponential".
+        """
+        growth = None
+        if time == "exponential":
+            harmless = age_seconds.masked_fill(age_seconds.isnan(), 0.0).clamp(-AGE_CAP_SECONDS, AGE_CAP_SECONDS)
+            growth = age_growth(torch.where(padding, harmless, age_seconds), cap_seconds)
         distance = None
         if time == "log":
             queries = slice(-1, None) if last_only else slice(None)

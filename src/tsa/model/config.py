@@ -6,11 +6,13 @@ Knows sizes and choices only: no tensors, no markets, no files.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tsa.errors import ConfigError
+from tsa.model.time import AGE_CAP_SECONDS, MOST_CAP_SECONDS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "event_embedding": ("aggregate", "factorise", "sum"),
@@ -68,6 +70,7 @@ class ModelConfig:
     norm, activation        of the order attention's layers; the feature attention's are always pre-norm
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
                             "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
+    age_cap_seconds         "exponential" only: no age counts as more. Where rows carry their history it is wire.age_cap_seconds
     time_encoding           add to each event, as embedded, a learned periodic encoding of its age (Time2Vec)
     order_attention         "self": in each layer every event attends to every event (reference); "recall": the current
                             event alone attends, layer after layer, to the events as embedded, for a fraction of the work
@@ -109,6 +112,7 @@ class ModelConfig:
     norm: str = "post"
     activation: str = "relu"
     time_attention: str = "exponential"
+    age_cap_seconds: float = AGE_CAP_SECONDS
     time_encoding: bool = False
     order_attention: str = "self"
     n_members: int = 1
@@ -158,6 +162,9 @@ class ModelConfig:
             refuse("balance_weight must not be negative", "balance_weight")
         if self.frequency_scale <= 0.0:
             refuse("frequency_scale must be above 0", "frequency_scale")
+        capped = self.time_attention == "exponential"
+        if not 0.0 < self.age_cap_seconds < math.inf or (capped and self.age_cap_seconds > MOST_CAP_SECONDS):
+            refuse(f"age_cap_seconds must be above 0 and at most {MOST_CAP_SECONDS:g}", "age_cap_seconds")
         if not self.histories or len(set(self.histories)) < len(self.histories):
             refuse("histories must be one or more different names", "histories")
         if self.n_categorical + self.n_numerical == 0:

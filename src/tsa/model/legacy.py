@@ -70,6 +70,8 @@ RENAMED = (  # own name → the original's, applied in turn
 EXPERTS = re.compile(r"(layer_stack(?:_feature)?\.\d+)\.(?:\w+\.)?(gate\.w_gating|experts\.w[12])$")
 """Parameters of experts. What the module that holds them is called is not specified, so it may have any name."""
 TWO = ("cid", "ccid")
+AGE_CAP_SECONDS = {1: 1e7, 2: 2e7}
+"""By number of histories: the oldest event that the original's handler scores, whose age the network takes as it is."""
 
 
 def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> TSANetwork:
@@ -106,13 +108,14 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
     places = {"order": ".layer_stack.", "feature": ".layer_stack_feature.", "gate": "gate_emb.layer_stack."}
     two = any(name.startswith(("order_attention_cid.", "gate_emb.")) for name in state)
     experts = [name for name in state if name.endswith(".experts.w1")]
+    histories = TWO if two else ("cid",)
     try:
         return ModelConfig(
             n_categorical=int(given["n_cat_features"]),
             n_numerical=int(given["n_num_features"]),
             n_engineered=int(given["n_engineered_num_features"]),
             n_embedding=int(given["n_embedding"]),
-            histories=TWO if two else ("cid",),
+            histories=histories,
             n_classes=int(given["n_classes"]),
             width=int(given["dim_embedding_table"]),
             n_heads=int(given["num_heads"]),
@@ -121,6 +124,7 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
             feedforward_width=int(given["dim_attn_feedforward"]),
             dropout=float(given["dropout"]),
             time_attention="exponential" if given["use_time_seq"] else "none",
+            age_cap_seconds=AGE_CAP_SECONDS[len(histories)],
             biases=bool(given["emb_tbl_use_bias"]),
             mlp=bool(given["use_mlp"]),
             n_experts=int(given["num_experts"]) if given["use_moe"] else 0,

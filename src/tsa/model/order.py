@@ -32,7 +32,7 @@ class OrderAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.event_width
-        self.time = config.time_attention
+        self.time, self.cap_seconds = config.time_attention, config.age_cap_seconds
         self.age = TimeEncode(width) if config.time_encoding else None
         self.events = event_embedding(config)
         self.token = nn.Parameter(torch.randn(1, width)) if config.read_out == "token" else None
@@ -69,6 +69,10 @@ class OrderAttention(nn.Module):
         out: Tensor = self.last_norm(self.layers(x, around))
         return out
 
+    def around(self, padding: Tensor, age_seconds: Tensor) -> Surroundings:
+        """What the layers need to know of a history's tokens: padding and ages (B, L)."""
+        return Surroundings.of(padding, age_seconds, self.time, last_only=self.recalls, cap_seconds=self.cap_seconds)
+
     def _read(self, history: History, table: Tensor) -> Tensor:
         x, around = self._start(history, table)
         out: Tensor = self.last_norm(self.layers.last(x, around))
@@ -83,4 +87,4 @@ class OrderAttention(nn.Module):
         else:
             # the current event is always there: without this a row that is all padding would have nothing to see
             padding = functional.pad(padding[:, :-1], (0, 1))
-        return self.norm(x), Surroundings.of(padding, age, self.time, last_only=self.recalls)
+        return self.norm(x), self.around(padding, age)

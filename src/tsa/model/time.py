@@ -1,7 +1,7 @@
 """What time does to attention, and learned encodings of a time or a number.
 
-Ages are seconds before the current event, capped at 1e7 s (116 days) as the original's parsing does: an old query's
-factor grows by e every 1e6 s, and would leave the range of float32 soon after.
+Ages are seconds before the current event, capped at `age_cap_seconds` of the configuration: an old query's factor grows by
+e every 1e6 s, and its logits leave the range of float32 some time after `MOST_CAP_SECONDS`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ import torch
 from torch import Tensor, nn
 
 FOLDING_SECONDS = 1e6  # an attention logit shrinks by e for each of these between query and key
-MAX_AGE_SECONDS = 1e7
+AGE_CAP_SECONDS = 1e7
+"""The cap where none is said: 116 days, as the original's parsing for one history has it."""
+MOST_CAP_SECONDS = 6e7
+"""The largest cap, and how much later than the current event one can be: logits times exp(60) still are float32s."""
 DAY_SECONDS = 86_400.0
 OLDEST_SECONDS = 1e10
 """Ages beyond these 300 years, and below 0, count as the bound: where distances are taken, they would be no numbers."""
 
 
-def age_growth(age_seconds: Tensor) -> Tensor:
-    """exp(age / 1e6 s), the age capped at 1e7 s: between 1 and e¹⁰, float32 at least; same shape.
+def age_growth(age_seconds: Tensor, cap_seconds: float = AGE_CAP_SECONDS) -> Tensor:
+    """exp(age / 1e6 s), the age capped at `cap_seconds`: from 1 on, float32 at least; same shape.
+
+    An event after the current one has a negative age, and a factor below 1.
 
     The factor exp((age_i − age_j) / 1e6) on the logit of query i and key j is growth_i / growth_j: it is applied to the
     queries and the keys, so that no (B, L, L) factor is ever made.
     """
     age = age_seconds.to(torch.promote_types(age_seconds.dtype, torch.float32))
-    return torch.exp(age.clamp(-MAX_AGE_SECONDS, MAX_AGE_SECONDS) / FOLDING_SECONDS)
+    return torch.exp(age.clamp(-MOST_CAP_SECONDS, cap_seconds) / FOLDING_SECONDS)
 
 
 def age_distance(age_seconds: Tensor, queries: slice = slice(None)) -> Tensor:

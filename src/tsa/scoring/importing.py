@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tsa.data.files import sha256_of
-from tsa.data.legacy import SCALES, encoder_findings, original_encoder, refuse
+from tsa.data.legacy import SCALES, encoder_findings, original_encoder, original_market, refuse
 from tsa.data.pickles import brief, read_pickle
 from tsa.errors import ArtefactError, ConfigError, TSAError
 from tsa.model import TSANetwork
@@ -88,7 +88,7 @@ def import_original(
     cat_to_index, defaults, preprocessor = (found.read[name] for name in ENCODING)
     for note in found.notes:
         _log.warning("%s", note)
-    market = _with_time_default(market, defaults)
+    market = original_market(market, defaults, network.config.age_cap_seconds)
     network = _with_histories(network, tuple(history.name for history in market.history))
     return Bundle(
         market=market,
@@ -191,15 +191,6 @@ def _network(found: _Found) -> TSANetwork | None:
         name = found.paths["weights"].name
         found.findings += [f"{name}: {line}" for line in str(error).split("; ")]
         return None
-
-
-def _with_time_default(market: Market, defaults: Mapping[str, Any]) -> Market:
-    """The market with what the original takes for the time of an earlier payment that has none, if it takes anything."""
-    default, own = defaults.get(market.event.time), {} if market.wire is None else market.wire.defaults
-    if market.wire is None or default is None or market.event.time in own:
-        return market
-    table = market.to_dict()
-    return Market.from_dict({**table, "wire": {**table["wire"], "defaults": {**own, market.event.time: str(default)}}})
 
 
 def _with_histories(network: TSANetwork, names: tuple[str, ...]) -> TSANetwork:

@@ -167,7 +167,8 @@ class Scorer:
             requests = self.wire_reader.read(rows)
         else:
             requests = self.requests(self.reader.read_all(rows), histories)
-        return pl.DataFrame({"id": list(requests.ids), **self.score_requests(requests)})
+        ids = pl.Series([id_ or None for id_ in requests.ids], dtype=pl.String)
+        return pl.DataFrame({"id": ids, **self.score_requests(requests)})
 
     def requests(self, payments: EncodedPayments, histories: Past | None = None) -> Requests:
         """Encoded payments with their histories, from the earlier events of their keys; one another's are seen as well."""

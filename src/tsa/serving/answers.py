@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 class Answer:
     """The scores of one payment."""
 
-    id: str
-    """As the client gave it."""
+    id: str | None
+    """As the client gave it; None where it gave none, as it need not where rows carry their own history."""
     raw_score: float
     percentile: float | None = None
     probability: float | None = None
@@ -28,7 +28,9 @@ class Answer:
     """It had been answered before, and this is that answer."""
 
     @classmethod
-    def of(cls, id_: str, scores: Mapping[str, NDArray[Any]], row: int, version: str, decision: str | None) -> Self:
+    def of(
+        cls, id_: str | None, scores: Mapping[str, NDArray[Any]], row: int, version: str, decision: str | None
+    ) -> Self:
         """The answer for one of the payments that were scored together."""
         return cls(
             id=id_,

@@ -5,6 +5,7 @@ It is made once for a bundle and changes never, so that a swap of bundles is a s
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -132,17 +133,18 @@ class Bench:
             if len(rows) > 1:
                 return [self.score_wire([row])[0] for row in rows]
             return [self._wire_problem(str(error))]
-        name = self.market.event.id
-        scored = zip(rows, requests.ids, self._score(requests), requests.time_seconds > self._latest, strict=True)
+        scored = zip(rows, self._score(requests), requests.time_seconds > self._latest, strict=True)
         return [
             self._foreign_problem(row)
-            or (self._future_problem(row) if future else self.answer(str(row.get(name, id_)), found))
-            for row, id_, found, future in scored
+            or (self._future_problem(row) if future else self.answer(_wire_id(row.get(self.market.event.id)), found))
+            for row, found, future in scored
         ]
 
     @property
     def _latest(self) -> float:
         """The latest time that a payment may have, in epoch seconds."""
+        if self.market.wire is not None and self.market.wire.accepts("implausible_time"):
+            return math.inf
         return self._clock() + self.serving.max_future_seconds
 
     def _future_problem(self, row: Row) -> Problem:
@@ -155,7 +157,7 @@ class Bench:
             return None
         return problem_of("unknown_field", foreign, "must be a field of the market", row[foreign])
 
-    def answer(self, id_: str, found: Scored | Problem) -> Answer | Problem:
+    def answer(self, id_: str | None, found: Scored | Problem) -> Answer | Problem:
         """What the client gets for what its payment got."""
         if isinstance(found, Problem):
             return found
@@ -193,6 +195,11 @@ def keep_of(market: Market) -> dict[str, Keep]:
 def problem_of(rule: str, field: str, text: str, value: object) -> Problem:
     """A problem, its value shortened."""
     return Problem(rule, field, text, shown_value(value))
+
+
+def _wire_id(given: object) -> str | None:
+    """The id as the client gave it, which need not be there where rows carry their own history."""
+    return None if given == "" or not isinstance(given, str | int | float) else str(given)
 
 
 def _odd_text(row: object) -> Problem | None:

@@ -161,7 +161,7 @@ def _csv(body: bytes, most: int) -> Iterator[Any]:
                 text = f"must have {len(header)} fields, as the first line has"
                 yield Problem("wrong_number_of_fields", "payment", text, str(len(fields)))
             else:
-                yield {name: field or None for name, field in zip(header, fields, strict=True)}
+                yield dict(zip(header, fields, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise RefusedError(UNREADABLE, "not_csv", f"the body must be CSV in UTF-8: {type(error).__name__}") from None
 

@@ -113,7 +113,8 @@ class Specification:
         if self.market.wire is not None:
             example = self._wire_example()
             properties = {name: {"type": ANY_TEXT} for name in example}
-            return {"type": "object", "properties": properties, "required": list(example), "examples": [example]}
+            required = [name for name in example if name != self.market.event.id]
+            return {"type": "object", "properties": properties, "required": required, "examples": [example]}
         columns = self.columns
         properties = {c["name"]: {"type": ANY_NUMBER if c["kind"] == "number" else ANY_TEXT} for c in columns}
         needed = needed_columns(self.market, need_label=False)
@@ -130,6 +131,7 @@ class Specification:
         """The named schemas."""
         number, text = {"type": ["number", "null"]}, {"type": ["string", "null"]}
         scores = {"raw_score": {"type": "number"}, "percentile": number, "probability": number, "decision": text}
+        id_ = text if self.market.wire is not None else {"type": "string"}
         flags = {"degraded": {"type": "boolean"}, "repeated": {"type": "boolean"}}
         one = {"anyOf": [ref("Payment"), ref("PaymentWithHistories")]}
         own: dict[str, Any] = {"Payment": self.payment(), "PaymentWithHistories": self._with_histories()}
@@ -141,7 +143,12 @@ class Specification:
             "Payments": {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]},
             "Answer": {
                 "type": "object",
-                "properties": {"id": {"type": "string"}, **scores, "version": {"type": "string"}, **flags},
+                "properties": {
+                    "id": id_,
+                    **scores,
+                    "version": {"type": "string"},
+                    **flags,
+                },
                 "required": ["id", "raw_score", "version"],
             },
             "Result": {"anyOf": [ref("Answer"), ref("ItemProblem")]},

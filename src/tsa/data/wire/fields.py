@@ -52,6 +52,13 @@ class HistoryFields:
     kinds: tuple[str, ...]
     """Of each part: "categorical" or "numerical"."""
     parts: tuple[Part, ...]
+    batches: tuple[int, ...]
+    """Places of the fields that tell how far each batch of fields has come; none where all are written at once."""
+
+    @property
+    def fields(self) -> slice:
+        """Places of all its fields."""
+        return slice(self.parts[0].first, self.parts[-1].stop)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,16 @@ class Layout:
         return tuple(feature.name for feature in self.market.features.numerical)
 
     @cached_property
+    def numeric(self) -> frozenset[str]:
+        """Categorical features that hold whole numbers."""
+        return frozenset(self.wire.numeric_categorical)
+
+    @cached_property
+    def decimal(self) -> frozenset[str]:
+        """Categorical features that hold numbers with a fraction."""
+        return frozenset(self.wire.decimal_categorical or ())
+
+    @cached_property
     def engineered(self) -> tuple[str, ...]:
         """Names of the G engineered features."""
         return tuple(feature.name for feature in self.market.features.engineered)
@@ -105,8 +122,12 @@ class Layout:
                     fields += [self.wire.twofold(history.name, part, name) for name in (event.time, event.id)]
                     parts.append(Part(first=first, features=features, fields=tuple(fields)))
                     first = parts[-1].stop
+            places = {name: part.first + at for part in parts for at, name in enumerate(part.features)}
+            batches = tuple(places[name] for name in self.wire.batches or ())
             found.append(
-                HistoryFields(name=history.name, length=history.length, kinds=tuple(kinds), parts=tuple(parts))
+                HistoryFields(
+                    name=history.name, length=history.length, kinds=tuple(kinds), parts=tuple(parts), batches=batches
+                )
             )
         return tuple(found)
 

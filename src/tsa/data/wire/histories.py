@@ -7,8 +7,6 @@ values mean, nor an encoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,115 +14,69 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.data.history import is_retained
-from tsa.data.spelling import UNIT_SCALE
-from tsa.data.wire.fields import HistoryFields, Layout, Part
+from tsa.data.wire.fields import HistoryFields, Part
+from tsa.data.wire.original import as_original, note_beyond
 from tsa.data.wire.problems import Problems
-from tsa.data.wire.tokens import Index, Tokens
+from tsa.data.wire.tokens import Index
+from tsa.data.wire.told import Events, Rows, places_of, times_of
 
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """R rows cut into pieces: the K history fields of each row stand side by side."""
-
-    layout: Layout
-    tokens: Tokens
-    missing: NDArray[np.bool_]
-    """(T,) which pieces are missing markers."""
-    numbers: Floats
-    """(T,) what a piece says as a number, of those that were read: all times at least. NaN: none; infinite: no number."""
-    now: Floats
-    """(R,) the current payments' times in epoch seconds."""
-
-    @cached_property
-    def first(self) -> Index:
-        """(R, K) the first piece of each field."""
-        return self.tokens.first[:-1].reshape(len(self.now), -1)
-
-    @cached_property
-    def count(self) -> Index:
-        """(R, K) the pieces of each field."""
-        return np.diff(self.tokens.first).reshape(len(self.now), -1)
-
-    def text(self, row: int, field: int) -> bytes:
-        """A field as it stands."""
-        piece, data = int(self.first[row, field]), self.tokens
-        last = piece + int(self.count[row, field]) - 1
-        return data.data[int(data.start[piece]) : int(data.start[last] + data.length[last])]
-
-
-def pieces_of(tokens: Tokens, fields: Index) -> Index:
-    """All pieces of some of the texts that were cut, `fields` (f,)."""
-    count = tokens.first[fields + 1] - tokens.first[fields]
-    return np.repeat(tokens.first[fields] - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
-
-
-@dataclass(frozen=True)
-class Events:
-    """E earlier payments of one history of all rows, row after row, each row's in time order."""
-
-    row: Index
-    """(E,) the row that tells of it."""
-    places: tuple[Index, ...]
-    """Per part of the history (E,): its place among the part's values."""
-    time_seconds: Floats
-    """(E,)"""
-
-    def take(self, kept: Any) -> Events:
-        """Those of a mask, of positions or of a slice."""
-        if isinstance(kept, np.ndarray) and kept.dtype.kind == "b" and kept.all():
-            return self
-        return Events(self.row[kept], tuple(place[kept] for place in self.places), self.time_seconds[kept])
-
-    def tokens(self, rows: Rows, history: HistoryFields) -> list[Index]:
-        """Per part (E, features): the piece with each feature's value."""
-        return [
-            rows.first[self.row, part.first : part.time] + place[:, None]
-            for part, place in zip(history.parts, self.places, strict=True)
-        ]
+LATEST_SECONDS = 6e7
+"""How much later than the current payment an earlier one may be where that is scored at all: the original's numbers overflow
+not far beyond."""
 
 
 def seen_events(rows: Rows, history: HistoryFields, problems: Problems) -> Events:
     """What the rows' history holds; rows that break a rule are noted, what is returned of them means nothing."""
-    held = [_held(rows, part, problems) for part in history.parts]
-    events = _told(rows, history.parts[0], held[0], problems)
-    if len(history.parts) > 1:
-        events = _joined(rows, history.parts, events, held, problems)
+    original = rows.layout.wire.original
+    held = _held(rows, history, problems)
+    if original:
+        events = as_original(rows, history, held, problems)
+    else:
+        events = _told(rows, history.parts[0], held[0], problems)
+        if len(history.parts) > 1:
+            events = _joined(rows, history.parts, events, held, problems)
     _note_later(rows, history, events, problems)
+    if original:
+        note_beyond(rows, history, events, problems)
     events = events.take(is_retained(events.time_seconds, rows.now[events.row], rows.layout.market.retention_seconds))
     return _latest(_in_order(events), len(rows.now), history.length - 1)
 
 
-def _held(rows: Rows, part: Part, problems: Problems) -> Index:
-    """(R,) how many payments a part tells of: none where its ids are a missing marker."""
-    held = rows.count[:, part.id]
-    held = np.where((held == 1) & rows.missing[rows.first[:, part.id]], 0, held)
-    counts = rows.count[:, part.first : part.id]
-    wrong = (counts != held[:, None]) & (held > 0)[:, None]
-    if wrong.any():
-        where = zip(*(found.tolist() for found in np.nonzero(wrong)), strict=True)
-        found = ((row, part.fields[at], f"{counts[row, at]} values for {held[row]} ids") for row, at in where)
-        problems.note("history_length", found)
-        held[wrong.any(1)] = 0
-    return held
+def _held(rows: Rows, history: HistoryFields, problems: Problems) -> list[Index]:
+    """Per part (R,) how many payments it tells of: none where the field of a batch, or else of its ids, is a missing
+    marker. The original looks at no ids but those of the first part."""
+    original, parts = rows.layout.wire.original, history.parts
+    deciding = history.batches or ((parts[0].id,) if original else ())
+    empty = np.any([rows.is_marker(field) for field in deciding], axis=0) if deciding else np.zeros(len(rows.now), bool)
+    if history.batches and original and not rows.layout.wire.accepts("unlike_batches"):
+        _note_batches(rows, history, ~empty & rows.unlike_batches(history), problems)
+    found = []
+    for part in parts:
+        none = empty if original else empty | rows.is_marker(part.id)
+        held = np.where(none, 0, rows.count[:, part.id])
+        counts = rows.count[:, part.first : part.id]
+        wrong = (counts != held[:, None]) & ~none[:, None]
+        if wrong.any():
+            where = zip(*(places.tolist() for places in np.nonzero(wrong)), strict=True)
+            shown = ((row, part.fields[at], f"{counts[row, at]} values for {held[row]} ids") for row, at in where)
+            problems.note("history_length", shown)
+            held[wrong.any(1)] = 0
+        found.append(held)
+    return found
+
+
+def _note_batches(rows: Rows, history: HistoryFields, wrong: NDArray[np.bool_], problems: Problems) -> None:
+    fields = [field for part in history.parts for field in part.fields]
+    name = fields[history.batches[-1] - history.parts[0].first]
+    told = rows.count_told(history)
+    shown = ((row, name, " beside ".join(map(str, told[row]))) for row in np.flatnonzero(wrong).tolist())
+    problems.note("unlike_batches", shown)
 
 
 def _told(rows: Rows, part: Part, held: Index, problems: Problems) -> Events:
     """All payments of one part, as the row gives them."""
-    row = np.repeat(np.arange(len(held)), held)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(held) - held, held)
-    token = rows.first[row, part.time] + place
-    event, times = rows.layout.market.event, rows.numbers[token]
-    if event.time in rows.layout.wire.defaults:
-        times[rows.missing[token]] = float(rows.layout.wire.defaults[event.time])
-    if not np.isfinite(times).all():
-        for rule, broken in (("missing_time", np.isnan(times)), ("bad_time", np.isinf(times))):
-            at = np.flatnonzero(broken)
-            field = part.fields[part.time - part.first]
-            shown = zip(row[at].tolist(), rows.tokens.texts(token[at]), strict=True)
-            problems.note(rule, ((which, field, value) for which, value in shown))
-    return Events(row, (place,), times / UNIT_SCALE[event.time_unit or "s"])
+    row, place = places_of(held)
+    return Events(row, (place,), times_of(rows, part, row, place, problems))
 
 
 def _joined(rows: Rows, parts: tuple[Part, ...], left: Events, held: Sequence[Index], problems: Problems) -> Events:
@@ -179,9 +131,10 @@ def _paired(parts: tuple[Part, ...], left: Events, right: Events, problems: Prob
 
 
 def _note_later(rows: Rows, history: HistoryFields, events: Events, problems: Problems) -> None:
-    later = np.flatnonzero(events.time_seconds > rows.now[events.row])
+    most = LATEST_SECONDS if rows.layout.wire.accepts("later_payment") else 0.0
+    later = np.flatnonzero(events.time_seconds - rows.now[events.row] > most)
     if len(later):
-        part = history.parts[0]
+        part = history.parts[-1 if rows.layout.wire.original else 0]
         field = part.fields[part.time - part.first]
         shown = zip(events.row[later].tolist(), events.time_seconds[later], rows.now[events.row[later]], strict=True)
         problems.note("negative_age", ((row, field, f"{time:.15g} beside {now:.15g}") for row, time, now in shown))

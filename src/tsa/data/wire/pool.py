@@ -6,6 +6,8 @@ memory are a time and a key per payment. It does not know rows, rules for rows, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -13,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.wire.hashtable import HashTable
-from tsa.data.wire.tokens import Hashes, Index, Tokens, stirred
+from tsa.data.wire.problems import number_rule
+from tsa.data.wire.tokens import Hashes, Index, Read, Tokens, stirred
 from tsa.data.wire.values import Bounds
 
 Floats = NDArray[np.float64]
@@ -30,11 +33,18 @@ def mixed(hashes: Hashes, mixers: Hashes | np.uint64) -> Hashes:
     return (hashes ^ mixers) * mixers
 
 
+Refused = Callable[[int, str], bool]
+"""Whether a text of a categorical feature, by its place, is refused."""
+
+
 class Spelled:
     """The different texts of C categorical features: a code for each, counting from 0 within its feature."""
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int, refused: Refused) -> None:
         self.texts: list[list[str]] = [[] for _ in range(n_features)]
+        self.bad: dict[int, set[int]] = {}
+        """By feature: codes of texts that are refused."""
+        self._refused = refused
         self._table = HashTable()
         self._mixers = mixers(n_features, 1)
 
@@ -56,16 +66,38 @@ class Spelled:
         for at, (text, feature) in enumerate(zip(texts, features.tolist(), strict=True)):
             codes[at] = len(self.texts[feature])
             self.texts[feature].append(text)
+            if self._refused(feature, text):
+                self.bad.setdefault(feature, set()).add(int(codes[at]))
         return codes
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A value that cannot be used: of which kind of feature and which of these, what stands there, and the rule."""
+
+    kind: str
+    feature: int
+    text: str
+    rule: str
 
 
 class Pool:
     """P different payments, in the order in which they were met."""
 
-    def __init__(self, folder: Path, n_categorical: int, n_numerical: int, bounds: Bounds) -> None:
-        self.spelled, self._bounds = Spelled(n_categorical), bounds
-        self.wrong: dict[int, tuple[int, str, float]] = {}
-        """Payments with a number that cannot be used: which numerical feature, what stands there, as text and as number."""
+    def __init__(
+        self,
+        folder: Path,
+        n_categorical: int,
+        n_numerical: int,
+        bounds: Bounds,
+        *,
+        refused: Refused = lambda feature, text: False,
+        read: Read | None = None,
+    ) -> None:
+        """refused: which texts of categorical features cannot be used. read: of numbers, as `Tokens.numbers` takes it."""
+        self.spelled, self._bounds, self._read = Spelled(n_categorical, refused), bounds, read
+        self.wrong: dict[int, Wrong] = {}
+        """Payments with a value that cannot be used."""
         self._size, self._is_wrong = 0, np.zeros(1024, bool)
         self._table = HashTable()
         self._times: list[Floats] = [np.empty(0)]
@@ -87,7 +119,7 @@ class Pool:
         return self._size
 
     def find_wrong(self, numbers: Index) -> Index:
-        """Which places of `numbers` (e,) are payments with a number that cannot be used."""
+        """Which places of `numbers` (e,) are payments with a value that cannot be used."""
         return np.flatnonzero(self._is_wrong[numbers]) if self.wrong else np.empty(0, np.int64)
 
     def time_seconds(self) -> Floats:
@@ -127,6 +159,7 @@ class Pool:
             self._table.add(key[at], self._size + np.arange(len(at)))
             codes = self.spelled.codes(tokens, categorical[at], hashes[at, : categorical.shape[1]])
             self._keep(codes, self._numbers(tokens, numerical[at], missing))
+            self._note_codes(codes)
             self._times.append(times[at])
             self._keys.append(key[at])
             self._size += len(at)
@@ -138,12 +171,22 @@ class Pool:
         flat, needed = index.ravel(), self._size + len(index)
         if needed > len(self._is_wrong):
             self._is_wrong = np.concatenate([self._is_wrong, np.zeros(needed, bool)])
-        numbers = tokens.numbers(flat, missing[flat]).reshape(index.shape)
+        numbers = tokens.numbers(flat, missing[flat], self._read).reshape(index.shape)
         for row, feature in np.argwhere(self._bounds.bad(numbers)).tolist():
             text = tokens.texts(index[row, feature : feature + 1])[0]
-            self.wrong.setdefault(self._size + row, (feature, text, float(numbers[row, feature])))
-            self._is_wrong[self._size + row] = True
+            self._note(row, Wrong("numerical", feature, text, number_rule(float(numbers[row, feature]))))
         return numbers
+
+    def _note_codes(self, codes: NDArray[np.int32]) -> None:
+        """Note which of the payments that are taken in, by their codes (e, C), have a text that is refused."""
+        for feature, bad in self.spelled.bad.items():
+            for row in np.flatnonzero(np.isin(codes[:, feature], list(bad))).tolist():
+                text = self.spelled.texts[feature][codes[row, feature]]
+                self._note(row, Wrong("categorical", feature, text, "not_a_number"))
+
+    def _note(self, row: int, wrong: Wrong) -> None:
+        self.wrong.setdefault(self._size + row, wrong)
+        self._is_wrong[self._size + row] = True
 
     def _keep(self, *values: NDArray[Any]) -> None:
         for file, part in zip(self._files, values, strict=True):

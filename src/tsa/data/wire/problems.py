@@ -24,6 +24,10 @@ TEXTS = {
     "time_mismatch": "must give the same times as the other part of its history",
     "missing_time": "must have a time for each earlier payment",
     "bad_time": "must be a number of the market's time unit for each earlier payment",
+    "unlike_batches": "must have as many values as the fields of the history's other batches",
+    "missing_id": "must have an id for each earlier payment",
+    "too_many_payments": "must tell of no more payments than the history has room for",
+    "too_old": "must not tell of a payment older than wire.age_cap_seconds",
     "negative_age": "must not tell of a payment after the current one",
 }
 """What is expected, by rule."""

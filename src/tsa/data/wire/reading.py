@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -28,12 +28,13 @@ from tsa.data.spelling import UNIT_SCALE
 from tsa.data.validate import PROBLEM, PROBLEM_VALUE, REASON
 from tsa.data.wire.carried import Carried, Segments
 from tsa.data.wire.fields import HistoryFields, Layout
-from tsa.data.wire.histories import Rows, pieces_of, seen_events
+from tsa.data.wire.histories import seen_events
 from tsa.data.wire.pool import Pool
-from tsa.data.wire.problems import Problem, Problems, number_rule
+from tsa.data.wire.problems import Problem, Problems
 from tsa.data.wire.quarantine import ROW, write_rows
 from tsa.data.wire.source import Block, open_files
 from tsa.data.wire.tokens import tokenise
+from tsa.data.wire.told import Rows, pieces_of
 from tsa.data.wire.values import Values
 from tsa.errors import DataError
 from tsa.schema import Market
@@ -111,8 +112,9 @@ class Reading:
 
     def __enter__(self) -> Self:
         layout = self.values.layout
-        bounds = self.values.bounds(layout.numerical)
-        self.pool = Pool(self.folder, len(layout.categorical), len(layout.numerical), bounds)
+        bounds, sizes = self.values.bounds(layout.numerical), (len(layout.categorical), len(layout.numerical))
+        refused, self._read = self.values.refused_when_told, self.values.read
+        self.pool = Pool(self.folder, *sizes, bounds, refused=refused, read=self._read)
         self.segments = {history.name: Segments(self.folder / f"{history.name}.rows") for history in layout.histories}
         self._stack = ExitStack()
         self._stack.enter_context(self.pool)
@@ -133,6 +135,7 @@ class Reading:
 
     def take(self, block: Block) -> None:
         """Read some further rows."""
+        block = replace(block, frame=self.values.tidied(block.frame))
         now = _seconds(self.values, block.frame)
         for low in range(0, len(now), CHUNK_ROWS):
             self._read_histories(block, low, now[low : low + CHUNK_ROWS])
@@ -148,7 +151,7 @@ class Reading:
         missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
         fields = np.arange(len(now))[:, None] * len(layout.history_fields) + layout.times
         times = pieces_of(tokens, fields.ravel())
-        numbers[times] = tokens.numbers(times, missing[times])
+        numbers[times] = tokens.numbers(times, missing[times], self._read)
         rows = Rows(layout, tokens, missing, numbers, now)
         found = [(history, seen_events(rows, history, problems)) for history in layout.histories]
         sound = ~np.isin(np.arange(len(now)), [*problems, *(row - low for row in block.problems)])
@@ -164,10 +167,11 @@ class Reading:
             block.problems.setdefault(low + row, problem)
 
     def _note_wrong(self, history: HistoryFields, row: NDArray[Any], numbers: NDArray[Any], problems: Problems) -> None:
-        """Rows that tell of a payment with a number that cannot be used, be it met here for the first time or not."""
+        """Rows that tell of a payment with a value that cannot be used, be it met here for the first time or not."""
         for at in self.pool.find_wrong(numbers).tolist():
-            feature, text, number = self.pool.wrong[int(numbers[at])]
-            problems.note(number_rule(number), [(row[at], history.parts[-1].fields[feature], text)])
+            wrong = self.pool.wrong[int(numbers[at])]
+            part = history.parts[history.kinds.index(wrong.kind)]
+            problems.note(wrong.rule, [(row[at], part.fields[wrong.feature], wrong.text)])
 
     def _write(self) -> None:
         """Clean and write the rows that wait."""
@@ -178,7 +182,7 @@ class Reading:
             first += len(frame)
         self._waiting = []
         joined = pl.concat(frames, how="diagonal")
-        clean = _clean(self.values, joined, problems)
+        clean = _clean(self.values, joined, problems, self.rows)
         self._seen.update(name for name in clean.columns if clean[name].null_count() < len(clean))
         self.noted.update((problem.name, problem.text) for problem in problems.values())
         self._writer.write(
@@ -226,8 +230,8 @@ def _seconds(values: Values, frame: pl.DataFrame) -> NDArray[np.float64]:
     return times / UNIT_SCALE[event.time_unit or "s"]
 
 
-def _clean(values: Values, frame: pl.DataFrame, problems: Problems) -> pl.DataFrame:
-    """The payments' own columns as a log has them; numbers that cannot be used are noted."""
+def _clean(values: Values, frame: pl.DataFrame, problems: Problems, first: int) -> pl.DataFrame:
+    """The payments' own columns as a log has them; values that cannot be used are noted. first: the number of the first row."""
     layout = values.layout
     numbers = (*layout.numerical, *layout.engineered, layout.market.event.time)
     told = {*numbers, *layout.categorical}
@@ -238,10 +242,14 @@ def _clean(values: Values, frame: pl.DataFrame, problems: Problems) -> pl.DataFr
         for name in [name for name, count in wrong.sum().row(0, named=True).items() if count]:
             rows = wrong[name].arg_true().to_list()
             problems.note(rule, ((row, name, frame[name][row]) for row in rows if frame[name][row] is not None))
+    problems.note("not_a_number", values.unreadable(frame))
     others = [
         pl.when(~values.missing(name)).then(pl.col(name)).alias(name) for name in frame.columns if name not in told
     ]
     texts, read = map(values.text, layout.categorical), map(values.number, numbers)
     clean = frame.select(*others, *texts, *read)
-    veil = values.pseudonyms
-    return clean if veil is None else veil.frame(clean, leave=layout.categorical)
+    if (veil := values.pseudonyms) is not None:
+        clean = veil.frame(clean, leave=layout.categorical)
+    # callers need not send an id: the row's number stands in its place
+    made = pl.format("row {}", pl.int_range(first + 1, first + 1 + len(clean)))
+    return clean.with_columns(pl.coalesce(layout.market.event.id, made).alias(layout.market.event.id))

@@ -21,12 +21,14 @@ from tsa.data.rules import TEN_YEARS_SECONDS
 from tsa.data.spelling import EARLIEST_SECONDS, UNIT_SCALE
 from tsa.data.vocabulary import encode_calendar
 from tsa.data.wire.fields import HistoryFields, Layout
-from tsa.data.wire.histories import Rows, pieces_of, seen_events
+from tsa.data.wire.histories import seen_events
 from tsa.data.wire.problems import Problems, number_rule
 from tsa.data.wire.scales import Scales
-from tsa.data.wire.source import loads, texts_of
-from tsa.data.wire.texts import KnownTexts
-from tsa.data.wire.tokens import Index, Tokens, tokenise
+from tsa.data.wire.source import loads, own_texts, told_texts
+from tsa.data.wire.spelling import OwnTexts
+from tsa.data.wire.texts import KnownTexts, Places
+from tsa.data.wire.tokens import Index, tokenise
+from tsa.data.wire.told import Rows, pieces_of
 from tsa.data.wire.values import Values
 from tsa.errors import DataError
 from tsa.schema import Market
@@ -39,6 +41,7 @@ class Requests:
     """B payments as arrays."""
 
     ids: tuple[str, ...]
+    """As given; the empty text for a payment without."""
     time_seconds: NDArray[np.float64]
     """(B,)"""
     histories: dict[str, HistoryArrays]
@@ -56,6 +59,8 @@ class _Group:
     """(m, C) pieces"""
     numerical: Index
     """(m, F) pieces"""
+    texts: tuple[str, ...]
+    """Where the C texts stand."""
     fields: tuple[str, ...]
     """Where the F numbers stand."""
     time_seconds: NDArray[np.float64]
@@ -70,6 +75,7 @@ class WireReader:
         encoder.check_market(market)
         self._layout, self._encoder = Layout(market), encoder
         values = Values.of(self._layout, encoder)
+        self._values, self._spelling = values, OwnTexts(self._layout)
         self._pseudonyms = values.pseudonyms
         self._texts = KnownTexts(values, encoder)
         self._numerical, self._engineered = (
@@ -90,7 +96,7 @@ class WireReader:
         problems = Problems()
         groups = [self._own(rows, own), *(self._told(rows, h, problems) for h in self._layout.histories)]
         _refuse(ids, problems)
-        categorical, numerical = self._categorical(rows.tokens, groups), self._numbers(rows, groups, ids)
+        categorical, numerical = self._categorical(rows, groups, ids), self._numbers(rows, groups, ids)
         told = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
         histories = {
             history.name: self._arrays(history, group, rows.now, (texts, categorical[0]), (values, numerical[0]))
@@ -102,8 +108,8 @@ class WireReader:
     def _cut(self, found: Sequence[Mapping[str, Any]]) -> tuple[Rows, Index, list[str]]:
         """The rows' pieces; the piece of each field of the payment itself (R, C + F + G + 2); their ids."""
         layout, problems = self._layout, Problems()
-        told = texts_of(found, layout.history_fields, problems, numbers=False)
-        own = texts_of(found, layout.current, problems, numbers=True)
+        told = told_texts(layout, found, problems)
+        own = own_texts(layout, self._spelling, found, problems)
         ids = self._ids([row[-1] for row in own])
         _refuse(ids, problems)
         texts, others = list(chain.from_iterable(told)), list(chain.from_iterable(own))
@@ -112,10 +118,11 @@ class WireReader:
         fields = np.arange(len(told))[:, None] * len(layout.history_fields) + layout.numbers
         wanted = np.concatenate([pieces_of(tokens, fields.ravel()), pieces[:, len(layout.categorical) : -1].ravel()])
         missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
-        numbers[wanted] = tokens.numbers(wanted, missing[wanted])
-        now = numbers[pieces[:, -2]] / UNIT_SCALE[layout.market.event.time_unit or "s"]
+        numbers[wanted] = tokens.numbers(wanted, missing[wanted], self._values.read)
+        event, now = layout.market.event, numbers[pieces[:, -2]]
+        now = np.where(np.isnan(now), self._values.default(event.time), now) / UNIT_SCALE[event.time_unit or "s"]
         rows = Rows(layout, tokens, missing, numbers, now)
-        self._note_own(rows, pieces[:, -2:], problems)
+        self._note_own(rows, pieces[:, -2], problems)
         _refuse(ids, problems)
         return rows, pieces, ids
 
@@ -127,26 +134,24 @@ class WireReader:
         return [veil.of_text(name) if name else name for name in ids]
 
     def _note_own(self, rows: Rows, pieces: Index, problems: Problems) -> None:
-        """Note times and ids, pieces (R, 2), that are missing or absurd, as of a log."""
-        event, now, gone = self._layout.market.event, rows.now, rows.missing[pieces]
-        sound = (now >= EARLIEST_SECONDS) & (now <= time.time() + TEN_YEARS_SECONDS)
-        if sound.all() and not gone.any():
+        """Note times, pieces (R,), that are missing or absurd, as of a log."""
+        now, name = rows.now, self._layout.market.event.time
+        if self._layout.wire.accepts("implausible_time"):
+            sound = np.isfinite(now)
+        else:
+            sound = (now >= EARLIEST_SECONDS) & (now <= time.time() + TEN_YEARS_SECONDS)
+        if sound.all():
             return
-        broken = {
-            "null_id": (event.id, 1, gone[:, 1]),
-            "null_time": (event.time, 0, gone[:, 0]),
-            "not_a_number": (event.time, 0, np.isinf(now)),
-            "absurd_time": (event.time, 0, ~sound),
-        }
-        for rule, (name, at, wrong) in broken.items():
+        broken = {"null_time": np.isnan(now), "not_a_number": np.isinf(now), "absurd_time": ~sound}
+        for rule, wrong in broken.items():
             which = np.flatnonzero(wrong)
-            texts = rows.tokens.texts(pieces[which, at])
+            texts = rows.tokens.texts(pieces[which])
             problems.note(rule, ((row, name, text) for row, text in zip(which.tolist(), texts, strict=True)))
 
     def _own(self, rows: Rows, own: Index) -> _Group:
         c, names = len(self._layout.categorical), self._layout.numerical
         numerical = own[:, c : c + len(names)]
-        return _Group(np.arange(len(own)), own[:, :c], numerical, names, rows.now)
+        return _Group(np.arange(len(own)), own[:, :c], numerical, self._layout.categorical, names, rows.now)
 
     def _told(self, rows: Rows, history: HistoryFields, problems: Problems) -> _Group:
         """What one history of all rows tells of."""
@@ -156,16 +161,31 @@ class WireReader:
         found = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
         none = np.empty((len(events.row), 0), np.int64)
         pieces = found.get("categorical", none), found.get("numerical", none)
-        return _Group(events.row, *pieces, history.parts[-1].fields[: pieces[1].shape[1]], events.time_seconds)
+        fields = history.parts[0].fields, history.parts[-1].fields[: pieces[1].shape[1]]
+        return _Group(events.row, *pieces, *fields, events.time_seconds)
 
-    def _categorical(self, tokens: Tokens, groups: Sequence[_Group]) -> list[NDArray[np.int32]]:
+    def _categorical(self, cut: Rows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.int32]]:
         """Table rows (m, C) of each group."""
-        rows = self._texts.rows(tokens, np.concatenate([group.categorical for group in groups]))
+        pieces = np.concatenate([group.categorical for group in groups])
+        rows, refused = self._texts.rows(cut.tokens, pieces, own=len(groups[0].row))
+        if refused:
+            self._refuse_texts(cut, groups, pieces, refused, ids)
         if self._encoder.calendar_vocabularies:
             times = np.concatenate([group.time_seconds for group in groups])
             calendar = [encode_calendar(vocabulary, times) for vocabulary in self._encoder.calendar_vocabularies]
             rows = np.column_stack([rows, *calendar])
         return _apart(rows, groups)
+
+    def _refuse_texts(
+        self, cut: Rows, groups: Sequence[_Group], pieces: Index, refused: Places, ids: Sequence[str]
+    ) -> None:
+        row = np.concatenate([group.row for group in groups])
+        field = [group.texts for group in groups for _ in group.row]
+        problems = Problems()
+        for at, feature in sorted(refused):
+            text = cut.tokens.texts(pieces[at, feature : feature + 1])[0]
+            problems.note("not_a_number", [(int(row[at]), field[at][feature], text)])
+        _refuse(ids, problems)
 
     def _numbers(self, rows: Rows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.float32]]:
         """Numbers (m, F') of each group."""

@@ -24,6 +24,7 @@ from tsa.data.sources import EXTRA, SEPARATORS, Source, open_sources
 from tsa.data.spelling import Spelling
 from tsa.data.wire.fields import Layout
 from tsa.data.wire.problems import Problems
+from tsa.data.wire.spelling import OwnTexts
 from tsa.errors import DataError
 from tsa.schema import Market
 from tsa.toml import look_alike
@@ -66,24 +67,36 @@ class WireFile:
             raise DataError(f"{self.path}: cannot be read: {why}") from (None if self._veiled else error)
 
     def _json_blocks(self, rows: int) -> Iterator[Block]:
-        found = _json_rows(self.path)
+        found, spelling = _json_rows(self.path), OwnTexts(self.layout)
         while block := list(islice(found, rows)):
-            yield block_of(self.layout, block)
+            yield block_of(self.layout, spelling, block)
 
     def _table_blocks(self, source: Source, rows: int) -> Iterator[Block]:
         names = self._names(source)
         frame = source.scan(list(names.values())).rename({raw: name for name, raw in names.items() if raw != name})
-        texts = [self._as_text(name, source.schema[raw], source.kind) for name, raw in names.items()]
+        spelling = OwnTexts(self.layout)
+        texts = [self._as_text(spelling, name, source.schema[raw], source.kind) for name, raw in names.items()]
+        if (own := self.layout.market.event.id) not in names:
+            texts.append(pl.lit("").alias(own))
         extra = pl.col(EXTRA) if EXTRA in source.schema else pl.lit(None, pl.String).alias(EXTRA)
         for block in frame.select(*texts, extra).collect_batches(chunk_size=rows, maintain_order=True):
             yield self._checked(block)
 
-    @staticmethod
-    def _as_text(name: str, kind: pl.DataType, format_: str) -> pl.Expr:
-        """A column as texts. An empty field of a table is an empty text; null elsewhere is a field that is not there."""
-        if not isinstance(kind, pl.String):
-            return columns.text(name, kind, SPELLED).alias(name)
-        return pl.col(name).fill_null("") if format_ in SEPARATORS else pl.col(name)
+    def _as_text(self, spelling: OwnTexts, name: str, kind: pl.DataType, format_: str) -> pl.Expr:
+        """A column as texts. An empty field of a table is an empty text; null elsewhere is a field that is not there, but
+        where the market knows what it means."""
+        text = pl.col(name) if isinstance(kind, pl.String) else columns.text(name, kind, SPELLED).alias(name)
+        if isinstance(kind, pl.Boolean) and name in self.layout.categorical:
+            text = (
+                pl.when(pl.col(name))
+                .then(pl.lit(spelling.of_truth(name, True)))
+                .when(~pl.col(name))
+                .then(pl.lit(spelling.of_truth(name, False)))
+                .alias(name)
+            )
+        if name == self.layout.market.event.id or (format_ in SEPARATORS and isinstance(kind, pl.String)):
+            return text.fill_null("")
+        return text.fill_null(str(None)) if name in spelling.of_null else text
 
     @property
     def _veiled(self) -> bool:
@@ -128,6 +141,7 @@ class WireFile:
                 raise DataError(f"{self.path}: a column must stand there once, however: {raw!r} beside {other!r}")
         layout = self.layout
         needed = {*layout.current, *layout.history_fields, *needed_columns(layout.market, need_label=self.need_label)}
+        needed -= {layout.market.event.id}
         wanted = (*layout.current, *layout.others, *layout.history_fields)
         others = [name for name in known if name not in wanted]
         found = [
@@ -197,52 +211,71 @@ def _objects(path: str, value: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def block_of(layout: Layout, rows: Sequence[dict[str, Any]]) -> Block:
+def block_of(layout: Layout, spelling: OwnTexts, rows: Sequence[dict[str, Any]]) -> Block:
     """Rows of JSON as a block."""
     problems = Problems()
     names = layout.current + layout.others
-    told = texts_of(rows, layout.history_fields, problems, numbers=False)
-    own = texts_of(rows, layout.current, problems, numbers=True)
-    values = [[_spelled(row.get(name)) for row in rows] for name in layout.others]
+    told = told_texts(layout, rows, problems)
+    own = own_texts(layout, spelling, rows, problems)
+    values = [[spelling.of(name, row.get(name), there=False) for row in rows] for name in layout.others]
     values = [*map(list, zip(*own, strict=True)), *values]
     frame = pl.DataFrame([pl.Series(name, column, pl.String) for name, column in zip(names, values, strict=True)])
     return Block(frame, told, problems)
 
 
-def texts_of(
-    rows: Sequence[Mapping[str, Any]], names: tuple[str, ...], problems: Problems, *, numbers: bool
-) -> list[tuple[str, ...]]:
-    """Per row the fields `names` as texts. One that is not there, or null, counts as empty and is noted.
-
-    With `numbers`, a JSON number or truth value is spelled; all else that is no text is noted.
-    """
-    get, found = itemgetter(*names), []
+def told_texts(layout: Layout, rows: Sequence[Mapping[str, Any]], problems: Problems) -> list[tuple[str, ...]]:
+    """Per row its history fields. One that is not there, or no text, counts as empty and is noted."""
+    names, found = layout.history_fields, []
+    get = itemgetter(*names)
     for at, row in enumerate(rows):
         try:
             values = get(row)
         except KeyError:
             values = tuple(map(row.get, names))
         if set(map(type, values)) != TEXT:
-            values = tuple(_text(at, *pair, problems, numbers) for pair in zip(names, values, strict=True))
+            values = _only_texts(layout, at, row, values, problems)
         found.append(values)
     return found
 
 
-def _text(row: int, name: str, value: Any, problems: Problems, numbers: bool) -> str:
-    if isinstance(value, str):
-        return value
-    spelled = _spelled(value) if numbers else None
-    if spelled is None:
-        rule = "missing_field" if value is None else "not_a_text"
-        # its kind alone: what stands in it may have to be veiled
-        problems.note(rule, [(row, name, "" if value is None else f"a {type(value).__name__}")])
-    return spelled or ""
+def _only_texts(
+    layout: Layout, at: int, row: Mapping[str, Any], values: tuple[Any, ...], problems: Problems
+) -> tuple[str, ...]:
+    """The history fields of a row, what is no text noted. The original looks no further into a history that is empty."""
+    for history in layout.histories:
+        deciding = history.batches or (history.parts[0].id,)
+        texts = [values[place] for place in deciding]
+        unread = layout.wire.original and all(isinstance(text, str) for text in texts)
+        unread = unread and any(text in layout.wire.missing for text in texts)
+        for place in range(history.fields.start, history.fields.stop):
+            name, value = layout.history_fields[place], values[place]
+            if not isinstance(value, str) and not (unread and name in row):
+                problems.note(*_problem(at, name, value))
+    return tuple(value if isinstance(value, str) else "" for value in values)
 
 
-def _spelled(value: Any) -> str | None:
-    """A JSON text, number or truth value as text; null for all else."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, int | float) else None
+def own_texts(
+    layout: Layout, spelling: OwnTexts, rows: Sequence[Mapping[str, Any]], problems: Problems
+) -> list[tuple[str, ...]]:
+    """Per row the fields of the payment itself as texts. One that is not there, or can be no text, is noted."""
+    names, found = layout.current, []
+    get = itemgetter(*names)
+    for at, row in enumerate(rows):
+        try:
+            values = get(row)
+        except KeyError:
+            values = tuple(map(row.get, names))
+        if set(map(type, values)) != TEXT:
+            texts = [spelling.of(n, v, there=n in row) for n, v in zip(names, values, strict=True)]
+            for name, value, text in zip(names, values, texts, strict=True):
+                if text is None:
+                    problems.note(*_problem(at, name, value))
+            values = tuple(text or "" for text in texts)
+        found.append(values)
+    return found
+
+
+def _problem(row: int, name: str, value: Any) -> tuple[str, list[tuple[int, str, str]]]:
+    """The kind of the value alone is told: what stands in it may have to be veiled."""
+    rule, kind = ("missing_field", "") if value is None else ("not_a_text", f"a {type(value).__name__}")
+    return rule, [(row, name, kind)]

@@ -5,7 +5,7 @@ A piece is never made a Python string unless it is asked for. This file knows by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Index = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
+Read = Callable[[str], float]
 
 WORD = 8
 TAIL = bytes(2 * WORD)
@@ -89,8 +90,11 @@ class Tokens:
         spans = zip(self.start[index].tolist(), self.length[index].tolist(), strict=True)
         return [self.data[start : start + length].decode() for start, length in spans]
 
-    def numbers(self, index: Index, missing: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """(m,) the pieces `index` (m,) as numbers: NaN where `missing` (m,), infinite where there is no finite number."""
+    def numbers(self, index: Index, missing: NDArray[np.bool_], otherwise: Read | None = None) -> NDArray[np.float64]:
+        """(m,) the pieces `index` (m,) as numbers: NaN where `missing` (m,), infinite where there is no finite number.
+
+        otherwise: what reads those that are spelled in another way.
+        """
         length = np.where(missing, 0, self.length.take(index))
         offsets = np.zeros(len(index) + 1, np.int64)
         np.cumsum(length, out=offsets[1:])
@@ -98,7 +102,10 @@ class Tokens:
         packed = np.frombuffer(self.data, np.uint8).take(place)
         present = np.packbits(~missing, bitorder="little")
         buffers = [pa.py_buffer(part) for part in (present, offsets, packed)]
-        return _numbers(pa.Array.from_buffers(pa.large_string(), len(index), buffers))
+        read = _numbers(pa.Array.from_buffers(pa.large_string(), len(index), buffers))
+        if otherwise is not None and len(odd := np.flatnonzero(np.isinf(read))):
+            read[odd] = [otherwise(text) for text in self.texts(index[odd])]
+        return read
 
 
 def text_hashes(texts: Sequence[str]) -> Hashes:

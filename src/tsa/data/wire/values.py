@@ -7,7 +7,7 @@ does not know where the values stood.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,8 @@ from tsa.data.encoder import Encoder
 from tsa.data.pseudonyms import Pseudonyms
 from tsa.data.scaling import EVERYTHING, Domain, domain_of
 from tsa.data.wire.fields import Layout
+from tsa.data.wire.spelling import WORDS, Spell, as_decimals, as_integers, decimal, integer, number, respelled
+from tsa.data.wire.tokens import Read
 
 
 @dataclass(frozen=True)
@@ -60,24 +62,80 @@ class Values:
         return cls(layout, Pseudonyms.of(layout.market), domains)
 
     @cached_property
-    def _integers(self) -> frozenset[str]:
-        return frozenset(self.layout.wire.numeric_categorical)
+    def _spells(self) -> dict[str, Spell]:
+        """How a value of a categorical feature that holds numbers is spelled."""
+        return {**dict.fromkeys(self.layout.numeric, integer), **dict.fromkeys(self.layout.decimal, decimal)}
 
     def missing(self, name: str) -> pl.Expr:
         """Whether the texts of a column are missing markers."""
         return pl.col(name).is_in(self.layout.wire.missing)
 
     def text(self, name: str) -> pl.Expr:
-        """A categorical column: null where missing, unless there is a default; numbers through an integer."""
+        """A categorical column: null where missing, unless there is a default; numbers in the spelling that is known.
+
+        The original's defaults stand as they are, whatever spelling they have.
+        """
         value: pl.Expr = pl.when(~self.missing(name)).then(pl.col(name))
-        if name in self.layout.wire.defaults:
-            value = value.fill_null(pl.lit(self.layout.wire.defaults[name]))
-        if name in self._integers:
-            whole = value.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
-            value = pl.coalesce(whole, value)
+        default = self.layout.wire.defaults.get(name)
+        if default is not None and not self.layout.wire.original:
+            value = value.fill_null(pl.lit(default))
+        value = self._spelled(name, value)
+        if default is not None:
+            value = value.fill_null(pl.lit(default))
         if self.pseudonyms is not None and name in self.pseudonyms.columns:
             value = value.map_batches(self.pseudonyms.series, return_dtype=pl.String(), is_elementwise=True)
         return value.alias(name)
+
+    def _spelled(self, name: str, value: pl.Expr) -> pl.Expr:
+        if name in self.layout.decimal:
+            return value.map_batches(as_decimals, return_dtype=pl.String(), is_elementwise=True)
+        if name not in self.layout.numeric:
+            return value
+        if self.layout.wire.original:
+            return value.map_batches(as_integers, return_dtype=pl.String(), is_elementwise=True)
+        return pl.coalesce(_whole(value), value)
+
+    def is_unreadable(self, name: str, text: str, *, told: bool) -> bool:
+        """Whether a text is refused that should be the number of a category, as the original fails on it. told: it stands
+        in a history, where the original knows no other missing marker than the empty text."""
+        spell = self._spells.get(name)
+        if spell is None or not self.layout.wire.original or (not text and text in self.layout.wire.missing):
+            return False
+        return (told or not (text in self.layout.wire.missing or text in WORDS)) and spell(text) is None
+
+    def refused_when_told(self, at: int, text: str) -> bool:
+        """Whether a text of the categorical feature number `at` is refused in a history."""
+        return self.is_unreadable(self.layout.categorical[at], text, told=True)
+
+    @property
+    def read(self) -> Read | None:
+        """What reads numbers that are spelled in another way; None where these are refused."""
+        return number if self.layout.wire.accepts("loose_number") else None
+
+    def unreadable(self, frame: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
+        """Row, name and text of what is unreadable in the payments themselves."""
+        if not self.layout.wire.original or not self._spells:
+            return
+        doubt = frame.select(
+            (~self.missing(name) & ~pl.col(name).is_in(WORDS) & _whole(pl.col(name)).is_null()).alias(name)
+            for name in self._spells
+        )
+        for name in [name for name, count in doubt.sum().row(0, named=True).items() if count]:
+            for row in doubt[name].arg_true().to_list():
+                if self.is_unreadable(name, frame[name][row], told=False):
+                    yield row, name, frame[name][row]
+
+    def tidied(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Payments with their numbers in a spelling that Polars reads, where the market takes them in any."""
+        if self.read is None:
+            return frame
+        names = (*self.layout.numerical, *self.layout.engineered, self.layout.market.event.time)
+        odd = frame.select(self.bad_number(name).alias(name) for name in names).sum().row(0, named=True)
+        return frame.with_columns(
+            respelled(frame[name], lambda text: repr(found) if math.isfinite(found := number(text)) else None)
+            for name, count in odd.items()
+            if count
+        )
 
     def number(self, name: str) -> pl.Expr:
         """A numerical column: null where missing, unless there is a default, and where there is no finite number."""
@@ -104,9 +162,12 @@ class Values:
         return Bounds(np.array(places, np.int64), *np.array([pairs[at] for at in places]).reshape(-1, 2).T)
 
     def default(self, name: str) -> float:
-        """What a missing number counts as; NaN where it stays missing, as the time of the payment itself always does."""
-        event = self.layout.market.event
-        return math.nan if name == event.time else float(self.layout.wire.defaults.get(name, "nan"))
+        """What a missing number counts as; NaN where it stays missing, as the time of the payment itself does, unless the
+        market takes any."""
+        wire = self.layout.wire
+        if name == self.layout.market.event.time and not wire.accepts("implausible_time"):
+            return math.nan
+        return float(wire.defaults.get(name, "nan"))
 
     def rows_of(self, texts: Sequence[str] | pl.Series, encoder: Encoder, at: int) -> NDArray[np.int32]:
         """(n,) rows of the embedding table of texts (n,) of the categorical feature number `at`."""
@@ -116,4 +177,9 @@ class Values:
 
     def is_plain(self, name: str) -> bool:
         """Whether a text of this feature that is not among the known ones is unknown, however it is spelled."""
-        return name not in self._integers and (self.pseudonyms is None or name not in self.pseudonyms.columns)
+        return name not in self._spells and (self.pseudonyms is None or name not in self.pseudonyms.columns)
+
+
+def _whole(value: pl.Expr) -> pl.Expr:
+    """Texts of numbers through an integer; null for what is no number that an integer of 64 bits holds."""
+    return value.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)

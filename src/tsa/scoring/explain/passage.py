@@ -177,7 +177,7 @@ class Passage:
         if order.token is not None:
             x = torch.cat([x, order.token.to(x.dtype).expand(len(x), 1, -1)], dim=1)
             presence, age = functional.pad(presence, (0, 1)), functional.pad(age, (0, 1))
-        around = Surroundings.of(torch.zeros_like(age, dtype=torch.bool), age, order.time, last_only=order.recalls)
+        around = order.around(torch.zeros_like(age, dtype=torch.bool), age)
         around.presence = presence
         return order.norm(x), around
 
