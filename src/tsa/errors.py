@@ -75,3 +75,9 @@ class HistoryError(TSAError):
 
 class HistoryUnavailable(HistoryError):  # noqa: N818 it says what happened
     """A history store cannot be reached, or does not answer in time."""
+
+
+def brief(text: object, most: int = 100) -> str:
+    """One line of at most so many characters: what a message quotes of files and of other programs."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -164,11 +164,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, read: Callable[..., CleanLog]
     for name, text, message in [
         ("none/*.csv", None, "there is no file"),
         ("a.xls", "x", "must end in one of .parquet"),
-        ("a.parquet", "no parquet", "cannot be read as parquet"),
+        ("a.parquet", "no parquet", "a.parquet: is no Parquet file"),
         ("a.parquet.gz", "x", "must end in one of"),
-        ("empty.csv", "", "cannot be read as csv"),
-        ("empty.jsonl", "", "empty.jsonl"),
-        ("torn.jsonl", '{"id": 1,\n', "torn.jsonl"),
+        ("empty.csv", "", "empty.csv: is empty"),
+        ("empty.jsonl", "", "empty.jsonl: is empty"),
+        ("torn.jsonl", '{"id": 1,\n', "torn.jsonl: line 1 is not JSON"),
     ]:
         if text is not None:
             (tmp_path / name).write_text(text)
@@ -207,27 +207,34 @@ def test_in_a_table_of_tabs_quotes_are_letters(tmp_path: Path) -> None:
     assert found.to_list() == read_as
 
 
-def test_a_quote_that_is_not_closed_is_told_of(tmp_path: Path) -> None:
-    """In a table of commas it makes one field of all up to the next quote: another payment is in it."""
+@pytest.mark.parametrize("column", ["country", "unused"])
+def test_a_quote_that_is_not_closed_is_told_of(tmp_path: Path, column: str) -> None:
+    """In a table of commas it makes one field of all up to the next quote: another payment is in it, read or not."""
     path = tmp_path / "log.csv"
-    lines = log(6, country=["DE"] * 6).write_csv().splitlines()
-    lines[2], lines[3] = lines[2].replace("DE", '"DE'), lines[3].replace("DE", 'DE"')
+    lines = log(6, **{column: ["DE"] * 6}).write_csv().splitlines()
+    lines[2], lines[4] = lines[2].replace("DE", '"DE'), lines[4].replace("DE", 'DE"')
     path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"log.csv: line 3: a quote is not closed before line 5"):
+        read_log(market(), [path], tmp_path / "clean.parquet")
+
+
+def test_texts_of_several_lines(tmp_path: Path) -> None:
+    """Where they are read, a row rule; in columns that only lie in the log they are no matter."""
+    path = tmp_path / "log.csv"
+    log(6, country=["DE", "F\nR", *["DE"] * 4], unused=['said\n\n"hello", then left'] * 6).write_csv(path)
     with pytest.raises(DataError, match=r"line_break:country: must stand on one line: is a quote not closed\?: 1 rows"):
         read_log(market(), [path], tmp_path / "clean.parquet")
     clean = read_log(
         market(), [path], tmp_path / "clean.parquet", quarantine=Quarantine(tmp_path / "bad.parquet", limit=1)
     )
-    assert clean.report["rows_kept"] == 4
+    assert clean.report["rows_kept"] == 5
     assert "line_break:country" in pl.read_parquet(tmp_path / "bad.parquet")["__reason"].item()
 
 
 def test_nor_does_one_in_a_column_that_only_excludes_rows(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     of = market(features={"exclude": [{"column": "unused", "values": ["test"]}]})
-    lines = log(6).select("unused", pl.exclude("unused")).write_csv().splitlines()
-    lines[2], lines[3] = lines[2].replace("x,", '"x,', 1), lines[3].replace("x,", 'x",', 1)
-    path.write_text("\n".join(lines) + "\n")
+    log(6, unused=["x", "x\ny", *["x"] * 4]).write_csv(path)
     with pytest.raises(DataError, match="line_break:unused: must stand on one line"):
         read_log(of, [path], tmp_path / "clean.parquet")
 

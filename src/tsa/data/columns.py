@@ -103,6 +103,11 @@ def inexact(name: str, dtype: pl.DataType) -> pl.Expr | None:
     return pl.col(name).is_not_nan() & (pl.col(name).abs() >= EXACT_BITS[bits])
 
 
+def nested(name: str) -> pl.Expr:
+    """True where a text column of JSON holds what was an object or a list there."""
+    return pl.col(name).str.contains(r'^\s*(?:\{\s*["}]|\[\s*(?:["\[{\]0-9-]|true|false|null))[\s\S]*[\]}]\s*$')
+
+
 def number(name: str, dtype: pl.DataType) -> pl.Expr:
     """Float64; null where it cannot be read (and where it is missing, unless it is NaN)."""
     if not is_texty(dtype):

@@ -10,7 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import polars as pl
 
 from tsa.data.columns import is_texty
 from tsa.data.duplicates import Repeated, judge, none_repeated
+from tsa.data.faults import fault_of, why_unreadable
 from tsa.data.pseudonyms import Pseudonyms, VeiledSource
 from tsa.data.quarantine import Quarantine, SetAside
-from tsa.data.rules import KNOWN_AT, LABEL, TIME, read_columns, shape_of
+from tsa.data.rules import KNOWN_AT, LABEL, TIME, Shape, read_columns, shape_of
 from tsa.data.scaling import Domain
 from tsa.data.sorting import ROW_GROUP, ParquetParts, row_bytes, sorted_parts, stretches
 from tsa.data.sources import Source, open_sources
@@ -40,7 +41,7 @@ from tsa.data.validate import (
     set_aside_text,
     write_quarantine,
 )
-from tsa.errors import DataError
+from tsa.errors import DataError, brief
 from tsa.schema import Market
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def read_log(
     Without `need_label` a log may lack its outcomes and what only reports use. domains: by numerical feature the numbers
     that can be scaled; None: those that an encoder fitted as the market says can. Files appear whole or not at all.
     """
-    sources = open_sources(logs, read_columns(market))
+    keys = (market.event.id, *(str(history.key) for history in market.history))
+    sources = open_sources(logs, read_columns(market), keys)
     pseudonyms = Pseudonyms.of(market)
     if pseudonyms is not None:
         market, sources = pseudonyms.market(market), [VeiledSource.over(source, pseudonyms) for source in sources]
@@ -92,8 +94,7 @@ def clean_log(
 ) -> CleanLog:
     """Check and sort rows that are opened already, as `read_log` does."""
     out = Path(out)
-    shape = shape_of(market, [source.schema for source in sources], need_label=need_label, domains=domains)
-    log = Log(shape=shape, sources=sources)
+    log = Log(shape=_shape(market, sources, need_label, domains), sources=sources)
     if not log.shape.label:
         logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -107,14 +108,33 @@ def clean_log(
     return CleanLog(path=out, report=report)
 
 
+def _shape(market: Market, sources: Sequence[Source], need_label: bool, domains: Mapping[str, Domain] | None) -> Shape:
+    names = [
+        source.paths[0] if len(source.paths) == 1 else f"{source.paths[0]} and {len(source.paths) - 1} more"
+        for source in sources
+    ]
+    schemas = [source.schema for source in sources]
+    names = names if len(names) > 1 else []
+    return shape_of(market, schemas, need_label=need_label, domains=domains, names=names)
+
+
+def _unreadable(log: Log, error: Exception) -> DataError:
+    """Of many files, which one cannot be read, and why. Polars shows what stands where it stops."""
+    columns, veiled = read_columns(log.shape.market), any(source.is_veiled for source in log.sources)
+    for source in log.sources:
+        for path in source.paths:
+            found = fault_of(replace(source, paths=(path,)).scan(columns))
+            if found is not None:
+                return why_unreadable(path, source.kind, found, is_veiled=veiled)
+    return DataError(f"log: cannot be read: {type(error).__name__ if veiled else brief(error)}")
+
+
 def _stage(log: Log, aside: Path) -> None:
     """All rows, typed and flagged, in file order: the files are parsed once, whatever their format."""
     try:
         log.staged().sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
     except pl.exceptions.PolarsError as error:
-        veiled = any(source.is_veiled for source in log.sources)  # Polars shows what stands where it stops
-        why = type(error).__name__ if veiled else error
-        raise DataError(f"log: cannot be read: {why}") from (None if veiled else error)
+        raise _unreadable(log, error) from None
 
 
 def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | None) -> dict[str, Any]:

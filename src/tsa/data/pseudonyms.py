@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tsa.data.columns import inexact, text
+from tsa.data.columns import inexact, nested, text
 from tsa.data.sources import EXTRA, Source
 from tsa.data.spelling import Spelling
 from tsa.data.values import text_of
@@ -95,6 +95,7 @@ class VeiledSource(Source):
             paths=source.paths,
             schema=schema,
             lone_quotes=source.lone_quotes,
+            blank_lines=source.blank_lines,
             pseudonyms=pseudonyms,
             raw=source.schema,
         )
@@ -113,9 +114,12 @@ class VeiledSource(Source):
         return frame.with_columns(self._veiled(name) for name in names)
 
     def _veiled(self, name: str) -> pl.Expr:
-        """A number that is not exact is no value to be hashed: what stands for all of them breaks the same rule."""
+        """What is no value to be hashed, as it breaks a rule: something stands for it that breaks the same rule."""
         veil, bad = self.pseudonyms, inexact(name, self.raw[name])
         series = text(name, self.raw[name], veil.spelling).map_batches(
             veil.series, return_dtype=pl.String(), is_elementwise=True
         )
-        return (series if bad is None else pl.when(bad).then(pl.lit(INEXACT)).otherwise(series)).alias(name)
+        series = series if bad is None else pl.when(bad).then(pl.lit(INEXACT)).otherwise(series)
+        if self.kind == "json":
+            series = pl.when(nested(name)).then(pl.lit("[]")).otherwise(series)
+        return series.alias(name)

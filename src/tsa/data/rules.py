@@ -90,13 +90,25 @@ def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
 
 
 def shape_of(
-    market: Market, schemas: Sequence[Schema], *, need_label: bool, domains: Mapping[str, Domain] | None = None
+    market: Market,
+    schemas: Sequence[Schema],
+    *,
+    need_label: bool,
+    domains: Mapping[str, Domain] | None = None,
+    names: Sequence[str] = (),
 ) -> Shape:
     """Checks that all files have the columns, with types that can be read. Raises DataError listing all that do not.
 
-    domains: what the encoder can scale; None: what one fitted as the market says can.
+    domains: what the encoder can scale; None: what one fitted as the market says can. names: of each schema, what files
+    it is of, where there are several.
     """
-    found = list(dict.fromkeys(line for schema in schemas for line in _schema_findings(market, schema, need_label)))
+    prefixes = [f"{name}: " for name in names] or [""] * len(schemas)
+    found = [
+        f"{prefix}{line}"
+        for prefix, schema in zip(prefixes, schemas, strict=True)
+        for line in _schema_findings(market, schema, need_label)
+    ]
+    found = list(dict.fromkeys(found))
     if found:
         raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(found, schemas)]))
     has = {name for schema in schemas for name in schema}
@@ -125,7 +137,9 @@ def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
     if len(findings) > len(shown):
         shown.append(f"and {len(findings) - len(shown)} more columns")
     if any(len([name for name in schema if not name.startswith("__")]) == 1 for schema in schemas):
-        shown.append("the first line holds one column alone: fields must be separated by commas or by tabs")
+        shown.append(
+            "the first line holds one column alone: fields must be separated by commas, tabs, semicolons or bars"
+        )
     return shown
 
 

@@ -7,18 +7,19 @@ lines) are all scanned as text: guessing types from the first rows breaks on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 import polars as pl
 
-from tsa.data.lines import has_lone_quotes, kind_of_header, refuse_short
+from tsa.data.faults import why_unreadable
+from tsa.data.heads import SEPARATORS, first_line, kind_of_header, names_of, refuse_other_kinds
+from tsa.data.json_lines import check_json, fields_of
+from tsa.data.lines import check_lines, has_lone_quotes
 from tsa.data.paths import find_files
 from tsa.errors import DataError
 
-SEPARATORS = {"csv": ",", "tsv": "\t"}
-JSON_PEEK_ROWS = 1000
 EXTRA = "__beyond the header"  # in CSV: what stands in a row behind the last column of the header
 
 
@@ -31,6 +32,8 @@ class Source:
     schema: dict[str, pl.DataType]
     lone_quotes: bool = False
     """Of a table separated by tabs: whether quotes are letters, since not all of them are around whole fields."""
+    blank_lines: bool = False
+    """Of a table: whether there are lines in which nothing stands. They are no rows."""
     carried: tuple[str, ...] = ()
     """Columns that are no market's, and go along to the clean table as they are."""
     noted: Mapping[str, str] = field(default_factory=dict)
@@ -48,21 +51,31 @@ class Source:
         """These columns, those that the files lack left out, in file order."""
         present = [name for name in (*columns, *self.carried, EXTRA) if name in self.schema]
         wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
-        return _scan(self.kind, list(self.paths), wanted, self.lone_quotes).select(present)
+        frame = _scan(self.kind, list(self.paths), wanted, self.lone_quotes)
+        if self.blank_lines:
+            frame = frame.filter(pl.any_horizontal(pl.all().str.strip_chars() != ""))
+        return frame.select(present)
 
 
-def open_sources(logs: Sequence[str], columns: Sequence[str]) -> list[Source]:
-    """All files of the logs as few sources, in order. Raises DataError for a file that is missing, empty or torn."""
+def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str] = ()) -> list[Source]:
+    """All files of the logs as few sources, in order. keys: those of the columns in which every digit counts.
+
+    Raises DataError, with file and line, for a file that is missing, empty, torn, or not what its name says.
+    """
     files = find_files(logs)
-    opened = [_opened(path, kind, columns) for path, kind in files]
+    opened = [_opened(path, kind, columns, keys) for path, kind in files]
     for source in opened:
         _refuse_own(source, columns, alone=len(files) == 1)
-    grouped = groupby(opened, key=lambda source: (source.kind, source.lone_quotes, tuple(source.schema.items())))
-    joined = []
-    for (kind, lone_quotes, schema), group in grouped:
-        paths = tuple(path for source in group for path in source.paths)
-        joined.append(Source(kind=kind, paths=paths, schema=dict(schema), lone_quotes=lone_quotes))
+    joined: list[Source] = []
+    for _, group in groupby(opened, key=_alike):
+        sources = list(group)
+        joined.append(replace(sources[0], paths=tuple(path for source in sources for path in source.paths)))
     return joined
+
+
+def _alike(source: Source) -> tuple[Any, ...]:
+    """Files for which this is equal are scanned together."""
+    return source.kind, source.lone_quotes, source.blank_lines, tuple(source.schema.items())
 
 
 def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
@@ -73,36 +86,32 @@ def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
         raise DataError(f"{source.paths[0]}: holds {what}, not payments; leave it out of the log or move it")
 
 
-def _opened(path: str, kind: str, columns: Sequence[str]) -> Source:
+def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str]) -> Source:
     try:
+        refuse_other_kinds(path, kind)
         if kind == "json":
-            return Source(kind=kind, paths=(path,), schema=_json_schema(path, columns))
+            names = fields_of(path, columns)
+            check_json(path, columns, keys)
+            return Source(kind=kind, paths=(path,), schema=dict.fromkeys(names, pl.String()))
         if kind == "parquet":
             return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
-        kind = kind_of_header(path, kind)
-        mark, tabs = SEPARATORS[kind], kind == "tsv"
-        header = pl.scan_csv(
-            path, separator=mark, quote_char=None if tabs else '"', infer_schema=False, glob="://" in path
-        )
-        names = pl.DataFrame({"name": header.collect_schema().names()}, schema={"name": pl.String})
-        refuse_short(path, mark, len(names), quoted=not tabs)
-        if tabs:
-            names = names.select(unquoted(pl.col("name")))
-        else:  # Polars takes the quotes around a name away, not the doubled ones inside it
-            names = names.select(pl.col("name").str.replace_all('""', '"', literal=True))
-        schema: dict[str, pl.DataType] = dict.fromkeys([*names["name"].to_list(), EXTRA], pl.String())
-        lone = tabs and has_lone_quotes(path, mark)
-        return Source(kind=kind, paths=(path,), schema=schema, lone_quotes=lone)
+        return _table(path, kind)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
+        raise why_unreadable(path, kind, error) from error
 
 
-def _json_schema(path: str, columns: Sequence[str]) -> dict[str, pl.DataType]:
-    """Fields of the first rows; of all rows only when a declared one is not among those (JSON may leave fields out)."""
-    names = pl.scan_ndjson(path, infer_schema_length=JSON_PEEK_ROWS).collect_schema().names()
-    if not set(columns) <= set(names):
-        names = pl.scan_ndjson(path, infer_schema_length=None).collect_schema().names()
-    return {name: pl.String() for name in names}
+def _table(path: str, kind: str) -> Source:
+    header = first_line(path)
+    kind = kind_of_header(header, kind)
+    names, mark, tabs = names_of(header, kind, path), SEPARATORS[kind], kind == "tsv"
+    blank = check_lines(path, mark, len(names), quoted=not tabs)
+    return Source(
+        kind=kind,
+        paths=(path,),
+        schema=dict.fromkeys([*names, EXTRA], pl.String()),
+        lone_quotes=tabs and has_lone_quotes(path, mark),
+        blank_lines=blank,
+    )
 
 
 def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], lone_quotes: bool = False) -> pl.LazyFrame:

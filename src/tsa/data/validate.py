@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from tsa.data.columns import nested
 from tsa.data.duplicates import Repeated
 from tsa.data.files import replaced_file
 from tsa.data.rules import LABEL, Rule, Shape, excluded, read_columns, rules, typed, values
@@ -44,7 +45,7 @@ class Log:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            found = [*rules(self.shape, source.schema, value), *noted_rules(source)]
+            found = [*rules(self.shape, source.schema, value), *noted_rules(source), *nested_rules(self.shape, source)]
             broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in found)
             use = (
                 pl.when(excluded(self.shape.market, source.schema))
@@ -64,7 +65,14 @@ class Log:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            found = {rule.name: rule for rule in (*rules(self.shape, source.schema, value), *noted_rules(source))}
+            found = {
+                rule.name: rule
+                for rule in (
+                    *rules(self.shape, source.schema, value),
+                    *noted_rules(source),
+                    *nested_rules(self.shape, source),
+                )
+            }
             named.update(found)
             raw = [name for name in (*read_columns(self.shape.market), *source.carried, EXTRA) if name in source.schema]
             frames.append(
@@ -98,6 +106,15 @@ def noted_rules(source: Source) -> list[Rule]:
         Rule(name=name, column=PROBLEM_VALUE, text=text, broken=pl.col(PROBLEM) == name)
         for name, text in source.noted.items()
     ]
+
+
+def nested_rules(shape: Shape, source: Source) -> list[Rule]:
+    """An object or a list of JSON is no text, though Polars spells it as one."""
+    if source.kind != "json":
+        return []
+    texts = [name for name in read_columns(shape.market) if name in source.schema and name not in shape.numbers]
+    rule = "must be a text, a number, true, false or null"
+    return [Rule(name=f"not_a_text:{name}", column=name, text=rule, broken=nested(name)) for name in texts]
 
 
 def duplicate_rule(column: str, repeated: Repeated) -> Rule:

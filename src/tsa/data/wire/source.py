@@ -18,9 +18,11 @@ import polars as pl
 import pyarrow as pa
 
 from tsa.data import columns
+from tsa.data.faults import why_unreadable
+from tsa.data.heads import SEPARATORS
 from tsa.data.paths import find_files
 from tsa.data.rules import needed_columns, the_first
-from tsa.data.sources import EXTRA, SEPARATORS, Source, open_sources
+from tsa.data.sources import EXTRA, Source, open_sources
 from tsa.data.spelling import Spelling
 from tsa.data.wire.fields import Layout
 from tsa.data.wire.problems import Problems
@@ -63,8 +65,8 @@ class WireFile:
             yield from self._json_blocks(rows) if self.source is None else self._table_blocks(self.source, rows)
         except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
             # Polars shows what stands where it stops
-            why = type(error).__name__ if self._veiled else error
-            raise DataError(f"{self.path}: cannot be read: {why}") from (None if self._veiled else error)
+            kind = "json" if self.source is None else self.source.kind
+            raise why_unreadable(self.path, kind, error, is_veiled=self._veiled) from None
 
     def _json_blocks(self, rows: int) -> Iterator[Block]:
         found, spelling = _json_rows(self.path), OwnTexts(self.layout)
@@ -106,7 +108,7 @@ class WireFile:
 
     @property
     def _has_quotes(self) -> bool:
-        return self.source is not None and self.source.kind == "csv"
+        return self.source is not None and self.source.kind in SEPARATORS and self.source.kind != "tsv"
 
     @property
     def _told(self) -> frozenset[str]:

@@ -1,0 +1,117 @@
+"""How a file begins: whether it is what its name says, and what the first line of a table tells.
+
+It looks at the first bytes alone. It knows formats and encodings, not columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from tsa.data.spelling import BLANKS
+from tsa.errors import DataError, brief
+
+HEAD_BYTES = 65_536
+BOM = "\ufeff"
+SEPARATORS = {"csv": ",", "tsv": "\t", "csv with ;": ";", "csv with |": "|"}
+"""What separates the fields of each kind of table. Only in those with tabs are quotes letters."""
+LINE = "line"
+
+_MAGIC = {
+    b"PK\x03\x04": "an Excel or zip file; export it as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "an old Excel file; export it as CSV in UTF-8",
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"ORC": "an ORC file; export it as Parquet",
+    b"Obj\x01": "an Avro file; export it as Parquet",
+    b"ARROW1": "an Arrow file; export it as Parquet",
+    b"\x1f\x8b": "compressed by gzip; let its name end in .gz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; let its name end in .zst",
+    b"BZh": "compressed by bzip2; compress it by gzip",
+    b"\xff\xfe": "in UTF-16; save it as UTF-8",
+    b"\xfe\xff": "in UTF-16; save it as UTF-8",
+}
+
+
+def refuse_other_kinds(path: str, kind: str) -> None:
+    """DataError for a local file that is not of the kind that its name says, or that is empty. OSError."""
+    if "://" in path:
+        return
+    if kind == "parquet":
+        _refuse_torn_parquet(path)
+        return
+    with pa.input_stream(path) as stream:
+        head = stream.read(HEAD_BYTES)
+    if not head.strip():
+        raise DataError(f"{path}: is empty")
+    for magic, what in _MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(f"{path}: is {what}")
+    if head[:400].count(0) > len(head[:400]) // 4:
+        raise DataError(f"{path}: is in UTF-16; save it as UTF-8")
+    if kind == "json" and head.startswith(BOM.encode()):
+        raise DataError(f"{path}: begins with a byte order mark; save it as UTF-8 without one")
+    if b"\r" in head and b"\n" not in head:
+        raise DataError(f"{path}: has lines that end in CR alone; save it with line ends of LF or CRLF")
+
+
+def _refuse_torn_parquet(path: str) -> None:
+    with Path(path).open("rb") as file:
+        head = file.read(4)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 4))
+        tail = file.read(4)
+    if not size:
+        raise DataError(f"{path}: is empty")
+    if head != b"PAR1":
+        raise DataError(f"{path}: is no Parquet file; export it as Parquet, or let its name say what it is")
+    if tail != b"PAR1":
+        raise DataError(f"{path}: is a Parquet file that is cut off; copy it again")
+
+
+def first_line(path: str) -> str:
+    """The first line of a text, without its end or a byte order mark."""
+    first = pl.scan_lines(path, name=LINE, glob="://" in path).head(1).collect()
+    return str(first[LINE].item() or "").rstrip("\r").removeprefix(BOM) if len(first) else ""
+
+
+def kind_of_header(line: str, kind: str) -> str:
+    """The kind of table that a first line begins: files are called `.csv` and separated by tabs, or the other way round.
+
+    A tab outside quotes settles it, since no column has one in its name; else what is most often there of commas,
+    semicolons and bars; where there is none of these, the kind stays.
+    """
+    bare = re.sub(r'"(?:[^"]|"")*"', "", line)
+    if "\t" in bare:
+        return "tsv"
+    counts = Counter({name: bare.count(mark) for name, mark in SEPARATORS.items()})
+    name, most = counts.most_common(1)[0]
+    return name if most else kind
+
+
+def names_of(line: str, kind: str, path: str) -> list[str]:
+    """The names of the columns; one without a name gets one that no market can use.
+
+    Raises DataError where two are the same but for blanks and byte order marks, or a quote is not closed.
+    """
+    if kind == "tsv":
+        names = [_unquoted(name) for name in line.split("\t")]
+    else:
+        try:
+            names = next(csv.reader([line], delimiter=SEPARATORS[kind], strict=True), [])
+        except csv.Error:
+            raise DataError(
+                f"{path}: line 1: a quote is not closed, or does not stand around a whole name; put it right"
+            ) from None
+    plain = Counter(name.strip(BLANKS + BOM) for name in names)
+    if twice := [name for name, count in plain.items() if name and count > 1]:
+        raise DataError(f"{path}: line 1: two columns are called {brief(twice[0])!r}; rename one or leave it out")
+    return [name if name.strip(BLANKS) else f"__unnamed_{at}" for at, name in enumerate(names)]
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', name) else name

@@ -1,0 +1,231 @@
+"""Files that are not what their name says, and the same log in every format: one table, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tsa.data.encoder import Encoder
+from tsa.data.events import read_log
+from tsa.data.payments import PaymentReader
+from tsa.errors import DataError
+from tsa.schema import Market
+
+MARKET = Market.from_dict(
+    {
+        "name": "formats",
+        "event": {"id": "id", "time": "at", "amount": "amount"},
+        "label": {"column": "fraud", "delay_days": 1},
+        "history": [{"name": "card", "key": "card"}],
+        "features": {"categorical": [{"name": "kind", "min_count": 1}], "numerical": ["amount"]},
+    }
+)
+START = datetime(2025, 1, 1)
+HEADER = "id,at,card,kind,amount,fraud"
+LINE = "1,2025-01-01 00:00:00,7,web,5.0,0"
+
+
+def read(folder: Path, *paths: Path | str, market: Market = MARKET, **options: Any) -> pl.DataFrame:
+    made = read_log(market, [str(path) for path in paths], folder / "clean.parquet", **options)
+    return pl.read_parquet(made.path)
+
+
+def refused(folder: Path, *paths: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read(folder, *paths, **options)
+    text = str(caught.value)
+    assert len(text) < 600 * (1 + text.count("\n")), text
+    return text
+
+
+CSV = f"{HEADER}\n{LINE}\n".encode()
+FILES = {
+    "xlsx.csv": (b"PK\x03\x04" + CSV, "is an Excel or zip file; export it as CSV in UTF-8"),
+    "xls.csv": (b"\xd0\xcf\x11\xe0" + CSV, "is an old Excel file"),
+    "parquet.csv": (b"PAR1" + CSV, "is a Parquet file; name it .parquet"),
+    "packed.csv": (gzip.compress(CSV), "is compressed by gzip; let its name end in .gz"),
+    "wide.csv": ("\ufeff" + CSV.decode()).encode("utf-16-le") and (CSV.decode().encode("utf-16"), "is in UTF-16"),
+    "wide_without_mark.csv": (CSV.decode().encode("utf-16-le"), "is in UTF-16; save it as UTF-8"),
+    "latin.csv": (CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1"), "line 3: byte 0xe9 is not UTF-8"),
+    "latin.tsv": ((CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1")).replace(b",", b"\t"), "line 3: byte 0xe9"),
+    "unused.csv": (b"id,at,card,kind,amount,fraud,m\n1,2025-01-01,7,w,5,0,\xff\n", "line 2: byte 0xff is not UTF-8"),
+    "mac.csv": (CSV.replace(b"\n", b"\r"), "has lines that end in CR alone"),
+    "nul.csv": (CSV.replace(b"web", b"w\0b"), "line 2: holds a NUL byte"),
+    "empty.csv": (b"", "is empty"),
+    "blank.csv": (b"\n \n", "is empty"),
+    "cut.csv.gz": (
+        gzip.compress(b"".join(b"%d," % at * 5 + b"0\n" for at in range(9999)))[:-5000],
+        "is compressed and ends too early; copy it again",
+    ),
+    "twice.csv": (CSV.replace(b"kind", b" card"), "line 1: two columns are called 'card'"),
+    "cut.parquet": (b"PAR1" + CSV, "is a Parquet file that is cut off; copy it again"),
+    "text.parquet": (CSV, "is no Parquet file"),
+    "none.parquet": (b"", "is empty"),
+    "mark.jsonl": (b'\xef\xbb\xbf{"id": 1}\n', "begins with a byte order mark"),
+    "nan.jsonl": (b'{"id": 1}\n{"id": 2, "amount": NaN}\n', "line 2 is not JSON: NaN is no JSON value; write null"),
+    "infinite.jsonl": (b'{"id": 1}\n\n{"amount": -Infinity}\n', "line 3 is not JSON: -Infinity is no JSON value"),
+    "cut.jsonl": (b'{"id": 1}\n{"id": 2, "am', "line 2 is not JSON: the line is cut off"),
+    "array.json": (b'[{"id": 1},\n{"id": 2}]\n', "line 1 is not JSON"),
+    "lists.jsonl": (b'{"id": 1}\n[1, 2]\n', "line 2 must hold an object of fields (got a list)"),
+    "texts.jsonl": (b'{"id": 1}\n"x"\n', "line 2 must hold an object of fields (got a text)"),
+    "latin.jsonl": (b'{"id": 1}\n{"kind": "caf\xe9"}\n', "line 2 is not JSON: byte 0xe9 is not UTF-8"),
+    "twice.jsonl": (b'{"id": 1}\n{"id": 2, "card": 1, "card": 2}\n', "line 2: field 'card' stands twice"),
+    "floats.jsonl": (b'{"id": 1}\n{"card": 9100000000000000001.0}\n', "line 2: card must have all its digits"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_not_what_its_name_says(name: str, tmp_path: Path) -> None:
+    """One sentence with the file, beside a sound one, and the line where there is one."""
+    content, message = FILES[name]
+    (tmp_path / "a.csv").write_bytes(CSV)
+    (tmp_path / name).write_bytes(content)
+    text = refused(tmp_path, tmp_path / "a.csv", tmp_path / name)
+    assert text.startswith(f"{tmp_path / name}: {message}"), text
+    assert "\n" not in text
+
+
+def test_of_a_file_no_more_than_a_hundred_characters_are_told(tmp_path: Path) -> None:
+    """A quote that nothing closes made a message of the whole log."""
+    path = tmp_path / "a.csv"
+    path.write_text(f'{HEADER}\n{LINE}\n1,2025-01-01,7,"web,5,0\n' + f"{LINE}\n" * 5000)
+    assert f"{path}: line 3: a quote is not closed before line" in refused(tmp_path, path)
+    path.write_text(f"{HEADER}\n" + LINE.replace("web,5.0", "web," + "x" * 9999) + "\n")
+    assert len(refused(tmp_path, path)) < 400
+
+
+def test_a_header_alone(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    path.write_text(f"{HEADER}\n")
+    assert refused(tmp_path, path) == "log: must hold at least one row, however: it is empty"
+    other.write_bytes(CSV)
+    assert len(read(tmp_path, path, other)) == 1
+
+
+@pytest.mark.parametrize("mark", ["\t", ";", "|", ","])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+def test_the_separator_is_seen_in_the_header(mark: str, name: str, tmp_path: Path) -> None:
+    content = CSV.replace(b",", mark.encode())
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert read(tmp_path, tmp_path / name)["kind"].to_list() == ["web"]
+
+
+def test_one_column_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(CSV.replace(b",", b"~"))
+    assert "the first line holds one column alone" in refused(tmp_path, path)
+
+
+def test_which_of_many_files_does_not_fit(tmp_path: Path) -> None:
+    for name in ("jan", "feb", "mar"):
+        (tmp_path / f"{name}.csv").write_bytes(CSV)
+    (tmp_path / "feb.csv").write_bytes(CSV.replace(b"kind", b"sort"))
+    text = refused(tmp_path, *(tmp_path / f"{name}.csv" for name in ("jan", "feb", "mar")))
+    assert text.splitlines()[1].startswith(f"  {tmp_path / 'feb.csv'}: kind: missing")
+    assert "jan" not in text
+
+
+def test_what_is_nested_in_json_is_no_text(tmp_path: Path) -> None:
+    rows = [{"id": at, "at": "2025-01-01", "card": 7, "kind": "w", "amount": 5, "fraud": 0} for at in range(6)]
+    rows[1]["kind"], rows[2]["card"], rows[3]["kind"] = {"a": 1}, [1, 2], "[deleted]"
+    rows[4]["note"] = {"card": [1], "kind": {}}
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = refused(tmp_path, path)
+    assert "not_a_text:kind: must be a text, a number, true, false or null: 1 rows; the first: id 1" in text
+    assert "not_a_text:card" in text
+    kept = read(tmp_path, path, quarantine=tmp_path / "bad.parquet")
+    assert kept["id"].to_list() == [0, 3, 4, 5]
+
+
+KEYS = ["7", "007", "1e3", "9100000000000000001", None, "27", "27", "x", "0"]
+KINDS = ["true", "false", None, "27", "web", "NA", "1.50", None, "true"]
+SPELLED = {
+    "card": ["7", "007", "1e3", "9100000000000000001", r"\N", "27.0", "27", "x", "-0.0"],
+    "kind": ["True", "FALSE", " ", "27.0", "web", "NA", "1.50", "NULL", "true"],
+    "amount": ["5", " 5.5 ", "NULL", "nan", "1e3", "-0.0", "", "<NA>", "True"],
+    "fraud": ["True", "FALSE", "1", "0", "NULL", "-1", "", "1.0", "nan"],
+}
+AMOUNTS = [5, 5.5, None, None, 1000, 0, None, None, 1]
+LABELS = [1, 0, 1, 0, -1, -1, -1, 1, -1]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet", "large.parquet", "dictionary.parquet"])
+def test_texts_read_the_same_in_every_format(name: str, tmp_path: Path) -> None:
+    path, ids = tmp_path / name, list(range(len(KEYS)))
+    times = [f"{START + timedelta(hours=at)}.000 +0000" for at in ids]
+    frame = pl.DataFrame({"id": ids, "at": times, **SPELLED})
+    if name.endswith("parquet"):
+        kind = pa.large_string() if name == "large.parquet" else pa.string()
+        table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+        texts = {key: pa.array(values, kind) for key, values in SPELLED.items()}
+        if name == "dictionary.parquet":
+            texts = {key: values.dictionary_encode() for key, values in texts.items()}
+        pq.write_table(pa.table({"id": table["id"], "at": table["at"], **texts}), path)
+    elif name == "a.jsonl":
+        frame.write_ndjson(path)
+    else:
+        frame.write_csv(path, separator="\t" if name == "a.tsv" else ",")
+    found = read(tmp_path, path)
+    assert found["card"].to_list() == KEYS
+    assert found["kind"].to_list() == KINDS
+    assert found["amount"].to_list() == AMOUNTS
+    assert found["__label"].to_list() == LABELS
+    rows = [{**row, "at": row["at"]} for row in frame.to_dicts()]
+    reader = PaymentReader(MARKET, Encoder.fit(MARKET, found))
+    single = reader.read_all(rows, outcomes=True)
+    assert list(single.keys["card"]) == KEYS
+    assert [row["kind"] for row in single.raw] == KINDS
+    assert [row["amount"] for row in single.raw] == AMOUNTS
+    assert single.label.tolist() == LABELS
+    assert single.time_seconds.tolist() == found["__time_seconds"].to_list()
+
+
+TYPES: dict[str, tuple[Any, list[Any]]] = {
+    "int64": (pa.int64(), [7, 27, None]),
+    "uint64": (pa.uint64(), [7, 27, None]),
+    "float64": (pa.float64(), [7.0, 27.0, float("nan")]),
+    "float32": (pa.float32(), [7.0, 27.0, None]),
+    "decimal": (pa.decimal128(38, 0), [Decimal(7), Decimal(27), None]),
+    "decimal with places": (pa.decimal128(20, 4), [Decimal("7.0000"), Decimal("27.0000"), None]),
+    "long decimal": (pa.decimal256(38, 2), [Decimal("7.00"), Decimal("27.00"), None]),
+    "text": (pa.string(), ["7", "27.0", "NULL"]),
+    "dictionary": (pa.dictionary(pa.int32(), pa.int64()), [7, 27, None]),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_files_of_one_log_may_have_other_types(name: str, tmp_path: Path) -> None:
+    """Key and category are those of the text file beside it."""
+    kind, values = TYPES[name]
+    times = pa.array([START + timedelta(days=1, hours=at) for at in range(3)], pa.timestamp("us", "UTC"))
+    column = pa.array(values, kind)
+    table = {"id": [10, 11, 12], "at": times, "card": column, "kind": column, "amount": [1.0] * 3, "fraud": [0] * 3}
+    pq.write_table(pa.table(table), tmp_path / "b.parquet")
+    (tmp_path / "a.csv").write_text(f"{HEADER}\n0,2025-01-01,7,7.0,1,0\n1,2025-01-01,27,27,1,0\n2,2025-01-01,,,1,0\n")
+    found = read(tmp_path, tmp_path / "a.csv", tmp_path / "b.parquet")
+    assert found["card"].to_list() == ["7", "27", None] * 2
+    assert found["kind"].to_list() == ["7", "27", None] * 2
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(3), pa.binary(), pa.list_(pa.int64()), pa.duration("us"), pa.decimal256(60, 0)]
+)
+def test_types_without_a_spelling_are_refused(kind: Any, tmp_path: Path) -> None:
+    values: Any = {"list": [[1]], "fixed": [b"abc"], "binar": [b"abc"], "decim": [Decimal(10) ** 55]}
+    column = pa.array(values.get(str(kind)[:5].rstrip("<"), [timedelta(1)]), kind)
+    table = {"id": [1], "at": pa.array([START]), "card": column, "kind": ["a"], "amount": [1.0], "fraud": [0]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert re.search(
+        r"card: must be a text, a number or a time|a.parquet: cannot be read", refused(tmp_path, tmp_path / "a.parquet")
+    )
