@@ -18,6 +18,7 @@ import pytest
 from tsa.data.encoder import Encoder
 from tsa.data.events import read_log
 from tsa.data.payments import PaymentReader
+from tsa.data.quarantine import Quarantine
 from tsa.errors import DataError
 from tsa.schema import Market
 
@@ -144,7 +145,7 @@ def test_what_is_nested_in_json_is_no_text(tmp_path: Path) -> None:
     text = refused(tmp_path, path)
     assert "not_a_text:kind: must be a text, a number, true, false or null: 1 rows; the first: id 1" in text
     assert "not_a_text:card" in text
-    kept = read(tmp_path, path, quarantine=tmp_path / "bad.parquet")
+    kept = read(tmp_path, path, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert kept["id"].to_list() == [0, 3, 4, 5]
 
 
