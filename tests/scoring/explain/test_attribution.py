@@ -67,6 +67,19 @@ def test_attributions_of_a_network_trained_by_the_original_add_up() -> None:
     assert abs(found.residual) <= 0.01 * abs(found.total)
 
 
+def test_a_history_that_the_gate_leaves_out_gets_nothing() -> None:
+    """The network never looks at its events, on the whole way: their slopes are 0, and not missing."""
+    config = ModelConfig(**SMALL, histories=("customer", "terminal"))
+    network = loud_network(config)
+    with torch.no_grad():
+        network.combine.head.narrow.bias[1] -= 100
+    found = attribute(Passage(network, payment_batch(config), neutral_of(config)))
+    left_out = [values for place, values in found.at.items() if place.kind == "events" and place.history == 1]
+    assert left_out
+    assert all((values == 0).all() for values in left_out)
+    assert abs(found.residual) <= 0.01 * abs(found.total)
+
+
 def test_where_the_score_jumps_it_is_said_that_nothing_adds_up() -> None:
     """Experts that come in at a threshold: no slope tells of the step."""
     found = attribute(passage_of(ModelConfig(**SMALL, n_experts=3, expert_policy="threshold")))

@@ -97,8 +97,13 @@ class Walk:
 
     def __init__(self, passage: Passage) -> None:
         self.passage, self.steps = passage, 0
-        self._method = _integrated_gradients()(passage, multiply_by_inputs=False)
+        self._method = _integrated_gradients()(self._connected, multiply_by_inputs=False)
         self._heights: dict[float, float] = {}
+
+    def _connected(self, *states: Tensor) -> Tensor:
+        """(n,) the log odds, which depend on every place in form: a gate leaves out a history that matters to no payment."""
+        nothing = torch.stack([0.0 * state.flatten(1).sum(1) for state in states]).sum(0)
+        return self.passage(*states) + nothing
 
     def height(self, at: float) -> float:
         """The log odds at a share of the way."""
