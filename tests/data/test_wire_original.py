@@ -16,6 +16,7 @@ from wire_rows import NOW, PAST, TABLE, row, told, write
 from tsa.data.encoder import Encoder
 from tsa.data.history import HistoryArrays, gather
 from tsa.data.legacy import original_encoder
+from tsa.data.quarantine import Quarantine
 from tsa.data.store import prepare
 from tsa.data.wire import WireReader
 from tsa.errors import DataError, MarketError
@@ -54,7 +55,7 @@ def line(past: Any = PAST, **changes: Any) -> dict[str, Any]:
 
 def in_files(of: Market, rows: list[dict[str, Any]], folder: Path, quarantine: bool = False) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / "quarantine.parquet" if quarantine else None
+    aside = Quarantine(folder / "quarantine.parquet", 1.0) if quarantine else None
     log = write(rows, folder / "rows.jsonl")
     return prepare(of, log, folder / "store", encoder=encoder(of), quarantine=aside)
 

@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tsa.data.quarantine import Quarantine
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError, DataError
+from tsa.model import Batch
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.scorer import Scorer, score_events, write_scores
 
@@ -185,6 +187,41 @@ def test_no_score_at_all_where_the_network_gives_no_number(scorer: Scorer, log: 
         next(broken.classifier.parameters()).fill_(float("nan"))
     with pytest.raises(DataError, match="must get a number as score, however: 20 of 20 do not"):
         Scorer(replace(scorer.bundle, network=broken)).score(log.head(20))
+
+
+def test_a_payment_without_a_score_does_not_cost_the_others(
+    scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame, tmp_path: Path
+) -> None:
+    """It is set aside with its reason, beside the rows that break a rule; it stays in the histories of the others."""
+    gone = scores["id"].gather([3, 700, 1500]).to_list()
+
+    class Gaps:
+        """An engine that has no number for some of the scores that the network gives."""
+
+        name = "gaps"
+
+        def __call__(self, batch: Batch) -> NDArray[np.float32]:
+            found = scorer.engine(batch)
+            return np.where(np.isin(found, lost), np.float32("nan"), found)
+
+    lost = scores.filter(pl.col("id").is_in(gone))["raw_score"].to_numpy()
+    gaps = copy.copy(scorer)
+    gaps.engine = Gaps()
+    bad = log.with_columns(amount=pl.when(pl.int_range(pl.len()) == 1990).then(float("inf")).otherwise("amount"))
+    path = tmp_path / "quarantine.parquet"
+    found = gaps.score(bad, quarantine=path)
+    kept = scores.filter(~pl.col("id").is_in([*gone, bad["payment_id"][1990]]))
+    assert found["id"].to_list() == kept["id"].to_list()
+    np.testing.assert_allclose(found["raw_score"][:1900], kept["raw_score"][:1900], atol=1e-6)
+    aside = pl.read_parquet(path)
+    assert dict(aside.select("payment_id", "__reason").iter_rows()) == {
+        **dict.fromkeys(gone, "no_score:payment_id"),
+        bad["payment_id"][1990]: "infinite:amount",
+    }
+    with pytest.raises(DataError, match="a quarantine file would set them aside"):
+        gaps.score(log)
+    with pytest.raises(DataError, match=r"no_score:payment_id: must get a number as score: 3 rows"):
+        gaps.score(bad, quarantine=Quarantine(tmp_path / "few.parquet", 0.001))
 
 
 def test_scores_are_written_whole(scores: pl.DataFrame, tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | 
         raise DataError("log: must hold at least one row, however: it is empty")
     repeated = _repeated(log, staged, ids, use)
     use = use.scatter(repeated.broken, BAD).scatter(repeated.replaced, REPLACED)
+    unscored = _unscored(ids, use, quarantine)
+    use = use.scatter(unscored, BAD)
     rows_by_use = {kind: int((use == kind).sum()) for kind in (KEPT, EXCLUDED, BAD, REPLACED)}
     if rows_by_use[REPLACED]:
         logger.warning("%s: %d rows are replaced by later ones of the same payment", id_name, rows_by_use[REPLACED])
@@ -153,7 +155,7 @@ def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | 
         raise DataError(
             f"log: must hold at least one row to keep, however: {broken.rows}, excluded {rows_by_use[EXCLUDED]:,}"
         )
-    kept = _kept(staged, repeated.rows)
+    kept = _kept(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
     if _are_integers(log, ids.filter(use == KEPT)):
         kept = kept.with_columns(pl.col(id_name).cast(pl.Int64))
     report = {
@@ -173,6 +175,14 @@ def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | 
     return report
 
 
+def _unscored(ids: pl.Series, use: pl.Series, quarantine: Quarantine | None) -> pl.Series:
+    """Row numbers of payments that are sound, but that a network has no number for."""
+    if quarantine is None or not quarantine.unscored:
+        return none_repeated(ROW).rows
+    found = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
+    return (found & (use == KEPT)).arg_true()
+
+
 def _repeated(log: Log, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
     """What is to be done with rows whose ids stand more than once: most logs have none."""
     again = duplicate_rows(ids, use)
@@ -189,7 +199,7 @@ def _set_aside(log: Log, repeated: Repeated, read: int, bad: int, quarantine: Qu
     """What the bad rows break, once they are in quarantine. Raises DataError where that is not wanted."""
     if bad == 0 and quarantine is None:
         return Broken()
-    flagged, named = log.flagged(repeated)
+    flagged, named = log.flagged(repeated, frozenset() if quarantine is None else quarantine.unscored)
     if quarantine is None:
         raise refuse(flagged, named, read, bad)
     if bad > quarantine.limit * read:

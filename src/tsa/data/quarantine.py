@@ -18,6 +18,8 @@ class Quarantine:
 
     path: Path
     limit: float = LIMIT
+    unscored: frozenset[str] = frozenset()
+    """Ids of payments that a network has no number for: they are set aside as well."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.limit <= 1:
@@ -30,7 +32,9 @@ class Quarantine:
         """A path alone takes the usual limit."""
         if given is None:
             return None
-        return cls(given.path, given.limit) if isinstance(given, Quarantine) else cls(Path(given))
+        if isinstance(given, Quarantine):
+            return cls(given.path, given.limit, given.unscored)
+        return cls(Path(given))
 
     def named(self, name: str) -> Quarantine:
         """The same for another log, in a file of its own beside this one."""

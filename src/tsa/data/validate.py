@@ -58,8 +58,13 @@ class Log:
             frames.append(frame.select(*typed(self.shape, value), *carried, use.cast(pl.UInt8).alias(USE)))
         return pl.concat(frames)
 
-    def flagged(self, repeated: Repeated) -> tuple[pl.LazyFrame, dict[str, Rule]]:
-        """The rows that are not excluded, as they stand in the files, with a boolean column per rule, and the rules."""
+    def flagged(
+        self, repeated: Repeated, unscored: frozenset[str] = frozenset()
+    ) -> tuple[pl.LazyFrame, dict[str, Rule]]:
+        """The rows that are not excluded, as they stand in the files, with a boolean column per rule, and the rules.
+
+        unscored: ids of payments that a network has no number for.
+        """
         mixed = {name for name in read_columns(self.shape.market) if len(self._types(name)) > 1}
         named: dict[str, Rule] = {}
         frames = []
@@ -84,11 +89,13 @@ class Log:
                     *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
                 )
             )
-        rule = duplicate_rule(self.shape.market.event.id, repeated)
-        named[rule.name] = rule
+        known = [duplicate_rule(self.shape.market.event.id, repeated)]
+        if unscored:
+            known.append(unscored_rule(self.shape.market.event.id, unscored))
         joined = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
-        others = (pl.col(flag(name)).fill_null(False) for name in named if name != rule.name)
-        flags = [rule.broken.alias(flag(rule.name)), *others]
+        others = [pl.col(flag(name)).fill_null(False) for name in named]
+        flags = [*(rule.broken.alias(flag(rule.name)) for rule in known), *others]
+        named |= {rule.name: rule for rule in known}
         return joined.filter(~pl.col(USE)).with_columns(flags).drop(USE), named
 
     def _types(self, name: str) -> set[pl.DataType]:
@@ -115,6 +122,12 @@ def nested_rules(shape: Shape, source: Source) -> list[Rule]:
     texts = [name for name in read_columns(shape.market) if name in source.schema and name not in shape.numbers]
     rule = "must be a text, a number, true, false or null"
     return [Rule(name=f"not_a_text:{name}", column=name, text=rule, broken=nested(name)) for name in texts]
+
+
+def unscored_rule(column: str, ids: frozenset[str]) -> Rule:
+    """The rule that a payment breaks which a network has no number for."""
+    broken = pl.col(ID).is_in(list(ids)).fill_null(False)
+    return Rule(name=f"no_score:{column}", column=column, text="must get a number as score", broken=broken)
 
 
 def duplicate_rule(column: str, repeated: Repeated) -> Rule:

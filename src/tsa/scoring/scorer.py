@@ -19,7 +19,7 @@ from tsa.data.files import need_suffix, replaced_file
 from tsa.data.past import Key, PastEvents, assemble
 from tsa.data.payments import PaymentReader
 from tsa.data.payments import Payments as EncodedPayments
-from tsa.data.quarantine import SetAside
+from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.sorting import ParquetParts
 from tsa.data.store import EventStore, prepare
 from tsa.data.wire import Requests, WireReader
@@ -143,8 +143,11 @@ class Scorer:
         progress: Progress = silent,
         part_rows: int = PART_ROWS,
     ) -> Iterator[pl.DataFrame]:
-        """What `score` gives for a log, so many payments at a time, in time order: one part at least."""
-        rows_in = window_seconds(start, end)
+        """What `score` gives for a log, so many payments at a time, in time order: one part at least.
+
+        A payment that the network has no number for is set aside as well, once the others are scored.
+        """
+        rows_in, unscored = window_seconds(start, end), set[str]()
         with tempfile.TemporaryDirectory(prefix="tsa-score-") as folder:
             store = self._encode(payments, Path(folder), quarantine, progress)
             first, last = (int(row) for row in np.searchsorted(store.time_seconds, rows_in))
@@ -155,8 +158,21 @@ class Scorer:
                     rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
                     scores = self.score_rows(store, rows, advance=advance)
                     ids = store.ids(slice(begin, begin + len(rows)))
-                    refuse_no_number(ids, scores)
+                    if not (sound := np.isfinite(scores)).all():
+                        if quarantine is None:
+                            refuse_no_number(ids, scores)
+                        unscored |= set(ids.filter(~sound).cast(pl.String))
+                        ids, scores = ids.filter(sound), scores[sound]
                     yield pl.DataFrame({"id": ids, **self.columns(scores)})
+            if unscored:
+                self._set_aside(payments, Path(folder), quarantine, frozenset(unscored))
+
+    def _set_aside(self, payments: Files, folder: Path, quarantine: SetAside, unscored: frozenset[str]) -> None:
+        """Write the quarantine file anew, with the payments that got no score. DataError where that makes it too many."""
+        aside = Quarantine.of(quarantine)
+        assert aside is not None
+        (folder / "again").mkdir()
+        self._encode(payments, folder / "again", replace(aside, unscored=unscored), silent)
 
     def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
         if not rows:
@@ -227,6 +243,7 @@ def refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         found = f"{len(bad)} of {len(scores)} do not, such as {[ids[at] for at in bad[:5].tolist()]}"
+        found += "; of a log, a quarantine file would set them aside"
         raise DataError(f"payments must get a number as score, however: {found}")
 
 
