@@ -10,6 +10,7 @@ scores = tsa.Scorer.load("run/bundle").score("payments.parquet")
 from __future__ import annotations
 
 import importlib
+import os
 import typing
 
 if typing.TYPE_CHECKING:
@@ -19,6 +20,10 @@ if typing.TYPE_CHECKING:
     from tsa.schema import Market
     from tsa.scoring.scorer import Scorer
     from tsa.training import TrainingConfig, train
+
+# Libraries that report to their makers are told not to, before anything can import them. Processes that are started from
+# here inherit it. ONNX Runtime reads its variable when it is imported, MLflow when it is used.
+os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 _HOME = {
     "EventStore": "tsa.data.store",

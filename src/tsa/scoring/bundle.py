@@ -35,10 +35,11 @@ from tsa.data.encoder import Encoder
 from tsa.errors import BundleError, TSAError
 from tsa.model import ModelConfig, TSANetwork
 from tsa.schema import Market
-from tsa.scoring.archive import read_contents, write_contents
+from tsa.scoring.archive import write_contents
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.card import model_card
 from tsa.scoring.decisions import Decisions
+from tsa.scoring.graphs import refuse_outside
 from tsa.scoring.manifest import (
     CALIBRATION,
     CARD,
@@ -48,15 +49,13 @@ from tsa.scoring.manifest import (
     MANIFEST,
     METRICS,
     OPTIONAL,
-    SIGNATURE,
     THRESHOLDS,
     WEIGHTS,
     Contents,
-    check,
     sealed,
     to_json,
 )
-from tsa.scoring.signing import refuse_altered, refuse_unsigned
+from tsa.scoring.signing import read_bundle
 
 UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError),
@@ -127,19 +126,17 @@ class Bundle:
 
         key: a public key (PEM): a bundle that was not signed with its private one is refused.
         """
-        contents = read_contents(Path(path))
-        manifest = check(contents, str(path))
-        if SIGNATURE in contents:
-            refuse_altered(contents, str(path))
-        if key is not None:
-            refuse_unsigned(contents, key, str(path))
+        contents, manifest = read_bundle(Path(path), key)
         with _unreadable_is_refused(path):
             bundle = cls(**_parts(contents), sha256=manifest["sha256"])
             bundle.check()
         return bundle
 
     def check(self) -> None:
-        """Raise MarketError, BundleError where its parts, each sound by itself, are not of one model."""
+        """Raise MarketError, BundleError where its parts, each sound by itself, are not of one model, or a graph needs other
+        files."""
+        for precision, graph in self.graphs.items():
+            refuse_outside(graph, GRAPHS[precision])
         self.encoder.check_market(self.market)
         config, columns = self.config, self.encoder.columns
         pairs: dict[str, tuple[Any, Any]] = {
@@ -161,6 +158,7 @@ def _parts(contents: Contents) -> dict[str, Any]:
         return json.loads(contents[name]) if name in contents else None
 
     config = ModelConfig.from_dict(read("model.json"))
+    _refuse_larger(config, len(contents[WEIGHTS]))
     network = TSANetwork(config)
     network.load_state_dict(load(contents[WEIGHTS]))
     calibration, thresholds = read(CALIBRATION), read(THRESHOLDS)
@@ -176,6 +174,15 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "data": read(DATA),
         "graphs": {precision: contents[name] for precision, name in GRAPHS.items() if name in contents},
     }
+
+
+def _refuse_larger(config: ModelConfig, n_bytes: int) -> None:
+    """BundleError, before memory is taken for it, for a network of more numbers than its weights have bytes."""
+    with torch.device("meta"):
+        numbers = sum(value.numel() for value in TSANetwork(config).state_dict().values())
+    if numbers > n_bytes:
+        rule = f"model.json must be of a network that {WEIGHTS} can hold"
+        raise BundleError(f"{rule} (got {numbers:,} numbers, {n_bytes:,} bytes)")
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from tsa.errors import ConfigError, ModelError
 from tsa.model import Batch, TSANetwork
 from tsa.model.batch import History
+from tsa.scoring.graphs import refuse_outside
+from tsa.scoring.runtime import has_runtime, onnx_runtime
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
 Precision = Literal["float32", "bf16", "int8"]
@@ -68,8 +70,10 @@ class OnnxEngine:
     name = "onnxruntime"
 
     def __init__(self, graph: bytes, threads: int = 1) -> None:
-        """graph: what `tsa.scoring.export` made. Raises ConfigError where ONNX Runtime is not installed."""
-        runtime = _runtime()
+        """graph: what `tsa.scoring.export` made. Raises ConfigError where ONNX Runtime is not
+        installed, BundleError for a graph that needs other files."""
+        refuse_outside(graph, "the graph")
+        runtime = onnx_runtime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
@@ -135,22 +139,3 @@ def make_engine(
             f"however: the bundle has {', '.join(graphs) or 'none'}"
         )
     return OnnxEngine(graphs[precision], threads)
-
-
-def has_runtime() -> bool:
-    """Whether ONNX Runtime is installed."""
-    try:
-        _runtime()
-    except ConfigError:
-        return False
-    return True
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError(
-            "engine: 'onnxruntime' needs ONNX Runtime (pip install 'tsa-fraud[onnx]'), however: it is not installed"
-        ) from None
-    return onnxruntime

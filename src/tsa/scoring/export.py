@@ -23,6 +23,7 @@ from tsa.errors import ConfigError, ModelError
 from tsa.model import Batch, ModelConfig, TSANetwork
 from tsa.model.batch import History
 from tsa.scoring.engine import INPUTS, OnnxEngine, TorchEngine
+from tsa.scoring.runtime import onnx_quantisation, onnx_runtime
 
 OPSET = 20
 AGREES = 1e-5
@@ -85,15 +86,14 @@ def quantise(graph: bytes) -> bytes:
     eight bits are far off.
     """
     _refuse_missing()
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+    tools = onnx_quantisation()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(_weights_apart(graph))
-        quantize_dynamic(
+        tools.quantize_dynamic(
             before,
             after,
-            weight_type=QuantType.QInt8,
+            weight_type=tools.QuantType.QInt8,
             # 7 bits: without VNNI sums of two products with 8 bits overflow 16, and scores are several times further off
             reduce_range=True,
             nodes_to_exclude=_of_plain_numbers(graph),
@@ -219,12 +219,12 @@ def _quiet() -> Any:
 
 
 def _refuse_missing() -> None:
+    onnx_runtime()
     try:
         import onnx
-        import onnxruntime
         import onnxscript
     except ImportError as error:
         raise ConfigError(
             f"an export needs ONNX (pip install 'tsa-fraud[onnx]'), however: {error.name} is not installed"
         ) from None
-    cast(Any, (onnx, onnxruntime, onnxscript))
+    cast(Any, (onnx, onnxscript))

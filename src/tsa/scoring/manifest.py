@@ -15,6 +15,8 @@ from tsa.errors import BundleError
 
 VERSION = 2
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "model_card.md"
+HEAD = (MANIFEST, SIGNATURE)
+"""What is read first: it says what the other files must be, and who vouches for that."""
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "model.json", "market.json", "encoder.json", "training.json", CARD)
 CALIBRATION, THRESHOLDS, METRICS, DATA = "calibration.json", "thresholds.json", "metrics.json", "data.json"
@@ -34,27 +36,33 @@ def sealed(contents: Contents, facts: Mapping[str, Any]) -> bytes:
     return to_json({**manifest, "sha256": sha256(to_json(manifest))})
 
 
-def check(contents: Contents, where: str) -> dict[str, Any]:
-    """The manifest among `contents`. BundleError names the file of `where` that is missing, extra or changed."""
-    manifest = _manifest(contents, where)
-    listed = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    wanted = [*FILES, *(name for name in OPTIONAL if name in listed)]
-    for name in sorted(set(contents) - {*wanted, MANIFEST, SIGNATURE}):
-        raise BundleError(f"{where}/{name} does not belong to the bundle")
-    for name in wanted:
-        if name not in contents:
-            raise BundleError(f"{where}/{name} is missing")
-        if name not in listed or sha256(contents[name]) != listed[name]:
+def sizes_of(manifest: Mapping[str, Any], where: str) -> dict[str, int]:
+    """The bytes of each file that a manifest lists. BundleError where it does not list what a bundle must have."""
+    listed = manifest["files"]
+    for name in FILES:
+        if name not in listed:
+            raise BundleError(f"{where}/{MANIFEST} must list {name} (got {sorted(listed)})")
+    if others := sorted(set(listed) - {*FILES, *OPTIONAL}):
+        raise BundleError(f"{where}/{MANIFEST} must list files of a bundle only (got {others[0]!a})")
+    return {name: entry["bytes"] for name, entry in listed.items()}
+
+
+def check_hashes(contents: Contents, manifest: Mapping[str, Any], where: str) -> None:
+    """BundleError names the first file that is not the one that the manifest lists."""
+    for name, entry in manifest["files"].items():
+        if sha256(contents[name]) != entry["sha256"]:
             raise BundleError(f"{where}/{name} was changed: its sha256 is not the one in the manifest")
-    return manifest
 
 
-def _manifest(contents: Contents, where: str) -> dict[str, Any]:
-    """The manifest, once it is sure to be what was written."""
+def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
+    """The manifest among `contents`, once it is sure to be what was written. BundleError."""
     try:
         text = contents[MANIFEST]
         manifest: dict[str, Any] = json.loads(text)
-        version, _ = manifest["version"], {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        version = manifest["version"]
+        for entry in manifest["files"].values():
+            if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
+                raise TypeError(f"a size or a hash is {entry!r:.60}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
     if version != VERSION:

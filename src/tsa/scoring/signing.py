@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from tsa.errors import BundleError, ConfigError
-from tsa.scoring.archive import read_contents, write_contents
-from tsa.scoring.manifest import MANIFEST, SIGNATURE, Contents, check, sha256, to_json
+from tsa.scoring.archive import opened, write_contents
+from tsa.scoring.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    Contents,
+    check_hashes,
+    read_manifest,
+    sha256,
+    sizes_of,
+    to_json,
+)
 
 KIND = "ed25519"
 
@@ -37,8 +46,7 @@ def sign(path: Path, private: bytes) -> str:
 
     BundleError, ConfigError for a key that is none.
     """
-    contents = read_contents(path)
-    check(contents, str(path))
+    contents, _ = read_bundle(path, signed=False)
     key = _private_key(private)
     key_id = _key_id(key.public_key())
     signed = _signed(KIND, key_id, _raw(key.public_key()), key.sign(contents[MANIFEST]))
@@ -48,9 +56,32 @@ def sign(path: Path, private: bytes) -> str:
 
 def verify(path: Path, public: bytes) -> str:
     """Check the bundle at `path` and its signature; returns the id of the key. BundleError says what is wrong."""
-    contents = read_contents(path)
-    check(contents, str(path))
+    contents, _ = read_bundle(path, public)
     return refuse_unsigned(contents, public, str(path))
+
+
+def read_bundle(
+    path: Path, key: bytes | None = None, *, signed: bool = True
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of the bundle at `path`, and its manifest, once each byte is sure to be what was written.
+
+    Nothing but manifest and signature is kept or looked into before these are sound, fit one another and, where a public
+    `key` (PEM) is given, were signed with its private one; then each file must be of the size that the manifest says.
+    signed: whether a signature that is there must be one of this manifest. BundleError names what is missing, extra or
+    changed.
+    """
+    where = str(path)
+    with opened(path) as source:
+        head = source.head()
+        manifest = read_manifest(head, where)
+        sizes = sizes_of(manifest, where)
+        if SIGNATURE in head and signed:
+            refuse_altered(head, where)
+        if key is not None:
+            refuse_unsigned(head, key, where)
+        contents = {**head, **source.files(sizes)}
+    check_hashes(contents, manifest, where)
+    return contents, manifest
 
 
 def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:

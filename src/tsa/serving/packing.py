@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tsa.data.files import replaced_file
 from tsa.errors import ConfigError
-from tsa.scoring.archive import packed, read_contents
+from tsa.scoring.archive import packed
 from tsa.scoring.bundle import Bundle
+from tsa.scoring.signing import read_bundle
 
 BUNDLE, CODE = "bundle.tar.gz", "code"
 INFERENCE = f"{CODE}/inference.py"
@@ -40,7 +41,7 @@ def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> in
     if not out.name.endswith(".tar.gz"):
         raise ConfigError(f"out must end in .tar.gz for SageMaker, however: {out}")
     _refuse_foreign(out)
-    contents = {BUNDLE: packed(read_contents(bundle)), INFERENCE: INFERENCE_TEXT.encode()}
+    contents = {BUNDLE: packed(read_bundle(bundle)[0]), INFERENCE: INFERENCE_TEXT.encode()}
     wanted = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}"
     if wheel is not None:
         contents[f"{CODE}/{wheel.name}"] = _read_wheel(wheel)

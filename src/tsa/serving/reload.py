@@ -1,4 +1,5 @@
-"""Which bundle it is, and whether another one stands at its path: a link that leads elsewhere, or a folder replaced."""
+"""Which bundle it is, and whether another one stands at its path: a link that leads elsewhere, or a folder
+whose files are others."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tsa.data.markers import is_marker
 from tsa.scoring.bundle import MANIFEST
 from tsa.scoring.scorer import Scorer
 from tsa.serving.problems import RefusedError
@@ -17,18 +19,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Mark = tuple[str, int, int]
-"""Where a path leads, and which file the manifest there is, or the archive."""
+Mark = tuple[str, tuple[tuple[str, int, int, int, int], ...]]
+"""Where a path leads, and which files stand there: name, inode, bytes, times of change of content and of file. Without a
+manifest there is nothing."""
 
 
 def mark_of(bundle: Path) -> Mark:
     """What tells this bundle from others. A path that leads nowhere has a mark as well."""
     real = Path(os.path.realpath(bundle))
     try:
-        found = (real / MANIFEST if real.is_dir() else real).stat()
-    except OSError:
-        return str(real), 0, 0
-    return str(real), found.st_ino, found.st_mtime_ns
+        files = [path for path in real.iterdir() if not is_marker(path.name)] if real.is_dir() else [real]
+        if real.is_dir() and not (real / MANIFEST).is_file():
+            return str(real), ()
+        found = [(path.name, path.stat()) for path in sorted(files)]
+    except OSError:  # a file was taken away while it was looked at, say
+        return str(real), ()
+    return str(real), tuple((name, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for name, f in found)
 
 
 def version_of(scorer: Scorer) -> str:
@@ -37,13 +43,19 @@ def version_of(scorer: Scorer) -> str:
 
 
 async def watch(service: Service) -> None:
-    """Reload whenever the mark changes, until cancelled. A bundle that is refused is not tried again until it changes."""
+    """Reload whenever the mark changes, until cancelled. A bundle that is refused is tried again whenever a file of it changes,
+    so that one that is copied over file by file is taken over once it is whole.
+
+    A folder or file that changes in its place is left alone until it is the same at two looks: it may be written just now.
+    """
+    seen = service.mark
     while True:
         await asyncio.sleep(service.settings.watch_seconds)
-        mark = mark_of(service.settings.bundle)
-        if mark == service.mark or not mark[1]:
+        before, seen = seen, await asyncio.to_thread(mark_of, service.settings.bundle)
+        moved = seen[0] != service.mark[0]
+        if seen == service.mark or not seen[1] or not (moved or seen == before):
             continue
         try:
             await service.reload()
         except RefusedError:
-            logger.warning("the bundle before it goes on")
+            logger.warning("the bundle before it goes on; this one is looked at again when a file of it changes")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tsa.data.files import replaced_file, replaced_folder, sha256_of, write_json
+from tsa.data.markers import is_marker
 from tsa.errors import ConfigError
 from tsa.training.packing import Tensors, pack, unpack
 
@@ -47,7 +48,7 @@ class Checkpoints:
     def save(self, epoch: int, step: int, state: Mapping[str, Any], best: Sequence[int] = ()) -> Path:
         """Write where the run stands. best: the epochs whose weights, if they were saved, are to be kept."""
         path = self.folder / f"last-{epoch:06}-{step:09}"
-        with replaced_folder(path, MANIFEST) as aside:
+        with replaced_folder(path, MANIFEST, private=True) as aside:
             tensors: Tensors = {}
             packed = pack(dict(state), tensors)
             save_file(tensors, aside / TENSORS)
@@ -58,7 +59,7 @@ class Checkpoints:
 
     def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of an epoch that is among the best."""
-        with replaced_file(self._best(epoch)) as aside:
+        with replaced_file(self._best(epoch), private=True) as aside:
             save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, aside)
 
     def newest(self) -> dict[str, Any] | None:
@@ -101,7 +102,7 @@ class Checkpoints:
 
     def _lasts(self) -> list[Path]:
         """The newest first."""
-        return sorted(self.folder.glob("last-*"), reverse=True)
+        return sorted((path for path in self.folder.glob("last-*") if not is_marker(path.name)), reverse=True)
 
     def _manifest(self, folder: Path, best: Sequence[int]) -> dict[str, Any]:
         files = {name: sha256_of(folder / name) for name in (STATE, TENSORS)}

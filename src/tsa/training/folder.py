@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tsa.data.markers import is_marker
 from tsa.errors import ConfigError
 from tsa.training.tracking import CURVES, METRICS, TENSORBOARD
 
@@ -25,13 +26,14 @@ def refuse_foreign(out: Path) -> None:
     if not out.exists() or (out / RUN).is_file():
         return
     names = (path.name for path in out.iterdir() if path.suffix != ".log" and not path.name.startswith("."))
+    names = (name for name in names if not is_marker(name))
     if foreign := sorted(set(names) - CONTENT):
         raise ConfigError(f"{out} must be empty or the folder of a run, however: it holds {', '.join(foreign[:5])}")
 
 
 def refuse_unfinished(out: Path) -> None:
     """Raise ConfigError where `out` holds checkpoints of a run that did not finish: days of work, perhaps."""
-    if any((out / CHECKPOINTS).glob("last-*")) and not finished(out):
+    if any(not is_marker(path.name) for path in (out / CHECKPOINTS).glob("last-*")) and not finished(out):
         raise ConfigError(
             f"{out} holds a run that has not finished: --resume goes on with it; to begin anew, remove {out / CHECKPOINTS}"
         )

@@ -33,6 +33,7 @@ import torch
 
 from tsa.data.files import write_text
 from tsa.data.manifest import MANIFEST
+from tsa.data.markers import MARKERS
 from tsa.data.store import EventStore, prepare
 from tsa.errors import ConfigError, TrainingStopped, TSAError
 from tsa.evaluation.evaluate import evaluate
@@ -186,13 +187,15 @@ def _prepare(job: Job, settings: Settings) -> None:
 
 def _publish(job: Job, out: Path) -> None:
     """The bundle to the model folder, all else that was written to the output folder."""
-    shutil.copytree(out / "bundle", job.model, dirs_exist_ok=True)
+    # SageMaker puts markers beside the files under checkpoints, while this goes on
+    ignored = shutil.ignore_patterns(*MARKERS)
+    shutil.copytree(out / "bundle", job.model, ignore=ignored, dirs_exist_ok=True)
     if job.own("evaluate", "true").lower() == "true":
         try:
             evaluate(out)
         except TSAError as error:  # a test range without frauds, say: no reason to lose the training
             logger.warning("the run cannot be evaluated: %s: %s", type(error).__name__, error)
-    shutil.copytree(out, job.output, ignore=shutil.ignore_patterns(*NOT_OUTPUT), dirs_exist_ok=True)
+    shutil.copytree(out, job.output, ignore=shutil.ignore_patterns(*NOT_OUTPUT, *MARKERS), dirs_exist_ok=True)
 
 
 def _start_all(job: Job, failure: Path) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tsa.data.files import write_json
+from tsa.data.markers import is_marker
 from tsa.data.store import EventStore
 from tsa.errors import ConfigError
 from tsa.training.account import content_of
@@ -91,7 +92,7 @@ def claim(search: Search, out: Path) -> None:
         raise ConfigError(f"{out} must be a folder or not exist, however: it is a file")
     account, kept = search.account(), out / "search.json"
     if not kept.is_file():
-        names = [] if not out.exists() else [path.name for path in out.iterdir()]
+        names = [] if not out.exists() else [path.name for path in out.iterdir() if not is_marker(path.name)]
         if foreign := sorted(name for name in names if not name.startswith(".") and not name.endswith(".log")):
             raise ConfigError(f"{out} must be empty or hold a search, however: it holds {', '.join(foreign[:5])}")
         write_json(kept, account)
