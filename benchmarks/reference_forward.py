@@ -30,8 +30,8 @@ from tsa.model import Batch, History, ModelConfig, TSANetwork, preset
 from tsa.model.combine import gate_config
 from tsa.model.legacy import original_names
 from tsa.scoring.engine import OnnxEngine
-from tsa.scoring.runtime import has_runtime
 from tsa.scoring.export import export_onnx
+from tsa.scoring.runtime import has_runtime
 
 LENGTH = 51
 

@@ -53,7 +53,7 @@ def read_layers(path: Path) -> list[Layer]:
 def _read(path: Path, chain: Sequence[Path]) -> Table:
     wanted_by = f", which {chain[-1]} extends" if chain else ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise MarketError(f"{path}{wanted_by}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:

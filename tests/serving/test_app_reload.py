@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import shutil
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -106,6 +110,73 @@ def test_a_new_bundle_takes_over_under_load_without_a_failed_request(folder: Pat
         wait_for(load, second)
     assert {answer.status_code for answer in load.answers} == {200}
     assert {answer.json()["version"] for answer in load.answers} == {first, second}
+
+
+@pytest.mark.parametrize("last", ["manifest.json", "weights.safetensors"])
+@pytest.mark.parametrize("rename", [True, False])
+def test_a_bundle_that_is_copied_file_by_file_is_taken_over_once_it_is_whole(
+    folder: Path, last: str, rename: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over the folder that is served, in either way that programs write files, slowly; times of change are kept."""
+    served, new = folder / "first", folder / "second"
+    first, second = version_of(served), version_of(new)
+    with server(served, watch_seconds=0.03) as (found, port), Load(port) as load:
+        wait_for(load, first)
+        for path in sorted(new.iterdir(), key=lambda path: path.name == last):
+            target = served / path.name
+            if rename:
+                shutil.copy2(path, served / f".{path.name}.tmp")
+                (served / f".{path.name}.tmp").rename(target)
+            else:
+                target.write_bytes(path.read_bytes())
+                os.utime(target, (path.stat().st_atime, path.stat().st_mtime))
+            if path.name in (last, "model.json"):
+                time.sleep(0.3)
+        (served / "weights.safetensors.sagemaker-uploaded").touch()
+        wait_for(load, second)
+        assert found.service is not None
+    assert {answer.status_code for answer in load.answers} == {200}
+    assert {answer.json()["version"] for answer in load.answers} == {first, second}
+    assert "the bundle before it goes on" in caplog.text
+
+
+def test_an_archive_that_is_written_over_is_taken_over(folder: Path) -> None:
+    served = folder / "served.tar.gz"
+    Bundle.open(folder / "first").save(served)
+    Bundle.open(folder / "second").save(folder / "new.tar.gz")
+    data = (folder / "new.tar.gz").read_bytes()
+    with server(served, watch_seconds=0.03) as (_, port), Load(port) as load:
+        wait_for(load, version_of(folder / "first"))
+        with served.open("wb") as file:
+            for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+                file.write(part)
+                file.flush()
+                time.sleep(0.2)
+        wait_for(load, version_of(folder / "second"))
+    assert {answer.status_code for answer in load.answers} == {200}
+
+
+def test_a_bomb_at_the_path_is_refused_and_the_bundle_before_it_goes_on(folder: Path) -> None:
+    make_keys(folder / "private", folder / "public")
+    served = folder / "served.tar.gz"
+    Bundle.open(folder / "first").save(served)
+    sign(served, (folder / "private").read_bytes())
+    first = version_of(served)
+    with gzip.open(folder / "bomb", "wb", compresslevel=1) as file:
+        header = tarfile.TarInfo("weights.safetensors")
+        header.size = 400 * 2**20
+        file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(400):
+            file.write(b"\0" * 2**20)
+    with server(served, public_key=folder / "public", watch_seconds=0.03) as (found, port), Load(port) as load:
+        wait_for(load, first)
+        (folder / "bomb").rename(served)
+        assert found.service is not None
+        end = time.monotonic() + 30
+        while 'outcome="refused"} 1' not in found.service.metrics.text()[0].decode():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert {answer.json()["version"] for answer in load.answers} == {first}
 
 
 def test_after_the_change_histories_are_read_by_the_new_bundle(folder: Path) -> None:

@@ -28,7 +28,6 @@ from tsa.data.outputs import is_stream
 from tsa.errors import ConfigError
 from tsa.machine import naming
 
-
 PRIVATE = 0o600
 """Of a file that holds payments, or weights that were learned from them: its owner may read and write it, nobody else."""
 

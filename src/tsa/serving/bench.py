@@ -6,7 +6,6 @@ It is made once for a bundle and changes never, so that a swap of bundles is a s
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from tsa.data.spelling import Spelling
 from tsa.data.values import text_of
 from tsa.data.wire import Requests
 from tsa.data.wire.fields import Layout
+from tsa.data.wire.problems import BrokenRowError
 from tsa.errors import DataError
 from tsa.schema import DAY_SECONDS, Market, Serving
 from tsa.scoring.scorer import Scorer
@@ -33,8 +33,6 @@ Histories = Mapping[str, Sequence[Row]]
 
 LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
 """How long, and how many at most, new events are kept beyond a history's length, where the market bounds no lateness."""
-
-_WIRE_PROBLEM = re.compile(r"payment .*?: (\w+):(\S+): (must .*?), however: (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ class Bench:
 
     def read(self, rows: Sequence[Row]) -> Found:
         """The payments of a market of logs; what breaks a rule is among the problems."""
-        odd = {place: problem for place, row in enumerate(rows) if (problem := _odd_text(row))}
+        odd = {place: problem for place, row in enumerate(rows) if (problem := odd_text(row))}
         sound = [place for place in range(len(rows)) if place not in odd]
         found = self._reader.read([rows[place] for place in sound])
         problems = odd | {sound[at]: problem for at, problem in found.problems.items()}
@@ -95,7 +93,7 @@ class Bench:
         for name, events in histories.items():
             if name not in names:
                 return problem_of("unknown_history", name, f"must be one of {sorted(names)}", name)
-            problem = next((problem for event in events if (problem := _odd_text(event))), None)
+            problem = next((problem for event in events if (problem := odd_text(event))), None)
             found = self._reader.read(
                 [{**absent, **event} for event in events] if problem is None else [], outcomes=True
             )
@@ -132,7 +130,7 @@ class Bench:
         except (DataError, UnicodeEncodeError) as error:
             if len(rows) > 1:
                 return [self.score_wire([row])[0] for row in rows]
-            return [self._wire_problem(str(error))]
+            return [_wire_problem(error)]
         scored = zip(rows, self._score(requests), requests.time_seconds > self._latest, strict=True)
         return [
             self._foreign_problem(row)
@@ -179,11 +177,6 @@ class Bench:
         decisions = [None] * len(requests.ids) if thresholds is None else thresholds.of(raw)
         return [Scored(raw=raw, row=row, decision=decision) for row, decision in enumerate(decisions)]
 
-    def _wire_problem(self, text: str) -> Problem:
-        if found := _WIRE_PROBLEM.fullmatch(text):
-            return Problem(found[1], found[2], found[3], found[4])
-        return Problem("unreadable", "payment", "must be readable", text[:SHOWN])
-
 
 def keep_of(market: Market) -> dict[str, Keep]:
     """What blocks keep, by history."""
@@ -202,8 +195,16 @@ def _wire_id(given: object) -> str | None:
     return None if given == "" or not isinstance(given, str | int | float) else str(given)
 
 
-def _odd_text(row: object) -> Problem | None:
-    """Texts that are no Unicode (lone surrogates, which JSON can spell) can neither be stored nor hashed."""
+def _wire_problem(error: Exception) -> Problem:
+    """What a row that carries its own history cannot be scored for. What an error says to people decides nothing."""
+    if isinstance(error, BrokenRowError):
+        found = error.problem
+        return problem_of(found.rule, found.field, found.text, found.value)
+    return Problem("unreadable", "payment", "must be readable", type(error).__name__)
+
+
+def odd_text(row: object) -> Problem | None:
+    """The problem of a row with a text that is no Unicode (JSON can spell lone surrogates): it can neither be stored nor hashed."""
     for name, value in row.items() if isinstance(row, Mapping) else ():
         for text in (name, value):
             if isinstance(text, str) and not text.isascii():

@@ -14,6 +14,7 @@ from typing import Any
 from tsa.data.payments import Problem
 from tsa.data.spelling import LARGEST_EXACT
 from tsa.schema import Market
+from tsa.serving.bench import odd_text
 from tsa.serving.formats import Rows
 from tsa.serving.problems import shown
 from tsa.serving.settings import ServeSettings
@@ -85,6 +86,10 @@ class Contract:
                 if problem := self._bounded(event):
                     return problem
         return None
+
+    def id_problem(self, value: Any) -> Problem | None:
+        """What is wrong with an id that stands by itself: the bounds are those of a payment's."""
+        return odd_text({self.market.event.id: value}) or self._bounded({self.market.event.id: value})
 
     def _bounded(self, row: Mapping[str, Any]) -> Problem | None:
         """What of a row is too long, too deep or too large, whatever it means."""

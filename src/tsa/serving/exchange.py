@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from tsa.serving.problems import TOO_LARGE, RefusedError
@@ -20,6 +20,8 @@ Send = Callable[[Message], Awaitable[None]]
 KEY = "tsa.exchange"
 """Where an exchange stands in its ASGI scope."""
 LONGEST_DEADLINE_MS = 600_000
+READING = ["GET", "HEAD"]
+"""The methods of an address that is read."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _WHOLE = re.compile(r"[0-9]{1,9}")
@@ -28,11 +30,12 @@ _WHOLE = re.compile(r"[0-9]{1,9}")
 class Exchange:
     """A request as it arrived. `client` says whose it is, for the rate limit; `status` how it was answered."""
 
-    __slots__ = ("_receive", "_settings", "begun", "client", "headers", "path", "request_id", "status")
+    __slots__ = ("_given", "_receive", "_settings", "begun", "client", "headers", "path", "request_id", "status")
 
     def __init__(self, scope: Scope, receive: Receive, settings: ServeSettings) -> None:
         self.begun = time.monotonic()
-        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self._given: Sequence[tuple[bytes, bytes]] = scope["headers"]
+        self.headers: Mapping[bytes, bytes] = dict(self._given)
         self.path: str = scope["path"]
         given = self.headers.get(b"x-request-id", b"")
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
@@ -63,7 +66,9 @@ class Exchange:
         return self.begun + int(text) / 1000
 
     async def body(self) -> bytes:
-        """The whole body. RefusedError for one that is too large, or takes too long; no more of it is read than that."""
+        """The whole body. RefusedError for one that is encoded (gzip, say), too large, or takes too long; no more of it is read
+        than that."""
+        self._refuse_encoded()
         most = self._settings.max_bytes
         announced = self.header(b"content-length")
         if announced is not None and announced.isdecimal() and int(announced) > most:
@@ -84,6 +89,16 @@ class Exchange:
             if size > most:
                 raise self._too_large()
         return b"".join(parts)
+
+    def _refuse_encoded(self) -> None:
+        for name, plain in ((b"content-encoding", "identity"), (b"transfer-encoding", "chunked")):
+            for key, value in self._given:
+                found = value.decode("latin-1").strip().lower()
+                if key == name and found not in ("", plain):
+                    field = name.decode().title()
+                    detail = f"the body must be sent as it is: {field} must not be given, or be {plain}"
+                    headers = {"Accept-Encoding": "identity", "Connection": "close"}
+                    raise RefusedError(415, "content_encoding", detail, field=field, value=found, headers=headers)
 
     async def _next(self) -> Message:
         message = await self._receive()

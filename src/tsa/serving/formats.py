@@ -9,12 +9,13 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from tsa.data.payments import Problem
+from tsa.serving.parquet import NotParquetError, TooManyRowsError, TooMuchError
+from tsa.serving.parquet_process import ParquetProcess, ReaderDownError
 from tsa.serving.problems import NOT_ACCEPTABLE, TOO_LARGE, UNREADABLE, WRONG_TYPE, RefusedError, shown
 
 JSON, LINES, CSV, PARQUET = "application/json", "application/jsonlines", "text/csv", "application/x-parquet"
@@ -30,15 +31,11 @@ NAMES = {
 }
 """By media type: the format."""
 MOST_COLUMNS = 10_000
-ENCODINGS = {
-    *("PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"),
-    *("DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "BYTE_STREAM_SPLIT"),
-}
-"""Of Parquet pages: those that give a text no more room than it takes."""
-WIDEST = 16
-"""Bytes of a value that is no text."""
-INFLATION = 16
-"""A Parquet file may hold so many times `max_bytes` once it is unpacked."""
+BOM = b"\xef\xbb\xbf"
+"""A byte order mark, which some programs put before a text in UTF-8: it is passed over."""
+
+
+_reader = ParquetProcess()
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def too_many(max_list: int) -> RefusedError:
 def read_json(body: bytes) -> Rows:
     """A JSON value: an array's elements, or the value itself."""
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body.removeprefix(BOM))
     except orjson.JSONDecodeError as error:
         raise not_json(body, error) from None
     return Rows(value, single=False) if isinstance(value, list) else Rows([value], single=True)
@@ -135,7 +132,7 @@ def not_json(body: bytes, error: orjson.JSONDecodeError) -> RefusedError:
 
 def _lines(body: bytes, most: int) -> Iterator[Any]:
     count = 0
-    for line in body.split(b"\n"):
+    for line in body.removeprefix(BOM).split(b"\n"):
         if not line.strip():
             continue
         count += 1
@@ -167,77 +164,16 @@ def _csv(body: bytes, most: int) -> Iterator[Any]:
 
 
 def _parquet(body: bytes, most: int, max_bytes: int) -> list[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        about = pq.read_metadata(pa.BufferReader(body))
-        if about.num_rows > most:
-            raise too_many(most)
-        if about.num_columns > MOST_COLUMNS or _unpacked_at_most(about) > INFLATION * max_bytes:
-            raise _too_large()
-        texts = [about.schema.column(at).path for at in range(about.num_columns) if _is_text(about, at)]
-        # texts stay in their dictionaries until it is known how much they are when each row has its own
-        source, options = pa.BufferReader(body), {"read_dictionary": texts, "page_checksum_verification": True}
-        table = pq.ParquetFile(source, **options).read(use_threads=False)
-        if table.num_rows > most:
-            raise too_many(most)
-        if sum(_size(chunk) for column in table.columns for chunk in column.chunks) > INFLATION * max_bytes:
-            raise _too_large()
-        return [{name: _plain(value) for name, value in row.items()} for row in _in_microseconds(table).to_pylist()]
-    except (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, MemoryError):
-        raise RefusedError(UNREADABLE, "not_parquet", "the body must be a Parquet file") from None
-
-
-def _too_large() -> RefusedError:
-    return RefusedError(TOO_LARGE, "too_large", "the Parquet file holds too much once it is unpacked")
-
-
-def _is_text(about: Any, column: int) -> bool:
-    return bool(about.schema.column(column).physical_type == "BYTE_ARRAY")
-
-
-def _unpacked_at_most(about: Any) -> int:
-    """Bytes that a file's columns take, texts in their dictionaries, by what it says of itself: a page of a few bytes can
-    stand for millions of equal values. RefusedError for texts that share beginnings: nothing it says bounds these."""
-    total = 0
-    for group in map(about.row_group, range(about.num_row_groups)):
-        total += group.total_byte_size
-        for at in range(about.num_columns):
-            chunk, column = group.column(at), about.schema.column(at)
-            if not set(chunk.encodings) <= ENCODINGS:
-                raise RefusedError(UNREADABLE, "not_parquet", f"pages must be encoded as one of {sorted(ENCODINGS)}")
-            total += chunk.num_values * max(WIDEST, column.length or 0)
-    return total
-
-
-def _size(array: Any) -> int:
-    """Bytes of an array once nothing in it is shared."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(array.type):
-        lengths = pc.binary_length(array.dictionary.cast(pa.large_binary()))
-        return int(array.nbytes + (pc.sum(lengths.take(array.indices)).as_py() or 0))
-    if pa.types.is_nested(array.type):
-        return (
-            sum(_size(inner) for inner in array.flatten()) if pa.types.is_struct(array.type) else _size(array.flatten())
-        )
-    return int(array.nbytes)
-
-
-def _in_microseconds(table: Any) -> Any:
-    import pyarrow as pa
-
-    fields = []
-    for field in table.schema:
-        finer = pa.types.is_timestamp(field.type) and field.type.unit == "ns"
-        fields.append(field.with_type(pa.timestamp("us", field.type.tz)) if finer else field)
-    return table.cast(pa.schema(fields), safe=False)
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else value
+        return _reader.read(body, max_list=most, max_columns=MOST_COLUMNS, max_bytes=max_bytes)
+    except ReaderDownError:
+        raise RefusedError(503, "reader_down", "Parquet bodies cannot be read at the moment") from None
+    except TooManyRowsError:
+        raise too_many(most) from None
+    except TooMuchError as error:
+        raise RefusedError(TOO_LARGE, "too_large", f"the Parquet file {error}") from None
+    except NotParquetError as error:
+        raise RefusedError(UNREADABLE, "not_parquet", f"the body must be a Parquet file{error}") from None
 
 
 def lines_of(documents: Sequence[Mapping[str, Any]]) -> bytes:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
 """Asked by those that hold no token: load balancers, and a browser that is about to be given one."""
-OPEN_FOLDER, ADMIN = "/page/", "/v1/admin/"
+OPEN_FOLDER, ADMIN, PROTOCOL = "/page/", "/v1/admin/", "/v2"
 WORK = ("/score", "/outcome", "/invocations", "/infer")
 ALIVE = "/v2/health/live"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -105,8 +105,11 @@ class Gate:
 
     async def _refuse(self, refused: RefusedError, exchange: Exchange, send: Send) -> None:
         if not refused.counted:
-            self._service.metrics.refusals.labels(refused.rule).inc()
-        body = encode(refused.document(exchange.request_id))
+            self._service.metrics.refused(refused.rule)
+        document = refused.document(exchange.request_id)
+        if exchange.path.startswith(PROTOCOL):
+            document["error"] = refused.detail  # as the Open Inference Protocol has it
+        body = encode(document)
         headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
         headers += [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
         await send({"type": "http.response.start", "status": refused.status, "headers": headers})

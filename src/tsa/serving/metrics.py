@@ -14,6 +14,7 @@ from typing import Any
 from tsa.errors import ConfigError
 from tsa.schema import Market
 from tsa.serving.figures import Family, Page
+from tsa.serving.problems import RULES
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 DIFFERENCES = (1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 FILES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 """With one of these prometheus_client would keep figures in mapped files, which end the process once their disk is full."""
+OTHER = "other"
 
 
 def library() -> Any:
@@ -81,6 +83,10 @@ class Metrics:
         if found is None:
             found = self._latencies[key] = self.latency.labels(route, str(status))
         found.observe(seconds)
+
+    def refused(self, rule: str) -> None:
+        """A payment or a request broke a rule. A name that is none of the program's own is not told."""
+        self.refusals.labels(rule if rule in RULES else OTHER).inc()
 
     def batch(self, size: int, seconds: float) -> None:
         """The model worked on a batch."""

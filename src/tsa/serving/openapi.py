@@ -16,6 +16,7 @@ DEADLINE = {
 }
 EXPLAIN = {"name": "explain", "in": "query", "description": "With reasons", "schema": {"type": "boolean"}}
 NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+MODEL_VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 OPEN: list[Any] = [{}]
 PLAIN = ("401", "429", "503")
 
@@ -57,16 +58,23 @@ def _paths(specification: Specification) -> dict[str, Any]:
         "/v2": _get("What this server is", anything),
         "/v2/health/live": _get("Whether this server runs", anything, security=OPEN),
         "/v2/health/ready": _get("Whether this server can score", anything, security=OPEN),
-        "/v2/models/{name}": _get("Columns and scores of the model", anything, [name], ("404",)),
-        "/v2/models/{name}/ready": _get("Whether the model can score", anything, [name], ("404",)),
-        "/v2/models/{name}/infer": _post(
-            "Score payments given as tensors",
-            {JSON: {"schema": ref("Inference")}},
-            anything,
-            [name, DEADLINE],
-            more=("404",),
-        ),
+        **_model("/v2/models/{name}", [name]),
+        **_model("/v2/models/{name}/versions/{version}", [name, MODEL_VERSION]),
         "/v1/admin/reload": _admin(anything),
+    }
+
+
+def _model(address: str, parameters: list[Any]) -> dict[str, Any]:
+    """The paths of a model that stands at `address`."""
+    anything = {JSON: {"schema": {"type": "object"}}}
+    inference = {JSON: {"schema": ref("Inference")}}
+    more = ("404",)
+    return {
+        address: _get("Columns and scores of the model", anything, parameters, more),
+        f"{address}/ready": _get("Whether the model can score", anything, parameters, more),
+        f"{address}/infer": _post(
+            "Score payments given as tensors", inference, anything, [*parameters, DEADLINE], more=more
+        ),
     }
 
 

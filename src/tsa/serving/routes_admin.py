@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
+from tsa.serving.exchange import READING
 from tsa.serving.formats import JSON
 from tsa.serving.service import Service
 
@@ -35,7 +36,7 @@ def admin_routes(service: Service) -> APIRouter:
         return _json({"version": await service.reload()})
 
     for path, route in (("/metrics", metrics), ("/openapi.json", openapi), ("/v1/form", form)):
-        router.add_api_route(path, route, methods=["GET"])
+        router.add_api_route(path, route, methods=READING)
     router.add_api_route("/v1/admin/reload", reload, methods=["POST"])
     return router
 

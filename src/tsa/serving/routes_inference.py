@@ -16,7 +16,7 @@ from tsa.data.payments import Problem
 from tsa.serving import formats
 from tsa.serving.answers import Answer
 from tsa.serving.contract import too_deep
-from tsa.serving.exchange import Exchange
+from tsa.serving.exchange import READING, Exchange
 from tsa.serving.formats import JSON, Rows
 from tsa.serving.problems import BROKEN_RULE, RefusedError, item_document, shown
 from tsa.serving.service import Service
@@ -33,6 +33,8 @@ DATATYPES = {
 OUTPUTS = {"raw_score": "FP64", "percentile": "FP64", "probability": "FP64", "id": "BYTES", "decision": "BYTES"}
 PLATFORM = "tsa"
 VERSION = "2"
+MODEL = ("/models/{name}", "/models/{name}/versions/{version}")
+"""Where a model stands: by its name, or by its name and the version that it tells of itself."""
 
 
 def inference_routes(service: Service) -> APIRouter:
@@ -51,9 +53,9 @@ def inference_routes(service: Service) -> APIRouter:
         """Whether it can score."""
         return _json({"ready": True})
 
-    async def model(name: str) -> Response:
+    async def model(name: str, version: str | None = None) -> Response:
         """Its columns and scores."""
-        _known(name, service)
+        _known(name, version, service)
         return _json(
             {
                 "name": service.market.name,
@@ -64,15 +66,15 @@ def inference_routes(service: Service) -> APIRouter:
             }
         )
 
-    async def model_ready(name: str) -> Response:
+    async def model_ready(name: str, version: str | None = None) -> Response:
         """Whether this model can score."""
-        _known(name, service)
+        _known(name, version, service)
         return _json({"name": name, "ready": True})
 
-    async def infer(name: str, request: Request) -> Response:
+    async def infer(request: Request, name: str, version: str | None = None) -> Response:
         """Score the payments whose columns are given as tensors."""
         exchange = Exchange.of(request.scope)
-        _known(name, service)
+        _known(name, version, service)
         if exchange.header(b"inference-header-content-length") is not None:
             raise RefusedError(415, "binary_tensors", "tensors must be given as JSON")
         formats.media_type(exchange.header(b"content-type"), (JSON,))
@@ -94,15 +96,12 @@ def inference_routes(service: Service) -> APIRouter:
             }
         )
 
-    for path, route in (
-        ("", server),
-        ("/health/live", live),
-        ("/health/ready", ready),
-        ("/models/{name}", model),
-        ("/models/{name}/ready", model_ready),
-    ):
-        router.add_api_route(path, route, methods=["GET"])
-    router.add_api_route("/models/{name}/infer", infer, methods=["POST"])
+    for path, route in (("", server), ("/health/live", live), ("/health/ready", ready)):
+        router.add_api_route(path, route, methods=READING)
+    for address in MODEL:
+        router.add_api_route(address, model, methods=READING)
+        router.add_api_route(f"{address}/ready", model_ready, methods=READING)
+        router.add_api_route(f"{address}/infer", infer, methods=["POST"])
     return router
 
 
@@ -110,9 +109,13 @@ def _json(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type=JSON)
 
 
-def _known(name: str, service: Service) -> None:
+def _known(name: str, version: str | None, service: Service) -> None:
+    """RefusedError for another model than the one that is served, or another version of it."""
     if name != service.market.name:
         raise RefusedError(404, "unknown_model", f"the model is {service.market.name}", field="name", value=name)
+    if version is not None and version != service.version:
+        detail = f"the version of the model is {service.version}"
+        raise RefusedError(404, "unknown_model", detail, field="version", value=version)
 
 
 def _object(rows: Sequence[Any]) -> dict[str, Any]:
@@ -199,5 +202,5 @@ def _refused(results: Sequence[Answer | Problem], exchange: Exchange) -> Refused
     ]
     first = next(result for result in results if isinstance(result, Problem))
     found = RefusedError.of(first, counted=True)
-    found.more = {"error": found.detail, "problems": problems}
+    found.more = {"problems": problems}
     return found

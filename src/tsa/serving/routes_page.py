@@ -6,6 +6,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Response
 
+from tsa.serving.exchange import READING
 from tsa.serving.problems import RefusedError
 
 KINDS = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -34,6 +35,6 @@ def page_routes() -> APIRouter:
             raise RefusedError(404, "not_found", "there is no such file", field="name", value=name)
         return answer(name)
 
-    router.add_api_route("/", index, methods=["GET"])
-    router.add_api_route("/page/{name}", file, methods=["GET"])
+    router.add_api_route("/", index, methods=READING)
+    router.add_api_route("/page/{name}", file, methods=READING)
     return router

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 
 from tsa.serving import formats
 from tsa.serving.documents import document, only
-from tsa.serving.exchange import Exchange
-from tsa.serving.formats import JSON
+from tsa.serving.exchange import READING, Exchange
+from tsa.serving.formats import JSON, PARQUET
 from tsa.serving.invocations import READ, answered_in, as_original, rows_of, written
 from tsa.serving.routes_score import add_reasons, wants_reasons
 from tsa.serving.service import Service
@@ -28,7 +30,11 @@ def sagemaker_routes(service: Service) -> APIRouter:
         kind = formats.media_type(exchange.header(b"content-type"), READ)
         out = answered_in(exchange.header(b"accept"), kind, imported=service.imported)
         body = await exchange.body()
-        found = rows_of(body, kind, settings.max_list, settings.max_bytes)
+        bounds = settings.max_list, settings.max_bytes
+        if kind == PARQUET:  # another process reads it, for which nobody else is to wait
+            found = await asyncio.to_thread(rows_of, body, kind, *bounds)
+        else:
+            found = rows_of(body, kind, *bounds)
         entries = service.contract.entries(found)
         if explain:
             service.reasoner.check(len(entries))
@@ -43,6 +49,6 @@ def sagemaker_routes(service: Service) -> APIRouter:
         content, media_type = written(out, documents)
         return Response(content, media_type=media_type)
 
-    router.add_api_route("/ping", ping, methods=["GET"])
+    router.add_api_route("/ping", ping, methods=READING)
     router.add_route("/invocations", invocations, methods=["POST"])
     return router

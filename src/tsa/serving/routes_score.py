@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from tsa.data.payments import BrokenRuleError, Problem
 from tsa.data.spelling import Spelling
-from tsa.data.values import seconds_of
+from tsa.data.values import key_of, seconds_of
 from tsa.errors import HistoryUnavailable
 from tsa.serving import formats
 from tsa.serving.batcher import LateError, QueueFullError
@@ -25,6 +26,8 @@ from tsa.serving.service import Service
 OUTCOME_FIELDS = {"id", "fraud", "at"}
 UNTOLD = {"reasons": None, "explanation": None}
 TRUTHS = {True: True, False: False}
+YES, NO = {"true", "1", "yes", "on", "t", "y"}, {"false", "0", "no", "off", "f", "n"}
+"""How a query says true and false, in large letters or small ones: Python writes `True`."""
 
 
 def score_routes(service: Service) -> APIRouter:
@@ -79,9 +82,9 @@ def wants_reasons(query: bytes) -> bool:
         values = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=20).get("explain", ["false"])
     except ValueError:
         raise RefusedError(400, "query", "the query must be of at most 20 fields in percent-encoding") from None
-    if values[-1] not in ("true", "false", "1", "0"):
+    if (said := values[-1].lower()) not in YES | NO:
         raise RefusedError(422, "query", "explain must be true or false", field="explain", value=values[-1])
-    return values[-1] in ("true", "1")
+    return said in YES
 
 
 async def add_reasons(
@@ -114,14 +117,23 @@ def _outcome(rows: Sequence[Any], service: Service) -> tuple[Any, bool, float]:
         raise RefusedError(422, "unknown_field", "must be one of id, fraud, at", field=shown(others[0]))
     if service.market.wire is not None:
         raise RefusedError(422, "own_history", "outcomes of this market are not kept: its rows carry their own history")
-    id_, fraud = body.get("id"), body.get("fraud")
-    if not isinstance(id_, str | int) or isinstance(id_, bool) or id_ == "":
-        raise RefusedError(422, "null_id", "id must be the payment's", field="id", value=id_)
-    if len(str(id_)) > service.settings.max_text:
-        raise RefusedError(422, "too_long", "id must be shorter", field="id", value=id_)
+    id_, fraud = _id(body.get("id"), service), body.get("fraud")
     if not isinstance(fraud, bool | int) or fraud not in TRUTHS:
         raise RefusedError(422, "bad_outcome", "fraud must be true or false", field="fraud", value=fraud)
     return id_, bool(fraud), _at(body.get("at"), service)
+
+
+def _id(value: Any, service: Service) -> Any:
+    """The id as it was given, in any spelling that a payment's may have. RefusedError for what is none."""
+    name = service.market.event.id
+    if problem := service.contract.id_problem(value):
+        raise RefusedError.of(replace(problem, field="id"))
+    try:
+        if key_of(value, name, Spelling.of(service.market)) is None:
+            raise RefusedError(422, "null_id", "id must be the payment's", field="id", value=value)
+    except BrokenRuleError as error:
+        raise RefusedError.of(replace(error.problem, field="id")) from None
+    return value
 
 
 def _at(value: Any, service: Service) -> float:

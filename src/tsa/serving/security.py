@@ -5,10 +5,12 @@ Only the digests of tokens are kept. It knows neither routes nor payments.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,15 +18,30 @@ from pathlib import Path
 from tsa.errors import ConfigError
 from tsa.serving.settings import ServeSettings
 
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""How files of other encodings begin; the longer marks first."""
 MOST_CLIENTS = 10_000
 LEAST_TOKEN = 16
 """Characters of a token that cannot be guessed."""
+
+
+_ODD = re.compile(r"[^!-~]")
 
 
 class Tokens:
     """The digests of tokens that open a door. Without any, `given` is False."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
+        if any(_ODD.search(token) for token in tokens):
+            raise ConfigError(
+                "a token must be of letters, digits and signs of ASCII, without spaces: no header holds another"
+            )
         if short := [token for token in tokens if len(token) < LEAST_TOKEN]:
             raise ConfigError(f"a token must have at least {LEAST_TOKEN} characters, however: {len(short[0])}")
         self._digests = [_digest(token) for token in tokens]
@@ -39,7 +56,7 @@ class Tokens:
                 raise ConfigError(f"the environment variable {name} must hold a token, however: it is empty")
             found.append(token)
         for path in files:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in _text_of(path).splitlines()]
             tokens = [line for line in lines if line and not line.startswith("#")]
             if not tokens:
                 raise ConfigError(f"{path} must hold a token a line, however: it holds none")
@@ -58,6 +75,19 @@ class Tokens:
         for known in self._digests:
             found |= hmac.compare_digest(known, digest)
         return found and token is not None
+
+
+def _text_of(path: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 or UTF-32 that say so in their first bytes, as Windows writes them. ConfigError."""
+    data = path.read_bytes()
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} must be a text in UTF-8, or in UTF-16 with a byte order mark") from None
+    if "\0" in text:
+        raise ConfigError(f"{path} must be a text in UTF-8, or in UTF-16 with a byte order mark: it holds zero bytes")
+    return text
 
 
 def _digest(token: str) -> bytes:

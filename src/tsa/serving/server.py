@@ -22,6 +22,7 @@ import uvicorn
 from tsa.serving.app import create_app
 from tsa.serving.descriptors import allow_many, log_once_a_while
 from tsa.serving.figures import Figures
+from tsa.serving.protocol import Protocol
 from tsa.serving.renewal import Renewal
 from tsa.serving.service import Service
 from tsa.serving.settings import ServeSettings
@@ -124,6 +125,7 @@ class Server(uvicorn.Server):
 def _config(settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app="tsa.serving.app:create_app",
+        http=Protocol,
         host=settings.host,
         port=settings.port,
         log_config=None,

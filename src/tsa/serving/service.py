@@ -116,7 +116,7 @@ class Service:
         results = [next(answered) if isinstance(entry, Entry) else entry for entry in entries]
         for result in results:
             if isinstance(result, Problem):
-                self.metrics.refusals.labels(result.rule).inc()
+                self.metrics.refused(result.rule)
         return results
 
     def _observe(self, size: int, seconds: float) -> None:

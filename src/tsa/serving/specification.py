@@ -238,7 +238,7 @@ def _outcome() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "id": {"type": ["string", "integer"], "minLength": 1},
+            "id": {"type": ["string", "number", "boolean"], "minLength": 1},
             "fraud": {"type": "boolean"},
             "at": {"type": ["string", "number", "null"], "description": "When it became known; now if absent"},
         },

@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tsa.errors import DataError
+
 TEXTS = {
     "missing_field": "must be there",
     "extra_field": "must not have more fields than the header",
@@ -59,6 +61,14 @@ class Problem:
     def __str__(self) -> str:
         value = repr(self.value)
         return f"{self.name}: {self.text}, however: {value if len(value) <= 40 else value[:37] + '...'}"
+
+
+class BrokenRowError(DataError):
+    """A row of a request breaks a rule, which `problem` tells."""
+
+    def __init__(self, text: str, problem: Problem) -> None:
+        super().__init__(text)
+        self.problem = problem
 
 
 class Problems(dict[int, Problem]):

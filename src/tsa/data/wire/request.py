@@ -22,7 +22,7 @@ from tsa.data.spelling import EARLIEST_SECONDS, UNIT_SCALE
 from tsa.data.vocabulary import encode_calendar
 from tsa.data.wire.fields import HistoryFields, Layout
 from tsa.data.wire.histories import seen_events
-from tsa.data.wire.problems import Problems, number_rule
+from tsa.data.wire.problems import BrokenRowError, Problems, number_rule
 from tsa.data.wire.scales import Scales
 from tsa.data.wire.source import loads, own_texts, told_texts
 from tsa.data.wire.spelling import OwnTexts
@@ -272,4 +272,4 @@ def _refuse(ids: Sequence[str], problems: Problems) -> None:
     if problems:
         row = min(problems)
         who = f"payment {ids[row]!r}" if ids[row] else f"payment number {row + 1}"
-        raise DataError(f"{who}: {problems[row]}")
+        raise BrokenRowError(f"{who}: {problems[row]}", problems[row])
