@@ -238,6 +238,8 @@ KINDS = {
     "device": tarfile.CHRTYPE,
     "pipe": tarfile.FIFOTYPE,
     "sparse": tarfile.GNUTYPE_SPARSE,
+    "long name": tarfile.GNUTYPE_LONGNAME,
+    "extension": tarfile.XHDTYPE,
 }
 NAMES = {"path": "../model.json", "below": "model.json/model.json", "odd": "\x1b[2Jmodel.json"}
 

@@ -134,7 +134,7 @@ class Archive:
         self._file.seek(0)
         seen, total, base = set[str](), 0, None
         with gzip.GzipFile(fileobj=self._file) as unpacked:
-            tape = Tape(cast(BinaryIO, unpacked), os.fstat(self._file.fileno()).st_size, str(self._path))
+            tape = Tape(cast(BinaryIO, unpacked), os.fstat(self._file.fileno()).st_size, str(self._path), KNOWN)
             for folder, name, size in tape:
                 where = f"{self._path}/{name if name.isprintable() else ascii(name)}"
                 if name not in KNOWN or (base is not None and folder != base):

@@ -8,7 +8,7 @@ says a name is long into memory.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from tsa.data.markers import is_marker
@@ -33,8 +33,9 @@ PIECE = 2**20
 class Tape:
     """Iterates over (folder, name, size) of the plain files. `read` gives the bytes of the one that was named last."""
 
-    def __init__(self, unpacked: BinaryIO, packed_size: int, where: str) -> None:
-        self._in, self._where = unpacked, where
+    def __init__(self, unpacked: BinaryIO, packed_size: int, where: str, files: Collection[str] = ()) -> None:
+        """files: names that no folder may have."""
+        self._in, self._where, self._files = unpacked, where, files
         self._budget = max(FREE_BYTES, MOST_TIMES * packed_size)
         self._left = self._gap = 0
         """Bytes of the member that were not read yet, and zeros after it."""
@@ -43,13 +44,16 @@ class Tape:
         """Folder, name, size. BundleError for what is no plain file, or leads elsewhere, or is too much."""
         name: str | None = None
         size: int | None = None
+        extension = ""
         for _ in range(MOST_HEADERS):
             member = self._header()
             if member is None:
+                if extension:
+                    raise self._odd(extension)
                 self._refuse_more()
                 return
             if member.type in (PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK):
-                data = self._extension(member)
+                data, extension = self._extension(member), member.name if member.type != PAX_GLOBAL else ""
                 if member.type == LONG_NAME:
                     name = data.rstrip(b"\0").decode("utf-8", "replace")
                 elif member.type == PAX:
@@ -59,7 +63,7 @@ class Tape:
                     name, size = found.get("path", name), _whole(found.get("size"), size)
                 continue
             path, own = name if name is not None else member.name, member.size if size is None else size
-            name = size = None
+            name, size, extension = None, None, ""
             plain = member.type in PLAIN and not (member.type == tarfile.AREGTYPE and path.endswith("/"))
             self._left, self._gap = (own, -own % tarfile.BLOCKSIZE) if plain else (0, 0)
             if own < 0:
@@ -68,7 +72,7 @@ class Tape:
             if any(is_marker(part) for part in path.split("/")):
                 if member.type in PLAIN or member.isdir():
                     continue
-            elif member.isdir() and not folder:
+            elif member.isdir() and not folder and last not in self._files:
                 continue
             elif plain and last:
                 yield folder, last, own

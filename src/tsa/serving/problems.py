@@ -21,27 +21,18 @@ BROKEN_RULE = 422
 RULES = frozenset(
     {
         *TEXTS,
-        *("absurd_time", "accept", "bad_data", "bad_datatype", "bad_header", "bad_label", "bad_outcome"),
-        *("bad_shape", "bad_tensor", "bad_time", "binary_tensors", "bundle", "conflicting_id"),
-        *("content_encoding", "content_type", "deadline", "deadline_header", "disconnected", "duplicate_id"),
-        *("empty", "excluded", "future", "future_time", "head_too_large", "history_down", "inexact_number"),
-        *("infinite", "internal", "method", "missing_field", "negative_age", "no_admin", "no_history"),
+        *("absurd_time", "accept", "bad_data", "bad_datatype", "bad_header", "bad_label"),
+        *("bad_outcome", "bad_shape", "bad_tensor", "bad_time", "binary_tensors", "bundle"),
+        *("coarse_time", "conflicting_id", "content_encoding", "content_type", "deadline"),
+        *("deadline_header", "disconnected", "duplicate_id", "empty", "excluded", "future"),
+        *("future_time", "head_too_large", "history_down", "inexact", "inexact_number", "infinite"),
+        *("internal", "method", "missing_field", "negative_age", "no_admin", "no_history"),
         *("no_inputs", "no_reasons", "no_score", "not_a_list", "not_a_number", "not_a_text"),
-        *("not_an_object", "not_csv", "not_found", "not_json", "not_parquet", "null_id", "null_time"),
-        *(
-            "out_of_range",
-            "own_history",
-            "query",
-            "queue_full",
-            "rate",
-            "reader_down",
-            "request",
-            "slow_body",
-            "stopping",
-        ),
-        *("token", "too_deep", "too_large", "too_late", "too_long", "too_many", "unknown_field"),
-        *("unknown_history", "unknown_model", "unknown_output", "unknown_payment", "unreadable"),
-        *("wrong_number_of_fields",),
+        *("not_an_object", "not_csv", "not_found", "not_json", "not_parquet", "null_id"),
+        *("null_time", "out_of_range", "own_history", "query", "queue_full", "rate"),
+        *("reader_down", "request", "slow_body", "stopping", "token", "too_deep", "too_large"),
+        *("too_late", "too_long", "too_many", "unknown_field", "unknown_history", "unknown_model"),
+        *("unknown_output", "unknown_payment", "unreadable", "wrong_number_of_fields"),
     }
 )
 """The names of all rules that a request or a payment can break. Metrics count by these alone, never by what a client wrote."""
