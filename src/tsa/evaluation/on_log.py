@@ -17,11 +17,11 @@ from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
 from tsa.evaluation.run import Array, Run
 from tsa.progress import Progress, silent
-from tsa.scoring.archive import read_contents
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.known import KnownLog, Logs, When, learned_note, open_log
 from tsa.scoring.manifest import WEIGHTS, sha256
 from tsa.scoring.scorer import Scorer
+from tsa.scoring.signing import read_bundle
 
 THRESHOLD = 0.5
 """Where nothing else says from which raw score on a payment counts as flagged."""
@@ -111,7 +111,7 @@ def evaluate_bundle(
             account=_account(scorer.bundle),
             market=scorer.bundle.market,
             log=log,
-            weights=sha256(read_contents(path)[WEIGHTS]),
+            weights=sha256(read_bundle(path)[0][WEIGHTS]),
         )
         note = learned_note(scorer.bundle, log.store.time_seconds[run.rows], MADE_WITH)
         if note:
