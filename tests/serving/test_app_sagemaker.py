@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from endpoint import endpoint, made_bundle, payment
+from jsonschema_rs import Draft202012Validator
 
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.response import original_response
@@ -135,3 +137,23 @@ def test_an_imported_model_answers_word_for_word_as_the_original(tmp_path: Path)
         assert both[1].startswith(",,,not_a_number: amount")
         assert both[2] == lines[1] + ","
         assert client.post("/v1/score", json=payment("a")).json()["raw_score"] == pytest.approx(float(raw[0]))
+
+
+@pytest.mark.parametrize("lacks", ["percentile", "probability"])
+def test_an_imported_model_without_a_map_leaves_the_score_out(tmp_path: Path, lacks: str) -> None:
+    opened = Bundle.open(made_bundle(tmp_path / "bundle", imported=True))
+    assert opened.calibration is not None
+    calibration = replace(opened.calibration, **{lacks: None}, reasons={lacks: "it was not imported"})
+    replace(opened, calibration=calibration).save(tmp_path / "bundle")
+    name = {"percentile": "score-percentile", "probability": "ProbabilityScore"}[lacks]
+    with endpoint(tmp_path / "bundle") as client:
+        body = client.post("/invocations", json=[payment("a"), payment("b", amount="x")]).json()
+        wanted = [key for key in ("score-percentile", "legacy-score", "ProbabilityScore") if key != name]
+        assert list(body["predictions"][0]) == wanted
+        document = client.get("/openapi.json").json()
+        Draft202012Validator({"$ref": "#/components/schemas/Predictions", **document}).validate(body)
+        lines = client.post("/invocations", json=payment("a"), headers={"accept": "text/csv"}).text.splitlines()
+        assert lines[0] == ",".join(wanted)
+        score = client.post("/v1/score", json=payment("c")).json()
+        assert score[lacks] is None
+        assert score["raw_score"] > 0

@@ -49,7 +49,7 @@ def _paths(specification: Specification) -> dict[str, Any]:
         "/invocations": _post(
             "Score payments, as SageMaker calls it",
             {**payments, **tables},
-            {**anything, **lines, **table},
+            {JSON: {"schema": ref("Predictions")}, **lines, **table},
             [EXPLAIN, DEADLINE],
         ),
         "/ping": _get("Whether this server can score", anything, security=OPEN),

@@ -15,6 +15,7 @@ from tsa.serving.problems import CONTENT_TYPE, TYPES
 
 MOST_CHOICES = 100
 """A feature with more known values is asked for as free text."""
+DECIMAL = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
 ANY_TEXT, ANY_NUMBER = ["string", "number", "boolean", "null"], ["number", "string", "boolean", "null"]
 EXAMPLE_TIME, EXAMPLE_EPOCH = "2025-04-20T12:00:00Z", 1_745_150_400
 UNITS = {"s": 1, "ms": 1000, "us": 1_000_000}
@@ -153,6 +154,20 @@ class Specification:
             },
             "Result": {"anyOf": [ref("Answer"), ref("ItemProblem")]},
             "Answers": {"anyOf": [ref("Answer"), {"type": "array", "items": ref("Result")}]},
+            "Predictions": {
+                "type": "object",
+                "properties": {
+                    "predictions": {"type": "array", "items": {"anyOf": [ref("Result"), ref("OriginalScores")]}}
+                },
+                "required": ["predictions"],
+            },
+            "OriginalScores": {
+                "description": "Of an imported model. A score that the bundle is not calibrated for is left out.",
+                "type": "object",
+                "properties": dict.fromkeys(("score-percentile", "legacy-score", "ProbabilityScore"), DECIMAL),
+                "required": ["legacy-score"],
+                "additionalProperties": False,
+            },
             "ItemProblem": {"type": "object", "properties": {"problem": ref("Problem")}, "required": ["problem"]},
             "Problem": _problem(),
             "Outcome": _outcome(),
