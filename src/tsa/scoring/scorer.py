@@ -90,12 +90,13 @@ class Scorer:
 
         overrides: `key=value` over its market, such as `event.time_unit="ms"` for a log that writes times another way.
         MarketError for one that breaks a rule, or names other features than the bundle's. key: a public key (PEM): the
-        bundle must be signed with its private one. settings: as of `Scorer`.
+        bundle must be signed with its private one. settings: as of `Scorer`. ConfigError for an age cap above the model's.
         """
         bundle = Bundle.open(path, key=key)
         if overrides:
             bundle = replace(bundle, market=bundle.market.override(overrides))
             bundle.encoder.check_market(bundle.market)
+            _check_cap(bundle)
         return cls(bundle, **settings)
 
     @cached_property
@@ -229,6 +230,14 @@ class Scorer:
         from tsa.scoring.explain import explain_log
 
         return explain_log(self.bundle, payments, ids, **settings)
+
+
+def _check_cap(bundle: Bundle) -> None:
+    """Ages beyond the network's cap would all count alike: one that is set otherwise must not be larger. ConfigError."""
+    wire, config = bundle.market.wire, bundle.config
+    if wire is not None and config.time_attention == "exponential" and wire.age_cap_seconds > config.age_cap_seconds:
+        rule = f"wire.age_cap_seconds must be at most the model's {config.age_cap_seconds:g}"
+        raise ConfigError(f"{rule} (got {wire.age_cap_seconds:g}): train or import the model with another cap")
 
 
 def _is_rows(payments: Payments) -> TypeGuard[Rows]:
