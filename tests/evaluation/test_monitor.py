@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from tsa.data.clocks import sound_end, sound_span
 from tsa.evaluation.monitor_alerts import find_alerts
 from tsa.evaluation.monitor_page import plain, view
 from tsa.evaluation.report import page
@@ -316,3 +320,45 @@ def test_the_page_is_whole_and_nothing_in_it_is_markup(tsa, still, tmp_path):
     hostile = page("monitor.html", view(found))
     ET.fromstring(hostile.removeprefix("<!DOCTYPE html>"))
     assert "<script" not in hostile
+
+
+def test_one_clock_that_is_wrong_does_not_move_the_end_of_a_log() -> None:
+    """As of when outcomes count is the last time that others bear out; one payment dated ahead is none."""
+    now, hours = 1_800_000_000.0, np.arange(2000) * 3600.0
+    sound = now - 3 * 86_400 - hours[::-1]
+    last = sound[-1]
+    assert sound_end(sound, now) == last
+    for ahead in (now + 60, now + 300 * 86_400, now - 3600):
+        assert sound_end(np.append(sound, ahead), now) == (
+            ahead if ahead == now - 3600 and ahead - last < 2 * 86_400 else last
+        )
+    old = sound - 300 * 86_400  # a log of the past, with one payment that is dated later, and not in the future
+    assert sound_end(np.append(old, old[-1] + 40 * 86_400), now) == old[-1]
+    both = np.append(old, [old[-1] + 40 * 86_400, now + 1e7])
+    assert sound_end(both, now) == old[-1]
+    pause = np.append(old, old[-1] + 40 * 86_400 + hours[:50])
+    assert sound_end(pause, now) == pause[-1], "a pause that many payments follow is a pause"
+    assert sound_end(np.array([now + 1, now + 2]), now) == now + 2, "where all are, the log says when it is"
+    early = np.append(old[0] - 4000 * 86_400, both)
+    assert sound_span(early, now) == (old[0], old[-1]), "nor its beginning"
+    assert sound_span(old, now) == (old[0], old[-1])
+
+
+def test_a_payment_dated_ahead_is_left_out_and_told_of(
+    tsa: Callable[..., Any], demo_run: Path, demo_log: Path, tmp_path: Path
+) -> None:
+    log = pl.read_parquet(demo_log).sort("paid_at")
+    last = log.tail(1)
+    wrong = last.with_columns(
+        payment_id=pl.lit(10**9).cast(log.schema["payment_id"]), paid_at=pl.col("paid_at") + pl.duration(days=365)
+    )
+    pl.concat([log, wrong]).write_parquet(tmp_path / "wrong.parquet")
+    found = {}
+    for name, path in (("sound", demo_log), ("wrong", tmp_path / "wrong.parquet")):
+        out = tmp_path / name
+        made = tsa("monitor", demo_run / "bundle", path, "--from", "2025-04-20", "--out", out, "--replicates", 10)
+        assert made.code in (0, 3), made.err
+        found[name] = json.loads((out / "monitor.json").read_text())
+        assert ("1 payments dated after" in made.err) == (name == "wrong"), made.err
+    for key in ("as_of", "range", "n", "windows", "performance"):
+        assert found["wrong"][key] == found["sound"][key], key

@@ -93,6 +93,7 @@ def report(noise=1.0, swap=False, **changes):
             "labels": {"fraud": 3, "genuine": 80, "unknown": 7},
             "splits": splits,
             "files": [HOSTILE],
+            "notes": [{"kind": "missing", "column": HOSTILE, "text": f"90.0% of the rows have no value {HOSTILE}"}],
         },
         "model": {"parameters": 1234, "preset": "default", "config": {"width": 64}},
         "training": {"epochs": epochs, "best_epoch": 3},
@@ -207,6 +208,7 @@ def test_says_who_is_better(page):
 def test_accounts_for_every_row(full, page):
     shown = text_of(page)
     assert "Every row that was read is accounted for" in shown
+    assert "90.0% of the rows have no value" in shown, "notes on columns"
     assert "histories only: outside these ranges, or outcome not known 30 30.00%" in shown
     lost = full["data"] | {"rows_kept": 89}
     assert "do not add up" in text_of(render(to_plain(full | {"data": lost})))

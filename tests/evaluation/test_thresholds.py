@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -232,3 +233,21 @@ def test_no_figure_of_the_table_is_cut(tsa, own_run):
     assert done.code == 0
     assert "…" not in done.out
     assert 'class="verdict unclear"' in (own_run / "thresholds.html").read_text()
+
+
+@pytest.mark.parametrize("sign", [-1.0, 0.0])
+@pytest.mark.parametrize("capacity", [None, 5])
+def test_amounts_that_are_no_loss_are_told_of(sign, capacity):
+    """Bank exports write debits below 0: then no review pays, and the reason is the sign."""
+    payments = made()
+    payments = replace(payments, amount=sign * np.abs(payments.amount))
+    found = choose_thresholds(payments, Costs(review=5.0, capacity=capacity), replicates=0)
+    assert found["frauds_with_amount"] == 0
+    assert "No fraud of the test range has an amount above 0 (column debit)" in plain(
+        {**found, "amount_column": "debit"}
+    )
+    assert view({"market": "m", "amount_column": "debit", **found})["found"]["frauds"] > 0
+    fixed = choose_thresholds(payments, Costs(review=5.0, fraud=100.0), replicates=0)
+    assert fixed["frauds_with_amount"] is None
+    assert "amount above 0" not in plain(fixed)
+    assert "amount above 0" not in plain(choose_thresholds(made(), Costs(review=5.0), replicates=0))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +20,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tsa.data.clocks import sound_span
 from tsa.data.encoder import Encoder
 from tsa.data.events import KNOWN_AT, LABEL, TIME, CleanLog, read_log
 from tsa.data.files import ArrayWriter, file_entry, need_suffix, write_json
-from tsa.data.history import HistoryIndex, index_histories, retained
+from tsa.data.history import HistoryIndex, index_histories, known_too_late, retained
 from tsa.data.manifest import (
     ARRAYS,
     ENCODER,
@@ -35,12 +38,16 @@ from tsa.data.manifest import (
     array_file,
     index_file,
 )
+from tsa.data.notes import late_note, notes_on
 from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.wire.carried import Carried
 from tsa.data.wire.reading import read_wire
 from tsa.errors import DataError
 from tsa.progress import Progress
 from tsa.schema import Market
+
+MOST_NOTES = 20
+"""Notes on columns that are said; all of them stand in the report."""
 
 CODE = "__code"  # no column of a market begins so
 
@@ -66,23 +73,55 @@ def build_store(
 ) -> None:
     """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
     with _read(market, logs, folder, quarantine=quarantine, encoder=encoder) as (clean, carried):
-        write_json(folder / REPORT, clean.report)
         rows = pl.scan_parquet(folder / ROWS)
         entries, time_seconds = _write_times(rows, folder, carried)
         splits: dict[str, Split] = {}
+        is_fitted = encoder is None
         if encoder is None:
             splits = find_splits(market, time_seconds)
             first, last = splits["train"]["rows"]
             encoder = Encoder.fit(market, rows.slice(first, last - first))
         n = len(time_seconds)
-        entries |= _write_features(encoder, rows, n, folder, progress, carried)
+        features, unknown = _write_features(encoder, rows, n, folder, progress, carried)
+        entries |= features
         entries |= _write_histories(market, rows, time_seconds, folder, progress, carried)
+        report = _report(market, rows, time_seconds, clean.report, unknown, splits, is_fitted=is_fitted)
+        write_json(folder / REPORT, report)
         write_json(folder / MARKET, market.to_dict())
         encoder.save(folder / ENCODER)
         entries |= {name: file_entry(folder / name) for name in (ROWS, REPORT, MARKET, ENCODER)}
         manifest = _manifest(market, encoder, n, splits, entries)
     write_json(folder / MANIFEST, manifest if carried is None else manifest | {"n_stored": n + len(carried)})
     _log.info("store of %d events written", n)
+
+
+def _report(
+    market: Market,
+    rows: pl.LazyFrame,
+    time_seconds: NDArray[np.float64],
+    report: Mapping[str, Any],
+    unknown: Mapping[str, int],
+    splits: Mapping[str, Split],
+    *,
+    is_fitted: bool,
+) -> dict[str, Any]:
+    """The account of the rows, and what is odd about columns, which is said as well."""
+    n = int(report["rows_kept"])
+    notes = notes_on(market, rows, time_seconds, report, unknown=unknown, is_fitted=is_fitted, now_seconds=time.time())
+    late: dict[str, int] = {}
+    if splits:
+        frame = rows.select(LABEL, KNOWN_AT).collect()
+        for name in [name for name in splits if name != "test"]:
+            first, last = splits[name]["rows"]
+            label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
+            late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
+        notes += late_note(market, late)
+    for note in notes[:MOST_NOTES]:
+        _log.warning("%s: %s", note.column, note.text)
+    if len(notes) > MOST_NOTES:
+        _log.warning("and %d more notes on columns in %s", len(notes) - MOST_NOTES, REPORT)
+    rates = {name: count / n for name, count in unknown.items()}
+    return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
 
 
 @contextmanager
@@ -102,10 +141,13 @@ def _read(
 
 
 def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, Split]:
-    """Row ranges of the market's splits in rising times (n,). Raises DataError when a split has no rows."""
+    """Row ranges of the market's splits in rising times (n,). Raises DataError when a split has no rows.
+
+    Fractions divide the time from the first to the last payment that no clock dated far from all others.
+    """
     if not len(time_seconds):
         raise DataError("the log must have rows to learn from, however: none is left after reading")
-    first, last = float(time_seconds[0]), float(time_seconds[-1])
+    first, last = sound_span(time_seconds, time.time())
     splits = {}
     for name, (start, end) in market.split.resolve(first, last, market.label.gap_seconds).items():
         begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
@@ -157,8 +199,12 @@ def _chunks(rows: pl.LazyFrame, columns: Sequence[str], n: int) -> Iterator[pl.D
 
 def _write_features(
     encoder: Encoder, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress, carried: Carried | None
-) -> Entries:
-    """Encode all rows, chunk by chunk: the encoding of a row does not depend on the others."""
+) -> tuple[Entries, dict[str, int]]:
+    """Encode all rows, chunk by chunk: the encoding of a row does not depend on the others.
+
+    Also how many payments have a value that the encoder does not know, by categorical feature.
+    """
+    unknown: Counter[str] = Counter()
     encode = {"categorical": encoder.categorical, "numerical": encoder.numerical, "engineered": encoder.engineered}
     behind = 0 if carried is None else len(carried)
     sizes = {"categorical": n + behind, "numerical": n + behind, "engineered": n}
@@ -170,14 +216,28 @@ def _write_features(
         advance = stack.enter_context(progress("encoding", n + behind))
         for chunk in _chunks(rows, list(dict.fromkeys([TIME, *encoder.raw_columns])), n):
             for name, writer in writers.items():
-                writer.append(encode[name](chunk))
+                made = encode[name](chunk)
+                writer.append(made)
+                if name == "categorical":
+                    unknown.update(_unknown(encoder, made, chunk))
             advance(len(chunk))
         if carried is not None:
             for pieces in carried.encoded(encoder, _chunk_rows(len(encoder.raw_columns))):
                 for name, piece in pieces.items():
                     writers[name].append(piece)
                 advance(len(pieces["categorical"]))
-    return {array_file(name): writer.entry for name, writer in writers.items()}
+    return {array_file(name): writer.entry for name, writer in writers.items()}, dict(unknown)
+
+
+def _unknown(encoder: Encoder, made: NDArray[Any], chunk: pl.DataFrame) -> dict[str, int]:
+    """How many rows have a value that the encoder does not know, by categorical feature."""
+    found = {}
+    for at, vocabulary in enumerate(encoder.categorical_vocabularies):
+        count = int(np.count_nonzero(made[:, at] == vocabulary.unknown_row))
+        if vocabulary.missing_row == vocabulary.unknown_row:
+            count -= chunk[vocabulary.name].null_count()
+        found[vocabulary.name] = count
+    return found
 
 
 def _write_histories(

@@ -106,6 +106,15 @@ def retained(index: HistoryIndex, time_seconds: Array, retention_seconds: float)
     return HistoryIndex(order=index.order, position=index.position, start=place.astype(np.int64))
 
 
+def known_too_late(label: Array, known_at_seconds: Array, begins_seconds: float) -> NDArray[np.bool_]:
+    """(e,) whether an outcome becomes known only after `begins_seconds`, when a model that is tested from then on stands.
+
+    One without a time of its own (+inf) is not among them: often frauds alone have one.
+    """
+    late: NDArray[np.bool_] = (label >= 0) & np.isfinite(known_at_seconds) & (known_at_seconds > begins_seconds)
+    return late
+
+
 def history_lengths(index: HistoryIndex, rows: Array, length: int) -> Array:
     """(B,) how many events the histories of `rows` hold, the current one included, at most `length`."""
     held: Array = np.minimum(index.position[rows] - index.start[rows] + 1, length)

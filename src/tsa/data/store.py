@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tsa.data.build import build_store
 from tsa.data.encoder import Encoder
 from tsa.data.files import replaced_folder
-from tsa.data.history import EventArrays, HistoryIndex
+from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.manifest import (
     ARRAYS,
     ENCODER,
@@ -163,10 +163,7 @@ class EventStore(EventArrays):
         if name == TEST:
             return np.zeros(rows.stop - rows.start, bool)
         begins = self.manifest["splits"][TEST]["start_seconds"]
-        known_at = np.asarray(self.known_at_seconds[rows])
-        # an outcome without a time of its own is learned from: often frauds alone have one
-        late: NDArray[np.bool_] = (self.label[rows] >= 0) & np.isfinite(known_at) & (known_at > begins)
-        return late
+        return known_too_late(np.asarray(self.label[rows]), np.asarray(self.known_at_seconds[rows]), begins)
 
     def columns(self, names: Sequence[str]) -> pl.DataFrame:
         """Clean raw columns in store order: id, keys, amount, features, segments. Raises StoreError for others."""

@@ -8,14 +8,17 @@ from typing import Any
 
 Dict = Mapping[str, Any]
 
-_SHOWN = {"rows_read", "rows_kept", "rows_excluded", "rows_quarantined", "by_rule", "labels", "splits"}
+_SHOWN = {
+    *("rows_read", "rows_kept", "rows_excluded", "rows_replaced", "rows_quarantined", "by_rule"),
+    *("frauds_quarantined", "frauds_by_rule", "labels", "splits", "notes"),
+}
 
 
 def data_account(data: Dict) -> dict[str, Any]:
     """Rows read and where they went, the splits, and whatever else the data report says.
 
     `rows` is a list of {name, n, share, level}: level 0 for what was read, 1 for its parts, 2 for parts of these.
-    `balanced`: the parts add up; None where the report does not say enough.
+    `notes`: (column, what is odd about it). `balanced`: the parts add up; None where the report does not say enough.
     """
     splits = {name: split for name, split in (data.get("splits") or {}).items() if isinstance(split, Mapping)}
     return {
@@ -23,6 +26,7 @@ def data_account(data: Dict) -> dict[str, Any]:
         "balanced": _balanced(data, splits),
         "splits": [{"name": name} | dict(split) for name, split in splits.items()],
         "labels": list((data.get("labels") or {}).items()),
+        "notes": [(note["column"], note["text"]) for note in data.get("notes") or []],
         "rest": list(flat({key: value for key, value in data.items() if key not in _SHOWN})),
     }
 
@@ -37,8 +41,12 @@ def _rows(data: Dict, splits: Dict) -> Iterator[dict[str, Any]]:
 
     yield row("read", read, 0)
     yield row("set aside as unusable", data.get("rows_quarantined") or 0, 1)
+    frauds = data.get("frauds_by_rule") or {}
     for rule, n in (data.get("by_rule") or {}).items():
-        yield row(f"{rule} (a row may break several rules)", n, 2)
+        fraud = f", {frauds[rule]:,} of them fraud" if frauds.get(rule) else ""
+        yield row(f"{rule} (a row may break several rules{fraud})", n, 2)
+    if replaced := data.get("rows_replaced"):
+        yield row("replaced by a later row of the same payment", replaced, 1)
     yield row("excluded by the market file", data.get("rows_excluded") or 0, 1)
     kept = data.get("rows_kept")
     if kept is None:
@@ -58,7 +66,7 @@ def _balanced(data: Dict, splits: Dict) -> bool | None:
     read, kept = data.get("rows_read"), data.get("rows_kept")
     if read is None or kept is None:
         return None
-    parts = kept + (data.get("rows_excluded") or 0) + (data.get("rows_quarantined") or 0)
+    parts = kept + sum(data.get(name) or 0 for name in ("rows_excluded", "rows_replaced", "rows_quarantined"))
     return bool(read == parts and _in_splits(splits) <= kept)
 
 

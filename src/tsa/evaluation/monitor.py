@@ -5,13 +5,19 @@ It knows where the reference comes from and in what order things are done; each 
 
 from __future__ import annotations
 
+import logging
+import math
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tsa.data.clocks import sound_end
 from tsa.data.files import write_json, write_text
 from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.store import EventStore, prepare
@@ -32,6 +38,8 @@ from tsa.tables import Monitoring
 Logs = Sequence[str | Path]
 When = str | datetime | None
 PEEK = 200
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +90,7 @@ def monitor(
     with tempfile.TemporaryDirectory(prefix="tsa-monitor-") as folder:
         encoding = _Encoding(scorer, Path(folder), quarantine, progress)
         store = encoding.store("log", logs)
-        known_by = epoch_seconds("as-of", as_of, float(store.time_seconds[-1]))
+        known_by = epoch_seconds("as-of", as_of, sound_end(store.time_seconds, time.time()))
         measures = _Measures(scorer, settings, known_by, replicates, progress)
         if path := _made_before(reference):
             before = Reference.load(path)
@@ -91,7 +99,7 @@ def monitor(
             before = measures.reference(
                 *_payments_of_reference(Path(bundle), encoding, store, reference, reference_span)
             )
-        seen = Seen.score(scorer, store, span.seconds, "the payments", progress)
+        seen = Seen.score(scorer, store, _sound(store, span.seconds, "the log"), "the payments", progress)
         found = {**_head(scorer, store, settings), **measures.compare(seen, before)}
     found["plain"] = plain(found)
     found = dict(to_plain(found))
@@ -159,13 +167,25 @@ class _Measures:
         return {**found, "alerts": find_alerts(found, self.settings)}
 
 
+def _sound(store: EventStore, seconds: tuple[float, float], what: str) -> tuple[float, float]:
+    """The range without what clocks that are wrong date far ahead, where it has no end of its own."""
+    start, end = seconds
+    last = sound_end(store.time_seconds, time.time())
+    stray = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
+    if not stray or math.isfinite(end):
+        return seconds
+    _log.warning("%s: %d payments dated after %s are left out; --to takes them in", what, stray, moment(last))
+    return start, math.nextafter(last, math.inf)
+
+
 def _payments_of_reference(
     bundle: Path, encoding: _Encoding, store: EventStore, reference: Logs, span: Span
 ) -> tuple[EventStore, tuple[float, float], str]:
     """The store that holds the reference's payments, their range in seconds, and where they are from, in words."""
     if reference:
         source = ", ".join(Path(name).name for name in map(str, reference))
-        return encoding.store("reference", reference), span.seconds, source
+        other = encoding.store("reference", reference)
+        return other, _sound(other, span.seconds, "the reference"), source
     return _calibrated_on(bundle) if span.is_open else (store, span.seconds, "other payments of the log")
 
 

@@ -45,8 +45,8 @@ def thresholds(
     found |= {
         "amount_column": amount_column or run.market.event.amount,
         "market": run.market.name,
-        "plain": plain(found),
     }
+    found["plain"] = plain(found)
     write_json(run.path / "thresholds.json", to_plain(found))
     write_text(run.path / "thresholds.html", page("thresholds.html", view(to_plain(found))))
     return found
@@ -73,6 +73,11 @@ def _amounts(run: Run, column: str) -> Any:
 def plain(found: Dict) -> str:
     """One sentence: what is best, and what it comes to."""
     best = found["best"]
+    if found.get("frauds_with_amount") == 0 and found["frauds"]:
+        return (
+            f"No fraud of the test range has an amount above 0 (column {found['amount_column']}), and lower amounts count as "
+            "no loss, so no review saves anything: write amounts as positive numbers, or give --cost-fraud."
+        )
     if best is None:
         return "No threshold saves more than its reviews cost: review nothing, or make a review cheaper."
     daily = f"{best['reviewed_per_day']:,.1f} reviews a day"

@@ -118,8 +118,16 @@ def choose_thresholds(
         "rows": [_row(queue, cut, costs) for cut in sorted(_cuts(queue, costs, best))],
         "best": found,
         "by_expected_loss": _by_expected_loss(payments, costs, probability),
+        "frauds_with_amount": _frauds_with_amount(payments, costs),
         "costs": asdict(costs),
     }
+
+
+def _frauds_with_amount(payments: ScoredPayments, costs: Costs) -> int | None:
+    """How many frauds are a loss by their amount; None where a loss is not told by amounts."""
+    if payments.amount is None or costs.fraud is not None:
+        return None
+    return int(np.count_nonzero(payments.amount[payments.label == 1] > 0))
 
 
 def _cuts(queue: _Queue, costs: Costs, best: int | None) -> set[int]:
