@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tsa.data.clocks import sound_span
 from tsa.schema import Market
 
-KEY_SHARE, KEY_TIMES, KEY_ROWS = 0.05, 5, 50
+KEY_SHARE, KEY_TIMES, KEY_ROWS = 0.1, 5, 50
 """A key is large that owns more than this share of the rows, so many times the share of the mean key, and so many rows."""
 
 HALF = 0.5
