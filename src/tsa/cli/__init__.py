@@ -2,7 +2,7 @@
 
 Exit codes: 0; 2 for bad usage or input, or a machine that lacks something (one paragraph, no traceback); 3 for an alert of
 `tsa monitor`; 1 for a bug; 130 when interrupted; 143 after SIGTERM and 129 after SIGHUP, once what was half-written is removed
-(a training has saved a checkpoint then).
+(a training saves a checkpoint and ends with 143 after either).
 """
 
 from __future__ import annotations

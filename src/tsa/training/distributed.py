@@ -7,9 +7,10 @@ values; no batches, no epochs.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,11 @@ PATIENCE_SECONDS = 1.0
 """How long a process that lost another waits for its last words, which come before it leaves."""
 
 POLL_SECONDS = 0.1
+SIGNS = "/signs"
+SIGN_SECONDS = 5.0
+"""How often a process that works alone says that it lives, and"""
+SILENCE_SECONDS = 900.0
+"""how long the others wait without hearing so: a machine may be short of time, but not for so long."""
 
 _groups: list[Any] = []
 """Groups live as long as the process. The last to let one go may else be a wrapped network in the trace of an error, which
@@ -120,24 +126,52 @@ class Processes:
         return values[0]
 
     def ready(self, name: str, work: Callable[[], object] | None) -> None:
-        """Do `work`, if there is any, and go on when all processes have done theirs, however long that takes.
+        """Do `work`, if there is any, and go on when all processes have done theirs, for as long as those give signs of life.
 
-        name: of this work, unlike all others'. Raises OtherProcessError where another one fails.
+        name: of this work, unlike all others'. Raises OtherProcessError where another one fails, or is not heard of.
         """
-        if work is not None:
-            work()
         if self.count == 1:
+            if work is not None:
+                work()
             return
         store = dist.distributed_c10d._get_default_store()
+        if work is not None:
+            with _signs_of_life(store, name):
+                work()
         store.add(name, 1)
+        signs, heard = -1, time.monotonic()
         while store.add(name, 0) < self.count:
             if store.check([LAST_WORDS]):
                 raise OtherProcessError(store.get(LAST_WORDS).decode())
+            if (now := store.add(f"{name}{SIGNS}", 0)) != signs:
+                signs, heard = now, time.monotonic()
+            elif time.monotonic() - heard > SILENCE_SECONDS:
+                raise OtherProcessError(
+                    f"a process must give signs of life at its work ({name}; got none in {SILENCE_SECONDS:g} s)"
+                )
             time.sleep(POLL_SECONDS)
 
     def wait(self) -> None:
         """Go on when all have come here."""
         self.any(False)
+
+
+@contextmanager
+def _signs_of_life(store: Store, name: str) -> Iterator[None]:
+    """Inside the block a thread tells the other processes that this one works."""
+    done = threading.Event()
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the store went with the process that held it
+            while not done.wait(SIGN_SECONDS):
+                store.add(f"{name}{SIGNS}", 1)
+
+    thread = threading.Thread(target=tell, name="tsa-signs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 @contextmanager

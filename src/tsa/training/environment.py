@@ -26,3 +26,20 @@ def launched() -> Launch | None:
 def mlflow_uri() -> str | None:
     """Where MLflow keeps its runs; None where it is not wanted."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def mlflow_experiment() -> tuple[str | None, str | None]:
+    """Number and name of the experiment that runs belong to, by MLflow's own variables."""
+    return os.environ.get("MLFLOW_EXPERIMENT_ID") or None, os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
+
+
+def mlflow_run() -> str | None:
+    """The number of the run that is to be gone on with, by MLflow's own variable."""
+    return os.environ.get("MLFLOW_RUN_ID") or None
+
+
+def bound_mlflow() -> None:
+    """Bound MLflow's calls, unless its own variables say otherwise: by itself one may take half an hour."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # results alone are printed there

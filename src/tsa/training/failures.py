@@ -85,6 +85,8 @@ def _reason(error: Exception, out: Path) -> str | None:
     if isinstance(error, EOFError | ConnectionError) or "DataLoader worker" in str(error):
         # a signal says so, anywhere, or it is found out by reading from it
         return f"workers that gather batches (training.workers) must live, however: {error or 'one was killed'}"
+    if "DataLoader timed out" in str(error):
+        return f"workers must gather a batch in time (got {error}): look into the disk of the store, or set training.workers=0"
     if full(error):
         free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
         return (

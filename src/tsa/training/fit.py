@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class _Run:
         checkpoints = Checkpoints(self.out / CHECKPOINTS, self.identity())
         loop = Loop(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
         self._go_on(loop, checkpoints) if resume else self._begin(checkpoints)
-        with self._written(loop) as (run, track):
+        with closing(loop.loader), self._written(loop) as (run, track):
             history = loop.run(track, on_epoch)
             end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
             bundle = self._bundle(loop, {**self.account, **end})

@@ -26,13 +26,16 @@ from tsa.model.batch import Batch
 from tsa.model.inputs import gather_batch
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import Processes
+from tsa.training.handing import packed, refuse_without_semaphores, unpacked
 
 Rows = NDArray[np.int64]
 
 PREFETCHED = 4
 """Batches that each worker process has ready."""
+MOST_WAIT_SECONDS = 600
+"""How long a batch of a worker process is waited for."""
 LAST_SECONDS = 20
-"""How long a worker process outlives a SIGTERM."""
+"""How long a worker process outlives a SIGTERM or SIGHUP."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,12 @@ class Loader:
         order = bucketed(self._held(drawn.rows), self.config.batch_size, self.config.bucket, rng)
         return drawn.part(order)
 
+    def close(self) -> None:
+        """End the processes that gather ahead: left to the end of this one, they would outlive a SIGTERM for a while."""
+        iterator = getattr(self._prefetching, "_iterator", None)
+        if (shut_down := getattr(iterator, "_shutdown_workers", None)) is not None:
+            shut_down()
+
     def _refuse_idle(self) -> None:
         """TrainingError where a process would get no payment."""
         least, count = self.config.batch_size // self.config.accumulate, self.processes.count
@@ -144,6 +153,7 @@ class Loader:
             workers = min(2, (os.cpu_count() or 1) - 1) if self.processes.device.type == "cuda" else 0
         if workers == 0:
             return None
+        refuse_without_semaphores(workers)
         return DataLoader(
             _Gathered(self.store),
             batch_size=None,
@@ -152,19 +162,21 @@ class Loader:
             prefetch_factor=PREFETCHED,
             persistent_workers=True,
             generator=torch.Generator(),  # of its own: the global one belongs to the network
-            worker_init_fn=_outlive_sigterm,
+            worker_init_fn=_outlive_signals,
+            timeout=MOST_WAIT_SECONDS,
         )
 
     def _loaded(self) -> Iterator[Loaded]:
         if self._prefetching is None:
             return (loaded(self.store, task) for task in self.tasks())
-        return iter(self._prefetching)
+        return map(unpacked, iter(self._prefetching))
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """Gather on for a while: a SIGTERM to all processes of a job is for the one that saves a checkpoint, and needs batches
-    until then."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(LAST_SECONDS))
+def _outlive_signals(worker: int) -> None:
+    """Gather on for a while: what is sent to all processes of a job is for the one that saves a checkpoint, and needs
+    batches until then."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: signal.alarm(LAST_SECONDS))
 
 
 def loaded(store: EventStore, task: Task) -> Loaded:
@@ -205,14 +217,14 @@ def _sorted_by_length(held: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return np.concatenate([part[_sorted_by_length(held[1:, part], size)] for part in strips])
 
 
-class _Gathered(Dataset[Loaded]):
-    """Tasks with their tensors. Workers that are not forked open the store again: memory maps are not sent."""
+class _Gathered(Dataset[Any]):
+    """Tasks with their tensors, packed. Workers that are not forked open the store again: memory maps are not sent."""
 
     def __init__(self, store: EventStore) -> None:
         self.store = store
 
-    def __getitem__(self, task: Any) -> Loaded:
-        return loaded(self.store, task)
+    def __getitem__(self, task: Any) -> Any:
+        return packed(loaded(self.store, task))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.store.path,)

@@ -1,4 +1,7 @@
-"""SIGTERM: how a scheduler says that the machine is wanted back. It is noted here, and heeded between two steps."""
+"""SIGTERM, how a scheduler says that the machine is wanted back, and SIGHUP, of a terminal that was closed.
+
+They are noted here, and heeded between two steps. SIGHUP that is ignored, as nohup does, stays ignored.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @dataclass
@@ -19,7 +24,7 @@ class Asked:
 
 @contextmanager
 def noting_sigterm() -> Iterator[Asked]:
-    """Inside the block SIGTERM only raises a flag. Outside of the main thread, which alone may, nothing is changed."""
+    """Inside the block SIGTERM and SIGHUP only raise a flag. Outside of the main thread, which alone may, nothing is changed."""
     asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -28,8 +33,10 @@ def noting_sigterm() -> Iterator[Asked]:
     def note(*_: Any) -> None:
         asked.to_stop = True
 
-    before = signal.signal(signal.SIGTERM, note)
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heard}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

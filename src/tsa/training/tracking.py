@@ -19,6 +19,8 @@ from tsa.data.files import replaced_file
 from tsa.errors import ConfigError
 from tsa.training.config import TrainingConfig
 from tsa.training.environment import mlflow_uri
+from tsa.training.feed import Feed
+from tsa.training.mlflow import MLflowRun, refuse_unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +30,16 @@ Track = Callable[[Record], None]
 
 
 def refuse_missing(config: TrainingConfig) -> None:
-    """Raise ConfigError for what is asked for and not installed: better before hours of training than after."""
+    """Raise ConfigError for what is asked for and not installed, or does not answer: better before hours of training than
+    after."""
     if config.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError(
             "training.tensorboard needs TensorBoard, however: pip install 'tsa-fraud[track]' was not done"
         )
-    if mlflow_uri() and find_spec("mlflow") is None:
-        raise ConfigError("MLFLOW_TRACKING_URI needs MLflow, however: pip install 'tsa-fraud[mlflow]' was not done")
+    if uri := mlflow_uri():
+        if find_spec("mlflow") is None:
+            raise ConfigError("MLFLOW_TRACKING_URI needs MLflow, however: pip install 'tsa-fraud[mlflow]' was not done")
+        refuse_unreachable(uri)
 
 
 @contextmanager
@@ -45,7 +50,8 @@ def tracked(out: Path, config: TrainingConfig, run: Record, before: Sequence[Rec
         if config.tensorboard:
             tracks.append(stack.enter_context(_tensorboard(out / TENSORBOARD, len(before))))
         if uri := mlflow_uri():
-            tracks.append(stack.enter_context(_mlflow(uri, out, run)))
+            tracker = MLflowRun(uri, out, run, figures)
+            tracks.append(stack.enter_context(_fed("MLflow", tracker.write, tracker.end)))
 
         def track(record: Record) -> None:
             for each in tracks:
@@ -84,31 +90,19 @@ def _tensorboard(folder: Path, epochs: int) -> Iterator[Track]:
             writer.add_scalar(name, value, record["epoch"])
         writer.flush()
 
-    try:
-        yield write
-    finally:
-        writer.close()
+    with _fed("TensorBoard", write, lambda well: writer.close()) as track:
+        yield track
 
 
 @contextmanager
-def _mlflow(uri: str, out: Path, run: Record) -> Iterator[Track]:
-    """A run of the experiment that MLflow's own variables name; one that is resumed goes on under its number."""
-    import mlflow
-
-    mlflow.set_tracking_uri(uri)
-    with mlflow.start_run(run_id=run.get("mlflow_run"), run_name=out.resolve().name) as active:
-        run["mlflow_run"] = active.info.run_id
-        settings = {f"{room}.{key}": value for room in ("training", "model") for key, value in run[room].items()}
-        # what was logged cannot be changed; of a run that goes on, the settings that may differ make no difference
-        mlflow.log_params({key: value for key, value in settings.items() if key not in active.data.params})
-
-        def write(record: Record) -> None:
-            try:
-                mlflow.log_metrics(figures(record), step=record["epoch"])
-            except mlflow.exceptions.MlflowException as error:  # no reason to lose days of training
-                logger.warning("MLflow did not take epoch %d: %s", record["epoch"], error)
-
-        yield write
+def _fed(name: str, write: Track, end: Callable[[bool], None]) -> Iterator[Track]:
+    """A tracker of which nothing, and no wait, reaches the run."""
+    feed, well = Feed(name, write, end), False
+    try:
+        yield feed
+        well = True
+    finally:
+        feed.close(well)
 
 
 def epochs_of(out: Path) -> list[Record]:
@@ -123,10 +117,18 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def draw_curves(records: Sequence[Record], out: Path) -> None:
-    """The picture `out`: loss, validation, rate and gradient over the epochs. Nothing where matplotlib is not installed."""
+    """The picture `out`: loss, validation, rate and gradient over the epochs. Nothing where matplotlib is not installed, or
+    does not come to it: no reason to fail a run."""
     if find_spec("matplotlib") is None:
         logger.info("no %s: pip install 'tsa-fraud[track]' to have it drawn", out.name)
         return
+    try:
+        _draw(records, out)
+    except Exception as error:
+        logger.warning("%s was not drawn: %s: %s", out.name, type(error).__name__, error)
+
+
+def _draw(records: Sequence[Record], out: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = {
