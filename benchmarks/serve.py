@@ -152,7 +152,7 @@ def requests(bundle: Bundle, rows: pl.DataFrame, after: datetime) -> Iterator[by
 
 def serving(bundle: Path, history: str, options: list[str]) -> contextlib.AbstractContextManager[tuple[int, int]]:
     """`tsa serve` in a process of its own: (port, process id)."""
-    return started([TSA, "serve", bundle, "--history", history, *options])
+    return started([TSA, "serve", bundle, "--history", history, "--new-store", *options])
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Score the payments of a file of JSON lines at a running endpoint, in lists, and print a line for each.
 
     pip install ./clients/python
-    tsa serve run/bundle --history sqlite:///histories.db &
+    tsa serve run/bundle --history sqlite:///histories.db --new-store &
     python examples/score_payments.py payments.jsonl --url http://127.0.0.1:8080 > scores.jsonl
 
 The token, where the endpoint asks for one, is read from TSA_TOKEN. Exit code 1 if a payment was refused.

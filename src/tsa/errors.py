@@ -12,6 +12,7 @@
     ├── BundleError       a bundle is missing a file, was changed, or has another version
     ├── HistoryError      a history store is of another market, or holds what it must not
     │   └── HistoryUnavailable  it cannot be reached, or does not answer in time
+    │       └── HistoryLost     it is not the one that was used before, or lacks what it held
     ├── ServerError       the endpoint cannot go on: its workers end again and again
     └── ArtefactError     an artefact of the original system cannot be read, or artefacts do not fit together
 
@@ -75,6 +76,15 @@ class HistoryError(TSAError):
 
 class HistoryUnavailable(HistoryError):  # noqa: N818 it says what happened
     """A history store cannot be reached, or does not answer in time."""
+
+    def __init__(self, text: str, reason: str = "other") -> None:
+        """reason: why, one of `tsa.serving.history_store.REASONS`."""
+        super().__init__(text)
+        self.reason = reason
+
+
+class HistoryLost(HistoryUnavailable):
+    """A history store is not the one that was used before, or lacks what it held."""
 
 
 def brief(text: object, most: int = 100) -> str:

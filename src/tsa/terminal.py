@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 
 from tsa.errors import TSAError
+from tsa.printable import LineFormatter, printable
 from tsa.progress import Advance, Progress
 
 INTERRUPTED = 130
@@ -34,7 +35,7 @@ def session(quiet: bool, log: Path | None) -> Iterator[Progress]:
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = LogFile(log, mode="a", encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.insert(0, file)
     for handler in handlers:
         logger.addHandler(handler)
@@ -102,5 +103,6 @@ class Notes(logging.Handler):
 
 
 def say(text: str, to: Console = console) -> None:
-    """Print a line as it is: nothing in a path or a value is markup or an emoji, and no pipe is wrapped at 80 columns."""
-    to.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    """Print a line as it is: nothing in a path or a value is markup or an emoji, and no pipe is wrapped at 80 columns. What would
+    move the cursor or hide is spelled out."""
+    to.print(printable(text, keep="\n\t"), markup=False, emoji=False, highlight=False, soft_wrap=True)

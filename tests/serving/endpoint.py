@@ -130,6 +130,7 @@ def settings_of(bundle: Path, **changes: Any) -> ServeSettings:
     found: dict[str, Any] = {
         "bundle": bundle,
         "history": f"sqlite:///{bundle.parent}/histories.db",
+        "new_store": True,
         "port": 0,
         "drain_seconds": 0.0,
         "stop_seconds": 5.0,
@@ -173,7 +174,7 @@ def served(bundle: Path, history: str, *options: object) -> Iterator[tuple[subpr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [TSA, "serve", bundle, "--history", history, "--port", port, *options]
+    words = [TSA, "serve", bundle, "--history", history, "--new-store", "--port", port, *options]
     process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):

@@ -183,8 +183,8 @@ def assert_nothing_lost(store: HistoryStore, rows: Sequence[Row], acknowledged: 
 class RedisServer:
     """A Redis that flushes each change to disk before it acknowledges it; killed and started again at will."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.options = folder, options
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -206,7 +206,7 @@ class RedisServer:
 
     def start(self) -> None:
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
-        options += ["--appendonly", "yes", "--appendfsync", "always"]
+        options += ["--appendonly", "yes", "--appendfsync", "always", *self.options]
         self._process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
         import redis
 
@@ -218,6 +218,14 @@ class RedisServer:
                 except redis.RedisError:
                     time.sleep(0.025)
         raise AssertionError("redis-server did not start")
+
+    def client(self) -> Any:
+        import redis
+
+        return redis.Redis(port=self.port)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         self._process.kill()

@@ -26,7 +26,11 @@ def contents(url: str) -> dict[Any, bytes]:
 
 def test_load_show_erase_expire(tsa: Tsa, case: Case, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    assert "is new" in tsa("history", "show", "--history", url).err
+    for command in (("show",), ("erase", "--key", "card=c3"), ("expire", "--days", 1)):
+        refused = tsa("history", command[0], "--history", url, *command[1:])
+        assert refused.code == 2
+        assert f"new store with 0 payments: {tmp_path}/x.db" in refused.err
+    assert not (tmp_path / "x.db").exists(), "a mistyped name makes no file"
     loaded = tsa("history", "load", case.path, case.log, "--history", url)
     assert loaded.code == 0, loaded.err
     assert loaded.out.startswith("1,500 payments read, ")
@@ -48,6 +52,37 @@ def test_load_show_erase_expire(tsa: Tsa, case: Case, tmp_path: Path) -> None:
     assert "above 0 where the market keeps payments for ever" in tsa("history", "expire", "--history", url).err
     assert "let go: " in tsa("history", "expire", "--history", url, "--days", 30).out
     assert contents(url) == {}
+
+
+def test_adopt(
+    tsa: Tsa,
+    case: Case,
+    history_url: str,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the log file of a load into Redis
+    assert tsa("history", "load", case.path, case.log, "--history", history_url).code == 0
+    assert "new store, 0 payments" in caplog.text
+    with open_history(history_url) as store:
+        desk = Desk(case.scorer(), store)
+        adopted = tsa("history", "adopt", "--history", history_url)
+        assert adopted.out == f"adopted: {sum(1 for _ in store.scan('')):,} payments\n"
+        answer_of(desk.score([request({**case.rows[-1], "id": "next"})])[0])
+        assert store.turns == 1
+    assert "market shops" in tsa("history", "show", "--history", history_url).out
+
+
+def test_what_clients_send_does_not_move_the_cursor(tsa: Tsa, case: Case, history_url: str) -> None:
+    """Nor does it forge lines, nor turn the direction of writing."""
+    odd = "x\n2018-05-07T00:00:00+00:00 p-7 fraud\x1b[2K\x1b]0;owned\x07\u202e\u2028\x9b"
+    with open_history(history_url) as store:
+        answer_of(Desk(case.scorer(), store).score([{**request(case.rows[0]), "id": odd, "card": "c"}])[0])
+    shown = tsa("history", "show", "--history", history_url, "--key", "card=c").out
+    assert shown.count("\n") == 1
+    assert shown.removesuffix("\n").isprintable()
+    assert "\\x1b[2K" in shown
 
 
 @pytest.mark.parametrize("key", ["c3", "person=c3", "card="])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -103,10 +104,17 @@ def test_counting_up_from_threads_and_processes(history_url: str) -> None:
         ("histories.db", "must be like sqlite:///"),
         ("mysql://x/y", "must be like sqlite:///"),
         ("sqlite://histories.db", "must be like sqlite:///"),
-        ("sqlite:///x.db?sync=1", "must be of .*synchronous.*, however: .*sync"),
+        ("sqlite:///x.db?sync=1", r"must be of .*synchronous.*\(got \['sync'\]\)"),
         ("sqlite:///x.db?synchronous=off", "must be normal or full"),
         ("sqlite:///x.db?timeout_seconds=no", "timeout_seconds must be a number"),
+        ("sqlite:///what?.db", "must be name=value"),
+        ("sqlite:///a?b=1.db", "must be of"),
+        ("sqlite:///a\nb.db", "must be like sqlite:///"),
+        ("sqlite:///:memory:", "must be a file"),
+        ("sqlite+x:///x.db", "must be like sqlite:///"),
         ("redis://localhost:6379/0?wrong=1", "must be like redis://"),
+        ("redis://localhost:6379/zero", "the number of a database"),
+        ("redis://localhost:port/0", "port must be a number"),
     ],
 )
 def test_urls(url: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,3 +157,70 @@ def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
         assert store.read([A])[A].data == b"1"
     with pytest.raises(HistoryUnavailable):
         open_history(server.url, 0.2)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://:hunter2@10.0.0.1:26379/mymaster/0",
+        "reddis://:hunter2@127.0.0.1/0",
+        "hunter2@127.0.0.1",
+        "redis://:hunter2#more@127.0.0.1:6379/0",
+        "redis://:hunter2?more=1@127.0.0.1:6379/0",
+        "redis://:more?hunter2=1@127.0.0.1:6379/0",
+        "redis://:more/hunter2@127.0.0.1:6379/0",
+        "redis://:more@hunter2@127.0.0.1:6379/0",
+        "redis://:hunter2",
+        "redis://:hunter2@127.0.0.1:1/zero",
+        "redis://:hunter2@127.0.0.1:1/0?timeout_seconds=hunter2",
+        "redis://:hunter2@127.0.0.1:1/0?socket_timeout=hunter2",
+        "redis://:hunter2@127.0.0.1:1/0?wrong=hunter2",
+        "redis://user:hunter2@127.0.0.1:1/0",
+        "redis://127.0.0.1:1/0?password=hunter2",
+        "rediss://:hunter2@127.0.0.1:1/0",
+        "unix://:hunter2@/no/such.sock",
+        "sqlite://:hunter2@host/x.db",
+        "mysql://user:hunter2@host/x",
+    ],
+)
+def test_secrets_are_in_no_message(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises((ConfigError, HistoryUnavailable)) as refused:
+        open_history(url, 0.2)
+    error: BaseException | None = refused.value
+    assert "hunter2" not in str(error) + caplog.text
+    while error is not None and not error.__suppress_context__:  # what a traceback shows
+        error = error.__cause__
+        assert "hunter2" not in str(error)
+
+
+def test_secrets_are_not_in_the_list_of_processes(tmp_path: Path) -> None:
+    listed = Path("/proc/self/cmdline")
+    if not listed.exists():
+        pytest.skip("the list of processes is that of Linux")
+    with socket.socket() as silent:  # takes the connection and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"redis://user:hunter2@127.0.0.1:{silent.getsockname()[1]}/0?timeout_seconds=30"
+        command = [sys.executable, "-m", "tsa", "history", "show", "--history", url]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        try:
+            silent.settimeout(60)
+            silent.accept()
+            shown = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        finally:
+            process.kill()
+            process.communicate()
+    assert b"hunter2" not in shown
+    assert b"redis://************@127.0.0.1" in shown
+
+
+@pytest.mark.parametrize("name", ["a#b.db", "50%.db", "%41.db", "a b&c=d;.db", "é.db"])
+def test_paths_are_taken_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open_history(f"sqlite:///{name}") as store:
+        monkeypatch.chdir("/")
+        put(store, A, b"1")
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    with open_history(f"sqlite:///{tmp_path / name}", new="refuse") as store:
+        assert store.read([A])[A].data == b"1"

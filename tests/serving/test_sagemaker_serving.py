@@ -162,6 +162,7 @@ def test_the_toolkit_gets_the_scores_of_the_scorer_in_every_format(
     tsa: Any, toolkit: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, body: bytes
 ) -> None:
     monkeypatch.setenv("TSA_HISTORY", f"sqlite:///{tmp_path}/h.db")
+    monkeypatch.setenv("TSA_NEW_STORE", "1")
     ask = toolkit(packed(tsa, bundle, tmp_path))
     status, content_type, answer = ask(body, kind)
     assert (status, content_type) == (200, "application/json")
@@ -216,6 +217,7 @@ def test_a_refusal_is_a_problem_with_its_status_and_no_traceback(
     rule: str,
 ) -> None:
     monkeypatch.setenv("TSA_HISTORY", f"sqlite:///{tmp_path}/h.db")
+    monkeypatch.setenv("TSA_NEW_STORE", "1")
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "1")
     found, content_type, answer = toolkit(packed(tsa, bundle, tmp_path))(body, kind, accept)
     assert (found, content_type, json.loads(answer)["rule"]) == (status, "application/problem+json", rule)

@@ -78,8 +78,15 @@ def test_what_is_wrong_with_the_settings_is_one_paragraph(tsa: Any, bundle: Path
         ((tmp_path / "nothing",), "is not a bundle"),
         ((bundle,), "needs --history"),
         ((bundle, "--history", "mysql://x"), "history must be like"),
-        ((bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--engine", "abacus"), "engine must be one of"),
-        ((bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--token-env", "NO_SUCH_TOKEN"), "NO_SUCH_TOKEN"),
+        ((bundle, "--history", f"sqlite:///{tmp_path}/mistyped.db"), "new store with 0 payments"),
+        (
+            (bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--new-store", "--engine", "abacus"),
+            "engine must be one of",
+        ),
+        (
+            (bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--new-store", "--token-env", "NO_SUCH_TOKEN"),
+            "NO_SUCH_TOKEN",
+        ),
         ((bundle, "--workers", 0), "workers must be at least 1"),
     ):
         outcome = tsa("serve", *arguments)
@@ -94,7 +101,8 @@ def test_a_port_that_is_taken_is_said(tsa: Any, bundle: Path, tmp_path: Path, wo
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        outcome = tsa("serve", bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--port", port, "--workers", workers)
+        history = ("--history", f"sqlite:///{tmp_path}/h.db", "--new-store")
+        outcome = tsa("serve", bundle, *history, "--port", port, "--workers", workers)
     assert outcome.code == 2
     assert f"port must be free on 127.0.0.1, however: {port}: Address already in use" in outcome.err.replace("\n", " ")
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 from tsa.cli import bundles, data, evaluation, explaining, history, monitoring, scoring, serving, training, tuning
 from tsa.cli.app import app
 from tsa.cli.streams import flush_or_drop, print_any_character
+from tsa.cli.title import strike_out_passwords
 from tsa.ending import ending_in_order
 from tsa.errors import TSAError
 from tsa.machine import lack
@@ -43,6 +44,7 @@ REFUSED = 2
 def main() -> None:
     """Run the command line. What the user can act on becomes one paragraph and exit code 2; anything else is a bug."""
     print_any_character()
+    strike_out_passwords()
     with ending_in_order():
         try:
             _run()

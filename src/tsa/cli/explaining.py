@@ -13,6 +13,7 @@ from rich.text import Text
 from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
 from tsa.cli.scoring import BundleFolder
 from tsa.data.outputs import check_outputs
+from tsa.printable import printable
 from tsa.terminal import console, say, session
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def explain(
 def print_explanation(explanation: Explanation) -> None:
     """A payment's scores, its reasons and what its histories count for."""
     scores = ", ".join(f"{TITLES.get(name, name)} {value:.4g}" for name, value in explanation.scores.items())
-    say(f"{explanation.id}, {(explanation.time or 'at no known time')}: {scores}")
+    say(f"{printable(explanation.id)}, {(explanation.time or 'at no known time')}: {scores}")
     table = Table("log odds", "reason", "code", box=SIMPLE_HEAD)
     table.columns[0].justify = "right"
     table.columns[2].style = "dim"
     for reason in explanation.reasons:
-        table.add_row(f"{reason.attribution:+.3f}", Text(reason.text), Text(reason.code))
+        table.add_row(f"{reason.attribution:+.3f}", Text(printable(reason.text)), Text(reason.code))
     rest = explanation.total - explanation.residual - sum(reason.attribution for reason in explanation.reasons)
     table.add_row(f"{rest:+.3f}", "all else", "")
     if not explanation.adds_up:

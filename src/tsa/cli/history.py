@@ -1,4 +1,4 @@
-"""Commands on history stores: fill one, look at it, forget a person, let old payments go."""
+"""Commands on history stores: fill one, look at it, forget a person, let old payments go, go on with one that was lost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import time
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
 
 import typer
 
@@ -18,13 +17,21 @@ from tsa.schema import DAY_SECONDS, Market
 from tsa.terminal import say, session
 
 history = typer.Typer(
-    no_args_is_help=True, help="The history store that `tsa serve` reads: fill it, look, erase, expire."
+    no_args_is_help=True, help="The history store that `tsa serve` reads: fill it, look, erase, expire, adopt."
 )
 app.add_typer(history, name="history")
 
 Url = Annotated[
     str,
-    typer.Option("--history", help="sqlite:///FILE or redis://HOST:PORT/0.", show_default=False),
+    typer.Option("--history", envvar="TSA_HISTORY", help="sqlite:///FILE or redis://HOST:PORT/0.", show_default=False),
+]
+AllowEviction = Annotated[
+    bool,
+    typer.Option(
+        "--allow-eviction",
+        envvar="TSA_ALLOW_EVICTION",
+        help="Keep histories in a Redis that may drop keys: what it drops is noticed, and not scored with.",
+    ),
 ]
 
 
@@ -36,6 +43,7 @@ def load(
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,
     set_: MarketSets = None,
+    allow_eviction: AllowEviction = False,
     quiet: Quiet = False,
 ) -> None:
     """Fill a store from a log: of each key the last payments, with their outcomes and when these are known.
@@ -46,11 +54,11 @@ def load(
     from tsa.serving.filling import fill
     from tsa.serving.history_store import open_history
 
-    file = _named(url) if urlsplit(url).scheme == "sqlite" else None
+    file = _named(url) if url.startswith("sqlite:") else None
     log = beside(_named(url))
     check_outputs([bundle, *logs], files={"--history": file, "--quarantine": quarantine, "its log file": log})
     opened = Scorer.load(bundle, set_ or ()).bundle
-    with open_history(url) as store, session(quiet, log) as bars:
+    with open_history(url, allow_eviction=allow_eviction) as store, session(quiet, log) as bars:
         filled = fill(store, opened, logs, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
     say(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
 
@@ -67,7 +75,7 @@ def show(
     from tsa.serving.history_store import PAYMENTS, open_history
     from tsa.serving.ledger import history_lines
 
-    with open_history(url) as store:
+    with open_history(url, new="refuse", allow_eviction=True) as store:
         market = market_of(store)
         if key is not None:
             for line in history_lines(store, _key(market, key)):
@@ -96,7 +104,7 @@ def erase(
     from tsa.serving.history_store import open_history
     from tsa.serving.ledger import erase as erase_key
 
-    with open_history(url) as store:
+    with open_history(url, new="refuse", allow_eviction=True) as store:
         removed = erase_key(store, _key(market_of(store), key))
     say(f"erased: {removed.payments:,} payments, {removed.events:,} events in histories")
 
@@ -113,7 +121,7 @@ def expire(
     from tsa.serving.history_store import open_history
     from tsa.serving.ledger import expire as expire_before
 
-    with open_history(url) as store:
+    with open_history(url, new="refuse", allow_eviction=True) as store:
         market = market_of(store)
         seconds = market.retention_seconds if days is None else days * DAY_SECONDS
         if not 0 < seconds < math.inf:
@@ -124,10 +132,24 @@ def expire(
     say(f"let go: {removed.payments:,} payments, {removed.events:,} events in histories")
 
 
+@history.command()
+def adopt(url: Url) -> None:
+    """Go on with a store that was refused: one that was emptied, replaced, restored from a copy, or has lost histories.
+
+    Payments are then scored with the histories that are there. Servers that refuse the store take it from then on.
+    """
+    from tsa.serving.history_store import PAYMENTS, open_history
+
+    with open_history(url, new="adopt") as store:
+        store.adopt()
+        count = sum(1 for _ in store.scan(PAYMENTS))
+    say(f"adopted: {'' if count else 'new store, '}{count:,} payments")
+
+
 def _named(url: str) -> Path:
     """The file of a store, or a name for one elsewhere: the log file stands beside it."""
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)[1:]) if parts.scheme == "sqlite" else Path("tsa-history")
+    scheme, _, rest = url.partition(":///")
+    return Path(rest.partition("?")[0]) if scheme == "sqlite" else Path("tsa-history")
 
 
 def _key(market: Market, text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tsa.cli.app import MarketSets, app
+from tsa.cli.history import AllowEviction
 from tsa.cli.scoring import BundleFolder
 from tsa.data.outputs import check_outputs
 
@@ -17,8 +18,19 @@ def serve(
     bundle: BundleFolder,
     history: Annotated[
         str | None,
-        typer.Option(help="Where histories are kept: sqlite:///FILE or redis://HOST:PORT/0.", show_default=False),
+        typer.Option(
+            envvar="TSA_HISTORY",
+            help="Where histories are kept: sqlite:///FILE or redis://HOST:PORT/0.",
+            show_default=False,
+        ),
     ] = None,
+    new_store: Annotated[
+        bool,
+        typer.Option(
+            "--new-store", envvar="TSA_NEW_STORE", help="Start with an empty history store where there is none yet."
+        ),
+    ] = False,
+    allow_eviction: AllowEviction = False,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8080,
     workers: Annotated[int, typer.Option(help="Processes; they share the history store.")] = 1,
@@ -77,6 +89,8 @@ def serve(
         ServeSettings(
             bundle=bundle,
             history=history,
+            new_store=new_store,
+            allow_eviction=allow_eviction,
             overrides=tuple(set_ or ()),
             public_key=public_key,
             host=host,

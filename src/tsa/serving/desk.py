@@ -15,14 +15,14 @@ from dataclasses import replace
 
 from tsa.data.past import Key, PastEvents
 from tsa.data.payments import Payments, Problem
-from tsa.errors import ConfigError, HistoryUnavailable
+from tsa.errors import ConfigError, HistoryError, HistoryLost, HistoryUnavailable
 from tsa.scoring.scorer import Scorer
 from tsa.serving.answers import Answer
 from tsa.serving.bench import Bench, Histories, Row, Scored
 from tsa.serving.charter import adopt, veiled
-from tsa.serving.history_store import HistoryStore
+from tsa.serving.history_store import REASONS, HistoryStore
 from tsa.serving.ledger import note_outcome, until_made
-from tsa.serving.visit import Visit
+from tsa.serving.visit import Given, Visit
 
 __all__ = ["Answer", "Desk", "Problem"]
 
@@ -41,13 +41,17 @@ class Desk:
         version: str = "",
         clock: Callable[[], float] = time.time,
         watch: Watch | None = None,
+        may_wait: bool = False,
     ) -> None:
         """store: None only for a market whose rows carry their own history. version: of the bundle, for the answers.
+        may_wait: begin although the store cannot be used at the moment; payments are refused until it can.
 
         Raises HistoryError, with the differences, where the store is not one for this bundle.
         """
         self._store, self._clock, self._watch = store, clock, watch
-        self._bench = self._made(scorer, version)
+        self._fitted = 0 if store is None else store.turns
+        """Of the store's `turns`: that at which it was last made one for this bundle."""
+        self._bench = self._made(scorer, version, may_wait=may_wait)
 
     def swap(self, scorer: Scorer, version: str = "") -> None:
         """Score with another bundle from now on; payments that are being scored still get the old one's answer.
@@ -94,13 +98,33 @@ class Desk:
         if self._store is None:
             return False
         market = self._bench.market
+        self._fit(self._bench)
         return note_outcome(self._store, veiled(market, market.event.id, id_), int(fraud), at_seconds)
 
-    def _made(self, scorer: Scorer, version: str) -> Bench:
+    def _made(self, scorer: Scorer, version: str, *, may_wait: bool = False) -> Bench:
         bench = Bench(scorer, version, self._clock)
         if self._store is not None and bench.market.wire is None:
-            adopt(self._store, bench.market, bench.encoder)
+            self._fitted = self._store.turns
+            try:
+                adopt(self._store, bench.market, bench.encoder)
+            except HistoryUnavailable:
+                if not may_wait:
+                    raise
+                self._fitted = -1
         return bench
+
+    def _fit(self, bench: Bench) -> None:
+        """Make the store one for this bundle where it was adopted since, and may be another one. Raises HistoryLost."""
+        if self._store is None or self._store.turns == self._fitted:
+            return
+        turns = self._store.turns
+        try:
+            adopt(self._store, bench.market, bench.encoder)
+        except HistoryUnavailable:
+            raise
+        except HistoryError as error:
+            raise HistoryLost(f"the history store that was adopted cannot be used: {error}", "misfit") from error
+        self._fitted = turns
 
     def _with_own(self, bench: Bench, payments: Payments, histories: Sequence[Histories]) -> list[Scored | Problem]:
         """What payments get that bring their histories along: each sees its own alone, and none is remembered."""
@@ -121,21 +145,28 @@ class Desk:
         """What payments get whose histories are in the store."""
         if self._store is None:
             raise ConfigError("payments without their histories need a history store, however: there is none")
+        visit = Visit(self._store, bench, payments, self._timed)
+
+        def attempt() -> list[Given | Problem] | None:
+            self._fit(bench)
+            return visit.attempt()
+
         try:
-            got = until_made(Visit(self._store, bench, payments, self._timed).attempt)
-        except HistoryUnavailable:
-            return self._without_store(bench, payments, ids)
+            got = until_made(attempt)
+        except HistoryUnavailable as error:
+            return self._without_store(bench, payments, ids, error)
         return [
             one if isinstance(one, Problem) else Answer.again(id_, one.kept, repeated=one.repeated)
             for id_, one in zip(ids, got, strict=True)
         ]
 
-    def _without_store(self, bench: Bench, payments: Payments, ids: Sequence[str]) -> list[Answer | Problem]:
-        """What payments get while the store does not answer: what the market says."""
+    def _without_store(
+        self, bench: Bench, payments: Payments, ids: Sequence[str], error: HistoryUnavailable
+    ) -> list[Answer | Problem]:
+        """What payments get while the store cannot be used: what the market says."""
         if bench.serving.history_down == "refuse":
-            return [
-                Problem("history_down", "history", "must be there to score with", "it does not answer") for _ in ids
-            ]
+            rule = "history_lost" if isinstance(error, HistoryLost) else "history_down"
+            return [Problem(rule, "history", "must be there to score with", REASONS[error.reason]) for _ in ids]
         with self._timed("score"):
             scored = bench.score(payments, {})
         found = [bench.answer(id_, one) for id_, one in zip(ids, scored, strict=True)]

@@ -15,9 +15,10 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tsa.errors import HistoryUnavailable
+from tsa.errors import HistoryLost, HistoryUnavailable
 from tsa.serving.batcher import ClosedError, LateError, QueueFullError
 from tsa.serving.exchange import KEY, Exchange, Message, Receive, Scope, Send
+from tsa.serving.history_store import REASONS
 from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
 from tsa.serving.security import bearer
 
@@ -141,7 +142,9 @@ def refusal_of(error: Exception) -> RefusedError:
             return _stopping()
         case HistoryUnavailable():
             headers = {"Retry-After": RETRY_SECONDS}
-            return RefusedError(503, "history_down", "histories cannot be read at the moment", headers=headers)
+            rule = "history_lost" if isinstance(error, HistoryLost) else "history_down"
+            detail = f"histories cannot be read or written at the moment: {REASONS[error.reason]}"
+            return RefusedError(503, rule, detail, headers=headers)
     logger.error("%s", where(error))
     return RefusedError(500, "internal", "something went wrong here; the log of the server says what")
 

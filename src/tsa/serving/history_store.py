@@ -10,16 +10,43 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
-from urllib.parse import urlsplit
+from typing import Literal, Protocol, Self
+from urllib.parse import parse_qsl
 
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, HistoryError
+from tsa.serving.identity import Seen
 
 Place = tuple[str, str]
 """A room and a name in it: (PAYMENTS, id), (NOTES, name), or the name of a history and a key."""
 
 PAYMENTS = ""
 NOTES = "."
+
+REASONS = {
+    "away": "it does not answer",
+    "slow": "it does not answer in time",
+    "locked": "others have locked it",
+    "busy": "others change the same keys all the time",
+    "loading": "it is being started",
+    "memory": "its memory is full",
+    "disk_full": "its disk is full",
+    "disk": "its disk cannot be read or written",
+    "read_only": "it cannot be written to",
+    "denied": "it does not let this server in",
+    "cluster": "its cluster is not whole",
+    "damaged": "it is damaged",
+    "evicting": "it may drop histories when its memory is full",
+    "lost": "it was emptied or replaced",
+    "replaced": "it was replaced by another one",
+    "older": "it has gone back to an earlier state",
+    "evicted": "it has lost some histories",
+    "misfit": "it is not of this bundle",
+    "other": "it cannot be used",
+}
+"""Why histories cannot be read or written. A closed set: metrics and clients are told these alone."""
+
+New = Literal["make", "refuse", "adopt"]
+"""What to do with a store that is new: make it, refuse it, or take any store as it is, which is then to be adopted."""
 
 _stamps = random.SystemRandom()
 
@@ -49,8 +76,27 @@ class Change:
 class HistoryStore(Protocol):
     """Safe to use from several threads and processes at once.
 
-    Every method raises HistoryUnavailable when the store cannot be reached or does not answer in time.
+    Every method raises HistoryUnavailable when the store cannot be reached or does not answer in time, and HistoryLost when
+    it is not the one that was used before, or lacks what it held.
     """
+
+    @property
+    def turns(self) -> int:
+        """How often the store was adopted since it was opened: then it may be another one, and empty."""
+        ...
+
+    @property
+    def seen(self) -> Seen | None:
+        """How the store was when it was last read, for other processes that use it."""
+        ...
+
+    def check(self) -> None:
+        """Return where the store can be read and written at the moment."""
+        ...
+
+    def adopt(self) -> None:
+        """Go on with the store as it is, whatever it has lost; those that use it will."""
+        ...
 
     def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
         """What stands at these places; those with nothing are absent."""
@@ -85,32 +131,58 @@ def new_stamp() -> int:
     return _stamps.getrandbits(62) + 1
 
 
-def open_history(url: str, timeout_seconds: float = 5.0) -> HistoryStore:
-    """The store behind a URL; it is made where there is none yet. timeout_seconds: where the URL does not say.
+def open_history(
+    url: str,
+    timeout_seconds: float = 5.0,
+    *,
+    new: New = "make",
+    seen: Seen | None = None,
+    allow_eviction: bool = False,
+) -> HistoryStore:
+    """The store behind a URL. timeout_seconds: where the URL does not say. seen: how another process has seen the store; it
+    is then not looked at before it is used. allow_eviction: a Redis that may drop keys is warned of, not refused.
 
         sqlite:///relative.db, sqlite:////absolute.db     [?synchronous=full] [&timeout_seconds=5]
         redis://host:6379/0, rediss://, unix://           [?timeout_seconds=5] [&prefix=tsa]
 
-    Raises ConfigError for a URL that is none of these, or where the Redis library is missing, HistoryUnavailable when
-    the store cannot be opened.
+    Raises ConfigError for a URL that is none of these, or where the Redis library is missing, HistoryError for a new store
+    where it is to be refused, HistoryLost for one that has lost its identity, HistoryUnavailable when the store cannot be
+    opened. Messages hold no part of the URL that may be secret.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     if scheme == "sqlite":
         from tsa.serving.sqlite_store import SQLiteStore
 
-        return SQLiteStore.open(url, timeout_seconds)
+        return SQLiteStore.open(url, timeout_seconds, new=new, seen=seen)
     if scheme in ("redis", "rediss", "unix"):
         from tsa.serving.redis_store import RedisStore
 
-        return RedisStore.open(url, timeout_seconds)
-    raise ConfigError(f"history must be like sqlite:///histories.db or redis://localhost:6379/0, however: {url!r}")
+        return RedisStore.open(url, timeout_seconds, new=new, seen=seen, allow_eviction=allow_eviction)
+    raise ConfigError("history must be like sqlite:///histories.db or redis://localhost:6379/0")
 
 
-def settings_of(url: str, query: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """The settings behind the `?` of a URL, over the known ones. Raises ConfigError for one that is not known."""
-    if unknown := sorted(set(query) - set(known)):
-        raise ConfigError(f"history: settings of {url!r} must be of {sorted(known)}, however: {unknown}")
-    return {**known, **query}
+def new_store(place: str) -> HistoryError:
+    """The refusal of a store that is new."""
+    return HistoryError(
+        f"the history store must hold payments (got a new store with 0 payments: {place}): "
+        "fill it with tsa history load, or start with an empty one by tsa serve --new-store"
+    )
+
+
+def settings_of(query: str, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The settings behind the `?` of a URL: the known ones, over what they are else, and the others.
+
+    Raises ConfigError for anything that is not name=value.
+    """
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        pairs = [("", "")]
+    if not all(name.isidentifier() for name, _ in pairs):
+        raise ConfigError("history: what stands behind the ? must be name=value, joined by &")
+    given = dict(pairs)
+    others = {name: given[name] for name in given if name not in known}
+    return {**known, **{name: given[name] for name in given if name in known}}, others
 
 
 def seconds_of_setting(name: str, text: str) -> float:
@@ -120,5 +192,5 @@ def seconds_of_setting(name: str, text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < 3600:
-        raise ConfigError(f"history: {name} must be a number of seconds above 0, however: {text!r}")
+        raise ConfigError(f"history: {name} must be a number of seconds above 0")
     return value

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from tsa.data.past import Key
 from tsa.errors import DataError, HistoryUnavailable
+from tsa.printable import printable
 from tsa.serving.blocks import Block
 from tsa.serving.history_store import PAYMENTS, Change, HistoryStore, Place, Stored
 from tsa.serving.records import Record
@@ -42,7 +43,7 @@ def until_made(attempt: Callable[[], Result | None]) -> Result:
             return made
         if count > 1:
             time.sleep(random.random() * 0.001 * min(count, 20))
-    raise HistoryUnavailable(f"history store: others changed the same keys {ATTEMPTS} times in a row")
+    raise HistoryUnavailable(f"history store: others changed the same keys {ATTEMPTS} times in a row", "busy")
 
 
 def note_outcome(store: HistoryStore, id_: str, label: int, known_at_seconds: float) -> bool:
@@ -197,4 +198,4 @@ def history_lines(store: HistoryStore, key: Key) -> Iterator[str]:
     for row, id_ in enumerate(events.ids):
         moment = datetime.fromtimestamp(float(events.time_seconds[row]), UTC).isoformat(timespec="seconds")
         outcome = {-1: "not known", 0: "genuine", 1: "fraud"}[int(events.label[row])]
-        yield f"{moment} {id_} {outcome}"
+        yield f"{moment} {printable(id_)} {outcome}"

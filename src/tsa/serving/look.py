@@ -90,7 +90,7 @@ def _from_store(bench: Bench, store: HistoryStore, payments: Payments) -> dict[K
         ids = dict.fromkeys(id_ for key in stale for id_ in blocks[key].events.ids)
         records = _records(store, list(ids))
         if len(records) < len(ids):
-            raise HistoryUnavailable("a payment that a history tells of is being let go of")
+            raise HistoryUnavailable("a payment that a history tells of is being let go of", "busy")
         anew = encode_anew([blocks[key] for key in stale], records, bench.market, bench.encoder)
         blocks |= dict(zip(stale, anew, strict=True))
     return {key: block.events for key, block in blocks.items()}

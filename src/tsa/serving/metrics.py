@@ -14,6 +14,7 @@ from typing import Any
 from tsa.errors import ConfigError
 from tsa.schema import Market
 from tsa.serving.figures import Family, Page
+from tsa.serving.history_store import REASONS
 from tsa.serving.problems import RULES
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,14 @@ class Metrics:
         self.batches = histogram("tsa_batch_payments", "Payments in a batch", BATCHES)
         self.batch_seconds = histogram("tsa_batch_seconds", "Time of a batch", LATENCIES)
         self.history_seconds = histogram("tsa_history_seconds", "Time of one call of the history store", LATENCIES)
+        self.history_failures = counter(
+            "tsa_history_failures_total", "Calls of the history store that came to nothing, by reason", ["reason"]
+        )
+        self.history_open = client.Gauge(
+            "tsa_history_circuit_open",
+            "Workers that do not ask the history store until it answers again",
+            registry=self.registry,
+        )
         self.payments = counter("tsa_payments_total", "Payments by what became of them", ["outcome"])
         self.refusals = counter("tsa_refusals_total", "Refused payments and requests by rule", ["rule"])
         self.missing = counter("tsa_missing_values_total", "Scored payments without a value", ["feature"])
@@ -67,6 +76,8 @@ class Metrics:
         self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
         self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
+        for reason in REASONS:
+            self.history_failures.labels(reason)
         for name in market.features.names:
             self.missing.labels(name)
         for feature in market.features.categorical:
@@ -92,6 +103,18 @@ class Metrics:
         """The model worked on a batch."""
         self.batches.observe(size)
         self.batch_seconds.observe(seconds)
+
+    def history_call(self, seconds: float) -> None:
+        """The history store was called."""
+        self.history_seconds.observe(seconds)
+
+    def history_failed(self, reason: str) -> None:
+        """A call of the history store came to nothing."""
+        self.history_failures.labels(reason).inc()
+
+    def history_circuit(self, is_open: bool) -> None:
+        """The history store is not asked any more, or is asked again."""
+        self.history_open.set(int(is_open))
 
     def values(self, missing: Mapping[str, int], unknown: Mapping[str, int]) -> None:
         """So many payments had no value of a feature, or one that the model does not know."""

@@ -25,7 +25,16 @@ RULES = frozenset(
         *("bad_outcome", "bad_shape", "bad_tensor", "bad_time", "binary_tensors", "bundle"),
         *("coarse_time", "conflicting_id", "content_encoding", "content_type", "deadline"),
         *("deadline_header", "disconnected", "duplicate_id", "empty", "excluded", "future"),
-        *("future_time", "head_too_large", "history_down", "inexact", "known_too_early", "inexact_number", "infinite"),
+        *(
+            "future_time",
+            "head_too_large",
+            "history_down",
+            "history_lost",
+            "inexact",
+            "known_too_early",
+            "inexact_number",
+            "infinite",
+        ),
         *("internal", "method", "missing_field", "negative_age", "no_admin", "no_history"),
         *("no_inputs", "no_reasons", "no_score", "not_a_list", "not_a_number", "not_a_text"),
         *("not_an_object", "not_csv", "not_found", "not_json", "not_parquet", "null_id"),
@@ -36,7 +45,7 @@ RULES = frozenset(
     }
 )
 """The names of all rules that a request or a payment can break. Metrics count by these alone, never by what a client wrote."""
-STATUSES = {"history_down": 503, "conflicting_id": 409}
+STATUSES = {"history_down": 503, "history_lost": 503, "conflicting_id": 409}
 """By rule: the status of a payment's problem, where it is not that of a broken rule."""
 
 

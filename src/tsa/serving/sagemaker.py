@@ -6,6 +6,8 @@
     SAGEMAKER_MODEL_SERVER_WORKERS  how many processes of `serve`; 1
     SAGEMAKER_MAX_PAYLOAD_IN_MB     how large a body may be; 6
     TSA_HISTORY                     where histories are kept, such as redis://host:6379/0; not for rows that carry their own
+    TSA_NEW_STORE                   1: start with an empty history store where there is none yet
+    TSA_ALLOW_EVICTION              1: keep histories in a Redis that may drop keys
     TSA_ENGINE, TSA_PRECISION, TSA_THREADS, TSA_MAX_LIST    as the options of `tsa serve`
 
 This file alone knows of these folders and variables. It holds no parsing of its own: bodies, bounds, scores and answers are
@@ -47,12 +49,13 @@ from tsa.serving.desk import Desk
 from tsa.serving.documents import document, only
 from tsa.serving.formats import Rows, media_type
 from tsa.serving.gate import refusal_of
-from tsa.serving.history_store import open_history
+from tsa.serving.history_store import New, open_history
 from tsa.serving.invocations import READ, answered_in, as_original, rows_of, written
 from tsa.serving.packing import BUNDLE, CODE
 from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
 from tsa.serving.reload import version_of
 from tsa.serving.settings import ServeSettings
+from tsa.serving.watched import WatchedStore
 
 __all__ = ["input_fn", "main", "model_fn", "output_fn", "predict_fn"]
 
@@ -62,6 +65,8 @@ OWN: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "SAGEMAKER_BIND_TO_PORT": ("port", int),
     "SAGEMAKER_MODEL_SERVER_WORKERS": ("workers", int),
     "TSA_HISTORY": ("history", str),
+    "TSA_NEW_STORE": ("new_store", int),
+    "TSA_ALLOW_EVICTION": ("allow_eviction", int),
     "TSA_ENGINE": ("engine", str),
     "TSA_PRECISION": ("precision", str),
     "TSA_THREADS": ("threads", int),
@@ -119,7 +124,8 @@ def model_fn(model_dir: str, context: Any = None) -> Model:
     bundle, market = scorer.bundle, scorer.bundle.market
     store, seconds = None, (market.serving or Serving()).history_timeout_seconds
     if market.wire is None and settings.history is not None:
-        store = open_history(settings.history, seconds)
+        new: New = "make" if settings.new_store else "refuse"
+        store = WatchedStore(open_history(settings.history, seconds, new=new, allow_eviction=settings.allow_eviction))
     return Model(
         desk=Desk(scorer, store, version=version_of(scorer)),
         contract=Contract(market, settings),
@@ -216,7 +222,7 @@ def _environment() -> dict[str, Any]:
     found: dict[str, Any] = {"max_bytes": _whole(PAYLOAD, str(PAYLOAD_MB)) * 2**20}
     for name, (setting, read) in OWN.items():
         if text := os.environ.get(name):
-            found[setting] = _whole(name, text) if read is int else text
+            found[setting] = text if read is str else _whole(name, text)
     return found
 
 

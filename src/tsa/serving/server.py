@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -158,5 +159,8 @@ def run(settings: ServeSettings) -> None:
         return
     if settings.ssl_certificate is not None:
         Certificates(settings)
-    Service(settings).close()  # what is wrong with the settings is said once, and here
-    supervise(settings)
+    first = Service(settings)  # what is wrong with the settings is said once, and here
+    seen = None if first.store is None else first.store.seen
+    first.close()
+    # a worker that is started later must meet the same store, and not make a new one
+    supervise(replace(settings, new_store=False, history_seen=seen))

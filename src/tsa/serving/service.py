@@ -37,8 +37,8 @@ from tsa.serving.security import Buckets, Secrets
 from tsa.serving.settings import ServeSettings
 from tsa.serving.shadow import Shadow
 from tsa.serving.specification import Specification
-from tsa.serving.timed import TimedStore
 from tsa.serving.values import ValueCounts
+from tsa.serving.watched import WatchedStore
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Service:
         self.metrics = Metrics(scorer.bundle.market)
         self.buckets = Buckets(settings.rate, settings.burst)
         self.store = self._open_history(scorer.bundle.market)
-        self.desk = Desk(scorer, self.store, version=version_of(scorer))
+        self.desk = Desk(scorer, self.store, version=version_of(scorer), may_wait=settings.history_seen is not None)
         self.reasoner = Reasoner(self.store)
         self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
         self.draining = False
@@ -92,7 +92,14 @@ class Service:
         if self.settings.history is None:
             raise ConfigError(f"market {market.name} needs --history, such as sqlite:///histories.db: there is none")
         seconds = (market.serving or Serving()).history_timeout_seconds
-        return TimedStore(open_history(_patient(self.settings.history, seconds)), self.metrics.history_seconds.observe)
+        store = open_history(
+            self.settings.history,
+            seconds,
+            new="make" if self.settings.new_store else "refuse",
+            seen=self.settings.history_seen,
+            allow_eviction=self.settings.allow_eviction,
+        )
+        return WatchedStore(store, self.metrics)
 
     def _take_over(self, scorer: Scorer) -> None:
         """What depends on the bundle."""
@@ -198,10 +205,3 @@ class Service:
                 closing.close(max(LEAST_CLOSING_SECONDS, end - time.monotonic()))
         if self.store is not None:
             self.store.close()
-
-
-def _patient(url: str, seconds: float) -> str:
-    """The URL of a history store, with how long to wait for it, unless it says so itself."""
-    if "timeout_seconds=" in url:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}timeout_seconds={seconds:g}"

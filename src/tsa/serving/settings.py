@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsa.errors import ConfigError
+from tsa.serving.identity import Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,14 @@ class ServeSettings:
 
     bundle: Path
     """A bundle, or a link to one: where the link comes to point elsewhere, the new bundle is taken over."""
-    history: str | None = None
+    history: str | None = field(default=None, repr=False)
     """sqlite:///FILE or redis://HOST:PORT/DB; None only for markets whose rows carry their own history."""
+    new_store: bool = False
+    """Whether to start with an empty history store where there is none yet; else it is refused."""
+    allow_eviction: bool = False
+    """Whether a Redis may be one that drops keys when its memory is full; what it drops is noticed."""
+    history_seen: Seen | None = None
+    """How another process of this server has seen the history store."""
     overrides: tuple[str, ...] = ()
     """`key=value` over the bundle's market."""
     public_key: Path | None = None

@@ -1,75 +1,88 @@
 """A history store in one SQLite file, shared by all processes of a machine. It knows SQL, and nothing of what it keeps.
 
 Writers do not wait for readers (WAL). A commit survives the death of the process; with `synchronous=full` that of the
-machine too, for a disk flush each. The log is folded into the file by a thread of its own, not by whoever commits.
+machine too, for a disk flush each. The log is folded into the file by a thread of its own, not by whoever commits. Each
+read and each commit looks at the store's identity and generation, and whether the file is still the one at its path.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tsa.errors import ConfigError, HistoryUnavailable
-from tsa.serving.history_store import PAYMENTS, Change, Place, Stored, new_stamp, seconds_of_setting, settings_of
+from tsa.errors import ConfigError, HistoryLost, HistoryUnavailable
+from tsa.serving import sqlite_rows as rows
+from tsa.serving.history_store import (
+    Change,
+    New,
+    Place,
+    Stored,
+    new_store,
+    seconds_of_setting,
+    settings_of,
+)
+from tsa.serving.identity import ADVICE, Guard, Identity, Seen
+from tsa.serving.sqlite_file import SQLiteFile
 
 CHECKPOINT_SECONDS = 1.0
-CHECKPOINT_PAGES = 16_384
-"""A log of this many pages is folded in by a committer, where the thread does not get to it."""
-SCAN_ROWS = 1000
 
-_SCHEMA = """
-create table if not exists payments (name text primary key, stamp integer not null, data blob not null) without rowid;
-create table if not exists blocks (number integer primary key, room text not null, name text not null,
-    stamp integer not null, data blob not null, unique (room, name));
-"""
-_READ_PAYMENT = "select stamp, data from payments where name = ?"
-_READ_BLOCK = "select stamp, data from blocks where room = ? and name = ?"
-_INSERT_PAYMENT = "insert into payments (stamp, data, name) values (?, ?, ?) on conflict do nothing"
-_INSERT_BLOCK = "insert into blocks (stamp, data, room, name) values (?, ?, ?, ?) on conflict do nothing"
-_UPDATE_PAYMENT = "update payments set stamp = ?, data = ? where name = ? and stamp = ?"
-_UPDATE_BLOCK = "update blocks set stamp = ?, data = ? where room = ? and name = ? and stamp = ?"
-_DROP_PAYMENT = "delete from payments where name = ? and stamp = ?"
-_DROP_BLOCK = "delete from blocks where room = ? and name = ? and stamp = ?"
-_SCAN_PAYMENTS = "select name, stamp, data from payments where name > ? order by name limit ?"
-_SCAN_BLOCKS = "select name, stamp, data from blocks where room = ? and name > ? order by name limit ?"
+_log = logging.getLogger(__name__)
 
 
 class SQLiteStore:
     """See `HistoryStore`."""
 
-    def __init__(self, path: Path, *, synchronous: str = "normal", timeout_seconds: float = 5.0) -> None:
-        """Raises ConfigError for another `synchronous` than normal or full, HistoryUnavailable when `path` cannot be opened."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: str = "normal",
+        timeout_seconds: float = 5.0,
+        new: New = "make",
+        seen: Seen | None = None,
+    ) -> None:
+        """Raises ConfigError for another `synchronous` than normal or full, HistoryUnavailable when `path` cannot be opened,
+        and what `open_history` says of `new` and `seen`."""
         if synchronous not in ("normal", "full"):
-            raise ConfigError(f"history: synchronous must be normal or full, however: {synchronous!r}")
+            raise ConfigError("history: synchronous must be normal or full")
+        path = path.absolute()
         self._path, self._timeout = path, timeout_seconds
+        self._file = SQLiteFile(path, synchronous=synchronous, timeout_seconds=timeout_seconds)
+        self._guard = Guard(str(path), seen)
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        with self._refusing():
-            self._link = self._connect()
-            self._link.execute("pragma journal_mode = wal")
-            self._link.execute(f"pragma synchronous = {synchronous}")
-            self._link.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            self._link.executescript(_SCHEMA)
+        if seen is None:
+            try:
+                self._begin(new)
+            except BaseException:
+                self._file.close()
+                raise
         self._folder = threading.Thread(target=self._fold_in, name="history-checkpoint", daemon=True)
         self._folder.start()
 
     @classmethod
-    def open(cls, url: str, timeout_seconds: float) -> Self:
-        """The store behind `sqlite:///path`; `sqlite:////path` is an absolute one."""
-        parts = urlsplit(url)
-        path = unquote(parts.path)[1:]
-        if parts.netloc or not path:
-            raise ConfigError(f"history must be like sqlite:///histories.db, however: {url!r}")
+    def open(cls, url: str, timeout_seconds: float, *, new: New = "make", seen: Seen | None = None) -> Self:
+        """The store behind `sqlite:///path`; `sqlite:////path` is an absolute one. The path is taken as it stands, up to a
+        `?`, behind which are settings."""
+        place, _, query = url.partition("?")
+        path = place.removeprefix("sqlite:///")
+        if path == place or not path or not path.isprintable():
+            raise ConfigError("history must be like sqlite:///histories.db")
+        if path == ":memory:":
+            raise ConfigError("history must be a file: what is kept in memory alone is lost at the end (got :memory:)")
         known = {"synchronous": "normal", "timeout_seconds": str(timeout_seconds)}
-        settings = settings_of(url, dict(parse_qsl(parts.query)), known)
+        settings, others = settings_of(query, known)
+        if others:
+            raise ConfigError(f"history: settings must be of {sorted(known)} (got {sorted(others)})")
         seconds = seconds_of_setting("timeout_seconds", settings["timeout_seconds"])
-        return cls(Path(path), synchronous=settings["synchronous"], timeout_seconds=seconds)
+        return cls(Path(path), synchronous=settings["synchronous"], timeout_seconds=seconds, new=new, seen=seen)
 
     def __enter__(self) -> Self:
         return self
@@ -77,15 +90,30 @@ class SQLiteStore:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def turns(self) -> int:
+        """See `HistoryStore`."""
+        return self._guard.turns
+
+    @property
+    def seen(self) -> Seen | None:
+        """See `HistoryStore`."""
+        return self._guard.seen
+
     def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
         """See `HistoryStore`."""
-        found = {}
+        found: dict[Place, Stored] = {}
+        if not places:
+            return found
         with self._alone() as link:
-            for place in places:
-                room, name = place
-                row = link.execute(*((_READ_BLOCK, place) if room else (_READ_PAYMENT, (name,)))).fetchone()
-                if row is not None:
-                    found[place] = Stored(*row)
+            link.execute("begin")
+            try:
+                self._check_store(link)
+                for place in places:
+                    if (stored := rows.read_place(link, place)) is not None:
+                        found[place] = stored
+            finally:
+                rows.end(link)
         return found
 
     def commit(self, change: Change) -> bool:
@@ -93,24 +121,26 @@ class SQLiteStore:
         with self._alone() as link:
             link.execute("begin immediate")
             try:
-                made = _checked(link, change) and _written(link, change)
-                link.execute("commit" if made else "rollback")
-            except BaseException:
-                if link.in_transaction:
-                    link.execute("rollback")
-                raise
-        return made
+                identity = self._check_store(link)
+                made = rows.is_as_seen(link, change) and rows.written(link, change)
+                generation = rows.raise_generation(link, identity) if made else None
+                link.execute("rollback" if generation is None else "commit")
+            finally:
+                rows.end(link)
+            if generation is None or self._file.has_moved():
+                return False  # what went to a file that is no longer there is not acknowledged
+        self._guard.note(identity, generation)
+        return True
 
     def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
         """See `HistoryStore`. Page by page, so that nobody waits for a long reader."""
         last = ""
         while True:
             with self._alone() as link:
-                query = (_SCAN_BLOCKS, (room, last, SCAN_ROWS)) if room else (_SCAN_PAYMENTS, (last, SCAN_ROWS))
-                rows = link.execute(*query).fetchall()
-            for last, stamp, data in rows:
+                page = rows.read_page(link, room, last)
+            for last, stamp, data in page:
                 yield (room, last), Stored(stamp, data)
-            if len(rows) < SCAN_ROWS:
+            if len(page) < rows.SCAN_ROWS:
                 return
 
     def purge(self) -> None:
@@ -122,74 +152,111 @@ class SQLiteStore:
             if not busy:
                 return
             if time.monotonic() > until:
-                raise HistoryUnavailable(f"history store {self._path}: its log is in use and could not be emptied")
+                text = f"history store {self._path}: its log is in use and could not be emptied"
+                raise HistoryUnavailable(text, "locked")
             time.sleep(0.01)
+
+    def check(self) -> None:
+        """See `HistoryStore`."""
+        with self._alone() as link:
+            link.execute("begin immediate")
+            try:
+                self._check_store(link)
+            finally:
+                rows.end(link)
+
+    def adopt(self) -> None:
+        """See `HistoryStore`."""
+        with self._alone() as link:
+            link.execute("begin immediate")
+            try:
+                before = rows.store_row(link)
+                identity = Identity.adopted(None if before is None else before[0])
+                rows.make_tables(link, identity.pack(), anew=True)
+                link.execute("commit")
+                self._check_store(link)
+            finally:
+                rows.end(link)
 
     def close(self) -> None:
         """See `HistoryStore`."""
         self._closing.set()
         self._folder.join()
         with self._lock:
-            self._link.close()
+            self._file.close()
 
-    def _connect(self) -> sqlite3.Connection:
-        link = sqlite3.connect(self._path, self._timeout, isolation_level=None, check_same_thread=False)
-        link.execute("pragma secure_delete = on")
-        return link
+    def _begin(self, new: New) -> None:
+        """Look at the store for the first time; make it where that is asked for."""
+        if new == "refuse" and not self._file.is_there():
+            raise new_store(str(self._path))
+        if new != "refuse":
+            self._file.make()
+        with self._file.refusing():
+            link = self._file.link()
+            link.execute("begin immediate")
+            try:
+                made = rows.store_row(link) is None
+                if made and new != "adopt":
+                    self._make(link, new)
+                link.execute("commit")
+            finally:
+                rows.end(link)
+            if new != "adopt":
+                self._check_store(link)
+        if made and new != "adopt":
+            _log.warning("new store, 0 payments: %s", self._path)
+
+    def _make(self, link: sqlite3.Connection, new: New) -> None:
+        """Make a new store, with an identity of its own."""
+        if rows.holds_anything(link):
+            raise HistoryLost(f"history store {self._path} has no identity, or has lost it: {ADVICE}", "lost")
+        if new == "refuse":
+            raise new_store(str(self._path))
+        rows.make_tables(link, Identity.new().pack())
+
+    def _check_store(self, link: sqlite3.Connection) -> bytes:
+        """The store's identity. Raises HistoryLost where this is not the store that it was."""
+        before = self._guard.seen
+        row = rows.store_row(link)
+        identity, generation = row or (None, None)
+        try:
+            self._guard.check(identity, generation, before)
+        except HistoryLost as lost:
+            if lost.reason == "older" and row is not None:
+                self._condemn(link, row[0])
+            raise
+        assert identity is not None
+        return identity
+
+    def _condemn(self, link: sqlite3.Connection, identity: bytes) -> None:
+        """Say in the store that it went back, for those who have not seen how far it was."""
+        rows.end(link)
+        rows.condemn(link, identity, replace(Identity.unpack(identity), lost=True).pack())
 
     @contextmanager
     def _alone(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time."""
         if not self._lock.acquire(timeout=self._timeout):
-            raise HistoryUnavailable(f"history store {self._path} does not answer: others are at it")
+            raise HistoryUnavailable(f"history store {self._path} does not answer: others are at it", "locked")
         try:
-            with self._refusing():
-                yield self._link
+            with self._file.refusing():
+                yield self._file.link()
         finally:
             self._lock.release()
 
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise HistoryUnavailable(f"history store {self._path} does not answer: {error}") from error
-
     def _fold_in(self) -> None:
         """Fold the log into the file now and then, without holding anybody up."""
-        link = self._connect()
+        link, of = None, None
         while not self._closing.wait(CHECKPOINT_SECONDS):
             try:
-                link.execute("pragma wal_checkpoint(passive)")
+                if link is None or of is not self._file.opened:
+                    if link is not None:
+                        link.close()
+                    link, of = None, self._file.opened
+                    link = None if of is None else self._file.another_link()
+                if link is not None:
+                    link.execute("pragma wal_checkpoint(passive)")
             except sqlite3.Error:  # busy: next time
                 continue
-        link.close()
-
-
-def _checked(link: sqlite3.Connection, change: Change) -> bool:
-    """Whether the places that are seen but not written are as they were; those that are written check themselves."""
-    for place, stamp in change.seen.items():
-        if place in change.put or (place in change.drop and stamp is not None):
-            continue
-        room, name = place
-        row = link.execute(*((_READ_BLOCK, place) if room else (_READ_PAYMENT, (name,)))).fetchone()
-        if (None if row is None else row[0]) != stamp:
-            return False
-    return True
-
-
-def _written(link: sqlite3.Connection, change: Change) -> bool:
-    """Write and drop; False where a place has moved on."""
-    stamp, seen = new_stamp(), change.seen
-    put = [(room, name, seen[room, name], data) for (room, name), data in change.put.items()]
-    drop = [(room, name, seen[room, name]) for room, name in change.drop if seen[room, name] is not None]
-    batches: Mapping[str, list[tuple[object, ...]]] = {
-        _INSERT_PAYMENT: [(stamp, data, name) for room, name, old, data in put if room == PAYMENTS and old is None],
-        _INSERT_BLOCK: [(stamp, data, room, name) for room, name, old, data in put if room and old is None],
-        _UPDATE_PAYMENT: [(stamp, data, name, old) for room, name, old, data in put if not room and old is not None],
-        _UPDATE_BLOCK: [(stamp, data, room, name, old) for room, name, old, data in put if room and old is not None],
-        _DROP_PAYMENT: [(name, old) for room, name, old in drop if not room],
-        _DROP_BLOCK: [(room, name, old) for room, name, old in drop if room],
-    }
-    made = (link.executemany(statement, rows).rowcount == len(rows) for statement, rows in batches.items() if rows)
-    return all(made)
+        if link is not None:
+            link.close()

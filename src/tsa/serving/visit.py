@@ -15,11 +15,13 @@ import numpy as np
 
 from tsa.data.past import Key, PastEvents
 from tsa.data.payments import Payments, Problem, tie
+from tsa.errors import HistoryLost
 from tsa.serving.answers import Answer
 from tsa.serving.bench import Bench, Scored, problem_of
 from tsa.serving.blocks import Block, no_events, taken
 from tsa.serving.encoding import encode_anew
 from tsa.serving.history_store import PAYMENTS, Change, HistoryStore, Place
+from tsa.serving.identity import ADVICE
 from tsa.serving.records import Record
 
 
@@ -55,8 +57,16 @@ class Visit:
 
     def attempt(self) -> list[Given | Problem] | None:
         """What each payment gets; None where others came in between. Raises HistoryUnavailable."""
+        turns = self._store.turns
         with self._timed("read"):
             found = self._look_up()
+        if self._store.turns != turns:  # it was adopted meanwhile: whoever called fits it to the bundle first
+            return None
+        if suspects := self._without_record(found):
+            self._check_gone(
+                {self._payments.ids[row] for row in suspects}, [k for row in suspects for k in self._keys(row)]
+            )
+            return None
         out: dict[int, Given | Problem] = {}
         same_as: dict[int, int] = {}
         todo = list(self._to_score(found, out, same_as))
@@ -83,6 +93,28 @@ class Visit:
             records={place[1]: Record.unpack(stored.data) for place, stored in found.items() if not place[0]},
             blocks={place: Block.unpack(stored.data) for place, stored in found.items() if place[0]},
         )
+
+    def _without_record(self, found: _Found) -> list[int]:
+        """The rows that stand in a history already, though the store has no record of them."""
+        rows = []
+        for row, id_ in enumerate(self._payments.ids):
+            if id_ in found.records:
+                continue
+            moment = self._times[row], tie(id_)
+            blocks = (found.blocks.get(key) for key in self._keys(row))
+            if any(block and block.newest >= moment and id_ in block.events.ids for block in blocks):
+                rows.append(row)
+        return rows
+
+    def _check_gone(self, ids: set[str], keys: Sequence[Key]) -> None:
+        """Raise HistoryLost where these blocks tell of a payment that the store has no record of. Both are written, and let
+        go of, together, or the block's first."""
+        recorded = {place[1] for place in self._store.read([(PAYMENTS, id_) for id_ in ids])}
+        for stored in self._store.read(list(dict.fromkeys(keys))).values():
+            if gone := (ids - recorded).intersection(Block.unpack(stored.data).events.ids):
+                raise HistoryLost(
+                    f"the history store has lost the records of {len(gone)} payments: {ADVICE}", "evicted"
+                )
 
     def _to_score(self, found: _Found, out: dict[int, Given | Problem], same_as: dict[int, int]) -> Iterator[int]:
         """The rows that are to be scored. Of others it notes what they get, or which row they repeat."""
@@ -156,6 +188,7 @@ class Visit:
             place[1]: Record.unpack(one.data) for place, one in self._store.read([(PAYMENTS, i) for i in ids]).items()
         }
         if len(records) < len(ids):
+            self._check_gone({id_ for id_ in ids if id_ not in records}, stale)
             return None
         anew = encode_anew([blocks[key] for key in stale], records, self._bench.market, self._bench.encoder)
         return {**blocks, **dict(zip(stale, anew, strict=True))}
