@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from rich.table import Table
 
 from tsa import terminal
 
+Tsa = Callable[..., Any]
 WRITTEN = "[training] duplicate_id:id: [/] :smile: [bold]x[/bold]"
 
 
@@ -37,3 +43,34 @@ def test_no_markup_and_no_pictures_in_names_and_values(
     console.print(table)
     shown = capsys.readouterr()
     assert (shown.out + shown.err).count(WRITTEN) == 5, shown
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (None, r"split.test must hold payments whose outcome is known, however: none of \d+ is; wait for outcomes"),
+        ("minus one", r"training rows must hold fraud and genuine .*: (\d+) of \1 are fraud \(a label of -1"),
+        ("validation", r"validation rows must hold fraud and genuine payments, however: 0 of \d+ are fraud"),
+    ],
+)
+def test_what_is_known_after_preparing_is_refused_before_training(
+    tsa: Tsa, demo_log: Path, demo_market: Path, small: tuple[str, ...], tmp_path: Path, label: str | None, message: str
+) -> None:
+    at, fraud = pl.col("paid_at").dt.date(), pl.col("is_fraud")
+    changed = {
+        None: pl.when(at >= date(2025, 4, 16)).then(None).otherwise(fraud),
+        "minus one": pl.when(fraud == 1).then(1).otherwise(-1),
+        "validation": pl.when(at.is_between(date(2025, 3, 20), date(2025, 3, 29))).then(0).otherwise(fraud),
+    }
+    log = tmp_path / "log.parquet"
+    pl.read_parquet(demo_log).with_columns(is_fraud=changed[label]).write_parquet(log)
+    run = tmp_path / "run"
+    made = tsa("run", "-m", demo_market, log, "--out", run, *small, "--set", "training.early_stopping=false")
+    assert made.code == 2
+    assert re.search(message, made.err), made.err
+    assert not (run / "bundle").exists()
+    assert not (run / "metrics.jsonl").exists()
+    if label is None:
+        made = tsa("train", run / "store", "--out", tmp_path / "other", *small)
+        assert made.code == 2
+        assert re.search(message, made.err), made.err

@@ -147,6 +147,12 @@ def test_a_training_range_with_one_outcome_is_refused(easy_log: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_training_range_of_frauds_and_minus_ones_says_what_these_mean(easy_log: Path, tmp_path: Path) -> None:
+    log = pl.read_parquet(easy_log).with_columns(fraud=pl.when(pl.col("fraud") == 1).then(1).otherwise(-1))
+    with pytest.raises(TrainingError, match=r"genuine=0, not known=\d{2,} \(a label of -1"):
+        train(stored(log, tmp_path), tmp_path / "run", model=TINY, training=config())
+
+
 @pytest.mark.parametrize("label", [0, 1, None])
 def test_a_validation_range_with_one_outcome(easy_log: Path, tmp_path: Path, label: int | None) -> None:
     """It cannot say when to stop; without early stopping it is just not measured."""

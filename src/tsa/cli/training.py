@@ -85,6 +85,7 @@ def run(
     With --resume a store that stands in the run folder is used as it is, and training goes on from its last checkpoint.
     """
     from tsa.data.store import EventStore
+    from tsa.evaluation.compare import refuse_incomparable
     from tsa.evaluation.evaluate import compare_run, need_baseline, read_report
     from tsa.evaluation.evaluate import evaluate as evaluate_run
 
@@ -98,6 +99,8 @@ def run(
         work = partial(prepare_store, settings, logs, out / "store", aside, bars)
         processes.ready("store", work if missing else None)
         store = EventStore.open(out / "store", settings.market)
+        if comparison:
+            refuse_incomparable(store)
         train_run(settings, store, out, preset, bars, resume=resume, shown=processes.first and not quiet)
         if processes.first:
             evaluate_run(out, progress=bars)
@@ -152,8 +155,10 @@ def train_run(
     settings: Settings, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool, shown: bool
 ) -> None:
     """Train on a store with the settings given on the command line; on a terminal each epoch is `shown` as it ends."""
+    from tsa.data.ranges import refuse_unmeasured
     from tsa.training import TrainingConfig, train
 
+    refuse_unmeasured(store)
     train(
         store,
         out,

@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tsa.data.store import EventStore
+from tsa.errors import DataError
 from tsa.schema import SPLITS
 
 
@@ -29,6 +30,16 @@ def ranges_of(store: EventStore) -> dict[str, dict[str, Any]]:
         }
         for name in SPLITS
     }
+
+
+def refuse_unmeasured(store: EventStore) -> None:
+    """DataError where no outcome of the test range is known: what is trained could not be measured."""
+    if not len(store.labelled("test")):
+        n = len(store.label[store.split("test")])
+        raise DataError(
+            f"split.test must hold payments whose outcome is known, however: none of {n} is; "
+            "wait for outcomes, or move the ranges of [split] back"
+        )
 
 
 def _when(times: NDArray[Any], at: int) -> str | None:

@@ -131,6 +131,13 @@ def _sample(store: EventStore, rows: Array, most: int, seed: int) -> tuple[Array
     return rows[keep], kept / len(genuine)
 
 
+def refuse_incomparable(store: EventStore) -> None:
+    """DataError where `compare` could not learn from a store's training and validation ranges."""
+    _check(
+        store, {name: store.labelled(split) for name, split in (("training", "train"), ("validation", "validation"))}
+    )
+
+
 def _check(store: EventStore, parts: dict[str, Array]) -> None:
     for name, rows in parts.items():
         label = np.asarray(store.label[rows])
@@ -139,7 +146,8 @@ def _check(store: EventStore, parts: dict[str, Array]) -> None:
             raise DataError(f"{name} rows must be labelled 0 or 1, however: {unknown} of {len(rows)} are not known")
         if frauds in (0, len(rows)):
             raise DataError(
-                f"{name} rows must hold fraud and genuine payments, however: {frauds} of {len(rows)} are fraud"
+                f"{name} rows must hold fraud and genuine payments, however: {frauds} of {len(rows)} are fraud "
+                "(a label of -1 and a missing one mean that the outcome is not known)"
             )
 
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from tsa.data.files import replaced_file, write_json
-from tsa.errors import ConfigError, DataError
+from tsa.data.ranges import refuse_unmeasured
+from tsa.errors import ConfigError
 from tsa.evaluation.assess import assess_calibration
 from tsa.evaluation.compare import BaselineResult, compare
 from tsa.evaluation.metrics import evaluate_scores, paired_difference
@@ -50,9 +51,7 @@ def evaluate(
     Raises DataError where no outcome of the test range is known.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    if not len(run.rows):
-        n = len(run.store.label[run.store.split("test")])
-        raise DataError(f"split.test must hold payments whose outcome is known, however: none of {n} is")
+    refuse_unmeasured(run.store)
     report = measure(
         run,
         "scoring the test range",

@@ -37,8 +37,10 @@ class Sampler:
         """Whole batches of an epoch; TrainingError when the rows do not fill one."""
         n_fraud, n_genuine = len(self.fraud), len(self.genuine)
         if n_fraud == 0 or n_genuine == 0:
+            unknown = sum(int(np.count_nonzero(self.store.labels(name) < 0)) for name in self.config.train_on)
             raise TrainingError(
-                f"the training range must hold both outcomes, however: frauds={n_fraud}, genuine={n_genuine}"
+                f"the training range must hold both outcomes, however: frauds={n_fraud}, genuine={n_genuine}, "
+                f"not known={unknown} (a label of -1 and a missing one mean that it is not known)"
             )
         rows = n_fraud + self.wanted
         if rows < self.config.batch_size:
