@@ -7,8 +7,10 @@ together, which is `tsa.scoring.importing`'s.
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ from tsa.scoring.probability import BSplineMap
 PERCENTILES, BSPLINE = "percentile_score.pkl", "bspline_parameters.json"
 CHECKPOINT = ("model", "model_state_dict", "state_dict")
 """Where a training checkpoint holds the state dict."""
+MOST_TIMES, FREE_BYTES, MOST_PICKLE = 4, 64 * 2**20, 8 * 2**20
+"""Weights may take so many times their file's size, or so many bytes; and what describes them."""
+BY_NUMBER = b"\nbytearray\n"
+"""How a pickle asks for the one type that torch lets it make of any size from a number."""
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -81,20 +87,64 @@ def _note_lifted(
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from .safetensors, or from .pt by torch's loader of weights alone. ArtefactError.
 
-    A training checkpoint that holds the state dict as one of `CHECKPOINT` is opened.
+    A training checkpoint that holds the state dict as one of `CHECKPOINT` is opened. What a file takes in memory is bounded
+    by what it takes on the disk: no compressed zeros, no tensor that repeats a number, no thousand names for one.
     """
     safe = path.suffix == ".safetensors"
     try:
+        if not safe:
+            _refuse_swelling(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch wonders about some pickles; they load, or they are refused below
             state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except ArtefactError:
+        raise
     except Exception as error:  # torn and hostile files fail in many ways
         raise ArtefactError(f"{path.name} cannot be read as weights: {_reason(error)}") from None
     if isinstance(state, Mapping):
         state = next((state[name] for name in CHECKPOINT if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArtefactError(f"{path.name} must hold names and tensors alone, however: it holds something else")
-    return {str(name): value for name, value in state.items()}
+    found = {str(name): value for name, value in state.items()}
+    _refuse_repeated(path, found)
+    return found
+
+
+def _refuse_swelling(path: Path) -> None:
+    """ArtefactError for a .pt whose parts unpack to much more than it is, or that asks for memory by a number."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        asks = content.find(BY_NUMBER) >= 0
+    if zipfile.is_zipfile(path):  # as torch writes them; older ones hold their numbers as they are
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            for part in parts:
+                if part.filename.endswith(".pkl"):
+                    if part.file_size > MOST_PICKLE:
+                        rule = f"must describe its tensors in at most {MOST_PICKLE:,} bytes"
+                        raise ArtefactError(f"{path.name} {rule} (got {part.file_size:,})")
+                    asks |= BY_NUMBER in archive.read(part)
+        unpacked, most = sum(part.file_size for part in parts), max(FREE_BYTES, MOST_TIMES * path.stat().st_size)
+        if unpacked > most:
+            rule = f"must unpack to at most {most:,} bytes (got {unpacked:,})"
+            raise ArtefactError(f"{path.name} {rule}: save it again with torch.save")
+    if asks:
+        raise ArtefactError(f"{path.name} must hold tensors alone (it asks for a bytearray)")
+
+
+def _refuse_repeated(path: Path, state: Mapping[str, Tensor]) -> None:
+    """ArtefactError for tensors that would take much more memory than the file does, once each number has its own place."""
+    total = 0
+    for name, value in state.items():
+        if value.layout != torch.strided or value.device.type != "cpu":
+            continue  # other kinds of tensors are refused where they are fitted into the network
+        size = value.numel() * value.element_size()
+        if size > value.untyped_storage().nbytes():
+            raise ArtefactError(
+                f"{path.name}: {name} must hold each of its numbers (its shape is {tuple(value.shape)})"
+            )
+        total += size
+    if total > (most := max(FREE_BYTES, MOST_TIMES * path.stat().st_size)):
+        raise ArtefactError(f"{path.name} must hold tensors of at most {most:,} bytes in all (got {total:,})")
 
 
 def _reason(error: Exception) -> str:
