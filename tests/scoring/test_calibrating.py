@@ -15,13 +15,14 @@ import pytest
 from original_folder import Original
 from test_importing import wire_rows
 
-from tsa.errors import CalibrationError
+from tsa.errors import CalibrationError, DataError
 from tsa.schema import Market
 from tsa.scoring.bundle import Bundle
 from tsa.scoring.calibrating import calibrate_bundle
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.exporting import export_bundle
 from tsa.scoring.importing import import_original
+from tsa.scoring.known import open_log
 from tsa.scoring.scorer import Scorer
 from tsa.serving.sagemaker import input_fn, model_fn, output_fn, predict_fn
 
@@ -143,7 +144,7 @@ def test_a_graph_goes_along(demo_run: Path, demo_log: Path, tmp_path: Path) -> N
 def imported(original: Original, payments: pl.DataFrame, tmp_path: Path) -> tuple[Path, Path]:
     """An imported bundle of rows that carry their own history, without percentiles; and 1,200 such rows, some of them fraud."""
     (original.folder / "percentile_score.pkl").unlink()
-    wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"]}
+    wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"], "rules": "own"}
     history = [{"name": "customer", "length": original.config["seq_len"]}]
     market = Market.from_dict(original.market.to_dict() | {"wire": wire, "history": history})
     import_original(original.folder, market).save(tmp_path / "imported")
@@ -202,3 +203,31 @@ def test_a_percentile_that_cannot_be_fitted_is_refused(demo_run: Path, demo_log:
     replace(bundle, network=network).save(tmp_path / "flat")
     with pytest.raises(CalibrationError, match="percentiles need payments with different scores"):
         calibrate_bundle(tmp_path / "flat", [demo_log], tmp_path / "new")
+
+
+def test_payments_without_a_score_are_set_aside_and_the_rest_counts(
+    demo_run: Path, demo_log: Path, tmp_path: Path
+) -> None:
+    scorer = Scorer.load(demo_run / "bundle")
+    network = scorer.engine
+
+    class Deaf:
+        name = "torch"
+        calls = 0
+
+        def __call__(self, batch: Any) -> np.ndarray:
+            scores = np.array(network(batch))
+            if not self.calls:
+                scores[:3] = np.nan
+            self.calls += 1
+            return scores
+
+    scorer.engine = Deaf()
+    with open_log(scorer, [demo_log], quarantine=tmp_path / "aside.parquet") as log:
+        assert len(log.payments) == len(log.scores) == len(log.store) - 3
+        assert np.isfinite(log.scores).all()
+        assert log.payments[0] == 3
+    assert len(pl.read_parquet(tmp_path / "aside.parquet")) == 3
+    scorer.engine = Deaf()
+    with pytest.raises(DataError, match="must get a number as score"), open_log(scorer, [demo_log]):
+        pass

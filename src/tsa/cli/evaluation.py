@@ -10,7 +10,18 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tsa.cli.app import EvaluationSets, Logs, MarketSets, Quarantine, Quiet, RunFolder, app, beside
+from tsa.cli.app import (
+    EvaluationSets,
+    Logs,
+    MarketSets,
+    Quarantine,
+    QuarantineLimit,
+    Quiet,
+    RunFolder,
+    app,
+    beside,
+    set_aside,
+)
 from tsa.cli.scoring import BundleFolder
 from tsa.data.outputs import check_outputs
 from tsa.errors import ConfigError
@@ -40,6 +51,7 @@ def evaluate(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="With --log: measure payments before this time.")] = None,
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     segment: Annotated[
         list[str] | None, typer.Option(help="A column to break the figures down by. Repeatable.")
     ] = None,
@@ -67,6 +79,7 @@ def evaluate(
     With --log: measure a bundle, an imported one too, on any log whose outcomes are known. Histories are taken from the whole
     log, so give it the earlier payments too, with --from. The bundle stays as it is.
     """
+    aside = set_aside(quarantine, quarantine_limit)
     if log or more:
         bundle = run / "bundle" if (run / "run.json").is_file() else run
         folder = out or Path("evaluation")
@@ -77,7 +90,7 @@ def evaluate(
             quiet,
             start=start,
             end=end,
-            quarantine=quarantine,
+            quarantine=aside,
             segments=segment or [],
             threshold=threshold,
             replicates=replicates,
@@ -105,7 +118,11 @@ def evaluate(
 def _evaluate_on_log(bundle: Path, logs: list[str], out: Path, quiet: bool, **settings: Any) -> None:
     from tsa.evaluation.on_log import WRITTEN, evaluate_bundle
 
-    files = {"--quarantine": settings["quarantine"], **{f"--out, {name}": out / name for name in WRITTEN}}
+    aside = settings["quarantine"]
+    files = {
+        "--quarantine": None if aside is None else aside.path,
+        **{f"--out, {name}": out / name for name in WRITTEN},
+    }
     check_outputs([bundle, *logs], files=files, into={"--out": out})
     with session(quiet, out / "evaluate.log") as bars:
         report = evaluate_bundle(bundle, logs, out, progress=bars, **settings)
@@ -127,6 +144,7 @@ def calibrate(
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="Fit to payments before this time.")] = None,
     quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
@@ -140,9 +158,10 @@ def calibrate(
     from tsa.scoring.calibrating import calibrate_bundle
 
     kind = "files" if out.name.endswith(ENDS) else "replaced"
-    aside: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": beside(out)}
-    outputs = {"files": aside, kind: {**(aside if kind == "files" else {}), "--out": out}}
+    beside_it: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": beside(out)}
+    outputs = {"files": beside_it, kind: {**(beside_it if kind == "files" else {}), "--out": out}}
     check_outputs([bundle, *logs], **outputs)
+    aside = set_aside(quarantine, quarantine_limit)
     with session(quiet, beside(out)) as bars:
         made = calibrate_bundle(
             bundle,
@@ -151,7 +170,7 @@ def calibrate(
             method=method,
             start=start,
             end=end,
-            quarantine=quarantine,
+            quarantine=aside,
             overrides=set_ or (),
             progress=bars,
         )

@@ -13,6 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tsa.data.quarantine import SetAside
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
 from tsa.evaluation.run import Array, Run
@@ -44,6 +47,11 @@ class BundleOnLog(Run):
         """Payments in the window whose outcome is known."""
         return self.log.labelled
 
+    def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
+        """(m,) float32 raw scores of payments of the log, made as it was opened."""
+        found: Array = self.log.scores[np.searchsorted(self.log.payments, rows)]
+        return found
+
     @property
     def ranges(self) -> dict[str, dict[str, Any]]:
         """The window as the one range there is."""
@@ -67,7 +75,7 @@ def evaluate_bundle(
     segments: Sequence[str] = (),
     threshold: float | None = None,
     replicates: int = 200,
-    quarantine: Path | None = None,
+    quarantine: SetAside = None,
     overrides: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -84,7 +92,7 @@ def evaluate_bundle(
         threshold: The raw score from which a payment counts as flagged; by default the one that the bundle was evaluated
             at, else 0.5. It is not chosen on the payments measured: that would flatter.
         replicates: Bootstrap samples for the intervals.
-        quarantine: A file for rows that break a rule; without it they are an error.
+        quarantine: Where rows go that break a rule or get no score; without it they are an error.
         overrides: `key=value` over the bundle's market.
         progress: Told of what takes long.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tsa.data.outputs import check_outputs
+from tsa.data.quarantine import SetAside
 from tsa.errors import CalibrationError, ConfigError
 from tsa.progress import Progress, silent
 from tsa.scoring.archive import is_archive
@@ -19,7 +20,7 @@ from tsa.scoring.bundle import Bundle
 from tsa.scoring.calibration import Calibration
 from tsa.scoring.fitting import METHODS
 from tsa.scoring.known import Logs, When, learned_note, open_log
-from tsa.scoring.scorer import Scorer, refuse_no_number
+from tsa.scoring.scorer import Scorer
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def calibrate_bundle(
     method: str = "bspline",
     start: When = None,
     end: When = None,
-    quarantine: Path | None = None,
+    quarantine: SetAside = None,
     overrides: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Bundle:
@@ -48,7 +49,7 @@ def calibrate_bundle(
         out: The bundle to write, which must be no input.
         method: "bspline", "isotonic", "platt" or "beta".
         start, end: Times in UTC; open where None.
-        quarantine: A file for rows that break a rule; without it they are an error.
+        quarantine: Where rows go that break a rule or get no score; without it they are an error.
         overrides: `key=value` over the market for reading this log; the new bundle keeps its own market.
         progress: Told of what takes long.
 
@@ -68,12 +69,8 @@ def calibrate_bundle(
     bundle = Bundle.open(path)
     scorer = Scorer.load(path, overrides)
     with open_log(scorer, logs, start=start, end=end, quarantine=quarantine, progress=progress) as log:
-        rows, times = log.payments, log.store.time_seconds[log.payments]
-        with progress("scoring", len(rows)) as advance:
-            scores = scorer.score_rows(log.store, rows, advance=advance)
-        if len(rows):
-            refuse_no_number(log.store.ids(slice(int(rows[0]), int(rows[-1]) + 1)), scores)
-        calibration = Calibration.fit(scores=scores, labels=log.labels, method=method)
+        times = log.store.time_seconds[log.payments]
+        calibration = Calibration.fit(scores=log.scores, labels=log.labels, method=method)
     if calibration.reasons:
         found = "; ".join(f"no {name}: {reason}" for name, reason in calibration.reasons.items())
         raise CalibrationError(f"{out} is not written, since there is {found}")

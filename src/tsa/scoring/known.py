@@ -9,17 +9,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from tsa.data.quarantine import Quarantine, SetAside
 from tsa.data.store import EventStore, prepare
 from tsa.progress import Progress, silent
 from tsa.scoring.bundle import Bundle
-from tsa.scoring.scorer import Scorer, window_seconds
+from tsa.scoring.scorer import Scorer, refuse_no_number, window_seconds
 
 Logs = Sequence[str | Path]
 When = str | datetime | None
@@ -31,7 +34,9 @@ class KnownLog:
 
     store: EventStore
     payments: NDArray[np.int64]
-    """(m,) rows of the payments in the window, in time order."""
+    """(m,) rows of the payments in the window that have a score, in time order."""
+    scores: NDArray[np.float32]
+    """(m,) their raw scores."""
 
     @property
     def labels(self) -> NDArray[np.int8]:
@@ -52,26 +57,32 @@ def open_log(
     *,
     start: When = None,
     end: When = None,
-    quarantine: Path | None = None,
+    quarantine: SetAside = None,
     progress: Progress = silent,
 ) -> Iterator[KnownLog]:
-    """Yield the payments of `logs` in [start, end), UTC, encoded; the store is gone afterwards.
+    """Yield the payments of `logs` in [start, end), UTC, encoded and scored; the store is gone afterwards.
 
-    quarantine: a file for rows that break a rule; without it they are an error. DataError, ConfigError.
+    quarantine: where rows go that break a rule or that the network has no number for; without it they are an error.
+    DataError, ConfigError.
     """
     window = window_seconds(start, end)
-    bundle = scorer.bundle
+    aside = Quarantine.of(quarantine)
     with tempfile.TemporaryDirectory(prefix="tsa-log-") as folder:
-        store = prepare(
-            bundle.market,
-            list(logs),
-            Path(folder) / "store",
-            quarantine=quarantine,
-            encoder=bundle.encoder,
-            progress=progress,
-        )
+        encoded = partial(prepare, scorer.bundle.market, list(logs), encoder=scorer.bundle.encoder)
+        store = encoded(Path(folder) / "store", quarantine=aside, progress=progress)
         first, last = (int(row) for row in np.searchsorted(store.time_seconds, window))
-        yield KnownLog(store, np.arange(first, last, dtype=np.int64))
+        rows = np.arange(first, last, dtype=np.int64)
+        with progress("scoring", len(rows)) as advance:
+            scores = scorer.score_rows(store, rows, advance=advance)
+        if not (sound := np.isfinite(scores)).all():
+            ids = store.ids(slice(first, last))
+            if aside is None:
+                refuse_no_number(ids, scores)
+            else:  # the file is written anew, with them
+                unscored = frozenset(ids.filter(~sound).cast(pl.String))
+                encoded(Path(folder) / "again", quarantine=replace(aside, unscored=unscored))
+            rows, scores = rows[sound], scores[sound]
+        yield KnownLog(store, rows, scores)
 
 
 def learned_note(bundle: Bundle, times: NDArray[np.float64], ranges: Sequence[str]) -> str | None:
