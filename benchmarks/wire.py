@@ -104,7 +104,7 @@ class PlainReader:
 
     def told(self, row: dict[str, Any], names: tuple[str, ...], part: str) -> dict[str, list[str]]:
         wire, event, history = self.layout.wire, self.market.event, self.market.history[0].name
-        fields = {name: wire.field(history, name) for name in names}
+        fields = {name: wire.field(history, part, name) for name in names}
         fields |= {"time": wire.twofold(history, part, event.time), "id": wire.twofold(history, part, event.id)}
         if row[fields["id"]] in self.missing:
             return {name: [] for name in fields}

@@ -205,6 +205,8 @@ def test_a_later_payment_has_a_negative_age(tmp_path: Path) -> None:
 def test_the_payment_may_be_of_any_time(tmp_path: Path) -> None:
     for at in ("0", "-5", "17.25", " 17 "):
         both(market(), line((), at=at, **empty()), tmp_path / at.strip())
+    for at in ("1e18", "-1e12"):
+        assert refused(market(), line((), at=at, **empty()), tmp_path / at) == "absurd_time:at"
     assert refused(market(), line(at="0"), tmp_path / "history").startswith("negative_age")
     assert refused(market(), line((), at="", **empty()), tmp_path / "none") == "null_time:at"
     both(market(defaults={"at": -1.0}), line((), at="", **empty()), tmp_path / "default")

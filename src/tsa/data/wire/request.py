@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tsa.data.encoder import Encoder
 from tsa.data.history import NOT_KNOWN, HistoryArrays
-from tsa.data.rules import TEN_YEARS_SECONDS
-from tsa.data.spelling import EARLIEST_SECONDS, UNIT_SCALE
+from tsa.data.rules import plausible
+from tsa.data.spelling import UNIT_SCALE
 from tsa.data.vocabulary import encode_calendar
 from tsa.data.wire.fields import HistoryFields, Layout
 from tsa.data.wire.histories import seen_events
@@ -136,10 +136,8 @@ class WireReader:
     def _note_own(self, rows: Rows, pieces: Index, problems: Problems) -> None:
         """Note times, pieces (R,), that are missing or absurd, as of a log."""
         now, name = rows.now, self._layout.market.event.time
-        if self._layout.wire.accepts("implausible_time"):
-            sound = np.isfinite(now)
-        else:
-            sound = (now >= EARLIEST_SECONDS) & (now <= time.time() + TEN_YEARS_SECONDS)
+        first, last = plausible(self._layout.market, time.time())
+        sound = (now >= first) & (now <= last)
         if sound.all():
             return
         broken = {"null_time": np.isnan(now), "not_a_number": np.isinf(now), "absurd_time": ~sound}
