@@ -212,3 +212,42 @@ def test_a_number_is_not_called_as_what_marks_missing_ones() -> None:
     names, histories = named(0)
     with pytest.raises(MarketError, match="is missing"):
         Market.from_dict(full_market({**names, "age": "amount is missing"}, histories))
+
+
+ODD_ROLES: dict[str, dict[str, Any]] = {
+    "the key is the amount": {"history": [{"name": "one", "key": "amount", "length": 5}]},
+    "the key is the id": {"history": [{"name": "one", "key": "id", "length": 5}]},
+    "two histories of one key": {"history": [{"name": "one", "key": "card"}, {"name": "two", "key": "card"}]},
+    "the segment is the id": {"evaluation": {"segments": ["id"]}},
+    "the key is a feature and a segment": {
+        "features": {"categorical": [{"name": "customer", "min_count": 1}]},
+        "evaluation": {"segments": ["customer", "age", "risk"]},
+    },
+    "no feature but the calendar": {"features": {"calendar": ["month"]}},
+    "no feature but a number": {"features": {"numerical": ["age"]}},
+}
+
+
+@pytest.mark.skipif(not os.environ.get("TSA_LONG"), reason="takes half a minute")
+@pytest.mark.parametrize("case", ODD_ROLES)
+def test_one_column_may_be_several_things(case: str, tsa: Tsa, tmp_path: Path) -> None:
+    table = full_market({role: role for role in ROLES}, ("one", "two"))
+    whole_way(tsa, table | ODD_ROLES[case], pl.DataFrame(payments()), tmp_path)
+
+
+@pytest.mark.parametrize("features", [{}, {"engineered": ["risk"]}])
+def test_a_history_needs_something_to_tell(features: dict[str, Any], tsa: Tsa, tmp_path: Path) -> None:
+    table = full_market({role: role for role in ROLES}, ("one", "two")) | {"features": features}
+    pl.DataFrame(payments()).write_parquet(tmp_path / "log.parquet")
+    market = write_market(table, tmp_path / "market.toml")
+    made = tsa("run", "-m", market, tmp_path / "log.parquet", "--out", tmp_path / "run", *SMALL)
+    assert made.code == 2
+    assert "must name a categorical, calendar or numerical feature" in made.err
+
+
+@pytest.mark.parametrize("role", ["id", "time"])
+def test_an_amount_is_a_column_of_its_own(role: str) -> None:
+    table = full_market({role: role for role in ROLES}, ("one", "two"))
+    table["event"]["amount"] = role
+    with pytest.raises(MarketError, match=f"event.amount: must be another column than event.{role}"):
+        Market.from_dict(table)

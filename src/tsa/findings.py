@@ -118,6 +118,9 @@ def _role_findings(market: Tables) -> Iterator[str]:
     event, label = market.event, market.label
     if event.amount in {feature.name for feature in market.features.categorical}:
         yield f"event.amount: must be a number, not a categorical feature, however: {event.amount!r}"
+    for name in ("id", "time"):
+        if event.amount == getattr(event, name):
+            yield f"event.amount: must be another column than event.{name} (got {event.amount!r}): leave it out if there is none"
     if event.id == event.time:
         yield f"event.time: must be another column than event.id, however: both are {event.id!r}"
     outcome = {label.column: "label.column", **({label.known_at: "label.known_at"} if label.known_at else {})}

@@ -227,6 +227,11 @@ def test_outcomes(desk: Desk, store: HistoryStore, case: Case) -> None:
     ]:
         assert desk.outcome("x", fraud, START + at)
         assert held() == expected
+    desk.score([{**payment(10, "z"), "card": "c9", "shop": "s9"}])
+    assert desk.outcome("z", True, START + 5)
+    assert Record.unpack(store.read([(PAYMENTS, "z")])[PAYMENTS, "z"].data).known_at_seconds == START + 10, (
+        "not before it"
+    )
     rows = [{**payment(0, "x"), "fraud": 0, "reported": START + 60.0}]
     for at in (59, 60):  # seen by payments from that time on
         rows.append({**payment(at, f"y{at}"), "fraud": None, "reported": None})

@@ -53,7 +53,9 @@ def pack(
     ] = None,
 ) -> None:
     """Copy a bundle, checked, into one file or into a folder. A signature stays with it."""
-    kind = "files" if out.name.endswith(".tar.gz") else "replaced"
+    from tsa.scoring.archive import ENDS
+
+    kind = "files" if out.name.endswith(ENDS) else "replaced"
     check_outputs([bundle, wheel], **{kind: {"--out": out}})
     if sagemaker:
         from tsa.serving.packing import pack_for_sagemaker

@@ -15,6 +15,9 @@ from tsa.schema import Market
 def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) -> ModelConfig:
     """The preset `name`, at the sizes of the store and with `settings` of one's own. ConfigError for what does not fit."""
     market, sizes = store.market, network_sizes(store.market, store.encoder)
+    if not (sizes["n_categorical"] or sizes["n_numerical"]):
+        rule = "[features] must name a categorical, calendar or numerical feature (got none)"
+        raise ConfigError(f"{rule}: without one a history tells nothing; name what the payments have")
     if given := sorted({*sizes, "name"} & set(settings)):
         raise ConfigError(f"model.{given[0]} comes with the store, it cannot be set")
     try:
