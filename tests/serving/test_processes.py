@@ -64,7 +64,7 @@ def status(url: str, **options: Any) -> int:
 
 @pytest.mark.parametrize(("words", "seconds"), [(("--workers", 1), 0.8), (("--workers", 2), 2.5)])
 def test_sigterm_ends_the_start(bundle: Path, tmp_path: Path, words: tuple[object, ...], seconds: float) -> None:
-    options = ["--history", f"sqlite:///{tmp_path}/h.db", "--port", free_port(), *words]
+    options = ["--history", f"sqlite:///{tmp_path}/h.db", "--new-store", "--port", free_port(), *words]
     process = subprocess.Popen([str(word) for word in (TSA, "serve", bundle, *options)], stderr=subprocess.DEVNULL)
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
@@ -75,7 +75,7 @@ def test_sigterm_ends_the_start(bundle: Path, tmp_path: Path, words: tuple[objec
 def test_the_first_process_of_a_container_hears_sigterm_while_it_starts(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "model")
     environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path), "TSA_HISTORY": f"sqlite:///{tmp_path}/h.db"}
-    environment["SAGEMAKER_BIND_TO_PORT"] = str(free_port())
+    environment |= {"SAGEMAKER_BIND_TO_PORT": str(free_port()), "TSA_NEW_STORE": "1"}
     words = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "tsa.serving.sagemaker"]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
     try:
@@ -232,7 +232,7 @@ def test_sighup_takes_another_bundle_over_and_opens_the_shadows_file_anew(bundle
 def test_running_out_of_open_files_is_logged(bundle: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     port = free_port()
-    words = [TSA, "serve", bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--port", port]
+    words = [TSA, "serve", bundle, "--history", f"sqlite:///{tmp_path}/h.db", "--new-store", "--port", port]
     with log.open("w") as file:
         process = subprocess.Popen(
             [str(word) for word in words],

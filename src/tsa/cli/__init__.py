@@ -7,10 +7,16 @@ Exit codes: 0; 2 for bad usage or input, or a machine that lacks something (one 
 
 from __future__ import annotations
 
+import os
+
+from tsa.ending import end_on_signals
+
+if os.getpid() == 1:  # the first process of a container hears a signal only once it asks to: before the imports begin
+    end_on_signals()
+
 import contextlib
 import errno
 import logging
-import os
 import sys
 from typing import NoReturn
 

@@ -12,7 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tsa.data.files import replaced_file
 from tsa.errors import BundleError, ConfigError
+from tsa.machine import naming
 from tsa.scoring.archive import opened, write_contents
 from tsa.scoring.manifest import (
     MANIFEST,
@@ -36,9 +38,15 @@ def make_keys(private: Path, public: Path) -> None:
             raise ConfigError(f"{path} must not exist, however: a file stands there, and keys are not overwritten")
     key = ed25519.Ed25519PrivateKey.generate()
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    with naming(private), os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        try:
+            file.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+            file.flush()
+            with replaced_file(public) as aside:
+                aside.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+        except BaseException:
+            private.unlink()  # half a pair is none
+            raise
 
 
 def sign(path: Path, private: bytes) -> str:
