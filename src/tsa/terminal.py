@@ -5,6 +5,7 @@ Belongs to the command line, and is used by nothing else. Knows no command.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -32,10 +33,7 @@ def session(quiet: bool, log: Path | None) -> Iterator[Progress]:
     """Draw bars for what takes long, show warnings, log to a file if there is one; how it failed is logged as well."""
     logger.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [logging.NullHandler()] if quiet else [Notes()]
-    if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = LogFile(log, mode="a", encoding="utf-8", errors="backslashreplace")
-        file.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if log is not None and (file := _log_file(log, quiet)) is not None:
         handlers.insert(0, file)
     for handler in handlers:
         logger.addHandler(handler)
@@ -55,6 +53,21 @@ def session(quiet: bool, log: Path | None) -> Iterator[Progress]:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+def _log_file(log: Path, quiet: bool) -> LogFile | None:
+    """The log file; None, and a note, where there may be none: beside a folder that is a mount of a container, say."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = LogFile(log, mode="a", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if not quiet:
+            say(f"note: there is no log file ({log}: {error.strerror})", errors)
+        return None
+    file.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return file
 
 
 @contextmanager

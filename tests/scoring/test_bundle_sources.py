@@ -248,6 +248,37 @@ def test_a_mount_is_written_into(mounted: Path) -> None:
     assert [path.name for path in mounted.parent.iterdir() if path.name.startswith(".")] == []
 
 
+def test_what_can_only_be_written_into_is(bundle: Path) -> None:
+    """As in a container whose user may write to the mount, and not to the folder that it is in: there is no log file."""
+    tsa = Path(sys.executable).with_name("tsa")
+    command = [tsa, "bundle", "decide", bundle, "--score", "raw_score", "--decision", "review=0.5"]
+    log = bundle.parent / "bundle.log"
+    imports = "import sys; from pathlib import Path; from tsa.terminal import session"
+    session = f"{imports}\nwith session(False, Path(sys.argv[1])): print('on')"
+    user: list[object] = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("needs setpriv, as root")
+        user = ["setpriv", "--reuid", "12345", "--clear-groups", "--"]
+        for path in (bundle, *bundle.iterdir()):
+            os.chown(path, 12345, -1)
+        for folder in (bundle.parent, *list(bundle.parent.parents)[:2]):
+            folder.chmod(0o755)
+    else:
+        bundle.parent.chmod(0o555)
+    try:
+        env = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run([*user, *command], capture_output=True, text=True, env=env)
+        noted = subprocess.run([*user, sys.executable, "-c", session, log], capture_output=True, text=True, env=env)
+    finally:
+        bundle.parent.chmod(0o755)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Bundle.open(bundle).thresholds is not None
+    assert (noted.returncode, noted.stdout) == (0, "on\n")
+    assert "there is no log file" in noted.stderr
+    assert not log.exists()
+
+
 def test_an_empty_mount_is_filled(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With lost+found in it, as a new file system has."""
     out = tmp_path / "disk"
