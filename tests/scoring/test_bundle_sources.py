@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -248,13 +249,19 @@ def test_a_mount_is_written_into(mounted: Path) -> None:
     assert [path.name for path in mounted.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_what_can_only_be_written_into_is(bundle: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        Path(folder).chmod(0o755)
+
+
+def test_what_can_only_be_written_into_is(demo_run: Path, open_folder: Path) -> None:
     """As in a container whose user may write to the mount, and not to the folder that it is in: there is no log file."""
-    tsa = Path(sys.executable).with_name("tsa")
-    command = [tsa, "bundle", "decide", bundle, "--score", "raw_score", "--decision", "review=0.5"]
-    log = bundle.parent / "bundle.log"
-    imports = "import sys; from pathlib import Path; from tsa.terminal import session"
-    session = f"{imports}\nwith session(False, Path(sys.argv[1])): print('on')"
+    bundle, log = open_folder / "bundle", open_folder / "bundle.log"
+    shutil.copytree(demo_run / "bundle", bundle)
     user: list[object] = []
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
@@ -262,16 +269,16 @@ def test_what_can_only_be_written_into_is(bundle: Path) -> None:
         user = ["setpriv", "--reuid", "12345", "--clear-groups", "--"]
         for path in (bundle, *bundle.iterdir()):
             os.chown(path, 12345, -1)
-        for folder in (bundle.parent, *list(bundle.parent.parents)[:2]):
-            folder.chmod(0o755)
     else:
-        bundle.parent.chmod(0o555)
-    try:
-        env = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run([*user, *command], capture_output=True, text=True, env=env)
-        noted = subprocess.run([*user, sys.executable, "-c", session, log], capture_output=True, text=True, env=env)
-    finally:
-        bundle.parent.chmod(0o755)
+        open_folder.chmod(0o555)
+    imports = "import sys; from pathlib import Path; from tsa.terminal import session"
+    session = f"{imports}\nwith session(False, Path(sys.argv[1])): print('on')"
+    decide = [Path(sys.executable).with_name("tsa"), "bundle", "decide", bundle, "--score", "raw_score"]
+    env = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    done, noted = (
+        subprocess.run([*user, *words], capture_output=True, text=True, env=env)
+        for words in ([*decide, "--decision", "review=0.5"], [sys.executable, "-c", session, log])
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert Bundle.open(bundle).thresholds is not None
     assert (noted.returncode, noted.stdout) == (0, "on\n")
