@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 import tsa
-from tsa.data.simulate import SimulationConfig, write_simulation
-from tsa.model.experts import SECOND_THRESHOLD, Top2Gate
-from tsa.scoring.known import open_log
-from tsa.scoring.scorer import Scorer
+from tsa.inference.labelled_log import open_log
+from tsa.inference.scorer import Scorer
+from tsa.model.moe import SECOND_THRESHOLD, Top2Gate
+from tsa.simulation import SimulationConfig, write_simulation
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"

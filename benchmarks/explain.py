@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tsa.data.store import EventStore, prepare
-from tsa.model.inputs import gather_batch
-from tsa.scoring.bundle import Bundle
-from tsa.scoring.explain import Explainer
-from tsa.scoring.explain.facts import store_facts
+from tsa.bundle.bundle import Bundle
+from tsa.data.store.store import EventStore, prepare
+from tsa.explain import Explainer
+from tsa.explain.raw_values import store_facts
+from tsa.model.collate import gather_batch
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ from typing import Any
 import polars as pl
 
 from serve import resident, serving
-from tsa.scoring.bundle import Bundle
-from tsa.serving.specification import Specification, tensors_of
+from tsa.bundle.bundle import Bundle
+from tsa.serving.http.openapi_schemas import Specification, tensors_of
 
 SECONDS_EACH = 30
 """An answer that takes longer counts as a hang."""

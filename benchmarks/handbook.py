@@ -27,9 +27,9 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import tsa
-from tsa.evaluation.metrics import card_precision_at_k
-from tsa.scoring.scorer import score_events
-from tsa.settings import Settings
+from tsa.config.overrides import Settings
+from tsa.evaluation.metrics.evaluate_scores import card_precision_at_k
+from tsa.inference.scorer import score_events
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tsa.serving import redis_scripts, sqlite_rows
-from tsa.serving.history_store import PAYMENTS, Change, HistoryStore, open_history
-from tsa.serving.redis_store import RedisStore
-from tsa.serving.sqlite_store import SQLiteStore
+from tsa.serving.history import redis_scripts, sqlite_rows
+from tsa.serving.history.base import PAYMENTS, Change, HistoryStore
+from tsa.serving.history.factory import open_history
+from tsa.serving.history.redis import RedisStore
+from tsa.serving.history.sqlite import SQLiteStore
 
 TURN, KEYS, BLOCK_BYTES, RECORD_BYTES = 20, 500, 4000, 400
 PLAIN_COMMIT = """

@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import tsa
-from tsa.data.simulate import SimulationConfig, write_simulation
+from tsa.bundle.bundle import Bundle
 from tsa.model import TSANetwork
-from tsa.scoring.bundle import Bundle
-from tsa.serving.filling import fill
-from tsa.serving.history_store import open_history
-from tsa.training.network import network_settings
+from tsa.serving.history.backfill import fill
+from tsa.serving.history.factory import open_history
+from tsa.simulation import SimulationConfig, write_simulation
+from tsa.training.model_config import network_settings
 
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
 

@@ -76,12 +76,12 @@ def _measure(what: str, market: str, logs: list[str], folder: Path) -> Run:
 def _work(task: str, *arguments: str) -> None:
     """What the fresh process does. Imports stand here so that the measuring process stays small."""
     if task == "simulate":
-        from tsa.data.simulate import SimulationConfig, write_simulation
+        from tsa.simulation import SimulationConfig, write_simulation
 
         write_simulation(SimulationConfig(payments=int(arguments[0])), Path(arguments[1]))
         return
-    from tsa.data.store import prepare
-    from tsa.schema import Market
+    from tsa.config.market import Market
+    from tsa.data.store.store import prepare
 
     market, out, *logs = arguments
     rows = len(prepare(Market.load(market), logs, Path(out)))

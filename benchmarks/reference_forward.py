@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tsa.inference.engine import OnnxEngine
+from tsa.inference.onnx_export import export_onnx
+from tsa.inference.onnx_runtime import has_runtime
+from tsa.legacy.weights import original_names
 from tsa.model import Batch, History, ModelConfig, TSANetwork, preset
-from tsa.model.combine import gate_config
-from tsa.model.legacy import original_names
-from tsa.scoring.engine import OnnxEngine
-from tsa.scoring.export import export_onnx
-from tsa.scoring.runtime import has_runtime
+from tsa.model.fusion import gate_config
 
 LENGTH = 51
 

@@ -25,12 +25,12 @@ import polars as pl
 import torch
 
 from history_load import untrained
-from tsa.data.rules import KNOWN_AT, LABEL, TIME
-from tsa.data.simulate import SimulationConfig, write_simulation
-from tsa.data.store import prepare
-from tsa.scoring.scorer import Scorer
-from tsa.serving.desk import Answer, Desk
-from tsa.serving.history_store import open_history
+from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.store.store import prepare
+from tsa.inference.scorer import Scorer
+from tsa.serving.history.factory import open_history
+from tsa.serving.scoring.scoring_service import Answer, Desk
+from tsa.simulation import SimulationConfig, write_simulation
 
 TOLERANCE = 1e-6
 Outcome = tuple[float, str, bool]

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 import tsa
-from tsa.data.past import Key, PastEvents
-from tsa.scoring.exporting import export_bundle
-from tsa.scoring.scorer import Scorer, score_events
+from tsa.data.online.histories import Key, PastEvents
+from tsa.inference.export_bundle import export_bundle
+from tsa.inference.scorer import Scorer, score_events
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"

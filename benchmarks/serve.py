@@ -38,7 +38,7 @@ import numpy as np
 import orjson
 import polars as pl
 
-from tsa.scoring.bundle import Bundle
+from tsa.bundle.bundle import Bundle
 
 CLIENTS = 32
 TSA = Path(sys.executable).with_name("tsa")

@@ -21,12 +21,12 @@ from torch.nn import functional
 
 import tsa
 from tsa.data.history import gather
+from tsa.inference.scorer import score_events
 from tsa.model import TSANetwork
-from tsa.model.inputs import gather_batch
-from tsa.scoring.scorer import score_events
-from tsa.training.fit import network_settings
-from tsa.training.optimisers import make_optimizer
-from tsa.training.sampler import Sampler
+from tsa.model.collate import gather_batch
+from tsa.training.data.sampler import Sampler
+from tsa.training.optim import make_optimizer
+from tsa.training.train_model import network_settings
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"
 

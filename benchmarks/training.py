@@ -31,14 +31,14 @@ from torch import Tensor
 from torch.distributed import TCPStore
 
 import tsa
-from tsa.data.sampling import Draw
 from tsa.model import TSANetwork
 from tsa.model.embedding import EventParts, SummedEvents
+from tsa.training.data.loader import Loader, Task
+from tsa.training.data.sampling import Draw
 from tsa.training.distributed import joined
-from tsa.training.fit import network_settings
-from tsa.training.learner import Step
-from tsa.training.loader import Loader, Task
-from tsa.training.loop import Hooks, Loop
+from tsa.training.train_model import network_settings
+from tsa.training.train_step import Step
+from tsa.training.trainer import Hooks, Loop
 
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
 WARM_UP = 5

@@ -33,14 +33,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tsa.data.encoder import Encoder
-from tsa.data.scaling import LIMIT, GivenScaler
-from tsa.data.simulate import SimulationConfig, write_wire
-from tsa.data.store import prepare
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.encoding.scaler import LIMIT, GivenScaler
+from tsa.data.store.store import prepare
 from tsa.data.wire import WireReader
-from tsa.data.wire.fields import Layout
-from tsa.model.inputs import request_batch
-from tsa.schema import Market
+from tsa.data.wire.layout import Layout
+from tsa.model.collate import request_batch
+from tsa.simulation import SimulationConfig, write_wire
 
 MARKET = Path(__file__).parents[1] / "markets" / "eu.toml"
 PAYMENTS_EACH = 120  # so that most histories are full

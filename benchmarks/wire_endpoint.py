@@ -33,19 +33,19 @@ import torch
 
 from reference_forward import PlainReference, original_state
 from serve import serving, started
-from tsa.data.encoder import Encoder
+from tsa.bundle.bundle import Bundle
+from tsa.calibration.calibration import Calibration
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.encoding.scaler import GivenScaler, Scaling
 from tsa.data.history import HistoryArrays
-from tsa.data.scaling import GivenScaler, Scaling
-from tsa.data.store import prepare
+from tsa.data.store.store import prepare
 from tsa.data.wire.request import Requests
+from tsa.inference.export_bundle import export_bundle
+from tsa.legacy.response import original_response
 from tsa.model import TSANetwork, preset
-from tsa.model.inputs import request_batch
-from tsa.schema import Market
-from tsa.scoring.bundle import Bundle
-from tsa.scoring.calibration import Calibration
-from tsa.scoring.exporting import export_bundle
-from tsa.scoring.response import original_response
-from tsa.training.network import network_sizes
+from tsa.model.collate import request_batch
+from tsa.training.model_config import network_sizes
 from wire import MARKET, PAYMENTS_EACH, PlainReader, simulated
 
 ROWS = 600

@@ -9,6 +9,7 @@ threads that wait for each other take many times as long. Tests that are about t
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -16,14 +17,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import polars as pl
 import pytest
 import torch
 
+from support.easy_log import stored
+from support.history_case import Case, RedisServer, make_case
+from support.legacy_folder import GOLDEN
 from tsa.cli import main
-from tsa.data.store import EventStore
+from tsa.data.store.store import EventStore
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that are started from here
 torch.set_num_threads(1)
@@ -135,3 +140,36 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(tmp_path_factory.mktemp("case"))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if not RedisServer.installed():
+        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def history_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store, of each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'histories.db'}"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.flush()
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def easy_store(easy_log: Path, tmp_path_factory: pytest.TempPathFactory) -> EventStore:
+    return stored(pl.read_parquet(easy_log), tmp_path_factory.mktemp("easy-store"))
+
+
+@pytest.fixture(scope="session")
+def golden_scores() -> dict[str, Any]:
+    return json.loads((GOLDEN / "scores.json").read_text())

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from rich.table import Table
 
-from tsa import terminal
+from tsa.cli import console as terminal
 
 Tsa = Callable[..., Any]
 WRITTEN = "[training] duplicate_id:id: [/] :smile: [bold]x[/bold]"

@@ -17,8 +17,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tsa.data.files import replaced_file, replaced_folder, write_text
-from tsa.machine import full, lack
+from tsa.files.writing import replaced_file, replaced_folder, write_text
+from tsa.system_errors import full, lack
 
 TSA = Path(sys.executable).with_name("tsa")
 
@@ -187,7 +187,7 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: signal.Sig
 def test_what_nohup_started_outlives_its_terminal(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
-        "from tsa.ending import ending_in_order\n"
+        "from tsa.signals import ending_in_order\n"
         "with ending_in_order():\n"
         "    os.kill(os.getpid(), signal.SIGHUP)\n"
         "print('went on')"

@@ -15,9 +15,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tsa.config.market import Market
 from tsa.errors import MarketError
-from tsa.schema import Market
-from tsa.scoring.scorer import Scorer
+from tsa.inference.scorer import Scorer
 
 CODE = """
 count code len value id time label key row rows at index raw raw_score percentile probability score reason

@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tsa.data.files import replaced_file
-from tsa.data.outputs import check_outputs
 from tsa.errors import ConfigError
+from tsa.files.outputs import check_outputs
+from tsa.files.writing import replaced_file
 
 Tsa = Callable[..., Any]
 SPELLINGS = ("itself", "link", "hard link", "relative", "folder by link", "dots")

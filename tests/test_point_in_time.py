@@ -21,15 +21,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tsa.data.payments import PaymentReader
-from tsa.data.store import EventStore, prepare
+from tsa.bundle.bundle import Bundle
+from tsa.config.market import Market
+from tsa.data.online.payments import PaymentReader
+from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError
+from tsa.inference.scorer import BATCH_SIZE, Scorer
 from tsa.model import Batch, History, TSANetwork
-from tsa.model.inputs import gather_batch
-from tsa.schema import Market
-from tsa.scoring.bundle import Bundle
-from tsa.scoring.scorer import BATCH_SIZE, Scorer
-from tsa.training.fit import network_settings
+from tsa.model.collate import gather_batch
+from tsa.training.train_model import network_settings
 
 START = 1_525_651_200  # 2018-05-07
 HOUR, DAY = 3600, 86_400

@@ -12,9 +12,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tsa.serving.app import create_app
-from tsa.serving.reload import watch
-from tsa.serving.service import Service
+from tsa.serving.http.app import create_app, watch
+from tsa.serving.scoring.app_state import Service
 from tsa.serving.settings import ServeSettings
 
 FILES = ("bundle", "public_key", "shadow", "shadow_file")

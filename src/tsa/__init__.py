@@ -10,29 +10,32 @@ scores = tsa.Scorer.load("run/bundle").score("payments.parquet")
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import typing
 
 if typing.TYPE_CHECKING:
-    from tsa.data.store import EventStore, prepare
+    from tsa.config.market import Market
+    from tsa.data.store.store import EventStore, prepare
     from tsa.errors import TSAError
     from tsa.evaluation.evaluate import evaluate
-    from tsa.schema import Market
-    from tsa.scoring.scorer import Scorer
+    from tsa.inference.scorer import Scorer
     from tsa.training import TrainingConfig, train
+
+    __version__: str
 
 # Libraries that report to their makers are told not to, before anything can import them. Processes that are started from
 # here inherit it. ONNX Runtime reads its variable when it is imported, MLflow when it is used.
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 _HOME = {
-    "EventStore": "tsa.data.store",
-    "Market": "tsa.schema",
-    "Scorer": "tsa.scoring.scorer",
+    "EventStore": "tsa.data.store.store",
+    "Market": "tsa.config.market",
+    "Scorer": "tsa.inference.scorer",
     "TSAError": "tsa.errors",
     "TrainingConfig": "tsa.training",
     "evaluate": "tsa.evaluation.evaluate",
-    "prepare": "tsa.data.store",
+    "prepare": "tsa.data.store.store",
     "train": "tsa.training",
 }
 
@@ -41,6 +44,8 @@ __all__ = ["EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "eval
 
 def __getattr__(name: str) -> typing.Any:
     """Import a public name when it is first used: `tsa prepare` need not wait for PyTorch."""
+    if name == "__version__":
+        return importlib.metadata.version("tsa-fraud")
     if name not in _HOME:
         raise AttributeError(f"module 'tsa' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -78,7 +78,7 @@ class HistoryUnavailable(HistoryError):  # noqa: N818 it says what happened
     """A history store cannot be reached, or does not answer in time."""
 
     def __init__(self, text: str, reason: str = "other") -> None:
-        """reason: why, one of `tsa.serving.history_store.REASONS`."""
+        """reason: why, one of `tsa.serving.history.base.REASONS`."""
         super().__init__(text)
         self.reason = reason
 

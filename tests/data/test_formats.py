@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tsa.data.encoder import Encoder
-from tsa.data.events import read_log
-from tsa.data.payments import PaymentReader
-from tsa.data.quarantine import Quarantine
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.log.quarantine import Quarantine
+from tsa.data.log.reader import read_log
+from tsa.data.online.payments import PaymentReader
 from tsa.errors import DataError
-from tsa.schema import Market
 
 MARKET = Market.from_dict(
     {

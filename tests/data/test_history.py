@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsa.data.augmentation import Variation
 from tsa.data.history import (
     FRAUD,
     GENUINE,
@@ -21,7 +22,6 @@ from tsa.data.history import (
     history_lengths,
     index_histories,
 )
-from tsa.data.variation import Variation
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
 

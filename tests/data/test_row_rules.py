@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsa.data.payments import PaymentReader
-from tsa.data.quarantine import Quarantine
-from tsa.data.store import EventStore, prepare
+from tsa.config.market import Market
+from tsa.data.log.quarantine import Quarantine
+from tsa.data.online.payments import PaymentReader
+from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError
-from tsa.schema import Market
 
 START = datetime(2025, 1, 1)
 N = 200

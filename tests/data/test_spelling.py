@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsa.data import columns
+from tsa.config.market import Market
+from tsa.config.tables import MISSING
+from tsa.data.log import columns
 from tsa.data.spelling import Spelling
 from tsa.data.values import BrokenRuleError, key_of, number_of, seconds_of, text_of
 from tsa.errors import MarketError
-from tsa.schema import Market
-from tsa.tables import MISSING
 
 LOG = Spelling(frozenset(MISSING))
 WIRE = Spelling(frozenset(), exact=True)

@@ -11,16 +11,16 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wire_rows import NOW, PAST, TABLE, row, told, write
 
-from tsa.data.encoder import Encoder
+from support.wire_rows import NOW, PAST, TABLE, row, told, write
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryArrays, gather
-from tsa.data.legacy import original_encoder
-from tsa.data.quarantine import Quarantine
-from tsa.data.store import prepare
+from tsa.data.log.quarantine import Quarantine
+from tsa.data.store.store import prepare
 from tsa.data.wire import WireReader
 from tsa.errors import DataError, MarketError
-from tsa.schema import Market
+from tsa.legacy.encoder import original_encoder
 
 MAPS = {
     "device": {"phone": 1, "tablet": 2, "True": 3, "None": 4},

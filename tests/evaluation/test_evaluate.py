@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tsa.data.store import EventStore, prepare
+from tsa.data.store.store import EventStore, prepare
 from tsa.errors import BundleError, ConfigError, DataError, StoreError
-from tsa.evaluation.evaluate import Run, compare_run, evaluate, plain_verdict, read_report
+from tsa.evaluation.evaluate import Run, compare_run, evaluate, plain_verdict
+from tsa.evaluation.run import read_report
 from tsa.training import TrainingConfig, train
 
 QUICK = {"replicates": 10}

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsa.errors import ConfigError
-from tsa.evaluation.payments import ScoredPayments
-from tsa.evaluation.report import page, to_plain
-from tsa.evaluation.threshold_page import plain, view
+from tsa.evaluation.metrics.scored_payments import ScoredPayments
+from tsa.evaluation.report.report import page, to_plain
+from tsa.evaluation.report.thresholds import plain, view
 from tsa.evaluation.thresholds import Costs, choose_thresholds
 
 DAY = 86_400

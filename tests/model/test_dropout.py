@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tsa.inference.onnx_export import random_batch
 from tsa.model import History, TSANetwork, preset
 from tsa.model.dropout import attend, dropout, relu_dropout, without_some_features
-from tsa.scoring.export import random_batch
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

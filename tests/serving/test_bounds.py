@@ -19,14 +19,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from endpoint import CARRIED, WIRE, endpoint, made_bundle, payment, server
 
-from tsa.serving import protocol
-from tsa.serving.pages import PageError, walk
-from tsa.serving.parquet import NotParquetError, TooManyRowsError, TooMuchError
+from support.endpoint import CARRIED, WIRE, endpoint, made_bundle, payment, server
+from tsa.serving.auth import Tokens
+from tsa.serving.http import protocol
+from tsa.serving.parquet_body import NotParquetError, TooManyRowsError, TooMuchError
+from tsa.serving.parquet_pages import PageError, walk
 from tsa.serving.parquet_process import ParquetProcess
 from tsa.serving.problems import RULES, RefusedError
-from tsa.serving.security import Tokens
 from tsa.serving.settings import ServeSettings
 
 TOKEN = "score-token-0123456789"
@@ -226,8 +226,8 @@ def test_all_rules_are_in_the_closed_set() -> None:
 
 
 def test_a_rule_that_is_none_is_counted_as_another(bundle: Path) -> None:
-    from tsa.schema import Market
-    from tsa.scoring.bundle import Bundle
+    from tsa.bundle.bundle import Bundle
+    from tsa.config.market import Market
     from tsa.serving.metrics import Metrics
 
     market: Market = Bundle.open(bundle).market
@@ -361,7 +361,7 @@ def test_a_page_header_that_can_be_read_in_two_ways_is_refused(header: bytes) ->
 
 def test_before_a_token_nothing_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_TOKEN", TOKEN)
-    monkeypatch.setattr("tsa.serving.exchange.Exchange.body", lambda self: pytest.fail("a body was read"))
+    monkeypatch.setattr("tsa.serving.http.request.Exchange.body", lambda self: pytest.fail("a body was read"))
     with endpoint(bundle, token_env=("SHOP_TOKEN",), history=f"sqlite:///{bundle.parent}/h4.db") as client:
         for path in ("/v1/score", "/v1/outcome", "/invocations", "/v2/models/shop/infer", "/nowhere"):
             answer = client.post(path, content=b"PAR1", headers={"content-type": "application/x-parquet"})
@@ -369,7 +369,7 @@ def test_before_a_token_nothing_is_read(bundle: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_refusal_tells_its_status_by_its_rule(bundle: Path) -> None:
-    from tsa.data.payments import Problem
+    from tsa.data.online.payments import Problem
 
     told = RefusedError.of(Problem("not_a_number", "x", "must be there (rule history_down)", "503"))
     assert told.status == 422

@@ -17,9 +17,9 @@ from uuid import UUID
 import numpy as np
 import polars as pl
 import pytest
-from endpoint import made_bundle, payment, server
 
-from tsa.scoring.scorer import Scorer
+from support.endpoint import made_bundle, payment, server
+from tsa.inference.scorer import Scorer
 from tsa_client import Answer, Client, InvalidPaymentError, Problem
 from tsa_client.values import sendable
 

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import endpoint, made_bundle
-from endpoint import payment as shop_payment
-from history_case import START, Case, RedisServer, answer_of
 
+from support.endpoint import endpoint, made_bundle
+from support.endpoint import payment as shop_payment
+from support.history_case import START, Case, RedisServer, answer_of
 from tsa.errors import ConfigError, HistoryError, HistoryLost, HistoryUnavailable
-from tsa.serving import sqlite_rows
-from tsa.serving.charter import market_of
-from tsa.serving.desk import Desk, Problem
-from tsa.serving.history_store import PAYMENTS, HistoryStore, open_history
-from tsa.serving.ledger import erase
+from tsa.serving.history import sqlite_rows
+from tsa.serving.history.base import PAYMENTS, HistoryStore
+from tsa.serving.history.factory import open_history
+from tsa.serving.history.maintenance import erase
+from tsa.serving.history.metadata import market_of
+from tsa.serving.scoring.scoring_service import Desk, Problem
 
 IDENTITY, GENERATION, BLOCKS = "{tsa}:.:identity", "{tsa}:.:generation", "{tsa}:.:blocks"
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import httpx
 import pytest
-from endpoint import TSA, made_bundle, payment, served, server, settings_of
 from test_server import certificates, context_of
 
+from support.endpoint import TSA, made_bundle, payment, served, server, settings_of
 from tsa.errors import ConfigError, ServerError
-from tsa.serving import tls, workers
-from tsa.serving.descriptors import say_seldom
+from tsa.serving import server as workers
+from tsa.serving import tls
+from tsa.serving.file_descriptors import say_seldom
 from tsa.serving.settings import ServeSettings
 
 
@@ -76,7 +77,7 @@ def test_the_first_process_of_a_container_hears_sigterm_while_it_starts(bundle: 
     shutil.copytree(bundle, tmp_path / "model")
     environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path), "TSA_HISTORY": f"sqlite:///{tmp_path}/h.db"}
     environment |= {"SAGEMAKER_BIND_TO_PORT": str(free_port()), "TSA_NEW_STORE": "1"}
-    words = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "tsa.serving.sagemaker"]
+    words = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "tsa.integrations.sagemaker.serving"]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
     try:
         until(lambda: children(process.pid))

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from history_case import START, Case, RedisServer, answer_of
 
+from support.history_case import START, Case, RedisServer, answer_of
 from tsa.errors import HistoryUnavailable
-from tsa.serving.desk import Desk
-from tsa.serving.history_store import PAYMENTS, Change, open_history
+from tsa.serving.history.base import PAYMENTS, Change
+from tsa.serving.history.factory import open_history
+from tsa.serving.scoring.scoring_service import Desk
 
 pytestmark = pytest.mark.skipif(
     not RedisServer.installed(), reason="redis-server is not installed (Debian: apt-get install redis-server)"

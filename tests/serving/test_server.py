@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
-from endpoint import made_bundle, payment, served, server
+
+from support.endpoint import made_bundle, payment, served, server
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_it_ends_in_time_whatever_is_being_worked_on(bundle: Path, monkeypatch: 
         working.set()
         time.sleep(6)
 
-    monkeypatch.setattr("tsa.serving.service.score_apart", work)
+    monkeypatch.setattr("tsa.serving.scoring.app_state.score_apart", work)
     with ThreadPoolExecutor() as pool:
         with server(bundle, drain_seconds=0.0, stop_seconds=1.0) as (found, port):
             answer = pool.submit(httpx.post, f"http://127.0.0.1:{port}/v1/score", json=payment("long"), timeout=30)

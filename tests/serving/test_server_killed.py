@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import httpx
 import numpy as np
 import pytest
-from endpoint import served
-from history_case import Case, Row, assert_nothing_lost, assert_same, random_rows, request
 
-from tsa.serving.history_store import open_history
+from support.endpoint import served
+from support.history_case import Case, Row, assert_nothing_lost, assert_same, random_rows, request
+from tsa.serving.history.factory import open_history
+
+pytestmark = pytest.mark.slow
 
 LONG = bool(os.environ.get("TSA_LONG"))
 KILLS = 20 if LONG else 3

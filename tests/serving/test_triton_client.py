@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endpoint import made_bundle, payment, server
 
-from tsa.scoring.scorer import Scorer
+from support.endpoint import made_bundle, payment, server
+from tsa.inference.scorer import Scorer
 
 triton = pytest.importorskip("tritonclient.http")
 utils = pytest.importorskip("tritonclient.utils")

@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tsa.errors import ConfigError
-from tsa.training.checkpoint import VERSION, Checkpoints
-from tsa.training.packing import pack, unpack
-from tsa.training.randomness import random_state, restore_random_state
+from tsa.training.checkpoint import VERSION, Checkpoints, pack, random_state, restore_random_state, unpack
 
 IDENTITY = {"market": "abc", "training": {"seed": 0, "train_on": ["train"]}}
 

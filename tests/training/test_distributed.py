@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from easy import TINY, Ended, alone, die, settings, side_by_side
 
+from support.easy_log import TINY, Ended, alone, die, settings, side_by_side
+from tsa.bundle.bundle import Bundle
 from tsa.cli import main
-from tsa.data.store import EventStore
+from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
+from tsa.inference.scorer import score_events
 from tsa.model import TSANetwork
 from tsa.progress import silent
-from tsa.scoring.bundle import Bundle
-from tsa.scoring.scorer import score_events
 from tsa.training import train
 from tsa.training.distributed import LOST, Processes, joined
-from tsa.training.fit import network_settings
-from tsa.training.learner import Step
-from tsa.training.loop import Hooks, Loop
-from tsa.training.signals import Asked
+from tsa.training.preemption import Asked
+from tsa.training.train_model import network_settings
+from tsa.training.train_step import Step
+from tsa.training.trainer import Hooks, Loop
 from tsa.training.validation import Scoring
 
 STEPS = 50

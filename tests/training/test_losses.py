@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from tsa.errors import ConfigError
 from tsa.training import TrainingConfig, losses
-from tsa.training.choices import CHOICES, LOSSES
+from tsa.training.config import CHOICES, LOSSES
 from tsa.training.losses import certainty_at, make_loss
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())

@@ -13,17 +13,17 @@ from typing import Any
 
 import polars as pl
 import pytest
-from easy import MARKET, TINY, Ended, alone, begin, die, ended, settings, side_by_side
 from safetensors.torch import load_file
 
-from tsa.data.store import EventStore, prepare
+from support.easy_log import MARKET, TINY, Ended, alone, begin, die, ended, settings, side_by_side
+from tsa.bundle.bundle import Bundle
+from tsa.config.market import Market
+from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError
 from tsa.progress import silent
-from tsa.schema import Market
-from tsa.scoring.bundle import Bundle
 from tsa.training import checkpoint, train
-from tsa.training.learner import Learner
-from tsa.training.sampler import Sampler
+from tsa.training.data.sampler import Sampler
+from tsa.training.train_step import Learner
 from tsa.training.validation import Scoring
 
 OFTEN = {

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easy import TINY, settings
 
-from tsa.data.store import EventStore
+from support.easy_log import TINY, settings
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.training import feed, train
-from tsa.training.feed import Feed
+from tsa.training import tracker_queue, train
+from tsa.training.tracker_queue import Feed
 from tsa.training.tracking import draw_curves
 
 
@@ -121,7 +121,7 @@ def test_mlflow_that_is_down_at_the_start_is_one_sentence(
     with pytest.raises(ConfigError, match="must lead to an MLflow") as caught:
         train(easy_store, tmp_path / "run", model=TINY, training=settings())
     assert "secret" not in str(caught.value)
-    assert "secret" not in feed.shown(ConnectionError("to http://user:secret@127.0.0.1:9 it failed"))
+    assert "secret" not in tracker_queue.shown(ConnectionError("to http://user:secret@127.0.0.1:9 it failed"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "carrier-pigeon://x")
     with pytest.raises(ConfigError, match="must lead to an MLflow"):
         train(easy_store, tmp_path / "run", model=TINY, training=settings())
@@ -146,7 +146,7 @@ def test_tensorboard_that_cannot_write_ends_no_run(
 def test_a_tracker_that_hangs_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(feed, "LAST_SECONDS", 0.2)
+    monkeypatch.setattr(tracker_queue, "LAST_SECONDS", 0.2)
     released = threading.Event()
     hanging = Feed("Stone", lambda record: released.wait(30), lambda well: None)
     begun = time.monotonic()
@@ -160,7 +160,7 @@ def test_a_tracker_that_hangs_is_not_waited_for(
 
 
 def test_records_come_in_order_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(tracker_queue, "AGAIN_SECONDS", 0.01)
     taken: list[int] = []
     ends: list[bool] = []
     failures = iter([False, True, True, False, True, False, False])

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from easy import TINY, settings
 
-from tsa.data.store import EventStore
+from support.easy_log import TINY, settings
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.training import tracking, train
 from tsa.training.tracking import draw_curves, figures

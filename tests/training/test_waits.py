@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from easy import TINY, settings, side_by_side
 
-from tsa.data.store import EventStore
+from support.easy_log import TINY, settings, side_by_side
+from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
-from tsa.training import distributed, loader
+from tsa.training import distributed
+from tsa.training.data import loader
+from tsa.training.data.loader import Loader
+from tsa.training.data.worker_pipe import packed, unpacked
+from tsa.training.diagnostics import limits_are_refused
 from tsa.training.distributed import Processes, joined
-from tsa.training.failures import limits_are_refused
-from tsa.training.handing import packed, unpacked
-from tsa.training.loader import Loader
-from tsa.training.signals import noting_sigterm
+from tsa.training.preemption import noting_sigterm
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a /dev/shm of its own")

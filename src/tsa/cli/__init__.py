@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from tsa.ending import end_on_signals
+from tsa.signals import end_on_signals
 
 if os.getpid() == 1:  # the first process of a container hears a signal only once it asks to: before the imports begin
     end_on_signals()
@@ -20,28 +20,28 @@ import logging
 import sys
 from typing import NoReturn
 
-from tsa.cli import bundles, data, evaluation, explaining, history, monitoring, scoring, serving, training, tuning
+from tsa.cli import bundle, data, evaluate, explain, history, monitor, score, serve, train, tune
 from tsa.cli.app import app
+from tsa.cli.console import INTERRUPTED, errors, say
+from tsa.cli.process_title import strike_out_passwords
 from tsa.cli.streams import flush_or_drop, print_any_character
-from tsa.cli.title import strike_out_passwords
-from tsa.ending import ending_in_order
 from tsa.errors import TSAError
-from tsa.machine import lack
-from tsa.terminal import INTERRUPTED, errors, say
+from tsa.signals import ending_in_order
+from tsa.system_errors import lack
 
 __all__ = [
     "app",
-    "bundles",
+    "bundle",
     "data",
-    "evaluation",
-    "explaining",
+    "evaluate",
+    "explain",
     "history",
     "main",
-    "monitoring",
-    "scoring",
-    "serving",
-    "training",
-    "tuning",
+    "monitor",
+    "score",
+    "serve",
+    "train",
+    "tune",
 ]
 
 REFUSED = 2

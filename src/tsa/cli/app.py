@@ -9,9 +9,10 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from tsa.data.outputs import is_stream
-from tsa.data.quarantine import Quarantine as Quarantined
+import tsa
+from tsa.data.log.quarantine import Quarantine as Quarantined
 from tsa.errors import ConfigError
+from tsa.files.outputs import is_stream
 
 
 class PlainHelp(TyperGroup):
@@ -29,11 +30,28 @@ class PlainHelp(TyperGroup):
 app = typer.Typer(
     cls=PlainHelp,
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Find fraud in payments with Temporal Self-Attention: from a log to an honest report, a bundle and scores.",
     epilog="A first try: tsa simulate --out log.parquet, then tsa run --market markets/demo.toml log.parquet --out run",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tsa {tsa.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 Logs = Annotated[
     list[str],

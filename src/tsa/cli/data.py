@@ -10,11 +10,11 @@ import typer
 from rich.table import Table
 
 from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, beside, set_aside
-from tsa.data.outputs import check_outputs
-from tsa.data.quarantine import SetAside
+from tsa.cli.console import console, say, session
+from tsa.config.overrides import Settings
+from tsa.data.log.quarantine import SetAside
 from tsa.errors import ConfigError
-from tsa.settings import Settings
-from tsa.terminal import console, say, session
+from tsa.files.outputs import check_outputs
 
 if TYPE_CHECKING:
     from tsa.progress import Progress
@@ -55,7 +55,7 @@ def simulate(
     With --format wire and a market of wire rows: rows that carry their own history, as TSV or CSV (.gz), JSON
     lines or Parquet, with missing values, values never seen before, and histories whose two parts differ.
     """
-    from tsa.data.simulate import SimulationConfig, write_simulation, write_wire
+    from tsa.simulation import SimulationConfig, write_simulation, write_wire
 
     wire = format_ is Format.WIRE
     if wire != (market is not None) or (set_ and market is None) or (wire and truth):
@@ -95,7 +95,7 @@ def prepare(
 
 def prepare_store(settings: Settings, logs: list[str], out: Path, quarantine: SetAside, bars: Progress) -> Any:
     """The store of a log, with a bar."""
-    from tsa.data.store import prepare
+    from tsa.data.store.store import prepare
 
     assert settings.market is not None
     with bars("preparing", 1):

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
-from tsa.cli.scoring import BundleFolder
-from tsa.data.outputs import check_outputs
+from tsa.cli.console import say, session
+from tsa.cli.score import BundleFolder
+from tsa.config.market import DAY_SECONDS, Market
 from tsa.errors import ConfigError
-from tsa.schema import DAY_SECONDS, Market
-from tsa.terminal import say, session
+from tsa.files.outputs import check_outputs
 
 history = typer.Typer(
     no_args_is_help=True, help="The history store that `tsa serve` reads: fill it, look, erase, expire, adopt."
@@ -50,9 +50,9 @@ def load(
 
     It may be done again, or while the endpoint runs: what is in the store already stays as it is.
     """
-    from tsa.scoring.scorer import Scorer
-    from tsa.serving.filling import fill
-    from tsa.serving.history_store import open_history
+    from tsa.inference.scorer import Scorer
+    from tsa.serving.history.backfill import fill
+    from tsa.serving.history.factory import open_history
 
     file = _named(url) if url.startswith("sqlite:") else None
     log = beside(_named(url))
@@ -71,9 +71,10 @@ def show(
     ] = None,
 ) -> None:
     """Say what a store is of and how much it holds; with --key the payments it has of one customer, card, ..."""
-    from tsa.serving.charter import market_of, read_charter
-    from tsa.serving.history_store import PAYMENTS, open_history
-    from tsa.serving.ledger import history_lines
+    from tsa.serving.history.base import PAYMENTS
+    from tsa.serving.history.factory import open_history
+    from tsa.serving.history.maintenance import history_lines
+    from tsa.serving.history.metadata import market_of, read_charter
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
         market = market_of(store)
@@ -100,9 +101,9 @@ def erase(
 
     Where the market asks for pseudonyms, give the value itself; its secret must be in the environment.
     """
-    from tsa.serving.charter import market_of
-    from tsa.serving.history_store import open_history
-    from tsa.serving.ledger import erase as erase_key
+    from tsa.serving.history.factory import open_history
+    from tsa.serving.history.maintenance import erase as erase_key
+    from tsa.serving.history.metadata import market_of
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
         removed = erase_key(store, _key(market_of(store), key))
@@ -117,9 +118,9 @@ def expire(
     ] = None,
 ) -> None:
     """Let go of payments that are older than may be kept: by the market's privacy.retention_days, or by --days."""
-    from tsa.serving.charter import market_of
-    from tsa.serving.history_store import open_history
-    from tsa.serving.ledger import expire as expire_before
+    from tsa.serving.history.factory import open_history
+    from tsa.serving.history.maintenance import expire as expire_before
+    from tsa.serving.history.metadata import market_of
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
         market = market_of(store)
@@ -138,7 +139,8 @@ def adopt(url: Url) -> None:
 
     Payments are then scored with the histories that are there. Servers that refuse the store take it from then on.
     """
-    from tsa.serving.history_store import PAYMENTS, open_history
+    from tsa.serving.history.base import PAYMENTS
+    from tsa.serving.history.factory import open_history
 
     with open_history(url, new="adopt") as store:
         store.adopt()
@@ -154,7 +156,7 @@ def _named(url: str) -> Path:
 
 def _key(market: Market, text: str) -> tuple[str, str]:
     """HISTORY=VALUE as the store has it: veiled where the market asks for it."""
-    from tsa.serving.charter import veiled
+    from tsa.serving.history.metadata import veiled
 
     name, has, value = text.partition("=")
     columns = {found.name: str(found.key) for found in market.history}

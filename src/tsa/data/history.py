@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.variation import Variation
+from tsa.data.augmentation import Variation
 
 PADDING, NOT_KNOWN, GENUINE, FRAUD = 0, 1, 2, 3
 """What is known of an event's outcome, as seen from a later event; PADDING where there is no event."""

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from tsa.schema import Market
-from tsa.tables import FALSE, TRUE
+from tsa.config.market import Market
+from tsa.config.tables import FALSE, TRUE
 
 EARLIEST_SECONDS = 631_152_000.0  # 1990-01-01
 LARGEST_EXACT = 2.0**53  # whole floats beyond are not exact

@@ -14,15 +14,8 @@ from decimal import Decimal
 
 import polars as pl
 
-from tsa.data.spelling import (
-    BLANKS,
-    LARGEST_EXACT,
-    SHORTENED,
-    TIME,
-    UNIT_SCALE,
-    Spelling,
-)
-from tsa.tables import FALSE, TRUE
+from tsa.config.tables import FALSE, TRUE
+from tsa.data.spelling import BLANKS, LARGEST_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
 
 SHOWN = 40
 """Characters of a value that an error shows."""

@@ -1,213 +1,109 @@
-"""How far probabilities can be taken at their word: reliability, Brier score, expected calibration error, and drift.
+"""The calibration of a run, measured on its test range: before and after, in parts, and how far payments have moved since.
 
-Everything is computed from labels and probabilities as plain arrays; docs/scores.md defines each figure. It does not know
-models, runs or pages.
+It knows runs and where their scores stand; each figure is `tsa.evaluation.metrics.calibration`'s.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import zlib
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
-from tsa.evaluation.bootstrap import MINIMUM_EVENTS, interval, poisson_one
-from tsa.evaluation.payments import Array
+from tsa.evaluation.metrics.calibration import frauds_by_day, measure_calibration, population_stability, reliability
+from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
+from tsa.evaluation.metrics.segments import by_value
+from tsa.evaluation.run import Run
+from tsa.progress import Progress, silent
 
-Floats = NDArray[np.float64]
-
-MOST_BINS = 20
-PER_BIN = 200
-"""A bin has at least about so many payments."""
-
-TOP_BINS, PER_TOP_BIN = 10, 20
-"""For the reliability curve alone: what the last bin is split into, and how many payments each part has at least."""
-
-CELLS = 50
-"""Cells of a bin in which genuine payments are resampled together: their probabilities hardly differ."""
-
-SCORE_BINS = 10
-"""Bins of the population stability index: deciles of the reference."""
-
-LEAST_SHARE = 1e-4
-"""An empty bin counts as this share: the index would be infinite."""
-
-DAY_SECONDS = 86_400
+SEED = 0
+PART_FIGURES = ("ece", "ratio", "brier", "expected")
 
 
-@dataclass(frozen=True)
-class Bins:
-    """n payments in B bins of equal mass, by rising probability; equal probabilities always share a bin."""
-
-    code: NDArray[np.int64]
-    """(n,) the bin of each payment."""
-    edges: Floats
-    """(B + 1,) the lowest probability of each bin, then the highest of all."""
-
-    @classmethod
-    def of(cls, probability: Floats, most: int = MOST_BINS, *, split_top: int = 1) -> Bins:
-        """Bins of `PER_BIN` payments at least, `most` of them at most; the last one split again into `split_top`."""
-        n, wanted = len(probability), min(most, max(1, len(probability) // PER_BIN))
-        last = (wanted - 1) * n // wanted
-        top = last + np.arange(1, split_top) * (n - last) // split_top
-        ordered = np.sort(probability)
-        starts = np.unique(ordered[[*(np.arange(wanted) * n // wanted), *top]]) if n else np.zeros(1)
-        code = np.searchsorted(starts, probability, side="right") - 1
-        return cls(code, np.append(starts, ordered[-1] if len(ordered) else 1.0))
-
-    def __len__(self) -> int:
-        return len(self.edges) - 1
-
-    def sums(self, values: Array) -> Floats:
-        """(B,) the sum of values (n,) in each bin."""
-        total: Floats = np.bincount(self.code, weights=values, minlength=len(self)).astype(np.float64)
-        return total
-
-
-def reliability(label: Array, probability: Array) -> list[dict[str, Any]]:
-    """Per bin: n, frauds, the mean probability and the observed rate with its 95 % interval (exact).
-
-    Bins are of equal mass; the last one, which holds most frauds, is split again where there is enough in it.
-    """
-    values = np.asarray(probability, np.float64)
-    bins = Bins.of(values, split_top=max(1, min(TOP_BINS, len(values) // (MOST_BINS * PER_TOP_BIN))))
-    n, frauds, expected = (bins.sums(x) for x in (np.ones(len(values)), label, values))
-    rows = []
-    for at in range(len(bins)):
-        if not n[at]:
-            continue
-        found = binomtest(int(frauds[at]), int(n[at])).proportion_ci(0.95)
-        row = {"low": bins.edges[at], "high": bins.edges[at + 1], "n": int(n[at]), "frauds": int(frauds[at])}
-        rate = {"observed": frauds[at] / n[at], "observed_low": found.low, "observed_high": found.high}
-        rows.append({**row, "expected": expected[at] / n[at], **rate})
-    return rows
-
-
-def measure_calibration(
-    label: Array, probability: Array, *, generator: np.random.Generator, replicates: int = 200, confidence: float = 0.95
+def assess_calibration(
+    run: Run, payments: ScoredPayments, scores: Array, *, replicates: int = 200, progress: Progress = silent
 ) -> dict[str, Any]:
-    """n, frauds, and with bootstrap intervals: `brier`, `ece` (expected calibration error over bins of equal mass, and
-    what it would be by chance), `expected` frauds (the sum of probabilities) and their `ratio` to those observed.
+    """What the report says of calibration: on the test payments, with raw `scores` (n,) before and probabilities after.
 
-    label: (n,) 0 or 1; probability: (n,) in [0, 1].
+    `after` is None where the bundle has no probability; `note` then says why. `drift` compares the test range with the
+    range that calibration was fitted on.
     """
-    values, outcome = np.asarray(probability, np.float64), np.asarray(label, np.float64)
-    n, frauds = len(values), int(outcome.sum())
-    if not n:
-        return {"n": 0, "frauds": 0, "metrics": {}}
-    bins = Bins.of(values)
-    seen = _figures(*(bins.sums(x)[None, :] for x in (np.ones(n), outcome, values, (values - outcome) ** 2)))
-    sampled = _resampled(bins, outcome, values, generator, replicates)
-    metrics = {name: _described(value, sampled.get(name), frauds, confidence) for name, value in seen.items()}
-    metrics["ece"]["by_chance"] = _ece_by_chance(bins, values, generator)
-    return {"n": n, "frauds": frauds, "bins": len(bins), "metrics": metrics}
+    calibration = run.scorer.bundle.calibration
+    probability = None if calibration is None else calibration.probability
+    raw = np.asarray(scores, np.float64)
+    forms: dict[str, Array | None] = {"before": raw, "after": None if probability is None else probability(raw)}
+    measure = partial(_measured, payments.label, replicates=replicates)
+    best = raw if forms["after"] is None else forms["after"]
+    note = "The bundle has no calibration." if calibration is None else calibration.note
+    return {
+        "method": None if probability is None else probability.method,
+        "note": note if probability is None else None,
+        "fitted_on": {} if calibration is None else dict(calibration.counts),
+        **{name: None if values is None else measure(values, name) for name, values in forms.items()},
+        "reliability": {k: None if v is None else reliability(payments.label, v) for k, v in forms.items()},
+        "per_day": frauds_by_day(payments.label, best, payments.time_seconds),
+        "segments": {
+            name: by_value(values, partial(_part, payments.label, forms, f"segment {name}", replicates))
+            for name, values in payments.segments.items()
+        },
+        "drift": _drift(run, raw, progress),
+    }
 
 
-def _figures(n: Floats, frauds: Floats, expected: Floats, squared: Floats) -> dict[str, Floats]:
-    """Each figure (R,) from sums per bin (R, B), of which there are R weightings."""
-    total = n.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "brier": squared.sum(1) / total,
-            "ece": np.abs(frauds - expected).sum(1) / total,
-            "expected": expected.sum(1),
-            "ratio": expected.sum(1) / frauds.sum(1),
-        }
+def _measured(label: Array, probability: Array, purpose: str, *, replicates: int) -> dict[str, Any]:
+    generator = np.random.default_rng([SEED, zlib.crc32(purpose.encode())])
+    return measure_calibration(label, probability, generator=generator, replicates=replicates)
 
 
-def _resampled(
-    bins: Bins, outcome: Floats, probability: Floats, generator: np.random.Generator, replicates: int
-) -> dict[str, Floats]:
-    """The figures of Poisson resamples. Frauds are drawn one by one, genuine payments by cells of nearly the same
-    probability, as the weights of m payments sum to Poisson(m)."""
-    if not replicates:
-        return {}
-    fraud = outcome == 1
-    drawn = poisson_one(generator, (replicates, int(fraud.sum())))
-    cell, own = _cells(bins.code[~fraud], probability[~fraud])
-    counts = np.bincount(cell, minlength=len(own))
-    weights = generator.poisson(counts, size=(replicates, len(own)))
-    means = np.bincount(cell, weights=probability[~fraud], minlength=len(own)) / np.maximum(counts, 1)
-    squares = np.bincount(cell, weights=probability[~fraud] ** 2, minlength=len(own)) / np.maximum(counts, 1)
-    of_fraud, of_genuine = _spread(bins.code[fraud], len(bins)), _spread(own, len(bins))
-    frauds = drawn @ of_fraud
-    sums = [
-        frauds + weights @ of_genuine,
-        frauds,
-        (drawn * probability[fraud]) @ of_fraud + (weights * means) @ of_genuine,
-        (drawn * (1 - probability[fraud]) ** 2) @ of_fraud + (weights * squares) @ of_genuine,
-    ]
-    return _figures(*sums)
+def _part(
+    label: Array, forms: dict[str, Array | None], purpose: str, replicates: int, rows: NDArray[np.intp]
+) -> dict[str, Any]:
+    """n, frauds, and the figures of a part before and after."""
+    found: dict[str, Any] = {"n": len(rows), "frauds": int(label[rows].sum())}
+    for name, values in forms.items():
+        if values is not None:
+            measured = _measured(label[rows], values[rows], f"{purpose} {name} {rows[0]}", replicates=replicates)
+            found[name] = {figure: measured["metrics"][figure] for figure in PART_FIGURES}
+    return found
 
 
-def _cells(code: NDArray[np.int64], probability: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The cell of each payment (m,), by rising probability within its bin, and the bin of each cell."""
-    order = np.lexsort((probability, code))
-    size = max(1, math.ceil(len(code) / (CELLS * (code.max(initial=0) + 1))))
-    place = np.empty(len(code), np.int64)
-    place[order] = np.arange(len(code)) // size
-    key = place * (code.max(initial=0) + 1) + code
-    present, cell = np.unique(key, return_inverse=True)
-    return cell, present % (code.max(initial=0) + 1)
+def _drift(run: Run, scores: Array, progress: Progress) -> dict[str, Any]:
+    """How the scores of the test range differ from those of the range that calibration was fitted on."""
+    if not run.store.manifest["splits"]:
+        return {"reference": None, "psi": None, "reason": "a log alone does not tell; tsa monitor compares two"}
+    learned = run.account["training"].get("train_on", ["train"])
+    ranges = [name for name in ("calibration", "validation") if name not in learned and _size(run, name)]
+    if not ranges:
+        return {"reference": None, "psi": None}
+    name = ranges[0]
+    label, before = run.store.labels(name), _range_scores(run, name, progress)
+    found: dict[str, Any] = {"reference": name, "psi": population_stability(before, scores)}
+    calibration = run.scorer.bundle.calibration
+    if calibration is not None and calibration.probability is not None:
+        known = label >= 0
+        expected = float(calibration.probability(before[known]).sum())
+        found |= {"payments": int(known.sum()), "observed": int(label[known].sum()), "expected": expected}
+    return found
 
 
-def _spread(code: NDArray[np.int64], bins: int) -> Floats:
-    """(m, B) 1 where a column belongs to a bin."""
-    spread: Floats = (code[:, None] == np.arange(bins)).astype(np.float64)
-    return spread
+def _size(run: Run, name: str) -> int:
+    split = run.store.split(name)
+    return int(split.stop - split.start)
 
 
-def _described(value: Floats, samples: Floats | None, frauds: int, confidence: float) -> dict[str, Any]:
-    """{value, low, high}, with a reason where something is None, as for every other metric."""
-    found = float(value[0])
-    if not math.isfinite(found):
-        return {"value": None, "low": None, "high": None, "reason": "no fraud"}
-    if samples is None:
-        return {"value": found, "low": None, "high": None, "reason": "no replicates"}
-    if frauds < MINIMUM_EVENTS:
-        reason = f"{frauds} fraud{'s' if frauds != 1 else ''}: no interval below {MINIMUM_EVENTS}"
-        return {"value": found, "low": None, "high": None, "reason": reason}
-    low, high = interval(samples[np.isfinite(samples)], confidence, found)
-    return {"value": found, "low": low, "high": high}
+def _range_scores(run: Run, name: str, progress: Progress) -> NDArray[np.float64]:
+    """Raw scores of all payments of a range: as training left them in the run folder, else made again."""
+    rows = np.arange(run.store.split(name).start, run.store.split(name).stop)
+    kept = _kept_scores(run.path / f"{name}_scores.parquet", len(rows))
+    return run.score(rows, f"scoring the {name} range", progress).astype(np.float64) if kept is None else kept
 
 
-def _ece_by_chance(bins: Bins, probability: Floats, generator: np.random.Generator) -> float:
-    """The mean expected calibration error of probabilities that are all true: what luck alone makes of it."""
-    spread = np.sqrt(bins.sums(probability * (1 - probability)))
-    return float(np.abs(generator.normal(size=(400, len(bins))) * spread).sum(1).mean() / len(probability))
-
-
-def population_stability(reference: Array, current: Array) -> dict[str, Any]:
-    """The population stability index of current scores (m,) against reference scores (n,), over deciles of the reference.
-
-    0: alike; below 0.1 is usually taken as stable, above 0.25 as another population.
-    """
-    before, after = np.asarray(reference, np.float64), np.asarray(current, np.float64)
-    if not len(before) or not len(after):
-        return {"value": None, "reason": "no payments", "bins": []}
-    inner = np.unique(np.quantile(before, np.arange(1, SCORE_BINS) / SCORE_BINS))
-    shares = [_shares(values, inner) for values in (before, after)]
-    held = [np.maximum(share, LEAST_SHARE) for share in shares]
-    value = float(((held[1] - held[0]) * np.log(held[1] / held[0])).sum())
-    edges = [None, *inner.tolist(), None]
-    rows = zip(edges[:-1], edges[1:], *(share.tolist() for share in shares), strict=True)
-    return {"value": value, "bins": [{"low": a, "high": b, "reference": p, "current": q} for a, b, p, q in rows]}
-
-
-def _shares(values: Floats, inner: Floats) -> Floats:
-    counts = np.bincount(np.searchsorted(inner, values, side="right"), minlength=len(inner) + 1)
-    shares: Floats = counts / len(values)
-    return shares
-
-
-def frauds_by_day(label: Array, probability: Array, time_seconds: Array) -> list[dict[str, Any]]:
-    """Per UTC day that has payments: n, the frauds observed and those expected (the sum of probabilities)."""
-    days, code = np.unique(np.floor_divide(time_seconds, DAY_SECONDS).astype(np.int64), return_inverse=True)
-    n = np.bincount(code, minlength=len(days))
-    observed, expected = (np.bincount(code, weights=x, minlength=len(days)) for x in (label, probability))
-    dates = days.astype("datetime64[D]").astype(str).tolist()
-    rows = zip(dates, n.tolist(), observed.astype(int).tolist(), expected.tolist(), strict=True)
-    return [{"day": d, "n": n, "observed": o, "expected": e} for d, n, o, e in rows]
+def _kept_scores(path: Path, n: int) -> NDArray[np.float64] | None:
+    if not path.is_file():
+        return None
+    kept = pl.read_parquet(path, columns=["raw_score"])["raw_score"].to_numpy().astype(np.float64)
+    return kept if len(kept) == n else None

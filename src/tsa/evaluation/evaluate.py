@@ -20,15 +20,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
-from tsa.data.files import replaced_file, write_json
-from tsa.data.ranges import refuse_unmeasured
+from tsa.data.store.store import refuse_unmeasured
 from tsa.errors import ConfigError
-from tsa.evaluation.assess import assess_calibration
-from tsa.evaluation.compare import BaselineResult, compare
-from tsa.evaluation.metrics import evaluate_scores, paired_difference
-from tsa.evaluation.report import to_plain, write_report
-from tsa.evaluation.riskiest import explain_riskiest
-from tsa.evaluation.run import Run
+from tsa.evaluation.baseline.lightgbm import BaselineResult, compare
+from tsa.evaluation.calibration import assess_calibration
+from tsa.evaluation.metrics.evaluate_scores import evaluate_scores, paired_difference
+from tsa.evaluation.report.report import to_plain, write_report
+from tsa.evaluation.report.top_payments import explain_riskiest
+from tsa.evaluation.run import Run, read_report
+from tsa.files.writing import replaced_file, write_json
 from tsa.progress import Progress, silent
 
 __all__ = ["Run", "best_f1_threshold", "compare_run", "evaluate", "need_baseline", "plain_verdict", "read_report"]
@@ -219,15 +219,6 @@ def _kept_comparison(run: Run) -> dict[str, Any] | None:
         return None
     comparison: dict[str, Any] = json.loads(path.read_text())
     return comparison if comparison.pop("weights", None) == run.weights_hash else None
-
-
-def read_report(run: Path) -> dict[str, Any]:
-    """The report of the run folder `run`. ConfigError where it was not evaluated yet."""
-    try:
-        report: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
-        return report
-    except (OSError, ValueError):
-        raise ConfigError(f"{run} must be evaluated first: tsa evaluate {run}") from None
 
 
 def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | None) -> dict[str, Any]:

@@ -16,17 +16,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.build import key_codes
-from tsa.data.files import sha256_of
+from tsa.config.market import Market
 from tsa.data.history import history_lengths
-from tsa.data.manifest import MANIFEST
-from tsa.data.ranges import ranges_of
-from tsa.data.store import EventStore
+from tsa.data.store.build import key_codes
+from tsa.data.store.manifest import MANIFEST
+from tsa.data.store.store import EventStore, ranges_of
 from tsa.errors import ConfigError, StoreError
-from tsa.evaluation.payments import ScoredPayments
+from tsa.evaluation.metrics.scored_payments import ScoredPayments
+from tsa.files.writing import sha256_of
+from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
-from tsa.schema import Market
-from tsa.scoring.scorer import Scorer
 
 Array = NDArray[Any]
 
@@ -69,7 +68,7 @@ class Run:
 
     @property
     def ranges(self) -> dict[str, dict[str, Any]]:
-        """What stands in each range: see `tsa.data.ranges.ranges_of`."""
+        """What stands in each range: see `tsa.data.store.store.ranges_of`."""
         return ranges_of(self.store)
 
     @cached_property
@@ -113,3 +112,12 @@ def _entity(run: Run) -> Array | None:
     and do not say whose it is."""
     key = run.market.entity.key
     return None if key is None else key_codes(run.store.columns([key])[key])[run.rows]
+
+
+def read_report(run: Path) -> dict[str, Any]:
+    """The report of the run folder `run`. ConfigError where it was not evaluated yet."""
+    try:
+        report: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        return report
+    except (OSError, ValueError):
+        raise ConfigError(f"{run} must be evaluated first: tsa evaluate {run}") from None

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError
-from tsa.evaluation.bootstrap import MINIMUM_EVENTS, check_settings, interval, poisson_one
-from tsa.evaluation.payments import Array, ScoredPayments
+from tsa.evaluation.metrics.bootstrap import MINIMUM_EVENTS, check_settings, interval, poisson_one
+from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsa.model.dropout import attend, dropout, relu_dropout
-from tsa.model.time import AGE_CAP_SECONDS, OLDEST_SECONDS, age_distance, age_growth
+from tsa.model.time_encoding import AGE_CAP_SECONDS, OLDEST_SECONDS, age_distance, age_growth
 
 FAR = 1e30  # so far away that no head sees it, yet finite: 0 · inf would spoil the gradient of what heads learn
 

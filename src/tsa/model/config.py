@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsa.errors import ConfigError
-from tsa.model.time import AGE_CAP_SECONDS, MOST_CAP_SECONDS
+from tsa.model.time_encoding import AGE_CAP_SECONDS, MOST_CAP_SECONDS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "event_embedding": ("aggregate", "factorise", "sum"),

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.aggregation import FeatureAggregation
 from tsa.model.batch import History
 from tsa.model.config import ModelConfig
-from tsa.model.time import DAY_SECONDS, OLDEST_SECONDS
+from tsa.model.feature_aggregation import FeatureAggregation
+from tsa.model.time_encoding import DAY_SECONDS, OLDEST_SECONDS
 
 OUTCOMES = 4  # padding, not known, genuine, fraud
 LOG_AGE_SCALE = 0.3  # log1p of an age in hours reaches about 8: brought to the range that scaled features have

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tsa.model.attention import AttentionLayer, FeedForward, Surroundings, TemporalAttention
 from tsa.model.config import ModelConfig
-from tsa.model.experts import HierarchicalExperts, MixtureOfExperts
+from tsa.model.moe import HierarchicalExperts, MixtureOfExperts
 
 TOKENS_AT_ONCE = 2304
 

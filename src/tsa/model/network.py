@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tsa.model.batch import Batch, History
-from tsa.model.combine import combination
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout, without_some_features
 from tsa.model.embedding import AggregatedEvents
-from tsa.model.experts import MixtureOfExperts
-from tsa.model.feature import FeatureAttention
+from tsa.model.ensemble import MemberLinear, averaged, side_by_side
+from tsa.model.feature_attention import FeatureAttention
+from tsa.model.fusion import combination
 from tsa.model.layers import Stack
-from tsa.model.members import MemberLinear, averaged, side_by_side
-from tsa.model.order import OrderAttention
+from tsa.model.moe import MixtureOfExperts
+from tsa.model.order_attention import OrderAttention
 
 MLP_WIDTH = 1024
 MLP_DROPOUT = 0.1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def run(settings: ServeSettings) -> None:
     """Serve until SIGTERM. ConfigError where a library of the endpoint is not installed."""
-    from tsa.serving.starting import starting
+    from tsa.serving.startup_signals import starting
 
     with starting():
         _serve(settings)
@@ -26,7 +26,7 @@ def _serve(settings: ServeSettings) -> None:
         raise ConfigError(
             "tsa serve needs FastAPI and uvicorn (pip install 'tsa-fraud[serve]'), however: they are not installed"
         ) from None
-    from tsa.serving.log import log_to_terminal
+    from tsa.serving.server import log_to_terminal
     from tsa.serving.server import run as serve
 
     log_to_terminal()

@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from tsa.data.payments import Problem
-from tsa.serving.parquet import NotParquetError, TooManyRowsError, TooMuchError
+from tsa.data.online.payments import Problem
+from tsa.serving.parquet_body import NotParquetError, TooManyRowsError, TooMuchError
 from tsa.serving.parquet_process import ParquetProcess, ReaderDownError
 from tsa.serving.problems import NOT_ACCEPTABLE, TOO_LARGE, UNREADABLE, WRONG_TYPE, RefusedError, shown
 

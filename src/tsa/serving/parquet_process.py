@@ -17,7 +17,7 @@ import threading
 import time
 from typing import IO, Any
 
-from tsa.serving.parquet import INFLATION, NotParquetError, TooManyRowsError, TooMuchError, read_table, rows_of
+from tsa.serving.parquet_body import INFLATION, NotParquetError, TooManyRowsError, TooMuchError, read_table, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class ParquetProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, body: bytes, **bounds: int) -> list[dict[str, Any]]:
-        """As `tsa.serving.parquet.read_parquet`; NotParquetError also where the reader ended, or took too long."""
+        """As `tsa.serving.parquet_body.read_parquet`; NotParquetError also where the reader ended, or took too long."""
         with self._lock:
             process = self._running()
             timer = threading.Timer(SECONDS, process.kill)

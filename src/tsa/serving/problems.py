@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from tsa.data.payments import SHOWN, Problem, shown_value
-from tsa.data.wire.problems import TEXTS
+from tsa.data.online.payments import SHOWN, Problem, shown_value
+from tsa.data.wire.row_errors import TEXTS
 
 CONTENT_TYPE = "application/problem+json"
 TYPES = "urn:tsa:problem:"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsa.errors import ConfigError
-from tsa.serving.identity import Seen
+from tsa.serving.history.identity import Seen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import ssl
 from pathlib import Path
 
 from tsa.errors import ConfigError
-from tsa.machine import lack
 from tsa.serving.settings import ServeSettings
+from tsa.system_errors import lack
 
 
 class Certificates:

@@ -1,6 +1,6 @@
 """Training: from a store to a run folder with a bundle."""
 
 from tsa.training.config import TrainingConfig
-from tsa.training.fit import train
+from tsa.training.train_model import train
 
 __all__ = ["TrainingConfig", "train"]

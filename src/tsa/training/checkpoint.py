@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tsa.data.files import replaced_file, replaced_folder, sha256_of, write_json
-from tsa.data.markers import is_marker
 from tsa.errors import ConfigError
-from tsa.training.packing import Tensors, pack, unpack
+from tsa.files.platform_files import is_marker
+from tsa.files.writing import replaced_file, replaced_folder, sha256_of, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -163,3 +165,67 @@ def _best_of(path: Path) -> list[str]:
         return list(_manifest_of(path)["best"])
     except UNREADABLE:
         return []
+
+
+Tensors = dict[str, Tensor]
+PLAIN = (str, bool, int, float, type(None))
+
+
+def pack(value: Any, tensors: Tensors, place: str = "") -> Any:
+    """`value` as JSON can hold it; its tensors and arrays go into `tensors`, named by where they stand."""
+    name = f"{len(tensors)} {place}"  # the number makes it one of its own, whatever keys hold
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous()
+        return {"tensor": name}
+    if isinstance(value, np.ndarray):
+        # not shared: an array may be a read-only map of a file
+        tensors[name] = torch.from_numpy(np.array(value))
+        return {"array": name}
+    if isinstance(value, dict):
+        return {
+            "dict": [
+                [pack(k, tensors), pack(v, tensors, f"{place}.{k}" if place else str(k))] for k, v in value.items()
+            ]
+        }
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [pack(item, tensors, f"{place}.{at}") for at, item in enumerate(value)]}
+    if isinstance(value, PLAIN):
+        return value
+    raise TypeError(f"{place} must be plain, a tensor or an array, however: {type(value).__name__}")
+
+
+def unpack(value: Any, tensors: Tensors) -> Any:
+    """What `pack` packed. Tensors are copies: in aligned memory of their own."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return tensors[inner].clone()
+    if kind == "array":
+        return tensors[inner].clone().numpy()
+    if kind == "dict":
+        return {unpack(k, tensors): unpack(v, tensors) for k, v in inner}
+    items = [unpack(item, tensors) for item in inner]
+    return items if kind == "list" else tuple(items)
+
+
+State = dict[str, Any]
+
+
+def random_state(device: torch.device) -> State:
+    """Where the generators of Python, numpy, torch and, on a GPU, of its device stand."""
+    state: State = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    state["numpy"] = np.random.get_state()  # noqa: NPY002 the global one, which libraries may draw from
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: State, device: torch.device) -> None:
+    """Go on drawing where `random_state` was taken."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

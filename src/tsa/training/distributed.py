@@ -23,10 +23,15 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from tsa.errors import ConfigError, TrainingError, TrainingStopped, TSAError
-from tsa.training.environment import launched
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
+
+import os
+
+from tsa.model import TSANetwork
+from tsa.model.batch import Batch, History
+from tsa.model.config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -254,3 +259,71 @@ def _device(name: str, local_rank: int = 0) -> torch.device:
         raise ConfigError(f"training.device: each process needs a GPU of its own, however: {found}")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What torchrun tells each process that it starts."""
+
+    rank: int
+    count: int
+    local_rank: int
+
+
+def launched() -> Launch | None:
+    """How torchrun started this process; None where it did not, or started one alone."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    rank = int(os.environ["RANK"])
+    return Launch(rank, int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", rank)))
+
+
+def mlflow_uri() -> str | None:
+    """Where MLflow keeps its runs; None where it is not wanted."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def mlflow_experiment() -> tuple[str | None, str | None]:
+    """Number and name of the experiment that runs belong to, by MLflow's own variables."""
+    return os.environ.get("MLFLOW_EXPERIMENT_ID") or None, os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
+
+
+def mlflow_run() -> str | None:
+    """The number of the run that is to be gone on with, by MLflow's own variable."""
+    return os.environ.get("MLFLOW_RUN_ID") or None
+
+
+def bound_mlflow() -> None:
+    """Bound MLflow's calls, unless its own variables say otherwise: by itself one may take half an hour."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # results alone are printed there
+
+
+def freeze_unused(network: TSANetwork) -> list[str]:
+    """Let gradients be asked of no weight that gets none; returns their names. No random number is used up."""
+    device = network.table.weight.device
+    parameters = dict(network.named_parameters())
+    network.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
+        logits = network(_some_batch(network.config).to(device))
+        total = logits.sum() + network.auxiliary_loss()
+    found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    unused = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
+    for name in unused:
+        parameters[name].requires_grad_(False)
+    return unused
+
+
+def _some_batch(config: ModelConfig, payments: int = 2, events: int = 2) -> Batch:
+    """Two payments with two events each, all alike."""
+    shape = payments, events
+    history = History(
+        categorical=torch.ones(*shape, config.n_categorical, dtype=torch.int32),
+        numerical=torch.ones(*shape, config.n_numerical),
+        age_seconds=torch.tensor([1.0, 0.0]).expand(shape),
+        padding=torch.zeros(shape, dtype=torch.bool),
+        outcome=torch.ones(shape, dtype=torch.int8),
+    )
+    engineered = torch.ones(payments, config.n_engineered) if config.n_engineered else None
+    return Batch(dict.fromkeys(config.histories, history), engineered)

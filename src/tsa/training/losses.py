@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tsa.training.choices import LOSSES
+from tsa.training.config import LOSSES
 
 if TYPE_CHECKING:
     from tsa.training.config import TrainingConfig

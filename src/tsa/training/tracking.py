@@ -15,12 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tsa.data.files import replaced_file
 from tsa.errors import ConfigError
+from tsa.files.writing import replaced_file
 from tsa.training.config import TrainingConfig
-from tsa.training.environment import mlflow_uri
-from tsa.training.feed import Feed
-from tsa.training.mlflow import MLflowRun, refuse_unreachable
+from tsa.training.distributed import mlflow_uri
+from tsa.training.mlflow_tracker import MLflowRun, refuse_unreachable
+from tsa.training.tracker_queue import Feed
 
 logger = logging.getLogger(__name__)
 

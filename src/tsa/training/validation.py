@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tsa.data.store import EventStore
+from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
+from tsa.inference.scorer import BATCH_SIZE, score_events
 from tsa.model import TSANetwork
 from tsa.progress import Advance, Progress
-from tsa.scoring.scorer import BATCH_SIZE, score_events
 from tsa.training.distributed import Processes
-from tsa.training.signals import Asked
+from tsa.training.preemption import Asked
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]

@@ -7,9 +7,9 @@ files to a store; `texts`, `scales` and `request` the way of a single request.
 
 from __future__ import annotations
 
-from tsa.data.encoder import Encoder
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
 from tsa.data.wire.request import Payload, Requests, WireReader
-from tsa.schema import Market
 
 __all__ = ["Payload", "Requests", "WireReader", "read_request"]
 

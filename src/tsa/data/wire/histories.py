@@ -14,11 +14,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.data.history import is_retained
-from tsa.data.wire.fields import HistoryFields, Part
-from tsa.data.wire.original import as_original, note_beyond
-from tsa.data.wire.problems import Problems
+from tsa.data.wire.layout import HistoryFields, Part
+from tsa.data.wire.legacy_histories import as_original, note_beyond
+from tsa.data.wire.row_errors import Problems
+from tsa.data.wire.row_pieces import Events, Rows, places_of, times_of
 from tsa.data.wire.tokens import Index
-from tsa.data.wire.told import Events, Rows, places_of, times_of
 
 LATEST_SECONDS = 6e7
 """How much later than the current payment an earlier one may be where that is scored at all: the original's numbers overflow

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import polars as pl
 
-from tsa.data.pseudonyms import Pseudonyms
-from tsa.data.sorting import ParquetParts
-from tsa.data.validate import REASON
-from tsa.data.wire.fields import Layout
-from tsa.data.wire.source import WireFile
+from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.data.log.sorting import ParquetParts
+from tsa.data.log.validation import REASON
+from tsa.data.wire.files import WireFile
+from tsa.data.wire.layout import Layout
 
 ROW = "__wire_row"
 

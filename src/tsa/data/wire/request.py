@@ -15,23 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.encoder import Encoder
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.encoding.vocabulary import encode_calendar
 from tsa.data.history import NOT_KNOWN, HistoryArrays
-from tsa.data.rules import plausible
+from tsa.data.log.rules import plausible
 from tsa.data.spelling import UNIT_SCALE
-from tsa.data.vocabulary import encode_calendar
-from tsa.data.wire.fields import HistoryFields, Layout
+from tsa.data.wire.files import loads, own_texts, told_texts
 from tsa.data.wire.histories import seen_events
-from tsa.data.wire.problems import BrokenRowError, Problems, number_rule
+from tsa.data.wire.layout import HistoryFields, Layout
+from tsa.data.wire.row_errors import BrokenRowError, Problems, number_rule
+from tsa.data.wire.row_pieces import Rows, pieces_of
 from tsa.data.wire.scales import Scales
-from tsa.data.wire.source import loads, own_texts, told_texts
 from tsa.data.wire.spelling import OwnTexts
-from tsa.data.wire.texts import KnownTexts, Places
 from tsa.data.wire.tokens import Index, tokenise
-from tsa.data.wire.told import Rows, pieces_of
 from tsa.data.wire.values import Values
+from tsa.data.wire.vocabulary_lookup import KnownTexts, Places
 from tsa.errors import DataError
-from tsa.schema import Market
 
 Payload = bytes | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 

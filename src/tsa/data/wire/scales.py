@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.scaling import LIMIT, MISSING, GivenScaler, Scaler, Scaling
+from tsa.data.encoding.scaler import LIMIT, MISSING, GivenScaler, Scaler, Scaling
 
 Floats = NDArray[np.float64]
 

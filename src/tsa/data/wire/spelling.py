@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from tsa.data.wire.fields import Layout
+from tsa.data.wire.layout import Layout
 
 Spell = Callable[[str], str | None]
 

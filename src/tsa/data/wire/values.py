@@ -15,10 +15,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.encoder import Encoder
-from tsa.data.pseudonyms import Pseudonyms
-from tsa.data.scaling import EVERYTHING, Domain, domain_of
-from tsa.data.wire.fields import Layout
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
+from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.data.wire.layout import Layout
 from tsa.data.wire.spelling import WORDS, Spell, as_decimals, as_integers, decimal, integer, number, respelled
 from tsa.data.wire.tokens import Read
 

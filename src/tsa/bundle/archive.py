@@ -1,0 +1,216 @@
+"""A bundle's files as a folder or as one `.tar.gz`: read into memory whole, written whole or not at all.
+
+Reading takes two steps. First the sealed list of files (manifest, signature), which are small: whoever asks decides by them
+whether the bundle is wanted. Only then the files, each of exactly the size that the list says. Of an archive nothing is ever
+unpacked to disk, and what it unpacks to is counted, not believed. It does not know what the files hold.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from tsa.bundle.manifest import FILES, GRAPHS, HEAD, MANIFEST, OPTIONAL, SIGNATURE, WEIGHTS, Contents
+from tsa.bundle.tar_stream import Tape
+from tsa.errors import BundleError, ConfigError
+from tsa.files.platform_files import is_marker
+from tsa.files.writing import replaced_file, replaced_folder
+
+ENDS = (".tar.gz", ".tgz")
+KNOWN = {*FILES, *OPTIONAL, MANIFEST, SIGNATURE}
+MOST_BYTES, MOST_TEXT, MOST_HEAD = 4 * 2**30, 256 * 2**20, 2**20
+"""Of all files together, of one that holds text, and of the manifest or the signature."""
+
+Sizes = Mapping[str, int]
+"""Bytes by name."""
+
+
+class Source(Protocol):
+    """Where a bundle's files are."""
+
+    def head(self) -> dict[str, bytes]:
+        """The manifest, and the signature if there is one."""
+        ...
+
+    def files(self, sizes: Sizes) -> dict[str, bytes]:
+        """The files of these names. BundleError, before it is read, for one that is not of this size, missing or not named."""
+        ...
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a bundle at `path` is, or is to be, an archive."""
+    return path.name.endswith(ENDS)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Source]:
+    """The folder or archive at `path`. What cannot be read of it is a BundleError."""
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                yield Archive(path, file)
+        else:
+            yield Folder(path)
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
+        hint = f"; did you mean {path / 'bundle'}?" if (path / "bundle" / MANIFEST).is_file() else ""
+        raise BundleError(f"{path} cannot be read ({error}): {path} is not a bundle{hint}") from None
+
+
+class Folder:
+    """The files of a folder. Links that stay within it count as files: Kubernetes puts such there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def head(self) -> dict[str, bytes]:
+        """As `Source`."""
+        if not (self._path / MANIFEST).is_file():
+            raise FileNotFoundError(f"there is no {MANIFEST}")
+        names = [name for name in HEAD if os.path.lexists(self._path / name)]
+        return {name: self._read(name, self._size(name)) for name in names}
+
+    def files(self, sizes: Sizes) -> dict[str, bytes]:
+        """As `Source`."""
+        names = sorted(path.name for path in self._path.iterdir() if not is_marker(path.name))
+        found = {name: self._size(name) for name in names if name not in HEAD}
+        _refuse_others(found, sizes, str(self._path))
+        return {name: self._read(name, size) for name, size in found.items()}
+
+    def _size(self, name: str) -> int:
+        file = self._path / name
+        if name not in KNOWN:
+            raise BundleError(f"{file} does not belong to the bundle")
+        real, root = Path(os.path.realpath(file)), Path(os.path.realpath(self._path))
+        if not real.is_file() or (file.is_symlink() and (not real.is_relative_to(root) or _is_sibling(real, root))):
+            raise BundleError(f"{file} must be a plain file, however: it is a folder or a link")
+        size = real.stat().st_size
+        _refuse_large(str(file), name, size)
+        return size
+
+    def _read(self, name: str, size: int) -> bytes:
+        with (self._path / name).open("rb") as file:
+            return file.read(size + 1)  # one that grows meanwhile is not what it was, which its hash shows
+
+
+class Archive:
+    """The files of an archive, at its top or in one folder, as `packed` writes them, or `tar`, or Python's `tarfile`."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+
+    def head(self) -> dict[str, bytes]:
+        """As `Source`. All that stands before them is unpacked and dropped."""
+        found: dict[str, bytes] = {}
+        for name, size, tape in self._members():
+            if name in HEAD:
+                found[name] = tape.read(size)
+            if len(found) == len(HEAD):
+                break
+        if MANIFEST not in found:
+            raise BundleError(f"{self._path}/{MANIFEST} is missing: {self._path} is not a bundle")
+        return found
+
+    def files(self, sizes: Sizes) -> dict[str, bytes]:
+        """As `Source`. It is read to its end, and is sound only if the checksum after its last byte is right."""
+        found: dict[str, bytes] = {}
+        there: dict[str, int] = {}
+        for name, size, tape in self._members():
+            if name not in HEAD:
+                _refuse_size(name, size, sizes, str(self._path))
+                there[name] = size
+                found[name] = tape.read(size)
+        _refuse_others(there, sizes, str(self._path))
+        return found
+
+    def _members(self) -> Iterator[tuple[str, int, Tape]]:
+        """Name and size of each file; its bytes are to be read from the tape, or are passed over."""
+        self._file.seek(0)
+        seen, total, base = set[str](), 0, None
+        with gzip.GzipFile(fileobj=self._file) as unpacked:
+            tape = Tape(cast(BinaryIO, unpacked), os.fstat(self._file.fileno()).st_size, str(self._path), KNOWN)
+            for folder, name, size in tape:
+                where = f"{self._path}/{name if name.isprintable() else ascii(name)}"
+                if name not in KNOWN or (base is not None and folder != base):
+                    raise BundleError(f"{where} does not belong to the bundle")
+                if name in seen:
+                    raise BundleError(f"{where} must be a plain file that stands there once")
+                base = folder
+                total += size
+                _refuse_large(where, name, size, total)
+                seen.add(name)
+                yield name, size, tape
+
+
+def write_contents(contents: Contents, path: Path) -> None:
+    """Write files as the folder or the archive `path`; a bundle that stands there is replaced.
+
+    The same files give the same archive, to the byte. ConfigError, and nothing is written, where something else stands.
+    """
+    if is_archive(path):
+        _refuse_foreign(path)
+        with replaced_file(path) as aside:
+            aside.write_bytes(packed(contents))
+        return
+    with replaced_folder(path, MANIFEST) as folder:
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
+
+
+def packed(contents: Contents) -> bytes:
+    """The bytes of an archive: manifest and signature first, then members by name, without times or owners."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(contents, key=lambda name: (name not in HEAD, name)):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(contents[name]), 0o644
+            archive.addfile(member, io.BytesIO(contents[name]))
+    return gzip.compress(plain.getvalue(), compresslevel=6, mtime=0)
+
+
+def _is_sibling(real: Path, root: Path) -> bool:
+    """Whether a link leads to another of the bundle's own files."""
+    return real.parent == root
+
+
+def _refuse_size(name: str, size: int, sizes: Sizes, where: str) -> None:
+    if name not in sizes:
+        raise BundleError(f"{where}/{name} does not belong to the bundle")
+    if size != sizes[name]:
+        rule = f"its size is not the one in the manifest ({size:,} bytes, and {sizes[name]:,})"
+        raise BundleError(f"{where}/{name} was changed: {rule}")
+
+
+def _refuse_others(found: Sizes, sizes: Sizes, where: str) -> None:
+    """BundleError unless these are the files of the list, in their sizes."""
+    for name, size in found.items():
+        _refuse_size(name, size, sizes, where)
+    for name in sizes:
+        if name not in found:
+            raise BundleError(f"{where}/{name} is missing")
+    _refuse_large(where, WEIGHTS, 0, sum(found.values()))
+
+
+def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
+    most = MOST_BYTES if name in (WEIGHTS, *GRAPHS.values()) else MOST_HEAD if name in HEAD else MOST_TEXT
+    most = min(most, MOST_BYTES)
+    if size > most or total > MOST_BYTES:
+        rule = f"must have at most {most:,} bytes, and all files {MOST_BYTES:,}"
+        raise BundleError(f"{where} {rule}, however: {size:,} of {max(size, total):,}")
+
+
+def _refuse_foreign(path: Path) -> None:
+    """ConfigError where a file stands at `path` that does not begin as an archive of a bundle does."""
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            next(Archive(path, file)._members())
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, StopIteration, BundleError):
+        raise ConfigError(f"{path} must be a bundle to be replaced, however: another file stands there") from None

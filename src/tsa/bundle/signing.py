@@ -1,0 +1,189 @@
+"""Who vouches for a bundle: an Ed25519 signature (RFC 8032) over its manifest, which seals all other files.
+
+It knows files by name; not what is in them. Keys are PEM files; none is ever stored in a bundle.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tsa.bundle.archive import opened, write_contents
+from tsa.bundle.manifest import MANIFEST, SIGNATURE, Contents, check_hashes, read_manifest, sha256, sizes_of, to_json
+from tsa.errors import BundleError, ConfigError
+from tsa.files.writing import replaced_file
+from tsa.system_errors import naming
+
+KIND = "ed25519"
+
+
+def make_keys(private: Path, public: Path) -> None:
+    """Write a new pair of keys; the private one can be read by its owner alone. ConfigError where one stands there."""
+    serialization, ed25519 = _cryptography()
+    for path in (private, public):
+        if path.exists():
+            raise ConfigError(f"{path} must not exist, however: a file stands there, and keys are not overwritten")
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    with naming(private), os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        try:
+            file.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+            file.flush()
+            with replaced_file(public) as aside:
+                aside.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+        except BaseException:
+            private.unlink()  # half a pair is none
+            raise
+
+
+def sign(path: Path, private: bytes) -> str:
+    """Sign the bundle at `path`, which must be whole, with a private key (PEM); returns the id of its public key.
+
+    BundleError, ConfigError for a key that is none.
+    """
+    contents, _ = read_bundle(path, signed=False)
+    key = _private_key(private)
+    key_id = _key_id(key.public_key())
+    signed = _signed(KIND, key_id, _raw(key.public_key()), key.sign(contents[MANIFEST]))
+    write_contents({**contents, SIGNATURE: to_json(signed)}, path)
+    return key_id
+
+
+def verify(path: Path, public: bytes) -> str:
+    """Check the bundle at `path` and its signature; returns the id of the key. BundleError says what is wrong."""
+    contents, _ = read_bundle(path, public)
+    return refuse_unsigned(contents, public, str(path))
+
+
+def read_bundle(
+    path: Path, key: bytes | None = None, *, signed: bool = True
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of the bundle at `path`, and its manifest, once each byte is sure to be what was written.
+
+    Nothing but manifest and signature is kept or looked into before these are sound, fit one another and, where a public
+    `key` (PEM) is given, were signed with its private one; then each file must be of the size that the manifest says.
+    signed: whether a signature that is there must be one of this manifest. BundleError names what is missing, extra or
+    changed.
+    """
+    where = str(path)
+    with opened(path) as source:
+        head = source.head()
+        manifest = read_manifest(head, where)
+        sizes = sizes_of(manifest, where)
+        if SIGNATURE in head and signed:
+            refuse_altered(head, where)
+        if key is not None:
+            refuse_unsigned(head, key, where)
+        contents = {**head, **source.files(sizes)}
+    check_hashes(contents, manifest, where)
+    return contents, manifest
+
+
+def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:
+    """BundleError unless the manifest was signed with the private key of `public` (PEM); returns the id of the key."""
+    key = _public_key(public)
+    key_id = _key_id(key)
+    if SIGNATURE not in contents:
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: it is not signed")
+    kind, signer, _, signature = _parts(contents, where)
+    if kind != KIND or signer != key_id:
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: {kind} key {str(signer)[:12]}")
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, contents[MANIFEST])
+    except InvalidSignature:
+        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was since it was signed") from None
+    return key_id
+
+
+def signer_of(contents: Contents) -> str | None:
+    """The id of the key that a bundle says it was signed with, unchecked; None where it was not."""
+    try:
+        return str(json.loads(contents[SIGNATURE])["key"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def refuse_altered(contents: Contents, where: str) -> None:
+    """BundleError for a signature that is none of this manifest by the very key it names: a byte was flipped.
+
+    It says nothing of who signed; that takes the public key from somewhere else. Without the library only its form is
+    looked at.
+    """
+    kind, signer, public, signature = _parts(contents, where)
+    if kind != KIND or signer != sha256(public):
+        raise BundleError(f"{where}/{SIGNATURE} was changed: its key is not the one that it names")
+    if find_spec("cryptography") is None:
+        return
+    from cryptography.exceptions import InvalidSignature
+
+    _, ed25519 = _cryptography()
+    try:
+        ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, contents[MANIFEST])
+    except (InvalidSignature, ValueError):
+        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was since it was signed") from None
+
+
+def _parts(contents: Contents, where: str) -> tuple[str, str, bytes, bytes]:
+    """(kind, id of the key, public key, signature). BundleError for a file that is not, to the byte, what `sign` writes."""
+    try:
+        signed = json.loads(contents[SIGNATURE])
+        kind, signer = signed["kind"], signed["key"]
+        public, signature = (base64.b64decode(signed[name], validate=True) for name in ("public", "signature"))
+        whole = to_json(_signed(kind, signer, public, signature)) == contents[SIGNATURE]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{where}/{SIGNATURE} cannot be read: {error!r}") from None
+    if not whole:
+        raise BundleError(f"{where}/{SIGNATURE} was changed: it holds something else than a signature")
+    return kind, signer, public, signature
+
+
+def _signed(kind: str, key_id: str, public: bytes, signature: bytes) -> dict[str, str]:
+    spelled = {name: base64.b64encode(value).decode() for name, value in (("public", public), ("signature", signature))}
+    return {"kind": kind, "key": key_id, **spelled}
+
+
+def _raw(public: Any) -> bytes:
+    serialization, _ = _cryptography()
+    raw: bytes = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return raw
+
+
+def _key_id(public: Any) -> str:
+    return sha256(_raw(public))
+
+
+def _private_key(pem: bytes) -> Any:
+    serialization, ed25519 = _cryptography()
+    return _loaded(lambda: serialization.load_pem_private_key(pem, None), ed25519.Ed25519PrivateKey, "private")
+
+
+def _public_key(pem: bytes) -> Any:
+    serialization, ed25519 = _cryptography()
+    return _loaded(lambda: serialization.load_pem_public_key(pem), ed25519.Ed25519PublicKey, "public")
+
+
+def _loaded(load: Any, kind: type, which: str) -> Any:
+    try:
+        key = load()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM, however: {error}") from None
+    if not isinstance(key, kind):
+        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM, however: {type(key).__name__}")
+    return key
+
+
+def _cryptography() -> Any:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError:
+        raise ConfigError(
+            "signatures need the library cryptography (pip install 'tsa-fraud[sign]'), however: it is not installed"
+        ) from None
+    return serialization, ed25519

@@ -1,0 +1,130 @@
+"""Calibration: from the raw score of a payment to its percentile and its probability, as fitted after training.
+
+What cannot be fitted is left out, and says why: no probability is better than a wrong one. Knows scores and labels as
+plain arrays; not networks, bundles or where scores come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tsa.calibration.fitting import METHODS, fit_probability
+from tsa.calibration.percentile import PercentileMap, finite
+from tsa.calibration.probability import LogitMap, ProbabilityMap, read_probability
+from tsa.errors import CalibrationError
+
+VERSION = 1
+
+Map = TypeVar("Map")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The two maps of a model's raw scores, each None where there is none. Both are called with raw scores of any shape:
+    `calibration.percentile(raw)`, `calibration.probability(raw)`, and give float64 in [0, 1]."""
+
+    percentile: PercentileMap | None = None
+    probability: ProbabilityMap | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What it was fitted on: `payments`, those of them `labelled`, and of these the `frauds`; empty where imported."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """By map ("percentile", "probability"): why there is none, and what it would need."""
+
+    @classmethod
+    def fit(
+        cls,
+        *,
+        scores: ArrayLike,
+        labels: ArrayLike,
+        method: str = "bspline",
+        sampling_rate_genuine: float | None = None,
+    ) -> Self:
+        """Fit both maps to the payments of the calibration range, none of which the model was trained on.
+
+        scores: (n,) raw scores in [0, 1]. labels: (n,) 1 fraud, 0 genuine, -1 not known; these serve the percentile alone.
+        method: "bspline", "isotonic", "platt", "beta"; or "sampling", which needs no label but the share of the genuine
+        payments that training drew, `sampling_rate_genuine`.
+        A map that the payments are too few or too alike for is left out, with the reason. CalibrationError for values out
+        of bounds or an unknown method.
+        """
+        score, label = finite("calibration score", scores), np.asarray(labels)
+        _check(score, label, method)
+        known = label >= 0
+        counts = {"payments": len(score), "labelled": int(known.sum()), "frauds": int((label == 1).sum())}
+        reasons: dict[str, str] = {}
+
+        def probability() -> ProbabilityMap:
+            if method == "sampling":
+                return LogitMap.sampling(sampling_rate_genuine)
+            return fit_probability(score[known], label[known], method)
+
+        return cls(
+            percentile=_tried("percentile", lambda: PercentileMap.fit(score), reasons),
+            probability=_tried("probability", probability, reasons),
+            counts=counts,
+            reasons=reasons,
+        )
+
+    @property
+    def note(self) -> str | None:
+        """What is missing and why, in a sentence; None where nothing is."""
+        lines = [f"There is no {name} score: {reason}." for name, reason in self.reasons.items()]
+        return " ".join(lines) or None
+
+    def columns(self, raw: ArrayLike) -> dict[str, NDArray[np.float64]]:
+        """The scores that there are a map for, by name, of raw scores (n,)."""
+        maps = {"percentile": self.percentile, "probability": self.probability}
+        return {name: found(raw) for name, found in maps.items() if found is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The calibration as plain JSON values."""
+        return {
+            "version": VERSION,
+            "percentile": None if self.percentile is None else self.percentile.to_dict(),
+            "probability": None if self.probability is None else self.probability.to_dict(),
+            "counts": dict(self.counts),
+            "reasons": dict(self.reasons),
+        }
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The calibration that `to_dict` wrote. CalibrationError for anything else."""
+        try:
+            if table["version"] != VERSION:
+                found = f"version={table['version']!r}"
+                raise CalibrationError(f"calibration: this program reads version {VERSION}, however: {found}")
+            percentile, probability = table["percentile"], table["probability"]
+            return cls(
+                percentile=None if percentile is None else PercentileMap.from_dict(percentile),
+                probability=None if probability is None else read_probability(probability),
+                counts={str(name): int(count) for name, count in table["counts"].items()},
+                reasons={str(name): str(reason) for name, reason in table["reasons"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CalibrationError(f"calibration: not what this program writes: {error!r}") from error
+
+
+def _check(score: NDArray[np.float64], label: NDArray[Any], method: str) -> None:
+    """Refuse what no choice of map could mend."""
+    if score.ndim != 1 or score.shape != label.shape:
+        raise CalibrationError(f"scores and labels must be (n,) both, however: {score.shape}, {label.shape}")
+    if not ((score >= 0) & (score <= 1)).all():
+        raise CalibrationError(f"calibration scores must lie in [0, 1], however: {score.min()} to {score.max()}")
+    if not np.isin(label, (-1, 0, 1)).all():
+        raise CalibrationError(f"calibration labels must be 1, 0 or -1, however: {np.unique(label)[:5]}")
+    if method not in (*METHODS, "sampling"):
+        known = ", ".join((*METHODS, "sampling"))
+        raise CalibrationError(f"calibration method must be one of {known}, however: {method!r}")
+
+
+def _tried(name: str, fit: Callable[[], Map], reasons: dict[str, str]) -> Map | None:
+    try:
+        return fit()
+    except CalibrationError as error:
+        reasons[name] = str(error)
+        return None

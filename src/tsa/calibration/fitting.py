@@ -1,0 +1,127 @@
+"""How a probability map is fitted to scores whose outcome is known, and the check that it must pass.
+
+By method: "bspline" (see `tsa.calibration.bspline`), "isotonic", "platt", "beta". Knows scores and labels as plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from sklearn.isotonic import IsotonicRegression
+
+from tsa.calibration.bspline import fit_bspline
+from tsa.calibration.probability import NEAREST, BSplineMap, LogitMap, ProbabilityMap, StepMap
+from tsa.errors import CalibrationError
+
+Floats = NDArray[np.float64]
+
+LEAST_ROWS, LEAST_FRAUDS = 1000, 10
+LEAST_VALUES = 11
+"""A map with fewer different probabilities than this has learned next to nothing."""
+TOLD_DIGITS = 6
+
+
+def fit_probability(scores: ArrayLike, labels: ArrayLike, method: str = "bspline") -> ProbabilityMap:
+    """A map fitted to raw scores (n,) in [0, 1] and their labels (n,), 0 genuine or 1 fraud.
+
+    CalibrationError where there are fewer than 1000 rows or 10 frauds, for values out of bounds, an unknown method, or a
+    fit that fails its own check.
+    """
+    if method not in METHODS:
+        raise CalibrationError(f"method must be one of {', '.join(METHODS)}, however: {method!r}")
+    score, label = _checked(np.asarray(scores, np.float64), np.asarray(labels, np.float64))
+    fitted = METHODS[method](score, label)
+    _self_check(fitted, score, label)
+    return fitted
+
+
+def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
+    if score.ndim != 1 or score.shape != label.shape:
+        raise CalibrationError(f"scores and labels must be (n,) both, however: {score.shape}, {label.shape}")
+    if not ((score >= 0) & (score <= 1)).all():
+        raise CalibrationError("calibration scores must lie in [0, 1], however: some do not")
+    if not ((label == 0) | (label == 1)).all():
+        raise CalibrationError("calibration labels must be 0 or 1, however: some are not")
+    frauds = int(label.sum())
+    if len(score) < LEAST_ROWS or frauds < LEAST_FRAUDS or frauds == len(score):
+        needs = f"at least {LEAST_ROWS:,} payments whose outcome is known, {LEAST_FRAUDS} frauds among them and not all"
+        raise CalibrationError(f"a probability needs {needs}, however: {len(score):,} payments, {frauds:,} frauds")
+    if (different := len(np.unique(score))) < LEAST_VALUES:
+        raise CalibrationError(f"a probability needs {LEAST_VALUES} different scores or more, however: {different}")
+    return score, label
+
+
+def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
+    """Refuse a fit that says next to nothing, or less than the fraud rate alone."""
+    probability = fitted(score)
+    # what keeps the order of scores on level stretches is not counted
+    different = len(np.unique(np.round(probability, TOLD_DIGITS)))
+    if different < LEAST_VALUES:
+        rule = f"must give {LEAST_VALUES} different probabilities or more"
+        raise CalibrationError(f"{fitted.method} fit fails its check: it {rule}, however: {different}")
+    own, constant = deviance(probability, label), deviance(np.full_like(label, label.mean()), label)
+    if not own < constant:
+        found = f"deviance {own:.6g}, with the fraud rate alone {constant:.6g}"
+        raise CalibrationError(f"{fitted.method} fit fails its check: it must beat a constant, however: {found}")
+
+
+def deviance(probability: Floats, label: Floats) -> float:
+    """−2 log likelihood; a probability of 0 or 1 that is wrong counts as 1e-15 from it."""
+    held = np.clip(probability, 1e-15, 1 - 1e-15)
+    return float(-2 * (np.log(held[label == 1]).sum() + np.log1p(-held[label == 0]).sum()))
+
+
+def _bspline(score: Floats, label: Floats) -> BSplineMap:
+    knots, coefficients = fit_bspline(score, label)
+    return BSplineMap(knots=tuple(knots.tolist()), coefficients=tuple(coefficients.tolist()))
+
+
+def _isotonic(score: Floats, label: Floats) -> StepMap:
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, label)
+    steps = np.maximum.accumulate(np.clip(fitted.y_thresholds_, 0.0, 1.0))
+    return StepMap(scores=tuple(fitted.X_thresholds_.tolist()), probabilities=tuple(steps.tolist()))
+
+
+def _platt(score: Floats, label: Floats) -> LogitMap:
+    logit = np.log(_held(score)) - np.log1p(-_held(score))
+    a, c = _logistic(logit[:, None], label)
+    return LogitMap("platt", a, a, c)
+
+
+def _beta(score: Floats, label: Floats) -> LogitMap:
+    a, b, c = _logistic(np.column_stack([np.log(_held(score)), -np.log1p(-_held(score))]), label)
+    return LogitMap("beta", a, b, c)
+
+
+def _held(score: Floats) -> Floats:
+    return np.clip(score, NEAREST, 1 - NEAREST)
+
+
+def _logistic(x: Floats, label: Floats) -> list[float]:
+    """Logistic regression on x (n, k) with weights that are not below 0; the weights, then the intercept."""
+    centre, width = x.mean(0), x.std(0) + 1e-12
+    columns = np.column_stack([(x - centre) / width, np.ones(len(x))])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        eta = columns @ weights
+        residual = 1 / (1 + np.exp(-eta)) - label
+        return float((np.logaddexp(0, eta) - label * eta).mean()), columns.T @ residual / len(label)
+
+    start = np.r_[np.ones(x.shape[1]), np.log(label.mean() / (1 - label.mean()))]
+    bounds = [(0, None)] * x.shape[1] + [(None, None)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
+    weights = found.x[:-1] / width
+    if not (np.isfinite(found.x).all() and weights.max() > 0):
+        raise CalibrationError("the fit fails its check: probability must rise with the score, however: it does not")
+    return [*weights.tolist(), float(found.x[-1] - weights @ centre)]
+
+
+METHODS: dict[str, Callable[[Floats, Floats], ProbabilityMap]] = {
+    "bspline": _bspline,
+    "isotonic": _isotonic,
+    "platt": _platt,
+    "beta": _beta,
+}

@@ -1,0 +1,211 @@
+"""The probability score: maps from a raw score to the probability of fraud, none of which ever falls as the score rises.
+
+Four forms: a B-spline on the logit, steps (isotonic), a line on the logits (Platt, beta calibration), and the correction of
+the odds for genuine payments that were left out of training. How they are fitted is `tsa.calibration.fitting`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import BSpline
+
+from tsa.calibration.percentile import finite, risen
+from tsa.errors import CalibrationError
+
+Floats = NDArray[np.float64]
+
+CERTAIN_ETA = 25.0
+"""Above this logit the B-spline's probability is 1."""
+
+ROUNDING = 1e-6
+"""Coefficients and knots of an imported B-spline may fall by so much: its fit rounds, and so does the file it stands in."""
+
+NEAREST = 1e-12
+"""How near to 0 and 1 a raw score counts where its logit is taken."""
+
+TILT = 1e-6
+"""How much of the raw score is mixed into a step function, so that equal steps keep the order of the scores."""
+
+
+class ProbabilityMap(ABC):
+    """From raw scores to probabilities in [0, 1]."""
+
+    method: str
+    """How it was fitted: a key of `FORMS`."""
+
+    def __call__(self, raw: ArrayLike) -> Floats:
+        """Probabilities of raw scores, of any shape, as float64. CalibrationError for a score that is no number."""
+        return self._of(finite("raw score", raw))
+
+    @abstractmethod
+    def _of(self, raw: Floats) -> Floats:
+        """Of finite scores."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The map as plain JSON values, its method among them."""
+
+
+@dataclass(frozen=True)
+class BSplineMap(ProbabilityMap):
+    """logit(p) = a cubic B-spline of the raw score on [0, 1] with rising coefficients; 0 for scores ≤ 0, 1 for ≥ 1.
+
+    The original's form: knots with boundary repeats, as many coefficients as knots less degree less 1.
+    """
+
+    knots: tuple[float, ...]
+    coefficients: tuple[float, ...]
+    degree: int = 3
+    method: str = field(default="bspline", init=False)
+
+    def __post_init__(self) -> None:
+        expected = len(self.knots) - self.degree - 1
+        if self.degree != 3 or len(self.coefficients) != expected or expected < 4:
+            sizes = f"degree={self.degree}, {len(self.knots)} knots, {len(self.coefficients)} coefficients"
+            raise CalibrationError(
+                f"a B-spline needs degree 3 and as many coefficients as knots less 4, however: {sizes}"
+            )
+        for name, values in (("knots", self.knots), ("coefficients", self.coefficients)):
+            bad = next((i for i, v in enumerate(values) if not math.isfinite(v) or (i and v < values[i - 1])), None)
+            if bad is not None:
+                raise CalibrationError(f"B-spline {name} must not fall, however: {values[bad]!r} at {bad}")
+        if not (self.knots[3] == 0 and self.knots[-4] == 1 and self.knots[0] == 0 and self.knots[-1] == 1):
+            raise CalibrationError("B-spline knots must begin with four 0 and end with four 1, however: they do not")
+
+    def _of(self, raw: Floats) -> Floats:
+        inside = np.clip(raw, 0.0, 1.0)
+        eta = self._spline(inside)
+        grown = np.exp(np.minimum(eta, CERTAIN_ETA))
+        of_eta = np.where(eta > CERTAIN_ETA, 1.0, grown / (1 + grown))
+        out: Floats = np.where(raw <= 0, 0.0, np.where(raw >= 1, 1.0, of_eta))
+        return out
+
+    @cached_property
+    def _spline(self) -> BSpline:
+        return BSpline(np.array(self.knots), np.array(self.coefficients), self.degree)
+
+    @classmethod
+    def original(cls, table: Mapping[str, Any]) -> Self:
+        """The map in the original's `bspline_parameters.json`. CalibrationError where its fit had failed, or by a rule."""
+        if table.get("status", "Success") != "Success":
+            raise CalibrationError(f"B-spline status must be 'Success', however: {table['status']!r}")
+        knots, coefficients = (risen([float(v) for v in table[key]], ROUNDING) for key in ("knots", "coefficients"))
+        return cls(knots=knots, coefficients=coefficients, degree=int(table["degree"]))
+
+    def to_original(self) -> dict[str, Any]:
+        """The content of a `bspline_parameters.json`."""
+        table = {"knots": list(self.knots), "coefficients": list(self.coefficients)}
+        return {**table, "degree": self.degree, "status": "Success"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The map as plain JSON values."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The map that `to_dict` wrote."""
+        knots, coefficients = (tuple(float(value) for value in table[key]) for key in ("knots", "coefficients"))
+        return cls(knots=knots, coefficients=coefficients, degree=int(table["degree"]))
+
+
+@dataclass(frozen=True)
+class StepMap(ProbabilityMap):
+    """Isotonic regression: rising steps, joined by lines, and tilted by `TILT` so that no two scores become equal."""
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    method: str = field(default="isotonic", init=False)
+
+    def __post_init__(self) -> None:
+        if not self.scores or len(self.scores) != len(self.probabilities):
+            raise CalibrationError("steps need as many probabilities as scores, however: they differ")
+        for name, values in (("scores", self.scores), ("probabilities", self.probabilities)):
+            if any(not 0 <= value <= 1 for value in values) or list(values) != sorted(values):
+                raise CalibrationError(f"{name} of steps must rise within [0, 1], however: they do not")
+
+    def _of(self, raw: Floats) -> Floats:
+        inside = np.clip(raw, 0.0, 1.0)
+        steps = np.interp(inside, np.array(self.scores), np.array(self.probabilities))
+        out: Floats = (1 - TILT) * steps + TILT * inside
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """The map as plain JSON values."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The map that `to_dict` wrote."""
+        scores, probabilities = (tuple(float(value) for value in table[key]) for key in ("scores", "probabilities"))
+        return cls(scores=scores, probabilities=probabilities)
+
+
+@dataclass(frozen=True)
+class LogitMap(ProbabilityMap):
+    """logit(p) = a · ln(s) − b · ln(1 − s) + c.
+
+    "platt": a = b (Platt 1999, on the logit of the score); "beta": a and b apart (Kull et al. 2017); "sampling": a = b = 1
+    and c = ln(share of the genuine payments that was trained on), which gives the odds back what sampling took.
+    """
+
+    method: Literal["platt", "beta", "sampling"]
+    a: float
+    b: float
+    c: float
+
+    def __post_init__(self) -> None:
+        if self.method not in ("platt", "beta", "sampling"):
+            raise CalibrationError(f"method must be platt, beta or sampling, however: {self.method!r}")
+        if not (all(map(math.isfinite, (self.a, self.b, self.c))) and self.a >= 0 and self.b >= 0 < self.a + self.b):
+            found = f"a={self.a}, b={self.b}, c={self.c}"
+            raise CalibrationError(f"{self.method}: a and b must not be below 0, nor both 0, however: {found}")
+
+    @classmethod
+    def sampling(cls, sampling_rate_genuine: float | None) -> Self:
+        """The correction where only the share of genuine payments trained on is known, in (0, 1]. CalibrationError."""
+        if sampling_rate_genuine is None or not 0 < sampling_rate_genuine <= 1:
+            raise CalibrationError(f"sampling_rate_genuine must lie in (0, 1], however: {sampling_rate_genuine}")
+        return cls("sampling", 1.0, 1.0, math.log(sampling_rate_genuine))
+
+    def _of(self, raw: Floats) -> Floats:
+        inside = np.clip(raw, NEAREST, 1 - NEAREST)
+        eta = self.a * np.log(inside) - self.b * np.log1p(-inside) + self.c
+        out: Floats = np.where(eta >= 0, 1.0, np.exp(np.minimum(eta, 0.0))) / (1 + np.exp(-np.abs(eta)))
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """The map as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The map that `to_dict` wrote."""
+        return cls(table["method"], *(float(table[key]) for key in ("a", "b", "c")))
+
+
+FORMS: dict[str, type[BSplineMap] | type[StepMap] | type[LogitMap]] = {
+    "bspline": BSplineMap,
+    "isotonic": StepMap,
+    "platt": LogitMap,
+    "beta": LogitMap,
+    "sampling": LogitMap,
+}
+
+
+def read_probability(table: Mapping[str, Any]) -> ProbabilityMap:
+    """The map, of any form, that its `to_dict` wrote. CalibrationError where it breaks a rule."""
+    if table["method"] not in FORMS:
+        raise CalibrationError(f"probability method must be one of {', '.join(FORMS)}, however: {table['method']!r}")
+    return FORMS[table["method"]].from_dict(table)
+
+
+def _plain(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}

@@ -1,0 +1,304 @@
+"""Commands that measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from tsa.cli.app import (
+    EvaluationSets,
+    Logs,
+    MarketSets,
+    Quarantine,
+    QuarantineLimit,
+    Quiet,
+    RunFolder,
+    app,
+    beside,
+    set_aside,
+)
+from tsa.cli.console import console, say, session
+from tsa.cli.score import BundleFolder
+from tsa.errors import ConfigError
+from tsa.files.outputs import check_outputs
+
+
+@app.command()
+def evaluate(
+    run: Annotated[
+        Path,
+        typer.Argument(help="The folder of a run; or, with --log, a bundle, a folder or .tar.gz.", show_default=False),
+    ],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[LOGS]...", help="Further logs, after --log.", show_default=False)
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure the bundle on this log whose outcomes are known. Repeatable.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="With --log: the folder to write into; default: evaluation.", show_default=False),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="With --log: measure payments from this time on, such as 2025-04-16; UTC."),
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="With --log: measure payments before this time.")] = None,
+    quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
+    segment: Annotated[
+        list[str] | None, typer.Option(help="A column to break the figures down by. Repeatable.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Raw score from which a payment counts as flagged; default: best F1 on validation; with --log the one that "
+            "the bundle was evaluated at, else 0.5.",
+            show_default=False,
+        ),
+    ] = None,
+    replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="evaluation.KEY=value over the run's market; with --log any key of the bundle's. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score the test range of a run, measure it with intervals, write report.html and report.json.
+
+    With --log: measure a bundle, an imported one too, on any log whose outcomes are known. Histories are taken from the whole
+    log, so give it the earlier payments too, with --from. The bundle stays as it is.
+    """
+    aside = set_aside(quarantine, quarantine_limit)
+    if log or more:
+        bundle = run / "bundle" if (run / "run.json").is_file() else run
+        folder = out or Path("evaluation")
+        _evaluate_on_log(
+            bundle,
+            [*(log or []), *(more or [])],
+            folder,
+            quiet,
+            start=start,
+            end=end,
+            quarantine=aside,
+            segments=segment or [],
+            threshold=threshold,
+            replicates=replicates,
+            overrides=set_ or [],
+        )
+        return
+    given = {"--out": out, "--from": start, "--to": end, "--quarantine": quarantine}
+    if alone := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{', '.join(alone)} must go with --log (got a run alone)")
+    from tsa.bundle.archive import is_archive
+    from tsa.bundle.manifest import WEIGHTS
+
+    if is_archive(run) or (run / WEIGHTS).is_file():
+        raise ConfigError(f"a bundle is measured on a log: tsa evaluate {run} --log LOG (got no --log)")
+    from tsa.evaluation.evaluate import evaluate as evaluate_run
+    from tsa.evaluation.run import Run
+
+    opened = Run.open(run, set_ or ())
+    with session(quiet, run / "evaluate.log") as bars:
+        report = evaluate_run(opened, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
+    print_metrics(report)
+    say(f"report: {run / 'report.html'}")
+
+
+def _evaluate_on_log(bundle: Path, logs: list[str], out: Path, quiet: bool, **settings: Any) -> None:
+    from tsa.evaluation.evaluate_log import WRITTEN, evaluate_bundle
+
+    aside = settings["quarantine"]
+    files = {
+        "--quarantine": None if aside is None else aside.path,
+        **{f"--out, {name}": out / name for name in WRITTEN},
+    }
+    check_outputs([bundle, *logs], files=files, into={"--out": out})
+    with session(quiet, out / "evaluate.log") as bars:
+        report = evaluate_bundle(bundle, logs, out, progress=bars, **settings)
+    print_metrics(report)
+    say(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def calibrate(
+    bundle: BundleFolder,
+    logs: Logs,
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="The bundle to write, a folder or a file that ends in .tar.gz.", show_default=False),
+    ],
+    method: Annotated[str, typer.Option(help="Of the probabilities: bspline, isotonic, platt or beta.")] = "bspline",
+    start: Annotated[
+        str | None, typer.Option("--from", help="Fit to payments from this time on, such as 2025-04-16; UTC.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Fit to payments before this time.")] = None,
+    quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
+    set_: MarketSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a bundle's percentiles and probabilities anew to a log whose outcomes are known; write them as a new bundle.
+
+    The network and all else stay; the bundle given is not touched. All payments serve the percentiles, those with a known
+    outcome the probabilities: 1,000 of them with 10 frauds are needed. Take payments that the network has not learned from.
+    Histories are taken from the whole log, so give it the earlier payments too, with --from.
+    """
+    from tsa.bundle.archive import ENDS
+    from tsa.inference.recalibrate import calibrate_bundle
+
+    kind = "files" if out.name.endswith(ENDS) else "replaced"
+    beside_it: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": beside(out)}
+    outputs = {"files": beside_it, kind: {**(beside_it if kind == "files" else {}), "--out": out}}
+    check_outputs([bundle, *logs], **outputs)
+    aside = set_aside(quarantine, quarantine_limit)
+    with session(quiet, beside(out)) as bars:
+        made = calibrate_bundle(
+            bundle,
+            logs,
+            out,
+            method=method,
+            start=start,
+            end=end,
+            quarantine=aside,
+            overrides=set_ or (),
+            progress=bars,
+        )
+    assert made.calibration is not None
+    counts = made.calibration.counts
+    labelled, frauds = counts["labelled"], counts["frauds"]
+    say(
+        f"{out}: percentiles of {counts['payments']:,} payments, {method} of {labelled:,} with a known outcome, {frauds:,} frauds"
+    )
+
+
+@app.command()
+def compare(
+    run: RunFolder,
+    seed: Annotated[int, typer.Option(help="Seed of LightGBM.")] = 0,
+    replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
+    set_: EvaluationSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train LightGBM on the same rows with automatic aggregates; say plainly which of the two is better."""
+    from tsa.evaluation.evaluate import compare_run
+    from tsa.evaluation.run import Run, read_report
+
+    opened = Run.open(run, set_ or ())
+    with session(quiet, run / "compare.log") as bars:
+        comparison = compare_run(opened, seed=seed, replicates=replicates, progress=bars)
+    print_metrics({**read_report(run), "comparison": comparison})
+
+
+@app.command()
+def thresholds(
+    run: RunFolder,
+    cost_review: Annotated[float, typer.Option(help="What one review costs, in the unit of the amounts.")] = 5.0,
+    review_capacity: Annotated[
+        int | None, typer.Option(help="Reviews a day the team can do; default: as many as pay.", show_default=False)
+    ] = None,
+    amount_column: Annotated[
+        str | None,
+        typer.Option(help="What is lost where a fraud is missed; default: the market's amount.", show_default=False),
+    ] = None,
+    cost_fraud: Annotated[
+        float | None,
+        typer.Option(help="A fixed loss of a missed fraud in place of its amount.", show_default=False),
+    ] = None,
+    recovered: Annotated[float, typer.Option(help="The share of the loss that a review saves.")] = 1.0,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Write the best threshold into the bundle: from it on, the decision is review."),
+    ] = False,
+    replicates: Annotated[int, typer.Option(help="Bootstrap samples for the interval.")] = 200,
+    set_: EvaluationSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Which payments to review: what each threshold catches, costs and saves on the test range, and the best one.
+
+    Each day the team looks into the flagged payments, the riskiest first, until its capacity is used up. Writes
+    thresholds.html and thresholds.json beside the report; the run must be evaluated first.
+    """
+    from tsa.evaluation.report.thresholds import thresholds as choose
+    from tsa.evaluation.run import Run
+    from tsa.evaluation.thresholds import Costs
+
+    costs = Costs(review=cost_review, capacity=review_capacity, fraud=cost_fraud, recovered=recovered)
+    opened = Run.open(run, set_ or ())
+    with session(quiet, run / "thresholds.log"):
+        found = choose(opened, costs, amount_column=amount_column, replicates=replicates)
+    print_thresholds(found)
+    say(found["plain"])
+    if save:
+        save_best(run / "bundle", found["best"])
+    say(f"page: {run / 'thresholds.html'}")
+
+
+def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
+    """The best threshold as the bundle's decision; ConfigError where nothing pays."""
+    from tsa.bundle.bundle import decide_bundle
+
+    if best is None:
+        raise ConfigError("--save needs a best threshold, however: no review pays at these costs")
+    decide_bundle(bundle, [f"review={best['threshold']!r}"], score="raw_score")
+    say(f"{bundle}: review from a raw score of {best['threshold']:.6g} on")
+
+
+def print_thresholds(found: Mapping[str, Any]) -> None:
+    """The table: a row per threshold, the best one marked."""
+    marked = "; * the best" if found["best"] else ""
+    title = f"{found['n']:,} test payments of {found['days']:,} days, {found['frauds']:,} frauds{marked}"
+    names = ("threshold", "per day", "caught", "recall", "precision", "cost", "saved", "net")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    best = (found["best"] or {}).get("threshold")
+    for row in found["rows"]:
+        mark = " *" if row["threshold"] == best else ""
+        shares = ("–" if row[name] is None else f"{row[name]:.1%}" for name in ("recall", "precision"))
+        money = ("–" if row[name] is None else f"{row[name]:,.0f}" for name in ("cost", "saved", "net"))
+        reviews = f"{row['reviewed_per_day']:,.1f}"
+        table.add_row(f"{row['threshold']:.6g}{mark}", reviews, f"{row['caught']:,}", *shares, *money)
+    console.print(table)
+
+
+SHOWN = {
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "precision_at_k": "precision@{k} per day",
+    "recall_at_fpr_0.01": "recall at 1 % false positives",
+}
+
+
+def print_metrics(report: Mapping[str, Any]) -> None:
+    """The short table: TSA, and LightGBM beside it where it was trained, each with its interval."""
+    evaluation, comparison = report["evaluation"], report.get("comparison")
+    columns = {"TSA": evaluation, **({comparison["model_name"]: comparison["evaluation"]} if comparison else {})}
+    table = Table(
+        "metric",
+        *columns,
+        title=f"{evaluation['n']:,} {report.get('called') or 'test payments'}, {evaluation['frauds']:,} frauds",
+    )
+    for name, label in SHOWN.items():
+        k = report["market"]["evaluation"]["top_k"]
+        table.add_row(label.format(k=k), *(_cell(found["metrics"].get(name)) for found in columns.values()))
+    console.print(table)
+    if comparison:
+        say(comparison["plain"])
+
+
+def _cell(metric: Mapping[str, Any] | None) -> str:
+    if not metric or metric["value"] is None:
+        return "–"
+    interval = "" if metric["low"] is None else f"  [{metric['low']:.3f}, {metric['high']:.3f}]"
+    return f"{metric['value']:.3f}{interval}"

@@ -1,0 +1,80 @@
+"""The command that explains scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
+from tsa.cli.console import console, say, session
+from tsa.cli.score import BundleFolder
+from tsa.files.outputs import check_outputs
+from tsa.printable import printable
+
+if TYPE_CHECKING:
+    from tsa.explain import Explanation
+
+TITLES = {"raw_score": "raw score", "percentile": "percentile", "probability": "probability"}
+
+
+@app.command()
+def explain(
+    bundle: BundleFolder,
+    logs: Logs,
+    id_: Annotated[list[str], typer.Option("--id", help="A payment to explain. Repeatable.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write everything to this JSON file.", show_default=False)
+    ] = None,
+    quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
+    set_: MarketSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say why payments of a log got their scores: reasons, and how much each history counted.
+
+    What is said adds up: from the score of a payment without history or anything remarkable to the payment's own, in log
+    odds. Above 0 speaks for fraud, below 0 against it. Histories are taken from the whole log given. The JSON file tells of
+    each feature and each earlier payment; docs/reasons.md says what it all means.
+    """
+    from tsa.explain import explain_log, write_explanations
+    from tsa.files.writing import need_suffix
+    from tsa.inference.scorer import Scorer
+
+    log = beside(out or bundle)
+    check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log})
+    if out is not None:
+        need_suffix("--out", out, ".json")
+    opened = Scorer.load(bundle, set_ or ()).bundle
+    with session(quiet, log) as bars:
+        found = explain_log(opened, logs, id_, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
+    for explanation in found:
+        print_explanation(explanation)
+    if out is not None:
+        write_explanations(found, out)
+        say(f"explanations: {out}")
+
+
+def print_explanation(explanation: Explanation) -> None:
+    """A payment's scores, its reasons and what its histories count for."""
+    scores = ", ".join(f"{TITLES.get(name, name)} {value:.4g}" for name, value in explanation.scores.items())
+    say(f"{printable(explanation.id)}, {(explanation.time or 'at no known time')}: {scores}")
+    table = Table("log odds", "reason", "code", box=SIMPLE_HEAD)
+    table.columns[0].justify = "right"
+    table.columns[2].style = "dim"
+    for reason in explanation.reasons:
+        table.add_row(f"{reason.attribution:+.3f}", Text(printable(reason.text)), Text(reason.code))
+    rest = explanation.total - explanation.residual - sum(reason.attribution for reason in explanation.reasons)
+    table.add_row(f"{rest:+.3f}", "all else", "")
+    if not explanation.adds_up:
+        table.add_row(f"{explanation.residual:+.3f}", "could not be attributed: the score jumps on the way", "")
+    table.add_row(f"{explanation.total:+.3f}", f"from {explanation.baseline:.3f} to {explanation.score:.3f}", "")
+    console.print(table)
+    for history in explanation.histories:
+        counted = "" if history.importance is None else f", counts for {history.importance:.0%}"
+        say(f"{history.name}: {len(history.events)} earlier payments{counted}, {history.attribution:+.3f} in all")
+    say("")

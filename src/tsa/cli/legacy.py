@@ -1,0 +1,81 @@
+"""Commands for the legacy TSA system: import its models, export calibrations for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsa.cli.app import MarketFile, Quiet, Sets, app, beside
+from tsa.cli.console import say, session
+from tsa.cli.score import BundleFolder
+from tsa.config.overrides import Settings
+from tsa.files.outputs import check_outputs
+
+
+@app.command()
+def import_original(
+    folder: Annotated[
+        Path, typer.Argument(help="The folder with the original's weights and artefacts.", show_default=False)
+    ],
+    market: MarketFile,
+    out: Annotated[Path, typer.Option("--out", help="The bundle to write.", show_default=False)],
+    weights: Annotated[
+        Path | None, typer.Option(help="The weights, where the folder has several .pt, .pth or .safetensors files.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The constructor arguments, where the folder has several more .json files.")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KIND=P,P: positions of the preprocessor's numerical or engineered scales, from 0 on, that belong to no "
+            "feature. Repeatable; over original.leave_out of the market file.",
+            show_default=False,
+        ),
+    ] = None,
+    set_: Sets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a bundle of a model that the original system trained: it then gives the same three scores here.
+
+    The folder holds the weights (a state dict), the constructor arguments (a .json file), cat_to_index.json,
+    default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json; without the percentiles the
+    bundle has none. The market file declares the features in the original's order, and in [original] positions of the scales
+    to leave out and defaults that the folder lacks. Whatever is missing or does not fit is listed in one error; nothing
+    is executed.
+    """
+    from tsa.legacy.importer import import_original as import_folder
+    from tsa.legacy.importer import left_out
+
+    check_outputs([folder, market, weights, config], files={"its log file": beside(out)}, replaced={"--out": out})
+    settings = Settings.read([*(set_ or []), *map(left_out, leave_out or [])], market, learns=False)
+    assert settings.market is not None
+    with session(quiet, beside(out)):
+        bundle = import_folder(folder, settings.market, weights=weights, config=config)
+        bundle.save(out)
+    names = ", ".join(history.name for history in bundle.market.history)
+    say(f"{out}: {sum(p.numel() for p in bundle.network.parameters()):,} parameters, history: {names}")
+
+
+@app.command()
+def export_calibration(
+    bundle: BundleFolder,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write into.", show_default=False)],
+    quiet: Quiet = False,
+) -> None:
+    """Write a bundle's calibration as the original's percentile_score.pkl and bspline_parameters.json.
+
+    For programs that read these two files. The percentiles become 1000 pairs of a score and a percentile.
+    """
+    from tsa.bundle.bundle import Bundle
+    from tsa.calibration.calibration import Calibration
+    from tsa.legacy.artifacts import write_original
+
+    check_outputs([bundle], into={"--out": out})
+    opened = Bundle.open(bundle)
+    with session(quiet, out / "export.log"):
+        written = write_original(opened.calibration or Calibration(), out)
+    for path in written:
+        say(str(path))

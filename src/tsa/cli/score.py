@@ -1,0 +1,88 @@
+"""Commands that score."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
+from tsa.cli.console import say, session
+from tsa.files.outputs import check_outputs
+
+logger = logging.getLogger(__name__)
+
+BundleFolder = Annotated[Path, typer.Argument(help="A bundle, such as RUN/bundle.", show_default=False)]
+
+
+@app.command()
+def score(
+    bundle: BundleFolder,
+    logs: Logs,
+    out: Annotated[Path, typer.Option("--out", help="Parquet or CSV file for the scores.", show_default=False)],
+    start: Annotated[
+        str | None, typer.Option("--from", help="Score payments from this time on, such as 2025-04-16; UTC.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Score payments before this time.")] = None,
+    quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
+    engine: Annotated[
+        str, typer.Option(help="torch, onnxruntime (after `tsa export`), or auto: the latter where it can be.")
+    ] = "torch",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="float32; int8 (onnxruntime) and, with AVX-512, bf16 (torch) are quicker and move scores a little."
+        ),
+    ] = "float32",
+    set_: MarketSets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score the payments of a log: id, raw_score, and as far as the bundle is calibrated percentile and probability.
+
+    Histories are taken from the whole log given, so give it the earlier payments too.
+    """
+    from tsa.inference.scorer import Scorer, write_scores
+
+    aside = set_aside(quarantine, quarantine_limit)
+    check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": beside(out)})
+    scorer = Scorer.load(bundle, set_ or (), engine=engine, precision=precision)
+    calibration = scorer.bundle.calibration
+    with session(quiet, beside(out)) as bars:
+        count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=aside, progress=bars), out)
+        if calibration is not None and calibration.note:
+            logger.warning("%s", calibration.note)
+    say(f"{out}: {count:,} payments")
+
+
+@app.command()
+def export(
+    bundle: BundleFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the graph to this .onnx file as well.", show_default=False)
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As an ONNX graph: the only form there is.")] = True,
+    precision: Annotated[str, typer.Option(help="float32 or int8: of the weights of matrix products.")] = "float32",
+    log: Annotated[
+        Path | None,
+        typer.Option("--check", help="A log to compare 1,000 payments' scores on, instead of random ones."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Export a bundle's network as an ONNX graph, which ONNX Runtime scores with on CPUs.
+
+    The graph takes any number of payments. It is compared with the network and becomes part of the bundle, which is
+    sealed anew; `tsa score --engine onnxruntime` and `tsa serve` then use it.
+    """
+    from tsa.inference.export_bundle import export_bundle
+
+    check_outputs([bundle, log], files={"--out": out, "its log file": beside(bundle)})
+    with session(quiet, beside(bundle)) as bars:
+        made = export_bundle(bundle, precision, log=log, copy=out, progress=bars)
+    kind = "random payments" if log is None else "payments"
+    say(f"{bundle}: {made.file}, {made.bytes:,} bytes")
+    say(f"scores of {made.compared:,} {kind} within {made.difference.largest:.2g} of the network's")
+    graph, network = (1000 * made.seconds[name] for name in ("graph", "network"))
+    say(f"a single payment: {graph:.2f} ms, by the network {network:.2f} ms")

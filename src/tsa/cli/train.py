@@ -1,0 +1,172 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, set_aside
+from tsa.cli.console import errors, logger, say, session
+from tsa.cli.data import prepare_store
+from tsa.cli.epoch_table import epoch_table
+from tsa.cli.evaluate import print_metrics
+from tsa.config.overrides import Settings
+from tsa.errors import TrainingStopped
+from tsa.files.outputs import Given, check_outputs
+from tsa.progress import silent
+
+if TYPE_CHECKING:
+    from tsa.progress import Progress
+    from tsa.training.distributed import Processes
+
+STOPPED = 128 + signal.SIGTERM
+
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings", help="TOML file with tables [training] and [model]; --set goes over it.", show_default=False
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last good checkpoint in the run folder, if there is one.")
+]
+
+
+@app.command()
+def train(
+    store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
+    preset: Preset = "default",
+    settings_file: SettingsFile = None,
+    set_: Sets = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on a store; write its bundle, the settings and each epoch's metrics.
+
+    Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. SIGTERM saves a checkpoint and ends with
+    143; the same command with --resume goes on.
+    """
+    from tsa.data.store.store import EventStore
+
+    _check_run(out, [store, settings_file])
+    settings = Settings.read(set_, file=settings_file)
+    with together(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
+        train_run(
+            settings, EventStore.open(store), out, preset, bars, resume=resume, shown=processes.first and not quiet
+        )
+    if processes.first:
+        say(f"bundle: {out / 'bundle'}")
+
+
+@app.command()
+def run(
+    logs: Logs,
+    market: MarketFile,
+    out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
+    preset: Preset = "default",
+    quarantine: Quarantine = None,
+    quarantine_limit: QuarantineLimit = None,
+    comparison: Annotated[bool, typer.Option("--compare/--no-compare", help="Train LightGBM beside it.")] = True,
+    settings_file: SettingsFile = None,
+    set_: Sets = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole main job: prepare, train, evaluate, compare. Ends with a table and the path of the report.
+
+    With --resume a store that stands in the run folder is used as it is, and training goes on from its last checkpoint.
+    """
+    from tsa.data.store.store import EventStore
+    from tsa.evaluation.baseline.lightgbm import refuse_incomparable
+    from tsa.evaluation.evaluate import compare_run, need_baseline
+    from tsa.evaluation.evaluate import evaluate as evaluate_run
+    from tsa.evaluation.run import read_report
+
+    aside = set_aside(quarantine, quarantine_limit)
+    _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
+    settings = Settings.read(set_, market, file=settings_file)
+    if comparison:
+        need_baseline()
+    with together(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
+        missing = processes.first and not (resume and (out / "store").exists())
+        work = partial(prepare_store, settings, logs, out / "store", aside, bars)
+        processes.ready("store", work if missing else None)
+        store = EventStore.open(out / "store", settings.market)
+        if comparison:
+            refuse_incomparable(store)
+        train_run(settings, store, out, preset, bars, resume=resume, shown=processes.first and not quiet)
+        if processes.first:
+            evaluate_run(out, progress=bars)
+        if processes.first and comparison:
+            compare_run(out, progress=bars)
+    if processes.first:
+        print_metrics(read_report(out))
+        say(f"report: {out / 'report.html'}")
+
+
+def _check_run(out: Path, inputs: Sequence[Given], *, store: bool = False, quarantine: Path | None = None) -> None:
+    """Refuse a run folder that would touch what is read."""
+    replaced = {"the bundle in --out": out / "bundle", **({"the store in --out": out / "store"} if store else {})}
+    check_outputs(inputs, files={"--quarantine": quarantine}, into={"--out": out}, replaced=replaced)
+
+
+@contextmanager
+def together(
+    settings: Settings, out: Path, log: str, *, resume: bool, quiet: bool
+) -> Iterator[tuple[Processes, Progress]]:
+    """The processes that torchrun started, or this one alone; the first has the terminal and the log file.
+
+    Ends with 143 once a checkpoint was saved after SIGTERM. What ended another process, that one says itself.
+    """
+    from tsa.training import TrainingConfig
+    from tsa.training.distributed import OtherProcessError, joined
+    from tsa.training.run_folder import refuse_foreign, refuse_unfinished
+
+    config = TrainingConfig.make(settings.training)
+    try:
+        with joined(config.device) as processes:
+            if not processes.first:
+                logger.addHandler(logging.NullHandler())
+                yield processes, silent
+                return
+            refuse_foreign(out)
+            if not resume:
+                refuse_unfinished(out)
+            with session(quiet, out / log) as bars:
+                yield processes, bars
+    except TrainingStopped as stopped:
+        if processes.first:
+            say(f"note: {stopped}", errors)
+        raise SystemExit(STOPPED) from None
+    except OtherProcessError:
+        if processes.first:
+            raise
+        raise SystemExit(2) from None
+
+
+def train_run(
+    settings: Settings, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool, shown: bool
+) -> None:
+    """Train on a store with the settings given on the command line; on a terminal each epoch is `shown` as it ends."""
+    from tsa.data.store.store import refuse_unmeasured
+    from tsa.training import TrainingConfig, train
+
+    refuse_unmeasured(store)
+    train(
+        store,
+        out,
+        preset=preset,
+        model=settings.model,
+        training=TrainingConfig.make(settings.training),
+        progress=bars,
+        resume=resume,
+        on_epoch=epoch_table(errors) if shown and errors.is_terminal else None,
+    )

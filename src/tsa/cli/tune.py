@@ -1,0 +1,63 @@
+"""The command that searches for settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsa.cli.app import Preset, Quiet, Sets, app
+from tsa.cli.console import errors, say, session
+from tsa.cli.train import STOPPED
+from tsa.config.overrides import Settings
+from tsa.errors import TrainingStopped
+from tsa.files.outputs import check_outputs
+
+
+@app.command()
+def tune(
+    store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The folder of the search; one that was interrupted goes on. Without it: STORE-tuned.",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="How many trainings in all, those before an interruption included.")] = 20,
+    space: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with what to vary: [training] and [model], ranges and lists.", show_default=False),
+    ] = None,
+    preset: Preset = "default",
+    seed: Annotated[int, typer.Option(help="Seed of the choices; the trainings' own is training.seed.")] = 0,
+    set_: Sets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search for settings: train many times, keep the best on the validation range as OUT/best.toml.
+
+    The first trial changes nothing. Then: tsa train STORE --settings OUT/best.toml --out RUN
+    """
+    out = out or store.with_name(f"{store.resolve().name}-tuned")
+    check_outputs([store, space], files={"--out, best.toml": out / "best.toml"}, into={"--out": out})
+    from tsa.data.store.store import EventStore
+    from tsa.tuning.search import Search
+    from tsa.tuning.space import DEFAULT, Space
+    from tsa.tuning.tune import tune as search
+
+    given = Settings.read(set_)
+    fixed = {f"training.{name}": value for name, value in given.training.items()}
+    fixed |= {f"model.{name}": value for name, value in given.model.items()}
+    what = Search(
+        store=EventStore.open(store), preset=preset, fixed=fixed, space=Space.read(space or DEFAULT), seed=seed
+    )
+    try:
+        with session(quiet, out / "tune.log") as bars:
+            best = search(what, out, trials=trials, progress=bars)
+    except TrainingStopped as stopped:
+        say(f"note: {stopped}; the same command goes on with the search", errors)
+        raise SystemExit(STOPPED) from None
+    say(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
+    say(f"settings: {out / 'best.toml'}")

@@ -1,0 +1,125 @@
+"""A market: which columns a payment log has and what they mean, checked and fingerprinted.
+
+It knows how a market is made and what follows from it; the rules between its tables stand in `tsa.config.validation`. It does not
+know any market's column names, and never opens a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tsa.config import toml
+from tsa.config.optional_tables import Original, Privacy, Reasons, Serving, Wire
+from tsa.config.tables import (
+    DAY_SECONDS,
+    SPLITS,
+    Categorical,
+    Evaluation,
+    Event,
+    Exclude,
+    Features,
+    HistoryKey,
+    Input,
+    Label,
+    Monitoring,
+    Numerical,
+    Split,
+)
+from tsa.config.validation import Tables
+from tsa.errors import MarketError
+
+__all__ = [
+    "DAY_SECONDS",
+    "SPLITS",
+    "Categorical",
+    "Evaluation",
+    "Event",
+    "Exclude",
+    "Features",
+    "HistoryKey",
+    "Input",
+    "Label",
+    "Market",
+    "Monitoring",
+    "Numerical",
+    "Original",
+    "Privacy",
+    "Reasons",
+    "Serving",
+    "Split",
+    "Wire",
+]
+
+
+class Market(Tables):
+    """A market file, checked. Make one with `Market.load`; equal meaning gives an equal `fingerprint`."""
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Market:
+        """Read a market file, what it extends, and `key=value` overrides. Raises MarketError listing every finding."""
+        layers = toml.read_layers(Path(path))
+        for text in overrides:
+            layers.append(toml.override_layer(text, toml.fold(layers, _join)))
+        return _checked(toml.fold(layers, _join), str(path), layers)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Market:
+        """The market that `to_dict` wrote. Raises MarketError."""
+        return _checked(dict(table), "market", [toml.Layer(origin="market", table=dict(table))])
+
+    def override(self, texts: Sequence[str]) -> Market:
+        """This market with `key=value` overrides. Raises MarketError listing every finding."""
+        layers = [toml.Layer(origin=f"market {self.name}", table=self.to_dict())]
+        for text in texts:
+            layers.append(toml.override_layer(text, toml.fold(layers, _join)))
+        return _checked(toml.fold(layers, _join), f"market {self.name}", layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The meaning as plain JSON values, defaults filled in."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What makes it this market, as plain JSON values: all but `[reasons]`, `[serving]` and `[original]`."""
+        return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving", "original")}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the meaning: not of key order, comments, `extends`, the spelling of dates, or tables that are no part of it."""
+        text = json.dumps(self.meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+    @property
+    def retention_seconds(self) -> float:
+        """Events older than this, seen from the current payment, are not part of its history."""
+        return math.inf if self.privacy is None else self.privacy.retention_seconds
+
+    @property
+    def entity(self) -> HistoryKey:
+        """The history whose keys are ranked in the report."""
+        return next(h for h in self.history if self.evaluation.entity in (None, h.name))
+
+
+def _join(lower: toml.Table, upper: toml.Table) -> toml.Table:
+    """Merge, but let one form of a split replace the other instead of clashing with it."""
+    below, above = lower.get("split"), upper.get("split")
+    if isinstance(below, dict) and isinstance(above, dict):
+        gone = set(SPLITS) if "fractions" in above else {"fractions"} if set(SPLITS) & set(above) else set()
+        lower = {**lower, "split": {key: value for key, value in below.items() if key not in gone}}
+    return toml.merge(lower, upper)
+
+
+def _checked(table: toml.Table, source: str, layers: Sequence[toml.Layer]) -> Market:
+    try:
+        return Market.model_validate(table)
+    except ValidationError as error:
+        found = toml.findings(error, Market, layers, source)
+    count = f"{len(found)} findings" if len(found) > 1 else "1 finding"
+    raise MarketError("\n  ".join([f"{source}: {count}", *found]))

@@ -1,0 +1,264 @@
+"""The tables of a market file, each with the rules that can be checked inside it.
+
+It does not know how files are read, nor the rules that hold between tables: `tsa.config.market` does.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tsa.errors import DataError
+
+DAY_SECONDS = 86_400.0
+SPLITS = ("train", "validation", "calibration", "test")
+TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
+"""How formats and programs write the two."""
+MISSING = ("", r"\N", "NULL", "null", "NaN", "nan", "NaT", "None", "<NA>")
+"""How they write that there is no value: Hive and MySQL, databases, floats, pandas, Python."""
+Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "month"]
+
+
+def _instant(value: object) -> datetime:
+    """A date, a datetime, or either in ISO spelling, as a UTC datetime; naive ones are UTC."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"must be a date or a time like 2018-05-07T12:00:00Z, however: {value!r}") from None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        raise ValueError(f"must be a date or a time, however: {value!r}")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _column(name: str) -> str:
+    if not name or name.startswith("__"):
+        raise ValueError(f"a column name must not be empty nor begin with two underscores, however: {name!r}")
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        raise ValueError(f"a column name must not be a pattern of names (got {name!r}): rename the column in the log")
+    return name
+
+
+def _scalar(value: object) -> object:
+    if not isinstance(value, str | int | float):  # bool is an int
+        raise ValueError(f"must be a string, a number or a boolean, however: {value!r}")
+    return value
+
+
+def _named(value: object) -> object:
+    """`"x"` is short for `{ name = "x" }`: markets with hundreds of features stay readable."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _marker(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isnan(number) or text in (*TRUE, *FALSE):
+        raise ValueError(f"must be a text that is neither a number nor true or false (got {text!r}); leave it out")
+    return text.strip()
+
+
+Column = Annotated[str, AfterValidator(_column)]
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Range = tuple[Instant, Instant]
+Positive = Annotated[float, Field(gt=0, le=1)]
+
+
+class Table(BaseModel):
+    """Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(Table):
+    """How logs and single payments are written.
+
+    missing      texts that mean "no value" in any column, as blanks always do
+    duplicates   rows of one id: "refuse" them, or, where they differ in the outcome alone, let the "last" one count
+    """
+
+    missing: tuple[Annotated[str, AfterValidator(_marker)], ...] = MISSING
+    duplicates: Literal["refuse", "last"] = "refuse"
+
+
+class Event(Table):
+    """The columns of the payment itself. `time_unit` is for numeric times: epoch s, ms, us or ns."""
+
+    id: Column
+    time: Column
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    amount: Column | None = None
+
+
+class Label(Table):
+    """The outcome (0, 1; null or -1 = not known); known `delay_days` later, or at the time in column `known_at`."""
+
+    column: Column
+    delay_days: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    known_at: Column | None = None
+    as_feature: bool = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.delay_days is None and self.known_at is None:
+            raise ValueError("needs delay_days or known_at, however: neither is given")
+        return self
+
+    @property
+    def gap_seconds(self) -> float:
+        """Time to leave out before the test range. With `known_at`, delay_days serves for nothing else."""
+        return (self.delay_days or 0.0) * DAY_SECONDS
+
+
+class HistoryKey(Table):
+    """One history: the last `length` events (the current one included) that share `key`.
+
+    Rows that carry their own history need no key: it then only says whose payments they are, for the report.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    key: Column | None = None
+    length: int = Field(default=51, ge=2)
+
+
+class Categorical(Table):
+    """Values seen less than `min_count` times, and all beyond the `max_values` most frequent, count as unknown."""
+
+    name: Column
+    min_count: int = Field(default=10, ge=1)
+    max_values: int = Field(default=10_000, ge=1)
+
+
+class Numerical(Table):
+    """A number, transformed, then scaled as fitted on training rows."""
+
+    name: Column
+    transform: Literal["none", "log1p", "signed_log1p"] = "none"
+    scale: Literal["minmax", "standard", "quantile"] = "standard"
+
+
+class Exclude(Table):
+    """Rows whose `column` holds one of `values` (test accounts and the like) are left out, and counted."""
+
+    column: Column
+    values: tuple[Annotated[Any, AfterValidator(_scalar)], ...]
+
+
+class Features(Table):
+    """What the model sees of an event. Engineered features are numbers of the current payment only."""
+
+    calendar: tuple[Calendar, ...] = ()
+    categorical: tuple[Annotated[Categorical, BeforeValidator(_named)], ...] = ()
+    numerical: tuple[Annotated[Numerical, BeforeValidator(_named)], ...] = ()
+    engineered: tuple[Annotated[Numerical, BeforeValidator(_named)], ...] = ()
+    exclude: tuple[Exclude, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of the log that are features: categorical, numerical, engineered, in that order."""
+        numbers = (*self.numerical, *self.engineered)
+        return (*(feature.name for feature in self.categorical), *(feature.name for feature in numbers))
+
+
+class Split(Table):
+    """Half-open time ranges [start, end); or `fractions` of the log's time span, in the order of `SPLITS`."""
+
+    train: Range | None = None
+    validation: Range | None = None
+    calibration: Range | None = None
+    test: Range | None = None
+    fractions: tuple[Positive, Positive, Positive, Positive] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        missing = [name for name in SPLITS if getattr(self, name) is None]
+        if self.fractions is None and missing:
+            raise ValueError(f"needs four time ranges, or fractions, however: no {', '.join(missing)}")
+        if self.fractions is not None and len(missing) < len(SPLITS):
+            raise ValueError("takes time ranges or fractions, however: both are given")
+        if self.fractions is not None and not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
+            raise ValueError(f"fractions must add up to 1, however: {list(self.fractions)}")
+        return self
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The time ranges by name; empty when the split is given as fractions."""
+        pairs = ((name, getattr(self, name)) for name in SPLITS)
+        return {name: pair for name, pair in pairs if pair is not None}
+
+    def resolve(
+        self, first_seconds: float, last_seconds: float, delay_seconds: float
+    ) -> dict[str, tuple[float, float]]:
+        """Ranges [start, end) in epoch seconds.
+
+        Fractions divide the time from the first to the last event (which is inside the test range), less the label
+        delay that is left out before the test range. Raises DataError when the log is too short for that.
+        """
+        if self.fractions is None:
+            return {name: (start.timestamp(), end.timestamp()) for name, (start, end) in self.ranges.items()}
+        usable = last_seconds - first_seconds - delay_seconds
+        if usable <= 0:
+            days = (last_seconds - first_seconds) / DAY_SECONDS
+            raise DataError(
+                f"split.fractions needs a log longer than the label delay of {delay_seconds / DAY_SECONDS:g} days, "
+                f"however: the log spans {days:g} days"
+            )
+        ends = [first_seconds + usable * sum(self.fractions[: i + 1]) for i in range(3)]
+        edges = [(first_seconds, ends[0]), (ends[0], ends[1]), (ends[1], ends[2])]
+        edges.append((ends[2] + delay_seconds, math.nextafter(last_seconds, math.inf)))
+        return dict(zip(SPLITS, edges, strict=True))
+
+
+class Evaluation(Table):
+    """Columns to report by, the history whose keys are ranked (default: the first), and how many of them a day."""
+
+    segments: tuple[Column, ...] = ()
+    entity: str | None = None
+    top_k: int = Field(default=100, ge=1)
+
+
+def _levels(pair: tuple[float, float]) -> tuple[float, float]:
+    warning, alert = pair
+    if not (0 < warning <= alert and math.isfinite(alert)):
+        raise ValueError(f"must be two numbers above 0, for a warning and for an alert, however: {list(pair)}")
+    return pair
+
+
+Levels = Annotated[tuple[float, float], AfterValidator(_levels)]
+
+
+class Monitoring(Table):
+    """What `tsa monitor` raises a warning at, and what an alert. All but `psi` and `score_psi` are shares: 0.1 is 10 %.
+
+    psi, score_psi        population stability index of a feature, and of the raw score
+    missing_rate          change of the share of payments without a value, up or down
+    unknown_rate          rise of the share of payments whose value the bundle does not know
+    top_share_change      relative change of the share of payments above the score that cuts off each of `top_shares`
+    volume                relative change of the payments a day, weekday by weekday
+    average_precision_drop   relative fall of average precision
+    calibration           distance of (expected / observed frauds) from 1
+    ignore                features that are measured, but raise nothing
+    """
+
+    window: Literal["day", "week"] = "week"
+    psi: Levels = (0.1, 0.25)
+    missing_rate: Levels = (0.02, 0.1)
+    unknown_rate: Levels = (0.02, 0.1)
+    score_psi: Levels = (0.1, 0.25)
+    top_shares: tuple[Positive, ...] = (0.001, 0.005, 0.01, 0.05)
+    top_share_change: Levels = (0.5, 1.0)
+    volume: Levels = (0.3, 0.5)
+    average_precision_drop: Levels = (0.1, 0.25)
+    calibration: Levels = (0.25, 0.5)
+    least_frauds: int = Field(default=10, ge=1)
+    """With fewer known frauds a window has no performance figures."""
+    least_matured: float = Field(default=0.5, ge=0, le=1)
+    """Performance raises nothing where the outcome of a smaller share of the window's payments is known."""
+    ignore: tuple[Column, ...] = ()

@@ -1,0 +1,190 @@
+"""Layered TOML: a file, the files it extends, and `key=value` overrides on top, folded into one table.
+
+It knows how layers are read, merged and blamed for a finding. It does not know what the keys mean: `tsa.config.market` does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from tsa.errors import MarketError
+
+LONGEST_SHOWN, MOST_SHOWN = 100, 16
+"""Letters of a known name, and known names, that a message shows."""
+
+Table = dict[str, Any]
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One source of settings: where it came from (a file, or `--set ...`) and what it says."""
+
+    origin: str
+    table: Table
+
+
+def read_layers(path: Path) -> list[Layer]:
+    """The file and all it extends, lowest first. Raises MarketError for a missing file, bad TOML, or a cycle."""
+    layers: list[Layer] = []
+    chain: list[Path] = []
+    here: Path | None = path
+    while here is not None:
+        if here.resolve() in [seen.resolve() for seen in chain]:
+            raise MarketError(f"{path}: `extends` runs in a circle: {' -> '.join(str(p) for p in [*chain, here])}")
+        table = _read(here, chain)
+        parent = table.pop("extends", None)
+        if parent is not None and not isinstance(parent, str):
+            raise MarketError(f"{here}: extends must be the name of a file, however: {parent!r}")
+        layers.insert(0, Layer(origin=str(here), table=table))
+        chain.append(here)
+        here = None if parent is None else here.parent / parent
+    return layers
+
+
+def _read(path: Path, chain: Sequence[Path]) -> Table:
+    wanted_by = f", which {chain[-1]} extends" if chain else ""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise MarketError(f"{path}{wanted_by}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MarketError(f"{path}{wanted_by}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise MarketError(f"{path}{wanted_by}: is not valid TOML: {error}") from error
+
+
+def merge(lower: Table, upper: Table) -> Table:
+    """A new table: `upper` over `lower`; tables merge deeply, everything else (arrays too) is replaced."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+    """`"a.b=[1, 2]"` -> (("a", "b"), [1, 2]). The value is TOML; what is not valid TOML is taken as a bare string."""
+    key, equals, value = text.partition("=")
+    parts = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(parts):
+        raise MarketError(f"an override is written key=value with a dotted key, however: {text!r}")
+    return parts, _toml_value(value.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return table["value"] if len(table) == 1 else text  # a line break in the text must not smuggle in further keys
+
+
+def override_layer(text: str, table: Table) -> Layer:
+    """The override as a layer to merge over `table`. Numbers in the key point into arrays: `history.0.length=20`."""
+    parts, value = parse_override(text)
+    return Layer(origin=f"--set {text}", table=_nest(parts, value, table, text))
+
+
+def _nest(parts: Sequence[str], value: Any, below: Any, text: str) -> Any:
+    if not parts:
+        return value
+    head, rest = parts[0], parts[1:]
+    if not isinstance(below, list):
+        return {head: _nest(rest, value, below.get(head) if isinstance(below, dict) else None, text)}
+    if not head.isdecimal() or int(head) >= len(below):
+        raise MarketError(f"--set {text}: {head!r} must be a position from 0 to {len(below) - 1} of an array")
+    item = below[int(head)]
+    changed = _nest(rest, value, item, text)
+    both = merge(item, changed) if isinstance(item, dict) and isinstance(changed, dict) else changed
+    return [*below[: int(head)], both, *below[int(head) + 1 :]]
+
+
+def fold(layers: Sequence[Layer], join: Callable[[Table, Table], Table] = merge) -> Table:
+    """All layers as one table, the last one on top."""
+    table: Table = {}
+    for layer in layers:
+        table = join(table, layer.table)
+    return table
+
+
+def findings(error: ValidationError, model: type[BaseModel], layers: Sequence[Layer], source: str) -> list[str]:
+    """Each thing pydantic found as `key: rule, however: value`, with the layer that set it unless that is `source`."""
+    return [line for detail in error.errors(include_url=False) for line in _lines(dict(detail), model, layers, source)]
+
+
+def _lines(detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Layer], source: str) -> Iterator[str]:
+    place: Place = detail["loc"]
+    key = ".".join(map(str, place))
+    origin = _origin(place, layers, source)
+    if detail["type"] == "extra_forbidden":
+        yield f"{key}: unknown key{look_alike(str(place[-1]), _known_keys(model, place[:-1]))}{origin}"
+    elif detail["type"] == "missing":
+        yield f"{key}: is required"
+    elif detail["type"] == "value_error":
+        for line in str(detail["ctx"]["error"]).splitlines():  # our own rules already say rule and value
+            yield (f"{key}: {line}" if key else line) + origin
+    else:
+        message = re.sub(r"^\w+ should", "must", str(detail["msg"])).replace(" after validation, not", ", not")
+        yield f"{key}: {message}, however: {_short(detail['input'])}{origin}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def look_alike(name: str, known: Sequence[str]) -> str:
+    """`"; did you mean ..."` when a known name is close, a list of the few there are when not, or nothing.
+
+    A name longer than a message should be is left out: a header that was cut at the wrong mark is one of 27,000 letters.
+    """
+    known = [other for other in known if len(other) <= LONGEST_SHOWN]
+    folded = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean `{folded[close[0]]}`?"
+    return f"; known here: {', '.join(known)}" if 0 < len(known) <= MOST_SHOWN else ""
+
+
+def _known_keys(model: type[BaseModel], place: Place) -> list[str]:
+    here: type[BaseModel] | None = model
+    for part in place:
+        if here is not None and isinstance(part, str):
+            field = here.model_fields.get(part)
+            here = _model_in(field.annotation) if field is not None else None
+    return [] if here is None else list(here.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_model_in(argument) for argument in get_args(annotation))
+    return next((found for found in inner if found is not None), None)
+
+
+def _origin(place: Place, layers: Sequence[Layer], source: str) -> str:
+    """Where the value stands, if not in the file already named: `extends` and overrides make that hard to see."""
+    for layer in reversed(layers):
+        if place and _holds(layer.table, place):
+            return "" if layer.origin == source else f" (from {layer.origin})"
+    return ""
+
+
+def _holds(value: Any, place: Place) -> bool:
+    for part in place:
+        if isinstance(value, dict) and part in value:
+            value = value[str(part)]
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            return False
+    return True

@@ -1,0 +1,260 @@
+"""The tables of a market and the rules that hold between them: each finding is one line, `key: rule, however: value`.
+
+It does not know how a market file is read; `tsa.config.market` does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tsa.config.optional_tables import Original, Privacy, Reasons, Serving, Wire
+from tsa.config.tables import (
+    DAY_SECONDS,
+    Evaluation,
+    Event,
+    Features,
+    HistoryKey,
+    Input,
+    Label,
+    Monitoring,
+    Split,
+    Table,
+)
+
+MARK = " is missing"
+"""How the names of the columns end that mark missing values of numerical features."""
+
+
+class Tables(Table):
+    """All tables of a market, checked against each other."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    event: Event
+    input: Input | None = None
+    label: Label
+    history: tuple[HistoryKey, ...]
+    features: Features = Features()
+    split: Split = Split(fractions=(0.7, 0.1, 0.1, 0.1))
+    evaluation: Evaluation = Evaluation()
+    monitoring: Monitoring | None = None
+    wire: Wire | None = None
+    privacy: Privacy | None = None
+    serving: Serving | None = None
+    reasons: Reasons | None = None
+    original: Original | None = None
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        found = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
+        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_original_findings(self)]
+        if found:
+            raise ValueError("\n".join(found))
+        return self
+
+    @field_validator("input")
+    @classmethod
+    def _usual(cls, value: Input | None) -> Input | None:
+        """What is said and is the default anyway means the same as nothing: it makes no other market."""
+        return None if value == Input() else value
+
+    @property
+    def reading(self) -> Input:
+        """`[input]`, or its defaults."""
+        return self.input or Input()
+
+    @property
+    def raw_columns(self) -> tuple[str, ...]:
+        """Columns that a clean table keeps under their own names, each once: id, keys, amount, features, segments."""
+        amount = () if self.event.amount is None else (self.event.amount,)
+        keys = (history.key for history in self.history if history.key is not None)
+        return tuple(dict.fromkeys((self.event.id, *keys, *amount, *self.features.names, *self.evaluation.segments)))
+
+
+def _range_findings(split: Split, label: Label) -> Iterator[str]:
+    ranges = split.ranges
+    for name, (start, end) in ranges.items():
+        if not start < end:
+            yield f"split.{name}: must start before it ends, however: {start.isoformat()} to {end.isoformat()}"
+    fitted = [name for name in ranges if name != "test"]
+    for earlier, later in itertools.pairwise(fitted):
+        end, start = ranges[earlier][1], ranges[later][0]
+        if start < end:
+            rule = f"must not start before {earlier} ends at {end.isoformat()}"
+            yield f"split.{later}: {rule}, however: {start.isoformat()}"
+    if ranges:
+        needed = max(ranges[name][1] for name in fitted) + timedelta(seconds=label.gap_seconds)
+        start = ranges["test"][0]
+        if start < needed:
+            delay = f"{label.gap_seconds / DAY_SECONDS:g} days (label.delay_days)"
+            rule = f"must start {delay} after the other ranges end, so not before {needed.isoformat()}"
+            yield f"split.test: {rule}, however: {start.isoformat()}"
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _name_findings(market: Tables) -> Iterator[str]:
+    features, names = market.features, [history.name for history in market.history]
+    if not names:
+        yield "history: at least one history is needed, however: there is none"
+    for history in market.history:
+        if history.key is None and market.wire is None:
+            yield f"history.{history.name}.key: is required unless rows carry their own history (a [wire] table)"
+    for name in _twice(names):
+        yield f"history: names must be unique, however: {name!r} stands twice"
+    for name in _twice([*features.names, *features.calendar]):
+        yield f"features: names must be unique over all kinds of features, however: {name!r} stands twice"
+    for feature in (*features.numerical, *features.engineered):
+        if feature.name.endswith(MARK):
+            rule = f"must not end in {MARK!r}: the columns that mark missing values do (rename it in the log)"
+            yield f"features: {rule} (got {feature.name!r})"
+    for name in _twice(market.evaluation.segments):
+        yield f"evaluation.segments: must be unique, however: {name!r} stands twice"
+    ignored = () if market.monitoring is None else market.monitoring.ignore
+    for name in [name for name in ignored if name not in (*features.names, *features.calendar)]:
+        yield f"monitoring.ignore: must be features, however: {name!r}"
+    if market.evaluation.entity not in (None, *names):
+        yield f"evaluation.entity: must be one of the histories {names}, however: {market.evaluation.entity!r}"
+
+
+def _role_findings(market: Tables) -> Iterator[str]:
+    """Columns that would leak the outcome, or that mean nothing as an input."""
+    event, label = market.event, market.label
+    if event.amount in {feature.name for feature in market.features.categorical}:
+        yield f"event.amount: must be a number, not a categorical feature, however: {event.amount!r}"
+    for name in ("id", "time"):
+        if event.amount == getattr(event, name):
+            yield f"event.amount: must be another column than event.{name} (got {event.amount!r}): leave it out if there is none"
+    if event.id == event.time:
+        yield f"event.time: must be another column than event.id, however: both are {event.id!r}"
+    outcome = {label.column: "label.column", **({label.known_at: "label.known_at"} if label.known_at else {})}
+    if label.column == label.known_at:
+        yield f"label.known_at: must be another column than label.column, however: both are {label.column!r}"
+    for use, column in _uses(market):
+        if column in outcome:
+            yield f"{use}: must not be {outcome[column]} (the outcome would leak), however: {column!r}"
+        if use == "features" and column == event.id:
+            yield f"features: must not be event.id (it names a payment, it says nothing of it), however: {column!r}"
+        if use[:5] != "event" and column == event.time:
+            yield f"{use}: must not be event.time (use features.calendar for the time of day), however: {column!r}"
+
+
+def _uses(market: Tables) -> list[tuple[str, str | None]]:
+    """What each column is used as; the outcome, which is no input, left out."""
+    event = market.event
+    uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
+    uses += [(f"history.{history.name}.key", history.key) for history in market.history]
+    uses += [("features", name) for name in market.features.names]
+    return uses + [("evaluation.segments", name) for name in market.evaluation.segments]
+
+
+def _wire_findings(market: Tables) -> Iterator[str]:
+    wire, features, names = market.wire, market.features, {history.name for history in market.history}
+    if wire is None:
+        return
+    if market.reading.missing != Input().missing:
+        yield "input.missing: must not be given with a [wire] table, which has wire.missing (got both); leave one out"
+    if market.event.time_unit is None:
+        yield "event.time_unit: is required with a [wire] table: times in histories are numbers"
+    if market.label.as_feature:
+        yield "label.as_feature: must be false with a [wire] table (histories do not tell outcomes), however: true"
+    if not (features.categorical or features.numerical):
+        yield "features: histories tell of categorical or numerical features, however: there are none"
+    for name in sorted(set(wire.histories) - names):
+        yield f"wire.histories: must be of the histories {sorted(names)}, however: {name!r}"
+    categorical = {feature.name for feature in features.categorical}
+    for name in [name for name in wire.numeric_categorical if name not in categorical]:
+        yield f"wire.numeric_categorical: must be categorical features, however: {name!r}"
+    for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
+        yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
+    for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
+        yield f"wire.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
+    told = {*categorical, *(feature.name for feature in features.numerical)}
+    for name in [name for name in wire.batches or () if name not in told]:
+        yield f"wire.batches: must be categorical or numerical features (got {name!r})"
+    numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
+    for name, default in wire.defaults.items():
+        if name not in categorical | numbers | {market.event.id}:
+            yield f"wire.defaults: must be of features, event.time or event.id, however: {name!r}"
+        elif name in numbers and not _is_finite(default):
+            yield f"wire.defaults.{name}: must be a finite number, however: {default!r}"
+    events = [*categorical, *(feature.name for feature in features.numerical), market.event.time, market.event.id]
+    for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
+        yield f"wire.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
+    for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
+        yield f"wire: each field must have a name of its own (patterns, exceptions), however: {name!r} stands twice"
+    yield from _exception_findings(market, wire)
+
+
+def _exception_findings(market: Tables, wire: Wire) -> Iterator[str]:
+    """Exceptions for something that histories do not have."""
+    features = market.features
+    known = {*(feature.name for feature in features.categorical), *(feature.name for feature in features.numerical)}
+    known |= {f"{part}.{name}" for part in wire.parts for name in (market.event.time, market.event.id)}
+    tables = {"wire": wire.exceptions, **{f"wire.histories.{k}": h.exceptions for k, h in wire.histories.items()}}
+    for place, exceptions in tables.items():
+        for name in sorted(set(exceptions) - known):
+            rule = "must be of a categorical or numerical feature, or of PART.TIME or PART.ID"
+            yield f"{place}.exceptions: {rule}, however: {name!r}"
+
+
+def _history_fields(market: Tables) -> Iterator[str]:
+    """Every field of a wire row that tells of earlier payments; the parts that have no feature left out."""
+    wire, features = market.wire, market.features
+    assert wire is not None
+    for history in market.history:
+        groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
+        for part, group in zip(wire.parts, groups, strict=True):
+            if group:
+                yield from (wire.field(history.name, part, name) for name in group)
+                yield from (wire.twofold(history.name, part, name) for name in (market.event.time, market.event.id))
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _privacy_findings(market: Tables) -> Iterator[str]:
+    privacy, features = market.privacy, market.features
+    if privacy is None:
+        return
+    excluded = [("features.exclude", rule.column) for rule in features.exclude]
+    forbidden = {name.strip().casefold() for name in privacy.forbidden}
+    told = [] if market.wire is None else [("wire", field) for field in _history_fields(market)]
+    outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
+    for use, column in [*_uses(market), *excluded, *outcome, *told]:
+        # customer.gender and gender.code are gender too
+        if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
+            yield f"{use}: must not be one of privacy.forbidden, however: {column!r}"
+    keys = {history.key for history in market.history if history.key is not None}
+    veiled = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
+    veiled -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
+    for name in [name for name in privacy.pseudonymise if name not in veiled]:
+        yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments, however: {name!r}"
+
+
+def _original_findings(market: Tables) -> Iterator[str]:
+    features = market.features
+    numbers = {*(f.name for f in (*features.numerical, *features.engineered)), market.event.time}
+    for name, default in (market.original or Original()).defaults.items():
+        if name not in (*features.names, market.event.time):
+            yield f"original.defaults: must be of features or event.time (got {name!r})"
+        elif name in numbers and not _is_finite(default):
+            yield f"original.defaults.{name}: must be a finite number (got {default!r})"
+
+
+def _reason_findings(market: Tables) -> Iterator[str]:
+    features = market.features
+    known = {*features.names, *features.calendar, *(history.name for history in market.history)}
+    for name in sorted((market.reasons or Reasons()).subjects - known):
+        yield f"reasons: must name features or histories, however: {name!r}"

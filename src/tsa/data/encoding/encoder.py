@@ -1,0 +1,214 @@
+"""The encoder: from clean rows of a log to the numbers a network reads, the same way in training, offline and online.
+
+It holds what was learned from training rows (vocabularies and scalers), or what came with an imported model, and is saved as
+JSON that keeps every float exactly. The encoding of a row depends on that row alone. It does not know histories, labels, or
+where rows come from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.config.market import Market, Numerical
+from tsa.data.clean_columns import TIME
+from tsa.data.encoding.scaler import Domain, GivenScaler, Scaler, Scaling, read_scaler
+from tsa.data.encoding.vocabulary import (
+    FIRST_ROW,
+    GivenVocabulary,
+    Vocabulary,
+    calendar_vocabulary,
+    encode_calendar,
+    fit_vocabulary,
+    read_vocabulary,
+)
+from tsa.errors import DataError, MarketError, StoreError
+from tsa.files.writing import write_json
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Fitted vocabularies and scalers, in the market's order; calendar features stand after the categorical ones."""
+
+    market_name: str
+    market_fingerprint: str
+    categorical_vocabularies: tuple[Vocabulary | GivenVocabulary, ...]
+    calendar_vocabularies: tuple[Vocabulary, ...]
+    numerical_scaling: Scaling
+    engineered_scaling: Scaling
+
+    @classmethod
+    def fit(cls, market: Market, rows: pl.DataFrame | pl.LazyFrame) -> Self:
+        """Learn from training rows: clean rows that hold the market's features."""
+        rows = rows.lazy()
+        features, next_row = market.features, FIRST_ROW
+        categorical, calendar = [], []
+        for feature in features.categorical:
+            categorical.append(fit_vocabulary(feature, rows, next_row))
+            next_row = categorical[-1].next_row
+        for name in features.calendar:
+            calendar.append(calendar_vocabulary(name, next_row))
+            next_row = calendar[-1].next_row
+        return cls(
+            market_name=market.name,
+            market_fingerprint=market.fingerprint,
+            categorical_vocabularies=tuple(categorical),
+            calendar_vocabularies=tuple(calendar),
+            numerical_scaling=Scaling.fit(features.numerical, rows),
+            engineered_scaling=Scaling.fit(features.engineered, rows),
+        )
+
+    @property
+    def vocabularies(self) -> tuple[Vocabulary | GivenVocabulary, ...]:
+        """One per categorical column: they say which rows of the table are whose, and what each stands for."""
+        return (*self.categorical_vocabularies, *self.calendar_vocabularies)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the one embedding table, padding included."""
+        return max((vocabulary.next_row for vocabulary in self.vocabularies), default=FIRST_ROW)
+
+    @property
+    def categorical_names(self) -> tuple[str, ...]:
+        """Names of the C columns."""
+        return tuple(vocabulary.name for vocabulary in self.vocabularies)
+
+    @property
+    def numerical_names(self) -> tuple[str, ...]:
+        """Names of the F columns: the features, then what marks missing values."""
+        return self.numerical_scaling.names
+
+    @property
+    def engineered_names(self) -> tuple[str, ...]:
+        """Names of the G columns, as `numerical_names`."""
+        return self.engineered_scaling.names
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """All names, by array."""
+        return {
+            "categorical": list(self.categorical_names),
+            "numerical": list(self.numerical_names),
+            "engineered": list(self.engineered_names),
+        }
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """By numerical and engineered feature: between which raw numbers those lie that can be scaled."""
+        return {s.name: s.domain for s in (*self.numerical_scaling.scalers, *self.engineered_scaling.scalers)}
+
+    @property
+    def raw_columns(self) -> tuple[str, ...]:
+        """Columns that a frame must have to be encoded."""
+        scalers = (*self.numerical_scaling.scalers, *self.engineered_scaling.scalers)
+        time = (TIME,) if self.calendar_vocabularies else ()
+        return (*(v.name for v in self.categorical_vocabularies), *(s.name for s in scalers), *time)
+
+    def categorical(self, frame: pl.DataFrame) -> NDArray[np.int32]:
+        """(n, C) int32 rows of the embedding table for n clean rows. Raises DataError for an unfit column."""
+        out = np.empty((len(frame), len(self.vocabularies)), np.int32)
+        for column, vocabulary in enumerate(self.categorical_vocabularies):
+            out[:, column] = vocabulary.encode(frame)
+        if self.calendar_vocabularies:
+            time_seconds = _times(frame)
+            for column, vocabulary in enumerate(self.calendar_vocabularies, len(self.categorical_vocabularies)):
+                out[:, column] = encode_calendar(vocabulary, time_seconds)
+        return out
+
+    def numerical(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """(n, F) float32, scaled. Raises DataError for an absent column or a value that its transform does not take."""
+        return self.numerical_scaling.encode(frame)
+
+    def engineered(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """(n, G) float32, as `numerical`."""
+        return self.engineered_scaling.encode(frame)
+
+    def check_market(self, market: Market) -> None:
+        """Raise MarketError unless the market declares the features this encoder was fitted for. Labels, histories and
+        splits may differ: they do not touch the encoding."""
+        declared = {
+            "features.categorical": [feature.name for feature in market.features.categorical],
+            "features.calendar": list(market.features.calendar),
+            "features.numerical": _declared(market.features.numerical, self.numerical_scaling),
+            "features.engineered": _declared(market.features.engineered, self.engineered_scaling),
+        }
+        fitted = {
+            "features.categorical": [vocabulary.name for vocabulary in self.categorical_vocabularies],
+            "features.calendar": [vocabulary.name for vocabulary in self.calendar_vocabularies],
+            "features.numerical": _declared(self.numerical_scaling.scalers, self.numerical_scaling),
+            "features.engineered": _declared(self.engineered_scaling.scalers, self.engineered_scaling),
+        }
+        for key, names in declared.items():
+            if names != fitted[key]:
+                raise MarketError(
+                    f"market {market.name!r}, {key} must be as the encoder was fitted: {fitted[key]}, however: {names}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The encoder as plain JSON values."""
+        return {
+            "version": VERSION,
+            "market": {"name": self.market_name, "fingerprint": self.market_fingerprint},
+            "categorical": [vocabulary.to_dict() for vocabulary in self.categorical_vocabularies],
+            "calendar": [vocabulary.to_dict() for vocabulary in self.calendar_vocabularies],
+            "numerical": [scaler.to_dict() for scaler in self.numerical_scaling.scalers],
+            "engineered": [scaler.to_dict() for scaler in self.engineered_scaling.scalers],
+        }
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` wrote. Raises StoreError for anything else."""
+        try:
+            if table["version"] != VERSION:
+                raise StoreError(
+                    f"encoder: this program reads version {VERSION}, however: version={table['version']!r}"
+                )
+            return cls(
+                market_name=table["market"]["name"],
+                market_fingerprint=table["market"]["fingerprint"],
+                categorical_vocabularies=tuple(read_vocabulary(entry) for entry in table["categorical"]),
+                calendar_vocabularies=tuple(Vocabulary.from_dict(entry) for entry in table["calendar"]),
+                numerical_scaling=Scaling(tuple(read_scaler(entry) for entry in table["numerical"])),
+                engineered_scaling=Scaling(tuple(read_scaler(entry) for entry in table["engineered"])),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"encoder: not what this program writes: {error!r}") from error
+
+    def save(self, path: Path) -> None:
+        """Write the encoder as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The encoder in the file `path`. Raises StoreError naming it."""
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read as an encoder: {error}") from error
+        return cls.from_dict(table)
+
+
+def _declared(features: Sequence[Numerical | Scaler | GivenScaler], scaling: Scaling) -> list[str]:
+    """What is to agree: the names, and the way of scaling unless another system has chosen it."""
+    if any(isinstance(scaler, GivenScaler) for scaler in scaling.scalers):
+        return [feature.name for feature in features]
+    return [f"{f.name} ({f.transform}, {f.scale})" for f in features if not isinstance(f, GivenScaler)]
+
+
+def _times(frame: pl.DataFrame) -> NDArray[np.float64]:
+    """(n,) epoch seconds of the rows. Raises DataError when absent or not finite: without a time, no calendar."""
+    if TIME not in frame.columns:
+        raise DataError(f"calendar features need the column {TIME!r}, however: {sorted(frame.columns)}")
+    times = frame[TIME].cast(pl.Float64).to_numpy()
+    if not np.isfinite(times).all():
+        raise DataError(f"{TIME} must be finite, however: {np.count_nonzero(~np.isfinite(times))} rows are not")
+    return times

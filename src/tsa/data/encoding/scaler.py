@@ -1,0 +1,246 @@
+"""Numbers made fit for a network: transformed, then scaled as learned from training rows, with missing values marked.
+
+A scaled feature is one float32 column. A missing value becomes 0 there, and a 0/1 column beside it says so, or it would
+look like a known value. Each feature that had missing values in the training rows has such a column of its own. The
+others share one, so that they stay cheap: it is 1 when any of them has no value. The model never saw that in training
+and has not learned what it means; a warning is logged.
+
+A model trained elsewhere brings its own scale and its own idea of what a missing value counts as (`GivenScaler`).
+
+Arithmetic is float64 up to the last step. This file knows columns of numbers; it does not know histories or files.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.config.market import Numerical
+from tsa.errors import DataError
+
+MISSING = 0.0
+"""The scaled value of a missing one."""
+
+LIMIT = 1e6
+"""Scaled values are held within ±LIMIT: a million widths away is as far as it gets, and float32 stays finite."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+MAX_QUANTILES = 1000
+
+Float64 = NDArray[np.float64]
+
+Domain = tuple[float, float]
+"""The raw numbers that can be scaled lie between these two, which cannot."""
+
+EVERYTHING = (-math.inf, math.inf)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaler:
+    """One numerical feature's transform and scale.
+
+    minmax and standard: (x - centre) / width, not clipped to the training range; quantile: the share of training values
+    below x, in [0, 1], interpolated between `knots`.
+    """
+
+    name: str
+    transform: Literal["none", "log1p", "signed_log1p"]
+    scale: Literal["minmax", "standard", "quantile"]
+    had_missing: bool
+    """Whether training rows lacked a value: then the feature has a column of its own that marks missing ones."""
+    centre: float = 0.0
+    width: float = 1.0
+    knots: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()
+
+    @property
+    def domain(self) -> Domain:
+        """What its transform takes."""
+        return domain_of(self.transform)
+
+    def encode(self, values: Float64) -> Float64:
+        """(n,) scaled values of (n,) raw ones, NaN where missing. Raises DataError for one that log1p does not take."""
+        moved = _transformed(self.name, self.transform, values)
+        if self.scale == "quantile":
+            scaled = np.interp(moved, self.knots, self.levels) if self.knots else np.zeros_like(moved)
+        else:
+            with np.errstate(over="ignore"):
+                scaled = np.clip((moved - self.centre) / self.width, -LIMIT, LIMIT)
+        scaled[np.isnan(values)] = MISSING
+        return scaled
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scaler as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The scaler that `to_dict` wrote."""
+        return cls(**{**table, "knots": tuple(table["knots"]), "levels": tuple(table["levels"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenScaler:
+    """One numerical feature as another system scaled it: x · slope + offset; a missing value counts as `default`."""
+
+    name: str
+    slope: float
+    offset: float
+    default: float
+
+    had_missing = False
+
+    @property
+    def domain(self) -> Domain:
+        """What float32 has room for once it is scaled."""
+        if self.slope == 0.0:
+            return EVERYTHING
+        low, high = sorted((sign * FLOAT32_MAX - self.offset) / self.slope for sign in (-1.0, 1.0))
+        return low, high
+
+    def encode(self, values: Float64) -> Float64:
+        """(n,) scaled values of (n,) raw ones, NaN where missing. Raises DataError where float32 has no room for one."""
+        filled = np.where(np.isnan(values), self.default, values)
+        with np.errstate(over="ignore"):
+            scaled: Float64 = filled * self.slope + self.offset
+        outside = np.abs(scaled) > FLOAT32_MAX
+        if outside.any():
+            found = f"{filled[outside][0]} (and {outside.sum() - 1} more)"
+            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled, however: {found}")
+        return scaled
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scaler as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The scaler that `to_dict` wrote."""
+        return cls(**table)
+
+
+def domain_of(transform: str) -> Domain:
+    """What a transform takes."""
+    return (-1.0, math.inf) if transform == "log1p" else EVERYTHING
+
+
+def read_scaler(table: Mapping[str, Any]) -> Scaler | GivenScaler:
+    """The scaler, of either kind, that its `to_dict` wrote."""
+    return GivenScaler.from_dict(table) if "slope" in table else Scaler.from_dict(table)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A group of numerical features: scaled columns in the market's order, then those that mark missing values."""
+
+    scalers: tuple[Scaler | GivenScaler, ...]
+
+    @classmethod
+    def fit(cls, features: Sequence[Numerical], rows: pl.LazyFrame) -> Self:
+        """Learn all scalers from training rows, one column in memory at a time."""
+        return cls(tuple(fit_scaler(f, float_column(rows.select(f.name).collect(), f.name)) for f in features))
+
+    @property
+    def n_marks(self) -> int:
+        """How many of the F columns, the last ones, mark missing values."""
+        return len(self.names) - len(self.scalers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the F columns."""
+        marked = [f"{s.name} is missing" for s in self.scalers if s.had_missing]
+        unmarked = [s for s in self.scalers if isinstance(s, Scaler) and not s.had_missing]
+        others = ["another value is missing"] if unmarked else []
+        return (*(s.name for s in self.scalers), *marked, *others)
+
+    def encode(self, frame: pl.DataFrame) -> NDArray[np.float32]:
+        """(n, F) float32 of n rows. Raises DataError for an absent column or a value outside a transform's domain."""
+        out = np.zeros((len(frame), len(self.names)), np.float32)
+        own = len(self.scalers)
+        for column, scaler in enumerate(self.scalers):
+            values = float_column(frame, scaler.name)
+            out[:, column] = scaler.encode(values)
+            if isinstance(scaler, GivenScaler):
+                continue
+            missing = np.isnan(values)
+            if scaler.had_missing:
+                out[:, own] = missing
+                own += 1
+            elif missing.any():
+                out[missing, -1] = 1.0
+                _log.warning("%s: %d rows have no value; no training row lacked one", scaler.name, missing.sum())
+        return out
+
+
+def float_column(frame: pl.DataFrame, name: str) -> Float64:
+    """(n,) a column of the frame, NaN where missing. Raises DataError when it is absent, no number, or infinite."""
+    if name not in frame.columns:
+        raise DataError(f"numerical feature {name!r} must be a column of the rows, however: {sorted(frame.columns)}")
+    column = frame[name]
+    if not column.dtype.is_numeric() and column.dtype != pl.Null:
+        raise DataError(f"numerical feature {name!r} must be of a numeric type, however: {column.dtype}")
+    values = column.cast(pl.Float64).to_numpy()
+    infinite = np.isinf(values)
+    if infinite.any():
+        raise DataError(f"numerical feature {name!r} must be finite, however: {infinite.sum()} rows are infinite")
+    return values
+
+
+def fit_scaler(feature: Numerical, values: Float64) -> Scaler:
+    """Learn one scaler from training values (n,), NaN where missing. A feature that never varies is not divided.
+
+    Raises DataError for values that log1p does not take, or that lie too far apart for float64.
+    """
+    missing = np.isnan(values)
+    moved = _transformed(feature.name, feature.transform, values[~missing])
+    settings: dict[str, Any] = {"name": feature.name, "transform": feature.transform, "scale": feature.scale}
+    settings["had_missing"] = bool(missing.any())
+    if not len(moved):
+        _log.warning("%s: no training row has a value", feature.name)
+        return Scaler(**settings)
+    if feature.scale == "quantile":
+        knots, levels = _quantiles(moved)
+        return Scaler(**settings, knots=tuple(knots.tolist()), levels=tuple(levels.tolist()))
+    low, high = float(moved.min()), float(moved.max())
+    if low == high:
+        return Scaler(**settings, centre=low)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre, width = (low, high - low) if feature.scale == "minmax" else (float(moved.mean()), float(moved.std()))
+    if not (math.isfinite(centre) and math.isfinite(width)):
+        raise DataError(
+            f"numerical feature {feature.name!r} must have values that can be scaled, however: {low} to {high}"
+        )
+    return Scaler(**settings, centre=centre, width=width or 1.0)
+
+
+def _transformed(name: str, transform: str, values: Float64) -> Float64:
+    """log1p has no value at -1 and below: such a number is refused, not clipped, as it is not what was declared."""
+    if transform == "none":
+        return values.copy()
+    if transform == "signed_log1p":
+        return np.copysign(np.log1p(np.abs(values)), values)
+    bad = values <= -1.0
+    if bad.any():
+        found = f"{values[bad][0]} (and {bad.sum() - 1} more)"
+        raise DataError(
+            f"numerical feature {name!r} must be above -1 for log1p, however: {found}; "
+            'a feature with negative values takes transform = "signed_log1p"'
+        )
+    return np.log1p(values)
+
+
+def _quantiles(values: Float64) -> tuple[Float64, Float64]:
+    """Strictly rising knots and the share of values up to each; a value of many rows gets the middle of its range."""
+    levels = np.linspace(0.0, 1.0, min(MAX_QUANTILES, max(len(values), 2)))
+    knots, group = np.unique(np.quantile(values, levels), return_inverse=True)
+    return knots, np.bincount(group, weights=levels) / np.bincount(group)

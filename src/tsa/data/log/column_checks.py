@@ -1,0 +1,150 @@
+"""Columns looked at as columns: what no single row shows, and what is probably not meant.
+
+A key that owns a large part of the log, a feature without values or with none that is known, amounts that are all negative,
+outcomes of one kind alone, payments in the future. Each becomes a note for people; nothing is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.config.market import Market
+from tsa.data.log.clocks import sound_span
+
+KEY_SHARE, KEY_TIMES, KEY_ROWS = 0.1, 5, 50
+"""A key is large that owns more than this share of the rows, so many times the share of the mean key, and so many rows."""
+
+HALF = 0.5
+"""With more than this share a key is large whatever the others own."""
+
+NEARLY_ALL = 0.9
+"""From this share of missing values on, or of values that an encoder fitted on these rows does not know."""
+
+UNKNOWN = 0.1
+"""From this share of values that a given encoder does not know on."""
+
+LEAST_ROWS = 20
+"""Of fewer rows no shares are told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """What is odd about a column, in one sentence. `share`: of the rows, where it is about a part of them."""
+
+    kind: str
+    column: str
+    text: str
+    share: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def notes_on(
+    market: Market,
+    rows: pl.LazyFrame,
+    time_seconds: NDArray[np.float64],
+    report: Mapping[str, Any],
+    *,
+    unknown: Mapping[str, int],
+    is_fitted: bool,
+    now_seconds: float,
+) -> list[Note]:
+    """The notes on clean rows, whose times (n,) rise.
+
+    report: of the rows, with `rows_kept`, `null_rates` and `labels`. unknown: by categorical feature the rows with a value
+    that the encoder does not know. is_fitted: the encoder was fitted on these rows, and is to be learned with.
+    """
+    n = int(report["rows_kept"])
+    found = [*_times(market, time_seconds, now_seconds), *_amounts(market, rows)]
+    if is_fitted:
+        found += _labels(market, report["labels"])
+    if n >= LEAST_ROWS:
+        found += [*_keys(market, rows, n), *_missing(market, report["null_rates"])]
+        found += _unknown(market, report["null_rates"], unknown, n, is_fitted=is_fitted)
+    return found
+
+
+def late_note(market: Market, late: Mapping[str, int]) -> Iterator[Note]:
+    """Of outcomes that become known only after the test range has begun, by range."""
+    if total := sum(late.values()):
+        parts = ", ".join(f"{count:,} of {name}" for name, count in late.items() if count)
+        text = f"{total:,} outcomes become known only after the test range has begun ({parts}): nothing is learned from them"
+        yield Note(kind="known_too_late", column=str(market.label.known_at or market.label.column), text=text)
+
+
+def _times(market: Market, time_seconds: NDArray[np.float64], now_seconds: float) -> Iterator[Note]:
+    n, name = len(time_seconds), market.event.time
+    later = int(np.count_nonzero(time_seconds > now_seconds))
+    if later:
+        text = (
+            f"{later:,} of {n:,} payments lie in the future: is a clock wrong, or the time zone or unit of the times?"
+        )
+        yield Note(kind="future", column=name, text=text, share=later / n)
+    first, last = sound_span(time_seconds, now_seconds)
+    apart = int(np.count_nonzero((time_seconds < first) | (time_seconds > last))) - later
+    if apart > 0:
+        text = f"{apart:,} of {n:,} payments lie far before or after all others: is a clock wrong?"
+        yield Note(kind="stray", column=name, text=text, share=apart / n)
+
+
+def _amounts(market: Market, rows: pl.LazyFrame) -> Iterator[Note]:
+    name = market.event.amount
+    if name is None:
+        return
+    high, negative = (
+        rows.select(high=pl.col(name).max(), negative=(pl.col(name) < 0).sum()).collect(engine="streaming").row(0)
+    )
+    if high is not None and high <= 0 and negative:
+        text = "no amount is above 0: what is lost by fraud then counts as nothing; write payments as positive numbers"
+        yield Note(kind="negative_amounts", column=name, text=text)
+
+
+def _labels(market: Market, labels: Mapping[str, int]) -> Iterator[Note]:
+    if labels["genuine"] == 0 and labels["fraud"] and labels["unknown"]:
+        count = f"{labels['fraud']:,} are 1 and {labels['unknown']:,} are -1 or missing, which means not known"
+        text = f"no outcome is 0 (genuine): {count}; where -1 stands for genuine, write 0"
+        yield Note(kind="one_outcome", column=market.label.column, text=text)
+
+
+def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
+    for name in dict.fromkeys(history.key for history in market.history if history.key is not None):
+        counts = rows.select(pl.col(name).alias("__key")).drop_nulls().group_by("__key").agg(pl.len().alias("__count"))
+        largest = counts.sort("__count", descending=True).head(1)
+        found, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
+        if found.is_empty() or number.item() < 2:
+            continue
+        count = int(found["__count"][0])
+        share, mean = count / n, 1 / number.item()
+        if count >= KEY_ROWS and (share > HALF or (share > KEY_SHARE and share > KEY_TIMES * mean)):
+            text = f"one value owns {count:,} of {n:,} rows ({share:.1%}): does it stand for many, or for none?"
+            yield Note(kind="large_key", column=name, text=text, share=share)
+
+
+def _missing(market: Market, rates: Mapping[str, float]) -> Iterator[Note]:
+    keys = (history.key for history in market.history if history.key is not None)
+    amount = () if market.event.amount is None else (market.event.amount,)
+    for name in dict.fromkeys((*market.features.names, *amount, *keys)):
+        if (share := rates.get(name, 0.0)) >= NEARLY_ALL:
+            yield Note(kind="missing", column=name, text=f"{share:.1%} of the rows have no value", share=share)
+
+
+def _unknown(
+    market: Market, rates: Mapping[str, float], unknown: Mapping[str, int], n: int, *, is_fitted: bool
+) -> Iterator[Note]:
+    for feature in market.features.categorical:
+        count, present = unknown.get(feature.name, 0), round(n * (1 - rates.get(feature.name, 0.0)))
+        share = count / present if present else 0.0
+        if not count or share < (NEARLY_ALL if is_fitted else UNKNOWN):
+            continue
+        what = f"{count:,} of {present:,} values ({share:.1%}) are unknown"
+        rare = f"{what}: each is seen fewer than {feature.min_count} times in the training range (min_count)"
+        text = rare if is_fitted else f"{what} to the bundle: are they spelled as in training?"
+        yield Note(kind="unknown", column=feature.name, text=text, share=share)

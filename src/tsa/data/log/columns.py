@@ -1,0 +1,158 @@
+"""How a raw column is read: as a number, a text, a key, an id, a time or a label. Polars expressions only.
+
+It knows types and their normal forms. It does not know markets or files. The same value reads the same from every
+format: the rules are those of `spelling`, which single payments share.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import polars as pl
+
+from tsa.config.tables import FALSE, TRUE
+from tsa.data.spelling import EXACT_BITS, LARGEST_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
+
+
+def is_texty(dtype: pl.DataType) -> bool:
+    """Text, plain or with a dictionary."""
+    return isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
+
+
+def is_number(dtype: pl.DataType) -> bool:
+    """Types that can hold numbers as they are (a text may still turn out to hold none)."""
+    return dtype.is_numeric() or is_texty(dtype) or isinstance(dtype, pl.Boolean | pl.Null)
+
+
+def is_plain(dtype: pl.DataType) -> bool:
+    """Types with a spelling: not lists, structs, bytes, durations or objects."""
+    return is_number(dtype) or isinstance(dtype, pl.Date | pl.Datetime | pl.Time)
+
+
+def is_time(dtype: pl.DataType, unit: str | None) -> bool:
+    """Types that can hold times; numbers only when their unit is known, and not in floats too short for it."""
+    if isinstance(dtype, pl.Datetime | pl.Date | pl.Null) or is_texty(dtype):
+        return True
+    return dtype.is_numeric() and unit is not None and not is_short(dtype)
+
+
+def is_short(dtype: pl.DataType) -> bool:
+    """Floats that cannot hold a time of our days: those of 32 bits go in steps of 128 s."""
+    return isinstance(dtype, pl.Float32 | pl.Float16)
+
+
+def is_small_integer(dtype: pl.DataType) -> bool:
+    """Integers that all fit Int64."""
+    return dtype.is_integer() and not isinstance(dtype, pl.UInt64 | pl.Int128 | pl.UInt128)
+
+
+def missing(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
+    """Null, NaN, or a text that is blank or means "no value"."""
+    column = pl.col(name)
+    if is_texty(dtype):
+        texts = column.cast(pl.String)
+        blank = texts.str.strip_chars() == "" if spelling.exact else texts.str.contains(spelling.missing_pattern)
+        return column.is_null() | blank
+    return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
+
+
+def text(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
+    """String; what means "no value" is null; 3.0 is "3"."""
+    column = pl.col(name)
+    if isinstance(dtype, pl.Decimal):
+        spelled = column.cast(pl.String)
+        return spelled if not dtype.scale else spelled.str.replace(r"\.?0+$", "")
+    if dtype.is_float():
+        whole = (column == column.floor()) & (column.abs() < LARGEST_EXACT)
+        spelled = (
+            pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
+        )
+        return pl.when(column.is_not_nan()).then(spelled)
+    if isinstance(dtype, pl.Datetime):
+        return column.cast(pl.String).str.replace(r"\.0+$", "")  # as every unit and every text format has it
+    column = column.cast(pl.String)
+    if not is_texty(dtype):
+        return column
+    if spelling.exact:
+        return pl.when(column != "").then(column)
+    return column.map_batches(partial(_spelled, spelling=spelling), return_dtype=pl.String(), is_elementwise=True)
+
+
+def _spelled(texts: pl.Series, spelling: Spelling) -> pl.Series:
+    """Most columns have no odd text: one look at each, and work for those alone."""
+    odd = texts.str.contains(spelling.odd_pattern)
+    if not odd.any():
+        return texts
+    different = texts.filter(odd).unique()
+    spelled = pl.Series([spelling.of_text(value) for value in different.to_list()], dtype=pl.String)
+    return texts.replace(different, spelled)
+
+
+def key(name: str, dtype: pl.DataType, spelling: Spelling, *, integer: bool) -> pl.Expr:
+    """Int64 when every source has integers there, else String."""
+    return pl.col(name).cast(pl.Int64) if integer else text(name, dtype, spelling)
+
+
+def inexact(name: str, dtype: pl.DataType) -> pl.Expr | None:
+    """True where a key or id may stand for several: a float that holds no such number exactly, a text cut to few digits."""
+    if is_texty(dtype):
+        return pl.col(name).cast(pl.String).str.contains(SHORTENED)
+    if not dtype.is_float():
+        return None
+    bits = 16 if isinstance(dtype, pl.Float16) else 32 if isinstance(dtype, pl.Float32) else 64
+    return pl.col(name).is_not_nan() & (pl.col(name).abs() >= EXACT_BITS[bits])
+
+
+def nested(name: str) -> pl.Expr:
+    """True where a text column of JSON holds what was an object or a list there."""
+    return pl.col(name).str.contains(r'^\s*(?:\{\s*["}]|\[\s*(?:["\[{\]0-9-]|true|false|null))[\s\S]*[\]}]\s*$')
+
+
+def number(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Float64; null where it cannot be read (and where it is missing, unless it is NaN)."""
+    if not is_texty(dtype):
+        return pl.col(name).cast(pl.Float64)
+    spelled = pl.col(name).cast(pl.String).str.strip_chars()
+    truth = pl.when(spelled.is_in(TRUE)).then(1.0).when(spelled.is_in(FALSE)).then(0.0)
+    return truth.otherwise(spelled.cast(pl.Float64, strict=False))
+
+
+def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
+    """Float64 epoch seconds, exact to the microsecond; null where it cannot be read. Naive times are UTC."""
+    column = pl.col(name)
+    if isinstance(dtype, pl.Datetime):
+        ticks = column.to_physical()
+        microseconds = {"ns": ticks // 1000, "us": ticks, "ms": ticks * 1000}[dtype.time_unit]
+        return microseconds.cast(pl.Float64) / 1e6
+    if isinstance(dtype, pl.Date):
+        return column.to_physical().cast(pl.Float64) * 86_400.0
+    if unit is None:
+        return _iso_seconds(column.cast(pl.String).str.strip_chars())
+    given = number(name, dtype).fill_nan(None) / UNIT_SCALE[unit]
+    if unit != "ns" or dtype.is_float():
+        return given
+    # as floats, nanoseconds of our days would lose their last digits
+    whole = column.cast(pl.String).str.strip_chars() if is_texty(dtype) else column
+    return ((whole.cast(pl.Int64, strict=False) // 1000).cast(pl.Float64) / 1e6).fill_null(given)
+
+
+def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
+    """Cut by position, not by trying formats one after another: one pass, and each row may have its own form."""
+    date, clock = spelled.str.slice(0, 10), spelled.str.slice(11)
+    to_minute = clock.str.slice(5, 1) != ":"
+    none, minute = pl.when(clock == "").then(pl.lit("00:00:00")), clock.str.slice(0, 5) + ":00"
+    time = none.when(to_minute).then(minute).otherwise(clock.str.slice(0, 8))
+    tail = pl.when(to_minute).then(clock.str.slice(5)).otherwise(clock.str.slice(8))
+    fraction = tail.str.extract(r"^[.,](\d+)").str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64, strict=False)
+    offset = tail.str.extract(r"([+-].+)$")
+    minutes = offset.str.slice(1, 2).cast(pl.Int64, strict=False) * 60
+    minutes += pl.when(offset.str.len_bytes() > 3).then(offset.str.slice(-2).cast(pl.Int64, strict=False)).otherwise(0)
+    minutes = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
+    whole = (date + " " + time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False).to_physical()
+    microseconds = whole + fraction.fill_null(0) - minutes.fill_null(0) * 60_000_000
+    return pl.when(spelled.str.contains(TIME)).then(microseconds.cast(pl.Float64) / 1e6)
+
+
+def label(name: str, dtype: pl.DataType) -> pl.Expr:
+    """Float64: 0, 1, -1, null, or whatever else stands there (for the rule on labels to find)."""
+    return number(name, dtype).fill_nan(None)

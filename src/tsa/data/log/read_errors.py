@@ -1,0 +1,57 @@
+"""Why a file cannot be read, in one sentence: with file and line where there is one, and nothing of a parser's inside.
+
+It looks at a file a second time, once reading it has failed.
+"""
+
+from __future__ import annotations
+
+import io
+
+import polars as pl
+import pyarrow as pa
+
+from tsa.data.log.json_lines import json_fault
+from tsa.errors import DataError, brief
+
+CUT_OFF = (
+    "unexpected end of file",
+    "Truncated compressed",
+    "Compressed file ended",
+    "unexpected EOF",
+    "corrupt deflate",
+    "zlib inflate",
+)
+
+
+def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = False) -> DataError:
+    """The error to show for what Polars or the system said of a file. is_veiled: nothing that stands in it may be told."""
+    if "://" not in path:
+        try:
+            found = json_fault(path) if kind == "json" else None if kind == "parquet" else _no_utf8(path)
+        except (OSError, pa.ArrowException) as wrong:
+            error, found = wrong, None
+        if found is not None:
+            return DataError(f"{path}: {found}")
+    if any(sign in str(error) for sign in CUT_OFF):
+        return DataError(f"{path}: is compressed and ends too early; copy it again")
+    reason = type(error).__name__ if is_veiled else brief(error)
+    return DataError(f"{path}: cannot be read as {kind}: {reason}")
+
+
+def _no_utf8(path: str) -> str | None:
+    with io.BufferedReader(pa.input_stream(path)) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as wrong:
+                return f"line {number}: byte {line[wrong.start]:#04x} is not UTF-8; save the file as UTF-8"
+    return None
+
+
+def fault_of(frame: pl.LazyFrame) -> Exception | None:
+    """What Polars or the system says when these columns are read to the end; None where they can be."""
+    try:
+        frame.select(pl.all().null_count()).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        return error
+    return None

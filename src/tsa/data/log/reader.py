@@ -1,0 +1,258 @@
+"""Read a payment log: any files in, one clean table in time order out, and an account of each row.
+
+The steps stand in `read_log`. It does not know encoders or stores; how columns are read is `columns`, what is demanded
+of them `rules`, what happens to offenders `validate`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tsa.config.market import Market
+from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.encoding.scaler import Domain
+from tsa.data.log.columns import is_texty
+from tsa.data.log.duplicates import Repeated, judge, none_repeated
+from tsa.data.log.pseudonyms import Pseudonyms, VeiledSource
+from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.read_errors import fault_of, why_unreadable
+from tsa.data.log.rules import Shape, read_columns, shape_of
+from tsa.data.log.sorting import ROW_GROUP, ParquetParts, row_bytes, sorted_parts, stretches
+from tsa.data.log.sources import Source, open_sources
+from tsa.data.log.validation import (
+    BAD,
+    EXCLUDED,
+    KEPT,
+    REPLACED,
+    ROW,
+    USE,
+    Broken,
+    Log,
+    count_broken,
+    duplicate_rows,
+    refuse,
+    set_aside_text,
+    write_quarantine,
+)
+from tsa.errors import DataError, brief
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["KNOWN_AT", "LABEL", "TIME", "CleanLog", "clean_log", "read_log"]
+
+
+@dataclass(frozen=True)
+class CleanLog:
+    """`path`: one Parquet file, rows sorted by (time, id). `report`: what became of each row, in plain JSON values.
+
+    The file has the raw columns that the market declares, under their own names, and `__time_seconds` (Float64),
+    `__label` (Int8: 1, 0, -1 not known), `__known_at_seconds` (Float64, +inf: never).
+    """
+
+    path: Path
+    report: dict[str, Any]
+
+
+def read_log(
+    market: Market,
+    logs: Sequence[str],
+    out: Path,
+    *,
+    quarantine: SetAside = None,
+    need_label: bool = True,
+    domains: Mapping[str, Domain] | None = None,
+) -> CleanLog:
+    """Read, check and sort a log. Raises DataError when rows break a rule, unless they may go to `quarantine`.
+
+    Without `need_label` a log may lack its outcomes and what only reports use. domains: by numerical feature the numbers
+    that can be scaled; None: those that an encoder fitted as the market says can. Files appear whole or not at all.
+    """
+    keys = (market.event.id, *(str(history.key) for history in market.history))
+    sources = open_sources(logs, read_columns(market), keys)
+    pseudonyms = Pseudonyms.of(market)
+    if pseudonyms is not None:
+        market, sources = pseudonyms.market(market), [VeiledSource.over(source, pseudonyms) for source in sources]
+    return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
+
+
+def clean_log(
+    market: Market,
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    quarantine: SetAside = None,
+    need_label: bool = True,
+    domains: Mapping[str, Domain] | None = None,
+) -> CleanLog:
+    """Check and sort rows that are opened already, as `read_log` does."""
+    out = Path(out)
+    log = Log(shape=_shape(market, sources, need_label, domains), sources=sources)
+    if not log.shape.label:
+        logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.staged")
+    try:
+        _stage(log, aside)
+        report = _settle(log, pl.scan_parquet(aside), out, Quarantine.of(quarantine))
+    finally:
+        aside.unlink(missing_ok=True)
+    logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
+    return CleanLog(path=out, report=report)
+
+
+def _shape(market: Market, sources: Sequence[Source], need_label: bool, domains: Mapping[str, Domain] | None) -> Shape:
+    names = [
+        source.paths[0] if len(source.paths) == 1 else f"{source.paths[0]} and {len(source.paths) - 1} more"
+        for source in sources
+    ]
+    schemas = [source.schema for source in sources]
+    names = names if len(names) > 1 else []
+    return shape_of(market, schemas, need_label=need_label, domains=domains, names=names)
+
+
+def _unreadable(log: Log, error: Exception) -> DataError:
+    """Of many files, which one cannot be read, and why. Polars shows what stands where it stops."""
+    columns, veiled = read_columns(log.shape.market), any(source.is_veiled for source in log.sources)
+    for source in log.sources:
+        for path in source.paths:
+            found = fault_of(replace(source, paths=(path,)).scan(columns))
+            if found is not None:
+                return why_unreadable(path, source.kind, found, is_veiled=veiled)
+    return DataError(f"log: cannot be read: {type(error).__name__ if veiled else brief(error)}")
+
+
+def _stage(log: Log, aside: Path) -> None:
+    """All rows, typed and flagged, in file order: the files are parsed once, whatever their format."""
+    try:
+        log.staged().sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
+    except pl.exceptions.PolarsError as error:
+        raise _unreadable(log, error) from None
+
+
+def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | None) -> dict[str, Any]:
+    id_name = log.shape.market.event.id
+    rows = staged.select(id_name, USE).collect(engine="streaming")
+    ids, use = rows[id_name], rows[USE]
+    if rows.is_empty():
+        raise DataError("log: must hold at least one row, however: it is empty")
+    repeated = _repeated(log, staged, ids, use)
+    use = use.scatter(repeated.broken, BAD).scatter(repeated.replaced, REPLACED)
+    unscored = _unscored(ids, use, quarantine)
+    use = use.scatter(unscored, BAD)
+    rows_by_use = {kind: int((use == kind).sum()) for kind in (KEPT, EXCLUDED, BAD, REPLACED)}
+    if rows_by_use[REPLACED]:
+        logger.warning("%s: %d rows are replaced by later ones of the same payment", id_name, rows_by_use[REPLACED])
+    broken = _set_aside(log, repeated, rows.height, rows_by_use[BAD], quarantine)
+    if not rows_by_use[KEPT]:
+        raise DataError(
+            f"log: must hold at least one row to keep, however: {broken.rows}, excluded {rows_by_use[EXCLUDED]:,}"
+        )
+    kept = _kept(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
+    if _are_integers(log, ids.filter(use == KEPT)):
+        kept = kept.with_columns(pl.col(id_name).cast(pl.Int64))
+    report = {
+        "files": [path for source in log.sources for path in source.paths],
+        "rows_read": rows.height,
+        "rows_kept": rows_by_use[KEPT],
+        "rows_excluded": rows_by_use[EXCLUDED],
+        "rows_replaced": rows_by_use[REPLACED],
+        "rows_quarantined": rows_by_use[BAD],
+        "by_rule": dict(broken.rows),
+        "frauds_quarantined": broken.frauds,
+        "frauds_by_rule": dict(broken.frauds_by_rule),
+        **_write_sorted(kept, out, id_name),
+    }
+    assert report["rows_kept"] == sum(report["labels"].values())
+    assert report["rows_read"] == sum(rows_by_use.values())
+    return report
+
+
+def _unscored(ids: pl.Series, use: pl.Series, quarantine: Quarantine | None) -> pl.Series:
+    """Row numbers of payments that are sound, but that a network has no number for."""
+    if quarantine is None or not quarantine.unscored:
+        return none_repeated(ROW).rows
+    found = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
+    return (found & (use == KEPT)).arg_true()
+
+
+def _repeated(log: Log, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
+    """What is to be done with rows whose ids stand more than once: most logs have none."""
+    again = duplicate_rows(ids, use)
+    if again.is_empty():
+        return none_repeated(ROW)
+    market = log.shape.market
+    wanted = pl.col(market.event.id).is_in(ids.gather(again).unique().implode()) & (pl.col(USE) != EXCLUDED)
+    rows = staged.with_row_index(ROW).filter(wanted).collect(engine="streaming")
+    rows = rows.with_columns(pl.col(USE) == BAD)
+    return judge(rows, market.event.id, ROW, USE, last=market.reading.duplicates == "last")
+
+
+def _set_aside(log: Log, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
+    """What the bad rows break, once they are in quarantine. Raises DataError where that is not wanted."""
+    if bad == 0 and quarantine is None:
+        return Broken()
+    flagged, named = log.flagged(repeated, frozenset() if quarantine is None else quarantine.unscored)
+    if quarantine is None:
+        raise refuse(flagged, named, read, bad)
+    if bad > quarantine.limit * read:
+        raise refuse(flagged, named, read, bad, limit=quarantine.limit)
+    write_quarantine(flagged, named, quarantine.path)
+    if bad == 0:
+        return Broken()
+    broken = count_broken(flagged, named)
+    logger.warning("%s", set_aside_text(broken, read, bad, quarantine.path, has_label=log.shape.label))
+    return broken
+
+
+def _kept(staged: pl.LazyFrame, others: pl.Series) -> pl.LazyFrame:
+    kept = pl.col(USE) == KEPT
+    if others.is_empty():
+        return staged.filter(kept).drop(USE)
+    return staged.with_row_index(ROW).filter(kept, ~pl.col(ROW).is_in(others.implode())).drop(USE, ROW)
+
+
+def _are_integers(log: Log, ids: pl.Series) -> bool:
+    """True for ids that were scanned as text, as CSV and JSON are, and each spell an integer; "007" does not."""
+    id_name = log.shape.market.event.id
+    if ids.dtype != pl.String or any(is_texty(source.schema[id_name]) and not source.is_text for source in log.sources):
+        return False
+    for start in range(0, len(ids), ROW_GROUP):  # the first part mostly decides
+        part = ids.slice(start, ROW_GROUP)
+        if not (part.cast(pl.Int64, strict=False).cast(pl.String) == part).fill_null(False).all():
+            return False
+    return True
+
+
+def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
+    """What breaks ties in time. Texts go by length, then by letters: as the numbers that they may all spell but one."""
+    key = pl.col(id_name)
+    return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
+
+
+def _write_sorted(kept: pl.LazyFrame, out: Path, id_name: str) -> dict[str, Any]:
+    """Write the clean table; what it holds, for the report."""
+    times = kept.select(TIME).collect(engine="streaming")[TIME].to_numpy()
+    schema = kept.collect_schema()
+    ranges = stretches(times, row_bytes(schema))
+    nulls: Counter[str] = Counter()
+    labels: Counter[int] = Counter()
+    with ParquetParts(out) as parts:
+        for part in sorted_parts(kept, ranges, TIME, _tie(id_name, schema[id_name])):
+            parts.write(part)
+            nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
+            labels.update(dict(part[LABEL].value_counts().iter_rows()))
+    return {
+        "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},
+        "first_time": datetime.fromtimestamp(float(times.min()), UTC).isoformat(),
+        "last_time": datetime.fromtimestamp(float(times.max()), UTC).isoformat(),
+        "null_rates": {name: count / times.size for name, count in nulls.items()},
+    }

@@ -1,0 +1,307 @@
+"""What a market demands of each row of a log: the typed columns, and the rules with the rows that break them.
+
+It turns a market and the types found in the files into Polars expressions. It runs nothing, and knows no files.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from tsa.config.market import DAY_SECONDS, Market
+from tsa.config.toml import look_alike
+from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
+from tsa.data.log import columns
+from tsa.data.log.sources import EXTRA
+from tsa.data.spelling import EARLIEST_SECONDS, Spelling
+from tsa.data.values import text_of
+from tsa.errors import DataError
+
+TEN_YEARS_SECONDS = 10 * 365.25 * 86_400.0
+ANY_TIME = (-6e10, 2e11)
+"""From the first century to the ninth millennium: what calendars of programs hold."""
+DATE_LENGTH = len("2025-01-31")
+KNOWN_EARLY = "must not be before the payment (a date without time is the end of that day)"
+Schema = Mapping[str, pl.DataType]
+
+MOST_FINDINGS = 20
+"""Columns that do not fit which a message names; of wire rows hundreds can be missing at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """`broken` is true for the rows that break it. `name` is `rule:column`; `text` says what was expected."""
+
+    name: str
+    column: str
+    text: str
+    broken: pl.Expr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What every source is brought to: which columns are read as what, the same for all files of a log."""
+
+    market: Market
+    integers: frozenset[str]  # ids, keys and segments that are integers in all files
+    label: bool  # there is a label column
+    known_at: bool
+    now: float
+    domains: Mapping[str, Domain]  # of numbers that not all can be scaled: between which two those lie that can
+
+    @property
+    def spelling(self) -> Spelling:
+        """Which texts mean "no value", and how the others are spelled."""
+        return Spelling.of(self.market)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns that are read as Float64."""
+        features, amount = self.market.features, self.market.event.amount
+        names = [feature.name for feature in (*features.numerical, *features.engineered)]
+        return tuple(dict.fromkeys([*names, *([amount] if amount else [])]))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns that are read as String; what is neither these nor numbers is a key."""
+        return tuple(feature.name for feature in self.market.features.categorical)
+
+
+def read_columns(market: Market) -> tuple[str, ...]:
+    """Every column that is read from the files, each once."""
+    label = market.label
+    known_at = () if label.known_at is None else (label.known_at,)
+    excluded = (rule.column for rule in market.features.exclude)
+    return tuple(dict.fromkeys((*market.raw_columns, market.event.time, label.column, *known_at, *excluded)))
+
+
+def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
+    """The columns a log must have. One that is only to be scored needs no outcome, and nothing only reports use: where
+    rows carry their own history, no keys either."""
+    if need_label:
+        return read_columns(market)
+    keys = (history.key for history in market.history if history.key is not None and market.wire is None)
+    excluded = (rule.column for rule in market.features.exclude)
+    inputs = {market.event.id, market.event.time, *keys, *market.features.names, *excluded}
+    return tuple(name for name in read_columns(market) if name in inputs)
+
+
+def shape_of(
+    market: Market,
+    schemas: Sequence[Schema],
+    *,
+    need_label: bool,
+    domains: Mapping[str, Domain] | None = None,
+    names: Sequence[str] = (),
+) -> Shape:
+    """Checks that all files have the columns, with types that can be read. Raises DataError listing all that do not.
+
+    domains: what the encoder can scale; None: what one fitted as the market says can. names: of each schema, what files
+    it is of, where there are several.
+    """
+    prefixes = [f"{name}: " for name in names] or [""] * len(schemas)
+    found = [
+        f"{prefix}{line}"
+        for prefix, schema in zip(prefixes, schemas, strict=True)
+        for line in _schema_findings(market, schema, need_label)
+    ]
+    found = list(dict.fromkeys(found))
+    if found:
+        raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(found, schemas)]))
+    has = {name for schema in schemas for name in schema}
+    types = {name: [schema[name] for schema in schemas if name in schema] for name in read_columns(market)}
+    integers = (name for name, dtypes in types.items() if dtypes and all(map(columns.is_small_integer, dtypes)))
+    known_at = market.label.known_at in has
+    return Shape(
+        market=market,
+        integers=frozenset(integers),
+        label=market.label.column in has and (known_at or market.label.known_at is None),
+        known_at=known_at,
+        now=time.time(),
+        domains=_domains(market) if domains is None else {n: d for n, d in domains.items() if d != EVERYTHING},
+    )
+
+
+def _domains(market: Market) -> dict[str, Domain]:
+    features = (*market.features.numerical, *market.features.engineered)
+    found = {feature.name: domain_of(feature.transform) for feature in features}
+    return {name: domain for name, domain in found.items() if domain != EVERYTHING}
+
+
+def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
+    """As many lines as a person reads, and, of files with one column alone, what that probably means."""
+    shown = list(findings[:MOST_FINDINGS])
+    if len(findings) > len(shown):
+        shown.append(f"and {len(findings) - len(shown)} more columns")
+    if any(len([name for name in schema if not name.startswith("__")]) == 1 for schema in schemas):
+        shown.append(
+            "the first line holds one column alone: fields must be separated by commas, tabs, semicolons or bars"
+        )
+    return shown
+
+
+def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterator[str]:
+    for name in needed_columns(market, need_label=need_label):
+        if name not in schema:
+            others = [other for other in schema if other not in read_columns(market) and not other.startswith("__")]
+            yield f"{name}: missing{look_alike(name, others)}"
+    event, label = market.event, market.label
+    numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
+    for name in (name for name in read_columns(market) if name in schema):
+        dtype = schema[name]
+        if name in (event.time, label.known_at) and not columns.is_time(dtype, event.time_unit):
+            hint = " (numbers need event.time_unit)" if dtype.is_numeric() else ""
+            if columns.is_short(dtype):
+                hint = " (32-bit floats hold times in steps of 128 s: export a timestamp or whole numbers)"
+            yield f"{name}: must be a time{hint}, however: {dtype}"
+        elif name in {*numbers, event.amount, label.column} and not columns.is_number(dtype):
+            yield f"{name}: must be a number, however: {dtype}"
+        elif not columns.is_plain(dtype):
+            yield f"{name}: must be a text, a number or a time, however: {dtype}"
+
+
+def values(shape: Shape, schema: Schema) -> dict[str, pl.Expr]:
+    """What is read, before anything is refused: floats may be NaN or infinite, a label may be anything."""
+    event, label = shape.market.event, shape.market.label
+    read: dict[str, pl.Expr] = {}
+    for name in shape.market.raw_columns:
+        if name not in schema:
+            read[name] = pl.lit(None, pl.Float64 if name in shape.numbers else pl.String)
+        elif name in shape.numbers:
+            read[name] = columns.number(name, schema[name])
+        elif name in shape.texts:
+            read[name] = columns.text(name, schema[name], shape.spelling)
+        else:
+            read[name] = columns.key(name, schema[name], shape.spelling, integer=name in shape.integers)
+    read[TIME] = columns.seconds(event.time, schema[event.time], event.time_unit)
+    has_label = shape.label and label.column in schema
+    read[LABEL] = columns.label(label.column, schema[label.column]) if has_label else pl.lit(None, pl.Float64)
+    if label.known_at is not None:
+        has = shape.known_at and label.known_at in schema
+        known_at = _known_at(label.known_at, schema[label.known_at], event.time_unit) if has else None
+        read[KNOWN_AT] = pl.lit(None, pl.Float64) if known_at is None else known_at
+    return read
+
+
+def _known_at(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
+    """When an outcome is known: a date without time is the end of that day."""
+    seconds = columns.seconds(name, dtype, unit)
+    if isinstance(dtype, pl.Date):
+        return seconds + DAY_SECONDS
+    if unit is not None or not columns.is_texty(dtype):
+        return seconds
+    is_date = pl.col(name).cast(pl.String).str.strip_chars().str.len_bytes() == DATE_LENGTH
+    return pl.when(is_date).then(seconds + DAY_SECONDS).otherwise(seconds)
+
+
+def range_text(low: float, high: float) -> str:
+    """What is expected of a number that a feature is to scale."""
+    if math.isinf(high):
+        return f'must be above {low:g} to be scaled (transform = "signed_log1p" takes any number)'
+    return f"must be between {low:g} and {high:g} to be scaled"
+
+
+def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Rule]:
+    """All row rules but that on duplicate ids, which no single row can answer. `value`: the columns of `values`."""
+    event, label = shape.market.event, shape.market.label
+    missing = Rule(
+        name=f"null_id:{event.id}", column=event.id, text="must not be missing", broken=value[event.id].is_null()
+    )
+    found = [missing, *_time_rules(shape, schema, value), *_key_rules(shape, schema)]
+    if EXTRA in schema:
+        text = "a row must not have more fields than the header"
+        found.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
+        # a quote that nothing closes makes one field of all that follows up to the next one, other payments included
+        told = [name for name in read_columns(shape.market) if name not in shape.numbers and name in schema]
+        text = "must stand on one line: is a quote not closed?"
+        found += [
+            Rule(
+                name=f"line_break:{name}", column=name, text=text, broken=pl.col(name).str.contains("\n", literal=True)
+            )
+            for name in told
+        ]
+    for name in (name for name in shape.numbers if name in schema):
+        unread = value[name].is_null() & ~columns.missing(name, schema[name], shape.spelling)
+        found.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))
+        infinite = value[name].is_infinite()
+        found.append(Rule(name=f"infinite:{name}", column=name, text="must be finite", broken=infinite))
+        if name in shape.domains:
+            low, high = shape.domains[name]
+            outside = value[name].is_finite() & ~value[name].is_between(low, high, closed="none")
+            found.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
+    if shape.label and label.column in schema:
+        blank = columns.missing(label.column, schema[label.column], shape.spelling)
+        strange = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
+        rule = "must be 0, 1, -1 or null"
+        found.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=strange))
+    return found
+
+
+def plausible(market: Market, now: float) -> tuple[float, float]:
+    """Between which epoch seconds the time of a payment must lie."""
+    if market.wire is not None and market.wire.accepts("implausible_time"):
+        return ANY_TIME
+    return EARLIEST_SECONDS, now + TEN_YEARS_SECONDS
+
+
+def _time_rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> Iterator[Rule]:
+    event, label = shape.market.event, shape.market.label
+    readable = f"must be a number of {event.time_unit}" if event.time_unit else "must be like 2018-05-07T12:00:00Z"
+    name, seconds, blank = event.time, value[TIME], columns.missing(event.time, schema[event.time], shape.spelling)
+    yield Rule(name=f"null_time:{name}", column=name, text="must not be missing", broken=blank)
+    yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=seconds.is_null() & ~blank)
+    absurd = ~seconds.is_between(*plausible(shape.market, shape.now))
+    text = "must be from 1990 to ten years from now"
+    yield Rule(name=f"absurd_time:{name}", column=name, text=text, broken=absurd)
+    if label.known_at is not None and label.known_at in schema and shape.known_at:
+        name, seconds = label.known_at, value[KNOWN_AT]
+        unread = seconds.is_null() & ~columns.missing(name, schema[name], shape.spelling)
+        yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=unread)
+        early = seconds < EARLIEST_SECONDS  # a far future is how some write "never"
+        yield Rule(name=f"absurd_time:{name}", column=name, text="must be 1990 or later", broken=early)
+        before = (seconds < value[TIME]) & value[LABEL].is_in([0.0, 1.0])
+        yield Rule(name=f"known_too_early:{name}", column=name, text=KNOWN_EARLY, broken=before)
+
+
+def _key_rules(shape: Shape, schema: Schema) -> Iterator[Rule]:
+    """Different customers must not become one because a format had no room for all digits of their number."""
+    market = shape.market
+    keys = dict.fromkeys((market.event.id, *(history.key for history in market.history)))
+    for name in (name for name in keys if name in schema and not shape.spelling.exact):
+        broken = columns.inexact(str(name), schema[str(name)])
+        if broken is not None:
+            text = "must have all its digits, which floats and spreadsheets drop: export whole numbers or texts"
+            yield Rule(name=f"inexact:{name}", column=str(name), text=text, broken=broken)
+
+
+def excluded(market: Market, schema: Schema) -> pl.Expr:
+    """True for the rows that `features.exclude` names, however their values are spelled."""
+    spelling = Spelling.of(market)
+    hits = [_holds(rule.column, schema[rule.column], rule.values, spelling) for rule in market.features.exclude]
+    return pl.any_horizontal(hits).fill_null(False) if hits else pl.lit(False)
+
+
+def _holds(name: str, dtype: pl.DataType, wanted: Sequence[str | float | bool], spelling: Spelling) -> pl.Expr:
+    texts = [text_of(value, name, spelling) for value in wanted]
+    hit = columns.text(name, dtype, spelling).is_in([text for text in texts if text is not None])
+    numbers = [float(value) for value in wanted if not isinstance(value, str | bool)]
+    return hit | columns.number(name, dtype).is_in(numbers) if numbers and columns.is_number(dtype) else hit
+
+
+def typed(shape: Shape, value: Mapping[str, pl.Expr]) -> list[pl.Expr]:
+    """The clean columns: raw ones under their own names, then time, label (Int8) and when it is known (seconds)."""
+    label = shape.market.label
+    known = value[LABEL].is_in([0.0, 1.0])
+    at = value[KNOWN_AT] if label.known_at is not None else value[TIME] + label.gap_seconds
+    clean = [value[name].fill_nan(None) if name in shape.numbers else value[name] for name in shape.market.raw_columns]
+    return [
+        *(column.alias(name) for column, name in zip(clean, shape.market.raw_columns, strict=True)),
+        value[TIME].alias(TIME),
+        pl.when(known).then(value[LABEL]).otherwise(-1.0).cast(pl.Int8).alias(LABEL),
+        pl.when(known).then(at).fill_null(float("inf")).alias(KNOWN_AT),
+    ]

@@ -1,0 +1,88 @@
+"""Put a staged table into time order on disk, a stretch of time after the other, so that memory stays bounded.
+
+It knows a lazily read table, its times and an id to break ties. It does not know what the other columns are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tsa.files.writing import replaced_file
+
+STRETCH_BYTES = 512 * 2**20
+ROW_GROUP = 2**18
+
+
+def stretches(times: np.ndarray, row_bytes: int) -> list[tuple[float, float]]:
+    """Half-open time ranges that hold about `STRETCH_BYTES` each and all rows together. Equal times stay together."""
+    count = -(-times.size * row_bytes // STRETCH_BYTES)
+    if count <= 1:
+        return [(-np.inf, np.inf)]
+    places = np.arange(1, count) * times.size // count
+    inner = np.unique(np.partition(times, places)[places]).tolist()
+    edges = [-np.inf, *inner, np.inf]
+    return list(itertools.pairwise(edges))
+
+
+def row_bytes(schema: pl.Schema) -> int:
+    """About what a row takes in memory."""
+    return sum(48 if dtype == pl.String else 8 for dtype in schema.values())
+
+
+def sorted_parts(
+    frame: pl.LazyFrame, ranges: list[tuple[float, float]], time: str, tie: pl.Expr
+) -> Iterator[pl.DataFrame]:
+    """The rows of each range, ordered by (time, tie)."""
+    for start, end in ranges:
+        whole = len(ranges) == 1
+        part = frame if whole else frame.filter(pl.col(time) >= start, pl.col(time) < end)
+        yield in_order(part.collect(engine="streaming"), time, tie)
+
+
+def in_order(part: pl.DataFrame, time: str, tie: pl.Expr) -> pl.DataFrame:
+    """Sorted by (time, tie); logs mostly come that way, and looking is cheaper than moving."""
+    later = pl.col(time) > pl.col(time).shift()
+    tied = (pl.col(time) == pl.col(time).shift()) & (tie > tie.shift())
+    if part.select((later | tied).slice(1).all()).item():
+        return part
+    return part.sort(pl.col(time), tie)
+
+
+class ParquetParts:
+    """Writes tables of one schema one after the other into a Parquet file, which appears when all are in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stack = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> ParquetParts:
+        return self
+
+    def write(self, part: pl.DataFrame) -> None:
+        """Append the rows."""
+        table: pa.Table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
+        if self._writer is None:
+            aside = self._stack.enter_context(replaced_file(self.path))
+            self._writer = pq.ParquetWriter(aside, table.schema, compression="lz4", use_dictionary=False)
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except BaseException as torn:
+            self._stack.__exit__(type(torn), torn, torn.__traceback__)
+            raise
+        self._stack.__exit__(kind, error, trace)

@@ -1,0 +1,139 @@
+"""The files of a log, opened and scanned lazily.
+
+It knows formats. It does not know what a column means. Columns of text formats (CSV, TSV, JSON
+lines) are all scanned as text: guessing types from the first rows breaks on the ten millionth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+
+from tsa.data.log.file_heads import SEPARATORS, first_line, kind_of_header, names_of, refuse_other_kinds
+from tsa.data.log.json_lines import check_json, fields_of
+from tsa.data.log.paths import find_files
+from tsa.data.log.read_errors import why_unreadable
+from tsa.data.log.text_tables import check_lines, has_lone_quotes
+from tsa.errors import DataError
+
+EXTRA = "__beyond the header"  # in CSV: what stands in a row behind the last column of the header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Files of one kind with the same columns: `schema` is name -> type, as scanned."""
+
+    kind: str
+    paths: tuple[str, ...]
+    schema: dict[str, pl.DataType]
+    lone_quotes: bool = False
+    """Of a table separated by tabs: whether quotes are letters, since not all of them are around whole fields."""
+    blank_lines: bool = False
+    """Of a table: whether there are lines in which nothing stands. They are no rows."""
+    carried: tuple[str, ...] = ()
+    """Columns that are no market's, and go along to the clean table as they are."""
+    noted: Mapping[str, str] = field(default_factory=dict)
+    """Rules that were checked before, and what they expect: see `tsa.data.log.validation.noted_rules`."""
+
+    is_veiled = False
+    """Whether nothing may be told of what stands in the files."""
+
+    @property
+    def is_text(self) -> bool:
+        """True for formats without types: everything is scanned as text."""
+        return self.kind != "parquet"
+
+    def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
+        """These columns, those that the files lack left out, in file order."""
+        present = [name for name in (*columns, *self.carried, EXTRA) if name in self.schema]
+        wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
+        frame = _scan(self.kind, list(self.paths), wanted, self.lone_quotes)
+        if self.blank_lines:
+            frame = frame.filter(pl.any_horizontal(pl.all().str.strip_chars() != ""))
+        return frame.select(present)
+
+
+def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str] = ()) -> list[Source]:
+    """All files of the logs as few sources, in order. keys: those of the columns in which every digit counts.
+
+    Raises DataError, with file and line, for a file that is missing, empty, torn, or not what its name says.
+    """
+    files = find_files(logs)
+    opened = [_opened(path, kind, columns, keys) for path, kind in files]
+    for source in opened:
+        _refuse_own(source, columns, alone=len(files) == 1)
+    joined: list[Source] = []
+    for _, group in groupby(opened, key=_alike):
+        sources = list(group)
+        joined.append(replace(sources[0], paths=tuple(path for source in sources for path in source.paths)))
+    return joined
+
+
+def _alike(source: Source) -> tuple[Any, ...]:
+    """Files for which this is equal are scanned together."""
+    return source.kind, source.lone_quotes, source.blank_lines, tuple(source.schema.items())
+
+
+def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
+    """DataError for what this program wrote beside a log: scores, and rows that it had set aside."""
+    scores = "raw_score" in source.schema and not set(columns) <= set(source.schema)
+    if scores or ("__reason" in source.schema and not alone):
+        what = "scores that this program wrote" if scores else "rows that were set aside with --quarantine"
+        raise DataError(f"{source.paths[0]}: holds {what}, not payments; leave it out of the log or move it")
+
+
+def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str]) -> Source:
+    try:
+        refuse_other_kinds(path, kind)
+        if kind == "json":
+            names = fields_of(path, columns)
+            check_json(path, columns, keys)
+            return Source(kind=kind, paths=(path,), schema=dict.fromkeys(names, pl.String()))
+        if kind == "parquet":
+            return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
+        return _table(path, kind)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise why_unreadable(path, kind, error) from error
+
+
+def _table(path: str, kind: str) -> Source:
+    header = first_line(path)
+    kind = kind_of_header(header, kind)
+    names, mark, tabs = names_of(header, kind, path), SEPARATORS[kind], kind == "tsv"
+    blank = check_lines(path, mark, len(names), quoted=not tabs)
+    return Source(
+        kind=kind,
+        paths=(path,),
+        schema=dict.fromkeys([*names, EXTRA], pl.String()),
+        lone_quotes=tabs and has_lone_quotes(path, mark),
+        blank_lines=blank,
+    )
+
+
+def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], lone_quotes: bool = False) -> pl.LazyFrame:
+    globs = "://" in paths[0]  # local ones are resolved already
+    if kind == "parquet":
+        return pl.scan_parquet(paths, glob=globs, extra_columns="ignore")
+    if kind == "json":
+        return pl.scan_ndjson(paths, schema=dict(schema))
+    # A field too many shifts all behind it. Polars notices only when it reads every column, so ask for one more.
+    lengths: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
+    if not lone_quotes and any('"' in name for name in schema):  # Polars knows such a name by another spelling
+        by_place: dict[str, Any] = {**lengths, "has_header": False, "skip_rows": 1}
+        return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **by_place)
+    if not lone_quotes:
+        return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
+    # one that nothing closes would swallow what comes after it; names may be in quotes too, so columns are told by their places
+    lengths |= {"has_header": False, "skip_rows": 1, "quote_char": None}
+    read = pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
+    return read.with_columns(unquoted(pl.exclude(EXTRA)))
+
+
+def unquoted(text: pl.Expr) -> pl.Expr:
+    """Texts without the quotes that some programs put around a whole field, and double inside it."""
+    inner = text.str.slice(1, text.str.len_chars().cast(pl.Int64) - 2).str.replace_all('""', '"', literal=True)
+    return pl.when(text.str.contains(r'(?s)^"(?:[^"]|"")*"$')).then(inner).otherwise(text).name.keep()

@@ -1,0 +1,245 @@
+"""Find the rows of a log that break a rule; refuse the log, or set those rows aside.
+
+The first pass over the files only notes whether a row breaks any rule. Which rule, and what stood there, is asked of
+the files again, and only when there is something to say: a sound log is read once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tsa.data.clean_columns import LABEL
+from tsa.data.log.columns import nested
+from tsa.data.log.duplicates import Repeated
+from tsa.data.log.rules import Rule, Shape, excluded, read_columns, rules, typed, values
+from tsa.data.log.sources import EXTRA, Source
+from tsa.errors import DataError
+from tsa.files.writing import replaced_file
+
+USE, KEPT, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
+ROW, ID, REASON, FRAUD = "__row", "__id", "__reason", "__fraud"
+PROBLEM, PROBLEM_VALUE, ALL_FRAUDS = "__problem", "__problem_value", "__frauds"
+SHOWN, SHOWN_RULES = 5, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """The files of one log and the shape they are brought to."""
+
+    shape: Shape
+    sources: Sequence[Source]
+
+    def _valued(self, source: Source) -> tuple[pl.LazyFrame, dict[str, pl.Expr]]:
+        read = values(self.shape, source.schema)
+        frame = source.scan(read_columns(self.shape.market))
+        frame = frame.with_columns(expression.alias(f"__value:{name}") for name, expression in read.items())
+        return frame, {name: pl.col(f"__value:{name}") for name in read}
+
+    def staged(self) -> pl.LazyFrame:
+        """All rows in file order: the clean columns, and in `__use` whether the row is kept, excluded or bad."""
+        frames = []
+        for source in self.sources:
+            frame, value = self._valued(source)
+            found = [*rules(self.shape, source.schema, value), *noted_rules(source), *nested_rules(self.shape, source)]
+            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in found)
+            use = (
+                pl.when(excluded(self.shape.market, source.schema))
+                .then(EXCLUDED)
+                .when(broken)
+                .then(BAD)
+                .otherwise(KEPT)
+            )
+            carried = [name for name in source.carried if name not in (PROBLEM, PROBLEM_VALUE)]
+            frames.append(frame.select(*typed(self.shape, value), *carried, use.cast(pl.UInt8).alias(USE)))
+        return pl.concat(frames)
+
+    def flagged(
+        self, repeated: Repeated, unscored: frozenset[str] = frozenset()
+    ) -> tuple[pl.LazyFrame, dict[str, Rule]]:
+        """The rows that are not excluded, as they stand in the files, with a boolean column per rule, and the rules.
+
+        unscored: ids of payments that a network has no number for.
+        """
+        mixed = {name for name in read_columns(self.shape.market) if len(self._types(name)) > 1}
+        named: dict[str, Rule] = {}
+        frames = []
+        for source in self.sources:
+            frame, value = self._valued(source)
+            found = {
+                rule.name: rule
+                for rule in (
+                    *rules(self.shape, source.schema, value),
+                    *noted_rules(source),
+                    *nested_rules(self.shape, source),
+                )
+            }
+            named.update(found)
+            raw = [name for name in (*read_columns(self.shape.market), *source.carried, EXTRA) if name in source.schema]
+            frames.append(
+                frame.select(
+                    *(pl.col(name).cast(pl.String) if name in mixed else pl.col(name) for name in raw),
+                    value[self.shape.market.event.id].cast(pl.String).alias(ID),
+                    excluded(self.shape.market, source.schema).alias(USE),
+                    (value[LABEL] == 1.0).fill_null(False).alias(FRAUD),
+                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
+                )
+            )
+        known = [duplicate_rule(self.shape.market.event.id, repeated)]
+        if unscored:
+            known.append(unscored_rule(self.shape.market.event.id, unscored))
+        joined = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
+        others = [pl.col(flag(name)).fill_null(False) for name in named]
+        flags = [*(rule.broken.alias(flag(rule.name)) for rule in known), *others]
+        named |= {rule.name: rule for rule in known}
+        return joined.filter(~pl.col(USE)).with_columns(flags).drop(USE), named
+
+    def _types(self, name: str) -> set[pl.DataType]:
+        return {source.schema[name] for source in self.sources if name in source.schema}
+
+
+def flag(rule: str) -> str:
+    """The column that says which rows break a rule: no column of a market is called so."""
+    return f"__broken:{rule}"
+
+
+def noted_rules(source: Source) -> list[Rule]:
+    """Rules that were checked before: the source carries the name of the one a row breaks, and what was found."""
+    return [
+        Rule(name=name, column=PROBLEM_VALUE, text=text, broken=pl.col(PROBLEM) == name)
+        for name, text in source.noted.items()
+    ]
+
+
+def nested_rules(shape: Shape, source: Source) -> list[Rule]:
+    """An object or a list of JSON is no text, though Polars spells it as one."""
+    if source.kind != "json":
+        return []
+    texts = [name for name in read_columns(shape.market) if name in source.schema and name not in shape.numbers]
+    rule = "must be a text, a number, true, false or null"
+    return [Rule(name=f"not_a_text:{name}", column=name, text=rule, broken=nested(name)) for name in texts]
+
+
+def unscored_rule(column: str, ids: frozenset[str]) -> Rule:
+    """The rule that a payment breaks which a network has no number for."""
+    broken = pl.col(ID).is_in(list(ids)).fill_null(False)
+    return Rule(name=f"no_score:{column}", column=column, text="must get a number as score", broken=broken)
+
+
+def duplicate_rule(column: str, repeated: Repeated) -> Rule:
+    """The rule whose offenders are known already."""
+    broken = pl.col(ROW).is_in(repeated.broken.implode())
+    return Rule(name=f"duplicate_id:{column}", column=column, text=repeated.text, broken=broken)
+
+
+def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
+    """Positions of the rows whose id stood earlier already, excluded rows and null ids left aside.
+
+    Almost every log has none, so ask cheaply first: sorted ids (texts: their hashes) have no equal neighbours.
+    """
+    live = ids.filter(use != EXCLUDED).drop_nulls()
+    ordered = (live.hash() if live.dtype == pl.String else live).sort()
+    if not (ordered == ordered.shift()).any():
+        return pl.Series(ROW, [], dtype=pl.get_index_type())
+    rows = (
+        pl.DataFrame({"id": ids, USE: use})
+        .with_row_index(ROW)
+        .filter(pl.col(USE) != EXCLUDED, pl.col("id").is_not_null())
+    )
+    return rows.filter(~pl.col("id").is_first_distinct())[ROW]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """Rows, and frauds among them, per rule; a row that breaks two rules counts under both. `frauds`: each once."""
+
+    rows: Mapping[str, int] = field(default_factory=dict)
+    frauds_by_rule: Mapping[str, int] = field(default_factory=dict)
+    frauds: int = 0
+    all_frauds: int = 0
+    """Of the whole log."""
+
+    def lines(self, *, has_label: bool) -> list[str]:
+        """`rule: 3 rows, 1 of them fraud`."""
+        return [
+            f"{name}: {count:,} rows" + (f", {self.frauds_by_rule.get(name, 0):,} of them fraud" if has_label else "")
+            for name, count in self.rows.items()
+        ]
+
+
+def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
+    """What the rows break."""
+    flags = {name: pl.col(flag(name)) for name in named}
+    fraud = pl.col(FRAUD)
+    counts = frame.select(
+        *(broken.sum().alias(name) for name, broken in flags.items()),
+        *((broken & fraud).sum().alias(f"{FRAUD}:{name}") for name, broken in flags.items()),
+        (pl.any_horizontal(flags.values()) & fraud).sum().alias(FRAUD),
+        fraud.sum().alias(ALL_FRAUDS),
+    )
+    found = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
+    rows = {name: found[name] for name in named if found[name]}
+    frauds = {name: found[f"{FRAUD}:{name}"] for name in rows if found[f"{FRAUD}:{name}"]}
+    return Broken(rows=rows, frauds_by_rule=frauds, frauds=found[FRAUD], all_frauds=found[ALL_FRAUDS])
+
+
+def set_aside_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
+    """How many rows and frauds went to quarantine, and why."""
+    frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
+    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} are set aside in {path}"
+    lines = broken.lines(has_label=has_label)
+    more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []
+    return "\n  ".join([what, *lines[:SHOWN_RULES], *more])
+
+
+def refuse(
+    frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_bad: int, *, limit: float | None = None
+) -> DataError:
+    """The error that says how many rows break which rules, with the first ids and values of each.
+
+    limit: the share of rows that may be set aside, where more than that break a rule.
+    """
+    broken = count_broken(frame, named)
+    counts = broken.rows
+    wanted = [
+        frame.filter(pl.col(flag(name)))
+        .select(ROW, ID, pl.col(named[name].column).cast(pl.String).alias("value"))
+        .head(SHOWN)
+        for name in list(counts)[:SHOWN_RULES]
+    ]
+    what = f"log: {rows_bad:,} of {rows_read:,} rows break a rule"
+    if limit is None:
+        lines = [f"{what}; a quarantine file would set them aside"]
+    else:
+        frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds among them" if broken.all_frauds else ""
+        share = rows_bad / rows_read
+        asked = f"to set so many aside all the same: --quarantine-limit {math.ceil(share * 100) / 100:g}"
+        lines = [f"{what} ({share:.2%}{frauds}), more than the quarantine takes ({limit:.2%}); {asked}"]
+    for (name, count), first in zip(counts.items(), pl.collect_all(wanted), strict=False):
+        shown = ", ".join(_spelled(row) for row in first.iter_rows(named=True))
+        lines.append(f"{name}: {named[name].text}: {count:,} rows; the first: {shown}")
+    if len(counts) > SHOWN_RULES:
+        lines.append(f"and {len(counts) - SHOWN_RULES} further rules are broken")
+    return DataError("\n  ".join(lines))
+
+
+def _spelled(row: Mapping[str, Any]) -> str:
+    who = f"row {row[ROW] + 1}" if row[ID] is None else f"id {row[ID]}"
+    value = repr(row["value"])
+    return f"{who} ({value if len(value) <= 40 else value[:37] + '...'})"
+
+
+def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path) -> None:
+    """The bad rows as they stand in the files, with `__reason`; an empty table when there are none."""
+    flags = [flag(name) for name in named]
+    reasons = [pl.when(pl.col(flag(name))).then(pl.lit(name)) for name in named]
+    bad = frame.filter(pl.any_horizontal(flags)).with_columns(
+        pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
+    )
+    with replaced_file(path) as aside:
+        bad.drop([ID, FRAUD, *flags]).sink_parquet(aside)

@@ -1,0 +1,141 @@
+"""Histories of single payments, from the earlier events of their keys: gathered by the kernel that gathers a store's.
+
+Where several payments come at once, each sees those of the others that are before it, in (time, id) order, as in a log.
+It does not know where earlier events are kept, nor what a network makes of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.config.market import Market
+from tsa.data.history import EventArrays, HistoryArrays, HistoryIndex, gather
+from tsa.data.online.payments import Payments, tie
+
+Key = tuple[str, str]
+"""A history's name, and whose it is."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PastEvents:
+    """k earlier events of one key, in (time, id) order."""
+
+    ids: tuple[str, ...]
+    time_seconds: NDArray[np.float64]
+    """(k,)"""
+    categorical: NDArray[np.int32]
+    """(k, C)"""
+    numerical: NDArray[np.float32]
+    """(k, F)"""
+    label: NDArray[np.int8]
+    """(k,) 1 fraud, 0 genuine, -1 not known."""
+    known_at_seconds: NDArray[np.float64]
+    """(k,) when the label becomes known; +inf for never."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, payments: Payments) -> PastEvents:
+        """Payments, in any order, as events of the past."""
+        order = sorted(range(len(payments)), key=lambda row: (payments.time_seconds[row], tie(payments.ids[row])))
+        found = payments.take(order)
+        return cls(ids=found.ids, **{name: getattr(found, name) for name in ARRAYS})
+
+
+ARRAYS = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
+
+
+def assemble(market: Market, payments: Payments, past: Mapping[Key, PastEvents]) -> dict[str, HistoryArrays]:
+    """The histories of B payments by name. past: the earlier events of their keys; a key without any may be absent.
+
+    An event at or after a payment, in (time, id) order, is not part of its history, wherever it comes from.
+    """
+    events = _events(payments, list(past.values()))
+    rows = np.arange(len(payments))
+    found = {}
+    for history in market.history:
+        index = _index(history.name, payments, past, events.time_seconds)
+        if not math.isinf(market.retention_seconds):
+            index = _retained(index, events.time_seconds, market.retention_seconds)
+        found[history.name] = gather(events, index, rows, history.length)
+    return found
+
+
+def _events(payments: Payments, past: Sequence[PastEvents]) -> EventArrays:
+    """The payments themselves, whose outcomes nobody knows yet, then all that came before them."""
+    n = len(payments)
+    own: dict[str, Any] = {name: getattr(payments, name) for name in ARRAYS}
+    own |= {"label": np.full(n, -1, np.int8), "known_at_seconds": np.full(n, np.inf)}
+    joined: dict[str, Any] = {
+        name: np.concatenate([own[name], *(getattr(events, name) for events in past)]) for name in ARRAYS
+    }
+    return EventArrays(**joined)
+
+
+def _index(
+    history: str, payments: Payments, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
+) -> HistoryIndex:
+    """Where the payments stand among the events of their keys. A payment without a key stands alone."""
+    if len(payments) == 1 and (last := _last(payments.keys[history][0], history, past, time_seconds)) is not None:
+        return last
+    n, members = len(payments), dict[object, int]()
+    own = [
+        members.setdefault(row if key is None else key, len(members)) for row, key in enumerate(payments.keys[history])
+    ]
+    theirs = [members.get(key, -1) if name == history else -1 for name, key in past]
+    whose = np.concatenate([own, np.repeat(theirs, [len(events) for events in past.values()])]).astype(np.int64)
+    among = np.flatnonzero(whose >= 0)
+    block, when = whose[among], time_seconds[among]
+    order = np.lexsort((when, block))
+    if len(tied := order[_tied(block[order], when[order])]):
+        ids = [*payments.ids, *(id_ for events in past.values() for id_ in events.ids)]
+        rank = np.zeros(len(among), np.int64)
+        rank[sorted(tied, key=lambda at: tie(ids[among[at]]))] = np.arange(len(tied))
+        order = np.lexsort((rank, when, block))
+    position = np.empty(len(among), np.int64)
+    position[order] = np.arange(len(among))  # the payments come first among the events
+    start = np.searchsorted(block[order], own)
+    return HistoryIndex(order=among[order], position=position[:n], start=start)
+
+
+def _last(
+    key: object, history: str, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
+) -> HistoryIndex | None:
+    """Where the only payment stands, if each event of its key is later than the one before, and it is later than all, as
+    nearly always; None if not, where ids tell the order or some events do not count."""
+    begin = end = place = 1
+    for of, events in past.items():
+        if of == (history, key):
+            begin, end = place, place + len(events)
+        place += len(events)
+    when = time_seconds[begin:end]
+    if len(when) and (when[-1] >= time_seconds[0] or (when[1:] <= when[:-1]).any()):
+        return None
+    order = np.arange(begin, end + 1)
+    order[-1] = 0  # the payment comes first among the events
+    return HistoryIndex(order=order, position=np.array([end - begin]), start=np.zeros(1, np.int64))
+
+
+def _tied(block: NDArray[np.int64], when: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(m,) whether an event, given in order, has the time of its neighbour of the same key."""
+    as_before = np.zeros(len(block), bool)
+    as_before[1:] = (block[1:] == block[:-1]) & (when[1:] == when[:-1])
+    as_next = np.append(as_before[1:], False)
+    tied: NDArray[np.bool_] = as_before | as_next
+    return tied
+
+
+def _retained(index: HistoryIndex, time_seconds: NDArray[np.float64], retention_seconds: float) -> HistoryIndex:
+    """The index without what is older than the limit, seen from each payment."""
+    start = index.start.copy()
+    for row, (begin, end) in enumerate(zip(index.start, index.position, strict=True)):
+        times = time_seconds[index.order[begin : end + 1]]
+        start[row] += np.searchsorted(times, times[-1] - retention_seconds)
+    return HistoryIndex(order=index.order, position=index.position, start=start)

@@ -1,0 +1,296 @@
+"""How the files of a store are written: read and sort, fit, encode, index the histories, and seal with the manifest.
+
+Memory stays bounded while encoding: rows pass in chunks, and beside them one column, or one history, is held at a time.
+This file knows the order of the work; what each step means is known to the rooms it calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.history import HistoryIndex, index_histories, known_too_late, retained
+from tsa.data.log.clocks import sound_span
+from tsa.data.log.column_checks import late_note, notes_on
+from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log
+from tsa.data.store.manifest import (
+    ARRAYS,
+    ENCODER,
+    INDEX_ARRAYS,
+    KIND,
+    MANIFEST,
+    MARKET,
+    REPORT,
+    ROWS,
+    VERSION,
+    array_file,
+    index_file,
+)
+from tsa.data.wire.event_segments import Carried
+from tsa.data.wire.reader import read_wire
+from tsa.errors import DataError
+from tsa.files.writing import ArrayWriter, file_entry, need_suffix, write_json
+from tsa.progress import Progress
+
+MOST_NOTES = 20
+"""Notes on columns that are said; all of them stand in the report."""
+
+CODE = "__code"  # no column of a market begins so
+
+CHUNK_ROWS, CHUNK_VALUES = 1_000_000, 40_000_000
+"""Rows, and values, that are encoded at a time: markets with hundreds of features take fewer rows."""
+
+Entries = dict[str, dict[str, Any]]
+"""Manifest entries by file name."""
+
+Split = dict[str, Any]
+
+_log = logging.getLogger(__name__)
+
+
+def build_store(
+    market: Market,
+    logs: Sequence[str],
+    folder: Path,
+    *,
+    quarantine: SetAside,
+    encoder: Encoder | None,
+    progress: Progress,
+) -> None:
+    """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
+    with _read(market, logs, folder, quarantine=quarantine, encoder=encoder) as (clean, carried):
+        rows = pl.scan_parquet(folder / ROWS)
+        entries, time_seconds = _write_times(rows, folder, carried)
+        splits: dict[str, Split] = {}
+        is_fitted = encoder is None
+        if encoder is None:
+            splits = find_splits(market, time_seconds)
+            first, last = splits["train"]["rows"]
+            encoder = Encoder.fit(market, rows.slice(first, last - first))
+        n = len(time_seconds)
+        features, unknown = _write_features(encoder, rows, n, folder, progress, carried)
+        entries |= features
+        entries |= _write_histories(market, rows, time_seconds, folder, progress, carried)
+        report = _report(market, rows, time_seconds, clean.report, unknown, splits, is_fitted=is_fitted)
+        write_json(folder / REPORT, report)
+        write_json(folder / MARKET, market.to_dict())
+        encoder.save(folder / ENCODER)
+        entries |= {name: file_entry(folder / name) for name in (ROWS, REPORT, MARKET, ENCODER)}
+        manifest = _manifest(market, encoder, n, splits, entries)
+    write_json(folder / MANIFEST, manifest if carried is None else manifest | {"n_stored": n + len(carried)})
+    _log.info("store of %d events written", n)
+
+
+def _report(
+    market: Market,
+    rows: pl.LazyFrame,
+    time_seconds: NDArray[np.float64],
+    report: Mapping[str, Any],
+    unknown: Mapping[str, int],
+    splits: Mapping[str, Split],
+    *,
+    is_fitted: bool,
+) -> dict[str, Any]:
+    """The account of the rows, and what is odd about columns, which is said as well."""
+    n = int(report["rows_kept"])
+    notes = notes_on(market, rows, time_seconds, report, unknown=unknown, is_fitted=is_fitted, now_seconds=time.time())
+    late: dict[str, int] = {}
+    if splits:
+        frame = rows.select(LABEL, KNOWN_AT).collect()
+        for name in [name for name in splits if name != "test"]:
+            first, last = splits[name]["rows"]
+            label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
+            late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
+        notes += late_note(market, late)
+    for note in notes[:MOST_NOTES]:
+        _log.warning("%s: %s", note.column, note.text)
+    if len(notes) > MOST_NOTES:
+        _log.warning("and %d more notes on columns in %s", len(notes) - MOST_NOTES, REPORT)
+    rates = {name: count / n for name, count in unknown.items()}
+    return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
+
+
+@contextmanager
+def _read(
+    market: Market, logs: Sequence[str], folder: Path, *, quarantine: SetAside, encoder: Encoder | None
+) -> Iterator[tuple[CleanLog, Carried | None]]:
+    """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
+    aside = Quarantine.of(quarantine)
+    if aside is not None:
+        need_suffix("quarantine", aside.path, ".parquet")
+    if market.wire is None:
+        domains = None if encoder is None else encoder.domains
+        yield read_log(market, logs, folder / ROWS, quarantine=aside, need_label=encoder is None, domains=domains), None
+        return
+    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as found:
+        yield found
+
+
+def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, Split]:
+    """Row ranges of the market's splits in rising times (n,). Raises DataError when a split has no rows.
+
+    Fractions divide the time from the first to the last payment that no clock dated far from all others.
+    """
+    if not len(time_seconds):
+        raise DataError("the log must have rows to learn from, however: none is left after reading")
+    first, last = sound_span(time_seconds, time.time())
+    splits = {}
+    for name, (start, end) in market.split.resolve(first, last, market.label.gap_seconds).items():
+        begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
+        if begin == stop:
+            raise DataError(
+                f"split.{name} must hold payments, however: none from {_shown(start)} to {_shown(end)}; "
+                f"the log goes from {_shown(first)} to {_shown(last)}"
+            )
+        splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}
+    return splits
+
+
+def key_codes(key: pl.Series) -> NDArray[np.int64]:
+    """(n,) which key a row has, numbered by first appearance; -1 for null."""
+    name = key.name
+    known = key.drop_nulls().unique(maintain_order=True).to_frame().with_row_index(CODE)
+    codes = key.to_frame().join(known, on=name, how="left", maintain_order="left").get_column(CODE)
+    return codes.cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _shown(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _write_times(rows: pl.LazyFrame, folder: Path, carried: Carried | None) -> tuple[Entries, NDArray[np.float64]]:
+    """Write the times and labels; return the times of the payments, which splits are found by.
+
+    Of earlier payments that rows carry along, no outcome is known, ever.
+    """
+    entries: Entries = {}
+    frame = rows.select(TIME, LABEL, KNOWN_AT).collect()
+    times = np.empty(0) if carried is None else carried.time_seconds
+    behind = {"time_seconds": times, "label": np.full(len(times), -1), "known_at_seconds": np.full(len(times), np.inf)}
+    for name, column in (("time_seconds", TIME), ("label", LABEL), ("known_at_seconds", KNOWN_AT)):
+        pieces = (frame[column].to_numpy(), behind[name])
+        entries |= _write_array(folder, array_file(name), ARRAYS[name], len(frame) + len(times), pieces)
+    return entries, frame[TIME].to_numpy()
+
+
+def _chunk_rows(columns: int) -> int:
+    return min(CHUNK_ROWS, max(1, CHUNK_VALUES // max(columns, 1)))
+
+
+def _chunks(rows: pl.LazyFrame, columns: Sequence[str], n: int) -> Iterator[pl.DataFrame]:
+    size = _chunk_rows(len(columns))
+    for first in range(0, n, size):
+        yield rows.slice(first, size).select(columns).collect()
+
+
+def _write_features(
+    encoder: Encoder, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress, carried: Carried | None
+) -> tuple[Entries, dict[str, int]]:
+    """Encode all rows, chunk by chunk: the encoding of a row does not depend on the others.
+
+    Also how many payments have a value that the encoder does not know, by categorical feature.
+    """
+    unknown: Counter[str] = Counter()
+    encode = {"categorical": encoder.categorical, "numerical": encoder.numerical, "engineered": encoder.engineered}
+    behind = 0 if carried is None else len(carried)
+    sizes = {"categorical": n + behind, "numerical": n + behind, "engineered": n}
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(ArrayWriter(folder / array_file(name), ARRAYS[name], (sizes[name], len(columns))))
+            for name, columns in encoder.columns.items()
+        }
+        advance = stack.enter_context(progress("encoding", n + behind))
+        for chunk in _chunks(rows, list(dict.fromkeys([TIME, *encoder.raw_columns])), n):
+            for name, writer in writers.items():
+                made = encode[name](chunk)
+                writer.append(made)
+                if name == "categorical":
+                    unknown.update(_unknown(encoder, made, chunk))
+            advance(len(chunk))
+        if carried is not None:
+            for pieces in carried.encoded(encoder, _chunk_rows(len(encoder.raw_columns))):
+                for name, piece in pieces.items():
+                    writers[name].append(piece)
+                advance(len(pieces["categorical"]))
+    return {array_file(name): writer.entry for name, writer in writers.items()}, dict(unknown)
+
+
+def _unknown(encoder: Encoder, made: NDArray[Any], chunk: pl.DataFrame) -> dict[str, int]:
+    """How many rows have a value that the encoder does not know, by categorical feature."""
+    found = {}
+    for at, vocabulary in enumerate(encoder.categorical_vocabularies):
+        count = int(np.count_nonzero(made[:, at] == vocabulary.unknown_row))
+        if vocabulary.missing_row == vocabulary.unknown_row:
+            count -= chunk[vocabulary.name].null_count()
+        found[vocabulary.name] = count
+    return found
+
+
+def _write_histories(
+    market: Market,
+    rows: pl.LazyFrame,
+    time_seconds: NDArray[np.float64],
+    folder: Path,
+    progress: Progress,
+    carried: Carried | None,
+) -> Entries:
+    entries: Entries = {}
+    found: dict[str, Iterable[NDArray[Any]]]
+    with progress("indexing histories", len(market.history)) as advance:
+        for history in market.history:
+            if carried is None:
+                index = _log_index(rows, str(history.key), time_seconds, market.retention_seconds)
+                found = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
+                total = len(time_seconds)
+            else:
+                position, start = carried.slots(history.name)
+                found = {"order": carried.order(history.name), "position": [position], "start": [start]}
+                total = int((position - start + 1).sum())
+            for name, pieces in found.items():
+                size = total if name == "order" else len(time_seconds)
+                entries |= _write_array(folder, index_file(history.name, name), np.int64, size, pieces)
+            advance(1)
+    return entries
+
+
+def _write_array(folder: Path, file: str, kind: type[np.generic], n: int, pieces: Iterable[NDArray[Any]]) -> Entries:
+    with ArrayWriter(folder / file, kind, (n,)) as writer:
+        for piece in pieces:
+            writer.append(piece)
+    return {file: writer.entry}
+
+
+def _log_index(
+    rows: pl.LazyFrame, key: str, time_seconds: NDArray[np.float64], retention_seconds: float
+) -> HistoryIndex:
+    """The histories of a log under one key, without what is older than may be kept."""
+    index = index_histories(key_codes(rows.select(key).collect().to_series()))
+    return index if math.isinf(retention_seconds) else retained(index, time_seconds, retention_seconds)
+
+
+def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "n_events": n,
+        "market": {"name": market.name, "fingerprint": market.fingerprint},
+        "encoder": {"market_fingerprint": encoder.market_fingerprint, "table_rows": encoder.n_rows},
+        "columns": encoder.columns,
+        "histories": [history.name for history in market.history],
+        "splits": splits,
+        "files": dict(sorted(entries.items())),
+    }

@@ -1,0 +1,145 @@
+"""What a store's folder holds, and the manifest that says so.
+
+    categorical.npy numerical.npy engineered.npy      encoded features, one row per event
+    time_seconds.npy label.npy known_at_seconds.npy
+    NAME.order.npy NAME.position.npy NAME.start.npy   per history
+    rows.parquet       the clean rows, in the same order
+    data_report.json   what became of each row that was read
+    market.json encoder.json
+    manifest.json      version, number of events, splits, and the size and sha256 of each file
+
+Where rows carry their own history, the earlier payments stand behind the n payments in all arrays but `engineered`, in time
+order; the manifest says how many there are in all (`n_stored`), and NAME.order.npy lists each once for each row that shows it.
+
+The manifest is written last. The same rows in files of the same names give the same manifest, however they are sorted.
+This file knows names and sizes; it does not know what the arrays mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.config.market import Market
+from tsa.errors import StoreError
+from tsa.files.writing import sha256_of
+
+VERSION = 1
+KIND = "tsa event store"
+KEYS = ("n_events", "market", "columns", "histories", "splits", "files")
+"""What a manifest says beside its kind and version."""
+
+MANIFEST = "manifest.json"
+MARKET = "market.json"
+ENCODER = "encoder.json"
+REPORT = "data_report.json"
+ROWS = "rows.parquet"
+
+ARRAYS: dict[str, type[np.generic]] = {
+    "categorical": np.int32,
+    "numerical": np.float32,
+    "engineered": np.float32,
+    "time_seconds": np.float64,
+    "label": np.int8,
+    "known_at_seconds": np.float64,
+}
+"""The arrays of every store and their types."""
+
+OF_PAYMENTS = ("engineered",)
+"""Those that earlier payments which rows carry along have no part in."""
+
+INDEX_ARRAYS = ("order", "position", "start")
+"""The arrays of each history, int64."""
+
+
+def array_file(name: str) -> str:
+    """File of one of `ARRAYS`."""
+    return f"{name}.npy"
+
+
+def index_file(history: str, name: str) -> str:
+    """File of one of a history's `INDEX_ARRAYS`."""
+    return f"{history}.{name}.npy"
+
+
+def files_of(market: Market) -> list[str]:
+    """All files of a store of this market, the manifest left out."""
+    arrays = [array_file(name) for name in ARRAYS]
+    indices = [index_file(history.name, name) for history in market.history for name in INDEX_ARRAYS]
+    return [*arrays, *indices, ROWS, REPORT, MARKET, ENCODER]
+
+
+def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
+    """The manifest of a store whose files are all there with the right size, and, with `verify`, the right content.
+
+    Raises StoreError naming the file that is not.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
+        found = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
+        raise StoreError(f"{folder / MANIFEST}: this program reads a {KIND!r} of version {VERSION}, however: {found}")
+    if missing := [key for key in KEYS if key not in manifest]:
+        raise StoreError(f"{folder / MANIFEST} must have the keys {list(KEYS)}, however: {missing} are missing")
+    try:
+        for name, entry in manifest["files"].items():
+            _check_file(folder / name, entry, verify=verify)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{folder / MANIFEST}: not what this program writes: {error!r}") from error
+    return manifest
+
+
+def check_complete(folder: Path, manifest: Mapping[str, Any], market: Market) -> None:
+    """Raise StoreError when the manifest leaves out a file that a store of this market needs."""
+    for name in files_of(market):
+        if name not in manifest["files"]:
+            raise StoreError(f"{folder / MANIFEST} must list {name}, however: {sorted(manifest['files'])}")
+
+
+def n_stored(manifest: Mapping[str, Any]) -> int:
+    """Events in the arrays: the payments, and the earlier ones that their rows carry."""
+    return int(manifest.get("n_stored", manifest["n_events"]))
+
+
+def open_array(
+    folder: Path, name: str, manifest: Mapping[str, Any], dtype: type[np.generic], rows: int | None
+) -> NDArray[Any]:
+    """Map one array (rows, ...) into memory, read-only; `rows` None: as many as the manifest says of the file.
+
+    Raises StoreError when it is not as the manifest says.
+    """
+    try:
+        array: NDArray[Any] = np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
+        shape = manifest["files"][name]["shape"]
+        expected = (shape[0] if rows is None else rows, *shape[1:])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{folder / name} cannot be read: {error!r}") from error
+    if array.shape != expected or array.dtype != dtype:
+        found = f"{array.shape} {array.dtype}"
+        raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)}, however: {found}")
+    return array
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a store. Raises StoreError naming it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path} must hold a JSON object, however: {type(value).__name__}")
+    return value
+
+
+def _check_file(path: Path, entry: Mapping[str, Any], *, verify: bool) -> None:
+    if not path.is_file():
+        raise StoreError(f"{path} is missing")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise StoreError(f"{path} must have {entry['bytes']} bytes, however: {size}")
+    if verify and sha256_of(path) != entry["sha256"]:
+        raise StoreError(f"{path} was changed: its sha256 is not the one in the manifest")

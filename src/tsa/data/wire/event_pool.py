@@ -1,0 +1,193 @@
+"""The different earlier payments that wire rows tell of, each kept once, however many rows repeat it.
+
+Values are kept raw, in files: a categorical one as a code into the feature's different texts, a number as a float64. In
+memory are a time and a key per payment. It does not know rows, rules for rows, or an encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.wire.hash_table import HashTable
+from tsa.data.wire.row_errors import number_rule
+from tsa.data.wire.tokens import Hashes, Index, Read, Tokens, stirred
+from tsa.data.wire.values import Bounds
+
+Floats = NDArray[np.float64]
+
+
+def mixers(n: int, purpose: int) -> Hashes:
+    """(n,) odd numbers, always the same: the same payment has the same key on every machine."""
+    drawn = np.random.default_rng([n, purpose]).integers(0, 2**63, n)
+    return drawn.astype(np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def mixed(hashes: Hashes, mixers: Hashes | np.uint64) -> Hashes:
+    """Hashes of texts, such that the same text of another feature has another one."""
+    return (hashes ^ mixers) * mixers
+
+
+Refused = Callable[[int, str], bool]
+"""Whether a text of a categorical feature, by its place, is refused."""
+
+
+class Spelled:
+    """The different texts of C categorical features: a code for each, counting from 0 within its feature."""
+
+    def __init__(self, n_features: int, refused: Refused) -> None:
+        self.texts: list[list[str]] = [[] for _ in range(n_features)]
+        self.bad: dict[int, set[int]] = {}
+        """By feature: codes of texts that are refused."""
+        self._refused = refused
+        self._table = HashTable()
+        self._mixers = mixers(n_features, 1)
+
+    def codes(self, tokens: Tokens, index: Index, hashes: Hashes) -> NDArray[np.int32]:
+        """(e, C) the codes of the pieces `index` (e, C), whose hashes are given too."""
+        keys = mixed(hashes, self._mixers).ravel()
+        found = self._table.find(keys)
+        new = np.flatnonzero(found < 0)
+        if len(new):
+            own, first = np.unique(keys[new], return_index=True)
+            places = new[first]
+            self._table.add(own, self._enter(tokens.texts(index.ravel()[places]), places % index.shape[1]))
+            found[new] = self._table.find(keys[new])
+        return found.astype(np.int32).reshape(index.shape)
+
+    def _enter(self, texts: list[str], features: Index) -> Index:
+        """The codes of texts that are new."""
+        codes = np.empty(len(texts), np.int64)
+        for at, (text, feature) in enumerate(zip(texts, features.tolist(), strict=True)):
+            codes[at] = len(self.texts[feature])
+            self.texts[feature].append(text)
+            if self._refused(feature, text):
+                self.bad.setdefault(feature, set()).add(int(codes[at]))
+        return codes
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A value that cannot be used: of which kind of feature and which of these, what stands there, and the rule."""
+
+    kind: str
+    feature: int
+    text: str
+    rule: str
+
+
+class Pool:
+    """P different payments, in the order in which they were met."""
+
+    def __init__(
+        self,
+        folder: Path,
+        n_categorical: int,
+        n_numerical: int,
+        bounds: Bounds,
+        *,
+        refused: Refused = lambda feature, text: False,
+        read: Read | None = None,
+    ) -> None:
+        """refused: which texts of categorical features cannot be used. read: of numbers, as `Tokens.numbers` takes it."""
+        self.spelled, self._bounds, self._read = Spelled(n_categorical, refused), bounds, read
+        self.wrong: dict[int, Wrong] = {}
+        """Payments with a value that cannot be used."""
+        self._size, self._is_wrong = 0, np.zeros(1024, bool)
+        self._table = HashTable()
+        self._times: list[Floats] = [np.empty(0)]
+        self._keys: list[Hashes] = [np.empty(0, np.uint64)]
+        self._paths = folder / "pool.categorical", folder / "pool.numerical"
+        self._shapes: tuple[tuple[int, Any], ...] = (n_categorical, np.int32), (n_numerical, np.float64)
+        self._files: list[BinaryIO] = []
+        self._mixers = mixers(n_categorical + n_numerical, 2)
+
+    def __enter__(self) -> Self:
+        self._files = [path.open("wb") for path in self._paths]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def find_wrong(self, numbers: Index) -> Index:
+        """Which places of `numbers` (e,) are payments with a value that cannot be used."""
+        return np.flatnonzero(self._is_wrong[numbers]) if self.wrong else np.empty(0, np.int64)
+
+    def time_seconds(self) -> Floats:
+        """(P,)"""
+        return np.concatenate(self._times)
+
+    def keys(self) -> Hashes:
+        """(P,) by which a payment is known again."""
+        return np.concatenate(self._keys)
+
+    def values(self) -> list[NDArray[Any]]:
+        """Codes (P, C) int32 and numbers (P, F) float64, NaN where missing, as they stand in the files."""
+        for file in self._files:
+            file.flush()
+        shapes = [((self._size, width), kind) for width, kind in self._shapes]
+        return [
+            np.memmap(path, kind, "r", shape=shape) if all(shape) else np.empty(shape, kind)
+            for path, (shape, kind) in zip(self._paths, shapes, strict=True)
+        ]
+
+    def add(
+        self, tokens: Tokens, categorical: Index, numerical: Index, times: Floats, missing: NDArray[np.bool_]
+    ) -> Index:
+        """(e,) the numbers of e payments: pieces (e, C) and (e, F), times (e,). Those not met before are taken in.
+
+        missing: (T,) which pieces are missing markers.
+        """
+        pieces = np.concatenate([categorical, numerical], 1)
+        hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
+        key = (hashes * self._mixers).sum(1, dtype=np.uint64)
+        key = stirred(key ^ stirred((times + 0.0).view(np.uint64)))
+        found = self._table.find(key)
+        new = np.flatnonzero(found < 0)
+        if len(new):
+            first = np.unique(key[new], return_index=True)[1]
+            at = new[np.sort(first)]
+            self._table.add(key[at], self._size + np.arange(len(at)))
+            codes = self.spelled.codes(tokens, categorical[at], hashes[at, : categorical.shape[1]])
+            self._keep(codes, self._numbers(tokens, numerical[at], missing))
+            self._note_codes(codes)
+            self._times.append(times[at])
+            self._keys.append(key[at])
+            self._size += len(at)
+            found[new] = self._table.find(key[new])
+        return found
+
+    def _numbers(self, tokens: Tokens, index: Index, missing: NDArray[np.bool_]) -> Floats:
+        """(e, F) what the pieces say; those that cannot be used are noted."""
+        flat, needed = index.ravel(), self._size + len(index)
+        if needed > len(self._is_wrong):
+            self._is_wrong = np.concatenate([self._is_wrong, np.zeros(needed, bool)])
+        numbers = tokens.numbers(flat, missing[flat], self._read).reshape(index.shape)
+        for row, feature in np.argwhere(self._bounds.bad(numbers)).tolist():
+            text = tokens.texts(index[row, feature : feature + 1])[0]
+            self._note(row, Wrong("numerical", feature, text, number_rule(float(numbers[row, feature]))))
+        return numbers
+
+    def _note_codes(self, codes: NDArray[np.int32]) -> None:
+        """Note which of the payments that are taken in, by their codes (e, C), have a text that is refused."""
+        for feature, bad in self.spelled.bad.items():
+            for row in np.flatnonzero(np.isin(codes[:, feature], list(bad))).tolist():
+                text = self.spelled.texts[feature][codes[row, feature]]
+                self._note(row, Wrong("categorical", feature, text, "not_a_number"))
+
+    def _note(self, row: int, wrong: Wrong) -> None:
+        self.wrong.setdefault(self._size + row, wrong)
+        self._is_wrong[self._size + row] = True
+
+    def _keep(self, *values: NDArray[Any]) -> None:
+        for file, part in zip(self._files, values, strict=True):
+            file.write(np.ascontiguousarray(part).data.cast("B") if part.size else b"")

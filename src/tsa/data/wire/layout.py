@@ -1,0 +1,168 @@
+"""Which fields a wire row must have, in the order in which all of `tsa.data.wire` reads them.
+
+It turns a market into names. It does not know rows, files or values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.config.market import Market
+from tsa.config.optional_tables import Wire
+from tsa.errors import MarketError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The categorical or the numerical half of a history: a field per feature, then the times and the ids beside them.
+
+    `first` is the place of its first field among all history fields of the row.
+    """
+
+    first: int
+    features: tuple[str, ...]
+    fields: tuple[str, ...]
+
+    @property
+    def time(self) -> int:
+        """Place of the field of times."""
+        return self.first + len(self.features)
+
+    @property
+    def id(self) -> int:
+        """Place of the field of ids."""
+        return self.first + len(self.features) + 1
+
+    @property
+    def stop(self) -> int:
+        """The place after the last field."""
+        return self.first + len(self.features) + 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryFields:
+    """One history: its parts in the order categorical, numerical; a part without features is left out."""
+
+    name: str
+    length: int
+    kinds: tuple[str, ...]
+    """Of each part: "categorical" or "numerical"."""
+    parts: tuple[Part, ...]
+    batches: tuple[int, ...]
+    """Places of the fields that tell how far each batch of fields has come; none where all are written at once."""
+
+    @property
+    def fields(self) -> slice:
+        """Places of all its fields."""
+        return slice(self.parts[0].first, self.parts[-1].stop)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All fields of a market's wire rows."""
+
+    market: Market
+
+    @cached_property
+    def wire(self) -> Wire:
+        """The market's wire table. Raises MarketError for a market of logs."""
+        if self.market.wire is None:
+            raise MarketError(
+                f"market {self.market.name!r} must have a [wire] table to read rows that carry their history"
+            )
+        return self.market.wire
+
+    @cached_property
+    def categorical(self) -> tuple[str, ...]:
+        """Names of the C categorical features."""
+        return tuple(feature.name for feature in self.market.features.categorical)
+
+    @cached_property
+    def numerical(self) -> tuple[str, ...]:
+        """Names of the F numerical features."""
+        return tuple(feature.name for feature in self.market.features.numerical)
+
+    @cached_property
+    def numeric(self) -> frozenset[str]:
+        """Categorical features that hold whole numbers."""
+        return frozenset(self.wire.numeric_categorical)
+
+    @cached_property
+    def decimal(self) -> frozenset[str]:
+        """Categorical features that hold numbers with a fraction."""
+        return frozenset(self.wire.decimal_categorical or ())
+
+    @cached_property
+    def engineered(self) -> tuple[str, ...]:
+        """Names of the G engineered features."""
+        return tuple(feature.name for feature in self.market.features.engineered)
+
+    @cached_property
+    def events(self) -> tuple[str, ...]:
+        """Names of the features that histories tell of, C + F."""
+        return (*self.categorical, *self.numerical)
+
+    @cached_property
+    def histories(self) -> tuple[HistoryFields, ...]:
+        """Per history of the market, where its fields stand in `history_fields`."""
+        found: list[HistoryFields] = []
+        first = 0
+        for history in self.market.history:
+            parts, kinds = [], []
+            groups = {"categorical": self.categorical, "numerical": self.numerical}
+            for part, (kind, features) in zip(self.wire.parts, groups.items(), strict=True):
+                if features:
+                    kinds.append(kind)
+                    fields = [self.wire.field(history.name, part, name) for name in features]
+                    event = self.market.event
+                    fields += [self.wire.twofold(history.name, part, name) for name in (event.time, event.id)]
+                    parts.append(Part(first=first, features=features, fields=tuple(fields)))
+                    first = parts[-1].stop
+            places = {name: part.first + at for part in parts for at, name in enumerate(part.features)}
+            batches = tuple(places[name] for name in self.wire.batches or ())
+            found.append(
+                HistoryFields(
+                    name=history.name, length=history.length, kinds=tuple(kinds), parts=tuple(parts), batches=batches
+                )
+            )
+        return tuple(found)
+
+    @cached_property
+    def history_fields(self) -> tuple[str, ...]:
+        """The fields that tell of earlier payments, K in all."""
+        return tuple(field for history in self.histories for part in history.parts for field in part.fields)
+
+    @cached_property
+    def times(self) -> NDArray[np.int64]:
+        """Places of the fields with times among `history_fields`."""
+        return np.array([part.time for history in self.histories for part in history.parts])
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """Places of all fields that hold numbers: features and times."""
+        numerical = [
+            place
+            for history in self.histories
+            for kind, part in zip(history.kinds, history.parts, strict=True)
+            for place in range(part.first if kind == "numerical" else part.time, part.id)
+        ]
+        return np.array(numerical)
+
+    @cached_property
+    def current(self) -> tuple[str, ...]:
+        """The fields of the payment itself that a score needs: features, time, id; each once."""
+        event = self.market.event
+        return tuple(dict.fromkeys((*self.market.features.names, event.time, event.id)))
+
+    @cached_property
+    def others(self) -> tuple[str, ...]:
+        """Further columns of a file: keys, amount, segments, excluded columns and the outcome; they may have no value."""
+        market = self.market
+        known_at = () if market.label.known_at is None else (market.label.known_at,)
+        excluded = (rule.column for rule in market.features.exclude)
+        wanted = dict.fromkeys((*market.raw_columns, market.label.column, *known_at, *excluded))
+        return tuple(name for name in wanted if name not in self.current)

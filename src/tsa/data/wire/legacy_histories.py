@@ -1,0 +1,116 @@
+"""Histories as the original's handlers read them, where that is another way than this project's own.
+
+Two parts of a history that are equally long tell of the same payments by their place, whatever their ids; of different length,
+by id, each id once. The numerical part says when. It knows places of pieces; not what values mean, nor an encoder.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.data.wire.layout import HistoryFields, Part
+from tsa.data.wire.row_errors import Problems
+from tsa.data.wire.row_pieces import Events, Rows, places_of, times_of
+from tsa.data.wire.tokens import Index, text_hashes
+
+
+def as_original(rows: Rows, history: HistoryFields, held: list[Index], problems: Problems) -> Events:
+    """What the rows' history holds, in the order in which it stands there; `held`: per part (R,) how many payments."""
+    for part, count in zip(history.parts, held, strict=True):
+        _note_gaps(rows, part, count, problems)
+    row, place = places_of(held[0])
+    places: list[Index] = [place] * len(history.parts)
+    if len(held) > 1:
+        if (unlike := held[0] != held[1]).any():
+            row, *places = _matched(rows, history, held, unlike, problems)
+        elif not rows.layout.wire.accepts("unlike_ids"):
+            _note_unlike(rows, history, row, (place, place), problems)
+    times = times_of(rows, history.parts[-1], row, places[-1], problems)
+    if len(held) > 1 and not rows.layout.wire.accepts("unlike_times"):
+        other = times_of(rows, history.parts[0], row, places[0], problems)
+        part = history.parts[-1]
+        differ = np.flatnonzero(other != times)
+        shown = zip(row[differ].tolist(), times[differ], other[differ], strict=True)
+        field = part.fields[part.time - part.first]
+        problems.note("time_mismatch", ((at, field, f"{b:.15g} beside {a:.15g}") for at, b, a in shown))
+    return Events(row, tuple(places), times)
+
+
+def note_beyond(rows: Rows, history: HistoryFields, events: Events, problems: Problems) -> None:
+    """Note rows that tell of more payments than the history has room for, or of one older than the cap."""
+    part, most, cap = history.parts[-1], history.length - 1, rows.layout.wire.age_cap_seconds
+    count = np.bincount(events.row, minlength=len(rows.now))
+    over = np.flatnonzero(count > most).tolist()
+    problems.note("too_many_payments", ((row, part.fields[-1], f"{count[row]} for {most}") for row in over))
+    age = rows.now[events.row] - events.time_seconds
+    old = np.flatnonzero(age > cap)
+    field = part.fields[part.time - part.first]
+    shown = zip(events.row[old].tolist(), age[old].tolist(), strict=True)
+    problems.note("too_old", ((row, field, f"{seconds:.15g} s for {cap:g} s") for row, seconds in shown))
+
+
+def _default_of(rows: Rows, name: str) -> str | None:
+    return rows.layout.wire.defaults.get(name)
+
+
+def _note_gaps(rows: Rows, part: Part, held: Index, problems: Problems) -> None:
+    """Note missing ids and times that there is no default for."""
+    event = rows.layout.market.event
+    row, place = places_of(held)
+    for rule, name, field in (("missing_id", event.id, part.id), ("missing_time", event.time, part.time)):
+        gone = np.flatnonzero(rows.missing[rows.first[row, field] + place])
+        if len(gone) and _default_of(rows, name) is None:
+            texts = rows.tokens.texts(rows.first[row[gone], field] + place[gone])
+            shown = zip(row[gone].tolist(), texts, strict=True)
+            problems.note(rule, ((at, part.fields[field - part.first], text) for at, text in shown))
+
+
+def _ids(rows: Rows, part: Part, row: Index, place: Index) -> NDArray[np.uint64]:
+    """(E,) what the ids hash to; a missing one is the default."""
+    token = rows.first[row, part.id] + place
+    ids, default = rows.tokens.hashes(token), _default_of(rows, rows.layout.market.event.id)
+    if default is not None:
+        ids[rows.missing[token]] = text_hashes([default])[0]
+    return ids
+
+
+def _note_unlike(
+    rows: Rows, history: HistoryFields, row: Index, places: tuple[Index, Index], problems: Problems
+) -> None:
+    one, other = (_ids(rows, part, row, place) for part, place in zip(history.parts, places, strict=True))
+    part = history.parts[-1]
+    found = np.unique(row[one != other]).tolist()
+    problems.note("mismatched_history", ((at, part.fields[-1], rows.text(at, part.id).decode()) for at in found))
+
+
+def _matched(
+    rows: Rows, history: HistoryFields, held: list[Index], unlike: NDArray[np.bool_], problems: Problems
+) -> tuple[Index, Index, Index]:
+    """Rows and places in both parts: by place in rows whose parts are equally long, else by id, its first appearance."""
+    wire, found, alike = rows.layout.wire, [], []
+    for part, count in zip(history.parts, held, strict=True):
+        row, place = places_of(count)
+        same = ~unlike[row]
+        alike.append((row[same], place[same]))
+        at = np.flatnonzero(~same)
+        ids = _ids(rows, part, row[at], place[at])
+        frame = pl.DataFrame({"row": row[at], "id": ids, "place": place[at]})
+        found.append(frame.unique(["row", "id"], keep="first", maintain_order=True))
+    (row, left), (_, right) = alike
+    if not wire.accepts("unlike_ids"):
+        _note_unlike(rows, history, row, (left, right), problems)
+    if wire.mismatched == "refuse":
+        part = history.parts[-1]
+        shown = (
+            (at, part.fields[-1], f"{held[1][at]} ids beside {held[0][at]}") for at in np.flatnonzero(unlike).tolist()
+        )
+        problems.note("mismatched_history", shown)
+    if wire.mismatched != "align":
+        return row, left, right
+    both = found[0].join(found[1], on=["row", "id"], suffix="_right", maintain_order="left")
+    joined = (row, both["row"].to_numpy()), (left, both["place"].to_numpy()), (right, both["place_right"].to_numpy())
+    row, left, right = (np.concatenate(pair) for pair in joined)
+    order = np.argsort(row, kind="stable")
+    return row[order], left[order], right[order]

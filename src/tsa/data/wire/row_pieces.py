@@ -1,0 +1,138 @@
+"""Rows cut into pieces, and the payments that they tell of as places of pieces.
+
+It knows the layout of rows; it does not know which payments belong together, what values mean, nor an encoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.spelling import UNIT_SCALE
+from tsa.data.wire.layout import HistoryFields, Layout, Part
+from tsa.data.wire.row_errors import Problems
+from tsa.data.wire.tokens import Index, Tokens
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R rows cut into pieces: the K history fields of each row stand side by side."""
+
+    layout: Layout
+    tokens: Tokens
+    missing: NDArray[np.bool_]
+    """(T,) which pieces are missing markers."""
+    numbers: Floats
+    """(T,) what a piece says as a number, of those that were read: all times at least. NaN: none; infinite: no number."""
+    now: Floats
+    """(R,) the current payments' times in epoch seconds."""
+
+    @cached_property
+    def first(self) -> Index:
+        """(R, K) the first piece of each field that counts."""
+        return self._extent[0]
+
+    @cached_property
+    def count(self) -> Index:
+        """(R, K) the pieces of each field that count."""
+        return self._extent[1]
+
+    @cached_property
+    def _told(self) -> Index:
+        """(R, K) the pieces of each field, all of them."""
+        return np.diff(self.tokens.first).reshape(len(self.now), -1)
+
+    @cached_property
+    def _extent(self) -> tuple[Index, Index]:
+        """First and count of each field: where batches of fields have not come equally far, of what all have."""
+        first, count = self.tokens.first[:-1].reshape(len(self.now), -1), self._told
+        for history in self.layout.histories:
+            if (unlike := self.unlike_batches(history)).any():
+                first, count = first.copy(), count.copy()
+                least = count[:, list(history.batches)].min(1)
+                over = np.where(unlike[:, None], np.maximum(count[:, history.fields] - least[:, None], 0), 0)
+                first[:, history.fields] += over
+                count[:, history.fields] -= over
+        return first, count
+
+    def count_told(self, history: HistoryFields) -> Index:
+        """(R, batches) how many values the field of each batch has."""
+        return self._told[:, list(history.batches)]
+
+    def unlike_batches(self, history: HistoryFields) -> NDArray[np.bool_]:
+        """(R,) whether the history's batches have different numbers of values."""
+        told = self.count_told(history)
+        unlike: NDArray[np.bool_] = (told != told[:, :1]).any(1)
+        return unlike
+
+    def is_marker(self, field: int) -> NDArray[np.bool_]:
+        """(R,) whether a field is a missing marker and nothing else."""
+        marked: NDArray[np.bool_] = (self._told[:, field] == 1) & self.missing[
+            self.tokens.first[:-1].reshape(len(self.now), -1)[:, field]
+        ]
+        return marked
+
+    def text(self, row: int, field: int) -> bytes:
+        """A field as it stands."""
+        piece, data = int(self.first[row, field]), self.tokens
+        last = piece + int(self.count[row, field]) - 1
+        return data.data[int(data.start[piece]) : int(data.start[last] + data.length[last])]
+
+
+def pieces_of(tokens: Tokens, fields: Index) -> Index:
+    """All pieces of some of the texts that were cut, `fields` (f,)."""
+    count = tokens.first[fields + 1] - tokens.first[fields]
+    return np.repeat(tokens.first[fields] - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
+
+
+@dataclass(frozen=True)
+class Events:
+    """E earlier payments of one history of all rows, row after row, each row's in time order."""
+
+    row: Index
+    """(E,) the row that tells of it."""
+    places: tuple[Index, ...]
+    """Per part of the history (E,): its place among the part's values."""
+    time_seconds: Floats
+    """(E,)"""
+
+    def take(self, kept: Any) -> Events:
+        """Those of a mask, of positions or of a slice."""
+        if isinstance(kept, np.ndarray) and kept.dtype.kind == "b" and kept.all():
+            return self
+        return Events(self.row[kept], tuple(place[kept] for place in self.places), self.time_seconds[kept])
+
+    def tokens(self, rows: Rows, history: HistoryFields) -> list[Index]:
+        """Per part (E, features): the piece with each feature's value."""
+        return [
+            rows.first[self.row, part.first : part.time] + place[:, None]
+            for part, place in zip(history.parts, self.places, strict=True)
+        ]
+
+
+def places_of(held: Index) -> tuple[Index, Index]:
+    """Of `held` (R,) payments per row: the row of each, and its place among the row's."""
+    row = np.repeat(np.arange(len(held)), held)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(held) - held, held)
+
+
+def times_of(rows: Rows, part: Part, row: Index, place: Index, problems: Problems) -> Floats:
+    """(E,) epoch seconds of payments of a part; those without a time are noted."""
+    token = rows.first[row, part.time] + place
+    event, times = rows.layout.market.event, rows.numbers[token]
+    if event.time in rows.layout.wire.defaults:
+        times[rows.missing[token]] = float(rows.layout.wire.defaults[event.time])
+    if not np.isfinite(times).all():
+        for rule, broken in (("missing_time", np.isnan(times)), ("bad_time", np.isinf(times))):
+            at = np.flatnonzero(broken)
+            field = part.fields[part.time - part.first]
+            shown = zip(row[at].tolist(), rows.tokens.texts(token[at]), strict=True)
+            problems.note(rule, ((which, field, value) for which, value in shown))
+    seconds: Floats = times / UNIT_SCALE[event.time_unit or "s"]
+    return seconds

@@ -1,0 +1,82 @@
+"""Which row of the embedding table a piece of a request has, found for all pieces at once.
+
+A table made beforehand holds every text that the encoder knows, with the row that the encoder itself gave it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.wire.event_pool import mixed, mixers
+from tsa.data.wire.hash_table import HashTable
+from tsa.data.wire.tokens import Index, Tokens, text_hashes
+from tsa.data.wire.values import Values
+
+MOST_SEEN = 1000
+"""Odd texts per feature that are kept with their rows: finding the row of one costs as much as reading a request."""
+
+REFUSED, LOST = -1, -2
+"""In the place of a row: there is none for this text; it is not known yet."""
+
+Places = list[tuple[int, int]]
+
+
+class KnownTexts:
+    """The texts of C categorical features as they stand on the wire: values, their other spellings, missing markers."""
+
+    def __init__(self, values: Values, encoder: Encoder) -> None:
+        self._values, self._encoder = values, encoder
+        names = values.layout.categorical
+        self._mixers = mixers(len(names), 1)
+        self._unknown = np.array([v.unknown_row for v in encoder.categorical_vocabularies], np.int32)
+        self._odd = [at for at, name in enumerate(names) if not values.is_plain(name)]
+        self._seen: dict[int, dict[tuple[str, bool], int]] = {at: {} for at in self._odd}
+        keys, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for at in range(len(names)):
+            texts = [text for text in self._spellings(at) if not values.is_unreadable(names[at], text, told=True)]
+            keys.append(mixed(text_hashes(texts), self._mixers[at]))
+            rows.append(values.rows_of(texts, encoder, at).astype(np.int64))
+        self._table = HashTable(np.concatenate(keys), np.concatenate(rows), room=8)
+
+    def _spellings(self, at: int) -> list[str]:
+        known = self._encoder.categorical_vocabularies[at].values
+        others = [f"{value}.0" for value in known if value.isdecimal()] if at in self._odd else []
+        return list(dict.fromkeys([*self._values.layout.wire.missing, *known, *others]))
+
+    def rows(self, tokens: Tokens, pieces: Index, own: int) -> tuple[NDArray[np.int32], Places]:
+        """(m, C) rows of pieces (m, C), and where there is none: which of the m, and which feature.
+
+        A text that the table does not hold is unknown, unless it may be spelled oddly. own: so many of the m, the first
+        ones, are payments themselves; the others are told of.
+        """
+        hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
+        found = self._table.find(mixed(hashes, self._mixers).ravel()).reshape(pieces.shape)
+        strange, refused = found < 0, list[tuple[int, int]]()
+        rows = found.astype(np.int32)
+        if not strange.any():
+            return rows, refused
+        np.copyto(rows, self._unknown, where=strange)
+        for at in self._odd:
+            where = np.flatnonzero(strange[:, at])
+            if len(where):
+                rows[where, at] = self._odd_rows(at, tokens.texts(pieces[where, at]), where >= own)
+                refused += [(place, at) for place in where[rows[where, at] == REFUSED].tolist()]
+        return rows, refused
+
+    def _odd_rows(self, at: int, texts: list[str], told: NDArray[np.bool_]) -> list[int]:
+        """The rows of texts of a feature that may be spelled oddly; those met lately are known."""
+        known, asked = self._seen[at], list(zip(texts, told.tolist(), strict=True))
+        found = {key: known.get(key, LOST) for key in asked}
+        new = [key for key, row in found.items() if row == LOST]
+        if new:
+            rows = self._values.rows_of([text for text, _ in new], self._encoder, at).tolist()
+            name = self._values.layout.categorical[at]
+            learned = {
+                key: REFUSED if self._values.is_unreadable(name, key[0], told=key[1]) else row
+                for key, row in zip(new, rows, strict=True)
+            }
+            found |= learned
+            self._seen[at] = learned if len(known) > MOST_SEEN else known | learned
+        return [found[key] for key in asked]

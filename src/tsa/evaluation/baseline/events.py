@@ -1,0 +1,129 @@
+"""What the automatic aggregates read of a store: all events in time order, and the past of each payment as blocks of them.
+
+Of a log, a block is all payments of a key. Where rows carry their own history, or events are seen for a limited time only,
+each payment has a block of its own: what its history holds. It knows stores; it aggregates nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.data.history import HistoryIndex
+from tsa.evaluation.baseline.segmented_ops import Blocks, blocks_of, slices_of
+
+if TYPE_CHECKING:
+    from tsa.data.store.store import EventStore
+
+Array = NDArray[Any]
+Columns = dict[str, Array]
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Past:
+    """The columns of N events in time order; arrays (N,)."""
+
+    time: Array
+    label: Array
+    numerical: Columns
+    """Raw values, float64, NaN for missing; the amount first. Of wire rows: as scaled, for only those are kept."""
+    categorical: Columns
+    """Codes of the raw values, 0 for missing. Raw: a device too rare for a vocabulary may yet be new to its key."""
+    window_start: dict[str, Array]
+    """Per window the first event inside it, seen from each event."""
+    places: Array
+    """(n_stored,) where a row of the store stands among these events."""
+    whole: bool
+    """Whether a payment sees all earlier ones of its key."""
+    known_from: Array | None = None
+    """The first event by whose time the outcome is known, N for never. None where the market does not use outcomes."""
+    known_until: dict[str, Array] = field(default_factory=dict)
+    """Per window the first event by whose time the outcome has been known for longer than the window."""
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @classmethod
+    def read(cls, store: EventStore, windows_days: Sequence[int]) -> Past:
+        """The events of a store, as aggregates over so many days need them."""
+        windows = {f"{days}d": days * DAY for days in windows_days}
+        whole = store.market.wire is None and math.isinf(store.market.retention_seconds)
+        past = cls._of_log(store, windows, whole) if store.market.wire is None else cls._of_wire(store, windows)
+        return past
+
+    @classmethod
+    def _of_log(cls, store: EventStore, windows: dict[str, float], whole: bool) -> Past:
+        time, label = np.asarray(store.time_seconds), np.asarray(store.label)
+        features = store.market.features
+        amount = store.market.event.amount
+        numerical = list(dict.fromkeys([*([amount] if amount else []), *(item.name for item in features.numerical)]))
+        categorical = [item.name for item in features.categorical]
+        raw = store.columns([*dict.fromkeys([*numerical, *categorical])])
+        columns = _numbers(raw, numerical), _codes(raw, categorical)
+        place = np.arange(len(time))
+        # Rows are in time order, so a rule on times becomes a rule on rows: integers, exact, and one sorted search.
+        start = {name: _index(np.searchsorted(time, time - w, side="right")) for name, w in windows.items()}
+        if not store.market.label.as_feature:
+            return cls(time, label, *columns, start, place, whole)
+        known = np.where(label >= 0, np.maximum(store.known_at_seconds, time), np.inf)
+        until = {name: _index(np.searchsorted(time, known + w)) for name, w in windows.items()}
+        known_from = _index(np.searchsorted(time, known))
+        return cls(time, label, *columns, start, place, whole, known_from, until)
+
+    @classmethod
+    def _of_wire(cls, store: EventStore, windows: dict[str, float]) -> Past:
+        """Payments and the earlier ones that they carry along; of the same time, the carried ones first."""
+        events, encoder = store.events, store.encoder
+        stored = np.asarray(events.time_seconds)
+        order = np.lexsort((np.arange(len(stored)) < len(store), stored))
+        places = np.empty(len(order), np.int64)
+        places[order] = np.arange(len(order))
+        time = stored[order]
+        names = list(encoder.numerical_names)
+        numerical = {}
+        for at, scaler in enumerate(encoder.numerical_scaling.scalers):
+            values = np.asarray(events.numerical[:, at], np.float64)[order]
+            marked = f"{scaler.name} is missing"
+            if marked in names[len(encoder.numerical_scaling.scalers) :]:
+                mark = names.index(marked, len(encoder.numerical_scaling.scalers))
+                values[np.asarray(events.numerical[:, mark])[order] == 1.0] = np.nan
+            numerical[scaler.name] = values
+        codes = enumerate(encoder.categorical_vocabularies)
+        categorical = {v.name: np.asarray(events.categorical[:, at], np.int64)[order] for at, v in codes}
+        start = {name: _index(np.searchsorted(time, time - w, side="right")) for name, w in windows.items()}
+        return cls(time, np.asarray(events.label)[order], numerical, categorical, start, places, whole=False)
+
+    def runs(self, index: HistoryIndex, rows: Array, places: int) -> Iterator[tuple[Blocks, Array, Array]]:
+        """Runs of blocks that hold the past of payments `rows` (R,), ascending; which places of them are payments asked
+        for, and which of `rows` these are."""
+        if not self.whole:
+            for blocks, found in slices_of(index, rows, self.places, places):
+                yield blocks, np.unique(blocks.end) - 1, found
+            return
+        for blocks in blocks_of(index, places):
+            found = np.searchsorted(rows, blocks.event)
+            none = not len(rows)
+            wanted = found[:0] if none else np.flatnonzero(rows[np.minimum(found, len(rows) - 1)] == blocks.event)
+            yield blocks, wanted, found[wanted]
+
+
+def _index(rows: Array) -> Array:
+    """Half the memory where the rows allow it."""
+    return rows.astype(np.int32) if len(rows) < 2**31 - 1 else rows
+
+
+def _numbers(raw: pl.DataFrame, names: Sequence[str]) -> Columns:
+    return {name: raw[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names}
+
+
+def _codes(raw: pl.DataFrame, names: Sequence[str]) -> Columns:
+    physical = {name: raw[name].cast(pl.String).cast(pl.Categorical).to_physical() for name in names}
+    return {name: (codes.cast(pl.Int64) + 1).fill_null(0).to_numpy() for name, codes in physical.items()}

@@ -1,0 +1,240 @@
+"""The baseline a model has to beat: LightGBM on automatic aggregates; the same rows, log and label delay.
+
+The settings are few and fixed; validation chooses among them by average precision, as it chooses a model's best epoch.
+Bins are fine for the payment's own numbers (a rule such as "over 220" is lost in 255 bins) and coarser for aggregates.
+
+LightGBM is an optional extra and imported only when a baseline is trained. This file knows nothing of the model it is
+compared with: of that, scores arrive.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.errors import ConfigError, DataError
+from tsa.evaluation.baseline.aggregates import Aggregates, aggregate
+
+if TYPE_CHECKING:
+    import lightgbm
+
+    from tsa.data.store.store import EventStore
+
+Array = NDArray[Any]
+Params = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+MAX_TRAINING_ROWS = 3_000_000
+"""Above this, genuine training payments are sampled: time and memory of the baseline stay bounded."""
+
+PATIENCE = 50
+"""Rounds without a better average precision on validation before a setting is given up."""
+
+BINNING: Params = {"min_data_in_bin": 1, "feature_pre_filter": False}
+OWN_BINS, AGGREGATE_BINS = 8191, 255
+
+GRID: tuple[Params, ...] = (
+    {"learning_rate": 0.05, "num_leaves": 31, "min_child_samples": 50, "lambda_l2": 1.0, "feature_fraction": 0.8},
+    {"learning_rate": 0.05, "num_leaves": 15, "min_child_samples": 200, "lambda_l2": 10.0, "feature_fraction": 0.5},
+    {"learning_rate": 0.05, "num_leaves": 63, "min_child_samples": 100, "lambda_l2": 10.0, "feature_fraction": 0.5},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineResult:
+    """What the baseline says of the test payments, and how it came to it."""
+
+    scores: Array
+    """(T,) float64 probabilities, in the order of `rows_test`."""
+    feature_importance: dict[str, float]
+    """Share of the total gain per feature, greatest first."""
+    params: Params
+    """The chosen setting, its rounds included."""
+    validation_average_precision: tuple[float, ...]
+    """Of each setting tried, in the order of `GRID`."""
+    seconds: float
+    n_train: int
+    """Training rows used."""
+    negative_rate: float
+    """Share of the genuine training rows used; scores are corrected for it."""
+    note: str
+    """One sentence on what was trained on."""
+
+
+def compare(
+    store: EventStore,
+    *,
+    rows_train: Array,
+    rows_validation: Array,
+    rows_test: Array,
+    seed: int,
+    max_rounds: int = 2000,
+    threads: int = 2,
+    max_training_rows: int = MAX_TRAINING_ROWS,
+    grid: Sequence[Params] = GRID,
+) -> BaselineResult:
+    """Train the baseline on `rows_train`, choose on `rows_validation`, score `rows_test`: row numbers of the store.
+
+    The same seed gives the same scores, whatever the threads. Test rows may repeat others and need no label.
+    Raises DataError when training or validation rows have labels other than 0 and 1, or lack one of the two;
+    ConfigError without LightGBM.
+    """
+    lgb = _lightgbm()
+    began = time.perf_counter()
+    train, rate = _sample(store, np.asarray(rows_train), max_training_rows, seed)
+    validation, test = np.asarray(rows_validation), np.asarray(rows_test)
+    _check(store, {"training": train, "validation": validation})
+    features, parts = _features(store, (train, validation, test))
+    base = _base_params(features, seed, threads)
+    data = _dataset(lgb, features, parts[0], np.asarray(store.label[train]), base)
+    valid = _dataset(lgb, features, parts[1], np.asarray(store.label[validation]), base, reference=data)
+    best, tried = _search(lgb, data, valid, base, grid, max_rounds)
+    raw = np.asarray(best.booster.predict(parts[2], num_threads=threads), np.float64)
+    return BaselineResult(
+        scores=_correct(raw, rate),
+        feature_importance=_importance(best.booster, features.names),
+        params={**best.params, "num_boost_round": best.rounds, "bins": [OWN_BINS, AGGREGATE_BINS], "seed": seed},
+        validation_average_precision=tried,
+        seconds=time.perf_counter() - began,
+        n_train=len(train),
+        negative_rate=rate,
+        note=_note(len(train), len(rows_train), rate, len(features.names)),
+    )
+
+
+def _lightgbm() -> Any:
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise ConfigError("comparing needs LightGBM, which is not installed: pip install tsa-fraud[compare]") from error
+    return lightgbm
+
+
+def _sample(store: EventStore, rows: Array, most: int, seed: int) -> tuple[Array, float]:
+    """Keep every fraud and so many genuine rows that about `most` remain; also the share of genuine ones kept."""
+    if len(rows) <= most:
+        return rows, 1.0
+    label = np.asarray(store.label[rows])
+    genuine = np.flatnonzero(label == 0)
+    kept = max(most - (len(rows) - len(genuine)), most // 10)
+    if kept >= len(genuine):
+        return rows, 1.0
+    chosen = np.random.default_rng(seed).choice(genuine, kept, replace=False)
+    keep = np.sort(np.concatenate([np.flatnonzero(label != 0), chosen]))
+    return rows[keep], kept / len(genuine)
+
+
+def refuse_incomparable(store: EventStore) -> None:
+    """DataError where `compare` could not learn from a store's training and validation ranges."""
+    _check(
+        store, {name: store.labelled(split) for name, split in (("training", "train"), ("validation", "validation"))}
+    )
+
+
+def _check(store: EventStore, parts: dict[str, Array]) -> None:
+    for name, rows in parts.items():
+        label = np.asarray(store.label[rows])
+        unknown, frauds = int(np.sum(label < 0)), int(np.sum(label == 1))
+        if unknown:
+            raise DataError(f"{name} rows must be labelled 0 or 1, however: {unknown} of {len(rows)} are not known")
+        if frauds in (0, len(rows)):
+            raise DataError(
+                f"{name} rows must hold fraud and genuine payments, however: {frauds} of {len(rows)} are fraud "
+                "(a label of -1 and a missing one mean that the outcome is not known)"
+            )
+
+
+def _features(store: EventStore, parts: tuple[Array, ...]) -> tuple[Aggregates, list[Array]]:
+    """Features of all parts made at once, and (rows, K) of each; parts may overlap, contiguous ones are views."""
+    rows = np.unique(np.concatenate(parts))
+    features = aggregate(store, rows=rows)
+    logger.info("made %d features of %d payments", len(features.names), len(rows))
+    return features, [_take(features.values, np.searchsorted(rows, part)) for part in parts]
+
+
+def _take(values: Array, at: Array) -> Array:
+    run = len(at) > 0 and bool(np.all(np.diff(at) == 1))
+    return values[at[0] : at[-1] + 1] if run else values[at]
+
+
+def _base_params(features: Aggregates, seed: int, threads: int) -> Params:
+    own = set(features.current)
+    return {
+        **BINNING,
+        "objective": "binary",
+        "metric": "average_precision",
+        "max_bin_by_feature": [OWN_BINS if name in own else AGGREGATE_BINS for name in features.names],
+        "seed": seed,
+        "deterministic": True,
+        "force_col_wise": True,
+        "num_threads": threads,
+        "verbosity": -1,
+    }
+
+
+def _dataset(
+    lgb: Any, features: Aggregates, values: Array, label: Array, params: Params, reference: Any = None
+) -> lightgbm.Dataset:
+    codes = [at for at, name in enumerate(features.names) if name in features.categorical]
+    data: lightgbm.Dataset = lgb.Dataset(
+        values,
+        label.astype(np.float32),
+        reference=reference,
+        params=params,
+        categorical_feature=codes,
+        free_raw_data=True,
+    )
+    return data.construct()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    booster: lightgbm.Booster
+    params: Params
+    rounds: int
+    average_precision: float
+
+
+def _search(
+    lgb: Any, data: Any, valid: Any, base: Params, grid: Sequence[Params], max_rounds: int
+) -> tuple[_Fit, tuple[float, ...]]:
+    """Train every setting with early stopping; the best on validation, and the average precision of each."""
+    if not grid:
+        raise ConfigError("grid must hold at least one setting, however: it is empty")
+    fits = [_train(lgb, data, valid, base, setting, max_rounds) for setting in grid]
+    return max(fits, key=lambda fit: fit.average_precision), tuple(fit.average_precision for fit in fits)
+
+
+def _train(lgb: Any, data: Any, valid: Any, base: Params, setting: Params, max_rounds: int) -> _Fit:
+    stop = lgb.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
+    booster = lgb.train({**base, **setting}, data, max_rounds, valid_sets=[valid], valid_names=["v"], callbacks=[stop])
+    average_precision = float(booster.best_score["v"]["average_precision"])
+    logger.info(
+        "%s: validation average precision %.4f after %d rounds", setting, average_precision, booster.best_iteration
+    )
+    return _Fit(booster, dict(setting), int(booster.best_iteration), average_precision)
+
+
+def _correct(raw: Array, rate: float) -> Array:
+    """Probabilities in the whole population from those in a sample with a share `rate` of the genuine rows."""
+    return raw * rate / (raw * rate + 1.0 - raw)
+
+
+def _importance(booster: lightgbm.Booster, names: Sequence[str]) -> dict[str, float]:
+    gain = np.asarray(booster.feature_importance("gain"), np.float64)
+    gain /= max(gain.sum(), np.finfo(np.float64).tiny)
+    return {names[at]: float(gain[at]) for at in np.argsort(-gain, kind="stable")}
+
+
+def _note(used: int, given: int, rate: float, features: int) -> str:
+    whole = f"LightGBM, whose aggregates look back over the whole log, trained on {used:,} payments with {features} features"
+    if rate == 1.0:
+        return f"{whole}: every training payment."
+    return f"{whole}: of {given:,} training payments every fraud and a {rate:.1%} sample of the genuine ones."

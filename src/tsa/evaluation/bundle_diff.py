@@ -1,0 +1,154 @@
+"""What is different between two bundles, and how scores move from one to the other on the same payments.
+
+It knows two bundles; not which one is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.stats import spearmanr
+
+from tsa.bundle.bundle import Bundle
+from tsa.evaluation.metrics.psi import psi
+from tsa.inference.scorer import Files, Scorer
+from tsa.progress import Progress, silent
+
+TOPS = {"100": 100, "0.1 %": 0.001, "1 %": 0.01}
+MOVED = 10
+"""Payments that are named as having moved most."""
+
+
+def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress: Progress = silent) -> dict[str, Any]:
+    """The differences as plain values: `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `calibration`,
+    `thresholds`, `metrics`, and, with a log, `scores`. Of trees of settings each entry is a line, `key: one, other`."""
+    found: dict[str, Any] = {
+        "schema": list(differences(one.market.to_dict(), other.market.to_dict())),
+        "vocabulary": _vocabulary(one, other),
+        "scaling": list(differences(_scalers(one), _scalers(other))),
+        "model": list(differences(one.config.to_dict(), other.config.to_dict())),
+        "training": list(differences(one.training.get("training", {}), other.training.get("training", {}))),
+        "weights": _weights(one, other),
+        "calibration": _calibration(one, other),
+        "thresholds": list(differences(_thresholds(one), _thresholds(other))),
+        "metrics": _metrics(one, other),
+    }
+    return (
+        found if log is None else {**found, "scores": score_movement(Scorer(one).score(log), Scorer(other).score(log))}
+    )
+
+
+def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    """Lines that tell where two trees of plain values differ."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*one, *other]):
+            yield from differences(one.get(key), other.get(key), f"{place}.{key}" if place else str(key))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for at, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{place}.{at}")
+    elif one != other:
+        yield f"{place}: {_short(one)}, {_short(other)}"
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _vocabulary(one: Bundle, other: Bundle) -> dict[str, Any]:
+    """By feature that both have: values that were added and removed."""
+    values = [{v.name: v.values for v in bundle.encoder.categorical_vocabularies} for bundle in (one, other)]
+    found = {}
+    for name in values[0].keys() & values[1].keys():
+        added = sorted(set(values[1][name]) - set(values[0][name]))
+        removed = sorted(set(values[0][name]) - set(values[1][name]))
+        if added or removed:
+            found[name] = {"added": added, "removed": removed, "kept": len(values[0][name]) - len(removed)}
+    return dict(sorted(found.items()))
+
+
+def _scalers(bundle: Bundle) -> dict[str, Any]:
+    groups = (bundle.encoder.numerical_scaling, bundle.encoder.engineered_scaling)
+    return {scaler.name: scaler.to_dict() for scaling in groups for scaler in scaling.scalers}
+
+
+def _weights(one: Bundle, other: Bundle) -> dict[str, Any]:
+    """By tensor of both: how far they are apart relative to the first; and which one bundle lacks."""
+    first, second = one.network.state_dict(), other.network.state_dict()
+    apart, lacking = {}, sorted(first.keys() ^ second.keys())
+    for name in first.keys() & second.keys():
+        if first[name].shape != second[name].shape:
+            lacking.append(name)
+        elif (distance := _distance(first[name], second[name])) > 0:
+            apart[name] = distance
+    tensors = dict(sorted(apart.items(), key=lambda pair: -pair[1]))
+    return {"equal": not apart and not lacking, "changed": len(apart), "relative": tensors, "of_one_alone": lacking}
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    one, other = one.double(), other.double()
+    return float((one - other).norm() / one.norm().clamp(min=1e-12))
+
+
+def _calibration(one: Bundle, other: Bundle) -> dict[str, Any]:
+    """Whether the maps to percentile and probability are the same, and the three scores of some raw scores by either."""
+    maps = [None if bundle.calibration is None else bundle.calibration.to_dict() for bundle in (one, other)]
+    raw = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99])
+    values = {}
+    for name, bundle in (("one", one), ("other", other)):
+        columns = {} if bundle.calibration is None else bundle.calibration.columns(raw)
+        values[name] = {column: found.tolist() for column, found in columns.items()}
+    return {"equal": maps[0] == maps[1], "raw_score": raw.tolist(), "methods": [*map(_method, (one, other))], **values}
+
+
+def _method(bundle: Bundle) -> str | None:
+    """How the bundle's probability was fitted; None where it has none."""
+    probability = None if bundle.calibration is None else bundle.calibration.probability
+    return None if probability is None else probability.method
+
+
+def _thresholds(bundle: Bundle) -> Any:
+    return {} if bundle.thresholds is None else bundle.thresholds.to_dict()
+
+
+def _metrics(one: Bundle, other: Bundle) -> dict[str, Any]:
+    """By metric that both were measured by: the two values."""
+    tables = [{} if b.metrics is None else b.metrics["evaluation"]["metrics"] for b in (one, other)]
+    shared = [name for name in tables[0] if name in tables[1]]
+    return {name: {"one": tables[0][name]["value"], "other": tables[1][name]["value"]} for name in shared}
+
+
+def score_movement(one: pl.DataFrame, other: pl.DataFrame) -> dict[str, Any]:
+    """How the raw scores of the same payments move: rank correlation, overlap of the riskiest, PSI, and who moves most."""
+    both = one.select("id", "raw_score").join(other.select("id", "raw_score"), on="id", suffix="_other")
+    first, second = (both[name].to_numpy().astype(np.float64) for name in ("raw_score", "raw_score_other"))
+    n = len(both)
+    correlation = spearmanr(first, second).statistic if n > 1 else float("nan")
+    most = np.argsort(-np.abs(first - second), kind="stable")[:MOVED]
+    return {
+        "n": n,
+        "rank_correlation": None if np.isnan(correlation) else float(correlation),
+        "top_overlap": {name: _overlap(first, second, top) for name, top in TOPS.items()},
+        "psi": psi(first, second),
+        "largest": float(np.abs(first - second).max(initial=0.0)),
+        "moved_most": [{"id": both["id"][int(at)], "one": float(first[at]), "other": float(second[at])} for at in most],
+    }
+
+
+def _overlap(one: Any, other: Any, top: float) -> float:
+    """The share of the riskiest `top` payments (a number, or a share of all) that both bundles agree on."""
+    k = min(len(one), max(1, int(top) if top >= 1 else round(top * len(one))))
+    if k == 0:
+        return 1.0
+    tops = [set(np.argsort(-scores, kind="stable")[:k].tolist()) for scores in (one, other)]
+    return len(tops[0] & tops[1]) / k
+
+
+def diff_paths(one: Path, other: Path, log: Files | None = None, progress: Progress = silent) -> dict[str, Any]:
+    """The differences between the bundles at two paths."""
+    return diff_bundles(Bundle.open(one), Bundle.open(other), log, progress)

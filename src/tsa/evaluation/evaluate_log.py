@@ -1,0 +1,164 @@
+"""A bundle, measured on a log whose outcomes are known: the report of a run's test range, for any bundle and any payments.
+
+It knows how a bundle and a log take the place of a run; what is measured is `tsa.evaluation.evaluate`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tsa.bundle.bundle import Bundle
+from tsa.bundle.manifest import WEIGHTS, sha256
+from tsa.bundle.signing import read_bundle
+from tsa.data.log.quarantine import SetAside
+from tsa.errors import DataError
+from tsa.evaluation.evaluate import measure
+from tsa.evaluation.run import Array, Run
+from tsa.inference.labelled_log import KnownLog, Logs, When, learned_note, open_log
+from tsa.inference.scorer import Scorer
+from tsa.progress import Progress, silent
+
+THRESHOLD = 0.5
+"""Where nothing else says from which raw score on a payment counts as flagged."""
+WRITTEN = ("scores.parquet", "report.json", "report.html", "evaluate.log")
+"""What `tsa evaluate` leaves in its folder."""
+MADE_WITH = ("train", "validation", "calibration")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BundleOnLog(Run):
+    """What stands in the place of a run: `path` is the folder that is written to, `account` what the bundle tells."""
+
+    log: KnownLog
+    weights: str
+
+    @cached_property
+    def rows(self) -> Array:
+        """Payments in the window whose outcome is known."""
+        return self.log.labelled
+
+    def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
+        """(m,) float32 raw scores of payments of the log, made as it was opened."""
+        found: Array = self.log.scores[np.searchsorted(self.log.payments, rows)]
+        return found
+
+    @property
+    def ranges(self) -> dict[str, dict[str, Any]]:
+        """The window as the one range there is."""
+        labels, times = self.store.label[self.rows], self.store.time_seconds[self.rows]
+        first, last = (datetime.fromtimestamp(float(times[at]), UTC).isoformat() for at in (0, -1))
+        return {"measured": {"n": len(labels), "frauds": int(labels.sum()), "start": first, "end": last}}
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """The sha256 of the weights' file."""
+        return self.weights
+
+
+def evaluate_bundle(
+    bundle: str | Path,
+    logs: Logs,
+    out: str | Path,
+    *,
+    start: When = None,
+    end: When = None,
+    segments: Sequence[str] = (),
+    threshold: float | None = None,
+    replicates: int = 200,
+    quarantine: SetAside = None,
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Score and measure the payments of a log; write `scores.parquet`, `report.json` and `report.html` into `out`.
+
+    Histories are taken from the whole log, each payment's as it was at its time. The bundle stays as it is.
+
+    Args:
+        bundle: A folder or a .tar.gz.
+        logs: Files as `tsa prepare` reads them, or wire rows where the bundle's market has them.
+        out: The folder to write into.
+        start, end: Measure payments in [start, end), UTC; open where None.
+        segments: Columns to break the figures down by, beside the market's.
+        threshold: The raw score from which a payment counts as flagged; by default the one that the bundle was evaluated
+            at, else 0.5. It is not chosen on the payments measured: that would flatter.
+        replicates: Bootstrap samples for the intervals.
+        quarantine: Where rows go that break a rule or get no score; without it they are an error.
+        overrides: `key=value` over the bundle's market.
+        progress: Told of what takes long.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        DataError: For a log that cannot be read, or of which no outcome is known.
+    """
+    path, out = Path(bundle), Path(out)
+    scorer = Scorer.load(path, overrides)
+    flagged_at, source = _threshold(scorer.bundle, threshold)
+    with open_log(scorer, logs, start=start, end=end, quarantine=quarantine, progress=progress) as log:
+        if not len(log.labelled):
+            column, n = scorer.bundle.market.label.column, len(log.payments)
+            rule = f"the log must hold payments whose outcome ({column}) is known"
+            raise DataError(
+                f"{rule} (got {n:,} payments from {start or 'the first'} to {end or 'the last'}, none of them known)"
+            )
+        run = BundleOnLog(
+            path=out,
+            scorer=scorer,
+            store=log.store,
+            account=_account(scorer.bundle),
+            market=scorer.bundle.market,
+            log=log,
+            weights=sha256(read_bundle(path)[0][WEIGHTS]),
+        )
+        note = learned_note(scorer.bundle, log.store.time_seconds[run.rows], MADE_WITH)
+        if note:
+            _log.warning("%s", note)
+        said = f"The threshold of {flagged_at:.6g} is {source}, and was not chosen on these payments."
+        more = {
+            "called": "payments",
+            "place": "this log",
+            "notes": [said, *([f"Mind that {note}."] if note else [])],
+            "bundle": {"sha256": scorer.bundle.sha256, "logs": [Path(str(name)).name for name in logs]},
+        }
+        return measure(
+            run,
+            "scoring the log",
+            flagged_at=lambda: flagged_at,
+            more=more,
+            segments=segments,
+            replicates=replicates,
+            progress=progress,
+        )
+
+
+def _threshold(bundle: Bundle, given: float | None) -> tuple[float, str]:
+    """A threshold, and where it comes from."""
+    if given is not None:
+        return given, "the one given"
+    if bundle.metrics is not None:
+        return float(bundle.metrics["evaluation"]["threshold"]), "the one that the bundle was evaluated at"
+    return THRESHOLD, "the middle of the raw scores"
+
+
+def _account(bundle: Bundle) -> dict[str, Any]:
+    """What a run would tell of its training, as far as the bundle does."""
+    told = bundle.training
+    return {
+        "preset": told.get("preset"),
+        "model": bundle.config.to_dict(),
+        "training": told.get("training") or {},
+        "sampling_rate_genuine": told.get("sampling_rate_genuine"),
+        "epochs": told.get("epochs") or [],
+        "best_epoch": told.get("best_epoch"),
+    }

@@ -1,0 +1,133 @@
+"""The report's section on calibration: sentences, a table, charts and parts from what `assess_calibration` found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsa.evaluation.report import formatting
+from tsa.evaluation.report.sections import Dict, card
+from tsa.evaluation.report.svg import Axis, Series
+
+STABLE, MOVED = 0.1, 0.25
+LOWEST = 1e-5
+"""Where the axes of the reliability chart begin at the latest."""
+
+ROWS = {
+    "ece": ("Expected calibration error", "Mean distance of probability and observed rate, over bins of equal mass"),
+    "brier": ("Brier score", "Mean squared distance of probability and outcome"),
+    "expected": ("Expected frauds", "Sum of the probabilities"),
+    "ratio": ("Expected to observed frauds", "1 where the probabilities add up to the frauds there were"),
+}
+
+
+def calibration(found: Dict | None, place: str = "the test range") -> dict[str, Any] | None:
+    """What the template shows; None for a report without calibration. place: where the payments stand."""
+    if not found:
+        return None
+    best = found["after"] or found["before"]
+    if not best["metrics"]:
+        return None
+    return {
+        "sentences": [*_verdict(found, best, place), *_drift(found["drift"])],
+        "method": found["method"],
+        "rows": [_row(name, found) for name in ROWS],
+        "frauds": best["frauds"],
+        "charts": [one for one in (_reliability(found["reliability"]), _daily(found["per_day"])) if one],
+        "parts": [_parts(name, parts) for name, parts in found["segments"].items()],
+    }
+
+
+def _verdict(found: Dict, best: Dict, place: str) -> list[str]:
+    ratio, ece = best["metrics"]["ratio"], best["metrics"]["ece"]
+    expected = best["metrics"]["expected"]["value"]
+    what = "The raw scores taken as probabilities" if found["after"] is None else "The probabilities"
+    counted = f"{what} add up to {expected:,.1f} frauds on {place}; {best['frauds']:,} were seen"
+    spread = formatting.interval(ratio, 2)
+    share = f" (ratio {ratio['value']:.2f}{f', {spread}' if spread else ''})" if ratio["value"] is not None else ""
+    off = f"The expected calibration error is {ece['value']:.4f}; by chance alone it would be {ece['by_chance']:.4f}."
+    return [*([found["note"]] if found.get("note") else []), f"{counted}{share}.", off]
+
+
+def _drift(drift: Dict) -> list[str]:
+    psi = drift.get("psi")
+    if not psi or psi["value"] is None:
+        reason = drift.get("reason") or "no range was kept out for it"
+        return [f"How far payments have moved since calibration cannot be told: {reason}."]
+    value = psi["value"]
+    moved = "stable" if value < STABLE else "moved" if value < MOVED else "another population"
+    name = drift["reference"]
+    lines = [f"From the {name} range to the test range, scores are {moved}: population stability index {value:.3f}."]
+    if drift.get("expected") is not None:
+        seen, expected = drift["observed"], drift["expected"]
+        lines.append(f"On the {name} range itself, {expected:,.1f} frauds were expected and {seen:,} seen.")
+    return lines
+
+
+def _row(name: str, found: Dict) -> dict[str, Any]:
+    title, explanation = ROWS[name]
+    digits = {"ece": 4, "brier": 4, "expected": 1, "ratio": 2}[name]
+    cells = {form: _cell(found[form], name, digits) for form in ("before", "after")}
+    return {"title": title, "explanation": explanation, **cells}
+
+
+def _cell(measured: Dict | None, name: str, digits: int) -> dict[str, Any]:
+    metric: Mapping[str, Any] = (measured or {}).get(name) or ((measured or {}).get("metrics") or {}).get(name) or {}
+    value = formatting.decimal(metric.get("value"), digits)
+    return {"value": value, "interval": formatting.interval(metric, digits), "reason": metric.get("reason")}
+
+
+def _parts(column: str, parts: Sequence[Dict]) -> dict[str, Any]:
+    return {"column": column, "title": f"Calibration by {column}", "rows": [_part(part) for part in parts]}
+
+
+def _part(part: Dict) -> dict[str, Any]:
+    name = "missing" if part["value"] is None else part["value"]
+    if "rest" in part:
+        name = f"other ({part['rest']:,} values)"
+    best = part.get("after") or part["before"]
+    return {
+        "name": name if len(name) <= 60 else name[:59] + "…",
+        "special": part["value"] is None or "rest" in part,
+        "n": part["n"],
+        "frauds": part["frauds"],
+        "expected": _cell(best, "expected", 1),
+        "ratio": _cell(best, "ratio", 2),
+        "before": _cell(part["before"], "ece", 4),
+        "after": _cell(part.get("after"), "ece", 4),
+    }
+
+
+def _reliability(found: Dict) -> dict[str, Any] | None:
+    """Observed rate over probability, both on logarithmic axes: most probabilities are small."""
+    forms = {"before": ("raw score", "muted"), "after": ("probability", "one")}
+    lines = []
+    for form, (name, style) in forms.items():
+        rows = [row for row in found[form] or [] if row["expected"] > 0 and row["frauds"] > 0]
+        if rows:
+            x, y = [row["expected"] for row in rows], [row["observed"] for row in rows]
+            lines.append(Series(name=name, x=x, y=y, style=style, dots=True))
+    if not lines:
+        return None
+    least = min(value for line in lines for value in (*line.x, *line.y))
+    low = 10.0 ** math.floor(math.log10(max(least, LOWEST)))
+    ideal = Series(name="as it should be", x=[low, 1], y=[low, 1], style="two")
+    description = "Observed fraud rate over the mean probability of payments, in bins of equal mass that hold a fraud."
+    axes = Axis(label="Mean probability of a bin", low=low, log=True), Axis(label="Observed rate", low=low, log=True)
+    return card("reliability", "Reliability", description, *axes, [ideal, *lines])
+
+
+def _daily(days: Sequence[Dict]) -> dict[str, Any] | None:
+    if len(days) < 2:
+        return None
+    forms = {"observed": ("observed", "fraud"), "expected": ("expected", "one")}
+    at = range(len(days))
+    lines = [
+        Series(name=name, x=at, y=[day[key] for day in days], style=style, dots=len(days) <= 31)
+        for key, (name, style) in forms.items()
+    ]
+    highest = max(1.0, *(value for line in lines for value in line.y))
+    x = Axis(label="Day (UTC)", high=len(days) - 1, labels=[day["day"][5:] for day in days])
+    description = "Frauds expected, as the sum of probabilities, and observed, day by day."
+    return card("frauds", "Frauds by day", description, x, Axis(label="Frauds", high=1.1 * highest), lines)

@@ -1,0 +1,119 @@
+"""The words of the report: numbers as text, names of metrics, and the plain sentences at its top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MODEL = "TSA"
+DASH = "–"
+
+METRICS = {
+    "average_precision": ("Average precision", "Precision averaged over all frauds, from the highest score down"),
+    "roc_auc": ("ROC AUC", "Chance that a fraud scores higher than a genuine payment"),
+    "pr_auc": ("PR AUC", "Area under precision over recall, by trapezoids"),
+    "precision_at_k": ("Card precision@{k}", "Share of frauds among the {k} highest cards or customers of a day"),
+    "precision": ("Precision at threshold", "Share of frauds among the flagged payments"),
+    "recall": ("Recall at threshold", "Share of the frauds that are flagged"),
+    "f1": ("F1", "Harmonic mean of precision and recall"),
+    "accuracy": ("Accuracy", "Share of payments judged rightly; high for any model where fraud is rare"),
+    "value_weighted_recall": ("Recall by value", "Share of the fraudulent amount that is flagged"),
+    "value_weighted_recall_at_fpr_0.01": ("Recall by value at 1% false positives", "The same, with 1% false alarms"),
+}
+
+
+def metric_name(name: str, k: int | None = None) -> tuple[str, str]:
+    """Title and one-line explanation of a metric."""
+    if name.startswith("recall_at_fpr_"):
+        rate = share(float(name.removeprefix("recall_at_fpr_")), digits=None)
+        return (
+            f"Recall at {rate} false positives",
+            f"Share of the frauds found while {rate} of genuine payments are flagged",
+        )
+    if name.startswith("recall_at_precision_"):
+        level = share(float(name.removeprefix("recall_at_precision_")), digits=None)
+        return f"Recall at {level} precision", f"Share of the frauds found while {level} of the flagged are fraud"
+    title, explanation = METRICS.get(name, (name, ""))
+    return title.format(k=k or "k"), explanation.format(k=k or "k")
+
+
+def count(value: Any) -> str:
+    """12,345; a dash for nothing."""
+    return DASH if value is None else f"{value:,}"
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """0.762; a dash for nothing."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def share(value: float | None, digits: int | None = 2) -> str:
+    """0.0078 as 0.78%; with digits=None as many as it takes."""
+    if value is None:
+        return DASH
+    return f"{value * 100:.6g}%" if digits is None else f"{value * 100:.{digits}f}%"
+
+
+def signed(value: float) -> str:
+    """+0.012, -0.012, and 0.000 without a sign."""
+    text = f"{value:+.3f}"
+    return "0.000" if text in ("+0.000", "-0.000") else text
+
+
+def moment(text: str | None) -> str:
+    """2026-01-05T12:00:00+00:00 as 2026-01-05 12:00:00 UTC; nothing for nothing."""
+    return (text or "").replace("T", " ").replace("+00:00", " UTC")
+
+
+def interval(metric: Mapping[str, Any], digits: int = 3) -> str:
+    """0.751–0.772; nothing where there is none."""
+    if metric.get("low") is None:
+        return ""
+    return f"{metric['low']:.{digits}f}–{metric['high']:.{digits}f}"
+
+
+def headline(evaluation: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, str]:
+    """{tone: better | worse | unclear, sentence, also}: the verdict, by average precision; also, by ROC AUC."""
+    if not comparison:
+        own = evaluation["metrics"]["average_precision"]
+        if own["value"] is None:
+            sentence = f"The average precision of {MODEL} cannot be told: {own.get('reason', 'undefined')}."
+        else:
+            found = interval(own)
+            sentence = f"{MODEL} reaches an average precision of {own['value']:.3f}" + (
+                f" ({found})." if found else "."
+            )
+        return {"tone": "unclear", "sentence": sentence, "also": "It was not compared with another model."}
+    other = comparison["model_name"]
+    level = share(evaluation["settings"]["confidence"], digits=0)
+    tone, sentence = _verdict(other, "average precision", comparison["difference"]["average_precision"], level)
+    _, also = _verdict(other, "ROC AUC", comparison["difference"]["roc_auc"], level)
+    return {"tone": tone, "sentence": sentence, "also": f"By ROC AUC: {also}"}
+
+
+def _verdict(other: str, metric: str, difference: Mapping[str, Any], level: str) -> tuple[str, str]:
+    a, b = difference.get("a"), difference.get("b")
+    values = f"{metric} {a:.3f} against {b:.3f}" if a is not None and b is not None else metric
+    if difference["low"] is None:
+        return (
+            "unclear",
+            f"{MODEL} and {other} cannot be told apart: {values} ({difference.get('reason', 'no interval')}).",
+        )
+    low, high = difference["low"], difference["high"]
+    spread = f"{level} interval {signed(low)} to {signed(high)}"
+    values += f" (difference {signed(difference['difference'])}, {spread})."
+    if difference["verdict"] == "a better":
+        return "better", f"{MODEL} is better than {other}: {values}"
+    if difference["verdict"] == "b better":
+        return "worse", f"{MODEL} is worse than {other}: {values}"
+    return "unclear", f"No clear difference between {MODEL} and {other}: {values}"
+
+
+def decision(evaluation: Mapping[str, Any]) -> str:
+    """What the stated threshold does, in numbers of payments."""
+    tally = evaluation["confusion"]
+    hits, alarms = tally["true_positives"], tally["false_positives"]
+    frauds = hits + tally["false_negatives"]
+    flagged = f"{MODEL} flags {hits + alarms:,} of {evaluation['n']:,} payments"
+    found = f"{hits:,} of the {frauds:,} frauds, and {alarms:,} genuine payments"
+    return f"At a threshold of {evaluation['threshold']:.4g}, {flagged}: {found}."

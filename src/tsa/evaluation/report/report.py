@@ -1,0 +1,117 @@
+"""report.json and report.html of an evaluation: the figures for machines, and one self-contained page for people.
+
+The page holds its style and its charts (SVG) and nothing else: no script, no network, and a policy that forbids both.
+It knows the form of the report dict; it computes no metric.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from tsa.evaluation.report import data_summary, formatting, sections
+from tsa.evaluation.report.calibration import calibration
+from tsa.evaluation.report.timelines import reasons
+from tsa.files.writing import write_json, write_text
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+PACKAGE = "tsa.evaluation.report"
+
+
+def write_report(out: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json and report.html into the folder out, each whole or not at all.
+
+    report: title, created, market, data, model, training, evaluation (of evaluate_scores), calibration (of
+    assess_calibration), reasons (of explain_riskiest), comparison or None, environment; and, where these are no test payments
+    of a run, what they are `called` and `notes`. Numbers that are not finite become null.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    plain = to_plain(report)
+    made = render(plain)
+    write_json(out / "report.json", plain)
+    write_text(out / "report.html", made)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page of a plain report (see to_plain)."""
+    return page("report.html", view(report))
+
+
+def page(template: str, shown: Mapping[str, Any], package: str = PACKAGE) -> str:
+    """A self-contained page from a template of a package; what it includes may be in this one."""
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, PACKAGE)]),
+        autoescape=True,
+        finalize=_printable,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("count", "share", "decimal", "moment"):
+        environment.filters[name] = getattr(formatting, name)
+    return environment.get_template(template).render(shown)
+
+
+def view(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows, section by section."""
+    evaluation, comparison = report["evaluation"], report.get("comparison")
+    return {
+        "title": report.get("title") or "Fraud report",
+        "created": report.get("created"),
+        "market": (report.get("market") or {}).get("name"),
+        "headline": formatting.headline(evaluation, comparison),
+        "decision": formatting.decision(evaluation),
+        "evaluation": evaluation,
+        "called": report.get("called") or "test payments",
+        "notes": report.get("notes") or [],
+        "confidence": formatting.share(evaluation["settings"]["confidence"], digits=0),
+        "other": comparison["model_name"] if comparison else None,
+        "note": (comparison or {}).get("note"),
+        "key_figures": sections.key_figures(evaluation, comparison),
+        "charts": sections.evaluation_charts(evaluation, comparison),
+        "metrics": sections.metric_rows(evaluation, comparison),
+        "features": sections.features(comparison),
+        "parts": sections.part_tables(evaluation, comparison),
+        "calibration": calibration(report.get("calibration"), report.get("place") or "the test range"),
+        "reasons": reasons(report.get("reasons")),
+        "training": sections.training(report.get("training") or {}),
+        "account": data_summary.data_account(report.get("data") or {}),
+        "settings": data_summary.settings(report),
+    }
+
+
+def to_plain(value: Any) -> Any:
+    """value with nothing in it but what JSON has: str keys, lists, finite numbers; anything strange as its text."""
+    if isinstance(value, Mapping):
+        return {_clean(str(key)): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
+        return [to_plain(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, np.generic):
+        return to_plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    return _clean(value if isinstance(value, str) else str(value))
+
+
+def _clean(text: str) -> str:
+    """Text without lone surrogates, which no encoding can write."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _printable(value: Any) -> Any:
+    """Text without characters that no page may hold; the template escapes the rest."""
+    if isinstance(value, Markup):
+        return Markup(_UNPRINTABLE.sub("\ufffd", value))
+    return _UNPRINTABLE.sub("\ufffd", value) if isinstance(value, str) else value

@@ -1,0 +1,139 @@
+"""thresholds.json and thresholds.html of a run: which payments to review, as figures for machines and a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tsa.errors import ConfigError, DataError
+from tsa.evaluation.report.report import page, to_plain
+from tsa.evaluation.report.sections import card
+from tsa.evaluation.report.svg import Axis, Series
+from tsa.evaluation.run import Run, read_report
+from tsa.evaluation.thresholds import Costs, choose_thresholds
+from tsa.files.writing import write_json, write_text
+
+Dict = Mapping[str, Any]
+
+
+def thresholds(
+    run: Run | str | Path, costs: Costs, *, amount_column: str | None = None, replicates: int = 200
+) -> dict[str, Any]:
+    """Choose thresholds on the test range of an evaluated run; write `thresholds.json` and `thresholds.html` beside it.
+
+    amount_column: a number of each payment that is lost where it is a missed fraud; by default the market's amount.
+    Each row also tells the percentile and the probability of its threshold, as far as the bundle is calibrated.
+    ConfigError where the run was not evaluated, there is nothing to choose by, or the market has no such column; DataError
+    where it holds no numbers.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    scores = _scores(run)
+    payments = run.payments(scores["raw_score"].cast(pl.Float64).to_numpy())
+    if amount_column is not None:
+        payments = replace(payments, amount=_amounts(run, amount_column))
+    probability = scores["probability"].to_numpy() if "probability" in scores.columns else None
+    found = choose_thresholds(payments, costs, probability=probability, replicates=replicates)
+    for row in (*found["rows"], *([found["best"]] if found["best"] else [])):
+        others = run.scorer.columns(np.array([row["threshold"]], np.float32))
+        row.update({name: float(value[0]) for name, value in others.items() if name != "raw_score"})
+    found |= {
+        "amount_column": amount_column or run.market.event.amount,
+        "market": run.market.name,
+    }
+    found["plain"] = plain(found)
+    write_json(run.path / "thresholds.json", to_plain(found))
+    write_text(run.path / "thresholds.html", page("thresholds.html", view(to_plain(found))))
+    return found
+
+
+def _scores(run: Run) -> pl.DataFrame:
+    """The test payments with their scores, as `tsa evaluate` wrote them."""
+    path = run.path / "scores.parquet"
+    if read_report(run.path)["model"].get("weights") != run.weights_hash or not path.is_file():
+        raise ConfigError(f"{run.path} was trained again since it was evaluated: tsa evaluate {run.path}")
+    return pl.read_parquet(path)
+
+
+def _amounts(run: Run, column: str) -> Any:
+    if column not in run.market.raw_columns:
+        known = ", ".join(run.market.raw_columns)
+        raise ConfigError(f"the amount column must be one that the market declares ({known}), however: {column!r}")
+    values = run.store.columns([column])[column]
+    if not values.dtype.is_numeric():
+        raise DataError(f"the amount column must hold numbers, however: {column!r} holds {values.dtype}")
+    return values.cast(pl.Float64).to_numpy()[run.rows]
+
+
+def plain(found: Dict) -> str:
+    """One sentence: what is best, and what it comes to."""
+    best = found["best"]
+    if found.get("frauds_with_amount") == 0 and found["frauds"]:
+        return (
+            f"No fraud of the test range has an amount above 0 (column {found['amount_column']}), and lower amounts count as "
+            "no loss, so no review saves anything: write amounts as positive numbers, or give --cost-fraud."
+        )
+    if best is None:
+        return "No threshold saves more than its reviews cost: review nothing, or make a review cheaper."
+    daily = f"{best['reviewed_per_day']:,.1f} reviews a day"
+    caught = f"{best['caught']:,} of {found['frauds']:,} frauds in {found['days']:,} days"
+    sentence = f"Review from a raw score of {best['threshold']:.6g} on: {daily} catch {caught}"
+    if best["net"] is None:
+        return f"{sentence}; what that saves cannot be told without amounts or a cost of a missed fraud."
+    spread = (
+        "" if best.get("net_low") is None else f" (95 % interval {best['net_low']:,.0f} to {best['net_high']:,.0f})"
+    )
+    return f"{sentence}, save {best['saved']:,.0f} and cost {best['cost']:,.0f}: {best['net']:,.0f} net{spread}."
+
+
+def view(found: Dict) -> dict[str, Any]:
+    """What the page shows."""
+    rows = [
+        {**row, "best": found["best"] is not None and row["threshold"] == found["best"]["threshold"]}
+        for row in found["rows"]
+    ]
+    return {
+        "title": f"{found['market']}: thresholds for review",
+        "found": found,
+        "tone": "unclear" if found["best"] is None else "better",
+        "rows": rows,
+        "charts": [chart for chart in (_money(found), _found(found["rows"], found["best"])) if chart],
+    }
+
+
+def _across(rows: Sequence[Dict]) -> Axis:
+    highest = max(1.5, *(row["reviewed_per_day"] for row in rows))
+    lowest = min([1.0, *(row["reviewed_per_day"] for row in rows if row["reviewed_per_day"] > 0)])
+    return Axis(label="Reviews a day", low=lowest, high=highest, log=True)
+
+
+def _money(found: Dict) -> dict[str, Any] | None:
+    rows, best = found["rows"], found["best"]
+    if not rows or rows[0]["net"] is None:
+        return None
+    x = [row["reviewed_per_day"] for row in rows]
+    names = {"saved": "two", "net": "one"}
+    lines = [Series(name=name, x=x, y=[row[name] for row in rows], style=s, dots=True) for name, s in names.items()]
+    low = min(0.0, *(row["net"] for row in rows))
+    high = max(1.0, *(row["saved"] for row in rows)) * 1.05
+    if best is not None:
+        lines.append(Series(name="best", x=[best["reviewed_per_day"]] * 2, y=[low, high], style="muted"))
+    description = "What reviews save, and what is left of it once they are paid for, over reviews a day."
+    return card("money", "Saved and net", description, _across(rows), Axis(label="Money", low=low, high=high), lines)
+
+
+def _found(rows: Sequence[Dict], best: Dict | None) -> dict[str, Any] | None:
+    known = [row for row in rows if row["recall"] is not None and row["precision"] is not None]
+    if not known:
+        return None
+    x = [row["reviewed_per_day"] for row in known]
+    names = {"recall": "one", "precision": "two"}
+    lines = [Series(name=name, x=x, y=[row[name] for row in known], style=s, dots=True) for name, s in names.items()]
+    if best is not None:
+        lines.append(Series(name="best", x=[best["reviewed_per_day"]] * 2, y=[0, 1], style="muted"))
+    description = "Share of the frauds that are caught, and share of frauds among the reviewed, over reviews a day."
+    return card("found", "Recall and precision", description, _across(known), Axis(label="Share", percent=True), lines)

@@ -1,0 +1,142 @@
+"""The report's pictures of histories: a time line each, its events as dots by what they add, attention as bars below.
+
+They know what `tsa.evaluation.report.top_payments` keeps of an explanation, and compute nothing. Colours are CSS classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from tsa.evaluation.report import formatting
+
+WIDTH, HEIGHT = 420, 152
+LEFT, RIGHT = 14, 20
+LINE, FLOOR, BAR = 44, 122, 34
+"""Where the time line and the foot of the bars are, and how high a bar may be."""
+LEAST_DOT, MOST_DOT = 2.0, 10.0
+FOLD = 3_600.0
+"""Ages are drawn on log1p(age / 1 h): a burst within an hour and a year side by side."""
+TICKS = (
+    (3_600.0, "1 h"),
+    (21_600.0, "6 h"),
+    (86_400.0, "1 day"),
+    (7 * 86_400.0, "7 days"),
+    (30 * 86_400.0, "30 days"),
+    (120 * 86_400.0, "120 days"),
+    (365 * 86_400.0, "1 year"),
+)
+LEAST_SPAN = 86_400.0
+
+Dict = Mapping[str, Any]
+
+
+def reasons(found: Dict | None) -> dict[str, Any] | None:
+    """What the template shows of the riskiest payments; None for a report without."""
+    if not found or not (found["payments"] or found["note"]):
+        return None
+    shown = [_payment(rank, payment) for rank, payment in enumerate(found["payments"], 1)]
+    return {"note": found["note"], "payments": shown}
+
+
+def _payment(rank: int, payment: Dict) -> dict[str, Any]:
+    events = [event for history in payment["histories"] for event in history["events"]]
+    loudest = max((abs(event["attribution"]) for event in events), default=0.0) or 1.0
+    strongest = max((abs(reason["attribution"]) for reason in payment["reasons"]), default=0.0) or 1.0
+    return {
+        "rank": rank,
+        "id": str(payment["id"]),
+        "time": payment["time"],
+        "fraud": payment["fraud"],
+        "scores": [(name.replace("_", " "), f"{value:.4g}") for name, value in payment["scores"].items()],
+        "baseline": formatting.decimal(payment["baseline"], 2),
+        "score": formatting.decimal(payment["score"], 2),
+        "reasons": [
+            {
+                "text": reason["text"],
+                "value": f"{reason['attribution']:+.2f}",
+                "sign": _sign(reason["attribution"]),
+                "width": round(100 * abs(reason["attribution"]) / strongest, 1),
+            }
+            for reason in payment["reasons"]
+        ],
+        "histories": [
+            _history(f"h{rank}-{number}", history, loudest) for number, history in enumerate(payment["histories"])
+        ],
+    }
+
+
+def _history(identifier: str, history: Dict, loudest: float) -> dict[str, Any]:
+    n, importance = len(history["events"]), history["importance"]
+    counted = "" if importance is None else f", counts for {formatting.share(importance, digits=0)}"
+    payments = f"{n} earlier payment{'' if n == 1 else 's'}" if n else "no earlier payment"
+    caption = f"{payments}{counted}, adds {history['attribution']:+.2f}"
+    picture = time_line(identifier, f"{history['name']}: {caption}", history["events"], loudest) if n else None
+    return {"name": history["name"], "caption": caption, "svg": picture}
+
+
+def time_line(identifier: str, title: str, events: Sequence[Dict], loudest: float) -> Markup:
+    """Events with age_seconds, attribution, attention and outcome, oldest first; a dot of size 1 adds ±`loudest`."""
+    longest = max(LEAST_SPAN, *(event["age_seconds"] for event in events))
+    most = max(event["attention"] for event in events) or 1.0
+    frauds = sum(event["outcome"] == "fraud" for event in events)
+    description = (
+        f"{len(events)} earlier payments over {longest / 86_400:.1f} days, {frauds} of them known to be fraud."
+    )
+    drawn = [_axis(longest)]
+    drawn += [_bar(event, longest, most) for event in events]
+    # the loudest first, so that none hides a smaller one
+    drawn += [_dot(event, longest, loudest) for event in sorted(events, key=lambda e: -abs(e["attribution"]))]
+    drawn += [_mark(event, longest) for event in events if event["outcome"] == "fraud"]
+    return Markup(
+        '<svg class="timeline" viewBox="0 0 {} {}" role="img" aria-labelledby="{id}-t {id}-d">'
+        '<title id="{id}-t">{}</title><desc id="{id}-d">{}</desc>{}</svg>'
+    ).format(WIDTH, HEIGHT, title, description, Markup("").join(drawn), id=identifier)
+
+
+def _x(age_seconds: float, longest: float) -> float:
+    return WIDTH - RIGHT - (WIDTH - RIGHT - LEFT) * math.log1p(age_seconds / FOLD) / math.log1p(longest / FOLD)
+
+
+def _axis(longest: float) -> Markup:
+    now = WIDTH - RIGHT
+    rails = Markup('<path class="axis" d="M{} {}H{}M{} {}H{}"/>').format(LEFT, LINE, now, LEFT, FLOOR, now)
+    here = Markup('<path class="now" d="M{} 22V{}"/><text class="label" x="{}" y="14" text-anchor="end">now</text>')
+    parts = [rails, here.format(now, FLOOR, WIDTH - 4), Markup('<text x="{}" y="82">attention</text>').format(LEFT)]
+    line = Markup('<path class="grid" d="M{} 26V{}"/><text x="{}" y="{}" text-anchor="middle">{}</text>')
+    last = float(now - 8)
+    for age, name in TICKS:
+        x = _x(age, longest)
+        if age <= longest and last - x >= 42 and x >= LEFT + 14:  # no name runs into the next
+            parts.append(line.format(f"{x:.1f}", FLOOR + 5, f"{x:.1f}", HEIGHT - 8, name))
+            last = x
+    return Markup("").join(parts)
+
+
+def _dot(event: Dict, longest: float, loudest: float) -> Markup:
+    share = min(1.0, abs(event["attribution"]) / loudest)
+    radius = LEAST_DOT + (MOST_DOT - LEAST_DOT) * math.sqrt(share)
+    who = "earlier payment" if event["id"] is None else f"payment {event['id']}"
+    told = f"{who}, {formatting.moment(event['time'])}: {event['attribution']:+.3f}, {event['outcome']}"
+    return Markup('<circle class="event {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(
+        _sign(event["attribution"]), f"{_x(event['age_seconds'], longest):.1f}", LINE, f"{radius:.1f}", told
+    )
+
+
+def _mark(event: Dict, longest: float) -> Markup:
+    """A triangle that points down at an event."""
+    return Markup('<path class="known" d="M{} 31l-5 -9h10z"/>').format(f"{_x(event['age_seconds'], longest):.1f}")
+
+
+def _bar(event: Dict, longest: float, most: float) -> Markup:
+    height = BAR * event["attention"] / most
+    return Markup('<path class="attention" d="M{} {}v-{}"/>').format(
+        f"{_x(event['age_seconds'], longest):.1f}", FLOOR, f"{height:.1f}"
+    )
+
+
+def _sign(attribution: float) -> str:
+    return "pro" if attribution > 0 else "con"

@@ -1,0 +1,47 @@
+"""Why the riskiest payments of the test range got their scores: what the report shows of it. Computes no metric."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.errors import ConfigError
+from tsa.evaluation.run import Run
+from tsa.explain import Explainer, Explanation, need_captum
+from tsa.progress import Progress, silent
+
+MOST = 10
+EVENT = ("id", "time", "age_seconds", "outcome", "attribution", "attention")
+"""What the report keeps of an earlier event."""
+
+
+def explain_riskiest(run: Run, scores: NDArray[Any], progress: Progress = silent) -> dict[str, Any]:
+    """{note, payments}: the ten test payments with the highest `scores` (n,), highest first, explained.
+
+    Without captum there are none, and the note says so: a report is worth having without reasons.
+    """
+    try:
+        need_captum()
+    except ConfigError as missing:
+        return {"note": str(missing), "payments": []}
+    rows = run.rows[np.argsort(-scores, kind="stable")[:MOST]]
+    with progress("explaining the riskiest payments", len(rows)) as advance:
+        found = []
+        for row, explanation in zip(
+            rows, Explainer(run.scorer.bundle).explain_rows(run.store, rows.tolist()), strict=True
+        ):
+            found.append(_shown(explanation, bool(run.store.label[row] == 1)))
+            advance(1)
+    return {"note": None, "payments": found}
+
+
+def _shown(explanation: Explanation, fraud: bool) -> dict[str, Any]:
+    whole = explanation.to_dict()
+    histories = [
+        {**history, "events": [{name: event[name] for name in EVENT} for event in history["events"]]}
+        for history in whole["histories"]
+    ]
+    kept = ("id", "time", "scores", "score", "baseline", "total", "residual", "reasons")
+    return {"fraud": fraud, **{name: whole[name] for name in kept}, "histories": histories}

@@ -1,0 +1,123 @@
+"""The events of a history as the parts that an embedding is made of: one vector per event and feature, and back.
+
+Actual and neutral events are taken apart alike, so that a straight line leads from one to the other. Knows the embeddings
+of `tsa.model.embedding`; not what is done with embedded events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tsa.data.history import NOT_KNOWN
+from tsa.explain.baseline import Neutral
+from tsa.model.batch import History
+from tsa.model.embedding import AggregatedEvents, SummedEvents, numerical_rows
+from tsa.model.feature_aggregation import FeatureAggregation, factorization_machine
+
+Kind = Literal["categorical", "numerical", "outcome", "base"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of the P parts of an event stands for: a column of its array, its known outcome, or all that is always there."""
+
+    kind: Kind
+    column: int = 0
+
+
+def part_names(events: nn.Module, history: History) -> list[Part]:
+    """The P parts that `actual_parts` gives, in order."""
+    parts = [Part("categorical", column) for column in range(history.categorical.shape[-1])]
+    parts += [Part("numerical", column) for column in range(history.numerical.shape[-1])]
+    if isinstance(events, SummedEvents):
+        parts += [Part("outcome")] if events.outcome is not None and history.outcome is not None else []
+        parts += [Part("base")]
+    return parts
+
+
+def actual_parts(events: nn.Module, history: History, table: Tensor) -> Tensor:
+    """A history of (B, L) events and the table (N + 2, D) → (B, L, P, D)."""
+    vectors = functional.embedding(history.categorical, table)
+    if not isinstance(events, SummedEvents):
+        return _apart(vectors, history.numerical, table)
+    return _summands(events, vectors, events.same(history).to(table.dtype), history)
+
+
+def neutral_parts(events: nn.Module, history: History, table: Tensor, neutral: Neutral) -> Tensor:
+    """The same events at the same times, but with neutral values, like the current one, and of no known outcome."""
+    shape = history.padding.shape
+    vectors = neutral.vectors(table).expand(*shape, -1, -1)
+    numbers = neutral.numerical.to(table).expand(*shape, -1)
+    if not isinstance(events, SummedEvents):
+        return _apart(vectors, numbers, table)
+    outcome = None if history.outcome is None else torch.full_like(history.outcome, NOT_KNOWN)
+    same = table.new_ones(*shape, events.n_matched)
+    return _summands(events, vectors, same, replace(history, numerical=numbers, outcome=outcome))
+
+
+def joined(events: nn.Module, parts: Tensor) -> Tensor:
+    """What the embedding sees of the parts (B, L, P, D): their sum (B, L, D) where it adds them up, else all of them.
+
+    The gradient of a sum is that of each term, so nothing is lost, and a line through sums is quicker to follow.
+    """
+    return parts.sum(-2) if isinstance(events, SummedEvents) else parts
+
+
+def embedded(events: nn.Module, parts: Tensor, n_categorical: int) -> Tensor:
+    """The events that joined parts make up, as the embedding makes them: (B, L, E)."""
+    if isinstance(events, SummedEvents):
+        return events.mix(parts)
+    categorical, numerical = parts[..., :n_categorical, :], parts[..., n_categorical:, :]
+    if isinstance(events, AggregatedEvents):
+        halves = [_aggregated(events.categorical, categorical), _aggregated(events.numerical, numerical)]
+    else:
+        halves = [factorization_machine(categorical), factorization_machine(numerical)]
+    norm: nn.Module = events.norm  # type: ignore[assignment]
+    out: Tensor = norm(torch.cat(halves, dim=-1))
+    return out
+
+
+def _apart(vectors: Tensor, numbers: Tensor, table: Tensor) -> Tensor:
+    """Each feature's own vector: that of its value, or its number times its vector."""
+    return torch.cat([vectors, numbers.unsqueeze(-1) * numerical_rows(table, numbers.shape[-1])], dim=-2)
+
+
+def _aggregated(fold: FeatureAggregation | None, vectors: Tensor) -> Tensor:
+    """(B, L, n, D) → (B, L, D)."""
+    batch, length, _, width = vectors.shape
+    if fold is None:
+        return vectors.new_zeros(batch, length, width)
+    out: Tensor = fold(vectors.flatten(0, 1).transpose(0, 1).flatten(1))
+    return out.view(batch, length, width)
+
+
+def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: History) -> Tensor:
+    """The terms of the sum: per categorical feature, per number and its distances, the outcome, age and biases."""
+    each = _of_numbers(events, events.numbers(history))
+    n = history.numerical.shape[-1] - events.n_marks
+    if events.match is not None:
+        told = same.unsqueeze(-1) * events.match.weight.t()
+        vectors = vectors + functional.pad(told, (0, 0, 0, vectors.shape[-2] - events.n_matched))
+    values = each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]
+    terms = [vectors, values, each[..., 3 * n + 2 :, :]]
+    if events.outcome is not None and history.outcome is not None:
+        terms.append(functional.embedding(history.outcome.int(), events.outcome.weight).unsqueeze(-2))
+    base = each[..., 3 * n : 3 * n + 2, :].sum(-2, keepdim=True) + events.linear.bias
+    return torch.cat([*terms, base], dim=-2)
+
+
+def _of_numbers(events: SummedEvents, numbers: Tensor) -> Tensor:
+    """What the linear map makes of each number alone, plain and periodic: (B, L, m) → (B, L, m, E). Marks have no waves."""
+    n, k = events.frequency.shape
+    plain, sine, cosine = torch.split(events.linear.weight, [numbers.shape[-1], n * k, n * k], dim=1)
+    angle = numbers[..., :n].unsqueeze(-1) * events.frequency
+    waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
+    weights = torch.cat([sine.reshape(-1, n, k), cosine.reshape(-1, n, k)], dim=-1)
+    moved = torch.einsum("blnk,enk->blne", waves, weights)
+    out: Tensor = numbers.unsqueeze(-1) * plain.t() + functional.pad(moved, (0, 0, 0, events.n_marks))
+    return out

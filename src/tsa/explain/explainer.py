@@ -1,0 +1,163 @@
+"""The explainer of a bundle: payments in, explanations out. Its core reads a batch of one and raw values; stores are optional."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from tsa.bundle.bundle import Bundle
+from tsa.config.optional_tables import Reasons
+from tsa.data.history import FRAUD, GENUINE
+from tsa.data.store.store import EventStore
+from tsa.errors import DataError
+from tsa.explain.aggregate import EventShares, shares_of
+from tsa.explain.baseline import Neutral
+from tsa.explain.explanation import EventShare, Explanation, FeatureShare, HistoryShare
+from tsa.explain.integrated_gradients import Attribution, attribute
+from tsa.explain.path import Passage
+from tsa.explain.raw_values import Payment, calendar_values, decoded, decoded_numbers, store_facts
+from tsa.explain.reasons import Kinds, reasons_of
+from tsa.explain.templates import Past
+from tsa.model import Batch, History
+from tsa.model.collate import gather_batch
+
+OUTCOMES = {FRAUD: "fraud", GENUINE: "genuine"}
+
+
+class Explainer:
+    """Explains scores of a bundle. Make one and keep it; it may be used by several threads at once."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.market, self.encoder, self.calibration = bundle.market, bundle.encoder, bundle.calibration
+        self.network = bundle.network
+        if any(value.dtype != torch.float32 for value in self.network.parameters()):
+            self.network = copy.deepcopy(self.network).float()  # of what is left out by rounding nothing can be said
+        self._neutral = Neutral.of(self.encoder)
+
+    def explain(
+        self,
+        batch: Batch,
+        payment: Payment | None = None,
+        earlier: Mapping[str, Sequence[Payment]] | None = None,
+    ) -> Explanation:
+        """Explain the score of a batch of one payment, gathered as for scoring.
+
+        payment: its id, time and raw values. earlier: per history the raw values of the earlier payments, oldest first, the
+        last of them that the batch shows. What is not given is read back from the encoded values.
+        DataError for a batch that does not hold one payment, ConfigError where captum is not installed.
+        """
+        if len(batch) != 1:
+            raise DataError(f"one payment at a time can be explained, however: a batch of {len(batch)}")
+        passage = Passage(self.network, batch.trimmed(), self._neutral)
+        found = attribute(passage)
+        shares = shares_of(self.encoder, passage, found)
+        current = self._current(batch, payment or Payment())
+        pasts = [
+            self._past(k, history, current, (earlier or {}).get(self.market.history[k].name, ()))
+            for k, history in enumerate(passage.histories)
+        ]
+        importances = passage.importances()
+        weights = None if importances is None else importances.tolist()
+        attention = [values.tolist() for values in passage.attention()]
+        histories = tuple(
+            _history(past, shares.names, shown, looks, None if weights is None else weights[k])
+            for k, (past, shown, looks) in enumerate(zip(pasts, shares.histories, attention, strict=True))
+        )
+        features = [
+            FeatureShare(name=name, value=current.values.get(name), attribution=float(value))
+            for name, value in zip(shares.names, shares.current, strict=True)
+        ]
+        wording = self.market.reasons or Reasons()
+        return Explanation(
+            id=current.id,
+            time=_when(current.time_seconds),
+            scores=self._scores(found),
+            score=found.score,
+            baseline=found.baseline,
+            total=found.total,
+            residual=found.residual,
+            steps=found.steps,
+            reasons=reasons_of(shares, current, pasts, self._kinds(passage.histories[0]), wording),
+            features=tuple(sorted(features, key=lambda feature: -abs(feature.attribution))),
+            histories=histories,
+        )
+
+    def explain_rows(self, store: EventStore, rows: Sequence[int]) -> Iterator[Explanation]:
+        """Explain the payments `rows` of a store made with this bundle's encoder, one after the other."""
+        for row, facts in zip(rows, store_facts(store, rows), strict=True):
+            yield self.explain(gather_batch(store, np.array([row]), trim=True), facts.payment, facts.earlier)
+
+    def _scores(self, found: Attribution) -> dict[str, float]:
+        raw = np.array([1 / (1 + np.exp(-found.score))], np.float32)
+        further = {} if self.calibration is None else self.calibration.columns(raw)
+        return {"raw_score": float(raw[0]), **{name: float(values[0]) for name, values in further.items()}}
+
+    def _current(self, batch: Batch, payment: Payment) -> Payment:
+        history = next(iter(batch.histories.values()))
+        values = self._read_back(history, -1)
+        if batch.engineered is not None:
+            values |= decoded_numbers(self.encoder.engineered_scaling, batch.engineered[0].cpu().numpy())
+        return self._completed(payment, values)
+
+    def _past(self, k: int, history: History, current: Payment, earlier: Sequence[Payment]) -> Past:
+        """The earlier payments of a history without padding, as much as is known of each."""
+        n = history.padding.shape[1] - 1
+        given = [Payment()] * (n - len(earlier)) + list(earlier)[max(0, len(earlier) - n) :]
+        ages = history.age_seconds[0, :n].tolist()
+        payments = []
+        for at, (payment, age) in enumerate(zip(given, ages, strict=True)):
+            if payment.time_seconds is None and current.time_seconds is not None:
+                payment = Payment(payment.id, current.time_seconds - age, payment.values)
+            values = payment.values or self._read_back(history, at)
+            payments.append(self._completed(payment, values))
+        outcomes = [0] * n if history.outcome is None else history.outcome[0, :n].tolist()
+        key = self.market.history[k]
+        return Past(key.name, payments, ages, outcomes, full=n + 1 >= key.length)
+
+    def _read_back(self, history: History, at: int) -> dict[str, Any]:
+        return decoded(self.encoder, history.categorical[0, at].cpu().numpy(), history.numerical[0, at].cpu().numpy())
+
+    def _completed(self, payment: Payment, values: Mapping[str, Any]) -> Payment:
+        times = calendar_values(self.encoder, payment.time_seconds)
+        return Payment(payment.id, payment.time_seconds, {**values, **payment.values, **times})
+
+    def _kinds(self, history: History) -> Kinds:
+        rows = history.categorical[0, -1].tolist()
+        unknown = [v.name for v, row in zip(self.encoder.vocabularies, rows, strict=True) if row == v.unknown_row]
+        return Kinds(
+            texts=frozenset(v.name for v in self.encoder.categorical_vocabularies),
+            calendar=frozenset(v.name for v in self.encoder.calendar_vocabularies),
+            unknown=frozenset(unknown),
+            alone=frozenset(scaler.name for scaler in self.encoder.engineered_scaling.scalers),
+        )
+
+
+def _history(
+    past: Past, names: Sequence[str], shares: EventShares, attention: Sequence[float], importance: float | None
+) -> HistoryShare:
+    totals, told = shares.events, shares.features.any(0)
+    events = tuple(
+        EventShare(
+            id=payment.id,
+            time=_when(payment.time_seconds),
+            age_seconds=past.ages[at],
+            outcome=OUTCOMES.get(past.outcomes[at], "not known"),
+            values=payment.values,
+            attribution=float(totals[at]),
+            presence=float(shares.presence[at]),
+            outcome_attribution=float(shares.outcome[at]),
+            features={names[f]: float(shares.features[at, f]) for f in np.flatnonzero(told).tolist()},
+            attention=attention[at],
+        )
+        for at, payment in enumerate(past.payments)
+    )
+    return HistoryShare(name=past.name, importance=importance, attribution=float(totals.sum()), events=events)
+
+
+def _when(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -1,0 +1,81 @@
+"""Explanations of payments of a log, by their ids. Histories are taken from the whole log given."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tsa.bundle.bundle import Bundle
+from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.data.log.quarantine import SetAside
+from tsa.data.store.store import EventStore, prepare
+from tsa.errors import DataError
+from tsa.explain.explainer import Explainer
+from tsa.explain.explanation import Explanation
+from tsa.explain.integrated_gradients import need_captum
+from tsa.files.writing import write_json
+from tsa.progress import Progress, silent
+
+SHOWN = 5
+
+
+def explain_log(
+    bundle: Bundle,
+    payments: pl.DataFrame | str | Path | Sequence[str | Path],
+    ids: Sequence[Any],
+    *,
+    quarantine: SetAside = None,
+    progress: Progress = silent,
+) -> list[Explanation]:
+    """Explain the scores of the payments `ids` of a log, in that order.
+
+    payments: a table, or files as `tsa prepare` reads them. quarantine: a file for rows that break a rule; without it they
+    are an error. DataError names ids that are not in the log, ConfigError says that captum is missing.
+    """
+    need_captum()
+    with tempfile.TemporaryDirectory(prefix="tsa-explain-") as name:
+        folder = Path(name)
+        if isinstance(payments, pl.DataFrame):
+            payments.write_parquet(folder / "payments.parquet")
+            payments = folder / "payments.parquet"
+        out = folder / "store"
+        given = {"quarantine": quarantine, "encoder": bundle.encoder, "progress": progress}
+        store = prepare(bundle.market, payments, out, **given)  # type: ignore[arg-type]
+        rows = find_rows(store, ids)
+        found = []
+        with progress("explaining", len(rows)) as advance:
+            for explanation in Explainer(bundle).explain_rows(store, rows):
+                found.append(explanation)
+                advance(1)
+        return found
+
+
+def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
+    """The rows of the payments `ids`, as the log spells them or as the store does where they are pseudonyms. DataError."""
+    market, known = store.market, store.ids().cast(pl.String)
+    spelled = pl.Series([str(id_) for id_ in ids], dtype=pl.String)
+    rows = _places(known, spelled)
+    veil = Pseudonyms.of(market)
+    if veil is not None and market.event.id in veil.columns:
+        rows = rows.fill_null(_places(known, veil.series(spelled)))
+    lost = spelled.filter(rows.is_null()).to_list()
+    if lost:
+        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        rule = f"ids must be of payments of the log, by {market.event.id}"
+        raise DataError(f"{rule}, however: {', '.join(lost[:SHOWN])}{more}")
+    return rows.to_list()
+
+
+def _places(known: pl.Series, wanted: pl.Series) -> pl.Series:
+    """Where each of `wanted` stands among `known`, which are all different; null where it does not."""
+    table = pl.DataFrame({"id": known}).with_row_index("row").filter(pl.col("id").is_in(wanted.implode()))
+    return pl.DataFrame({"id": wanted}).join(table, on="id", how="left", maintain_order="left")["row"].cast(pl.Int64)
+
+
+def write_explanations(explanations: Sequence[Explanation], out: Path) -> None:
+    """Write `explanations` as JSON, whole or not at all."""
+    write_json(out, {"explanations": [explanation.to_dict() for explanation in explanations]})

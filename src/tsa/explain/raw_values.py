@@ -1,0 +1,135 @@
+"""What happened, in the market's own words: the raw values of a payment and of the earlier ones in its histories.
+
+Where raw values are not at hand, as of earlier payments that wire rows carry along, they are read back from the encoded ones.
+Knows encoders and stores; no network, and no attributions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.encoding.scaler import GivenScaler, Scaler, Scaling
+from tsa.data.encoding.vocabulary import GivenVocabulary, Vocabulary, encode_calendar
+from tsa.data.history import HistoryIndex
+from tsa.data.store.manifest import ROWS
+from tsa.data.store.store import EventStore
+
+UNKNOWN = "(unknown)"
+"""The value of a categorical feature of which nothing is left but that the bundle does not know it."""
+
+
+@dataclass(frozen=True)
+class Payment:
+    """A payment as the log tells of it: raw values by column, None where missing; calendar features are made from the time.
+
+    id is None where it is not known, as of earlier payments that a wire row carries along.
+    """
+
+    id: Any = None
+    time_seconds: float | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A payment, and per history the earlier ones that the network sees, oldest first."""
+
+    payment: Payment
+    earlier: Mapping[str, Sequence[Payment]]
+
+
+def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[Facts]:
+    """The facts of the payments `rows` of a store, one after the other."""
+    seen = {
+        row: {h.name: _earlier(store.histories[h.name], row, h.length) for h in store.market.history} for row in rows
+    }
+    wanted = {int(event) for events in seen.values() for shown in events.values() for event in shown} | set(rows)
+    payments = _payments(store, np.array(sorted(wanted), np.int64))
+    for row in rows:
+        yield Facts(payments[row], {name: [payments[int(e)] for e in events] for name, events in seen[row].items()})
+
+
+def decoded(encoder: Encoder, categorical: NDArray[Any], numerical: NDArray[Any]) -> dict[str, Any]:
+    """Raw values read back from an event's rows (C,) and scaled numbers (F,), these to the precision of float32."""
+    values = {v.name: _text(v, int(row)) for v, row in zip(encoder.vocabularies, categorical, strict=True)}
+    return values | decoded_numbers(encoder.numerical_scaling, numerical)
+
+
+def decoded_numbers(scaling: Scaling, numbers: NDArray[Any]) -> dict[str, float | None]:
+    """Raw numbers read back from scaled columns (F,); None where a column says that one was missing."""
+    n = len(scaling.scalers)
+    marked = {name for name, value in zip(scaling.names[n:], numbers[n:], strict=True) if value}
+    own = zip(scaling.scalers, numbers[:n], strict=True)
+    return {s.name: None if f"{s.name} is missing" in marked else _number(s, float(value)) for s, value in own}
+
+
+def calendar_values(encoder: Encoder, time_seconds: float | None) -> dict[str, str]:
+    """The calendar features of a time, as the encoder's vocabularies spell them."""
+    if time_seconds is None:
+        return {}
+    times = np.array([time_seconds])
+    return {v.name: v.values[int(encode_calendar(v, times)[0]) - v.known_row] for v in encoder.calendar_vocabularies}
+
+
+def _earlier(index: HistoryIndex, row: int, length: int) -> NDArray[Any]:
+    """The events before `row` in its history, oldest first, as `tsa.data.history.gather` shows them."""
+    position = int(index.position[row])
+    found: NDArray[Any] = np.asarray(index.order[max(int(index.start[row]), position - length + 1) : position])
+    return found
+
+
+def _payments(store: EventStore, events: NDArray[np.int64]) -> dict[int, Payment]:
+    """Events of a store by number: raw where they are rows of the log, else read back."""
+    own = events[events < len(store)]
+    id_column, names = (
+        store.market.event.id,
+        [name for name in store.market.raw_columns if name != store.market.event.id],
+    )
+    at = pl.Series("at", own)
+    lines = pl.scan_parquet(store.path / ROWS).select(id_column, *names).with_row_index("__row")
+    table = lines.filter(pl.col("__row").is_in(at.cast(pl.UInt32).implode())).collect(engine="streaming").sort("__row")
+    found = {}
+    for line in table.iter_rows(named=True):
+        row = line.pop("__row")
+        found[row] = _payment(store, row, line.pop(id_column), line)
+    for row in events[len(own) :]:
+        values = decoded(store.encoder, store.events.categorical[row], store.events.numerical[row])
+        found[int(row)] = _payment(store, int(row), None, values)
+    return found
+
+
+def _payment(store: EventStore, row: int, id_: Any, values: Mapping[str, Any]) -> Payment:
+    time_seconds = float(store.events.time_seconds[row])
+    return Payment(id_, time_seconds, {**values, **calendar_values(store.encoder, time_seconds)})
+
+
+def _text(vocabulary: Vocabulary | GivenVocabulary, row: int) -> str | None:
+    if isinstance(vocabulary, GivenVocabulary):
+        known = dict(zip(reversed(vocabulary.rows), reversed(vocabulary.values), strict=True))
+        return known.get(row, UNKNOWN)
+    if row == vocabulary.missing_row:
+        return None
+    return vocabulary.values[row - vocabulary.known_row] if row >= vocabulary.known_row else UNKNOWN
+
+
+def _number(scaler: Scaler | GivenScaler, scaled: float) -> float:
+    if isinstance(scaler, GivenScaler):
+        return (scaled - scaler.offset) / scaler.slope if scaler.slope else scaler.default
+    if scaler.scale == "quantile":
+        moved = float(np.interp(scaled, scaler.levels, scaler.knots)) if scaler.knots else 0.0
+    else:
+        moved = scaled * scaler.width + scaler.centre
+    if scaler.transform == "none":
+        return moved
+    return (
+        float(np.copysign(np.expm1(abs(moved)), moved))
+        if scaler.transform == "signed_log1p"
+        else float(np.expm1(moved))
+    )

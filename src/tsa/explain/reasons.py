@@ -1,0 +1,97 @@
+"""From attributions and facts to reasons: each group of attributions gets its sentence, the strongest come first.
+
+A group is a feature (its current value, and the earlier values beside it), the known outcomes of a history, or its pace.
+Knows the market's wording; the sentences come from `tsa.explain.templates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tsa.config.optional_tables import Reasons
+from tsa.explain.aggregate import Shares
+from tsa.explain.explanation import Reason
+from tsa.explain.raw_values import Payment
+from tsa.explain.templates import Past, Sentence, of_calendar, of_number, of_outcomes, of_pace, of_text
+
+LEAST_SHARE = 0.01
+"""What adds less than this share of all attributions, signs apart, is no reason."""
+CALENDAR_NAMES = {
+    "hour_of_day": "hour of the day",
+    "day_of_week": "day of the week",
+    "day_of_month": "day of the month",
+    "month": "month",
+}
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Which features are texts and which times; all others are numbers. Of the texts, those that the encoder does not
+    know; of the numbers, those that stand alone: earlier payments tell nothing of them."""
+
+    texts: frozenset[str]
+    calendar: frozenset[str]
+    unknown: frozenset[str]
+    alone: frozenset[str]
+
+
+def reasons_of(
+    shares: Shares, payment: Payment, pasts: Sequence[Past], kinds: Kinds, wording: Reasons
+) -> tuple[Reason, ...]:
+    """The reasons of a payment, strongest first, at most `wording.most`."""
+    found = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
+    everything = sum(abs(attribution) for attribution, _, _ in found)
+    told = [group for group in found if abs(group[0]) > LEAST_SHARE * everything]
+    told.sort(key=lambda group: -abs(group[0]))
+    return tuple(_reason(*group, wording) for group in told[: wording.most])
+
+
+Group = tuple[float, Sentence, str | None]  # attribution, sentence, feature
+
+
+def _features(shares: Shares, payment: Payment, pasts: Sequence[Past], kinds: Kinds) -> Iterator[Group]:
+    of_pasts = np.array([history.features.sum(0) for history in shares.histories])
+    for at, name in enumerate(shares.names):
+        attribution = float(shares.current[at] + of_pasts[:, at].sum())
+        # beside the history whose values matter most
+        ordered = [pasts[k] for k in np.argsort(-np.abs(of_pasts[:, at]), kind="stable") if name not in kinds.alone]
+        value = payment.values.get(name)
+        if name in kinds.calendar:
+            sentence = of_calendar(name, value, ordered)
+        elif name in kinds.texts:
+            sentence = of_text(name, value, name not in kinds.unknown, ordered)
+        else:
+            sentence = of_number(name, value, ordered)
+        yield attribution, sentence, name
+
+
+def _histories(shares: Shares, pasts: Sequence[Past]) -> Iterator[Group]:
+    for history, past in zip(shares.histories, pasts, strict=True):
+        for sentence, values in ((of_outcomes(past), history.outcome), (of_pace(past), history.presence)):
+            if sentence is not None:
+                yield float(values.sum()), sentence, None
+
+
+def _reason(attribution: float, sentence: Sentence, feature: str | None, wording: Reasons) -> Reason:
+    subject = feature or sentence.history or ""
+    names = {"feature": feature, "history": sentence.history}
+    filled: dict[str, Any] = {
+        **{key: wording.names.get(name, CALENDAR_NAMES.get(name, name)) for key, name in names.items() if name},
+        **sentence.facts,
+    }
+    text = wording.text(sentence.kind, subject)
+    for name, value in filled.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return Reason(
+        kind=sentence.kind,
+        code=wording.code(sentence.kind, subject),
+        text=text,
+        attribution=attribution,
+        feature=feature,
+        history=sentence.history,
+        facts=sentence.facts,
+    )

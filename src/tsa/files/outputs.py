@@ -1,0 +1,130 @@
+"""Where a command may write: never over, into or around what it reads, and never twice to one place.
+
+A place is told by what the file system says of it (device and number of the file), so that links, relative paths, hard
+links and another case of the letters make no difference. It writes nothing itself; `tsa.files.writing` does.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsa.errors import ConfigError
+
+OPENED = ("/dev/std", "/dev/fd/", "/proc/")
+"""Where a process finds its own open files by name."""
+
+MOST_INSIDE = 100_000
+"""So many files of a folder are looked at for hard links."""
+
+Given = str | Path | None
+
+
+@dataclass(frozen=True)
+class _Output:
+    option: str
+    path: Path
+    place: Path
+    """Links followed, as far as it exists."""
+    is_replaced: bool
+    """A folder that a new one takes the place of, with all that is in it."""
+
+
+def check_outputs(
+    inputs: Iterable[Given],
+    *,
+    files: Mapping[str, Given] | None = None,
+    into: Mapping[str, Given] | None = None,
+    replaced: Mapping[str, Given] | None = None,
+) -> None:
+    """Refuse outputs that would touch an input or each other, before anything is written.
+
+    inputs: files, folders, globs; URLs are left aside. files, into, replaced: by option, the files that are written, the
+    folders that files are written into, and the folders that are replaced whole. None stands for what is not given.
+    Raises ConfigError naming the option and the input.
+    """
+    wanted = [*_outputs(files, False), *_outputs(into, False), *_outputs(replaced, True)]
+    found = list(_inputs(inputs))
+    for output in wanted:
+        for path in found:
+            _check_input(output, path)
+    for one, other in itertools.combinations(wanted, 2):
+        _check_pair(one, other)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether bytes are written into what stands there, and nothing takes its place: devices, pipes, open files."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or str(path.absolute()).startswith(OPENED)
+
+
+def _outputs(paths: Mapping[str, Given] | None, is_replaced: bool) -> Iterator[_Output]:
+    for option, path in (paths or {}).items():
+        if path is not None and not is_stream(Path(path)):
+            yield _Output(option, Path(path), Path(os.path.realpath(path)), is_replaced)
+
+
+def _inputs(given: Iterable[Given]) -> Iterator[Path]:
+    for name in given:
+        text = "" if name is None else str(name).removeprefix("file://")
+        if not text or "://" in text:
+            continue
+        if os.path.lexists(text):
+            yield Path(text)
+        else:
+            yield from map(Path, glob.glob(text, recursive=True, include_hidden=True))
+
+
+def _check_input(output: _Output, path: Path) -> None:
+    own = _identity(path)
+    if own is None:
+        return
+    advice = "write to another place"
+    if _identity(output.place) == own:
+        raise ConfigError(f"{output.option} must not be what is read (got {output.path}, which is {path}): {advice}")
+    if path.is_dir():
+        if own in _above(output.place):
+            raise ConfigError(f"{output.option} must not lie in a folder that is read (got {output.path}): {advice}")
+        inside = list(itertools.islice(_within(path), MOST_INSIDE))
+        if _identity(output.place) in inside:
+            raise ConfigError(f"{output.option} must not be a file of {path} (got {output.path}): {advice}")
+    if output.is_replaced and _identity(output.place) in _above(Path(os.path.realpath(path))):
+        raise ConfigError(f"{output.option} must not be a folder that holds {path} (got {output.path}): {advice}")
+
+
+def _within(folder: Path) -> Iterator[tuple[int, int] | None]:
+    for at, _, names in os.walk(folder):
+        yield from (_identity(Path(at, name)) for name in names)
+
+
+def _check_pair(one: _Output, other: _Output) -> None:
+    same = _identity(one.place)
+    spelled = str(one.place).casefold() == str(other.place).casefold()
+    if spelled or (same is not None and same == _identity(other.place)):
+        raise ConfigError(f"{one.option} and {other.option} must be two places (got {one.path} and {other.path})")
+    for outer, inner in ((one, other), (other, one)):
+        if outer.is_replaced and outer.place in inner.place.parents:
+            rule = f"must not lie in the folder of {outer.option}, which is written anew"
+            raise ConfigError(f"{inner.option} {rule} (got {inner.path})")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of the file that stands there, links followed; None where there is nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _above(path: Path) -> list[tuple[int, int]]:
+    """The folders that a place lies in."""
+    return [own for folder in path.parents if (own := _identity(folder)) is not None]

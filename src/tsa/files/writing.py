@@ -1,0 +1,225 @@
+"""Files and folders that are written whole or not at all, and .npy files written piece by piece.
+
+Everything is made aside, in the same folder as its target, and moved there at the end; a process that is killed leaves
+the target as it was, and at most a hidden folder beside it. This file knows nothing of what it writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.errors import ConfigError
+from tsa.files.mounts import cannot_move, is_mount, replace_content
+from tsa.files.outputs import is_stream
+from tsa.files.platform_files import is_marker
+from tsa.system_errors import naming
+
+PRIVATE = 0o600
+"""Of a file that holds payments, or weights that were learned from them: its owner may read and write it, nobody else."""
+
+
+@contextmanager
+def replaced_file(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yield a path to write to, which takes the place of `path` when the block ends without an error.
+
+    A link stays: what it points at is replaced. Into a device, a pipe or an open file of the process, such as /dev/null or
+    /dev/stdout, the bytes are written. Raises ConfigError for a folder, a block device, a socket, and a
+    mount, which cannot be replaced. private: only its owner may read the file.
+    """
+    if is_stream(path):
+        with _poured_into(path) as aside:
+            yield aside
+        return
+    path = _followed(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    try:
+        with naming(path):
+            if private:
+                aside.touch(PRIVATE)
+            yield aside
+            if private:
+                aside.chmod(PRIVATE)
+            _replace(aside, path)
+    finally:
+        with suppress(OSError):  # why the block failed is what is to be said
+            aside.unlink(missing_ok=True)
+
+
+def _replace(aside: Path, path: Path) -> None:
+    try:
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno == errno.EBUSY or is_mount(path):
+            raise ConfigError(f"{path} must not be a mount: mount the folder that it is in, and write there") from None
+        raise
+
+
+def need_suffix(name: str, path: Path, *suffixes: str) -> None:
+    """Raise ConfigError, naming the option, unless the file ends in one of the suffixes: nothing is guessed from others.
+
+    Devices and pipes are named as the system has it.
+    """
+    if path.suffix not in suffixes and not is_stream(path):
+        raise ConfigError(f"{name} must end in {' or '.join(suffixes)} (got {path.name}); choose one of these endings")
+
+
+@contextmanager
+def _poured_into(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, whose bytes go into what stands at `path` when the block ends without an error."""
+    with tempfile.TemporaryDirectory(prefix="tsa-out-") as folder:
+        aside = Path(folder) / path.name
+        yield aside
+        with aside.open("rb") as made, path.open("wb", buffering=0) as stream:
+            shutil.copyfileobj(made, stream)
+
+
+def _followed(path: Path) -> Path:
+    """Where a file is to be written: a link's target, be it there or not. ConfigError for what is no file."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} must be a file or not exist (it is a folder, a block device or a socket)")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replaced_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all. Floats are kept exactly; NaN and infinity are refused with ValueError."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replaced_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `out` when the block ends without an error, and is removed otherwise.
+
+    A folder that stands at `out` is replaced if it is empty or holds the file `marker`, which says that it was made
+    this way; files that platforms put there do not count. Where it cannot be renamed (a mount), its content is replaced
+    file by file, `marker` last. private: only their owner may read the files. Raises ConfigError, before anything is
+    written, for anything else that stands there.
+    """
+    _refuse_foreign(out, marker)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stays = cannot_move(out)
+    aside = _aside(out / out.name if stays else out)
+    aside.mkdir(0o700 if private else 0o777)
+    try:
+        with naming(out):
+            yield aside
+            _refuse_foreign(out, marker)  # again: this may be hours later
+            if private:
+                _keep_private(aside)
+            if stays:
+                replace_content(out, aside, marker)
+            else:
+                _move(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_private(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            path.chmod(PRIVATE)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _refuse_foreign(out: Path, marker: str) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ConfigError(f"{out} must be a folder or not exist, however: it is a file or a link")
+    if not out.exists() or (out / marker).is_file():
+        return
+    if any(not is_marker(path.name) for path in out.iterdir()):
+        raise ConfigError(f"{out} must be empty or hold a {marker} to be replaced, however: it holds other files")
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Put `folder` in the place of `out`. A folder with files cannot be renamed over: the old one steps aside first."""
+    if not out.exists():
+        os.replace(folder, out)
+        return
+    old = _aside(out)
+    os.replace(out, old)
+    try:
+        os.replace(folder, out)
+    except OSError:
+        os.replace(old, out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class ArrayWriter:
+    """Writes an .npy file of a known shape in pieces, hashing on the way: bounded memory and no second reading."""
+
+    def __init__(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+        self.path, self.dtype, self.shape = path, np.dtype(dtype).newbyteorder("<"), shape
+        self._rows = 0
+        self._hash = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("wb")
+        descr = np.lib.format.dtype_to_descr(self.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(cast(BinaryIO, self), header)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if error is None and self._rows != self.shape[0]:
+            raise ValueError(f"{self.path.name} must get {self.shape[0]} rows, however: {self._rows}")
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write bytes. Not for callers: `append` takes arrays."""
+        self._file.write(data)
+        self._hash.update(data)
+
+    def append(self, piece: NDArray[Any]) -> None:
+        """Append rows (m, ...) whose further axes are those of the shape."""
+        if piece.shape[1:] != self.shape[1:]:
+            raise ValueError(f"{self.path.name} takes rows of shape {self.shape[1:]}, however: {piece.shape[1:]}")
+        self._rows += len(piece)
+        if piece.size:
+            self.write(np.ascontiguousarray(piece, self.dtype).data.cast("B"))
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a manifest says of the file, once it is closed."""
+        return {
+            "bytes": self.path.stat().st_size,
+            "sha256": self._hash.hexdigest(),
+            "dtype": self.dtype.str,
+            "shape": list(self.shape),
+        }
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file that is no array."""
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -1,0 +1,141 @@
+"""Engines: what computes raw scores of a batch, PyTorch or ONNX Runtime. Both give the same to rounding.
+
+An engine knows tensors and one network. It does not know payments, stores or calibration.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsa.bundle.graphs import refuse_outside
+from tsa.errors import ConfigError, ModelError
+from tsa.inference.onnx_runtime import has_runtime, onnx_runtime
+from tsa.model import Batch, TSANetwork
+from tsa.model.batch import History
+
+EngineName = Literal["auto", "torch", "onnxruntime"]
+Precision = Literal["float32", "bf16", "int8"]
+AT_ONCE = 16
+"""Payments that ONNX Runtime works on at a time: what they become then stays in the processor's cache."""
+
+INPUTS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
+"""What a graph reads of each history; `outcome` where outcomes are an input."""
+
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """Called with a batch of B payments, gives their raw scores (B,) float32: the softmax probability of fraud."""
+
+    name: str
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        """(B,)"""
+        ...
+
+
+class TorchEngine:
+    """The network itself, in evaluation mode."""
+
+    name = "torch"
+
+    def __init__(self, network: TSANetwork, precision: Precision = "float32") -> None:
+        """precision: float32 or bf16; the latter is a network of its own."""
+        if precision == "int8":
+            raise ConfigError("precision: int8 needs engine='onnxruntime', however: engine='torch'")
+        self.network = network.eval() if precision == "float32" else copy.deepcopy(network).eval().to_bfloat16()
+        self._device = next(network.parameters()).device
+        if precision == "bf16" and self._device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+            # a network of the original's size took 20 times as long as in float32; one that recalls hardly changes
+            _log.warning("precision: without AVX-512, as on this processor, bf16 can be many times slower than float32")
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        """(B,)"""
+        with torch.inference_mode():
+            scores: NDArray[np.float32] = self.network(batch.to(self._device)).softmax(-1)[:, 1].float().cpu().numpy()
+        return scores
+
+
+class OnnxEngine:
+    """An exported graph in ONNX Runtime, on CPUs."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: bytes, threads: int = 1) -> None:
+        """graph: what `tsa.inference.onnx_export` made. Raises ConfigError where ONNX Runtime is not
+        installed, BundleError for a graph that needs other files."""
+        refuse_outside(graph, "the graph")
+        runtime = onnx_runtime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._wanted = {entry.name for entry in self._session.get_inputs()}
+
+    def __call__(self, batch: Batch) -> NDArray[np.float32]:
+        """(B,)"""
+        feed = {name: value for name, value in named_inputs(batch).items() if name in self._wanted}
+        size = len(batch)
+        parts = [
+            self._session.run(None, {name: value[first : first + AT_ONCE] for name, value in feed.items()})[0]
+            for first in range(0, size, AT_ONCE)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
+    """The arrays of a batch under the names that a graph knows them by."""
+    found = {
+        f"{name}.{field}": value.numpy()
+        for name, history in batch.histories.items()
+        for field, value in _fields(history).items()
+    }
+    return found if batch.engineered is None else {**found, "engineered": batch.engineered.numpy()}
+
+
+def _fields(history: History) -> Mapping[str, torch.Tensor]:
+    found = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
+    return {**found, "categorical": _rows(history.categorical)}
+
+
+def _rows(categorical: torch.Tensor) -> torch.Tensor:
+    """Rows of the table as a graph takes them; PyTorch takes them in any whole type. ModelError for what int32 does not hold."""
+    narrow = categorical.int()
+    if categorical.dtype != torch.int32 and not torch.equal(narrow.to(categorical.dtype), categorical):
+        raise ModelError(f"categorical must be whole numbers below 2³¹, however: {categorical.dtype} with others")
+    return narrow
+
+
+def make_engine(
+    name: EngineName,
+    network: TSANetwork,
+    graphs: Mapping[str, bytes],
+    precision: Precision = "float32",
+    threads: int = 1,
+) -> Engine:
+    """The engine of this name. graphs: what was exported, by precision.
+
+    auto: ONNX Runtime where the network was exported for this precision and the runtime is installed, PyTorch elsewhere.
+    Raises ConfigError for a name that is none, or where ONNX Runtime is asked for and something is missing.
+    """
+    if name not in get_args(EngineName) or precision not in get_args(Precision):
+        raise ConfigError(
+            f"engine must be one of {', '.join(get_args(EngineName))} and precision one of "
+            f"{', '.join(get_args(Precision))}, however: engine={name!r}, precision={precision!r}"
+        )
+    if name == "torch" or (name == "auto" and (precision not in graphs or not has_runtime())):
+        return TorchEngine(network, precision)
+    if precision not in graphs:
+        raise ConfigError(
+            f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle (tsa export BUNDLE), "
+            f"however: the bundle has {', '.join(graphs) or 'none'}"
+        )
+    return OnnxEngine(graphs[precision], threads)

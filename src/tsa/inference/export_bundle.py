@@ -1,0 +1,95 @@
+"""Put an exported graph into a bundle. It knows bundles and logs; how a graph is made is in export.py."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tsa.bundle.bundle import GRAPHS, Bundle
+from tsa.data.store.store import prepare
+from tsa.errors import ConfigError
+from tsa.files.writing import replaced_file
+from tsa.inference.engine import Engine, OnnxEngine, TorchEngine
+from tsa.inference.onnx_export import AGREES, Difference, check_graph, export_onnx, quantise, random_batch
+from tsa.model import Batch
+from tsa.model.collate import gather_batch
+from tsa.progress import Progress, silent
+
+COMPARED = 1000
+"""Payments that a graph is compared with the network on."""
+MOVES_AT_MOST = 0.1
+TIMED = 50
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was put into the bundle, and how far its scores are from the network's, on so many payments.
+
+    seconds: of a single payment, by the graph on one thread and by the network.
+    """
+
+    file: str
+    bytes: int
+    difference: Difference
+    compared: int
+    seconds: Mapping[str, float]
+
+
+def export_bundle(
+    path: Path,
+    precision: str = "float32",
+    *,
+    log: Path | None = None,
+    copy: Path | None = None,
+    progress: Progress = silent,
+) -> Exported:
+    """Export the network of the bundle at `path` and seal the bundle anew, with the graph in it.
+
+    log: payments to compare scores on; else random ones. copy: another file for the graph.
+    Raises ConfigError for a precision that is none, ModelError where a float32 graph does not agree to 1e-5, or another one
+    moves a score by more than 0.1.
+    """
+    if precision not in GRAPHS:
+        raise ConfigError(f"precision must be one of {', '.join(GRAPHS)}, however: {precision!r}")
+    bundle = Bundle.open(path)
+    with progress("exporting", 3) as advance:
+        graph = bundle.graphs.get("float32") or export_onnx(bundle.network, bundle.lengths)
+        advance(1)
+        if precision == "int8":
+            graph = quantise(graph)
+        advance(1)
+        batch = _batch(bundle, log)
+        difference = check_graph(graph, bundle.network, batch, AGREES if precision == "float32" else MOVES_AT_MOST)
+        one = batch.rows(torch.tensor([len(batch) - 1]))
+        seconds = {"graph": _seconds(OnnxEngine(graph), one), "network": _seconds(TorchEngine(bundle.network), one)}
+        advance(1)
+    replace(bundle, graphs={**bundle.graphs, precision: graph}).save(path)
+    if copy is not None:
+        with replaced_file(copy) as aside:
+            aside.write_bytes(graph)
+    return Exported(GRAPHS[precision], len(graph), difference, len(batch), seconds)
+
+
+def _seconds(engine: Engine, one: Batch) -> float:
+    """The median time of a single payment."""
+    took = []
+    for _ in range(TIMED):
+        began = time.perf_counter()
+        engine(one)
+        took.append(time.perf_counter() - began)
+    return float(np.median(took))
+
+
+def _batch(bundle: Bundle, log: Path | None) -> Batch:
+    """The last payments of a log, whose histories are the longest; random ones where there is none."""
+    if log is None:
+        return random_batch(bundle.config, bundle.lengths, COMPARED, seed=1)
+    with tempfile.TemporaryDirectory(prefix="tsa-export-") as folder:
+        store = prepare(bundle.market, log, Path(folder) / "store", encoder=bundle.encoder)
+        return gather_batch(store, np.arange(max(0, len(store) - COMPARED), len(store)))

@@ -1,0 +1,101 @@
+"""A log whose outcomes are known, encoded for a bundle: what evaluating and calibrating a bundle begin with.
+
+Histories are taken from the whole log, each payment's as it was at its time; a window chooses which payments count. It knows
+stores and bundles; it measures and fits nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.bundle.bundle import Bundle
+from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.store.store import EventStore, prepare
+from tsa.inference.scorer import Scorer, refuse_no_number, window_seconds
+from tsa.progress import Progress, silent
+
+Logs = Sequence[str | Path]
+When = str | datetime | None
+
+
+@dataclass(frozen=True)
+class KnownLog:
+    """A store made with a bundle's encoder, and which of its payments count."""
+
+    store: EventStore
+    payments: NDArray[np.int64]
+    """(m,) rows of the payments in the window that have a score, in time order."""
+    scores: NDArray[np.float32]
+    """(m,) their raw scores."""
+
+    @property
+    def labels(self) -> NDArray[np.int8]:
+        """(m,) 1 fraud, 0 genuine, -1 not known."""
+        found: NDArray[np.int8] = self.store.label[self.payments]
+        return found
+
+    @property
+    def labelled(self) -> NDArray[np.int64]:
+        """Rows of the payments in the window whose outcome is known."""
+        return self.payments[self.labels >= 0]
+
+
+@contextmanager
+def open_log(
+    scorer: Scorer,
+    logs: Logs,
+    *,
+    start: When = None,
+    end: When = None,
+    quarantine: SetAside = None,
+    progress: Progress = silent,
+) -> Iterator[KnownLog]:
+    """Yield the payments of `logs` in [start, end), UTC, encoded and scored; the store is gone afterwards.
+
+    quarantine: where rows go that break a rule or that the network has no number for; without it they are an error.
+    DataError, ConfigError.
+    """
+    window = window_seconds(start, end)
+    aside = Quarantine.of(quarantine)
+    with tempfile.TemporaryDirectory(prefix="tsa-log-") as folder:
+        encoded = partial(prepare, scorer.bundle.market, list(logs), encoder=scorer.bundle.encoder)
+        store = encoded(Path(folder) / "store", quarantine=aside, progress=progress)
+        first, last = (int(row) for row in np.searchsorted(store.time_seconds, window))
+        rows = np.arange(first, last, dtype=np.int64)
+        with progress("scoring", len(rows)) as advance:
+            scores = scorer.score_rows(store, rows, advance=advance)
+        if not (sound := np.isfinite(scores)).all():
+            ids = store.ids(slice(first, last))
+            if aside is None:
+                refuse_no_number(ids, scores)
+            else:  # the file is written anew, with them
+                unscored = frozenset(ids.filter(~sound).cast(pl.String))
+                encoded(Path(folder) / "again", quarantine=replace(aside, unscored=unscored))
+            rows, scores = rows[sound], scores[sound]
+        yield KnownLog(store, rows, scores)
+
+
+def learned_note(bundle: Bundle, times: NDArray[np.float64], ranges: Sequence[str]) -> str | None:
+    """A sentence where payments at `times` (m,) lie in ranges that the bundle was made with; None where none is known to."""
+    splits = (bundle.data or {}).get("splits") or {}
+    found = []
+    for name in ranges:
+        first, last = (splits.get(name) or {}).get("start"), (splits.get(name) or {}).get("end")
+        if first and last:
+            begin, stop = (datetime.fromisoformat(text).astimezone(UTC).timestamp() for text in (first, last))
+            if count := int(np.count_nonzero((times >= begin) & (times <= stop))):
+                found.append(f"{count:,} in the {name} range, {first[:10]} to {last[:10]}")
+    if not found:
+        return None
+    rule = "a bundle looks better on payments that it was made with than on others"
+    return f"{rule}: of {len(times):,} payments here {'; '.join(found)} (--from and --to choose others)"

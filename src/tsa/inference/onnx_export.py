@@ -1,0 +1,230 @@
+"""Export a network as an ONNX graph: from the named arrays of a batch to raw scores, for any number of payments.
+
+What was exported is checked before it is handed out. It knows networks and batches; not bundles, nor who runs the graph.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tsa.errors import ConfigError, ModelError
+from tsa.inference.engine import INPUTS, OnnxEngine, TorchEngine
+from tsa.inference.onnx_runtime import onnx_quantisation, onnx_runtime
+from tsa.model import Batch, ModelConfig, TSANetwork
+from tsa.model.batch import History
+
+OPSET = 20
+AGREES = 1e-5
+"""How far a float32 graph's scores may be from the network's."""
+MOST_PAYMENTS = 65_536
+
+
+class _Flat(nn.Module):
+    """A network that takes tensors one by one, as graphs do."""
+
+    def __init__(self, network: TSANetwork, fields: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.fields = network, fields
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """→ (B,) raw scores."""
+        n, config = len(self.fields), self.network.config
+        histories = {
+            name: History(**dict(zip(self.fields, tensors[at * n : (at + 1) * n], strict=True)))
+            for at, name in enumerate(config.histories)
+        }
+        engineered = tensors[-1] if config.n_engineered else None
+        scores: Tensor = self.network(Batch(histories, engineered)).softmax(-1)[:, 1]
+        return scores
+
+
+def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
+    """The graph of a network in evaluation mode. lengths: events of each history, the current one included.
+
+    Its inputs are `HISTORY.FIELD` and `engineered`, as `tsa.inference.engine.named_inputs` names them, of B payments; its
+    output `raw_score` (B,). Raises ConfigError where the packages for it are missing, ModelError where the graph does not
+    give what the network gives.
+    """
+    _refuse_missing()
+    fields = INPUTS if network.config.known_outcomes else INPUTS[:-1]
+    sample = random_batch(network.config, lengths, size=3)
+    names, tensors = _flat(sample, fields, network.config)
+    size = torch.export.Dim("payments", min=1, max=MOST_PAYMENTS)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Flat(network.eval(), fields),
+            tensors,
+            dynamo=True,
+            input_names=names,
+            output_names=["raw_score"],
+            dynamic_shapes=(tuple({0: size} for _ in tensors),),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    graph = _bytes_of(program)
+    check_graph(graph, network, random_batch(network.config, lengths, size=64))
+    return graph
+
+
+def quantise(graph: bytes) -> bytes:
+    """The graph with the weights of its matrix products in seven bits of an int8, inputs quantised in eight as they come.
+
+    Products that read an event's plain numbers stay as they are: they are small, and angles that are made of numbers in
+    eight bits are far off.
+    """
+    _refuse_missing()
+    tools = onnx_quantisation()
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        before.write_bytes(_weights_apart(graph))
+        tools.quantize_dynamic(
+            before,
+            after,
+            weight_type=tools.QuantType.QInt8,
+            # 7 bits: without VNNI sums of two products with 8 bits overflow 16, and scores are several times further off
+            reduce_range=True,
+            nodes_to_exclude=_of_plain_numbers(graph),
+        )
+        return after.read_bytes()
+
+
+def _of_plain_numbers(graph: bytes) -> list[str]:
+    """Names of the products that read the same numbers as one whose sine or cosine is taken."""
+    import onnx
+
+    nodes = onnx.load_model_from_string(graph).graph.node
+    products = [node for node in nodes if node.op_type == "MatMul"]
+    angles = {node.input[0] for node in nodes if node.op_type in ("Sin", "Cos")}
+    numbers = {node.input[0] for node in products if node.output[0] in angles}
+    return [node.name for node in products if node.input[0] in numbers]
+
+
+def _weights_apart(graph: bytes) -> bytes:
+    """The same graph with a matrix of its own for each product: quantising names what it makes of one by its name."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    nodes: list[Any] = []
+    seen: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        matrix = node.input[1] if node.op_type == "Gemm" else None
+        if matrix in seen:
+            node.input[1] = own = f"{matrix}.{number}"
+            if matrix in weights:
+                copy = onnx.TensorProto()
+                copy.CopyFrom(weights[matrix])
+                copy.name = own
+                model.graph.initializer.append(copy)
+            else:
+                nodes.append(onnx.helper.make_node("Identity", [matrix], [own]))
+        elif matrix is not None:
+            seen.add(matrix)
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far scores of a graph are from those of the network."""
+
+    largest: float
+    mean: float
+
+
+def check_graph(graph: bytes, network: TSANetwork, batch: Batch, most: float = AGREES) -> Difference:
+    """Compare a graph with the network on a batch. ModelError where a score differs by more than `most`."""
+    own, other = TorchEngine(network)(batch), OnnxEngine(graph)(batch)
+    apart = np.abs(own.astype(np.float64) - other)
+    found = Difference(float(apart.max(initial=0.0)), float(apart.mean()))
+    if not found.largest <= most:
+        raise ModelError(f"the exported graph must score as the network to {most:g}, however: {found.largest:g} apart")
+    return found
+
+
+def random_batch(config: ModelConfig, lengths: Mapping[str, int], size: int, seed: int = 0) -> Batch:
+    """`size` payments of no meaning, with histories of all lengths, to trace and compare with."""
+    rng = np.random.default_rng(seed)
+    histories = {name: _random_history(config, lengths[name], size, rng) for name in config.histories}
+    numbers = rng.normal(size=(size, config.n_engineered)).astype(np.float32)
+    return Batch(histories, torch.from_numpy(numbers) if config.n_engineered else None)
+
+
+def _random_history(config: ModelConfig, length: int, size: int, rng: np.random.Generator) -> History:
+    held = rng.integers(1, length + 1, size)
+    padding = np.arange(length) < (length - held)[:, None]
+    shown = ~padding[..., None]
+    categorical = rng.integers(1, config.n_embedding - config.n_numerical + 1, (size, length, config.n_categorical))
+    age = np.sort(rng.exponential(1e6, (size, length)), axis=1)[:, ::-1].astype(np.float32)
+    age[:, -1] = 0.0
+    outcome = rng.integers(1, 4, (size, length)).astype(np.int8)
+    outcome[:, -1] = 1
+    numerical = rng.normal(size=(size, length, config.n_numerical)).astype(np.float32)
+    return History(
+        categorical=torch.from_numpy((categorical * shown).astype(np.int32)),
+        numerical=torch.from_numpy((numerical * shown).astype(np.float32)),
+        age_seconds=torch.from_numpy(age * ~padding),
+        padding=torch.from_numpy(padding),
+        outcome=torch.from_numpy(outcome * ~padding) if config.known_outcomes else None,
+    )
+
+
+def _flat(batch: Batch, fields: Sequence[str], config: ModelConfig) -> tuple[list[str], tuple[Tensor, ...]]:
+    pairs = [
+        (f"{name}.{field}", getattr(batch.histories[name], field)) for name in config.histories for field in fields
+    ]
+    if batch.engineered is not None:
+        pairs.append(("engineered", batch.engineered))
+    return [name for name, _ in pairs], tuple(value for _, value in pairs)
+
+
+def _bytes_of(program: Any) -> bytes:
+    """One file, its weights inside it."""
+    import onnx
+
+    into = io.BytesIO()
+    onnx.save_model(program.model_proto, into)
+    return into.getvalue()
+
+
+@contextmanager
+def _quiet() -> Any:
+    """The exporter tells of much that is none of the user's business."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _refuse_missing() -> None:
+    onnx_runtime()
+    try:
+        import onnx
+        import onnxscript
+    except ImportError as error:
+        raise ConfigError(
+            f"an export needs ONNX (pip install 'tsa-fraud[onnx]'), however: {error.name} is not installed"
+        ) from None
+    cast(Any, (onnx, onnxscript))

@@ -1,0 +1,103 @@
+"""A bundle calibrated anew on a log whose outcomes are known: the same network, new percentiles and probabilities.
+
+It knows bundles and logs; how maps are fitted is `tsa.calibration.calibration`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tsa.bundle.archive import is_archive
+from tsa.bundle.bundle import Bundle
+from tsa.calibration.calibration import Calibration
+from tsa.calibration.fitting import METHODS
+from tsa.data.log.quarantine import SetAside
+from tsa.errors import CalibrationError, ConfigError
+from tsa.files.outputs import check_outputs
+from tsa.inference.labelled_log import Logs, When, learned_note, open_log
+from tsa.inference.scorer import Scorer
+from tsa.progress import Progress, silent
+
+_log = logging.getLogger(__name__)
+
+
+def calibrate_bundle(
+    path: str | Path,
+    logs: Logs,
+    out: str | Path,
+    *,
+    method: str = "bspline",
+    start: When = None,
+    end: When = None,
+    quarantine: SetAside = None,
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Bundle:
+    """Fit percentiles and probabilities to a log, and write the bundle `out` with them; the one at `path` stays as it is.
+
+    All payments in [start, end) serve the percentiles, those whose outcome is known the probabilities. The new bundle is
+    not signed; what was measured of the old probabilities is left out of it.
+
+    Args:
+        path: The bundle, a folder or a .tar.gz.
+        logs: Files as `tsa prepare` reads them, or wire rows where the bundle's market has them. Histories are taken from
+            the whole log.
+        out: The bundle to write, which must be no input.
+        method: "bspline", "isotonic", "platt" or "beta".
+        start, end: Times in UTC; open where None.
+        quarantine: Where rows go that break a rule or get no score; without it they are an error.
+        overrides: `key=value` over the market for reading this log; the new bundle keeps its own market.
+        progress: Told of what takes long.
+
+    Returns:
+        The new bundle.
+
+    Raises:
+        CalibrationError: For too few payments or frauds, or a fit that fails its check.
+        ConfigError: For an unknown method, or where `out` is an input.
+        DataError: For a log that cannot be read.
+    """
+    path, out = Path(path), Path(out)
+    if method not in METHODS:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)} (got {method!r})")
+    kind = "files" if is_archive(out) else "replaced"
+    check_outputs([path, *logs], **{kind: {"out": out}})
+    bundle = Bundle.open(path)
+    scorer = Scorer.load(path, overrides)
+    with open_log(scorer, logs, start=start, end=end, quarantine=quarantine, progress=progress) as log:
+        times = log.store.time_seconds[log.payments]
+        calibration = Calibration.fit(scores=log.scores, labels=log.labels, method=method)
+    if calibration.reasons:
+        found = "; ".join(f"no {name}: {reason}" for name, reason in calibration.reasons.items())
+        raise CalibrationError(f"{out} is not written, since there is {found}")
+    learned = (bundle.training.get("training") or {}).get("train_on", ["train"])
+    if note := learned_note(bundle, times, tuple(dict.fromkeys([*learned, "validation"]))):
+        _log.warning("%s", note)
+    if bundle.thresholds is not None and bundle.thresholds.score != "raw_score":
+        _log.warning("the bundle's decisions go by %s, and from now on by the new one", bundle.thresholds.score)
+    account = {
+        "bundle": bundle.sha256,
+        "files": [Path(str(log)).name for log in logs],
+        "method": method,
+        "from": None if start is None else str(start),
+        "to": None if end is None else str(end),
+        **calibration.counts,
+    }
+    made = replace(
+        bundle,
+        calibration=calibration,
+        training={**bundle.training, "calibrated": account},
+        metrics=_without_calibration(bundle.metrics),
+        sha256=None,
+    )
+    made.save(out)
+    return made
+
+
+def _without_calibration(metrics: Any) -> Any:
+    """What was measured, but for the probabilities, which are others now."""
+    return None if metrics is None else {key: value for key, value in metrics.items() if key != "calibration"}

@@ -1,0 +1,304 @@
+"""The Scorer: the only way from payments to scores. Evaluation, offline scoring and serving all come through here."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.bundle.bundle import Bundle
+from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.sorting import ParquetParts
+from tsa.data.online.histories import Key, PastEvents, assemble
+from tsa.data.online.payments import PaymentReader
+from tsa.data.online.payments import Payments as EncodedPayments
+from tsa.data.store.store import EventStore, prepare
+from tsa.data.wire import Requests, WireReader
+from tsa.errors import ConfigError, DataError
+from tsa.files.writing import need_suffix, replaced_file
+from tsa.inference.engine import Engine, EngineName, Precision, TorchEngine, make_engine
+from tsa.model import TSANetwork
+from tsa.model.collate import gather_batch, request_batch
+from tsa.progress import Advance, Progress, silent
+
+if TYPE_CHECKING:
+    from tsa.explain import Explanation
+
+BATCH_SIZE = 512
+PART_ROWS = 2**18
+"""Payments of a log whose scores are held at a time."""
+
+Files = pl.DataFrame | str | Path | Sequence[str | Path]
+Rows = Sequence[Mapping[str, Any]]
+Payments = Files | Rows
+Past = Mapping[Key, PastEvents] | Callable[[EncodedPayments], Mapping[Key, PastEvents]]
+"""Earlier events of the keys of payments, or what finds them."""
+
+
+def score_events(
+    network: TSANetwork | Engine,
+    store: EventStore,
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int = BATCH_SIZE,
+    advance: Advance | None = None,
+) -> NDArray[np.float32]:
+    """(m,) raw scores, the softmax probability of fraud, of the events `rows` (m,) of a store.
+
+    Every batch has the same shape: the last one is filled up with copies of its last row, and histories are not trimmed.
+    Matrix products round differently for other shapes, and no earlier score may move, even by a bit, when later events come.
+    """
+    engine = TorchEngine(network) if isinstance(network, TSANetwork) else network
+    scores = np.empty(len(rows), np.float32)
+    for first in range(0, len(rows), batch_size):
+        chunk = rows[first : first + batch_size]
+        full = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")
+        scores[first : first + len(chunk)] = engine(gather_batch(store, full))[: len(chunk)]
+        if advance:
+            advance(len(chunk))
+    return scores
+
+
+class Scorer:
+    """Scores payments with a bundle: those of a log, rows that carry their own history, and single ones."""
+
+    def __init__(
+        self, bundle: Bundle, *, engine: EngineName = "torch", precision: Precision = "float32", threads: int = 1
+    ) -> None:
+        """engine: "torch", "onnxruntime" (what `tsa export` put into the bundle), or "auto": the latter where it can be.
+
+        precision: float32; bf16 (torch) or int8 (onnxruntime) are quicker and move scores a little. threads: of ONNX
+        Runtime; PyTorch's are set for the whole process with `torch.set_num_threads`. ConfigError for what is not there.
+        """
+        self.bundle = bundle
+        self.engine = make_engine(engine, bundle.network, bundle.graphs, precision, threads)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, overrides: Sequence[str] = (), *, key: bytes | None = None, **settings: Any
+    ) -> Scorer:
+        """Open and check the bundle at `path`, a folder or a .tar.gz. BundleError says what is wrong with it.
+
+        overrides: `key=value` over its market, such as `event.time_unit="ms"` for a log that writes times another way.
+        MarketError for one that breaks a rule, or names other features than the bundle's. key: a public key (PEM): the
+        bundle must be signed with its private one. settings: as of `Scorer`. ConfigError for an age cap above the model's.
+        """
+        bundle = Bundle.open(path, key=key)
+        if overrides:
+            bundle = replace(bundle, market=bundle.market.override(overrides))
+            bundle.encoder.check_market(bundle.market)
+            _check_cap(bundle)
+        return cls(bundle, **settings)
+
+    @cached_property
+    def reader(self) -> PaymentReader:
+        """Reads single payments of a market of logs. DataError where rows carry their own history."""
+        return PaymentReader(self.bundle.market, self.bundle.encoder)
+
+    @cached_property
+    def wire_reader(self) -> WireReader:
+        """Reads rows that carry their own history. MarketError for a market of logs."""
+        return WireReader(self.bundle.market, self.bundle.encoder)
+
+    def score(
+        self,
+        payments: Payments,
+        *,
+        histories: Past | None = None,
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
+        quarantine: SetAside = None,
+        progress: Progress = silent,
+    ) -> pl.DataFrame:
+        """Score payments: all of a log, by default, or single ones, given as rows (dicts of current values).
+
+        payments: a table, or files as `tsa prepare` reads them, whose histories are taken from the whole log given; or
+        rows: of a wire market with the histories that they carry, else with `histories`. start, end: of a log, score only
+        payments in [start, end), in UTC. quarantine: a file for rows of a log that break a rule; without it they are an
+        error. histories: earlier events by (history, key), or a function from the encoded payments to these.
+        Returns `id`, `raw_score` (float32), `percentile` and `probability` (float64), of a log in time order, of rows in
+        theirs; the last two only as far as the bundle is calibrated. DataError names what cannot be scored, ConfigError a
+        time that is none.
+        """
+        if _is_rows(payments):
+            return self._score_rows(payments, histories)
+        parts = self.parts(cast(Files, payments), start=start, end=end, quarantine=quarantine, progress=progress)
+        return pl.concat(list(parts), rechunk=True)
+
+    def parts(
+        self,
+        payments: Files,
+        *,
+        start: str | datetime | None = None,
+        end: str | datetime | None = None,
+        quarantine: SetAside = None,
+        progress: Progress = silent,
+        part_rows: int = PART_ROWS,
+    ) -> Iterator[pl.DataFrame]:
+        """What `score` gives for a log, so many payments at a time, in time order: one part at least.
+
+        A payment that the network has no number for is set aside as well, once the others are scored.
+        """
+        rows_in, unscored = window_seconds(start, end), set[str]()
+        with tempfile.TemporaryDirectory(prefix="tsa-score-") as folder:
+            store = self._encode(payments, Path(folder), quarantine, progress)
+            first, last = (int(row) for row in np.searchsorted(store.time_seconds, rows_in))
+            with progress("scoring", last - first) as advance:
+                for begin in range(first, max(last, first + 1), part_rows):
+                    # opened anew for each part: what the maps of the last one hold in memory is let go
+                    store = EventStore.open(store.path)
+                    rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
+                    scores = self.score_rows(store, rows, advance=advance)
+                    ids = store.ids(slice(begin, begin + len(rows)))
+                    if not (sound := np.isfinite(scores)).all():
+                        if quarantine is None:
+                            refuse_no_number(ids, scores)
+                        unscored |= set(ids.filter(~sound).cast(pl.String))
+                        ids, scores = ids.filter(sound), scores[sound]
+                    yield pl.DataFrame({"id": ids, **self.columns(scores)})
+            if unscored:
+                self._set_aside(payments, Path(folder), quarantine, frozenset(unscored))
+
+    def _set_aside(self, payments: Files, folder: Path, quarantine: SetAside, unscored: frozenset[str]) -> None:
+        """Write the quarantine file anew, with the payments that got no score. DataError where that makes it too many."""
+        aside = Quarantine.of(quarantine)
+        assert aside is not None
+        (folder / "again").mkdir()
+        self._encode(payments, folder / "again", replace(aside, unscored=unscored), silent)
+
+    def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
+        if not rows:
+            return pl.DataFrame({"id": pl.Series([], dtype=pl.String), **self.columns(np.empty(0, np.float32))})
+        if self.bundle.market.wire is not None:
+            if histories is not None:
+                raise DataError("histories must not be given: rows of this market carry their own")
+            requests = self.wire_reader.read(rows)
+        else:
+            requests = self.requests(self.reader.read_all(rows), histories)
+        ids = pl.Series([id_ or None for id_ in requests.ids], dtype=pl.String)
+        return pl.DataFrame({"id": ids, **self.score_requests(requests)})
+
+    def requests(self, payments: EncodedPayments, histories: Past | None = None) -> Requests:
+        """Encoded payments with their histories, from the earlier events of their keys; one another's are seen as well."""
+        past = (histories(payments) if callable(histories) else histories) or {}
+        return Requests(
+            ids=payments.ids,
+            time_seconds=payments.time_seconds,
+            histories=assemble(self.bundle.market, payments, past),
+            engineered=payments.engineered,
+        )
+
+    def score_requests(self, requests: Requests) -> dict[str, NDArray[Any]]:
+        """The scores of B payments by name, (B,) each: `raw_score`, then those that the bundle is calibrated for.
+
+        DataError where the network has no number for a payment.
+        """
+        scores = self.engine(request_batch(requests))
+        refuse_no_number(requests.ids, scores)
+        return self.columns(scores)
+
+    def _encode(self, payments: Files, folder: Path, quarantine: SetAside, progress: Progress) -> EventStore:
+        """A store of `payments` under `folder`, made with the bundle's encoder: nothing is fitted."""
+        if isinstance(payments, pl.DataFrame):
+            payments.write_parquet(folder / "payments.parquet")
+            payments = folder / "payments.parquet"
+        bundle = self.bundle
+        return prepare(
+            bundle.market, payments, folder / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
+        )
+
+    def columns(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The columns of raw scores (m,), `raw_score` first, then those that the bundle is calibrated for."""
+        calibration = self.bundle.calibration
+        return {"raw_score": scores, **({} if calibration is None else calibration.columns(scores))}
+
+    def score_rows(self, store: EventStore, rows: NDArray[np.int64], **settings: Any) -> NDArray[np.float32]:
+        """(m,) raw scores of the events `rows` (m,) of a store made with this bundle's encoder."""
+        return score_events(self.engine, store, rows, **settings)
+
+    def explain(self, payments: Files, ids: Sequence[Any], **settings: Any) -> list[Explanation]:
+        """Why the payments `ids` of a log got their scores; settings as of `tsa.explain.explain_log`."""
+        from tsa.explain import explain_log
+
+        return explain_log(self.bundle, payments, ids, **settings)
+
+
+def _check_cap(bundle: Bundle) -> None:
+    """Ages beyond the network's cap would all count alike: one that is set otherwise must not be larger. ConfigError."""
+    wire, config = bundle.market.wire, bundle.config
+    if wire is not None and config.time_attention == "exponential" and wire.age_cap_seconds > config.age_cap_seconds:
+        rule = f"wire.age_cap_seconds must be at most the model's {config.age_cap_seconds:g}"
+        raise ConfigError(f"{rule} (got {wire.age_cap_seconds:g}): train or import the model with another cap")
+
+
+def _is_rows(payments: Payments) -> TypeGuard[Rows]:
+    """Whether these are rows, not a table or names of files."""
+    if isinstance(payments, pl.DataFrame | str | Path):
+        return False
+    return all(isinstance(row, Mapping) for row in payments)
+
+
+def refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:
+    """A payment that the network has no number for has no score: not the lowest, not the highest, none."""
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        found = f"{len(bad)} of {len(scores)} do not, such as {[ids[at] for at in bad[:5].tolist()]}"
+        found += "; of a log, a quarantine file would set them aside"
+        raise DataError(f"payments must get a number as score, however: {found}")
+
+
+def write_scores(scores: pl.DataFrame | Iterable[pl.DataFrame], out: Path) -> int:
+    """Write scores, in one piece or in parts, as .parquet or .csv, as `out` ends, whole or not at all.
+
+    Returns how many payments there were. Raises ConfigError for another ending, before the first part is asked for.
+    """
+    need_suffix("out", out, ".parquet", ".csv")
+    parts = iter([scores] if isinstance(scores, pl.DataFrame) else scores)
+    with replaced_file(out) as aside:
+        return _write_csv(parts, aside) if out.suffix == ".csv" else _write_parquet(parts, aside)
+
+
+def _write_csv(parts: Iterator[pl.DataFrame], path: Path) -> int:
+    count = 0
+    with path.open("wb") as file:
+        for part in parts:
+            part.write_csv(file, include_header=count == 0)
+            count += len(part)
+    return count
+
+
+def _write_parquet(parts: Iterator[pl.DataFrame], path: Path) -> int:
+    count = 0
+    with ParquetParts(path) as file:
+        for part in parts:
+            file.write(part)
+            count += len(part)
+    return count
+
+
+def window_seconds(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:
+    """[start, end) in epoch seconds, open where nothing is given. ConfigError for what is no time, or the wrong way round."""
+    first, last = epoch_seconds("start", start, -math.inf), epoch_seconds("end", end, math.inf)
+    if first > last:
+        raise ConfigError(f"start must not be after end, however: start={start}, end={end}")
+    return first, last
+
+
+def epoch_seconds(name: str, when: str | datetime | None, otherwise: float) -> float:
+    """Epoch seconds of a time in UTC, or in ISO spelling. ConfigError names what is none."""
+    if when is None:
+        return otherwise
+    try:
+        moment = datetime.fromisoformat(when) if isinstance(when, str) else when
+    except ValueError:
+        raise ConfigError(f"{name} must be a time like 2018-06-24 or 2018-06-24T12:00:00Z, however: {when!r}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,243 @@
+"""On SageMaker: the functions that its inference toolkit calls, and the server that the container's word `serve` starts.
+
+    /opt/ml/model                   the bundle's files, or bundle.tar.gz and code/ (`tsa bundle pack --sagemaker`)
+    SAGEMAKER_BASE_DIR              stands in for /opt/ml
+    SAGEMAKER_BIND_TO_PORT          where `serve` listens; 8080
+    SAGEMAKER_MODEL_SERVER_WORKERS  how many processes of `serve`; 1
+    SAGEMAKER_MAX_PAYLOAD_IN_MB     how large a body may be; 6
+    TSA_HISTORY                     where histories are kept, such as redis://host:6379/0; not for rows that carry their own
+    TSA_NEW_STORE                   1: start with an empty history store where there is none yet
+    TSA_ALLOW_EVICTION              1: keep histories in a Redis that may drop keys
+    TSA_ENGINE, TSA_PRECISION, TSA_THREADS, TSA_MAX_LIST    as the options of `tsa serve`
+
+This file alone knows of these folders and variables. It holds no parsing of its own: bodies, bounds, scores and answers are
+those of the server's route /invocations.
+"""
+
+from __future__ import annotations
+
+from tsa.signals import end_on_signals
+
+if (
+    __name__ == "__main__"
+):  # before seconds of imports: the first process of a container hears SIGTERM only once it asks to
+    end_on_signals(0, names=("SIGTERM",), within=5.0)
+
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tsa.calibration.calibration import Calibration
+from tsa.config.market import Serving
+from tsa.data.online.payments import Problem
+from tsa.errors import ConfigError, TSAError
+from tsa.inference.engine import EngineName, Precision
+from tsa.inference.scorer import Scorer
+from tsa.integrations.sagemaker.packing import BUNDLE, CODE
+from tsa.serving import run
+from tsa.serving.errors import refusal_of
+from tsa.serving.formats import Rows, media_type
+from tsa.serving.history.base import New
+from tsa.serving.history.factory import open_history
+from tsa.serving.history.monitored import WatchedStore
+from tsa.serving.http.invocations import READ, answered_in, as_original, rows_of, written
+from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
+from tsa.serving.request_schema import Contract, Entry
+from tsa.serving.results import Answer, document, only
+from tsa.serving.scoring.bundle_watch import version_of
+from tsa.serving.scoring.isolation import score_apart
+from tsa.serving.scoring.scoring_service import Desk
+from tsa.serving.settings import ServeSettings
+from tsa.system_errors import lack
+
+__all__ = ["input_fn", "main", "model_fn", "output_fn", "predict_fn"]
+
+logger = logging.getLogger("tsa.integrations.sagemaker.serving")
+
+OWN: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "SAGEMAKER_BIND_TO_PORT": ("port", int),
+    "SAGEMAKER_MODEL_SERVER_WORKERS": ("workers", int),
+    "TSA_HISTORY": ("history", str),
+    "TSA_NEW_STORE": ("new_store", int),
+    "TSA_ALLOW_EVICTION": ("allow_eviction", int),
+    "TSA_ENGINE": ("engine", str),
+    "TSA_PRECISION": ("precision", str),
+    "TSA_THREADS": ("threads", int),
+    "TSA_MAX_LIST": ("max_list", int),
+}
+"""Environment variable -> the setting that it is, and how its text is read."""
+PAYLOAD, PAYLOAD_MB = "SAGEMAKER_MAX_PAYLOAD_IN_MB", 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What `model_fn` makes and `predict_fn` scores with. Safe to use from several threads."""
+
+    desk: Desk
+    contract: Contract
+    original: Calibration | None
+    """Of an imported model, which answers in the original's words; None for all others."""
+    remembers: bool
+    """Whether payments without their histories can be scored."""
+
+    def score(self, entries: list[Entry | Problem]) -> list[Answer | Problem]:
+        """An answer or a problem for each entry."""
+        if not self.remembers:
+            entries = [_unknown(entry) for entry in entries]
+        answered = iter(score_apart(self.desk, [entry for entry in entries if isinstance(entry, Entry)]))
+        return [next(answered) if isinstance(entry, Entry) else entry for entry in entries]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A body as it was read: its rows, and the format that they came in."""
+
+    rows: Rows
+    kind: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the payments of a body got, as documents."""
+
+    documents: list[dict[str, Any]]
+    kind: str
+    imported: bool
+
+
+def model_fn(model_dir: str, context: Any = None) -> Model:
+    """Open the bundle in the model folder. Raises what opening it or the history store raises: the endpoint must not start."""
+    settings = settings_of(Path(model_dir))
+    scorer = Scorer.load(
+        settings.bundle,
+        engine=cast(EngineName, settings.engine),
+        precision=cast(Precision, settings.precision),
+        threads=settings.threads,
+    )
+    bundle, market = scorer.bundle, scorer.bundle.market
+    store, seconds = None, (market.serving or Serving()).history_timeout_seconds
+    if market.wire is None and settings.history is not None:
+        new: New = "make" if settings.new_store else "refuse"
+        store = WatchedStore(open_history(settings.history, seconds, new=new, allow_eviction=settings.allow_eviction))
+    return Model(
+        desk=Desk(scorer, store, version=version_of(scorer)),
+        contract=Contract(market, settings),
+        original=bundle.calibration or Calibration() if "imported" in bundle.training else None,
+        remembers=store is not None or market.wire is not None,
+    )
+
+
+def input_fn(data: bytes | str, content_type: str, context: Any = None) -> Request | RefusedError:
+    """Read a body: JSON, JSON lines, CSV or Parquet. The toolkit gives some of them as texts.
+
+    What is refused is handed on as a value and said by `output_fn`: the toolkit answers errors with their traceback.
+    """
+    body = data.encode() if isinstance(data, str) else bytes(data)
+    bounds = _bounds()
+    try:
+        kind = media_type(content_type, READ)
+        if len(body) > bounds["max_bytes"]:
+            raise RefusedError(413, "too_large", f"the body must have at most {bounds['max_bytes']} bytes")
+        return Request(rows_of(body, kind, bounds["max_list"], bounds["max_bytes"]), kind)
+    except RefusedError as refused:
+        return refused
+
+
+def predict_fn(data: Request | RefusedError, model: Model, context: Any = None) -> Prediction | RefusedError:
+    """Score what was read. A list has an answer or a problem for each payment; the only payment's problem is the refusal."""
+    if isinstance(data, RefusedError):
+        return data
+    request_id = secrets.token_hex(8)
+    try:
+        results = model.score(model.contract.entries(data.rows))
+        documents = [document(result, request_id) for result in results]
+        if data.rows.single:
+            only(results, documents)
+        if model.original is not None:
+            documents = as_original(model.original, results, documents)
+    except Exception as error:
+        return refusal_of(error)
+    return Prediction(documents, data.kind, imported=model.original is not None)
+
+
+def output_fn(prediction: Prediction | RefusedError, accept: str, context: Any = None) -> tuple[bytes, str]:
+    """The answer and its media type. A refusal becomes a problem with its status; without a context it is raised."""
+    try:
+        if isinstance(prediction, RefusedError):
+            raise prediction
+        out = answered_in(accept, prediction.kind, imported=prediction.imported)
+        return written(out, prediction.documents)
+    except RefusedError as refused:
+        if context is None:
+            raise
+        problem = refused.document(secrets.token_hex(8))
+        context.set_response_status(code=refused.status, phrase=problem["title"])
+        return encode(problem), CONTENT_TYPE
+
+
+def settings_of(model: Path) -> ServeSettings:
+    """The settings that the environment asks for, of the bundle in the folder `model`. ConfigError."""
+    return ServeSettings(bundle=bundle_in(model), host="0.0.0.0", **_environment())
+
+
+def bundle_in(model: Path) -> Path:
+    """The bundle in a model folder. Where code/ was put beside a bundle's own files, it is a copy without that."""
+    if (model / BUNDLE).is_file():
+        return model / BUNDLE
+    if not (model / CODE).is_dir():
+        return model
+    copy = Path(tempfile.mkdtemp(prefix="tsa-")) / "bundle"
+    shutil.copytree(model, copy, ignore=shutil.ignore_patterns(CODE))
+    return copy
+
+
+def main() -> int:
+    """Serve the model until SIGTERM. Returns the exit code; what is wrong with it is one line of the log."""
+    base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    try:
+        run(settings_of(base / "model"))
+    except (TSAError, OSError) as error:
+        logger.error("%s", lack(error) or error)
+        return 2
+    return 0
+
+
+def _unknown(entry: Entry | Problem) -> Entry | Problem:
+    """Nothing is scored as if it had no past: without a store, payments must bring theirs along."""
+    if isinstance(entry, Problem) or entry.histories is not None:
+        return entry
+    return Problem(
+        "no_history", "histories", "must be given, or TSA_HISTORY be set: no histories are kept here", "none"
+    )
+
+
+def _environment() -> dict[str, Any]:
+    found: dict[str, Any] = {"max_bytes": _whole(PAYLOAD, str(PAYLOAD_MB)) * 2**20}
+    for name, (setting, read) in OWN.items():
+        if text := os.environ.get(name):
+            found[setting] = text if read is str else _whole(name, text)
+    return found
+
+
+def _bounds() -> dict[str, int]:
+    found = _environment()
+    return {"max_bytes": found["max_bytes"], "max_list": found.get("max_list", ServeSettings.max_list)}
+
+
+def _whole(name: str, otherwise: str) -> int:
+    text = os.environ.get(name) or otherwise
+    if not text.isdecimal():
+        raise ConfigError(f"{name} must be a whole number, however: {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    sys.exit(main())

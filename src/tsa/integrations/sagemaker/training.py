@@ -1,0 +1,301 @@
+"""A SageMaker training job: `python -m tsa.integrations.sagemaker.training`, or `start` as the toolkit's SAGEMAKER_TRAINING_MODULE.
+
+    /opt/ml/input/config/hyperparameters.json   settings: market, preset, training.KEY, model.KEY, keys of the market
+    /opt/ml/input/config/inputdataconfig.json   the channels; each is a folder, SM_CHANNEL_NAME or input/data/NAME
+    /opt/ml/input/config/resourceconfig.json    the hosts of the job, and which of them this is
+    /opt/ml/checkpoints/run                     the run folder with its checkpoints, gone on from if there are any
+    /opt/ml/model, or SM_MODEL_DIR              gets the bundle
+    /opt/ml/output/data, or SM_OUTPUT_DATA_DIR  gets the report, the metrics and the logs
+    /opt/ml/output/failure                      says why a job failed; SageMaker shows the first 1,024 characters
+
+SAGEMAKER_BASE_DIR stands in for /opt/ml where it is set. Exit codes: 0, 1 for a failure, 143 when stopped by SIGTERM with
+a checkpoint saved. This file alone knows of these folders and variables; it knows nothing of how a network is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import torch
+
+from tsa.config.overrides import Settings
+from tsa.data.store.manifest import MANIFEST
+from tsa.data.store.store import EventStore, prepare
+from tsa.errors import ConfigError, TrainingStopped, TSAError
+from tsa.evaluation.evaluate import evaluate
+from tsa.files.platform_files import MARKERS
+from tsa.files.writing import write_text
+from tsa.training.config import TrainingConfig
+from tsa.training.distributed import joined
+from tsa.training.train_model import train
+
+logger = logging.getLogger("tsa.integrations.sagemaker.training")
+
+STOPPED = 128 + signal.SIGTERM
+OWN = ("market", "preset", "evaluate", "processes_per_host")
+"""Hyperparameters of this file; all others but SageMaker's own are settings."""
+SAGEMAKERS = ("sagemaker_", "_tuning_objective_metric")
+"""How the names of SageMaker's own hyperparameters begin."""
+CHANNEL = "SM_CHANNEL_"
+PORT = "29500"
+SAVING_SECONDS = 110
+"""Of the 120 that SageMaker leaves between SIGTERM and the end."""
+NOT_OUTPUT = ("bundle", "checkpoints", "store", ".*")
+"""What of the run folder does not go to the output: it goes elsewhere, or is large and of no use after the job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What SageMaker asks for, and where it has put things."""
+
+    base: Path
+    hyperparameters: Mapping[str, str]
+    channels: Mapping[str, Path]
+    host: str
+    hosts: tuple[str, ...]
+    network_interface: str | None
+    model: Path
+    output: Path
+
+    @classmethod
+    def read(cls, base: Path) -> Self:
+        """Read the job's configuration. ConfigError for one that cannot be followed."""
+        resources = _read(base, "resourceconfig")
+        hosts = tuple(sorted(resources.get("hosts", ["localhost"])))
+        return cls(
+            base=base,
+            hyperparameters={name: _text(value) for name, value in _read(base, "hyperparameters").items()},
+            channels=_channels(base, several_hosts=len(hosts) > 1),
+            host=resources.get("current_host", hosts[0]),
+            hosts=hosts,
+            network_interface=resources.get("network_interface_name"),
+            model=Path(os.environ.get("SM_MODEL_DIR", base / "model")),
+            output=Path(os.environ.get("SM_OUTPUT_DATA_DIR", base / "output" / "data")),
+        )
+
+    def own(self, name: str, default: str) -> str:
+        """One of OWN. The SDK writes texts as JSON, with their quotes; the console does not."""
+        given = self.hyperparameters.get(name, default)
+        return str(json.loads(given)) if given.startswith('"') else given
+
+    @property
+    def store(self) -> Path | None:
+        """The channel that is a store, if one is."""
+        return next((path for path in self.channels.values() if (path / MANIFEST).is_file()), None)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, and the market unless there is a store, which has its own."""
+        texts = [
+            f"{name}={value}"
+            for name, value in self.hyperparameters.items()
+            if name not in OWN and not name.startswith(SAGEMAKERS)
+        ]
+        return Settings.read(texts, None if self.store else self._market())
+
+    def _market(self) -> Path:
+        """The market file: a path, or its name in one of the channels. ConfigError where there is none."""
+        name = self.own("market", "market.toml")
+        for folder in (Path(), *self.channels.values()):
+            if (folder / name).is_file():
+                return folder / name
+        raise ConfigError(f"market must name a file in a channel ({', '.join(self.channels)}), however: {name!r}")
+
+    def logs(self) -> Path:
+        """The channel with the payment logs. ConfigError where there is none."""
+        for name in ("training", "train"):
+            if name in self.channels:
+                return self.channels[name]
+        found = ", ".join(self.channels) or "none"
+        raise ConfigError(f"a job needs a channel with a store, or one named training with logs, however: {found}")
+
+    @property
+    def processes(self) -> int:
+        """Processes on each host: one for each GPU, or one."""
+        given = self.own("processes_per_host", "")
+        if not given:
+            return max(1, torch.cuda.device_count())
+        if not given.isdecimal() or int(given) < 1:
+            raise ConfigError(f"processes_per_host must be a whole number of at least 1, however: {given!r}")
+        return int(given)
+
+
+def main() -> int:
+    """Do the job. Returns the exit code; what went wrong stands in output/failure."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    failure = base / "output" / "failure"
+    try:
+        job = Job.read(base)
+        if "RANK" in os.environ:  # one of several that were started
+            run(job)
+        else:
+            failure.unlink(missing_ok=True)
+            return _start_all(job, failure)
+    except TrainingStopped as stopped:
+        logger.warning("%s", stopped)
+        return STOPPED
+    except Exception as error:
+        logger.exception("failed")
+        _tell(failure, error)
+        return 1
+    return 0
+
+
+def start() -> None:
+    """`main` for the toolkit, which calls it in its own process: leave it only if all is well, it makes codes of its own."""
+    if code := main():
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def run(job: Job) -> None:
+    """Prepare the store, train, and put the results where SageMaker fetches them. TrainingStopped at SIGTERM."""
+    settings = job.settings
+    training = TrainingConfig.make(settings.training)
+    out = job.base / "checkpoints" / "run"
+    with joined(training.device) as processes:
+        first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+        processes.ready("store", partial(_prepare, job, settings) if first_here else None)
+        store = EventStore.open(job.store or job.base / "store")
+        preset = job.own("preset", "default")
+        train(store, out, preset=preset, model=settings.model, training=training, resume=True)
+    if processes.first:
+        _publish(job, out)
+
+
+def _prepare(job: Job, settings: Settings) -> None:
+    """The store of the logs, the same on each host. Nothing where a channel is one."""
+    if job.store is None:
+        assert settings.market is not None
+        prepare(settings.market, job.logs(), job.base / "store")
+
+
+def _publish(job: Job, out: Path) -> None:
+    """The bundle to the model folder, all else that was written to the output folder."""
+    # SageMaker puts markers beside the files under checkpoints, while this goes on
+    ignored = shutil.ignore_patterns(*MARKERS)
+    shutil.copytree(out / "bundle", job.model, ignore=ignored, dirs_exist_ok=True)
+    if job.own("evaluate", "true").lower() == "true":
+        try:
+            evaluate(out)
+        except TSAError as error:  # a test range without frauds, say: no reason to lose the training
+            logger.warning("the run cannot be evaluated: %s: %s", type(error).__name__, error)
+    shutil.copytree(out, job.output, ignore=shutil.ignore_patterns(*NOT_OUTPUT, *MARKERS), dirs_exist_ok=True)
+
+
+def _start_all(job: Job, failure: Path) -> int:
+    """Be this host's process, or start several and see them through."""
+    if len(job.hosts) > 1 and job.network_interface:
+        for library in ("NCCL", "GLOO"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", job.network_interface)
+    if job.processes > 1:
+        return _start_several(job, failure)
+    if len(job.hosts) > 1:
+        os.environ.setdefault("MASTER_PORT", PORT)
+        os.environ |= {"MASTER_ADDR": job.hosts[0], "WORLD_SIZE": str(len(job.hosts))}
+        os.environ |= {"RANK": str(job.hosts.index(job.host)), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    run(job)
+    return 0
+
+
+def _start_several(job: Job, failure: Path) -> int:
+    """This host's processes, by torchrun; SIGTERM goes on to them. Returns the exit code."""
+    options = {
+        "nnodes": len(job.hosts),
+        "node-rank": job.hosts.index(job.host),
+        "nproc-per-node": job.processes,
+        "master-addr": job.hosts[0] if len(job.hosts) > 1 else "127.0.0.1",
+        "master-port": os.environ.get("MASTER_PORT", PORT),
+        **_patience(),
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    stopped = False
+    with subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words, "-m", __spec__.name]) as processes:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            nonlocal stopped
+            stopped = True
+            processes.send_signal(number)
+
+        before = signal.signal(signal.SIGTERM, stop)
+        code = processes.wait()
+        signal.signal(signal.SIGTERM, before)
+    if code and stopped and not failure.exists():
+        return STOPPED
+    if code and not failure.exists():
+        write_text(failure, f"the processes of the job ended with exit code {code} and said nothing: see the log\n")
+    return 1 if code else 0
+
+
+def _patience() -> dict[str, int]:
+    """How long torchrun waits for processes that save, where it can be told: of its own accord 30 seconds."""
+    from torch.distributed.run import get_args_parser
+
+    return {"shutdown-timeout": SAVING_SECONDS} if "--shutdown-timeout" in get_args_parser().format_help() else {}
+
+
+def _tell(failure: Path, error: Exception) -> None:
+    """Write why the job failed: the message first, then, for a bug, where. The first of several processes tells."""
+    if failure.exists():
+        return
+    text = f"{type(error).__name__}: {error}\n"
+    if not isinstance(error, TSAError):
+        text += "\n" + "".join(traceback.format_exception(error))
+    write_text(failure, text)
+
+
+def _read(base: Path, name: str) -> dict[str, Any]:
+    """A file of input/config as a table; an empty one where there is none."""
+    path = base / "input" / "config" / f"{name}.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"{path} must be JSON, however: {error}") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} must be a JSON object, however: {str(table)[:100]}")
+    return table
+
+
+def _text(value: Any) -> str:
+    """Hyperparameters are texts, but in SageMaker's local mode they may be what the texts say."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _channels(base: Path, *, several_hosts: bool) -> dict[str, Path]:
+    """Folder of each channel, told by the file or by the environment alone. ConfigError for one that is not there, or not
+    the same on all hosts."""
+    told: dict[str, Any] = _read(base, "inputdataconfig")
+    known = {name.upper() for name in told}
+    alone = [name.removeprefix(CHANNEL) for name in sorted(os.environ) if name.startswith(CHANNEL)]
+    told |= {name.lower(): {} for name in alone if name not in known}
+    found = {}
+    for name, config in told.items():
+        path = Path(os.environ.get(f"{CHANNEL}{name.upper()}", base / "input" / "data" / name))
+        if not path.is_dir():
+            mode = config.get("TrainingInputMode")
+            raise ConfigError(f"channel {name} must be a folder (mode File or FastFile), however: {path}, mode {mode}")
+        if several_hosts and config.get("S3DistributionType") == "ShardedByS3Key":
+            raise ConfigError(f"channel {name} must be FullyReplicated with several hosts, however: ShardedByS3Key")
+        found[name] = path
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

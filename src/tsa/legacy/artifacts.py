@@ -1,0 +1,172 @@
+"""The original's files of a trained model: read into plain values and maps, and where asked for written.
+
+Weights, tables as JSON, `percentile_score.pkl` and `bspline_parameters.json`. It knows the files' forms; not how they fit
+together, which is `tsa.legacy.importer`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tsa.calibration.calibration import Calibration
+from tsa.calibration.percentile import PercentileMap
+from tsa.calibration.probability import BSplineMap
+from tsa.errors import ArtefactError, CalibrationError
+from tsa.files.writing import write_json
+from tsa.legacy.safe_pickle import read_pickle, write_pickle
+
+PERCENTILES, BSPLINE = "percentile_score.pkl", "bspline_parameters.json"
+CHECKPOINT = ("model", "model_state_dict", "state_dict")
+"""Where a training checkpoint holds the state dict."""
+MOST_TIMES, FREE_BYTES, MOST_PICKLE = 4, 64 * 2**20, 8 * 2**20
+"""Weights may take so many times their file's size, or so many bytes; and what describes them."""
+BY_NUMBER = b"\nbytearray\n"
+"""How a pickle asks for the one type that torch lets it make of any size from a number."""
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A JSON object. ArtefactError."""
+    try:
+        table = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path.name} cannot be read as JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise ArtefactError(f"{path.name} must hold an object, however: {type(table).__name__}")
+    return table
+
+
+def read_percentiles(path: Path, notes: list[str] | None = None) -> PercentileMap:
+    """The percentile map in a `percentile_score.pkl`: a list of pairs [score quantile at p, p]. ArtefactError.
+
+    Scores that fall by rounding are lifted to the one before; `notes` then gets a sentence that says so.
+    """
+    pairs = read_pickle(path)
+    try:
+        found = PercentileMap.original(pairs)
+        _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], found.scores)
+        return found
+    except (CalibrationError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path.name} must hold ascending pairs [score, percentile], however: {error}") from None
+
+
+def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
+    """The probability map in a `bspline_parameters.json`. ArtefactError.
+
+    Knots and coefficients that fall by rounding are lifted to the one before; `notes` then gets a sentence that says so.
+    """
+    table = read_table(path)
+    try:
+        found = BSplineMap.original(table)
+        for name in ("knots", "coefficients"):
+            _note_lifted(notes, path, name, table[name], getattr(found, name))
+        return found
+    except (CalibrationError, KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{path.name} must hold knots, coefficients and degree, however: {error}") from None
+
+
+def _note_lifted(
+    notes: list[str] | None, path: Path, name: str, given: Sequence[float], lifted: Sequence[float]
+) -> None:
+    falls = [after - float(before) for before, after in zip(given, lifted, strict=True) if after != float(before)]
+    if falls and notes is not None:
+        what = f"{len(falls)} of {len(lifted)} {name} fall by rounding, by {max(falls):.1g} at most"
+        notes.append(f"{path.name}: {what}; each counts as the one before it, so that no higher score gets less")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors, or from .pt by torch's loader of weights alone. ArtefactError.
+
+    A training checkpoint that holds the state dict as one of `CHECKPOINT` is opened. What a file takes in memory is bounded
+    by what it takes on the disk: no compressed zeros, no tensor that repeats a number, no thousand names for one.
+    """
+    safe = path.suffix == ".safetensors"
+    try:
+        if not safe:
+            _refuse_swelling(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wonders about some pickles; they load, or they are refused below
+            state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except ArtefactError:
+        raise
+    except Exception as error:  # torn and hostile files fail in many ways
+        raise ArtefactError(f"{path.name} cannot be read as weights: {_reason(error)}") from None
+    if isinstance(state, Mapping):
+        state = next((state[name] for name in CHECKPOINT if isinstance(state.get(name), Mapping)), state)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ArtefactError(f"{path.name} must hold names and tensors alone, however: it holds something else")
+    found = {str(name): value for name, value in state.items()}
+    _refuse_repeated(path, found)
+    return found
+
+
+def _refuse_swelling(path: Path) -> None:
+    """ArtefactError for a .pt whose parts unpack to much more than it is, or that asks for memory by a number."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        asks = content.find(BY_NUMBER) >= 0
+    if zipfile.is_zipfile(path):  # as torch writes them; older ones hold their numbers as they are
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            for part in parts:
+                if part.filename.endswith(".pkl"):
+                    if part.file_size > MOST_PICKLE:
+                        rule = f"must describe its tensors in at most {MOST_PICKLE:,} bytes"
+                        raise ArtefactError(f"{path.name} {rule} (got {part.file_size:,})")
+                    asks |= BY_NUMBER in archive.read(part)
+        unpacked, most = sum(part.file_size for part in parts), max(FREE_BYTES, MOST_TIMES * path.stat().st_size)
+        if unpacked > most:
+            rule = f"must unpack to at most {most:,} bytes (got {unpacked:,})"
+            raise ArtefactError(f"{path.name} {rule}: save it again with torch.save")
+    if asks:
+        raise ArtefactError(f"{path.name} must hold tensors alone (it asks for a bytearray)")
+
+
+def _refuse_repeated(path: Path, state: Mapping[str, Tensor]) -> None:
+    """ArtefactError for tensors that would take much more memory than the file does, once each number has its own place."""
+    total = 0
+    for name, value in state.items():
+        if value.layout != torch.strided or value.device.type != "cpu":
+            continue  # other kinds of tensors are refused where they are fitted into the network
+        size = value.numel() * value.element_size()
+        if size > value.untyped_storage().nbytes():
+            raise ArtefactError(
+                f"{path.name}: {name} must hold each of its numbers (its shape is {tuple(value.shape)})"
+            )
+        total += size
+    if total > (most := max(FREE_BYTES, MOST_TIMES * path.stat().st_size)):
+        raise ArtefactError(f"{path.name} must hold tensors of at most {most:,} bytes in all (got {total:,})")
+
+
+def _reason(error: Exception) -> str:
+    """Why weights cannot be read. Torch's own text goes on to say how to load them all the same, which nobody should."""
+    text = str(error).strip()
+    asked = re.search(r"GLOBAL ([\w.]+)", text)
+    return f"it asks for {asked[1]}, and must hold tensors alone" if asked else repr(text.split(". ")[0][:200])
+
+
+def write_original(calibration: Calibration, folder: Path) -> list[Path]:
+    """Write the maps of a calibration as the original's two files; those written. CalibrationError where it has neither,
+    or a probability that is no B-spline."""
+    percentile, probability = calibration.percentile, calibration.probability
+    if percentile is None and probability is None:
+        raise CalibrationError("the original's files need a percentile or a probability map, however: there is neither")
+    if probability is not None and not isinstance(probability, BSplineMap):
+        raise CalibrationError(f"{BSPLINE} holds a B-spline, however: the probability is {probability.method}")
+    written = []
+    if percentile is not None:
+        write_pickle(folder / PERCENTILES, percentile.pairs())
+        written.append(folder / PERCENTILES)
+    if probability is not None:
+        write_json(folder / BSPLINE, probability.to_original())
+        written.append(folder / BSPLINE)
+    return written

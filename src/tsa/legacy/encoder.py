@@ -1,0 +1,230 @@
+"""The original's artefacts of encoding: what its model was trained on, as an encoder that keeps their meaning.
+
+There an unknown value has row 0, as padding, a missing one counts as the feature's default, and a number x becomes
+x · scale + min. Knows the original's names of artefacts; nothing of networks, scores or where the files are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tsa.config.market import Market, Numerical
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.encoding.scaler import GivenScaler, Scaling
+from tsa.data.encoding.vocabulary import GivenVocabulary
+from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.errors import ArtefactError
+from tsa.legacy.safe_pickle import brief
+
+_log = logging.getLogger(__name__)
+
+SCALES = {"numerical": ("seq_num_scale_", "seq_num_min_"), "engineered": ("num_static_scale_", "num_static_min_")}
+"""By kind of feature, the names in the preprocessor of what x is multiplied with and of what is then added."""
+
+
+def original_encoder(
+    market: Market,
+    *,
+    cat_to_index: Mapping[str, Mapping[str, int]],
+    defaults: Mapping[str, str],
+    preprocessor: Mapping[str, Sequence[float]],
+) -> Encoder:
+    """The encoder of an imported model, for a market that declares the original's features in the original's order.
+
+    What the market says of transforms, scales and rare values is for models that are trained here, and does not count.
+    cat_to_index: feature → value → row of the table. defaults: feature → what a missing value counts as. preprocessor:
+    `SCALES` names → one number per feature. ArtefactError lists everything that is missing or does not fit; ConfigError
+    where the market asks for pseudonyms and there is no secret.
+    """
+    refuse(
+        encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
+        f"artefacts for market {market.name}",
+    )
+    integers, veil = numeric_categoricals(market), Pseudonyms.of(market)
+    for feature in (*market.features.numerical, *market.features.engineered):
+        if feature.transform != "none":
+            _log.warning("%s: transform=%r is left out, an imported model has none", feature.name, feature.transform)
+    return Encoder(
+        market_name=market.name,
+        market_fingerprint=market.fingerprint,
+        categorical_vocabularies=tuple(
+            _vocabulary(
+                feature.name, cat_to_index[feature.name], str(defaults[feature.name]), feature.name in integers, veil
+            )
+            for feature in market.features.categorical
+        ),
+        calendar_vocabularies=(),
+        numerical_scaling=_scaling("numerical", market.features.numerical, defaults, preprocessor),
+        engineered_scaling=_scaling("engineered", market.features.engineered, defaults, preprocessor),
+    )
+
+
+BATCHES = ("declr", "BillingAddrLatLongConfidence")
+"""Of rows with one history: a feature of each of the two batches of fields, as the original's handler asks."""
+DECIMALS = ("fingerprintRiskValue",)
+"""Of rows with two histories: what its other handler reads as a number with a fraction."""
+
+
+def original_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: float) -> Market:
+    """The market with the original's rules for reading rows, which the imported model was served with.
+
+    What the market file itself says of `rules`, `batches` and `decimal_categorical` stays. The cap of ages is the model's. The
+    defaults of categorical features are the encoder's, those of times and ids come from default_value_dict.
+    """
+    if market.wire is None:
+        return market
+    table, names = market.to_dict(), {feature.name for feature in market.features.categorical}
+    wire: dict[str, Any] = {"rules": "original", **table["wire"]}
+    own = {"batches": BATCHES} if len(market.history) == 1 else {"decimal_categorical": DECIMALS}
+    for key, features in own.items():
+        if key not in wire and set(features) <= names:
+            wire[key] = list(features)
+    if market.wire.age_cap_seconds != age_cap_seconds:
+        said = f"wire.age_cap_seconds: {market.wire.age_cap_seconds:g} is left out"
+        _log.warning("%s, the imported model takes ages up to %g s", said, age_cap_seconds)
+    wire["age_cap_seconds"] = age_cap_seconds
+    event = {name: defaults[name] for name in (market.event.time, market.event.id) if defaults.get(name) is not None}
+    kept = {name: value for name, value in table["wire"]["defaults"].items() if name not in names}
+    wire["defaults"] = {**{name: str(value) for name, value in event.items()}, **kept}
+    return Market.from_dict({**table, "wire": wire})
+
+
+def _vocabulary(
+    name: str, rows: Mapping[str, int], default: str, integers: bool, veil: Pseudonyms | None
+) -> GivenVocabulary:
+    """A feature that the market pseudonymises is read as pseudonyms, so by these its values must be known."""
+    veiled = veil is not None and name in veil.columns
+    spelled = veil.of_text if veil is not None and veiled else str
+    return GivenVocabulary(
+        name=name,
+        values=tuple(map(spelled, rows)),
+        rows=tuple(map(int, rows.values())),
+        default=spelled(default),
+        integers=integers and not veiled,
+    )
+
+
+def _scaling(
+    kind: str, features: Sequence[Numerical], defaults: Mapping[str, str], preprocessor: Mapping[str, Sequence[float]]
+) -> Scaling:
+    slopes, offsets = (preprocessor[name] for name in SCALES[kind])
+    return Scaling(
+        tuple(
+            GivenScaler(name=f.name, slope=float(slope), offset=float(offset), default=float(defaults[f.name]))
+            for f, slope, offset in zip(features, slopes, offsets, strict=True)
+        )
+    )
+
+
+def numeric_categoricals(market: Market) -> frozenset[str]:
+    """The categorical features that hold numbers, and are read through an integer: the wire table says which."""
+    return frozenset() if market.wire is None else frozenset(market.wire.numeric_categorical)
+
+
+def refuse(findings: Sequence[str], source: str) -> None:
+    """Raise ArtefactError listing all findings, if there are any."""
+    if findings:
+        count = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
+        raise ArtefactError("\n  ".join([f"{source}: {count}", *findings]))
+
+
+def encoder_findings(
+    market: Market,
+    *,
+    cat_to_index: Mapping[str, Any] | None,
+    defaults: Mapping[str, Any] | None,
+    preprocessor: Mapping[str, Any] | None,
+) -> list[str]:
+    """Everything that keeps these artefacts from being an encoder for the market, one line each. None: not to be had."""
+    features = market.features
+    found = []
+    if features.calendar:
+        found.append(f"features.calendar: an imported model has none, however: {list(features.calendar)}")
+    for feature in features.categorical:
+        if cat_to_index is not None:
+            found += _map_findings(feature.name, cat_to_index.get(feature.name))
+        default = None if defaults is None else defaults.get(feature.name)
+        if defaults is not None and default is None:
+            found.append(_no_default(feature.name))
+        elif not isinstance(default, str | None) and not _is_number(default):
+            found.append(f"default_value_dict: {feature.name!r} must be a text or a number, however: {_shown(default)}")
+    for kind, group in (("numerical", features.numerical), ("engineered", features.engineered)):
+        if defaults is not None:
+            found += _default_findings(group, defaults)
+        if preprocessor is not None:
+            for name in SCALES[kind]:
+                found += _scale_findings(name, kind, len(group), preprocessor.get(name))
+    return found + list(_wire_findings(market, defaults or {}))
+
+
+def _map_findings(name: str, rows: Any) -> Iterator[str]:
+    if not isinstance(rows, Mapping):
+        yield f"cat_to_index: {name!r} must be there with its values and rows, however: {_shown(rows)}"
+        return
+    bad = [f"{_shown(value)}: {_shown(row)}" for value, row in rows.items() if not _is_row(row)]
+    if bad:
+        yield f"cat_to_index: rows of {name!r} must be whole numbers from 0 on, however: {', '.join(bad[:5])}"
+
+
+def _is_row(row: Any) -> bool:
+    try:
+        return not isinstance(row, bool) and int(row) == float(row) >= 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _no_default(name: str) -> str:
+    rule = f"default_value_dict: {name!r} has no default"
+    return f"{rule}: add what a missing value counts as to [original.defaults] of the market file"
+
+
+def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]) -> Iterator[str]:
+    for feature in features:
+        default = defaults.get(feature.name)
+        if default is None:
+            yield _no_default(feature.name)
+        elif not _is_number(default):
+            yield f"default_value_dict: {feature.name!r} must be a number, however: {_shown(default)}"
+
+
+def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]:
+    """Defaults of the market file are filled in as rows are read: they must be those that the model was trained with."""
+    declared = {} if market.wire is None else market.wire.defaults
+    texts = {feature.name for feature in market.features.categorical} - numeric_categoricals(market)
+    moment = defaults.get(market.event.time)
+    if market.wire is not None and moment is not None and not _is_number(moment):
+        yield f"default_value_dict: {market.event.time!r} must be a number, however: {_shown(moment)}"
+    for name in (*market.features.names, market.event.time):
+        given, own = defaults.get(name), declared.get(name)
+        if given is None or own is None or (isinstance(given, str | int | float) and str(given) == own):
+            continue
+        if name in texts or not (_is_number(given) and _is_number(own) and float(given) == float(own)):
+            yield f"wire.defaults.{name}: must be {_shown(given)} as in default_value_dict, however: {own!r}"
+
+
+def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[str]:
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        yield f"preprocessor: {name} must be a list of numbers, however: {_shown(values)}"
+    elif len(values) != length:
+        over = len(values) - length
+        option = f"--leave-out {kind}=P,P or original.leave_out.{kind} in the market file"
+        hint = f" ({over} too many): name the positions to leave out, from 0 on, by {option}" if over > 0 else ""
+        yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature, however: {len(values)}{hint}"
+    elif bad := [at for at, value in enumerate(values) if not _is_number(value)]:
+        yield f"preprocessor: {name} must hold finite numbers, however: {_shown(values[bad[0]])} at {bad[0]}"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool | np.bool_) and math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _shown(value: Any) -> str:
+    return "it is missing" if value is None else brief(value)

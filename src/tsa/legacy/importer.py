@@ -1,0 +1,263 @@
+"""From a folder of the original system, weights and artefacts, to a bundle like any other that gives the same three scores.
+
+Everything is read and checked before anything is made: what is missing or does not fit is listed in one error. It knows
+how the files hang together; what is in them is known to `tsa.legacy.artifacts`, `tsa.legacy.encoder` and `tsa.legacy.weights`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsa.bundle.bundle import Bundle
+from tsa.calibration.calibration import Calibration
+from tsa.config.market import Market, Original
+from tsa.errors import ArtefactError, ConfigError, TSAError
+from tsa.files.writing import sha256_of
+from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_table, read_weights
+from tsa.legacy.encoder import SCALES, encoder_findings, original_encoder, original_market, refuse
+from tsa.legacy.safe_pickle import brief, read_pickle
+from tsa.legacy.weights import ARGUMENTS, TWO, reference_network
+from tsa.model import TSANetwork
+
+ENCODING = ("cat_to_index.json", "default_value_dict.json", "preprocessor.pkl")
+ARTEFACTS: dict[str, Callable[[Path], Any]] = {
+    "cat_to_index.json": read_table,
+    "default_value_dict.json": read_table,
+    "preprocessor.pkl": read_pickle,
+    PERCENTILES: read_percentiles,
+    BSPLINE: read_bspline,
+}
+NO_PERCENTILES = f"the imported folder had no {PERCENTILES}; `tsa calibrate` fits percentiles to a log"
+WEIGHTS = (".pt", ".pth", ".safetensors")
+COUNTS = {"n_cat_features": "categorical", "n_num_features": "numerical", "n_engineered_num_features": "engineered"}
+"""Constructor arguments that must be the numbers of features in the market file, by kind."""
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Found:
+    """What was read so far, by name, and what is wrong with the rest."""
+
+    read: dict[str, Any] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is worth knowing of files that are good."""
+
+    def take(self, name: str, path: Path, reader: Callable[[Path], Any]) -> None:
+        """Read a file, or note why it cannot be."""
+        if not path.is_file():
+            self.findings.append(f"{path.name} is missing")
+            return
+        try:
+            self.read[name], self.paths[name] = reader(path), path
+        except TSAError as error:
+            self.findings.append(str(error))
+
+
+def import_original(
+    folder: str | Path, market: Market, *, weights: Path | None = None, config: Path | None = None
+) -> Bundle:
+    """A bundle of the original's model in `folder`, for a market that declares its features in the original's order.
+
+    The folder holds the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and the five
+    artefacts; without `percentile_score.pkl` the bundle has no percentiles, and says so. The market's `[original]` table
+    says which positions of the scales to leave out, and defaults that the folder lacks.
+    weights, config: these two files, where the folder has several that could be them.
+    ArtefactError lists everything that is missing, hostile or inconsistent. Nothing in the files is executed.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArtefactError(f"{folder} must be a folder with the original's weights and artefacts, however: it is none")
+    found = _Found()
+    _read_all(found, folder, weights, config)
+    _complete(found, market)
+    found.findings += _inconsistencies(market, found.read)
+    network = _network(found)
+    refuse(found.findings, str(folder))
+    assert network is not None
+    cat_to_index, defaults, preprocessor = (found.read[name] for name in ENCODING)
+    for note in found.notes:
+        _log.warning("%s", note)
+    market = original_market(market, defaults, network.config.age_cap_seconds)
+    network = _with_histories(network, tuple(history.name for history in market.history))
+    return Bundle(
+        market=market,
+        encoder=original_encoder(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
+        config=network.config,
+        network=network,
+        training={"imported": _account(found), "sampling_rate_genuine": None},
+        calibration=_calibration(found),
+    )
+
+
+def _calibration(found: _Found) -> Calibration:
+    percentile = found.read.get(PERCENTILES)
+    reasons = {} if percentile is not None else {"percentile": NO_PERCENTILES}
+    return Calibration(percentile=percentile, probability=found.read[BSPLINE], reasons=reasons)
+
+
+def _read_all(found: _Found, folder: Path, weights: Path | None, config: Path | None) -> None:
+    noting: dict[str, Callable[[Path], Any]] = {
+        PERCENTILES: partial(read_percentiles, notes=found.notes),
+        BSPLINE: partial(read_bspline, notes=found.notes),
+    }
+    for name, reader in ARTEFACTS.items():
+        if name == PERCENTILES and not (folder / name).exists():
+            found.notes.append(f"There is no percentile score: {NO_PERCENTILES}.")
+            continue
+        found.take(name, folder / name, noting.get(name, reader))
+    others = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
+    if path := config or _only(found, "constructor arguments", "--config", "a .json file beside the artefacts", others):
+        found.take("config", path, read_table)
+    candidates = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS]
+    if path := weights or _only(found, "weights", "--weights", "a .pt, .pth or .safetensors file", candidates):
+        found.take("weights", path, read_weights)
+    if (table := found.read.get("preprocessor.pkl")) is not None and not isinstance(table, dict):
+        found.findings.append(f"preprocessor.pkl must hold a dict, however: {type(table).__name__}")
+        del found.read["preprocessor.pkl"]
+
+
+def _complete(found: _Found, market: Market) -> None:
+    """Leave out the positions, and fill in the defaults, that the market file says."""
+    told = market.original or Original()
+    if (preprocessor := found.read.get("preprocessor.pkl")) is not None:
+        for kind, names in SCALES.items():
+            positions = getattr(told.leave_out, kind)
+            for name in names if positions else ():
+                preprocessor = {**preprocessor, name: _without(found, name, kind, preprocessor.get(name), positions)}
+        found.read["preprocessor.pkl"] = preprocessor
+    if (defaults := found.read.get("default_value_dict.json")) is not None:
+        wire = {} if market.wire is None else market.wire.defaults
+        filled = {name: value for name, value in {**wire, **told.defaults}.items() if defaults.get(name) is None}
+        for name, own in told.defaults.items():
+            if name not in filled and str(defaults[name]) != own:
+                rule = f"must be {brief(defaults[name])} as in default_value_dict, or be left out"
+                found.findings.append(f"original.defaults.{name}: {rule} (got {own!r})")
+        if filled:
+            values = ", ".join(f"{name} {value!r}" for name, value in filled.items())
+            found.notes.append(f"default_value_dict.json has no default of {values}: taken from the market file")
+        found.read["default_value_dict.json"] = {**defaults, **filled}
+
+
+def left_out(text: str) -> str:
+    """`KIND=P,P` as an override of the market. ConfigError for anything else."""
+    kind, _, positions = text.partition("=")
+    places = [place.strip() for place in positions.split(",")]
+    if kind.strip() not in SCALES or not all(place.isdecimal() for place in places):
+        raise ConfigError(f"--leave-out must be KIND=P,P with KIND one of {', '.join(SCALES)} (got {text!r})")
+    return f"original.leave_out.{kind.strip()}=[{', '.join(places)}]"
+
+
+def _without(found: _Found, name: str, kind: str, values: Any, positions: Sequence[int]) -> Any:
+    """A list of the preprocessor without the positions; as it is where it is none, which is a finding of its own."""
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        return values
+    if beyond := [at for at in positions if at >= len(values)]:
+        rule = f"must be positions of {name}, which has {len(values)} numbers, from 0 on"
+        found.findings.append(f"original.leave_out.{kind}: {rule} (got {beyond})")
+        return values
+    out = set(positions)
+    found.notes.append(f"{name}: {len(out)} of {len(values)} numbers are left out, at {sorted(out)}")
+    return [value for at, value in enumerate(values) if at not in out]
+
+
+def _only(found: _Found, what: str, option: str, kind: str, paths: Sequence[Path]) -> Path | None:
+    """The one file there is of a kind; else a finding."""
+    if len(paths) == 1:
+        return paths[0]
+    names = ", ".join(path.name for path in paths)
+    rule = f"must be one file, or be named by {option}, however: {names}" if paths else f"{kind} is missing"
+    found.findings.append(f"{what}: {rule}")
+    return None
+
+
+def _network(found: _Found) -> TSANetwork | None:
+    """The original's network; None where there is none, with the reason among the findings."""
+    if "config" not in found.read or "weights" not in found.read:
+        return None
+    try:
+        return reference_network(found.read["config"], found.read["weights"])
+    except TSAError as error:
+        name = found.paths["weights"].name
+        found.findings += [f"{name}: {line}" for line in str(error).split("; ")]
+        return None
+
+
+def _with_histories(network: TSANetwork, names: tuple[str, ...]) -> TSANetwork:
+    """The network with its histories called as in the market file: by name where the names are the original's, else in
+    the market's order, the customer's first."""
+    if set(names) == set(network.config.histories):
+        return network
+    with torch.device("meta"):
+        renamed = TSANetwork(network.config.replace(histories=names))
+    renamed.load_state_dict(network.state_dict(), assign=True)
+    return renamed.eval()
+
+
+def _inconsistencies(market: Market, read: Mapping[str, Any]) -> list[str]:
+    """Each file may be right by itself, and yet not fit the market file or the others."""
+    cat_to_index, defaults, preprocessor = (read.get(name) for name in ENCODING)
+    found = encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor)
+    if "config" in read:
+        config = {**ARGUMENTS, **read["config"]}
+        found += _count_findings(market, config)
+        found += _row_findings(market, cat_to_index or {}, config)
+    if "weights" in read:
+        found += _history_findings(market, read["weights"])
+    return found
+
+
+def _count_findings(market: Market, config: Mapping[str, Any]) -> Iterator[str]:
+    for argument, kind in COUNTS.items():
+        if (count := len(getattr(market.features, kind))) != config[argument]:
+            yield f"features.{kind}: must be as many as {argument}={config[argument]}, however: {count}"
+    for history in market.history:
+        if history.length != config["seq_len"]:
+            rule = f"length must be seq_len={config['seq_len']}"
+            yield f"history {history.name}: {rule}, however: {history.length}"
+
+
+def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Rows beyond the categorical ones of the table: those that follow belong to the numerical features."""
+    try:  # JSON may spell them 160.0 or "160"
+        last = int(float(config["n_embedding"])) - int(float(config["n_num_features"]))
+    except (TypeError, ValueError, OverflowError):
+        return  # a finding of its own
+    for feature in market.features.categorical:
+        rows = cat_to_index.get(feature.name)
+        items = rows.items() if isinstance(rows, dict) else ()
+        beyond = [f"{value!r}: {row}" for value, row in items if _beyond(row, last)]
+        if beyond:
+            rule = f"rows of {feature.name!r} must be at most n_embedding - n_num_features = {last}"
+            yield f"cat_to_index: {rule}, however: {', '.join(beyond[:5])}"
+
+
+def _beyond(row: Any, last: int) -> bool:
+    try:
+        return int(row) > last
+    except (TypeError, ValueError, OverflowError):
+        return False  # a finding of its own
+
+
+def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]:
+    marks = ("order_attention_cid.", "gate_emb.")
+    count = len(TWO) if any(name.removeprefix("module.").startswith(marks) for name in state) else 1
+    names = [history.name for history in market.history]
+    if len(names) != count:
+        yield f"history: the weights are of {count} histories, however: the market has {', '.join(names)}"
+
+
+def _account(found: _Found) -> dict[str, Any]:
+    """What the bundle tells of its origin: each file with its sha256, and the constructor arguments."""
+    files = {path.name: sha256_of(path) for path in found.paths.values()}
+    return {"files": files, "arguments": found.read["config"], "notes": list(found.notes)}

@@ -1,0 +1,43 @@
+"""The original endpoint's answer, word for word: three scores as text, in positional decimals.
+
+It knows scores and their spelling; not requests, servers, or how a score is made.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tsa.calibration.calibration import Calibration
+from tsa.calibration.percentile import finite
+
+CONTENT_TYPE = "application/json"
+
+
+def original_response(raw: ArrayLike, calibration: Calibration) -> dict[str, list[dict[str, str]]]:
+    """`{"predictions": [{"score-percentile": …, "legacy-score": …, "ProbabilityScore": …}, …]}` of raw scores (n,).
+
+    A score that there is no map for is left out. CalibrationError for a raw score that is no number.
+    """
+    values = np.atleast_1d(finite("raw score", raw))
+    scores = calibration.columns(values)
+    predictions = []
+    for at, score in enumerate(values.tolist()):
+        said = {"legacy-score": positional(score)}
+        if "percentile" in scores:
+            said = {"score-percentile": _calibrated(score, float(scores["percentile"][at])), **said}
+        if "probability" in scores:
+            said["ProbabilityScore"] = _calibrated(score, float(scores["probability"][at]))
+        predictions.append(said)
+    return {"predictions": predictions}
+
+
+def positional(value: float) -> str:
+    """The shortest decimal that reads back as the same float64, never in powers of ten: 0.00001, 0.0, 1.0."""
+    return np.format_float_positional(value, trim="0")
+
+
+def _calibrated(raw: float, value: float) -> str:
+    """0 and 1 stand without a fraction where they are no value of a map, but what lies beside it."""
+    beside = raw <= 0 or raw >= 1 or value >= 1
+    return str(round(value)) if beside else positional(value)

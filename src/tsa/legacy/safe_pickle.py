@@ -1,0 +1,289 @@
+"""The only place that knows pickle: a loader for the original's artefacts that builds plain data and nothing else.
+
+A pickle is a program. Here its opcodes are checked against a short list before any of them runs, and every name that it
+asks for is looked up in a short list too, of stand-ins for numpy's own: inert records that are made into arrays
+afterwards, by this file, from bytes and a type of number. No class, function or attribute of any module can be reached.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import reprlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tsa.errors import ArtefactError
+from tsa.files.writing import replaced_file
+
+MOST_BYTES = 64 * 2**20
+DEEPEST = 16
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 80, 80
+
+_OPCODES = """
+    PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
+    NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+    BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+OPCODES = frozenset(_OPCODES.split())
+"""What data need. Not in it: INST, OBJ, NEWOBJ (make any class), EXT (the registry of extensions), PERSID, sets, buffers."""
+
+
+PUTS, GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it, shortened before it is spelled: a few hundred bytes can hold a list of 10^16 parts."""
+    return _BRIEF.repr(value)[:80]
+
+
+def read_pickle(path: Path) -> Any:
+    """Lists, tuples, dicts, strings, numbers and numpy arrays of numbers from a pickle file. ArtefactError for all else."""
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ArtefactError(f"{path.name} must have {MOST_BYTES:,} bytes at most, however: {size:,}")
+    try:
+        return load_pickle(path.read_bytes())
+    except ArtefactError as error:
+        raise ArtefactError(f"{path.name} {error}") from error
+
+
+def load_pickle(data: bytes) -> Any:
+    """As `read_pickle`, from bytes."""
+    _check_opcodes(data)
+    try:
+        loaded = _Loader(io.BytesIO(data), encoding="latin1").load()
+        return _Plain().of(loaded, 0)
+    except ArtefactError:
+        raise
+    except Exception as error:  # a torn or hostile program fails in as many ways as there are opcodes
+        raise ArtefactError(f"cannot be read as a pickle of plain data: {error!r}"[:300]) from error
+
+
+def write_pickle(path: Path, value: list[Any]) -> None:
+    """Write plain lists of numbers as a pickle that any Python reads, whole or not at all."""
+    with replaced_file(path) as aside:
+        aside.write_bytes(pickle.dumps(value, protocol=2))
+
+
+def _check_opcodes(data: bytes) -> None:
+    stack = _Stack()
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name not in OPCODES:
+                raise ArtefactError(f"must hold plain data, however: opcode {opcode.name}")
+            if opcode.name in PUTS and not 0 <= int(argument or 0) <= len(data):
+                raise ArtefactError(f"must number what it holds, however: memo {argument}")
+            stack.after(opcode, argument)
+    except ArtefactError:
+        raise
+    except Exception as error:
+        raise ArtefactError(f"cannot be read as a pickle: {error}"[:300]) from error
+
+
+class _Stack:
+    """What kinds of values stand on a pickle's stack as it runs, told without running it.
+
+    No key of a dict may be a tuple: hashing one whose parts are all the same tuple, and so on, takes for ever.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def after(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Take note of an opcode. ArtefactError for a tuple as a key; IndexError and the like for what is no pickle."""
+        name, kinds = opcode.name, self.kinds
+        if name in PUTS or name == "MEMOIZE":
+            self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = kinds[-1]
+        elif name in GETS:
+            kinds.append(self.memo[int(argument)])
+        elif name == "DUP":
+            kinds.append(kinds[-1])
+        elif name == "POP":
+            kinds.pop()
+        else:
+            taken = self._taken(opcode.stack_before)
+            keys = {"SETITEM": taken[1:2], "SETITEMS": taken[1::2], "DICT": taken[::2]}.get(name, [])
+            if pickletools.pytuple in keys:
+                raise ArtefactError("must hold plain data, however: a tuple as a key")
+            kinds += taken[:1] if name in ("BUILD", "APPEND", "APPENDS") else opcode.stack_after
+
+    def _taken(self, before: list[Any]) -> list[Any]:
+        """The kinds that an opcode takes off the stack, the lowest first, the mark left out."""
+        kinds, marked = self.kinds, pickletools.markobject in before
+        below = before.index(pickletools.markobject) if marked else len(before)
+        at = len(kinds) - 1 - kinds[::-1].index(pickletools.markobject) if marked else len(kinds)
+        if below > at:
+            raise IndexError("the stack is empty")
+        taken = [*kinds[at - below : at], *kinds[at + 1 :]]
+        del kinds[at - below :]
+        return taken
+
+
+class _Named:
+    """What a name in a pickle stands for: it can be called or passed on, and has nothing that could be changed."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ArtefactError(f"must hold plain data, however: it sets {name!r}")
+
+    def __setstate__(self, state: Any) -> None:
+        raise ArtefactError("must hold plain data, however: it changes what it names")
+
+
+class _Type:
+    """A numpy type of number, by its name."""
+
+    __slots__ = ("name", "order")
+
+    def __init__(self, name: Any, *flags: Any) -> None:
+        if not isinstance(name, str) or name.lstrip("<>|=") not in NUMBERS:
+            raise ArtefactError(f"must hold arrays of numbers, however: type {brief(name)}")
+        self.name, self.order = name.lstrip("<>|="), name[0] if name[0] in "<>" else "="
+
+    def __setstate__(self, state: Any) -> None:
+        if not (isinstance(state, tuple) and len(state) > 4 and state[1] in ("<", ">", "|", "=")):
+            raise ArtefactError("must hold arrays of numbers, however: a type of its own")
+        if any(part is not None for part in state[2:5]):
+            raise ArtefactError("must hold arrays of numbers, however: a type with fields")
+        self.order = "=" if state[1] == "|" else state[1]
+
+    @property
+    def type(self) -> np.dtype[Any]:
+        return np.dtype(("" if self.order == "=" else self.order) + self.name)
+
+
+class _Array:
+    """The bytes, type and shape of an array to be."""
+
+    __slots__ = ("data", "fortran", "shape", "type")
+
+    def __init__(self) -> None:
+        self.data: Any = b""
+        self.type: Any = None
+        self.shape: Any = (0,)
+        self.fortran: Any = False
+
+    def __setstate__(self, state: Any) -> None:
+        self.shape, self.type, self.fortran, self.data = state[-4:]
+
+    def array(self) -> np.ndarray[Any, Any]:
+        if not isinstance(self.type, _Type) or not isinstance(self.data, bytes | bytearray):
+            raise ArtefactError("must hold arrays of numbers, however: an array of something else")
+        kind, shape = self.type.type, tuple(self.shape)
+        if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize != len(self.data):
+            found = f"{brief(shape)} of {len(self.data)} bytes"
+            raise ArtefactError(f"must hold arrays as large as they say, however: {found}")
+        return np.frombuffer(bytes(self.data), kind).reshape(shape, order="F" if self.fortran else "C")
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    if kind is not NAMES["numpy", "ndarray"]:
+        raise ArtefactError("must hold plain arrays, however: another kind of array")
+    return _Array()
+
+
+def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.__setstate__((shape, kind, order == "F", data))
+    return array
+
+
+def _scalar(kind: Any, data: Any) -> Any:
+    array = _Array()
+    array.__setstate__(((), kind, False, data.encode("latin1") if isinstance(data, str) else data))
+    return array.array().item()
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise ArtefactError("must hold plain data, however: it encodes something else")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _refused(*arguments: Any) -> Any:
+    raise ArtefactError("must hold plain arrays, however: it makes one in another way")
+
+
+NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+
+NAMES: dict[tuple[str, str], _Named] = {
+    ("numpy", "ndarray"): _Named(_refused),
+    ("numpy", "dtype"): _Named(_Type),
+    ("_codecs", "encode"): _Named(_encode),
+    ("builtins", "bytes"): _Named(_no_bytes),
+    ("__builtin__", "bytes"): _Named(_no_bytes),
+}
+for _room in ("numpy.core", "numpy._core"):
+    NAMES[f"{_room}.multiarray", "_reconstruct"] = _Named(_reconstruct)
+    NAMES[f"{_room}.multiarray", "scalar"] = _Named(_scalar)
+    NAMES[f"{_room}.numeric", "_frombuffer"] = _Named(_from_buffer)
+
+
+class _Loader(pickle.Unpickler):
+    """Finds stand-ins alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for a name of numpy's. ArtefactError for any other."""
+        found = NAMES.get((module, name))
+        if found is None:
+            raise ArtefactError(f"must hold plain data, however: it asks for {module}.{name}"[:200])
+        return found
+
+
+class _Plain:
+    """From what was loaded to plain values: each part once, however often it is referred to."""
+
+    def __init__(self) -> None:
+        self.made: dict[int, Any] = {}
+        self.kept: list[Any] = []
+
+    def of(self, value: Any, depth: int) -> Any:
+        """The plain value. ArtefactError for a kind of value that is not data, or one that holds itself."""
+        if isinstance(value, str | bool | int | float):
+            return value
+        if id(value) in self.made:
+            return self.made[id(value)]
+        if depth > DEEPEST:
+            raise ArtefactError(f"must be at most {DEEPEST} lists deep, however: it is deeper, or holds itself")
+        self.kept.append(value)  # an id is only good while its value lives
+        self.made[id(value)] = made = self._made(value, depth + 1)
+        return made
+
+    def _made(self, value: Any, depth: int) -> Any:
+        if isinstance(value, _Array):
+            return value.array()
+        if isinstance(value, _Type):
+            return value.type
+        if isinstance(value, list | tuple):
+            return type(value)(self.of(one, depth) for one in value)
+        if isinstance(value, dict):
+            return {self._key(key): self.of(one, depth) for key, one in value.items()}
+        raise ArtefactError(f"must hold plain data, however: {type(value).__name__}")
+
+    def _key(self, key: Any) -> Any:
+        if not isinstance(key, str | int | float):
+            raise ArtefactError(f"must have keys of text or numbers, however: {type(key).__name__}")
+        return key

@@ -1,0 +1,54 @@
+"""From a store to a batch: the one place where gathered arrays become tensors, for training and every kind of scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsa.data.augmentation import Variation
+from tsa.data.history import HistoryArrays, gather
+from tsa.data.store.store import EventStore
+from tsa.data.wire import Requests
+from tsa.model.batch import Batch, History
+
+
+def gather_batch(
+    store: EventStore,
+    rows: NDArray[np.int64],
+    *,
+    trim: bool = False,
+    widths: Mapping[str, int] | None = None,
+    variation: Variation | None = None,
+) -> Batch:
+    """The histories of the events `rows` (B,) under every key of the store's market, as tensors that share their memory.
+
+    With `trim`, each history is only as wide as the longest in the batch: the same scores to rounding, for less work.
+    widths: how wide each history is to be, where that is settled elsewhere; older events than fit are left out.
+    variation: as `gather` takes it, for training alone.
+    """
+    lengths = {key.name: (widths or {}).get(key.name, key.length) for key in store.market.history}
+    histories = {
+        name: _tensors(gather(store.events, store.histories[name], rows, length, trim=trim, variation=variation))
+        for name, length in lengths.items()
+    }
+    engineered = torch.from_numpy(store.engineered[rows]) if store.engineered.shape[1] else None
+    return Batch(histories=histories, engineered=engineered)
+
+
+def request_batch(requests: Requests) -> Batch:
+    """What was read of single requests, as tensors that share its memory."""
+    engineered = torch.from_numpy(requests.engineered) if requests.engineered.shape[1] else None
+    return Batch({name: _tensors(arrays) for name, arrays in requests.histories.items()}, engineered)
+
+
+def _tensors(arrays: HistoryArrays) -> History:
+    return History(
+        categorical=torch.from_numpy(arrays.categorical),
+        numerical=torch.from_numpy(arrays.numerical),
+        age_seconds=torch.from_numpy(arrays.age_seconds),
+        padding=torch.from_numpy(arrays.padding),
+        outcome=torch.from_numpy(arrays.outcome),
+    )

@@ -1,0 +1,166 @@
+"""Alerts: what of a comparison is beyond the market's thresholds, and not by chance alone.
+
+One alert per measure and feature: of the window that is furthest beyond, or of the whole range, with the number of windows
+that are beyond as well. It knows the plain values of a comparison and the `[monitoring]` table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tsa.config.tables import Levels, Monitoring
+
+Dict = Mapping[str, Any]
+
+ERRORS = 3.5
+"""A share above an operating point that is fewer standard errors from the reference's is left to chance."""
+
+LEAST_PAYMENTS = 5
+"""A share that differs by fewer payments than this is left to chance as well."""
+
+VOLUME_ERRORS = 5.0
+"""So many times the square root of what was expected may be missing or too much."""
+
+SEVERITIES = ("alert", "warning")
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one window says: a value to hold against the levels, and what is shown of it."""
+
+    size: float
+    value: float
+    reference: float | None
+    window: int | None
+    """None: the whole range."""
+
+
+def find_alerts(found: Dict, settings: Monitoring) -> list[dict[str, Any]]:
+    """All alerts and warnings, the severest first: {severity, measure, feature, value, reference, threshold, window, windows}.
+
+    found: `features`, `scores`, `volume`, `performance`, `windows` and `range` of a comparison. `threshold` is the one that was
+    passed; `windows` how many of them are beyond the lower one.
+    """
+    alerts = []
+    for measure, feature, levels, findings in _measures(found, settings):
+        beyond = [finding for finding in findings if finding.size >= levels[0]]
+        if beyond:
+            alerts.append(_alert(measure, feature, levels, beyond, found))
+    return sorted(alerts, key=lambda alert: SEVERITIES.index(alert["severity"]))
+
+
+def _alert(
+    measure: str, feature: str | None, levels: Levels, beyond: Sequence[_Finding], found: Dict
+) -> dict[str, Any]:
+    worst = max(beyond, key=lambda finding: finding.size)
+    severe = worst.size >= levels[1]
+    return {
+        "severity": "alert" if severe else "warning",
+        "measure": measure,
+        "feature": feature,
+        "value": worst.value,
+        "reference": worst.reference,
+        "threshold": levels[1] if severe else levels[0],
+        "window": dict(found["range"] if worst.window is None else found["windows"][worst.window]),
+        "windows": sum(finding.window is not None for finding in beyond),
+    }
+
+
+def _measures(found: Dict, settings: Monitoring) -> Iterator[tuple[str, str | None, Levels, list[_Finding]]]:
+    for feature in found["features"]:
+        name = feature["name"]
+        if name in settings.ignore:
+            continue
+        yield "psi", name, settings.psi, _stability(feature)
+        yield "missing_rate", name, settings.missing_rate, _rates(feature, "missing_rate", falling=True)
+        yield "unknown_rate", name, settings.unknown_rate, _rates(feature, "unknown_rate", falling=False)
+    yield "score_psi", None, settings.score_psi, _stability(found["scores"])
+    for point in found["scores"]["points"]:
+        yield "top_share_change", point["name"], settings.top_share_change, _shares(point)
+    yield "volume", None, settings.volume, _volume(found["volume"])
+    performance = found["performance"]
+    yield "average_precision_drop", None, settings.average_precision_drop, _drops(performance, settings)
+    yield "calibration", None, settings.calibration, _ratios(performance, settings)
+
+
+def _windows(measured: Dict) -> Iterator[tuple[int | None, Dict]]:
+    yield None, measured["whole"]
+    yield from enumerate(measured["windows"])
+
+
+def _stability(measured: Dict) -> list[_Finding]:
+    """Beyond chance alone."""
+    return [
+        _Finding(one["psi"], one["psi"], None, at)
+        for at, one in _windows(measured)
+        if one["psi"] is not None and one["psi"] > one["by_chance"]
+    ]
+
+
+def _rates(feature: Dict, name: str, *, falling: bool) -> list[_Finding]:
+    """Shares of payments that differ from the reference's by more than chance would have it."""
+    before, n = feature["reference"][name], feature["reference"]["n"]
+    found = []
+    for at, one in _windows(feature):
+        if one[name] is None or before is None:
+            continue
+        rise = one[name] - before
+        pooled = (one[name] * one["n"] + before * n) / (one["n"] + n)
+        error = math.sqrt(pooled * (1 - pooled) * (1 / one["n"] + 1 / n))
+        certain = abs(rise) > ERRORS * error and abs(rise) * one["n"] >= LEAST_PAYMENTS
+        if certain and (rise > 0 or falling):
+            found.append(_Finding(abs(rise), one[name], before, at))
+    return found
+
+
+def _shares(point: Dict) -> list[_Finding]:
+    return [
+        _Finding(abs(one["change"]), one["share"], point["reference"]["share"], at)
+        for at, one in _windows(point)
+        if one["change"] is not None
+        and abs(one["errors"]) > ERRORS
+        and abs(one["share"] - point["reference"]["share"]) * one["n"] >= LEAST_PAYMENTS
+    ]
+
+
+def _volume(volume: Dict) -> list[_Finding]:
+    """Payments a day; what was expected stands beside it."""
+    return [
+        _Finding(abs(one["change"]), one["n"] / one["days"], one["expected"] / one["days"], at)
+        for at, one in _windows(volume)
+        if one["change"] is not None and abs(one["n"] - one["expected"]) > VOLUME_ERRORS * math.sqrt(one["expected"])
+    ]
+
+
+def _judged(performance: Dict, settings: Monitoring, name: str) -> Iterator[tuple[int | None, Dict]]:
+    """The metric of windows of which enough outcomes are known; not that of the others."""
+    for at, one in _windows(performance):
+        metric = one["metrics"].get(name)
+        enough = one["share"] is not None and one["share"] >= settings.least_matured
+        if enough and metric and metric["value"] is not None and metric["low"] is not None:
+            yield at, metric
+
+
+def _drops(performance: Dict, settings: Monitoring) -> list[_Finding]:
+    """Average precision that fell so far that the interval lies below the reference's."""
+    before = performance["reference"]["metrics"].get("average_precision")
+    if not before or not before["value"] or before["low"] is None:
+        return []
+    return [
+        _Finding(1 - one["value"] / before["value"], one["value"], before["value"], at)
+        for at, one in _judged(performance, settings, "average_precision")
+        if one["high"] < before["low"]
+    ]
+
+
+def _ratios(performance: Dict, settings: Monitoring) -> list[_Finding]:
+    """Expected over observed frauds, where the interval leaves out 1; the reference's own stands beside it."""
+    before = (performance["reference"]["metrics"].get("ratio") or {}).get("value")
+    return [
+        _Finding(abs(one["value"] - 1), one["value"], before, at)
+        for at, one in _judged(performance, settings, "ratio")
+        if not one["low"] <= 1 <= one["high"]
+    ]

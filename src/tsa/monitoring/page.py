@@ -1,0 +1,281 @@
+"""The words and the charts of the monitoring page, from the plain values of a comparison. Computes no measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsa.evaluation.report import formatting
+from tsa.evaluation.report.sections import card
+from tsa.evaluation.report.svg import Axis, Series
+
+Dict = Mapping[str, Any]
+
+MEASURES = {
+    "psi": "Population stability index",
+    "missing_rate": "Payments without a value",
+    "unknown_rate": "Payments with an unknown value",
+    "score_psi": "Population stability index of the raw score",
+    "top_share_change": "Share of payments at or above",
+    "volume": "Payments a day",
+    "average_precision_drop": "Average precision",
+    "calibration": "Expected to observed frauds",
+}
+RELATIVE = ("top_share_change", "volume", "average_precision_drop")
+"""Their thresholds are relative changes."""
+
+KINDS = {"numerical": "number", "categorical": "category", "calendar": "calendar"}
+DRAWN = 6
+NAMED = 3
+ROOM = 1.04
+"""How far an axis goes beyond its last label, which would be cut off otherwise."""
+
+
+def plain(found: Dict) -> str:
+    """What has moved, in a sentence or two."""
+    counts = {s: sum(alert["severity"] == s for alert in found["alerts"]) for s in ("alert", "warning")}
+    if not found["alerts"]:
+        return "No alert: the payments are like those of the reference."
+    parts = [f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts.items() if n]
+    named = [_sentence(alert) for alert in found["alerts"][:NAMED]]
+    more = len(found["alerts"]) - len(named)
+    return f"{' and '.join(parts)}: {'; '.join(named)}{f'; and {more} more' if more else ''}."
+
+
+def _sentence(alert: Dict) -> str:
+    about = f" ({alert['feature']})" if alert["feature"] else ""
+    name = MEASURES[alert["measure"]]
+    before = "" if alert["reference"] is None else f", reference {shown(alert['measure'], alert['reference'])}"
+    return f"{name[0].lower()}{name[1:]}{about} {shown(alert['measure'], alert['value'])}{before}"
+
+
+def shown(measure: str, value: float) -> str:
+    """A value of a measure as text."""
+    if measure in ("missing_rate", "unknown_rate", "top_share_change"):
+        return formatting.share(value)
+    if measure == "volume":
+        return f"{value:,.0f}"
+    return formatting.decimal(value, 2 if measure == "calibration" else 3)
+
+
+def view(found: Dict) -> dict[str, Any]:
+    """What the template shows."""
+    severe = any(alert["severity"] == "alert" for alert in found["alerts"])
+    labels = [window["start"][5:10] for window in found["windows"]]
+    performance = found["performance"]
+    charts = [
+        _volume(found["volume"]["days"]),
+        _over_time("psi", "Score drift", "Population stability index", found["scores"], labels, "psi"),
+        _points(found["scores"]["points"], labels),
+        _precision(performance, labels),
+        _calibration(performance["windows"], labels),
+        _shares("scores", "Raw scores", found["scores"]["bins"]),
+    ]
+    features = sorted(found["features"], key=lambda feature: -(feature["whole"]["psi"] or 0.0))
+    moved = [feature for feature in features if feature["whole"]["psi"]][:DRAWN]
+    drawn = [_shares(f"feature-{at}", feature["name"], feature["bins"]) for at, feature in enumerate(moved)]
+    return {
+        "title": f"{found['market']}: monitoring",
+        "found": found,
+        "tone": "worse" if severe else "unclear" if found["alerts"] else "better",
+        "alerts": [_alert(alert) for alert in found["alerts"]],
+        "cards": _cards(found),
+        "charts": [one for one in charts if one],
+        "features": [_feature(feature, found["settings"]["ignore"]) for feature in features],
+        "feature_charts": [one for one in drawn if one],
+        "windows": [_window(*pair) for pair in zip(found["windows"], performance["windows"], strict=True)],
+        "reference": _window(found["reference"], performance["reference"]),
+        "thresholds": [(key, str(value)) for key, value in found["settings"].items()],
+    }
+
+
+def _alert(alert: Dict) -> dict[str, Any]:
+    measure, levels = alert["measure"], alert["threshold"]
+    threshold = f"{levels:g}" if measure in ("psi", "score_psi", "calibration") else f"{levels * 100:g} %"
+    return {
+        "severity": alert["severity"],
+        "title": MEASURES[measure],
+        "about": alert["feature"],
+        "value": shown(measure, alert["value"]),
+        "reference": formatting.DASH if alert["reference"] is None else shown(measure, alert["reference"]),
+        "threshold": f"{threshold} of change" if measure in (*RELATIVE, "missing_rate", "unknown_rate") else threshold,
+        "window": _days(alert["window"]),
+        "windows": alert["windows"],
+    }
+
+
+def _days(window: Dict) -> str:
+    return f"{window['start'][:10]} to {window['end'][:10]}"
+
+
+def _cards(found: Dict) -> list[dict[str, str]]:
+    volume, score = found["volume"]["whole"], found["scores"]["whole"]
+    whole, before = found["performance"]["whole"], found["performance"]["reference"]
+    moved = sum(_has_moved(feature["whole"], found["settings"]["psi"][0]) for feature in found["features"])
+    change = volume.get("reason") if volume["change"] is None else f"{volume['change']:+.0%} of what was expected"
+    return [
+        {"title": "Payments", "figure": formatting.count(found["n"]), "note": change or ""},
+        {"title": "Features moved", "figure": f"{moved} of {len(found['features'])}", "note": "over the whole range"},
+        {
+            "title": "Score drift",
+            "figure": formatting.decimal(score["psi"]),
+            "note": score.get("reason") or "population stability index",
+        },
+        {
+            "title": "Outcome known",
+            "figure": formatting.share(whole["share"], 1),
+            "note": f"{whole['frauds']:,} frauds",
+        },
+        {
+            "title": "Average precision",
+            "figure": formatting.decimal(whole["metrics"].get("average_precision", {}).get("value")),
+            "note": whole.get("reason") or f"reference {_value(before, 'average_precision')}",
+        },
+        {
+            "title": "Expected to observed frauds",
+            "figure": formatting.decimal(whole["metrics"].get("ratio", {}).get("value"), 2),
+            "note": whole.get("reason") or f"reference {_value(before, 'ratio', 2)}",
+        },
+    ]
+
+
+def _has_moved(one: Dict, level: float) -> bool:
+    return one["psi"] is not None and one["psi"] >= max(level, one["by_chance"])
+
+
+def _value(measured: Dict, name: str, digits: int = 3) -> str:
+    return formatting.decimal((measured["metrics"].get(name) or {}).get("value"), digits)
+
+
+def _feature(feature: Dict, ignored: Sequence[str]) -> dict[str, Any]:
+    """A row of the table: as a whole, and its worst window."""
+    whole, before = feature["whole"], feature["reference"]
+    known = [one for one in feature["windows"] if one["psi"] is not None]
+    beyond = [one["psi"] for one in known if one["psi"] > one["by_chance"]]
+    worst = max(beyond or [one["psi"] for one in known], default=None)
+    rates = {
+        name: f"{formatting.share(before[name])} → {formatting.share(whole[name])}"
+        for name in ("missing_rate", "unknown_rate")
+    }
+    return {
+        "name": feature["name"],
+        "kind": f"{KINDS[feature['kind']]}{', ignored' if feature['name'] in ignored else ''}",
+        "psi": formatting.decimal(whole["psi"]),
+        "reason": whole.get("reason"),
+        "worst": formatting.decimal(worst),
+        "chance": bool(known) and not beyond,
+        "missing": rates["missing_rate"],
+        "unknown": rates["unknown_rate"] if feature["kind"] == "categorical" else formatting.DASH,
+    }
+
+
+def _window(window: Dict, measured: Dict) -> dict[str, Any]:
+    """A row of the performance table."""
+    digits = {"average_precision": 3, "roc_auc": 3, "recall_at_fpr_0.01": 3, "precision_at_k": 3, "ratio": 2}
+    cells = []
+    for name, places in digits.items():
+        metric = measured["metrics"].get(name) or {"value": None, "low": None}
+        cells.append(
+            {"value": formatting.decimal(metric["value"], places), "interval": formatting.interval(metric, places)}
+        )
+    facts = {key: measured[key] for key in ("n", "share", "frauds", "fraud_rate")}
+    return {"name": _days(window), **facts, "cells": cells, "reason": measured.get("reason")}
+
+
+def _axis(labels: Sequence[str], label: str = "Window (first day)") -> Axis:
+    return Axis(label=label, high=max(len(labels) - 1, 1) * ROOM, labels=labels)
+
+
+def _line(name: str, values: Sequence[float | None], style: str, *, dots: bool = True) -> Series:
+    """Values over windows; those that there are none of are left out."""
+    known = [(at, value) for at, value in enumerate(values) if value is not None]
+    return Series(name=name, x=[at for at, _ in known], y=[value for _, value in known], style=style, dots=dots)
+
+
+def _drawn(identifier: str, title: str, description: str, x: Axis, y: str, lines: Sequence[Series]) -> Any:
+    """A card, or nothing where there is nothing to draw."""
+    values = [value for line in lines for value in line.y]
+    if not values:
+        return None
+    axis = Axis(label=y, high=1.1 * max(values) or 1.0)
+    return card(identifier, title, description, x, axis, [line for line in lines if len(line.y)])
+
+
+def _volume(days: Sequence[Dict]) -> Any:
+    few = len(days) <= 31
+    lines = [
+        _line("payments", [day["n"] for day in days], "one", dots=few),
+        _line("expected", [day["expected"] for day in days], "two", dots=False),
+    ]
+    x = _axis([day["day"][5:] for day in days], "Day (UTC)")
+    description = "Payments of each day, beside those of the reference on the same day of the week."
+    return _drawn("volume", "Payments a day", description, x, "Payments", lines)
+
+
+def _over_time(identifier: str, title: str, what: str, measured: Dict, labels: Sequence[str], name: str) -> Any:
+    lines = [
+        _line(what, [one[name] for one in measured["windows"]], "one"),
+        _line("by chance", [one["by_chance"] for one in measured["windows"]], "muted", dots=False),
+    ]
+    description = f"{what} of the raw score in each window, and what chance alone may make of it."
+    return _drawn(identifier, title, description, _axis(labels), "Index", lines)
+
+
+def _points(points: Sequence[Dict], labels: Sequence[str]) -> Any:
+    """How many times the reference's share is above each operating point; at most three, the rarest first."""
+    styles, lines = ("fraud", "one", "two"), []
+    ordered = sorted(points, key=lambda point: point["reference"]["share"] or 0.0)
+    for point, style in zip(ordered[: len(styles)], styles, strict=False):
+        values = [None if one["change"] is None else 1 + one["change"] for one in point["windows"]]
+        lines.append(_line(point["name"], values, style))
+    lines = [line for line in lines if len(line.y)]
+    if not lines:
+        return None
+    even = _line("as in the reference", [1.0] * len(labels), "muted", dots=False)
+    description = "Share of payments at or above operating points, over the reference's share."
+    return _drawn("points", "Payments above operating points", description, _axis(labels), "Times", [*lines, even])
+
+
+def _precision(performance: Dict, labels: Sequence[str]) -> Any:
+    metrics = [one["metrics"].get("average_precision") or {} for one in performance["windows"]]
+    lines = [_line("average precision", [metric.get("value") for metric in metrics], "one")]
+    if not len(lines[0].y):
+        return None
+    lines += [_line(name, [metric.get(key) for metric in metrics], "muted", dots=False) for key, name in _SPREAD]
+    before = (performance["reference"]["metrics"].get("average_precision") or {}).get("value")
+    if before is not None:
+        lines.append(_line("reference", [before] * max(len(labels), 2), "two", dots=False))
+    description = "Average precision of each window, on payments whose outcome is known, with its interval."
+    x = _axis(labels)
+    return card("precision", "Average precision", description, x, Axis(label="Average precision"), lines)
+
+
+_SPREAD = (("low", "interval"), ("high", ""))
+
+
+def _calibration(windows: Sequence[Dict], labels: Sequence[str]) -> Any:
+    expected = [(one["metrics"].get("expected") or {}).get("value") for one in windows]
+    if all(value is None for value in expected):
+        return None
+    observed = [None if value is None else float(one["frauds"]) for value, one in zip(expected, windows, strict=True)]
+    lines = [_line("observed", observed, "fraud"), _line("expected", expected, "one")]
+    description = "Frauds expected, as the sum of probabilities, and observed, among payments whose outcome is known."
+    return _drawn("frauds", "Frauds expected and observed", description, _axis(labels), "Frauds", lines)
+
+
+def _shares(identifier: str, title: str, bins: Sequence[Dict]) -> Any:
+    """The share of each bin; of many values, those with the largest shares."""
+    most = 24
+    kept = sorted(range(len(bins)), key=lambda at: -max(bins[at]["reference"], bins[at]["current"]))[:most]
+    rows = [bins[at] for at in sorted(kept)]
+    lines = [
+        _line("now", [row["current"] for row in rows], "one"),
+        _line("reference", [row["reference"] for row in rows], "two"),
+    ]
+    labels = [row["tick"] for row in rows]
+    if not rows:
+        return None
+    highest = 1.1 * max(value for line in lines for value in line.y) or 1.0
+    description = f"Share of the payments in each bin of {title}, in the reference and now."
+    y = Axis(label="Share of payments", high=min(1.0, highest), percent=True)
+    return card(identifier, title, description, _axis(labels, "Bin"), y, lines)

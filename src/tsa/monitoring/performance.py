@@ -1,0 +1,89 @@
+"""Performance of monitored payments, window by window, on those alone whose outcome is known by a given time.
+
+An outcome that comes later counts for nothing, be it in the file or not; a window with too few frauds says so instead of
+giving noise. It knows scored payments; each figure is `tsa.evaluation.metrics.evaluate_scores`' or `tsa.evaluation.metrics.calibration`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.evaluation.metrics.calibration import measure_calibration
+from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores
+from tsa.monitoring.windows import Seen, Windows
+from tsa.progress import Progress, silent
+
+SHOWN = ("average_precision", "roc_auc", "recall_at_fpr_0.01", "precision_at_k")
+CALIBRATION = ("expected", "ratio", "ece")
+UNUSED_THRESHOLD = 0.5
+"""None of the figures shown depends on it."""
+
+
+def performance(
+    seen: Seen,
+    windows: Windows,
+    *,
+    as_of: float,
+    least_frauds: int,
+    replicates: int,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Per window: `n`, `matured` (outcome known at the time `as_of`), their `share`, `frauds`, `fraud_rate`, and `metrics`
+    with intervals; where frauds are fewer than `least_frauds` or nothing is genuine, `metrics` is empty and `reason` says so.
+
+    A range of one window has one entry.
+    """
+    codes, known = windows.codes(seen.time_seconds), seen.matured(as_of)
+    found = []
+    with progress("measuring performance", len(windows)) as advance:
+        for at in range(len(windows)):
+            inside = codes == at
+            measured = _measured(seen, np.flatnonzero(inside & known), least_frauds, replicates, seed)
+            n = int(inside.sum())
+            share = measured["matured"] / n if n else None
+            found.append({"n": n, "share": share, **measured})
+            advance(1)
+    return found
+
+
+def _measured(seen: Seen, rows: NDArray[np.intp], least_frauds: int, replicates: int, seed: int) -> dict[str, Any]:
+    label = np.asarray(seen.store.label[seen.rows])[rows]
+    n, frauds = len(label), int(label.sum())
+    found: dict[str, Any] = {"matured": n, "frauds": frauds, "fraud_rate": frauds / n if n else None, "metrics": {}}
+    if reason := _why_not(n, frauds, least_frauds):
+        return {**found, "reason": reason}
+    payments = ScoredPayments(
+        label=label,
+        score=seen.raw[rows],
+        time_seconds=seen.time_seconds[rows],
+        entity=None if seen.entity is None else seen.entity[rows],
+    )
+    top_k = seen.store.market.evaluation.top_k
+    settings: dict[str, Any] = {"fixed_false_positive_rates": (0.01,), "fixed_precisions": ()}
+    evaluation = evaluate_scores(
+        payments, threshold=UNUSED_THRESHOLD, top_k=top_k, replicates=replicates, seed=seed, **settings
+    )
+    metrics = {name: _short(evaluation["metrics"][name]) for name in SHOWN}
+    if "probability" in seen.scores:
+        probability = np.asarray(seen.scores["probability"])[rows]
+        generator = np.random.default_rng([seed, 1])
+        measured = measure_calibration(label, probability, generator=generator, replicates=replicates)["metrics"]
+        metrics |= {name: _short(measured[name]) for name in CALIBRATION}
+    return {**found, "metrics": metrics}
+
+
+def _why_not(n: int, frauds: int, least_frauds: int) -> str | None:
+    if not n:
+        return "no outcome is known yet"
+    if frauds < least_frauds:
+        return f"{frauds} known fraud{'s' if frauds != 1 else ''}: no figure below {least_frauds}"
+    return "no genuine payment is known" if frauds == n else None
+
+
+def _short(metric: dict[str, Any]) -> dict[str, Any]:
+    """A metric without what only the report shows."""
+    return {key: metric[key] for key in ("value", "low", "high", "reason", "by_chance") if key in metric}

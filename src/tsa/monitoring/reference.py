@@ -1,0 +1,160 @@
+"""What payments are compared with: bins, operating points, and how a reference's payments fall into them.
+
+It is small, is written as `reference.json`, and serves again, so that the reference's payments need not be scored each time.
+It knows one bundle's payments; not how they are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors.torch import save
+
+from tsa.bundle.bundle import Bundle
+from tsa.config.tables import Monitoring
+from tsa.errors import ConfigError
+from tsa.monitoring.bins import Counts, Feature
+from tsa.monitoring.features import count_features, features_of
+from tsa.monitoring.performance import performance
+from tsa.monitoring.scores import (
+    Point,
+    count_days,
+    count_points,
+    count_scores,
+    decision_points,
+    operating_points,
+    score_feature,
+)
+from tsa.monitoring.windows import Seen, Windows, moment, shown_facts
+from tsa.progress import Progress, silent
+
+KIND, VERSION = "tsa monitoring reference", 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """A reference's n payments, counted. `source` says where they are from."""
+
+    source: str
+    model: str
+    """Which weights and encoder the counts are of: `fingerprint`."""
+    facts: Mapping[str, Any]
+    """start, end, n."""
+    as_of: str
+    features: Sequence[Feature]
+    counts: Sequence[Counts]
+    score: Feature
+    score_counts: Counts
+    points: Sequence[Point]
+    above: Sequence[int]
+    """(P,) payments at or above each operating point."""
+    by_weekday: Sequence[float] | None
+    """(7,) payments a day, Monday first."""
+    performance: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        seen: Seen,
+        source: str,
+        settings: Monitoring,
+        *,
+        as_of: float,
+        replicates: int,
+        progress: Progress = silent,
+    ) -> Self:
+        """The reference that these payments make."""
+        whole = Windows.whole(seen.start, seen.end)
+        features, score = features_of(seen), score_feature(seen)
+        points = operating_points(bundle, seen, settings.top_shares)
+        least = settings.least_frauds
+        measured = performance(seen, whole, as_of=as_of, least_frauds=least, replicates=replicates, progress=progress)
+        return cls(
+            source=source,
+            model=fingerprint(bundle),
+            facts=shown_facts(seen),
+            as_of=moment(as_of),
+            features=features,
+            counts=count_features(seen, features, whole),
+            score=score,
+            score_counts=count_scores(seen, score, whole),
+            points=points,
+            above=count_points(seen, points, whole)[0].tolist(),
+            by_weekday=count_days(seen).by_weekday(),
+            performance=measured[0],
+        )
+
+    def check(self, bundle: Bundle, settings: Monitoring, path: Path) -> None:
+        """ConfigError where it was made with another model, or for other operating points than are asked for now."""
+        if self.model != fingerprint(bundle):
+            raise ConfigError(
+                f"{path} must be of the bundle that is monitored, however: it was made with another model"
+            )
+        wanted = sorted(settings.top_shares)
+        made = sorted(point.share for point in self.points if point.share is not None)
+        decided = [point for point in self.points if point.share is None]
+        if wanted != made or decided != decision_points(bundle):
+            raise ConfigError(
+                f"{path} must have the operating points of the market and the bundle, however: they have changed; "
+                "make it anew from the payments of the reference"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            "source": self.source,
+            "model": self.model,
+            "facts": dict(self.facts),
+            "as_of": self.as_of,
+            "features": [asdict(feature) for feature in self.features],
+            "counts": [counts.to_dict() for counts in self.counts],
+            "score": asdict(self.score),
+            "score_counts": self.score_counts.to_dict(),
+            "points": [asdict(point) for point in self.points],
+            "above": list(self.above),
+            "by_weekday": None if self.by_weekday is None else list(self.by_weekday),
+            "performance": dict(self.performance),
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The reference in a file that `to_dict` was written to. ConfigError for anything else."""
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            if (table["kind"], table["version"]) != (KIND, VERSION):
+                raise ConfigError(f"{path} must be a {KIND} of version {VERSION}, however: {table['kind']!r}")
+            return cls._from_dict(table)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} must be a reference.json of tsa monitor, however: {error!r}") from None
+
+    @classmethod
+    def _from_dict(cls, table: Mapping[str, Any]) -> Self:
+        plain = {key: table[key] for key in ("source", "model", "facts", "as_of", "above", "by_weekday", "performance")}
+        return cls(
+            features=[_feature(entry) for entry in table["features"]],
+            counts=[Counts.from_dict(entry) for entry in table["counts"]],
+            score=_feature(table["score"]),
+            score_counts=Counts.from_dict(table["score_counts"]),
+            points=[Point(**entry) for entry in table["points"]],
+            **plain,
+        )
+
+
+def _feature(table: Mapping[str, Any]) -> Feature:
+    return Feature(**{**table, "edges": tuple(table["edges"]), "values": tuple(table["values"])})
+
+
+def fingerprint(bundle: Bundle) -> str:
+    """sha256 of the weights, the encoder and the calibration: bundles that score alike, wherever they stand."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in bundle.network.state_dict().items()}
+    calibration = None if bundle.calibration is None else bundle.calibration.to_dict()
+    rest = json.dumps([bundle.encoder.to_dict(), calibration], sort_keys=True)
+    return hashlib.sha256(save(weights) + rest.encode()).hexdigest()

@@ -1,0 +1,135 @@
+"""The payments that monitoring looks at: a range of a store with their scores, and the windows of time it falls into.
+
+It knows stores, rows and seconds; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.data.store.build import key_codes
+from tsa.data.store.store import EventStore
+from tsa.errors import ConfigError
+from tsa.evaluation.metrics.scored_payments import Array
+from tsa.inference.scorer import Scorer
+from tsa.progress import Progress, silent
+
+DAY_SECONDS = 86_400
+WIDTHS = {"day": DAY_SECONDS, "week": 7 * DAY_SECONDS}
+MOST_WINDOWS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """W windows [edges[i], edges[i + 1]) of a range of time: UTC days, or seven of them, counted from its first day."""
+
+    edges: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, start: float, end: float, kind: Literal["day", "week"]) -> Self:
+        """Windows of [start, end); the first begins at start, the last ends at end. ConfigError for more than 1,000."""
+        width, day = WIDTHS[kind], start // DAY_SECONDS * DAY_SECONDS
+        inner = math.ceil((end - day) / width) - 1
+        if inner >= MOST_WINDOWS:
+            found = f"{moment(start)} to {moment(end)} by the {kind} are {inner + 1:,}"
+            raise ConfigError(f"monitoring takes at most {MOST_WINDOWS:,} windows, however: {found}")
+        return cls(np.array([start, *(day + width * np.arange(1, inner + 1)), end], np.float64))
+
+    @classmethod
+    def whole(cls, start: float, end: float) -> Self:
+        """One window."""
+        return cls(np.array([start, end], np.float64))
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def codes(self, time_seconds: Array) -> NDArray[np.int64]:
+        """(n,) the window of each of n times, all of them inside the range."""
+        return np.clip(np.searchsorted(self.edges, time_seconds, side="right") - 1, 0, len(self) - 1)
+
+    def names(self) -> list[dict[str, str]]:
+        """Start and end of each window, as texts."""
+        edges = [moment(edge) for edge in self.edges]
+        return [{"start": a, "end": b} for a, b in itertools.pairwise(edges)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """The n payments of [start, end) of a store, scored. Times are epoch seconds."""
+
+    store: EventStore
+    rows: slice
+    start: float
+    end: float
+    scores: Mapping[str, Array]
+    """(n,) each: `raw_score`, and `percentile` and `probability` as far as the bundle is calibrated."""
+
+    @classmethod
+    def score(
+        cls,
+        scorer: Scorer,
+        store: EventStore,
+        range_seconds: tuple[float, float],
+        what: str,
+        progress: Progress = silent,
+    ) -> Self:
+        """Score the payments in [start, end); an infinite start or end is where the store's payments begin or end.
+
+        ConfigError where there are none.
+        """
+        times = store.time_seconds
+        first, last = (int(row) for row in np.searchsorted(times, range_seconds))
+        if first >= last:
+            extent = f"the log goes from {moment(times[0])} to {moment(times[-1])}"
+            raise ConfigError(f"{what} must hold payments, however: none in the range given; {extent}")
+        with progress(f"scoring {what}", last - first) as advance:
+            raw = scorer.score_rows(store, np.arange(first, last, dtype=np.int64), advance=advance)
+        # from the first payment on: earlier ones may not be in the file; to the end asked for: a log that stops is news
+        start = float(times[first])
+        if math.isfinite(range_seconds[0]) and range_seconds[0] // DAY_SECONDS == start // DAY_SECONDS:
+            start = range_seconds[0]
+        end = range_seconds[1] if math.isfinite(range_seconds[1]) else math.nextafter(float(times[last - 1]), math.inf)
+        return cls(store=store, rows=slice(first, last), start=start, end=end, scores=scorer.columns(raw))
+
+    def __len__(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+    @cached_property
+    def time_seconds(self) -> NDArray[np.float64]:
+        """(n,) epoch seconds, rising."""
+        return np.asarray(self.store.time_seconds[self.rows])
+
+    @cached_property
+    def raw(self) -> NDArray[np.float64]:
+        """(n,) raw scores."""
+        return np.asarray(self.scores["raw_score"], np.float64)
+
+    @cached_property
+    def entity(self) -> Array | None:
+        """(n,) codes of the keys that are ranked, -1 for null; None where rows carry their own history without a key."""
+        key = self.store.market.entity.key
+        return None if key is None else key_codes(self.store.columns([key])[key])[self.rows]
+
+    def matured(self, as_of: float) -> NDArray[np.bool_]:
+        """(n,) whether the outcome is known at the time `as_of`."""
+        label, known_at = (np.asarray(values[self.rows]) for values in (self.store.label, self.store.known_at_seconds))
+        return (label >= 0) & (known_at <= as_of)
+
+
+def moment(seconds: float) -> str:
+    """2025-04-16T00:00:00+00:00."""
+    return datetime.fromtimestamp(round(float(seconds)), UTC).isoformat()
+
+
+def shown_facts(seen: Seen) -> dict[str, Any]:
+    """The range and its number of payments, for the page."""
+    return {"start": moment(seen.start), "end": moment(seen.end), "n": len(seen)}

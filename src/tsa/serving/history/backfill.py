@@ -1,0 +1,241 @@
+"""Fill a history store from a log, so that the endpoint knows what was there before it.
+
+The log is prepared with the bundle's encoder, as for offline scoring; then each key gets the events that a block keeps, and
+each payment that stands in a block its record. What is in the store already stays: a log may be loaded again, or beside
+traffic. It does not know engines.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.bundle.bundle import Bundle
+from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.history import index_histories
+from tsa.data.log.quarantine import SetAside
+from tsa.data.online.histories import ARRAYS, Key, PastEvents
+from tsa.data.store.build import key_codes
+from tsa.data.store.store import EventStore, prepare
+from tsa.errors import DataError
+from tsa.progress import Progress, silent
+from tsa.serving.history.base import PAYMENTS, Change, HistoryStore, Place
+from tsa.serving.history.blocks import Block, Keep, keep_of, taken
+from tsa.serving.history.maintenance import note_outcome, until_made
+from tsa.serving.history.metadata import adopt
+from tsa.serving.history.records import Record
+from tsa.serving.history.reencode import encode_anew, mark_of
+
+RECORDS_AT_ONCE, BLOCKS_AT_ONCE = 20_000, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What came of a log."""
+
+    read: int
+    """Payments of the log that could be used."""
+    added: int
+    """Those that are new to the store."""
+    changed: int
+    """Keys whose events are others than before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runs:
+    """The events of one history that are to be kept, key by key."""
+
+    history: str
+    order: NDArray[np.int64]
+    """Rows of events, key after key."""
+    bounds: NDArray[np.int64]
+    """(keys + 1,) where in `order` each key begins."""
+    keys: list[str]
+    whole_after: NDArray[np.float64]
+    """(keys,) as of `Block`."""
+
+
+def fill(
+    store: HistoryStore,
+    bundle: Bundle,
+    logs: Sequence[str | Path],
+    *,
+    quarantine: SetAside = None,
+    progress: Progress = silent,
+) -> Filled:
+    """Load the payments of a log, and their outcomes with when they are known. What is older than may be kept is left out.
+
+    Raises DataError for rows that cannot be used, or for a payment that the store has with other values; HistoryError where
+    the store is not one for this bundle.
+    """
+    market = bundle.market
+    if market.wire is not None:
+        raise DataError(f"market {market.name} must be one of logs, however: its rows carry their own history")
+    with tempfile.TemporaryDirectory(prefix="tsa-history-") as folder:
+        log = prepare(
+            market, logs, Path(folder) / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
+        )
+        adopt(store, market, bundle.encoder)
+        keep = keep_of(market)
+        runs = [_runs(log, str(h.key), h.name, keep[h.name], market.retention_seconds) for h in market.history]
+        kept = np.zeros(len(log), bool)
+        for run in runs:
+            kept[run.order] = True
+        added = _fill_records(store, log, np.flatnonzero(kept), progress)
+        ids = log.ids().cast(pl.String).to_list()
+        changed = sum(_fill_blocks(store, bundle, log, ids, run, keep[run.history], progress) for run in runs)
+        return Filled(read=len(log), added=added, changed=changed)
+
+
+def _runs(log: EventStore, column: str, history: str, keep: Keep, retention_seconds: float) -> _Runs:
+    """What `Block.joined` would keep of the events of each key, found for all keys at once."""
+    key = log.columns([column]).to_series().cast(pl.String)
+    codes = key_codes(key)
+    order = np.asarray(index_histories(codes).order)
+    order = order[codes[order] >= 0]
+    if not len(order):
+        return _Runs(history=history, order=order, bounds=np.zeros(1, np.int64), keys=[], whole_after=np.empty(0))
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    counts = np.diff(starts, append=len(order))
+    times, older = log.time_seconds[order], keep.length - 1
+    newest = times[starts + counts - 1]
+    late = np.add.reduceat(times < np.repeat(newest - keep.late_seconds, counts), starts)
+    tied = np.add.reduceat(times < np.repeat(newest, counts), starts)
+    first = np.minimum(np.maximum(late, counts - keep.late_events), tied)
+    first = np.maximum(0, np.maximum(first - older, counts - keep.tie_events - older))
+    whole_after = np.where(first > 0, times[starts + np.minimum(first + older, counts) - 1], -np.inf)
+    offset = np.arange(len(order)) - np.repeat(starts, counts)
+    stays = (offset >= np.repeat(first, counts)) & (times >= log.time_seconds[-1] - retention_seconds)
+    left = np.add.reduceat(stays, starts)
+    return _Runs(
+        history=history,
+        order=order[stays],
+        bounds=np.concatenate([[0], np.cumsum(left[left > 0])]),
+        keys=key.gather(order[starts[left > 0]]).to_list(),
+        whole_after=whole_after[left > 0],
+    )
+
+
+def _fill_records(store: HistoryStore, log: EventStore, rows: NDArray[np.int64], progress: Progress) -> int:
+    """Write the records of these rows, but for those that are there; of these only outcomes are taken over."""
+    is_new = next(store.scan(PAYMENTS), None) is None
+    added = 0
+    with progress("loading payments", len(rows)) as advance:
+        for first in range(0, len(rows), RECORDS_AT_ONCE):
+            packed = _records(log, rows[first : first + RECORDS_AT_ONCE])
+            added += until_made(lambda packed=packed: _add_records(store, packed, is_new))  # type: ignore[misc]
+            advance(len(packed))
+    return added
+
+
+def _add_records(store: HistoryStore, packed: dict[Place, bytes], is_new: bool) -> int | None:
+    there = {} if is_new else store.read(list(packed))
+    outcomes = {}
+    for place, stored in there.items():
+        old, new = Record.unpack(stored.data), Record.unpack(packed[place])
+        if column := old.differs(new.time_seconds, new.raw):
+            raise DataError(f"payment {place[1]!r} of the log must be that of the store, however: another {column}")
+        if new.label >= 0 and old.told(new.label, new.known_at_seconds) != old:
+            outcomes[place[1]] = (new.label, new.known_at_seconds)
+    put = {place: data for place, data in packed.items() if place not in there}
+    if put and not store.commit(Change(seen=dict.fromkeys(put), put=put)):
+        return None if not is_new else _add_records(store, packed, is_new=False)
+    for id_, outcome in outcomes.items():
+        note_outcome(store, id_, *outcome)
+    return len(put)
+
+
+def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[Place, bytes]:
+    """`Record.pack` of payments of a log, in columns."""
+    market = log.market
+    numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
+    numbers |= {market.event.amount} if market.event.amount else set()
+    names = [*market.raw_columns, TIME, LABEL, KNOWN_AT]
+    first, last = int(rows[0]), int(rows[-1])
+    frame = log.columns(names) if last - first > 4 * len(rows) else _slice(log, names, first, last)
+    frame = frame[(rows if len(frame) == len(log) else rows - first)]
+    raw = [pl.col(name) if name in numbers else pl.col(name).cast(pl.String) for name in market.raw_columns]
+    keys = [pl.col(str(history.key)).cast(pl.String).alias(history.name) for history in market.history]
+    known_at = pl.when(pl.col(KNOWN_AT).is_finite()).then(pl.col(KNOWN_AT))
+    record = pl.struct(
+        pl.col(TIME).alias("time"),
+        pl.struct(keys).alias("keys"),
+        pl.struct(raw).alias("raw"),
+        pl.col(LABEL).alias("label"),
+        known_at.alias("known_at"),
+        pl.lit(None, pl.String).alias("answer"),
+    )
+    found = frame.select(id=pl.col(market.event.id).cast(pl.String), record=record.struct.json_encode())
+    return {(PAYMENTS, id_): text.encode() for id_, text in found.iter_rows()}
+
+
+def _slice(log: EventStore, names: list[str], first: int, last: int) -> pl.DataFrame:
+    from tsa.data.store.manifest import ROWS
+
+    return pl.scan_parquet(log.path / ROWS).select(names).slice(first, last - first + 1).collect()
+
+
+def _fill_blocks(
+    store: HistoryStore, bundle: Bundle, log: EventStore, ids: list[str], runs: _Runs, keep: Keep, progress: Progress
+) -> int:
+    """Write the blocks of one history, or what they lack; how many changed."""
+    changed, mark = 0, mark_of(bundle.encoder)
+    with progress(f"loading histories: {runs.history}", len(runs.keys)) as advance:
+        for first in range(0, len(runs.keys), BLOCKS_AT_ONCE):
+            some = range(first, min(first + BLOCKS_AT_ONCE, len(runs.keys)))
+            blocks = dict(_blocks(log, ids, runs, some, mark))
+            changed += until_made(lambda blocks=blocks: _add_blocks(store, bundle, blocks, keep))  # type: ignore[misc]
+            advance(len(blocks))
+    return changed
+
+
+def _blocks(log: EventStore, ids: list[str], runs: _Runs, some: range, mark: bytes) -> Iterator[tuple[Key, Block]]:
+    for at in some:
+        rows = runs.order[runs.bounds[at] : runs.bounds[at + 1]]
+        arrays = {name: getattr(log, name)[rows] for name in ARRAYS}
+        events = PastEvents(ids=tuple(ids[row] for row in rows.tolist()), **arrays)
+        block = Block(events=events, mark=mark, whole_after_seconds=float(runs.whole_after[at]))
+        yield (runs.history, runs.keys[at]), block
+
+
+def _add_blocks(store: HistoryStore, bundle: Bundle, blocks: dict[Key, Block], keep: Keep) -> int | None:
+    """Write blocks; where there is one already, what it lacks."""
+    there = store.read(list(blocks))
+    put: dict[Place, bytes] = {}
+    for key, block in blocks.items():
+        if key not in there:
+            put[key] = block.pack()
+            continue
+        old = Block.unpack(there[key].data)
+        joined = _joined(store, bundle, old, block, keep)
+        if joined is None:
+            return None
+        if joined.events.ids != old.events.ids:
+            put[key] = joined.pack()
+    seen = {key: there[key].stamp if key in there else None for key in put}
+    return len(put) if not put or store.commit(Change(seen=seen, put=put)) else None
+
+
+def _joined(store: HistoryStore, bundle: Bundle, old: Block, block: Block, keep: Keep) -> Block | None:
+    """The old block with what the other one has beside; None where a payment is gone that it tells of."""
+    has = set(old.events.ids)
+    rows = np.flatnonzero([id_ not in has for id_ in block.events.ids])
+    if not len(rows):
+        return old
+    if old.mark != block.mark:
+        records = {place[1]: Record.unpack(one.data) for place, one in store.read(_records_of(old)).items()}
+        if len(records) < len(old):
+            return None
+        (old,) = encode_anew([old], records, bundle.market, bundle.encoder)
+    whole_after = max(old.whole_after_seconds, block.whole_after_seconds)
+    return replace(old, whole_after_seconds=whole_after).joined(taken(block.events, rows), keep)
+
+
+def _records_of(block: Block) -> list[Place]:
+    return [(PAYMENTS, id_) for id_ in block.events.ids]

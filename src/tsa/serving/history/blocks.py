@@ -1,0 +1,172 @@
+"""Blocks: the earlier events of one key as a history store keeps them, encoded, in one piece of bytes.
+
+A block is read and written for every payment, so it is flat arrays that need no parsing. It holds as many events as a
+payment sees, and those that are so new that a late payment may still come before them. It does not know engines, nor how
+events are encoded: it carries the mark of the encoding.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from tsa.config.market import DAY_SECONDS, Market
+from tsa.data.online.histories import ARRAYS, PastEvents
+from tsa.data.online.payments import tie
+from tsa.errors import HistoryError
+
+MARK_BYTES = 8
+TIE_EVENTS = 4096
+"""How many events at one time a block keeps at most."""
+_MAGIC = b"tsa1"
+_HEAD = struct.Struct(f"<4sIHHd{MARK_BYTES}s")
+_TYPES: dict[str, np.dtype[Any]] = {
+    "time_seconds": np.dtype("<f8"),
+    "known_at_seconds": np.dtype("<f8"),
+    "categorical": np.dtype("<i4"),
+    "numerical": np.dtype("<f4"),
+    "label": np.dtype("i1"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """What a block keeps: the last `length - 1` events before those of the last `late_seconds`, and these.
+
+    A payment that is at most `late_seconds` older than the newest event of its key then sees all it would have seen in
+    time, unless more than `late_events` events have come after it. The order of payments at one time is that of their
+    ids, so one that comes last may stand first: all events at the newest time are kept, and the `length - 1` before them,
+    as long as these are at most `tie_events`.
+    """
+
+    length: int
+    """Events that a payment sees, itself included."""
+    late_seconds: float
+    late_events: int
+    tie_events: int = TIE_EVENTS
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """k events of one key in (time, id) order."""
+
+    events: PastEvents
+    mark: bytes
+    """Which encoding the events are of."""
+    whole_after_seconds: float = -math.inf
+    """A payment after this time sees all of its history; before it, some of it is gone."""
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    @property
+    def newest(self) -> tuple[float, tuple[int, str]]:
+        """Where the last event stands in (time, id) order. Of a block that has one."""
+        return float(self.events.time_seconds[-1]), tie(self.events.ids[-1])
+
+    def pack(self) -> bytes:
+        """The block as bytes."""
+        events = self.events
+        (k, c), f = events.categorical.shape, events.numerical.shape[1]
+        head = _HEAD.pack(_MAGIC, k, c, f, self.whole_after_seconds, self.mark)
+        arrays = (getattr(events, name).astype(dtype, copy=False).tobytes() for name, dtype in _TYPES.items())
+        return b"".join((head, *arrays, orjson.dumps(events.ids)))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """The block of these bytes, its arrays read-only views of them. Raises HistoryError for other bytes."""
+        try:
+            magic, k, c, f, whole_after, mark = _HEAD.unpack_from(data)
+            if magic != _MAGIC:
+                raise HistoryError(f"a block must begin with {_MAGIC!r}, however: {magic!r}")
+            at, arrays = _HEAD.size, {}
+            for (name, dtype), shape in zip(_TYPES.items(), ((k,), (k,), (k, c), (k, f), (k,)), strict=True):
+                count = math.prod(shape)
+                arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
+                at += count * dtype.itemsize
+            ids = tuple(orjson.loads(memoryview(data)[at:]))
+        except (struct.error, ValueError) as error:
+            raise HistoryError(f"a block of {len(data)} bytes cannot be read: {error}") from error
+        return cls(events=PastEvents(ids=ids, **arrays), mark=mark, whole_after_seconds=whole_after)
+
+    def joined(self, others: PastEvents, keep: Keep) -> Block:
+        """The block with more events, and without those that need not be kept any longer."""
+        events = merged(self.events, others)
+        times, older, n = events.time_seconds, keep.length - 1, len(events)
+        late, tied = np.searchsorted(times, times[-1:] - [keep.late_seconds, 0.0]).tolist() if n else (0, 0)
+        first = min(max(late, n - keep.late_events), tied)
+        first = max(0, first - older, n - keep.tie_events - older)
+        if not first:
+            return replace(self, events=events)
+        whole_after = max(self.whole_after_seconds, float(times[first + older - 1]))
+        return replace(self, events=taken(events, slice(first, None)), whole_after_seconds=whole_after)
+
+    def without(self, gone: Sequence[bool]) -> Block:
+        """The block without the events that are marked in `gone`, k of them."""
+        return replace(self, events=taken(self.events, np.flatnonzero(~np.asarray(gone, bool))))
+
+    def told(self, id_: str, label: int, known_at_seconds: float) -> Block:
+        """The block with the outcome of one of its events."""
+        at = self.events.ids.index(id_)
+        labels, known = self.events.label.copy(), self.events.known_at_seconds.copy()
+        labels[at], known[at] = label, known_at_seconds
+        return replace(self, events=replace(self.events, label=labels, known_at_seconds=known))
+
+    def encoded(self, mark: bytes, categorical: NDArray[np.int32], numerical: NDArray[np.float32]) -> Block:
+        """The same events in another encoding: (k, C'), (k, F')."""
+        return replace(self, mark=mark, events=replace(self.events, categorical=categorical, numerical=numerical))
+
+
+def taken(events: PastEvents, rows: slice | NDArray[np.int64]) -> PastEvents:
+    """Some of the events, in the order of `rows`."""
+    ids = events.ids[rows] if isinstance(rows, slice) else tuple(events.ids[row] for row in rows)
+    return PastEvents(ids=ids, **{name: getattr(events, name)[rows] for name in ARRAYS})
+
+
+def merged(first: PastEvents, second: PastEvents) -> PastEvents:
+    """The events of both, in (time, id) order."""
+    arrays = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ARRAYS}
+    both = PastEvents(ids=(*first.ids, *second.ids), **arrays)
+    if not len(first) or not len(second) or first.time_seconds[-1] < second.time_seconds[0]:
+        return both
+    times = both.time_seconds.tolist()
+
+    def moment(row: int) -> tuple[float, tuple[int, str]]:
+        return times[row], tie(both.ids[row])
+
+    n = len(first)
+    if len(second) == 1:  # as nearly always: many at one time need not be sorted anew for each that comes
+        at = bisect_left(range(n), moment(n), key=moment)
+        return taken(both, np.r_[:at, n, at:n])
+    return taken(both, np.array(sorted(range(len(both)), key=moment), np.int64))
+
+
+def no_events(categorical: int, numerical: int) -> PastEvents:
+    """No events, of so many columns."""
+    return PastEvents(
+        ids=(),
+        time_seconds=np.empty(0),
+        categorical=np.empty((0, categorical), np.int32),
+        numerical=np.empty((0, numerical), np.float32),
+        label=np.empty(0, np.int8),
+        known_at_seconds=np.empty(0),
+    )
+
+
+LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
+"""How long, and how many at most, new events are kept beyond a history's length, where the market bounds no lateness."""
+
+
+def keep_of(market: Market) -> dict[str, Keep]:
+    """What blocks keep, by history."""
+    late_days = None if market.serving is None else market.serving.max_late_days
+    late = LATE_SECONDS if late_days is None else late_days * DAY_SECONDS
+    return {h.name: Keep(length=h.length, late_seconds=late, late_events=LATE_EVENTS) for h in market.history}

@@ -1,0 +1,175 @@
+"""A history store that is watched: how long its calls take, why they fail, and whether it is worth while to ask it at all.
+
+Why it cannot be read or written is logged when that changes, not for each payment. A store that does not answer in time
+several times in a row is not asked any more, so that nobody waits for it; a thread of its own tries it until it answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, Self
+
+from tsa.errors import HistoryLost, HistoryUnavailable
+from tsa.serving.history.base import Change, HistoryStore, Place, Stored
+from tsa.serving.history.identity import Seen
+
+SLOW_SECONDS = 0.1
+"""A failure that took longer counts as one that was waited for."""
+SLOW_FAILURES = 3
+"""After so many in a row the store is not asked any more."""
+PROBE_SECONDS = 0.5
+"""How long after a try the next one is made."""
+
+_log = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Who is told. Called from several threads."""
+
+    def history_call(self, seconds: float) -> None:
+        """A call took so long."""
+        ...
+
+    def history_failed(self, reason: str) -> None:
+        """A call came to nothing, for one of `REASONS`."""
+        ...
+
+    def history_circuit(self, is_open: bool) -> None:
+        """The store is not asked any more, or is asked again."""
+        ...
+
+
+class WatchedStore:
+    """Another store, watched."""
+
+    def __init__(self, store: HistoryStore, watcher: Watcher | None = None) -> None:
+        self._store, self._watcher = store, watcher
+        self._lock = threading.Lock()
+        self._reasons: dict[str, str] = {}
+        """Why the last call failed, for each kind of call that did."""
+        self._since: dict[str, float] = {}
+        self._slow: dict[str, int] = {}
+        """How many calls of each kind were waited for in a row."""
+        self._open: HistoryUnavailable | None = None
+        """Why the store is not asked any more."""
+        self._closing = threading.Event()
+        self._prober: threading.Thread | None = None
+
+    @property
+    def turns(self) -> int:
+        """As the store's."""
+        return self._store.turns
+
+    @property
+    def seen(self) -> Seen | None:
+        """As the store's."""
+        return self._store.seen
+
+    def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
+        """As the store's; HistoryUnavailable at once while it does not answer."""
+        with self._watched("read"):
+            return self._store.read(places)
+
+    def commit(self, change: Change) -> bool:
+        """As the store's; HistoryUnavailable at once while it does not answer."""
+        with self._watched("written"):
+            return self._store.commit(change)
+
+    def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
+        """As the store's; not watched."""
+        return self._store.scan(room)
+
+    def purge(self) -> None:
+        """As the store's; not watched."""
+        self._store.purge()
+
+    def check(self) -> None:
+        """As the store's; not watched."""
+        self._store.check()
+
+    def adopt(self) -> None:
+        """As the store's; not watched."""
+        self._store.adopt()
+
+    def close(self) -> None:
+        """As the store's."""
+        self._closing.set()
+        if self._prober is not None:
+            self._prober.join()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _watched(self, what: str) -> Iterator[None]:
+        watcher, begun = self._watcher, time.perf_counter()
+        if (why := self._open) is not None:
+            if watcher is not None:
+                watcher.history_failed(why.reason)
+            raise HistoryUnavailable(f"{why} (it is not asked until it answers)", why.reason)
+        try:
+            yield
+        except HistoryUnavailable as error:
+            if watcher is not None:
+                watcher.history_failed(error.reason)
+            self._failed(what, error, time.perf_counter() - begun)
+            raise
+        finally:
+            if watcher is not None:
+                watcher.history_call(time.perf_counter() - begun)
+        self._slow.pop(what, None)
+        if what in self._reasons:
+            self._works(what)
+
+    def _switched(self, is_open: bool) -> None:
+        if self._watcher is not None:
+            self._watcher.history_circuit(is_open)
+
+    def _failed(self, what: str, error: HistoryUnavailable, seconds: float) -> None:
+        with self._lock:
+            if self._reasons.get(what) != error.reason:
+                self._reasons[what] = error.reason
+                self._since.setdefault(what, time.monotonic())
+                _log.error("histories cannot be %s (%s): %s", what, error.reason, error)
+            self._slow[what] = self._slow.get(what, 0) + 1 if seconds > SLOW_SECONDS else 0
+            if self._slow[what] < SLOW_FAILURES or self._open is not None or self._closing.is_set():
+                return
+            self._open = error
+            self._prober = threading.Thread(target=self._probe, name="history-probe", daemon=True)
+            self._prober.start()
+        _log.error("the history store is not asked until it answers: %d calls in a row were waited for", SLOW_FAILURES)
+        self._switched(True)
+
+    def _works(self, what: str) -> None:
+        with self._lock:
+            if self._reasons.pop(what, None) is not None:
+                _log.warning("histories can be %s again, after %.1f s", what, time.monotonic() - self._since.pop(what))
+
+    def _probe(self) -> None:
+        """Try the store until it answers, whatever it says then."""
+        while not self._closing.wait(PROBE_SECONDS):
+            begun = time.monotonic()
+            try:
+                self._store.check()
+            except HistoryLost:
+                pass
+            except HistoryUnavailable:
+                if time.monotonic() - begun > SLOW_SECONDS:
+                    continue
+            except Exception:
+                _log.exception("the history store could not be tried")
+                continue
+            break
+        self._slow.clear()
+        self._open = None
+        self._switched(False)
+        if not self._closing.is_set():
+            _log.warning("the history store answers and is asked again")

@@ -1,0 +1,319 @@
+"""A history store in Redis, shared by many machines. It knows Redis, and nothing of what it keeps.
+
+Each place is one string: the stamp, eight bytes, and the data. A change is one script, which Redis runs alone: it looks at
+all stamps before it writes. What is promised to outlast a crash of Redis itself depends on its own settings: `appendonly
+yes` and `appendfsync always` make a change durable before it is acknowledged. All keys share a hash tag, so that a cluster
+keeps them on one node, where a script can reach them together. Each read and each change looks at the store's identity and
+generation; a block that is not found is looked up in the set of those that were written.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from tsa.errors import ConfigError, HistoryLost, HistoryUnavailable
+from tsa.serving.history import redis_scripts as scripts
+from tsa.serving.history.base import NOTES, PAYMENTS, Change, New, Place, Stored, new_stamp, new_store
+from tsa.serving.history.identity import ADVICE, Guard, Identity, Seen
+from tsa.serving.history.redis_client import (
+    RedisAddress,
+    drop_connections,
+    eviction_policy,
+    is_cluster,
+    library,
+    node_of,
+    note_durability,
+    refusing,
+)
+
+STAMP_BYTES = 8
+AT_ONCE = 1000
+LOOK_SECONDS = 30.0
+"""How often the server is asked again whether it may drop keys."""
+
+_log = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """See `HistoryStore`."""
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        new: New = "make",
+        seen: Seen | None = None,
+        allow_eviction: bool = False,
+    ) -> None:
+        """Raises HistoryUnavailable when the server does not answer, ConfigError for one that may drop keys, unless that is
+        allowed, and what `open_history` says of `new` and `seen`."""
+        self._address, self._name, self._prefix = address, address.name, f"{{{address.prefix}}}"
+        self._allow_eviction, self._look_at = allow_eviction or new == "adopt", 0.0
+        self._identity, self._generation, self._blocks, self._charter = (
+            self._key((NOTES, name)) for name in ("identity", "generation", "blocks", "charter")
+        )
+        self._guard = Guard(f"in Redis {self._name}", seen)
+        self._client: Any = address.client()
+        self._scripts: dict[str, Any] = {}
+        self._connected = False
+        if seen is None:
+            self._begin(new)
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        timeout_seconds: float,
+        *,
+        new: New = "make",
+        seen: Seen | None = None,
+        allow_eviction: bool = False,
+    ) -> Self:
+        """The store behind a URL of the Redis library. Raises ConfigError where the library is missing."""
+        return cls(RedisAddress(url, timeout_seconds), new=new, seen=seen, allow_eviction=allow_eviction)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def turns(self) -> int:
+        """See `HistoryStore`."""
+        return self._guard.turns
+
+    @property
+    def seen(self) -> Seen | None:
+        """See `HistoryStore`."""
+        return self._guard.seen
+
+    def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
+        """See `HistoryStore`."""
+        if not places:
+            return {}
+        keys = [self._key(place) for place in places]
+        values = self._checked_get(keys)
+        if lacking := [
+            at for at, place in enumerate(places) if values[at] is None and place[0] not in (PAYMENTS, NOTES)
+        ]:
+            for at, value in zip(lacking, self._missing([keys[at] for at in lacking]), strict=True):
+                values[at] = value
+        return {place: _stored(data) for place, data in zip(places, values, strict=True) if data is not None}
+
+    def commit(self, change: Change) -> bool:
+        """See `HistoryStore`."""
+        stamp, seen = _packed(new_stamp()), self._guard.seen
+        if seen is None:
+            self.check()
+            seen = self._guard.seen
+            assert seen is not None
+        keys = [self._identity, self._generation, self._blocks]
+        arguments: list[bytes | int] = [seen.identity, seen.generation]
+        for place, old in change.seen.items():
+            keys.append(self._key(place))
+            arguments.append(b"" if old is None else _packed(old))
+            is_block = place[0] not in (PAYMENTS, NOTES)
+            if place in change.put:
+                arguments += [b"new" if is_block and old is None else b"put", stamp + change.put[place]]
+            elif place in change.drop:
+                arguments += [b"drop" if is_block else b"del", b""]
+            else:
+                arguments += [b"keep", b""]
+        made = int(self._ask(self._run, scripts.COMMIT, keys, arguments))
+        if made < 0:  # another store, or an earlier state of it: `check` says so, unless it was adopted meanwhile
+            self.check()
+        self._guard.note(seen.identity, made)
+        return made > 0
+
+    def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
+        """See `HistoryStore`. Each place once, though Redis may name a key twice."""
+        start = self._key((room, ""))
+        for keys in self._scanned(start):
+            values: Any = self._ask(self._client.mget, keys) if keys else []
+            for key, data in zip(keys, values, strict=True):
+                if data is not None:
+                    yield (room, key[len(start) :].decode()), _stored(data)
+
+    def purge(self) -> None:
+        """Have the append-only file written anew, without what was dropped. Redis does so in the background."""
+        redis = library()
+        with refusing(self._name):
+            try:
+                node_of(self._client, self._identity).bgrewriteaof()
+            except redis.ResponseError as error:
+                _log.warning("Redis did not rewrite its append-only file: %s", error)
+
+    def check(self) -> None:
+        """See `HistoryStore`."""
+        self._look_at = 0.0
+        self._checked_get([])
+
+    def adopt(self) -> None:
+        """See `HistoryStore`."""
+        (before,) = self._ask(self._client.mget, [self._identity])
+        blocks = len(self._key(("", ""))), len(self._key((NOTES, "")))
+        for keys in self._scanned(f"{self._prefix}:".encode()):
+            own = [
+                key
+                for key in keys
+                if key[: blocks[0]] != self._key(("", "")) and key[: blocks[1]] != self._key((NOTES, ""))
+            ]
+            self._recount(own)
+        cursor = 0
+        while True:
+            cursor, noted = self._ask(self._client.sscan, self._blocks, cursor, None, AT_ONCE)
+            self._recount([key for key in noted if key])
+            if cursor == 0:
+                break
+        keys = [self._identity, self._generation, self._blocks]
+        self._ask(self._run, scripts.ADOPT, keys, [Identity.adopted(before).pack()])
+        self._checked_get([])
+
+    def close(self) -> None:
+        """See `HistoryStore`."""
+        self._client.close()
+
+    def _begin(self, new: New) -> None:
+        """Look at the server and the store for the first time; make the store where that is asked for."""
+        self._connect()
+        server = node_of(self._client, self._identity)
+        if (policy := eviction_policy(server, self._name)) is not None:
+            text = f"Redis may drop histories when its memory is full (maxmemory-policy {policy}): set it to noeviction"
+            if not self._allow_eviction:
+                raise ConfigError(f"{text}, or allow it by --allow-eviction")
+            _log.warning("%s; what is dropped is noticed, and not scored with", text)
+        note_durability(server, self._name)
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        if new == "adopt":
+            return
+        (identity,) = self._ask(self._client.mget, [self._identity])
+        if identity is None:
+            keys = [self._generation, self._blocks, self._charter]
+            if self._ask(self._client.exists, *keys):
+                raise HistoryLost(f"history store {self._name} has no identity, or has lost it: {ADVICE}", "lost")
+            if new == "refuse":
+                raise new_store(self._name)
+            own = Identity.new().pack()
+            if self._ask(self._run, scripts.MAKE, [self._identity, *keys], [own]) == own:
+                _log.warning("new store, 0 payments: Redis %s", self._name)
+        self._checked_get([])
+
+    def _connect(self) -> None:
+        """Ask for the first time: one server, or a node of a cluster?"""
+        if self._connected:
+            return
+        with refusing(self._name):
+            self._client.ping()
+        if is_cluster(self._client, self._name):
+            one, self._client = self._client, self._address.cluster()
+            one.close()
+        self._connected = True
+
+    def _checked_get(self, keys: list[bytes]) -> list[bytes | None]:
+        """What stands under these keys of the store that was seen before. What looks like a lost store is asked for again over
+        a new connection: the old one may lead to a server that is no longer the first."""
+        self._connect()
+        self._look_again()
+        try:
+            return self._get_once(keys, sure=False)
+        except HistoryLost:
+            drop_connections(self._client)
+        try:
+            return self._get_once(keys, sure=True)
+        except HistoryLost as lost:
+            if lost.reason == "older":
+                self._condemn()
+            raise
+
+    def _get_once(self, keys: list[bytes], *, sure: bool) -> list[bytes | None]:
+        before = self._guard.seen
+        values: list[bytes | None]
+        *values, identity, generation = self._ask(self._client.mget, [*keys, self._identity, self._generation])
+        self._guard.check(identity, None if generation is None else int(generation), before, sure=sure)
+        return values
+
+    def _condemn(self) -> None:
+        """Say in the store that it went back, for those who have not seen how far it was."""
+        if (seen := self._guard.seen) is not None:
+            lost = replace(Identity.unpack(seen.identity), lost=True).pack()
+            try:
+                self._ask(self._run, scripts.CONDEMN, [self._identity], [seen.identity, lost])
+            except HistoryUnavailable as error:
+                _log.warning("the store could not be marked as lost: %s", error)
+
+    def _missing(self, keys: list[bytes]) -> list[bytes | None]:
+        """What blocks are that were not found. Raises HistoryLost where one of them must be there."""
+        found: list[bytes | int] = []
+        for first in range(0, len(keys), AT_ONCE):
+            some = [self._blocks, *keys[first : first + AT_ONCE]]
+            found += self._ask(self._run, scripts.MISSING, some, [])
+        if 1 in found:
+            text = f"history store in Redis {self._name} has dropped {found.count(1)} histories that are asked for"
+            raise HistoryLost(f"{text}: {ADVICE}", "evicted")
+        return [None if value == 0 else value for value in found]  # type: ignore[misc]
+
+    def _recount(self, keys: list[bytes]) -> None:
+        for first in range(0, len(keys), AT_ONCE):
+            some = [self._blocks, *keys[first : first + AT_ONCE]]
+            self._ask(self._run, scripts.RECOUNT, some, [])
+
+    def _scanned(self, start: bytes) -> Iterator[list[bytes]]:
+        """All keys that begin so, some at a time, each once."""
+        told: set[bytes] = set()
+        cursor = 0
+        while True:
+            with refusing(self._name):
+                server = node_of(self._client, self._identity)
+                cursor, found = server.scan(cursor, match=_literal(start) + b"*", count=AT_ONCE)
+            keys = [key for key in dict.fromkeys(found) if key not in told]
+            told.update(keys)
+            yield keys
+            if cursor == 0:
+                return
+
+    def _run(self, script: str, keys: list[bytes], arguments: Sequence[bytes | int]) -> Any:
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(script)
+        return self._scripts[script](keys=keys, args=arguments)
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a call of the client gives. Where the server is a replica by now, the address is asked for once more."""
+        redis = library()
+        with refusing(self._name):
+            try:
+                return call(*arguments)
+            except redis.ReadOnlyError:
+                drop_connections(self._client)
+                return call(*arguments)
+
+    def _look_again(self) -> None:
+        """Ask now and then whether the server may drop keys: another one may stand at its address by now."""
+        if self._allow_eviction or time.monotonic() < self._look_at:
+            return
+        if (policy := eviction_policy(node_of(self._client, self._identity), self._name)) is not None:
+            text = f"Redis {self._name} may drop histories when its memory is full (maxmemory-policy {policy})"
+            raise HistoryUnavailable(f"{text}: set it to noeviction", "evicting")
+        self._look_at = time.monotonic() + LOOK_SECONDS
+
+    def _key(self, place: Place) -> bytes:
+        return f"{self._prefix}:{place[0]}:{place[1]}".encode()
+
+
+def _packed(stamp: int) -> bytes:
+    return stamp.to_bytes(STAMP_BYTES, "little")
+
+
+def _stored(data: bytes) -> Stored:
+    return Stored(int.from_bytes(data[:STAMP_BYTES], "little"), data[STAMP_BYTES:])
+
+
+def _literal(text: bytes) -> bytes:
+    """A text that a pattern takes as it is."""
+    return b"".join(
+        b"\\" + text[at : at + 1] if text[at] in b"*?[]\\^-" else text[at : at + 1] for at in range(len(text))
+    )

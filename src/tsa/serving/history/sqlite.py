@@ -1,0 +1,254 @@
+"""A history store in one SQLite file, shared by all processes of a machine. It knows SQL, and nothing of what it keeps.
+
+Writers do not wait for readers (WAL). A commit survives the death of the process; with `synchronous=full` that of the
+machine too, for a disk flush each. The log is folded into the file by a thread of its own, not by whoever commits. Each
+read and each commit looks at the store's identity and generation, and whether the file is still the one at its path.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from tsa.errors import ConfigError, HistoryLost, HistoryUnavailable
+from tsa.serving.history import sqlite_rows as rows
+from tsa.serving.history.base import Change, New, Place, Stored, new_store, seconds_of_setting, settings_of
+from tsa.serving.history.identity import ADVICE, Guard, Identity, Seen
+from tsa.serving.history.sqlite_file import SQLiteFile
+
+CHECKPOINT_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class SQLiteStore:
+    """See `HistoryStore`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: str = "normal",
+        timeout_seconds: float = 5.0,
+        new: New = "make",
+        seen: Seen | None = None,
+    ) -> None:
+        """Raises ConfigError for another `synchronous` than normal or full, HistoryUnavailable when `path` cannot be opened,
+        and what `open_history` says of `new` and `seen`."""
+        if synchronous not in ("normal", "full"):
+            raise ConfigError("history: synchronous must be normal or full")
+        path = path.absolute()
+        self._path, self._timeout = path, timeout_seconds
+        self._file = SQLiteFile(path, synchronous=synchronous, timeout_seconds=timeout_seconds)
+        self._guard = Guard(str(path), seen)
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        if seen is None:
+            try:
+                self._begin(new)
+            except BaseException:
+                self._file.close()
+                raise
+        self._folder = threading.Thread(target=self._fold_in, name="history-checkpoint", daemon=True)
+        self._folder.start()
+
+    @classmethod
+    def open(cls, url: str, timeout_seconds: float, *, new: New = "make", seen: Seen | None = None) -> Self:
+        """The store behind `sqlite:///path`; `sqlite:////path` is an absolute one. The path is taken as it stands, up to a
+        `?`, behind which are settings."""
+        place, _, query = url.partition("?")
+        path = place.removeprefix("sqlite:///")
+        if path == place or not path or not path.isprintable():
+            raise ConfigError("history must be like sqlite:///histories.db")
+        if path == ":memory:":
+            raise ConfigError("history must be a file: what is kept in memory alone is lost at the end (got :memory:)")
+        known = {"synchronous": "normal", "timeout_seconds": str(timeout_seconds)}
+        settings, others = settings_of(query, known)
+        if others:
+            raise ConfigError(f"history: settings must be of {sorted(known)} (got {sorted(others)})")
+        seconds = seconds_of_setting("timeout_seconds", settings["timeout_seconds"])
+        return cls(Path(path), synchronous=settings["synchronous"], timeout_seconds=seconds, new=new, seen=seen)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def turns(self) -> int:
+        """See `HistoryStore`."""
+        return self._guard.turns
+
+    @property
+    def seen(self) -> Seen | None:
+        """See `HistoryStore`."""
+        return self._guard.seen
+
+    def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
+        """See `HistoryStore`."""
+        found: dict[Place, Stored] = {}
+        if not places:
+            return found
+        with self._alone() as link:
+            link.execute("begin")
+            try:
+                self._check_store(link)
+                for place in places:
+                    if (stored := rows.read_place(link, place)) is not None:
+                        found[place] = stored
+            finally:
+                rows.end(link)
+        return found
+
+    def commit(self, change: Change) -> bool:
+        """See `HistoryStore`."""
+        with self._alone() as link:
+            link.execute("begin immediate")
+            try:
+                identity = self._check_store(link)
+                made = rows.is_as_seen(link, change) and rows.written(link, change)
+                generation = rows.raise_generation(link, identity) if made else None
+                link.execute("rollback" if generation is None else "commit")
+            finally:
+                rows.end(link)
+            if generation is None or self._file.has_moved():
+                return False  # what went to a file that is no longer there is not acknowledged
+        self._guard.note(identity, generation)
+        return True
+
+    def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
+        """See `HistoryStore`. Page by page, so that nobody waits for a long reader."""
+        last = ""
+        while True:
+            with self._alone() as link:
+                page = rows.read_page(link, room, last)
+            for last, stamp, data in page:
+                yield (room, last), Stored(stamp, data)
+            if len(page) < rows.SCAN_ROWS:
+                return
+
+    def purge(self) -> None:
+        """Empty the log. In the file itself what was dropped or replaced has been overwritten with zeros already."""
+        until = time.monotonic() + self._timeout
+        while True:
+            with self._alone() as link:
+                busy = link.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+            if not busy:
+                return
+            if time.monotonic() > until:
+                text = f"history store {self._path}: its log is in use and could not be emptied"
+                raise HistoryUnavailable(text, "locked")
+            time.sleep(0.01)
+
+    def check(self) -> None:
+        """See `HistoryStore`."""
+        with self._alone() as link:
+            link.execute("begin immediate")
+            try:
+                self._check_store(link)
+            finally:
+                rows.end(link)
+
+    def adopt(self) -> None:
+        """See `HistoryStore`."""
+        with self._alone() as link:
+            link.execute("begin immediate")
+            try:
+                before = rows.store_row(link)
+                identity = Identity.adopted(None if before is None else before[0])
+                rows.make_tables(link, identity.pack(), anew=True)
+                link.execute("commit")
+                self._check_store(link)
+            finally:
+                rows.end(link)
+
+    def close(self) -> None:
+        """See `HistoryStore`."""
+        self._closing.set()
+        self._folder.join()
+        with self._lock:
+            self._file.close()
+
+    def _begin(self, new: New) -> None:
+        """Look at the store for the first time; make it where that is asked for."""
+        if new == "refuse" and not self._file.is_there():
+            raise new_store(str(self._path))
+        if new != "refuse":
+            self._file.make()
+        with self._file.refusing():
+            link = self._file.link()
+            link.execute("begin immediate")
+            try:
+                made = rows.store_row(link) is None
+                if made and new != "adopt":
+                    self._make(link, new)
+                link.execute("commit")
+            finally:
+                rows.end(link)
+            if new != "adopt":
+                self._check_store(link)
+        if made and new != "adopt":
+            _log.warning("new store, 0 payments: %s", self._path)
+
+    def _make(self, link: sqlite3.Connection, new: New) -> None:
+        """Make a new store, with an identity of its own."""
+        if rows.holds_anything(link):
+            raise HistoryLost(f"history store {self._path} has no identity, or has lost it: {ADVICE}", "lost")
+        if new == "refuse":
+            raise new_store(str(self._path))
+        rows.make_tables(link, Identity.new().pack())
+
+    def _check_store(self, link: sqlite3.Connection) -> bytes:
+        """The store's identity. Raises HistoryLost where this is not the store that it was."""
+        before = self._guard.seen
+        row = rows.store_row(link)
+        identity, generation = row or (None, None)
+        try:
+            self._guard.check(identity, generation, before)
+        except HistoryLost as lost:
+            if lost.reason == "older" and row is not None:
+                self._condemn(link, row[0])
+            raise
+        assert identity is not None
+        return identity
+
+    def _condemn(self, link: sqlite3.Connection, identity: bytes) -> None:
+        """Say in the store that it went back, for those who have not seen how far it was."""
+        rows.end(link)
+        rows.condemn(link, identity, replace(Identity.unpack(identity), lost=True).pack())
+
+    @contextmanager
+    def _alone(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time."""
+        if not self._lock.acquire(timeout=self._timeout):
+            raise HistoryUnavailable(f"history store {self._path} does not answer: others are at it", "locked")
+        try:
+            with self._file.refusing():
+                yield self._file.link()
+        finally:
+            self._lock.release()
+
+    def _fold_in(self) -> None:
+        """Fold the log into the file now and then, without holding anybody up."""
+        link, of = None, None
+        while not self._closing.wait(CHECKPOINT_SECONDS):
+            try:
+                if link is None or of is not self._file.opened:
+                    if link is not None:
+                        link.close()
+                    link, of = None, self._file.opened
+                    link = None if of is None else self._file.another_link()
+                if link is not None:
+                    link.execute("pragma wal_checkpoint(passive)")
+            except sqlite3.Error:  # busy: next time
+                continue
+        if link is not None:
+            link.close()

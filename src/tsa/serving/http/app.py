@@ -1,0 +1,82 @@
+"""The application: the routes behind the gate, and what runs beside them while it is up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from tsa.serving.http.middleware import Gate
+from tsa.serving.http.routes.admin import admin_routes
+from tsa.serving.http.routes.open_inference import inference_routes
+from tsa.serving.http.routes.page import page_routes
+from tsa.serving.http.routes.sagemaker import sagemaker_routes
+from tsa.serving.http.routes.score import score_routes
+from tsa.serving.problems import RefusedError
+from tsa.serving.scoring.app_state import Service
+from tsa.serving.scoring.bundle_watch import mark_of
+
+logger = logging.getLogger(__name__)
+
+
+__all__ = ["create_app"]
+
+DETAILS = {404: ("not_found", "there is no such address"), 405: ("method", "this address does not know the method")}
+
+
+def create_app(service: Service) -> FastAPI:
+    """An ASGI application around a service. The service is closed when the application ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watcher = asyncio.create_task(watch(service)) if service.settings.watch_seconds else None
+        try:
+            yield
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+            await asyncio.get_running_loop().run_in_executor(None, service.close)
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
+    app.state.service = service
+    for router in (
+        score_routes(service),
+        sagemaker_routes(service),
+        inference_routes(service),
+        admin_routes(service),
+        page_routes(),
+    ):
+        app.include_router(router)
+    app.add_exception_handler(StarletteHTTPException, _refuse)
+    app.add_middleware(Gate, service=service)
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """The framework's own refusals become problems, at the gate."""
+    assert isinstance(error, StarletteHTTPException | HTTPException)
+    rule, detail = DETAILS.get(error.status_code, ("request", "the request cannot be read"))
+    raise RefusedError(error.status_code, rule, detail, headers=dict(error.headers or {}))
+
+
+async def watch(service: Service) -> None:
+    """Reload whenever the mark changes, until cancelled. A bundle that is refused is tried again whenever a file of it changes,
+    so that one that is copied over file by file is taken over once it is whole.
+
+    A folder or file that changes in its place is left alone until it is the same at two looks: it may be written just now.
+    """
+    seen = service.mark
+    while True:
+        await asyncio.sleep(service.settings.watch_seconds)
+        before, seen = seen, await asyncio.to_thread(mark_of, service.settings.bundle)
+        moved = seen[0] != service.mark[0]
+        if seen == service.mark or not seen[1] or not (moved or seen == before):
+            continue
+        try:
+            await service.reload()
+        except RefusedError:
+            logger.warning("the bundle before it goes on; this one is looked at again when a file of it changes")

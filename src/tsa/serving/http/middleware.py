@@ -1,0 +1,111 @@
+"""The gate that every request passes: who it is, whether it may, and what is said when something goes wrong.
+
+Nothing but answers and RFC 9457 problems leaves it: no traceback, no path, no text of an error that might hold a payment's
+value. What went wrong inside is logged as the kind of error and where, without its text. It knows no market.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from tsa.serving.auth import bearer
+from tsa.serving.http.request import KEY, Exchange, Message, Receive, Scope, Send
+from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from tsa.serving.scoring.app_state import Service
+
+from tsa.serving.errors import refusal_of, stopping, too_often
+
+logger = logging.getLogger(__name__)
+
+OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
+"""Asked by those that hold no token: load balancers, and a browser that is about to be given one."""
+OPEN_FOLDER, ADMIN, PROTOCOL = "/page/", "/v1/admin/", "/v2"
+WORK = ("/score", "/outcome", "/invocations", "/infer")
+ALIVE = "/v2/health/live"
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+class Gate:
+    """ASGI middleware around the routes."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, self._service.settings)
+        scope[KEY] = exchange
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                own = [(b"x-request-id", exchange.request_id.encode()), *HEADERS]
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        try:
+            self._admit(exchange)
+            await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            if exchange.status or self._service.ends_at is None:
+                raise
+            # the server ends, and waits for this request no longer
+            await self._refuse(stopping(), exchange, answer)
+        except Exception as error:
+            if exchange.status:
+                raise
+            await self._refuse(refusal_of(error), exchange, answer)
+        finally:
+            # a plain route leaves its endpoint in the scope, and its address is a fixed one
+            route = getattr(scope.get("route"), "path", exchange.path if "endpoint" in scope else "other")
+            self._service.metrics.request(route, exchange.status, time.monotonic() - exchange.begun)
+
+    def _admit(self, exchange: Exchange) -> None:
+        """RefusedError for those that may not enter, or not now."""
+        service, path = self._service, exchange.path
+        if service.draining and path != ALIVE:
+            raise stopping()
+        if path in OPEN or path.startswith(OPEN_FOLDER):
+            return
+        token = bearer(exchange.header(b"authorization"))
+        if path.startswith(ADMIN):
+            if not service.secrets.admin.given:
+                raise RefusedError(403, "no_admin", "this server was started without an admin token")
+            allowed = service.secrets.admin.opens(token)
+        else:
+            allowed = not service.secrets.score.given or service.secrets.score.opens(token)
+        if not allowed:
+            if (wait := service.buckets.take(exchange.client)) is not None:
+                raise too_often(wait)  # tokens are not to be guessed at leisure
+            detail = "a valid bearer token must be given"
+            raise RefusedError(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
+        if token and service.secrets.score.given:
+            exchange.client = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()[:16]
+        if (wait := service.buckets.take(exchange.client)) is not None:
+            raise too_often(wait)
+        if path.endswith(WORK):
+            service.batcher.check_room()  # while the queue is full, no work at all is done for what will be refused
+
+    async def _refuse(self, refused: RefusedError, exchange: Exchange, send: Send) -> None:
+        if not refused.counted:
+            self._service.metrics.refused(refused.rule)
+        document = refused.document(exchange.request_id)
+        if exchange.path.startswith(PROTOCOL):
+            document["error"] = refused.detail  # as the Open Inference Protocol has it
+        body = encode(document)
+        headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+        headers += [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
+        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,115 @@
+"""The paths of the OpenAPI document. What stands in bodies, `tsa.serving.http.openapi_schemas` says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tsa.serving.http.openapi_schemas import REFUSALS, Specification, problem_response, ref
+from tsa.serving.problems import CONTENT_TYPE
+
+JSON, LINES, CSV, PARQUET = "application/json", "application/jsonlines", "text/csv", "application/x-parquet"
+DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "description": "The payment must be begun within so many milliseconds",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 600_000},
+}
+EXPLAIN = {"name": "explain", "in": "query", "description": "With reasons", "schema": {"type": "boolean"}}
+NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+MODEL_VERSION = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+OPEN: list[Any] = [{}]
+PLAIN = ("401", "429", "503")
+
+
+def document(specification: Specification, secured: bool) -> dict[str, Any]:
+    """The whole document. secured: tokens are asked for."""
+    schemes = {"token": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"Fraud scores of market {specification.market.name}", "version": "1"},
+        "paths": _paths(specification),
+        "components": {"schemas": specification.schemas(), "securitySchemes": schemes},
+        "security": [{"token": []}] if secured else [],
+    }
+
+
+def _paths(specification: Specification) -> dict[str, Any]:
+    example = specification.example()
+    name = {**NAME, "schema": {"type": "string", "examples": [specification.market.name]}}
+    payments = {JSON: {"schema": ref("Payments"), "example": example}, LINES: {"schema": {"type": "string"}}}
+    tables = {CSV: {"schema": {"type": "string"}}, PARQUET: {"schema": {"type": "string", "format": "binary"}}}
+    lines, table = {LINES: {"schema": {"type": "string"}}}, {CSV: {"schema": {"type": "string"}}}
+    answers = {JSON: {"schema": ref("Answers")}, **lines}
+    anything = {JSON: {"schema": {"type": "object"}}}
+    return {
+        "/v1/score": _post("Score one payment or a list of them", payments, answers, [EXPLAIN, DEADLINE]),
+        "/v1/outcome": _post(
+            "Say what became of a payment", {JSON: {"schema": ref("Outcome")}}, anything, [], more=("404",)
+        ),
+        "/invocations": _post(
+            "Score payments, as SageMaker calls it",
+            {**payments, **tables},
+            {JSON: {"schema": ref("Predictions")}, **lines, **table},
+            [EXPLAIN, DEADLINE],
+        ),
+        "/ping": _get("Whether this server can score", anything, security=OPEN),
+        "/metrics": _get("Figures for Prometheus", {"text/plain": {"schema": {"type": "string"}}}),
+        "/v1/form": _get("What a payment is made of", anything),
+        "/v2": _get("What this server is", anything),
+        "/v2/health/live": _get("Whether this server runs", anything, security=OPEN),
+        "/v2/health/ready": _get("Whether this server can score", anything, security=OPEN),
+        **_model("/v2/models/{name}", [name]),
+        **_model("/v2/models/{name}/versions/{version}", [name, MODEL_VERSION]),
+        "/v1/admin/reload": _admin(anything),
+    }
+
+
+def _model(address: str, parameters: list[Any]) -> dict[str, Any]:
+    """The paths of a model that stands at `address`."""
+    anything = {JSON: {"schema": {"type": "object"}}}
+    inference = {JSON: {"schema": ref("Inference")}}
+    more = ("404",)
+    return {
+        address: _get("Columns and scores of the model", anything, parameters, more),
+        f"{address}/ready": _get("Whether the model can score", anything, parameters, more),
+        f"{address}/infer": _post(
+            "Score payments given as tensors", inference, anything, [*parameters, DEADLINE], more=more
+        ),
+    }
+
+
+def _post(
+    summary: str, body: dict[str, Any], found: dict[str, Any], parameters: list[Any], more: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    responses = {"200": {"description": summary, "content": found}}
+    responses |= {status: problem_response(status) for status in REFUSALS}
+    responses |= {status: _other(status) for status in more}
+    request = {"required": True, "content": body}
+    return {"post": {"summary": summary, "requestBody": request, "parameters": parameters, "responses": responses}}
+
+
+def _get(
+    summary: str,
+    found: dict[str, Any],
+    parameters: list[Any] | None = None,
+    more: tuple[str, ...] = (),
+    security: list[Any] | None = None,
+) -> dict[str, Any]:
+    responses = {"200": {"description": summary, "content": found}}
+    responses |= {status: problem_response(status) for status in PLAIN}
+    responses |= {status: _other(status) for status in more}
+    operation = {"summary": summary, "parameters": parameters or [], "responses": responses}
+    return {"get": operation if security is None else {**operation, "security": security}}
+
+
+def _admin(found: dict[str, Any]) -> dict[str, Any]:
+    summary = "Take over the bundle that now stands at the server's path"
+    responses: dict[str, Any] = {"200": {"description": summary, "content": found}}
+    responses |= {status: problem_response(status) for status in (*PLAIN, "409")}
+    responses["403"] = _other("403")
+    return {"post": {"summary": summary, "parameters": [], "responses": responses, "security": [{"token": []}]}}
+
+
+def _other(status: str) -> dict[str, Any]:
+    text = {"404": "There is no such thing", "403": "No admin token is configured"}[status]
+    return {"description": text, "content": {CONTENT_TYPE: {"schema": ref("Problem")}}}

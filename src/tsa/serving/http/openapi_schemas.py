@@ -1,0 +1,268 @@
+"""The OpenAPI document of a market's endpoint, with examples in its own columns, and what a form needs to ask for a payment.
+
+Written by hand, since routes read bodies themselves. It knows the market and the values that the encoder knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tsa.config.market import Market, Serving
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.log.rules import needed_columns
+from tsa.data.wire.layout import Layout
+from tsa.serving.problems import CONTENT_TYPE, TYPES
+
+MOST_CHOICES = 100
+"""A feature with more known values is asked for as free text."""
+DECIMAL = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
+ANY_TEXT, ANY_NUMBER = ["string", "number", "boolean", "null"], ["number", "string", "boolean", "null"]
+EXAMPLE_TIME, EXAMPLE_EPOCH = "2025-04-20T12:00:00Z", 1_745_150_400
+UNITS = {"s": 1, "ms": 1000, "us": 1_000_000}
+
+REFUSALS = {
+    "400": "The body cannot be read, or a header is wrong",
+    "401": "No valid token",
+    "406": "No format that Accept allows",
+    "408": "The body took too long to arrive",
+    "409": "The id is that of another payment",
+    "413": "Too large, or too many payments",
+    "415": "Content-Type is none of those that are read",
+    "422": "The payment breaks a rule",
+    "429": "Too much waits, or this client sends too much; see Retry-After",
+    "503": "Histories cannot be read, or the server is being stopped",
+    "504": "Not scored before the deadline",
+}
+
+
+class Specification:
+    """What a client is told before it sends anything."""
+
+    def __init__(self, market: Market, encoder: Encoder) -> None:
+        self.market, self._encoder = market, encoder
+        privacy = market.privacy
+        self._veiled = frozenset(() if privacy is None else privacy.pseudonymise)
+
+    @property
+    def columns(self) -> list[dict[str, Any]]:
+        """What a payment is made of, in the order of a form: name, kind (id, time, key, text, number), known values."""
+        market = self.market
+        keys = {history.key for history in market.history}
+        numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
+        found = [{"name": market.event.id, "kind": "id"}, {"name": market.event.time, "kind": "time"}]
+        for name in needed_columns(market, need_label=False):
+            if name in (market.event.id, market.event.time):
+                continue
+            kind = "number" if name in numbers or name == market.event.amount else "key" if name in keys else "text"
+            found.append({"name": name, "kind": kind})
+        choices = self._choices()
+        return [{**column, "choices": choices.get(column["name"], [])} for column in found]
+
+    def _choices(self) -> dict[str, list[str]]:
+        return {
+            vocabulary.name: list(vocabulary.values)
+            for vocabulary in self._encoder.categorical_vocabularies
+            if len(vocabulary.values) <= MOST_CHOICES and vocabulary.name not in self._veiled
+        }
+
+    def form(self) -> dict[str, Any]:
+        """What the page at / asks for."""
+        market = self.market
+        return {
+            "market": market.name,
+            "columns": self.columns,
+            "time_unit": market.event.time_unit,
+            "amount": market.event.amount,
+            "histories": [{"name": h.name, "key": h.key, "length": h.length} for h in market.history],
+            "wire": market.wire is not None,
+            "example": self.example(),
+        }
+
+    def example(self) -> dict[str, Any]:
+        """A payment in the market's columns."""
+        if self.market.wire is not None:
+            return self._wire_example()
+        return {column["name"]: self._example_of(column) for column in self.columns}
+
+    def _example_of(self, column: dict[str, Any]) -> Any:
+        match column["kind"]:
+            case "id":
+                return "example-1"
+            case "time":
+                return self._example_time()
+            case "number":
+                return 12.5
+            case "key":
+                return f"example-{column['name']}"
+        return column["choices"][0] if column["choices"] else "example"
+
+    def _example_time(self) -> Any:
+        unit = self.market.event.time_unit
+        return EXAMPLE_TIME if unit is None else EXAMPLE_EPOCH * UNITS[unit]
+
+    def _wire_example(self) -> dict[str, Any]:
+        """A first payment: its histories are empty."""
+        layout, wire = Layout(self.market), self.market.wire
+        assert wire is not None
+        own: dict[str, Any] = dict.fromkeys(layout.current, wire.missing[0] if wire.missing else "")
+        own |= dict.fromkeys((*layout.numerical, *layout.engineered), "1")
+        own |= dict.fromkeys(layout.history_fields, wire.missing[0] if wire.missing else "")
+        return own | {self.market.event.id: "example-1", self.market.event.time: str(self._example_time())}
+
+    def payment(self) -> dict[str, Any]:
+        """The JSON schema of a payment."""
+        if self.market.wire is not None:
+            example = self._wire_example()
+            properties = {name: {"type": ANY_TEXT} for name in example}
+            required = [name for name in example if name != self.market.event.id]
+            return {"type": "object", "properties": properties, "required": required, "examples": [example]}
+        columns = self.columns
+        properties = {c["name"]: {"type": ANY_NUMBER if c["kind"] == "number" else ANY_TEXT} for c in columns}
+        needed = needed_columns(self.market, need_label=False)
+        extra = (self.market.serving or Serving()).unknown_fields == "ignore"
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": [c["name"] for c in columns if c["name"] in needed],
+            "additionalProperties": extra,
+            "examples": [self.example()],
+        }
+
+    def schemas(self) -> dict[str, Any]:
+        """The named schemas."""
+        number, text = {"type": ["number", "null"]}, {"type": ["string", "null"]}
+        scores = {"raw_score": {"type": "number"}, "percentile": number, "probability": number, "decision": text}
+        id_ = text if self.market.wire is not None else {"type": "string"}
+        flags = {"degraded": {"type": "boolean"}, "repeated": {"type": "boolean"}}
+        one = {"anyOf": [ref("Payment"), ref("PaymentWithHistories")]}
+        own: dict[str, Any] = {"Payment": self.payment(), "PaymentWithHistories": self._with_histories()}
+        if self.market.wire is not None:
+            own["PaymentWithHistories"] = {"type": "object", "properties": {"payment": ref("Payment")}}
+            own["PaymentWithHistories"]["required"] = ["payment"]
+        return {
+            **own,
+            "Payments": {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]},
+            "Answer": {
+                "type": "object",
+                "properties": {
+                    "id": id_,
+                    **scores,
+                    "version": {"type": "string"},
+                    **flags,
+                },
+                "required": ["id", "raw_score", "version"],
+            },
+            "Result": {"anyOf": [ref("Answer"), ref("ItemProblem")]},
+            "Answers": {"anyOf": [ref("Answer"), {"type": "array", "items": ref("Result")}]},
+            "Predictions": {
+                "type": "object",
+                "properties": {
+                    "predictions": {"type": "array", "items": {"anyOf": [ref("Result"), ref("OriginalScores")]}}
+                },
+                "required": ["predictions"],
+            },
+            "OriginalScores": {
+                "description": "Of an imported model. A score that the bundle is not calibrated for is left out.",
+                "type": "object",
+                "properties": dict.fromkeys(("score-percentile", "legacy-score", "ProbabilityScore"), DECIMAL),
+                "required": ["legacy-score"],
+                "additionalProperties": False,
+            },
+            "ItemProblem": {"type": "object", "properties": {"problem": ref("Problem")}, "required": ["problem"]},
+            "Problem": _problem(),
+            "Outcome": _outcome(),
+            "Inference": self._inference(),
+        }
+
+    def _with_histories(self) -> dict[str, Any]:
+        events = {"type": "array", "items": {"type": "object"}}
+        histories = {
+            "type": "object",
+            "properties": {history.name: events for history in self.market.history},
+            "additionalProperties": False,
+        }
+        return {
+            "type": "object",
+            "properties": {"payment": ref("Payment"), "histories": histories},
+            "required": ["payment"],
+            "additionalProperties": False,
+        }
+
+    def _inference(self) -> dict[str, Any]:
+        tensors = [{**tensor, "shape": [1], "data": [None]} for tensor in tensors_of(self.market)]
+        example = self.example()
+        for tensor in tensors:
+            value = example.get(tensor["name"])
+            tensor["data"] = [str(value) if tensor["datatype"] == "BYTES" and value is not None else value]
+        tensor = {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "shape": {"type": "array", "items": {"type": "integer"}},
+                "datatype": {"enum": ["BYTES", "FP64", "FP32", "INT64", "INT32", "BOOL"]},
+                "data": {"type": "array"},
+            },
+            "required": ["name", "shape", "datatype", "data"],
+        }
+        return {
+            "type": "object",
+            "properties": {"inputs": {"type": "array", "items": tensor, "minItems": 1}},
+            "required": ["inputs"],
+            "examples": [{"inputs": tensors}],
+        }
+
+
+def tensors_of(market: Market) -> list[dict[str, Any]]:
+    """The columns of a market as tensors of n payments."""
+    if market.wire is not None:
+        layout = Layout(market)
+        names = dict.fromkeys((*layout.current, *layout.history_fields))
+        return [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in names]
+    numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
+    kinds = dict.fromkeys(numbers | {market.event.amount}, "FP64")
+    if market.event.time_unit is not None:
+        kinds[market.event.time] = "INT64"
+    names = dict.fromkeys((market.event.id, market.event.time, *needed_columns(market, need_label=False)))
+    return [{"name": name, "datatype": kinds.get(name, "BYTES"), "shape": [-1]} for name in names]
+
+
+def ref(name: str) -> dict[str, str]:
+    """A reference to a named schema."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _problem() -> dict[str, Any]:
+    text = {"type": ["string", "null"]}
+    return {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "examples": [f"{TYPES}not_a_number"]},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "field": text,
+            "value": text,
+            "rule": {"type": "string"},
+            "request_id": {"type": "string"},
+        },
+        "required": ["type", "title", "status", "detail", "rule", "request_id"],
+    }
+
+
+def _outcome() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": ["string", "number", "boolean"], "minLength": 1},
+            "fraud": {"type": "boolean"},
+            "at": {"type": ["string", "number", "null"], "description": "When it became known; now if absent"},
+        },
+        "required": ["id", "fraud"],
+        "additionalProperties": False,
+        "examples": [{"id": "example-1", "fraud": True}],
+    }
+
+
+def problem_response(status: str) -> dict[str, Any]:
+    """The OpenAPI response of a refusal."""
+    return {"description": REFUSALS[status], "content": {CONTENT_TYPE: {"schema": ref("Problem")}}}

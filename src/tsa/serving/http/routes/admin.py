@@ -1,0 +1,50 @@
+"""What those ask who run the endpoint or write for it: figures, the OpenAPI document, the form, and a new bundle."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Response
+
+from tsa.serving.formats import JSON
+from tsa.serving.http.openapi import document
+from tsa.serving.http.openapi_schemas import Specification
+from tsa.serving.http.request import READING
+from tsa.serving.scoring.app_state import Service
+
+
+def admin_routes(service: Service) -> APIRouter:
+    """/metrics, /openapi.json, /v1/form and /v1/admin/reload."""
+    router = APIRouter()
+
+    def _specification() -> Specification:
+        return Specification(service.market, service.scorer.bundle.encoder)
+
+    async def metrics() -> Response:
+        """The page that Prometheus reads."""
+        service.metrics.queue.set(service.batcher.waiting)
+        page, kind = await asyncio.get_running_loop().run_in_executor(None, service.metrics.text)
+        return Response(page, headers={"content-type": kind})
+
+    async def openapi() -> Response:
+        """The OpenAPI document."""
+        return _json(document(_specification(), service.secrets.score.given))
+
+    async def form() -> Response:
+        """What a payment is made of."""
+        return _json(_specification().form())
+
+    async def reload() -> Response:
+        """Take over the bundle that now stands at the server's path."""
+        return _json({"version": await service.reload()})
+
+    for path, route in (("/metrics", metrics), ("/openapi.json", openapi), ("/v1/form", form)):
+        router.add_api_route(path, route, methods=READING)
+    router.add_api_route("/v1/admin/reload", reload, methods=["POST"])
+    return router
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type=JSON)

@@ -1,0 +1,137 @@
+"""What a request holds: payments by the market's columns, each with the earlier events it brings along, if it does.
+
+A payment is an object of the market's columns. Or, with histories of its own, `{"payment": {…}, "histories": {NAME: [{…}, …]}}`:
+no column ever holds an object, so that the two cannot be mistaken for each other. It bounds what a client may send; whether
+a value is right, the reader of payments says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tsa.config.market import Market
+from tsa.data.online.payments import SHOWN, Problem
+from tsa.data.spelling import LARGEST_EXACT
+from tsa.serving.formats import Rows
+from tsa.serving.problems import shown
+from tsa.serving.settings import ServeSettings
+
+Events = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A payment as it was sent. histories: the earlier events it brought along; None: they are those of the store."""
+
+    row: Mapping[str, Any]
+    histories: Mapping[str, Events] | None = None
+
+
+class Contract:
+    """The bounds and shapes of one market's requests."""
+
+    def __init__(self, market: Market, settings: ServeSettings) -> None:
+        self.market = market
+        self._histories = frozenset(history.name for history in market.history)
+        numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
+        self._texts = frozenset({*market.raw_columns} - numbers - {market.event.amount})
+        self._wire = market.wire is not None
+        self._max_depth, self._max_list = settings.max_depth, settings.max_list
+        self._max_text = settings.max_bytes if self._wire else settings.max_text
+
+    def entries(self, found: Rows) -> list[Entry | Problem]:
+        """Of each row: the payment, or what keeps it from being one."""
+        return [row if isinstance(row, Problem) else self._entry(row) for row in found.rows]
+
+    def _entry(self, row: Any) -> Entry | Problem:
+        if type(row) is not dict:
+            text = "must be an object of the market's columns"
+            return Problem("not_an_object", "payment", text, shown(type(row).__name__))
+        if isinstance(row.get("payment"), dict):
+            return self._with_histories(row)
+        return self._bounded(row) or Entry(row)
+
+    def _with_histories(self, row: dict[str, Any]) -> Entry | Problem:
+        if others := sorted(set(row) - {"payment", "histories"}):
+            text = "must not stand beside payment and histories"
+            return Problem("unknown_field", shown(others[0]), text, shown(others[0]))
+        payment, histories = row["payment"], row.get("histories")
+        if problem := self._bounded(payment):
+            return problem
+        if histories is None:
+            return Entry(payment)
+        if self._wire:
+            text = "must not be given: rows of this market carry their own"
+            return Problem("own_history", "histories", text, "histories")
+        return self._bad_histories(histories) or Entry(payment, histories)
+
+    def _bad_histories(self, histories: Any) -> Problem | None:
+        if not isinstance(histories, dict):
+            text = "must be an object of lists of events"
+            return Problem("not_an_object", "histories", text, shown(type(histories).__name__))
+        for name, events in histories.items():
+            if name not in self._histories:
+                text = f"must be of {', '.join(sorted(self._histories))}"
+                return Problem("unknown_history", "histories", text, shown(name))
+            if not isinstance(events, list) or len(events) > self._max_list:
+                text = f"must be a list of at most {self._max_list} events"
+                return Problem("not_a_list", f"histories.{name}", text, shown(type(events).__name__))
+            for event in events:
+                if not isinstance(event, dict):
+                    text = "must hold objects of the market's columns"
+                    return Problem("not_an_object", f"histories.{name}", text, shown(type(event).__name__))
+                if problem := self._bounded(event):
+                    return problem
+        return None
+
+    def id_problem(self, value: Any) -> Problem | None:
+        """What is wrong with an id that stands by itself: the bounds are those of a payment's."""
+        return odd_text({self.market.event.id: value}) or self._bounded({self.market.event.id: value})
+
+    def _bounded(self, row: Mapping[str, Any]) -> Problem | None:
+        """What of a row is too long, too deep or too large, whatever it means."""
+        for name, value in row.items():
+            kind = type(value)
+            if kind is str:
+                if len(value) > self._max_text:
+                    text = f"must have at most {self._max_text} characters"
+                    return Problem("too_long", shown(name), text, shown(value))
+            elif kind is float:
+                if (value >= LARGEST_EXACT or value <= -LARGEST_EXACT) and name in self._texts:
+                    text = "must be written as a text: a number of this size is not exact"
+                    return Problem("inexact_number", name, text, shown(value))
+            elif (kind is dict or kind is list) and too_deep(value, self._max_depth - 1):
+                text = f"must not be nested deeper than {self._max_depth}"
+                return Problem("too_deep", shown(name), text, kind.__name__)
+        return None
+
+
+def too_deep(value: Any, most: int) -> bool:
+    """Whether lists and objects stand inside one another deeper than `most`. Without recursion, which has an end."""
+    level = [value]
+    for _ in range(most):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return any(isinstance(outer, dict | list) for outer in level)
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [inner for inner in value.values() if isinstance(inner, dict | list)]
+    return [inner for inner in value if isinstance(inner, dict | list)] if isinstance(value, list) else []
+
+
+def odd_text(row: object) -> Problem | None:
+    """The problem of a row with a text that is no Unicode (JSON can spell lone surrogates): it can neither be stored nor hashed."""
+    for name, value in row.items() if isinstance(row, Mapping) else ():
+        for text in (name, value):
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    field = str(name).encode(errors="replace").decode()
+                    return Problem("not_a_text", field, "must be a text of Unicode characters", ascii(value)[:SHOWN])
+    return None

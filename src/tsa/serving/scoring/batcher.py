@@ -1,0 +1,220 @@
+"""Micro-batching: payments of many requests become one batch of the model, which one thread works on.
+
+Greedy by default: whatever waits when the thread is free, it takes, so that a single payment never waits for company. It
+bounds what waits, drops what comes too late, and finishes what it accepted when it is closed. It knows neither HTTP nor
+what a payment is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from tsa.serving.errors import ClosedError, LateError, QueueFullError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LEAST_RETRY_SECONDS = 1
+FOREVER = float("inf")
+SMOOTHING = 0.1
+"""How much the last batch counts in the average rate."""
+
+
+@dataclass(eq=False, slots=True)
+class Job(Generic[Item]):
+    """Items that belong together, and who waits for what becomes of them. Without items: a call between batches."""
+
+    items: Sequence[Item]
+    deadline: float
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    call: Callable[[], Any] | None = None
+    size: int = 0
+    """How much room it takes in the queue."""
+    arrived: float = field(default_factory=time.monotonic)
+    begun: bool = False
+
+
+class Batcher(Generic[Item, Result]):
+    """One thread, a queue before it, and `work`, which makes n results of n items."""
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        max_batch: int = 32,
+        max_queue: int = 128,
+        queue_seconds: float = FOREVER,
+        wait_seconds: float = 0.0,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """queue_seconds: once a whole batch waits and its first item has waited so long, nothing more is taken in, so that
+        what is taken in waits about as long on a slow machine as on a quick one.
+        observe: called with the size of each batch and how many seconds it took, in the thread.
+        """
+        self._work, self._observe = work, observe
+        self._max_batch, self._max_queue = max_batch, max_queue
+        self._queue_seconds, self._wait = queue_seconds, wait_seconds
+        self._jobs: deque[Job[Item]] = deque()
+        self._waiting, self._closed = 0, False
+        self._seconds_each = 0.001
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="tsa-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue."""
+        return self._waiting
+
+    def check_room(self) -> None:
+        """Raise QueueFullError where not even one item would be taken: sooner than reading what could not be."""
+        with self._changed:
+            if not self._has_room(1):
+                raise self._full()
+
+    def _has_room(self, size: int) -> bool:
+        """With the lock held: whether so many more items may wait. Any number may where none does."""
+        if not self._waiting or not size:
+            return True
+        if self._waiting >= self._max_batch and time.monotonic() - self._jobs[0].arrived > self._queue_seconds:
+            return False
+        return self._waiting + size <= self._max_queue
+
+    def _full(self) -> QueueFullError:
+        return QueueFullError(max(LEAST_RETRY_SECONDS, round(self._waiting * self._seconds_each)))
+
+    async def submit(self, items: Sequence[Item], deadline: float = FOREVER) -> list[Result]:
+        """What becomes of each item. deadline: of `time.monotonic`, by which the model must have begun.
+
+        Raises QueueFullError, LateError or ClosedError; or what `work` raised.
+        """
+        if not items:
+            return []
+        results: list[Result] = await self._put(items, deadline)
+        return results
+
+    async def between(self, call: Callable[[], Any]) -> Any:
+        """Run `call` in the thread, between batches, after what waits already. Raises what it raises, or ClosedError."""
+        return await self._put((), FOREVER, call)
+
+    async def aside(self, call: Callable[[], Any], deadline: float) -> Any:
+        """As `between`, for what clients ask for: it takes the room of an item, and has a deadline. Raises what `submit` does."""
+        return await self._put((), deadline, call, size=1)
+
+    def _put(
+        self, items: Sequence[Item], deadline: float, call: Callable[[], Any] | None = None, size: int = 0
+    ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        job = Job(items, deadline, loop.create_future(), loop, call, len(items) or size)
+        with self._changed:
+            if self._closed:
+                raise ClosedError
+            if not self._has_room(job.size):
+                raise self._full()
+            self._jobs.append(job)
+            self._waiting += job.size
+            self._changed.notify()
+        if deadline < FOREVER:
+            timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, job)
+            job.future.add_done_callback(lambda _: timer.cancel())
+        return job.future
+
+    def _expire(self, job: Job[Item]) -> None:
+        """In the event loop, at a job's deadline: nobody waits longer for what has not been begun."""
+        with self._changed:
+            late = not job.begun and not job.future.done()
+        if late:
+            job.future.set_exception(LateError())
+
+    def close(self, timeout: float | None = None) -> None:
+        """Take nothing more, finish what waits, end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while jobs := self._next():
+            if jobs[0].call is not None:
+                if jobs[0].begun:
+                    _answer(jobs, [_tried(jobs[0].call)])
+            elif ready := [job for job in jobs if job.begun]:
+                self._do(ready)
+
+    def _next(self) -> list[Job[Item]]:
+        """Jobs for the next batch, or one call; none when closed and empty."""
+        with self._changed:
+            while not self._jobs:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            self._wait_for_more()
+            taken = [self._jobs.popleft()]
+            count = taken[0].size
+            while taken[0].call is None and self._jobs and self._jobs[0].call is None:
+                if count + self._jobs[0].size > self._max_batch:
+                    break
+                taken.append(self._jobs.popleft())
+                count += taken[-1].size
+            self._waiting -= count
+            for job in taken:
+                job.begun = job.deadline >= time.monotonic() and not job.future.done()
+            return taken
+
+    def _wait_for_more(self) -> None:
+        """With the lock held: until the batch is full or its first item has waited long enough."""
+        end = self._jobs[0].arrived + self._wait
+        while self._waiting < self._max_batch and not self._closed and (left := end - time.monotonic()) > 0:
+            self._changed.wait(left)
+
+    def _do(self, jobs: list[Job[Item]]) -> None:
+        items = jobs[0].items if len(jobs) == 1 else [item for job in jobs for item in job.items]
+        begun = time.monotonic()
+        found = _tried(lambda: self._work(items))
+        seconds = time.monotonic() - begun
+        self._seconds_each += SMOOTHING * (seconds / len(items) - self._seconds_each)
+        if self._observe:
+            self._observe(len(items), seconds)
+        if isinstance(found, BaseException):
+            _answer(jobs, [found] * len(jobs))
+            return
+        results, first = [], 0
+        for job in jobs:
+            results.append(list(found[first : first + len(job.items)]))
+            first += len(job.items)
+        _answer(jobs, results)
+
+
+def _tried(call: Callable[[], Any]) -> Any:
+    """What a call gives, or raises."""
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+def _answer(jobs: Sequence[Job[Any]], results: Sequence[Any]) -> None:
+    """Hand over results, with one wake-up for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for job, result in zip(jobs, results, strict=True):
+        by_loop.setdefault(job.loop, []).append((job.future, result))
+    for loop, pairs in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, pairs)
+
+
+def _settle(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in pairs:
+        if future.done():
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

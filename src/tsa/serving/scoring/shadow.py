@@ -1,0 +1,112 @@
+"""A second bundle that scores the same payments off the request path. Only its differences are counted and written.
+
+Its file holds scores, versions and times: no id and no value of a payment. Where it does not keep up, payments are let go
+and counted; nobody waits for it, and nothing that goes wrong in it shows in an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import orjson
+
+from tsa.data.online.payments import Problem
+from tsa.errors import TSAError
+from tsa.inference.scorer import Scorer
+from tsa.serving.errors import where
+from tsa.serving.history.base import HistoryStore
+from tsa.serving.metrics import Metrics
+from tsa.serving.request_schema import Entry
+from tsa.serving.results import Answer
+from tsa.serving.scoring.bundle_watch import version_of
+from tsa.serving.scoring.pipeline import Bench
+from tsa.serving.scoring.preview import look
+from tsa.serving.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+MOST_WAITING = 1024
+"""Payments that wait for the shadow."""
+
+
+class Shadow:
+    """A thread with a bundle of its own."""
+
+    def __init__(self, settings: ServeSettings, store: HistoryStore | None, metrics: Metrics) -> None:
+        """Raises what opening the bundle and the file raises."""
+        assert settings.shadow is not None
+        scorer = Scorer.load(
+            settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
+        )
+        self._bench, self._store = Bench(scorer, version_of(scorer), time.time), store
+        self._metrics, self._least = metrics, settings.shadow_difference
+        self._path, self._file = settings.shadow_file, _opened(settings.shadow_file)
+        self._writing = threading.Lock()
+        self._work: queue.Queue[tuple[Entry, Answer] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._run, name="tsa-shadow", daemon=True)
+        self._thread.start()
+
+    def offer(self, entries: Sequence[Entry], results: Sequence[Answer | Problem]) -> None:
+        """Take over what was scored now. Never waits."""
+        for entry, result in zip(entries, results, strict=True):
+            if isinstance(result, Answer) and not result.repeated and not result.degraded:
+                try:
+                    self._work.put_nowait((entry, result))
+                except queue.Full:
+                    self._metrics.shadow_lost.inc()
+
+    def reopen(self) -> None:
+        """Write to the file that is now at the path: the one before was moved away. Raises OSError: the old one goes on."""
+        opened = _opened(self._path)
+        with self._writing:
+            before, self._file = self._file, opened
+            if before is not None:
+                before.close()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                self._compare(*work)
+            except Exception as error:
+                self._metrics.shadow_lost.inc()
+                if not isinstance(error, TSAError):
+                    logger.error("the shadow failed: %s", where(error))
+
+    def _compare(self, entry: Entry, answer: Answer) -> None:
+        seen = look(self._bench, self._store, entry.row, entry.histories)
+        if isinstance(seen, Problem):
+            self._metrics.shadow_lost.inc()
+            return
+        scores = self._bench.scorer.score_requests(seen.requests)
+        difference = float(scores["raw_score"][0]) - answer.raw_score
+        self._metrics.shadow.observe(abs(difference))
+        if self._file is not None and abs(difference) >= self._least:
+            ours = {"version": answer.version, "raw_score": answer.raw_score, "percentile": answer.percentile}
+            theirs = {"version": self._bench.version, **{name: float(values[0]) for name, values in scores.items()}}
+            line = {"at": round(time.time(), 3), "difference": difference, "ours": ours, "shadow": theirs}
+            with self._writing:
+                self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def close(self, within: float = 5.0) -> None:
+        """Finish what waits, `within` so many seconds."""
+        end = time.monotonic() + within
+        try:
+            self._work.put(None, timeout=within)
+        except queue.Full:
+            return
+        self._thread.join(max(0.0, end - time.monotonic()))
+        if self._file is not None and not self._thread.is_alive():
+            self._file.close()
+
+
+def _opened(path: Path | None) -> IO[bytes] | None:
+    if path is None:
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab", buffering=0)

@@ -1,0 +1,56 @@
+"""Signals while a server starts, and SIGHUP for as long as it runs. Light: to be in place before the long imports begin."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tsa.signals import ending_in_order
+
+MOST_SECONDS = 5.0
+"""How long a server that is asked to end while it starts may take to do so: nothing was accepted yet."""
+
+
+class Hangup:
+    """What SIGHUP asks for: that files are read again. Asked while the server starts, it is done once it is up."""
+
+    def __init__(self) -> None:
+        self._asked, self._call = False, None  # type: tuple[bool, Callable[[], object] | None]
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal has come."""
+        if self._call is None:
+            self._asked = True
+        else:
+            self._call()
+
+    def tell(self, call: Callable[[], object] | None) -> None:
+        """Call this from now on; at once where it was asked for before."""
+        asked, self._asked, self._call = self._asked, False, call
+        if asked and call is not None:
+            call()
+
+
+hangup = Hangup()
+"""Of this process: signals are the process's."""
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Inside the block SIGTERM ends the start, with exit code 0, and SIGHUP is kept for `hangup`, even under nohup.
+
+    What serves takes SIGTERM over for as long as it serves. Outside of the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, hangup) if hasattr(signal, "SIGHUP") else None
+    try:
+        with ending_in_order(0, names=("SIGTERM",), within=MOST_SECONDS):
+            yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGHUP, before)

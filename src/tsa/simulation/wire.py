@@ -1,0 +1,193 @@
+"""A simulated log as wire rows: each payment with the earlier ones of its customer or card, in the names of a market.
+
+Features that the simulator has under the market's name for them are taken over; all others are made up from who pays,
+where, and chance, so that a market of any size gets its rows. Knows markets and texts; nothing of how such rows are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.config.market import Market
+from tsa.data.history import HistoryIndex, index_histories
+from tsa.errors import ConfigError
+from tsa.simulation.config import SECONDS_A_DAY, SimulationConfig
+from tsa.simulation.log import simulate
+from tsa.simulation.writer import log_writer
+
+KEYS = ("customer_id", "card_id", "terminal_id")
+TABLES = (".tsv", ".csv")
+PIECE_ROWS = 2000
+MARKER_SHARE = 0.3  # of missing values: written as the last marker instead of the first
+GAP_SHARE = 0.02  # of made-up values: missing
+NEW_SHARE, NEW_FROM = 0.01, 0.6  # of made-up values: never seen before this share of the period
+WHOLE_SHARE = 0.3  # of numeric categorical values: written with a fraction
+MISMATCH_SHARE = 0.02  # of rows: the numerical part of a history lacks its oldest payment
+WINDOWS = {"payments_1d": 1, "payments_7d": 7, "payments_30d": 30}
+
+
+def write_wire(config: SimulationConfig, market: Market, out: Path) -> dict[str, int]:
+    """Write wire rows of a market; the suffix of `out` says the format. Returns how many payments and frauds there are.
+
+    Raises ConfigError for a suffix that is not known, and for a market without [wire] table or with keys not simulated.
+    """
+    rows = WireRows(config, market)
+    dots = "__DOT__" if any(part in TABLES for part in Path(out).suffixes) else "."
+    with log_writer(Path(out)) as write:
+        for piece in rows.pieces():
+            write(piece.rename(lambda name: name.replace(".", dots)))
+    return {"payments": len(rows.log), "frauds": int(rows.log["is_fraud"].sum())}
+
+
+@dataclass(frozen=True)
+class WireRows:
+    """The rows of one simulation."""
+
+    config: SimulationConfig
+    market: Market
+
+    def __post_init__(self) -> None:
+        if self.market.wire is None:
+            raise ConfigError(
+                f"market must have a [wire] table to simulate wire rows, however: {self.market.name!r} has none"
+            )
+        for history in self.market.history:
+            if history.key not in KEYS:
+                found = f"history.{history.name}.key={history.key!r}"
+                raise ConfigError(f"a simulated history has one of the keys {', '.join(KEYS)}, however: {found}")
+
+    @cached_property
+    def log(self) -> pl.DataFrame:
+        """The payments in time order."""
+        return simulate(self.config)
+
+    @cached_property
+    def _seconds(self) -> NDArray[np.int64]:
+        return self.log["paid_at"].dt.epoch("s").to_numpy()
+
+    def _rng(self, name: str) -> np.random.Generator:
+        return self.config.generator("wire", crc32(name.encode()))
+
+    def pieces(self) -> Iterator[pl.DataFrame]:
+        """All rows, some at a time."""
+        own = self._own()
+        for first in range(0, len(own), PIECE_ROWS):
+            rows = np.arange(first, min(first + PIECE_ROWS, len(own)))
+            told = [series for history in self.market.history for series in self._told(own, history.name, rows)]
+            yield pl.DataFrame([*own[rows].get_columns(), *told])
+
+    def _own(self) -> pl.DataFrame:
+        """The fields of the payments themselves, as texts."""
+        market = self.market
+        columns = {
+            market.event.id: "p" + self.log["payment_id"].cast(pl.String).str.zfill(9),
+            market.event.time: pl.Series(self._seconds).cast(pl.String),
+            market.label.column: self.log["is_fraud"].cast(pl.String).fill_null(""),
+        }
+        for history in market.history:
+            if history.key is not None:
+                columns[history.key] = history.key[:4] + self.log[history.key].cast(pl.String)
+        wire = market.wire
+        whole = set() if wire is None else set(wire.numeric_categorical)
+        columns |= {f.name: self._text(f.name, f.name in whole) for f in market.features.categorical}
+        numbers = (*market.features.numerical, *market.features.engineered)
+        columns |= {f.name: self._marked(f.name, self._number(f.name).round(2).cast(pl.String)) for f in numbers}
+        return pl.DataFrame([series.alias(name) for name, series in columns.items()])
+
+    def _text(self, name: str, whole: bool) -> pl.Series:
+        """A categorical feature: the simulator's own, or a habit of the customer or the terminal, or chance."""
+        if name in self.log.columns and not whole:
+            return self._marked(name, self.log[name].cast(pl.String))
+        rng, n = self._rng(name), len(self.log)
+        kinds = int(rng.integers(2, 40))
+        habit = self.log[("customer_id", "terminal_id")[int(rng.integers(2))]].fill_null(0).to_numpy()
+        value = (habit * 2_654_435_761 + crc32(name.encode())) // 7 % kinds
+        value = np.where(rng.random(n) < 0.3, rng.integers(0, kinds, n), value)
+        value = np.where((rng.random(n) < NEW_SHARE) & (np.arange(n) > NEW_FROM * n), kinds + value % 3, value)
+        texts = pl.Series(value).cast(pl.String)
+        if whole:
+            fraction = pl.Series(np.where(rng.random(n) < WHOLE_SHARE, ".0", ""))
+            return self._marked(name, self._gaps(name, texts + fraction))
+        return self._marked(name, self._gaps(name, f"{name[:2]}-" + texts))
+
+    def _number(self, name: str) -> pl.Series:
+        """A number: the simulator's own, a count of the customer's last payments, or the amount seen through noise."""
+        if name in self.log.columns:
+            return self.log[name].cast(pl.Float64)
+        if name in WINDOWS:
+            return self._counted(WINDOWS[name])
+        rng = self._rng(name)
+        noise = rng.lognormal(2.0, 1.0, len(self.log))
+        amount = self.log["amount"].to_numpy() if rng.random() < 0.2 else 1.0
+        return self._gaps(name, pl.Series(np.asarray(noise * np.sqrt(amount))))
+
+    def _counted(self, days: int) -> pl.Series:
+        """How many payments the customer made in the days before."""
+        index, n = self._index("customer_id"), len(self.log)
+        oldest = np.searchsorted(self._seconds, self._seconds - days * SECONDS_A_DAY)
+        key = index.start[index.order] * (n + 1) + index.order
+        first = np.searchsorted(key, index.start * (n + 1) + oldest)
+        return pl.Series((index.position - first).astype(np.float64))
+
+    def _gaps(self, name: str, values: pl.Series) -> pl.Series:
+        return values.set(pl.Series(self._rng(f"{name} gaps").random(len(values)) < GAP_SHARE), None)
+
+    def _marked(self, name: str, texts: pl.Series) -> pl.Series:
+        """Missing values as the market writes them."""
+        markers = ("",) if self.market.wire is None or not self.market.wire.missing else self.market.wire.missing
+        other = pl.Series(self._rng(f"{name} markers").random(len(texts)) < MARKER_SHARE)
+        marks = pl.Series([markers[-1]], dtype=pl.String).new_from_index(0, len(texts)).set(~other, markers[0])
+        return texts.cast(pl.String).zip_with(texts.is_not_null(), marks)
+
+    def _index(self, key: str) -> HistoryIndex:
+        return index_histories(self.log[key].cast(pl.Int64).fill_null(-1).to_numpy())
+
+    def _told(self, own: pl.DataFrame, name: str, rows: NDArray[np.int64]) -> Iterator[pl.Series]:
+        """The history fields of some rows."""
+        history = next(history for history in self.market.history if history.name == name)
+        wire, event, features = self.market.wire, self.market.event, self.market.features
+        assert wire is not None
+        index = self._index(str(history.key))
+        held = np.minimum(index.position[rows] - index.start[rows], history.length - 1)
+        lacks = self._rng(f"{name} {rows[0]}").random(len(rows)) < (
+            MISMATCH_SHARE if wire.mismatched != "refuse" else 0.0
+        )
+        groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
+        for part, group in zip(wire.parts, groups, strict=True):
+            counts = np.where(lacks, np.maximum(held - 1, 0), held) if part == wire.parts[1] else held
+            told = _Told.of(index, rows, counts)
+            for feature in group:
+                yield told.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))
+            for column in (event.time, event.id) if group else ():
+                yield told.joined(own[column], wire.separator).alias(wire.twofold(name, part, column))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Which earlier payments some rows tell of, row after row, oldest first."""
+
+    event: NDArray[np.int64]
+    row: NDArray[np.int64]
+    n_rows: int
+
+    @classmethod
+    def of(cls, index: HistoryIndex, rows: NDArray[np.int64], counts: NDArray[np.int64]) -> _Told:
+        """The `counts` (r,) payments before each of `rows` (r,)."""
+        row = np.repeat(np.arange(len(rows)), counts)
+        back = np.repeat(np.cumsum(counts), counts) - np.arange(len(row))
+        return cls(index.order[index.position[rows][row] - back], row, len(rows))
+
+    def joined(self, texts: pl.Series, separator: str) -> pl.Series:
+        """(r,) the texts of each row's payments as one; empty where there are none."""
+        told = pl.DataFrame({"row": self.row, "text": texts.gather(self.event)})
+        found = told.group_by("row", maintain_order=True).agg(pl.col("text").str.join(separator))
+        empty = pl.Series([""]).new_from_index(0, self.n_rows)
+        return pl.Series(empty.scatter(found["row"], found["text"])) if len(found) else empty

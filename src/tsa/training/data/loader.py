@@ -1,0 +1,244 @@
+"""From the payments of an epoch to the batches on which a process works: order, parts, histories, prefetching.
+
+Knows rows and histories; not what is learned from them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tsa.data.augmentation import Variation
+from tsa.data.history import history_lengths
+from tsa.data.store.store import EventStore
+from tsa.errors import TrainingError
+from tsa.model.batch import Batch
+from tsa.model.collate import gather_batch
+from tsa.training.config import TrainingConfig
+from tsa.training.data.sampling import Draw
+from tsa.training.data.worker_pipe import packed, refuse_without_semaphores, unpacked
+from tsa.training.distributed import Processes
+
+Rows = NDArray[np.int64]
+
+PREFETCHED = 4
+"""Batches that each worker process has ready."""
+MOST_WAIT_SECONDS = 600
+"""How long a batch of a worker process is waited for."""
+LAST_SECONDS = 20
+"""How long a worker process outlives a SIGTERM or SIGHUP."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process does in one part of a step."""
+
+    rows: Rows
+    """(B,) its payments."""
+    weight: NDArray[np.float32]
+    """(B,) how much each counts."""
+    variation: Variation
+    """How each sees its histories."""
+    share: float
+    """Their share in the step: the sum over parts and processes is the number of processes, so that a mean over these
+    is the mean over the batch."""
+    widths: dict[str, int]
+    """How wide each history is: as the longest among all processes, so that all of them have as much to do."""
+    positions: int
+    """Positions of all histories over all processes together, and"""
+    filled: int
+    """those of them that hold an event."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task with its tensors: the batch of B payments, their labels (B,) int64 and weights (B,) float32."""
+
+    task: Task
+    batch: Batch
+    target: Tensor
+    weight: Tensor
+
+
+class Loader:
+    """The steps of an epoch, each as the tensors of its parts in turn."""
+
+    def __init__(self, store: EventStore, config: TrainingConfig, processes: Processes) -> None:
+        self.store, self.config, self.processes = store, config, processes
+        self._refuse_idle()
+        self._epoch: tuple[Draw, int] | None = None
+        self._prefetching = self._workers()
+
+    def steps(self, drawn: Draw, after: int = 0) -> Iterator[list[Loaded]]:
+        """The steps of an epoch, the first `after` left out: per step the parts that this process works on."""
+        self._epoch = drawn, after
+        tensors = self._loaded()
+        for _ in range(after, len(drawn.rows) // self.config.batch_size):
+            yield [next(tensors) for _ in range(self.config.accumulate)]
+
+    def tasks(self) -> Iterator[Task]:
+        """What this process does in the steps of the epoch at hand, part by part."""
+        if self._epoch is not None:
+            drawn, after = self._epoch
+            for first in range(after * self.config.batch_size, len(drawn.rows), self.config.batch_size):
+                yield from self._split(drawn, first)
+
+    def arranged(self, drawn: Draw, epoch: int) -> Draw:
+        """The same payments with those of similar length in one batch, where the settings ask for it."""
+        if self.config.bucket == 0:
+            return drawn
+        rng = np.random.default_rng([self.config.seed, epoch, 1])
+        order = bucketed(self._held(drawn.rows), self.config.batch_size, self.config.bucket, rng)
+        return drawn.part(order)
+
+    def close(self) -> None:
+        """End the processes that gather ahead: left to the end of this one, they would outlive a SIGTERM for a while."""
+        iterator = getattr(self._prefetching, "_iterator", None)
+        if (shut_down := getattr(iterator, "_shutdown_workers", None)) is not None:
+            shut_down()
+
+    def _refuse_idle(self) -> None:
+        """TrainingError where a process would get no payment."""
+        least, count = self.config.batch_size // self.config.accumulate, self.processes.count
+        if least < count:
+            raise TrainingError(
+                "each process must get a payment of each part of a batch, "
+                f"however: {count} processes, training.batch_size={self.config.batch_size}, "
+                f"training.accumulate={self.config.accumulate}"
+            )
+
+    def _split(self, drawn: Draw, first: int) -> Iterator[Task]:
+        """The parts of the batch that begins at `first`."""
+        size, parts = self.config.batch_size, self.config.accumulate
+        for number in range(parts):
+            begin, end = size * number // parts, size * (number + 1) // parts
+            yield self._task(drawn, slice(first + begin, first + end))
+
+    def _task(self, drawn: Draw, whole: slice) -> Task:
+        """This process's share of one part, with widths that are the same in all."""
+        n = whole.stop - whole.start
+        own = self.processes.part(n)
+        held = self._held(drawn.rows[whole])
+        names = [key.name for key in self.store.market.history]
+        widths = dict(zip(names, held.max(axis=1).tolist(), strict=True))
+        mine = slice(whole.start + own.start, whole.start + own.stop)
+        return Task(
+            rows=drawn.rows[mine],
+            weight=drawn.weight[mine],
+            variation=drawn.variation.part(mine),
+            share=(own.stop - own.start) * self.processes.count / self.config.batch_size,
+            widths=widths,
+            positions=n * sum(widths.values()),
+            filled=int(held.sum()),
+        )
+
+    def _held(self, rows: Rows) -> NDArray[np.int64]:
+        """(histories, B) how many events the histories of `rows` (B,) hold."""
+        keys = self.store.market.history
+        return np.stack([history_lengths(self.store.histories[key.name], rows, key.length) for key in keys])
+
+    def _workers(self) -> DataLoader[Any] | None:
+        """The processes that gather ahead, if any."""
+        workers = self.config.workers
+        if workers is None:
+            workers = min(2, (os.cpu_count() or 1) - 1) if self.processes.device.type == "cuda" else 0
+        if workers == 0:
+            return None
+        refuse_without_semaphores(workers)
+        return DataLoader(
+            _Gathered(self.store),
+            batch_size=None,
+            sampler=_Tasks(self),
+            num_workers=workers,
+            prefetch_factor=PREFETCHED,
+            persistent_workers=True,
+            generator=torch.Generator(),  # of its own: the global one belongs to the network
+            worker_init_fn=_outlive_signals,
+            timeout=MOST_WAIT_SECONDS,
+        )
+
+    def _loaded(self) -> Iterator[Loaded]:
+        if self._prefetching is None:
+            return (loaded(self.store, task) for task in self.tasks())
+        return map(unpacked, iter(self._prefetching))
+
+
+def _outlive_signals(worker: int) -> None:
+    """Gather on for a while: what is sent to all processes of a job is for the one that saves a checkpoint, and needs
+    batches until then."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: signal.alarm(LAST_SECONDS))
+
+
+def loaded(store: EventStore, task: Task) -> Loaded:
+    """The tensors of a task."""
+    batch = gather_batch(store, task.rows, widths=task.widths, variation=task.variation)
+    target = torch.from_numpy(store.label[task.rows].astype(np.int64))
+    return Loaded(task, batch, target, torch.from_numpy(task.weight))
+
+
+def first_rows(store: EventStore, task: Task, size: int) -> Loaded:
+    """The tensors of the first `size` payments of a task alone."""
+    first = slice(size)
+    part = replace(task, rows=task.rows[first], weight=task.weight[first], variation=task.variation.part(first))
+    return loaded(store, part)
+
+
+def bucketed(held: NDArray[np.int64], size: int, window: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """(n,) an order of n payments in which batches of `size` hold payments of similar history lengths.
+
+    held: (histories, n). Within windows of `window` batches payments are sorted by length and cut into batches, which then
+    come in random order; inside a batch payments keep the order they had. n is a multiple of `size`.
+    """
+    order = []
+    for first in range(0, held.shape[1], size * window):
+        here = held[:, first : first + size * window]
+        batches = _sorted_by_length(here, size).reshape(-1, size)
+        order.append(first + np.sort(batches, axis=1)[rng.permutation(len(batches))].ravel())
+    return np.concatenate(order)
+
+
+def _sorted_by_length(held: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Sorted by the first history; then, in strips of about √(number of batches) batches, by the second, and so on."""
+    order = np.argsort(held[0], kind="stable")
+    if len(held) == 1 or len(order) <= size:
+        return order
+    strip = size * max(1, round((len(order) / size) ** (1 - 1 / len(held))))
+    strips = [order[first : first + strip] for first in range(0, len(order), strip)]
+    return np.concatenate([part[_sorted_by_length(held[1:, part], size)] for part in strips])
+
+
+class _Gathered(Dataset[Any]):
+    """Tasks with their tensors, packed. Workers that are not forked open the store again: memory maps are not sent."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+
+    def __getitem__(self, task: Any) -> Any:
+        return packed(loaded(self.store, task))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.store.path,)
+
+
+def _reopened(path: Any) -> _Gathered:
+    return _Gathered(EventStore.open(path))
+
+
+class _Tasks:
+    """What is to be gathered in the epoch at hand."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Task]:
+        return self._loader.tasks()

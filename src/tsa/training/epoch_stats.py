@@ -1,0 +1,66 @@
+"""The figures of an epoch as its steps go by: means, speed, padding, waiting, memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from tsa.training.data.loader import Loaded
+from tsa.training.train_step import Step
+
+
+@dataclass
+class Tally:
+    """Sums over the steps of an epoch so far, and seconds spent."""
+
+    steps: int = 0
+    loss: float = 0.0
+    gradient_norm: float = 0.0
+    finite_norms: int = 0
+    learning_rate: float = 0.0
+    positions: int = 0
+    filled: int = 0
+    waiting: float = 0.0
+    learning: float = 0.0
+    saving: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, step: Step, parts: Sequence[Loaded]) -> None:
+        """Take in a step. A gradient that overflowed, and was left out, does not count in the mean norm."""
+        self.steps += 1
+        self.loss += step.loss
+        self.learning_rate = step.learning_rate
+        if math.isfinite(step.gradient_norm):
+            self.gradient_norm += step.gradient_norm
+            self.finite_norms += 1
+        self.positions += sum(part.task.positions for part in parts)
+        self.filled += sum(part.task.filled for part in parts)
+
+    def record(self, batch_size: int, device: torch.device) -> dict[str, Any]:
+        """Means, rate and speed. Shares are of the time spent on steps; memory is the most this process has held."""
+        return {
+            "loss": self.loss / self.steps,
+            "gradient_norm": self.gradient_norm / max(self.finite_norms, 1),
+            "learning_rate": self.learning_rate,
+            "payments_per_second": self.steps * batch_size / self.learning,
+            "padding_share": 1.0 - self.filled / self.positions,
+            "waiting_share": self.waiting / self.learning,
+            "checkpoint_seconds": self.saving,
+            "memory_bytes": most_memory(device),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums."""
+        return asdict(self)
+
+
+def most_memory(device: torch.device) -> int:
+    """Bytes: on a GPU the most that tensors took there, else the most that this process took."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

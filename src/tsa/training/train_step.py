@@ -1,0 +1,161 @@
+"""One step of learning: loss, gradient, clipping, optimiser, schedule, running average. Knows batches, but no epochs' order.
+
+All that changes with a step and is to survive the process is in `state_dict`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from tsa.model import TSANetwork
+from tsa.training.config import TrainingConfig
+from tsa.training.data.loader import Loaded
+from tsa.training.distributed import Processes, freeze_unused
+from tsa.training.losses import make_loss
+from tsa.training.optim import evaluation_weights, make_optimizer, make_schedule
+from tsa.training.precision import Precision
+
+RECENT = 2.0
+"""A step counts for this share of all steps so far, until the decay counts it for more: 2 makes its weight grow with its number."""
+PARTS = ("network", "average", "optimizer", "schedule", "scaler")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step found: the loss over the whole batch, the gradient's norm before clipping, the rate it was made with."""
+
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    wishes: Sequence[float]
+    """Sums over the processes of what each had to say beside."""
+
+
+class NotFiniteError(Exception):
+    """A loss or a gradient that is not finite; the weights are as before the step."""
+
+
+class Learner:
+    """A network with everything that its training moves."""
+
+    def __init__(
+        self, network: TSANetwork, config: TrainingConfig, processes: Processes, *, steps_per_epoch: int
+    ) -> None:
+        self.network, self.config, self.processes = network, config, processes
+        self.parameters = list(network.parameters())
+        self.optimizer = make_optimizer(network, config)
+        self.schedule = make_schedule(
+            self.optimizer, steps_per_epoch=steps_per_epoch, epochs=config.epochs, config=config
+        )
+        self.average = AveragedModel(network, multi_avg_fn=running_average(config.ema_decay))
+        self.precision = Precision(config.precision, processes.device)
+        self.scaler = self.precision.scaler
+        self.criterion = make_loss(config)
+        if processes.count > 1:
+            freeze_unused(network)
+        self._module = processes.wrapped(_compiled(network) if config.compile else network)
+
+    @property
+    def kept(self) -> TSANetwork:
+        """The network that is validated and kept: the running average."""
+        return cast(TSANetwork, self.average.module)
+
+    def step(self, parts: Sequence[Loaded], epoch: int, wishes: Sequence[float] = ()) -> Step:
+        """Learn from a batch that comes in `parts`. Raises NotFiniteError, in all processes, before anything is ruined."""
+        self.network.train()
+        rate = self.schedule.get_last_lr()[0]
+        loss, *told = self._gradients(parts, epoch, wishes)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self.precision.may_overflow):
+            raise NotFiniteError(f"loss={loss}, gradient norm={norm} at rate {rate:g}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.average.update_parameters(self.network)
+        return Step(loss, norm, rate, told)
+
+    def _gradients(self, parts: Sequence[Loaded], epoch: int, wishes: Sequence[float]) -> list[float]:
+        """Gradients of the mean loss over all processes; returns that mean and the sums of the wishes."""
+        self.optimizer.zero_grad()
+        seen = torch.zeros((), device=self.processes.device)
+        for part in parts[:-1]:
+            with self.processes.apart(self._module):
+                loss = self.loss(part, epoch)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                seen += loss.detach()
+        loss = self.loss(parts[-1], epoch)
+        total = loss.detach() if len(parts) == 1 else seen + loss.detach()
+        # on its way while gradients are computed
+        sums = self.processes.sum(torch.stack([total.double(), *total.new_tensor(wishes, dtype=torch.float64)]))
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        mean, *told = sums.wait()
+        return [mean / self.processes.count, *told]
+
+    def loss(self, part: Loaded, epoch: int) -> Tensor:
+        """The weighted mean loss of a part, times its share in the step, with the balance loss of experts; scalar."""
+        return self._loss(self._module, self.network, part, epoch)
+
+    def attempt(self, part: Loaded, epoch: int) -> None:
+        """Only see whether a step on `part` fits into memory; the network to keep lends itself, and learns nothing."""
+        self.optimizer.zero_grad()
+        try:
+            self._loss(self.kept.train(), self.kept, part, epoch).backward()  # type: ignore[no-untyped-call]
+        finally:
+            self.kept.zero_grad()
+
+    def _loss(self, module: nn.Module, network: TSANetwork, part: Loaded, epoch: int) -> Tensor:
+        device = self.processes.device
+        batch, target, weight = part.batch.to(device), part.target.to(device), part.weight.to(device)
+        with self.precision.products():
+            logits = module(batch, apart=True)
+        if logits.ndim == 3:  # each member learns for itself: its own errors, not their mean's
+            each = self.criterion(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]), epoch)
+            each = each.view(logits.shape[:2]).mean(1)
+        else:
+            each = self.criterion(logits, target, epoch)
+        return ((each * weight).mean() + network.auxiliary_loss()) * part.task.share
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """A block in which the network to keep is as it is to be validated: some optimisers average by themselves."""
+        with evaluation_weights(self.optimizer):
+            if self.config.ema_decay == 0.0:
+                self.kept.load_state_dict(self.network.state_dict())
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that steps have moved."""
+        return {name: getattr(self, name).state_dict() for name in PARTS}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a learner of the same settings was."""
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+
+
+def running_average(decay: float) -> Callable[..., None]:
+    """An average over about the last half of the steps so far, at most over 1 / (1 − decay) of them.
+
+    So it forgets the starting point however short a run is (polynomial-decay averaging, Shamir and Zhang 2013).
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], seen: Tensor | int) -> None:
+        share = max(1.0 - decay, RECENT / (RECENT + int(seen)))
+        torch._foreach_lerp_(averages, current, share)
+
+    return update
+
+
+def _compiled(network: TSANetwork) -> nn.Module:
+    """The network compiled for batches of any size and histories of any length."""
+    return cast(nn.Module, torch.compile(network, dynamic=True))

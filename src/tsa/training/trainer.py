@@ -1,0 +1,249 @@
+"""The training loop: draw, learn, validate, epoch after epoch; a checkpoint now and then.
+
+It knows tensors and rows; where a run is written and what becomes of its weights is in fit.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tsa.data.store.store import EventStore
+from tsa.errors import TrainingError, TrainingStopped
+from tsa.model import TSANetwork
+from tsa.progress import Progress, silent
+from tsa.training.checkpoint import Checkpoints, random_state, restore_random_state
+from tsa.training.config import TrainingConfig
+from tsa.training.data.loader import Loaded, Loader, first_rows
+from tsa.training.data.sampler import Sampler
+from tsa.training.data.sampling import Draw
+from tsa.training.diagnostics import largest_fit, not_finite, out_of_memory, too_large
+from tsa.training.distributed import Processes
+from tsa.training.early_stopping import History
+from tsa.training.epoch_stats import Tally
+from tsa.training.preemption import Asked, Watch
+from tsa.training.train_step import Learner, NotFiniteError, Step
+from tsa.training.validation import Scoring, ScoringLeftError, measured, two_sided
+
+logger = logging.getLogger(__name__)
+
+Rows = NDArray[np.int64]
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Position:
+    """Where a run stands: before step `step` + 1 of an epoch whose payments are drawn, or are yet to be."""
+
+    epoch: int = 1
+    step: int = 0
+    drawn: Draw | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a loop tells and asks of its surroundings."""
+
+    progress: Progress = silent
+    on_step: Callable[[Step], None] = lambda step: None
+    asked: Asked = field(default_factory=Asked)
+
+
+class Loop:
+    """A run of training on the labelled rows `train`, validated on the rows `validation`."""
+
+    def __init__(
+        self,
+        network: TSANetwork,
+        store: EventStore,
+        rows: Mapping[str, Rows],
+        config: TrainingConfig,
+        processes: Processes,
+        hooks: Hooks,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.store, self.config, self.processes, self.hooks = store, config, processes, hooks
+        self.sampler = Sampler(store, rows["train"], config)
+        self.loader = Loader(store, config, processes)
+        self.learner = Learner(network, config, processes, steps_per_epoch=self.sampler.steps)
+        self.scoring = Scoring(store, processes, hooks.progress, hooks.asked)
+        self.watch = Watch(config.checkpoint_minutes, hooks.asked, keeps_time=processes.first)
+        self.validation, self.checkpoints = rows["validation"], checkpoints
+        self.history, self.position, self.tally = History(), Position(), Tally()
+
+    def run(self, *on_epoch: OnEpoch) -> History:
+        """Train, from where the run stands, and leave the network with the weights that are to be kept.
+
+        on_epoch: each takes the record of every epoch.
+        """
+        try:
+            while self.history.goes_on(self.config):
+                drawn = self.draw()
+                self.learn(drawn)
+                record = self.validate()
+                for take in on_epoch:
+                    take(record)
+                self.save()
+        except ScoringLeftError:
+            self.save()
+            self._stop()
+        self.learner.network.load_state_dict(self.history.best)
+        self.learner.network.eval()
+        return self.history
+
+    def draw(self) -> Draw:
+        """The payments of the epoch, in the order they are learned from."""
+        if self.position.drawn is None:
+            started = time.perf_counter()
+            score = partial(self.scoring, self.learner.kept, what="looking for genuine payments that look risky")
+            drawn = self.sampler.epoch(self.position.epoch, score)
+            self.position.drawn = self.loader.arranged(drawn, self.position.epoch)
+            self.tally = Tally(seconds=time.perf_counter() - started, saving=self.tally.saving)
+        return self.position.drawn
+
+    def learn(self, drawn: Draw) -> None:
+        """The steps of the epoch that are still to be made."""
+        epoch = self.position.epoch
+        what = f"epoch {epoch} of {self.config.epochs}"
+        with self.hooks.progress(what, self.sampler.steps) as advance:
+            advance(self.position.step)
+            for parts in self._timed(self.loader.steps(drawn, after=self.position.step)):
+                step = self._step(parts, epoch)
+                self.position.step += 1
+                self.tally.add(step, parts)
+                advance(1)
+                self._heed(step)
+
+    def validate(self) -> dict[str, Any]:
+        """What the epoch came to; its weights are kept if they are the best so far."""
+        started = time.perf_counter()
+        record = {"epoch": self.position.epoch, **self.tally.record(self.config.batch_size, self.processes.device)}
+        with self.learner.settled():
+            record |= self._measured()
+            record["seconds"] = self.tally.seconds + self.tally.learning + time.perf_counter() - started
+            if self.history.add(self.processes.from_first(record), self.config):
+                self.history.best = _copied(self.learner.kept.state_dict())
+            self._save_best()
+        self.position, self.tally = Position(self.position.epoch + 1), Tally()
+        if not self.history.goes_on(self.config) and len(self.history.epochs) < self.config.epochs:
+            logger.info("no better %s for %d epochs: stopping", self.config.metric, self.config.patience)
+        return self.history.epochs[-1]
+
+    def save(self) -> None:
+        """Write a checkpoint of where the run stands. All processes take part, the first one writes."""
+        if self.checkpoints is None:
+            return
+        started = time.perf_counter()
+        state = self.state_dict()
+        if self.processes.first:
+            best = self.history.top(self.config)
+            self.checkpoints.save(self.position.epoch, self.position.step, state, best)
+        self.processes.wait()
+        self.watch.saved()
+        self.tally.saving += time.perf_counter() - started
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run needs to go on as if it had not been interrupted, but for the best weights, saved before."""
+        drawn = self.position.drawn
+        return {
+            "epoch": self.position.epoch,
+            "step": self.position.step,
+            "drawn": None if drawn is None else drawn.state_dict(),
+            "learner": self.learner.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "history": self.history.state_dict(),
+            "tally": self.tally.state_dict(),
+            "random": self.processes.gathered(random_state(self.processes.device)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint, `best` being the weights of its best epoch."""
+        drawn = state["drawn"]
+        self.position = Position(state["epoch"], state["step"], None if drawn is None else Draw.of_state(drawn))
+        self.learner.load_state_dict(state["learner"])
+        self.sampler.load_state_dict(state["sampler"])
+        self.history.load_state_dict(state["history"])
+        self.history.best = {name: value.to(self.processes.device) for name, value in best.items()}
+        self.tally = Tally(**state["tally"])
+        self._draw_on(state["random"])
+
+    def _draw_on(self, states: Sequence[Any]) -> None:
+        """Go on drawing as the process of this number did; one that was not there draws numbers of its own."""
+        rank, count = self.processes.rank, self.processes.count
+        if len(states) != count:
+            logger.warning("going on with %d processes instead of %d: dropout draws other numbers", count, len(states))
+        if rank < len(states):
+            restore_random_state(states[rank], self.processes.device)
+        else:
+            torch.manual_seed(self.config.seed + rank)
+
+    def _measured(self) -> dict[str, float]:
+        """Nothing where the range lacks one of the two outcomes: early stopping, which would need it, was refused then."""
+        label = self.store.label[self.validation]
+        if not two_sided(label):
+            return {}
+        return measured(label, self.scoring(self.learner.kept, self.validation, "validation"))
+
+    def _save_best(self) -> None:
+        """Keep the weights of this epoch in a file if it is among the best."""
+        number = len(self.history.epochs)
+        if self.checkpoints and self.processes.first and number in self.history.top(self.config):
+            self.checkpoints.save_best(number, self.learner.kept.state_dict())
+
+    def _timed(self, steps: Iterator[list[Loaded]]) -> Iterator[list[Loaded]]:
+        """The steps; how long each was waited for, and took in all, goes into the tally."""
+        began = time.perf_counter()
+        for parts in steps:
+            self.tally.waiting += time.perf_counter() - began
+            yield parts
+            self.tally.learning += time.perf_counter() - began
+            began = time.perf_counter()
+
+    def _step(self, parts: Sequence[Loaded], epoch: int) -> Step:
+        try:
+            return self.learner.step(parts, epoch, self.watch.wishes)
+        except NotFiniteError as error:
+            raise self._not_finite(parts, str(error)) from None
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        # out of the handler: the error holds on to what fills the memory
+        raise self._too_large(max(parts, key=lambda part: len(part.task.rows)), epoch)
+
+    def _heed(self, step: Step) -> None:
+        """Save, or save and stop, where any process wishes to."""
+        self.hooks.on_step(step)
+        stop, save = self.watch.heeded(step.wishes)
+        if save:
+            self.save()
+        if stop:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        at = f"epoch {self.position.epoch}, step {self.position.step}"
+        raise TrainingStopped(f"asked to stop by SIGTERM: a checkpoint was saved in {at}, --resume goes on from there")
+
+    def _not_finite(self, parts: Sequence[Loaded], found: str) -> TrainingError:
+        """What was found, where, and with which payments over all processes."""
+        rows = np.concatenate(self.processes.gathered(np.concatenate([part.task.rows for part in parts])))
+        at = f"epoch {self.position.epoch}, step {self.position.step + 1}"
+        return not_finite(found, at, self.store.ids()[rows].to_list())
+
+    def _too_large(self, part: Loaded, epoch: int) -> TrainingError:
+        """How many payments would have fitted into memory: found by trying."""
+        n = len(part.task.rows)
+        fits = largest_fit(n, lambda size: self.learner.attempt(first_rows(self.store, part.task, size), epoch))
+        return too_large(n, fits, self.processes.count, self.config.accumulate)
+
+
+def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in weights.items()}

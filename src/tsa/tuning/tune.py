@@ -1,0 +1,230 @@
+"""A search for settings: so many trainings, each with settings that the earlier ones make likely to be good.
+
+It knows what to vary, when to give a training up and what to keep; how a training goes is in fit.py. Optuna chooses
+(Akiba et al. 2019) by a tree-structured Parzen estimator (Bergstra et al. 2011). The search stands in a folder and
+goes on from there: the choice of each trial depends on the seed and the trials before it alone, so a search that was
+killed and goes on tries what it would have tried.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import polars as pl
+
+from tsa.errors import ConfigError, TrainingError, TrainingStopped
+from tsa.files.writing import replaced_file, write_text
+from tsa.progress import Progress, silent
+from tsa.training.tracking import epochs_of
+from tsa.training.train_model import train
+from tsa.tuning.search import Search, Settings, alone_in, claim
+from tsa.tuning.space import ROOMS, Choice, Range
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+logger = logging.getLogger(__name__)
+
+ALONE = 5
+"""So many trials are trained to their end before one is given up for being worse than their median."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The best trial: its number, its value and all settings that differ from the preset."""
+
+    trial: int
+    metric: str
+    value: float
+    settings: Settings
+    tried: int
+
+
+def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progress = silent) -> Best:
+    """Search until the folder `out` holds so many trials; an interrupted search goes on. The first trial changes nothing.
+
+    Writes `trials.csv` and `best.toml`, the preset for `tsa train --settings`. Raises ConfigError for a folder that
+    holds something else or another search, TrainingError where no trial came to an end.
+    """
+    _need_optuna()
+    out = Path(out)
+    if trials < 1:
+        raise ConfigError(f"trials must be at least 1, however: {trials}")
+    claim(search, out)
+    with alone_in(out), progress("tuning", trials) as advance:
+        study = _open(search, out)
+        advance(min(len(_tried(study)), trials))
+        while (number := len(_tried(study))) < trials:
+            _try(search, study, number, out, progress)
+            _write(search, study, out)
+            advance(1)
+        return _write(search, study, out) or _none_ended(study)
+
+
+def _try(search: Search, study: Study, number: int, out: Path, progress: Progress) -> None:
+    """One trial: settings, a training, its value. One that is given up or cannot be trained counts as tried.
+
+    One that is asked to stop does not: the next search goes on with its training.
+    """
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    trial = _ask(search, study, number)
+    chosen = {key: _suggested(trial, key, entry) for key, entry in search.space.entries.items()}
+    logger.info("trial %d: %s", number, chosen)
+    try:
+        value = _value(search, trial, chosen, out / "trials" / f"{number:04}", progress)
+    except TrialPruned:
+        logger.info("trial %d is worse than the median of those before it: given up", number)
+        study.tell(trial, state=TrialState.PRUNED)
+    except TrainingStopped:
+        raise
+    except (ConfigError, TrainingError) as error:
+        if number == 0:
+            raise  # the settings as they are cannot be trained: no setting of the space is the cause
+        logger.warning("trial %d cannot be trained: %s", number, error)
+        trial.set_user_attr("refused", str(error))
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        logger.info("trial %d: %s %.5f", number, search.metric, value)
+        study.tell(trial, value)
+
+
+def _ask(search: Search, study: Study, number: int) -> Trial:
+    """The next trial. Its choice is seeded by its number, so that it is the same after an interruption."""
+    from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
+
+    seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
+    study.sampler = TPESampler(seed=seed, multivariate=True)
+    if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial(search.usual)
+    return study.ask()
+
+
+def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: Progress) -> float:
+    """Train with the chosen settings, or go on with it; the best epoch's metric. TrialPruned where that is not worth it."""
+    from optuna import TrialPruned
+
+    told: set[int] = set()
+
+    def tell(records: Sequence[dict[str, Any]]) -> None:
+        for record in records:
+            if record["epoch"] not in told:
+                trial.report(record[search.metric], record["epoch"])
+                told.add(record["epoch"])
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        before = [] if told else epochs_of(out)  # an interruption's too: later trials are compared with them
+        tell([*before, record])
+        if trial.should_prune():
+            raise TrialPruned
+
+    training, model = search.made(chosen)
+    settings: dict[str, Any] = {"preset": search.preset, "model": model, "training": training}
+    bundle = train(search.store, out, **settings, progress=progress, on_epoch=on_epoch, resume=out.exists())
+    epochs = bundle.training["epochs"]
+    tell(epochs)
+    values = [float(epoch[search.metric]) for epoch in epochs]
+    return max(values) if search.higher_is_better else min(values)
+
+
+def _suggested(trial: Trial, key: str, entry: Range | Choice) -> Any:
+    if isinstance(entry, Choice):
+        return trial.suggest_categorical(key, list(entry.values))
+    if entry.whole:
+        return trial.suggest_int(key, int(entry.low), int(entry.high), log=entry.log)
+    return trial.suggest_float(key, entry.low, entry.high, log=entry.log)
+
+
+def _open(search: Search, out: Path) -> Study:
+    """The study in the folder, without what an interruption left unfinished."""
+    import optuna
+
+    optuna.logging.disable_default_handler()
+    # by a connection instead of a URL, in which a path would have to do without some characters
+    connect = partial(sqlite3.connect, out / "study.db", check_same_thread=False)
+    study = optuna.create_study(
+        study_name="tsa",
+        storage=optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}),
+        direction="maximize" if search.higher_is_better else "minimize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=ALONE, n_warmup_steps=1),
+        load_if_exists=True,
+    )
+    state = optuna.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        study.tell(trial.number, state=state.FAIL)
+    return study
+
+
+def _tried(study: Study) -> list[FrozenTrial]:
+    """The trials that count, in order."""
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _best(search: Search, study: Study) -> Best | None:
+    """The best of the trials that came to an end; None where none did."""
+    tried = _tried(study)
+    sign = 1 if search.higher_is_better else -1
+    # one that was given up has a value too, its last
+    values = [trial.value if trial.state.name == "COMPLETE" else None for trial in tried]
+    ended = [(sign * value, -number) for number, value in enumerate(values) if value is not None]
+    if not ended:
+        return None
+    value, number = max(ended)  # of equal ones the first
+    settings = {**search.fixed, **tried[-number].params}
+    return Best(trial=-number, metric=search.metric, value=sign * value, settings=settings, tried=len(tried))
+
+
+def _none_ended(study: Study) -> NoReturn:
+    raise TrainingError(f"a trial must come to its end, however: none of {len(_tried(study))} did")
+
+
+def _write(search: Search, study: Study, out: Path) -> Best | None:
+    """The table of all trials so far, and the preset of the best."""
+    rows = [
+        {
+            "trial": number,
+            "state": trial.state.name.lower(),
+            search.metric: trial.value,
+            "seconds": trial.duration.total_seconds() if trial.duration else None,
+            **trial.params,
+            "refused": trial.user_attrs.get("refused"),
+        }
+        for number, trial in enumerate(_tried(study))
+    ]
+    with replaced_file(out / "trials.csv") as aside:
+        pl.DataFrame(rows, infer_schema_length=None, strict=False).write_csv(aside)
+    if best := _best(search, study):
+        write_text(out / "best.toml", _preset(search, best))
+    return best
+
+
+def _preset(search: Search, best: Best) -> str:
+    """The best settings as TOML, with the tables that `tsa train --settings` reads."""
+    lines = [
+        f"# The best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.5f}.",
+        f"# Over the preset {search.preset}: tsa train STORE --preset {search.preset} --settings best.toml --out RUN",
+    ]
+    for room in ROOMS:
+        own = {key.partition(".")[2]: value for key, value in best.settings.items() if key.startswith(f"{room}.")}
+        # JSON writes numbers, texts, truth values and lists of them as TOML reads them
+        lines += ["", f"[{room}]", *(f"{name} = {json.dumps(value)}" for name, value in sorted(own.items()))]
+    return "\n".join(lines) + "\n"
+
+
+def _need_optuna() -> None:
+    if find_spec("optuna") is None:
+        raise ConfigError("a search needs Optuna, which is not installed: pip install 'tsa-fraud[tune]'")

@@ -1,0 +1,114 @@
+"""Requests to the original's own handlers, with their answers: where the folder of these stands beside the repository.
+
+Each case is read and scored alone, as the endpoint does it, and all of them as files; what the handlers refused, failed on, or
+had no number for is refused here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tsa.config.market import Market
+from tsa.data.log.quarantine import Quarantine
+from tsa.errors import ConfigError, DataError
+from tsa.inference.scorer import Scorer
+from tsa.legacy.importer import import_original
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+MARKETS = ("eu", "na")
+pytestmark = pytest.mark.skipif(
+    not all((GOLDEN / f"legacy_{name}").is_dir() for name in MARKETS), reason="the original's folders are not here"
+)
+
+
+@pytest.fixture(scope="module", params=MARKETS)
+def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scorer, list[Any]]:
+    folder, bundle = GOLDEN / f"legacy_{request.param}", tmp_path_factory.mktemp(request.param) / "bundle"
+    import_original(folder, Market.load(folder / "market.toml")).save(bundle)
+    with gzip.open(folder / "cases.jsonl.gz", "rt", encoding="utf-8") as file:
+        cases = [json.loads(line) for line in file]
+    return Scorer.load(bundle), cases
+
+
+def expected(case: Any) -> tuple[float, float] | None:
+    """The raw score and the percentile; None where the handler gave none."""
+    answer = case["expected"]
+    raw = answer.get("raw")
+    if raw is None or not math.isfinite(raw) or raw < 0:
+        return None
+    return raw, float(answer["score-percentile"])
+
+
+def differences(cases: list[Any], found: list[tuple[float, float] | None]) -> list[Any]:
+    wrong = []
+    for case, got in zip(cases, found, strict=True):
+        wanted = expected(case)
+        if (got is None) != (wanted is None) or (
+            got and wanted and (abs(got[0] - wanted[0]) > 1e-5 or abs(got[1] - wanted[1]) > 0.001 + 1e-9)
+        ):
+            wrong.append((case["kind"], got, wanted))
+    return wrong
+
+
+def test_single_requests_get_the_originals_scores(imported: tuple[Scorer, list[Any]]) -> None:
+    scorer, cases = imported
+    found: list[tuple[float, float] | None] = []
+    for case in cases:
+        try:
+            got = scorer.score_requests(scorer.wire_reader.read(json.dumps(case["row"])))
+            found.append((float(got["raw_score"][0]), float(got["percentile"][0])))
+        except DataError:
+            found.append(None)
+    assert differences(cases, found) == []
+    assert sum(expected(case) is not None for case in cases) > 80
+
+
+@pytest.mark.parametrize("form", ["jsonl", "tsv"])
+def test_files_get_the_originals_scores(imported: tuple[Scorer, list[Any]], tmp_path: Path, form: str) -> None:
+    """In a table all is text and every field is there: cases that hold something else are left out."""
+    if form == "jsonl" and not os.environ.get("TSA_LONG"):
+        pytest.skip("TSA_LONG=1 also scores the files of JSON lines")
+    scorer, cases = imported
+    names = list(cases[0]["row"])
+    rows = [case for case in cases if isinstance(case["row"], dict) and case["row"]]
+    if form == "tsv":
+        rows = [
+            case
+            for case in rows
+            if all(isinstance(case["row"].get(name), str) for name in names[1:] if name != "objectId")
+        ]
+    shown = [{**case["row"], "objectId": f"case {at}"} for at, case in enumerate(rows)]
+    path = tmp_path / f"rows.{form}"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in shown), encoding="utf-8")
+    else:
+        frame = pl.DataFrame([{name: row[name] for name in names} for row in shown])
+        frame.rename({name: name.replace(".", "__DOT__") for name in names}).write_csv(
+            path, separator="\t", quote_style="never"
+        )
+    scores = scorer.score(path, quarantine=Quarantine(tmp_path / "bad.parquet", 1.0))
+    by_id = {
+        id_: (raw, percentile) for id_, raw, percentile in scores.select("id", "raw_score", "percentile").iter_rows()
+    }
+    assert differences(rows, [by_id.get(f"case {at}") for at in range(len(rows))]) == []
+    assert len(rows) > 90
+    assert len(scores) + len(pl.read_parquet(tmp_path / "bad.parquet")) == len(rows)
+
+
+def test_the_cap_of_ages_is_one_setting(imported: tuple[Scorer, list[Any]], tmp_path: Path) -> None:
+    scorer, _ = imported
+    wire, config = scorer.bundle.market.wire, scorer.bundle.config
+    assert wire is not None
+    assert wire.age_cap_seconds == config.age_cap_seconds == (1e7 if len(config.histories) == 1 else 2e7)
+    scorer.bundle.save(tmp_path / "bundle")
+    Scorer.load(tmp_path / "bundle", ["wire.age_cap_seconds=1e6"])
+    with pytest.raises(ConfigError, match=r"wire\.age_cap_seconds must be at most the model's"):
+        Scorer.load(tmp_path / "bundle", ["wire.age_cap_seconds=3e7"])

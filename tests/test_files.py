@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tsa.errors import ConfigError
+from tsa.files.writing import ArrayWriter, replaced_file, replaced_folder, write_json
+
+
+def test_an_array_written_in_pieces_is_the_array(tmp_path: Path) -> None:
+    array = np.arange(20, dtype=np.int64).reshape(10, 2)
+    with ArrayWriter(tmp_path / "a.npy", np.int64, (10, 2)) as writer:
+        writer.append(array[:3])
+        writer.append(array.T[:, 3:].T)
+    assert np.load(tmp_path / "a.npy").tolist() == array.tolist()
+    assert writer.entry["sha256"] == hashlib.sha256((tmp_path / "a.npy").read_bytes()).hexdigest()
+    assert writer.entry["bytes"] == (tmp_path / "a.npy").stat().st_size
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (4, 0)])
+def test_an_empty_array_can_be_mapped(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with ArrayWriter(tmp_path / "a.npy", np.float32, shape) as writer:
+        writer.append(np.zeros(shape, np.float32))
+    assert np.load(tmp_path / "a.npy", mmap_mode="r").shape == shape
+
+
+def test_too_few_rows_or_other_shapes_are_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="must get 3 rows, however: 2"),
+        ArrayWriter(tmp_path / "a", np.int8, (3,)) as w,
+    ):
+        w.append(np.zeros(2, np.int8))
+    with pytest.raises(ValueError, match="takes rows of shape"), ArrayWriter(tmp_path / "a", np.int8, (3,)) as w:
+        w.append(np.zeros((3, 1), np.int8))
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 0.1 + 0.2})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert "0.30000000000000004" in (tmp_path / "a.json").read_text()
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere"), replaced_file(tmp_path / "a") as aside:
+        aside.with_name("nowhere").rename(aside)
+    assert list(tmp_path.iterdir()) == []
+    with replaced_file(tmp_path / "deep" / "a") as aside:
+        aside.write_text("whole")
+    assert (tmp_path / "deep" / "a").read_text() == "whole"
+
+
+def test_a_folder_appears_whole_and_replaces_only_its_kind(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with replaced_folder(tmp_path / "deep" / "out", "marker") as folder:
+            (folder / "marker").write_text(content)
+        assert (tmp_path / "deep" / "out" / "marker").read_text() == content
+    with pytest.raises(ConfigError), replaced_folder(tmp_path / "deep" / "out", "another"):
+        pass
+    with pytest.raises(ConfigError), replaced_folder(tmp_path / "deep" / "out" / "marker", "marker"):
+        pass
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
