@@ -1,10 +1,10 @@
-"""How far scores move when experts are chosen as the original chooses them: at random, also in evaluation.
+"""How far scores move when experts are chosen as the legacy system chooses them: at random, also in evaluation.
 
     python benchmarks/experts.py [BUNDLE LOG] [--draws 20]
 
-With the policy "random" the original keeps a payment's second expert with probability gate / 0.2, so one payment scores
+With the policy "random" the legacy system keeps a payment's second expert with probability gate / 0.2, so one payment scores
 differently twice. Here evaluation keeps it always, weighted by its gate. The payments of the log (at most 2,000, the last
-ones) are scored so many times with the original's draws, and once as here. Without a bundle, one of the original's
+ones) are scored so many times with the legacy system's draws, and once as here. Without a bundle, one of the legacy system's
 form with two histories and five experts in each layer, but small, is trained for 3 epochs on 20,000 simulated payments.
 """
 
@@ -33,7 +33,7 @@ MOST = 2000
 
 @contextmanager
 def drawn() -> Iterator[None]:
-    """Gates keep second experts at random, as the original does."""
+    """Gates keep second experts at random, as the legacy system does."""
 
     def draw(_: Top2Gate, value: torch.Tensor) -> torch.Tensor:
         return (torch.rand_like(value) < value / SECOND_THRESHOLD).to(value.dtype)
@@ -57,8 +57,8 @@ def measure(bundle: Path, log: str, draws: int) -> None:
     moved, of_mean = np.abs(there - here), np.abs(there.mean(0) - here)
     print(f"{len(rows):,} payments, {draws} draws, raw scores from {here.min():.4f} to {here.max():.4f}")
     for what, values in (
-        ("from one draw of the original's to the next", again),
-        ("from the original's draws to the score here", moved),
+        ("from one draw of the legacy system's to the next", again),
+        ("from the legacy system's draws to the score here", moved),
         (f"from the mean of the {draws} draws to the score here", of_mean),
     ):
         print(
@@ -81,7 +81,7 @@ def main() -> None:
         write_simulation(SimulationConfig(payments=20_000, fraud_rate=0.03), folder / "log.parquet")
         market = tsa.Market.load(MARKET, ["history.0.length=12", "history.1.length=12"])
         store = tsa.prepare(market, [folder / "log.parquet"], folder / "store")
-        config = TrainingConfig.make({"epochs": 3, "early_stopping": False, "look_again": 0})
+        config = TrainingConfig.make({"epochs": 3, "early_stopping": False, "importance_sampling_every": 0})
         model = {"n_experts": 5, "width": 32, "feedforward_width": 64, "n_order_layers": 2, "n_feature_layers": 2}
         tsa.train(store, folder / "run", preset="reference-two-history", training=config, model=model)
         measure(folder / "run" / "bundle", str(folder / "log.parquet"), arguments.draws)

@@ -27,7 +27,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import tsa
-from tsa.config.overrides import Settings
+from tsa.config.overrides import Overrides
 from tsa.evaluation.metrics.evaluate_scores import card_precision_at_k
 from tsa.inference.scorer import score_events
 from tsa.training import TrainingConfig
@@ -81,7 +81,7 @@ def run_fold(data: str, k: int, sets: list[str]) -> dict[str, float]:
 def measure_fold(data: str, k: int, sets: list[str], folder: Path) -> dict[str, float]:
     ranges = fold_ranges(*days_of(data), k)
     split = [f'split.{name}=["{start.isoformat()}", "{end.isoformat()}"]' for name, (start, end) in ranges.items()]
-    settings = Settings.read([*split, *sets], MARKET)
+    settings = Overrides.read([*split, *sets], MARKET)
     store = tsa.prepare(settings.market, [data], folder / f"store-{k}")
     training = TrainingConfig.make(
         {"early_stopping": False, "train_on": ["train", "validation", "calibration"], **settings.training}

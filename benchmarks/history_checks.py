@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tsa.serving.history import redis_scripts, sqlite_rows
-from tsa.serving.history.base import PAYMENTS, Change, HistoryStore
+from tsa.serving.history.base import PAYMENTS, HistoryStore, WriteBatch
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.redis import RedisStore
 from tsa.serving.history.sqlite import SQLiteStore
@@ -72,7 +72,9 @@ def one_payment(store: HistoryStore, number: int, key: int) -> None:
     found = store.read(places)
     data = {places[0]: os.urandom(RECORD_BYTES), places[1]: os.urandom(BLOCK_BYTES), places[2]: os.urandom(BLOCK_BYTES)}
     assert store.commit(
-        Change(seen={place: found[place].stamp if place in found else None for place in places}, put=data)
+        WriteBatch(
+            expected_versions={place: found[place].version if place in found else None for place in places}, puts=data
+        )
     )
 
 
@@ -95,7 +97,7 @@ def without_checks(store: Any) -> None:
         store.commit = lambda change: _plain_commit(store, change)  # type: ignore[method-assign]
 
 
-def _plain_commit(store: SQLiteStore, change: Change) -> bool:
+def _plain_commit(store: SQLiteStore, change: WriteBatch) -> bool:
     with store._alone() as link:
         link.execute("begin immediate")
         made = sqlite_rows.is_as_seen(link, change) and sqlite_rows.written(link, change)

@@ -17,7 +17,7 @@ from pathlib import Path
 import tsa
 from tsa.bundle.bundle import Bundle
 from tsa.model import TSANetwork
-from tsa.serving.history.backfill import fill
+from tsa.serving.history.backfill import backfill
 from tsa.serving.history.factory import open_history
 from tsa.simulation import SimulationConfig, write_simulation
 from tsa.training.model_config import network_settings
@@ -45,7 +45,7 @@ def main() -> None:
         with open_history(arguments.history or f"sqlite:///{folder / 'histories.db'}") as store:
             for what in ("load", "load again"):
                 began, cpu = time.perf_counter(), time.process_time()
-                filled = fill(store, bundle, [log])
+                filled = backfill(store, bundle, [log])
                 wall, used = time.perf_counter() - began, time.process_time() - cpu
                 told = f"{filled.read:,} read, {filled.added:,} added, {filled.changed:,} keys changed"
                 print(f"{what}: {wall:.1f} s ({used:.1f} s of processor time); {told}")

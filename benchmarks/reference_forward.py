@@ -2,7 +2,7 @@
 
     python benchmarks/reference_forward.py [--quick]
 
-EU production sizes, random weights, full histories (no padding to skip). The baseline below is the original's way: all
+EU production sizes, random weights, full histories (no padding to skip). The baseline below is the legacy system's way: all
 positions of every layer, expanded embeddings, whole attention matrices, float32, eager. One thread. Times are medians of
 alternating runs in one process, in CPU seconds (one thread, so that other load on the machine does not count); memory is
 what the training step adds to the process's peak, each in a process of its own. `onnx` is ONNX Runtime on the exported graph,
@@ -144,7 +144,7 @@ class PlainReference:
 
 
 def original_state(network: TSANetwork) -> dict[str, Tensor]:
-    """The network's parameters under the original's names, shared (not copied)."""
+    """The network's parameters under the legacy system's names, shared (not copied)."""
     parameters = network.named_parameters()
     return {name: value for own, value in parameters for name in original_names(own, network.config)}
 

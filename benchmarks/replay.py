@@ -1,4 +1,4 @@
-"""Replay a log through the desk, one payment at a time or in batches, and compare each score with the offline one.
+"""Replay a log through the scoring service, one payment at a time or in batches, and compare each score with the offline one.
 
     python benchmarks/replay.py [BUNDLE LOG] [--payments 20000] [--batch 1] [--history sqlite:///FILE] [--seconds 3600]
 
@@ -29,7 +29,7 @@ from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.store.store import prepare
 from tsa.inference.scorer import Scorer
 from tsa.serving.history.factory import open_history
-from tsa.serving.scoring.scoring_service import Answer, Desk
+from tsa.serving.scoring.scoring_service import ScoreResult, ScoringService
 from tsa.simulation import SimulationConfig, write_simulation
 
 TOLERANCE = 1e-6
@@ -115,17 +115,19 @@ def replayed(scorer: Scorer, frame: pl.DataFrame, arguments: argparse.Namespace,
     found: dict[str, float] = {}
     began = time.perf_counter()
     with open_history(arguments.history or f"sqlite:///{folder / 'histories.db'}") as store:
-        desk = Desk(scorer, store, clock=lambda: math.inf, watch=lambda what, seconds: taken[what].append(seconds))
+        scoring_service = ScoringService(
+            scorer, store, clock=lambda: math.inf, watch=lambda what, seconds: taken[what].append(seconds)
+        )
         for told, batch in steps(rows, frame[TIME].to_list(), outcomes, arguments.batch):
             for at, id_, fraud in told:
                 start = time.perf_counter()
-                assert desk.outcome(id_, fraud, at)
+                assert scoring_service.record_outcome(id_, fraud, at)
                 taken["outcome"].append(time.perf_counter() - start)
             start = time.perf_counter()
-            answers = desk.score(batch)
+            answers = scoring_service.score(batch)
             taken["desk"].append(time.perf_counter() - start)
             for answer in answers:
-                assert isinstance(answer, Answer), answer
+                assert isinstance(answer, ScoreResult), answer
                 found[answer.id] = answer.raw_score
             if time.perf_counter() - began > arguments.seconds:
                 break

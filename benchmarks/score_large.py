@@ -43,7 +43,7 @@ def main() -> None:
         log, small, out = (folder / f"{part}.parquet" for part in ("log", "small", "scores"))
         tsa("simulate", "-q", "--payments", options.payments, "--seed", 1, "--out", log)
         tsa("simulate", "-q", "--payments", FIRST, "--seed", 1, "--out", small)
-        settings = ("training.epochs=1", "training.look_again=0", f"model.width={options.width}")
+        settings = ("training.epochs=1", "training.importance_sampling_every=0", f"model.width={options.width}")
         words = [word for setting in settings for word in ("--set", setting)]
         tsa("prepare", "-q", "--market", MARKET, small, "--out", folder / "store")
         tsa("train", "-q", folder / "store", "--out", folder / "run", *words)

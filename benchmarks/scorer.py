@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import tsa
-from tsa.data.online.histories import Key, PastEvents
+from tsa.data.online.histories import HistoryEvents, Key
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer, score_events
 from tsa.training import TrainingConfig
@@ -34,15 +34,15 @@ SINGLE, BATCH = 200, 256
 ROUNDS = 5
 
 
-def past_of(store: tsa.EventStore, row: int) -> dict[Key, PastEvents]:
+def past_of(store: tsa.EventStore, row: int) -> dict[Key, HistoryEvents]:
     """The earlier events of a payment's keys, as a history store would hand them out."""
-    past: dict[Key, PastEvents] = {}
+    past: dict[Key, HistoryEvents] = {}
     for history in store.market.history:
         index = store.histories[history.name]
         end = int(index.position[row])
         rows = index.order[max(int(index.start[row]), end - history.length + 1) : end]
         names = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
-        past[history.name, _key(store, history.key, row)] = PastEvents(
+        past[history.name, _key(store, history.key_column, row)] = HistoryEvents(
             ids=tuple(map(str, rows)), **{name: np.asarray(getattr(store, name)[rows]) for name in names}
         )
     return past
@@ -57,7 +57,7 @@ _cache: dict[Path, Any] = {}
 
 def _columns(store: tsa.EventStore) -> Any:
     if store.path not in _cache:
-        names = [store.market.event.id, *(history.key for history in store.market.history)]
+        names = [store.market.event.id, *(history.key_column for history in store.market.history)]
         _cache[store.path] = store.columns(list(dict.fromkeys(names)))
     return _cache[store.path]
 
@@ -83,7 +83,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = tsa.prepare(tsa.Market.load(arguments.market), [arguments.log], folder / "store")
-        config = TrainingConfig.make({"epochs": 2, "look_again": 0, "genuine_per_fraud": 5, "early_stopping": False})
+        config = TrainingConfig.make(
+            {"epochs": 2, "importance_sampling_every": 0, "genuine_per_fraud": 5, "early_stopping": False}
+        )
         tsa.train(store, folder / "run", training=config)
         for precision in ("float32", "int8"):
             export_bundle(folder / "run" / "bundle", precision)
@@ -94,7 +96,7 @@ def compare(store: tsa.EventStore, bundle: Path, log: str) -> None:
     rows = np.random.default_rng(0).choice(store.labelled("test"), BATCH + SINGLE, replace=False)
     payments = payments_of(store, log, rows)
     past = [past_of(store, int(row)) for row in rows]
-    together: dict[Key, PastEvents] = {}
+    together: dict[Key, HistoryEvents] = {}
     for one in past[:BATCH]:
         together.update(one)
     scorers = {variant: Scorer.load(bundle, engine=variant[0], precision=variant[1]) for variant in VARIANTS}  # type: ignore[arg-type]
@@ -120,12 +122,12 @@ def compare(store: tsa.EventStore, bundle: Path, log: str) -> None:
     print(f"one thread, torch {torch.__version__}; differences of {len(checked):,} scores from float32 in PyTorch")
 
 
-def scored(scorer: Scorer, payments: list[dict[str, Any]], past: dict[Key, PastEvents]) -> dict[str, Any]:
+def scored(scorer: Scorer, payments: list[dict[str, Any]], past: dict[Key, HistoryEvents]) -> dict[str, Any]:
     """What an endpoint does for payments whose earlier events are at hand."""
     return scorer.score_requests(scorer.requests(scorer.reader.read_all(payments), past))
 
 
-def each(scorer: Scorer, payments: list[dict[str, Any]], past: list[dict[Key, PastEvents]]) -> list[float]:
+def each(scorer: Scorer, payments: list[dict[str, Any]], past: list[dict[Key, HistoryEvents]]) -> list[float]:
     scored(scorer, payments[:1], past[0])
     return [seconds(lambda at=at: scored(scorer, payments[at : at + 1], past[at])) for at in range(len(payments))]
 

@@ -33,16 +33,16 @@ from torch.distributed import TCPStore
 import tsa
 from tsa.model import TSANetwork
 from tsa.model.embedding import EventParts, SummedEvents
-from tsa.training.data.loader import Loader, Task
-from tsa.training.data.sampling import Draw
-from tsa.training.distributed import joined
+from tsa.training.data.loader import EpochLoader, MicrobatchSpec
+from tsa.training.data.sampling import EpochSample
+from tsa.training.distributed import distributed_context
 from tsa.training.train_model import network_settings
-from tsa.training.train_step import Step
-from tsa.training.trainer import Hooks, Loop
+from tsa.training.train_step import StepResult
+from tsa.training.trainer import Callbacks, Trainer
 
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
 WARM_UP = 5
-SORTED, SORTED_WIDELY = {"bucket": 64}, {"bucket": 512}
+SORTED, SORTED_WIDELY = {"length_bucket_batches": 64}, {"length_bucket_batches": 512}
 REFERENCE = "reference-two-history"
 START = multiprocessing.get_context("spawn")
 
@@ -63,10 +63,10 @@ class EnoughError(Exception):
     """So many steps were made."""
 
 
-class FullWidth(Loader):
+class FullWidth(EpochLoader):
     """A loader that trims nothing."""
 
-    def _task(self, drawn: Draw, whole: slice) -> Task:
+    def _task(self, drawn: EpochSample, whole: slice) -> MicrobatchSpec:
         widths = {key.name: key.length for key in self.store.market.history}
         task = super()._task(drawn, whole)
         return replace(task, widths=widths, positions=(whole.stop - whole.start) * sum(widths.values()))
@@ -85,23 +85,23 @@ def measured(path: str, way: Way, steps: int) -> dict[str, float]:
     store, config = tsa.EventStore.open(Path(path)), tsa.TrainingConfig.make(dict(way.training))
     ends: list[float] = []
 
-    def on_step(step: Step) -> None:
+    def on_step(step: StepResult) -> None:
         ends.append(time.perf_counter())
         if len(ends) == WARM_UP + steps:
             raise EnoughError
 
-    with joined(config.device) as processes:
+    with distributed_context(config.device) as processes:
         torch.manual_seed(0)
         network = TSANetwork(network_settings(store, way.preset, {})).to(processes.device)
         rows = {"train": store.labelled("train"), "validation": np.zeros(0, np.int64)}
-        loop = Loop(network, store, rows, config, processes, Hooks(on_step=on_step))
+        loop = Trainer(network, store, rows, config, processes, Callbacks(on_step=on_step))
         if way.full:
             loop.loader = FullWidth(store, config, processes)
             for module in network.modules():
                 if isinstance(module, SummedEvents):
                     module.__class__ = EveryPosition
         try:
-            loop.learn(loop.draw())
+            loop.train_epoch(loop.sample_epoch())
         except EnoughError:
             pass
         finally:
@@ -166,19 +166,19 @@ def whole_run(store: tsa.EventStore, epochs: int, threads: int) -> None:
     """Which share of a run went into checkpoints, and of its steps into waiting for batches."""
     torch.set_num_threads(threads)
     saves: list[float] = []
-    save = Loop.save
+    save = Trainer.save
 
-    def timed(loop: Loop) -> None:
+    def timed(loop: Trainer) -> None:
         began = time.perf_counter()
         save(loop)
         saves.append(time.perf_counter() - began)
 
-    Loop.save = timed  # type: ignore[method-assign]
+    Trainer.save = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         bundle = tsa.train(store, Path(folder) / "run", training=tsa.TrainingConfig(epochs=epochs))
         seconds = time.perf_counter() - began
-    Loop.save = save  # type: ignore[method-assign]
+    Trainer.save = save  # type: ignore[method-assign]
     print(f"a run of {epochs} epochs, {threads} threads, {seconds:.0f} seconds")
     print(f"  {len(saves)} checkpoints: {sum(saves) / seconds:.2%} of it, {np.mean(saves):.3f} seconds each")
     waiting = np.mean([epoch["waiting_share"] for epoch in bundle.training["epochs"]])
@@ -208,7 +208,12 @@ def on_gpu(path: Path, steps: int) -> None:
     several = len(tsa.EventStore.open(path).market.history) > 1
     for preset in (REFERENCE if several else "reference", "default"):
         for precision in ("float32", "bf16"):
-            training = {"precision": precision, "batch_size": 2048, "genuine_per_fraud": 200.0, "bucket": 64}
+            training = {
+                "precision": precision,
+                "batch_size": 2048,
+                "genuine_per_fraud": 200.0,
+                "length_bucket_batches": 64,
+            }
             with watched_gpu() as seen:
                 found = measured(str(path), Way(preset=preset, training=training), steps)
             busy = f"{np.median(seen[len(seen) // 3 :]):.0f} % busy" if seen else "utilisation not known"
@@ -230,7 +235,9 @@ COMPARISONS: dict[str, dict[str, Way]] = {
     },
     "length of histories, reference preset": {
         "full width": Way(full=True, preset=REFERENCE, training={"batch_size": 64}),
-        "trimmed, similar lengths together": Way(preset=REFERENCE, training={"batch_size": 64, "bucket": 256}),
+        "trimmed, similar lengths together": Way(
+            preset=REFERENCE, training={"batch_size": 64, "length_bucket_batches": 256}
+        ),
     },
     "precision": {"float32": Way(), "bf16": Way(training={"precision": "bf16"})},
 }

@@ -2,7 +2,7 @@
 
     python benchmarks/wire.py [--rows 3000]
 
-The plain reader goes the original's way: a JSON row at a time, Python for every value, lists, then arrays. It keeps the same
+The plain reader goes the legacy system's way: a JSON row at a time, Python for every value, lists, then arrays. It keeps the same
 rules, and its arrays are compared with ours before anything is timed. Batch is timed from files to a finished store, `tsa
 prepare` with a given encoder; of rows that tell of the same payments again and again, as the rows of a log do, and of rows
 that have nothing in common. A request is timed from bytes to arrays, and to tensors. Both readers take turns, row by row
@@ -35,10 +35,10 @@ import polars as pl
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.scaler import LIMIT, GivenScaler
+from tsa.data.encoding.scaler import LIMIT, ImportedScaler
 from tsa.data.store.store import prepare
 from tsa.data.wire import WireReader
-from tsa.data.wire.layout import Layout
+from tsa.data.wire.layout import FieldLayout
 from tsa.model.collate import request_batch
 from tsa.simulation import SimulationConfig, write_wire
 
@@ -49,14 +49,14 @@ PLAIN_ROWS = 200
 
 @dataclass
 class PlainReader:
-    """The original's way, for a market of one history."""
+    """The legacy system's way, for a market of one history."""
 
     market: Market
     encoder: Encoder
     indices: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.layout = Layout(self.market)
+        self.layout = FieldLayout(self.market)
         self.missing = set(self.layout.wire.missing)
         self.numeric = set(self.layout.wire.numeric_categorical)
         self.vocabularies = {v.name: v for v in self.encoder.categorical_vocabularies}
@@ -70,8 +70,8 @@ class PlainReader:
         row = json.loads(line)
         self.check(row)
         wire, event, length = self.layout.wire, self.market.event, self.market.history[0].length
-        told = self.told(row, self.layout.categorical, self.layout.wire.parts[0])
-        numbers_told = self.told(row, self.layout.numerical, self.layout.wire.parts[1])
+        told = self.told(row, self.layout.categorical, self.layout.wire.blocks[0])
+        numbers_told = self.told(row, self.layout.numerical, self.layout.wire.blocks[1])
         told, numbers_told = self.align(told, numbers_told)
         now, ages = float(row[event.time]), []
         for at in told["time"]:
@@ -105,7 +105,10 @@ class PlainReader:
     def told(self, row: dict[str, Any], names: tuple[str, ...], part: str) -> dict[str, list[str]]:
         wire, event, history = self.layout.wire, self.market.event, self.market.history[0].name
         fields = {name: wire.field(history, part, name) for name in names}
-        fields |= {"time": wire.twofold(history, part, event.time), "id": wire.twofold(history, part, event.id)}
+        fields |= {
+            "time": wire.event_field_name(history, part, event.time),
+            "id": wire.event_field_name(history, part, event.id),
+        }
         if row[fields["id"]] in self.missing:
             return {name: [] for name in fields}
         told = {name: row[field].split(wire.separator) for name, field in fields.items()}
@@ -150,7 +153,7 @@ class PlainReader:
 
     def scale(self, name: str, value: float | None) -> float:
         scaler = self.scalers[name]
-        if isinstance(scaler, GivenScaler):
+        if isinstance(scaler, ImportedScaler):
             return (scaler.default if value is None else value) * scaler.slope + scaler.offset
         if value is None:
             return 0.0
@@ -191,7 +194,7 @@ def simulated(market: Market, rows: int, customers: int, out: Path) -> Path:
 
 def apart_from_each_other(path: Path, out: Path, market: Market) -> Path:
     """The same rows, but no two of them tell of the same payment: all times are moved by a second for each row."""
-    layout = Layout(market)
+    layout = FieldLayout(market)
     times = [layout.history_fields[place] for place in layout.times]
     separator = layout.wire.separator
     with out.open("w", encoding="utf-8") as file:

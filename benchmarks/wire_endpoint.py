@@ -1,9 +1,9 @@
-"""A wire request of 105 kB at the endpoint, EU size: `tsa serve` beside a server that goes the original's way, in one run.
+"""A wire request of 105 kB at the endpoint, EU size: `tsa serve` beside a server that goes the legacy system's way, in one run.
 
     python benchmarks/wire_endpoint.py [--requests 200]
 
 Every server is a process of its own with one thread for its model, and answers `POST /invocations` on the loopback with the three
-scores as the original spells them. The plain one reads a JSON row value by value, runs the network eagerly over all positions
+scores as the legacy system spells them. The plain one reads a JSON row value by value, runs the network eagerly over all positions
 (`wire.py`, `reference_forward.py`), and has the same HTTP server around it, without checks, queue, limits or metrics. The client
 sends each request to all of them in turn, so that a slow moment of the machine meets all alike. Weights are random and
 rows simulated (markets/eu.toml); scores are compared.
@@ -37,12 +37,12 @@ from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.scaler import GivenScaler, Scaling
+from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup
 from tsa.data.history import HistoryArrays
 from tsa.data.store.store import prepare
 from tsa.data.wire.request import Requests
 from tsa.inference.export_bundle import export_bundle
-from tsa.legacy.response import original_response
+from tsa.legacy.response import legacy_response
 from tsa.model import TSANetwork, preset
 from tsa.model.collate import request_batch
 from tsa.training.model_config import network_sizes
@@ -81,11 +81,11 @@ def made_bundle(market: Market, rows: Path, folder: Path) -> Path:
 
 
 def as_imported(encoder: Encoder) -> Encoder:
-    """Scales as the original has them: x · slope + offset, a default for what is missing, no columns that mark it."""
+    """Scales as the legacy system has them: x · slope + offset, a default for what is missing, no columns that mark it."""
 
-    def given(scaling: Scaling) -> Scaling:
-        return Scaling(
-            tuple(GivenScaler(name=s.name, slope=1 / highest(s), offset=0, default=0) for s in scaling.scalers)
+    def given(scaling: ScalerGroup) -> ScalerGroup:
+        return ScalerGroup(
+            tuple(ImportedScaler(name=s.name, slope=1 / highest(s), offset=0, default=0) for s in scaling.scalers)
         )
 
     return replace(
@@ -102,7 +102,7 @@ def highest(scaler: Any) -> float:
 
 
 class PlainApplication:
-    """An ASGI application that goes the original's way."""
+    """An ASGI application that goes the legacy system's way."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.reader = PlainReader(bundle.market, bundle.encoder)
@@ -134,7 +134,7 @@ class PlainApplication:
         )
         with torch.no_grad():
             raw = self.network(batch).softmax(-1)[:, 1].numpy()
-        return json.dumps(original_response(raw, self.calibration)).encode()
+        return json.dumps(legacy_response(raw, self.calibration)).encode()
 
 
 def serve_plain(bundle: Path, port: int) -> None:

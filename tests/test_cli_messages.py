@@ -37,7 +37,7 @@ def test_no_markup_and_no_pictures_in_names_and_values(
 ) -> None:
     console: Any = getattr(terminal, to)
     monkeypatch.setattr(console, "width", 200)
-    terminal.say(WRITTEN, console)
+    terminal.print_line(WRITTEN, console)
     table = Table("reason", WRITTEN, title=WRITTEN)
     table.add_row(WRITTEN, WRITTEN)
     console.print(table)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tsa.errors import ConfigError
-from tsa.files.writing import ArrayWriter, replaced_file, replaced_folder, write_json
+from tsa.files.writing import ArrayWriter, atomic_file, atomic_folder, write_json
 
 
 def test_an_array_written_in_pieces_is_the_array(tmp_path: Path) -> None:
@@ -46,21 +46,21 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="nowhere"), replaced_file(tmp_path / "a") as aside:
+    with pytest.raises(OSError, match="nowhere"), atomic_file(tmp_path / "a") as aside:
         aside.with_name("nowhere").rename(aside)
     assert list(tmp_path.iterdir()) == []
-    with replaced_file(tmp_path / "deep" / "a") as aside:
+    with atomic_file(tmp_path / "deep" / "a") as aside:
         aside.write_text("whole")
     assert (tmp_path / "deep" / "a").read_text() == "whole"
 
 
 def test_a_folder_appears_whole_and_replaces_only_its_kind(tmp_path: Path) -> None:
     for content in ("old", "new"):
-        with replaced_folder(tmp_path / "deep" / "out", "marker") as folder:
+        with atomic_folder(tmp_path / "deep" / "out", "marker") as folder:
             (folder / "marker").write_text(content)
         assert (tmp_path / "deep" / "out" / "marker").read_text() == content
-    with pytest.raises(ConfigError), replaced_folder(tmp_path / "deep" / "out", "another"):
+    with pytest.raises(ConfigError), atomic_folder(tmp_path / "deep" / "out", "another"):
         pass
-    with pytest.raises(ConfigError), replaced_folder(tmp_path / "deep" / "out" / "marker", "marker"):
+    with pytest.raises(ConfigError), atomic_folder(tmp_path / "deep" / "out" / "marker", "marker"):
         pass
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tsa.files.writing import replaced_file, replaced_folder, write_text
+from tsa.files.writing import atomic_file, atomic_folder, write_text
 from tsa.system_errors import full, lack
 
 TSA = Path(sys.executable).with_name("tsa")
@@ -87,7 +87,7 @@ def write_half(aside: Path) -> None:
 
 def test_the_file_that_was_to_be_is_named_and_nothing_stays(tmp_path: Path) -> None:
     (tmp_path / "there.txt").write_text("before")
-    for writing in (replaced_file(tmp_path / "there.txt"), replaced_folder(tmp_path / "folder", "marker")):
+    for writing in (atomic_file(tmp_path / "there.txt"), atomic_folder(tmp_path / "folder", "marker")):
         with pytest.raises(OSError, match="space") as caught, writing as aside:
             write_half(aside)
         assert str(lack(caught.value)).startswith(str(tmp_path))

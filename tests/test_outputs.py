@@ -14,7 +14,7 @@ import pytest
 
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
 Tsa = Callable[..., Any]
 SPELLINGS = ("itself", "link", "hard link", "relative", "folder by link", "dots")
@@ -96,7 +96,7 @@ def test_what_else_is_read_is_not_written_over(tsa: Tsa, log: Path, own_run: Pat
         ("monitor", bundle, log, "--out", bundle / "monitor"),
         ("monitor", bundle, log.parent, "--out", log.parent / "monitor"),
         ("export", bundle, "--out", bundle / "model.onnx"),
-        ("export-calibration", bundle, "--out", bundle),
+        ("legacy", "export-calibration", bundle, "--out", bundle),
         ("bundle", "pack", bundle, "--out", bundle),
         ("bundle", "pack", bundle, "--out", bundle / "inside"),
         ("bundle", "pack", bundle, "--out", own_run),
@@ -111,8 +111,8 @@ def test_what_else_is_read_is_not_written_over(tsa: Tsa, log: Path, own_run: Pat
         ("train", store, "--out", store / "run"),
         ("tune", store, "--out", store / "tuned"),
         ("tune", store, "--space", space, "--out", space),
-        ("import-original", log.parent, "-m", market, "--out", log.parent / "bundle"),
-        ("import-original", log.parent, "-m", market, "--out", log.parent),
+        ("legacy", "import", log.parent, "-m", market, "--out", log.parent / "bundle"),
+        ("legacy", "import", log.parent, "-m", market, "--out", log.parent),
         ("simulate", "--format", "wire", "-m", market, "--out", market),
         ("serve", bundle, "--shadow-file", bundle / "shadow.jsonl"),
     ):
@@ -168,7 +168,7 @@ def test_devices_and_pipes_are_written_into(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    with replaced_file(pipe) as aside:
+    with atomic_file(pipe) as aside:
         aside.write_bytes(b"scores")
     assert os.read(reader, 100) == b"scores"
     os.close(reader)
@@ -189,6 +189,6 @@ def test_a_device_stays_one(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: 
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be a file"), replaced_file(tmp_path):
+    with pytest.raises(ConfigError, match="must be a file"), atomic_file(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -49,8 +49,8 @@ def market(kind: str, length: int = LENGTH) -> Market:
             "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
             "label": label | ({"known_at": "known_at"} if kind == "column" else {}),
             "history": [
-                {"name": "customer", "key": "customer", "length": length},
-                {"name": "terminal", "key": "terminal", "length": length + 1},
+                {"name": "customer", "key_column": "customer", "length": length},
+                {"name": "terminal", "key_column": "terminal", "length": length + 1},
             ],
             "features": {
                 "calendar": ["hour_of_day"],
@@ -376,7 +376,7 @@ def test_neighbours_that_skip_a_history_change_nothing(demo_store: EventStore) -
         network = randomised(demo_store, "reference-two-history", seed, width=32, n_order_layers=2, n_feature_layers=1)
         with torch.inference_mode():
             batch = gather_batch(demo_store, rows_)
-            importance = network.combine.importance(batch.in_order(network.config))[:, 1].numpy()
+            importance = network.combine.importance(batch.ordered_histories(network.config))[:, 1].numpy()
             by_importance = np.argsort(importance)
             network.combine.skips_below = float(importance[by_importance[-40]])
             others = np.where(importance > network.combine.skips_below, rows_[by_importance[0]], rows_)

@@ -12,8 +12,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tsa.serving.http.app import create_app, watch
-from tsa.serving.scoring.app_state import Service
+from tsa.serving.http.app import create_app, reload_on_change
+from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 
 FILES = ("bundle", "public_key", "shadow", "shadow_file")
@@ -27,7 +27,7 @@ class Endpoint:
         paths = {name: Path(settings[name]) for name in FILES if settings.get(name)}
         listed = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
         listed |= {name: tuple(map(Path, settings[name])) for name in LISTS_OF_FILES if settings.get(name)}
-        self.service = Service(ServeSettings(**{**settings, **listed, **paths}))
+        self.service = AppState(ServeSettings(**{**settings, **listed, **paths}))
         self.watching: asyncio.Task[None] | None = None
         self.app = create_app(self.service)
 
@@ -35,7 +35,7 @@ class Endpoint:
         """Answer one request, as the server would."""
         if self.watching is None and self.service.settings.watch_seconds:
             # the application's lifespan, in which a new bundle is looked for, is none of Ray's business
-            self.watching = asyncio.create_task(watch(self.service))
+            self.watching = asyncio.create_task(reload_on_change(self.service))
         response = Response()
         parts: list[bytes] = []
 

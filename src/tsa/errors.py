@@ -14,7 +14,7 @@
     │   └── HistoryUnavailable  it cannot be reached, or does not answer in time
     │       └── HistoryLost     it is not the one that was used before, or lacks what it held
     ├── ServerError       the endpoint cannot go on: its workers end again and again
-    └── ArtefactError     an artefact of the original system cannot be read, or artefacts do not fit together
+    └── ArtefactError     an artefact of the legacy system cannot be read, or artefacts do not fit together
 
 All of them are the user's to act on; the command line shows their text and exits with 2. Anything else is a bug and exits with 1.
 """
@@ -63,7 +63,7 @@ class BundleError(TSAError):
 
 
 class ArtefactError(TSAError):
-    """An artefact of the original system cannot be read, holds what it must not, or does not fit the others."""
+    """An artefact of the legacy system cannot be read, holds what it must not, or does not fit the others."""
 
 
 class ServerError(TSAError):

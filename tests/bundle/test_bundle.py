@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from tsa.bundle.archive import packed, write_contents
+from tsa.bundle.archive import to_tar_gz, write_contents
 from tsa.bundle.bundle import CALIBRATION, FILES, MANIFEST, OPTIONAL, Bundle
-from tsa.bundle.decisions import Decision, Decisions
+from tsa.bundle.decisions import Decision, DecisionPolicy
 from tsa.bundle.signing import read_bundle
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
@@ -39,7 +39,7 @@ def bundle(demo_run: Path, tmp_path: Path) -> Path:
     scores = np.linspace(0, 1, 3000)
     labels = np.random.default_rng(0).random(3000) < scores**3
     calibration = Calibration.fit(scores=scores, labels=labels.astype(int))
-    thresholds = Decisions(score="percentile", decisions=(Decision("review", 0.98), Decision("decline", 0.999)))
+    thresholds = DecisionPolicy(score="percentile", decisions=(Decision("review", 0.98), Decision("decline", 0.999)))
     graphs = {"float32": GRAPH + b"\x12\x05plain", "int8": GRAPH + b"\x12\x05small"}
     parts = {"calibration": calibration, "thresholds": thresholds, "graphs": graphs}
     replace(Bundle.open(demo_run / "bundle"), **parts).save(tmp_path / "bundle")
@@ -205,13 +205,13 @@ def test_an_archive_is_the_same_bundle(bundle: Path, archive: Path, tmp_path: Pa
 def test_a_changed_archive_is_refused(archive: Path, name: str) -> None:
     contents = contents_of(archive)
     changed = contents[name][:-2] + bytes([contents[name][-2] ^ 1]) + contents[name][-1:]
-    archive.write_bytes(packed({**contents, name: changed}))
+    archive.write_bytes(to_tar_gz({**contents, name: changed}))
     with pytest.raises(BundleError, match=f"{name} (was changed|cannot be read)"):
         Bundle.open(archive)
-    archive.write_bytes(packed({key: value for key, value in contents.items() if key != name}))
+    archive.write_bytes(to_tar_gz({key: value for key, value in contents.items() if key != name}))
     with pytest.raises(BundleError, match=f"{name} (is missing|cannot be read)"):
         Bundle.open(archive)
-    archive.write_bytes(packed({**contents, "extra.py": b"import os"}))
+    archive.write_bytes(to_tar_gz({**contents, "extra.py": b"import os"}))
     with pytest.raises(BundleError, match=r"extra\.py does not belong to the bundle"):
         Bundle.open(archive)
 
@@ -293,7 +293,7 @@ def test_too_much_is_refused(archive: Path, bundle: Path, monkeypatch: pytest.Mo
         file.truncate(300 * 2**20)  # a hole: it takes no room
     with pytest.raises(BundleError, match=r"metrics.json must have at most 268,435,456 bytes"):
         Bundle.open(bundle)
-    monkeypatch.setattr(room, "MOST_BYTES", 1000)
+    monkeypatch.setattr(room, "MAX_BYTES", 1000)
     with pytest.raises(BundleError, match="must have at most 1,000 bytes"):
         Bundle.open(archive.with_name("whole.tar.gz"))
 
@@ -313,7 +313,7 @@ def test_the_card_tells_what_is_there(bundle: Path, demo_run: Path) -> None:
     evaluation = report["evaluation"]
     assert f"{evaluation['n']:,} payments, {evaluation['frauds']:,} of them fraud" in card
     assert f"{evaluation['metrics']['roc_auc']['value']:.3f}" in card
-    assert report["comparison"]["plain"] in card
+    assert report["comparison"]["summary"] in card
     assert "Of 6,000 rows read, 6,000 were kept" in card
     for text in (
         "## Intended use",
@@ -336,7 +336,7 @@ def test_evaluation_seals_its_metrics(demo_run: Path) -> None:
     assert made.data is not None
     report = json.loads((demo_run / "report.json").read_text())
     assert made.metrics["evaluation"]["metrics"] == report["evaluation"]["metrics"]
-    assert made.metrics["comparison"]["plain"] == report["comparison"]["plain"]
+    assert made.metrics["comparison"]["summary"] == report["comparison"]["summary"]
     assert made.data["rows_read"] == 6000
     assert made.data["splits"]["test"]["n"] == report["data"]["splits"]["test"]["n"]
     assert all("/" not in file for file in made.data["files"])

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from tsa.bundle import tar_stream
-from tsa.bundle.archive import packed
+from tsa.bundle.archive import to_tar_gz
 from tsa.bundle.bundle import MANIFEST, Bundle
 from tsa.bundle.signing import make_keys, read_bundle, sign
 from tsa.errors import BundleError, ConfigError
 from tsa.files import mounts
 from tsa.files.platform_files import is_marker
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
 MARKED = (".DS_Store", "._manifest.json", ".nfs000000001", "manifest.json.sagemaker-uploaded", "Thumbs.db")
 
@@ -111,7 +111,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
 def test_what_leads_elsewhere_is_refused(bundle: Path, tmp_path: Path, odd: bytes) -> None:
     contents, _ = read_bundle(bundle)
     rest = {name: data for name, data in contents.items() if name != "weights.safetensors"}
-    plain = gzip.decompress(packed(rest))
+    plain = gzip.decompress(to_tar_gz(rest))
     for stream in (odd + plain, plain.rstrip(b"\0") + b"\0" * (-len(plain.rstrip(b"\0")) % 512) + odd):
         (tmp_path / "m.tar.gz").write_bytes(gzip.compress(stream + b"\0" * 1024))
         with pytest.raises(BundleError):
@@ -149,7 +149,7 @@ def test_what_is_not_of_its_size_is_not_read(bundle: Path, tmp_path: Path, monke
     """In an archive with a sound manifest and one more gigabyte in a file."""
     contents, _ = read_bundle(bundle)
     wanted = len(contents["weights.safetensors"])
-    (tmp_path / "m.tar.gz").write_bytes(packed({**contents, "weights.safetensors": b"\0" * (wanted + 1)}))
+    (tmp_path / "m.tar.gz").write_bytes(to_tar_gz({**contents, "weights.safetensors": b"\0" * (wanted + 1)}))
     taken: list[int] = []
     read = tar_stream.Tape.read
     monkeypatch.setattr(tar_stream.Tape, "read", lambda self, size: taken.append(size) or read(self, size))  # type: ignore[func-returns-value]
@@ -176,7 +176,7 @@ def test_the_signature_is_asked_for_before_anything_else_is_read(bundle: Path, t
 
 
 def test_a_network_larger_than_its_weights_takes_no_memory(demo_run: Path, tmp_path: Path) -> None:
-    from tsa.bundle.manifest import sealed, to_json
+    from tsa.bundle.manifest import build_manifest, to_json
 
     contents, manifest = read_bundle(demo_run / "bundle")
     files = {name: data for name, data in contents.items() if name != MANIFEST}
@@ -184,7 +184,7 @@ def test_a_network_larger_than_its_weights_takes_no_memory(demo_run: Path, tmp_p
 
     files["model.json"] = to_json({**json.loads(files["model.json"]), "n_embedding": 10**12})
     facts = {name: manifest[name] for name in ("market_fingerprint", "torch")}
-    (tmp_path / "m.tar.gz").write_bytes(packed({**files, MANIFEST: sealed(files, facts)}))
+    (tmp_path / "m.tar.gz").write_bytes(to_tar_gz({**files, MANIFEST: build_manifest(files, facts)}))
     with pytest.raises(BundleError, match=r"model\.json must be of a network that weights\.safetensors can hold"):
         Bundle.open(tmp_path / "m.tar.gz")
 
@@ -273,11 +273,11 @@ def test_what_can_only_be_written_into_is(demo_run: Path, open_folder: Path) -> 
         open_folder.chmod(0o555)
     imports = "import sys; from pathlib import Path; from tsa.cli.console import session"
     session = f"{imports}\nwith session(False, Path(sys.argv[1])): print('on')"
-    decide = [Path(sys.executable).with_name("tsa"), "bundle", "decide", bundle, "--score", "raw_score"]
+    decide = [Path(sys.executable).with_name("tsa"), "bundle", "set-thresholds", bundle, "--score", "raw_score"]
     env = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
     done, noted = (
         subprocess.run([*user, *words], capture_output=True, text=True, env=env)
-        for words in ([*decide, "--decision", "review=0.5"], [sys.executable, "-c", session, log])
+        for words in ([*decide, "--threshold", "review=0.5"], [sys.executable, "-c", session, log])
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert Bundle.open(bundle).thresholds is not None
@@ -305,7 +305,7 @@ def test_a_file_that_is_a_mount_is_told_of(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("tsa.files.writing.os.replace", busy)
     with (
         pytest.raises(ConfigError, match=r"m\.tar\.gz must not be a mount: mount the folder"),
-        replaced_file(tmp_path / "m.tar.gz") as aside,
+        atomic_file(tmp_path / "m.tar.gz") as aside,
     ):
         aside.write_bytes(b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m.tar.gz", b"old")]

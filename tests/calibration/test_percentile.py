@@ -1,4 +1,4 @@
-"""Percentiles: the original's look-up to the last pair, and a map of our own that keeps the order and the top apart."""
+"""Percentiles: the legacy system's look-up to the last pair, and a map of our own that keeps the order and the top apart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ scores = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=6
 
 
 def test_golden(golden_scores: dict[str, Any]) -> None:
-    found = PercentileMap.original(golden_scores["percentile_score"])([one["raw"] for one in golden_scores["expected"]])
+    found = PercentileMap.from_legacy(golden_scores["percentile_score"])(
+        [one["raw"] for one in golden_scores["expected"]]
+    )
     assert found.tolist() == [one["percentile"] for one in golden_scores["expected"]]
     assert found.dtype == np.float64
 
@@ -40,11 +42,11 @@ def look_up(pairs: list[list[float]], raw: float) -> float:
 def test_look_up_with_ties(values: list[int], raw: list[int]) -> None:
     pairs = [[value / 30, at / len(values)] for at, value in enumerate(sorted(values))]
     asked = [one / 30 + shift for one in raw for shift in (0.0, 1e-9)]
-    assert PercentileMap.original(pairs)(asked).tolist() == [look_up(pairs, one) for one in asked]
+    assert PercentileMap.from_legacy(pairs)(asked).tolist() == [look_up(pairs, one) for one in asked]
 
 
 def test_below_the_first_pair_and_above_the_last() -> None:
-    found = PercentileMap.original([[0.2, 0.0], [0.4, 0.5]])
+    found = PercentileMap.from_legacy([[0.2, 0.0], [0.4, 0.5]])
     assert found([0.1, 0.2, 0.3, 0.4, 0.9]).tolist() == [0.0, 0.5, 0.5, 0.5, 0.5]
 
 
@@ -76,7 +78,7 @@ def test_the_top_is_finer_than_a_thousand_quantiles() -> None:
     assert error[share > 0.999].max() < 2e-5
     top = fitted(other[-500:])
     assert (np.diff(top) > 0).all(), "no two of the riskiest one percent are tied"
-    original = PercentileMap.original(fitted.pairs())
+    original = PercentileMap.from_legacy(fitted.pairs())
     assert len(np.unique(original(other[-500:]))) < 15, "1000 quantiles tie them"
     assert np.abs(original(other) - share).max() < 2.1e-3
 
@@ -114,7 +116,7 @@ def test_too_alike_to_rank(values: list[float]) -> None:
 )
 def test_a_broken_map_is_refused(pairs: list[list[float]], text: str) -> None:
     with pytest.raises(CalibrationError, match=text):
-        PercentileMap.original(pairs)
+        PercentileMap.from_legacy(pairs)
 
 
 def test_scores_out_of_bounds_are_refused() -> None:

@@ -16,7 +16,7 @@ from scipy.optimize import LinearConstraint, minimize
 from tsa.calibration import bspline
 from tsa.calibration.bspline import fit_bspline, inner_knots
 from tsa.calibration.fitting import METHODS, deviance, fit_probability
-from tsa.calibration.probability import BSplineMap, LogitMap, StepMap, read_probability
+from tsa.calibration.probability import BSplineMap, IsotonicMap, LogitMap, read_probability
 from tsa.errors import CalibrationError
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ def made(n: int = 40_000, *, level: float = -4.0, seed: int = 0) -> tuple[Floats
 
 
 def test_golden(golden_scores: dict[str, Any]) -> None:
-    fitted = BSplineMap.original(golden_scores["bspline_parameters"])
+    fitted = BSplineMap.from_legacy(golden_scores["bspline_parameters"])
     found = fitted([one["raw"] for one in golden_scores["expected"]])
     # the last bit of NumPy's exp is not the same on every processor
     np.testing.assert_allclose(found, [one["probability"] for one in golden_scores["expected"]], rtol=1e-15, atol=0)
@@ -98,7 +98,7 @@ def test_the_spline_is_at_its_optimum() -> None:
 
     rising = LinearConstraint(np.diff(np.eye(len(coefficients)), axis=0), lb=0)
     start = np.linspace(-6, 1, len(coefficients))
-    bounds = [(bspline.LEAST_COEFFICIENT, None)] + [(None, None)] * (len(coefficients) - 1)
+    bounds = [(bspline.MIN_COEFFICIENT, None)] + [(None, None)] * (len(coefficients) - 1)
     options = {"maxiter": 500, "ftol": 1e-10}
     other = minimize(loss, start, jac=slope, method="SLSQP", constraints=rising, bounds=bounds, options=options)
     assert other.success
@@ -159,7 +159,11 @@ def test_sampling_gives_back_the_odds() -> None:
 
 
 def test_scores_at_the_very_ends() -> None:
-    for fitted in (LogitMap("platt", 1.3, 1.3, -2.0), LogitMap("beta", 0.5, 2.0, 0.0), StepMap((0.2, 0.6), (0.0, 0.5))):
+    for fitted in (
+        LogitMap("platt", 1.3, 1.3, -2.0),
+        LogitMap("beta", 0.5, 2.0, 0.0),
+        IsotonicMap((0.2, 0.6), (0.0, 0.5)),
+    ):
         found = fitted([-0.5, 0.0, 1e-30, 1.0, 1.5])
         assert np.isfinite(found).all()
         assert (np.diff(found) >= 0).all()
@@ -243,6 +247,6 @@ def test_an_unknown_method() -> None:
 )
 def test_broken_parameters_are_refused(changes: dict[str, Any], text: str) -> None:
     table = {"knots": [0] * 4 + [1] * 4, "coefficients": [0.0, 1.0, 1.0, 2.0], "degree": 3, "status": "Success"}
-    BSplineMap.original(table)
+    BSplineMap.from_legacy(table)
     with pytest.raises(CalibrationError, match=text):
-        BSplineMap.original({**table, **changes})
+        BSplineMap.from_legacy({**table, **changes})

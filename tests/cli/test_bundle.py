@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsa.bundle.bundle import Bundle
-from tsa.bundle.decisions import Decision, Decisions
+from tsa.bundle.decisions import Decision, DecisionPolicy
 from tsa.bundle.signing import make_keys, read_bundle, sign, verify
 from tsa.calibration.calibration import Calibration
 from tsa.errors import BundleError, ConfigError
@@ -131,30 +131,40 @@ def test_another_bundle_with_this_signature_is_refused(bundle: Path, keys: tuple
 
 def test_decide(tsa: Tsa, bundle: Path, own_run: Path) -> None:
     made = tsa(
-        "bundle", "decide", bundle, "--score", "raw_score", "--decision", "review=0.2", "--decision", "decline=0.9"
+        "bundle",
+        "set-thresholds",
+        bundle,
+        "--score",
+        "raw_score",
+        "--threshold",
+        "review=0.2",
+        "--threshold",
+        "decline=0.9",
     )
     assert made.code == 0, made.err
     found = Bundle.open(bundle).thresholds
     assert found is not None
     scores = np.array([0.1, 0.25, 0.5, 0.95, 1.0], np.float32)
-    assert found.of({"raw_score": scores}) == ["accept", "review", "review", "decline", "decline"]
-    refused(tsa("bundle", "decide", bundle, "--decision", "review"), "must be NAME=LIMIT")
-    refused(tsa("bundle", "decide", bundle, "--decision", "a=2"), "must be different numbers in [0, 1]")
-    refused(tsa("bundle", "decide", bundle, "--decision", "accept=0.2"), "must have different names")
+    assert found.decide({"raw_score": scores}) == ["accept", "review", "review", "decline", "decline"]
+    refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "review"), "must be NAME=LIMIT")
+    refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "a=2"), "must be different numbers in [0, 1]")
+    refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "accept=0.2"), "must have different names")
     replace(Bundle.open(bundle), calibration=None).save(bundle)
-    refused(tsa("bundle", "decide", bundle, "--decision", "review=0.9"), "is not calibrated for it")
+    refused(tsa("bundle", "set-thresholds", bundle, "--threshold", "review=0.9"), "is not calibrated for it")
     saved = tsa("thresholds", own_run, "--cost-review", "0.01", "--save", "-q")
     assert saved.code == 0, saved.err
     best = json.loads((own_run / "thresholds.json").read_text())["best"]["threshold"]
     decisions = Bundle.open(own_run / "bundle").thresholds
-    assert decisions == Decisions(score="raw_score", decisions=(Decision("review", best),))
+    assert decisions == DecisionPolicy(score="raw_score", decisions=(Decision("review", best),))
 
 
 def test_decisions_say_what_they_need() -> None:
     with pytest.raises(ConfigError, match="decisions go by percentile, however: the bundle gives raw_score"):
-        Decisions(score="percentile", decisions=(Decision("review", 0.5),)).of({"raw_score": np.zeros(1, np.float32)})
+        DecisionPolicy(score="percentile", decisions=(Decision("review", 0.5),)).decide(
+            {"raw_score": np.zeros(1, np.float32)}
+        )
     with pytest.raises(ConfigError, match="not what this program writes"):
-        Decisions.from_dict({"version": 1})
+        DecisionPolicy.from_dict({"version": 1})
 
 
 def test_a_bundle_does_not_differ_from_itself(tsa: Tsa, bundle: Path, demo_log: Path, tmp_path: Path) -> None:
@@ -218,7 +228,7 @@ def test_other_decisions_and_other_maps_are_told_of(tsa: Tsa, bundle: Path, tmp_
         shape[key] = [*values[:middle], (values[middle] + values[middle + 1]) / 2, *values[middle + 1 :]]
     calibration = Calibration.from_dict({**made.calibration.to_dict(), "percentile": shape})
     replace(made, calibration=calibration).save(tmp_path / "other")
-    assert tsa("bundle", "decide", tmp_path / "other", "--decision", "decline=0.999").code == 0
+    assert tsa("bundle", "set-thresholds", tmp_path / "other", "--threshold", "decline=0.999").code == 0
     said = tsa("bundle", "diff", bundle, tmp_path / "other").out
     assert "calibration: another" in said
     assert "thresholds: the same" not in said

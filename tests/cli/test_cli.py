@@ -18,7 +18,7 @@ import pytest
 
 from tsa import cli
 from tsa.cli import console
-from tsa.config.overrides import Settings
+from tsa.config.overrides import Overrides
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 
@@ -45,7 +45,7 @@ def test_run_does_the_whole_job(demo_outcome: tuple[Path, Any]) -> None:
     report = json.loads((run / "report.json").read_text())
     assert f"{report['evaluation']['metrics']['roc_auc']['value']:.3f}" in outcome.out
     assert f"{report['comparison']['evaluation']['metrics']['roc_auc']['value']:.3f}" in outcome.out
-    assert report["comparison"]["plain"] in outcome.out, "in one line, however long"
+    assert report["comparison"]["summary"] in outcome.out, "in one line, however long"
     assert outcome.out.endswith(f"report: {run / 'report.html'}\n")
     wanted = {"bundle", "store", "run.json", "metrics.jsonl", "scores.parquet", "report.json", "report.html", "run.log"}
     wanted |= {"checkpoints", "curves.png", "validation_scores.parquet", "calibration_scores.parquet"}
@@ -318,14 +318,14 @@ def test_a_bug_is_one(
     monkeypatch.setattr(cli.data, "print_store", broken)
     with pytest.raises(ZeroDivisionError):
         tsa("prepare", "--market", demo_market, demo_log, "--out", tmp_path / "store")
-    with pytest.raises(ZeroDivisionError), console.session(True, tmp_path / "x.log"):
+    with pytest.raises(ZeroDivisionError), console.command_session(True, tmp_path / "x.log"):
         broken()
     assert "ZeroDivisionError: unforeseen" in (tmp_path / "x.log").read_text()
 
 
 def test_a_refusal_stands_in_the_log(tmp_path: Path) -> None:
     before = list(console.logger.handlers)  # a server that another test ran here has set its own
-    with pytest.raises(ConfigError), console.session(True, tmp_path / "x.log"):
+    with pytest.raises(ConfigError), console.command_session(True, tmp_path / "x.log"):
         raise ConfigError("width must be even, however: width=3")
     assert "ConfigError: width must be even, however: width=3" in (tmp_path / "x.log").read_text()
     assert console.logger.handlers == before
@@ -333,12 +333,12 @@ def test_a_refusal_stands_in_the_log(tmp_path: Path) -> None:
 
 def test_settings_are_sorted_by_whom_they_are_for(demo_market: Path) -> None:
     texts = ["training.seed=4", "model.width=8", "label.delay_days=3", 'model.norm="pre"']
-    found = Settings.read(texts, demo_market)
+    found = Overrides.read(texts, demo_market)
     assert found.training == {"seed": 4}
     assert found.model == {"width": 8, "norm": "pre"}
     assert found.market is not None
     assert found.market.label.delay_days == 3
-    assert Settings.read(None).market is None
+    assert Overrides.read(None).market is None
 
 
 # What only another process can show.

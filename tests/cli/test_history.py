@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from support.history_case import START, Case, answer_of, frame, random_rows, request
-from tsa.serving.history.backfill import fill
+from tsa.serving.history.backfill import backfill
 from tsa.serving.history.base import PAYMENTS
-from tsa.serving.history.blocks import Block
+from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.records import Record
-from tsa.serving.scoring.scoring_service import Desk
+from tsa.serving.scoring.scoring_service import ScoringService
 
 Tsa = Callable[..., Any]
 
@@ -46,12 +46,12 @@ def test_load_show_erase_expire(tsa: Tsa, case: Case, tmp_path: Path) -> None:
     last = [row for row in case.rows if row["card"] == "c3"][-1]
     moment = datetime.fromtimestamp(last["time"], UTC).isoformat(timespec="seconds")
     assert one[-1].startswith(f"{moment} {last['id']} ")
-    erased = tsa("history", "erase", "--history", url, "--key", "card=c3")
+    erased = tsa("history", "delete", "--history", url, "--key", "card=c3")
     assert int(erased.out.removeprefix("erased: ").split()[0]) >= len(one)
     assert tsa("history", "show", "--history", url, "--key", "card=c3").out == ""
     assert not any(Record.unpack(data).keys["card"] == "c3" for (room, _), data in contents(url).items() if not room)
-    assert "above 0 where the market keeps payments for ever" in tsa("history", "expire", "--history", url).err
-    assert "let go: " in tsa("history", "expire", "--history", url, "--days", 30).out
+    assert "above 0 where the market keeps payments for ever" in tsa("history", "prune", "--history", url).err
+    assert "let go: " in tsa("history", "prune", "--history", url, "--days", 30).out
     assert contents(url) == {}
 
 
@@ -67,10 +67,10 @@ def test_adopt(
     assert tsa("history", "load", case.path, case.log, "--history", history_url).code == 0
     assert "new store, 0 payments" in caplog.text
     with open_history(history_url) as store:
-        desk = Desk(case.scorer(), store)
+        scoring_service = ScoringService(case.scorer(), store)
         adopted = tsa("history", "adopt", "--history", history_url)
         assert adopted.out == f"adopted: {sum(1 for _ in store.scan('')):,} payments\n"
-        answer_of(desk.score([request({**case.rows[-1], "id": "next"})])[0])
+        answer_of(scoring_service.score([request({**case.rows[-1], "id": "next"})])[0])
         assert store.turns == 1
     assert "market shops" in tsa("history", "show", "--history", history_url).out
 
@@ -79,7 +79,7 @@ def test_what_clients_send_does_not_move_the_cursor(tsa: Tsa, case: Case, histor
     """Nor does it forge lines, nor turn the direction of writing."""
     odd = "x\n2018-05-07T00:00:00+00:00 p-7 fraud\x1b[2K\x1b]0;owned\x07\u202e\u2028\x9b"
     with open_history(history_url) as store:
-        answer_of(Desk(case.scorer(), store).score([{**request(case.rows[0]), "id": odd, "card": "c"}])[0])
+        answer_of(ScoringService(case.scorer(), store).score([{**request(case.rows[0]), "id": odd, "card": "c"}])[0])
     shown = tsa("history", "show", "--history", history_url, "--key", "card=c").out
     assert shown.count("\n") == 1
     assert shown.removesuffix("\n").isprintable()
@@ -90,8 +90,8 @@ def test_what_clients_send_does_not_move_the_cursor(tsa: Tsa, case: Case, histor
 def test_keys(tsa: Tsa, case: Case, tmp_path: Path, key: str) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     with open_history(url) as store:
-        Desk(case.scorer(), store)
-    refused = tsa("history", "erase", "--history", url, "--key", key)
+        ScoringService(case.scorer(), store)
+    refused = tsa("history", "delete", "--history", url, "--key", key)
     assert refused.code == 2
     assert "--key must be HISTORY=VALUE" in refused.err
 
@@ -99,21 +99,21 @@ def test_keys(tsa: Tsa, case: Case, tmp_path: Path, key: str) -> None:
 def test_what_is_loaded_is_what_would_have_been_appended(case: Case, history_url: str, tmp_path: Path) -> None:
     """The same blocks and records, but for the answers, as payments that came one at a time leave."""
     with open_history(history_url) as store:
-        fill(store, case.bundle, [case.log])
+        backfill(store, case.bundle, [case.log])
     loaded = contents(history_url)
     with open_history(other := f"sqlite:///{tmp_path / 'other.db'}") as store:
-        desk = Desk(case.scorer(), store)
+        scoring_service = ScoringService(case.scorer(), store)
         for first in range(0, len(case.rows), 100):
-            desk.score([request(row) for row in case.rows[first : first + 100]])
+            scoring_service.score([request(row) for row in case.rows[first : first + 100]])
         for row in case.rows:
             if row["fraud"] is not None:
-                desk.outcome(row["id"], bool(row["fraud"]), row["reported"])
+                scoring_service.record_outcome(row["id"], bool(row["fraud"]), row["reported"])
     appended = contents(other)
     assert loaded.keys() <= appended.keys()
     assert {place for place in appended if place[0]} == {place for place in loaded if place[0]}
     for place, data in loaded.items():
         if place[0]:
-            assert Block.unpack(data).pack() == Block.unpack(appended[place]).pack()
+            assert HistoryBlock.unpack(data).pack() == HistoryBlock.unpack(appended[place]).pack()
         else:
             kept = Record.unpack(appended[place])
             assert kept.answer is not None
@@ -125,24 +125,24 @@ def test_loading_beside_traffic(case: Case, history_url: str) -> None:
     rows = case.rows[:400]
     frame(rows).write_parquet(case.folder / "some.parquet")
     with open_history(history_url) as store:
-        desk = Desk(case.scorer(), store)
-        answers = [answer_of(desk.score([request(row)])[0]) for row in rows[200::2]]
-        fill(store, case.bundle, [case.folder / "some.parquet"])
-        assert fill(store, case.bundle, [case.folder / "some.parquet"]).changed == 0
+        scoring_service = ScoringService(case.scorer(), store)
+        answers = [answer_of(scoring_service.score([request(row)])[0]) for row in rows[200::2]]
+        backfill(store, case.bundle, [case.folder / "some.parquet"])
+        assert backfill(store, case.bundle, [case.folder / "some.parquet"]).changed == 0
         records = {place[1]: Record.unpack(stored.data) for place, stored in store.scan(PAYMENTS)}
         for answer in answers:
-            assert records[answer.id].answer == answer.kept()
+            assert records[answer.id].answer == answer.stored_fields()
         for (name, key), stored in [*store.scan("card"), *store.scan("shop")]:
-            events = Block.unpack(stored.data).events
+            events = HistoryBlock.unpack(stored.data).events
             own = [row for row in rows if row[name] == key]
             count = {"card": 5, "shop": 8}[name]
             assert list(events.ids[-count:]) == [row["id"] for row in own[-count:]]
             labels = [-1 if row["fraud"] is None else row["fraud"] for row in own[-count:]]
             assert events.label[-count:].tolist() == labels
-        found = desk.score([request(rows[200]), request(rows[399])])
-        assert answer_of(found[0]).repeated
-        assert not answer_of(found[1]).repeated, "loaded, and now asked for"
-        assert answer_of(desk.score([request(rows[399])])[0]).repeated
+        found = scoring_service.score([request(rows[200]), request(rows[399])])
+        assert answer_of(found[0]).replayed
+        assert not answer_of(found[1]).replayed, "loaded, and now asked for"
+        assert answer_of(scoring_service.score([request(rows[399])])[0]).replayed
 
 
 def test_retention_and_conflicts(case: Case, tmp_path: Path) -> None:
@@ -150,11 +150,11 @@ def test_retention_and_conflicts(case: Case, tmp_path: Path) -> None:
     frame(rows).write_parquet(tmp_path / "log.parquet")
     scorer = case.scorer(privacy={"retention_days": 0.3})
     with open_history(f"sqlite:///{tmp_path / 'x.db'}") as store:
-        fill(store, scorer.bundle, [tmp_path / "log.parquet"])
+        backfill(store, scorer.bundle, [tmp_path / "log.parquet"])
         oldest = rows[-1]["time"] - 0.3 * 86_400
         held = {place[1] for place, _ in store.scan(PAYMENTS)}
         assert held == {row["id"] for row in rows if row["time"] >= oldest and (row["card"] or row["shop"])}
         frame([{**row, "amount": 1.0} for row in rows]).write_parquet(tmp_path / "other.parquet")
         with pytest.raises(Exception, match="must be that of the store, however: another amount"):
-            fill(store, scorer.bundle, [tmp_path / "other.parquet"])
+            backfill(store, scorer.bundle, [tmp_path / "other.parquet"])
     assert oldest > START

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tsa.cli import train as commands
 from tsa.cli.epoch_table import epoch_table
-from tsa.config.overrides import Settings
+from tsa.config.overrides import Overrides
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, MarketError
 
@@ -52,7 +52,7 @@ def test_settings_from_a_file(tsa: Tsa, easy_store: EventStore, file: Path, tmp_
     )
     assert account["training"]["patience"] == 3
     assert account["model"]["width"] == 8
-    found = Settings.read(["training.epochs=2"], file=file)
+    found = Overrides.read(["training.epochs=2"], file=file)
     assert found.training == {"epochs": 2, "batch_size": 64, "learning_rate": 0.01}
 
 
@@ -64,9 +64,9 @@ def test_a_bad_file(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
-            Settings.read(None, file=path)
+            Overrides.read(None, file=path)
     with pytest.raises(MarketError, match="no such file"):
-        Settings.read(None, file=tmp_path / "nowhere.toml")
+        Overrides.read(None, file=tmp_path / "nowhere.toml")
 
 
 def test_stopped_by_sigterm_and_resumed(tsa: Tsa, easy_store: EventStore, file: Path, tmp_path: Path) -> None:
@@ -101,7 +101,9 @@ def test_the_whole_job_is_resumed(
     run = tmp_path / "run"
     words = ("run", "--market", demo_market, *small, demo_log, "--out", run, "--no-compare")
     with monkeypatch.context() as patch:
-        patch.setattr("tsa.training.trainer.Loop.learn", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("a crash")))
+        patch.setattr(
+            "tsa.training.trainer.Trainer.train_epoch", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("a crash"))
+        )
         with pytest.raises(ZeroDivisionError):
             tsa(*words)
     store = {path: path.stat().st_mtime_ns for path in (run / "store").iterdir()}

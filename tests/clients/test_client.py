@@ -44,7 +44,7 @@ GOOD = {
     "decision": None,
     "version": "0" * 12,
     "degraded": False,
-    "repeated": False,
+    "replayed": False,
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tsa.config.market import Market
-from tsa.data.wire.layout import Layout
+from tsa.data.wire.layout import FieldLayout
 from tsa.errors import MarketError
 
 MARKETS = Path(__file__).parents[2] / "markets"
@@ -18,18 +18,22 @@ TABLE: dict[str, Any] = {
     "name": "small",
     "event": {"id": "id", "time": "at", "time_unit": "s"},
     "label": {"column": "fraud", "delay_days": 0},
-    "history": [{"name": "cid", "key": "customer"}, {"name": "ccid"}],
+    "history": [{"name": "cid", "key_column": "customer"}, {"name": "ccid"}],
     "features": {"categorical": ["device"], "numerical": ["amount"], "engineered": ["risk"]},
-    "wire": {"separator": "~", "history_field": "{history}.{feature}", "twofold_field": "{history}.{part}.{feature}"},
+    "inline_history": {
+        "separator": "~",
+        "history_field": "{history}.{feature}",
+        "event_field": "{history}.{part}.{feature}",
+    },
 }
 FINGERPRINTS = {
-    "demo": "7f0d3c59435378a563104692b2353d2548d9657e997e2b89158aa8f5a2c6cc17",
-    "handbook": "29013c4852251261a899563ad062f3b38b07c34eeaffa1454b7517bbb763094c",
+    "demo": "269a6e05679e6ce45fa9b6cceb056c2e49e7e2538ce33e1b40084f7c9a2bbb00",
+    "handbook": "b792e57d1d76613ed2d09ec48beeed31a10bc64fa630e6d19c0498f88f13504c",
 }
 
 
 def market(wire: dict[str, Any] | None = None, **changes: Any) -> Market:
-    return Market.from_dict({**TABLE, **changes, "wire": {**TABLE["wire"], **(wire or {})}})
+    return Market.from_dict({**TABLE, **changes, "inline_history": {**TABLE["inline_history"], **(wire or {})}})
 
 
 def refused(wire: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -49,7 +53,7 @@ def test_the_worked_examples_have_the_originals_sizes(
     name: str, sizes: tuple[int, ...], separator: str, fields: int
 ) -> None:
     of = Market.load(MARKETS / f"{name}.toml")
-    layout = Layout(of)
+    layout = FieldLayout(of)
     assert (len(layout.categorical), len(layout.numerical), len(layout.engineered)) == sizes
     assert {history.length for history in of.history} == {51}
     assert layout.wire.separator == separator
@@ -74,12 +78,12 @@ def test_markets_of_logs_are_as_they_were(name: str) -> None:
 
 
 def test_fields_follow_patterns_exceptions_and_a_historys_own() -> None:
-    own = {"ccid": {"history_field": "card {feature}", "exceptions": {"num.id": "odd", "device": "{feature}"}}}
-    layout = Layout(
-        market({"exceptions": {"amount": "money", "cat.at": "when"}, "histories": own}, history=TABLE["history"][1:])
+    own = {"ccid": {"history_field": "card {feature}", "field_names": {"num.id": "odd", "device": "{feature}"}}}
+    layout = FieldLayout(
+        market({"field_names": {"amount": "money", "cat.at": "when"}, "histories": own}, history=TABLE["history"][1:])
     )
     assert layout.history_fields == ("{feature}", "when", "ccid.cat.id", "money", "ccid.num.at", "odd")
-    layout = Layout(market())
+    layout = FieldLayout(market())
     cid = ("cid.device", "cid.cat.at", "cid.cat.id", "cid.amount", "cid.num.at", "cid.num.id")
     assert layout.history_fields == (*cid, *(field.replace("cid", "ccid", 1) for field in cid))
     assert layout.current == ("device", "amount", "risk", "at", "id")
@@ -89,9 +93,9 @@ def test_fields_follow_patterns_exceptions_and_a_historys_own() -> None:
 def test_patterns_fill_in_the_part_lower_case_and_what_stands_for_a_prefix() -> None:
     features = {"categorical": ["Risk.Sign_NA.Device.OS", "{part}"], "numerical": ["Risk.Amount"], "engineered": []}
     pattern = "{part} by {history}: {feature_lower} {feature} {other}"
-    wire = {"history_field": pattern, "twofold_field": "{part} {history} {feature_lower}"}
+    wire = {"history_field": pattern, "event_field": "{part} {history} {feature_lower}"}
     names = {"Risk.": "", "Risk.Sign_NA.": "Sign.", "at": "AT.x"}
-    layout = Layout(market({**wire, "prefixes": names}, history=TABLE["history"][1:], features=features))
+    layout = FieldLayout(market({**wire, "prefixes": names}, history=TABLE["history"][1:], features=features))
     assert layout.history_fields == (
         "cat by ccid: sign_device_os Sign.Device.OS {other}",
         "cat by ccid: {part} {part} {other}",
@@ -100,8 +104,10 @@ def test_patterns_fill_in_the_part_lower_case_and_what_stands_for_a_prefix() -> 
         *("num ccid at_x", "num ccid id"),
     )
     kept = Market.from_dict(json.loads(json.dumps(layout.market.to_dict(), sort_keys=True)))
-    assert Layout(kept).history_fields == layout.history_fields
-    assert "prefixes" not in market().to_dict()["wire"], "fingerprints of markets without them are as they were"
+    assert FieldLayout(kept).history_fields == layout.history_fields
+    assert "prefixes" not in market().to_dict()["inline_history"], (
+        "fingerprints of markets without them are as they were"
+    )
 
 
 SHORTER = {
@@ -126,40 +132,52 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
     table, (source, prefixes) = tomllib.loads(path.read_text()), SHORTER[name]
     listed = Market.from_dict(table)
     pattern = f"payment_risk.{source}_{{part}}_seq_by_{{history}}.c_{{feature_lower}}_seq"
-    wire = {key: value for key, value in table["wire"].items() if key not in ("exceptions", "histories")}
-    wire |= {"history_field": pattern, "twofold_field": pattern, "prefixes": prefixes}
-    ruled = Market.from_dict({**table, "wire": wire})
-    assert Layout(ruled).history_fields == Layout(listed).history_fields
-    assert len(Layout(ruled).history_fields) == {"eu": 163, "na": 360}[name]
+    wire = {key: value for key, value in table["inline_history"].items() if key not in ("exceptions", "histories")}
+    wire |= {"history_field": pattern, "event_field": pattern, "prefixes": prefixes}
+    ruled = Market.from_dict({**table, "inline_history": wire})
+    assert FieldLayout(ruled).history_fields == FieldLayout(listed).history_fields
+    assert len(FieldLayout(ruled).history_fields) == {"eu": 163, "na": 360}[name]
 
 
 @pytest.mark.parametrize(
     ("wire", "finding"),
     [
-        ({"separator": ""}, "wire: separator must be 1 to 8 bytes"),
+        ({"separator": ""}, "inline_history: separator must be 1 to 8 bytes"),
         ({"separator": "123456789"}, "however: '123456789'"),
         ({"separator": "\t"}, "without tabs"),
         ({"missing": ["", "no~thing"]}, "missing: a marker must not hold the separator, however: 'no~thing'"),
-        ({"parts": ["cat", "cat"]}, "parts: must be two different names"),
-        ({"age_cap_seconds": 0}, "wire.age_cap_seconds: must be greater than 0, however: 0"),
-        ({"mismatched": "keep"}, "wire.mismatched: must be 'align', 'drop' or 'refuse', however: 'keep'"),
+        ({"blocks": ["cat", "cat"]}, "parts: must be two different names"),
+        ({"age_cap_seconds": 0}, "inline_history.age_cap_seconds: must be greater than 0, however: 0"),
+        ({"on_mismatch": "keep"}, "inline_history.on_mismatch: must be 'align', 'drop' or 'refuse', however: 'keep'"),
         (
             {"numeric_categorical": ["amount"]},
-            "wire.numeric_categorical: must be categorical features, however: 'amount'",
+            "inline_history.numeric_categorical: must be categorical features, however: 'amount'",
         ),
-        ({"defaults": {"price": 1}}, "wire.defaults: must be of features, event.time or event.id, however: 'price'"),
-        ({"defaults": {"amount": "none"}}, "wire.defaults.amount: must be a finite number, however: 'none'"),
-        ({"defaults": {"risk": "nan"}}, "wire.defaults.risk: must be a finite number"),
-        ({"defaults": {"amount": True}}, "wire.defaults.amount"),
-        ({"histories": {"card": {}}}, "wire.histories: must be of the histories ['ccid', 'cid'], however: 'card'"),
-        ({"exceptions": {"risk": "x"}}, "wire.exceptions: must be of a categorical or numerical feature"),
-        ({"histories": {"cid": {"exceptions": {"cat.price": "x"}}}}, "wire.histories.cid.exceptions: must be of"),
+        (
+            {"defaults": {"price": 1}},
+            "inline_history.defaults: must be of features, event.time or event.id, however: 'price'",
+        ),
+        ({"defaults": {"amount": "none"}}, "inline_history.defaults.amount: must be a finite number, however: 'none'"),
+        ({"defaults": {"risk": "nan"}}, "inline_history.defaults.risk: must be a finite number"),
+        ({"defaults": {"amount": True}}, "inline_history.defaults.amount"),
+        (
+            {"histories": {"card": {}}},
+            "inline_history.histories: must be of the histories ['ccid', 'cid'], however: 'card'",
+        ),
+        ({"field_names": {"risk": "x"}}, "inline_history.field_names: must be of a categorical or numerical feature"),
+        (
+            {"histories": {"cid": {"field_names": {"cat.price": "x"}}}},
+            "inline_history.histories.cid.field_names: must be of",
+        ),
         ({"history_field": "hist.{feature}"}, "wire: each field must have a name of its own"),
         ({"history_field": "{history}.hist"}, "however: 'cid.hist' stands twice"),
-        ({"exceptions": {"device": "risk"}}, "however: 'risk' stands twice"),
-        ({"prefixes": {"devise": ""}}, "wire.prefixes: must begin a feature, event.time or event.id (got 'devise')"),
-        ({"history_field": "{history}.{feature}", "prefixes": {"": "x"}}, "wire.prefixes"),
-        ({"seperator": "~"}, "wire.seperator: unknown key; did you mean `separator`?"),
+        ({"field_names": {"device": "risk"}}, "however: 'risk' stands twice"),
+        (
+            {"prefixes": {"devise": ""}},
+            "inline_history.prefixes: must begin a feature, event.time or event.id (got 'devise')",
+        ),
+        ({"history_field": "{history}.{feature}", "prefixes": {"": "x"}}, "inline_history.prefixes"),
+        ({"seperator": "~"}, "inline_history.seperator: unknown key; did you mean `separator`?"),
     ],
 )
 def test_rules(wire: dict[str, Any], finding: str) -> None:
@@ -169,7 +187,7 @@ def test_rules(wire: dict[str, Any], finding: str) -> None:
 def test_rules_with_other_tables() -> None:
     assert "event.time_unit: is required" in refused(event={"id": "id", "time": "at"})
     label = {"column": "fraud", "delay_days": 0, "as_feature": True}
-    assert "label.as_feature: must be false with a [wire] table" in refused(label=label)
+    assert "label.as_feature: must be false with a [inline_history] table" in refused(label=label)
     assert "features: histories tell of categorical or numerical features" in refused(features={"engineered": ["risk"]})
     with pytest.raises(MarketError, match=r"history\.ccid\.key: is required unless rows carry their own history"):
-        Market.from_dict({key: value for key, value in TABLE.items() if key != "wire"})
+        Market.from_dict({key: value for key, value in TABLE.items() if key != "inline_history"})

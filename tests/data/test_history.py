@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsa.data.augmentation import Variation
+from tsa.data.augmentation import HistoryAugmentation
 from tsa.data.history import (
     FRAUD,
     GENUINE,
-    NOT_KNOWN,
     PADDING,
+    UNKNOWN_OUTCOME,
     EventArrays,
     HistoryArrays,
     gather,
@@ -56,7 +56,7 @@ def by_definition(events: EventArrays, key: np.ndarray, row: int, length: int) -
     outcome = []
     for i in (found := found[-length:]):
         known = i is not None and i != row and events.known_at_seconds[i] <= now and events.label[i] >= 0
-        outcome.append(PADDING if i is None else (GENUINE, FRAUD)[events.label[i]] if known else NOT_KNOWN)
+        outcome.append(PADDING if i is None else (GENUINE, FRAUD)[events.label[i]] if known else UNKNOWN_OUTCOME)
     zero = np.zeros_like
     return {
         "categorical": np.array([zero(events.categorical[0]) if i is None else events.categorical[i] for i in found]),
@@ -105,7 +105,7 @@ def test_the_current_event_never_shows_its_own_label(log: list[Any]) -> None:
     """Not even when it is known at once, or was known before."""
     events, key = arrays_of(log)
     found = gather(events, index_histories(key), np.arange(len(log)), 4)
-    assert (found.outcome[:, -1] == NOT_KNOWN).all()
+    assert (found.outcome[:, -1] == UNKNOWN_OUTCOME).all()
     assert not found.padding[:, -1:].any()
 
 
@@ -114,24 +114,24 @@ def test_the_current_event_never_shows_its_own_label(log: list[Any]) -> None:
 def test_a_label_that_is_not_known_never_shows(log: list[Any]) -> None:
     events, key = arrays_of([(*row[:3], np.inf) for row in log])
     found = gather(events, index_histories(key), np.arange(len(log)), 5)
-    assert set(np.unique(found.outcome)) <= {PADDING, NOT_KNOWN}
+    assert set(np.unique(found.outcome)) <= {PADDING, UNKNOWN_OUTCOME}
 
 
 def test_a_label_shows_from_the_moment_it_is_known() -> None:
     events, key = arrays_of([(0, 0, 1, 3), (2, 0, 0, 3), (3, 0, 1, 9), (3, 0, 0, 9)])
     outcome = gather(events, index_histories(key), np.arange(4), 4).outcome
     assert outcome.tolist() == [
-        [PADDING, PADDING, PADDING, NOT_KNOWN],
-        [PADDING, PADDING, NOT_KNOWN, NOT_KNOWN],
-        [PADDING, FRAUD, GENUINE, NOT_KNOWN],
-        [FRAUD, GENUINE, NOT_KNOWN, NOT_KNOWN],
+        [PADDING, PADDING, PADDING, UNKNOWN_OUTCOME],
+        [PADDING, PADDING, UNKNOWN_OUTCOME, UNKNOWN_OUTCOME],
+        [PADDING, FRAUD, GENUINE, UNKNOWN_OUTCOME],
+        [FRAUD, GENUINE, UNKNOWN_OUTCOME, UNKNOWN_OUTCOME],
     ]
 
 
-def delayed(factor: np.ndarray) -> Variation:
+def delayed(factor: np.ndarray) -> HistoryAugmentation:
     """Outcomes after so many times their delay, and all events."""
     n = len(factor)
-    return Variation(factor, np.zeros(n, np.float32), np.zeros(n, np.int64))
+    return HistoryAugmentation(factor, np.zeros(n, np.float32), np.zeros(n, np.int64))
 
 
 @given(log=logs, seed=st.integers(0, 99))
@@ -145,8 +145,8 @@ def test_a_delay_factor_moves_outcomes_alone(log: list[Any], seed: int) -> None:
     for name in ("categorical", "numerical", "age_seconds", "padding"):
         np.testing.assert_array_equal(getattr(plain, name), getattr(varied, name))
     np.testing.assert_array_equal(plain.outcome[factor == 1.0], varied.outcome[factor == 1.0])
-    later = plain.outcome[factor == 2.0] == NOT_KNOWN
-    assert (varied.outcome[factor == 2.0][later] == NOT_KNOWN).all(), "twice the delay shows no more"
+    later = plain.outcome[factor == 2.0] == UNKNOWN_OUTCOME
+    assert (varied.outcome[factor == 2.0][later] == UNKNOWN_OUTCOME).all(), "twice the delay shows no more"
     for times in (0.25, 0.5, 2.0):
         sooner = replace(
             events, known_at_seconds=events.time_seconds + times * (events.known_at_seconds - events.time_seconds)
@@ -159,7 +159,7 @@ def test_what_never_becomes_known_shows_at_no_delay_factor() -> None:
     events, key = arrays_of([(at, 0, 1, np.inf) for at in range(3)])
     factor = np.full(3, 2.0**-52, np.float32)
     outcome = gather(events, index_histories(key), np.arange(3), 3, variation=delayed(factor)).outcome
-    assert set(np.unique(outcome)) <= {PADDING, NOT_KNOWN}
+    assert set(np.unique(outcome)) <= {PADDING, UNKNOWN_OUTCOME}
 
 
 @given(log=logs, seed=st.integers(0, 99), trim=st.booleans())
@@ -168,7 +168,9 @@ def test_an_event_that_is_not_shown_leaves_padding(log: list[Any], seed: int, tr
     """All others, and always the current one, are as without; and a payment's gaps do not depend on the batch."""
     events, key = arrays_of(log)
     index, rows = index_histories(key), np.arange(len(log))
-    varied = Variation.draw(len(log), vary_delay=0.0, thin_histories=1.0, rng=np.random.default_rng(seed))
+    varied = HistoryAugmentation.draw(
+        len(log), label_delay_augmentation=0.0, event_dropout=1.0, rng=np.random.default_rng(seed)
+    )
     plain, thinned = (gather(events, index, rows, 4, trim=trim, variation=given) for given in (None, varied))
     gone = thinned.padding & ~plain.padding
     assert not (plain.padding & ~thinned.padding).any()
@@ -178,14 +180,14 @@ def test_an_event_that_is_not_shown_leaves_padding(log: list[Any], seed: int, tr
         np.testing.assert_array_equal(after[~gone], before[~gone])
         assert not after[gone].any()
     some = rows[::2]
-    alone = gather(events, index, some, 4, variation=varied.part(some))
+    alone = gather(events, index, some, 4, variation=varied.select(some))
     whole = gather(events, index, rows, 4, variation=varied)
     np.testing.assert_array_equal(alone.padding, whole.padding[some])
 
 
 def test_thinning_leaves_out_a_share_of_the_earlier_events() -> None:
     events, key = arrays_of([(at, 0, 1, 0) for at in range(300)])
-    half = Variation(np.ones(300, np.float32), np.full(300, 0.5, np.float32), np.arange(300))
+    half = HistoryAugmentation(np.ones(300, np.float32), np.full(300, 0.5, np.float32), np.arange(300))
     padding = gather(events, index_histories(key), np.arange(300), 100, variation=half).padding
     assert padding[100:, :-1].mean() == pytest.approx(0.5, abs=0.02)
 

@@ -25,7 +25,7 @@ TABLE: dict[str, Any] = {
     "name": "rows",
     "event": {"id": "id", "time": "time", "amount": "amount"},
     "label": {"column": "fraud", "known_at": "known", "as_feature": True},
-    "history": [{"name": "customer", "key": "customer", "length": 4}],
+    "history": [{"name": "customer", "key_column": "customer", "length": 4}],
     "features": {
         "categorical": [{"name": "channel", "min_count": 1}],
         "numerical": [{"name": "amount", "transform": "log1p"}],
@@ -93,8 +93,8 @@ def test_one_row_is_refused_by_the_same_rule_everywhere(
     assert (bad["id"].to_list(), bad["__reason"].to_list()) == (["p90"], [f"{rule}:{column}"])
     found = PaymentReader(Market.from_dict(TABLE), store.encoder).read([rows[90], rows[91]], outcomes=True)
     assert (found.problems[0].rule, found.problems[0].field) == (rule, column)
-    assert f": {found.problems[0].text}: 1 rows" in str(refused.value), "in the same words"
-    assert found.rows == (1,)
+    assert f": {found.problems[0].expectation}: 1 rows" in str(refused.value), "in the same words"
+    assert found.positions == (1,)
 
 
 @pytest.mark.parametrize("amount", [-0.999, 0.0, 1e300, None])
@@ -236,7 +236,7 @@ def test_a_limit_is_a_share(tmp_path: Path) -> None:
 MARKET_TEXT = """name = "rows"
 event = { id = "id", time = "time", amount = "amount" }
 label = { column = "fraud", known_at = "known" }
-history = [{ name = "customer", key = "customer" }]
+history = [{ name = "customer", key_column = "customer" }]
 [features]
 categorical = [{ name = "channel", min_count = 1 }]
 numerical = [{ name = "amount", transform = "log1p" }]

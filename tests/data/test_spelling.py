@@ -16,7 +16,7 @@ from tsa.config.market import Market
 from tsa.config.tables import MISSING
 from tsa.data.log import columns
 from tsa.data.spelling import Spelling
-from tsa.data.values import BrokenRuleError, key_of, number_of, seconds_of, text_of
+from tsa.data.values import RuleViolationError, key_of, normalise_text, number_of, parse_time
 from tsa.errors import MarketError
 
 LOG = Spelling(frozenset(MISSING))
@@ -71,7 +71,7 @@ def test_spellings(value: Any, dtype: Any, spelled: str | None) -> None:
         for kind in (pl.Categorical(), pl.Enum([value])):
             assert text(value, kind) == spelled
     if not isinstance(value, datetime | date) and dtype != pl.Float32:
-        assert text_of(value, "x", LOG) == spelled, "a single payment"
+        assert normalise_text(value, "x", LOG) == spelled, "a single payment"
 
 
 ODD = st.sampled_from(
@@ -85,23 +85,23 @@ TEXTS = st.text(max_size=5) | ODD | st.text(alphabet="0123456789.-+eE tru", max_
 def test_single_payments_are_spelled_as_logs(value: Any) -> None:
     kind: Any = {float: pl.Float64(), int: pl.Int128(), bool: pl.Boolean(), str: pl.String()}[type(value)]
     for spelling in (LOG, WIRE):
-        assert text_of(value, "x", spelling) == text(value, kind, spelling)
+        assert normalise_text(value, "x", spelling) == text(value, kind, spelling)
         missing = of(columns.missing("x", kind, LOG), value, kind)
-        assert missing == (text_of(value, "x", LOG) is None)
+        assert missing == (normalise_text(value, "x", LOG) is None)
     if isinstance(value, bool):
         return
     inexact = columns.inexact("x", kind)
     broken = inexact is not None and of(inexact, value, kind)
     try:
         key_of(value, "x", LOG)
-    except BrokenRuleError:
+    except RuleViolationError:
         assert broken
     else:
         assert not broken
     read = of(columns.number("x", kind), value, kind)
     try:
         single = number_of(value, "x", LOG)
-    except BrokenRuleError:
+    except RuleViolationError:
         assert (read is None and not missing) or math.isinf(read)
     else:
         assert single == read or (single is None and (read is None or math.isnan(read)))
@@ -164,10 +164,10 @@ def test_times_as_warehouses_write_them(spelled: str, moment: datetime | None) -
     read = of(columns.seconds("x", pl.String(), None), spelled, pl.String())
     assert read == (None if moment is None else moment.timestamp())
     if moment is None:
-        with pytest.raises(BrokenRuleError):
-            seconds_of(spelled, "x", None, LOG)
+        with pytest.raises(RuleViolationError):
+            parse_time(spelled, "x", None, LOG)
     else:
-        assert seconds_of(spelled, "x", None, LOG) == read
+        assert parse_time(spelled, "x", None, LOG) == read
 
 
 @given(
@@ -186,9 +186,9 @@ def test_numeric_times_of_every_unit_and_type(micros: int, nanos: int, unit: str
         (str(count), pl.String()),
     ):
         assert of(columns.seconds("x", kind, unit), value, kind) == exact  # type: ignore[arg-type]
-    assert seconds_of(count, "x", unit, LOG) == seconds_of(str(count), "x", unit, LOG) == exact
+    assert parse_time(count, "x", unit, LOG) == parse_time(str(count), "x", unit, LOG) == exact
     read = of(columns.seconds("x", pl.Float64(), unit), float(count), pl.Float64())
-    assert seconds_of(float(count), "x", unit, LOG) == read == pytest.approx(exact, abs=1e-6)
+    assert parse_time(float(count), "x", unit, LOG) == read == pytest.approx(exact, abs=1e-6)
 
 
 @given(
@@ -203,7 +203,7 @@ def test_times_with_any_offset(moment: datetime, shift: int, mark: str, spec: st
     exact = datetime.fromisoformat(spelled)
     for form in (spelled, spelled[:-6] + " " + spelled[-6:], spelled[:-3] + spelled[-2:]):
         read = of(columns.seconds("x", pl.String(), None), form, pl.String())
-        assert read == seconds_of(form, "x", None, LOG) == exact.timestamp()
+        assert read == parse_time(form, "x", None, LOG) == exact.timestamp()
 
 
 def test_short_floats_hold_no_times() -> None:
@@ -215,7 +215,7 @@ BASE: dict[str, Any] = {
     "name": "m",
     "event": {"id": "id", "time": "at"},
     "label": {"column": "fraud", "delay_days": 1},
-    "history": [{"name": "card", "key": "card"}],
+    "history": [{"name": "card", "key_column": "card"}],
 }
 
 
@@ -226,7 +226,7 @@ def test_a_market_says_what_is_missing() -> None:
     own = Market.from_dict({**BASE, "input": {"missing": ["-", "n/a"]}})
     assert own.fingerprint != usual.fingerprint
     spelling = Spelling.of(own)
-    assert [text_of(value, "x", spelling) for value in ("-", " n/a ", "", " ", "NULL")] == [None] * 4 + ["NULL"]
+    assert [normalise_text(value, "x", spelling) for value in ("-", " n/a ", "", " ", "NULL")] == [None] * 4 + ["NULL"]
     assert [text(value, pl.String(), spelling) for value in ("-", " n/a ", "", " ", "NULL")] == [None] * 4 + ["NULL"]
 
 

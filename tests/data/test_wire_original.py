@@ -1,4 +1,4 @@
-"""Rows as the original's handlers read them: each rule with its outcome, the same for a single row and for files."""
+"""Rows as the legacy system's handlers read them: each rule with its outcome, the same for a single row and for files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import prepare
 from tsa.data.wire import WireReader
 from tsa.errors import DataError, MarketError
-from tsa.legacy.encoder import original_encoder
+from tsa.legacy.encoder import legacy_encoder
 
 MAPS = {
     "device": {"phone": 1, "tablet": 2, "True": 3, "None": 4},
@@ -40,11 +40,13 @@ WIRE = {"numeric_categorical": ["hour"], "decimal_categorical": ["risk"], "rules
 
 def market(**wire: Any) -> Market:
     features = {"categorical": ["device", "hour", "risk"], "numerical": ["amount", "items"], "engineered": ["orders"]}
-    return Market.from_dict({**TABLE, "features": features, "wire": {**TABLE["wire"], **WIRE, **wire}})
+    return Market.from_dict(
+        {**TABLE, "features": features, "inline_history": {**TABLE["inline_history"], **WIRE, **wire}}
+    )
 
 
 def encoder(of: Market) -> Encoder:
-    return original_encoder(of, cat_to_index=MAPS, defaults=DEFAULTS, preprocessor=SCALES)
+    return legacy_encoder(of, cat_to_index=MAPS, defaults=DEFAULTS, preprocessor=SCALES)
 
 
 def line(past: Any = PAST, **changes: Any) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def test_numbers_in_any_spelling(value: str, number: float, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("value", ["inf", "nan", "1e300", "abc", "0x10", "1__0", " ", True])
 def test_what_the_network_has_no_number_for_is_refused(value: Any, tmp_path: Path) -> None:
-    """The original went on, and answered that a payment of `nan` is the safest of all."""
+    """The legacy system went on, and answered that a payment of `nan` is the safest of all."""
     assert refused(market(), line(amount=value), tmp_path / "own").split(":")[1] == "amount"
     if isinstance(value, str):
         assert refused(market(), line(**{"hist.items": f"1~{value}~3"}), tmp_path / "told").endswith("hist.items")

@@ -61,7 +61,7 @@ def test_its_command_is_one_that_tsa_knows(pod: dict[str, Any]) -> None:
     assert "--history" not in given, "a password in it would stand in the list of processes"
     assert container["env"][0]["name"] == "TSA_HISTORY"
     assert int(given["--port"]) == container["ports"][0]["containerPort"]
-    longest = float(given["--drain"]) + ServeSettings.stop_seconds
+    longest = float(given["--drain-seconds"]) + ServeSettings.stop_seconds
     assert longest <= 30 < pod["terminationGracePeriodSeconds"]
 
 

@@ -14,14 +14,14 @@ import pytest
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.evaluation.evaluate import evaluate
-from tsa.evaluation.run import Run
+from tsa.evaluation.run import TrainedRun
 
 QUICK = {"replicates": 20}
 
 
 def calibrate(run: Path, **settings: Any) -> Calibration:
     """Fit on the run's calibration and validation ranges together (one alone is short here), and put it into the bundle."""
-    opened = Run.open(run)
+    opened = TrainedRun.open(run)
     store = opened.store
     rows = np.arange(store.split("validation").start, store.split("calibration").stop)
     fitted = Calibration.fit(scores=opened.scorer.score_rows(store, rows), labels=store.label[rows], **settings)
@@ -63,11 +63,11 @@ def test_before_and_after(calibrated_run: Path) -> None:
 
 def test_drift(calibrated_run: Path) -> None:
     found = evaluate(calibrated_run, **QUICK)["calibration"]["drift"]
-    run = Run.open(calibrated_run)
+    run = TrainedRun.open(calibrated_run)
     rows = run.store.labelled("calibration")
     assert (found["reference"], found["payments"]) == ("calibration", len(rows))
     assert found["observed"] == run.store.label[rows].sum()
-    probability = run.scorer.columns(run.scorer.score_rows(run.store, rows))["probability"]
+    probability = run.scorer.with_calibration(run.scorer.score_rows(run.store, rows))["probability"]
     assert found["expected"] == pytest.approx(probability.sum(), rel=1e-4)
     assert 0 <= found["psi"]["value"] < 1
     page = (calibrated_run / "report.html").read_text()
@@ -76,7 +76,7 @@ def test_drift(calibrated_run: Path) -> None:
 
 def test_scores_that_training_left_are_taken_as_they_are(calibrated_run: Path) -> None:
     """Not scored again; and none of another length."""
-    run = Run.open(calibrated_run)
+    run = TrainedRun.open(calibrated_run)
     n = run.store.split("calibration").stop - run.store.split("calibration").start
     path = calibrated_run / "calibration_scores.parquet"
     pl.DataFrame({"raw_score": np.full(n, 0.999)}).write_parquet(path)

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import BundleError, ConfigError, DataError, StoreError
-from tsa.evaluation.evaluate import Run, compare_run, evaluate, plain_verdict
+from tsa.evaluation.evaluate import TrainedRun, compare_run, evaluate, verdict_sentence
 from tsa.evaluation.run import read_report
 from tsa.training import TrainingConfig, train
 
@@ -59,7 +59,7 @@ def test_the_page_shows_what_the_report_holds(report: dict[str, Any], demo_run: 
     for found in (report["evaluation"], report["comparison"]["evaluation"]):
         for name in ("roc_auc", "average_precision"):
             assert f"{found['metrics'][name]['value']:.3f}" in page
-    assert report["comparison"]["plain"].split(":")[0] in page or "LightGBM" in page
+    assert report["comparison"]["summary"].split(":")[0] in page or "LightGBM" in page
     assert report["market"]["fingerprint"] in page
     assert "6,000" in page
     for segment in ("channel", "merchant_category", "groceries"):
@@ -107,7 +107,7 @@ def test_the_threshold(own_run: Path, report: dict[str, Any], demo_store: EventS
 
 def _best_f1_by_search(store: EventStore, run: Path) -> float:
     rows = store.labelled("validation")
-    score = Run.open(run).scorer.score_rows(store, rows).astype(np.float64)
+    score = TrainedRun.open(run).scorer.score_rows(store, rows).astype(np.float64)
     label = store.label[rows]
 
     def f1(at: float) -> float:
@@ -132,7 +132,7 @@ def test_the_comparison(report: dict[str, Any], demo_run: Path) -> None:
     assert found["a"] == pytest.approx(report["evaluation"]["metrics"]["average_precision"]["value"], abs=1e-6)
     assert found["b"] == pytest.approx(comparison["evaluation"]["metrics"]["average_precision"]["value"], abs=1e-6)
     assert found["difference"] == pytest.approx(found["a"] - found["b"])
-    assert f"average precision {found['a']:.3f} against {found['b']:.3f}" in comparison["plain"]
+    assert f"average precision {found['a']:.3f} against {found['b']:.3f}" in comparison["summary"]
 
 
 def test_a_comparison_is_dropped_with_its_weights(own_run: Path) -> None:
@@ -158,7 +158,7 @@ def test_comparing_needs_an_evaluation(own_run: Path) -> None:
 
 def _verdict(**found: Any) -> str:
     values = {"a": 0.8, "b": 0.7, "difference": 0.1, "low": 0.05, "high": 0.15, **found}
-    return plain_verdict({"average_precision": values})
+    return verdict_sentence({"average_precision": values})
 
 
 def test_the_verdict_is_plain() -> None:
@@ -173,11 +173,11 @@ def test_the_verdict_is_plain() -> None:
 def test_a_run_moves_with_its_store(demo_run: Path, tmp_path: Path) -> None:
     """Both inside one folder, which moves; and a run beside its store."""
     shutil.copytree(demo_run, tmp_path / "elsewhere" / "deep")
-    assert len(Run.open(tmp_path / "elsewhere" / "deep").rows) > 0
+    assert len(TrainedRun.open(tmp_path / "elsewhere" / "deep").rows) > 0
     shutil.copytree(demo_run / "store", tmp_path / "one" / "store")
     train(tmp_path / "one" / "store", tmp_path / "one" / "run", model=SMALL, training=TrainingConfig.make(TRAINING))
     (tmp_path / "one").rename(tmp_path / "two")
-    assert Run.open(tmp_path / "two" / "run").store.path == (tmp_path / "two" / "store").resolve()
+    assert TrainedRun.open(tmp_path / "two" / "run").store.path == (tmp_path / "two" / "store").resolve()
 
 
 def test_a_run_behind_a_link(demo_run: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_run_behind_a_link(demo_run: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
     train(tmp_path / "store", tmp_path / "link" / "run", model=SMALL, training=TrainingConfig.make(TRAINING))
     for path in (tmp_path / "link" / "run", tmp_path / "far" / "away" / "run"):
-        assert Run.open(path).store.path == (tmp_path / "store").resolve()
+        assert TrainedRun.open(path).store.path == (tmp_path / "store").resolve()
 
 
 def test_a_store_that_is_gone_or_another(own_run: Path, demo_log: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_null_key_is_no_entity(demo_log: Path, demo_store: EventStore, tmp_pat
     pl.read_parquet(demo_log).with_columns(customer_id=blank).write_parquet(tmp_path / "log.parquet")
     prepare(demo_store.market, [str(tmp_path / "log.parquet")], tmp_path / "run" / "store")
     retrain(tmp_path / "run")
-    run = Run.open(tmp_path / "run")
+    run = TrainedRun.open(tmp_path / "run")
     payments = run.payments(np.zeros(len(run.rows)))
     assert payments.entity is not None
     missing = run.store.columns(["customer_id"])["customer_id"].is_null().to_numpy()[run.rows]

@@ -176,7 +176,7 @@ def test_the_page(costs, with_amount):
         return
     hostile = "<script>alert(1)</script>"
     found = choose_thresholds(payments, costs, probability=payments.score)
-    found |= {"market": hostile, "amount_column": hostile if with_amount else None, "plain": plain(found)}
+    found |= {"market": hostile, "amount_column": hostile if with_amount else None, "summary": plain(found)}
     made_page = page("thresholds.html", view(to_plain(found)))
     root = ET.fromstring(made_page.replace("<!DOCTYPE html>", "", 1))
     assert "<script" not in made_page
@@ -191,7 +191,7 @@ def test_the_command(tsa, own_run):
     made = tsa("thresholds", own_run, "--review-capacity", 20, "--cost-review", 5)
     assert made.code == 0, made.err
     found = json.loads((own_run / "thresholds.json").read_text())
-    assert found["plain"] in made.out
+    assert found["summary"] in made.out
     assert f"page: {own_run / 'thresholds.html'}" in made.out
     scores = pl.read_parquet(own_run / "scores.parquet")
     assert (found["n"], found["frauds"]) == (len(scores), scores["label"].sum())

@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_scorer(
 ) -> None:
     scorer = Scorer(bundle)
     raw = scorer.score_rows(demo_store, np.array(rows))
-    for name, values in scorer.columns(raw).items():
+    for name, values in scorer.with_calibration(raw).items():
         assert [one.scores[name] for one in explanations] == pytest.approx(values.tolist(), abs=1e-6)
 
 

@@ -14,10 +14,10 @@ from scipy.stats import spearmanr
 
 from support.explain_networks import CONFIGS, ROWS, SMALL, loud_network, neutral_of, passage_of, payment_batch
 from tsa.errors import ConfigError, DataError
-from tsa.explain.baseline import Neutral
+from tsa.explain.baseline import Baseline
 from tsa.explain.explanation import Explanation
-from tsa.explain.integrated_gradients import Attribution, Walk, attribute
-from tsa.explain.path import Passage, Place
+from tsa.explain.integrated_gradients import Attribution, PathIntegrator, attribute
+from tsa.explain.path import InputSite, InterpolationPath
 from tsa.legacy.weights import reference_network
 from tsa.model import Batch, ModelConfig, TSANetwork
 
@@ -37,8 +37,8 @@ def test_attributions_add_up(config: ModelConfig) -> None:
 
 def test_legs_of_the_way_in_one_pass_are_as_each_alone(config: ModelConfig) -> None:
     stops, passage = [0.0, 0.1, 0.7, 1.0], passage_of(config)
-    together = Walk(passage).legs(stops, 6)
-    alone = [leg for ends in pairwise(stops) for leg in Walk(passage).legs(ends, 6)]
+    together = PathIntegrator(passage).legs(stops, 6)
+    alone = [leg for ends in pairwise(stops) for leg in PathIntegrator(passage).legs(ends, 6)]
     assert [(leg.start, leg.end) for leg in together] == [(leg.start, leg.end) for leg in alone]
     for one, other in zip(together, alone, strict=True):
         for left, right in zip(one.slopes, other.slopes, strict=True):
@@ -57,12 +57,12 @@ def test_attributions_of_a_network_trained_by_the_original_add_up() -> None:
     batch = payment_batch(ModelConfig(**{**network.config.to_dict()}))
     for history in batch.histories.values():
         history.categorical %= network.config.n_embedding - network.config.n_numerical
-    neutral = Neutral(
+    neutral = Baseline(
         tuple(torch.tensor([1, 2]) for _ in range(network.config.n_categorical)),
         torch.zeros(network.config.n_numerical),
         torch.zeros(network.config.n_engineered),
     )
-    found = attribute(Passage(network, batch, neutral))
+    found = attribute(InterpolationPath(network, batch, neutral))
     assert abs(found.total) > 0.01
     assert abs(found.residual) <= 0.01 * abs(found.total)
 
@@ -73,7 +73,7 @@ def test_a_history_that_the_gate_leaves_out_gets_nothing() -> None:
     network = loud_network(config)
     with torch.no_grad():
         network.combine.head.narrow.bias[1] -= 100
-    found = attribute(Passage(network, payment_batch(config), neutral_of(config)))
+    found = attribute(InterpolationPath(network, payment_batch(config), neutral_of(config)))
     left_out = [values for place, values in found.at.items() if place.kind == "events" and place.history == 1]
     assert left_out
     assert all((values == 0).all() for values in left_out)
@@ -100,7 +100,7 @@ def without_feature(network: TSANetwork, column: int, config: ModelConfig) -> No
         for name, value in network.named_parameters():
             if name.endswith("table.weight"):
                 value[ROWS * column + 1 : ROWS * (column + 1) + 1] = 0
-            if name.endswith("match.weight") and column < config.n_matched:
+            if name.endswith("match.weight") and column < config.n_match_features:
                 value[:, column] = 0
 
 
@@ -109,13 +109,13 @@ def test_an_unused_feature_gets_nothing(name: str) -> None:
     config = ModelConfig(**{**SMALL, **CONFIGS[name]})
     network = loud_network(config)
     without_feature(network, 1, config)
-    found = attribute(Passage(network, payment_batch(config), neutral_of(config)))
+    found = attribute(InterpolationPath(network, payment_batch(config), neutral_of(config)))
     for place, values in found.at.items():
         if place.kind in ("events", "gate"):
             assert (values[:, 1] == 0).all()
             assert (values[:, 0] != 0).any()
-    assert found.at[Place("tokens")][1] == 0
-    assert found.at[Place("tokens")][0] != 0
+    assert found.at[InputSite("tokens")][1] == 0
+    assert found.at[InputSite("tokens")][0] != 0
 
 
 def test_a_network_that_does_not_know_outcomes_attributes_nothing_to_them(default: ModelConfig) -> None:
@@ -123,15 +123,15 @@ def test_a_network_that_does_not_know_outcomes_attributes_nothing_to_them(defaul
     with torch.no_grad():
         for order in network.order:
             order.events.outcome.weight.zero_()
-    found = attribute(Passage(network, payment_batch(default), neutral_of(default)))
+    found = attribute(InterpolationPath(network, payment_batch(default), neutral_of(default)))
     outcome = default.n_categorical + default.n_numerical
-    assert (found.at[Place("events", 0)][:, outcome] == 0).all()
-    assert (found.at[Place("events", 0)][:, outcome + 1] == 0).all()  # age and biases: there all the way
+    assert (found.at[InputSite("events", 0)][:, outcome] == 0).all()
+    assert (found.at[InputSite("events", 0)][:, outcome + 1] == 0).all()  # age and biases: there all the way
 
 
 def test_the_current_events_own_history_is_of_no_account_alone(default: ModelConfig) -> None:
     found = attribute(passage_of(default, {"customer": 1, "terminal": 1}))
-    assert found.at[Place("presence", 0)].shape == (0,)
+    assert found.at[InputSite("presence", 0)].shape == (0,)
     assert abs(found.residual) <= 0.01 * abs(found.total)
 
 
@@ -140,7 +140,7 @@ def test_random_weights_give_another_explanation(name: str) -> None:
     config = ModelConfig(**{**SMALL, **CONFIGS[name]})
     batch, neutral = payment_batch(config), neutral_of(config)
     networks = [loud_network(config) for _ in range(4)]
-    first, *others = (flat(attribute(Passage(network, batch, neutral))) for network in networks)
+    first, *others = (flat(attribute(InterpolationPath(network, batch, neutral))) for network in networks)
     used = first != 0
     correlations = [spearmanr(first[used], other[used])[0] for other in others]
     assert abs(np.mean(correlations)) < 0.4
@@ -150,7 +150,7 @@ def test_random_weights_give_another_explanation(name: str) -> None:
 def test_the_same_payment_gets_the_same_explanation(default: ModelConfig) -> None:
     config = default
     passage = passage_of(config)
-    again = Passage(
+    again = InterpolationPath(
         passage.network,
         Batch(dict(zip(config.histories, passage.histories, strict=True)), passage.engineered),
         neutral_of(config),
@@ -169,7 +169,7 @@ def test_a_sharp_turn_is_walked_in_short_steps(default: ModelConfig) -> None:
     batch = payment_batch(default)
     for history in batch.histories.values():
         history.numerical[:, -1] = -3 * neutral_of(default).numerical - 0.1
-    found = attribute(Passage(network, batch, neutral_of(default)))
+    found = attribute(InterpolationPath(network, batch, neutral_of(default)))
     assert found.steps > 100
     assert abs(found.residual) <= 0.01 * abs(found.total)
 
@@ -177,7 +177,7 @@ def test_a_sharp_turn_is_walked_in_short_steps(default: ModelConfig) -> None:
 def test_weights_and_gradients_of_the_network_are_left_alone(default: ModelConfig) -> None:
     network = loud_network(default)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    attribute(Passage(network, payment_batch(default), neutral_of(default)))
+    attribute(InterpolationPath(network, payment_batch(default), neutral_of(default)))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(value.grad is None for value in network.parameters())
 
@@ -187,7 +187,7 @@ def test_a_payment_without_a_score_is_refused(default: ModelConfig) -> None:
     with torch.no_grad():
         network.classifier.narrow.bias.fill_(float("nan"))
     with pytest.raises(DataError, match="must get a number as score"):
-        attribute(Passage(network, payment_batch(default), neutral_of(default)))
+        attribute(InterpolationPath(network, payment_batch(default), neutral_of(default)))
 
 
 def test_without_captum_it_says_what_to_install(default: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:

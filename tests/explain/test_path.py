@@ -7,9 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from support.explain_networks import CONFIGS, SMALL, loud_network, neutral_of, passage_of, payment_batch
-from tsa.explain.path import Passage, log_odds
+from tsa.explain.path import InterpolationPath, log_odds
 from tsa.model import Batch, History, ModelConfig
-from tsa.model.fusion import Gated, SoftmaxCombined
+from tsa.model.fusion import GatedFusion, SoftmaxFusion
 
 LENGTHS = {name: 2 + 3 * at for at, name in enumerate(("customer", "terminal", "history", "a", "b", "c"))}
 
@@ -31,7 +31,7 @@ def neutral_batch(config: ModelConfig) -> Batch:
 
 def test_ends_are_scores_of_the_network(config: ModelConfig) -> None:
     network, batch = loud_network(config), payment_batch(config, LENGTHS)
-    passage = Passage(network, batch, neutral_of(config))
+    passage = InterpolationPath(network, batch, neutral_of(config))
     with torch.no_grad():
         assert_close(passage(*passage.actual), log_odds(network(batch)), atol=1e-5, rtol=1e-5)
         assert_close(passage(*passage.neutral), log_odds(network(neutral_batch(config))), atol=1e-5, rtol=1e-5)
@@ -39,7 +39,7 @@ def test_ends_are_scores_of_the_network(config: ModelConfig) -> None:
 
 def test_a_payment_without_histories(config: ModelConfig) -> None:
     network, batch = loud_network(config), payment_batch(config, dict.fromkeys(config.histories, 1))
-    passage = Passage(network, batch, neutral_of(config))
+    passage = InterpolationPath(network, batch, neutral_of(config))
     with torch.no_grad():
         assert_close(passage(*passage.actual), log_odds(network(batch)), atol=1e-5, rtol=1e-5)
 
@@ -63,28 +63,28 @@ def test_log_odds_are_those_of_the_probability() -> None:
 def test_importances_are_those_the_network_weighs_with(name: str) -> None:
     config = ModelConfig(**{**SMALL, **CONFIGS[name]})
     network, batch = loud_network(config), payment_batch(config)
-    found = Passage(network, batch, neutral_of(config)).importances()
+    found = InterpolationPath(network, batch, neutral_of(config)).importances()
     combine = network.combine
     with torch.no_grad():
-        histories = batch.in_order(config)
-        if isinstance(combine, SoftmaxCombined):
+        histories = batch.ordered_histories(config)
+        if isinstance(combine, SoftmaxFusion):
             orders = [order(h, network.table.weight) for order, h in zip(network.order, histories, strict=True)]
             expected = torch.softmax(combine.gate(torch.cat(orders, -1)), -1)[0]
         else:
-            assert isinstance(combine, Gated)
+            assert isinstance(combine, GatedFusion)
             expected = combine.importance(histories)[0]
     assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_history_that_the_gate_leaves_out_counts_for_nothing() -> None:
     config = ModelConfig(**{**SMALL, **CONFIGS["reference, two histories"]})
-    alone = Passage(loud_network(config), payment_batch(config, {"terminal": 1}), neutral_of(config))
+    alone = InterpolationPath(loud_network(config), payment_batch(config, {"terminal": 1}), neutral_of(config))
     importances = alone.importances()
     assert importances is not None
     assert importances[1] == 0
-    skipping = config.replace(gate_skips_below=0.99)
+    skipping = config.replace(gate_threshold=0.99)
     network, batch = loud_network(skipping), payment_batch(skipping)
-    passage = Passage(network, batch, neutral_of(skipping))
+    passage = InterpolationPath(network, batch, neutral_of(skipping))
     importances = passage.importances()
     assert importances is not None
     assert importances[1] == 0
@@ -105,7 +105,7 @@ def test_attention_is_a_share_per_event(config: ModelConfig) -> None:
         assert attention.shape == history.padding.shape[1:]
         assert (attention >= 0).all()
         total = float(attention.sum())
-        assert total == pytest.approx(1.0, abs=1e-5) if config.read_out == "current" else total < 1.0
+        assert total == pytest.approx(1.0, abs=1e-5) if config.pooling == "last" else total < 1.0
 
 
 def test_attention_is_that_of_the_last_pass(default: ModelConfig) -> None:
@@ -116,5 +116,5 @@ def test_attention_is_that_of_the_last_pass(default: ModelConfig) -> None:
             order.layers[0].attention.in_proj_weight[:16] = 0
             order.layers[0].attention.in_proj_bias[:16] = 0
             order.layers[0].attention.decay.fill_(-30.0)
-    for attention in Passage(network, payment_batch(default), neutral_of(default)).attention():
+    for attention in InterpolationPath(network, payment_batch(default), neutral_of(default)).attention():
         assert_close(attention, torch.full((6,), 1 / 6))

@@ -10,10 +10,10 @@ import pytest
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.scaler import GivenScaler, Scaling
-from tsa.data.encoding.vocabulary import GivenVocabulary
+from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup
+from tsa.data.encoding.vocabulary import ImportedVocabulary
 from tsa.data.store.store import EventStore, prepare
-from tsa.explain.baseline import Neutral
+from tsa.explain.baseline import Baseline
 from tsa.explain.raw_values import UNKNOWN, calendar_values, decoded, decoded_numbers, store_facts
 
 FEATURES = {
@@ -30,7 +30,7 @@ MARKET = {
     "name": "facts",
     "event": {"id": "id", "time": "time", "time_unit": "s"},
     "label": {"column": "fraud", "delay_days": 1},
-    "history": [{"name": "customer", "key": "customer", "length": 4}],
+    "history": [{"name": "customer", "key_column": "customer", "length": 4}],
     "features": FEATURES,
 }
 FRAME = pl.DataFrame(
@@ -71,24 +71,24 @@ def test_calendar_values(encoder: Encoder) -> None:
 
 
 def test_values_of_another_system() -> None:
-    vocabulary = GivenVocabulary(name="x", values=("-1", "a", "b"), rows=(4, 7, 7), default="-1")
+    vocabulary = ImportedVocabulary(name="x", values=("-1", "a", "b"), rows=(4, 7, 7), default="-1")
     encoder = Encoder(
         market_name="m",
         market_fingerprint="",
         categorical_vocabularies=(vocabulary,),
         calendar_vocabularies=(),
-        numerical_scaling=Scaling((GivenScaler(name="y", slope=0.5, offset=0.1, default=2.0),)),
-        engineered_scaling=Scaling(()),
+        numerical_scaling=ScalerGroup((ImportedScaler(name="y", slope=0.5, offset=0.1, default=2.0),)),
+        engineered_scaling=ScalerGroup(()),
     )
     assert decoded(encoder, np.array([7]), np.array([1.6], np.float32)) == {"x": "a", "y": pytest.approx(3.0)}
     assert decoded(encoder, np.array([0]), np.array([0.1], np.float32))["x"] == UNKNOWN
-    neutral = Neutral.of(encoder)
+    neutral = Baseline.of(encoder)
     assert [rows.tolist() for rows in neutral.rows] == [[4, 7]]
     assert neutral.numerical.tolist() == pytest.approx([1.1])
 
 
 def test_neutral_values_are_in_the_middle(encoder: Encoder) -> None:
-    neutral = Neutral.of(encoder)
+    neutral = Baseline.of(encoder)
     device, hour, _ = neutral.rows
     assert device.tolist() == [3, 4]  # a and b: neither missing nor unknown
     assert len(hour) == 24
@@ -99,9 +99,9 @@ def test_neutral_values_are_in_the_middle(encoder: Encoder) -> None:
 
 
 def test_earlier_payments_that_rows_carry_along_are_read_back(tmp_path: Path) -> None:
-    wire = {"history_field": "past.{feature}", "twofold_field": "past.{part}.{feature}", "separator": "~"}
+    wire = {"history_field": "past.{feature}", "event_field": "past.{part}.{feature}", "separator": "~"}
     features = {"categorical": [{"name": "device", "min_count": 1}], "numerical": ["amount"]}
-    market = Market.from_dict({**MARKET, "features": features, "wire": wire})
+    market = Market.from_dict({**MARKET, "features": features, "inline_history": wire})
     rows = {
         "id": ["p1", "p2"],
         "time": ["1525651200", "1525661200"],

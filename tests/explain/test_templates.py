@@ -6,15 +6,30 @@ from typing import Any
 
 import pytest
 
-from tsa.data.history import FRAUD, GENUINE, NOT_KNOWN
+from tsa.data.history import FRAUD, GENUINE, UNKNOWN_OUTCOME
 from tsa.explain.raw_values import UNKNOWN, Payment
-from tsa.explain.templates import DAY, HOUR, Past, number, of_calendar, of_number, of_outcomes, of_pace, of_text, span
+from tsa.explain.templates import (
+    DAY,
+    HOUR,
+    HistoryContext,
+    number,
+    of_calendar,
+    of_number,
+    of_outcomes,
+    of_pace,
+    of_text,
+    span,
+)
 
 
-def past(ages: list[float] | None = None, outcomes: list[int] | None = None, full: bool = False, **values: Any) -> Past:
+def past(
+    ages: list[float] | None = None, outcomes: list[int] | None = None, full: bool = False, **values: Any
+) -> HistoryContext:
     n = len(next(iter(values.values()), ages or outcomes or []))
     payments = [Payment(at, 0.0, {name: column[at] for name, column in values.items()}) for at in range(n)]
-    return Past("card", payments, ages or [DAY * (n - at) for at in range(n)], outcomes or [NOT_KNOWN] * n, full)
+    return HistoryContext(
+        "card", payments, ages or [DAY * (n - at) for at in range(n)], outcomes or [UNKNOWN_OUTCOME] * n, full
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +89,7 @@ def test_times(name: str, value: str, earlier: list[str], kind: str) -> None:
 
 def test_outcomes() -> None:
     ages = [40 * DAY, 8.2 * DAY, 7.5 * DAY, DAY]
-    several = of_outcomes(past(ages, [GENUINE, FRAUD, FRAUD, NOT_KNOWN]))
+    several = of_outcomes(past(ages, [GENUINE, FRAUD, FRAUD, UNKNOWN_OUTCOME]))
     assert several is not None
     assert (several.kind, several.facts) == ("known_frauds", {"count": 2, "total": 3, "span": "9 days"})
     one, none = of_outcomes(past(ages, [FRAUD, 2, 2, 1])), of_outcomes(past(ages, [2, 2, 1, 1]))
@@ -82,7 +97,7 @@ def test_outcomes() -> None:
     assert one.kind == "known_fraud"
     assert none is not None
     assert none.kind == "no_known_fraud"
-    assert of_outcomes(past(ages, [NOT_KNOWN] * 4)) is None
+    assert of_outcomes(past(ages, [UNKNOWN_OUTCOME] * 4)) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from tsa.errors import ModelError
 from tsa.inference.engine import OnnxEngine, TorchEngine
-from tsa.inference.onnx_export import check_graph, export_onnx, quantise, random_batch
+from tsa.inference.onnx_export import export_onnx, quantize_int8, random_batch, verify_graph
 from tsa.model import TSANetwork, preset
 
 LENGTHS = {"customer": 6, "card": 9}
@@ -23,8 +23,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "recall, two histories": {
         "preset": "default",
         "known_outcomes": True,
-        "n_matched": 2,
-        "n_marks": 1,
+        "n_match_features": 2,
+        "n_missing_indicators": 1,
         "n_engineered": 4,
     },
     "reference with its gate": {"preset": "reference-two-history", "n_engineered": 4, **SMALL},
@@ -32,7 +32,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "preset": "reference",
         "n_engineered": 4,
         "time_encoding": True,
-        "combine": "concat",
+        "fusion": "concat",
         **SMALL,
     },
 }
@@ -86,13 +86,13 @@ def test_what_is_no_row_is_refused(exported: tuple[TSANetwork, bytes], value: fl
 
 def test_eight_bits(exported: tuple[TSANetwork, bytes]) -> None:
     network, graph = exported
-    small = quantise(graph)
-    found = check_graph(small, network, random_batch(network.config, LENGTHS, 100), most=0.2)
+    small = quantize_int8(graph)
+    found = verify_graph(small, network, random_batch(network.config, LENGTHS, 100), most=0.2)
     assert 0 < found.mean <= found.largest
 
 
 def test_weights_leave_room_for_sums_of_two_products_in_sixteen_bits(exported: tuple[TSANetwork, bytes]) -> None:
-    weights = onnx.load_model_from_string(quantise(exported[1])).graph.initializer
+    weights = onnx.load_model_from_string(quantize_int8(exported[1])).graph.initializer
     small = [onnx.numpy_helper.to_array(weight) for weight in weights if weight.data_type == onnx.TensorProto.INT8]
     matrices = [weight for weight in small if weight.ndim == 2]
     assert matrices
@@ -102,7 +102,7 @@ def test_weights_leave_room_for_sums_of_two_products_in_sixteen_bits(exported: t
 def test_what_angles_are_made_of_stays_as_it_is(exported: tuple[TSANetwork, bytes]) -> None:
     """A number in eight bits times a frequency is turns away from what it was."""
     network, graph = exported
-    nodes = onnx.load_model_from_string(quantise(graph)).graph.node
+    nodes = onnx.load_model_from_string(quantize_int8(graph)).graph.node
     made_by = {output: node.op_type for node in nodes for output in node.output}
     angles = [made_by[node.input[0]] for node in nodes if node.op_type in ("Sin", "Cos")]
     assert len(angles) == 4 * (network.config.event_embedding == "sum") + 2 * network.config.time_encoding
@@ -117,4 +117,4 @@ def test_a_graph_of_another_network_is_refused(exported: tuple[TSANetwork, bytes
     with torch.no_grad():
         other.classifier.narrow.bias[..., 1] += 0.1
     with pytest.raises(ModelError, match="the exported graph must score as the network to 1e-05, however"):
-        check_graph(graph, other, random_batch(network.config, LENGTHS, 10))
+        verify_graph(graph, other, random_batch(network.config, LENGTHS, 10))

@@ -24,7 +24,7 @@ from tsa.inference.labelled_log import open_log
 from tsa.inference.recalibrate import calibrate_bundle
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.serving import input_fn, model_fn, output_fn, predict_fn
-from tsa.legacy.importer import import_original
+from tsa.legacy.importer import import_legacy
 
 Tsa = Callable[..., Any]
 METHODS = ("bspline", "isotonic", "platt", "beta")
@@ -78,7 +78,7 @@ def test_each_method_gives_a_bundle_that_scores(
     said = tsa("bundle", "diff", bundle, out).out
     assert f"→ {method}" in said
     assert "weights: the same" in said
-    exported = tsa("export-calibration", out, "--out", tmp_path / "files")
+    exported = tsa("legacy", "export-calibration", out, "--out", tmp_path / "files")
     assert (exported.code == 0) == (method == "bspline")
 
 
@@ -146,8 +146,8 @@ def imported(original: Original, payments: pl.DataFrame, tmp_path: Path) -> tupl
     (original.folder / "percentile_score.pkl").unlink()
     wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"], "rules": "own"}
     history = [{"name": "customer", "length": original.config["seq_len"]}]
-    market = Market.from_dict(original.market.to_dict() | {"wire": wire, "history": history})
-    import_original(original.folder, market).save(tmp_path / "imported")
+    market = Market.from_dict(original.market.to_dict() | {"inline_history": wire, "history": history})
+    import_legacy(original.folder, market).save(tmp_path / "imported")
     more = payments.with_columns(pl.col("id") + 1000, pl.col("time") + 7, pl.col("customer") + 100)
     rows = pl.concat([wire_rows(original, payments), wire_rows(original, more)])
     raw = Scorer.load(tmp_path / "imported").score(_written(rows, tmp_path / "rows.csv.gz"))
@@ -158,7 +158,7 @@ def imported(original: Original, payments: pl.DataFrame, tmp_path: Path) -> tupl
 
 
 def _written(rows: pl.DataFrame, path: Path) -> Path:
-    """As the original writes them: separated by tabs, and called `.csv.gz`."""
+    """As the legacy system writes them: separated by tabs, and called `.csv.gz`."""
     import gzip
 
     path.write_bytes(
@@ -179,7 +179,7 @@ def test_an_imported_model_on_wire_rows(tsa: Tsa, imported: tuple[Path, Path], t
     assert made.code == 0, made.err
     scores = Scorer.load(tmp_path / "new").score(rows).with_columns(pl.col("id").cast(pl.String)).sort("id")
     assert scores.columns == ["id", "raw_score", "percentile", "probability"]
-    # the endpoint answers an imported model's callers in the original's words, calibrated anew or not
+    # the endpoint answers an imported model's callers in the legacy system's words, calibrated anew or not
     with_dots = pl.read_csv(rows, separator="\t", infer_schema=False).rename(lambda name: name.replace("__DOT__", "."))
     some = with_dots.with_columns(pl.all().fill_null("")).sort("id").head(20)
     for path, names in ((bundle, ["legacy-score", "ProbabilityScore"]), (tmp_path / "new", None)):

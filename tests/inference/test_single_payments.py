@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import torch
 
-from tsa.data.online.histories import Key, PastEvents
-from tsa.data.online.payments import Payments
+from tsa.data.online.histories import HistoryEvents, Key
+from tsa.data.online.payments import EncodedPayments
 from tsa.errors import ConfigError, DataError
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer
@@ -56,7 +56,7 @@ def rows(log: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def earlier(scorer: Scorer, rows: list[dict[str, Any]]) -> dict[Key, PastEvents]:
+def earlier(scorer: Scorer, rows: list[dict[str, Any]]) -> dict[Key, HistoryEvents]:
     """The first payments as events of the past, with what became of them."""
     payments = scorer.reader.read_all(rows[:LATER], outcomes=True)
     members: dict[Key, list[int]] = {}
@@ -64,10 +64,10 @@ def earlier(scorer: Scorer, rows: list[dict[str, Any]]) -> dict[Key, PastEvents]
         for row, key in enumerate(keys):
             if key is not None:
                 members.setdefault((name, key), []).append(row)
-    return {key: PastEvents.of(payments.take(which)) for key, which in members.items()}
+    return {key: HistoryEvents.of(payments.take(which)) for key, which in members.items()}
 
 
-def known_before(past: dict[Key, PastEvents], payments: Payments) -> dict[Key, PastEvents]:
+def known_before(past: dict[Key, HistoryEvents], payments: EncodedPayments) -> dict[Key, HistoryEvents]:
     wanted = {(name, key) for name, keys in payments.keys.items() for key in keys if key is not None}
     return {key: past[key] for key in wanted if key in past}
 
@@ -79,7 +79,7 @@ def test_as_of_the_log(
     onnx_scorer: Scorer,
     offline: pl.DataFrame,
     rows: list[dict[str, Any]],
-    earlier: dict[Key, PastEvents],
+    earlier: dict[Key, HistoryEvents],
     size: int,
     engine: str,
 ) -> None:
@@ -94,7 +94,7 @@ def test_as_of_the_log(
 
 
 def test_the_order_of_scores_is_the_same(
-    onnx_scorer: Scorer, offline: pl.DataFrame, rows: list[dict[str, Any]], earlier: dict[Key, PastEvents]
+    onnx_scorer: Scorer, offline: pl.DataFrame, rows: list[dict[str, Any]], earlier: dict[Key, HistoryEvents]
 ) -> None:
     online = onnx_scorer.score(rows[LATER:], histories=earlier)["raw_score"].to_numpy()
     own = offline["raw_score"].to_numpy()[LATER:]
@@ -197,7 +197,7 @@ def _spoiled(scorer: Scorer) -> Any:
 
 
 def test_padding_makes_no_difference(
-    scorer: Scorer, rows: list[dict[str, Any]], earlier: dict[Key, PastEvents]
+    scorer: Scorer, rows: list[dict[str, Any]], earlier: dict[Key, HistoryEvents]
 ) -> None:
     """A market with longer histories than a key has events: the same scores as one with just as many."""
     market = scorer.bundle.market
@@ -214,7 +214,7 @@ def test_padding_makes_no_difference(
     )
 
 
-def _few_events(scorer: Scorer, rows: list[dict[str, Any]], past: dict[Key, PastEvents]) -> np.ndarray:
+def _few_events(scorer: Scorer, rows: list[dict[str, Any]], past: dict[Key, HistoryEvents]) -> np.ndarray:
     """Which of the payments have histories that fit either length."""
     payments = scorer.reader.read_all(rows[LATER : LATER + 40])
     requests = scorer.requests(payments, past)

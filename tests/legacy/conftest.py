@@ -1,4 +1,4 @@
-"""A folder as the original system leaves one: the golden single model, with artefacts made up for its sizes."""
+"""A folder as the legacy system leaves one: the golden single model, with artefacts made up for its sizes."""
 
 from __future__ import annotations
 

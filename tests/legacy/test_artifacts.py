@@ -1,4 +1,4 @@
-"""The original's two files of scores: written, and read back to the same maps."""
+"""The legacy system's two files of scores: written, and read back to the same maps."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LABELS = (GENERATOR.random(6000) < SCORES / 4).astype(np.int8)
 
 
 def test_an_imported_calibration_is_written_as_it_came(golden_scores: dict[str, Any], tmp_path: Path) -> None:
-    percentile = PercentileMap.original(golden_scores["percentile_score"])
-    spline = BSplineMap.original(golden_scores["bspline_parameters"])
+    percentile = PercentileMap.from_legacy(golden_scores["percentile_score"])
+    spline = BSplineMap.from_legacy(golden_scores["bspline_parameters"])
     written = write_original(Calibration(percentile=percentile, probability=spline), tmp_path)
     assert [path.name for path in written] == [PERCENTILES, BSPLINE]
     assert pickle.loads((tmp_path / PERCENTILES).read_bytes()) == golden_scores["percentile_score"]

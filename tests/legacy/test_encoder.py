@@ -1,4 +1,4 @@
-"""An encoder of the original's artefacts keeps their meaning, to the golden values, and says what does not fit."""
+"""An encoder of the legacy system's artefacts keeps their meaning, to the golden values, and says what does not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.errors import ArtefactError, DataError, MarketError
-from tsa.legacy.encoder import original_encoder
+from tsa.legacy.encoder import legacy_encoder
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "wire_single.json").read_text())
 LAYOUT = GOLDEN["layout"]
@@ -33,9 +33,9 @@ def _market(**features: Any) -> Market:
         "name": "golden",
         "event": {"id": LAYOUT["id"], "time": LAYOUT["time"], "time_unit": "s"},
         "label": {"column": LAYOUT["label"], "delay_days": 0},
-        "history": [{"name": "history", "key": "customer"}],
+        "history": [{"name": "history", "key_column": "customer"}],
         "features": {**FEATURES, **features},
-        "wire": wire
+        "inline_history": wire
         if LAYOUT["numeric_categorical"][0] in features.get("categorical", FEATURES["categorical"])
         else None,
     }
@@ -56,7 +56,7 @@ def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return original_encoder(_market(), **ARTEFACTS)
+    return legacy_encoder(_market(), **ARTEFACTS)
 
 
 def test_current_values_of_the_golden_rows(encoder: Encoder) -> None:
@@ -111,9 +111,9 @@ def test_any_map_and_value(rows: dict[str, int], values: list[str | None], defau
     """Against the rules written out for one value. A default is looked up as it stands, a value through an integer."""
     features = {"categorical": ["c"], "numerical": [], "engineered": []}
     wire = {"separator": "~", "numeric_categorical": ["c"]} if numeric else {"separator": "~"}
-    market = Market.from_dict({**_market().to_dict(), "features": features, "wire": wire})
+    market = Market.from_dict({**_market().to_dict(), "features": features, "inline_history": wire})
     empty = {name: [] for name in ARTEFACTS["preprocessor"]}
-    fitted = original_encoder(market, cat_to_index={"c": rows}, defaults={"c": default}, preprocessor=empty)
+    fitted = legacy_encoder(market, cat_to_index={"c": rows}, defaults={"c": default}, preprocessor=empty)
 
     def integer(text: str) -> str:
         try:
@@ -139,7 +139,7 @@ def test_a_number_that_float32_has_no_room_for_is_refused(encoder: Encoder) -> N
 def test_transforms_of_the_market_do_not_count(encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
     """They are for models that are trained here; that they are left out is said."""
     numerical = [{"name": "amount", "transform": "log1p"}, {"name": "account_age_days", "scale": "quantile"}, "items"]
-    other = original_encoder(_market(numerical=numerical), **ARTEFACTS)
+    other = legacy_encoder(_market(numerical=numerical), **ARTEFACTS)
     assert "amount: transform='log1p' is left out" in caplog.text
     frame = _frame(GOLDEN["records"])
     assert other.numerical(frame).tobytes() == encoder.numerical(frame).tobytes()
@@ -151,7 +151,7 @@ def test_everything_that_does_not_fit_is_listed() -> None:
         calendar=["month"], numerical=[{"name": "amount", "transform": "log1p"}, "account_age_days", "items"]
     )
     with pytest.raises(ArtefactError) as error:
-        original_encoder(
+        legacy_encoder(
             market,
             cat_to_index={**GOLDEN["cat_to_index"], "device": {"a": -1, "b": True, "c": 2.5}, "country": 3},  # type: ignore[dict-item]
             defaults={k: v for k, v in GOLDEN["default_values"].items() if k not in ("card_type", "items")}

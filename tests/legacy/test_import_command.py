@@ -1,4 +1,4 @@
-"""`tsa import-original`, `tsa export-calibration` and three scores from `tsa score`, as a user runs them."""
+"""`tsa legacy import`, `tsa legacy export-calibration` and three scores from `tsa score`, as a user runs them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_from_the_original_to_scores_and_back(
     tsa: Tsa, original: Original, payments: pl.DataFrame, market: Path, tmp_path: Path
 ) -> None:
     bundle, log, out = tmp_path / "bundle", tmp_path / "log.parquet", tmp_path / "scores.csv"
-    made = tsa("import-original", original.folder, "--market", market, "--out", bundle)
+    made = tsa("legacy", "import", original.folder, "--market", market, "--out", bundle)
     assert made.code == 0, made.err
     assert (
         made.out
@@ -39,7 +39,7 @@ def test_from_the_original_to_scores_and_back(
     made = tsa("score", bundle, log, "--out", out)
     assert (made.code, made.out) == (0, f"{out}: 600 payments\n"), made.err
     assert pl.read_csv(out).columns == ["id", "raw_score", "percentile", "probability"]
-    made = tsa("export-calibration", bundle, "--out", tmp_path / "back")
+    made = tsa("legacy", "export-calibration", bundle, "--out", tmp_path / "back")
     assert made.code == 0, made.err
     assert (
         pickle.loads((tmp_path / "back" / "percentile_score.pkl").read_bytes()) == original.scores["percentile_score"]
@@ -55,7 +55,7 @@ def test_a_refusal_lists_everything_and_writes_nothing(
     (original.folder / "cat_to_index.json").unlink()
     (original.folder / "best.pt").write_bytes(pickle.dumps(print))
     bundle = tmp_path / "bundle"
-    made = tsa("import-original", original.folder, "--market", market, "--out", bundle, "--set", "history.0.length=9")
+    made = tsa("legacy", "import", original.folder, "--market", market, "--out", bundle, "--set", "history.0.length=9")
     assert (made.code, made.out) == (2, "")
     assert made.err.startswith(f"error: ArtefactError: {original.folder}: 3 findings\n")
     for text in (
@@ -76,7 +76,7 @@ def test_what_the_folder_lacks_is_said_and_can_be_given(
     table |= {name: [*table[name], 0.0] for name in ("num_static_scale_", "num_static_min_")}
     path.write_bytes(pickle.dumps(table))
     count = len(original.market.features.engineered)
-    arguments = ("import-original", original.folder, "--market", market, "--out", bundle)
+    arguments = ("legacy", "import", original.folder, "--market", market, "--out", bundle)
     assert "--leave-out engineered=P,P" in tsa(*arguments).err
     made = tsa(*arguments, "--leave-out", f"engineered={count}")
     assert made.code == 0, made.err
@@ -90,7 +90,7 @@ def test_what_the_folder_lacks_is_said_and_can_be_given(
 def test_files_named_on_the_command_line(tsa: Tsa, original: Original, market: Path, tmp_path: Path) -> None:
     weights = (original.folder / "best.pt").rename(tmp_path / "elsewhere.pt")
     (original.folder / "more.json").write_text("{}")
-    arguments = ("import-original", original.folder, "--market", market, "--out", tmp_path / "bundle", "-q")
+    arguments = ("legacy", "import", original.folder, "--market", market, "--out", tmp_path / "bundle", "-q")
     named = ("--weights", weights, "--config", original.folder / "config.json")
     assert tsa(*arguments).code == 2
     made = tsa(*arguments, *named)
@@ -99,14 +99,14 @@ def test_files_named_on_the_command_line(tsa: Tsa, original: Original, market: P
 
 def test_a_bundle_without_calibration_has_nothing_to_export(tsa: Tsa, demo_run: Path, tmp_path: Path) -> None:
     replace(Bundle.open(demo_run / "bundle"), calibration=None).save(tmp_path / "bundle")
-    made = tsa("export-calibration", tmp_path / "bundle", "--out", tmp_path / "out")
+    made = tsa("legacy", "export-calibration", tmp_path / "bundle", "--out", tmp_path / "out")
     assert made.code == 2
-    assert "CalibrationError: the original's files need a percentile or a probability map" in made.err
+    assert "CalibrationError: the legacy system's files need a percentile or a probability map" in made.err
 
 
-@pytest.mark.parametrize("command", ["import-original", "export-calibration"])
+@pytest.mark.parametrize("command", ["import", "export-calibration"])
 def test_help_teaches(tsa: Tsa, command: str) -> None:
-    made = tsa(command, "--help")
+    made = tsa("legacy", command, "--help")
     assert made.code == 0
     assert "--quiet" in made.out
     assert len(made.out.split()) > 40

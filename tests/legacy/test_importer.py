@@ -1,4 +1,4 @@
-"""An imported model scores as the original did; whatever is missing, hostile or inconsistent is told, all at once."""
+"""An imported model scores as the legacy system did; whatever is missing, hostile or inconsistent is told, all at once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.errors import ArtefactError
 from tsa.inference.scorer import Scorer
-from tsa.legacy.importer import ARTEFACTS, import_original
-from tsa.legacy.response import original_response
+from tsa.legacy.importer import ARTEFACTS, import_legacy
+from tsa.legacy.response import legacy_response
 from tsa.legacy.weights import reference_network
 from tsa.model import Batch, History
 
 
 def tensors_by_hand(original: Original, payments: pl.DataFrame) -> Batch:
-    """What the original makes of each payment, rule by rule: no code of the package's own way from rows to tensors."""
+    """What the legacy system makes of each payment, rule by rule: no code of the package's own way from rows to tensors."""
     rows, length = payments.to_dicts(), original.config["seq_len"]
     features = original.market.features
     names = {kind: [f.name for f in getattr(features, kind)] for kind in ("categorical", "numerical", "engineered")}
@@ -53,7 +53,7 @@ def tensors_by_hand(original: Original, payments: pl.DataFrame) -> Batch:
 
 
 def percentile_by_hand(pairs: list[list[float]], raw: float) -> float:
-    """Bisection, as the original does it: an exact hit ends it."""
+    """Bisection, as the legacy system does it: an exact hit ends it."""
     low, high = 0, len(pairs) - 1
     while low <= high:
         middle = (low + high) // 2
@@ -66,7 +66,7 @@ def percentile_by_hand(pairs: list[list[float]], raw: float) -> float:
 def test_an_imported_model_gives_the_three_scores_of_the_original(
     original: Original, payments: pl.DataFrame, tmp_path: Path
 ) -> None:
-    import_original(original.folder, original.market).save(tmp_path / "bundle")
+    import_legacy(original.folder, original.market).save(tmp_path / "bundle")
     scores = Scorer.load(tmp_path / "bundle").score(payments)
     assert scores.columns == ["id", "raw_score", "percentile", "probability"]
     assert scores["id"].to_list() == payments["id"].to_list()
@@ -105,8 +105,8 @@ def test_wire_rows_give_the_three_scores_of_the_original(
 ) -> None:
     wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"], "rules": "own"}
     history = [{"name": "customer", "length": original.config["seq_len"]}]
-    market = Market.from_dict(original.market.to_dict() | {"wire": wire, "history": history})
-    import_original(original.folder, market).save(tmp_path / "bundle")
+    market = Market.from_dict(original.market.to_dict() | {"inline_history": wire, "history": history})
+    import_legacy(original.folder, market).save(tmp_path / "bundle")
     rows, path = wire_rows(original, payments), tmp_path / f"rows.{form}"
     rows.write_ndjson(path) if form == "jsonl" else rows.write_csv(path, separator="\t")
     scores = Scorer.load(tmp_path / "bundle").score(path)
@@ -126,16 +126,16 @@ def test_the_default_of_times_comes_along(original: Original, tmp_path: Path) ->
     history = [{"name": "customer", "length": original.config["seq_len"]}]
     table = original.market.to_dict() | {"history": history}
     change(original.folder, "default_value_dict.json", lambda found: found.update(time="0"))
-    import_original(original.folder, Market.from_dict(table | {"wire": wire})).save(tmp_path / "bundle")
-    found = Bundle.open(tmp_path / "bundle").market.wire
+    import_legacy(original.folder, Market.from_dict(table | {"inline_history": wire})).save(tmp_path / "bundle")
+    found = Bundle.open(tmp_path / "bundle").market.inline_history
     assert found is not None
     assert found.defaults == {"time": "0", "id": ""}
     with pytest.raises(ArtefactError, match=r"wire\.defaults\.time: must be '0' as in default_value_dict"):
-        import_original(original.folder, Market.from_dict(table | {"wire": {**wire, "defaults": {"time": 9}}}))
+        import_legacy(original.folder, Market.from_dict(table | {"inline_history": {**wire, "defaults": {"time": 9}}}))
 
 
 def test_an_imported_bundle_is_one_like_any_other(original: Original, tmp_path: Path) -> None:
-    made = import_original(original.folder, original.market)
+    made = import_legacy(original.folder, original.market)
     made.save(tmp_path / "bundle")
     again = Bundle.open(tmp_path / "bundle")
     assert (again.encoder, again.calibration, again.config) == (made.encoder, made.calibration, made.config)
@@ -154,7 +154,7 @@ def test_weights_in_any_form(original: Original, form: str) -> None:
         torch.save(state, original.folder / form)
     else:
         torch.save({"model": state, "epoch": 3, "optimizer": {"lr": 1e-3}}, original.folder / form)
-    network = import_original(original.folder, original.market).network
+    network = import_legacy(original.folder, original.market).network
     assert torch.equal(network.table.weight, state["embedding.weight"])
 
 
@@ -177,9 +177,9 @@ def test_two_histories_by_name_and_by_order(original: Original) -> None:
     fields = ("categorical", "numerical", "age_seconds", "padding")
     histories = {name: History(*(tensors[f"{field}_{name}"] for field in fields)) for name in ("cid", "ccid")}
     for first, second, named in (("customer", "card", ("customer", "card")), ("ccid", "cid", ("cid", "ccid"))):
-        history = [{"name": name, "key": name, "length": config["seq_len"]} for name in (first, second)]
+        history = [{"name": name, "key_column": name, "length": config["seq_len"]} for name in (first, second)]
         market = Market.from_dict(original_market(config, history=history))
-        network = import_original(original.folder, market).network
+        network = import_legacy(original.folder, market).network
         assert network.config.histories == named
         batch = Batch(dict(zip(named, histories.values(), strict=True)), tensors["engineered"])
         with torch.inference_mode():
@@ -188,7 +188,7 @@ def test_two_histories_by_name_and_by_order(original: Original) -> None:
     with pytest.raises(
         ArtefactError, match="history: the weights are of 2 histories, however: the market has customer"
     ):
-        import_original(original.folder, one)
+        import_legacy(original.folder, one)
 
 
 def change(folder: Path, name: str, edit: Any) -> None:
@@ -301,7 +301,7 @@ def test_what_does_not_fit_is_named(original: Original, case: str) -> None:
     name, edit, text = BROKEN[case]
     change(original.folder, name, edit)
     with pytest.raises(ArtefactError, match=text):
-        import_original(original.folder, original.market)
+        import_legacy(original.folder, original.market)
 
 
 @pytest.mark.parametrize("spelled", [160.0, "160"])
@@ -310,7 +310,7 @@ def test_a_row_beyond_the_table_is_found_however_its_size_is_spelled(original: O
     change(original.folder, "config.json", lambda t: t.update(n_embedding=spelled))
     change(original.folder, "cat_to_index.json", lambda t: t["c3"].update(b=500))
     with pytest.raises(ArtefactError, match=r"rows of 'c3' must be .* 124, however: 'b': 500"):
-        import_original(original.folder, original.market)
+        import_legacy(original.folder, original.market)
 
 
 @pytest.mark.parametrize("kind", ["complex", "sparse"])
@@ -319,15 +319,15 @@ def test_tensors_of_other_kinds_are_told(original: Original, kind: str) -> None:
     other = bias.to(torch.complex64) if kind == "complex" else bias.to_sparse()
     torch.save(original.state | {"clf.3.bias": other}, original.folder / "best.pt")
     with pytest.raises(ArtefactError, match=r"clf\.3\.bias must hold plain numbers"):
-        import_original(original.folder, original.market)
+        import_legacy(original.folder, original.market)
 
 
 def test_a_time_that_is_none_is_told_with_the_rest(original: Original) -> None:
-    table = original.market.to_dict() | {"wire": {"separator": "~"}}
+    table = original.market.to_dict() | {"inline_history": {"separator": "~"}}
     for name, value in (("time", "soon"), ("c3", None)):
         change(original.folder, "default_value_dict.json", lambda t, name=name, value=value: t.update({name: value}))
     with pytest.raises(ArtefactError, match="2 findings") as error:
-        import_original(original.folder, Market.from_dict(table))
+        import_legacy(original.folder, Market.from_dict(table))
     assert "default_value_dict: 'time' must be a number, however: 'soon'" in str(error.value)
 
 
@@ -336,9 +336,9 @@ def test_features_that_are_veiled_are_known_by_their_pseudonyms(
 ) -> None:
     monkeypatch.setenv("SECRET_OF_TESTS", "a secret that is long enough for HMAC")
     veiled = {"privacy": {"pseudonymise": ["c3", "c4"], "secret_env": "SECRET_OF_TESTS"}}
-    made = import_original(original.folder, Market.from_dict(original.market.to_dict() | veiled))
+    made = import_legacy(original.folder, Market.from_dict(original.market.to_dict() | veiled))
     assert not set(original.cat_to_index["c3"]) & set(made.encoder.categorical_vocabularies[3].values)
-    plain = Scorer(import_original(original.folder, original.market)).score(payments)
+    plain = Scorer(import_legacy(original.folder, original.market)).score(payments)
     np.testing.assert_array_equal(Scorer(made).score(payments)["raw_score"], plain["raw_score"])
 
 
@@ -350,7 +350,7 @@ def test_everything_is_told_at_once(original: Original, tmp_path: Path) -> None:
     torch.save(original.state | {"clf.3.bias": torch.zeros(7), "odd": torch.zeros(1)}, original.folder / "best.pt")
     market = original.market.override(["features.calendar=['month']"])
     with pytest.raises(ArtefactError) as error:
-        import_original(original.folder, market)
+        import_legacy(original.folder, market)
     message = str(error.value)
     for text in ("percentile_score.pkl cannot be read", "clf.3.bias must be (2,)", "odd is left over", "calendar"):
         assert text in message
@@ -361,12 +361,12 @@ def test_everything_is_told_at_once(original: Original, tmp_path: Path) -> None:
 
 def test_defaults_of_the_market_file_must_be_the_models(original: Original) -> None:
     wire = {"separator": "~", "defaults": {"c0": "-1", "c4": "-1.0", "n0": "-7", "n1": f"{original.defaults['n1']}.0"}}
-    market = Market.from_dict(original.market.to_dict() | {"wire": wire})
+    market = Market.from_dict(original.market.to_dict() | {"inline_history": wire})
     with pytest.raises(ArtefactError) as error:
-        import_original(original.folder, market)
-    assert "wire.defaults.c4: must be '-1'" in str(error.value)
-    assert "wire.defaults.n0: must be" in str(error.value)
-    assert str(error.value).count("wire.defaults") == 2
+        import_legacy(original.folder, market)
+    assert "inline_history.defaults.c4: must be '-1'" in str(error.value)
+    assert "inline_history.defaults.n0: must be" in str(error.value)
+    assert str(error.value).count("inline_history.defaults") == 2
 
 
 def faulty_scales(original: Original) -> None:
@@ -382,22 +382,22 @@ def faulty_scales(original: Original) -> None:
 
 
 def test_positions_of_no_feature_and_defaults_that_are_missing(original: Original, payments: pl.DataFrame) -> None:
-    wanted = Scorer(import_original(original.folder, original.market)).score(payments)
+    wanted = Scorer(import_legacy(original.folder, original.market)).score(payments)
     faulty_scales(original)
     count = len(original.market.features.engineered)
     with pytest.raises(ArtefactError, match="3 findings") as error:
-        import_original(original.folder, original.market)
+        import_legacy(original.folder, original.market)
     for text in (
         f"num_static_scale_ must have {count} numbers, one per engineered feature, however: {count + 2} (2 too many)",
         f"num_static_min_ must have {count} numbers",
-        "--leave-out engineered=P,P or original.leave_out.engineered in the market file",
-        "default_value_dict: 'g2' has no default: add what a missing value counts as to [original.defaults]",
+        "--leave-out engineered=P,P or legacy.leave_out.engineered in the market file",
+        "default_value_dict: 'g2' has no default: add what a missing value counts as to [legacy.defaults]",
     ):
         assert text in str(error.value)
     told = {"leave_out": {"engineered": [2, 1]}, "defaults": {"g2": original.defaults["g2"]}}
     market = Market.from_dict({**original.market.to_dict(), "original": told})
     assert market.fingerprint == original.market.fingerprint
-    made = import_original(original.folder, market)
+    made = import_legacy(original.folder, market)
     np.testing.assert_array_equal(Scorer(made).score(payments)["raw_score"], wanted["raw_score"])
     notes = " ".join(made.training["imported"]["notes"])
     assert f"num_static_min_: 2 of {count + 2} numbers are left out, at [1, 2]" in notes
@@ -410,42 +410,42 @@ def test_positions_of_no_feature_and_defaults_that_are_missing(original: Origina
         ({"leave_out": {"engineered": [1]}}, "(1 too many)"),
         (
             {"leave_out": {"engineered": [1, 99]}},
-            r"original.leave_out.engineered: must be positions of num_static_scale_",
+            r"legacy.leave_out.engineered: must be positions of num_static_scale_",
         ),
         (
             {"leave_out": {"numerical": [0]}},
             "seq_num_scale_ must have 36 numbers, one per numerical feature, however: 35",
         ),
-        ({"defaults": {"g1": "77"}}, "original.defaults.g1: must be "),
+        ({"defaults": {"g1": "77"}}, "legacy.defaults.g1: must be "),
     ],
 )
 def test_what_the_market_file_says_of_the_folder_must_fit(original: Original, told: dict[str, Any], text: str) -> None:
     faulty_scales(original)
     with pytest.raises(ArtefactError) as error:
-        import_original(original.folder, Market.from_dict({**original.market.to_dict(), "original": told}))
+        import_legacy(original.folder, Market.from_dict({**original.market.to_dict(), "original": told}))
     assert text in str(error.value)
 
 
 def test_the_wire_tables_defaults_serve_as_well(original: Original) -> None:
     change(original.folder, "default_value_dict.json", dropped("g2"))
     wire = {"separator": "~", "defaults": {"g2": "3.5"}}
-    made = import_original(original.folder, Market.from_dict(original.market.to_dict() | {"wire": wire}))
+    made = import_legacy(original.folder, Market.from_dict(original.market.to_dict() | {"inline_history": wire}))
     assert made.encoder.engineered_scaling.scalers[2].to_dict()["default"] == 3.5
 
 
 def test_without_percentiles_there_is_a_bundle_that_says_so(original: Original, payments: pl.DataFrame) -> None:
     (original.folder / "percentile_score.pkl").unlink()
-    made = import_original(original.folder, original.market)
+    made = import_legacy(original.folder, original.market)
     assert made.calibration is not None
     assert "There is no percentile score: the imported folder had no percentile_score.pkl" in str(made.calibration.note)
     scores = Scorer(made).score(payments)
     assert scores.columns == ["id", "raw_score", "probability"]
-    assert list(original_response([0.5], made.calibration)["predictions"][0]) == ["legacy-score", "ProbabilityScore"]
+    assert list(legacy_response([0.5], made.calibration)["predictions"][0]) == ["legacy-score", "ProbabilityScore"]
 
 
 @pytest.mark.parametrize("key", ["knots", "coefficients"])
 def test_a_spline_that_falls_by_rounding_is_lifted(original: Original, key: str) -> None:
-    plain = import_original(original.folder, original.market)
+    plain = import_legacy(original.folder, original.market)
 
     def fall(by: float) -> Any:
         return lambda t: t[key].__setitem__(6, t[key][5] - by)
@@ -455,10 +455,10 @@ def test_a_spline_that_falls_by_rounding_is_lifted(original: Original, key: str)
     table = json.loads(before)
     table[key][6] = table[key][5]
     path.write_text(json.dumps(table))
-    level = import_original(original.folder, original.market)
+    level = import_legacy(original.folder, original.market)
     path.write_bytes(before)
     change(original.folder, "bspline_parameters.json", fall(1e-8))
-    made = import_original(original.folder, original.market)
+    made = import_legacy(original.folder, original.market)
     raw = np.linspace(0, 1, 5001)
     probability = made.calibration.probability(raw)
     assert (np.diff(probability) >= 0).all()
@@ -468,12 +468,12 @@ def test_a_spline_that_falls_by_rounding_is_lifted(original: Original, key: str)
     path.write_bytes(before)
     change(original.folder, "bspline_parameters.json", fall(1e-4))
     with pytest.raises(ArtefactError, match="must not fall"):
-        import_original(original.folder, original.market)
+        import_legacy(original.folder, original.market)
 
 
 def test_quantiles_that_fall_by_rounding_are_lifted(original: Original) -> None:
     change(original.folder, "percentile_score.pkl", lambda t: t[9].__setitem__(0, t[8][0] - 1e-12))
-    made = import_original(original.folder, original.market)
+    made = import_legacy(original.folder, original.market)
     assert made.calibration.percentile.scores[9] == made.calibration.percentile.scores[8]
     assert "scores fall by rounding" in made.training["imported"]["notes"][0]
 
@@ -485,24 +485,24 @@ def test_a_missing_or_torn_file_is_named(original: Original, name: str) -> None:
     path.unlink()
     if name != "percentile_score.pkl":  # without it there are no percentiles, and all else is as ever
         with pytest.raises(ArtefactError, match="is missing"):
-            import_original(original.folder, original.market)
+            import_legacy(original.folder, original.market)
     for torn in (b"", content[: len(content) // 2], b"\xff" * 40):
         path.write_bytes(torn)
         with pytest.raises(ArtefactError, match=rf"{name}.*cannot be read"):
-            import_original(original.folder, original.market)
+            import_legacy(original.folder, original.market)
 
 
 def test_files_that_could_be_either_are_to_be_named(original: Original) -> None:
     torch.save({}, original.folder / "last.pt")
     (original.folder / "notes.json").write_text("{}")
     with pytest.raises(ArtefactError) as error:
-        import_original(original.folder, original.market)
+        import_legacy(original.folder, original.market)
     assert "weights: must be one file, or be named by --weights, however: best.pt, last.pt" in str(error.value)
     assert "constructor arguments: must be one file, or be named by --config" in str(error.value)
     named = {"weights": original.folder / "best.pt", "config": original.folder / "config.json"}
-    assert import_original(original.folder, original.market, **named).network is not None
+    assert import_legacy(original.folder, original.market, **named).network is not None
     with pytest.raises(ArtefactError, match="must be a folder"):
-        import_original(original.folder / "best.pt", original.market)
+        import_legacy(original.folder / "best.pt", original.market)
 
 
 class Hostile:
@@ -521,6 +521,6 @@ def test_nothing_is_executed(original: Original, tmp_path: Path, name: str) -> N
     path = original.folder / name
     torch.save({"a": Hostile(mark)}, path) if name == "best.pt" else path.write_bytes(pickle.dumps([Hostile(mark)]))
     with pytest.raises(ArtefactError, match=rf"{name}.*it asks for ") as error:
-        import_original(original.folder, original.market)
+        import_legacy(original.folder, original.market)
     assert "weights_only" not in str(error.value)  # torch's own text tells how to load them all the same
     assert not mark.exists()

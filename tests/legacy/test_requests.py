@@ -1,4 +1,4 @@
-"""Requests to the original's own handlers, with their answers: where the folder of these stands beside the repository.
+"""Requests to the legacy system's own handlers, with their answers: where the folder of these stands beside the repository.
 
 Each case is read and scored alone, as the endpoint does it, and all of them as files; what the handlers refused, failed on, or
 had no number for is refused here.
@@ -20,19 +20,19 @@ from tsa.config.market import Market
 from tsa.data.log.quarantine import Quarantine
 from tsa.errors import ConfigError, DataError
 from tsa.inference.scorer import Scorer
-from tsa.legacy.importer import import_original
+from tsa.legacy.importer import import_legacy
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 MARKETS = ("eu", "na")
 pytestmark = pytest.mark.skipif(
-    not all((GOLDEN / f"legacy_{name}").is_dir() for name in MARKETS), reason="the original's folders are not here"
+    not all((GOLDEN / f"legacy_{name}").is_dir() for name in MARKETS), reason="the legacy system's folders are not here"
 )
 
 
 @pytest.fixture(scope="module", params=MARKETS)
 def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scorer, list[Any]]:
     folder, bundle = GOLDEN / f"legacy_{request.param}", tmp_path_factory.mktemp(request.param) / "bundle"
-    import_original(folder, Market.load(folder / "market.toml")).save(bundle)
+    import_legacy(folder, Market.load(folder / "market.toml")).save(bundle)
     with gzip.open(folder / "cases.jsonl.gz", "rt", encoding="utf-8") as file:
         cases = [json.loads(line) for line in file]
     return Scorer.load(bundle), cases
@@ -105,10 +105,10 @@ def test_files_get_the_originals_scores(imported: tuple[Scorer, list[Any]], tmp_
 
 def test_the_cap_of_ages_is_one_setting(imported: tuple[Scorer, list[Any]], tmp_path: Path) -> None:
     scorer, _ = imported
-    wire, config = scorer.bundle.market.wire, scorer.bundle.config
+    wire, config = scorer.bundle.market.inline_history, scorer.bundle.config
     assert wire is not None
     assert wire.age_cap_seconds == config.age_cap_seconds == (1e7 if len(config.histories) == 1 else 2e7)
     scorer.bundle.save(tmp_path / "bundle")
-    Scorer.load(tmp_path / "bundle", ["wire.age_cap_seconds=1e6"])
+    Scorer.load(tmp_path / "bundle", ["inline_history.age_cap_seconds=1e6"])
     with pytest.raises(ConfigError, match=r"wire\.age_cap_seconds must be at most the model's"):
-        Scorer.load(tmp_path / "bundle", ["wire.age_cap_seconds=3e7"])
+        Scorer.load(tmp_path / "bundle", ["inline_history.age_cap_seconds=3e7"])

@@ -1,4 +1,4 @@
-"""The original's answer, to the letter."""
+"""The legacy system's answer, to the letter."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from tsa.calibration.calibration import Calibration
 from tsa.calibration.percentile import PercentileMap
 from tsa.calibration.probability import BSplineMap
 from tsa.errors import CalibrationError
-from tsa.legacy.response import original_response, positional
+from tsa.legacy.response import legacy_response, positional
 
 PROBABILITY = "ProbabilityScore"
 
 
 @pytest.fixture
 def calibration(golden_scores: dict[str, Any]) -> Calibration:
-    percentile = PercentileMap.original(golden_scores["percentile_score"])
-    return Calibration(percentile=percentile, probability=BSplineMap.original(golden_scores["bspline_parameters"]))
+    percentile = PercentileMap.from_legacy(golden_scores["percentile_score"])
+    return Calibration(percentile=percentile, probability=BSplineMap.from_legacy(golden_scores["bspline_parameters"]))
 
 
 def test_golden(golden_scores: dict[str, Any], calibration: Calibration) -> None:
     """Word for word, but for the last bit of NumPy's exp, which is not the same on every processor."""
     expected = golden_scores["expected"]
-    together = original_response([one["raw"] for one in expected], calibration)["predictions"]
+    together = legacy_response([one["raw"] for one in expected], calibration)["predictions"]
     for one, found in zip(expected, together, strict=True):
-        assert original_response(one["raw"], calibration) == {"predictions": [found]}
+        assert legacy_response(one["raw"], calibration) == {"predictions": [found]}
         assert list(found) == ["score-percentile", "legacy-score", "ProbabilityScore"]
         assert {**found, PROBABILITY: ""} == {**one["response"], PROBABILITY: ""}
         assert float(found[PROBABILITY]) == pytest.approx(float(one["response"][PROBABILITY]), rel=1e-15, abs=0)
@@ -42,8 +42,8 @@ def test_never_in_powers_of_ten() -> None:
 
 
 def test_a_score_without_a_map_is_left_out(calibration: Calibration) -> None:
-    assert original_response([0.5], Calibration()) == {"predictions": [{"legacy-score": "0.5"}]}
-    (found,) = original_response([0.5], Calibration(percentile=calibration.percentile))["predictions"]
+    assert legacy_response([0.5], Calibration()) == {"predictions": [{"legacy-score": "0.5"}]}
+    (found,) = legacy_response([0.5], Calibration(percentile=calibration.percentile))["predictions"]
     assert list(found) == ["score-percentile", "legacy-score"]
     with pytest.raises(CalibrationError, match="raw score must be a finite number"):
-        original_response([np.nan], calibration)
+        legacy_response([np.nan], calibration)

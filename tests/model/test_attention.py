@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tsa.model.attention import AttentionLayer, FeedForward, Surroundings, TemporalAttention
+from tsa.model.attention import AttentionContext, AttentionLayer, FeedForward, TemporalAttention
 
 TIMES = ("none", "exponential", "log")
 
@@ -37,7 +37,7 @@ def test_agrees_with_the_golden_file(golden):
     tensors = golden("temporal_attention")
     attention = TemporalAttention(24, 3, time="exponential")
     attention.load_state_dict({k.removeprefix("w."): v for k, v in tensors.items() if k.startswith("w.")})
-    around = Surroundings.of(tensors["padding"], tensors["age_seconds"], "exponential")
+    around = AttentionContext.of(tensors["padding"], tensors["age_seconds"], "exponential")
     torch.testing.assert_close(attention(tensors["x"], around), tensors["out"], atol=1e-5, rtol=0)
     torch.testing.assert_close(attention.last(tensors["x"], around), tensors["out"][:, -1], atol=1e-5, rtol=0)
 
@@ -50,7 +50,7 @@ def test_says_what_the_formula_says(time, n_heads):
     attention = TemporalAttention(8, n_heads, time=time)
     torch.nn.init.normal_(attention.in_proj_bias)
     expected = by_hand(attention, x, padding, age)
-    around = Surroundings.of(padding, age, time)
+    around = AttentionContext.of(padding, age, time)
     for gradient in (False, True):
         with torch.set_grad_enabled(gradient):
             torch.testing.assert_close(attention(x, around), expected, atol=2e-6, rtol=1e-5)
@@ -61,9 +61,9 @@ def test_says_what_the_formula_says(time, n_heads):
 def test_what_stands_for_the_age_of_padding_makes_no_difference(time):
     padding, age = history()
     x, attention = torch.randn(4, 7, 8), TemporalAttention(8, 2, time=time)
-    expected = attention.last(x, Surroundings.of(padding, age, time))
+    expected = attention.last(x, AttentionContext.of(padding, age, time))
     for odd in (torch.nan, torch.inf, -1e30):
-        around = Surroundings.of(padding, age.masked_fill(padding, odd), time)
+        around = AttentionContext.of(padding, age.masked_fill(padding, odd), time)
         assert torch.equal(attention.last(x, around), expected)
 
 
@@ -73,7 +73,7 @@ def test_the_last_position_alone_has_the_same_value_and_gradients(time, norm):
     padding, age = history()
     x = torch.randn(4, 7, 8)
     layer = AttentionLayer(TemporalAttention(8, 2, time=time), FeedForward(8, 16, 0.0, "gelu"), 8, 0.0, norm)
-    around = Surroundings.of(padding, age, time)
+    around = AttentionContext.of(padding, age, time)
     gradients = []
     for out in (layer(x, around)[:, -1], layer.last(x, around)):
         layer.zero_grad()
@@ -87,7 +87,7 @@ def test_decay_spreads_over_the_heads_and_learns():
     attention = TemporalAttention(8, 4, time="log")
     torch.testing.assert_close(attention.decay, torch.linspace(-3.0, 1.0, 4))
     padding, age = history()
-    attention(torch.randn(4, 7, 8), Surroundings.of(padding, age, "log")).square().sum().backward()
+    attention(torch.randn(4, 7, 8), AttentionContext.of(padding, age, "log")).square().sum().backward()
     assert attention.decay.grad.abs().sum() > 0
 
 
@@ -96,7 +96,7 @@ def test_under_dropout_the_mean_over_draws_stays(time):
     padding, age = history()
     x = torch.randn(4, 7, 8)
     attention = TemporalAttention(8, 2, dropout=0.3, time=time)
-    around = Surroundings.of(padding, age, time)
+    around = AttentionContext.of(padding, age, time)
     with torch.no_grad():
         draws = torch.stack([attention(x, around) for _ in range(1000)])
         last = torch.stack([attention.last(x, around) for _ in range(1000)])
@@ -111,7 +111,7 @@ def test_one_head_over_many_tokens_takes_a_shorter_way_to_the_same(time):
     attention = TemporalAttention(4, 1, time=time).eval()
     torch.nn.init.normal_(attention.in_proj_bias)
     x, padding = torch.randn(3, 20, 4), torch.arange(20) < torch.tensor([[0], [5], [19]])
-    around = Surroundings.of(padding, torch.rand(3, 20) * 1e6, time)
+    around = AttentionContext.of(padding, torch.rand(3, 20) * 1e6, time)
     with torch.no_grad():
         short = attention(x, around)
     torch.testing.assert_close(short, attention(x, around), atol=2e-6, rtol=1e-5)

@@ -58,7 +58,7 @@ def test_settings_are_frozen_and_keyword_only(small):
         ({"mlp": True, "n_numerical": 0, "n_engineered": 0}, "mlp needs"),
         ({"balance_weight": -1.0}, "balance_weight must not be negative"),
         ({"frequency_scale": 0.0}, "frequency_scale must be above 0"),
-        ({"gate_skips_below": 1.5}, "gate_skips_below must lie"),
+        ({"gate_threshold": 1.5}, "gate_threshold must lie"),
     ],
 )
 def test_what_is_out_of_bounds_is_refused(changes, text, small):

@@ -4,23 +4,23 @@ import pytest
 import torch
 
 from tsa.model import preset
-from tsa.model.attention import Surroundings, TemporalAttention
-from tsa.model.cross_attention import Recall, RecallAttention
+from tsa.model.attention import AttentionContext, TemporalAttention
+from tsa.model.cross_attention import CrossAttention, LastQueryAttention
 
 SIZES = {"n_categorical": 2, "n_numerical": 1, "n_embedding": 20, "width": 16, "n_heads": 4, "feedforward_width": 24}
 PADDING = torch.arange(6) < torch.tensor([[0], [2], [5]])
 AGE = torch.tensor([9e5, 4e5, 3e5, 1e5, 60.0, 0.0]).expand(3, -1) * ~PADDING
 
 
-def surroundings(time: str) -> Surroundings:
-    return Surroundings.of(PADDING, AGE, time, last_only=True)
+def surroundings(time: str) -> AttentionContext:
+    return AttentionContext.of(PADDING, AGE, time, last_only=True)
 
 
 @pytest.mark.parametrize("time", ["log", "exponential", "none"])
 @pytest.mark.parametrize("members", [1, 3])
 def test_each_member_attends_as_the_last_position_would(time: str, members: int) -> None:
     torch.manual_seed(0)
-    recall = RecallAttention(preset("default", **SIZES, n_members=members, time_attention=time))
+    recall = LastQueryAttention(preset("default", **SIZES, n_ensemble=members, time_attention=time))
     torch.nn.init.normal_(recall.in_proj_bias)
     torch.nn.init.normal_(recall.out_proj.bias)
     events = torch.randn(3, 6, 16)
@@ -42,7 +42,7 @@ def test_each_member_attends_as_the_last_position_would(time: str, members: int)
         torch.testing.assert_close(found[member], asked, rtol=1e-5, atol=1e-6)
 
 
-def _asked(own: TemporalAttention, events: torch.Tensor, query: torch.Tensor, around: Surroundings) -> torch.Tensor:
+def _asked(own: TemporalAttention, events: torch.Tensor, query: torch.Tensor, around: AttentionContext) -> torch.Tensor:
     """Plain attention with keys and values, of a query that is no token."""
     (wq, wk, wv), (bq, bk, bv) = own.in_proj_weight.chunk(3), own.in_proj_bias.chunk(3)
     q, k, v = query @ wq.t() + bq, events @ wk.t() + bk, events @ wv.t() + bv
@@ -61,10 +61,10 @@ def _asked(own: TemporalAttention, events: torch.Tensor, query: torch.Tensor, ar
 
 def test_presence_scales_attention() -> None:
     torch.manual_seed(0)
-    recall = RecallAttention(preset("default", **SIZES, n_members=2))
+    recall = LastQueryAttention(preset("default", **SIZES, n_ensemble=2))
     events, query, around = torch.randn(3, 6, 16), torch.randn(2, 3, 16), surroundings("log")
     plain = recall.weights(query, events, around)
-    around.presence = torch.tensor([0.0, 0.0, -100.0, 0.0, 0.0, 0.0]).expand(3, -1)
+    around.key_log_weight = torch.tensor([0.0, 0.0, -100.0, 0.0, 0.0, 0.0]).expand(3, -1)
     without = recall.weights(query, events, around)
     assert without[..., 2].max() < 1e-20
     kept = plain.clone()
@@ -74,7 +74,7 @@ def test_presence_scales_attention() -> None:
 
 def test_one_member_gives_no_dimension_of_members() -> None:
     x = torch.randn(3, 6, 16)
-    assert Recall(preset("default", **SIZES, n_members=1)).last(x, surroundings("log")).shape == (3, 16)
-    several = Recall(preset("default", **SIZES, n_members=3))
+    assert CrossAttention(preset("default", **SIZES, n_ensemble=1)).last(x, surroundings("log")).shape == (3, 16)
+    several = CrossAttention(preset("default", **SIZES, n_ensemble=3))
     assert several.last(x, surroundings("log")).shape == (3, 3, 16)
     assert several.last_weights(x, surroundings("log")).shape == (3, 12, 6)

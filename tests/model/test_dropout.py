@@ -5,7 +5,7 @@ import torch
 
 from tsa.inference.onnx_export import random_batch
 from tsa.model import History, TSANetwork, preset
-from tsa.model.dropout import attend, dropout, relu_dropout, without_some_features
+from tsa.model.dropout import attention_with_dropout, dropout, feature_dropout, relu_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -43,18 +43,18 @@ def test_attention_under_dropout_has_the_gradients_of_the_formula():
 
     def seeded(*inputs: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(3)
-        return attend(*inputs, None, 0.4)
+        return attention_with_dropout(*inputs, None, 0.4)
 
     assert torch.autograd.gradcheck(seeded, (q, k, v))
     torch.manual_seed(3)
-    with_bias = attend(q, k, v, torch.zeros(1, 1, 1, 5, dtype=torch.float64), 0.4)
+    with_bias = attention_with_dropout(q, k, v, torch.zeros(1, 1, 1, 5, dtype=torch.float64), 0.4)
     torch.testing.assert_close(seeded(q, k, v), with_bias)
 
 
 def test_bfloat16_attention_is_near():
     q, k, v = (torch.randn(2, 2, 5, 4) for _ in range(3))
-    near = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, 0.0)
-    torch.testing.assert_close(near.float(), attend(q, k, v, None, 0.0), atol=5e-2, rtol=0)
+    near = attention_with_dropout(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, 0.0)
+    torch.testing.assert_close(near.float(), attention_with_dropout(q, k, v, None, 0.0), atol=5e-2, rtol=0)
 
 
 def test_relu_with_dropout_has_the_gradients_of_the_formula():
@@ -77,7 +77,7 @@ def test_a_feature_is_left_out_of_all_events_of_a_payment():
     values = torch.randint(1, 9, (*shape, 2), dtype=torch.int32)
     zeros = torch.zeros(shape)
     histories = [History(values[:, :n], zeros[:, :n], zeros[:, :n], zeros[:, :n].bool()) for n in (3, 2)]
-    first, second = without_some_features(histories, 0.3)
+    first, second = feature_dropout(histories, 0.3)
     assert first.categorical.dtype == torch.int32
     kept = first.categorical[:, 0] != 0
     assert torch.equal(first.categorical, values * kept[:, None])

@@ -20,25 +20,25 @@ def history() -> History:
 
 
 def test_events_tell_whether_they_have_the_current_value() -> None:
-    events = SummedEvents(preset("default", **SIZES, n_matched=2))
+    events = SummedEvents(preset("default", **SIZES, n_match_features=2))
     same = events.same(history())
     assert same.tolist() == [[[False, False], [True, False], [False, False], [True, True]]]
 
 
 def test_a_value_that_is_left_out_is_no_match() -> None:
-    events, told = SummedEvents(preset("default", **SIZES, n_matched=2)), history()
+    events, told = SummedEvents(preset("default", **SIZES, n_match_features=2)), history()
     told.categorical[..., 0] = 0
     assert not events.same(told)[..., 0].any()
 
 
 def test_only_the_leading_features_are_matched() -> None:
-    events = SummedEvents(preset("default", **SIZES, n_matched=1))
+    events = SummedEvents(preset("default", **SIZES, n_match_features=1))
     assert events.same(history()).shape == (1, 4, 1)
     assert SummedEvents(preset("default", **SIZES)).match is None
 
 
 def test_what_stands_at_padding_is_not_read() -> None:
-    network = TSANetwork(preset("default", **SIZES, n_matched=2, histories=("history",))).eval()
+    network = TSANetwork(preset("default", **SIZES, n_match_features=2, histories=("history",))).eval()
     clean, soiled = history(), history()
     soiled.numerical[0, 0] = 5.0
     soiled.age_seconds[0, 0] = 1e6
@@ -51,7 +51,7 @@ def test_what_stands_at_padding_is_not_read() -> None:
 def test_marks_go_in_as_they_are() -> None:
     """They need no distances and no waves: what those would cost is saved."""
     plain = SummedEvents(preset("default", **SIZES))
-    marked = SummedEvents(preset("default", **{**SIZES, "n_numerical": 3}, n_marks=2))
+    marked = SummedEvents(preset("default", **{**SIZES, "n_numerical": 3}, n_missing_indicators=2))
     assert marked.frequency.shape == plain.frequency.shape
     assert marked.linear.in_features == plain.linear.in_features + 2
     told = history()
@@ -63,7 +63,7 @@ def test_marks_go_in_as_they_are() -> None:
 
 
 def test_each_mark_moves_its_events_by_its_own_weights() -> None:
-    events = SummedEvents(preset("default", **{**SIZES, "n_numerical": 2}, n_marks=1))
+    events = SummedEvents(preset("default", **{**SIZES, "n_numerical": 2}, n_missing_indicators=1))
     without, with_ = torch.zeros(1, 1, 6), torch.zeros(1, 1, 6)
     with_[..., -1] = 1.0
     moved = events.of_numbers(with_) - events.of_numbers(without)
@@ -71,23 +71,23 @@ def test_each_mark_moves_its_events_by_its_own_weights() -> None:
 
 
 def test_more_marks_than_numerical_or_in_another_embedding_is_refused() -> None:
-    with pytest.raises(ConfigError, match="n_marks=2, n_numerical=1"):
-        preset("default", **SIZES, n_marks=2)
-    with pytest.raises(ConfigError, match="n_marks"):
-        ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20, n_marks=1)
+    with pytest.raises(ConfigError, match="n_missing_indicators=2, n_numerical=1"):
+        preset("default", **SIZES, n_missing_indicators=2)
+    with pytest.raises(ConfigError, match="n_missing_indicators"):
+        ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20, n_missing_indicators=1)
 
 
 def test_more_matched_than_categorical_is_refused() -> None:
-    with pytest.raises(ConfigError, match="n_matched=3, n_categorical=2"):
-        preset("default", **SIZES, n_matched=3)
-    with pytest.raises(ConfigError, match="n_matched"):
-        ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20, n_matched=1)
+    with pytest.raises(ConfigError, match="n_match_features=3, n_categorical=2"):
+        preset("default", **SIZES, n_match_features=3)
+    with pytest.raises(ConfigError, match="n_match_features"):
+        ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20, n_match_features=1)
 
 
 def test_training_does_the_same_without_work_for_padding() -> None:
     """In values and gradients, to rounding; padding gets no value and gives no gradient."""
     torch.manual_seed(0)
-    events = SummedEvents(preset("default", **SIZES, n_matched=2, known_outcomes=True))
+    events = SummedEvents(preset("default", **SIZES, n_match_features=2, known_outcomes=True))
     table = torch.nn.Parameter(torch.randn(22, 64))
     padding = torch.rand(5, 7) < 0.5
     padding[:, -1] = False

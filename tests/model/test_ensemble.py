@@ -7,7 +7,7 @@ from torch import nn
 from tsa.errors import ConfigError
 from tsa.inference.onnx_export import random_batch
 from tsa.model import ModelConfig, TSANetwork, preset
-from tsa.model.ensemble import MemberLinear, averaged, side_by_side
+from tsa.model.ensemble import BatchedLinear, concat_members, mean_over_members
 
 SIZES = {"n_categorical": 3, "n_numerical": 2, "n_embedding": 30, "width": 16, "n_engineered": 2}
 LENGTHS = {"customer": 5, "card": 7}
@@ -19,7 +19,7 @@ def network(**settings: object) -> TSANetwork:
 
 
 def test_each_member_has_a_linear_map_of_its_own() -> None:
-    linear, x = MemberLinear(3, 4, 5), torch.randn(3, 2, 4)
+    linear, x = BatchedLinear(3, 4, 5), torch.randn(3, 2, 4)
     found = linear(x)
     for member in range(3):
         own = nn.functional.linear(x[member], linear.weight[member], linear.bias[member])
@@ -29,23 +29,23 @@ def test_each_member_has_a_linear_map_of_its_own() -> None:
 
 def test_what_all_share_is_given_to_each() -> None:
     own, shared = torch.randn(2, 3, 4), torch.randn(2, 5)
-    both = side_by_side([own, shared])
+    both = concat_members([own, shared])
     assert both.shape == (2, 3, 9)
     assert torch.equal(both[:, 1, 4:], shared)
-    assert side_by_side([shared, shared]).shape == (2, 10)
+    assert concat_members([shared, shared]).shape == (2, 10)
 
 
 def test_members_learn_apart_and_are_averaged() -> None:
-    net, batch = network(n_members=3, dropout=0.0, feature_dropout=0.0), random_batch(network().config, LENGTHS, 6)
+    net, batch = network(n_ensemble=3, dropout=0.0, feature_dropout=0.0), random_batch(network().config, LENGTHS, 6)
     apart = net.eval()(batch, apart=True)
     assert apart.shape == (6, 3, 2)
     assert (apart[:, 0] - apart[:, 1]).abs().max() > 1e-3
     torch.testing.assert_close(net(batch), apart.mean(1))
-    assert torch.equal(averaged(apart[:, 0]), apart[:, 0])
+    assert torch.equal(mean_over_members(apart[:, 0]), apart[:, 0])
 
 
 def test_a_member_learns_nothing_from_the_errors_of_another() -> None:
-    net, batch = network(n_members=3), random_batch(network().config, LENGTHS, 6)
+    net, batch = network(n_ensemble=3), random_batch(network().config, LENGTHS, 6)
     net.train()(batch, apart=True)[:, 1].sum().backward()
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1 and parameter.shape[0] == 3 and "in_proj_weight" in name and "order" in name:
@@ -54,11 +54,11 @@ def test_a_member_learns_nothing_from_the_errors_of_another() -> None:
             assert reached.tolist() == [False, True, False], name
 
 
-@pytest.mark.parametrize("settings", [{"order_attention": "self"}, {"combine": "gate"}])
+@pytest.mark.parametrize("settings", [{"order_attention": "self"}, {"fusion": "gate"}])
 def test_members_where_there_can_be_none_are_refused(settings: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="n_members"):
+    with pytest.raises(ConfigError, match="n_ensemble"):
         preset("default", **SIZES, histories=("a", "b"), **settings)
 
 
 def test_the_reference_has_none() -> None:
-    assert ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20).n_members == 1
+    assert ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20).n_ensemble == 1

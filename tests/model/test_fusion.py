@@ -14,7 +14,7 @@ def counted(network: TSANetwork) -> list[int]:
 
 
 def test_the_gate_spares_histories_that_hold_nothing_else(small, make_batch, monkeypatch):
-    monkeypatch.setattr("tsa.model.padding.FEWEST", 1)
+    monkeypatch.setattr("tsa.model.padding.MIN_ROWS", 1)
     config = small(histories=("cid", "ccid"))
     network, batch = TSANetwork(config).eval(), make_batch(config)
     alone = (~batch.histories["ccid"].padding).sum(1) <= 1
@@ -67,7 +67,7 @@ def test_the_first_history_always_counts(small, make_batch):
 
 
 def test_softmax_weighs_all_histories(small, make_batch):
-    config = small(histories=("a", "b"), combine="softmax", norm="pre", read_out="current")
+    config = small(histories=("a", "b"), fusion="softmax", norm="pre", pooling="last")
     network, batch = TSANetwork(config).eval(), make_batch(config)
     network.combine.gate.narrow.weight.data.zero_()
     network.combine.gate.narrow.bias.data.zero_()
@@ -77,7 +77,7 @@ def test_softmax_weighs_all_histories(small, make_batch):
 
 
 def test_concatenated_histories_keep_their_order(small, make_batch):
-    config = small(histories=("a", "b"), combine="concat")
+    config = small(histories=("a", "b"), fusion="concat")
     network, batch = TSANetwork(config).eval(), make_batch(config)
     second = network.order[1](batch.histories["b"], network.table.weight)
     width = config.event_width

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from tsa.model.moe import Experts
-from tsa.model.padding import FEWEST, filled_up
+from tsa.model.padding import MIN_ROWS, pad_rows
 
 
 @pytest.mark.parametrize(
-    ("chosen", "n", "length"), [([], 9, 0), ([3], 9, 9), ([3, 5], 500, FEWEST), ([1] * 40, 500, 40)]
+    ("chosen", "n", "length"), [([], 9, 0), ([3], 9, 9), ([3, 5], 500, MIN_ROWS), ([1] * 40, 500, 40)]
 )
 def test_copies_of_the_last_row_fill_up(chosen, n, length):
-    found = filled_up(torch.tensor(chosen, dtype=torch.int64), n).tolist()
+    found = pad_rows(torch.tensor(chosen, dtype=torch.int64), n).tolist()
     assert len(found) == length
     assert found[: len(chosen)] == chosen
     assert set(found[len(chosen) :]) <= set(chosen[-1:])

@@ -16,7 +16,7 @@ from tsa.monitoring.drift import compare_volume
 from tsa.monitoring.performance import performance
 from tsa.monitoring.scores import count_days
 from tsa.monitoring.stability import per_hour, stability
-from tsa.monitoring.windows import Seen, Windows
+from tsa.monitoring.windows import ScoredWindow, Windows
 
 DAY = 86_400
 MONDAY = 1_525_651_200  # 2018-05-07
@@ -147,7 +147,7 @@ def seen_of(times, label=None, known_at=None, score=None, start=None, end=None):
     market = SimpleNamespace(evaluation=SimpleNamespace(top_k=5), entity=SimpleNamespace(key=None))
     store = SimpleNamespace(time_seconds=times, label=label, known_at_seconds=known_at, market=market)
     score = np.zeros(len(times)) if score is None else np.array(score)
-    return Seen(
+    return ScoredWindow(
         store=store,
         rows=slice(0, len(times)),
         start=times[0] if start is None else start,
@@ -182,7 +182,7 @@ def test_days_that_the_range_covers_in_part_are_left_out():
 
 
 def measured(seen, as_of, windows=None, **settings):
-    settings = {"least_frauds": 10, "replicates": 20, **settings}
+    settings = {"min_frauds": 10, "replicates": 20, **settings}
     return performance(seen, windows or Windows.whole(seen.start, seen.end), as_of=as_of, **settings)
 
 

@@ -35,7 +35,7 @@ column = "fraud"
 delay_days = 3
 [[history]]
 name = "customer"
-key = "customer"
+key_column = "customer"
 length = 3
 [features]
 calendar = ["day_of_week"]
@@ -51,7 +51,7 @@ top_k = 5
 """
 FEATURES_ALONE = (
     "score_psi=[90,90]",
-    "top_share_change=[90,90]",
+    "operating_point_change=[90,90]",
     "calibration=[90,90]",
     "average_precision_drop=[90,90]",
 )
@@ -175,7 +175,7 @@ def test_scores_that_have_moved_are_seen(tsa, still, tmp_path):
     done, found = watch(tsa, still, shifted("scores"), tmp_path / "out", *calm, "--as-of", "2018-07-01")
     assert done.code == 3
     measures = {measure for measure, _ in raised(found)}
-    assert measures == {"score_psi", "top_share_change", "calibration"}
+    assert measures == {"score_psi", "operating_point_change", "calibration"}
 
 
 def test_a_reference_is_written_and_serves_again(tsa, still, tmp_path):
@@ -299,7 +299,7 @@ def test_performance_of_few_known_outcomes_raises_nothing():
     measured = found["performance"]["whole"] | {"metrics": fallen, "share": 0.4}
     found["performance"] = found["performance"] | {"whole": measured, "windows": []}
     assert find_alerts(found, Monitoring()) == []
-    assert [alert["measure"] for alert in find_alerts(found, Monitoring(least_matured=0.3))] == [
+    assert [alert["measure"] for alert in find_alerts(found, Monitoring(min_matured_share=0.3))] == [
         "average_precision_drop"
     ]
 
@@ -308,7 +308,7 @@ def test_the_page_is_whole_and_nothing_in_it_is_markup(tsa, still, tmp_path):
     done, found = watch(tsa, still, shifted("amounts"), tmp_path / "out")
     text = (tmp_path / "out" / "monitor.html").read_text()
     ET.fromstring(text.removeprefix("<!DOCTYPE html>"))
-    assert found["plain"] in done.out
+    assert found["summary"] in done.out
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
     for at, feature in enumerate(found["features"]):
         feature["name"] = f"{at}{HOSTILE}"
@@ -316,7 +316,7 @@ def test_the_page_is_whole_and_nothing_in_it_is_markup(tsa, still, tmp_path):
             one["bin"] = one["tick"] = HOSTILE
     for alert in found["alerts"]:
         alert["feature"] = HOSTILE
-    found["reference"]["source"], found["plain"] = HOSTILE, plain(found)
+    found["reference"]["source"], found["summary"] = HOSTILE, plain(found)
     hostile = page("monitor.html", view(found))
     ET.fromstring(hostile.removeprefix("<!DOCTYPE html>"))
     assert "<script" not in hostile

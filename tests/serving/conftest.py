@@ -1,4 +1,4 @@
-"""What tests of the history store and the desk share: a log, a bundle with random weights, and both engines.
+"""What tests of the history store and the scoring service share: a log, a bundle with random weights, and both engines.
 
 Redis is the real server, started on a free loopback port with its files in a temporary folder.
 """

@@ -16,8 +16,8 @@ import pytest
 
 from support.endpoint import endpoint, made_bundle, payment, server, settings_of
 from tsa.errors import ConfigError
-from tsa.serving.auth import Buckets, Tokens, bearer
-from tsa.serving.scoring.app_state import Service
+from tsa.serving.auth import BearerTokens, TokenBucketLimiter, bearer
+from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 
 SCORE, ADMIN = "score-token-0123456789", "admin-token-0123456789"
@@ -57,15 +57,15 @@ def test_without_an_admin_token_nobody_is_admin(bundle: Path) -> None:
 
 def test_tokens_are_read_and_must_not_be_guessable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="at least 16"):
-        Tokens(["short"])
+        BearerTokens(["short"])
     with pytest.raises(ConfigError, match="NOWHERE"):
-        Tokens.read(["NOWHERE"], [])
+        BearerTokens.read(["NOWHERE"], [])
     (tmp_path / "none").write_text("# nothing\n")
     with pytest.raises(ConfigError, match="token a line"):
-        Tokens.read([], [tmp_path / "none"])
-    tokens = Tokens([SCORE, ADMIN])
-    assert [tokens.opens(text) for text in (SCORE, ADMIN, SCORE[:-1], "", None)] == [True, True, False, False, False]
-    assert not Tokens([]).opens("")
+        BearerTokens.read([], [tmp_path / "none"])
+    tokens = BearerTokens([SCORE, ADMIN])
+    assert [tokens.matches(text) for text in (SCORE, ADMIN, SCORE[:-1], "", None)] == [True, True, False, False, False]
+    assert not BearerTokens([]).matches("")
     assert [bearer(text) for text in ("Bearer x", "bearer  x ", "Basic x", None, "Bearer ")] == [
         "x",
         "x",
@@ -77,18 +77,18 @@ def test_tokens_are_read_and_must_not_be_guessable(tmp_path: Path, monkeypatch: 
 
 def test_a_client_has_a_bucket_of_its_own() -> None:
     now = [0.0]
-    buckets = Buckets(2.0, 4.0, clock=lambda: now[0])
+    buckets = TokenBucketLimiter(2.0, 4.0, clock=lambda: now[0])
     assert [buckets.take("a") for _ in range(5)] == [None, None, None, None, None]
     assert buckets.take("a") == 1
     assert buckets.take("b") is None
     now[0] += 1.5
     assert buckets.take("a") is None
-    assert Buckets(None, 1.0).take("a", 1e9) is None
+    assert TokenBucketLimiter(None, 1.0).take("a", 1e9) is None
 
 
 def test_buckets_of_ever_new_clients_do_not_pile_up() -> None:
     now = [0.0]
-    buckets = Buckets(1.0, 5.0, clock=lambda: now[0])
+    buckets = TokenBucketLimiter(1.0, 5.0, clock=lambda: now[0])
     for number in range(30_000):
         buckets.take(str(number))
         now[0] += 0.0001
@@ -199,7 +199,7 @@ def test_metrics_count_what_happened(bundle: Path, tmp_path: Path) -> None:
         )
         for name, value in (
             ('tsa_payments_total{outcome="scored"}', 2),
-            ('tsa_payments_total{outcome="repeated"}', 1),
+            ('tsa_payments_total{outcome="replayed"}', 1),
             ('tsa_payments_total{outcome="refused"}', 1),
             ('tsa_refusals_total{rule="not_a_number"}', 1),
             ('tsa_refusals_total{rule="not_json"}', 1),
@@ -224,7 +224,7 @@ def test_payments_are_never_logged(bundle: Path, caplog: pytest.LogCaptureFixtur
 
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
             client.post("/v1/score", json=payment("secret-value-4711", amount="secret-value-4711"))
-            service.desk.score = broken
+            service.scoring_service.score = broken
             answer = client.post("/v1/score", json=payment("secret-value-4711"))
     assert (answer.status_code, answer.json()["rule"]) == (500, "internal")
     assert "RuntimeError at" in caplog.text
@@ -239,7 +239,7 @@ def test_payments_are_never_logged(bundle: Path, caplog: pytest.LogCaptureFixtur
 def test_without_its_histories_it_does_what_the_market_says(
     bundle: Path, tmp_path: Path, policy: str, status: int
 ) -> None:
-    overrides = (f'serving.history_down="{policy}"', "serving.history_timeout_seconds=0.1")
+    overrides = (f'serving.on_history_unavailable="{policy}"', "serving.history_timeout_seconds=0.1")
     path = tmp_path / "h.db"
     with endpoint(bundle, history=f"sqlite:///{path}", overrides=overrides) as client:
         assert client.post("/v1/score", json=payment("a")).status_code == 200
@@ -250,7 +250,7 @@ def test_without_its_histories_it_does_what_the_market_says(
             other.execute("ROLLBACK")
         assert answer.status_code == explained.status_code == status
         if policy == "refuse":
-            assert answer.json()["rule"] == "history_down"
+            assert answer.json()["rule"] == "history_unavailable"
         else:
             assert answer.json()["degraded"]
             assert explained.json()["reasons"] is None, "they would be of another score"
@@ -277,7 +277,7 @@ def test_past_the_queue_requests_are_refused_and_late_ones_not_scored(bundle: Pa
     assert (over.status_code, over.json()["rule"]) == (429, "queue_full")
     assert int(over.headers["retry-after"]) >= 1
     assert (late.result().status_code, late.result().json()["rule"]) == (504, "deadline")
-    assert not again["repeated"]
+    assert not again["replayed"]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_past_the_queue_requests_are_refused_and_late_ones_not_scored(bundle: Pa
         {"drain_seconds": 20.0, "stop_seconds": 20.0},
         {"ssl_key": Path("key.pem")},
         {"ssl_client_ca": Path("ca.pem")},
-        {"wait_ms": -1.0},
+        {"batch_wait_ms": -1.0},
     ],
 )
 def test_settings_out_of_bounds_are_refused(changes: dict[str, Any]) -> None:
@@ -300,4 +300,4 @@ def test_settings_out_of_bounds_are_refused(changes: dict[str, Any]) -> None:
 
 def test_a_market_of_logs_needs_a_history_store(bundle: Path) -> None:
     with pytest.raises(ConfigError, match="needs --history"):
-        Service(settings_of(bundle, history=None))
+        AppState(settings_of(bundle, history=None))

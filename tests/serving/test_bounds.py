@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from support.endpoint import CARRIED, WIRE, endpoint, made_bundle, payment, server
-from tsa.serving.auth import Tokens
+from tsa.serving.auth import BearerTokens
 from tsa.serving.http import protocol
 from tsa.serving.parquet_body import NotParquetError, TooManyRowsError, TooMuchError
 from tsa.serving.parquet_pages import PageError, walk
 from tsa.serving.parquet_process import ParquetProcess
-from tsa.serving.problems import RULES, RefusedError
+from tsa.serving.problems import RULES, ProblemError
 from tsa.serving.settings import ServeSettings
 
 TOKEN = "score-token-0123456789"
@@ -200,7 +200,7 @@ def test_an_outcome_refuses_the_ids_that_a_payment_may_not_have(client: httpx.Cl
 def test_texts_of_clients_name_no_rule_and_no_metric(tmp_path: Path) -> None:
     """The id of a row that carries its own history stands in messages for people, from which nothing is read."""
     odd = (
-        "a: history_down:history: must be there, however: no",
+        "a: history_unavailable:history: must be there, however: no",
         "a: conflicting_id:x: must be paid, however: 1",
         "\n: x",
     )
@@ -248,9 +248,9 @@ def test_token_files_of_usual_encodings_are_read(tmp_path: Path, encoding: str, 
     plain = encoding.removesuffix("-bom")
     data = ("\ufeff" + text if plain != encoding else text).encode(plain)
     (tmp_path / "token").write_bytes(data)
-    tokens = Tokens.read((), [tmp_path / "token"])
-    assert tokens.opens(TOKEN)
-    assert not tokens.opens("# ours")
+    tokens = BearerTokens.read((), [tmp_path / "token"])
+    assert tokens.matches(TOKEN)
+    assert not tokens.matches("# ours")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_other_token_files_are_refused_at_the_start(tmp_path: Path, data: bytes)
 
     (tmp_path / "token").write_bytes(data)
     with pytest.raises(ConfigError, match="must be"):
-        Tokens.read((), [tmp_path / "token"])
+        BearerTokens.read((), [tmp_path / "token"])
 
 
 def parquet(columns: dict[str, Any], **options: Any) -> bytes:
@@ -361,7 +361,7 @@ def test_a_page_header_that_can_be_read_in_two_ways_is_refused(header: bytes) ->
 
 def test_before_a_token_nothing_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_TOKEN", TOKEN)
-    monkeypatch.setattr("tsa.serving.http.request.Exchange.body", lambda self: pytest.fail("a body was read"))
+    monkeypatch.setattr("tsa.serving.http.request.RequestContext.body", lambda self: pytest.fail("a body was read"))
     with endpoint(bundle, token_env=("SHOP_TOKEN",), history=f"sqlite:///{bundle.parent}/h4.db") as client:
         for path in ("/v1/score", "/v1/outcome", "/invocations", "/v2/models/shop/infer", "/nowhere"):
             answer = client.post(path, content=b"PAR1", headers={"content-type": "application/x-parquet"})
@@ -369,8 +369,8 @@ def test_before_a_token_nothing_is_read(bundle: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_refusal_tells_its_status_by_its_rule(bundle: Path) -> None:
-    from tsa.data.online.payments import Problem
+    from tsa.data.online.payments import RuleViolation
 
-    told = RefusedError.of(Problem("not_a_number", "x", "must be there (rule history_down)", "503"))
+    told = ProblemError.of(RuleViolation("not_a_number", "x", "must be there (rule history_unavailable)", "503"))
     assert told.status == 422
     assert ServeSettings(bundle=bundle).max_bytes == 4 * 2**20

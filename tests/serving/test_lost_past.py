@@ -17,8 +17,8 @@ from tsa.serving.history import sqlite_rows
 from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.maintenance import erase
-from tsa.serving.history.metadata import market_of
-from tsa.serving.scoring.scoring_service import Desk, Problem
+from tsa.serving.history.metadata import stored_market
+from tsa.serving.scoring.scoring_service import RuleViolation, ScoringService
 
 IDENTITY, GENERATION, BLOCKS = "{tsa}:.:identity", "{tsa}:.:generation", "{tsa}:.:blocks"
 
@@ -30,8 +30,8 @@ def store(history_url: str):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def desk(case: Case, store: HistoryStore) -> Desk:
-    found = Desk(case.scorer(), store)
+def scoring_service(case: Case, store: HistoryStore) -> ScoringService:
+    found = ScoringService(case.scorer(), store)
     for at in range(8):
         answer_of(found.score([payment(at, f"p{at}")])[0])
     return found
@@ -77,82 +77,86 @@ def adopted(url: str) -> None:
         own.adopt()
 
 
-def rule_of(desk: Desk, row: dict[str, Any]) -> str:
-    (found,) = desk.score([row])
-    return found.rule if isinstance(found, Problem) else "degraded" if found.degraded else "scored"
+def rule_of(scoring_service: ScoringService, row: dict[str, Any]) -> str:
+    (found,) = scoring_service.score([row])
+    return found.rule if isinstance(found, RuleViolation) else "degraded" if found.degraded else "scored"
 
 
-def test_an_emptied_store(case: Case, desk: Desk, history_url: str) -> None:
-    flagging = Desk(case.scorer(serving={"history_down": "degraded"}), desk._store)
+def test_an_emptied_store(case: Case, scoring_service: ScoringService, history_url: str) -> None:
+    flagging = ScoringService(case.scorer(serving={"on_history_unavailable": "degraded"}), scoring_service._store)
     emptied(history_url)
-    assert [rule_of(desk, payment(10 + at, f"q{at}")) for at in range(3)] == ["history_lost"] * 3
-    assert rule_of(desk, payment(0, "p0")) == "history_lost", "not even what was answered is known"
+    assert [rule_of(scoring_service, payment(10 + at, f"q{at}")) for at in range(3)] == ["history_lost"] * 3
+    assert rule_of(scoring_service, payment(0, "p0")) == "history_lost", "not even what was answered is known"
     assert rule_of(flagging, payment(10, "q0")) == "degraded"
     with pytest.raises(HistoryLost, match="adopt"):
-        desk.outcome("p0", True, START + 9)
+        scoring_service.record_outcome("p0", True, START + 9)
     adopted(history_url)
-    assert rule_of(desk, payment(10, "q0")) == "scored"
-    assert desk.outcome("q0", True, START + 11)
+    assert rule_of(scoring_service, payment(10, "q0")) == "scored"
+    assert scoring_service.record_outcome("q0", True, START + 11)
     with open_history(history_url, new="refuse") as other:
-        assert market_of(other).name == "shops", "it is again one of this market"
+        assert stored_market(other).name == "shops", "it is again one of this market"
         assert [place for place, _ in other.scan(PAYMENTS)] == [(PAYMENTS, "q0")]
 
 
-def test_a_store_that_is_filled_anew_is_not_taken_for_the_old_one(case: Case, desk: Desk, history_url: str) -> None:
+def test_a_store_that_is_filled_anew_is_not_taken_for_the_old_one(
+    case: Case, scoring_service: ScoringService, history_url: str
+) -> None:
     emptied(history_url)
     with open_history(history_url) as other:
-        Desk(case.scorer(), other).score([payment(0, "other")])
-    assert rule_of(desk, payment(10, "q")) == "history_lost"
+        ScoringService(case.scorer(), other).score([payment(0, "other")])
+    assert rule_of(scoring_service, payment(10, "q")) == "history_lost"
     adopted(history_url)
-    assert rule_of(desk, payment(10, "q")) == "scored"
+    assert rule_of(scoring_service, payment(10, "q")) == "scored"
 
 
-def test_a_store_of_another_bundle_is_not_adopted(case: Case, desk: Desk, history_url: str) -> None:
+def test_a_store_of_another_bundle_is_not_adopted(
+    case: Case, scoring_service: ScoringService, history_url: str
+) -> None:
     emptied(history_url)
     adopted(history_url)
     market = case.bundle.market.to_dict()
     shorter = [{**table, "length": 3} for table in market["history"]]
     with open_history(history_url) as other:
-        Desk(case.scorer(history=shorter), other)
-    problem = desk.score([payment(10, "q")])[0]
-    assert isinstance(problem, Problem)
+        ScoringService(case.scorer(history=shorter), other)
+    problem = scoring_service.score([payment(10, "q")])[0]
+    assert isinstance(problem, RuleViolation)
     assert (problem.rule, problem.value) == ("history_lost", "it is not of this bundle")
 
 
 def test_a_store_that_has_gone_back(
-    case: Case, desk: Desk, store: HistoryStore, history_url: str, tmp_path: Path
+    case: Case, scoring_service: ScoringService, store: HistoryStore, history_url: str, tmp_path: Path
 ) -> None:
     """A copy of an hour ago lacks payments that were acknowledged."""
     if history_url.startswith("sqlite"):
         with sqlite3.connect(path_of(history_url)) as link, sqlite3.connect(tmp_path / "copy.db") as copy:
             link.backup(copy)
-        answer_of(desk.score([payment(9, "after")])[0])
+        answer_of(scoring_service.score([payment(9, "after")])[0])
         for path in files(history_url):
             path.unlink(missing_ok=True)
         shutil.move(tmp_path / "copy.db", path_of(history_url))
     else:
         client(history_url).decr(GENERATION)
-    assert [rule_of(desk, payment(10 + at, f"q{at}")) for at in range(3)] == ["history_lost"] * 3
+    assert [rule_of(scoring_service, payment(10 + at, f"q{at}")) for at in range(3)] == ["history_lost"] * 3
     with pytest.raises(HistoryLost, match="earlier state"):
         store.read([(PAYMENTS, "p0")])
     with pytest.raises(HistoryLost, match="earlier state"):
         open_history(history_url).close()  # those who have not seen how far it was are told
     adopted(history_url)
-    assert rule_of(desk, payment(0, "p0")) == "scored"
-    assert rule_of(desk, payment(10, "q")) == "scored"
+    assert rule_of(scoring_service, payment(0, "p0")) == "scored"
+    assert rule_of(scoring_service, payment(10, "q")) == "scored"
 
 
 def test_a_whole_copy_is_the_same_store(case: Case, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     with open_history(url) as store:
-        desk = Desk(case.scorer(), store)
-        answer_of(desk.score([payment(0, "a")])[0])
+        scoring_service = ScoringService(case.scorer(), store)
+        answer_of(scoring_service.score([payment(0, "a")])[0])
         with sqlite3.connect(tmp_path / "x.db") as link, sqlite3.connect(tmp_path / "copy.db") as copy:
             link.backup(copy)
         for path in files(url)[1:]:
             path.unlink(missing_ok=True)
         shutil.move(tmp_path / "copy.db", tmp_path / "x.db")
-        assert rule_of(desk, payment(1, "b")) == "scored", "opened again: it lacks nothing"
+        assert rule_of(scoring_service, payment(1, "b")) == "scored", "opened again: it lacks nothing"
     with open_history(url, new="refuse") as store:
         assert {place[1] for place, _ in store.scan(PAYMENTS)} == {"a", "b"}
 
@@ -173,60 +177,64 @@ def test_a_file_removed_while_it_is_written_to(
         return written(*arguments)
 
     with open_history(url) as store:
-        desk = Desk(case.scorer(), store)
-        answer_of(desk.score([payment(0, "a")])[0])
+        scoring_service = ScoringService(case.scorer(), store)
+        answer_of(scoring_service.score([payment(0, "a")])[0])
         with monkeypatch.context() as patched:
             patched.setattr(sqlite_rows, "written", removed)
-            assert rule_of(desk, payment(1, "b")) == ("scored" if end else "history_lost")
-        assert rule_of(desk, payment(2, "c")) == ("scored" if end else "history_lost")
+            assert rule_of(scoring_service, payment(1, "b")) == ("scored" if end else "history_lost")
+        assert rule_of(scoring_service, payment(2, "c")) == ("scored" if end else "history_lost")
         if not end:
             return
     with open_history(url, new="refuse") as store:
         assert {"a", "b", "c"} == {place[1] for place, _ in store.scan(PAYMENTS)}
 
 
-def test_blocks_and_records_that_were_dropped(desk: Desk, keys: Any, history_url: str) -> None:
+def test_blocks_and_records_that_were_dropped(scoring_service: ScoringService, keys: Any, history_url: str) -> None:
     assert keys.delete("{tsa}:card:c1")
-    assert rule_of(desk, payment(10, "q")) == "history_lost"
-    found = desk.score([payment(11, "new", card="c2", shop="s2"), payment(12, "old", card="c1", shop="s2")])
-    assert [isinstance(one, Problem) for one in found] == [True, True], "one attempt for both"
-    assert rule_of(desk, payment(11, "new", card="c2", shop="s2")) == "scored", "other keys are"
+    assert rule_of(scoring_service, payment(10, "q")) == "history_lost"
+    found = scoring_service.score([payment(11, "new", card="c2", shop="s2"), payment(12, "old", card="c1", shop="s2")])
+    assert [isinstance(one, RuleViolation) for one in found] == [True, True], "one attempt for both"
+    assert rule_of(scoring_service, payment(11, "new", card="c2", shop="s2")) == "scored", "other keys are"
     adopted(history_url)
-    assert rule_of(desk, payment(13, "q")) == "scored"
+    assert rule_of(scoring_service, payment(13, "q")) == "scored"
 
     assert keys.delete("{tsa}::q")
-    assert rule_of(desk, payment(13, "q")) == "history_lost", "else it would be scored with itself in its past"
-    assert rule_of(desk, payment(14, "r")) == "scored"
+    assert rule_of(scoring_service, payment(13, "q")) == "history_lost", (
+        "else it would be scored with itself in its past"
+    )
+    assert rule_of(scoring_service, payment(14, "r")) == "scored"
 
     assert keys.delete(BLOCKS)
-    assert rule_of(desk, payment(15, "s")) == "scored"
-    assert rule_of(desk, payment(16, "t", card="never seen")) == "history_lost"
+    assert rule_of(scoring_service, payment(15, "s")) == "scored"
+    assert rule_of(scoring_service, payment(16, "t", card="never seen")) == "history_lost"
     adopted(history_url)
-    assert rule_of(desk, payment(16, "t", card="never seen")) == "scored"
+    assert rule_of(scoring_service, payment(16, "t", card="never seen")) == "scored"
     assert keys.smembers(BLOCKS) == {b"", *keys.keys("{tsa}:card:*"), *keys.keys("{tsa}:shop:*")}
 
     keys.delete(IDENTITY)
-    assert rule_of(desk, payment(17, "u")) == "history_lost"
+    assert rule_of(scoring_service, payment(17, "u")) == "history_lost"
     with pytest.raises(HistoryLost, match="has no identity"):
         open_history(history_url)
 
 
-def test_what_was_let_go_of_is_not_missed(desk: Desk, store: HistoryStore) -> None:
+def test_what_was_let_go_of_is_not_missed(scoring_service: ScoringService, store: HistoryStore) -> None:
     assert erase(store, ("card", "c1")).payments == 8
-    assert rule_of(desk, payment(10, "p0")) == "scored"
+    assert rule_of(scoring_service, payment(10, "p0")) == "scored"
 
 
-def test_what_another_process_has_seen(case: Case, desk: Desk, store: HistoryStore, history_url: str) -> None:
+def test_what_another_process_has_seen(
+    case: Case, scoring_service: ScoringService, store: HistoryStore, history_url: str
+) -> None:
     """A worker that is started again knows what the server has met, and makes no new store."""
     seen = store.seen
     emptied(history_url)
     with open_history(history_url, seen=seen) as again:
-        begun = Desk(case.scorer(), again, may_wait=True)
+        begun = ScoringService(case.scorer(), again, may_wait=True)
         assert rule_of(begun, payment(10, "q")) == "history_lost"
         adopted(history_url)
         assert rule_of(begun, payment(10, "q")) == "scored"
     with open_history(history_url, seen=seen) as again:
-        assert market_of(again).name == "shops"
+        assert stored_market(again).name == "shops"
     emptied(history_url)
     with open_history(history_url, seen=seen) as again, pytest.raises(HistoryLost):
         again.read([(PAYMENTS, "p0")])
@@ -259,15 +267,15 @@ def test_a_redis_that_may_drop_keys(case: Case, tmp_path: Path, caplog: pytest.L
             store.check()
         server.client().config_set("maxmemory-policy", "noeviction")
         with open_history(server.url) as store:
-            desk = Desk(case.scorer(), store)
-            answer_of(desk.score([payment(0, "a")])[0])
+            scoring_service = ScoringService(case.scorer(), store)
+            answer_of(scoring_service.score([payment(0, "a")])[0])
             server.client().config_set("maxmemory-policy", "volatile-lru")
             with pytest.raises(HistoryUnavailable, match="volatile-lru") as refused:
                 store.check()
             assert refused.value.reason == "evicting"
-            assert rule_of(desk, payment(1, "b")) == "history_down"
+            assert rule_of(scoring_service, payment(1, "b")) == "history_unavailable"
             server.client().config_set("maxmemory-policy", "noeviction")
-            assert rule_of(desk, payment(1, "b")) == "scored"
+            assert rule_of(scoring_service, payment(1, "b")) == "scored"
 
 
 def test_a_server_whose_store_is_lost(tmp_path: Path) -> None:

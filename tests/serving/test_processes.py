@@ -105,7 +105,7 @@ def test_workers_end_with_their_parent_and_a_restart_finds_the_address_free(bund
         try:
             until(lambda: not any(map(running, begun)), 10)
             until(lambda: status(url) == 200)
-            assert httpx.post(f"{url}/v1/score", json=payment("a")).json()["repeated"]
+            assert httpx.post(f"{url}/v1/score", json=payment("a")).json()["replayed"]
         finally:
             again.terminate()
             again.wait(30)

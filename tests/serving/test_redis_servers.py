@@ -14,9 +14,9 @@ import pytest
 
 from support.history_case import START, Case, RedisServer, answer_of
 from tsa.errors import HistoryUnavailable
-from tsa.serving.history.base import PAYMENTS, Change
+from tsa.serving.history.base import PAYMENTS, WriteBatch
 from tsa.serving.history.factory import open_history
-from tsa.serving.scoring.scoring_service import Desk
+from tsa.serving.scoring.scoring_service import ScoringService
 
 pytestmark = pytest.mark.skipif(
     not RedisServer.installed(), reason="redis-server is not installed (Debian: apt-get install redis-server)"
@@ -91,30 +91,30 @@ def payment(at: float, id_: str) -> dict[str, Any]:
 def test_a_failover_costs_no_payment(case: Case, two: tuple[RedisServer, RedisServer]) -> None:
     first, second = (server.client() for server in two)
     with Address(two[0].port) as address, open_history(f"redis://127.0.0.1:{address.port}/0", 2.0) as store:
-        desk = Desk(case.scorer(), store)
-        answer_of(desk.score([payment(0, "a")])[0])
+        scoring_service = ScoringService(case.scorer(), store)
+        answer_of(scoring_service.score([payment(0, "a")])[0])
         second.replicaof("127.0.0.1", str(two[0].port))
         replicated(first, second)
         second.replicaof("NO", "ONE")
         first.replicaof("127.0.0.1", str(two[1].port))
         address.leads_to = two[1].port
-        answer_of(desk.score([payment(1, "b")])[0])  # over the open connection it would be READONLY
-        assert answer_of(desk.score([payment(0, "a")])[0]).repeated
+        answer_of(scoring_service.score([payment(1, "b")])[0])  # over the open connection it would be READONLY
+        assert answer_of(scoring_service.score([payment(0, "a")])[0]).replayed
         assert second.exists("{tsa}::b")
 
 
 def test_a_failover_to_an_empty_replica_is_noticed(case: Case, two: tuple[RedisServer, RedisServer]) -> None:
     with Address(two[0].port) as address, open_history(f"redis://127.0.0.1:{address.port}/0", 2.0) as store:
-        desk = Desk(case.scorer(), store)
-        answer_of(desk.score([payment(0, "a")])[0])
+        scoring_service = ScoringService(case.scorer(), store)
+        answer_of(scoring_service.score([payment(0, "a")])[0])
         two[0].kill()
         address.leads_to = two[1].port
-        found = [desk.score([payment(1, "b")])[0] for _ in range(3)]
+        found = [scoring_service.score([payment(1, "b")])[0] for _ in range(3)]
         assert [getattr(one, "rule", "scored") for one in found] == ["history_lost"] * 3
         two[0].start()
         address.leads_to = two[0].port
         two[1].kill()
-        answer_of(desk.score([payment(1, "b")])[0])  # it is back as it was: nobody need say so
+        answer_of(scoring_service.score([payment(1, "b")])[0])  # it is back as it was: nobody need say so
 
 
 def test_a_cluster(case: Case, tmp_path: Path) -> None:
@@ -137,10 +137,10 @@ def test_a_cluster(case: Case, tmp_path: Path) -> None:
             time.sleep(0.02)
         for number, server in enumerate(servers):
             with open_history(server.url, 2.0) as store:
-                desk = Desk(case.scorer(), store)
-                answer_of(desk.score([payment(number, f"p{number}")])[0])
+                scoring_service = ScoringService(case.scorer(), store)
+                answer_of(scoring_service.score([payment(number, f"p{number}")])[0])
                 assert len(list(store.scan(PAYMENTS))) == number + 1
-                store.purge()
+                store.compact()
         holder, free = (one, other) if one.dbsize() else (other, one)
         assert free.dbsize() == 0
         with open_history(servers[0].url, 2.0) as store:
@@ -149,7 +149,7 @@ def test_a_cluster(case: Case, tmp_path: Path) -> None:
                 store.read([(PAYMENTS, "p0")])
         with open_history(servers[1].url, 2.0, new="adopt") as store:
             store.adopt()
-            assert store.commit(Change(seen={("card", "c"): None}, put={("card", "c"): b"1"}))
+            assert store.commit(WriteBatch(expected_versions={("card", "c"): None}, puts={("card", "c"): b"1"}))
 
 
 def _port_with_a_bus() -> int:

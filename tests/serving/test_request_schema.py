@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from support.endpoint import PAYMENT, SHOP, WIRE, payment
 from tsa.config.market import Market
-from tsa.data.online.payments import Problem
+from tsa.data.online.payments import RuleViolation
 from tsa.serving import formats
-from tsa.serving.formats import CSV, JSON, LINES, PARQUET, Rows
-from tsa.serving.problems import RefusedError
-from tsa.serving.request_schema import Contract, Entry, too_deep
+from tsa.serving.formats import CSV, JSON, JSON_LINES, PARQUET, RequestRows
+from tsa.serving.problems import ProblemError
+from tsa.serving.request_schema import PaymentRequest, RequestValidator, exceeds_depth
 from tsa.serving.settings import ServeSettings
 
 SETTINGS = ServeSettings(bundle=Path("bundle"))
@@ -32,26 +32,26 @@ ANYTHING = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def contract() -> Contract:
-    return Contract(Market.from_dict(SHOP), SETTINGS)
+def contract() -> RequestValidator:
+    return RequestValidator(Market.from_dict(SHOP), SETTINGS)
 
 
-def only(contract: Contract, row: Any) -> Entry | Problem:
-    (found,) = contract.entries(Rows([row], single=True))
+def only(contract: RequestValidator, row: Any) -> PaymentRequest | RuleViolation:
+    (found,) = contract.entries(RequestRows([row], single=True))
     return found
 
 
-def rule(contract: Contract, row: Any) -> str:
+def rule(contract: RequestValidator, row: Any) -> str:
     found = only(contract, row)
-    assert isinstance(found, Problem)
+    assert isinstance(found, RuleViolation)
     return found.rule
 
 
-def test_a_payment_is_flat_or_stands_beside_its_histories(contract: Contract) -> None:
-    assert only(contract, PAYMENT) == Entry(PAYMENT)
-    assert only(contract, {"payment": PAYMENT}) == Entry(PAYMENT)
+def test_a_payment_is_flat_or_stands_beside_its_histories(contract: RequestValidator) -> None:
+    assert only(contract, PAYMENT) == PaymentRequest(PAYMENT)
+    assert only(contract, {"payment": PAYMENT}) == PaymentRequest(PAYMENT)
     histories = {"customer": [payment("e")]}
-    assert only(contract, {"payment": PAYMENT, "histories": histories}) == Entry(PAYMENT, histories)
+    assert only(contract, {"payment": PAYMENT, "histories": histories}) == PaymentRequest(PAYMENT, histories)
 
 
 @pytest.mark.parametrize(
@@ -68,39 +68,39 @@ def test_a_payment_is_flat_or_stands_beside_its_histories(contract: Contract) ->
         ({**PAYMENT, "country": 2.0**60}, "inexact_number"),
     ],
 )
-def test_other_shapes_are_problems(contract: Contract, row: Any, wanted: str) -> None:
+def test_other_shapes_are_problems(contract: RequestValidator, row: Any, wanted: str) -> None:
     assert rule(contract, row) == wanted
 
 
 def test_rows_that_carry_their_own_history_bring_no_other() -> None:
-    contract = Contract(Market.from_dict(WIRE), SETTINGS)
+    contract = RequestValidator(Market.from_dict(WIRE), SETTINGS)
     assert rule(contract, {"payment": {}, "histories": {"customer": []}}) == "own_history"
-    assert isinstance(only(contract, {"hist.device": "x" * 100_000}), Entry)
+    assert isinstance(only(contract, {"hist.device": "x" * 100_000}), PaymentRequest)
 
 
 @settings(max_examples=200, deadline=None)
 @given(row=ANYTHING)
-def test_anything_is_an_entry_or_a_problem(contract: Contract, row: Any) -> None:
-    assert isinstance(only(contract, row), Entry | Problem)
+def test_anything_is_an_entry_or_a_problem(contract: RequestValidator, row: Any) -> None:
+    assert isinstance(only(contract, row), PaymentRequest | RuleViolation)
 
 
 def test_depth_is_measured_without_recursion() -> None:
     deep: Any = 1
     for _ in range(100_000):
         deep = [deep]
-    assert too_deep(deep, 6)
-    assert not too_deep([{"a": [1]}], 3)
-    assert too_deep([{"a": [1]}], 2)
+    assert exceeds_depth(deep, 6)
+    assert not exceeds_depth([{"a": [1]}], 3)
+    assert exceeds_depth([{"a": [1]}], 2)
     while isinstance(deep, list):
         deep = deep.pop()
 
 
-def read(body: bytes, kind: str) -> Rows:
+def read(body: bytes, kind: str) -> RequestRows:
     return formats.read(body, kind, max_list=5, max_bytes=10_000)
 
 
 def refused(body: bytes, kind: str) -> str:
-    with pytest.raises(RefusedError) as error:
+    with pytest.raises(ProblemError) as error:
         read(body, kind)
     return error.value.rule
 
@@ -108,7 +108,7 @@ def refused(body: bytes, kind: str) -> str:
 def is_read_or_refused(body: bytes, kind: str) -> bool:
     try:
         return len(read(body, kind).rows) > 0
-    except RefusedError as error:
+    except ProblemError as error:
         return 400 <= error.status < 500
 
 
@@ -140,7 +140,7 @@ def test_parquet_is_read_as_it_is_typed() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(body=st.binary(max_size=300), kind=st.sampled_from([JSON, LINES, CSV, PARQUET]))
+@given(body=st.binary(max_size=300), kind=st.sampled_from([JSON, JSON_LINES, CSV, PARQUET]))
 def test_any_bytes_are_rows_or_refused(body: bytes, kind: str) -> None:
     assert is_read_or_refused(body, kind)
 
@@ -163,23 +163,23 @@ def test_a_damaged_parquet_file_is_rows_or_refused(data: st.DataObject) -> None:
         ("text/csv", CSV),
         ("application/json;q=0.1, text/csv", CSV),
         ("text/html, application/*;q=0.5", JSON),
-        ("application/x-ndjson", LINES),
+        ("application/x-ndjson", JSON_LINES),
         ("text/*", CSV),
     ],
 )
 def test_the_best_accepted_format_is_taken(header: str | None, wanted: str) -> None:
-    assert formats.accepted(header, (JSON, LINES, CSV)) == wanted
+    assert formats.negotiate(header, (JSON, JSON_LINES, CSV)) == wanted
 
 
 @pytest.mark.parametrize("header", ["image/png", "application/json;q=0", "nonsense", ";;;,q"])
 def test_no_accepted_format_is_406(header: str) -> None:
-    with pytest.raises(RefusedError) as error:
-        formats.accepted(header, (JSON, LINES, CSV))
+    with pytest.raises(ProblemError) as error:
+        formats.negotiate(header, (JSON, JSON_LINES, CSV))
     assert error.value.status == 406
 
 
 def test_a_problem_is_json_of_rfc_9457() -> None:
-    found = RefusedError(422, "bad", "must be good", field="x", value="v" * 100).document("r1")
+    found = ProblemError(422, "bad", "must be good", field="x", value="v" * 100).document("r1")
     assert json.loads(json.dumps(found)) == {
         "type": "urn:tsa:problem:bad",
         "title": "Unprocessable Entity",

@@ -50,7 +50,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(bundle: Path) -> Non
                 if status == 503:
                     time.sleep(0.05)
 
-    with command(bundle, "--drain", 0.5) as (process, url):
+    with command(bundle, "--drain-seconds", 0.5) as (process, url):
         threads = [threading.Thread(target=send, args=(name, url)) for name in "abcd"]
         for thread in threads:
             thread.start()
@@ -69,8 +69,8 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(bundle: Path) -> Non
     assert "a0" not in said
     assert set(outcomes) == {200, 503, "closed"}, set(outcomes)
     with command(bundle) as (_, url):
-        accepted = [httpx.post(f"{url}/v1/score", json=payment(name)).json()["repeated"] for name in unanswered]
-        assert httpx.post(f"{url}/v1/score", json=payment("a0")).json()["repeated"]
+        accepted = [httpx.post(f"{url}/v1/score", json=payment(name)).json()["replayed"] for name in unanswered]
+        assert httpx.post(f"{url}/v1/score", json=payment("a0")).json()["replayed"]
     assert not any(accepted)
 
 
@@ -109,14 +109,14 @@ def test_a_port_that_is_taken_is_said(tsa: Any, bundle: Path, tmp_path: Path, wo
 
 
 def test_workers_share_histories_and_figures(bundle: Path) -> None:
-    with command(bundle, "--workers", 2, "--drain", 0) as (process, url):
+    with command(bundle, "--workers", 2, "--drain-seconds", 0) as (process, url):
         # a connection each, so that both workers get some
         answers = [httpx.post(f"{url}/v1/score", json=payment(f"w{at % 6}"), timeout=30).json() for at in range(12)]
-        assert [answer["repeated"] for answer in answers] == [False] * 6 + [True] * 6
+        assert [answer["replayed"] for answer in answers] == [False] * 6 + [True] * 6
         assert [answer["raw_score"] for answer in answers[:6]] == [answer["raw_score"] for answer in answers[6:]]
         figures = httpx.get(f"{url}/metrics").text
         assert 'tsa_payments_total{outcome="scored"} 6.0' in figures
-        assert 'tsa_payments_total{outcome="repeated"} 6.0' in figures
+        assert 'tsa_payments_total{outcome="replayed"} 6.0' in figures
         killed = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1])
         os.kill(killed, signal.SIGKILL)
         again = [httpx.post(f"{url}/v1/score", json=payment(f"w{at}"), timeout=60).json() for at in range(6)]

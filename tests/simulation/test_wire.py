@@ -12,7 +12,7 @@ import pytest
 
 from tsa.config.market import Market
 from tsa.data.store.store import prepare
-from tsa.data.wire.layout import Layout
+from tsa.data.wire.layout import FieldLayout
 from tsa.errors import ConfigError
 from tsa.simulation import SimulationConfig, simulate, write_wire
 
@@ -20,18 +20,21 @@ TABLE: dict[str, Any] = {
     "name": "small",
     "event": {"id": "id", "time": "at", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 0},
-    "history": [{"name": "cid", "key": "customer_id", "length": 6}, {"name": "ccid", "key": "card_id", "length": 4}],
+    "history": [
+        {"name": "cid", "key_column": "customer_id", "length": 6},
+        {"name": "ccid", "key_column": "card_id", "length": 4},
+    ],
     "features": {
         "categorical": ["device", "channel", "hour", "made.up"],
         "numerical": ["amount", "noise"],
         "engineered": ["payments_7d"],
     },
     "split": {"fractions": [0.4, 0.2, 0.2, 0.2]},
-    "wire": {
+    "inline_history": {
         "separator": ";SEP;",
         "missing": ["", "My Text String"],
         "history_field": "{history}.{feature}",
-        "twofold_field": "{history}.{part}.{feature}",
+        "event_field": "{history}.{part}.{feature}",
         "numeric_categorical": ["hour"],
     },
 }
@@ -61,7 +64,7 @@ def test_the_same_settings_give_the_same_bytes(market: Market, tmp_path: Path) -
     first = json.loads((tmp_path / "a" / "rows.jsonl").read_text().splitlines()[0])
     assert [name.replace("__DOT__", ".") for name in header] == list(first)
     assert "cid__DOT__made__DOT__up" in header
-    assert {*Layout(market).history_fields, *Layout(market).current} <= set(first)
+    assert {*FieldLayout(market).history_fields, *FieldLayout(market).current} <= set(first)
 
 
 def test_rows_tell_what_the_log_tells(rows: pl.DataFrame, market: Market) -> None:
@@ -90,7 +93,7 @@ def test_every_rule_is_met_with(rows: pl.DataFrame) -> None:
 
 def test_they_make_a_store_whatever_the_market_does_with_differences(market: Market, tmp_path: Path) -> None:
     for mode in ("align", "drop", "refuse"):
-        of = market.override([f"wire.mismatched={mode}"])
+        of = market.override([f"inline_history.on_mismatch={mode}"])
         write_wire(CONFIG, of, tmp_path / "rows.jsonl")
         store = prepare(of, tmp_path / "rows.jsonl", tmp_path / "store")
         assert len(store) == 400
@@ -99,7 +102,7 @@ def test_they_make_a_store_whatever_the_market_does_with_differences(market: Mar
 
 @pytest.mark.parametrize("name", ["eu", "na"])
 def test_the_worked_examples_make_stores(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the original's sizes."""
+    """At the legacy system's sizes."""
     market = Market.load(MARKETS / f"{name}.toml")
     if market.privacy is not None and market.privacy.secret_env is not None:
         monkeypatch.setenv(market.privacy.secret_env, "a secret of at least 32 characters")
@@ -113,9 +116,9 @@ def test_the_worked_examples_make_stores(name: str, tmp_path: Path, monkeypatch:
 
 def test_what_cannot_be_simulated_is_refused(market: Market, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"history\.cid\.key='who'"):
-        write_wire(CONFIG, market.override(["history.0.key=who"]), tmp_path / "rows.jsonl")
+        write_wire(CONFIG, market.override(["history.0.key_column=who"]), tmp_path / "rows.jsonl")
     with pytest.raises(ConfigError, match="out must end in"):
         write_wire(CONFIG, market, tmp_path / "rows.xlsx")
-    logs = Market.from_dict({key: value for key, value in market.to_dict().items() if key != "wire"})
-    with pytest.raises(ConfigError, match=r"must have a \[wire\] table"):
+    logs = Market.from_dict({key: value for key, value in market.to_dict().items() if key != "inline_history"})
+    with pytest.raises(ConfigError, match=r"must have a \[inline_history\] table"):
         write_wire(CONFIG, logs, tmp_path / "rows.jsonl")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from tsa.serving.history.base import PAYMENTS, Change, HistoryStore
+from tsa.serving.history.base import PAYMENTS, HistoryStore, WriteBatch
 from tsa.serving.history.factory import open_history
 
 PLACE = (PAYMENTS, "a")
@@ -19,7 +19,9 @@ def count_up(store: HistoryStore) -> None:
     while done < 100:
         found = store.read([PLACE]).get(PLACE)
         number = 0 if found is None else int(found.data)
-        done += store.commit(Change(seen={PLACE: found and found.stamp}, put={PLACE: str(number + 1).encode()}))
+        done += store.commit(
+            WriteBatch(expected_versions={PLACE: found and found.version}, puts={PLACE: str(number + 1).encode()})
+        )
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ SHOP: dict[str, Any] = {
     "event": {"id": "id", "time": "at", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 1, "as_feature": True},
     "history": [
-        {"name": "customer", "key": "customer_id", "length": 5},
-        {"name": "terminal", "key": "terminal_id", "length": 4},
+        {"name": "customer", "key_column": "customer_id", "length": 5},
+        {"name": "terminal", "key_column": "terminal_id", "length": 4},
     ],
     "features": {
         "calendar": ["hour_of_day"],
@@ -49,9 +49,9 @@ WIRE: dict[str, Any] = {
     "name": "carried",
     "event": {"id": "id", "time": "at", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 0},
-    "history": [{"name": "customer", "key": "customer_id", "length": 5}],
+    "history": [{"name": "customer", "key_column": "customer_id", "length": 5}],
     "features": {"categorical": [{"name": "device", "min_count": 1}], "numerical": [{"name": "amount"}]},
-    "wire": {"separator": "~"},
+    "inline_history": {"separator": "~"},
 }
 PAYMENT = {
     "id": "p1",
@@ -99,8 +99,8 @@ def config_of(market: Market, encoder: Encoder) -> ModelConfig:
         "default",
         **network_sizes(market, encoder),
         known_outcomes=market.label.as_feature,
-        n_matched=len(market.features.categorical),
-        n_marks=encoder.numerical_scaling.n_marks,
+        n_match_features=len(market.features.categorical),
+        n_missing_indicators=encoder.numerical_scaling.n_missing_indicators,
         width=16,
     )
 

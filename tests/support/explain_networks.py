@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tsa.explain.baseline import Neutral
-from tsa.explain.path import Passage
+from tsa.explain.baseline import Baseline
+from tsa.explain.path import InterpolationPath
 from tsa.model import Batch, History, ModelConfig, TSANetwork
 
 SMALL: dict[str, Any] = {
@@ -24,15 +24,15 @@ SMALL: dict[str, Any] = {
 }
 SUMMED: dict[str, Any] = {
     "event_embedding": "sum",
-    "n_matched": 2,
-    "n_marks": 1,
+    "n_match_features": 2,
+    "n_missing_indicators": 1,
     "known_outcomes": True,
     "norm": "pre",
     "activation": "gelu",
     "time_attention": "log",
-    "order_attention": "recall",
-    "read_out": "current",
-    "combine": "softmax",
+    "order_attention": "cross",
+    "pooling": "last",
+    "fusion": "softmax",
 }
 TWO = {"histories": ("customer", "terminal")}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "reference": {},
     "reference, two histories": TWO,
     "reference, three histories": {"histories": ("a", "b", "c")},
-    "concatenated": {**TWO, "combine": "concat", "time_attention": "none"},
+    "concatenated": {**TWO, "fusion": "concat", "time_attention": "none"},
     "factorised": {**TWO, "event_embedding": "factorise", "norm": "pre", "time_encoding": True},
     "mlp": {**TWO, "mlp": True, "n_feature_layers": 0},
     "numbers alone": {"n_categorical": 0, "n_numerical": 2, "n_engineered": 0, "n_embedding": 2},
@@ -90,17 +90,17 @@ def _history(config: ModelConfig, length: int) -> History:
     )
 
 
-def neutral_of(config: ModelConfig) -> Neutral:
+def neutral_of(config: ModelConfig) -> Baseline:
     """A neutral payment that could be one: the second value of each feature, and numbers of their own."""
     rows = tuple(torch.tensor([ROWS * feature + 2]) for feature in range(config.n_categorical))
-    return Neutral(rows, 0.1 * torch.arange(config.n_numerical), torch.full((config.n_engineered,), 0.2))
+    return Baseline(rows, 0.1 * torch.arange(config.n_numerical), torch.full((config.n_engineered,), 0.2))
 
 
-def passage_of(config: ModelConfig, lengths: dict[str, int] | None = None) -> Passage:
+def passage_of(config: ModelConfig, lengths: dict[str, int] | None = None) -> InterpolationPath:
     """A passage of a loud network and the first of its payments whose score there is something to say about."""
     network, neutral = loud_network(config), neutral_of(config)
     while True:
-        passage = Passage(network, payment_batch(config, lengths), neutral)
+        passage = InterpolationPath(network, payment_batch(config, lengths), neutral)
         with torch.no_grad():
             if abs(float(passage(*passage.actual) - passage(*passage.neutral))) > 0.1:
                 return passage

@@ -28,9 +28,9 @@ from tsa.data.store.store import prepare
 from tsa.inference.scorer import Scorer
 from tsa.model import TSANetwork
 from tsa.serving.history.base import PAYMENTS, HistoryStore
-from tsa.serving.history.blocks import Block
+from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.records import Record
-from tsa.serving.scoring.scoring_service import Answer, Desk, Problem
+from tsa.serving.scoring.scoring_service import RuleViolation, ScoreResult, ScoringService
 from tsa.training.model_config import network_settings
 
 DAY = 86_400
@@ -39,7 +39,10 @@ MARKET: dict[str, Any] = {
     "name": "shops",
     "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "known_at": "reported", "as_feature": True},
-    "history": [{"name": "card", "key": "card", "length": 6}, {"name": "shop", "key": "shop", "length": 9}],
+    "history": [
+        {"name": "card", "key_column": "card", "length": 6},
+        {"name": "shop", "key_column": "shop", "length": 9},
+    ],
     "features": {
         "calendar": ["hour_of_day"],
         "categorical": [{"name": "kind", "min_count": 1}],
@@ -131,8 +134,8 @@ def make_case(folder: Path, market: dict[str, Any] = MARKET, n: int = 1500) -> C
     return Case(folder, rows, bundle)
 
 
-def answer_of(found: Answer | Problem) -> Answer:
-    assert isinstance(found, Answer), found
+def answer_of(found: ScoreResult | RuleViolation) -> ScoreResult:
+    assert isinstance(found, ScoreResult), found
     return found
 
 
@@ -148,13 +151,13 @@ def in_time(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Row]]]:
             heapq.heappush(waiting, (row["reported"], at, row))
 
 
-def replay(desk: Desk, rows: Sequence[Row]) -> dict[str, float]:
+def replay(scoring_service: ScoringService, rows: Sequence[Row]) -> dict[str, float]:
     """Raw scores of a log whose payments come one at a time, outcomes when they become known."""
     scores = {}
     for row, told in in_time(rows):
         for earlier in told:
-            assert desk.outcome(earlier["id"], bool(earlier["fraud"]), earlier["reported"])
-        scores[row["id"]] = answer_of(desk.score([request(row)])[0]).raw_score
+            assert scoring_service.record_outcome(earlier["id"], bool(earlier["fraud"]), earlier["reported"])
+        scores[row["id"]] = answer_of(scoring_service.score([request(row)])[0]).raw_score
     return scores
 
 
@@ -171,7 +174,7 @@ def assert_nothing_lost(store: HistoryStore, rows: Sequence[Row], acknowledged: 
     for name in ("card", "shop"):
         held: dict[str, list[str]] = {}
         for (_, key), stored in store.scan(name):
-            held[key] = list(Block.unpack(stored.data).events.ids)
+            held[key] = list(HistoryBlock.unpack(stored.data).events.ids)
             assert max(Counter(held[key]).values()) == 1, "twice"
         length = {"card": 6, "shop": 9}[name]
         for key, ids in held.items():

@@ -1,4 +1,4 @@
-"""Processes to kill: each scores payments through a desk and says which are acknowledged, a line each, as it goes.
+"""Processes to kill: each scores payments through a scoring service and says which are acknowledged, a line each, as it goes.
 
     python -m support.killed_scorer BUNDLE LOG URL
 
@@ -17,7 +17,7 @@ import torch
 from support.history_case import request
 from tsa.inference.scorer import Scorer
 from tsa.serving.history.factory import open_history
-from tsa.serving.scoring.scoring_service import Answer, Desk
+from tsa.serving.scoring.scoring_service import ScoreResult, ScoringService
 
 
 def main(bundle: str, log: str, url: str) -> None:
@@ -34,10 +34,10 @@ def main(bundle: str, log: str, url: str) -> None:
 
 
 def score(scorer: Scorer, rows: list[dict[str, object]], url: str, first: int) -> None:
-    desk = Desk(scorer, open_history(url))
+    scoring_service = ScoringService(scorer, open_history(url))
     for at in range(first, len(rows), 2):
-        for answer in desk.score(rows[at : at + 2]):
-            if not isinstance(answer, Answer):
+        for answer in scoring_service.score(rows[at : at + 2]):
+            if not isinstance(answer, ScoreResult):
                 return  # the store is down
             say(f"{answer.id} {answer.raw_score!r}")
 

@@ -33,7 +33,7 @@ def original_market(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "name": "original",
         "event": {"id": "id", "time": "time", "time_unit": "s"},
         "label": {"column": "fraud", "delay_days": 1},
-        "history": [{"name": "customer", "key": "customer", "length": config["seq_len"]}],
+        "history": [{"name": "customer", "key_column": "customer", "length": config["seq_len"]}],
         "features": {
             "categorical": [f"c{i}" for i in range(config["n_cat_features"])],
             "numerical": [f"n{i}" for i in range(config["n_num_features"])],

@@ -34,8 +34,8 @@ DEFAULT_LIKE: dict[str, Any] = {
     "norm": "pre",
     "activation": "gelu",
     "time_attention": "log",
-    "read_out": "current",
-    "combine": "softmax",
+    "pooling": "last",
+    "fusion": "softmax",
 }
 TWO = {"histories": ("customer", "terminal")}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -45,14 +45,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "default": {**TWO, **DEFAULT_LIKE},
     "default, one history": DEFAULT_LIKE,
     "default, no feature attention": {**TWO, **DEFAULT_LIKE, "n_feature_layers": 0},
-    "recall": {**TWO, **DEFAULT_LIKE, "order_attention": "recall"},
-    "concatenated": {**TWO, **DEFAULT_LIKE, "combine": "concat", "read_out": "token"},
+    "recall": {**TWO, **DEFAULT_LIKE, "order_attention": "cross"},
+    "concatenated": {**TWO, **DEFAULT_LIKE, "fusion": "concat", "pooling": "cls"},
     "factorised": {**TWO, "event_embedding": "factorise", "time_attention": "none", "norm": "pre"},
     "ages encoded, no time in attention": {**TWO, "time_encoding": True, "time_attention": "none"},
-    "recall, ages encoded as well": {**TWO, **DEFAULT_LIKE, "order_attention": "recall", "time_encoding": True},
+    "recall, ages encoded as well": {**TWO, **DEFAULT_LIKE, "order_attention": "cross", "time_encoding": True},
     "experts": {**TWO, "n_experts": 3, "experts_in": ("order", "feature", "gate")},
     "hierarchical experts": {"n_experts": 6, "n_expert_groups": 3, "expert_policy": "all"},
-    "mlp": {"mlp": True, "biases": False, "read_out": "current"},
+    "mlp": {"mlp": True, "biases": False, "pooling": "last"},
     "few features": {"n_categorical": 0, "n_numerical": 1, "n_engineered": 0, "n_embedding": 1},
 }
 

@@ -112,7 +112,7 @@ def test_the_newest_two_and_what_they_need_are_kept(checkpoints: Checkpoints) ->
         *("last-000005-000000000", "last-000006-000000000"),
         *("best-000003.safetensors", "best-000004.safetensors"),
     }
-    found = checkpoints.newest()
+    found = checkpoints.load_latest()
     assert found is not None
     assert same(found, state(5))
     assert checkpoints.best_weights(4)["w"].tolist() == [4.0, 4.0]
@@ -122,13 +122,13 @@ def test_the_newest_two_and_what_they_need_are_kept(checkpoints: Checkpoints) ->
 def test_in_an_epoch_steps_count(checkpoints: Checkpoints) -> None:
     for at in ((1, 900), (1, 1000), (2, 5), (10, 0)):
         checkpoints.save(*at, {"at": list(at)})
-        assert checkpoints.newest() == {"at": list(at)}
+        assert checkpoints.load_latest() == {"at": list(at)}
     checkpoints.save(10, 0, {"at": "again"})
-    assert checkpoints.newest() == {"at": "again"}
+    assert checkpoints.load_latest() == {"at": "again"}
 
 
 def test_nothing_there(checkpoints: Checkpoints) -> None:
-    assert checkpoints.newest() is None
+    assert checkpoints.load_latest() is None
     checkpoints.clear()
 
 
@@ -159,12 +159,12 @@ def test_a_torn_one_is_skipped(checkpoints: Checkpoints, how: str, caplog: pytes
     checkpoints.save_best(2, {"w": torch.zeros(99)})
     torn = checkpoints.save(3, 0, state(2), [2])
     DAMAGE[how](torn)
-    found = checkpoints.newest()
+    found = checkpoints.load_latest()
     assert found is not None
     assert found["epoch"] == 1
     assert f"{torn} is skipped, it is torn-{torn.name} now: " in caplog.text
     checkpoints.save(3, 0, state(7), [1])
-    again = checkpoints.newest()
+    again = checkpoints.load_latest()
     assert again is not None
     assert again["epoch"] == 7
 
@@ -172,14 +172,14 @@ def test_a_torn_one_is_skipped(checkpoints: Checkpoints, how: str, caplog: pytes
 def test_all_torn(checkpoints: Checkpoints) -> None:
     for epoch in (1, 2):
         flip(checkpoints.save(epoch, 0, state(epoch)) / "tensors.safetensors")
-    assert checkpoints.newest() is None
+    assert checkpoints.load_latest() is None
 
 
 def test_that_of_another_run_is_refused_with_the_difference(checkpoints: Checkpoints) -> None:
     checkpoints.save(1, 0, state(1))
     other = {"market": "abd", "training": {"seed": 1, "train_on": ["train"]}}
     with pytest.raises(ConfigError) as refused:
-        Checkpoints(checkpoints.folder, other).newest()
+        Checkpoints(checkpoints.folder, other).load_latest()
     lines = str(refused.value).splitlines()
     assert lines[0].endswith("is of another run (checkpoint, then this run):")
     assert lines[1:] == ["  market: 'abc', 'abd'", "  training.seed: 0, 1"]
@@ -189,7 +189,7 @@ def test_another_version_is_refused(checkpoints: Checkpoints) -> None:
     path = checkpoints.save(1, 0, state(1)) / "manifest.json"
     path.write_text(path.read_text().replace(f'"version": {VERSION}', '"version": 1'))
     with pytest.raises(ConfigError, match=f"this program reads checkpoints of version {VERSION}, however: version=1"):
-        checkpoints.newest()
+        checkpoints.load_latest()
 
 
 def test_nothing_in_it_is_a_pickle(checkpoints: Checkpoints) -> None:

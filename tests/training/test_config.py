@@ -17,7 +17,7 @@ from tsa.training import TrainingConfig
         ({"batch_size": -1}, "training.batch_size: .* however: -1"),
         ({"learning_rate": float("nan")}, "training.learning_rate"),
         ({"learning_rate": float("inf")}, "training.learning_rate"),
-        ({"warm_up": 1.0}, "training.warm_up"),
+        ({"warmup_fraction": 1.0}, "training.warmup_fraction"),
         ({"genuine_per_fraud": float("inf")}, "training.genuine_per_fraud"),
         ({"genuine_per_fraud": 0}, "training.genuine_per_fraud"),
         ({"ema_decay": 1.0}, "training.ema_decay"),

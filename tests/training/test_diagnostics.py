@@ -22,25 +22,25 @@ from tsa.data.store.store import EventStore, prepare
 from tsa.errors import StoreError, TrainingError
 from tsa.model import TSANetwork
 from tsa.training import checkpoint, train
-from tsa.training.diagnostics import largest_fit, limits_are_refused, out_of_memory
-from tsa.training.train_step import Learner
-from tsa.training.trainer import Loop
+from tsa.training.diagnostics import find_max_batch_size, out_of_memory, translate_resource_errors
+from tsa.training.train_step import TrainStep
+from tsa.training.trainer import Trainer
 
 
 def test_a_loss_that_is_not_finite(
     easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It stops before the step, says where and with which payments, and leaves the last good checkpoint."""
-    original, seen = Learner.loss, []
+    original, seen = TrainStep.loss, []
 
-    def spoiled(self: Learner, part: Any, epoch: int) -> torch.Tensor:
+    def spoiled(self: TrainStep, part: Any, epoch: int) -> torch.Tensor:
         seen.append(part.task.rows)
         loss = original(self, part, epoch)
         return loss * float("nan") if len(seen) == 12 else loss
 
-    monkeypatch.setattr(Learner, "loss", spoiled)
+    monkeypatch.setattr(TrainStep, "loss", spoiled)
     with pytest.raises(TrainingError) as raised:
-        train(easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_minutes=1e-9))
+        train(easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_every_minutes=1e-9))
     ids = easy_store.ids()[seen[-1]].to_list()
     found = re.fullmatch(
         r"the loss and its gradient must be finite, however: loss=nan, gradient norm=nan at rate ([0-9.e-]+), "
@@ -53,8 +53,8 @@ def test_a_loss_that_is_not_finite(
     assert "the payments of epoch 1, step 12: " + ", ".join(map(str, ids)) in caplog.text
     newest = max((tmp_path / "run" / "checkpoints").glob("last-*"))
     assert newest.name == "last-000001-000000011"
-    monkeypatch.setattr(Learner, "loss", original)
-    train(easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_minutes=1e-9), resume=True)
+    monkeypatch.setattr(TrainStep, "loss", original)
+    train(easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_every_minutes=1e-9), resume=True)
 
 
 def full(*arguments: Any, **settings: Any) -> None:
@@ -92,10 +92,10 @@ def test_a_full_disk(
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     for error in (OSError(errno.EACCES, "no"), SafetensorError("broken header"), RuntimeError("a bug")):
-        with pytest.raises(type(error)) as raised, limits_are_refused(tmp_path):
+        with pytest.raises(type(error)) as raised, translate_resource_errors(tmp_path):
             raise error
         assert raised.value is error
-    with pytest.raises(TrainingError, match="must fit into memory"), limits_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match="must fit into memory"), translate_resource_errors(tmp_path):
         raise MemoryError("of 8 GiB")
 
 
@@ -112,7 +112,7 @@ def too_large(path: str, out: str, room: int) -> None:
 
     TSANetwork.forward = limited  # type: ignore[method-assign]
     model = {**TINY, "n_frequencies": 1024}
-    train(path, out, model=model, training=settings(batch_size=900, checkpoint_minutes=60.0))
+    train(path, out, model=model, training=settings(batch_size=900, checkpoint_every_minutes=60.0))
 
 
 def test_too_little_memory(easy_store: EventStore, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_too_little_memory(easy_store: EventStore, tmp_path: Path) -> None:
     assert ends.error is not None
     found = re.fullmatch(
         r"TrainingError: a step must fit into memory, however: 900 payments in one of 1 processes; (\d+) fit: "
-        r"training.accumulate=(\d+) learns the same in smaller parts, training.batch_size=(\d+) fits as it is",
+        r"training.gradient_accumulation_steps=(\d+) learns the same in smaller parts, training.batch_size=(\d+) fits as it is",
         ends.error,
     )
     assert found is not None, ends.error
@@ -131,21 +131,21 @@ def test_too_little_memory(easy_store: EventStore, tmp_path: Path) -> None:
 
 
 def loses_a_worker(path: str, out: str) -> None:
-    original = Loop._heed
+    original = Trainer._handle_stop_and_save
 
-    def patched(self: Loop, step: Any) -> None:
+    def patched(self: Trainer, step: Any) -> None:
         original(self, step)
         for child in multiprocessing.active_children():
             child.kill()
 
-    Loop._heed = patched  # type: ignore[method-assign]
-    train(path, out, model=TINY, training=settings(workers=1, batch_size=16, epochs=50))
+    Trainer._handle_stop_and_save = patched  # type: ignore[method-assign]
+    train(path, out, model=TINY, training=settings(num_workers=1, batch_size=16, epochs=50))
 
 
 def test_a_worker_that_is_killed(easy_store: EventStore, tmp_path: Path) -> None:
     """As the kernel does when there is no memory left."""
     ends = alone(loses_a_worker, str(easy_store.path), str(tmp_path / "run"))
-    rule = "TrainingError: workers that gather batches (training.workers) must live, however: "
+    rule = "TrainingError: workers that gather batches (training.num_workers) must live, however: "
     assert str(ends.error).startswith(rule), ends
 
 
@@ -156,9 +156,9 @@ def test_the_largest_fit() -> None:
             if size > limit:
                 raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-        assert largest_fit(1000, attempt) == expected
+        assert find_max_batch_size(1000, attempt) == expected
     with pytest.raises(ValueError, match="a bug"):
-        largest_fit(10, lambda size: (_ for _ in ()).throw(ValueError("a bug")))
+        find_max_batch_size(10, lambda size: (_ for _ in ()).throw(ValueError("a bug")))
 
 
 def test_what_lack_of_memory_looks_like() -> None:

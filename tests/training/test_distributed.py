@@ -26,12 +26,12 @@ from tsa.inference.scorer import score_events
 from tsa.model import TSANetwork
 from tsa.progress import silent
 from tsa.training import train
-from tsa.training.distributed import LOST, Processes, joined
-from tsa.training.preemption import Asked
+from tsa.training.distributed import LOST, DistributedContext, distributed_context
+from tsa.training.preemption import StopRequest
 from tsa.training.train_model import network_settings
-from tsa.training.train_step import Step
-from tsa.training.trainer import Hooks, Loop
-from tsa.training.validation import Scoring
+from tsa.training.train_step import StepResult
+from tsa.training.trainer import Callbacks, Trainer
+from tsa.training.validation import DistributedScorer
 
 STEPS = 50
 
@@ -44,26 +44,30 @@ def losses(path: str, changes: dict[str, Any]) -> list[float]:
     """Of the first 50 steps, over all processes."""
     store, config, found = EventStore.open(path), settings(epochs=60, early_stopping=False, **changes), []
 
-    def on_step(step: Step) -> None:
+    def on_step(step: StepResult) -> None:
         found.append(step.loss)
         if len(found) == STEPS:
             raise EnoughError
 
     rows = {"train": store.labelled("train"), "validation": store.labelled("validation")}
-    with joined("cpu") as processes:
+    with distributed_context("cpu") as processes:
         torch.manual_seed(config.seed)
         network = TSANetwork(network_settings(store, "default", {**TINY, "dropout": 0.0, "feature_dropout": 0.0}))
         try:
-            Loop(network, store, rows, config, processes, Hooks(on_step=on_step)).run()
+            Trainer(network, store, rows, config, processes, Callbacks(on_step=on_step)).fit()
         except EnoughError:
             return found
     raise AssertionError("too few steps")
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "bucket": 4, "batch_size": 63}], ids=["plain", "in parts"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gradient_accumulation_steps": 2, "length_bucket_batches": 4, "batch_size": 63}],
+    ids=["plain", "in parts"],
+)
 def test_two_processes_learn_what_one_learns(easy_store: EventStore, changes: dict[str, Any]) -> None:
     """The same batch in two halves, or in four: the same losses but for rounding, step by step."""
-    one = alone(losses, str(easy_store.path), {**changes, "accumulate": 1})
+    one = alone(losses, str(easy_store.path), {**changes, "gradient_accumulation_steps": 1})
     two = side_by_side(2, losses, str(easy_store.path), changes)
     assert one.error is None, one.error
     assert [ended.error for ended in two] == [None, None]
@@ -75,8 +79,8 @@ def test_two_processes_learn_what_one_learns(easy_store: EventStore, changes: di
 
 def scores(path: str, counts: list[int]) -> list[np.ndarray]:
     store = EventStore.open(path)
-    with joined("cpu") as processes:
-        scoring = Scoring(store, processes, silent, Asked())
+    with distributed_context("cpu") as processes:
+        scoring = DistributedScorer(store, processes, silent, StopRequest())
         return [scoring(network_of(store), np.arange(n)[::-1].copy(), "scoring") for n in counts]
 
 
@@ -100,7 +104,7 @@ def test_scores_are_gathered_exactly(easy_store: EventStore) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("n", [0, 1, 5, 7, 100])
 def test_parts_are_a_partition(n: int, count: int) -> None:
-    parts = [Processes(torch.device("cpu"), rank, count).part(n) for rank in range(count)]
+    parts = [DistributedContext(torch.device("cpu"), rank, count).shard(n) for rank in range(count)]
     assert [at for part in parts for at in range(n)[part]] == list(range(n))
     sizes = [part.stop - part.start for part in parts]
     assert max(sizes) - min(sizes) <= 1
@@ -118,15 +122,15 @@ def fails_in(rank: int, path: str, out: str, how: str) -> None:
         return step(parts, epoch)
 
     store = EventStore.open(path)
-    original = Loop._step
+    original = Trainer._step
 
-    def patched(self: Loop, parts: Any, epoch: int) -> Any:
+    def patched(self: Trainer, parts: Any, epoch: int) -> Any:
         nonlocal step
         step = lambda *arguments: original(self, *arguments)  # noqa: E731
         return fail(parts, epoch)
 
     step: Any = None
-    Loop._step = patched  # type: ignore[method-assign]
+    Trainer._step = patched  # type: ignore[method-assign]
     train(store, out, model=TINY, training=settings())
 
 
@@ -173,7 +177,9 @@ def test_more_processes_than_payments_of_a_batch(easy_store: EventStore, tmp_pat
         return str(ends[0].error)
 
     assert "each process must get a payment of each part of a batch" in sizes(batch_size=1)
-    assert "2 processes, training.batch_size=4, training.accumulate=4" in sizes(batch_size=4, accumulate=4)
+    assert "2 processes, training.batch_size=4, training.gradient_accumulation_steps=4" in sizes(
+        batch_size=4, accumulate=4
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -35,7 +35,7 @@ def test_scores_of_the_ranges_kept_out(easy_store: EventStore, tmp_path: Path, c
 
 
 def test_calibration_is_fitted_on_the_calibration_range(easy_store: EventStore, tmp_path: Path) -> None:
-    changes = {"epochs": 1, "calibration": "sampling", "look_again": 0, "genuine_per_fraud": 2.0}
+    changes = {"epochs": 1, "calibration": "sampling", "importance_sampling_every": 0, "genuine_per_fraud": 2.0}
     bundle = train(easy_store, tmp_path / "run", model=TINY, training=settings(**changes))
     scores = pl.read_parquet(tmp_path / "run" / "calibration_scores.parquet")
     expected = Calibration.fit(

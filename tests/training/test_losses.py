@@ -21,7 +21,7 @@ from tsa.training.config import CHOICES, LOSSES
 from tsa.training.losses import certainty_at, make_loss
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
-NAMES = {"factor": "loss_cycle_factor", "eps": "loss_smoothing", "epochs": "epochs"}
+NAMES = {"factor": "loss_cycle_factor", "eps": "label_smoothing", "epochs": "epochs"}
 """How the golden file calls a parameter, where that is not its setting less `loss_`."""
 
 
@@ -69,7 +69,7 @@ def plain_multi_label(p: Tensor, true: Tensor, pos: float, neg: float, clip: flo
 def plain(loss: str, c: TrainingConfig, logits: Tensor, target: Tensor, xi: float) -> Tensor:
     """Each formula as its paper writes it."""
     p, true = logits.softmax(1), functional.one_hot(target, logits.shape[1]).bool()
-    eps = c.loss_smoothing or 0.0
+    eps = c.label_smoothing or 0.0
     share = true.double() * (1 - eps) + eps / logits.shape[1]
     p_t = p[true]
     if loss == "focal":
@@ -91,14 +91,14 @@ def plain(loss: str, c: TrainingConfig, logits: Tensor, target: Tensor, xi: floa
 
 
 ODD = [
-    ("cross_entropy", {"loss_smoothing": 0.2}),
-    ("weighted", {"loss_fraud_weight": 7.5, "loss_smoothing": 0.1}),
+    ("cross_entropy", {"label_smoothing": 0.2}),
+    ("weighted", {"loss_fraud_weight": 7.5, "label_smoothing": 0.1}),
     ("focal", {"loss_gamma": 0.5, "loss_alpha": 0.7}),
     ("cyclical_focal", {"loss_gamma_pos": 0.5, "loss_gamma_neg": 1.5, "loss_gamma_hc": 3, "loss_cycle_factor": 2}),
-    ("asymmetric", {"loss_gamma_pos": 1.5, "loss_gamma_neg": 0.5, "loss_smoothing": 0.3}),
+    ("asymmetric", {"loss_gamma_pos": 1.5, "loss_gamma_neg": 0.5, "label_smoothing": 0.3}),
     ("asymmetric_multi_label", {"loss_gamma_neg": 0.5, "loss_clip": 0.1}),
     ("asymmetric_multi_label", {"loss_gamma_neg": 2, "loss_clip": 0}),
-    ("asl_focal", {"loss_gamma": 3.5, "loss_smoothing": 0.05}),
+    ("asl_focal", {"loss_gamma": 3.5, "label_smoothing": 0.05}),
 ]
 
 
@@ -192,7 +192,7 @@ def test_a_loss_has_its_defaults_and_no_other_settings(loss: str) -> None:
         ({"loss": "focal", "loss_gamma": float("nan")}, "training.loss_gamma"),
         ({"loss": "focal", "loss_alpha": 0}, "training.loss_alpha: .* however: 0"),
         ({"loss": "focal", "loss_alpha": float("inf")}, "training.loss_alpha"),
-        ({"loss_smoothing": 1.0}, "training.loss_smoothing: .* however: 1.0"),
+        ({"label_smoothing": 1.0}, "training.label_smoothing: .* however: 1.0"),
         ({"loss": "weighted", "loss_fraud_weight": 0}, "training.loss_fraud_weight"),
         ({"loss": "asymmetric", "loss_gamma_pos": -0.1}, "training.loss_gamma_pos"),
         ({"loss": "asymmetric", "loss_gamma_neg": "x"}, "training.loss_gamma_neg"),
@@ -228,6 +228,6 @@ def test_the_docs_tell_every_choice_and_its_defaults() -> None:
 
 def test_the_originals_training_can_be_had() -> None:
     text = (Path(__file__).parents[2] / "docs" / "training-losses.md").read_text()
-    told = re.findall(r"`(\w+) = ([^`]+)`", text[text.index("The original's training is") :])
+    told = re.findall(r"`(\w+) = ([^`]+)`", text[text.index("The legacy system's training is") :])
     assert len(told) == 13
     TrainingConfig.make({name: json.loads(value) for name, value in told})

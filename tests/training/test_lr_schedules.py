@@ -37,8 +37,8 @@ def rates(optimizer: torch.optim.Optimizer, schedule: Schedule, steps: int = PER
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_one_cycle_is_that_of_pytorch_momentum_and_all(optimizer: str) -> None:
-    opt, schedule = made(optimizer, schedule="one_cycle", warm_up=0.15)
-    other, _ = made(optimizer, schedule="one_cycle")
+    opt, schedule = made(optimizer, lr_schedule="one_cycle", warmup_fraction=0.15)
+    other, _ = made(optimizer, lr_schedule="one_cycle")
     reference = OneCycleLR(other, 0.5, total_steps=PER_EPOCH * EPOCHS, pct_start=0.15)
     for _ in range(PER_EPOCH * EPOCHS):
         for key in ("lr", "betas", "momentum"):
@@ -50,7 +50,7 @@ def test_one_cycle_is_that_of_pytorch_momentum_and_all(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_momentum_stays_where_the_cycle_leaves_it_alone(optimizer: str) -> None:
     key = "momentum" if optimizer == "sgd" else "betas"
-    opt, schedule = made(optimizer, schedule="one_cycle", cycle_momentum=False)
+    opt, schedule = made(optimizer, lr_schedule="one_cycle", cycle_momentum=False)
     before = opt.param_groups[0][key]
     rates(opt, schedule)
     assert opt.param_groups[0][key] == before
@@ -58,7 +58,7 @@ def test_momentum_stays_where_the_cycle_leaves_it_alone(optimizer: str) -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_by_epoch_the_rate_moves_at_the_end_of_each(schedule: str) -> None:
-    found = rates(*made(schedule=schedule, schedule_every="epoch", warm_up=0.5))
+    found = rates(*made(lr_schedule=schedule, lr_schedule_interval="epoch", warmup_fraction=0.5))
     by_epoch = [found[first : first + PER_EPOCH] for first in range(0, len(found), PER_EPOCH)]
     assert all(len(set(each)) == 1 for each in by_epoch)
     assert len({each[0] for each in by_epoch}) == (3 if schedule == "constant" else EPOCHS)
@@ -66,7 +66,7 @@ def test_by_epoch_the_rate_moves_at_the_end_of_each(schedule: str) -> None:
 
 @pytest.mark.parametrize("every", ["step", "epoch"])
 def test_cosine_rises_linearly_and_falls_towards_nothing(every: str) -> None:
-    found = rates(*made(schedule="cosine", schedule_every=every, warm_up=1 / 3))
+    found = rates(*made(lr_schedule="cosine", lr_schedule_interval=every, warmup_fraction=1 / 3))
     moves = found if every == "step" else found[::PER_EPOCH]
     top = len(moves) // 3
     assert moves[:top] == pytest.approx([0.5 * (move + 1) / top for move in range(top)])
@@ -77,7 +77,7 @@ def test_cosine_rises_linearly_and_falls_towards_nothing(every: str) -> None:
 
 
 def test_constant_rises_and_stays() -> None:
-    found = rates(*made(schedule="constant", warm_up=0.1))
+    found = rates(*made(lr_schedule="constant", warmup_fraction=0.1))
     assert found[:5] == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
     assert set(found[4:]) == {0.5}
 
@@ -86,21 +86,21 @@ def test_constant_rises_and_stays() -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("at", [1, 7, 13, 30])
 def test_it_goes_on_from_its_state(schedule: str, every: str, at: int) -> None:
-    whole = rates(*made(schedule=schedule, schedule_every=every))
-    opt, first = made(schedule=schedule, schedule_every=every)
+    whole = rates(*made(lr_schedule=schedule, lr_schedule_interval=every))
+    opt, first = made(lr_schedule=schedule, lr_schedule_interval=every)
     assert rates(opt, first, at) == whole[:at]
     text = json.dumps(first.state_dict())
-    again, second = made(schedule=schedule, schedule_every=every)
+    again, second = made(lr_schedule=schedule, lr_schedule_interval=every)
     again.load_state_dict(opt.state_dict())
     second.load_state_dict(json.loads(text))
     assert rates(again, second, len(whole) - at) == whole[at:]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 20, 200])
-@pytest.mark.parametrize("warm_up", [0.05, 0.15, 0.25, 0.5, 0.99])
+@pytest.mark.parametrize("warmup_fraction", [0.05, 0.15, 0.25, 0.5, 0.99])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_any_number_of_steps_and_any_warm_up(steps: int, warm_up: float, schedule: str) -> None:
-    config = TrainingConfig(learning_rate=0.5, warm_up=warm_up, schedule=schedule)
+def test_any_number_of_steps_and_any_warm_up(steps: int, warmup_fraction: float, schedule: str) -> None:
+    config = TrainingConfig(learning_rate=0.5, warmup_fraction=warmup_fraction, lr_schedule=schedule)
     opt = make_optimizer(nn.Linear(1, 1), config)
     found = rates(opt, make_schedule(opt, steps_per_epoch=steps, epochs=1, config=config), steps)
     peak = found.index(max(found))
@@ -114,11 +114,11 @@ def test_any_number_of_steps_and_any_warm_up(steps: int, warm_up: float, schedul
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"schedule": "linear"}, "training.schedule: must be 'one_cycle'"),
-        ({"schedule_every": "day"}, "training.schedule_every"),
-        ({"schedule": "cosine", "cycle_momentum": True}, "cycle_momentum needs schedule='one_cycle', however"),
+        ({"lr_schedule": "linear"}, "training.lr_schedule: must be 'one_cycle'"),
+        ({"lr_schedule_interval": "day"}, "training.lr_schedule_interval"),
+        ({"lr_schedule": "cosine", "cycle_momentum": True}, "cycle_momentum needs schedule='one_cycle', however"),
         (
-            {"schedule": "one_cycle", "schedule_every": "epoch", "epochs": 1},
+            {"lr_schedule": "one_cycle", "lr_schedule_interval": "epoch", "epochs": 1},
             "needs epochs of at least 2, however: epochs=1",
         ),
     ],

@@ -17,7 +17,7 @@ from tsa.training.config import OPTIMIZERS
 from tsa.training.optim import evaluation_weights, make_optimizer
 from tsa.training.train_model import network_settings
 
-SCHEDULE_FREE = {"optimizer": "schedule_free_adamw", "schedule": "constant", "ema_decay": 0.0}
+SCHEDULE_FREE = {"optimizer": "schedule_free_adamw", "lr_schedule": "constant", "ema_decay": 0.0}
 
 
 def config(optimizer: str, **changes: Any) -> TrainingConfig:
@@ -157,10 +157,10 @@ def test_an_error_while_looking_restores_the_weights() -> None:
         ),
         ({"optimizer": "sgd", "momentum": 1.0}, "training.momentum: .* however: 1.0"),
         (
-            {"optimizer": "sgd", "momentum": 0, "nesterov": True, "schedule": "constant"},
+            {"optimizer": "sgd", "momentum": 0, "nesterov": True, "lr_schedule": "constant"},
             "nesterov needs a momentum above 0, however: momentum=0.0",
         ),
-        ({**SCHEDULE_FREE, "schedule": "one_cycle"}, "needs schedule='constant', however: schedule='one_cycle'"),
+        ({**SCHEDULE_FREE, "lr_schedule": "one_cycle"}, "needs schedule='constant', however: schedule='one_cycle'"),
         (
             {**SCHEDULE_FREE, "ema_decay": 0.9},
             "averages the weights itself, it needs ema_decay=0, however: ema_decay=0.9",

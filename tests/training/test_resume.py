@@ -23,12 +23,12 @@ from tsa.errors import ConfigError
 from tsa.progress import silent
 from tsa.training import checkpoint, train
 from tsa.training.data.sampler import Sampler
-from tsa.training.train_step import Learner
-from tsa.training.validation import Scoring
+from tsa.training.train_step import TrainStep
+from tsa.training.validation import DistributedScorer
 
 OFTEN = {
-    **{"epochs": 6, "early_stopping": False, "checkpoint_minutes": 1e-4},
-    **{"batch_size": 16, "genuine_per_fraud": 1.0, "look_again": 2},
+    **{"epochs": 6, "early_stopping": False, "checkpoint_every_minutes": 1e-4},
+    **{"batch_size": 16, "genuine_per_fraud": 1.0, "importance_sampling_every": 2},
 }
 """A checkpoint after nearly every step; genuine payments drawn by importance, in every other epoch by that of the last."""
 KILLS = 10
@@ -116,9 +116,9 @@ PLACES: dict[str, tuple[Any, str]] = {
     "before tidying up": (checkpoint.Checkpoints, "prune"),
     "after tidying up": (checkpoint.Checkpoints, "prune"),
     "after the best weights": (checkpoint.Checkpoints, "save_best"),
-    "in a step": (Learner, "_gradients"),
+    "in a step": (TrainStep, "_gradients"),
     "in a draw": (Sampler, "_look"),
-    "in scoring": (Scoring, "_all"),
+    "in scoring": (DistributedScorer, "_all"),
     "before the bundle": (Bundle, "save"),
     "after the bundle": (Bundle, "save"),
 }
@@ -139,7 +139,7 @@ def test_killed_at_the_worst_moments(easy_store: EventStore, unkilled: Path, tmp
 
 def test_sigterm_saves_and_stops(easy_store: EventStore, unkilled: Path, tmp_path: Path) -> None:
     """Between two steps, and while payments are scored."""
-    out, rare = tmp_path / "run", {**OFTEN, "checkpoint_minutes": 60.0}
+    out, rare = tmp_path / "run", {**OFTEN, "checkpoint_every_minutes": 60.0}
     for place in ("in a step", "in scoring"):
         ends = alone(asked_to_stop, place, str(easy_store.path), str(out), rare)
         assert ends.error is not None
@@ -149,7 +149,7 @@ def test_sigterm_saves_and_stops(easy_store: EventStore, unkilled: Path, tmp_pat
 
 
 def asked_to_stop(place: str, path: str, out: str, changes: dict[str, Any]) -> None:
-    owner, name = (Learner, "_gradients") if place == "in a step" else (Scoring, "_advancing")
+    owner, name = (TrainStep, "_gradients") if place == "in a step" else (DistributedScorer, "_advancing")
     original, seen = getattr(owner, name), 0
 
     def patched(*arguments: Any, **settings: Any) -> Any:
@@ -165,7 +165,7 @@ def asked_to_stop(place: str, path: str, out: str, changes: dict[str, Any]) -> N
 
 def test_two_processes_are_stopped_and_go_on(easy_store: EventStore, tmp_path: Path) -> None:
     """SIGTERM in one of them stops both at the same step. Resumed by two, to the bit what two would have made."""
-    rare = {**OFTEN, "epochs": 3, "checkpoint_minutes": 60.0}
+    rare = {**OFTEN, "epochs": 3, "checkpoint_every_minutes": 60.0}
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert side_by_side(2, run, str(easy_store.path), str(whole), rare) == [Ended(0)] * 2
     for place in ("in a step", "in scoring"):
@@ -242,13 +242,13 @@ def test_a_market_file_may_word_reasons_otherwise(easy_store: EventStore, stoppe
 
 
 def test_settings_that_move_no_weight_may_differ(easy_store: EventStore, stopped: Path) -> None:
-    go_on(easy_store, stopped, checkpoint_minutes=5.0, workers=1, keep_best=3)
+    go_on(easy_store, stopped, checkpoint_every_minutes=5.0, workers=1, save_top_k=3)
 
 
 def test_more_of_the_best_are_kept_from_now_on(easy_store: EventStore, tmp_path: Path) -> None:
     """Those that were thrown away before cannot be had back, and are not missed."""
     out = tmp_path / "run"
-    few = {"epochs": 4, "patience": 4, "early_stopping": True, "metric": "loss", "direction": "higher"}
+    few = {"epochs": 4, "patience": 4, "early_stopping": True, "monitor": "loss", "monitor_mode": "max"}
 
     def stop(record: dict[str, Any]) -> None:
         if record["epoch"] == 3:
@@ -256,14 +256,14 @@ def test_more_of_the_best_are_kept_from_now_on(easy_store: EventStore, tmp_path:
 
     with pytest.raises(KeyError):
         train(easy_store, out, model=TINY, training=settings(**few), on_epoch=stop)
-    train(easy_store, out, model=TINY, training=settings(**few, keep_best=4), resume=True)
+    train(easy_store, out, model=TINY, training=settings(**few, save_top_k=4), resume=True)
     kept = sorted(path.name for path in (out / "checkpoints").glob("best-*"))
     assert kept == [f"best-{epoch:06}.safetensors" for epoch in (1, 3, 4)], "the second was worse than the first"
 
 
 def test_sigterm_to_all_processes_of_a_job(easy_store: EventStore, unkilled: Path, tmp_path: Path) -> None:
     """As torchrun sends it: the workers that gather batches get it too, and gather on until a checkpoint is saved."""
-    out, rare = tmp_path / "run", {**OFTEN, "checkpoint_minutes": 60.0, "workers": 1}
+    out, rare = tmp_path / "run", {**OFTEN, "checkpoint_every_minutes": 60.0, "num_workers": 1}
     ends = alone(group_asked_to_stop, str(easy_store.path), str(out), rare)
     assert "TrainingStopped: asked to stop by SIGTERM: a checkpoint was saved in epoch" in str(ends.error)
     assert alone(run, str(easy_store.path), str(out), rare) == Ended(0)
@@ -272,7 +272,7 @@ def test_sigterm_to_all_processes_of_a_job(easy_store: EventStore, unkilled: Pat
 
 def group_asked_to_stop(path: str, out: str, changes: dict[str, Any]) -> None:
     os.setpgrp()
-    original, seen = Learner.step, 0
+    original, seen = TrainStep.step, 0
 
     def patched(*arguments: Any, **settings: Any) -> Any:
         nonlocal seen
@@ -282,7 +282,7 @@ def group_asked_to_stop(path: str, out: str, changes: dict[str, Any]) -> None:
             time.sleep(0.5)  # for workers that die of it to be missed
         return original(*arguments, **settings)
 
-    Learner.step = patched  # type: ignore[method-assign]
+    TrainStep.step = patched  # type: ignore[method-assign]
     run(path, out, changes)
 
 

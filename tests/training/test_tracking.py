@@ -77,7 +77,9 @@ def test_mlflow(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(KeyError):
         train(easy_store, tmp_path / "run", model=TINY, training=settings(), on_epoch=stop)
-    bundle = train(easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_minutes=7.0), resume=True)
+    bundle = train(
+        easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_every_minutes=7.0), resume=True
+    )
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.run_name == "run"
     assert run.info.status == "FINISHED"

@@ -19,8 +19,8 @@ from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, TrainingError
 from tsa.inference.scorer import score_events
 from tsa.training import TrainingConfig, train
-from tsa.training.data.sampling import genuine_rate
-from tsa.training.train_model import network_settings, refuse_foreign
+from tsa.training.data.sampling import genuine_sampling_rate
+from tsa.training.train_model import ensure_run_folder, network_settings
 
 
 def config(**changes: Any) -> TrainingConfig:
@@ -95,7 +95,7 @@ def test_the_sampling_rate_is_recorded(easy: EventStore, tmp_path: Path, ratio: 
     label = easy.label[easy.labelled("train")]
     frauds, genuine = (int((label == value).sum()) for value in (1, 0))
     expected = min(genuine, round(ratio * frauds)) / genuine
-    assert bundle.training["sampling_rate_genuine"] == expected == genuine_rate(label, ratio)
+    assert bundle.training["sampling_rate_genuine"] == expected == genuine_sampling_rate(label, ratio)
     assert Bundle.open(tmp_path / "bundle").training["sampling_rate_genuine"] == expected
 
 
@@ -171,7 +171,7 @@ def test_an_epoch_must_fill_a_batch(easy: EventStore, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(easy: EventStore, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="must be finite, however"):
-        train(easy, tmp_path / "run", model=TINY, training=config(learning_rate=1e30, clip_norm=1e30))
+        train(easy, tmp_path / "run", model=TINY, training=config(learning_rate=1e30, max_grad_norm=1e30))
     assert not (tmp_path / "run" / "bundle").exists()
 
 
@@ -222,7 +222,7 @@ def test_a_folder_of_other_things_is_refused(easy: EventStore, tmp_path: Path) -
 def test_what_a_killed_run_left_may_be_replaced(tmp_path: Path) -> None:
     for name in ("run.log", "store", "metrics.jsonl", ".store.ab12.tmp"):
         (tmp_path / name).touch()
-        refuse_foreign(tmp_path)
+        ensure_run_folder(tmp_path)
 
 
 def test_a_path_serves_as_well_as_a_store(easy: EventStore, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_path_serves_as_well_as_a_store(easy: EventStore, tmp_path: Path) -> N
 
 ODD_MARKETS: dict[str, dict[str, Any]] = {
     "three histories": {
-        "history": [{"name": name, "key": name, "length": 3} for name in ("customer", "category", "amount")]
+        "history": [{"name": name, "key_column": name, "length": 3} for name in ("customer", "category", "amount")]
     },
     "numbers alone": {"features": {"numerical": ["amount"]}},
     "categories alone": {"features": {"categorical": ["category"]}},

@@ -15,26 +15,26 @@ from tsa.model import TSANetwork
 from tsa.model.config import PRESETS
 from tsa.training import train_step
 from tsa.training.config import TrainingConfig
-from tsa.training.data.loader import Loaded, Loader
+from tsa.training.data.loader import EpochLoader, Microbatch
 from tsa.training.data.sampler import Sampler
-from tsa.training.distributed import Processes, freeze_unused
+from tsa.training.distributed import DistributedContext, freeze_parameters_without_grad
 from tsa.training.precision import Precision
 from tsa.training.train_model import network_settings
-from tsa.training.train_step import Learner, NotFiniteError, running_average
+from tsa.training.train_step import NotFiniteError, TrainStep, running_average
 
-ALONE = Processes(torch.device("cpu"))
+ALONE = DistributedContext(torch.device("cpu"))
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def made(store: EventStore, config: TrainingConfig, preset: str = "default", **model: Any) -> Learner:
+def made(store: EventStore, config: TrainingConfig, preset: str = "default", **model: Any) -> TrainStep:
     torch.manual_seed(config.seed)
     network = TSANetwork(network_settings(store, preset, {**TINY, "dropout": 0.0, "feature_dropout": 0.0, **model}))
-    return Learner(network, config, ALONE, steps_per_epoch=50)
+    return TrainStep(network, config, ALONE, steps_per_epoch=50)
 
 
-def batches(store: EventStore, config: TrainingConfig) -> list[list[Loaded]]:
+def batches(store: EventStore, config: TrainingConfig) -> list[list[Microbatch]]:
     drawn = Sampler(store, store.labelled("train"), config).epoch(1, lambda rows: np.zeros(len(rows), np.float32))
-    return list(Loader(store, config, ALONE).steps(drawn))
+    return list(EpochLoader(store, config, ALONE).steps(drawn))
 
 
 def losses(store: EventStore, config: TrainingConfig, steps: int = 8, **model: Any) -> list[float]:
@@ -46,7 +46,7 @@ def losses(store: EventStore, config: TrainingConfig, steps: int = 8, **model: A
 def test_parts_add_up_to_the_batch(easy_store: EventStore, accumulate: int) -> None:
     whole = losses(easy_store, settings())
     assert whole[-1] < 0.8 * whole[0]
-    np.testing.assert_allclose(losses(easy_store, settings(accumulate=accumulate)), whole, rtol=1e-5)
+    np.testing.assert_allclose(losses(easy_store, settings(gradient_accumulation_steps=accumulate)), whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -108,9 +108,9 @@ def test_what_is_not_finite_moves_no_weight(easy_store: EventStore, monkeypatch:
     one, parts = made(easy_store, settings()), batches(easy_store, settings())
     one.step(parts[0], 1)
     before = {name: value.clone() for name, value in one.network.state_dict().items()}
-    original = train_step.Learner.loss
+    original = train_step.TrainStep.loss
     for factor in (float("nan"), float("inf")):
-        monkeypatch.setattr(Learner, "loss", lambda self, *rest, by=factor: original(self, *rest) * by)
+        monkeypatch.setattr(TrainStep, "loss", lambda self, *rest, by=factor: original(self, *rest) * by)
         with pytest.raises(NotFiniteError, match=r"loss=(nan|inf), gradient norm=nan at rate 0\.0"):
             one.step(parts[1], 1)
     assert all(torch.equal(value, before[name]) for name, value in one.network.state_dict().items())
@@ -127,7 +127,7 @@ def test_it_goes_on_from_its_state_to_the_bit(easy_store: EventStore) -> None:
     second.load_state_dict(first.state_dict())
     for parts in every[3:6]:
         second.step(parts, 1)
-    for left, right in ((whole.network, second.network), (whole.kept, second.kept)):
+    for left, right in ((whole.network, second.network), (whole.ema_network, second.ema_network)):
         assert all(map(torch.equal, left.state_dict().values(), right.state_dict().values()))
 
 
@@ -150,13 +150,13 @@ def test_the_running_average(decay: float) -> None:
 
 
 def test_a_schedule_free_optimiser_is_validated_at_its_average(easy_store: EventStore) -> None:
-    config = settings(optimizer="schedule_free_adamw", schedule="constant", ema_decay=0.0)
+    config = settings(optimizer="schedule_free_adamw", lr_schedule="constant", ema_decay=0.0)
     one = made(easy_store, config)
     for parts in batches(easy_store, config)[:4]:
         one.step(parts, 1)
     learned = {name: value.clone() for name, value in one.network.state_dict().items()}
-    with one.settled():
-        kept = {name: value.clone() for name, value in one.kept.state_dict().items()}
+    with one.evaluation_mode():
+        kept = {name: value.clone() for name, value in one.ema_network.state_dict().items()}
     assert all(torch.equal(value, learned[name]) for name, value in one.network.state_dict().items())
     assert any(not torch.equal(value, learned[name]) for name, value in kept.items())
 
@@ -170,7 +170,7 @@ def test_unused_weights_are_those_without_a_gradient(easy_store: EventStore, pre
     without = [name for name, value in one.network.named_parameters() if value.grad is None]
     other = made(easy_store, settings(), preset, **model)
     before = torch.get_rng_state()
-    assert freeze_unused(other.network) == without
+    assert freeze_parameters_without_grad(other.network) == without
     assert torch.equal(before, torch.get_rng_state())
     for name, value in other.network.named_parameters():
         assert value.requires_grad == (name not in without)

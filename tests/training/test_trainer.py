@@ -36,11 +36,11 @@ def test_only_the_weights_of_linear_maps_decay(demo_store: EventStore, preset: s
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 20, 200])
-@pytest.mark.parametrize("warm_up", [0.05, 0.15, 0.25, 0.5, 0.99])
-def test_the_rate_rises_and_falls(steps: int, warm_up: float) -> None:
+@pytest.mark.parametrize("warmup_fraction", [0.05, 0.15, 0.25, 0.5, 0.99])
+def test_the_rate_rises_and_falls(steps: int, warmup_fraction: float) -> None:
     """Any number of steps and any warm-up: also those whose rise takes no step at all."""
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
-    config = TrainingConfig(learning_rate=0.5, warm_up=warm_up, schedule="one_cycle")
+    config = TrainingConfig(learning_rate=0.5, warmup_fraction=warmup_fraction, lr_schedule="one_cycle")
     schedule = make_schedule(optimizer, steps_per_epoch=steps, epochs=1, config=config)
     rates = []
     for _ in range(steps):

@@ -18,18 +18,18 @@ from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
 from tsa.training import distributed
 from tsa.training.data import loader
-from tsa.training.data.loader import Loader
+from tsa.training.data.loader import EpochLoader
 from tsa.training.data.worker_pipe import packed, unpacked
-from tsa.training.diagnostics import limits_are_refused
-from tsa.training.distributed import Processes, joined
-from tsa.training.preemption import noting_sigterm
+from tsa.training.diagnostics import translate_resource_errors
+from tsa.training.distributed import DistributedContext, distributed_context
+from tsa.training.preemption import capture_sigterm
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a /dev/shm of its own")
 @pytest.mark.parametrize(("size", "code"), [("256k", 0), ("16k", 2)])
 def test_workers_need_next_to_no_shared_memory(easy_store: EventStore, tmp_path: Path, size: str, code: int) -> None:
     words = [sys.executable, "-m", "tsa", "train", easy_store.path, "--out", tmp_path / "run", "--quiet"]
-    for key, value in {**{f"model.{name}": size for name, size in TINY.items()}, "training.workers": 2}.items():
+    for key, value in {**{f"model.{name}": size for name, size in TINY.items()}, "training.num_workers": 2}.items():
         words += ["--set", f"{key}={value}"]
     words += ["--set", "training.epochs=1", "--set", "training.batch_size=64"]
     small = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
@@ -38,7 +38,7 @@ def test_workers_need_next_to_no_shared_memory(easy_store: EventStore, tmp_path:
     assert found.returncode == code, found.stderr
     assert (tmp_path / "run" / "bundle" / "manifest.json").exists() == (code == 0)
     if code:
-        assert found.stderr.startswith("error: TrainingError: training.workers=2 needs 112 kB in /dev/shm")
+        assert found.stderr.startswith("error: TrainingError: training.num_workers=2 needs 112 kB in /dev/shm")
     assert not any(text in found.stderr for text in ("Traceback", "Alarm")), found.stderr
 
 
@@ -51,28 +51,28 @@ def test_what_is_handed_over_is_the_same() -> None:
 
 
 def test_waits_for_a_batch_end(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "MOST_WAIT_SECONDS", 1)
+    monkeypatch.setattr(loader, "MAX_WAIT_SECONDS", 1)
     monkeypatch.setattr(loader, "loaded", lambda store, task: time.sleep(60))
     from test_loader import drawn
 
-    config = settings(workers=1)
-    waiting = Loader(easy_store, config, Processes(torch.device("cpu")))
-    with pytest.raises(TrainingError, match="workers must gather a batch in time"), limits_are_refused(tmp_path):
+    config = settings(num_workers=1)
+    waiting = EpochLoader(easy_store, config, DistributedContext(torch.device("cpu")))
+    with pytest.raises(TrainingError, match="workers must gather a batch in time"), translate_resource_errors(tmp_path):
         next(waiting.steps(drawn(easy_store, config)))
 
 
 def work_in_the_first() -> str:
     """One that is too busy to give signs of life is not waited for longer than it may be silent."""
     distributed.SIGN_SECONDS, distributed.SILENCE_SECONDS = 30.0, 1.0
-    with joined("cpu") as processes:
-        processes.ready("a long work", (lambda: time.sleep(4)) if processes.first else None)
+    with distributed_context("cpu") as processes:
+        processes.run_then_barrier("a long work", (lambda: time.sleep(4)) if processes.is_main else None)
     return "done"
 
 
 def work_with_signs() -> str:
     distributed.SIGN_SECONDS, distributed.SILENCE_SECONDS = 0.2, 1.5
-    with joined("cpu") as processes:
-        processes.ready("a long work", (lambda: time.sleep(4)) if processes.first else None)
+    with distributed_context("cpu") as processes:
+        processes.run_then_barrier("a long work", (lambda: time.sleep(4)) if processes.is_main else None)
     return "done"
 
 
@@ -86,7 +86,7 @@ def test_processes_wait_for_signs_of_life_alone() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_noted(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with noting_sigterm() as asked:
+    with capture_sigterm() as asked:
         os.kill(os.getpid(), number)
         assert asked.to_stop
     assert signal.getsignal(number) is before
@@ -95,7 +95,7 @@ def test_signals_are_noted(number: signal.Signals) -> None:
 def test_an_ignored_hangup_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with noting_sigterm() as asked:
+        with capture_sigterm() as asked:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not asked.to_stop
     finally:

@@ -35,13 +35,13 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_what_lies_in_it() -> None:
-    assert Range(low=1, high=3).has(3)
-    assert not Range(low=1, high=3).has(2.5)
-    assert Range(low=0, high=0.5).has(0.25)
-    assert not Range(low=0, high=0.5).has(0.6)
-    assert not Range(low=0, high=0.5).has(None)
-    assert Choice(("a", 2)).has(2)
-    assert not Choice(("a", 2)).has("b")
+    assert Range(low=1, high=3).contains(3)
+    assert not Range(low=1, high=3).contains(2.5)
+    assert Range(low=0, high=0.5).contains(0.25)
+    assert not Range(low=0, high=0.5).contains(0.6)
+    assert not Range(low=0, high=0.5).contains(None)
+    assert Choice(("a", 2)).contains(2)
+    assert not Choice(("a", 2)).contains("b")
 
 
 @pytest.mark.parametrize(

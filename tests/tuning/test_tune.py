@@ -15,9 +15,9 @@ import pytest
 from support.easy_log import FAST, TINY, Ended, alone, die
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError
-from tsa.training.train_step import Learner
+from tsa.training.train_step import TrainStep
 from tsa.tuning import tune as tuning
-from tsa.tuning.search import Search, alone_in
+from tsa.tuning.search import Search, lock_folder
 from tsa.tuning.space import Space
 from tsa.tuning.tune import tune
 
@@ -39,7 +39,7 @@ def search(store: EventStore, space: dict[str, Any] | None = None, **changes: An
     return Search(
         **{
             "store": store,
-            "fixed": fixed | {"training.epochs": 1, "training.checkpoint_minutes": 1e-4},
+            "fixed": fixed | {"training.epochs": 1, "training.checkpoint_every_minutes": 1e-4},
             "space": Space.from_dict(space or SPACE),
             **changes,
         }
@@ -52,7 +52,7 @@ def tried(out: Path) -> pl.DataFrame:
 
 def searched(path: str, out: str, trials: int, dies_in: int | None = None, at: str = "its end") -> None:
     """Search in a process of its own, which is killed in a trial, or asked to stop."""
-    original, learn, now = tuning._value, Learner.step, None
+    original, learn, now = tuning._value, TrainStep.step, None
 
     def value_of(search: Search, trial: Any, *rest: Any) -> float:
         nonlocal now
@@ -62,13 +62,13 @@ def searched(path: str, out: str, trials: int, dies_in: int | None = None, at: s
             die()
         return value
 
-    def step(learner: Learner, *rest: Any) -> Any:
+    def step(learner: TrainStep, *rest: Any) -> Any:
         made = learn(learner, *rest)
         if now == dies_in and learner.schedule.state_dict()["steps"] == 3 and at != "its end":
             die() if at == "its midst" else os.kill(os.getpid(), signal.SIGTERM)
         return made
 
-    tuning._value, Learner.step = value_of, step  # type: ignore[method-assign]
+    tuning._value, TrainStep.step = value_of, step  # type: ignore[method-assign]
     tune(search(EventStore.open(path)), out, trials=trials)
 
 
@@ -127,7 +127,7 @@ def test_trials_that_cannot_be_trained_count(easy_store: EventStore, tmp_path: P
     """Two settings that are allowed alone and refused together."""
     sgd = {
         **{"training.epochs": 1, "training.optimizer": "sgd"},
-        **{"training.schedule": "one_cycle", "training.cycle_momentum": False},
+        **{"training.lr_schedule": "one_cycle", "training.cycle_momentum": False},
     }
     made = search(
         easy_store, {"training": {"nesterov": [True, False], "momentum": [0.0, 0.5]}}, fixed={**FIXED, **sgd}, seed=1
@@ -146,7 +146,7 @@ def test_trials_that_cannot_be_trained_count(easy_store: EventStore, tmp_path: P
 def test_what_is_worse_than_the_median_is_given_up(
     easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "ALONE", 1)
+    monkeypatch.setattr(tuning, "N_STARTUP_TRIALS", 1)
     fixed = {key: value for key, value in FIXED.items() if key != "training.learning_rate"}
     made = search(easy_store, {"training": {"learning_rate": [0.05, 1e-7]}}, fixed=fixed, seed=3)
     best = tune(made, tmp_path, trials=5)
@@ -182,13 +182,13 @@ def test_a_folder_of_something_else(whole: Path, easy_store: EventStore, tmp_pat
         tune(search(easy_store), tmp_path / "diary.txt")
     with pytest.raises(ConfigError, match="trials must be at least 1, however: 0"):
         tune(search(easy_store), tmp_path / "new", trials=0)
-    with alone_in(whole), pytest.raises(ConfigError, match="must not be searched twice at once"):
+    with lock_folder(whole), pytest.raises(ConfigError, match="must not be searched twice at once"):
         tune(search(easy_store), whole, trials=4)
 
 
 def test_what_cannot_be_searched(easy_store: EventStore) -> None:
     for space, text in (
-        ({"training": {"metric": ["loss", "validation_roc_auc"]}}, "must be the same for all, however: training.metric"),
+        ({"training": {"metric": ["loss", "validation_roc_auc"]}}, "must be the same for all, however: training.monitor"),
         ({"training": {"epochs": [1, 2]}}, "a setting is either set or searched, however: training.epochs is both"),
         ({"training": {"patience": [0, 1]}}, r"space: training.patience: training.patience: .* greater than or equal to 1"),
         ({"model": {"norm": ["pre", "past"]}}, r"space: model.norm: .*past"),

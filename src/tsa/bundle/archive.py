@@ -21,18 +21,18 @@ from tsa.bundle.manifest import FILES, GRAPHS, HEAD, MANIFEST, OPTIONAL, SIGNATU
 from tsa.bundle.tar_stream import Tape
 from tsa.errors import BundleError, ConfigError
 from tsa.files.platform_files import is_marker
-from tsa.files.writing import replaced_file, replaced_folder
+from tsa.files.writing import atomic_file, atomic_folder
 
 ENDS = (".tar.gz", ".tgz")
 KNOWN = {*FILES, *OPTIONAL, MANIFEST, SIGNATURE}
-MOST_BYTES, MOST_TEXT, MOST_HEAD = 4 * 2**30, 256 * 2**20, 2**20
+MAX_BYTES, MAX_TEXT, MAX_HEAD = 4 * 2**30, 256 * 2**20, 2**20
 """Of all files together, of one that holds text, and of the manifest or the signature."""
 
 Sizes = Mapping[str, int]
 """Bytes by name."""
 
 
-class Source(Protocol):
+class BundleSource(Protocol):
     """Where a bundle's files are."""
 
     def head(self) -> dict[str, bytes]:
@@ -50,7 +50,7 @@ def is_archive(path: Path) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
+def opened(path: Path) -> Iterator[BundleSource]:
     """The folder or archive at `path`. What cannot be read of it is a BundleError."""
     try:
         if path.is_file():
@@ -70,14 +70,14 @@ class Folder:
         self._path = path
 
     def head(self) -> dict[str, bytes]:
-        """As `Source`."""
+        """As `BundleSource`."""
         if not (self._path / MANIFEST).is_file():
             raise FileNotFoundError(f"there is no {MANIFEST}")
         names = [name for name in HEAD if os.path.lexists(self._path / name)]
         return {name: self._read(name, self._size(name)) for name in names}
 
     def files(self, sizes: Sizes) -> dict[str, bytes]:
-        """As `Source`."""
+        """As `BundleSource`."""
         names = sorted(path.name for path in self._path.iterdir() if not is_marker(path.name))
         found = {name: self._size(name) for name in names if name not in HEAD}
         _refuse_others(found, sizes, str(self._path))
@@ -100,13 +100,13 @@ class Folder:
 
 
 class Archive:
-    """The files of an archive, at its top or in one folder, as `packed` writes them, or `tar`, or Python's `tarfile`."""
+    """The files of an archive, at its top or in one folder, as `to_tar_gz` writes them, or `tar`, or Python's `tarfile`."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
 
     def head(self) -> dict[str, bytes]:
-        """As `Source`. All that stands before them is unpacked and dropped."""
+        """As `BundleSource`. All that stands before them is unpacked and dropped."""
         found: dict[str, bytes] = {}
         for name, size, tape in self._members():
             if name in HEAD:
@@ -118,7 +118,7 @@ class Archive:
         return found
 
     def files(self, sizes: Sizes) -> dict[str, bytes]:
-        """As `Source`. It is read to its end, and is sound only if the checksum after its last byte is right."""
+        """As `BundleSource`. It is read to its end, and is sound only if the checksum after its last byte is right."""
         found: dict[str, bytes] = {}
         there: dict[str, int] = {}
         for name, size, tape in self._members():
@@ -155,15 +155,15 @@ def write_contents(contents: Contents, path: Path) -> None:
     """
     if is_archive(path):
         _refuse_foreign(path)
-        with replaced_file(path) as aside:
-            aside.write_bytes(packed(contents))
+        with atomic_file(path) as aside:
+            aside.write_bytes(to_tar_gz(contents))
         return
-    with replaced_folder(path, MANIFEST) as folder:
+    with atomic_folder(path, MANIFEST) as folder:
         for name, data in contents.items():
             (folder / name).write_bytes(data)
 
 
-def packed(contents: Contents) -> bytes:
+def to_tar_gz(contents: Contents) -> bytes:
     """The bytes of an archive: manifest and signature first, then members by name, without times or owners."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -198,10 +198,10 @@ def _refuse_others(found: Sizes, sizes: Sizes, where: str) -> None:
 
 
 def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
-    most = MOST_BYTES if name in (WEIGHTS, *GRAPHS.values()) else MOST_HEAD if name in HEAD else MOST_TEXT
-    most = min(most, MOST_BYTES)
-    if size > most or total > MOST_BYTES:
-        rule = f"must have at most {most:,} bytes, and all files {MOST_BYTES:,}"
+    most = MAX_BYTES if name in (WEIGHTS, *GRAPHS.values()) else MAX_HEAD if name in HEAD else MAX_TEXT
+    most = min(most, MAX_BYTES)
+    if size > most or total > MAX_BYTES:
+        rule = f"must have at most {most:,} bytes, and all files {MAX_BYTES:,}"
         raise BundleError(f"{where} {rule}, however: {size:,} of {max(size, total):,}")
 
 

@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from tsa.bundle.archive import write_contents
-from tsa.bundle.decisions import Decision, Decisions
+from tsa.bundle.decisions import Decision, DecisionPolicy
 from tsa.bundle.graphs import refuse_outside
 from tsa.bundle.manifest import (
     CALIBRATION,
@@ -46,7 +46,7 @@ from tsa.bundle.manifest import (
     THRESHOLDS,
     WEIGHTS,
     Contents,
-    sealed,
+    build_manifest,
     to_json,
 )
 from tsa.bundle.model_card import model_card
@@ -76,7 +76,7 @@ class Bundle:
     network: TSANetwork
     training: Mapping[str, Any]
     calibration: Calibration | None = None
-    thresholds: Decisions | None = None
+    thresholds: DecisionPolicy | None = None
     metrics: Mapping[str, Any] | None = None
     """The evaluation, as plain values: `evaluation`, `calibration`, `comparison` of report.json."""
     data: Mapping[str, Any] | None = None
@@ -118,7 +118,7 @@ class Bundle:
         }
         files |= {name: to_json(value) for name, value in optional.items() if value is not None}
         facts = {"market_fingerprint": self.market.fingerprint, "torch": str(torch.__version__)}
-        return {**files, MANIFEST: sealed(files, facts)}
+        return {**files, MANIFEST: build_manifest(files, facts)}
 
     @classmethod
     def open(cls, path: str | Path, *, key: bytes | None = None) -> Bundle:
@@ -169,7 +169,7 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "network": network.eval(),
         "training": read("training.json"),
         "calibration": None if calibration is None else Calibration.from_dict(calibration),
-        "thresholds": None if thresholds is None else Decisions.from_dict(thresholds),
+        "thresholds": None if thresholds is None else DecisionPolicy.from_dict(thresholds),
         "metrics": read(METRICS),
         "data": read(DATA),
         "graphs": {precision: contents[name] for precision, name in GRAPHS.items() if name in contents},
@@ -193,13 +193,13 @@ def _unreadable_is_refused(path: str | Path) -> Iterator[None]:
         raise BundleError(f"{path} cannot be read: {error}") from error
 
 
-def decide_bundle(path: Path, texts: Sequence[str], *, score: str, otherwise: str = "accept") -> Decisions:
+def set_decision_policy(path: Path, texts: Sequence[str], *, score: str, otherwise: str = "accept") -> DecisionPolicy:
     """Write decisions, `NAME=LIMIT` each, into the bundle at `path`, which is sealed anew.
 
     ConfigError for decisions that are none, or by a score that the bundle is not calibrated for.
     """
     bundle = Bundle.open(path)
-    made = Decisions(score=score, decisions=tuple(map(_decision, texts)), otherwise=otherwise)
+    made = DecisionPolicy(score=score, decisions=tuple(map(_decision, texts)), default=otherwise)
     calibration = bundle.calibration
     if score != "raw_score" and (calibration is None or getattr(calibration, score) is None):
         raise ConfigError(f"thresholds: decisions go by {score}, however: the bundle is not calibrated for it")

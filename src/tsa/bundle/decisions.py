@@ -1,7 +1,7 @@
 """What to do with a payment: decisions, each from a score on, the strictest first.
 
     {"version": 1, "score": "percentile", "decisions": [{"name": "decline", "at_least": 0.999},
-     {"name": "review", "at_least": 0.98}], "otherwise": "accept"}
+     {"name": "review", "at_least": 0.98}], "default": "accept"}
 
 It knows scores by name; not where they come from.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tsa.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 SCORES = ("raw_score", "percentile", "probability")
 
 
@@ -30,12 +30,12 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decisions:
-    """The decisions of a bundle by one of its scores; `otherwise` is for the payments below all of them."""
+class DecisionPolicy:
+    """The decisions of a bundle by one of its scores; `default` is for the payments below all of them."""
 
     score: str
     decisions: tuple[Decision, ...]
-    otherwise: str = "accept"
+    default: str = "accept"
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
@@ -43,28 +43,28 @@ class Decisions:
         if not self.decisions:
             raise ConfigError("thresholds: at least one decision is needed, however: there is none")
         names = [decision.name for decision in self.decisions]
-        if len({*names, self.otherwise}) <= len(names) or not all(names):
-            raise ConfigError(f"thresholds: decisions must have different names, however: {[*names, self.otherwise]}")
+        if len({*names, self.default}) <= len(names) or not all(names):
+            raise ConfigError(f"thresholds: decisions must have different names, however: {[*names, self.default]}")
         limits = [decision.at_least for decision in self.decisions]
         if not all(0.0 <= limit <= 1.0 for limit in limits) or len(set(limits)) < len(limits):
             raise ConfigError(f"thresholds: at_least must be different numbers in [0, 1], however: {limits}")
         strictest_first = tuple(sorted(self.decisions, key=lambda decision: -decision.at_least))
         object.__setattr__(self, "decisions", strictest_first)
 
-    def of(self, columns: Mapping[str, NDArray[Any]]) -> list[str]:
+    def decide(self, columns: Mapping[str, NDArray[Any]]) -> list[str]:
         """(n,) the decision for each payment, by its scores of that name. ConfigError where the bundle has no such score."""
         if self.score not in columns:
             raise ConfigError(
                 f"thresholds: decisions go by {self.score}, however: the bundle gives {', '.join(columns)}"
             )
         limits = np.array([decision.at_least for decision in reversed(self.decisions)])
-        names = [self.otherwise, *(decision.name for decision in reversed(self.decisions))]
+        names = [self.default, *(decision.name for decision in reversed(self.decisions))]
         return [names[at] for at in np.searchsorted(limits, columns[self.score].astype(np.float64), side="right")]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         decisions = [{"name": decision.name, "at_least": decision.at_least} for decision in self.decisions]
-        return {"version": VERSION, "score": self.score, "decisions": decisions, "otherwise": self.otherwise}
+        return {"version": VERSION, "score": self.score, "decisions": decisions, "default": self.default}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
@@ -73,6 +73,6 @@ class Decisions:
             if table["version"] != VERSION:
                 raise ConfigError(f"thresholds: this program reads version {VERSION}, however: {table['version']!r}")
             decisions = tuple(Decision(str(d["name"]), float(d["at_least"])) for d in table["decisions"])
-            return cls(score=table["score"], decisions=decisions, otherwise=str(table["otherwise"]))
+            return cls(score=table["score"], decisions=decisions, default=str(table["default"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"thresholds: not what this program writes: {error!r}") from error

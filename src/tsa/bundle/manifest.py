@@ -13,7 +13,7 @@ from typing import Any
 
 from tsa.errors import BundleError
 
-VERSION = 2
+VERSION = 3
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "model_card.md"
 HEAD = (MANIFEST, SIGNATURE)
 """What is read first: it says what the other files must be, and who vouches for that."""
@@ -29,7 +29,7 @@ Contents = Mapping[str, bytes]
 """Files by name."""
 
 
-def sealed(contents: Contents, facts: Mapping[str, Any]) -> bytes:
+def build_manifest(contents: Contents, facts: Mapping[str, Any]) -> bytes:
     """The manifest of files: `facts`, size and sha256 of each file, and a sha256 of all that, so no byte changes unseen."""
     files = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in sorted(contents.items())}
     manifest = {"version": VERSION, **facts, "files": files}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from tsa.bundle.decisions import Decisions
+from tsa.bundle.decisions import DecisionPolicy
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.model import ModelConfig, TSANetwork
@@ -59,7 +59,7 @@ class CardFacts(Protocol):
         """From raw scores to percentiles and probabilities."""
 
     @property
-    def thresholds(self) -> Decisions | None:
+    def thresholds(self) -> DecisionPolicy | None:
         """The decisions, by score."""
 
     @property
@@ -151,7 +151,7 @@ def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     for segment, values in (evaluation.get("segments") or {}).items():
         lines += ["", *_segment(segment, values)]
     comparison = metrics.get("comparison")
-    return lines if not comparison else [*lines, "", comparison["plain"]]
+    return lines if not comparison else [*lines, "", comparison["summary"]]
 
 
 def _segment(name: str, values: Sequence[Mapping[str, Any]]) -> Iterator[str]:

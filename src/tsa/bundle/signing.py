@@ -15,7 +15,7 @@ from typing import Any
 from tsa.bundle.archive import opened, write_contents
 from tsa.bundle.manifest import MANIFEST, SIGNATURE, Contents, check_hashes, read_manifest, sha256, sizes_of, to_json
 from tsa.errors import BundleError, ConfigError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 from tsa.system_errors import naming
 
 KIND = "ed25519"
@@ -33,7 +33,7 @@ def make_keys(private: Path, public: Path) -> None:
         try:
             file.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
             file.flush()
-            with replaced_file(public) as aside:
+            with atomic_file(public) as aside:
                 aside.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
         except BaseException:
             private.unlink()  # half a pair is none

@@ -21,11 +21,11 @@ PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-MOST_EXTENSION, MOST_HEADERS = 2**20, 10_000
+MAX_EXTENSION, MAX_HEADERS = 2**20, 10_000
 """Bytes of a header that extends another one, and headers in all."""
-MOST_AFTER = 2**20
+MAX_AFTER = 2**20
 """Of zeros after the last file; tar writes 10 kB at most."""
-MOST_TIMES, FREE_BYTES = 100, 256 * 2**20
+MAX_TIMES, FREE_BYTES = 100, 256 * 2**20
 """A stream may unpack to so many times its size, or to so many bytes. Weights do not shrink, JSON to a tenth or so."""
 PIECE = 2**20
 
@@ -36,7 +36,7 @@ class Tape:
     def __init__(self, unpacked: BinaryIO, packed_size: int, where: str, files: Collection[str] = ()) -> None:
         """files: names that no folder may have."""
         self._in, self._where, self._files = unpacked, where, files
-        self._budget = max(FREE_BYTES, MOST_TIMES * packed_size)
+        self._budget = max(FREE_BYTES, MAX_TIMES * packed_size)
         self._left = self._gap = 0
         """Bytes of the member that were not read yet, and zeros after it."""
 
@@ -45,7 +45,7 @@ class Tape:
         name: str | None = None
         size: int | None = None
         extension = ""
-        for _ in range(MOST_HEADERS):
+        for _ in range(MAX_HEADERS):
             member = self._header()
             if member is None:
                 if extension:
@@ -78,7 +78,7 @@ class Tape:
                 yield folder, last, own
                 continue
             raise self._odd(path)
-        raise BundleError(f"{self._where} must have at most {MOST_HEADERS:,} entries")
+        raise BundleError(f"{self._where} must have at most {MAX_HEADERS:,} entries")
 
     def read(self, size: int) -> bytes:
         """The next bytes of the current member."""
@@ -95,7 +95,7 @@ class Tape:
         return tarfile.TarInfo.frombuf(block, "utf-8", "replace") if any(block) else None
 
     def _extension(self, member: tarfile.TarInfo) -> bytes:
-        if not 0 <= member.size <= MOST_EXTENSION:
+        if not 0 <= member.size <= MAX_EXTENSION:
             raise self._odd(member.name)
         data = self._take(member.size)
         self._take(-member.size % tarfile.BLOCKSIZE)
@@ -120,8 +120,8 @@ class Tape:
         return data
 
     def _refuse_more(self) -> None:
-        rest = self._in.read(MOST_AFTER + 1)
-        if len(rest) > MOST_AFTER or rest.strip(b"\0"):
+        rest = self._in.read(MAX_AFTER + 1)
+        if len(rest) > MAX_AFTER or rest.strip(b"\0"):
             raise BundleError(f"{self._where} must end after its last file (more stands there)")
 
     def _odd(self, path: str) -> BundleError:
@@ -130,7 +130,7 @@ class Tape:
         )
 
     def _too_much(self, path: str) -> BundleError:
-        most = f"{MOST_TIMES} times its size, or {FREE_BYTES:,} bytes"
+        most = f"{MAX_TIMES} times its size, or {FREE_BYTES:,} bytes"
         where = f"{self._where}/{_shown(path)}" if path else self._where
         return BundleError(f"{where} must not unpack to more than {most}: this is no bundle")
 

@@ -1,4 +1,4 @@
-"""A monotone logistic regression on cubic B-splines: the probability score of the original, fitted here with SciPy.
+"""A monotone logistic regression on cubic B-splines: the probability score of the legacy system, fitted here with SciPy.
 
 Binomial likelihood with logit link; coefficients that do not fall, so that probability never falls as the score rises
 (for B-splines that is enough; Ramsay 1988); a penalty of 1e-10 on second differences, which only settles what data leave
@@ -24,19 +24,19 @@ DIGITS = 6
 """Scores are rounded to so many digits and grouped."""
 
 PENALTY = 1e-10
-FEWEST_POINTS = 10
+MIN_POINTS = 10
 """Intervals between knots with so many points (different scores) or fewer are merged."""
 
 TOP_LEVELS = (0.9, 0.99, 0.999, 0.9999)
-MOST_STEPS = 200
+MAX_STEPS = 200
 SETTLED = 1e-6
 """A step that lowers the loss by less than this share of it is the last: frauds alone at the top would pull for ever."""
 
-LEAST_COEFFICIENT = -25.0
+MIN_COEFFICIENT = -25.0
 """Where the lowest scores belong to genuine payments alone, their probability would fall to 0; 1e-11 is low enough."""
 
-LARGEST_COEFFICIENT = 1e12
-LEAST_RISE = 1e-6
+MAX_COEFFICIENT = 1e12
+MIN_RISE = 1e-6
 """From coefficient to coefficient: next to nothing, but it keeps the order of scores where the data ask for a level."""
 
 
@@ -63,8 +63,8 @@ def fit_bspline(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     data = Grouped.of(score, label)
     inner = inner_knots(np.round(score, DIGITS), data.score)
     knots = np.concatenate([np.zeros(DEGREE + 1), inner, np.ones(DEGREE + 1)])
-    coefficients = _Fit(data, csr_array(BSpline.design_matrix(data.score, knots, DEGREE))).solve()
-    if not np.abs(coefficients).max() < LARGEST_COEFFICIENT:
+    coefficients = _SplineFit(data, csr_array(BSpline.design_matrix(data.score, knots, DEGREE))).solve()
+    if not np.abs(coefficients).max() < MAX_COEFFICIENT:
         found = f"{np.abs(coefficients).max():g}"
         raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12, however: {found}")
     return knots, coefficients
@@ -72,7 +72,7 @@ def fit_bspline(score: Floats, label: Floats) -> tuple[Floats, Floats]:
 
 def inner_knots(score: Floats, points: Floats) -> Floats:
     """Knots inside (0, 1): quantiles of the scores (n,), more of them near 1, and a grid; each interval between two
-    holds more than `FEWEST_POINTS` of the points (m,), which are the different scores."""
+    holds more than `MIN_POINTS` of the points (m,), which are the different scores."""
     count = 20 if len(score) < 10_000 else 50 if len(score) <= 1_000_000 else 100
     quantiles = np.quantile(score, [*np.linspace(0, 1, count), *TOP_LEVELS])
     wanted = np.unique([*quantiles, *np.linspace(0, 1, 11)])
@@ -81,15 +81,15 @@ def inner_knots(score: Floats, points: Floats) -> Floats:
     below = np.searchsorted(points, wanted, side="left")
     begun = 0
     for knot, passed in zip(wanted.tolist(), below.tolist(), strict=True):
-        if passed - begun > FEWEST_POINTS:
+        if passed - begun > MIN_POINTS:
             kept.append(knot)
             begun = passed
-    if kept and len(points) - begun <= FEWEST_POINTS:
+    if kept and len(points) - begun <= MIN_POINTS:
         kept.pop()
     return np.array(kept)
 
 
-class _Fit:
+class _SplineFit:
     """Minus the log likelihood as a function of the K coefficients, and its minimum where they do not fall."""
 
     def __init__(self, data: Grouped, basis: csr_array) -> None:
@@ -98,7 +98,7 @@ class _Fit:
         second = np.diff(np.eye(size), n=2, axis=0)
         self.penalty = 2 * PENALTY * second.T @ second
         self.steps = np.tril(np.ones((size, size)))  # coefficients = steps @ (the first, then the increments)
-        self.least = np.r_[LEAST_COEFFICIENT, np.full(size - 1, LEAST_RISE)]
+        self.least = np.r_[MIN_COEFFICIENT, np.full(size - 1, MIN_RISE)]
 
     def loss(self, coefficients: Floats) -> float:
         """Minus the log likelihood, with the penalty."""
@@ -107,17 +107,17 @@ class _Fit:
         return float(0.5 * coefficients @ self.penalty @ coefficients - likelihood)
 
     def solve(self) -> Floats:
-        """(K,) the best coefficients. CalibrationError where they are not found in `MOST_STEPS` steps."""
+        """(K,) the best coefficients. CalibrationError where they are not found in `MAX_STEPS` steps."""
         rate = self.data.frauds.sum() / self.data.n.sum()
         # a slope to start with: where all coefficients are equal, every bound holds and little can move at first
-        at = max(np.log(rate / (1 - rate)), LEAST_COEFFICIENT + 2) + np.linspace(-1, 1, self.basis.shape[1])
+        at = max(np.log(rate / (1 - rate)), MIN_COEFFICIENT + 2) + np.linspace(-1, 1, self.basis.shape[1])
         loss = self.loss(at)
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             after, loss_after = self._shortened(at, loss, self._newton(at))
             gain, at, loss = loss - loss_after, after, loss_after
             if gain <= SETTLED * abs(loss):
                 return at
-        rule = f"it must settle in {MOST_STEPS} steps"
+        rule = f"it must settle in {MAX_STEPS} steps"
         raise CalibrationError(f"bspline fit fails its check: {rule}, however: it does not")
 
     def _newton(self, at: Floats) -> Floats:

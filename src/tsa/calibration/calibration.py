@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tsa.calibration.fitting import METHODS, fit_probability
-from tsa.calibration.percentile import PercentileMap, finite
+from tsa.calibration.percentile import PercentileMap, as_finite_array
 from tsa.calibration.probability import LogitMap, ProbabilityMap, read_probability
 from tsa.errors import CalibrationError
 
-VERSION = 1
+VERSION = 2
 
 Map = TypeVar("Map")
 
@@ -52,7 +52,7 @@ class Calibration:
         A map that the payments are too few or too alike for is left out, with the reason. CalibrationError for values out
         of bounds or an unknown method.
         """
-        score, label = finite("calibration score", scores), np.asarray(labels)
+        score, label = as_finite_array("calibration score", scores), np.asarray(labels)
         _check(score, label, method)
         known = label >= 0
         counts = {"payments": len(score), "labelled": int(known.sum()), "frauds": int((label == 1).sum())}

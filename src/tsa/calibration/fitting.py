@@ -13,13 +13,13 @@ from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 
 from tsa.calibration.bspline import fit_bspline
-from tsa.calibration.probability import NEAREST, BSplineMap, LogitMap, ProbabilityMap, StepMap
+from tsa.calibration.probability import EPSILON, BSplineMap, IsotonicMap, LogitMap, ProbabilityMap
 from tsa.errors import CalibrationError
 
 Floats = NDArray[np.float64]
 
-LEAST_ROWS, LEAST_FRAUDS = 1000, 10
-LEAST_VALUES = 11
+MIN_ROWS, MIN_FRAUDS = 1000, 10
+MIN_VALUES = 11
 """A map with fewer different probabilities than this has learned next to nothing."""
 TOLD_DIGITS = 6
 
@@ -46,11 +46,11 @@ def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     if not ((label == 0) | (label == 1)).all():
         raise CalibrationError("calibration labels must be 0 or 1, however: some are not")
     frauds = int(label.sum())
-    if len(score) < LEAST_ROWS or frauds < LEAST_FRAUDS or frauds == len(score):
-        needs = f"at least {LEAST_ROWS:,} payments whose outcome is known, {LEAST_FRAUDS} frauds among them and not all"
+    if len(score) < MIN_ROWS or frauds < MIN_FRAUDS or frauds == len(score):
+        needs = f"at least {MIN_ROWS:,} payments whose outcome is known, {MIN_FRAUDS} frauds among them and not all"
         raise CalibrationError(f"a probability needs {needs}, however: {len(score):,} payments, {frauds:,} frauds")
-    if (different := len(np.unique(score))) < LEAST_VALUES:
-        raise CalibrationError(f"a probability needs {LEAST_VALUES} different scores or more, however: {different}")
+    if (different := len(np.unique(score))) < MIN_VALUES:
+        raise CalibrationError(f"a probability needs {MIN_VALUES} different scores or more, however: {different}")
     return score, label
 
 
@@ -59,8 +59,8 @@ def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
     probability = fitted(score)
     # what keeps the order of scores on level stretches is not counted
     different = len(np.unique(np.round(probability, TOLD_DIGITS)))
-    if different < LEAST_VALUES:
-        rule = f"must give {LEAST_VALUES} different probabilities or more"
+    if different < MIN_VALUES:
+        rule = f"must give {MIN_VALUES} different probabilities or more"
         raise CalibrationError(f"{fitted.method} fit fails its check: it {rule}, however: {different}")
     own, constant = deviance(probability, label), deviance(np.full_like(label, label.mean()), label)
     if not own < constant:
@@ -79,10 +79,10 @@ def _bspline(score: Floats, label: Floats) -> BSplineMap:
     return BSplineMap(knots=tuple(knots.tolist()), coefficients=tuple(coefficients.tolist()))
 
 
-def _isotonic(score: Floats, label: Floats) -> StepMap:
+def _isotonic(score: Floats, label: Floats) -> IsotonicMap:
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, label)
     steps = np.maximum.accumulate(np.clip(fitted.y_thresholds_, 0.0, 1.0))
-    return StepMap(scores=tuple(fitted.X_thresholds_.tolist()), probabilities=tuple(steps.tolist()))
+    return IsotonicMap(scores=tuple(fitted.X_thresholds_.tolist()), probabilities=tuple(steps.tolist()))
 
 
 def _platt(score: Floats, label: Floats) -> LogitMap:
@@ -97,7 +97,7 @@ def _beta(score: Floats, label: Floats) -> LogitMap:
 
 
 def _held(score: Floats) -> Floats:
-    return np.clip(score, NEAREST, 1 - NEAREST)
+    return np.clip(score, EPSILON, 1 - EPSILON)
 
 
 def _logistic(x: Floats, label: Floats) -> list[float]:

@@ -20,7 +20,7 @@ from tsa.errors import CalibrationError
 Floats = NDArray[np.float64]
 
 QUANTILES = 1000
-"""Levels 0, 0.001, … 0.999; the original's percentiles."""
+"""Levels 0, 0.001, … 0.999; the legacy system's percentiles."""
 
 PER_DECADE = 250
 """Further levels in the top 1 %, for each tenfold rarer share of payments: steps of 1 % of what is left above."""
@@ -29,7 +29,7 @@ PER_DECADE = 250
 QUANTILE_ROUNDING = 1e-9
 """Quantiles of an imported map may fall by so much: interpolation rounds."""
 
-LEAST = float(np.finfo(np.float64).tiny)
+SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 """Scores below it are 0: between two of them a line would be too steep for a number."""
 
 
@@ -37,17 +37,17 @@ LEAST = float(np.finfo(np.float64).tiny)
 class PercentileMap:
     """From raw scores to percentiles in [0, 1]; a higher score never has a lower one.
 
-    rule "share": interpolated between the knots (score, share of payments below it). "original": the percentile of the
+    rule "share": interpolated between the knots (score, share of payments below it). "legacy": the percentile of the
     pair *after* the last one whose score is not above the raw score; see `_look_up`. Both: 0 for scores ≤ 0, 1 for ≥ 1.
     """
 
-    rule: Literal["share", "original"]
+    rule: Literal["share", "legacy"]
     scores: tuple[float, ...]
     percentiles: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.rule not in ("share", "original"):
-            raise CalibrationError(f"percentile rule must be 'share' or 'original', however: {self.rule!r}")
+        if self.rule not in ("share", "legacy"):
+            raise CalibrationError(f"percentile rule must be 'share' or 'legacy', however: {self.rule!r}")
         if not self.scores or len(self.scores) != len(self.percentiles):
             sizes = f"{len(self.scores)} scores, {len(self.percentiles)} percentiles"
             raise CalibrationError(f"a percentile map needs as many percentiles as scores, however: {sizes}")
@@ -69,7 +69,7 @@ class PercentileMap:
         values = np.asarray(scores, np.float64)
         if not ((values >= 0) & (values <= 1)).all():
             raise CalibrationError("calibration scores must lie in [0, 1], however: some do not")
-        values = np.where(values < LEAST, 0.0, values)
+        values = np.where(values < SMALLEST_NORMAL, 0.0, values)
         distinct, first = np.unique(np.sort(values), return_index=True)
         if len(distinct) < 2:
             found = f"{len(values)} payments with {len(distinct)} different scores"
@@ -81,17 +81,17 @@ class PercentileMap:
         return cls(rule="share", scores=tuple(distinct[kept].tolist()), percentiles=tuple(share[kept].tolist()))
 
     @classmethod
-    def original(cls, pairs: Sequence[Sequence[float]]) -> Self:
-        """The original's map: pairs [score quantile at p, p], ascending. CalibrationError where they are not."""
+    def from_legacy(cls, pairs: Sequence[Sequence[float]]) -> Self:
+        """The legacy system's map: pairs [score quantile at p, p], ascending. CalibrationError where they are not."""
         if not all(len(pair) == 2 for pair in pairs):
             raise CalibrationError("a percentile map must be pairs [score, percentile], however: some are not")
         scores, percentiles = (risen([float(pair[at]) for pair in pairs], QUANTILE_ROUNDING) for at in (0, 1))
-        return cls(rule="original", scores=scores, percentiles=percentiles)
+        return cls(rule="legacy", scores=scores, percentiles=percentiles)
 
     def __call__(self, raw: ArrayLike) -> Floats:
         """Percentiles of raw scores, of any shape, as float64. CalibrationError for a score that is no number."""
-        values = finite("raw score", raw)
-        found = self._look_up(values) if self.rule == "original" else self._interpolate(values)
+        values = as_finite_array("raw score", raw)
+        found = self._look_up(values) if self.rule == "legacy" else self._interpolate(values)
         out: Floats = np.where(values <= 0, 0.0, np.where(values >= 1, 1.0, found))
         return out
 
@@ -110,16 +110,18 @@ class PercentileMap:
         return (scores, percentiles) if scores[-1] >= 1 else (np.append(scores, 1.0), np.append(percentiles, 1.0))
 
     def _look_up(self, raw: Floats) -> Floats:
-        """The original's rule: the pair after the last one whose score is not above; see `_hits` for the scores of pairs."""
+        """The legacy system's rule: the pair after the last one whose score is not above; see `_exact_matches` for the scores of pairs."""
         scores, percentiles = self._arrays
         after = np.searchsorted(scores, raw, side="right")
         last = np.maximum(after - 1, 0)
-        out: Floats = np.where(scores[last] == raw, self._hits[last], percentiles[np.minimum(after, len(scores) - 1)])
+        out: Floats = np.where(
+            scores[last] == raw, self._exact_matches[last], percentiles[np.minimum(after, len(scores) - 1)]
+        )
         return out
 
     @cached_property
-    def _hits(self) -> Floats:
-        """(n,) what a raw score that equals a pair's gets. The original's bisection stops at the first pair it meets that has
+    def _exact_matches(self) -> Floats:
+        """(n,) what a raw score that equals a pair's gets. The legacy system's bisection stops at the first pair it meets that has
         this very score; where several share one, which that is depends on the order of the search, repeated here."""
         scores, percentiles = self._arrays
         low, high = np.zeros(len(scores), np.int64), np.full(len(scores), len(scores) - 1)
@@ -133,8 +135,8 @@ class PercentileMap:
         return out
 
     def pairs(self) -> list[list[float]]:
-        """The map in the original's form: 1000 pairs [score quantile at p, p]; an original one as it came."""
-        if self.rule == "original":
+        """The map in the legacy system's form: 1000 pairs [score quantile at p, p]; an original one as it came."""
+        if self.rule == "legacy":
             return [list(pair) for pair in zip(self.scores, self.percentiles, strict=True)]
         levels = np.arange(QUANTILES) / QUANTILES
         quantiles = np.interp(levels, self.percentiles, self.scores)
@@ -160,7 +162,7 @@ def risen(values: Sequence[float], rounding: float) -> tuple[float, ...]:
     return tuple(found)
 
 
-def finite(name: str, values: ArrayLike) -> Floats:
+def as_finite_array(name: str, values: ArrayLike) -> Floats:
     """Numbers as float64. CalibrationError where one is not finite: there is no score for it."""
     numbers = np.asarray(values, np.float64)
     bad = np.count_nonzero(~np.isfinite(numbers))

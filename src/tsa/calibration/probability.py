@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import BSpline
 
-from tsa.calibration.percentile import finite, risen
+from tsa.calibration.percentile import as_finite_array, risen
 from tsa.errors import CalibrationError
 
 Floats = NDArray[np.float64]
@@ -28,10 +28,10 @@ CERTAIN_ETA = 25.0
 ROUNDING = 1e-6
 """Coefficients and knots of an imported B-spline may fall by so much: its fit rounds, and so does the file it stands in."""
 
-NEAREST = 1e-12
+EPSILON = 1e-12
 """How near to 0 and 1 a raw score counts where its logit is taken."""
 
-TILT = 1e-6
+TIE_BREAK_SLOPE = 1e-6
 """How much of the raw score is mixed into a step function, so that equal steps keep the order of the scores."""
 
 
@@ -43,7 +43,7 @@ class ProbabilityMap(ABC):
 
     def __call__(self, raw: ArrayLike) -> Floats:
         """Probabilities of raw scores, of any shape, as float64. CalibrationError for a score that is no number."""
-        return self._of(finite("raw score", raw))
+        return self._of(as_finite_array("raw score", raw))
 
     @abstractmethod
     def _of(self, raw: Floats) -> Floats:
@@ -58,7 +58,7 @@ class ProbabilityMap(ABC):
 class BSplineMap(ProbabilityMap):
     """logit(p) = a cubic B-spline of the raw score on [0, 1] with rising coefficients; 0 for scores ≤ 0, 1 for ≥ 1.
 
-    The original's form: knots with boundary repeats, as many coefficients as knots less degree less 1.
+    The legacy system's form: knots with boundary repeats, as many coefficients as knots less degree less 1.
     """
 
     knots: tuple[float, ...]
@@ -93,8 +93,8 @@ class BSplineMap(ProbabilityMap):
         return BSpline(np.array(self.knots), np.array(self.coefficients), self.degree)
 
     @classmethod
-    def original(cls, table: Mapping[str, Any]) -> Self:
-        """The map in the original's `bspline_parameters.json`. CalibrationError where its fit had failed, or by a rule."""
+    def from_legacy(cls, table: Mapping[str, Any]) -> Self:
+        """The map in the legacy system's `bspline_parameters.json`. CalibrationError where its fit had failed, or by a rule."""
         if table.get("status", "Success") != "Success":
             raise CalibrationError(f"B-spline status must be 'Success', however: {table['status']!r}")
         knots, coefficients = (risen([float(v) for v in table[key]], ROUNDING) for key in ("knots", "coefficients"))
@@ -117,8 +117,8 @@ class BSplineMap(ProbabilityMap):
 
 
 @dataclass(frozen=True)
-class StepMap(ProbabilityMap):
-    """Isotonic regression: rising steps, joined by lines, and tilted by `TILT` so that no two scores become equal."""
+class IsotonicMap(ProbabilityMap):
+    """Isotonic regression: rising steps, joined by lines, and tilted by `TIE_BREAK_SLOPE` so that no two scores become equal."""
 
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
@@ -134,7 +134,7 @@ class StepMap(ProbabilityMap):
     def _of(self, raw: Floats) -> Floats:
         inside = np.clip(raw, 0.0, 1.0)
         steps = np.interp(inside, np.array(self.scores), np.array(self.probabilities))
-        out: Floats = (1 - TILT) * steps + TILT * inside
+        out: Floats = (1 - TIE_BREAK_SLOPE) * steps + TIE_BREAK_SLOPE * inside
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class LogitMap(ProbabilityMap):
         return cls("sampling", 1.0, 1.0, math.log(sampling_rate_genuine))
 
     def _of(self, raw: Floats) -> Floats:
-        inside = np.clip(raw, NEAREST, 1 - NEAREST)
+        inside = np.clip(raw, EPSILON, 1 - EPSILON)
         eta = self.a * np.log(inside) - self.b * np.log1p(-inside) + self.c
         out: Floats = np.where(eta >= 0, 1.0, np.exp(np.minimum(eta, 0.0))) / (1 + np.exp(-np.abs(eta)))
         return out
@@ -191,9 +191,9 @@ class LogitMap(ProbabilityMap):
         return cls(table["method"], *(float(table[key]) for key in ("a", "b", "c")))
 
 
-FORMS: dict[str, type[BSplineMap] | type[StepMap] | type[LogitMap]] = {
+FORMS: dict[str, type[BSplineMap] | type[IsotonicMap] | type[LogitMap]] = {
     "bspline": BSplineMap,
-    "isotonic": StepMap,
+    "isotonic": IsotonicMap,
     "platt": LogitMap,
     "beta": LogitMap,
     "sampling": LogitMap,

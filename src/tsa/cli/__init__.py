@@ -20,9 +20,9 @@ import logging
 import sys
 from typing import NoReturn
 
-from tsa.cli import bundle, data, evaluate, explain, history, monitor, score, serve, train, tune
+from tsa.cli import bundle, data, evaluate, explain, history, legacy, monitor, score, serve, train, tune
 from tsa.cli.app import app
-from tsa.cli.console import INTERRUPTED, errors, say
+from tsa.cli.console import INTERRUPTED, errors, print_line
 from tsa.cli.process_title import strike_out_passwords
 from tsa.cli.streams import flush_or_drop, print_any_character
 from tsa.errors import TSAError
@@ -36,6 +36,7 @@ __all__ = [
     "evaluate",
     "explain",
     "history",
+    "legacy",
     "main",
     "monitor",
     "score",
@@ -95,5 +96,5 @@ def _end_interrupted() -> NoReturn:
 def _refuse(text: str) -> NoReturn:
     with contextlib.suppress(OSError):  # a terminal that was closed: the exit code says it
         errors.print("error:", style="bold red", end=" ")
-        say(text, errors)
+        print_line(text, errors)
     sys.exit(REFUSED)

@@ -96,6 +96,6 @@ def set_aside(path: Path | None, limit: float | None) -> Quarantined | None:
     return None if path is None else Quarantined(path) if limit is None else Quarantined(path, limit)
 
 
-def beside(out: Path) -> Path | None:
+def log_path_for(out: Path) -> Path | None:
     """The log file of what is written to `out`; none beside a device or a pipe."""
     return None if is_stream(out) else out.absolute().parent / f"{out.absolute().name}.log"

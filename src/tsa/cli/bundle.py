@@ -10,8 +10,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tsa.cli.app import Quiet, app, beside
-from tsa.cli.console import console, say, session
+from tsa.cli.app import Quiet, app, log_path_for
+from tsa.cli.console import command_session, console, print_line
 from tsa.cli.score import BundleFolder
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
@@ -38,8 +38,8 @@ def show(bundle: BundleFolder) -> None:
         table.add_row(name, f"{len(contents[name]):,}")
     console.print(table)
     signer = signer_of(contents)
-    say(f"sha256: {opened.sha256}")
-    say(f"signed with the key {signer} (unchecked: tsa bundle verify)" if signer else "not signed")
+    print_line(f"sha256: {opened.sha256}")
+    print_line(f"signed with the key {signer} (unchecked: tsa bundle verify)" if signer else "not signed")
 
 
 @bundles.command()
@@ -60,7 +60,7 @@ def pack(
     if sagemaker:
         from tsa.integrations.sagemaker.packing import pack_for_sagemaker
 
-        say(f"{out}: {pack_for_sagemaker(bundle, out, wheel)} files")
+        print_line(f"{out}: {pack_for_sagemaker(bundle, out, wheel)} files")
         return
     if wheel is not None:
         raise ConfigError("--wheel goes with --sagemaker alone")
@@ -71,24 +71,24 @@ def pack(
     Bundle.open(bundle)
     contents, _ = read_bundle(bundle)
     write_contents(contents, out)
-    say(f"{out}: {len(contents)} files")
+    print_line(f"{out}: {len(contents)} files")
 
 
-@bundles.command()
-def decide(
+@bundles.command("set-thresholds")
+def set_thresholds(
     bundle: BundleFolder,
-    decision: Annotated[
+    threshold: Annotated[
         list[str], typer.Option(help="NAME=LIMIT: decided from this score on, such as review=0.98. Repeatable.")
     ],
     score: Annotated[str, typer.Option(help="raw_score, percentile or probability.")] = "percentile",
-    otherwise: Annotated[str, typer.Option(help="The decision below all limits.")] = "accept",
+    default: Annotated[str, typer.Option(help="The decision below all limits.")] = "accept",
 ) -> None:
     """Write into a bundle what is to be decided from which score on; the endpoint then says so with each score."""
-    from tsa.bundle.bundle import decide_bundle
+    from tsa.bundle.bundle import set_decision_policy
 
-    made = decide_bundle(bundle, decision, score=score, otherwise=otherwise)
+    made = set_decision_policy(bundle, threshold, score=score, otherwise=default)
     limits = ", ".join(f"{found.name} from {found.at_least:g} on" for found in made.decisions)
-    say(f"{bundle}: by {made.score}: {limits}, else {made.otherwise}")
+    print_line(f"{bundle}: by {made.score}: {limits}, else {made.default}")
 
 
 @bundles.command()
@@ -103,10 +103,10 @@ def diff(
     from tsa.evaluation.bundle_diff import diff_paths
     from tsa.files.writing import need_suffix, write_json
 
-    check_outputs([one, other, *(log or [])], files={"--out": out, "its log file": beside(other)})
+    check_outputs([one, other, *(log or [])], files={"--out": out, "its log file": log_path_for(other)})
     if out is not None:
         need_suffix("--out", out, ".json")
-    with session(quiet, beside(other)) as bars:
+    with command_session(quiet, log_path_for(other)) as bars:
         found = diff_paths(one, other, log or None, bars)
     if out is not None:
         write_json(out, found)
@@ -116,19 +116,21 @@ def diff(
 def print_diff(found: Mapping[str, Any]) -> None:
     """The differences, a table per kind."""
     for name in ("schema", "scaling", "model", "training"):
-        say(f"{name}: " + ("; ".join(found[name]) if found[name] else "the same"))
+        print_line(f"{name}: " + ("; ".join(found[name]) if found[name] else "the same"))
     for feature, values in found["vocabulary"].items():
-        say(
+        print_line(
             f"vocabulary {feature}: {len(values['added'])} added, {len(values['removed'])} removed, {values['kept']} kept"
         )
     weights = found["weights"]
     largest = ", ".join(f"{name} {value:.2g}" for name, value in list(weights["relative"].items())[:5])
     alone = f", {len(weights['of_one_alone'])} in one alone" if weights["of_one_alone"] else ""
     changed = f"weights: {weights['changed']} tensors changed{alone}" + (f", most: {largest}" if largest else "")
-    say("weights: the same" if weights["equal"] else changed)
+    print_line("weights: the same" if weights["equal"] else changed)
     methods = " → ".join(method or "none" for method in found["calibration"]["methods"])
-    say("calibration: " + ("the same" if found["calibration"]["equal"] else f"another, probabilities by {methods}"))
-    say("thresholds: " + ("; ".join(found["thresholds"]) if found["thresholds"] else "the same"))
+    print_line(
+        "calibration: " + ("the same" if found["calibration"]["equal"] else f"another, probabilities by {methods}")
+    )
+    print_line("thresholds: " + ("; ".join(found["thresholds"]) if found["thresholds"] else "the same"))
     if found["metrics"]:
         table = Table("metric", "one", "other", box=SIMPLE_HEAD)
         for name, values in found["metrics"].items():
@@ -143,7 +145,9 @@ def print_movement(moved: Mapping[str, Any]) -> None:
     correlation = moved["rank_correlation"]
     shown = "–" if correlation is None else f"{correlation:.4f}"
     overlap = ", ".join(f"{share:.1%} of the top {name}" for name, share in moved["top_overlap"].items())
-    say(f"scores of {moved['n']:,} payments: rank correlation {shown}, PSI {moved['psi']:.4f}; agreed on {overlap}")
+    print_line(
+        f"scores of {moved['n']:,} payments: rank correlation {shown}, PSI {moved['psi']:.4f}; agreed on {overlap}"
+    )
     table = Table("payment", "one", "other", title="moved most", box=SIMPLE_HEAD)
     for row in moved["moved_most"]:
         table.add_row(str(row["id"]), f"{row['one']:.4f}", f"{row['other']:.4f}")
@@ -160,7 +164,7 @@ def keygen(
 
     check_outputs([], files={"--private": private, "--public": public})
     make_keys(private, public)
-    say(f"{private} signs, {public} verifies")
+    print_line(f"{private} signs, {public} verifies")
 
 
 @bundles.command()
@@ -168,7 +172,7 @@ def sign(bundle: BundleFolder, key: Annotated[Path, typer.Option(help="The priva
     """Sign a bundle: from then on `verify` tells whether one byte of it was changed, and by whom it was made."""
     from tsa.bundle.signing import sign as sign_bundle
 
-    say(f"{bundle}: signed with the key {sign_bundle(bundle, key.read_bytes())}")
+    print_line(f"{bundle}: signed with the key {sign_bundle(bundle, key.read_bytes())}")
 
 
 @bundles.command()
@@ -182,6 +186,6 @@ def verify(
 
     opened = Bundle.open(bundle)
     if key is None:
-        say(f"{bundle}: whole ({opened.sha256}); its signature was not asked for (--key)")
+        print_line(f"{bundle}: whole ({opened.sha256}); its signature was not asked for (--key)")
     else:
-        say(f"{bundle}: whole, and signed with the key {verify_bundle(bundle, key.read_bytes())}")
+        print_line(f"{bundle}: whole, and signed with the key {verify_bundle(bundle, key.read_bytes())}")

@@ -29,10 +29,10 @@ logger = logging.getLogger("tsa")
 
 
 @contextmanager
-def session(quiet: bool, log: Path | None) -> Iterator[Progress]:
+def command_session(quiet: bool, log: Path | None) -> Iterator[Progress]:
     """Draw bars for what takes long, show warnings, log to a file if there is one; how it failed is logged as well."""
     logger.setLevel(logging.INFO)
-    handlers: list[logging.Handler] = [logging.NullHandler()] if quiet else [Notes()]
+    handlers: list[logging.Handler] = [logging.NullHandler()] if quiet else [WarningHandler()]
     if log is not None and (file := _log_file(log, quiet)) is not None:
         handlers.insert(0, file)
     for handler in handlers:
@@ -64,7 +64,7 @@ def _log_file(log: Path, quiet: bool) -> LogFile | None:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         if not quiet:
-            say(f"note: there is no log file ({log}: {error.strerror})", errors)
+            print_line(f"note: there is no log file ({log}: {error.strerror})", errors)
         return None
     file.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return file
@@ -98,7 +98,7 @@ class LogFile(logging.FileHandler):
         """Say once that the log is not written any more. Logging itself would print a traceback for each line."""
         if self.level < logging.CRITICAL:
             self.setLevel(logging.CRITICAL)
-            say(f"note: {self.baseFilename} cannot be written: {sys.exc_info()[1]}; the log ends here", errors)
+            print_line(f"note: {self.baseFilename} cannot be written: {sys.exc_info()[1]}; the log ends here", errors)
 
     def close(self) -> None:
         """Close the file; what it could not take is dropped."""
@@ -106,16 +106,16 @@ class LogFile(logging.FileHandler):
             super().close()
 
 
-class Notes(logging.Handler):
+class WarningHandler(logging.Handler):
     """Shows warnings on the terminal, above the bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Warnings alone: errors are shown when the program ends, all else is for the log file."""
         if record.levelno == logging.WARNING:
-            say(f"note: {record.getMessage()}", errors)
+            print_line(f"note: {record.getMessage()}", errors)
 
 
-def say(text: str, to: Console = console) -> None:
+def print_line(text: str, to: Console = console) -> None:
     """Print a line as it is: nothing in a path or a value is markup or an emoji, and no pipe is wrapped at 80 columns. What would
     move the cursor or hide is spelled out."""
     to.print(printable(text, keep="\n\t"), markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, beside, set_aside
-from tsa.cli.console import console, say, session
-from tsa.config.overrides import Settings
+from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, set_aside
+from tsa.cli.console import command_session, console, print_line
+from tsa.config.overrides import Overrides
 from tsa.data.log.quarantine import SetAside
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
@@ -63,14 +63,14 @@ def simulate(
         raise ConfigError(
             f"{rule}, however: --format {format_.value}, --market {market}, --truth {truth}, --set {set_}"
         )
-    check_outputs([market], files={"--out": out, "its log file": beside(out)})
-    settings = Settings.read(set_, market, learns=False)
+    check_outputs([market], files={"--out": out, "its log file": log_path_for(out)})
+    settings = Overrides.read(set_, market, learns=False)
     n = payments if payments is not None else 2_000 if wire else 200_000
     config = SimulationConfig(payments=n, days=days, start=start, fraud_rate=fraud_rate, seed=seed, with_truth=truth)
-    with session(quiet, beside(out)) as bars, bars("simulating", 1) as advance:
+    with command_session(quiet, log_path_for(out)) as bars, bars("simulating", 1) as advance:
         counts = write_simulation(config, out) if settings.market is None else write_wire(config, settings.market, out)
         advance(1)
-    say(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
+    print_line(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
 
 
 @app.command()
@@ -85,15 +85,15 @@ def prepare(
 ) -> None:
     """Read and check a log, fit the encoder on its training rows, write the event store."""
     aside = set_aside(quarantine, quarantine_limit)
-    files = {"--quarantine": quarantine, "its log file": beside(out)}
+    files = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     check_outputs([*logs, market], files=files, replaced={"--out": out})
-    settings = Settings.read(set_, market, learns=False)
-    with session(quiet, beside(out)) as bars:
+    settings = Overrides.read(set_, market, learns=False)
+    with command_session(quiet, log_path_for(out)) as bars:
         store = prepare_store(settings, logs, out, aside, bars)
     print_store(store)
 
 
-def prepare_store(settings: Settings, logs: list[str], out: Path, quarantine: SetAside, bars: Progress) -> Any:
+def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: SetAside, bars: Progress) -> Any:
     """The store of a log, with a bar."""
     from tsa.data.store.store import prepare
 

@@ -19,10 +19,10 @@ from tsa.cli.app import (
     Quiet,
     RunFolder,
     app,
-    beside,
+    log_path_for,
     set_aside,
 )
-from tsa.cli.console import console, say, session
+from tsa.cli.console import command_session, console, print_line
 from tsa.cli.score import BundleFolder
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
@@ -106,13 +106,13 @@ def evaluate(
     if is_archive(run) or (run / WEIGHTS).is_file():
         raise ConfigError(f"a bundle is measured on a log: tsa evaluate {run} --log LOG (got no --log)")
     from tsa.evaluation.evaluate import evaluate as evaluate_run
-    from tsa.evaluation.run import Run
+    from tsa.evaluation.run import TrainedRun
 
-    opened = Run.open(run, set_ or ())
-    with session(quiet, run / "evaluate.log") as bars:
+    opened = TrainedRun.open(run, set_ or ())
+    with command_session(quiet, run / "evaluate.log") as bars:
         report = evaluate_run(opened, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
     print_metrics(report)
-    say(f"report: {run / 'report.html'}")
+    print_line(f"report: {run / 'report.html'}")
 
 
 def _evaluate_on_log(bundle: Path, logs: list[str], out: Path, quiet: bool, **settings: Any) -> None:
@@ -124,10 +124,10 @@ def _evaluate_on_log(bundle: Path, logs: list[str], out: Path, quiet: bool, **se
         **{f"--out, {name}": out / name for name in WRITTEN},
     }
     check_outputs([bundle, *logs], files=files, into={"--out": out})
-    with session(quiet, out / "evaluate.log") as bars:
+    with command_session(quiet, out / "evaluate.log") as bars:
         report = evaluate_bundle(bundle, logs, out, progress=bars, **settings)
     print_metrics(report)
-    say(f"report: {out / 'report.html'}")
+    print_line(f"report: {out / 'report.html'}")
 
 
 @app.command()
@@ -158,11 +158,11 @@ def calibrate(
     from tsa.inference.recalibrate import calibrate_bundle
 
     kind = "files" if out.name.endswith(ENDS) else "replaced"
-    beside_it: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": beside(out)}
+    beside_it: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     outputs = {"files": beside_it, kind: {**(beside_it if kind == "files" else {}), "--out": out}}
     check_outputs([bundle, *logs], **outputs)
     aside = set_aside(quarantine, quarantine_limit)
-    with session(quiet, beside(out)) as bars:
+    with command_session(quiet, log_path_for(out)) as bars:
         made = calibrate_bundle(
             bundle,
             logs,
@@ -177,7 +177,7 @@ def calibrate(
     assert made.calibration is not None
     counts = made.calibration.counts
     labelled, frauds = counts["labelled"], counts["frauds"]
-    say(
+    print_line(
         f"{out}: percentiles of {counts['payments']:,} payments, {method} of {labelled:,} with a known outcome, {frauds:,} frauds"
     )
 
@@ -192,10 +192,10 @@ def compare(
 ) -> None:
     """Train LightGBM on the same rows with automatic aggregates; say plainly which of the two is better."""
     from tsa.evaluation.evaluate import compare_run
-    from tsa.evaluation.run import Run, read_report
+    from tsa.evaluation.run import TrainedRun, read_report
 
-    opened = Run.open(run, set_ or ())
-    with session(quiet, run / "compare.log") as bars:
+    opened = TrainedRun.open(run, set_ or ())
+    with command_session(quiet, run / "compare.log") as bars:
         comparison = compare_run(opened, seed=seed, replicates=replicates, progress=bars)
     print_metrics({**read_report(run), "comparison": comparison})
 
@@ -230,28 +230,28 @@ def thresholds(
     thresholds.html and thresholds.json beside the report; the run must be evaluated first.
     """
     from tsa.evaluation.report.thresholds import thresholds as choose
-    from tsa.evaluation.run import Run
+    from tsa.evaluation.run import TrainedRun
     from tsa.evaluation.thresholds import Costs
 
     costs = Costs(review=cost_review, capacity=review_capacity, fraud=cost_fraud, recovered=recovered)
-    opened = Run.open(run, set_ or ())
-    with session(quiet, run / "thresholds.log"):
+    opened = TrainedRun.open(run, set_ or ())
+    with command_session(quiet, run / "thresholds.log"):
         found = choose(opened, costs, amount_column=amount_column, replicates=replicates)
     print_thresholds(found)
-    say(found["plain"])
+    print_line(found["summary"])
     if save:
         save_best(run / "bundle", found["best"])
-    say(f"page: {run / 'thresholds.html'}")
+    print_line(f"page: {run / 'thresholds.html'}")
 
 
 def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
     """The best threshold as the bundle's decision; ConfigError where nothing pays."""
-    from tsa.bundle.bundle import decide_bundle
+    from tsa.bundle.bundle import set_decision_policy
 
     if best is None:
         raise ConfigError("--save needs a best threshold, however: no review pays at these costs")
-    decide_bundle(bundle, [f"review={best['threshold']!r}"], score="raw_score")
-    say(f"{bundle}: review from a raw score of {best['threshold']:.6g} on")
+    set_decision_policy(bundle, [f"review={best['threshold']!r}"], score="raw_score")
+    print_line(f"{bundle}: review from a raw score of {best['threshold']:.6g} on")
 
 
 def print_thresholds(found: Mapping[str, Any]) -> None:
@@ -294,7 +294,7 @@ def print_metrics(report: Mapping[str, Any]) -> None:
         table.add_row(label.format(k=k), *(_cell(found["metrics"].get(name)) for found in columns.values()))
     console.print(table)
     if comparison:
-        say(comparison["plain"])
+        print_line(comparison["summary"])
 
 
 def _cell(metric: Mapping[str, Any] | None) -> str:

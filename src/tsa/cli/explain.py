@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
-from tsa.cli.console import console, say, session
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
+from tsa.cli.console import command_session, console, print_line
 from tsa.cli.score import BundleFolder
 from tsa.files.outputs import check_outputs
 from tsa.printable import printable
@@ -45,24 +45,24 @@ def explain(
     from tsa.files.writing import need_suffix
     from tsa.inference.scorer import Scorer
 
-    log = beside(out or bundle)
+    log = log_path_for(out or bundle)
     check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log})
     if out is not None:
         need_suffix("--out", out, ".json")
     opened = Scorer.load(bundle, set_ or ()).bundle
-    with session(quiet, log) as bars:
+    with command_session(quiet, log) as bars:
         found = explain_log(opened, logs, id_, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
     for explanation in found:
         print_explanation(explanation)
     if out is not None:
         write_explanations(found, out)
-        say(f"explanations: {out}")
+        print_line(f"explanations: {out}")
 
 
 def print_explanation(explanation: Explanation) -> None:
     """A payment's scores, its reasons and what its histories count for."""
     scores = ", ".join(f"{TITLES.get(name, name)} {value:.4g}" for name, value in explanation.scores.items())
-    say(f"{printable(explanation.id)}, {(explanation.time or 'at no known time')}: {scores}")
+    print_line(f"{printable(explanation.id)}, {(explanation.time or 'at no known time')}: {scores}")
     table = Table("log odds", "reason", "code", box=SIMPLE_HEAD)
     table.columns[0].justify = "right"
     table.columns[2].style = "dim"
@@ -76,5 +76,7 @@ def print_explanation(explanation: Explanation) -> None:
     console.print(table)
     for history in explanation.histories:
         counted = "" if history.importance is None else f", counts for {history.importance:.0%}"
-        say(f"{history.name}: {len(history.events)} earlier payments{counted}, {history.attribution:+.3f} in all")
-    say("")
+        print_line(
+            f"{history.name}: {len(history.events)} earlier payments{counted}, {history.attribution:+.3f} in all"
+        )
+    print_line("")

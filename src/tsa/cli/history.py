@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
-from tsa.cli.console import say, session
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
+from tsa.cli.console import command_session, print_line
 from tsa.cli.score import BundleFolder
 from tsa.config.market import DAY_SECONDS, Market
 from tsa.errors import ConfigError
@@ -51,16 +51,16 @@ def load(
     It may be done again, or while the endpoint runs: what is in the store already stays as it is.
     """
     from tsa.inference.scorer import Scorer
-    from tsa.serving.history.backfill import fill
+    from tsa.serving.history.backfill import backfill
     from tsa.serving.history.factory import open_history
 
     file = _named(url) if url.startswith("sqlite:") else None
-    log = beside(_named(url))
+    log = log_path_for(_named(url))
     check_outputs([bundle, *logs], files={"--history": file, "--quarantine": quarantine, "its log file": log})
     opened = Scorer.load(bundle, set_ or ()).bundle
-    with open_history(url, allow_eviction=allow_eviction) as store, session(quiet, log) as bars:
-        filled = fill(store, opened, logs, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
-    say(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
+    with open_history(url, allow_eviction=allow_eviction) as store, command_session(quiet, log) as bars:
+        filled = backfill(store, opened, logs, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
+    print_line(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
 
 
 @history.command()
@@ -74,23 +74,25 @@ def show(
     from tsa.serving.history.base import PAYMENTS
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import history_lines
-    from tsa.serving.history.metadata import market_of, read_charter
+    from tsa.serving.history.metadata import read_metadata, stored_market
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
-        market = market_of(store)
+        market = stored_market(store)
         if key is not None:
             for line in history_lines(store, _key(market, key)):
-                say(line)
+                print_line(line)
             return
-        charter = read_charter(store) or {}
-        say(f"market {market.name}, fingerprint {charter['market_fingerprint']}, encoding {charter['encoding']}")
-        say(f"payments: {sum(1 for _ in store.scan(PAYMENTS)):,}")
+        store_metadata = read_metadata(store) or {}
+        print_line(
+            f"market {market.name}, fingerprint {store_metadata['market_fingerprint']}, encoding {store_metadata['encoding']}"
+        )
+        print_line(f"payments: {sum(1 for _ in store.scan(PAYMENTS)):,}")
         for found in market.history:
-            say(f"{found.name} ({found.key}): {sum(1 for _ in store.scan(found.name)):,} keys")
+            print_line(f"{found.name} ({found.key_column}): {sum(1 for _ in store.scan(found.name)):,} keys")
 
 
-@history.command()
-def erase(
+@history.command("delete")
+def delete(
     url: Url,
     key: Annotated[
         str,
@@ -103,15 +105,15 @@ def erase(
     """
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import erase as erase_key
-    from tsa.serving.history.metadata import market_of
+    from tsa.serving.history.metadata import stored_market
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
-        removed = erase_key(store, _key(market_of(store), key))
-    say(f"erased: {removed.payments:,} payments, {removed.events:,} events in histories")
+        removed = erase_key(store, _key(stored_market(store), key))
+    print_line(f"erased: {removed.payments:,} payments, {removed.events:,} events in histories")
 
 
 @history.command()
-def expire(
+def prune(
     url: Url,
     days: Annotated[
         float | None, typer.Option(help="Instead of the market's privacy.retention_days.", show_default=False)
@@ -120,17 +122,17 @@ def expire(
     """Let go of payments that are older than may be kept: by the market's privacy.retention_days, or by --days."""
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import expire as expire_before
-    from tsa.serving.history.metadata import market_of
+    from tsa.serving.history.metadata import stored_market
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
-        market = market_of(store)
+        market = stored_market(store)
         seconds = market.retention_seconds if days is None else days * DAY_SECONDS
         if not 0 < seconds < math.inf:
             raise ConfigError(
                 f"--days must be given and above 0 where the market keeps payments for ever, however: {days}"
             )
         removed = expire_before(store, time.time() - seconds, [found.name for found in market.history])
-    say(f"let go: {removed.payments:,} payments, {removed.events:,} events in histories")
+    print_line(f"let go: {removed.payments:,} payments, {removed.events:,} events in histories")
 
 
 @history.command()
@@ -145,7 +147,7 @@ def adopt(url: Url) -> None:
     with open_history(url, new="adopt") as store:
         store.adopt()
         count = sum(1 for _ in store.scan(PAYMENTS))
-    say(f"adopted: {'' if count else 'new store, '}{count:,} payments")
+    print_line(f"adopted: {'' if count else 'new store, '}{count:,} payments")
 
 
 def _named(url: str) -> Path:
@@ -156,10 +158,10 @@ def _named(url: str) -> Path:
 
 def _key(market: Market, text: str) -> tuple[str, str]:
     """HISTORY=VALUE as the store has it: veiled where the market asks for it."""
-    from tsa.serving.history.metadata import veiled
+    from tsa.serving.history.metadata import pseudonymised
 
     name, has, value = text.partition("=")
-    columns = {found.name: str(found.key) for found in market.history}
+    columns = {found.name: str(found.key_column) for found in market.history}
     if not has or name not in columns or not value:
         raise ConfigError(f"--key must be HISTORY=VALUE with a history of {sorted(columns)}, however: {text!r}")
-    return name, veiled(market, columns[name], value)
+    return name, pseudonymised(market, columns[name], value)

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from tsa.cli.app import MarketFile, Quiet, Sets, app, beside
-from tsa.cli.console import say, session
+from tsa.cli.app import MarketFile, Quiet, Sets, app, log_path_for
+from tsa.cli.console import command_session, print_line
 from tsa.cli.score import BundleFolder
-from tsa.config.overrides import Settings
+from tsa.config.overrides import Overrides
 from tsa.files.outputs import check_outputs
 
+legacy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Models of the legacy TSA system.")
+app.add_typer(legacy, name="legacy")
 
-@app.command()
-def import_original(
+
+@legacy.command("import")
+def import_legacy(
     folder: Annotated[
-        Path, typer.Argument(help="The folder with the original's weights and artefacts.", show_default=False)
+        Path, typer.Argument(help="The folder with the legacy system's weights and artefacts.", show_default=False)
     ],
     market: MarketFile,
     out: Annotated[Path, typer.Option("--out", help="The bundle to write.", show_default=False)],
@@ -31,41 +34,41 @@ def import_original(
         list[str] | None,
         typer.Option(
             help="KIND=P,P: positions of the preprocessor's numerical or engineered scales, from 0 on, that belong to no "
-            "feature. Repeatable; over original.leave_out of the market file.",
+            "feature. Repeatable; over legacy.leave_out of the market file.",
             show_default=False,
         ),
     ] = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make a bundle of a model that the original system trained: it then gives the same three scores here.
+    """Make a bundle of a model that the legacy system trained: it then gives the same three scores here.
 
     The folder holds the weights (a state dict), the constructor arguments (a .json file), cat_to_index.json,
     default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json; without the percentiles the
-    bundle has none. The market file declares the features in the original's order, and in [original] positions of the scales
+    bundle has none. The market file declares the features in the legacy system's order, and in [legacy] positions of the scales
     to leave out and defaults that the folder lacks. Whatever is missing or does not fit is listed in one error; nothing
     is executed.
     """
-    from tsa.legacy.importer import import_original as import_folder
+    from tsa.legacy.importer import import_legacy as import_folder
     from tsa.legacy.importer import left_out
 
-    check_outputs([folder, market, weights, config], files={"its log file": beside(out)}, replaced={"--out": out})
-    settings = Settings.read([*(set_ or []), *map(left_out, leave_out or [])], market, learns=False)
+    check_outputs([folder, market, weights, config], files={"its log file": log_path_for(out)}, replaced={"--out": out})
+    settings = Overrides.read([*(set_ or []), *map(left_out, leave_out or [])], market, learns=False)
     assert settings.market is not None
-    with session(quiet, beside(out)):
+    with command_session(quiet, log_path_for(out)):
         bundle = import_folder(folder, settings.market, weights=weights, config=config)
         bundle.save(out)
     names = ", ".join(history.name for history in bundle.market.history)
-    say(f"{out}: {sum(p.numel() for p in bundle.network.parameters()):,} parameters, history: {names}")
+    print_line(f"{out}: {sum(p.numel() for p in bundle.network.parameters()):,} parameters, history: {names}")
 
 
-@app.command()
+@legacy.command()
 def export_calibration(
     bundle: BundleFolder,
     out: Annotated[Path, typer.Option("--out", help="The folder to write into.", show_default=False)],
     quiet: Quiet = False,
 ) -> None:
-    """Write a bundle's calibration as the original's percentile_score.pkl and bspline_parameters.json.
+    """Write a bundle's calibration as the legacy system's percentile_score.pkl and bspline_parameters.json.
 
     For programs that read these two files. The percentiles become 1000 pairs of a score and a percentile.
     """
@@ -75,7 +78,7 @@ def export_calibration(
 
     check_outputs([bundle], into={"--out": out})
     opened = Bundle.open(bundle)
-    with session(quiet, out / "export.log"):
+    with command_session(quiet, out / "export.log"):
         written = write_original(opened.calibration or Calibration(), out)
     for path in written:
-        say(str(path))
+        print_line(str(path))

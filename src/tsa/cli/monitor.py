@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, set_aside
-from tsa.cli.console import say, session
+from tsa.cli.console import command_session, print_line
 from tsa.cli.score import BundleFolder
 from tsa.files.outputs import check_outputs
 
@@ -78,7 +78,7 @@ def monitor(
         },
         into={"--out": out},
     )
-    with session(quiet, out / "monitor.log") as bars:
+    with command_session(quiet, out / "monitor.log") as bars:
         found = watch(
             bundle,
             logs,
@@ -94,8 +94,8 @@ def monitor(
             progress=bars,
         )
     print_alerts(found)
-    say(found["plain"])
-    say(f"page: {out / 'monitor.html'}")
+    print_line(found["summary"])
+    print_line(f"page: {out / 'monitor.html'}")
     if any(alert["severity"] == "alert" for alert in found["alerts"]):
         raise typer.Exit(ALERT)
 
@@ -107,4 +107,4 @@ def print_alerts(found: Mapping[str, Any]) -> None:
         before = "" if alert["reference"] is None else f", reference {alert['reference']:.4g}"
         window = f"{alert['window']['start'][:10]} to {alert['window']['end'][:10]}"
         what = f"{alert['measure']}{about} {alert['value']:.4g}{before}, threshold {alert['threshold']:g}"
-        say(f"{alert['severity']}: {what}, {window}")
+        print_line(f"{alert['severity']}: {what}, {window}")

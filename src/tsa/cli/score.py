@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, beside, set_aside
-from tsa.cli.console import say, session
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
+from tsa.cli.console import command_session, print_line
 from tsa.files.outputs import check_outputs
 
 logger = logging.getLogger(__name__)
@@ -47,14 +47,14 @@ def score(
     from tsa.inference.scorer import Scorer, write_scores
 
     aside = set_aside(quarantine, quarantine_limit)
-    check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": beside(out)})
+    check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log_path_for(out)})
     scorer = Scorer.load(bundle, set_ or (), engine=engine, precision=precision)
     calibration = scorer.bundle.calibration
-    with session(quiet, beside(out)) as bars:
+    with command_session(quiet, log_path_for(out)) as bars:
         count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=aside, progress=bars), out)
         if calibration is not None and calibration.note:
             logger.warning("%s", calibration.note)
-    say(f"{out}: {count:,} payments")
+    print_line(f"{out}: {count:,} payments")
 
 
 @app.command()
@@ -78,11 +78,11 @@ def export(
     """
     from tsa.inference.export_bundle import export_bundle
 
-    check_outputs([bundle, log], files={"--out": out, "its log file": beside(bundle)})
-    with session(quiet, beside(bundle)) as bars:
+    check_outputs([bundle, log], files={"--out": out, "its log file": log_path_for(bundle)})
+    with command_session(quiet, log_path_for(bundle)) as bars:
         made = export_bundle(bundle, precision, log=log, copy=out, progress=bars)
     kind = "random payments" if log is None else "payments"
-    say(f"{bundle}: {made.file}, {made.bytes:,} bytes")
-    say(f"scores of {made.compared:,} {kind} within {made.difference.largest:.2g} of the network's")
+    print_line(f"{bundle}: {made.file}, {made.bytes:,} bytes")
+    print_line(f"scores of {made.compared:,} {kind} within {made.difference.largest:.2g} of the network's")
     graph, network = (1000 * made.seconds[name] for name in ("graph", "network"))
-    say(f"a single payment: {graph:.2f} ms, by the network {network:.2f} ms")
+    print_line(f"a single payment: {graph:.2f} ms, by the network {network:.2f} ms")

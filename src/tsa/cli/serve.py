@@ -44,9 +44,9 @@ def serve(
         Path | None, typer.Option(help="JSON lines with the shadow's differences.", show_default=False)
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Payments that the model takes at a time.")] = 32,
-    wait_ms: Annotated[float, typer.Option(help="How long a batch that is not full waits for more.")] = 0.0,
+    batch_wait_ms: Annotated[float, typer.Option(help="How long a batch that is not full waits for more.")] = 0.0,
     max_queue: Annotated[int, typer.Option(help="Payments that may wait; more are refused with 429.")] = 64,
-    queue_ms: Annotated[
+    max_queue_wait_ms: Annotated[
         float, typer.Option(help="How long the first of a whole batch may wait before more are refused with 429.")
     ] = 100.0,
     max_list: Annotated[int, typer.Option(help="Payments in a request.")] = 1000,
@@ -72,7 +72,9 @@ def serve(
     public_key: Annotated[
         Path | None, typer.Option(help="PEM file: serve only bundles that its private key signed.", show_default=False)
     ] = None,
-    drain: Annotated[float, typer.Option(help="Seconds of saying 503 after SIGTERM before the socket closes.")] = 1.0,
+    drain_seconds: Annotated[
+        float, typer.Option(help="Seconds of saying 503 after SIGTERM before the socket closes.")
+    ] = 1.0,
     set_: MarketSets = None,
 ) -> None:
     """Serve a bundle over HTTP: POST /v1/score, SageMaker's routes, the Open Inference Protocol, /metrics, a page at /.
@@ -102,9 +104,9 @@ def serve(
             shadow=shadow,
             shadow_file=shadow_file,
             max_batch=max_batch,
-            wait_ms=wait_ms,
+            batch_wait_ms=batch_wait_ms,
             max_queue=max_queue,
-            queue_ms=queue_ms,
+            max_queue_wait_ms=max_queue_wait_ms,
             max_list=max_list,
             max_bytes=max_bytes,
             rate=rate,
@@ -115,6 +117,6 @@ def serve(
             ssl_certificate=certificate,
             ssl_key=key,
             ssl_client_ca=client_ca,
-            drain_seconds=drain,
+            drain_seconds=drain_seconds,
         )
     )

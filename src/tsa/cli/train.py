@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, set_aside
-from tsa.cli.console import errors, logger, say, session
+from tsa.cli.console import command_session, errors, logger, print_line
 from tsa.cli.data import prepare_store
 from tsa.cli.epoch_table import epoch_table
 from tsa.cli.evaluate import print_metrics
-from tsa.config.overrides import Settings
+from tsa.config.overrides import Overrides
 from tsa.errors import TrainingStopped
 from tsa.files.outputs import Given, check_outputs
 from tsa.progress import silent
 
 if TYPE_CHECKING:
     from tsa.progress import Progress
-    from tsa.training.distributed import Processes
+    from tsa.training.distributed import DistributedContext
 
 STOPPED = 128 + signal.SIGTERM
 
@@ -57,13 +57,13 @@ def train(
     from tsa.data.store.store import EventStore
 
     _check_run(out, [store, settings_file])
-    settings = Settings.read(set_, file=settings_file)
-    with together(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
+    settings = Overrides.read(set_, file=settings_file)
+    with distributed_session(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
         train_run(
-            settings, EventStore.open(store), out, preset, bars, resume=resume, shown=processes.first and not quiet
+            settings, EventStore.open(store), out, preset, bars, resume=resume, shown=processes.is_main and not quiet
         )
-    if processes.first:
-        say(f"bundle: {out / 'bundle'}")
+    if processes.is_main:
+        print_line(f"bundle: {out / 'bundle'}")
 
 
 @app.command()
@@ -86,30 +86,30 @@ def run(
     """
     from tsa.data.store.store import EventStore
     from tsa.evaluation.baseline.lightgbm import refuse_incomparable
-    from tsa.evaluation.evaluate import compare_run, need_baseline
+    from tsa.evaluation.evaluate import compare_run, require_lightgbm
     from tsa.evaluation.evaluate import evaluate as evaluate_run
     from tsa.evaluation.run import read_report
 
     aside = set_aside(quarantine, quarantine_limit)
     _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
-    settings = Settings.read(set_, market, file=settings_file)
+    settings = Overrides.read(set_, market, file=settings_file)
     if comparison:
-        need_baseline()
-    with together(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
-        missing = processes.first and not (resume and (out / "store").exists())
+        require_lightgbm()
+    with distributed_session(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
+        missing = processes.is_main and not (resume and (out / "store").exists())
         work = partial(prepare_store, settings, logs, out / "store", aside, bars)
-        processes.ready("store", work if missing else None)
+        processes.run_then_barrier("store", work if missing else None)
         store = EventStore.open(out / "store", settings.market)
         if comparison:
             refuse_incomparable(store)
-        train_run(settings, store, out, preset, bars, resume=resume, shown=processes.first and not quiet)
-        if processes.first:
+        train_run(settings, store, out, preset, bars, resume=resume, shown=processes.is_main and not quiet)
+        if processes.is_main:
             evaluate_run(out, progress=bars)
-        if processes.first and comparison:
+        if processes.is_main and comparison:
             compare_run(out, progress=bars)
-    if processes.first:
+    if processes.is_main:
         print_metrics(read_report(out))
-        say(f"report: {out / 'report.html'}")
+        print_line(f"report: {out / 'report.html'}")
 
 
 def _check_run(out: Path, inputs: Sequence[Given], *, store: bool = False, quarantine: Path | None = None) -> None:
@@ -119,41 +119,41 @@ def _check_run(out: Path, inputs: Sequence[Given], *, store: bool = False, quara
 
 
 @contextmanager
-def together(
-    settings: Settings, out: Path, log: str, *, resume: bool, quiet: bool
-) -> Iterator[tuple[Processes, Progress]]:
+def distributed_session(
+    settings: Overrides, out: Path, log: str, *, resume: bool, quiet: bool
+) -> Iterator[tuple[DistributedContext, Progress]]:
     """The processes that torchrun started, or this one alone; the first has the terminal and the log file.
 
     Ends with 143 once a checkpoint was saved after SIGTERM. What ended another process, that one says itself.
     """
     from tsa.training import TrainingConfig
-    from tsa.training.distributed import OtherProcessError, joined
-    from tsa.training.run_folder import refuse_foreign, refuse_unfinished
+    from tsa.training.distributed import OtherProcessError, distributed_context
+    from tsa.training.run_folder import ensure_no_unfinished_run, ensure_run_folder
 
     config = TrainingConfig.make(settings.training)
     try:
-        with joined(config.device) as processes:
-            if not processes.first:
+        with distributed_context(config.device) as processes:
+            if not processes.is_main:
                 logger.addHandler(logging.NullHandler())
                 yield processes, silent
                 return
-            refuse_foreign(out)
+            ensure_run_folder(out)
             if not resume:
-                refuse_unfinished(out)
-            with session(quiet, out / log) as bars:
+                ensure_no_unfinished_run(out)
+            with command_session(quiet, out / log) as bars:
                 yield processes, bars
     except TrainingStopped as stopped:
-        if processes.first:
-            say(f"note: {stopped}", errors)
+        if processes.is_main:
+            print_line(f"note: {stopped}", errors)
         raise SystemExit(STOPPED) from None
     except OtherProcessError:
-        if processes.first:
+        if processes.is_main:
             raise
         raise SystemExit(2) from None
 
 
 def train_run(
-    settings: Settings, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool, shown: bool
+    settings: Overrides, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool, shown: bool
 ) -> None:
     """Train on a store with the settings given on the command line; on a terminal each epoch is `shown` as it ends."""
     from tsa.data.store.store import refuse_unmeasured

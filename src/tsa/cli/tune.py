@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from tsa.cli.app import Preset, Quiet, Sets, app
-from tsa.cli.console import errors, say, session
+from tsa.cli.console import command_session, errors, print_line
 from tsa.cli.train import STOPPED
-from tsa.config.overrides import Settings
+from tsa.config.overrides import Overrides
 from tsa.errors import TrainingStopped
 from tsa.files.outputs import check_outputs
 
@@ -47,17 +47,17 @@ def tune(
     from tsa.tuning.space import DEFAULT, Space
     from tsa.tuning.tune import tune as search
 
-    given = Settings.read(set_)
+    given = Overrides.read(set_)
     fixed = {f"training.{name}": value for name, value in given.training.items()}
     fixed |= {f"model.{name}": value for name, value in given.model.items()}
     what = Search(
         store=EventStore.open(store), preset=preset, fixed=fixed, space=Space.read(space or DEFAULT), seed=seed
     )
     try:
-        with session(quiet, out / "tune.log") as bars:
+        with command_session(quiet, out / "tune.log") as bars:
             best = search(what, out, trials=trials, progress=bars)
     except TrainingStopped as stopped:
-        say(f"note: {stopped}; the same command goes on with the search", errors)
+        print_line(f"note: {stopped}; the same command goes on with the search", errors)
         raise SystemExit(STOPPED) from None
-    say(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
-    say(f"settings: {out / 'best.toml'}")
+    print_line(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
+    print_line(f"settings: {out / 'best.toml'}")

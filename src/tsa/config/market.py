@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tsa.config import toml
-from tsa.config.optional_tables import Original, Privacy, Reasons, Serving, Wire
+from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
 from tsa.config.tables import (
     DAY_SECONDS,
     SPLITS,
@@ -25,14 +25,14 @@ from tsa.config.tables import (
     Event,
     Exclude,
     Features,
-    HistoryKey,
+    HistoryConfig,
     Input,
     Label,
     Monitoring,
     Numerical,
     Split,
 )
-from tsa.config.validation import Tables
+from tsa.config.validation import MarketTables
 from tsa.errors import MarketError
 
 __all__ = [
@@ -43,22 +43,22 @@ __all__ = [
     "Event",
     "Exclude",
     "Features",
-    "HistoryKey",
+    "HistoryConfig",
+    "InlineHistory",
     "Input",
     "Label",
+    "LegacyArtifacts",
     "Market",
     "Monitoring",
     "Numerical",
-    "Original",
     "Privacy",
     "Reasons",
     "Serving",
     "Split",
-    "Wire",
 ]
 
 
-class Market(Tables):
+class Market(MarketTables):
     """A market file, checked. Make one with `Market.load`; equal meaning gives an equal `fingerprint`."""
 
     @classmethod
@@ -66,8 +66,8 @@ class Market(Tables):
         """Read a market file, what it extends, and `key=value` overrides. Raises MarketError listing every finding."""
         layers = toml.read_layers(Path(path))
         for text in overrides:
-            layers.append(toml.override_layer(text, toml.fold(layers, _join)))
-        return _checked(toml.fold(layers, _join), str(path), layers)
+            layers.append(toml.override_layer(text, toml.merge_layers(layers, _join)))
+        return _checked(toml.merge_layers(layers, _join), str(path), layers)
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Market:
@@ -78,22 +78,24 @@ class Market(Tables):
         """This market with `key=value` overrides. Raises MarketError listing every finding."""
         layers = [toml.Layer(origin=f"market {self.name}", table=self.to_dict())]
         for text in texts:
-            layers.append(toml.override_layer(text, toml.fold(layers, _join)))
-        return _checked(toml.fold(layers, _join), f"market {self.name}", layers)
+            layers.append(toml.override_layer(text, toml.merge_layers(layers, _join)))
+        return _checked(toml.merge_layers(layers, _join), f"market {self.name}", layers)
 
     def to_dict(self) -> dict[str, Any]:
         """The meaning as plain JSON values, defaults filled in."""
         return self.model_dump(mode="json", exclude_none=True)
 
     @property
-    def meaning(self) -> dict[str, Any]:
-        """What makes it this market, as plain JSON values: all but `[reasons]`, `[serving]` and `[original]`."""
-        return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving", "original")}
+    def canonical_dict(self) -> dict[str, Any]:
+        """What makes it this market, as plain JSON values: all but `[reasons]`, `[serving]` and `[legacy]`."""
+        return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving", "legacy")}
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the meaning: not of key order, comments, `extends`, the spelling of dates, or tables that are no part of it."""
-        text = json.dumps(self.meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            self.canonical_dict, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
     @property
@@ -102,7 +104,7 @@ class Market(Tables):
         return math.inf if self.privacy is None else self.privacy.retention_seconds
 
     @property
-    def entity(self) -> HistoryKey:
+    def entity(self) -> HistoryConfig:
         """The history whose keys are ranked in the report."""
         return next(h for h in self.history if self.evaluation.entity in (None, h.name))
 

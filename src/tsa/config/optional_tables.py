@@ -1,5 +1,5 @@
-"""The tables of a market file that not every market has: `[wire]`, rows that carry their own history, `[privacy]`, `[reasons]`,
-`[serving]`, `[original]`.
+"""The tables of a market file that not every market has: `[inline_history]`, rows that carry their own history, `[privacy]`, `[reasons]`,
+`[serving]`, `[legacy]`.
 
 It knows the rules that can be checked inside each. It does not know how rows are read, nor how a secret is found.
 """
@@ -12,9 +12,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tsa.config.tables import DAY_SECONDS, Column, Table
+from tsa.config.tables import DAY_SECONDS, Column, ConfigModel
 
-MOST_SEPARATOR_BYTES = 8
+MAX_SEPARATOR_BYTES = 8
 
 REASONS: dict[str, str] = {
     "higher_than_usual": "{feature} {ratio} times this {history}'s usual",
@@ -49,25 +49,25 @@ Pattern = Annotated[str, Field(min_length=1)]
 Unwise = Literal[
     "later_payment", "unlike_ids", "unlike_times", "unlike_batches", "implausible_time", "loose_number", "null_category"
 ]
-"""What the original scores, and a market with its rules may refuse all the same (docs/wire-format.md)."""
+"""What the legacy scores, and a market with its rules may refuse all the same (docs/wire-format.md)."""
 
 
-class WireHistory(Table):
+class InlineHistoryFields(ConfigModel):
     """Where one history's fields have other names than the wire table's patterns say."""
 
     history_field: Pattern | None = None
-    twofold_field: Pattern | None = None
-    exceptions: dict[str, str] = Field(default_factory=dict)
+    event_field: Pattern | None = None
+    field_names: dict[str, str] = Field(default_factory=dict)
 
 
-class Wire(Table):
+class InlineHistory(ConfigModel):
     """Rows that carry their own history: per feature one text of earlier values, oldest first.
 
     separator           stands between the values of a history
     missing             texts that mean "no value", in the row itself and inside a history
     history_field       name of the field with a feature's earlier values. It fills in {feature} or {feature_lower} (in lower
-                        case, `_` in the place of each dot), {history}, and {part}, the one of `parts` the feature is of
-    twofold_field       name of the fields with the times and ids of the earlier payments, which stand once beside the
+                        case, `_` in the place of each dot), {history}, and {part}, the one of `blocks` the feature is of
+    event_field       name of the fields with the times and ids of the earlier payments, which stand once beside the
                         categorical and once beside the numerical values; filled in alike, the feature is event.time or event.id
     prefixes            how a name begins -> what stands there in its place once it is filled in; the longest that fits counts
     exceptions          feature -> field, or "part.feature" -> field, where a name does not follow its pattern
@@ -76,11 +76,11 @@ class Wire(Table):
     batches             one feature of each batch of fields that is written by itself: a history is empty where the field of one
                         is a missing marker; where they differ in length, each field keeps as many of its last values as the
                         shortest of these has
-    rules               "original": rows are read as the original's handlers read them. An import asks for that, unless this
+    rules               "original": rows are read as the legacy system's handlers read them. An import asks for that, unless this
                         says "own"
-    refuse              with the original's rules: what of all that is refused nevertheless
+    refuse              with the legacy system's rules: what of all that is refused nevertheless
     defaults            feature -> what a missing value counts as; without one, missing is a value of its own
-    age_cap_seconds     an event never counts as older than this, in the network too; with the original's rules, a row that
+    age_cap_seconds     an event never counts as older than this, in the network too; with the legacy system's rules, a row that
                         tells of an older one is refused
     mismatched          what becomes of a history whose two parts tell of different payments: keep those that both know
                         ("align"), forget the history ("drop"), or refuse the row
@@ -90,10 +90,10 @@ class Wire(Table):
     separator: str
     missing: tuple[str, ...] = ("",)
     history_field: Pattern = "hist.{feature}"
-    twofold_field: Pattern = "hist.{part}.{feature}"
-    parts: tuple[str, str] = ("cat", "num")
+    event_field: Pattern = "hist.{part}.{feature}"
+    blocks: tuple[str, str] = ("cat", "num")
     prefixes: dict[Pattern, str] | None = None
-    exceptions: dict[str, str] = Field(default_factory=dict)
+    field_names: dict[str, str] = Field(default_factory=dict)
     numeric_categorical: tuple[Column, ...] = ()
     decimal_categorical: tuple[Column, ...] | None = None
     batches: tuple[Column, ...] | None = None
@@ -101,41 +101,41 @@ class Wire(Table):
     refuse: tuple[Unwise, ...] | None = None
     defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
     age_cap_seconds: float = Field(default=1e7, gt=0, allow_inf_nan=False)
-    mismatched: Literal["align", "drop", "refuse"] = "align"
-    histories: dict[str, WireHistory] = Field(default_factory=dict)
+    on_mismatch: Literal["align", "drop", "refuse"] = "align"
+    histories: dict[str, InlineHistoryFields] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _texts(self) -> Self:
         size = len(self.separator.encode())
-        if not 1 <= size <= MOST_SEPARATOR_BYTES or set(self.separator) & set("\t\r\n\0"):
-            rule = f"separator must be 1 to {MOST_SEPARATOR_BYTES} bytes without tabs, line breaks or zeros"
+        if not 1 <= size <= MAX_SEPARATOR_BYTES or set(self.separator) & set("\t\r\n\0"):
+            rule = f"separator must be 1 to {MAX_SEPARATOR_BYTES} bytes without tabs, line breaks or zeros"
             raise ValueError(f"{rule}, however: {self.separator!r}")
         if clash := [text for text in self.missing if self.separator in text]:
             raise ValueError(f"missing: a marker must not hold the separator, however: {clash[0]!r}")
-        if self.parts[0] == self.parts[1]:
-            raise ValueError(f"parts: must be two different names, however: {list(self.parts)}")
+        if self.blocks[0] == self.blocks[1]:
+            raise ValueError(f"parts: must be two different names, however: {list(self.blocks)}")
         return self
 
     @property
     def original(self) -> bool:
-        """Whether rows are read as the original's handlers read them."""
+        """Whether rows are read as the legacy system's handlers read them."""
         return self.rules == "original"
 
     def accepts(self, what: Unwise) -> bool:
-        """Whether rows with this are scored, as the original does."""
+        """Whether rows with this are scored, as the legacy system does."""
         return self.original and what not in (self.refuse or ())
 
     def field(self, history: str, part: str, feature: str) -> str:
         """The field with the earlier values of a feature, which is of this part."""
-        own = self.histories.get(history, WireHistory())
-        known = {**self.exceptions, **own.exceptions}
+        own = self.histories.get(history, InlineHistoryFields())
+        known = {**self.field_names, **own.field_names}
         return known.get(feature) or self._filled(own.history_field or self.history_field, history, part, feature)
 
-    def twofold(self, history: str, part: str, feature: str) -> str:
+    def event_field_name(self, history: str, part: str, feature: str) -> str:
         """The field with the times or ids of the earlier payments, beside the values of one part."""
-        own = self.histories.get(history, WireHistory())
-        known = {**self.exceptions, **own.exceptions}
-        pattern = own.twofold_field or self.twofold_field
+        own = self.histories.get(history, InlineHistoryFields())
+        known = {**self.field_names, **own.field_names}
+        pattern = own.event_field or self.event_field
         return known.get(f"{part}.{feature}") or self._filled(pattern, history, part, feature)
 
     def _filled(self, pattern: str, history: str, part: str, feature: str) -> str:
@@ -151,7 +151,7 @@ class Wire(Table):
 Positions = tuple[Annotated[int, Field(ge=0)], ...]
 
 
-class LeftOut(Table):
+class LeftOut(ConfigModel):
     """Positions of the scale arrays, from 0 on, that belong to no feature of the market, by kind of feature."""
 
     numerical: Positions = ()
@@ -166,10 +166,10 @@ class LeftOut(Table):
         return self
 
 
-class Original(Table):
-    """What `tsa import-original` needs to know beside the folder (docs/moving-from-the-legacy-system.md).
+class LegacyArtifacts(ConfigModel):
+    """What `tsa legacy import` needs to know beside the folder (docs/moving-from-the-legacy-system.md).
 
-    leave_out  positions of the preprocessor's arrays that the original's handler deletes as it loads them
+    leave_out  positions of the preprocessor's arrays that the legacy system's handler deletes as it loads them
     defaults   feature -> what a missing value counts as, where default_value_dict.json has none
     """
 
@@ -177,7 +177,7 @@ class Original(Table):
     defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
 
 
-class Privacy(Table):
+class Privacy(ConfigModel):
     """What the law asks of a market.
 
     pseudonymise    columns (ids, keys, categorical features, segments) that are replaced by a keyed hash as they are read
@@ -205,7 +205,7 @@ class Privacy(Table):
         return math.inf if self.retention_days is None else self.retention_days * DAY_SECONDS
 
 
-class Reasons(Table):
+class Reasons(ConfigModel):
     """How the reasons of a score are worded (docs/reasons.md).
 
     most   so many reasons at most are given
@@ -254,18 +254,18 @@ def placeholders(text: str) -> set[str]:
     return set(re.findall(r"\{(\w+)\}", text))
 
 
-class Serving(Table):
+class Serving(ConfigModel):
     """What the endpoint refuses, and what it does when it cannot read histories.
 
     unknown_fields      fields that are no columns of the market are ignored, or refused
     max_future_seconds  a payment must not be later than the server's clock by more
     max_late_days       a payment must not be earlier than the last one of its keys by more; None: however late
-    history_down        histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or score it without
+    history_unavailable        histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or score it without
                         and say so ("degraded")
     """
 
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
     max_future_seconds: float = Field(default=300.0, ge=0, allow_inf_nan=False)
     max_late_days: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    history_down: Literal["refuse", "degraded"] = "refuse"
+    on_history_unavailable: Literal["reject", "degraded"] = "reject"
     history_timeout_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)

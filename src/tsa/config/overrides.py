@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Overrides:
     """The market with its overrides, and the settings of the training and the model that differ from the defaults."""
 
     market: Market | None
@@ -29,7 +29,7 @@ class Settings:
         *,
         learns: bool = True,
         file: Path | None = None,
-    ) -> Settings:
+    ) -> Overrides:
         """Parse key=value texts: `training.KEY` and `model.KEY` are settings of those, all other keys the market's.
 
         file: TOML with the tables [training] and [model], which the texts go over.
@@ -57,10 +57,10 @@ class Settings:
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     """The settings in a file by room. ConfigError for a table or key that belongs in none."""
-    from tsa.config.toml import fold, read_layers
+    from tsa.config.toml import merge_layers, read_layers
 
     rooms: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
-    found = {} if file is None else fold(read_layers(file))
+    found = {} if file is None else merge_layers(read_layers(file))
     for name, table in found.items():
         if name not in rooms or not isinstance(table, dict):
             raise ConfigError(f"{file} must hold the tables [training] and [model], however: {name}")

@@ -71,13 +71,13 @@ Range = tuple[Instant, Instant]
 Positive = Annotated[float, Field(gt=0, le=1)]
 
 
-class Table(BaseModel):
+class ConfigModel(BaseModel):
     """Frozen; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Input(Table):
+class Input(ConfigModel):
     """How logs and single payments are written.
 
     missing      texts that mean "no value" in any column, as blanks always do
@@ -88,7 +88,7 @@ class Input(Table):
     duplicates: Literal["refuse", "last"] = "refuse"
 
 
-class Event(Table):
+class Event(ConfigModel):
     """The columns of the payment itself. `time_unit` is for numeric times: epoch s, ms, us or ns."""
 
     id: Column
@@ -97,7 +97,7 @@ class Event(Table):
     amount: Column | None = None
 
 
-class Label(Table):
+class Label(ConfigModel):
     """The outcome (0, 1; null or -1 = not known); known `delay_days` later, or at the time in column `known_at`."""
 
     column: Column
@@ -117,18 +117,18 @@ class Label(Table):
         return (self.delay_days or 0.0) * DAY_SECONDS
 
 
-class HistoryKey(Table):
-    """One history: the last `length` events (the current one included) that share `key`.
+class HistoryConfig(ConfigModel):
+    """One history: the last `length` events (the current one included) that share `key_column`.
 
     Rows that carry their own history need no key: it then only says whose payments they are, for the report.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
-    key: Column | None = None
+    key_column: Column | None = None
     length: int = Field(default=51, ge=2)
 
 
-class Categorical(Table):
+class Categorical(ConfigModel):
     """Values seen less than `min_count` times, and all beyond the `max_values` most frequent, count as unknown."""
 
     name: Column
@@ -136,7 +136,7 @@ class Categorical(Table):
     max_values: int = Field(default=10_000, ge=1)
 
 
-class Numerical(Table):
+class Numerical(ConfigModel):
     """A number, transformed, then scaled as fitted on training rows."""
 
     name: Column
@@ -144,14 +144,14 @@ class Numerical(Table):
     scale: Literal["minmax", "standard", "quantile"] = "standard"
 
 
-class Exclude(Table):
+class Exclude(ConfigModel):
     """Rows whose `column` holds one of `values` (test accounts and the like) are left out, and counted."""
 
     column: Column
     values: tuple[Annotated[Any, AfterValidator(_scalar)], ...]
 
 
-class Features(Table):
+class Features(ConfigModel):
     """What the model sees of an event. Engineered features are numbers of the current payment only."""
 
     calendar: tuple[Calendar, ...] = ()
@@ -167,7 +167,7 @@ class Features(Table):
         return (*(feature.name for feature in self.categorical), *(feature.name for feature in numbers))
 
 
-class Split(Table):
+class Split(ConfigModel):
     """Half-open time ranges [start, end); or `fractions` of the log's time span, in the order of `SPLITS`."""
 
     train: Range | None = None
@@ -216,7 +216,7 @@ class Split(Table):
         return dict(zip(SPLITS, edges, strict=True))
 
 
-class Evaluation(Table):
+class Evaluation(ConfigModel):
     """Columns to report by, the history whose keys are ranked (default: the first), and how many of them a day."""
 
     segments: tuple[Column, ...] = ()
@@ -234,13 +234,13 @@ def _levels(pair: tuple[float, float]) -> tuple[float, float]:
 Levels = Annotated[tuple[float, float], AfterValidator(_levels)]
 
 
-class Monitoring(Table):
+class Monitoring(ConfigModel):
     """What `tsa monitor` raises a warning at, and what an alert. All but `psi` and `score_psi` are shares: 0.1 is 10 %.
 
     psi, score_psi        population stability index of a feature, and of the raw score
     missing_rate          change of the share of payments without a value, up or down
     unknown_rate          rise of the share of payments whose value the bundle does not know
-    top_share_change      relative change of the share of payments above the score that cuts off each of `top_shares`
+    operating_point_change      relative change of the share of payments above the score that cuts off each of `top_shares`
     volume                relative change of the payments a day, weekday by weekday
     average_precision_drop   relative fall of average precision
     calibration           distance of (expected / observed frauds) from 1
@@ -253,12 +253,12 @@ class Monitoring(Table):
     unknown_rate: Levels = (0.02, 0.1)
     score_psi: Levels = (0.1, 0.25)
     top_shares: tuple[Positive, ...] = (0.001, 0.005, 0.01, 0.05)
-    top_share_change: Levels = (0.5, 1.0)
+    operating_point_change: Levels = (0.5, 1.0)
     volume: Levels = (0.3, 0.5)
     average_precision_drop: Levels = (0.1, 0.25)
     calibration: Levels = (0.25, 0.5)
-    least_frauds: int = Field(default=10, ge=1)
+    min_frauds: int = Field(default=10, ge=1)
     """With fewer known frauds a window has no performance figures."""
-    least_matured: float = Field(default=0.5, ge=0, le=1)
+    min_matured_share: float = Field(default=0.5, ge=0, le=1)
     """Performance raises nothing where the outcome of a smaller share of the window's payments is known."""
     ignore: tuple[Column, ...] = ()

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from tsa.errors import MarketError
 
-LONGEST_SHOWN, MOST_SHOWN = 100, 16
+MAX_SHOWN, MAX_SHOWN = 100, 16
 """Letters of a known name, and known names, that a message shows."""
 
 Table = dict[str, Any]
@@ -108,7 +108,7 @@ def _nest(parts: Sequence[str], value: Any, below: Any, text: str) -> Any:
     return [*below[: int(head)], both, *below[int(head) + 1 :]]
 
 
-def fold(layers: Sequence[Layer], join: Callable[[Table, Table], Table] = merge) -> Table:
+def merge_layers(layers: Sequence[Layer], join: Callable[[Table, Table], Table] = merge) -> Table:
     """All layers as one table, the last one on top."""
     table: Table = {}
     for layer in layers:
@@ -117,7 +117,7 @@ def fold(layers: Sequence[Layer], join: Callable[[Table, Table], Table] = merge)
 
 
 def findings(error: ValidationError, model: type[BaseModel], layers: Sequence[Layer], source: str) -> list[str]:
-    """Each thing pydantic found as `key: rule, however: value`, with the layer that set it unless that is `source`."""
+    """Each thing pydantic found as `key: rule (got value)`, with the layer that set it unless that is `source`."""
     return [line for detail in error.errors(include_url=False) for line in _lines(dict(detail), model, layers, source)]
 
 
@@ -126,7 +126,7 @@ def _lines(detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Laye
     key = ".".join(map(str, place))
     origin = _origin(place, layers, source)
     if detail["type"] == "extra_forbidden":
-        yield f"{key}: unknown key{look_alike(str(place[-1]), _known_keys(model, place[:-1]))}{origin}"
+        yield f"{key}: unknown key{suggest(str(place[-1]), _known_keys(model, place[:-1]))}{origin}"
     elif detail["type"] == "missing":
         yield f"{key}: is required"
     elif detail["type"] == "value_error":
@@ -142,17 +142,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def look_alike(name: str, known: Sequence[str]) -> str:
+def suggest(name: str, known: Sequence[str]) -> str:
     """`"; did you mean ..."` when a known name is close, a list of the few there are when not, or nothing.
 
     A name longer than a message should be is left out: a header that was cut at the wrong mark is one of 27,000 letters.
     """
-    known = [other for other in known if len(other) <= LONGEST_SHOWN]
+    known = [other for other in known if len(other) <= MAX_SHOWN]
     folded = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
     if close:
         return f"; did you mean `{folded[close[0]]}`?"
-    return f"; known here: {', '.join(known)}" if 0 < len(known) <= MOST_SHOWN else ""
+    return f"; known here: {', '.join(known)}" if 0 < len(known) <= MAX_SHOWN else ""
 
 
 def _known_keys(model: type[BaseModel], place: Place) -> list[str]:

@@ -1,4 +1,4 @@
-"""The tables of a market and the rules that hold between them: each finding is one line, `key: rule, however: value`.
+"""The tables of a market and the rules that hold between them: each finding is one line, `key: rule (got value)`.
 
 It does not know how a market file is read; `tsa.config.market` does.
 """
@@ -13,41 +13,41 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tsa.config.optional_tables import Original, Privacy, Reasons, Serving, Wire
+from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
 from tsa.config.tables import (
     DAY_SECONDS,
+    ConfigModel,
     Evaluation,
     Event,
     Features,
-    HistoryKey,
+    HistoryConfig,
     Input,
     Label,
     Monitoring,
     Split,
-    Table,
 )
 
 MARK = " is missing"
 """How the names of the columns end that mark missing values of numerical features."""
 
 
-class Tables(Table):
+class MarketTables(ConfigModel):
     """All tables of a market, checked against each other."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     event: Event
     input: Input | None = None
     label: Label
-    history: tuple[HistoryKey, ...]
+    history: tuple[HistoryConfig, ...]
     features: Features = Features()
     split: Split = Split(fractions=(0.7, 0.1, 0.1, 0.1))
     evaluation: Evaluation = Evaluation()
     monitoring: Monitoring | None = None
-    wire: Wire | None = None
+    inline_history: InlineHistory | None = None
     privacy: Privacy | None = None
     serving: Serving | None = None
     reasons: Reasons | None = None
-    original: Original | None = None
+    legacy: LegacyArtifacts | None = None
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -72,7 +72,7 @@ class Tables(Table):
     def raw_columns(self) -> tuple[str, ...]:
         """Columns that a clean table keeps under their own names, each once: id, keys, amount, features, segments."""
         amount = () if self.event.amount is None else (self.event.amount,)
-        keys = (history.key for history in self.history if history.key is not None)
+        keys = (history.key_column for history in self.history if history.key_column is not None)
         return tuple(dict.fromkeys((self.event.id, *keys, *amount, *self.features.names, *self.evaluation.segments)))
 
 
@@ -100,13 +100,13 @@ def _twice(names: Sequence[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _name_findings(market: Tables) -> Iterator[str]:
+def _name_findings(market: MarketTables) -> Iterator[str]:
     features, names = market.features, [history.name for history in market.history]
     if not names:
         yield "history: at least one history is needed, however: there is none"
     for history in market.history:
-        if history.key is None and market.wire is None:
-            yield f"history.{history.name}.key: is required unless rows carry their own history (a [wire] table)"
+        if history.key_column is None and market.inline_history is None:
+            yield f"history.{history.name}.key: is required unless rows carry their own history (a [inline_history] table)"
     for name in _twice(names):
         yield f"history: names must be unique, however: {name!r} stands twice"
     for name in _twice([*features.names, *features.calendar]):
@@ -124,7 +124,7 @@ def _name_findings(market: Tables) -> Iterator[str]:
         yield f"evaluation.entity: must be one of the histories {names}, however: {market.evaluation.entity!r}"
 
 
-def _role_findings(market: Tables) -> Iterator[str]:
+def _role_findings(market: MarketTables) -> Iterator[str]:
     """Columns that would leak the outcome, or that mean nothing as an input."""
     event, label = market.event, market.label
     if event.amount in {feature.name for feature in market.features.categorical}:
@@ -146,32 +146,32 @@ def _role_findings(market: Tables) -> Iterator[str]:
             yield f"{use}: must not be event.time (use features.calendar for the time of day), however: {column!r}"
 
 
-def _uses(market: Tables) -> list[tuple[str, str | None]]:
+def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
     """What each column is used as; the outcome, which is no input, left out."""
     event = market.event
     uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
-    uses += [(f"history.{history.name}.key", history.key) for history in market.history]
+    uses += [(f"history.{history.name}.key", history.key_column) for history in market.history]
     uses += [("features", name) for name in market.features.names]
     return uses + [("evaluation.segments", name) for name in market.evaluation.segments]
 
 
-def _wire_findings(market: Tables) -> Iterator[str]:
-    wire, features, names = market.wire, market.features, {history.name for history in market.history}
+def _wire_findings(market: MarketTables) -> Iterator[str]:
+    wire, features, names = market.inline_history, market.features, {history.name for history in market.history}
     if wire is None:
         return
     if market.reading.missing != Input().missing:
-        yield "input.missing: must not be given with a [wire] table, which has wire.missing (got both); leave one out"
+        yield "input.missing: must not be given with a [inline_history] table, which has inline_history.missing (got both); leave one out"
     if market.event.time_unit is None:
-        yield "event.time_unit: is required with a [wire] table: times in histories are numbers"
+        yield "event.time_unit: is required with a [inline_history] table: times in histories are numbers"
     if market.label.as_feature:
-        yield "label.as_feature: must be false with a [wire] table (histories do not tell outcomes), however: true"
+        yield "label.as_feature: must be false with a [inline_history] table (histories do not tell outcomes), however: true"
     if not (features.categorical or features.numerical):
         yield "features: histories tell of categorical or numerical features, however: there are none"
     for name in sorted(set(wire.histories) - names):
-        yield f"wire.histories: must be of the histories {sorted(names)}, however: {name!r}"
+        yield f"inline_history.histories: must be of the histories {sorted(names)}, however: {name!r}"
     categorical = {feature.name for feature in features.categorical}
     for name in [name for name in wire.numeric_categorical if name not in categorical]:
-        yield f"wire.numeric_categorical: must be categorical features, however: {name!r}"
+        yield f"inline_history.numeric_categorical: must be categorical features, however: {name!r}"
     for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
         yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
     for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
@@ -182,39 +182,44 @@ def _wire_findings(market: Tables) -> Iterator[str]:
     numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
     for name, default in wire.defaults.items():
         if name not in categorical | numbers | {market.event.id}:
-            yield f"wire.defaults: must be of features, event.time or event.id, however: {name!r}"
+            yield f"inline_history.defaults: must be of features, event.time or event.id, however: {name!r}"
         elif name in numbers and not _is_finite(default):
-            yield f"wire.defaults.{name}: must be a finite number, however: {default!r}"
+            yield f"inline_history.defaults.{name}: must be a finite number, however: {default!r}"
     events = [*categorical, *(feature.name for feature in features.numerical), market.event.time, market.event.id]
     for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
-        yield f"wire.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
+        yield f"inline_history.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
     for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
         yield f"wire: each field must have a name of its own (patterns, exceptions), however: {name!r} stands twice"
     yield from _exception_findings(market, wire)
 
 
-def _exception_findings(market: Tables, wire: Wire) -> Iterator[str]:
+def _exception_findings(market: MarketTables, wire: InlineHistory) -> Iterator[str]:
     """Exceptions for something that histories do not have."""
     features = market.features
     known = {*(feature.name for feature in features.categorical), *(feature.name for feature in features.numerical)}
-    known |= {f"{part}.{name}" for part in wire.parts for name in (market.event.time, market.event.id)}
-    tables = {"wire": wire.exceptions, **{f"wire.histories.{k}": h.exceptions for k, h in wire.histories.items()}}
+    known |= {f"{part}.{name}" for part in wire.blocks for name in (market.event.time, market.event.id)}
+    tables = {
+        "inline_history": wire.field_names,
+        **{f"inline_history.histories.{k}": h.field_names for k, h in wire.histories.items()},
+    }
     for place, exceptions in tables.items():
         for name in sorted(set(exceptions) - known):
             rule = "must be of a categorical or numerical feature, or of PART.TIME or PART.ID"
-            yield f"{place}.exceptions: {rule}, however: {name!r}"
+            yield f"{place}.field_names: {rule}, however: {name!r}"
 
 
-def _history_fields(market: Tables) -> Iterator[str]:
+def _history_fields(market: MarketTables) -> Iterator[str]:
     """Every field of a wire row that tells of earlier payments; the parts that have no feature left out."""
-    wire, features = market.wire, market.features
+    wire, features = market.inline_history, market.features
     assert wire is not None
     for history in market.history:
         groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
-        for part, group in zip(wire.parts, groups, strict=True):
+        for part, group in zip(wire.blocks, groups, strict=True):
             if group:
                 yield from (wire.field(history.name, part, name) for name in group)
-                yield from (wire.twofold(history.name, part, name) for name in (market.event.time, market.event.id))
+                yield from (
+                    wire.event_field_name(history.name, part, name) for name in (market.event.time, market.event.id)
+                )
 
 
 def _is_finite(text: str) -> bool:
@@ -224,36 +229,36 @@ def _is_finite(text: str) -> bool:
         return False
 
 
-def _privacy_findings(market: Tables) -> Iterator[str]:
+def _privacy_findings(market: MarketTables) -> Iterator[str]:
     privacy, features = market.privacy, market.features
     if privacy is None:
         return
     excluded = [("features.exclude", rule.column) for rule in features.exclude]
     forbidden = {name.strip().casefold() for name in privacy.forbidden}
-    told = [] if market.wire is None else [("wire", field) for field in _history_fields(market)]
+    told = [] if market.inline_history is None else [("inline_history", field) for field in _history_fields(market)]
     outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
     for use, column in [*_uses(market), *excluded, *outcome, *told]:
         # customer.gender and gender.code are gender too
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden, however: {column!r}"
-    keys = {history.key for history in market.history if history.key is not None}
+    keys = {history.key_column for history in market.history if history.key_column is not None}
     veiled = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
     veiled -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
     for name in [name for name in privacy.pseudonymise if name not in veiled]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments, however: {name!r}"
 
 
-def _original_findings(market: Tables) -> Iterator[str]:
+def _original_findings(market: MarketTables) -> Iterator[str]:
     features = market.features
     numbers = {*(f.name for f in (*features.numerical, *features.engineered)), market.event.time}
-    for name, default in (market.original or Original()).defaults.items():
+    for name, default in (market.legacy or LegacyArtifacts()).defaults.items():
         if name not in (*features.names, market.event.time):
-            yield f"original.defaults: must be of features or event.time (got {name!r})"
+            yield f"legacy.defaults: must be of features or event.time (got {name!r})"
         elif name in numbers and not _is_finite(default):
-            yield f"original.defaults.{name}: must be a finite number (got {default!r})"
+            yield f"legacy.defaults.{name}: must be a finite number (got {default!r})"
 
 
-def _reason_findings(market: Tables) -> Iterator[str]:
+def _reason_findings(market: MarketTables) -> Iterator[str]:
     features = market.features
     known = {*features.names, *features.calendar, *(history.name for history in market.history)}
     for name in sorted((market.reasons or Reasons()).subjects - known):

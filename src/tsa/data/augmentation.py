@@ -11,40 +11,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST_DELAY = 2.0
+MAX_DELAY = 2.0
 """Where the delay is varied, outcomes become known after up to so many times what it is in truth."""
 THINNEST = 0.5
 """Where a history is thinned, up to so large a share of its earlier events is left out."""
 
 
 @dataclass(frozen=True)
-class Variation:
+class HistoryAugmentation:
     """How B payments see their histories in training; whatever is scored sees them as they are."""
 
     delay_factor: NDArray[np.float32]
     """(B,) above 0: outcomes show as if they had become known after so many times their delay."""
-    left_out: NDArray[np.float32]
+    drop_probability: NDArray[np.float32]
     """(B,) in [0, 1): the chance of an earlier event to be left out of all histories of the payment."""
-    number: NDArray[np.int64]
+    seed: NDArray[np.int64]
     """(B,) which events that are: the same number, the same ones."""
 
     @classmethod
-    def draw(cls, n: int, *, vary_delay: float, thin_histories: float, rng: np.random.Generator) -> Variation:
-        """For n payments. `vary_delay` and `thin_histories` are the shares of them for which there is any."""
-        varied = rng.random(n) < vary_delay
+    def draw(
+        cls, n: int, *, label_delay_augmentation: float, event_dropout: float, rng: np.random.Generator
+    ) -> HistoryAugmentation:
+        """For n payments. `label_delay_augmentation` and `event_dropout` are the shares of them for which there is any."""
+        varied = rng.random(n) < label_delay_augmentation
         # above 0, also in float32: at 0 even an outcome that never becomes known would show
-        factor = np.where(varied, LONGEST_DELAY * (1.0 - rng.random(n)), 1.0).astype(np.float32)
-        thinned = rng.random(n) < thin_histories
+        factor = np.where(varied, MAX_DELAY * (1.0 - rng.random(n)), 1.0).astype(np.float32)
+        thinned = rng.random(n) < event_dropout
         left_out = np.where(thinned, THINNEST * rng.random(n), 0.0).astype(np.float32)
         return cls(factor, left_out, rng.integers(2**63, size=n))
 
-    def part(self, which: Any) -> Variation:
+    def select(self, which: Any) -> HistoryAugmentation:
         """Some of it, in the order of `which`."""
-        return Variation(self.delay_factor[which], self.left_out[which], self.number[which])
+        return HistoryAugmentation(self.delay_factor[which], self.drop_probability[which], self.seed[which])
 
-    def shown(self, event: NDArray[Any]) -> NDArray[np.bool_]:
+    def keep_mask(self, event: NDArray[Any]) -> NDArray[np.bool_]:
         """(B, L) whether the events with these numbers (B, L) are shown."""
-        drawn: NDArray[np.bool_] = _uniform(self.number[:, None], event) >= self.left_out[:, None]
+        drawn: NDArray[np.bool_] = _uniform(self.seed[:, None], event) >= self.drop_probability[:, None]
         return drawn
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.augmentation import Variation
+from tsa.data.augmentation import HistoryAugmentation
 
-PADDING, NOT_KNOWN, GENUINE, FRAUD = 0, 1, 2, 3
+PADDING, UNKNOWN_OUTCOME, GENUINE, FRAUD = 0, 1, 2, 3
 """What is known of an event's outcome, as seen from a later event; PADDING where there is no event."""
 
 N_OUTCOMES = 4
@@ -90,13 +90,13 @@ def index_histories(key: Array) -> HistoryIndex:
     return HistoryIndex(order=order, position=position, start=first_of_block[position])
 
 
-def is_retained(time_seconds: Array, now_seconds: Array, retention_seconds: float) -> NDArray[np.bool_]:
+def within_retention(time_seconds: Array, now_seconds: Array, retention_seconds: float) -> NDArray[np.bool_]:
     """(e,) whether events may still be seen at `now_seconds` (e,): not when they are older than the retention limit."""
     kept: NDArray[np.bool_] = time_seconds >= now_seconds - retention_seconds
     return kept
 
 
-def retained(index: HistoryIndex, time_seconds: Array, retention_seconds: float) -> HistoryIndex:
+def apply_retention(index: HistoryIndex, time_seconds: Array, retention_seconds: float) -> HistoryIndex:
     """The index of a log of n events in time order, without what is older than the limit seen from each event."""
     n = len(time_seconds)
     # rows are in time order, so the limit is a row: places of `order` are searched by (block, row), exact integers
@@ -128,7 +128,7 @@ def gather(
     length: int,
     *,
     trim: bool = False,
-    variation: Variation | None = None,
+    variation: HistoryAugmentation | None = None,
 ) -> HistoryArrays:
     """Gather the histories of the events `rows` (B,), at most `length` events each, the current one included.
 
@@ -145,7 +145,7 @@ def gather(
     now = events.time_seconds[rows][:, None]
     if variation is None:
         return _read(events, event, padding, now)
-    padding[:, :-1] |= ~variation.shown(event[:, :-1])
+    padding[:, :-1] |= ~variation.keep_mask(event[:, :-1])
     event = np.where(padding, event[:, -1:], event)
     return _read(events, event, padding, now, variation.delay_factor[:, None])
 
@@ -164,8 +164,8 @@ def _read(
     age = np.minimum(since, events.age_cap_seconds).astype(np.float32)
     # differences of times are exact: a factor of 1 shows what none does
     known = known_at <= now if delay_factor is None else delay_factor * (known_at - happened) <= since
-    outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(NOT_KNOWN))
+    outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(UNKNOWN_OUTCOME))
     # A delay of zero would let the current event see its own label.
-    outcome[:, -1] = NOT_KNOWN
+    outcome[:, -1] = UNKNOWN_OUTCOME
     outcome *= shown
     return HistoryArrays(categorical, numerical, age, padding, outcome)

@@ -15,7 +15,7 @@ from tsa.config.market import Market
 from tsa.config.tables import FALSE, TRUE
 
 EARLIEST_SECONDS = 631_152_000.0  # 1990-01-01
-LARGEST_EXACT = 2.0**53  # whole floats beyond are not exact
+MAX_EXACT = 2.0**53  # whole floats beyond are not exact
 UNIT_SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
@@ -31,7 +31,7 @@ WHOLE = r"-?(?:0|[1-9][0-9]*)\.0+|-0"
 """Whole numbers with a fraction of nothing, as floats are written; no leading zeros, which numbers do not have."""
 SHORTENED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$|^-?[0-9]\.[0-9]+[eE][0-9]+$"
 """Numbers of which spreadsheets and float columns have dropped digits: no two ids are the same for that reason alone."""
-EXACT_BITS = {16: 2.0**11, 32: 2.0**24, 64: LARGEST_EXACT}
+EXACT_BITS = {16: 2.0**11, 32: 2.0**24, 64: MAX_EXACT}
 """From here on, by the bits of a float, whole numbers run together."""
 
 
@@ -45,7 +45,11 @@ class Spelling:
     @classmethod
     def of(cls, market: Market) -> Spelling:
         """Of a market of logs what its `[input]` says; rows that carry their own history are spelled already."""
-        return cls(frozenset(), exact=True) if market.wire is not None else cls(frozenset(market.reading.missing))
+        return (
+            cls(frozenset(), exact=True)
+            if market.inline_history is not None
+            else cls(frozenset(market.reading.missing))
+        )
 
     @cached_property
     def missing_pattern(self) -> str:

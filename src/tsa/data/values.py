@@ -15,7 +15,7 @@ from decimal import Decimal
 import polars as pl
 
 from tsa.config.tables import FALSE, TRUE
-from tsa.data.spelling import BLANKS, LARGEST_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
+from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
 
 SHOWN = 40
 """Characters of a value that an error shows."""
@@ -29,23 +29,23 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A rule that a payment breaks: `text` says what was expected of `field`, `value` what stood there, shortened."""
+class RuleViolation:
+    """A rule that a payment breaks: `expectation` says what was expected of `field`, `value` what stood there, shortened."""
 
     rule: str
     field: str
-    text: str
+    expectation: str
     value: str
 
     def __str__(self) -> str:
-        return f"{self.field} {self.text}, however: {self.value} (rule {self.rule})"
+        return f"{self.field} {self.expectation}, however: {self.value} (rule {self.rule})"
 
 
-class BrokenRuleError(Exception):
-    """Carries a Problem to where it is noted."""
+class RuleViolationError(Exception):
+    """Carries a RuleViolation to where it is noted."""
 
     def __init__(self, rule: str, field: str, text: str, value: object) -> None:
-        self.problem = Problem(rule, field, text, shown_value(value))
+        self.problem = RuleViolation(rule, field, text, truncate_repr(value))
         super().__init__(str(self.problem))
 
 
@@ -55,14 +55,14 @@ _SHORT.maxlist = _SHORT.maxdict = SHOWN
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2 * SHOWN
 
 
-def shown_value(value: object) -> str:
+def truncate_repr(value: object) -> str:
     """A value as an error shows it: shortened, and never looked into deeper than that takes."""
     text = _SHORT.repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
-def text_of(value: object, name: str, spelling: Spelling) -> str | None:
-    """As `columns.text`: None where there is no value. Raises BrokenRuleError for what has no spelling."""
+def normalise_text(value: object, name: str, spelling: Spelling) -> str | None:
+    """As `columns.expectation`: None where there is no value. Raises RuleViolationError for what has no spelling."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -77,21 +77,23 @@ def text_of(value: object, name: str, spelling: Spelling) -> str | None:
         spelled = f"{value:f}"
         spelled = re.sub(r"\.?0+$", "", spelled) if "." in spelled else spelled
         return "0" if spelled == "-0" else spelled
-    raise BrokenRuleError("not_a_text", name, "must be a text, a number, true, false or null", value)
+    raise RuleViolationError("not_a_text", name, "must be a text, a number, true, false or null", value)
 
 
 def key_of(value: object, name: str, spelling: Spelling) -> str | None:
-    """As `text_of`, for keys and ids: a number that may stand for several breaks a rule, as in `columns.inexact`."""
-    large = isinstance(value, float) and abs(value) >= LARGEST_EXACT
+    """As `normalise_text`, for keys and ids: a number that may stand for several breaks a rule, as in `columns.inexact`."""
+    large = isinstance(value, float) and abs(value) >= MAX_EXACT
     if large or (isinstance(value, str) and not spelling.exact and _SHORTENED.fullmatch(value)):
-        raise BrokenRuleError("inexact", name, "must have all its digits: write it as a whole number or a text", value)
-    return text_of(value, name, spelling)
+        raise RuleViolationError(
+            "inexact", name, "must have all its digits: write it as a whole number or a text", value
+        )
+    return normalise_text(value, name, spelling)
 
 
 def _spelled(value: float) -> str | None:
     if math.isnan(value):
         return None
-    if value.is_integer() and abs(value) < LARGEST_EXACT:
+    if value.is_integer() and abs(value) < MAX_EXACT:
         return str(int(value))
     return str(pl.Series([value]).cast(pl.String)[0])
 
@@ -111,9 +113,9 @@ def number_of(value: object, name: str, spelling: Spelling) -> float | None:
     elif isinstance(value, int | float | Decimal):
         number = _float(value)
     if number is None:
-        raise BrokenRuleError("not_a_number", name, "must be a number", value)
+        raise RuleViolationError("not_a_number", name, "must be a number", value)
     if math.isinf(number):
-        raise BrokenRuleError("infinite", name, "must be finite", value)
+        raise RuleViolationError("infinite", name, "must be finite", value)
     return None if math.isnan(number) else number
 
 
@@ -124,10 +126,10 @@ def _float(value: int | float | Decimal) -> float:
         return math.inf
 
 
-def seconds_of(value: object, name: str, unit: str | None, spelling: Spelling) -> float | None:
+def parse_time(value: object, name: str, unit: str | None, spelling: Spelling) -> float | None:
     """Epoch seconds of a time as `columns.seconds` reads it: a number of `unit`, or ISO spelling; None where missing.
 
-    Raises BrokenRuleError for what is neither.
+    Raises RuleViolationError for what is neither.
     """
     if value is None or (isinstance(value, str) and spelling.of_text(value.strip(BLANKS)) is None):
         return None
@@ -139,17 +141,17 @@ def seconds_of(value: object, name: str, unit: str | None, spelling: Spelling) -
         return _counted(value, name, unit, spelling)
     moment = _moment(value.strip(BLANKS)) if isinstance(value, str) else None
     if moment is None:
-        raise BrokenRuleError("bad_time", name, "must be like 2018-05-07T12:00:00Z", value)
+        raise RuleViolationError("bad_time", name, "must be like 2018-05-07T12:00:00Z", value)
     return _microseconds(moment) / 1e6
 
 
 def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
     try:
         number = number_of(value, name, spelling)
-    except BrokenRuleError:
+    except RuleViolationError:
         number = None
     if number is None or isinstance(value, bool):
-        raise BrokenRuleError("bad_time", name, f"must be a number of {unit}", value)
+        raise RuleViolationError("bad_time", name, f"must be a number of {unit}", value)
     if unit == "ns":  # as floats, nanoseconds of our days would lose their last digits
         text = value.strip(BLANKS) if isinstance(value, str) else ""
         whole = int(text) if _WHOLE.fullmatch(text) else value

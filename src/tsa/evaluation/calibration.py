@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tsa.evaluation.metrics.calibration import frauds_by_day, measure_calibration, population_stability, reliability
 from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
 from tsa.evaluation.metrics.segments import by_value
-from tsa.evaluation.run import Run
+from tsa.evaluation.run import TrainedRun
 from tsa.progress import Progress, silent
 
 SEED = 0
@@ -25,7 +25,7 @@ PART_FIGURES = ("ece", "ratio", "brier", "expected")
 
 
 def assess_calibration(
-    run: Run, payments: ScoredPayments, scores: Array, *, replicates: int = 200, progress: Progress = silent
+    run: TrainedRun, payments: ScoredPayments, scores: Array, *, replicates: int = 200, progress: Progress = silent
 ) -> dict[str, Any]:
     """What the report says of calibration: on the test payments, with raw `scores` (n,) before and probabilities after.
 
@@ -71,11 +71,11 @@ def _part(
     return found
 
 
-def _drift(run: Run, scores: Array, progress: Progress) -> dict[str, Any]:
+def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]:
     """How the scores of the test range differ from those of the range that calibration was fitted on."""
     if not run.store.manifest["splits"]:
         return {"reference": None, "psi": None, "reason": "a log alone does not tell; tsa monitor compares two"}
-    learned = run.account["training"].get("train_on", ["train"])
+    learned = run.metadata["training"].get("train_on", ["train"])
     ranges = [name for name in ("calibration", "validation") if name not in learned and _size(run, name)]
     if not ranges:
         return {"reference": None, "psi": None}
@@ -90,12 +90,12 @@ def _drift(run: Run, scores: Array, progress: Progress) -> dict[str, Any]:
     return found
 
 
-def _size(run: Run, name: str) -> int:
+def _size(run: TrainedRun, name: str) -> int:
     split = run.store.split(name)
     return int(split.stop - split.start)
 
 
-def _range_scores(run: Run, name: str, progress: Progress) -> NDArray[np.float64]:
+def _range_scores(run: TrainedRun, name: str, progress: Progress) -> NDArray[np.float64]:
     """Raw scores of all payments of a range: as training left them in the run folder, else made again."""
     rows = np.arange(run.store.split(name).start, run.store.split(name).stop)
     kept = _kept_scores(run.path / f"{name}_scores.parquet", len(rows))

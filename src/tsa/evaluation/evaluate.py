@@ -27,17 +27,25 @@ from tsa.evaluation.calibration import assess_calibration
 from tsa.evaluation.metrics.evaluate_scores import evaluate_scores, paired_difference
 from tsa.evaluation.report.report import to_plain, write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
-from tsa.evaluation.run import Run, read_report
-from tsa.files.writing import replaced_file, write_json
+from tsa.evaluation.run import TrainedRun, read_report
+from tsa.files.writing import atomic_file, write_json
 from tsa.progress import Progress, silent
 
-__all__ = ["Run", "best_f1_threshold", "compare_run", "evaluate", "need_baseline", "plain_verdict", "read_report"]
+__all__ = [
+    "TrainedRun",
+    "best_f1_threshold",
+    "compare_run",
+    "evaluate",
+    "read_report",
+    "require_lightgbm",
+    "verdict_sentence",
+]
 
 Array = NDArray[Any]
 
 
 def evaluate(
-    run: Run | str | Path,
+    run: TrainedRun | str | Path,
     *,
     segments: Sequence[str] = (),
     threshold: float | None = None,
@@ -50,7 +58,7 @@ def evaluate(
     by default the one with the best F1 on the validation range. A comparison made for these weights stays in the report.
     Raises DataError where no outcome of the test range is known.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
     refuse_unmeasured(run.store)
     report = measure(
         run,
@@ -61,12 +69,12 @@ def evaluate(
         replicates=replicates,
         progress=progress,
     )
-    seal_metrics(run, report)
+    attach_metrics(run, report)
     return report
 
 
 def measure(
-    run: Run,
+    run: TrainedRun,
     what: str,
     *,
     flagged_at: Callable[[], float],
@@ -102,13 +110,13 @@ def measure(
 
 
 def compare_run(
-    run: Run | str | Path, *, seed: int = 0, replicates: int = 200, progress: Progress = silent
+    run: TrainedRun | str | Path, *, seed: int = 0, replicates: int = 200, progress: Progress = silent
 ) -> dict[str, Any]:
     """Train LightGBM on the run's rows, measure it on the run's test range beside the run's own scores; rewrite the report.
 
     Returns the comparison. Needs `tsa evaluate` to have been run, for the threshold and the scores.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
     report = read_report(run.path)
     if report["model"].get("weights") != run.weights_hash:
         raise ConfigError(f"{run.path} was trained again since its report was made: tsa evaluate {run.path}")
@@ -127,11 +135,11 @@ def compare_run(
         advance(1)
     write_json(run.path / "comparison.json", to_plain({**comparison, "weights": run.weights_hash}))
     write_report(run.path, {**report, "comparison": comparison})
-    seal_metrics(run, {**report, "comparison": comparison})
+    attach_metrics(run, {**report, "comparison": comparison})
     return comparison
 
 
-def seal_metrics(run: Run, report: Mapping[str, Any]) -> None:
+def attach_metrics(run: TrainedRun, report: Mapping[str, Any]) -> None:
     """Put what was measured into the run's bundle, which is sealed anew."""
     keys = ("evaluation", "calibration", "comparison")
     metrics = {key: to_plain(report[key]) for key in keys if report.get(key) is not None}
@@ -140,7 +148,7 @@ def seal_metrics(run: Run, report: Mapping[str, Any]) -> None:
     replace(run.scorer.bundle, metrics=metrics).save(run.path / "bundle")
 
 
-def need_baseline() -> None:
+def require_lightgbm() -> None:
     """Raise ConfigError where LightGBM is not installed: better before hours of training than after."""
     if find_spec("lightgbm") is None:
         raise ConfigError(
@@ -148,7 +156,7 @@ def need_baseline() -> None:
         )
 
 
-def best_f1_threshold(run: Run, progress: Progress = silent) -> float:
+def best_f1_threshold(run: TrainedRun, progress: Progress = silent) -> float:
     """The raw score with the best F1 on the validation range; 0.5 where that range holds no fraud."""
     rows = run.store.labelled("validation")
     label = run.store.label[rows]
@@ -161,7 +169,7 @@ def _best_f1(label: Array, score: Array) -> float:
     return float(thresholds[np.argmax(f1[:-1])])
 
 
-def _comparison(run: Run, baseline: BaselineResult, replicates: int) -> dict[str, Any]:
+def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int) -> dict[str, Any]:
     """The baseline measured as the run was, and the differences with their intervals from the same resamples."""
     store = run.store
     valid = store.labelled("validation")
@@ -178,13 +186,13 @@ def _comparison(run: Run, baseline: BaselineResult, replicates: int) -> dict[str
         "params": baseline.params,
         "evaluation": measured,
         "difference": difference,
-        "plain": plain_verdict(difference),
+        "summary": verdict_sentence(difference),
         "features": [{"name": n, "importance": v} for n, v in list(baseline.feature_importance.items())[:25]],
         "seconds": baseline.seconds,
     }
 
 
-def _own_scores(run: Run) -> Array:
+def _own_scores(run: TrainedRun) -> Array:
     """(n,) float64 raw scores of the test payments, as `evaluate` wrote them."""
     path = run.path / "scores.parquet"
     if not path.is_file():
@@ -192,7 +200,7 @@ def _own_scores(run: Run) -> Array:
     return pl.read_parquet(path)["raw_score"].to_numpy().astype(np.float64)
 
 
-def plain_verdict(difference: Mapping[str, Mapping[str, Any]]) -> str:
+def verdict_sentence(difference: Mapping[str, Mapping[str, Any]]) -> str:
     """One sentence that says which is better by average precision, and how sure that is."""
     found = difference["average_precision"]
     if found["low"] is None:
@@ -204,15 +212,15 @@ def plain_verdict(difference: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{plain}: {values} ({interval})."
 
 
-def _write_scores(run: Run, scores: Array) -> None:
+def _write_scores(run: TrainedRun, scores: Array) -> None:
     """`scores.parquet`: id, label and scores of each payment of the test range, whole or not at all."""
-    columns = run.scorer.columns(scores.astype(np.float32))
+    columns = run.scorer.with_calibration(scores.astype(np.float32))
     frame = pl.DataFrame({"id": run.store.ids()[run.rows], "label": run.store.label[run.rows], **columns})
-    with replaced_file(run.path / "scores.parquet") as aside:
+    with atomic_file(run.path / "scores.parquet") as aside:
         frame.write_parquet(aside)
 
 
-def _kept_comparison(run: Run) -> dict[str, Any] | None:
+def _kept_comparison(run: TrainedRun) -> dict[str, Any] | None:
     """The comparison made earlier, if it was made with these very weights."""
     path = run.path / "comparison.json"
     if not path.exists():
@@ -221,8 +229,8 @@ def _kept_comparison(run: Run) -> dict[str, Any] | None:
     return comparison if comparison.pop("weights", None) == run.weights_hash else None
 
 
-def _report(run: Run, measured: dict[str, Any], comparison: dict[str, Any] | None) -> dict[str, Any]:
-    store, account, market = run.store, run.account, run.market
+def _report(run: TrainedRun, measured: dict[str, Any], comparison: dict[str, Any] | None) -> dict[str, Any]:
+    store, account, market = run.store, run.metadata, run.market
     return {
         "title": f"{market.name}: Temporal Self-Attention",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

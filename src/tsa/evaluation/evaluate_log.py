@@ -21,7 +21,7 @@ from tsa.bundle.signing import read_bundle
 from tsa.data.log.quarantine import SetAside
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
-from tsa.evaluation.run import Array, Run
+from tsa.evaluation.run import Array, TrainedRun
 from tsa.inference.labelled_log import KnownLog, Logs, When, learned_note, open_log
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BundleOnLog(Run):
-    """What stands in the place of a run: `path` is the folder that is written to, `account` what the bundle tells."""
+class BundleOnLog(TrainedRun):
+    """What stands in the place of a run: `path` is the folder that is written to, `metadata` what the bundle tells."""
 
     log: KnownLog
     weights: str
@@ -116,7 +116,7 @@ def evaluate_bundle(
             path=out,
             scorer=scorer,
             store=log.store,
-            account=_account(scorer.bundle),
+            metadata=_account(scorer.bundle),
             market=scorer.bundle.market,
             log=log,
             weights=sha256(read_bundle(path)[0][WEIGHTS]),

@@ -20,7 +20,7 @@ from tsa.config.market import Market
 from tsa.data.history import history_lengths
 from tsa.data.store.build import key_codes
 from tsa.data.store.manifest import MANIFEST
-from tsa.data.store.store import EventStore, ranges_of
+from tsa.data.store.store import EventStore, split_summary
 from tsa.errors import ConfigError, StoreError
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.files.writing import sha256_of
@@ -31,18 +31,18 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """A finished training run and the store it was trained on."""
 
     path: Path
     scorer: Scorer
     store: EventStore
-    account: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     market: Market
     """The store's, but for what `evaluation.KEY=value` overrides say."""
 
     @classmethod
-    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainedRun:
         """Open the run folder `path`. ConfigError when it is not one, or an override is of more than the market's
         `evaluation` table; StoreError when its store has moved or changed."""
         path = Path(path)
@@ -68,8 +68,8 @@ class Run:
 
     @property
     def ranges(self) -> dict[str, dict[str, Any]]:
-        """What stands in each range: see `tsa.data.store.store.ranges_of`."""
-        return ranges_of(self.store)
+        """What stands in each range: see `tsa.data.store.store.split_summary`."""
+        return split_summary(self.store)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -107,10 +107,10 @@ def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
     return changed
 
 
-def _entity(run: Run) -> Array | None:
+def _entity(run: TrainedRun) -> Array | None:
     """(n,) a code for each key of the ranked history, -1 where the key is null. None where rows carry their own history
     and do not say whose it is."""
-    key = run.market.entity.key
+    key = run.market.entity.key_column
     return None if key is None else key_codes(run.store.columns([key])[key])[run.rows]
 
 

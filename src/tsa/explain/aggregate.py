@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.scaler import Scaling
-from tsa.explain.embedding_parts import Part, part_names
+from tsa.data.encoding.scaler import ScalerGroup
+from tsa.explain.embedding_parts import EmbeddingPart, part_names
 from tsa.explain.integrated_gradients import Attribution
-from tsa.explain.path import Passage, Place
+from tsa.explain.path import InputSite, InterpolationPath
 
 Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventShares:
+class EventAttributions:
     """What the e earlier events of a history add, oldest first.
 
     presence (e,)    that they happened, when they did
     outcome  (e,)    what is known of their outcome
-    features (e, n)  their values, and how these compare with the current payment's, in the order of `Shares.names`
+    features (e, n)  their values, and how these compare with the current payment's, in the order of `FeatureAttributions.names`
     """
 
     presence: Float64
@@ -41,25 +41,25 @@ class EventShares:
 
 
 @dataclass(frozen=True)
-class Shares:
+class FeatureAttributions:
     """What each feature of the current payment adds (n,), by `names`, and what the events of each history do."""
 
     names: Sequence[str]
     current: Float64
-    histories: Sequence[EventShares]
+    histories: Sequence[EventAttributions]
 
 
-def shares_of(encoder: Encoder, passage: Passage, found: Attribution) -> Shares:
+def shares_of(encoder: Encoder, passage: InterpolationPath, found: Attribution) -> FeatureAttributions:
     """Sort attributions by what they are of. A column that says that a feature has no value belongs to that feature."""
     columns = _Columns(encoder)
     current = np.zeros(len(columns.names))
-    for place, columns_there in ((Place("tokens"), columns.all), (Place("numbers"), columns.numbers)):
+    for place, columns_there in ((InputSite("tokens"), columns.all), (InputSite("numbers"), columns.numbers)):
         if place in found.at:
             np.add.at(current, columns_there, found.at[place].cpu().numpy()[: len(columns_there)])
     histories = []
     for k, history in enumerate(passage.histories):
-        shown = EventShares(
-            presence=found.at[Place("presence", k)].cpu().numpy(),
+        shown = EventAttributions(
+            presence=found.at[InputSite("presence", k)].cpu().numpy(),
             outcome=np.zeros(history.padding.shape[1] - 1),
             features=np.zeros((history.padding.shape[1] - 1, len(columns.names))),
         )
@@ -72,7 +72,7 @@ def shares_of(encoder: Encoder, passage: Passage, found: Attribution) -> Shares:
                     shown.features[:, columns.of(part)] += values[:-1, at]
                     current[columns.of(part)] += values[-1, at]
         histories.append(shown)
-    return Shares(columns.names, current, histories)
+    return FeatureAttributions(columns.names, current, histories)
 
 
 class _Columns:
@@ -87,7 +87,7 @@ class _Columns:
         self.numbers = [*self._numerical, *self._at(engineered)]
         self.all = [*self._categorical, *self.numbers]
 
-    def of(self, part: Part) -> int:
+    def of(self, part: EmbeddingPart) -> int:
         return (self._categorical if part.kind == "categorical" else self._numerical)[part.column]
 
     def _at(self, names: Sequence[str]) -> list[int]:
@@ -95,7 +95,7 @@ class _Columns:
         return [place[name] for name in names]
 
 
-def _owners(scaling: Scaling) -> list[str]:
+def _owners(scaling: ScalerGroup) -> list[str]:
     """Whose value each column tells of."""
     own = {f"{scaler.name} is missing": scaler.name for scaler in scaling.scalers}
     return [own.get(name, name) for name in scaling.names]

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.scaler import MISSING, GivenScaler, Scaler, Scaling
-from tsa.data.encoding.vocabulary import GivenVocabulary, Vocabulary
+from tsa.data.encoding.scaler import MISSING, ImportedScaler, Scaler, ScalerGroup
+from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary
 
 MEDIAN = 0.5
 
 
 @dataclass(frozen=True)
-class Neutral:
+class Baseline:
     """The neutral values of C categorical, F numerical and G engineered features.
 
     rows       C tensors of table rows: the mean of their vectors is the neutral vector of a categorical feature
@@ -31,7 +31,7 @@ class Neutral:
     engineered: Tensor
 
     @classmethod
-    def of(cls, encoder: Encoder) -> Neutral:
+    def of(cls, encoder: Encoder) -> Baseline:
         """No value in particular: the mean of the known ones. Numbers: the mean, the median or, for minmax, the least."""
         rows = tuple(torch.tensor(_known_rows(vocabulary)) for vocabulary in encoder.vocabularies)
         return cls(rows, _numbers(encoder.numerical_scaling), _numbers(encoder.engineered_scaling))
@@ -43,19 +43,19 @@ class Neutral:
         return torch.stack([table[rows.to(table.device)].mean(0) for rows in self.rows])
 
 
-def _known_rows(vocabulary: Vocabulary | GivenVocabulary) -> list[int]:
-    if isinstance(vocabulary, GivenVocabulary):
+def _known_rows(vocabulary: Vocabulary | ImportedVocabulary) -> list[int]:
+    if isinstance(vocabulary, ImportedVocabulary):
         return sorted(set(vocabulary.rows)) or [vocabulary.missing_row]
     return list(range(vocabulary.known_row, vocabulary.next_row)) or [vocabulary.missing_row]
 
 
-def _numbers(scaling: Scaling) -> Tensor:
+def _numbers(scaling: ScalerGroup) -> Tensor:
     own = [_number(scaler) for scaler in scaling.scalers]
     markers = len(scaling.names) - len(own)  # nothing is missing
     return torch.tensor([*own, *[0.0] * markers], dtype=torch.float32)
 
 
-def _number(scaler: Scaler | GivenScaler) -> float:
-    if isinstance(scaler, GivenScaler):
+def _number(scaler: Scaler | ImportedScaler) -> float:
+    if isinstance(scaler, ImportedScaler):
         return scaler.default * scaler.slope + scaler.offset
     return MEDIAN if scaler.scale == "quantile" else MISSING

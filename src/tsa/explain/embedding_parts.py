@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.data.history import NOT_KNOWN
-from tsa.explain.baseline import Neutral
+from tsa.data.history import UNKNOWN_OUTCOME
+from tsa.explain.baseline import Baseline
 from tsa.model.batch import History
 from tsa.model.embedding import AggregatedEvents, SummedEvents, numerical_rows
 from tsa.model.feature_aggregation import FeatureAggregation, factorization_machine
@@ -23,20 +23,20 @@ Kind = Literal["categorical", "numerical", "outcome", "base"]
 
 
 @dataclass(frozen=True)
-class Part:
+class EmbeddingPart:
     """What one of the P parts of an event stands for: a column of its array, its known outcome, or all that is always there."""
 
     kind: Kind
     column: int = 0
 
 
-def part_names(events: nn.Module, history: History) -> list[Part]:
+def part_names(events: nn.Module, history: History) -> list[EmbeddingPart]:
     """The P parts that `actual_parts` gives, in order."""
-    parts = [Part("categorical", column) for column in range(history.categorical.shape[-1])]
-    parts += [Part("numerical", column) for column in range(history.numerical.shape[-1])]
+    parts = [EmbeddingPart("categorical", column) for column in range(history.categorical.shape[-1])]
+    parts += [EmbeddingPart("numerical", column) for column in range(history.numerical.shape[-1])]
     if isinstance(events, SummedEvents):
-        parts += [Part("outcome")] if events.outcome is not None and history.outcome is not None else []
-        parts += [Part("base")]
+        parts += [EmbeddingPart("outcome")] if events.outcome is not None and history.outcome is not None else []
+        parts += [EmbeddingPart("base")]
     return parts
 
 
@@ -48,15 +48,15 @@ def actual_parts(events: nn.Module, history: History, table: Tensor) -> Tensor:
     return _summands(events, vectors, events.same(history).to(table.dtype), history)
 
 
-def neutral_parts(events: nn.Module, history: History, table: Tensor, neutral: Neutral) -> Tensor:
+def neutral_parts(events: nn.Module, history: History, table: Tensor, neutral: Baseline) -> Tensor:
     """The same events at the same times, but with neutral values, like the current one, and of no known outcome."""
     shape = history.padding.shape
     vectors = neutral.vectors(table).expand(*shape, -1, -1)
     numbers = neutral.numerical.to(table).expand(*shape, -1)
     if not isinstance(events, SummedEvents):
         return _apart(vectors, numbers, table)
-    outcome = None if history.outcome is None else torch.full_like(history.outcome, NOT_KNOWN)
-    same = table.new_ones(*shape, events.n_matched)
+    outcome = None if history.outcome is None else torch.full_like(history.outcome, UNKNOWN_OUTCOME)
+    same = table.new_ones(*shape, events.n_match_features)
     return _summands(events, vectors, same, replace(history, numerical=numbers, outcome=outcome))
 
 
@@ -99,10 +99,10 @@ def _aggregated(fold: FeatureAggregation | None, vectors: Tensor) -> Tensor:
 def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: History) -> Tensor:
     """The terms of the sum: per categorical feature, per number and its distances, the outcome, age and biases."""
     each = _of_numbers(events, events.numbers(history))
-    n = history.numerical.shape[-1] - events.n_marks
+    n = history.numerical.shape[-1] - events.n_missing_indicators
     if events.match is not None:
         told = same.unsqueeze(-1) * events.match.weight.t()
-        vectors = vectors + functional.pad(told, (0, 0, 0, vectors.shape[-2] - events.n_matched))
+        vectors = vectors + functional.pad(told, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
     values = each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]
     terms = [vectors, values, each[..., 3 * n + 2 :, :]]
     if events.outcome is not None and history.outcome is not None:
@@ -119,5 +119,5 @@ def _of_numbers(events: SummedEvents, numbers: Tensor) -> Tensor:
     waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
     weights = torch.cat([sine.reshape(-1, n, k), cosine.reshape(-1, n, k)], dim=-1)
     moved = torch.einsum("blnk,enk->blne", waves, weights)
-    out: Tensor = numbers.unsqueeze(-1) * plain.t() + functional.pad(moved, (0, 0, 0, events.n_marks))
+    out: Tensor = numbers.unsqueeze(-1) * plain.t() + functional.pad(moved, (0, 0, 0, events.n_missing_indicators))
     return out

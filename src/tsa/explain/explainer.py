@@ -15,14 +15,14 @@ from tsa.config.optional_tables import Reasons
 from tsa.data.history import FRAUD, GENUINE
 from tsa.data.store.store import EventStore
 from tsa.errors import DataError
-from tsa.explain.aggregate import EventShares, shares_of
-from tsa.explain.baseline import Neutral
+from tsa.explain.aggregate import EventAttributions, shares_of
+from tsa.explain.baseline import Baseline
 from tsa.explain.explanation import EventShare, Explanation, FeatureShare, HistoryShare
 from tsa.explain.integrated_gradients import Attribution, attribute
-from tsa.explain.path import Passage
+from tsa.explain.path import InterpolationPath
 from tsa.explain.raw_values import Payment, calendar_values, decoded, decoded_numbers, store_facts
 from tsa.explain.reasons import Kinds, reasons_of
-from tsa.explain.templates import Past
+from tsa.explain.templates import HistoryContext
 from tsa.model import Batch, History
 from tsa.model.collate import gather_batch
 
@@ -37,7 +37,7 @@ class Explainer:
         self.network = bundle.network
         if any(value.dtype != torch.float32 for value in self.network.parameters()):
             self.network = copy.deepcopy(self.network).float()  # of what is left out by rounding nothing can be said
-        self._neutral = Neutral.of(self.encoder)
+        self._neutral = Baseline.of(self.encoder)
 
     def explain(
         self,
@@ -53,7 +53,7 @@ class Explainer:
         """
         if len(batch) != 1:
             raise DataError(f"one payment at a time can be explained, however: a batch of {len(batch)}")
-        passage = Passage(self.network, batch.trimmed(), self._neutral)
+        passage = InterpolationPath(self.network, batch.trimmed(), self._neutral)
         found = attribute(passage)
         shares = shares_of(self.encoder, passage, found)
         current = self._current(batch, payment or Payment())
@@ -104,7 +104,7 @@ class Explainer:
             values |= decoded_numbers(self.encoder.engineered_scaling, batch.engineered[0].cpu().numpy())
         return self._completed(payment, values)
 
-    def _past(self, k: int, history: History, current: Payment, earlier: Sequence[Payment]) -> Past:
+    def _past(self, k: int, history: History, current: Payment, earlier: Sequence[Payment]) -> HistoryContext:
         """The earlier payments of a history without padding, as much as is known of each."""
         n = history.padding.shape[1] - 1
         given = [Payment()] * (n - len(earlier)) + list(earlier)[max(0, len(earlier) - n) :]
@@ -117,7 +117,7 @@ class Explainer:
             payments.append(self._completed(payment, values))
         outcomes = [0] * n if history.outcome is None else history.outcome[0, :n].tolist()
         key = self.market.history[k]
-        return Past(key.name, payments, ages, outcomes, full=n + 1 >= key.length)
+        return HistoryContext(key.name, payments, ages, outcomes, full=n + 1 >= key.length)
 
     def _read_back(self, history: History, at: int) -> dict[str, Any]:
         return decoded(self.encoder, history.categorical[0, at].cpu().numpy(), history.numerical[0, at].cpu().numpy())
@@ -138,7 +138,11 @@ class Explainer:
 
 
 def _history(
-    past: Past, names: Sequence[str], shares: EventShares, attention: Sequence[float], importance: float | None
+    past: HistoryContext,
+    names: Sequence[str],
+    shares: EventAttributions,
+    attention: Sequence[float],
+    importance: float | None,
 ) -> HistoryShare:
     totals, told = shares.events, shares.features.any(0)
     events = tuple(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 PROMISED = 0.01
-LEAST_TOTAL = 4e-3
+MIN_TOTAL = 4e-3
 """Log odds: of a smaller total no share is asked for, float32 would not tell it."""
-MOST_SHOWN = 12
+MAX_SHOWN = 12
 """So many features of an earlier event are written down, the strongest; there may be hundreds."""
 
 
@@ -45,7 +45,7 @@ class EventShare:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: of the features the strongest, and the sum of the others."""
-        shown = sorted(self.features, key=lambda name: -abs(self.features[name]))[:MOST_SHOWN]
+        shown = sorted(self.features, key=lambda name: -abs(self.features[name]))[:MAX_SHOWN]
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {
             "values": {name: self.values.get(name) for name in shown},
@@ -113,7 +113,7 @@ class Explanation:
     def adds_up(self) -> bool:
         """Whether the residual is within 1 % of the total. Where the score jumps on the way, as experts that come in at a
         threshold let it, no attribution can add up."""
-        return abs(self.residual) <= PROMISED * max(abs(self.total), LEAST_TOTAL)
+        return abs(self.residual) <= PROMISED * max(abs(self.total), MIN_TOTAL)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

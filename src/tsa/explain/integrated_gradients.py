@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from tsa.errors import ConfigError, DataError
-from tsa.explain.path import Passage, Place
+from tsa.explain.path import InputSite, InterpolationPath
 
-FIRST_LEGS = ((0.0, 1 / 16, 8), (1 / 16, 1.0, 14))
+INITIAL_SEGMENTS = ((0.0, 1 / 16, 8), (1 / 16, 1.0, 14))
 """From, to and steps along the whole way: enough for most payments. Next to the neutral payment steps are small: attention turns
 there from the current event alone to all events that begin to be there."""
 FURTHER_STEPS = 10
 """Steps along each part of a leg that was gone over too quickly."""
 FIRST_PART = 1 / 4
 """Where the leg that begins at the neutral payment is cut; all others are halved."""
-MOST_LEGS = 32
-GOOD_ENOUGH = 0.005
+MAX_LEGS = 32
+RELATIVE_TOLERANCE = 0.005
 """Residuals that add up, signs apart, to this share of the difference to explain are let pass; twice as much is promised."""
-NOTHING = 4e-3  # log odds: of a smaller difference no share is asked for, float32 would not tell it
+ABSOLUTE_TOLERANCE = 4e-3  # log odds: of a smaller difference no share is asked for, float32 would not tell it
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Attribution:
     steps    that were taken
     """
 
-    at: dict[Place, Tensor]
+    at: dict[InputSite, Tensor]
     baseline: float
     score: float
     steps: int
@@ -60,7 +60,7 @@ class Attribution:
 
 
 @dataclass(frozen=True)
-class Leg:
+class Segment:
     """A stretch [start, end] of the way from 0 to 1: mean slopes per place, and what they miss the difference by."""
 
     start: float
@@ -69,19 +69,19 @@ class Leg:
     residual: float
 
 
-def attribute(passage: Passage) -> Attribution:
+def attribute(passage: InterpolationPath) -> Attribution:
     """The attributions of a payment. ConfigError where captum is not installed, DataError where it has no score.
 
     Where the score turns sharply on the way, equal steps miss it: the leg that misses most is cut in two, again and again.
     """
-    walk = Walk(passage)
-    walk.measure(*(at for start, end, _ in FIRST_LEGS for at in (start, end)))
-    baseline, score = walk.height(0.0), walk.height(1.0)
+    walk = PathIntegrator(passage)
+    walk.measure(*(at for start, end, _ in INITIAL_SEGMENTS for at in (start, end)))
+    baseline, score = walk.log_odds_at(0.0), walk.log_odds_at(1.0)
     if not (math.isfinite(score) and math.isfinite(baseline)):
         raise DataError(f"payments must get a number as score to be explained, however: log odds of {score}")
-    legs = [leg for start, end, steps in FIRST_LEGS for leg in walk.legs([start, end], steps)]
-    enough = GOOD_ENOUGH * max(abs(score - baseline), NOTHING)
-    while sum(abs(leg.residual) for leg in legs) > enough and len(legs) < MOST_LEGS:
+    legs = [leg for start, end, steps in INITIAL_SEGMENTS for leg in walk.legs([start, end], steps)]
+    enough = RELATIVE_TOLERANCE * max(abs(score - baseline), ABSOLUTE_TOLERANCE)
+    while sum(abs(leg.residual) for leg in legs) > enough and len(legs) < MAX_LEGS:
         worst = max(legs, key=lambda leg: abs(leg.residual))
         cut = worst.start + (worst.end - worst.start) * (0.5 if worst.start else FIRST_PART)
         legs.remove(worst)
@@ -92,10 +92,10 @@ def attribute(passage: Passage) -> Attribution:
     return Attribution(at, baseline, score, walk.steps)
 
 
-class Walk:
+class PathIntegrator:
     """Goes along a passage, and counts its steps."""
 
-    def __init__(self, passage: Passage) -> None:
+    def __init__(self, passage: InterpolationPath) -> None:
         self.passage, self.steps = passage, 0
         self._method = _integrated_gradients()(self._connected, multiply_by_inputs=False)
         self._heights: dict[float, float] = {}
@@ -105,7 +105,7 @@ class Walk:
         nothing = torch.stack([0.0 * state.flatten(1).sum(1) for state in states]).sum(0)
         return self.passage(*states) + nothing
 
-    def height(self, at: float) -> float:
+    def log_odds_at(self, at: float) -> float:
         """The log odds at a share of the way."""
         self.measure(at)
         return self._heights[at]
@@ -118,7 +118,7 @@ class Walk:
                 heights = self.passage(*self._states(new)).tolist()
             self._heights.update(zip(new, heights, strict=True))
 
-    def legs(self, stops: Sequence[float], steps: int) -> list[Leg]:
+    def legs(self, stops: Sequence[float], steps: int) -> list[Segment]:
         """From each of these shares of the way to the next, so many steps each, all in one pass: a pass costs more than steps."""
         self.steps += steps * (len(stops) - 1)
         self.measure(*stops)
@@ -127,13 +127,13 @@ class Walk:
         pairs = enumerate(itertools.pairwise(stops))
         return [self._leg(start, end, [slope[at : at + 1] for slope in slopes]) for at, (start, end) in pairs]
 
-    def _leg(self, start: float, end: float, mean_slopes: Sequence[Tensor]) -> Leg:
+    def _leg(self, start: float, end: float, mean_slopes: Sequence[Tensor]) -> Segment:
         slopes = tuple(slope * (end - start) for slope in mean_slopes)
         told = sum(
             float(_product([slope], self.passage.way(place)).sum())
             for place, slope in zip(self.passage.places, slopes, strict=True)
         )
-        return Leg(start, end, slopes, self.height(end) - self.height(start) - told)
+        return Segment(start, end, slopes, self.log_odds_at(end) - self.log_odds_at(start) - told)
 
     def _states(self, shares: Sequence[float]) -> tuple[Tensor, ...]:
         """Per place what the payment looks like there, at each share of the way: (n, …)."""

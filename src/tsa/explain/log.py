@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.quarantine import SetAside
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError
@@ -59,7 +59,7 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     market, known = store.market, store.ids().cast(pl.String)
     spelled = pl.Series([str(id_) for id_ in ids], dtype=pl.String)
     rows = _places(known, spelled)
-    veil = Pseudonyms.of(market)
+    veil = Pseudonymizer.of(market)
     if veil is not None and market.event.id in veil.columns:
         rows = rows.fill_null(_places(known, veil.series(spelled)))
     lost = spelled.filter(rows.is_null()).to_list()

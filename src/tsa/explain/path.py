@@ -1,7 +1,7 @@
 """One payment's way through the network, from a neutral payment without histories to what it is.
 
 The network reads the payment in several places: as the events of each history, as the tokens of its current features, as
-plain numbers. Each place has an actual and a neutral value, and `Passage` is the network as a function of all of them, which
+plain numbers. Each place has an actual and a neutral value, and `InterpolationPath` is the network as a function of all of them, which
 can be followed on a straight line. An earlier event is there in part on the way: attention to it is scaled by its presence.
 
 Knows the blocks of the network; not what features mean, nor how attributions are made.
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.explain.baseline import Neutral
+from tsa.explain.baseline import Baseline
 from tsa.explain.embedding_parts import actual_parts, embedded, joined, neutral_parts
 from tsa.model import Batch, History, TSANetwork
-from tsa.model.attention import AttentionLayer, Surroundings
-from tsa.model.cross_attention import Recall
+from tsa.model.attention import AttentionContext, AttentionLayer
+from tsa.model.cross_attention import CrossAttention
 from tsa.model.embedding import numerical_rows
-from tsa.model.ensemble import averaged, side_by_side
-from tsa.model.fusion import Gated, SoftmaxCombined
+from tsa.model.ensemble import concat_members, mean_over_members
+from tsa.model.fusion import GatedFusion, SoftmaxFusion
 from tsa.model.order_attention import OrderAttention
 
 POWER = 4
@@ -32,7 +32,7 @@ ABSENT = 1e-9  # u of an event that is not there: its weight e^−83 is 0 beside
 
 
 @dataclass(frozen=True)
-class Place:
+class InputSite:
     """Where the network reads the payment.
 
     events    (1, L, P, D) the parts of a history's events, or (1, L, D) their sum where the embedding adds them up
@@ -46,24 +46,24 @@ class Place:
     history: int = 0
 
 
-class Passage:
+class InterpolationPath:
     """The network as a function of what one payment looks like in each `places`, from `neutral` to `actual`."""
 
-    def __init__(self, network: TSANetwork, batch: Batch, neutral: Neutral) -> None:
+    def __init__(self, network: TSANetwork, batch: Batch, neutral: Baseline) -> None:
         """batch: of one payment, its histories without padding."""
         self.network = network
-        batch = batch.of(network.table.weight.dtype)
-        self.histories = batch.in_order(network.config)
+        batch = batch.to_dtype(network.table.weight.dtype)
+        self.histories = batch.ordered_histories(network.config)
         self.engineered = batch.engineered
         with torch.no_grad():
-            self._parts: dict[Place, Tensor] = {}
+            self._parts: dict[InputSite, Tensor] = {}
             ends = dict(self._ends(neutral))
             self.places = list(ends)
             self.actual = tuple(actual for actual, _ in ends.values())
             self.neutral = tuple(value for _, value in ends.values())
             self._runs = self._which_run()
 
-    def way(self, place: Place) -> Tensor:
+    def way(self, place: InputSite) -> Tensor:
         """How far the payment is from neutral in a place, events part by part: (1, …)."""
         at = self.places.index(place)
         return self._parts.get(place, self.actual[at] - self.neutral[at])
@@ -71,23 +71,23 @@ class Passage:
     def __call__(self, *values: Tensor) -> Tensor:
         """The log odds of fraud for n states of the payment: values (n, …), one for each place → (n,)."""
         ensemble = self._ensemble(dict(zip(self.places, values, strict=True)))
-        return log_odds(averaged(self.network.classifier(ensemble)))
+        return log_odds(mean_over_members(self.network.classifier(ensemble)))
 
-    def embeddings(self, k: int) -> Iterator[tuple[Place, nn.Module]]:
+    def embeddings(self, k: int) -> Iterator[tuple[InputSite, nn.Module]]:
         """Where the events of history k are read, and by which embedding."""
-        yield Place("events", k), self._orders[k].events
-        if isinstance(self.network.combine, Gated):
-            yield Place("gate", k), self.network.combine.order.events
+        yield InputSite("events", k), self._orders[k].events
+        if isinstance(self.network.combine, GatedFusion):
+            yield InputSite("gate", k), self.network.combine.order.events
 
     def importances(self) -> Tensor | None:
         """How much each history counts: (n histories,), summing to 1, or less where the gate leaves one out; None for
         a network that does not weigh them."""
         at, combine = dict(zip(self.places, self.actual, strict=True)), self.network.combine
         with torch.no_grad():
-            if isinstance(combine, Gated):
+            if isinstance(combine, GatedFusion):
                 runs = torch.tensor(self._runs, device=self.actual[0].device)
                 return (self._gate(combine, at) * runs)[0]
-            if isinstance(combine, SoftmaxCombined):
+            if isinstance(combine, SoftmaxFusion):
                 orders = [self._order(order, at, "events", k) for k, order in enumerate(self._orders)]
                 return torch.softmax(combine.gate(torch.cat(orders, dim=-1)), dim=-1).flatten(0, -2).mean(0)
         return torch.ones(1) if len(self.histories) == 1 else None
@@ -99,32 +99,34 @@ class Passage:
             found = []
             for k, order in enumerate(self._orders):
                 x, around = self._tokens(order, at, "events", k)
-                found.append(_last_weights(order, x, around)[0].mean(0)[: at[Place("events", k)].shape[1]])
+                found.append(_last_weights(order, x, around)[0].mean(0)[: at[InputSite("events", k)].shape[1]])
         return found
 
     @property
     def _orders(self) -> list[OrderAttention]:
         return [order for order in self.network.order if isinstance(order, OrderAttention)]
 
-    def _ends(self, neutral: Neutral) -> Iterator[tuple[Place, tuple[Tensor, Tensor]]]:
+    def _ends(self, neutral: Baseline) -> Iterator[tuple[InputSite, tuple[Tensor, Tensor]]]:
         network, table = self.network, self.network.table.weight
         for k, (order, history) in enumerate(zip(self._orders, self.histories, strict=True)):
-            yield Place("events", k), self._apart(Place("events", k), order, table, neutral)
-            if isinstance(network.combine, Gated):
+            yield InputSite("events", k), self._apart(InputSite("events", k), order, table, neutral)
+            if isinstance(network.combine, GatedFusion):
                 gate = network.combine
-                yield Place("gate", k), self._apart(Place("gate", k), gate.order, gate.table.weight, neutral)
+                yield InputSite("gate", k), self._apart(InputSite("gate", k), gate.order, gate.table.weight, neutral)
             there = table.new_ones(1, history.padding.shape[1] - 1)
-            yield Place("presence", k), (there, torch.zeros_like(there))
+            yield InputSite("presence", k), (there, torch.zeros_like(there))
         current = self.histories[0].categorical[:, -1], self.histories[0].numerical[:, -1], self.engineered
         if network.feature is not None:
             tokens = network.feature.tokens(*current, table)
-            yield Place("tokens"), (tokens, tokens + self._token_steps(neutral))
+            yield InputSite("tokens"), (tokens, tokens + self._token_steps(neutral))
         if network.mlp is not None:
             parts = [part for part in current[1:] if part is not None]
             at_rest = [neutral.numerical, *([neutral.engineered] if self.engineered is not None else [])]
-            yield Place("numbers"), (torch.cat(parts, -1), torch.cat(at_rest).to(table)[None])
+            yield InputSite("numbers"), (torch.cat(parts, -1), torch.cat(at_rest).to(table)[None])
 
-    def _apart(self, place: Place, order: OrderAttention, table: Tensor, neutral: Neutral) -> tuple[Tensor, Tensor]:
+    def _apart(
+        self, place: InputSite, order: OrderAttention, table: Tensor, neutral: Baseline
+    ) -> tuple[Tensor, Tensor]:
         """Both ends for the events of a history; their parts are kept."""
         history = self.histories[place.history]
         actual = actual_parts(order.events, history, table)
@@ -132,7 +134,7 @@ class Passage:
         self._parts[place] = actual - start
         return joined(order.events, actual), joined(order.events, start)
 
-    def _token_steps(self, neutral: Neutral) -> Tensor:
+    def _token_steps(self, neutral: Baseline) -> Tensor:
         """From the tokens of the current features to neutral ones; the biases and the read-out token stay: (1, T, D)."""
         table, feature = self.network.table.weight, self.network.feature
         assert feature is not None
@@ -145,7 +147,7 @@ class Passage:
             steps.append(further.unsqueeze(-1) * feature.engineered[1:])
         return torch.cat([*steps, table.new_zeros(1, table.shape[1])])[None]
 
-    def _ensemble(self, at: dict[Place, Tensor]) -> Tensor:
+    def _ensemble(self, at: dict[InputSite, Tensor]) -> Tensor:
         """As `TSANetwork.embed`, of values at places: (n, ensemble width), or (n, M, …)."""
         network, combine = self.network, self.network.combine
         orders = self._orders
@@ -153,52 +155,56 @@ class Passage:
         def encode(k: int, _: History) -> Tensor:
             return self._order(orders[k], at, "events", k)
 
-        gate = combine if isinstance(combine, Gated) else None
+        gate = combine if isinstance(combine, GatedFusion) else None
         parts = [combine(self.histories, encode) if gate is None else self._gated(gate, at, encode)]
         if network.feature is not None:
-            tokens = network.feature.norm(at[Place("tokens")])
-            parts.append(network.feature.layers.last(tokens, Surroundings()))
+            tokens = network.feature.norm(at[InputSite("tokens")])
+            parts.append(network.feature.layers.last(tokens, AttentionContext()))
         if network.mlp is not None:
-            parts.append(network.mlp(at[Place("numbers")], None))
-        return side_by_side(parts)
+            parts.append(network.mlp(at[InputSite("numbers")], None))
+        return concat_members(parts)
 
-    def _order(self, order: OrderAttention, at: dict[Place, Tensor], kind: str, k: int) -> Tensor:
+    def _order(self, order: OrderAttention, at: dict[InputSite, Tensor], kind: str, k: int) -> Tensor:
         """(n, E), or (n, M, E) for members, what an order attention makes of history k."""
         x, around = self._tokens(order, at, kind, k)
         out: Tensor = order.last_norm(order.layers.last(x, around))
         return out
 
-    def _tokens(self, order: OrderAttention, at: dict[Place, Tensor], kind: str, k: int) -> tuple[Tensor, Surroundings]:
+    def _tokens(
+        self, order: OrderAttention, at: dict[InputSite, Tensor], kind: str, k: int
+    ) -> tuple[Tensor, AttentionContext]:
         """As `OrderAttention` starts, of parts and presences; the current event and a learned token are there for sure."""
-        x = embedded(order.events, at[Place(kind, k)], self.network.config.n_categorical)
-        presence = functional.pad(POWER * at[Place("presence", k)].clamp_min(ABSENT).log(), (0, 1))
+        x = embedded(order.events, at[InputSite(kind, k)], self.network.config.n_categorical)
+        presence = functional.pad(POWER * at[InputSite("presence", k)].clamp_min(ABSENT).log(), (0, 1))
         age = self.histories[k].age_seconds.expand(len(x), -1)
         x = order.aged(x, age)
         if order.token is not None:
             x = torch.cat([x, order.token.to(x.dtype).expand(len(x), 1, -1)], dim=1)
             presence, age = functional.pad(presence, (0, 1)), functional.pad(age, (0, 1))
         around = order.around(torch.zeros_like(age, dtype=torch.bool), age)
-        around.presence = presence
+        around.key_log_weight = presence
         return order.norm(x), around
 
-    def _gated(self, combine: Gated, at: dict[Place, Tensor], encode: Callable[[int, History], Tensor]) -> Tensor:
-        """As `Gated`. Which histories it leaves out is settled by the payment as it is, all the way."""
+    def _gated(
+        self, combine: GatedFusion, at: dict[InputSite, Tensor], encode: Callable[[int, History], Tensor]
+    ) -> Tensor:
+        """As `GatedFusion`. Which histories it leaves out is settled by the payment as it is, all the way."""
         importance = self._gate(combine, at)
         runs = [k for k, runs in enumerate(self._runs) if runs]
         out: Tensor = combine.norm(sum(importance[:, k, None] * encode(k, self.histories[k]) for k in runs))
         return out
 
-    def _gate(self, combine: Gated, at: dict[Place, Tensor]) -> Tensor:
+    def _gate(self, combine: GatedFusion, at: dict[InputSite, Tensor]) -> Tensor:
         """The importances (n, histories): that of a history other than the first comes with its first earlier event."""
         n = range(len(self.histories))
         small = [self._order(combine.order, at, "gate", k) for k in n]
         importance = torch.softmax(combine.head(torch.cat(small, dim=-1)), dim=-1)
-        there = [1 - (1 - at[Place("presence", k)] ** POWER).prod(-1) for k in n]
+        there = [1 - (1 - at[InputSite("presence", k)] ** POWER).prod(-1) for k in n]
         return importance * torch.stack([torch.ones_like(there[0]), *there[1:]], dim=-1)
 
     def _which_run(self) -> list[bool]:
         combine = self.network.combine
-        if not isinstance(combine, Gated):
+        if not isinstance(combine, GatedFusion):
             return [True] * len(self.histories)
         importance = self._gate(combine, dict(zip(self.places, self.actual, strict=True)))[0]
         return [k == 0 or bool(value > combine.skips_below) for k, value in enumerate(importance)]
@@ -210,9 +216,9 @@ def log_odds(logits: Tensor) -> Tensor:
     return logits[:, 1] - torch.cat([logits[:, :1], logits[:, 2:]], dim=-1).logsumexp(-1)
 
 
-def _last_weights(order: OrderAttention, x: Tensor, around: Surroundings) -> Tensor:
+def _last_weights(order: OrderAttention, x: Tensor, around: AttentionContext) -> Tensor:
     """(n, heads, L) the weights of the position that is read out, in the last layer."""
-    if isinstance(order.layers, Recall):
+    if isinstance(order.layers, CrossAttention):
         return order.layers.last_weights(x, around)
     *firsts, last = (layer for layer in order.layers if isinstance(layer, AttentionLayer))
     for layer in firsts:

@@ -15,8 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.scaler import GivenScaler, Scaler, Scaling
-from tsa.data.encoding.vocabulary import GivenVocabulary, Vocabulary, encode_calendar
+from tsa.data.encoding.scaler import ImportedScaler, Scaler, ScalerGroup
+from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.data.history import HistoryIndex
 from tsa.data.store.manifest import ROWS
 from tsa.data.store.store import EventStore
@@ -38,14 +38,14 @@ class Payment:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RawHistory:
     """A payment, and per history the earlier ones that the network sees, oldest first."""
 
     payment: Payment
     earlier: Mapping[str, Sequence[Payment]]
 
 
-def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[Facts]:
+def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[RawHistory]:
     """The facts of the payments `rows` of a store, one after the other."""
     seen = {
         row: {h.name: _earlier(store.histories[h.name], row, h.length) for h in store.market.history} for row in rows
@@ -53,7 +53,9 @@ def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[Facts]:
     wanted = {int(event) for events in seen.values() for shown in events.values() for event in shown} | set(rows)
     payments = _payments(store, np.array(sorted(wanted), np.int64))
     for row in rows:
-        yield Facts(payments[row], {name: [payments[int(e)] for e in events] for name, events in seen[row].items()})
+        yield RawHistory(
+            payments[row], {name: [payments[int(e)] for e in events] for name, events in seen[row].items()}
+        )
 
 
 def decoded(encoder: Encoder, categorical: NDArray[Any], numerical: NDArray[Any]) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def decoded(encoder: Encoder, categorical: NDArray[Any], numerical: NDArray[Any]
     return values | decoded_numbers(encoder.numerical_scaling, numerical)
 
 
-def decoded_numbers(scaling: Scaling, numbers: NDArray[Any]) -> dict[str, float | None]:
+def decoded_numbers(scaling: ScalerGroup, numbers: NDArray[Any]) -> dict[str, float | None]:
     """Raw numbers read back from scaled columns (F,); None where a column says that one was missing."""
     n = len(scaling.scalers)
     marked = {name for name, value in zip(scaling.names[n:], numbers[n:], strict=True) if value}
@@ -110,8 +112,8 @@ def _payment(store: EventStore, row: int, id_: Any, values: Mapping[str, Any]) -
     return Payment(id_, time_seconds, {**values, **calendar_values(store.encoder, time_seconds)})
 
 
-def _text(vocabulary: Vocabulary | GivenVocabulary, row: int) -> str | None:
-    if isinstance(vocabulary, GivenVocabulary):
+def _text(vocabulary: Vocabulary | ImportedVocabulary, row: int) -> str | None:
+    if isinstance(vocabulary, ImportedVocabulary):
         known = dict(zip(reversed(vocabulary.rows), reversed(vocabulary.values), strict=True))
         return known.get(row, UNKNOWN)
     if row == vocabulary.missing_row:
@@ -119,8 +121,8 @@ def _text(vocabulary: Vocabulary | GivenVocabulary, row: int) -> str | None:
     return vocabulary.values[row - vocabulary.known_row] if row >= vocabulary.known_row else UNKNOWN
 
 
-def _number(scaler: Scaler | GivenScaler, scaled: float) -> float:
-    if isinstance(scaler, GivenScaler):
+def _number(scaler: Scaler | ImportedScaler, scaled: float) -> float:
+    if isinstance(scaler, ImportedScaler):
         return (scaled - scaler.offset) / scaler.slope if scaler.slope else scaler.default
     if scaler.scale == "quantile":
         moved = float(np.interp(scaled, scaler.levels, scaler.knots)) if scaler.knots else 0.0

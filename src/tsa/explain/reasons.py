@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from tsa.config.optional_tables import Reasons
-from tsa.explain.aggregate import Shares
+from tsa.explain.aggregate import FeatureAttributions
 from tsa.explain.explanation import Reason
 from tsa.explain.raw_values import Payment
-from tsa.explain.templates import Past, Sentence, of_calendar, of_number, of_outcomes, of_pace, of_text
+from tsa.explain.templates import HistoryContext, ReasonTemplate, of_calendar, of_number, of_outcomes, of_pace, of_text
 
-LEAST_SHARE = 0.01
+MIN_SHARE = 0.01
 """What adds less than this share of all attributions, signs apart, is no reason."""
 CALENDAR_NAMES = {
     "hour_of_day": "hour of the day",
@@ -40,20 +40,22 @@ class Kinds:
 
 
 def reasons_of(
-    shares: Shares, payment: Payment, pasts: Sequence[Past], kinds: Kinds, wording: Reasons
+    shares: FeatureAttributions, payment: Payment, pasts: Sequence[HistoryContext], kinds: Kinds, wording: Reasons
 ) -> tuple[Reason, ...]:
     """The reasons of a payment, strongest first, at most `wording.most`."""
     found = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
     everything = sum(abs(attribution) for attribution, _, _ in found)
-    told = [group for group in found if abs(group[0]) > LEAST_SHARE * everything]
+    told = [group for group in found if abs(group[0]) > MIN_SHARE * everything]
     told.sort(key=lambda group: -abs(group[0]))
     return tuple(_reason(*group, wording) for group in told[: wording.most])
 
 
-Group = tuple[float, Sentence, str | None]  # attribution, sentence, feature
+Group = tuple[float, ReasonTemplate, str | None]  # attribution, sentence, feature
 
 
-def _features(shares: Shares, payment: Payment, pasts: Sequence[Past], kinds: Kinds) -> Iterator[Group]:
+def _features(
+    shares: FeatureAttributions, payment: Payment, pasts: Sequence[HistoryContext], kinds: Kinds
+) -> Iterator[Group]:
     of_pasts = np.array([history.features.sum(0) for history in shares.histories])
     for at, name in enumerate(shares.names):
         attribution = float(shares.current[at] + of_pasts[:, at].sum())
@@ -69,14 +71,14 @@ def _features(shares: Shares, payment: Payment, pasts: Sequence[Past], kinds: Ki
         yield attribution, sentence, name
 
 
-def _histories(shares: Shares, pasts: Sequence[Past]) -> Iterator[Group]:
+def _histories(shares: FeatureAttributions, pasts: Sequence[HistoryContext]) -> Iterator[Group]:
     for history, past in zip(shares.histories, pasts, strict=True):
         for sentence, values in ((of_outcomes(past), history.outcome), (of_pace(past), history.presence)):
             if sentence is not None:
                 yield float(values.sum()), sentence, None
 
 
-def _reason(attribution: float, sentence: Sentence, feature: str | None, wording: Reasons) -> Reason:
+def _reason(attribution: float, sentence: ReasonTemplate, feature: str | None, wording: Reasons) -> Reason:
     subject = feature or sentence.history or ""
     names = {"feature": feature, "history": sentence.history}
     filled: dict[str, Any] = {

@@ -15,7 +15,7 @@ from tsa.data.history import FRAUD, GENUINE
 from tsa.explain.raw_values import UNKNOWN, Payment
 
 HOUR, DAY = 3600.0, 86_400.0
-LEAST = 3
+MIN_EVENTS = 3
 """With fewer earlier values nothing is called usual."""
 FAR = 1.5
 """A number so many times the usual one, or one so many-th of it, is no longer near it."""
@@ -27,7 +27,7 @@ PAUSE = 7 * DAY
 
 
 @dataclass(frozen=True)
-class Sentence:
+class ReasonTemplate:
     """A kind of reason (`tsa.config.optional_tables.REASONS`), and what its text is filled in with."""
 
     kind: str
@@ -36,7 +36,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Past:
+class HistoryContext:
     """A history's e earlier payments, oldest first, with ages (e,) and outcomes (e,); `full`: there may be more."""
 
     name: str
@@ -50,53 +50,53 @@ class Past:
         return [p.values[name] for p in self.payments if p.values.get(name) is not None]
 
 
-def of_number(name: str, value: float | None, pasts: Sequence[Past]) -> Sentence:
+def of_number(name: str, value: float | None, pasts: Sequence[HistoryContext]) -> ReasonTemplate:
     """A number beside the usual one of the first of `pasts` that has enough of them."""
     if value is None:
-        return Sentence("missing_value")
+        return ReasonTemplate("missing_value")
     shown = {"value": number(value)}
     for past in pasts:
-        if len(values := past.values(name)) < LEAST:
+        if len(values := past.values(name)) < MIN_EVENTS:
             continue
         usual = statistics.median(values)
         facts = {**shown, "usual": number(usual), "total": len(values)}
         if value == usual:
-            return Sentence("near_usual", facts, past.name)
+            return ReasonTemplate("near_usual", facts, past.name)
         if usual <= 0 or value < 0:
-            return Sentence("other_than_usual", facts, past.name)
+            return ReasonTemplate("other_than_usual", facts, past.name)
         kind = "higher_than_usual" if value >= FAR * usual else "lower_than_usual"
         near = usual / FAR < value < usual * FAR
         ratio = {} if near else {"ratio": number(value / usual, 2)}
-        return Sentence("near_usual" if near else kind, facts | ratio, past.name)
-    return Sentence("value", shown)
+        return ReasonTemplate("near_usual" if near else kind, facts | ratio, past.name)
+    return ReasonTemplate("value", shown)
 
 
-def of_text(name: str, value: str | None, known: bool, pasts: Sequence[Past]) -> Sentence:
+def of_text(name: str, value: str | None, known: bool, pasts: Sequence[HistoryContext]) -> ReasonTemplate:
     """A value of a categorical feature: new in a history, or how often it was there. known: to the encoder."""
     if value is None:
-        return Sentence("missing_value")
+        return ReasonTemplate("missing_value")
     for past in pasts:
-        if value != UNKNOWN and len(values := past.values(name)) >= LEAST:
+        if value != UNKNOWN and len(values := past.values(name)) >= MIN_EVENTS:
             count = values.count(value)
             facts = {"value": value, "count": count, "total": len(values)}
-            return Sentence("known_value" if count else "new_value", facts, past.name)
-    return Sentence("value" if known else "unknown_value", {"value": value})
+            return ReasonTemplate("known_value" if count else "new_value", facts, past.name)
+    return ReasonTemplate("value" if known else "unknown_value", {"value": value})
 
 
-def of_calendar(name: str, value: str | None, pasts: Sequence[Past]) -> Sentence:
+def of_calendar(name: str, value: str | None, pasts: Sequence[HistoryContext]) -> ReasonTemplate:
     """An hour, day or month beside those of the first of `pasts` that has enough of them."""
     if value is None:
-        return Sentence("missing_value")
+        return ReasonTemplate("missing_value")
     for past in pasts:
-        if len(values := past.values(name)) >= LEAST:
+        if len(values := past.values(name)) >= MIN_EVENTS:
             apart = [abs(int(value) - int(other)) for other in values]
             near = [min(a, 24 - a) <= 2 if name == "hour_of_day" else a == 0 for a in apart]
             facts = {"value": value, "count": sum(near), "total": len(values)}
-            return Sentence("unusual_time" if sum(near) < SELDOM * len(near) else "usual_time", facts, past.name)
-    return Sentence("value", {"value": value})
+            return ReasonTemplate("unusual_time" if sum(near) < SELDOM * len(near) else "usual_time", facts, past.name)
+    return ReasonTemplate("value", {"value": value})
 
 
-def of_outcomes(past: Past) -> Sentence | None:
+def of_outcomes(past: HistoryContext) -> ReasonTemplate | None:
     """What is known of the outcomes of a history; None where nothing is."""
     frauds = [age for age, outcome in zip(past.ages, past.outcomes, strict=True) if outcome == FRAUD]
     known = len(frauds) + sum(outcome == GENUINE for outcome in past.outcomes)
@@ -104,26 +104,28 @@ def of_outcomes(past: Past) -> Sentence | None:
     if not known:
         return None
     if not frauds:
-        return Sentence("no_known_fraud", facts, past.name)
-    return Sentence(
+        return ReasonTemplate("no_known_fraud", facts, past.name)
+    return ReasonTemplate(
         "known_fraud" if len(frauds) == 1 else "known_frauds", facts | {"span": span(max(frauds))}, past.name
     )
 
 
-def of_pace(past: Past) -> Sentence | None:
+def of_pace(past: HistoryContext) -> ReasonTemplate | None:
     """How many payments there were and how long ago; None where there were none."""
     if not past.ages:
         return None
     for limit, many in MANY:
         within = sum(age <= limit for age in past.ages)
         if within + 1 >= many:
-            return Sentence("many_payments", {"count": _count(past, within, 1), "span": span(limit)}, past.name)
+            return ReasonTemplate("many_payments", {"count": _count(past, within, 1), "span": span(limit)}, past.name)
     if past.ages[-1] >= PAUSE:
-        return Sentence("after_pause", {"span": span(past.ages[-1])}, past.name)
-    return Sentence("few_payments", {"count": _count(past, len(past.ages)), "span": span(past.ages[0])}, past.name)
+        return ReasonTemplate("after_pause", {"span": span(past.ages[-1])}, past.name)
+    return ReasonTemplate(
+        "few_payments", {"count": _count(past, len(past.ages)), "span": span(past.ages[0])}, past.name
+    )
 
 
-def _count(past: Past, found: int, more: int = 0) -> str:
+def _count(past: HistoryContext, found: int, more: int = 0) -> str:
     """A count of payments; where the history shows no further back, there may be more of them."""
     at_least = "at least " if past.full and found == len(past.ages) else ""
     return f"{at_least}{found + more}"

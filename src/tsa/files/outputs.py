@@ -19,7 +19,7 @@ from tsa.errors import ConfigError
 OPENED = ("/dev/std", "/dev/fd/", "/proc/")
 """Where a process finds its own open files by name."""
 
-MOST_INSIDE = 100_000
+MAX_INSIDE = 100_000
 """So many files of a folder are looked at for hard links."""
 
 Given = str | Path | None
@@ -93,7 +93,7 @@ def _check_input(output: _Output, path: Path) -> None:
     if path.is_dir():
         if own in _above(output.place):
             raise ConfigError(f"{output.option} must not lie in a folder that is read (got {output.path}): {advice}")
-        inside = list(itertools.islice(_within(path), MOST_INSIDE))
+        inside = list(itertools.islice(_within(path), MAX_INSIDE))
         if _identity(output.place) in inside:
             raise ConfigError(f"{output.option} must not be a file of {path} (got {output.path}): {advice}")
     if output.is_replaced and _identity(output.place) in _above(Path(os.path.realpath(path))):

@@ -33,7 +33,7 @@ PRIVATE = 0o600
 
 
 @contextmanager
-def replaced_file(path: Path, *, private: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a path to write to, which takes the place of `path` when the block ends without an error.
 
     A link stays: what it points at is replaced. Into a device, a pipe or an open file of the process, such as /dev/null or
@@ -46,7 +46,7 @@ def replaced_file(path: Path, *, private: bool = False) -> Iterator[Path]:
         return
     path = _followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    aside = _temporary_path(path)
     try:
         with naming(path):
             if private:
@@ -97,7 +97,7 @@ def _followed(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    with replaced_file(path) as aside:
+    with atomic_file(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
@@ -113,7 +113,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def replaced_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[Path]:
+def atomic_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `out` when the block ends without an error, and is removed otherwise.
 
     A folder that stands at `out` is replaced if it is empty or holds the file `marker`, which says that it was made
@@ -124,7 +124,7 @@ def replaced_folder(out: Path, marker: str, *, private: bool = False) -> Iterato
     _refuse_foreign(out, marker)
     out.parent.mkdir(parents=True, exist_ok=True)
     stays = cannot_move(out)
-    aside = _aside(out / out.name if stays else out)
+    aside = _temporary_path(out / out.name if stays else out)
     aside.mkdir(0o700 if private else 0o777)
     try:
         with naming(out):
@@ -146,7 +146,7 @@ def _keep_private(folder: Path) -> None:
             path.chmod(PRIVATE)
 
 
-def _aside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
@@ -164,7 +164,7 @@ def _move(folder: Path, out: Path) -> None:
     if not out.exists():
         os.replace(folder, out)
         return
-    old = _aside(out)
+    old = _temporary_path(out)
     os.replace(out, old)
     try:
         os.replace(folder, out)

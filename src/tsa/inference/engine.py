@@ -54,7 +54,7 @@ class TorchEngine:
         self.network = network.eval() if precision == "float32" else copy.deepcopy(network).eval().to_bfloat16()
         self._device = next(network.parameters()).device
         if precision == "bf16" and self._device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-            # a network of the original's size took 20 times as long as in float32; one that recalls hardly changes
+            # a network of the legacy system's size took 20 times as long as in float32; one that recalls hardly changes
             _log.warning("precision: without AVX-512, as on this processor, bf16 can be many times slower than float32")
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:

@@ -14,9 +14,9 @@ import torch
 from tsa.bundle.bundle import GRAPHS, Bundle
 from tsa.data.store.store import prepare
 from tsa.errors import ConfigError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 from tsa.inference.engine import Engine, OnnxEngine, TorchEngine
-from tsa.inference.onnx_export import AGREES, Difference, check_graph, export_onnx, quantise, random_batch
+from tsa.inference.onnx_export import AGREES, Difference, export_onnx, quantize_int8, random_batch, verify_graph
 from tsa.model import Batch
 from tsa.model.collate import gather_batch
 from tsa.progress import Progress, silent
@@ -62,16 +62,16 @@ def export_bundle(
         graph = bundle.graphs.get("float32") or export_onnx(bundle.network, bundle.lengths)
         advance(1)
         if precision == "int8":
-            graph = quantise(graph)
+            graph = quantize_int8(graph)
         advance(1)
         batch = _batch(bundle, log)
-        difference = check_graph(graph, bundle.network, batch, AGREES if precision == "float32" else MOVES_AT_MOST)
+        difference = verify_graph(graph, bundle.network, batch, AGREES if precision == "float32" else MOVES_AT_MOST)
         one = batch.rows(torch.tensor([len(batch) - 1]))
         seconds = {"graph": _seconds(OnnxEngine(graph), one), "network": _seconds(TorchEngine(bundle.network), one)}
         advance(1)
     replace(bundle, graphs={**bundle.graphs, precision: graph}).save(path)
     if copy is not None:
-        with replaced_file(copy) as aside:
+        with atomic_file(copy) as aside:
             aside.write_bytes(graph)
     return Exported(GRAPHS[precision], len(graph), difference, len(batch), seconds)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.store.store import EventStore, prepare
-from tsa.inference.scorer import Scorer, refuse_no_number, window_seconds
+from tsa.inference.scorer import Scorer, check_finite, window_seconds
 from tsa.progress import Progress, silent
 
 Logs = Sequence[str | Path]
@@ -77,7 +77,7 @@ def open_log(
         if not (sound := np.isfinite(scores)).all():
             ids = store.ids(slice(first, last))
             if aside is None:
-                refuse_no_number(ids, scores)
+                check_finite(ids, scores)
             else:  # the file is written anew, with them
                 unscored = frozenset(ids.filter(~sound).cast(pl.String))
                 encoded(Path(folder) / "again", quarantine=replace(aside, unscored=unscored))

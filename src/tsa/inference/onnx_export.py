@@ -28,7 +28,7 @@ from tsa.model.batch import History
 OPSET = 20
 AGREES = 1e-5
 """How far a float32 graph's scores may be from the network's."""
-MOST_PAYMENTS = 65_536
+MAX_PAYMENTS = 65_536
 
 
 class _Flat(nn.Module):
@@ -61,7 +61,7 @@ def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
     fields = INPUTS if network.config.known_outcomes else INPUTS[:-1]
     sample = random_batch(network.config, lengths, size=3)
     names, tensors = _flat(sample, fields, network.config)
-    size = torch.export.Dim("payments", min=1, max=MOST_PAYMENTS)
+    size = torch.export.Dim("payments", min=1, max=MAX_PAYMENTS)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             _Flat(network.eval(), fields),
@@ -75,11 +75,11 @@ def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
         )
     assert program is not None
     graph = _bytes_of(program)
-    check_graph(graph, network, random_batch(network.config, lengths, size=64))
+    verify_graph(graph, network, random_batch(network.config, lengths, size=64))
     return graph
 
 
-def quantise(graph: bytes) -> bytes:
+def quantize_int8(graph: bytes) -> bytes:
     """The graph with the weights of its matrix products in seven bits of an int8, inputs quantised in eight as they come.
 
     Products that read an event's plain numbers stay as they are: they are small, and angles that are made of numbers in
@@ -89,7 +89,7 @@ def quantise(graph: bytes) -> bytes:
     tools = onnx_quantisation()
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        before.write_bytes(_weights_apart(graph))
+        before.write_bytes(_unshare_weights(graph))
         tools.quantize_dynamic(
             before,
             after,
@@ -112,7 +112,7 @@ def _of_plain_numbers(graph: bytes) -> list[str]:
     return [node.name for node in products if node.input[0] in numbers]
 
 
-def _weights_apart(graph: bytes) -> bytes:
+def _unshare_weights(graph: bytes) -> bytes:
     """The same graph with a matrix of its own for each product: quantising names what it makes of one by its name."""
     import onnx
 
@@ -147,7 +147,7 @@ class Difference:
     mean: float
 
 
-def check_graph(graph: bytes, network: TSANetwork, batch: Batch, most: float = AGREES) -> Difference:
+def verify_graph(graph: bytes, network: TSANetwork, batch: Batch, most: float = AGREES) -> Difference:
     """Compare a graph with the network on a batch. ModelError where a score differs by more than `most`."""
     own, other = TorchEngine(network)(batch), OnnxEngine(graph)(batch)
     apart = np.abs(own.astype(np.float64) - other)

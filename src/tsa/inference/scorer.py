@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import Quarantine, SetAside
-from tsa.data.log.sorting import ParquetParts
-from tsa.data.online.histories import Key, PastEvents, assemble
+from tsa.data.log.sorting import ParquetChunkWriter
+from tsa.data.online.histories import HistoryEvents, Key, gather_histories
+from tsa.data.online.payments import EncodedPayments as EncodedPayments
 from tsa.data.online.payments import PaymentReader
-from tsa.data.online.payments import Payments as EncodedPayments
 from tsa.data.store.store import EventStore, prepare
 from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError
-from tsa.files.writing import need_suffix, replaced_file
+from tsa.files.writing import atomic_file, need_suffix
 from tsa.inference.engine import Engine, EngineName, Precision, TorchEngine, make_engine
 from tsa.model import TSANetwork
 from tsa.model.collate import gather_batch, request_batch
@@ -40,7 +40,7 @@ PART_ROWS = 2**18
 Files = pl.DataFrame | str | Path | Sequence[str | Path]
 Rows = Sequence[Mapping[str, Any]]
 Payments = Files | Rows
-Past = Mapping[Key, PastEvents] | Callable[[EncodedPayments], Mapping[Key, PastEvents]]
+Past = Mapping[Key, HistoryEvents] | Callable[[EncodedPayments], Mapping[Key, HistoryEvents]]
 """Earlier events of the keys of payments, or what finds them."""
 
 
@@ -161,10 +161,10 @@ class Scorer:
                     ids = store.ids(slice(begin, begin + len(rows)))
                     if not (sound := np.isfinite(scores)).all():
                         if quarantine is None:
-                            refuse_no_number(ids, scores)
+                            check_finite(ids, scores)
                         unscored |= set(ids.filter(~sound).cast(pl.String))
                         ids, scores = ids.filter(sound), scores[sound]
-                    yield pl.DataFrame({"id": ids, **self.columns(scores)})
+                    yield pl.DataFrame({"id": ids, **self.with_calibration(scores)})
             if unscored:
                 self._set_aside(payments, Path(folder), quarantine, frozenset(unscored))
 
@@ -177,8 +177,10 @@ class Scorer:
 
     def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
         if not rows:
-            return pl.DataFrame({"id": pl.Series([], dtype=pl.String), **self.columns(np.empty(0, np.float32))})
-        if self.bundle.market.wire is not None:
+            return pl.DataFrame(
+                {"id": pl.Series([], dtype=pl.String), **self.with_calibration(np.empty(0, np.float32))}
+            )
+        if self.bundle.market.inline_history is not None:
             if histories is not None:
                 raise DataError("histories must not be given: rows of this market carry their own")
             requests = self.wire_reader.read(rows)
@@ -193,7 +195,7 @@ class Scorer:
         return Requests(
             ids=payments.ids,
             time_seconds=payments.time_seconds,
-            histories=assemble(self.bundle.market, payments, past),
+            histories=gather_histories(self.bundle.market, payments, past),
             engineered=payments.engineered,
         )
 
@@ -203,8 +205,8 @@ class Scorer:
         DataError where the network has no number for a payment.
         """
         scores = self.engine(request_batch(requests))
-        refuse_no_number(requests.ids, scores)
-        return self.columns(scores)
+        check_finite(requests.ids, scores)
+        return self.with_calibration(scores)
 
     def _encode(self, payments: Files, folder: Path, quarantine: SetAside, progress: Progress) -> EventStore:
         """A store of `payments` under `folder`, made with the bundle's encoder: nothing is fitted."""
@@ -216,7 +218,7 @@ class Scorer:
             bundle.market, payments, folder / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
         )
 
-    def columns(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def with_calibration(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The columns of raw scores (m,), `raw_score` first, then those that the bundle is calibrated for."""
         calibration = self.bundle.calibration
         return {"raw_score": scores, **({} if calibration is None else calibration.columns(scores))}
@@ -234,9 +236,9 @@ class Scorer:
 
 def _check_cap(bundle: Bundle) -> None:
     """Ages beyond the network's cap would all count alike: one that is set otherwise must not be larger. ConfigError."""
-    wire, config = bundle.market.wire, bundle.config
+    wire, config = bundle.market.inline_history, bundle.config
     if wire is not None and config.time_attention == "exponential" and wire.age_cap_seconds > config.age_cap_seconds:
-        rule = f"wire.age_cap_seconds must be at most the model's {config.age_cap_seconds:g}"
+        rule = f"inline_history.age_cap_seconds must be at most the model's {config.age_cap_seconds:g}"
         raise ConfigError(f"{rule} (got {wire.age_cap_seconds:g}): train or import the model with another cap")
 
 
@@ -247,7 +249,7 @@ def _is_rows(payments: Payments) -> TypeGuard[Rows]:
     return all(isinstance(row, Mapping) for row in payments)
 
 
-def refuse_no_number(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:
+def check_finite(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:
     """A payment that the network has no number for has no score: not the lowest, not the highest, none."""
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
@@ -263,7 +265,7 @@ def write_scores(scores: pl.DataFrame | Iterable[pl.DataFrame], out: Path) -> in
     """
     need_suffix("out", out, ".parquet", ".csv")
     parts = iter([scores] if isinstance(scores, pl.DataFrame) else scores)
-    with replaced_file(out) as aside:
+    with atomic_file(out) as aside:
         return _write_csv(parts, aside) if out.suffix == ".csv" else _write_parquet(parts, aside)
 
 
@@ -278,7 +280,7 @@ def _write_csv(parts: Iterator[pl.DataFrame], path: Path) -> int:
 
 def _write_parquet(parts: Iterator[pl.DataFrame], path: Path) -> int:
     count = 0
-    with ParquetParts(path) as file:
+    with ParquetChunkWriter(path) as file:
         for part in parts:
             file.write(part)
             count += len(part)

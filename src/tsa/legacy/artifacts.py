@@ -1,4 +1,4 @@
-"""The original's files of a trained model: read into plain values and maps, and where asked for written.
+"""The legacy system's files of a trained model: read into plain values and maps, and where asked for written.
 
 Weights, tables as JSON, `percentile_score.pkl` and `bspline_parameters.json`. It knows the files' forms; not how they fit
 together, which is `tsa.legacy.importer`'s.
@@ -29,7 +29,7 @@ from tsa.legacy.safe_pickle import read_pickle, write_pickle
 PERCENTILES, BSPLINE = "percentile_score.pkl", "bspline_parameters.json"
 CHECKPOINT = ("model", "model_state_dict", "state_dict")
 """Where a training checkpoint holds the state dict."""
-MOST_TIMES, FREE_BYTES, MOST_PICKLE = 4, 64 * 2**20, 8 * 2**20
+MAX_TIMES, FREE_BYTES, MAX_PICKLE = 4, 64 * 2**20, 8 * 2**20
 """Weights may take so many times their file's size, or so many bytes; and what describes them."""
 BY_NUMBER = b"\nbytearray\n"
 """How a pickle asks for the one type that torch lets it make of any size from a number."""
@@ -53,7 +53,7 @@ def read_percentiles(path: Path, notes: list[str] | None = None) -> PercentileMa
     """
     pairs = read_pickle(path)
     try:
-        found = PercentileMap.original(pairs)
+        found = PercentileMap.from_legacy(pairs)
         _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], found.scores)
         return found
     except (CalibrationError, TypeError, ValueError) as error:
@@ -67,7 +67,7 @@ def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
     """
     table = read_table(path)
     try:
-        found = BSplineMap.original(table)
+        found = BSplineMap.from_legacy(table)
         for name in ("knots", "coefficients"):
             _note_lifted(notes, path, name, table[name], getattr(found, name))
         return found
@@ -119,11 +119,11 @@ def _refuse_swelling(path: Path) -> None:
             parts = archive.infolist()
             for part in parts:
                 if part.filename.endswith(".pkl"):
-                    if part.file_size > MOST_PICKLE:
-                        rule = f"must describe its tensors in at most {MOST_PICKLE:,} bytes"
+                    if part.file_size > MAX_PICKLE:
+                        rule = f"must describe its tensors in at most {MAX_PICKLE:,} bytes"
                         raise ArtefactError(f"{path.name} {rule} (got {part.file_size:,})")
                     asks |= BY_NUMBER in archive.read(part)
-        unpacked, most = sum(part.file_size for part in parts), max(FREE_BYTES, MOST_TIMES * path.stat().st_size)
+        unpacked, most = sum(part.file_size for part in parts), max(FREE_BYTES, MAX_TIMES * path.stat().st_size)
         if unpacked > most:
             rule = f"must unpack to at most {most:,} bytes (got {unpacked:,})"
             raise ArtefactError(f"{path.name} {rule}: save it again with torch.save")
@@ -143,7 +143,7 @@ def _refuse_repeated(path: Path, state: Mapping[str, Tensor]) -> None:
                 f"{path.name}: {name} must hold each of its numbers (its shape is {tuple(value.shape)})"
             )
         total += size
-    if total > (most := max(FREE_BYTES, MOST_TIMES * path.stat().st_size)):
+    if total > (most := max(FREE_BYTES, MAX_TIMES * path.stat().st_size)):
         raise ArtefactError(f"{path.name} must hold tensors of at most {most:,} bytes in all (got {total:,})")
 
 
@@ -155,11 +155,13 @@ def _reason(error: Exception) -> str:
 
 
 def write_original(calibration: Calibration, folder: Path) -> list[Path]:
-    """Write the maps of a calibration as the original's two files; those written. CalibrationError where it has neither,
+    """Write the maps of a calibration as the legacy system's two files; those written. CalibrationError where it has neither,
     or a probability that is no B-spline."""
     percentile, probability = calibration.percentile, calibration.probability
     if percentile is None and probability is None:
-        raise CalibrationError("the original's files need a percentile or a probability map, however: there is neither")
+        raise CalibrationError(
+            "the legacy system's files need a percentile or a probability map, however: there is neither"
+        )
     if probability is not None and not isinstance(probability, BSplineMap):
         raise CalibrationError(f"{BSPLINE} holds a B-spline, however: the probability is {probability.method}")
     written = []

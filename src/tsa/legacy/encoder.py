@@ -1,7 +1,7 @@
-"""The original's artefacts of encoding: what its model was trained on, as an encoder that keeps their meaning.
+"""The legacy system's artefacts of encoding: what its model was trained on, as an encoder that keeps their meaning.
 
 There an unknown value has row 0, as padding, a missing one counts as the feature's default, and a number x becomes
-x · scale + min. Knows the original's names of artefacts; nothing of networks, scores or where the files are.
+x · scale + min. Knows the legacy system's names of artefacts; nothing of networks, scores or where the files are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from tsa.config.market import Market, Numerical
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.scaler import GivenScaler, Scaling
-from tsa.data.encoding.vocabulary import GivenVocabulary
-from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup
+from tsa.data.encoding.vocabulary import ImportedVocabulary
+from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.errors import ArtefactError
 from tsa.legacy.safe_pickle import brief
 
@@ -27,14 +27,14 @@ SCALES = {"numerical": ("seq_num_scale_", "seq_num_min_"), "engineered": ("num_s
 """By kind of feature, the names in the preprocessor of what x is multiplied with and of what is then added."""
 
 
-def original_encoder(
+def legacy_encoder(
     market: Market,
     *,
     cat_to_index: Mapping[str, Mapping[str, int]],
     defaults: Mapping[str, str],
     preprocessor: Mapping[str, Sequence[float]],
 ) -> Encoder:
-    """The encoder of an imported model, for a market that declares the original's features in the original's order.
+    """The encoder of an imported model, for a market that declares the legacy system's features in the legacy system's order.
 
     What the market says of transforms, scales and rare values is for models that are trained here, and does not count.
     cat_to_index: feature → value → row of the table. defaults: feature → what a missing value counts as. preprocessor:
@@ -45,7 +45,7 @@ def original_encoder(
         encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
         f"artefacts for market {market.name}",
     )
-    integers, veil = numeric_categoricals(market), Pseudonyms.of(market)
+    integers, veil = numeric_categoricals(market), Pseudonymizer.of(market)
     for feature in (*market.features.numerical, *market.features.engineered):
         if feature.transform != "none":
             _log.warning("%s: transform=%r is left out, an imported model has none", feature.name, feature.transform)
@@ -65,42 +65,42 @@ def original_encoder(
 
 
 BATCHES = ("declr", "BillingAddrLatLongConfidence")
-"""Of rows with one history: a feature of each of the two batches of fields, as the original's handler asks."""
+"""Of rows with one history: a feature of each of the two batches of fields, as the legacy system's handler asks."""
 DECIMALS = ("fingerprintRiskValue",)
 """Of rows with two histories: what its other handler reads as a number with a fraction."""
 
 
 def original_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: float) -> Market:
-    """The market with the original's rules for reading rows, which the imported model was served with.
+    """The market with the legacy system's rules for reading rows, which the imported model was served with.
 
     What the market file itself says of `rules`, `batches` and `decimal_categorical` stays. The cap of ages is the model's. The
     defaults of categorical features are the encoder's, those of times and ids come from default_value_dict.
     """
-    if market.wire is None:
+    if market.inline_history is None:
         return market
     table, names = market.to_dict(), {feature.name for feature in market.features.categorical}
-    wire: dict[str, Any] = {"rules": "original", **table["wire"]}
+    wire: dict[str, Any] = {"rules": "original", **table["inline_history"]}
     own = {"batches": BATCHES} if len(market.history) == 1 else {"decimal_categorical": DECIMALS}
     for key, features in own.items():
         if key not in wire and set(features) <= names:
             wire[key] = list(features)
-    if market.wire.age_cap_seconds != age_cap_seconds:
-        said = f"wire.age_cap_seconds: {market.wire.age_cap_seconds:g} is left out"
+    if market.inline_history.age_cap_seconds != age_cap_seconds:
+        said = f"inline_history.age_cap_seconds: {market.inline_history.age_cap_seconds:g} is left out"
         _log.warning("%s, the imported model takes ages up to %g s", said, age_cap_seconds)
     wire["age_cap_seconds"] = age_cap_seconds
     event = {name: defaults[name] for name in (market.event.time, market.event.id) if defaults.get(name) is not None}
-    kept = {name: value for name, value in table["wire"]["defaults"].items() if name not in names}
+    kept = {name: value for name, value in table["inline_history"]["defaults"].items() if name not in names}
     wire["defaults"] = {**{name: str(value) for name, value in event.items()}, **kept}
     return Market.from_dict({**table, "wire": wire})
 
 
 def _vocabulary(
-    name: str, rows: Mapping[str, int], default: str, integers: bool, veil: Pseudonyms | None
-) -> GivenVocabulary:
+    name: str, rows: Mapping[str, int], default: str, integers: bool, veil: Pseudonymizer | None
+) -> ImportedVocabulary:
     """A feature that the market pseudonymises is read as pseudonyms, so by these its values must be known."""
     veiled = veil is not None and name in veil.columns
     spelled = veil.of_text if veil is not None and veiled else str
-    return GivenVocabulary(
+    return ImportedVocabulary(
         name=name,
         values=tuple(map(spelled, rows)),
         rows=tuple(map(int, rows.values())),
@@ -111,11 +111,11 @@ def _vocabulary(
 
 def _scaling(
     kind: str, features: Sequence[Numerical], defaults: Mapping[str, str], preprocessor: Mapping[str, Sequence[float]]
-) -> Scaling:
+) -> ScalerGroup:
     slopes, offsets = (preprocessor[name] for name in SCALES[kind])
-    return Scaling(
+    return ScalerGroup(
         tuple(
-            GivenScaler(name=f.name, slope=float(slope), offset=float(offset), default=float(defaults[f.name]))
+            ImportedScaler(name=f.name, slope=float(slope), offset=float(offset), default=float(defaults[f.name]))
             for f, slope, offset in zip(features, slopes, offsets, strict=True)
         )
     )
@@ -123,7 +123,7 @@ def _scaling(
 
 def numeric_categoricals(market: Market) -> frozenset[str]:
     """The categorical features that hold numbers, and are read through an integer: the wire table says which."""
-    return frozenset() if market.wire is None else frozenset(market.wire.numeric_categorical)
+    return frozenset() if market.inline_history is None else frozenset(market.inline_history.numeric_categorical)
 
 
 def refuse(findings: Sequence[str], source: str) -> None:
@@ -180,7 +180,7 @@ def _is_row(row: Any) -> bool:
 
 def _no_default(name: str) -> str:
     rule = f"default_value_dict: {name!r} has no default"
-    return f"{rule}: add what a missing value counts as to [original.defaults] of the market file"
+    return f"{rule}: add what a missing value counts as to [legacy.defaults] of the market file"
 
 
 def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]) -> Iterator[str]:
@@ -194,17 +194,17 @@ def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]
 
 def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]:
     """Defaults of the market file are filled in as rows are read: they must be those that the model was trained with."""
-    declared = {} if market.wire is None else market.wire.defaults
+    declared = {} if market.inline_history is None else market.inline_history.defaults
     texts = {feature.name for feature in market.features.categorical} - numeric_categoricals(market)
     moment = defaults.get(market.event.time)
-    if market.wire is not None and moment is not None and not _is_number(moment):
+    if market.inline_history is not None and moment is not None and not _is_number(moment):
         yield f"default_value_dict: {market.event.time!r} must be a number, however: {_shown(moment)}"
     for name in (*market.features.names, market.event.time):
         given, own = defaults.get(name), declared.get(name)
         if given is None or own is None or (isinstance(given, str | int | float) and str(given) == own):
             continue
         if name in texts or not (_is_number(given) and _is_number(own) and float(given) == float(own)):
-            yield f"wire.defaults.{name}: must be {_shown(given)} as in default_value_dict, however: {own!r}"
+            yield f"inline_history.defaults.{name}: must be {_shown(given)} as in default_value_dict, however: {own!r}"
 
 
 def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[str]:
@@ -212,7 +212,7 @@ def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[
         yield f"preprocessor: {name} must be a list of numbers, however: {_shown(values)}"
     elif len(values) != length:
         over = len(values) - length
-        option = f"--leave-out {kind}=P,P or original.leave_out.{kind} in the market file"
+        option = f"--leave-out {kind}=P,P or legacy.leave_out.{kind} in the market file"
         hint = f" ({over} too many): name the positions to leave out, from 0 on, by {option}" if over > 0 else ""
         yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature, however: {len(values)}{hint}"
     elif bad := [at for at, value in enumerate(values) if not _is_number(value)]:

@@ -1,4 +1,4 @@
-"""From a folder of the original system, weights and artefacts, to a bundle like any other that gives the same three scores.
+"""From a folder of the legacy system, weights and artefacts, to a bundle like any other that gives the same three scores.
 
 Everything is read and checked before anything is made: what is missing or does not fit is listed in one error. It knows
 how the files hang together; what is in them is known to `tsa.legacy.artifacts`, `tsa.legacy.encoder` and `tsa.legacy.weights`.
@@ -17,11 +17,11 @@ import torch
 
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
-from tsa.config.market import Market, Original
+from tsa.config.market import LegacyArtifacts, Market
 from tsa.errors import ArtefactError, ConfigError, TSAError
 from tsa.files.writing import sha256_of
 from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_table, read_weights
-from tsa.legacy.encoder import SCALES, encoder_findings, original_encoder, original_market, refuse
+from tsa.legacy.encoder import SCALES, encoder_findings, legacy_encoder, original_market, refuse
 from tsa.legacy.safe_pickle import brief, read_pickle
 from tsa.legacy.weights import ARGUMENTS, TWO, reference_network
 from tsa.model import TSANetwork
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Found:
+class _ImportState:
     """What was read so far, by name, and what is wrong with the rest."""
 
     read: dict[str, Any] = field(default_factory=dict)
@@ -64,21 +64,23 @@ class _Found:
             self.findings.append(str(error))
 
 
-def import_original(
+def import_legacy(
     folder: str | Path, market: Market, *, weights: Path | None = None, config: Path | None = None
 ) -> Bundle:
-    """A bundle of the original's model in `folder`, for a market that declares its features in the original's order.
+    """A bundle of the legacy system's model in `folder`, for a market that declares its features in the legacy system's order.
 
     The folder holds the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and the five
-    artefacts; without `percentile_score.pkl` the bundle has no percentiles, and says so. The market's `[original]` table
+    artefacts; without `percentile_score.pkl` the bundle has no percentiles, and says so. The market's `[legacy]` table
     says which positions of the scales to leave out, and defaults that the folder lacks.
     weights, config: these two files, where the folder has several that could be them.
     ArtefactError lists everything that is missing, hostile or inconsistent. Nothing in the files is executed.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ArtefactError(f"{folder} must be a folder with the original's weights and artefacts, however: it is none")
-    found = _Found()
+        raise ArtefactError(
+            f"{folder} must be a folder with the legacy system's weights and artefacts, however: it is none"
+        )
+    found = _ImportState()
     _read_all(found, folder, weights, config)
     _complete(found, market)
     found.findings += _inconsistencies(market, found.read)
@@ -92,7 +94,7 @@ def import_original(
     network = _with_histories(network, tuple(history.name for history in market.history))
     return Bundle(
         market=market,
-        encoder=original_encoder(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
+        encoder=legacy_encoder(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
         config=network.config,
         network=network,
         training={"imported": _account(found), "sampling_rate_genuine": None},
@@ -100,13 +102,13 @@ def import_original(
     )
 
 
-def _calibration(found: _Found) -> Calibration:
+def _calibration(found: _ImportState) -> Calibration:
     percentile = found.read.get(PERCENTILES)
     reasons = {} if percentile is not None else {"percentile": NO_PERCENTILES}
     return Calibration(percentile=percentile, probability=found.read[BSPLINE], reasons=reasons)
 
 
-def _read_all(found: _Found, folder: Path, weights: Path | None, config: Path | None) -> None:
+def _read_all(found: _ImportState, folder: Path, weights: Path | None, config: Path | None) -> None:
     noting: dict[str, Callable[[Path], Any]] = {
         PERCENTILES: partial(read_percentiles, notes=found.notes),
         BSPLINE: partial(read_bspline, notes=found.notes),
@@ -127,9 +129,9 @@ def _read_all(found: _Found, folder: Path, weights: Path | None, config: Path | 
         del found.read["preprocessor.pkl"]
 
 
-def _complete(found: _Found, market: Market) -> None:
+def _complete(found: _ImportState, market: Market) -> None:
     """Leave out the positions, and fill in the defaults, that the market file says."""
-    told = market.original or Original()
+    told = market.legacy or LegacyArtifacts()
     if (preprocessor := found.read.get("preprocessor.pkl")) is not None:
         for kind, names in SCALES.items():
             positions = getattr(told.leave_out, kind)
@@ -137,12 +139,12 @@ def _complete(found: _Found, market: Market) -> None:
                 preprocessor = {**preprocessor, name: _without(found, name, kind, preprocessor.get(name), positions)}
         found.read["preprocessor.pkl"] = preprocessor
     if (defaults := found.read.get("default_value_dict.json")) is not None:
-        wire = {} if market.wire is None else market.wire.defaults
+        wire = {} if market.inline_history is None else market.inline_history.defaults
         filled = {name: value for name, value in {**wire, **told.defaults}.items() if defaults.get(name) is None}
         for name, own in told.defaults.items():
             if name not in filled and str(defaults[name]) != own:
                 rule = f"must be {brief(defaults[name])} as in default_value_dict, or be left out"
-                found.findings.append(f"original.defaults.{name}: {rule} (got {own!r})")
+                found.findings.append(f"legacy.defaults.{name}: {rule} (got {own!r})")
         if filled:
             values = ", ".join(f"{name} {value!r}" for name, value in filled.items())
             found.notes.append(f"default_value_dict.json has no default of {values}: taken from the market file")
@@ -155,23 +157,23 @@ def left_out(text: str) -> str:
     places = [place.strip() for place in positions.split(",")]
     if kind.strip() not in SCALES or not all(place.isdecimal() for place in places):
         raise ConfigError(f"--leave-out must be KIND=P,P with KIND one of {', '.join(SCALES)} (got {text!r})")
-    return f"original.leave_out.{kind.strip()}=[{', '.join(places)}]"
+    return f"legacy.leave_out.{kind.strip()}=[{', '.join(places)}]"
 
 
-def _without(found: _Found, name: str, kind: str, values: Any, positions: Sequence[int]) -> Any:
+def _without(found: _ImportState, name: str, kind: str, values: Any, positions: Sequence[int]) -> Any:
     """A list of the preprocessor without the positions; as it is where it is none, which is a finding of its own."""
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         return values
     if beyond := [at for at in positions if at >= len(values)]:
         rule = f"must be positions of {name}, which has {len(values)} numbers, from 0 on"
-        found.findings.append(f"original.leave_out.{kind}: {rule} (got {beyond})")
+        found.findings.append(f"legacy.leave_out.{kind}: {rule} (got {beyond})")
         return values
     out = set(positions)
     found.notes.append(f"{name}: {len(out)} of {len(values)} numbers are left out, at {sorted(out)}")
     return [value for at, value in enumerate(values) if at not in out]
 
 
-def _only(found: _Found, what: str, option: str, kind: str, paths: Sequence[Path]) -> Path | None:
+def _only(found: _ImportState, what: str, option: str, kind: str, paths: Sequence[Path]) -> Path | None:
     """The one file there is of a kind; else a finding."""
     if len(paths) == 1:
         return paths[0]
@@ -181,8 +183,8 @@ def _only(found: _Found, what: str, option: str, kind: str, paths: Sequence[Path
     return None
 
 
-def _network(found: _Found) -> TSANetwork | None:
-    """The original's network; None where there is none, with the reason among the findings."""
+def _network(found: _ImportState) -> TSANetwork | None:
+    """The legacy system's network; None where there is none, with the reason among the findings."""
     if "config" not in found.read or "weights" not in found.read:
         return None
     try:
@@ -194,7 +196,7 @@ def _network(found: _Found) -> TSANetwork | None:
 
 
 def _with_histories(network: TSANetwork, names: tuple[str, ...]) -> TSANetwork:
-    """The network with its histories called as in the market file: by name where the names are the original's, else in
+    """The network with its histories called as in the market file: by name where the names are the legacy system's, else in
     the market's order, the customer's first."""
     if set(names) == set(network.config.histories):
         return network
@@ -257,7 +259,7 @@ def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]
         yield f"history: the weights are of {count} histories, however: the market has {', '.join(names)}"
 
 
-def _account(found: _Found) -> dict[str, Any]:
+def _account(found: _ImportState) -> dict[str, Any]:
     """What the bundle tells of its origin: each file with its sha256, and the constructor arguments."""
     files = {path.name: sha256_of(path) for path in found.paths.values()}
     return {"files": files, "arguments": found.read["config"], "notes": list(found.notes)}

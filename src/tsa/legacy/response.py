@@ -1,4 +1,4 @@
-"""The original endpoint's answer, word for word: three scores as text, in positional decimals.
+"""The legacy endpoint's answer, word for word: three scores as text, in positional decimals.
 
 It knows scores and their spelling; not requests, servers, or how a score is made.
 """
@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tsa.calibration.calibration import Calibration
-from tsa.calibration.percentile import finite
+from tsa.calibration.percentile import as_finite_array
 
 CONTENT_TYPE = "application/json"
 
 
-def original_response(raw: ArrayLike, calibration: Calibration) -> dict[str, list[dict[str, str]]]:
+def legacy_response(raw: ArrayLike, calibration: Calibration) -> dict[str, list[dict[str, str]]]:
     """`{"predictions": [{"score-percentile": …, "legacy-score": …, "ProbabilityScore": …}, …]}` of raw scores (n,).
 
     A score that there is no map for is left out. CalibrationError for a raw score that is no number.
     """
-    values = np.atleast_1d(finite("raw score", raw))
+    values = np.atleast_1d(as_finite_array("raw score", raw))
     scores = calibration.columns(values)
     predictions = []
     for at, score in enumerate(values.tolist()):

@@ -1,4 +1,4 @@
-"""The only place that knows pickle: a loader for the original's artefacts that builds plain data and nothing else.
+"""The only place that knows pickle: a loader for the legacy system's artefacts that builds plain data and nothing else.
 
 A pickle is a program. Here its opcodes are checked against a short list before any of them runs, and every name that it
 asks for is looked up in a short list too, of stand-ins for numpy's own: inert records that are made into arrays
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from tsa.errors import ArtefactError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 DEEPEST = 16
 
 _BRIEF = reprlib.Repr()
@@ -49,8 +49,8 @@ def brief(value: Any) -> str:
 def read_pickle(path: Path) -> Any:
     """Lists, tuples, dicts, strings, numbers and numpy arrays of numbers from a pickle file. ArtefactError for all else."""
     size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ArtefactError(f"{path.name} must have {MOST_BYTES:,} bytes at most, however: {size:,}")
+    if size > MAX_BYTES:
+        raise ArtefactError(f"{path.name} must have {MAX_BYTES:,} bytes at most, however: {size:,}")
     try:
         return load_pickle(path.read_bytes())
     except ArtefactError as error:
@@ -71,7 +71,7 @@ def load_pickle(data: bytes) -> Any:
 
 def write_pickle(path: Path, value: list[Any]) -> None:
     """Write plain lists of numbers as a pickle that any Python reads, whole or not at all."""
-    with replaced_file(path) as aside:
+    with atomic_file(path) as aside:
         aside.write_bytes(pickle.dumps(value, protocol=2))
 
 

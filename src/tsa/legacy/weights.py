@@ -1,6 +1,6 @@
-"""From constructor arguments and a state dict of the original system to a network in evaluation mode.
+"""From constructor arguments and a state dict of the legacy system to a network in evaluation mode.
 
-Knows the original's names; nothing else in the package does. Reads no files.
+Knows the legacy system's names; nothing else in the package does. Reads no files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tsa.errors import ConfigError, ModelError
 from tsa.model.config import ModelConfig
 from tsa.model.network import TSANetwork
 
-ARGUMENTS: dict[str, Any] = {  # with the original's defaults; None: must be given
+ARGUMENTS: dict[str, Any] = {  # with the legacy system's defaults; None: must be given
     "n_cat_features": None,
     "n_num_features": None,
     "n_embedding": None,
@@ -36,10 +36,10 @@ ARGUMENTS: dict[str, Any] = {  # with the original's defaults; None: must be giv
     "use_time_seq": 1,
     "return_seq": False,
 }
-UNUSED = re.compile(  # parameters that the original's forward never reads
+UNUSED = re.compile(  # parameters that the legacy system's forward never reads
     r"(order_attention(_ccid|_cid)?|gate_emb)\.emb_tbl_bias|feature_attention\.layer_norm\.(weight|bias)"
 )
-RENAMED = (  # own name → the original's, applied in turn
+RENAMED = (  # own name → the legacy system's, applied in turn
     (r"^table\.weight$", "embedding.weight"),
     (r"^combine\.table\.weight$", "embedding_gate.weight"),
     (r"^feature\.engineered$", "embedding_engineered.weight"),
@@ -71,15 +71,15 @@ EXPERTS = re.compile(r"(layer_stack(?:_feature)?\.\d+)\.(?:\w+\.)?(gate\.w_gatin
 """Parameters of experts. What the module that holds them is called is not specified, so it may have any name."""
 TWO = ("cid", "ccid")
 AGE_CAP_SECONDS = {1: 1e7, 2: 2e7}
-"""By number of histories: the oldest event that the original's handler scores, whose age the network takes as it is."""
+"""By number of histories: the oldest event that the legacy system's handler scores, whose age the network takes as it is."""
 
 
 def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> TSANetwork:
-    """The original's model as a network in evaluation mode, agreeing with it to float32 rounding.
+    """The legacy system's model as a network in evaluation mode, agreeing with it to float32 rounding.
 
-    config  the original's constructor arguments under their original names
+    config  the legacy system's constructor arguments under their original names
     state   its state dict; whether it has one history or two (cid, ccid) shows in its names. A leading "module.", left
-            by distributed training, is taken off. The MLP branch, which the original never defines, is read as `mlp.0`
+            by distributed training, is taken off. The MLP branch, which the legacy system never defines, is read as `mlp.0`
             (Linear), `mlp.3` (Linear) and `mlp.4` (LayerNorm).
     ModelError names every argument or parameter that is missing, left over, of another shape, not finite, or, for the
     tables that stand under several names, not equal under all of them.
@@ -90,13 +90,13 @@ def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) ->
     settings = reference_config(config, state)
     with torch.device("meta"):
         network = TSANetwork(settings)
-    weights = _Reader(state, settings).read(network)
+    weights = _WeightsReader(state, settings).read(network)
     network.load_state_dict(weights, assign=True)
     return network.eval()
 
 
 def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ModelConfig:
-    """The original's constructor arguments as a ModelConfig; how many histories, and which blocks have experts, shows
+    """The legacy system's constructor arguments as a ModelConfig; how many histories, and which blocks have experts, shows
     in the names in `state`. ModelError on arguments that are missing, not known or out of bounds."""
     missing = [name for name, default in ARGUMENTS.items() if default is None and config.get(name) is None]
     unknown = sorted(set(config) - set(ARGUMENTS))
@@ -155,7 +155,7 @@ def original_names(own: str, settings: ModelConfig) -> list[str]:
     return [name, *(f"{block}.{name.replace('_gate', '')}" for block in copies)]
 
 
-class _Reader:
+class _WeightsReader:
     """Takes parameters out of a state dict and keeps account of what does not fit."""
 
     def __init__(self, state: Mapping[str, Tensor], settings: ModelConfig) -> None:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.dropout import attend, dropout, relu_dropout
+from tsa.model.dropout import attention_with_dropout, dropout, relu_dropout
 from tsa.model.time_encoding import AGE_CAP_SECONDS, OLDEST_SECONDS, age_distance, age_growth
 
 FAR = 1e30  # so far away that no head sees it, yet finite: 0 · inf would spoil the gradient of what heads learn
 
 
 @dataclass
-class Surroundings:
+class AttentionContext:
     """What every layer of a stack needs to know of its tokens beside their values, made once per forward.
 
     hidden   (B, L) bool      True where a key must not be seen; None where all may
@@ -30,10 +30,10 @@ class Surroundings:
     presence (B, L) float     added to the logits of each key, log of how far it is there; None: all are. Only reasons ask for it
     """
 
-    hidden: Tensor | None = None
+    key_padding_mask: Tensor | None = None
     growth: Tensor | None = None
     distance: Tensor | None = None
-    presence: Tensor | None = None
+    key_log_weight: Tensor | None = None
 
     @classmethod
     def of(
@@ -44,7 +44,7 @@ class Surroundings:
         *,
         last_only: bool = False,
         cap_seconds: float = AGE_CAP_SECONDS,
-    ) -> Surroundings:
+    ) -> AttentionContext:
         """For a history: padding (B, L) bool, age_seconds (B, L). `last_only`: for the last position's queries alone.
 
         cap_seconds: no age counts as more, for "exponential".
@@ -60,11 +60,11 @@ class Surroundings:
             distance = age_distance(age, queries).masked_fill(padding[:, None], FAR)
         return cls(padding, growth, distance)
 
-    def split(self, size: int) -> Iterator[Surroundings]:
+    def split(self, size: int) -> Iterator[AttentionContext]:
         """Those of `size` payments at a time, without end where nothing is known."""
-        known = (self.hidden, self.growth, self.distance, self.presence)
+        known = (self.key_padding_mask, self.growth, self.distance, self.key_log_weight)
         columns = (itertools.repeat(None) if v is None else torch.split(v, size) for v in known)
-        return itertools.starmap(Surroundings, zip(*columns, strict=False))
+        return itertools.starmap(AttentionContext, zip(*columns, strict=False))
 
 
 class TemporalAttention(nn.Module):
@@ -87,7 +87,7 @@ class TemporalAttention(nn.Module):
         if time == "log":
             self.decay = nn.Parameter(torch.linspace(-3.0, 1.0, n_heads))
 
-    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, around: AttentionContext) -> Tensor:
         """x (B, L, E) → (B, L, E)."""
         batch, length, width = x.shape
         if self.n_heads == 1 and length > 2 * width and around.growth is None and not torch.is_grad_enabled():
@@ -97,11 +97,13 @@ class TemporalAttention(nn.Module):
         if around.growth is not None:
             growth = around.growth[:, None, :, None].to(x.dtype)
             q, k = q * growth, k / growth
-        seen = attend(q, k, v, self._bias(around, slice(None), x.dtype), self.dropout if self.training else 0.0)
+        seen = attention_with_dropout(
+            q, k, v, self._bias(around, slice(None), x.dtype), self.dropout if self.training else 0.0
+        )
         out: Tensor = self.out_proj(seen.transpose(1, 2).reshape(batch, length, width))
         return out
 
-    def _one_head(self, x: Tensor, around: Surroundings) -> Tensor:
+    def _one_head(self, x: Tensor, around: AttentionContext) -> Tensor:
         """As `forward`, for one head, many tokens and no gradients: two projections of all tokens instead of four.
 
         q·k is x_i · (Wqᵀ Wk) x_j + (Wkᵀ bq) · x_j but for a constant per query, which softmax does not see; and since the
@@ -110,10 +112,10 @@ class TemporalAttention(nn.Module):
         (wq, wk, wv), (bq, _, bv) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q = functional.linear(x, wk.t() @ wq, wk.t() @ bq).unsqueeze(1)
         tokens, last = x.unsqueeze(1), self.out_proj
-        seen = attend(q, tokens, tokens, self._bias(around, slice(None), x.dtype), 0.0)[:, 0]
+        seen = attention_with_dropout(q, tokens, tokens, self._bias(around, slice(None), x.dtype), 0.0)[:, 0]
         return functional.linear(seen, last.weight @ wv, torch.addmv(last.bias, last.weight, bv))
 
-    def last(self, x: Tensor, around: Surroundings) -> Tensor:
+    def last(self, x: Tensor, around: AttentionContext) -> Tensor:
         """The result at the last position alone: x (B, L, E) → (B, E).
 
         One query needs no keys and values of its own: the key projection is folded into the query, the value projection
@@ -131,7 +133,7 @@ class TemporalAttention(nn.Module):
         out: Tensor = self.out_proj(values.flatten(1))
         return out
 
-    def last_weights(self, x: Tensor, around: Surroundings) -> Tensor:
+    def last_weights(self, x: Tensor, around: AttentionContext) -> Tensor:
         """How much the last position attends to each token per head: x (B, L, E) → (B, H, L)."""
         batch, _, width = x.shape
         head = width // self.n_heads
@@ -148,21 +150,21 @@ class TemporalAttention(nn.Module):
             logits = logits + bias[:, :, 0]
         return torch.softmax(logits, dim=-1)
 
-    def _bias(self, around: Surroundings, queries: slice, dtype: torch.dtype) -> Tensor | None:
+    def _bias(self, around: AttentionContext, queries: slice, dtype: torch.dtype) -> Tensor | None:
         """What is added to the logits of the `queries`: (B, 1 or H, 1 or L, L), −inf or next to it at hidden keys."""
         bias = self._mask(around, queries, dtype)
-        if around.presence is None:
+        if around.key_log_weight is None:
             return bias
-        present = around.presence[:, None, None].to(dtype)
+        present = around.key_log_weight[:, None, None].to(dtype)
         return present if bias is None else bias + present
 
-    def _mask(self, around: Surroundings, queries: slice, dtype: torch.dtype) -> Tensor | None:
+    def _mask(self, around: AttentionContext, queries: slice, dtype: torch.dtype) -> Tensor | None:
         if around.distance is not None:
             return (around.distance[:, None, queries] * -self.decay.exp()[:, None, None]).to(dtype)
-        if around.hidden is None:
+        if around.key_padding_mask is None:
             return None
-        bias = torch.zeros(around.hidden.shape, dtype=dtype, device=around.hidden.device)
-        return bias.masked_fill_(around.hidden, -math.inf)[:, None, None]
+        bias = torch.zeros(around.key_padding_mask.shape, dtype=dtype, device=around.key_padding_mask.device)
+        return bias.masked_fill_(around.key_padding_mask, -math.inf)[:, None, None]
 
 
 class FeedForward(nn.Module):
@@ -174,7 +176,7 @@ class FeedForward(nn.Module):
         self.dropout, self.activation = dropout, activation
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """x (…, E) → (…, E); `hidden`, which experts need, makes no difference here."""
+        """x (…, E) → (…, E); `key_padding_mask`, which experts need, makes no difference here."""
         h = self.widen(x)
         if self.activation == "relu":
             h = relu_dropout(h, self.dropout, self.training)
@@ -199,17 +201,17 @@ class AttentionLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout, self.norm = dropout, norm
 
-    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, around: AttentionContext) -> Tensor:
         """All positions: x (B, L, E) → (B, L, E)."""
         seen = self.attention(self._before(self.norm1, x), around)
-        return self._feed(self._after(self.norm1, x, seen), around.hidden)
+        return self._feed(self._after(self.norm1, x, seen), around.key_padding_mask)
 
-    def last(self, x: Tensor, around: Surroundings) -> Tensor:
+    def last(self, x: Tensor, around: AttentionContext) -> Tensor:
         """The last position alone: x (B, L, E) → (B, E)."""
         seen = self.attention.last(self._before(self.norm1, x), around)
         return self._feed(self._after(self.norm1, x[:, -1], seen), None)
 
-    def last_weights(self, x: Tensor, around: Surroundings) -> Tensor:
+    def last_weights(self, x: Tensor, around: AttentionContext) -> Tensor:
         """How much the last position attends to each per head: x (B, L, E) → (B, H, L)."""
         return self.attention.last_weights(self._before(self.norm1, x), around)
 

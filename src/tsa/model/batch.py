@@ -46,7 +46,7 @@ class History:
         """The same history on another device."""
         return self._map(lambda x: x.to(device))
 
-    def rows(self, index: Tensor) -> History:
+    def select(self, index: Tensor) -> History:
         """The payments at `index` (k) int64: a history of k."""
         return self._map(lambda x: x.index_select(0, index))
 
@@ -111,7 +111,7 @@ class Batch:
         engineered = None if self.engineered is None else self.engineered.to(device)
         return Batch({name: history.to(device) for name, history in self.histories.items()}, engineered)
 
-    def of(self, dtype: torch.dtype) -> Batch:
+    def to_dtype(self, dtype: torch.dtype) -> Batch:
         """The same batch with features of the type a network computes in; ages keep theirs."""
         engineered = None if self.engineered is None else self.engineered.to(dtype)
         histories = {k: replace(h, numerical=h.numerical.to(dtype)) for k, h in self.histories.items()}
@@ -120,13 +120,13 @@ class Batch:
     def rows(self, index: Tensor) -> Batch:
         """The payments at `index` (k) int64: a batch of k."""
         engineered = None if self.engineered is None else self.engineered.index_select(0, index)
-        return Batch({name: history.rows(index) for name, history in self.histories.items()}, engineered)
+        return Batch({name: history.select(index) for name, history in self.histories.items()}, engineered)
 
     def trimmed(self) -> Batch:
         """Each history without the positions that are padding in every row (scores do not change)."""
         return Batch({name: history.trimmed() for name, history in self.histories.items()}, self.engineered)
 
-    def in_order(self, config: ModelConfig) -> list[History]:
+    def ordered_histories(self, config: ModelConfig) -> list[History]:
         """The histories in the order of `config.histories`, checked; a network of one takes any name. ModelError."""
         wanted, given = config.histories, self.histories
         if len(wanted) != len(given) or (len(wanted) > 1 and set(wanted) != set(given)):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tsa.data.augmentation import Variation
+from tsa.data.augmentation import HistoryAugmentation
 from tsa.data.history import HistoryArrays, gather
 from tsa.data.store.store import EventStore
 from tsa.data.wire import Requests
@@ -21,7 +21,7 @@ def gather_batch(
     *,
     trim: bool = False,
     widths: Mapping[str, int] | None = None,
-    variation: Variation | None = None,
+    variation: HistoryAugmentation | None = None,
 ) -> Batch:
     """The histories of the events `rows` (B,) under every key of the store's market, as tensors that share their memory.
 

@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsa.errors import ConfigError
-from tsa.model.time_encoding import AGE_CAP_SECONDS, MOST_CAP_SECONDS
+from tsa.model.time_encoding import AGE_CAP_SECONDS, MAX_CAP_SECONDS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "event_embedding": ("aggregate", "factorise", "sum"),
     "norm": ("post", "pre"),
     "activation": ("relu", "gelu"),
     "time_attention": ("none", "exponential", "log"),
-    "order_attention": ("self", "recall"),
-    "read_out": ("token", "current"),
-    "combine": ("gate", "softmax", "concat"),
+    "order_attention": ("self", "cross"),
+    "pooling": ("cls", "last"),
+    "fusion": ("gate", "softmax", "concat"),
     "expert_policy": ("all", "none", "threshold", "random"),
 }
-AT_LEAST: dict[str, int] = {
+MINIMA: dict[str, int] = {
     "n_categorical": 0,
     "n_numerical": 0,
     "n_engineered": 0,
-    "n_matched": 0,
-    "n_marks": 0,
-    "n_members": 1,
+    "n_match_features": 0,
+    "n_missing_indicators": 0,
+    "n_ensemble": 1,
     "n_embedding": 1,
     "n_classes": 2,
     "width": 1,
@@ -62,21 +62,21 @@ class ModelConfig:
                             "factorise": factorisation machine in its place, width 2D;
                             "sum": width D: embeddings of categorical values and outcome, a linear map of the numbers, of
                             their differences from the current event's and of the age, plain and periodic, all summed
-    n_matched               "sum" only: so many leading categorical features tell of each event whether it has the same
+    n_match_features               "sum" only: so many leading categorical features tell of each event whether it has the same
                             value as the current one (the same device, another country)
-    n_marks                 "sum" only: so many trailing numerical features are 0 or 1, marks of missing values; they are told
+    n_missing_indicators                 "sum" only: so many trailing numerical features are 0 or 1, marks of missing values; they are told
                             as they are, without waves and distances
     known_outcomes          "sum" only: embed History.outcome (0 padding, 1 not known, 2 genuine, 3 fraud)
     norm, activation        of the order attention's layers; the feature attention's are always pre-norm
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
                             "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
-    age_cap_seconds         "exponential" only: no age counts as more. Where rows carry their history it is wire.age_cap_seconds
+    age_cap_seconds         "exponential" only: no age counts as more. Where rows carry their history it is inline_history.age_cap_seconds
     time_encoding           add to each event, as embedded, a learned periodic encoding of its age (Time2Vec)
-    order_attention         "self": in each layer every event attends to every event (reference); "recall": the current
+    order_attention         "self": in each layer every event attends to every event (reference); "cross": the current
                             event alone attends, layer after layer, to the events as embedded, for a fraction of the work
-    n_members               "recall" only: M small networks in one, each with its own passes over the events as embedded and
+    n_ensemble               "cross" only: M small networks in one, each with its own passes over the events as embedded and
                             its own classifier; each learns for itself, and their logits are averaged
-    read_out                what an order attention returns: a learned "token" (reference), or the "current" event
+    pooling                what an order attention returns: a learned token "cls" (reference), or the current event, "last"
     combine                 "gate": importances from a small order attention of its own, applied before the others run
                             (reference); "softmax": importances from the order embeddings, which then stand side by side, each
                             times its importance; "concat": side by side
@@ -86,7 +86,7 @@ class ModelConfig:
     n_experts               experts in place of each feed-forward of the blocks in `experts_in` ("order", "feature",
                             "gate"); 0: none. n_expert_groups > 1: two-level routing
     balance_weight          weight of the experts' balance loss in `TSANetwork.auxiliary_loss`
-    aggregation_floor       least width inside a feature aggregation of fewer than 32 features; 0: the original's rule
+    aggregation_floor       least width inside a feature aggregation of fewer than 32 features; 0: the legacy system's rule
     """
 
     n_categorical: int
@@ -104,8 +104,8 @@ class ModelConfig:
     dropout: float = 0.1
     feature_dropout: float = 0.0
     event_embedding: str = "aggregate"
-    n_matched: int = 0
-    n_marks: int = 0
+    n_match_features: int = 0
+    n_missing_indicators: int = 0
     known_outcomes: bool = False
     n_frequencies: int = 16
     frequency_scale: float = 0.3
@@ -115,9 +115,9 @@ class ModelConfig:
     age_cap_seconds: float = AGE_CAP_SECONDS
     time_encoding: bool = False
     order_attention: str = "self"
-    n_members: int = 1
-    read_out: str = "token"
-    combine: str = "gate"
+    n_ensemble: int = 1
+    pooling: str = "cls"
+    fusion: str = "gate"
     biases: bool = True
     mlp: bool = False
     n_experts: int = 0
@@ -129,12 +129,12 @@ class ModelConfig:
     gate_width: int = 16
     gate_feedforward_width: int = 128
     gate_hidden_width: int = 256
-    gate_skips_below: float = 0.05
+    gate_threshold: float = 0.05
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "histories", tuple(self.histories))
         object.__setattr__(self, "experts_in", tuple(self.experts_in))
-        for name, least in AT_LEAST.items():
+        for name, least in MINIMA.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} must be an integer of at least {least}, however: {name}={value!r}")
@@ -156,35 +156,43 @@ class ModelConfig:
             refuse("dropout must lie in [0, 1)", "dropout")
         if not 0.0 <= self.feature_dropout < 1.0:
             refuse("feature_dropout must lie in [0, 1)", "feature_dropout")
-        if not 0.0 <= self.gate_skips_below < 1.0:
-            refuse("gate_skips_below must lie in [0, 1)", "gate_skips_below")
+        if not 0.0 <= self.gate_threshold < 1.0:
+            refuse("gate_threshold must lie in [0, 1)", "gate_threshold")
         if self.balance_weight < 0.0:
             refuse("balance_weight must not be negative", "balance_weight")
         if self.frequency_scale <= 0.0:
             refuse("frequency_scale must be above 0", "frequency_scale")
         capped = self.time_attention == "exponential"
-        if not 0.0 < self.age_cap_seconds < math.inf or (capped and self.age_cap_seconds > MOST_CAP_SECONDS):
-            refuse(f"age_cap_seconds must be above 0 and at most {MOST_CAP_SECONDS:g}", "age_cap_seconds")
+        if not 0.0 < self.age_cap_seconds < math.inf or (capped and self.age_cap_seconds > MAX_CAP_SECONDS):
+            refuse(f"age_cap_seconds must be above 0 and at most {MAX_CAP_SECONDS:g}", "age_cap_seconds")
         if not self.histories or len(set(self.histories)) < len(self.histories):
             refuse("histories must be one or more different names", "histories")
         if self.n_categorical + self.n_numerical == 0:
             refuse("an event needs at least one categorical or numerical feature", "n_categorical", "n_numerical")
         if self.n_embedding < self.n_numerical:
             refuse("n_embedding must be at least n_numerical", "n_embedding", "n_numerical")
-        if self.n_matched and (self.event_embedding != "sum" or self.n_matched > self.n_categorical):
+        if self.n_match_features and (self.event_embedding != "sum" or self.n_match_features > self.n_categorical):
             refuse(
-                "n_matched needs event_embedding='sum' and as many categorical features", "n_matched", "n_categorical"
+                "n_match_features needs event_embedding='sum' and as many categorical features",
+                "n_match_features",
+                "n_categorical",
             )
-        if self.n_marks and (self.event_embedding != "sum" or self.n_marks > self.n_numerical):
-            refuse("n_marks needs event_embedding='sum' and as many numerical features", "n_marks", "n_numerical")
+        if self.n_missing_indicators and (
+            self.event_embedding != "sum" or self.n_missing_indicators > self.n_numerical
+        ):
+            refuse(
+                "n_missing_indicators needs event_embedding='sum' and as many numerical features",
+                "n_missing_indicators",
+                "n_numerical",
+            )
         if self.known_outcomes and self.event_embedding != "sum":
             refuse("known_outcomes needs event_embedding='sum'", "known_outcomes", "event_embedding")
-        if self.order_attention == "recall" and (self.norm, self.read_out) != ("pre", "current"):
-            refuse("order_attention='recall' needs norm='pre' and read_out='current'", "norm", "read_out")
-        gated = self.combine == "gate" and len(self.histories) > 1
-        if self.n_members > 1 and (self.order_attention != "recall" or gated):
-            rule = "n_members above 1 needs order_attention='recall', and no gate between histories"
-            refuse(rule, "n_members", "order_attention", "combine")
+        if self.order_attention == "cross" and (self.norm, self.pooling) != ("pre", "last"):
+            refuse("order_attention='cross' needs norm='pre' and pooling='last'", "norm", "pooling")
+        gated = self.fusion == "gate" and len(self.histories) > 1
+        if self.n_ensemble > 1 and (self.order_attention != "cross" or gated):
+            rule = "n_ensemble above 1 needs order_attention='cross', and no gate between histories"
+            refuse(rule, "n_ensemble", "order_attention", "fusion")
         if self.mlp and self.n_numerical + self.n_engineered == 0:
             refuse("mlp needs numerical or engineered features", "n_numerical", "n_engineered")
         if not set(self.experts_in) <= {"order", "feature", "gate"}:
@@ -200,7 +208,7 @@ class ModelConfig:
     @property
     def ensemble_width(self) -> int:
         """Width of what the classifier reads."""
-        n_orders = len(self.histories) if self.combine in ("concat", "softmax") else 1
+        n_orders = len(self.histories) if self.fusion in ("concat", "softmax") else 1
         return n_orders * self.event_width + self.width * (int(self.n_feature_layers > 0) + int(self.mlp))
 
     def to_dict(self) -> dict[str, Any]:
@@ -236,11 +244,11 @@ _DEFAULT: dict[str, Any] = {
     "norm": "pre",
     "activation": "gelu",
     "time_attention": "log",
-    "order_attention": "recall",
-    "n_members": 4,
-    "read_out": "current",
+    "order_attention": "cross",
+    "n_ensemble": 4,
+    "pooling": "last",
     "frequency_scale": 1.0,
-    "combine": "softmax",
+    "fusion": "softmax",
 }
 _EU = {"n_categorical": 108, "n_numerical": 51, "n_engineered": 413, "n_embedding": 2403, "histories": ("cid",)}
 _NA = {"n_categorical": 109, "n_numerical": 67, "n_engineered": 297, "n_embedding": 2070, "histories": ("cid", "ccid")}
@@ -254,7 +262,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str, **settings: Any) -> ModelConfig:
     """A named configuration with some settings replaced.
 
-    "reference" and "reference-two-history" come with the production sizes of the original (EU and NA); "default"
+    "reference" and "reference-two-history" come with the production sizes of the legacy system (EU and NA); "default"
     needs n_categorical, n_numerical and n_embedding from the market. ConfigError on an unknown name or setting.
     """
     if name not in PRESETS:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.attention import Surroundings
+from tsa.model.attention import AttentionContext
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout
-from tsa.model.ensemble import MemberLinear
+from tsa.model.ensemble import BatchedLinear
 
 
-class RecallAttention(nn.Module):
+class LastQueryAttention(nn.Module):
     """What `TemporalAttention.last` does, for the queries of M members with H heads each, of the same events.
 
     Keys and values are not computed: the key projection is folded into the queries, the value projection applied to the
@@ -28,26 +28,26 @@ class RecallAttention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, self.n_members, self.n_heads = config.event_width, config.n_members, config.n_heads
-        self.in_proj_weight = nn.Parameter(torch.empty(self.n_members, 3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(self.n_members, 3 * width))
-        self.out_proj = MemberLinear(self.n_members, width, width)
+        width, self.n_ensemble, self.n_heads = config.event_width, config.n_ensemble, config.n_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(self.n_ensemble, 3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(self.n_ensemble, 3 * width))
+        self.out_proj = BatchedLinear(self.n_ensemble, width, width)
         nn.init.zeros_(self.out_proj.bias)
         for member in self.in_proj_weight.data:
             nn.init.xavier_uniform_(member)
         if config.time_attention == "log":
-            self.decay = nn.Parameter(torch.linspace(-3.0, 1.0, self.n_heads).repeat(self.n_members))
+            self.decay = nn.Parameter(torch.linspace(-3.0, 1.0, self.n_heads).repeat(self.n_ensemble))
 
-    def forward(self, query: Tensor, events: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, query: Tensor, events: Tensor, around: AttentionContext) -> Tensor:
         """query (M, B, E), events (B, L, E) → (M, B, E)."""
         wv, bv = self.in_proj_weight.chunk(3, dim=1)[2], self.in_proj_bias.chunk(3, dim=1)[2]
         mixed = (self.weights(query, events, around) @ events).transpose(0, 1)
         values = mixed @ self._by_head(wv).transpose(1, 2)  # (M · H, B, E / H)
-        values = values.view(self.n_members, self.n_heads, *values.shape[1:]).transpose(1, 2).flatten(2)
+        values = values.view(self.n_ensemble, self.n_heads, *values.shape[1:]).transpose(1, 2).flatten(2)
         out: Tensor = self.out_proj(values + bv.unsqueeze(1))
         return out
 
-    def weights(self, query: Tensor, events: Tensor, around: Surroundings) -> Tensor:
+    def weights(self, query: Tensor, events: Tensor, around: AttentionContext) -> Tensor:
         """How much each head attends to each event: query (M, B, E), events (B, L, E) → (B, M · H, L)."""
         wq, wk, _ = self.in_proj_weight.chunk(3, dim=1)
         bq, bk, _ = self.in_proj_bias.chunk(3, dim=1)
@@ -61,29 +61,29 @@ class RecallAttention(nn.Module):
             logits = logits * (around.growth[:, -1:] / around.growth)[:, None].to(logits.dtype)
         if around.distance is not None:
             logits = logits + (around.distance[:, -1:] * -self.decay.exp()[:, None]).to(logits.dtype)
-        elif around.hidden is not None:
-            logits = logits.masked_fill(around.hidden[:, None], -math.inf)
-        if around.presence is not None:
-            logits = logits + around.presence[:, None].to(logits.dtype)
+        elif around.key_padding_mask is not None:
+            logits = logits.masked_fill(around.key_padding_mask[:, None], -math.inf)
+        if around.key_log_weight is not None:
+            logits = logits + around.key_log_weight[:, None].to(logits.dtype)
         return torch.softmax(logits, dim=-1)
 
     def _by_head(self, weight: Tensor) -> Tensor:
         """(M, E, E) → (M · H, E / H, E)."""
-        return weight.reshape(self.n_members * self.n_heads, -1, weight.shape[-1])
+        return weight.reshape(self.n_ensemble * self.n_heads, -1, weight.shape[-1])
 
 
-class RecallLayer(nn.Module):
+class CrossAttentionLayer(nn.Module):
     """One pass, pre-norm: q ← q + attention(LN1(q), events), q ← q + feedforward(LN2(q))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, hidden, members = config.event_width, config.feedforward_width, config.n_members
-        self.attention = RecallAttention(config)
-        self.widen, self.narrow = MemberLinear(members, width, hidden), MemberLinear(members, hidden, width)
+        width, hidden, members = config.event_width, config.feedforward_width, config.n_ensemble
+        self.attention = LastQueryAttention(config)
+        self.widen, self.narrow = BatchedLinear(members, width, hidden), BatchedLinear(members, hidden, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout, self.activation = config.dropout, config.activation
 
-    def forward(self, query: Tensor, events: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, query: Tensor, events: Tensor, around: AttentionContext) -> Tensor:
         """query (M, B, E), events (B, L, E) → (M, B, E)."""
         query = query + dropout(self.attention(self.norm1(query), events, around), self.dropout, self.training)
         h = self.widen(self.norm2(query))
@@ -91,22 +91,22 @@ class RecallLayer(nn.Module):
         return query + dropout(self.narrow(dropout(h, self.dropout, self.training)), self.dropout, self.training)
 
 
-class Recall(nn.ModuleList):
+class CrossAttention(nn.ModuleList):
     """The passes, one after the other; what comes out stands for the last event, the current one."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(RecallLayer(config) for _ in range(config.n_order_layers))
+        super().__init__(CrossAttentionLayer(config) for _ in range(config.n_order_layers))
         self.norm = nn.LayerNorm(config.event_width)
-        self.n_members = config.n_members
+        self.n_ensemble = config.n_ensemble
 
-    def last(self, x: Tensor, around: Surroundings) -> Tensor:
+    def last(self, x: Tensor, around: AttentionContext) -> Tensor:
         """x (B, L, E), embedded events → (B, E), or (B, M, E) where there are members."""
         query, events = self._start(x)
         for layer in self._passes:
             query = layer(query, events, around)
-        return query[0] if self.n_members == 1 else query.transpose(0, 1)
+        return query[0] if self.n_ensemble == 1 else query.transpose(0, 1)
 
-    def last_weights(self, x: Tensor, around: Surroundings) -> Tensor:
+    def last_weights(self, x: Tensor, around: AttentionContext) -> Tensor:
         """How much the last pass attends to each event per head: x (B, L, E), embedded events → (B, M · H, L)."""
         query, events = self._start(x)
         *firsts, last = self._passes
@@ -115,8 +115,8 @@ class Recall(nn.ModuleList):
         return last.attention.weights(last.norm1(query), events, around)
 
     def _start(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x[:, -1].expand(self.n_members, -1, -1), self.norm(x)
+        return x[:, -1].expand(self.n_ensemble, -1, -1), self.norm(x)
 
     @property
-    def _passes(self) -> list[RecallLayer]:
-        return [layer for layer in self if isinstance(layer, RecallLayer)]
+    def _passes(self) -> list[CrossAttentionLayer]:
+        return [layer for layer in self if isinstance(layer, CrossAttentionLayer)]

@@ -29,7 +29,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return dropped
 
 
-def without_some_features(histories: Sequence[History], p: float) -> list[History]:
+def feature_dropout(histories: Sequence[History], p: float) -> list[History]:
     """The histories of B payments, of each of which a categorical feature is left out with probability p.
 
     Its values are then those of padding, row 0, in all events of all histories, as if there were no such feature.
@@ -49,7 +49,7 @@ def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
     return dropped
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
+def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
     """dropout(softmax(q·k / √d + bias)) · v: q, k, v (B, H, L, d), bias (B, 1 or H, 1 or L, L) → (B, H, L, d)."""
     learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     # on a CPU the fused kernel knows neither dropout nor a learned bias, and is slower in bfloat16 than plain products

@@ -89,7 +89,7 @@ class EventParts(NamedTuple):
     categorical: Tensor
     """(…, C)"""
     same: Tensor | None
-    """(…, `n_matched`)"""
+    """(…, `n_match_features`)"""
     outcome: Tensor | None
     """(…)"""
 
@@ -114,14 +114,14 @@ class SummedEvents(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, n_waving = config.event_width, 3 * (config.n_numerical - config.n_marks) + 2
-        self.n_marks = config.n_marks
+        width, n_waving = config.event_width, 3 * (config.n_numerical - config.n_missing_indicators) + 2
+        self.n_missing_indicators = config.n_missing_indicators
         self.frequency = nn.Parameter(
             torch.randn(n_waving, config.n_frequencies) * (2 * math.pi * config.frequency_scale)
         )
-        self.linear = nn.Linear(n_waving * (2 * config.n_frequencies + 1) + config.n_marks, width)
-        self.n_matched = config.n_matched
-        self.match = nn.Linear(config.n_matched, width, bias=False) if config.n_matched else None
+        self.linear = nn.Linear(n_waving * (2 * config.n_frequencies + 1) + config.n_missing_indicators, width)
+        self.n_match_features = config.n_match_features
+        self.match = nn.Linear(config.n_match_features, width, bias=False) if config.n_match_features else None
         self.outcome = nn.Embedding(OUTCOMES, width, padding_idx=0) if config.known_outcomes else None
         self.norm = nn.LayerNorm(width)
         self.widen, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
@@ -159,7 +159,7 @@ class SummedEvents(nn.Module):
         """The numbers (…, 3V + 2 + M) of events, as they are and periodically, through one linear layer: (…, D)."""
         each = len(self.frequency)
         if torch.compiler.is_exporting():  # engines that fuse little: fewer, larger steps, and nothing copied
-            n, first = self.frequency.numel(), each + self.n_marks
+            n, first = self.frequency.numel(), each + self.n_missing_indicators
             spread = (torch.eye(first, each).unsqueeze(-1) * self.frequency).flatten(1)  # one block per number
             angle, weight = numbers @ spread, self.linear.weight.t()
             own, sines = numbers @ weight[:first], angle.sin() @ weight[first : first + n]
@@ -174,8 +174,8 @@ class SummedEvents(nn.Module):
         return out
 
     def same(self, history: History) -> Tensor:
-        """(B, L, `n_matched`) bool: whether an event has the current event's value; False at padding, and where there is none."""
-        values = history.categorical[..., : self.n_matched]
+        """(B, L, `n_match_features`) bool: whether an event has the current event's value; False at padding, and where there is none."""
+        values = history.categorical[..., : self.n_match_features]
         current = values[:, -1:]
         return (values == current) & (current != 0) & ~history.padding.unsqueeze(-1)
 
@@ -185,13 +185,13 @@ class SummedEvents(nn.Module):
         age_seconds = history.age_seconds.masked_fill(history.padding, 0.0).clamp(0.0, OLDEST_SECONDS)
         age_days = age_seconds.unsqueeze(-1) / DAY_SECONDS
         scales = torch.log1p(24.0 * age_days) * LOG_AGE_SCALE, (age_days / AGE_DAYS).clamp(max=MAX_AGE)
-        n_values = known.shape[-1] - self.n_marks
+        n_values = known.shape[-1] - self.n_missing_indicators
         values, marks = known[..., :n_values], known[..., n_values:]
-        away = values - values[:, -1:], values - usual(values, history.padding)
+        away = values - values[:, -1:], values - history_mean(values, history.padding)
         return torch.cat([values, *away, *scales, marks], dim=-1)
 
 
-def usual(values: Tensor, padding: Tensor) -> Tensor:
+def history_mean(values: Tensor, padding: Tensor) -> Tensor:
     """The mean over the events before the current one, which stands for them where there are none.
 
     values (B, L, V), 0 at padding; padding (B, L) → (B, 1, V).

@@ -19,9 +19,9 @@ VALUES_AT_ONCE = 6912  # values whose embeddings stand side by side: few enough 
 
 
 def aggregation_widths(n_features: int, floor: int) -> list[int]:
-    """n, n//2, n//4, n//8, n//16, n//32, 1: the original's widths, of which those of n < 32 end in 0.
+    """n, n//2, n//4, n//8, n//16, n//32, 1: the legacy system's widths, of which those of n < 32 end in 0.
 
-    A width of 0 lets nothing through, so for n < 32 no layer gives less than `floor`; floor 0: the original's widths.
+    A width of 0 lets nothing through, so for n < 32 no layer gives less than `floor`; floor 0: the legacy system's widths.
     """
     widths = [n_features >> halvings for halvings in range(6)]
     if widths[-1] == 0:

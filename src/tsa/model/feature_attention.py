@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.attention import Surroundings
+from tsa.model.attention import AttentionContext
 from tsa.model.config import ModelConfig
 from tsa.model.embedding import numerical_rows
 from tsa.model.layers import stack
@@ -38,7 +38,7 @@ class FeatureAttention(nn.Module):
     def forward(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
         """The current event's categorical (B, C) int, numerical (B, F) and engineered (B, G) features → (B, D)."""
         tokens = self.tokens(categorical, numerical, engineered, table)
-        return self.layers.last(self.norm(tokens), Surroundings())
+        return self.layers.last(self.norm(tokens), AttentionContext())
 
     def tokens(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
         """One per feature and the read-out token, which stands last: (B, C + F + G + 1, D)."""

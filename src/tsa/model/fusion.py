@@ -14,12 +14,12 @@ from tsa.model.batch import History
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout
 from tsa.model.order_attention import OrderAttention
-from tsa.model.padding import filled_up
+from tsa.model.padding import pad_rows
 
 Encode = Callable[[int, History], Tensor]  # number of the history, its events (B, L) → (B, E)
 
 
-class Single(nn.Module):
+class IdentityFusion(nn.Module):
     """One history: its embedding as it is."""
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
@@ -27,7 +27,7 @@ class Single(nn.Module):
         return encode(0, histories[0])
 
 
-class Concatenated(nn.Module):
+class ConcatFusion(nn.Module):
     """All embeddings side by side."""
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
@@ -35,7 +35,7 @@ class Concatenated(nn.Module):
         return torch.cat([encode(k, history) for k, history in enumerate(histories)], dim=-1)
 
 
-class SoftmaxCombined(nn.Module):
+class SoftmaxFusion(nn.Module):
     """[g_1 · embedding_1 | … | g_n · embedding_n], the importances g a softmax over what a small network makes of all.
 
     Side by side rather than summed: what the histories say apart is not lost, and g still tells how much each counted.
@@ -66,18 +66,18 @@ class GateHead(nn.Module):
         return out
 
 
-class Gated(nn.Module):
+class GatedFusion(nn.Module):
     """The reference: a small order attention looks at all histories first and says how much each matters.
 
     A history other than the first that holds nothing but the current event gets importance 0. An order attention runs
-    only for the payments where its history's importance exceeds `gate_skips_below`; elsewhere its embedding is 0. The
+    only for the payments where its history's importance exceeds `gate_threshold`; elsewhere its embedding is 0. The
     first history's always runs.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         small = gate_config(config)
-        self.skips_below = config.gate_skips_below
+        self.skips_below = config.gate_threshold
         self.width = config.event_width
         self.table = nn.Embedding(config.n_embedding + 2, config.gate_width, padding_idx=0)
         self.order = OrderAttention(small)
@@ -105,7 +105,7 @@ class Gated(nn.Module):
             wanted = (importance[:, k] > self.skips_below).nonzero()[:, 0]
             if not len(wanted) and not self.training:  # in training no rows still give gradients, of zero
                 continue
-            encoded = encode(k, histories[k].rows(filled_up(wanted, len(importance))))[: len(wanted)]
+            encoded = encode(k, histories[k].select(pad_rows(wanted, len(importance))))[: len(wanted)]
             part = importance[wanted, k, None] * encoded
             total = total.index_add(0, wanted, part.to(total.dtype))
         out: Tensor = self.norm(total)
@@ -121,20 +121,20 @@ def gate_config(config: ModelConfig) -> ModelConfig:
         feedforward_width=config.gate_feedforward_width,
         event_embedding="aggregate",
         known_outcomes=False,
-        n_matched=0,
+        n_match_features=0,
         norm="post",
         time_attention="none",
         time_encoding=False,
-        read_out="token",
+        pooling="cls",
         n_experts=config.n_experts if "gate" in config.experts_in else 0,
         n_expert_groups=config.n_expert_groups if "gate" in config.experts_in else 1,
         experts_in=("order",),
     )
 
 
-def combination(config: ModelConfig) -> nn.Module:
+def make_fusion(config: ModelConfig) -> nn.Module:
     """The way the configuration names; one history needs none."""
     if len(config.histories) == 1:
-        return Single()
-    kinds = {"gate": Gated, "softmax": SoftmaxCombined}
-    return Concatenated() if config.combine == "concat" else kinds[config.combine](config)
+        return IdentityFusion()
+    kinds = {"gate": GatedFusion, "softmax": SoftmaxFusion}
+    return ConcatFusion() if config.fusion == "concat" else kinds[config.fusion](config)

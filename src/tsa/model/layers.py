@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tsa.model.attention import AttentionLayer, FeedForward, Surroundings, TemporalAttention
+from tsa.model.attention import AttentionContext, AttentionLayer, FeedForward, TemporalAttention
 from tsa.model.config import ModelConfig
 from tsa.model.moe import HierarchicalExperts, MixtureOfExperts
 
@@ -36,13 +36,13 @@ class Stack(nn.ModuleList):
     On a CPU a few payments go through all layers before the next few do: their values then stay in its cache.
     """
 
-    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, x: Tensor, around: AttentionContext) -> Tensor:
         """All positions: x (B, L, E) → (B, L, E)."""
         for layer in self:
             x = layer(x, around)
         return x
 
-    def last(self, x: Tensor, around: Surroundings) -> Tensor:
+    def last(self, x: Tensor, around: AttentionContext) -> Tensor:
         """What the stack makes of the last position: x (B, L, E) → (B, E). The last layer computes nothing else."""
         at_once = max(1, TOKENS_AT_ONCE // x.shape[1])
         if not x.is_cpu or torch.compiler.is_compiling() or (self.training and self._has_experts()):
@@ -57,7 +57,7 @@ class Stack(nn.ModuleList):
                 layer.attention.bfloat16()
                 layer.feedforward.bfloat16()
 
-    def _last(self, x: Tensor, around: Surroundings) -> Tensor:
+    def _last(self, x: Tensor, around: AttentionContext) -> Tensor:
         *firsts, last = (layer for layer in self if isinstance(layer, AttentionLayer))
         for layer in firsts:
             x = layer(x, around)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.padding import filled_up
+from tsa.model.padding import pad_rows
 
-LEAST_CAPACITY = 4
+MIN_CAPACITY = 4
 SECOND_THRESHOLD = 0.2
 TRAINING_FACTOR = 1.25
 
@@ -104,7 +104,7 @@ class Top2Gate(nn.Module):
         n = torch.full((len(first),), first.shape[1], device=first.device) if hidden is None else (~hidden).sum(1)
         # in whole numbers: int(n · factor / X), but never more than n, then at least 4
         share = (n * factor / first.shape[-1]).long()
-        return torch.minimum(n, share).clamp(min=LEAST_CAPACITY)[:, None, None]
+        return torch.minimum(n, share).clamp(min=MIN_CAPACITY)[:, None, None]
 
 
 class Experts(nn.Module):
@@ -120,7 +120,7 @@ class Experts(nn.Module):
         out = torch.zeros_like(x)
         for expert in range(len(self.w1)):
             chosen = weights[:, expert].nonzero()[:, 0]
-            y = (torch.relu(x[filled_up(chosen, len(x))] @ self.w1[expert]) @ self.w2[expert])[: len(chosen)]
+            y = (torch.relu(x[pad_rows(chosen, len(x))] @ self.w1[expert]) @ self.w2[expert])[: len(chosen)]
             out = out.index_add(0, chosen, (y * weights[chosen, expert, None]).to(out.dtype))
         return out
 

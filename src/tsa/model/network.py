@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from tsa.model.batch import Batch, History
 from tsa.model.config import ModelConfig
-from tsa.model.dropout import dropout, without_some_features
+from tsa.model.dropout import dropout, feature_dropout
 from tsa.model.embedding import AggregatedEvents
-from tsa.model.ensemble import MemberLinear, averaged, side_by_side
+from tsa.model.ensemble import BatchedLinear, concat_members, mean_over_members
 from tsa.model.feature_attention import FeatureAttention
-from tsa.model.fusion import combination
+from tsa.model.fusion import make_fusion
 from tsa.model.layers import Stack
 from tsa.model.moe import MixtureOfExperts
 from tsa.model.order_attention import OrderAttention
@@ -41,7 +41,7 @@ class TSANetwork(nn.Module):
         with torch.no_grad():
             self.table.weight[0].zero_()
         self.order = nn.ModuleList(OrderAttention(config) for _ in config.histories)
-        self.combine = combination(config)
+        self.combine = make_fusion(config)
         self.feature = FeatureAttention(config) if config.n_feature_layers else None
         self.mlp = NumericalBranch(config) if config.mlp else None
         self.classifier = Classifier(config)
@@ -53,22 +53,22 @@ class TSANetwork(nn.Module):
         """
         logits: Tensor = self.classifier(self.embed(batch))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits if apart else averaged(logits)
+        return logits if apart else mean_over_members(logits)
 
     def embed(self, batch: Batch) -> Tensor:
         """What the classifier reads, [order | feature | mlp]: (B, `config.ensemble_width`), or (B, M, …). ModelError."""
         self._clear_balance()
-        batch = batch.of(self.table.weight.dtype)
-        histories = batch.in_order(self.config)
+        batch = batch.to_dtype(self.table.weight.dtype)
+        histories = batch.ordered_histories(self.config)
         if self.training and self.config.feature_dropout > 0.0:
-            histories = without_some_features(histories, self.config.feature_dropout)
+            histories = feature_dropout(histories, self.config.feature_dropout)
         parts = [self.combine(histories, self._attend_over_events)]
         current = histories[0].categorical[:, -1], histories[0].numerical[:, -1], batch.engineered
         if self.feature is not None:
             parts.append(self.feature(*current, self.table.weight))
         if self.mlp is not None:
             parts.append(self.mlp(*current[1:]))
-        return side_by_side(parts)
+        return concat_members(parts)
 
     def auxiliary_loss(self) -> Tensor:
         """The experts' balance losses of the last training forward, summed and weighted; scalar, 0 without experts."""
@@ -127,7 +127,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        linear = nn.Linear if config.n_members == 1 else partial(MemberLinear, config.n_members)
+        linear = nn.Linear if config.n_ensemble == 1 else partial(BatchedLinear, config.n_ensemble)
         self.widen = linear(config.ensemble_width, config.classifier_width)
         self.narrow = linear(config.classifier_width, config.n_classes)
         self.dropout, self.activation = config.dropout, config.activation

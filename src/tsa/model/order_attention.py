@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.attention import Surroundings
+from tsa.model.attention import AttentionContext
 from tsa.model.batch import History
 from tsa.model.config import ModelConfig
-from tsa.model.cross_attention import Recall
+from tsa.model.cross_attention import CrossAttention
 from tsa.model.embedding import event_embedding
 from tsa.model.layers import TOKENS_AT_ONCE, stack
 from tsa.model.time_encoding import DAY_SECONDS, OLDEST_SECONDS, TimeEncode
@@ -35,11 +35,13 @@ class OrderAttention(nn.Module):
         self.time, self.cap_seconds = config.time_attention, config.age_cap_seconds
         self.age = TimeEncode(width) if config.time_encoding else None
         self.events = event_embedding(config)
-        self.token = nn.Parameter(torch.randn(1, width)) if config.read_out == "token" else None
-        self.recalls = config.order_attention == "recall"
+        self.token = nn.Parameter(torch.randn(1, width)) if config.pooling == "cls" else None
+        self.recalls = config.order_attention == "cross"
         self.norm = nn.Identity() if self.recalls else nn.LayerNorm(width)
         self.layers = (
-            Recall(config) if self.recalls else stack(config, "order", width, config.norm, config.time_attention)
+            CrossAttention(config)
+            if self.recalls
+            else stack(config, "order", width, config.norm, config.time_attention)
         )
         self.last_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
 
@@ -69,16 +71,18 @@ class OrderAttention(nn.Module):
         out: Tensor = self.last_norm(self.layers(x, around))
         return out
 
-    def around(self, padding: Tensor, age_seconds: Tensor) -> Surroundings:
+    def around(self, padding: Tensor, age_seconds: Tensor) -> AttentionContext:
         """What the layers need to know of a history's tokens: padding and ages (B, L)."""
-        return Surroundings.of(padding, age_seconds, self.time, last_only=self.recalls, cap_seconds=self.cap_seconds)
+        return AttentionContext.of(
+            padding, age_seconds, self.time, last_only=self.recalls, cap_seconds=self.cap_seconds
+        )
 
     def _read(self, history: History, table: Tensor) -> Tensor:
         x, around = self._start(history, table)
         out: Tensor = self.last_norm(self.layers.last(x, around))
         return out
 
-    def _start(self, history: History, table: Tensor) -> tuple[Tensor, Surroundings]:
+    def _start(self, history: History, table: Tensor) -> tuple[Tensor, AttentionContext]:
         padding, age = history.padding, history.age_seconds
         x = self.aged(self.events(history, table), age, padding)
         if self.token is not None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-FEWEST = 32
+MIN_ROWS = 32
 """Below about sixteen rows the matrix products of some processors take other ways (measured on AVX-512)."""
 
 
-def filled_up(chosen: Tensor, n: int) -> Tensor:
+def pad_rows(chosen: Tensor, n: int) -> Tensor:
     """The indices `chosen` (m,) of n rows, with copies of the last one up to min(n, FEWEST). None stays none."""
-    missing = min(n, FEWEST) - len(chosen)
+    missing = min(n, MIN_ROWS) - len(chosen)
     if torch.compiler.is_exporting() or missing <= 0 or not len(chosen):
         return chosen
     return torch.cat([chosen, chosen[-1:].expand(missing)])

@@ -1,7 +1,7 @@
 """What time does to attention, and learned encodings of a time or a number.
 
 Ages are seconds before the current event, capped at `age_cap_seconds` of the configuration: an old query's factor grows by
-e every 1e6 s, and its logits leave the range of float32 some time after `MOST_CAP_SECONDS`.
+e every 1e6 s, and its logits leave the range of float32 some time after `MAX_CAP_SECONDS`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 FOLDING_SECONDS = 1e6  # an attention logit shrinks by e for each of these between query and key
 AGE_CAP_SECONDS = 1e7
-"""The cap where none is said: 116 days, as the original's parsing for one history has it."""
-MOST_CAP_SECONDS = 6e7
+"""The cap where none is said: 116 days, as the legacy system's parsing for one history has it."""
+MAX_CAP_SECONDS = 6e7
 """The largest cap, and how much later than the current event one can be: logits times exp(60) still are float32s."""
 DAY_SECONDS = 86_400.0
 OLDEST_SECONDS = 1e10
@@ -28,7 +28,7 @@ def age_growth(age_seconds: Tensor, cap_seconds: float = AGE_CAP_SECONDS) -> Ten
     queries and the keys, so that no (B, L, L) factor is ever made.
     """
     age = age_seconds.to(torch.promote_types(age_seconds.dtype, torch.float32))
-    return torch.exp(age.clamp(-MOST_CAP_SECONDS, cap_seconds) / FOLDING_SECONDS)
+    return torch.exp(age.clamp(-MAX_CAP_SECONDS, cap_seconds) / FOLDING_SECONDS)
 
 
 def age_distance(age_seconds: Tensor, queries: slice = slice(None)) -> Tensor:

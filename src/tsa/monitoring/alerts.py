@@ -18,7 +18,7 @@ Dict = Mapping[str, Any]
 ERRORS = 3.5
 """A share above an operating point that is fewer standard errors from the reference's is left to chance."""
 
-LEAST_PAYMENTS = 5
+MIN_PAYMENTS = 5
 """A share that differs by fewer payments than this is left to chance as well."""
 
 VOLUME_ERRORS = 5.0
@@ -79,7 +79,7 @@ def _measures(found: Dict, settings: Monitoring) -> Iterator[tuple[str, str | No
         yield "unknown_rate", name, settings.unknown_rate, _rates(feature, "unknown_rate", falling=False)
     yield "score_psi", None, settings.score_psi, _stability(found["scores"])
     for point in found["scores"]["points"]:
-        yield "top_share_change", point["name"], settings.top_share_change, _shares(point)
+        yield "operating_point_change", point["name"], settings.operating_point_change, _shares(point)
     yield "volume", None, settings.volume, _volume(found["volume"])
     performance = found["performance"]
     yield "average_precision_drop", None, settings.average_precision_drop, _drops(performance, settings)
@@ -110,7 +110,7 @@ def _rates(feature: Dict, name: str, *, falling: bool) -> list[_Finding]:
         rise = one[name] - before
         pooled = (one[name] * one["n"] + before * n) / (one["n"] + n)
         error = math.sqrt(pooled * (1 - pooled) * (1 / one["n"] + 1 / n))
-        certain = abs(rise) > ERRORS * error and abs(rise) * one["n"] >= LEAST_PAYMENTS
+        certain = abs(rise) > ERRORS * error and abs(rise) * one["n"] >= MIN_PAYMENTS
         if certain and (rise > 0 or falling):
             found.append(_Finding(abs(rise), one[name], before, at))
     return found
@@ -122,7 +122,7 @@ def _shares(point: Dict) -> list[_Finding]:
         for at, one in _windows(point)
         if one["change"] is not None
         and abs(one["errors"]) > ERRORS
-        and abs(one["share"] - point["reference"]["share"]) * one["n"] >= LEAST_PAYMENTS
+        and abs(one["share"] - point["reference"]["share"]) * one["n"] >= MIN_PAYMENTS
     ]
 
 
@@ -139,7 +139,7 @@ def _judged(performance: Dict, settings: Monitoring, name: str) -> Iterator[tupl
     """The metric of windows of which enough outcomes are known; not that of the others."""
     for at, one in _windows(performance):
         metric = one["metrics"].get(name)
-        enough = one["share"] is not None and one["share"] >= settings.least_matured
+        enough = one["share"] is not None and one["share"] >= settings.min_matured_share
         if enough and metric and metric["value"] is not None and metric["low"] is not None:
             yield at, metric
 

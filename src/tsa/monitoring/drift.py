@@ -15,12 +15,12 @@ from tsa.monitoring.features import count_features
 from tsa.monitoring.reference import Reference
 from tsa.monitoring.scores import Days, count_days, count_points, count_scores
 from tsa.monitoring.stability import per_hour, stability
-from tsa.monitoring.windows import DAY_SECONDS, Seen, Windows
+from tsa.monitoring.windows import DAY_SECONDS, ScoredWindow, Windows
 
 Dict = dict[str, Any]
 
 
-def compare_features(seen: Seen, reference: Reference, windows: Windows) -> list[Dict]:
+def compare_features(seen: ScoredWindow, reference: Reference, windows: Windows) -> list[Dict]:
     """Per feature: its `name`, `kind`, the `reference`'s rates, `whole` and `windows` with psi and rates, and its `bins`."""
     counted = count_features(seen, reference.features, windows)
     pairs = zip(reference.features, reference.counts, counted, strict=True)
@@ -56,7 +56,7 @@ def _bins(feature: Feature, before: Counts, after: Counts) -> list[Dict]:
     return [{"bin": label, "tick": tick, "reference": p, "current": q} for label, tick, p, q in rows if p or q]
 
 
-def compare_scores(seen: Seen, reference: Reference, windows: Windows) -> Dict:
+def compare_scores(seen: ScoredWindow, reference: Reference, windows: Windows) -> Dict:
     """The raw score as a feature, and `points`: the share of payments at or above each operating point."""
     score = _feature(reference.score, reference.score_counts, count_scores(seen, reference.score, windows))
     above, before = count_points(seen, reference.points, windows), int(reference.score_counts.n.sum())
@@ -83,7 +83,7 @@ def _change(reference: Dict, above: int, n: int) -> Dict:
     return {"n": n, "above": above, "share": share, "change": share / p - 1, "errors": errors}
 
 
-def compare_volume(seen: Seen, by_weekday: Sequence[float] | None, windows: Windows) -> Dict:
+def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windows: Windows) -> Dict:
     """Payments of each `days`, beside those expected by the reference's weekdays; per window and as a `whole`, of whole days
     only, the relative `change`; None, with a reason, where there is nothing to compare."""
     days = count_days(seen)

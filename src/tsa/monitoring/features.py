@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tsa.data.encoding.scaler import float_column
-from tsa.data.encoding.vocabulary import CALENDAR, GivenVocabulary, Vocabulary, encode_calendar
+from tsa.data.encoding.vocabulary import CALENDAR, ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.monitoring.bins import Counts, Feature, Floats, Integers, count_numbers, equal_mass_edges, table
-from tsa.monitoring.windows import Seen, Windows
+from tsa.monitoring.windows import ScoredWindow, Windows
 
 
-def features_of(seen: Seen) -> list[Feature]:
+def features_of(seen: ScoredWindow) -> list[Feature]:
     """The bundle's features, with bins from these reference payments."""
     encoder = seen.store.encoder
     categorical = [
@@ -33,7 +33,7 @@ def features_of(seen: Seen) -> list[Feature]:
     return [*categorical, *numbers, *calendar]
 
 
-def count_features(seen: Seen, features: Sequence[Feature], windows: Windows) -> list[Counts]:
+def count_features(seen: ScoredWindow, features: Sequence[Feature], windows: Windows) -> list[Counts]:
     """The counts of each feature."""
     codes = windows.codes(seen.time_seconds)
     vocabularies = {v.name: (column, v) for column, v in enumerate(seen.store.encoder.vocabularies)}
@@ -51,11 +51,11 @@ def count_features(seen: Seen, features: Sequence[Feature], windows: Windows) ->
     return found
 
 
-def _numbers(seen: Seen, name: str) -> Floats:
+def _numbers(seen: ScoredWindow, name: str) -> Floats:
     return float_column(seen.store.columns([name])[seen.rows], name)
 
 
-def _named_rows(vocabulary: Vocabulary | GivenVocabulary) -> dict[int, str]:
+def _named_rows(vocabulary: Vocabulary | ImportedVocabulary) -> dict[int, str]:
     """What each row of the table that holds known values stands for; several values may share one."""
     if isinstance(vocabulary, Vocabulary):
         return dict(enumerate(vocabulary.values, vocabulary.known_row))
@@ -67,7 +67,7 @@ def _named_rows(vocabulary: Vocabulary | GivenVocabulary) -> dict[int, str]:
 
 
 def _count_rows(
-    seen: Seen, column: int, vocabulary: Vocabulary | GivenVocabulary, window: Integers, windows: int
+    seen: ScoredWindow, column: int, vocabulary: Vocabulary | ImportedVocabulary, window: Integers, windows: int
 ) -> Counts:
     """Counts of the values of an encoded column: what the network is shown."""
     rows = np.asarray(seen.store.categorical[seen.rows, column])
@@ -87,7 +87,7 @@ def _count_rows(
     )
 
 
-def _hours(vocabulary: Vocabulary | GivenVocabulary, windows: Windows) -> Integers:
+def _hours(vocabulary: Vocabulary | ImportedVocabulary, windows: Windows) -> Integers:
     """(W, B) how many hours of each window have each value of a calendar feature."""
     assert isinstance(vocabulary, Vocabulary)
     rows = []

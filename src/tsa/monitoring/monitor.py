@@ -24,7 +24,7 @@ from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.report.report import page, to_plain
-from tsa.evaluation.run import Run
+from tsa.evaluation.run import TrainedRun
 from tsa.files.writing import write_json, write_text
 from tsa.inference.scorer import Scorer, epoch_seconds, window_seconds
 from tsa.monitoring.alerts import find_alerts
@@ -32,7 +32,7 @@ from tsa.monitoring.drift import compare_features, compare_scores, compare_volum
 from tsa.monitoring.page import plain, view
 from tsa.monitoring.performance import performance
 from tsa.monitoring.reference import KIND, Reference
-from tsa.monitoring.windows import Seen, Windows, moment
+from tsa.monitoring.windows import ScoredWindow, Windows, iso_time
 from tsa.progress import Progress, silent
 
 Logs = Sequence[str | Path]
@@ -92,16 +92,16 @@ def monitor(
         store = encoding.store("log", logs)
         known_by = epoch_seconds("as-of", as_of, sound_end(store.time_seconds, time.time()))
         measures = _Measures(scorer, settings, known_by, replicates, progress)
-        if path := _made_before(reference):
+        if path := _is_reference_file(reference):
             before = Reference.load(path)
             before.check(scorer.bundle, settings, path)
         else:
             before = measures.reference(
                 *_payments_of_reference(Path(bundle), encoding, store, reference, reference_span)
             )
-        seen = Seen.score(scorer, store, _sound(store, span.seconds, "the log"), "the payments", progress)
+        seen = ScoredWindow.score(scorer, store, _sound(store, span.seconds, "the log"), "the payments", progress)
         found = {**_head(scorer, store, settings), **measures.compare(seen, before)}
-    found["plain"] = plain(found)
+    found["summary"] = plain(found)
     found = dict(to_plain(found))
     if not (path and (out / "reference.json").exists() and path.samefile(out / "reference.json")):
         write_json(out / "reference.json", to_plain(before.to_dict()))
@@ -140,17 +140,17 @@ class _Measures:
 
     def reference(self, store: EventStore, seconds: tuple[float, float], source: str) -> Reference:
         """What payments are compared with."""
-        seen = Seen.score(self.scorer, store, seconds, "the reference", self.progress)
+        seen = ScoredWindow.score(self.scorer, store, seconds, "the reference", self.progress)
         settings: dict[str, Any] = {"as_of": self.as_of, "replicates": self.replicates, "progress": self.progress}
         return Reference.of(self.scorer.bundle, seen, source, self.settings, **settings)
 
-    def compare(self, seen: Seen, reference: Reference) -> dict[str, Any]:
+    def compare(self, seen: ScoredWindow, reference: Reference) -> dict[str, Any]:
         """All that is measured, and the alerts."""
-        kind, least = self.settings.window, self.settings.least_frauds
+        kind, least = self.settings.window, self.settings.min_frauds
         windows, whole = Windows.of(seen.start, seen.end, kind), Windows.whole(seen.start, seen.end)
-        measure: dict[str, Any] = {"as_of": self.as_of, "least_frauds": least, "replicates": self.replicates}
+        measure: dict[str, Any] = {"as_of": self.as_of, "min_frauds": least, "replicates": self.replicates}
         found: dict[str, Any] = {
-            "as_of": moment(self.as_of),
+            "as_of": iso_time(self.as_of),
             "range": whole.names()[0],
             "n": len(seen),
             "windows": windows.names(),
@@ -174,7 +174,7 @@ def _sound(store: EventStore, seconds: tuple[float, float], what: str) -> tuple[
     stray = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
     if not stray or math.isfinite(end):
         return seconds
-    _log.warning("%s: %d payments dated after %s are left out; --to takes them in", what, stray, moment(last))
+    _log.warning("%s: %d payments dated after %s are left out; --to takes them in", what, stray, iso_time(last))
     return start, math.nextafter(last, math.inf)
 
 
@@ -198,7 +198,7 @@ def _settings(scorer: Scorer, market: Path | None, overrides: Sequence[str]) -> 
 def _check_spans(span: Span, reference_span: Span, reference: Logs) -> None:
     """Refuse, before anything is scored, what cannot be right."""
     (start, end), (first, last) = span.seconds, reference_span.seconds
-    if _made_before(reference) and not reference_span.is_open:
+    if _is_reference_file(reference) and not reference_span.is_open:
         raise ConfigError("a reference.json has its range already, however: another one is given for it")
     if not reference and not reference_span.is_open and first < end and start < last:
         raise ConfigError(
@@ -207,7 +207,7 @@ def _check_spans(span: Span, reference_span: Span, reference: Logs) -> None:
         )
 
 
-def _made_before(reference: Logs) -> Path | None:
+def _is_reference_file(reference: Logs) -> Path | None:
     """The file, where the reference is one that an earlier call wrote."""
     if len(reference) != 1 or not (path := Path(reference[0])).is_file() or path.suffix != ".json":
         return None
@@ -220,8 +220,8 @@ def _calibrated_on(bundle: Path) -> tuple[EventStore, tuple[float, float], str]:
     try:
         if bundle.resolve().name != "bundle":
             raise ConfigError(f"{bundle} is not the bundle of a run")
-        run = Run.open(bundle.resolve().parent)
-        learned = run.account["training"].get("train_on", ["train"])
+        run = TrainedRun.open(bundle.resolve().parent)
+        learned = run.metadata["training"].get("train_on", ["train"])
         name = next((name for name in ("calibration", "validation") if name not in learned), None)
         if name is None:
             raise StoreError("all of its ranges were learned from")

@@ -16,12 +16,12 @@ MEASURES = {
     "missing_rate": "Payments without a value",
     "unknown_rate": "Payments with an unknown value",
     "score_psi": "Population stability index of the raw score",
-    "top_share_change": "Share of payments at or above",
+    "operating_point_change": "Share of payments at or above",
     "volume": "Payments a day",
     "average_precision_drop": "Average precision",
     "calibration": "Expected to observed frauds",
 }
-RELATIVE = ("top_share_change", "volume", "average_precision_drop")
+RELATIVE = ("operating_point_change", "volume", "average_precision_drop")
 """Their thresholds are relative changes."""
 
 KINDS = {"numerical": "number", "categorical": "category", "calendar": "calendar"}
@@ -51,7 +51,7 @@ def _sentence(alert: Dict) -> str:
 
 def shown(measure: str, value: float) -> str:
     """A value of a measure as text."""
-    if measure in ("missing_rate", "unknown_rate", "top_share_change"):
+    if measure in ("missing_rate", "unknown_rate", "operating_point_change"):
         return formatting.share(value)
     if measure == "volume":
         return f"{value:,.0f}"

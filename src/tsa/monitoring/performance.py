@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tsa.evaluation.metrics.calibration import measure_calibration
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores
-from tsa.monitoring.windows import Seen, Windows
+from tsa.monitoring.windows import ScoredWindow, Windows
 from tsa.progress import Progress, silent
 
 SHOWN = ("average_precision", "roc_auc", "recall_at_fpr_0.01", "precision_at_k")
@@ -23,17 +23,17 @@ UNUSED_THRESHOLD = 0.5
 
 
 def performance(
-    seen: Seen,
+    seen: ScoredWindow,
     windows: Windows,
     *,
     as_of: float,
-    least_frauds: int,
+    min_frauds: int,
     replicates: int,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Per window: `n`, `matured` (outcome known at the time `as_of`), their `share`, `frauds`, `fraud_rate`, and `metrics`
-    with intervals; where frauds are fewer than `least_frauds` or nothing is genuine, `metrics` is empty and `reason` says so.
+    with intervals; where frauds are fewer than `min_frauds` or nothing is genuine, `metrics` is empty and `reason` says so.
 
     A range of one window has one entry.
     """
@@ -42,7 +42,7 @@ def performance(
     with progress("measuring performance", len(windows)) as advance:
         for at in range(len(windows)):
             inside = codes == at
-            measured = _measured(seen, np.flatnonzero(inside & known), least_frauds, replicates, seed)
+            measured = _measured(seen, np.flatnonzero(inside & known), min_frauds, replicates, seed)
             n = int(inside.sum())
             share = measured["matured"] / n if n else None
             found.append({"n": n, "share": share, **measured})
@@ -50,11 +50,13 @@ def performance(
     return found
 
 
-def _measured(seen: Seen, rows: NDArray[np.intp], least_frauds: int, replicates: int, seed: int) -> dict[str, Any]:
+def _measured(
+    seen: ScoredWindow, rows: NDArray[np.intp], min_frauds: int, replicates: int, seed: int
+) -> dict[str, Any]:
     label = np.asarray(seen.store.label[seen.rows])[rows]
     n, frauds = len(label), int(label.sum())
     found: dict[str, Any] = {"matured": n, "frauds": frauds, "fraud_rate": frauds / n if n else None, "metrics": {}}
-    if reason := _why_not(n, frauds, least_frauds):
+    if reason := _why_not(n, frauds, min_frauds):
         return {**found, "reason": reason}
     payments = ScoredPayments(
         label=label,
@@ -76,11 +78,11 @@ def _measured(seen: Seen, rows: NDArray[np.intp], least_frauds: int, replicates:
     return {**found, "metrics": metrics}
 
 
-def _why_not(n: int, frauds: int, least_frauds: int) -> str | None:
+def _why_not(n: int, frauds: int, min_frauds: int) -> str | None:
     if not n:
         return "no outcome is known yet"
-    if frauds < least_frauds:
-        return f"{frauds} known fraud{'s' if frauds != 1 else ''}: no figure below {least_frauds}"
+    if frauds < min_frauds:
+        return f"{frauds} known fraud{'s' if frauds != 1 else ''}: no figure below {min_frauds}"
     return "no genuine payment is known" if frauds == n else None
 
 

@@ -22,7 +22,7 @@ from tsa.monitoring.bins import Counts, Feature
 from tsa.monitoring.features import count_features, features_of
 from tsa.monitoring.performance import performance
 from tsa.monitoring.scores import (
-    Point,
+    OperatingPoint,
     count_days,
     count_points,
     count_scores,
@@ -30,7 +30,7 @@ from tsa.monitoring.scores import (
     operating_points,
     score_feature,
 )
-from tsa.monitoring.windows import Seen, Windows, moment, shown_facts
+from tsa.monitoring.windows import ScoredWindow, Windows, iso_time, shown_facts
 from tsa.progress import Progress, silent
 
 KIND, VERSION = "tsa monitoring reference", 1
@@ -50,7 +50,7 @@ class Reference:
     counts: Sequence[Counts]
     score: Feature
     score_counts: Counts
-    points: Sequence[Point]
+    points: Sequence[OperatingPoint]
     above: Sequence[int]
     """(P,) payments at or above each operating point."""
     by_weekday: Sequence[float] | None
@@ -61,7 +61,7 @@ class Reference:
     def of(
         cls,
         bundle: Bundle,
-        seen: Seen,
+        seen: ScoredWindow,
         source: str,
         settings: Monitoring,
         *,
@@ -73,13 +73,13 @@ class Reference:
         whole = Windows.whole(seen.start, seen.end)
         features, score = features_of(seen), score_feature(seen)
         points = operating_points(bundle, seen, settings.top_shares)
-        least = settings.least_frauds
-        measured = performance(seen, whole, as_of=as_of, least_frauds=least, replicates=replicates, progress=progress)
+        least = settings.min_frauds
+        measured = performance(seen, whole, as_of=as_of, min_frauds=least, replicates=replicates, progress=progress)
         return cls(
             source=source,
             model=fingerprint(bundle),
             facts=shown_facts(seen),
-            as_of=moment(as_of),
+            as_of=iso_time(as_of),
             features=features,
             counts=count_features(seen, features, whole),
             score=score,
@@ -143,7 +143,7 @@ class Reference:
             counts=[Counts.from_dict(entry) for entry in table["counts"]],
             score=_feature(table["score"]),
             score_counts=Counts.from_dict(table["score_counts"]),
-            points=[Point(**entry) for entry in table["points"]],
+            points=[OperatingPoint(**entry) for entry in table["points"]],
             **plain,
         )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.monitoring.bins import Counts, Feature, Integers, count_numbers, equal_mass_edges
-from tsa.monitoring.windows import DAY_SECONDS, Seen, Windows
+from tsa.monitoring.windows import DAY_SECONDS, ScoredWindow, Windows
 
 RAW = "raw_score"
 WHOLE_DAY = 0.9
@@ -24,7 +24,7 @@ WHOLE_DAY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class OperatingPoint:
     """An operating point: payments whose `score` is `at_least` so high. share: of payments, where it was chosen by that."""
 
     name: str
@@ -64,42 +64,42 @@ class Days:
         return [float(found.mean()) if len(found) else mean for found in days]
 
 
-def score_feature(seen: Seen) -> Feature:
+def score_feature(seen: ScoredWindow) -> Feature:
     """The raw score with bins from these reference payments."""
     return Feature(name=RAW, kind="numerical", edges=equal_mass_edges(seen.raw))
 
 
-def count_scores(seen: Seen, feature: Feature, windows: Windows) -> Counts:
+def count_scores(seen: ScoredWindow, feature: Feature, windows: Windows) -> Counts:
     """Payments by bin of the raw score."""
     return count_numbers(seen.raw, feature.edges, windows.codes(seen.time_seconds), len(windows))
 
 
-def decision_points(bundle: Bundle) -> list[Point]:
+def decision_points(bundle: Bundle) -> list[OperatingPoint]:
     """The bundle's decisions, as far as it has the score that they go by."""
     decided, calibration = bundle.thresholds, bundle.calibration
     if decided is None or (decided.score != RAW and getattr(calibration, decided.score, None) is None):
         return []
     return [
-        Point(name=f"{d.name}: {decided.score} from {d.at_least:g}", score=decided.score, at_least=d.at_least)
+        OperatingPoint(name=f"{d.name}: {decided.score} from {d.at_least:g}", score=decided.score, at_least=d.at_least)
         for d in decided.decisions
     ]
 
 
-def operating_points(bundle: Bundle, seen: Seen, shares: Sequence[float]) -> list[Point]:
+def operating_points(bundle: Bundle, seen: ScoredWindow, shares: Sequence[float]) -> list[OperatingPoint]:
     """The bundle's decisions, and the scores that cut off the riskiest `shares`: by the bundle's percentiles, or, where it
     has none, among these reference payments."""
     found = decision_points(bundle)
     for share in shares:
         name = f"riskiest {share * 100:g} %"
         if "percentile" in seen.scores:
-            found.append(Point(name=name, score="percentile", at_least=1 - share, share=share))
+            found.append(OperatingPoint(name=name, score="percentile", at_least=1 - share, share=share))
         else:
             cut = float(np.quantile(seen.raw, 1 - share, method="higher"))
-            found.append(Point(name=name, score=RAW, at_least=cut, share=share))
+            found.append(OperatingPoint(name=name, score=RAW, at_least=cut, share=share))
     return found
 
 
-def count_points(seen: Seen, points: Sequence[Point], windows: Windows) -> Integers:
+def count_points(seen: ScoredWindow, points: Sequence[OperatingPoint], windows: Windows) -> Integers:
     """(W, P) payments at or above each operating point."""
     codes = windows.codes(seen.time_seconds)
     at_or_above = [np.asarray(seen.scores[point.score], np.float64) >= point.at_least for point in points]
@@ -107,7 +107,7 @@ def count_points(seen: Seen, points: Sequence[Point], windows: Windows) -> Integ
     return np.array(above, np.int64).reshape(len(points), len(windows)).T
 
 
-def count_days(seen: Seen) -> Days:
+def count_days(seen: ScoredWindow) -> Days:
     """Payments a day. A day without any, inside the range, counts 0."""
     first, last = (math.floor(edge / DAY_SECONDS) for edge in (seen.start, math.nextafter(seen.end, -math.inf)))
     days = np.floor_divide(seen.time_seconds, DAY_SECONDS).astype(np.int64) - first

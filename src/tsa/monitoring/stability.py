@@ -26,7 +26,7 @@ DAYS_NEEDED = {"hour_of_day": 1, "day_of_week": 7, "day_of_month": 28, "month": 
 SLACK_HOURS = 2
 """Hours that such a range may lack: the first payment of a day is seldom at midnight."""
 
-LEAST_HOURS = 20
+MIN_HOURS = 20
 """A day of the week, of the month, or a month is compared where this much of it was seen in both."""
 
 
@@ -68,7 +68,7 @@ def _per_hour(name: str, reference: Counts, current: Counts) -> tuple[Floats, Fl
     """Payments an hour, by value: a range that holds two Mondays and one Sunday has not moved for that."""
     assert reference.hours is not None
     assert current.hours is not None
-    least = 1 if name == "hour_of_day" else LEAST_HOURS
+    least = 1 if name == "hour_of_day" else MIN_HOURS
     both = (reference.hours[0] >= least) & (current.hours[0] >= least)
     return per_hour(reference)[both], per_hour(current)[both]
 

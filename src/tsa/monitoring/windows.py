@@ -25,7 +25,7 @@ from tsa.progress import Progress, silent
 
 DAY_SECONDS = 86_400
 WIDTHS = {"day": DAY_SECONDS, "week": 7 * DAY_SECONDS}
-MOST_WINDOWS = 1000
+MAX_WINDOWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class Windows:
         """Windows of [start, end); the first begins at start, the last ends at end. ConfigError for more than 1,000."""
         width, day = WIDTHS[kind], start // DAY_SECONDS * DAY_SECONDS
         inner = math.ceil((end - day) / width) - 1
-        if inner >= MOST_WINDOWS:
-            found = f"{moment(start)} to {moment(end)} by the {kind} are {inner + 1:,}"
-            raise ConfigError(f"monitoring takes at most {MOST_WINDOWS:,} windows, however: {found}")
+        if inner >= MAX_WINDOWS:
+            found = f"{iso_time(start)} to {iso_time(end)} by the {kind} are {inner + 1:,}"
+            raise ConfigError(f"monitoring takes at most {MAX_WINDOWS:,} windows, however: {found}")
         return cls(np.array([start, *(day + width * np.arange(1, inner + 1)), end], np.float64))
 
     @classmethod
@@ -58,12 +58,12 @@ class Windows:
 
     def names(self) -> list[dict[str, str]]:
         """Start and end of each window, as texts."""
-        edges = [moment(edge) for edge in self.edges]
+        edges = [iso_time(edge) for edge in self.edges]
         return [{"start": a, "end": b} for a, b in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class ScoredWindow:
     """The n payments of [start, end) of a store, scored. Times are epoch seconds."""
 
     store: EventStore
@@ -89,7 +89,7 @@ class Seen:
         times = store.time_seconds
         first, last = (int(row) for row in np.searchsorted(times, range_seconds))
         if first >= last:
-            extent = f"the log goes from {moment(times[0])} to {moment(times[-1])}"
+            extent = f"the log goes from {iso_time(times[0])} to {iso_time(times[-1])}"
             raise ConfigError(f"{what} must hold payments, however: none in the range given; {extent}")
         with progress(f"scoring {what}", last - first) as advance:
             raw = scorer.score_rows(store, np.arange(first, last, dtype=np.int64), advance=advance)
@@ -98,7 +98,7 @@ class Seen:
         if math.isfinite(range_seconds[0]) and range_seconds[0] // DAY_SECONDS == start // DAY_SECONDS:
             start = range_seconds[0]
         end = range_seconds[1] if math.isfinite(range_seconds[1]) else math.nextafter(float(times[last - 1]), math.inf)
-        return cls(store=store, rows=slice(first, last), start=start, end=end, scores=scorer.columns(raw))
+        return cls(store=store, rows=slice(first, last), start=start, end=end, scores=scorer.with_calibration(raw))
 
     def __len__(self) -> int:
         return int(self.rows.stop - self.rows.start)
@@ -116,7 +116,7 @@ class Seen:
     @cached_property
     def entity(self) -> Array | None:
         """(n,) codes of the keys that are ranked, -1 for null; None where rows carry their own history without a key."""
-        key = self.store.market.entity.key
+        key = self.store.market.entity.key_column
         return None if key is None else key_codes(self.store.columns([key])[key])[self.rows]
 
     def matured(self, as_of: float) -> NDArray[np.bool_]:
@@ -125,11 +125,11 @@ class Seen:
         return (label >= 0) & (known_at <= as_of)
 
 
-def moment(seconds: float) -> str:
+def iso_time(seconds: float) -> str:
     """2025-04-16T00:00:00+00:00."""
     return datetime.fromtimestamp(round(float(seconds)), UTC).isoformat()
 
 
-def shown_facts(seen: Seen) -> dict[str, Any]:
+def shown_facts(seen: ScoredWindow) -> dict[str, Any]:
     """The range and its number of payments, for the page."""
-    return {"start": moment(seen.start), "end": moment(seen.end), "n": len(seen)}
+    return {"start": iso_time(seen.start), "end": iso_time(seen.end), "n": len(seen)}

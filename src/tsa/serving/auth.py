@@ -26,15 +26,15 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """How files of other encodings begin; the longer marks first."""
-MOST_CLIENTS = 10_000
-LEAST_TOKEN = 16
+MAX_CLIENTS = 10_000
+MIN_TOKEN = 16
 """Characters of a token that cannot be guessed."""
 
 
 _ODD = re.compile(r"[^!-~]")
 
 
-class Tokens:
+class BearerTokens:
     """The digests of tokens that open a door. Without any, `given` is False."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
@@ -42,12 +42,12 @@ class Tokens:
             raise ConfigError(
                 "a token must be of letters, digits and signs of ASCII, without spaces: no header holds another"
             )
-        if short := [token for token in tokens if len(token) < LEAST_TOKEN]:
-            raise ConfigError(f"a token must have at least {LEAST_TOKEN} characters, however: {len(short[0])}")
+        if short := [token for token in tokens if len(token) < MIN_TOKEN]:
+            raise ConfigError(f"a token must have at least {MIN_TOKEN} characters, however: {len(short[0])}")
         self._digests = [_digest(token) for token in tokens]
 
     @classmethod
-    def read(cls, variables: Sequence[str], files: Sequence[Path]) -> Tokens:
+    def read(cls, variables: Sequence[str], files: Sequence[Path]) -> BearerTokens:
         """Tokens in environment variables and in files, one a line. ConfigError where there is none in one of them."""
         found = []
         for name in variables:
@@ -68,7 +68,7 @@ class Tokens:
         """Whether there is any token."""
         return bool(self._digests)
 
-    def opens(self, token: str | None) -> bool:
+    def matches(self, token: str | None) -> bool:
         """Whether this is one of them. It takes as long whichever it is, or is not."""
         digest = _digest(token or "")
         found = False
@@ -100,15 +100,15 @@ def bearer(header: str | None) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-class Secrets:
+class Credentials:
     """What the doors of a server are opened with."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        self.score = Tokens.read(settings.token_env, settings.token_files)
-        self.admin = Tokens.read(settings.admin_token_env, settings.admin_token_files)
+        self.score = BearerTokens.read(settings.token_env, settings.token_files)
+        self.admin = BearerTokens.read(settings.admin_token_env, settings.admin_token_files)
 
 
-class Buckets:
+class TokenBucketLimiter:
     """A bucket of tokens per client, which fills up at `rate` a second to `burst`. `rate` None: no bucket is ever empty."""
 
     def __init__(self, rate: float | None, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -127,13 +127,13 @@ class Buckets:
         level = min(self._burst, level + (now - then) * self._rate)
         if level < at_least:
             return max(1, math.ceil((at_least - level) / self._rate))
-        if len(self._levels) >= MOST_CLIENTS and client not in self._levels:
+        if len(self._levels) >= MAX_CLIENTS and client not in self._levels:
             self._forget()
         self._levels[client] = (level - count, now)
         return None
 
     def _forget(self) -> None:
         """Let go of the half that was used longest ago: their buckets are the fullest, and a full one is as good as none."""
-        oldest = sorted(self._levels, key=lambda name: self._levels[name][1])[: MOST_CLIENTS // 2]
+        oldest = sorted(self._levels, key=lambda name: self._levels[name][1])[: MAX_CLIENTS // 2]
         for name in oldest:
             del self._levels[name]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tsa.errors import HistoryLost, HistoryUnavailable
 from tsa.serving.history.base import REASONS
-from tsa.serving.problems import RefusedError
+from tsa.serving.problems import ProblemError
 
 logger = logging.getLogger(__name__)
 
@@ -22,55 +22,55 @@ class QueueFullError(Exception):
         self.retry_seconds = retry_seconds
 
 
-class LateError(Exception):
+class DeadlineExceededError(Exception):
     """The deadline passed before the model came to it."""
 
 
-class ClosedError(Exception):
+class BatcherClosedError(Exception):
     """The batcher takes nothing more."""
 
 
 RETRY_SECONDS = "1"
 
 
-MOST_PLACES = 12
+MAX_PLACES = 12
 
 
-def too_often(seconds: int) -> RefusedError:
+def rate_limited(seconds: int) -> ProblemError:
     """The refusal of a client that sends more than its share."""
     detail = f"fewer payments must be sent: try again in {seconds} s"
-    return RefusedError(429, "rate", detail, headers={"Retry-After": str(seconds)})
+    return ProblemError(429, "rate", detail, headers={"Retry-After": str(seconds)})
 
 
-def stopping() -> RefusedError:
+def stopping() -> ProblemError:
     """The problem that a client gets from a server that is being stopped."""
     headers = {"Retry-After": RETRY_SECONDS, "Connection": "close"}
-    return RefusedError(503, "stopping", "this server is being stopped", headers=headers)
+    return ProblemError(503, "stopping", "this server is being stopped", headers=headers)
 
 
-def refusal_of(error: Exception) -> RefusedError:
+def problem_from_exception(error: Exception) -> ProblemError:
     """What a client is told of an error."""
     match error:
-        case RefusedError():
+        case ProblemError():
             return error
         case QueueFullError():
             headers = {"Retry-After": str(error.retry_seconds)}
-            return RefusedError(429, "queue_full", "too many payments wait already", headers=headers)
-        case LateError():
-            return RefusedError(504, "deadline", "the payment could not be scored before its deadline")
-        case ClosedError():
+            return ProblemError(429, "queue_full", "too many payments wait already", headers=headers)
+        case DeadlineExceededError():
+            return ProblemError(504, "deadline", "the payment could not be scored before its deadline")
+        case BatcherClosedError():
             return stopping()
         case HistoryUnavailable():
             headers = {"Retry-After": RETRY_SECONDS}
-            rule = "history_lost" if isinstance(error, HistoryLost) else "history_down"
+            rule = "history_lost" if isinstance(error, HistoryLost) else "history_unavailable"
             detail = f"histories cannot be read or written at the moment: {REASONS[error.reason]}"
-            return RefusedError(503, rule, detail, headers=headers)
-    logger.error("%s", where(error))
-    return RefusedError(500, "internal", "something went wrong here; the log of the server says what")
+            return ProblemError(503, rule, detail, headers=headers)
+    logger.error("%s", safe_traceback(error))
+    return ProblemError(500, "internal", "something went wrong here; the log of the server says what")
 
 
-def where(error: BaseException) -> str:
+def safe_traceback(error: BaseException) -> str:
     """The kind of an error and the places it went through. Its text is left out: it may hold a payment's values."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}tsa{os.sep}" in frame.filename]
     places = [f"{frame.filename.rsplit(os.sep, 2)[-2]}/{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
-    return f"{type(error).__name__} at " + " < ".join(reversed(places[-MOST_PLACES:]))
+    return f"{type(error).__name__} at " + " < ".join(reversed(places[-MAX_PLACES:]))

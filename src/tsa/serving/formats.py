@@ -13,24 +13,24 @@ from typing import Any
 
 import orjson
 
-from tsa.data.online.payments import Problem
+from tsa.data.online.payments import RuleViolation
 from tsa.serving.parquet_body import NotParquetError, TooManyRowsError, TooMuchError
 from tsa.serving.parquet_process import ParquetProcess, ReaderDownError
-from tsa.serving.problems import NOT_ACCEPTABLE, TOO_LARGE, UNREADABLE, WRONG_TYPE, RefusedError, shown
+from tsa.serving.problems import NOT_ACCEPTABLE, TOO_LARGE, UNREADABLE, WRONG_TYPE, ProblemError, shorten_value
 
-JSON, LINES, CSV, PARQUET = "application/json", "application/jsonlines", "text/csv", "application/x-parquet"
+JSON, JSON_LINES, CSV, PARQUET = "application/json", "application/jsonlines", "text/csv", "application/x-parquet"
 NAMES = {
     JSON: JSON,
-    LINES: LINES,
-    "application/jsonl": LINES,
-    "application/x-ndjson": LINES,
-    "application/x-jsonlines": LINES,
+    JSON_LINES: JSON_LINES,
+    "application/jsonl": JSON_LINES,
+    "application/x-ndjson": JSON_LINES,
+    "application/x-jsonlines": JSON_LINES,
     CSV: CSV,
     PARQUET: PARQUET,
     "application/vnd.apache.parquet": PARQUET,
 }
 """By media type: the format."""
-MOST_COLUMNS = 10_000
+MAX_COLUMNS = 10_000
 BOM = b"\xef\xbb\xbf"
 """A byte order mark, which some programs put before a text in UTF-8: it is passed over."""
 
@@ -39,7 +39,7 @@ _reader = ParquetProcess()
 
 
 @dataclass(frozen=True)
-class Rows:
+class RequestRows:
     """What stood in a body: a row, or what is wrong with it, each; `single` where it was no list of them."""
 
     rows: Sequence[Any]
@@ -47,7 +47,7 @@ class Rows:
 
 
 def media_type(header: str | None, allowed: Sequence[str]) -> str:
-    """The format that a Content-Type names; nothing is JSON. RefusedError with 415 for any other."""
+    """The format that a Content-Type names; nothing is JSON. ProblemError with 415 for any other."""
     if not header:
         return JSON
     name, *parameters = header.lower().split(";")
@@ -55,12 +55,12 @@ def media_type(header: str | None, allowed: Sequence[str]) -> str:
     charset = [text.strip().removeprefix("charset=").strip('"') for text in parameters if "charset=" in text]
     if found is None or found not in allowed or charset not in ([], ["utf-8"], ["utf8"], ["us-ascii"]):
         detail = f"Content-Type must be one of {', '.join(allowed)}, in UTF-8"
-        raise RefusedError(WRONG_TYPE, "content_type", detail, field="Content-Type", value=header)
+        raise ProblemError(WRONG_TYPE, "content_type", detail, field="Content-Type", value=header)
     return found
 
 
-def accepted(header: str | None, allowed: Sequence[str], default: str = JSON) -> str:
-    """The format that an Accept header likes best. RefusedError with 406 where it likes none."""
+def negotiate(header: str | None, allowed: Sequence[str], default: str = JSON) -> str:
+    """The format that an Accept header likes best. ProblemError with 406 where it likes none."""
     if not header or header.strip() == "*/*":
         return default
     choices = sorted(_choices(header), key=lambda choice: -choice[1])
@@ -72,7 +72,7 @@ def accepted(header: str | None, allowed: Sequence[str], default: str = JSON) ->
         if quality > 0 and name == "text/*" and CSV in allowed:
             return CSV
     detail = f"Accept must allow one of {', '.join(allowed)}"
-    raise RefusedError(NOT_ACCEPTABLE, "accept", detail, field="Accept", value=header)
+    raise ProblemError(NOT_ACCEPTABLE, "accept", detail, field="Accept", value=header)
 
 
 def _choices(header: str) -> Iterator[tuple[str, float]]:
@@ -88,46 +88,46 @@ def _choices(header: str) -> Iterator[tuple[str, float]]:
         yield name.strip(), quality
 
 
-def read(body: bytes, kind: str, max_list: int, max_bytes: int) -> Rows:
-    """The rows of a body. RefusedError for one that cannot be read, or holds none, or more than `max_list`."""
+def read(body: bytes, kind: str, max_list: int, max_bytes: int) -> RequestRows:
+    """The rows of a body. ProblemError for one that cannot be read, or holds none, or more than `max_list`."""
     if kind == JSON:
         found = read_json(body)
-    elif kind == LINES:
-        found = Rows(list(_lines(body, max_list)), single=False)
+    elif kind == JSON_LINES:
+        found = RequestRows(list(_lines(body, max_list)), single=False)
     elif kind == CSV:
-        found = Rows(list(_csv(body, max_list)), single=False)
+        found = RequestRows(list(_csv(body, max_list)), single=False)
     else:
-        found = Rows(_parquet(body, max_list, max_bytes), single=False)
-    return bounded(found, max_list)
+        found = RequestRows(_parquet(body, max_list, max_bytes), single=False)
+    return check_row_count(found, max_list)
 
 
-def bounded(found: Rows, max_list: int) -> Rows:
-    """The rows, if there are any and not too many. RefusedError."""
+def check_row_count(found: RequestRows, max_list: int) -> RequestRows:
+    """The rows, if there are any and not too many. ProblemError."""
     if len(found.rows) > max_list:
         raise too_many(max_list)
     if not found.rows:
-        raise RefusedError(422, "empty", "a request must hold at least one payment")
+        raise ProblemError(422, "empty", "a request must hold at least one payment")
     return found
 
 
-def too_many(max_list: int) -> RefusedError:
+def too_many(max_list: int) -> ProblemError:
     """The refusal of a list that is too long."""
-    return RefusedError(TOO_LARGE, "too_many", f"a request must hold at most {max_list} payments")
+    return ProblemError(TOO_LARGE, "too_many", f"a request must hold at most {max_list} payments")
 
 
-def read_json(body: bytes) -> Rows:
+def read_json(body: bytes) -> RequestRows:
     """A JSON value: an array's elements, or the value itself."""
     try:
         value = orjson.loads(body.removeprefix(BOM))
     except orjson.JSONDecodeError as error:
         raise not_json(body, error) from None
-    return Rows(value, single=False) if isinstance(value, list) else Rows([value], single=True)
+    return RequestRows(value, single=False) if isinstance(value, list) else RequestRows([value], single=True)
 
 
-def not_json(body: bytes, error: orjson.JSONDecodeError) -> RefusedError:
+def not_json(body: bytes, error: orjson.JSONDecodeError) -> ProblemError:
     """The refusal of a body that is no JSON."""
     start = body[:64].decode("utf-8", "replace")
-    return RefusedError(UNREADABLE, "not_json", f"the body must be JSON: {error.msg}", value=start)
+    return ProblemError(UNREADABLE, "not_json", f"the body must be JSON: {error.msg}", value=start)
 
 
 def _lines(body: bytes, most: int) -> Iterator[Any]:
@@ -141,47 +141,49 @@ def _lines(body: bytes, most: int) -> Iterator[Any]:
         try:
             yield orjson.loads(line)
         except orjson.JSONDecodeError:
-            yield Problem("not_json", "payment", "must be a line of JSON", shown(line[:64].decode("utf-8", "replace")))
+            yield RuleViolation(
+                "not_json", "payment", "must be a line of JSON", shorten_value(line[:64].decode("utf-8", "replace"))
+            )
 
 
 def _csv(body: bytes, most: int) -> Iterator[Any]:
     try:
         reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
         header = next(reader, [])
-        if not header or len(set(header)) < len(header) or len(header) > MOST_COLUMNS or "" in header:
+        if not header or len(set(header)) < len(header) or len(header) > MAX_COLUMNS or "" in header:
             detail = "the first line of a CSV body must name its columns, each once"
-            raise RefusedError(UNREADABLE, "bad_header", detail, value=",".join(header[:10]))
+            raise ProblemError(UNREADABLE, "bad_header", detail, value=",".join(header[:10]))
         for count, fields in enumerate((fields for fields in reader if fields), 1):
             if count > most:
                 raise too_many(most)
             if len(fields) != len(header):
                 text = f"must have {len(header)} fields, as the first line has"
-                yield Problem("wrong_number_of_fields", "payment", text, str(len(fields)))
+                yield RuleViolation("wrong_number_of_fields", "payment", text, str(len(fields)))
             else:
                 yield dict(zip(header, fields, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise RefusedError(UNREADABLE, "not_csv", f"the body must be CSV in UTF-8: {type(error).__name__}") from None
+        raise ProblemError(UNREADABLE, "not_csv", f"the body must be CSV in UTF-8: {type(error).__name__}") from None
 
 
 def _parquet(body: bytes, most: int, max_bytes: int) -> list[dict[str, Any]]:
     try:
-        return _reader.read(body, max_list=most, max_columns=MOST_COLUMNS, max_bytes=max_bytes)
+        return _reader.read(body, max_list=most, max_columns=MAX_COLUMNS, max_bytes=max_bytes)
     except ReaderDownError:
-        raise RefusedError(503, "reader_down", "Parquet bodies cannot be read at the moment") from None
+        raise ProblemError(503, "reader_down", "Parquet bodies cannot be read at the moment") from None
     except TooManyRowsError:
         raise too_many(most) from None
     except TooMuchError as error:
-        raise RefusedError(TOO_LARGE, "too_large", f"the Parquet file {error}") from None
+        raise ProblemError(TOO_LARGE, "too_large", f"the Parquet file {error}") from None
     except NotParquetError as error:
-        raise RefusedError(UNREADABLE, "not_parquet", f"the body must be a Parquet file{error}") from None
+        raise ProblemError(UNREADABLE, "not_parquet", f"the body must be a Parquet file{error}") from None
 
 
-def lines_of(documents: Sequence[Mapping[str, Any]]) -> bytes:
+def to_json_lines(documents: Sequence[Mapping[str, Any]]) -> bytes:
     """JSON lines."""
     return b"".join(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE) for document in documents)
 
 
-def csv_of(documents: Sequence[Mapping[str, Any]], columns: Sequence[str], of: Callable[[Any], str]) -> bytes:
+def to_csv(documents: Sequence[Mapping[str, Any]], columns: Sequence[str], of: Callable[[Any], str]) -> bytes:
     """CSV with a line that names its columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -13,10 +13,10 @@ from typing import Any
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.encoding.vocabulary import GivenVocabulary
-from tsa.data.online.payments import BrokenRuleError
+from tsa.data.encoding.vocabulary import ImportedVocabulary
+from tsa.data.online.payments import RuleViolationError
 from tsa.data.spelling import Spelling
-from tsa.data.values import text_of
+from tsa.data.values import normalise_text
 from tsa.errors import ConfigError
 from tsa.serving.history.base import REASONS
 from tsa.serving.problems import RULES
@@ -139,18 +139,18 @@ class Metrics:
         return self._client.generate_latest(registry), self._client.CONTENT_TYPE_LATEST
 
 
-class ValueCounts:
+class MissingUnknownCounter:
     """Counts over rows as clients sent them. Values that the market veils are not looked at."""
 
     def __init__(self, encoder: Encoder, market: Market) -> None:
         self._names = market.features.names
         veiled = set() if market.privacy is None else set(market.privacy.pseudonymise)
-        wire = market.wire
+        wire = market.inline_history
         self._spelling = Spelling.of(market)
         self._missing = frozenset() if wire is None else frozenset(wire.missing)
         self._known = {
             vocabulary.name: frozenset(
-                vocabulary.row_of if isinstance(vocabulary, GivenVocabulary) else vocabulary.values
+                vocabulary.row_of if isinstance(vocabulary, ImportedVocabulary) else vocabulary.values
             )
             for vocabulary in encoder.categorical_vocabularies
             if vocabulary.name not in veiled and (wire is None or vocabulary.name not in wire.numeric_categorical)
@@ -174,6 +174,6 @@ class ValueCounts:
 
     def _is_known(self, name: str, value: Any) -> bool:
         try:
-            return text_of(value, name, self._spelling) in self._known[name]
-        except BrokenRuleError:
+            return normalise_text(value, name, self._spelling) in self._known[name]
+        except RuleViolationError:
             return False

@@ -28,7 +28,7 @@ WIDEST = 16
 """Bytes of a value that is no text."""
 INFLATION = 16
 """A file may hold so many times `max_bytes` once it is unpacked."""
-MOST_CELLS = 2**20
+MAX_CELLS = 2**20
 """Values of all rows and columns together: each becomes an object."""
 LIMITS = {"thrift_string_size_limit": 16 * 2**20, "thrift_container_size_limit": 65_536}
 """Of a footer."""
@@ -89,8 +89,8 @@ def _refuse_large(about: Any, max_list: int, max_columns: int) -> None:
         raise TooManyRowsError
     if about.num_columns > max_columns:
         raise TooMuchError(f"must have at most {max_columns} columns")
-    if about.num_columns * about.num_rows > MOST_CELLS:
-        raise TooMuchError(f"must hold at most {MOST_CELLS} values")
+    if about.num_columns * about.num_rows > MAX_CELLS:
+        raise TooMuchError(f"must hold at most {MAX_CELLS} values")
 
 
 def _refuse_unpacked(body: bytes, about: Any, budget: int) -> None:

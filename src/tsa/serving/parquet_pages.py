@@ -13,7 +13,7 @@ KIND, UNPACKED, PACKED, DATA, INDEX, DICTIONARY, DATA_V2 = 1, 2, 3, 5, 6, 7, 8
 """Fields of a page's header."""
 VALUES, ENCODING, ENCODING_V2 = 1, 2, 4
 """Fields of what a header says of values."""
-LARGEST = 2**31
+MAX_NUMBER = 2**31
 DEEPEST = 8
 AFTER = 100
 """Bytes beyond its end that readers take for a column's: some writers once counted too few."""
@@ -43,7 +43,7 @@ def walk(body: bytes, first: int, size: int, most: int) -> Pages:
         raise PageError
     found, at, end = Pages(), first, min(len(body), first + size + AFTER)
     while at < min(end, first + size):
-        reader = _Reader(body, at, end)
+        reader = _ThriftReader(body, at, end)
         header = reader.struct(0)
         unpacked, packed = _whole(header, UNPACKED), _whole(header, PACKED)
         found.bytes += unpacked
@@ -64,12 +64,12 @@ def walk(body: bytes, first: int, size: int, most: int) -> Pages:
 def _whole(fields: Fields, name: int) -> int:
     """A number that must be there."""
     value = fields.get(name)
-    if not isinstance(value, int) or not 0 <= value < LARGEST:
+    if not isinstance(value, int) or not 0 <= value < MAX_NUMBER:
         raise PageError
     return value
 
 
-class _Reader:
+class _ThriftReader:
     """Thrift's compact protocol, from `at` on."""
 
     def __init__(self, data: bytes, at: int, end: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from tsa.data.online.payments import SHOWN, Problem, shown_value
+from tsa.data.online.payments import SHOWN, RuleViolation, truncate_repr
 from tsa.data.wire.row_errors import TEXTS
 
 CONTENT_TYPE = "application/problem+json"
@@ -28,7 +28,7 @@ RULES = frozenset(
         *(
             "future_time",
             "head_too_large",
-            "history_down",
+            "history_unavailable",
             "history_lost",
             "inexact",
             "known_too_early",
@@ -45,11 +45,11 @@ RULES = frozenset(
     }
 )
 """The names of all rules that a request or a payment can break. Metrics count by these alone, never by what a client wrote."""
-STATUSES = {"history_down": 503, "history_lost": 503, "conflicting_id": 409}
+STATUSES = {"history_unavailable": 503, "history_lost": 503, "conflicting_id": 409}
 """By rule: the status of a payment's problem, where it is not that of a broken rule."""
 
 
-class RefusedError(Exception):
+class ProblemError(Exception):
     """A request that gets no answer: carries the status and the problem to where the response is made."""
 
     def __init__(
@@ -65,17 +65,17 @@ class RefusedError(Exception):
     ) -> None:
         super().__init__(rule)
         self.status, self.rule, self.detail = status, rule, detail
-        self.field, self.value = field, None if value is None else shown(value)
+        self.field, self.value = field, None if value is None else shorten_value(value)
         self.headers = dict(headers or {})
         self.more = dict(more or {})
         self.counted = False
         """Whether the metrics know of it already."""
 
     @classmethod
-    def of(cls, problem: Problem, *, counted: bool = False) -> RefusedError:
+    def of(cls, problem: RuleViolation, *, counted: bool = False) -> ProblemError:
         """The refusal of a request whose only payment breaks a rule. counted: whether the metrics know of it already."""
         status = STATUSES.get(problem.rule, BROKEN_RULE)
-        found = cls(status, problem.rule, f"{problem.field} {problem.text}", field=problem.field)
+        found = cls(status, problem.rule, f"{problem.field} {problem.expectation}", field=problem.field)
         found.value, found.counted = problem.value, counted
         return found
 
@@ -84,16 +84,16 @@ class RefusedError(Exception):
         return {**_document(self.status, self.rule, self.detail, self.field, self.value, request_id), **self.more}
 
 
-def shown(value: object) -> str:
+def shorten_value(value: object) -> str:
     """A value as a problem shows it, shortened."""
     if not isinstance(value, str):
-        return shown_value(value)
+        return truncate_repr(value)
     return value if len(value) <= SHOWN else f"{value[: SHOWN - 3]}..."
 
 
-def item_document(problem: Problem, request_id: str) -> dict[str, Any]:
+def item_problem(problem: RuleViolation, request_id: str) -> dict[str, Any]:
     """The problem of one payment of a list."""
-    return RefusedError.of(problem).document(request_id)
+    return ProblemError.of(problem).document(request_id)
 
 
 def encode(document: Mapping[str, Any]) -> bytes:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tsa.errors import TSAError
-from tsa.serving.auth import Secrets
+from tsa.serving.auth import Credentials
 from tsa.serving.file_descriptors import look_at_descriptors
-from tsa.serving.problems import RefusedError
+from tsa.serving.problems import ProblemError
 from tsa.serving.tls import Certificates
 from tsa.system_errors import lack
 
 if TYPE_CHECKING:
-    from tsa.serving.scoring.app_state import Service
+    from tsa.serving.scoring.app_state import AppState
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ Marks = dict[Path, tuple[int, int, int] | None]
 class Renewal:
     """Belongs to the event loop: all but its making is done there."""
 
-    def __init__(self, service: Service, certificates: Certificates | None) -> None:
+    def __init__(self, service: AppState, certificates: Certificates | None) -> None:
         self._service, self._certificates = service, certificates
         settings = service.settings
         tls = (settings.ssl_certificate, settings.ssl_key, settings.ssl_client_ca)
@@ -75,7 +75,7 @@ class Renewal:
             logger.error("the shadow's file was not opened anew: %s", lack(error) or error.strerror)
         try:
             await self._service.reload()
-        except RefusedError:  # reload has said why
+        except ProblemError:  # reload has said why
             logger.warning("the bundle before it goes on")
         except Exception as error:
             logger.error("the bundle was not read again: %s", type(error).__name__)
@@ -90,7 +90,7 @@ class Renewal:
                 logger.error("the %s could not be read again, those before stay: %s", what, said)
 
     def _read_tokens(self) -> None:
-        self._service.secrets = Secrets(self._service.settings)
+        self._service.secrets = Credentials(self._service.settings)
 
     def _read_certificate(self) -> None:
         if self._certificates is not None:

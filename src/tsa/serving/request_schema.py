@@ -12,24 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsa.config.market import Market
-from tsa.data.online.payments import SHOWN, Problem
-from tsa.data.spelling import LARGEST_EXACT
-from tsa.serving.formats import Rows
-from tsa.serving.problems import shown
+from tsa.data.online.payments import SHOWN, RuleViolation
+from tsa.data.spelling import MAX_EXACT
+from tsa.serving.formats import RequestRows
+from tsa.serving.problems import shorten_value
 from tsa.serving.settings import ServeSettings
 
 Events = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PaymentRequest:
     """A payment as it was sent. histories: the earlier events it brought along; None: they are those of the store."""
 
     row: Mapping[str, Any]
     histories: Mapping[str, Events] | None = None
 
 
-class Contract:
+class RequestValidator:
     """The bounds and shapes of one market's requests."""
 
     def __init__(self, market: Market, settings: ServeSettings) -> None:
@@ -37,78 +37,80 @@ class Contract:
         self._histories = frozenset(history.name for history in market.history)
         numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
         self._texts = frozenset({*market.raw_columns} - numbers - {market.event.amount})
-        self._wire = market.wire is not None
+        self._wire = market.inline_history is not None
         self._max_depth, self._max_list = settings.max_depth, settings.max_list
         self._max_text = settings.max_bytes if self._wire else settings.max_text
 
-    def entries(self, found: Rows) -> list[Entry | Problem]:
+    def entries(self, found: RequestRows) -> list[PaymentRequest | RuleViolation]:
         """Of each row: the payment, or what keeps it from being one."""
-        return [row if isinstance(row, Problem) else self._entry(row) for row in found.rows]
+        return [row if isinstance(row, RuleViolation) else self._entry(row) for row in found.rows]
 
-    def _entry(self, row: Any) -> Entry | Problem:
+    def _entry(self, row: Any) -> PaymentRequest | RuleViolation:
         if type(row) is not dict:
             text = "must be an object of the market's columns"
-            return Problem("not_an_object", "payment", text, shown(type(row).__name__))
+            return RuleViolation("not_an_object", "payment", text, shorten_value(type(row).__name__))
         if isinstance(row.get("payment"), dict):
             return self._with_histories(row)
-        return self._bounded(row) or Entry(row)
+        return self._check_limits(row) or PaymentRequest(row)
 
-    def _with_histories(self, row: dict[str, Any]) -> Entry | Problem:
+    def _with_histories(self, row: dict[str, Any]) -> PaymentRequest | RuleViolation:
         if others := sorted(set(row) - {"payment", "histories"}):
             text = "must not stand beside payment and histories"
-            return Problem("unknown_field", shown(others[0]), text, shown(others[0]))
+            return RuleViolation("unknown_field", shorten_value(others[0]), text, shorten_value(others[0]))
         payment, histories = row["payment"], row.get("histories")
-        if problem := self._bounded(payment):
+        if problem := self._check_limits(payment):
             return problem
         if histories is None:
-            return Entry(payment)
+            return PaymentRequest(payment)
         if self._wire:
             text = "must not be given: rows of this market carry their own"
-            return Problem("own_history", "histories", text, "histories")
-        return self._bad_histories(histories) or Entry(payment, histories)
+            return RuleViolation("own_history", "histories", text, "histories")
+        return self._bad_histories(histories) or PaymentRequest(payment, histories)
 
-    def _bad_histories(self, histories: Any) -> Problem | None:
+    def _bad_histories(self, histories: Any) -> RuleViolation | None:
         if not isinstance(histories, dict):
             text = "must be an object of lists of events"
-            return Problem("not_an_object", "histories", text, shown(type(histories).__name__))
+            return RuleViolation("not_an_object", "histories", text, shorten_value(type(histories).__name__))
         for name, events in histories.items():
             if name not in self._histories:
                 text = f"must be of {', '.join(sorted(self._histories))}"
-                return Problem("unknown_history", "histories", text, shown(name))
+                return RuleViolation("unknown_history", "histories", text, shorten_value(name))
             if not isinstance(events, list) or len(events) > self._max_list:
                 text = f"must be a list of at most {self._max_list} events"
-                return Problem("not_a_list", f"histories.{name}", text, shown(type(events).__name__))
+                return RuleViolation("not_a_list", f"histories.{name}", text, shorten_value(type(events).__name__))
             for event in events:
                 if not isinstance(event, dict):
                     text = "must hold objects of the market's columns"
-                    return Problem("not_an_object", f"histories.{name}", text, shown(type(event).__name__))
-                if problem := self._bounded(event):
+                    return RuleViolation(
+                        "not_an_object", f"histories.{name}", text, shorten_value(type(event).__name__)
+                    )
+                if problem := self._check_limits(event):
                     return problem
         return None
 
-    def id_problem(self, value: Any) -> Problem | None:
+    def id_problem(self, value: Any) -> RuleViolation | None:
         """What is wrong with an id that stands by itself: the bounds are those of a payment's."""
-        return odd_text({self.market.event.id: value}) or self._bounded({self.market.event.id: value})
+        return invalid_unicode({self.market.event.id: value}) or self._check_limits({self.market.event.id: value})
 
-    def _bounded(self, row: Mapping[str, Any]) -> Problem | None:
+    def _check_limits(self, row: Mapping[str, Any]) -> RuleViolation | None:
         """What of a row is too long, too deep or too large, whatever it means."""
         for name, value in row.items():
             kind = type(value)
             if kind is str:
                 if len(value) > self._max_text:
                     text = f"must have at most {self._max_text} characters"
-                    return Problem("too_long", shown(name), text, shown(value))
+                    return RuleViolation("too_long", shorten_value(name), text, shorten_value(value))
             elif kind is float:
-                if (value >= LARGEST_EXACT or value <= -LARGEST_EXACT) and name in self._texts:
+                if (value >= MAX_EXACT or value <= -MAX_EXACT) and name in self._texts:
                     text = "must be written as a text: a number of this size is not exact"
-                    return Problem("inexact_number", name, text, shown(value))
-            elif (kind is dict or kind is list) and too_deep(value, self._max_depth - 1):
+                    return RuleViolation("inexact_number", name, text, shorten_value(value))
+            elif (kind is dict or kind is list) and exceeds_depth(value, self._max_depth - 1):
                 text = f"must not be nested deeper than {self._max_depth}"
-                return Problem("too_deep", shown(name), text, kind.__name__)
+                return RuleViolation("too_deep", shorten_value(name), text, kind.__name__)
         return None
 
 
-def too_deep(value: Any, most: int) -> bool:
+def exceeds_depth(value: Any, most: int) -> bool:
     """Whether lists and objects stand inside one another deeper than `most`. Without recursion, which has an end."""
     level = [value]
     for _ in range(most):
@@ -124,7 +126,7 @@ def _inside(value: Any) -> list[Any]:
     return [inner for inner in value if isinstance(inner, dict | list)] if isinstance(value, list) else []
 
 
-def odd_text(row: object) -> Problem | None:
+def invalid_unicode(row: object) -> RuleViolation | None:
     """The problem of a row with a text that is no Unicode (JSON can spell lone surrogates): it can neither be stored nor hashed."""
     for name, value in row.items() if isinstance(row, Mapping) else ():
         for text in (name, value):
@@ -133,5 +135,7 @@ def odd_text(row: object) -> Problem | None:
                     text.encode()
                 except UnicodeEncodeError:
                     field = str(name).encode(errors="replace").decode()
-                    return Problem("not_a_text", field, "must be a text of Unicode characters", ascii(value)[:SHOWN])
+                    return RuleViolation(
+                        "not_a_text", field, "must be a text of Unicode characters", ascii(value)[:SHOWN]
+                    )
     return None

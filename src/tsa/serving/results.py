@@ -1,4 +1,4 @@
-"""What a payment gets: an Answer, or a Problem. And what is kept of an answer to give it again."""
+"""What a payment gets: a ScoreResult, or a RuleViolation. And what is kept of an answer to give it again."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from tsa.data.online.payments import Problem
-from tsa.serving.problems import RefusedError, item_document
+from tsa.data.online.payments import RuleViolation
+from tsa.serving.problems import ProblemError, item_problem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ScoreResult:
     """The scores of one payment."""
 
     id: str | None
@@ -27,7 +27,7 @@ class Answer:
     """Of the bundle that scored it: the first 12 hex digits of its manifest's sha256."""
     degraded: bool = False
     """Scored without its histories, since the store did not answer, and not recorded."""
-    repeated: bool = False
+    replayed: bool = False
     """It had been answered before, and this is that answer."""
 
     @classmethod
@@ -45,17 +45,17 @@ class Answer:
         )
 
     @classmethod
-    def again(cls, id_: str, kept: Mapping[str, Any], *, repeated: bool) -> Self:
+    def from_stored(cls, id_: str, kept: Mapping[str, Any], *, replayed: bool) -> Self:
         """The answer that is kept."""
-        return cls(id=id_, repeated=repeated, **kept)
+        return cls(id=id_, replayed=replayed, **kept)
 
-    def kept(self) -> dict[str, Any]:
+    def stored_fields(self) -> dict[str, Any]:
         """What is kept: not the id, which may be veiled, nor what is of this request alone."""
         return {name: getattr(self, name) for name in ("raw_score", "percentile", "probability", "decision", "version")}
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as plain JSON values."""
-        return {"id": self.id, **self.kept(), "degraded": self.degraded, "repeated": self.repeated}
+        return {"id": self.id, **self.stored_fields(), "degraded": self.degraded, "replayed": self.replayed}
 
 
 def _number(scores: Mapping[str, NDArray[Any]], name: str, row: int) -> float | None:
@@ -63,15 +63,17 @@ def _number(scores: Mapping[str, NDArray[Any]], name: str, row: int) -> float | 
     return float(scores[name][row]) if name in scores else None
 
 
-def document(result: Answer | Problem, request_id: str) -> dict[str, Any]:
+def to_json(result: ScoreResult | RuleViolation, request_id: str) -> dict[str, Any]:
     """An answer, or the problem of one payment of a list."""
-    if isinstance(result, Answer):
+    if isinstance(result, ScoreResult):
         return result.to_dict()
-    return {"problem": item_document(result, request_id)}
+    return {"problem": item_problem(result, request_id)}
 
 
-def only(results: Sequence[Answer | Problem], documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The answer to a request of one payment. RefusedError where it has a problem."""
-    if isinstance(results[0], Problem):
-        raise RefusedError.of(results[0], counted=True)
+def single_result(
+    results: Sequence[ScoreResult | RuleViolation], documents: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The answer to a request of one payment. ProblemError where it has a problem."""
+    if isinstance(results[0], RuleViolation):
+        raise ProblemError.of(results[0], counted=True)
     return documents[0]

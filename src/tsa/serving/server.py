@@ -34,7 +34,7 @@ from tsa.serving.file_descriptors import allow_many, log_once_a_while
 from tsa.serving.http.app import create_app
 from tsa.serving.http.protocol import Protocol
 from tsa.serving.reload_files import Renewal
-from tsa.serving.scoring.app_state import Service
+from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 from tsa.serving.startup_signals import hangup
 from tsa.serving.tls import Certificates
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         """figures: where it is one of several workers."""
         super().__init__(_config(settings))
         self.settings = settings
-        self.service: Service | None = None
+        self.service: AppState | None = None
         """While it serves: what its routes share."""
         self.renewal: Renewal | None = None
         self._figures = figures
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
         _prepare(self.settings)
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_once_a_while)
-        service = self.service = Service(self.settings)
+        service = self.service = AppState(self.settings)
         self.config.app = create_app(service)
         try:
             await super().serve(sockets)
@@ -169,7 +169,7 @@ def run(settings: ServeSettings) -> None:
         return
     if settings.ssl_certificate is not None:
         Certificates(settings)
-    first = Service(settings)  # what is wrong with the settings is said once, and here
+    first = AppState(settings)  # what is wrong with the settings is said once, and here
     seen = None if first.store is None else first.store.seen
     first.close()
     # a worker that is started later must meet the same store, and not make a new one
@@ -191,7 +191,7 @@ def log_to_terminal(level: int = logging.INFO) -> None:
 
 
 LOOK_SECONDS = 1.0
-MOST_SECONDS = 30.0
+MAX_SECONDS = 30.0
 """How long workers may take to end, whatever their settings, which allow no more."""
 TRIES = 5
 """So many ends of a worker and of those in its place, each soon after its start, end the server."""
@@ -199,7 +199,7 @@ STEADY_SECONDS = 10.0
 """A worker that was up for so long has started well: it is no part of such a row."""
 START_SECONDS = 600.0
 """How long a worker may take to be up."""
-MOST_WAIT_SECONDS = 8.0
+MAX_WAIT_SECONDS = 8.0
 """Between the end of a worker and the next try."""
 ADDRESS_SECONDS = 3.0
 """How long an address that is taken is waited for: workers of a server that was killed let go of it at once, but not before."""
@@ -243,7 +243,7 @@ class Place:
                     f"{_how(self.worker.exitcode)}): the lines of the log above say why"
                 )
             logger.error("worker %s ended with %s and is replaced", self.worker.pid, _how(self.worker.exitcode))
-            self._again_at = now + min(MOST_WAIT_SECONDS, 2.0 ** (self.lost - 1) - 1.0)
+            self._again_at = now + min(MAX_WAIT_SECONDS, 2.0 ** (self.lost - 1) - 1.0)
         if now >= self._again_at:
             self.start()
 
@@ -398,7 +398,7 @@ def _end(workers: list[BaseProcess], asked: Asked) -> None:
     """Ask all workers to end, once more where a second signal comes, and end those that do not in time."""
     for worker in workers:
         worker.terminate()
-    end, hurried = time.monotonic() + MOST_SECONDS, False
+    end, hurried = time.monotonic() + MAX_SECONDS, False
     while (left := [worker for worker in workers if worker.is_alive()]) and time.monotonic() < end:
         wait([asked.woken, *(worker.sentinel for worker in left)], LOOK_SECONDS)
         asked.drain()

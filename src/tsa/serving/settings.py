@@ -46,11 +46,11 @@ class ServeSettings:
 
     max_batch: int = 32
     """Payments that the model thread takes at a time, as far as they have come; a longer list is one batch of its own."""
-    wait_ms: float = 0.0
+    batch_wait_ms: float = 0.0
     """How long a batch that is not full waits for more."""
     max_queue: int = 64
     """Payments that may wait; with more, a request is refused with 429."""
-    queue_ms: float = 100.0
+    max_queue_wait_ms: float = 100.0
     """Once a whole batch waits, and its first payment has waited longer, a request is refused with 429 as well."""
     deadline_ms: float = 10_000.0
     """Of a request that brings no X-Deadline-Ms."""
@@ -89,9 +89,9 @@ class ServeSettings:
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "max_batch", "max_queue", "max_bytes", "max_list", "max_depth", "max_text"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("queue_ms", "deadline_ms", "stop_seconds", "read_seconds", "burst"):
+        for name in ("max_queue_wait_ms", "deadline_ms", "stop_seconds", "read_seconds", "burst"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("wait_ms", "drain_seconds", "watch_seconds", "shadow_difference"):
+        for name in ("batch_wait_ms", "drain_seconds", "watch_seconds", "shadow_difference"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         if self.workers > 1 and _in_memory(self.history):
             raise ConfigError(

@@ -10,7 +10,7 @@ from types import FrameType
 
 from tsa.signals import ending_in_order
 
-MOST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 """How long a server that is asked to end while it starts may take to do so: nothing was accepted yet."""
 
 
@@ -49,7 +49,7 @@ def starting() -> Iterator[None]:
         return
     before = signal.signal(signal.SIGHUP, hangup) if hasattr(signal, "SIGHUP") else None
     try:
-        with ending_in_order(0, names=("SIGTERM",), within=MOST_SECONDS):
+        with ending_in_order(0, names=("SIGTERM",), within=MAX_SECONDS):
             yield
     finally:
         if before is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from tsa.errors import ConfigError
 
 SECONDS_A_DAY = 86_400
-MOST_PAYMENTS_A_DAY = 2_000_000  # a day is the smallest piece held in memory
+MAX_PAYMENTS_A_DAY = 2_000_000  # a day is the smallest piece held in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class SimulationConfig:
                 _at_least(name, value, 1)
         if not 0.0 <= self.fraud_rate <= 0.5:
             raise ConfigError(f"fraud_rate must lie in [0, 0.5], however: fraud_rate={self.fraud_rate}")
-        if self.payments > self.days * MOST_PAYMENTS_A_DAY:
-            rule = f"payments must be at most {MOST_PAYMENTS_A_DAY} a day"
+        if self.payments > self.days * MAX_PAYMENTS_A_DAY:
+            rule = f"payments must be at most {MAX_PAYMENTS_A_DAY} a day"
             raise ConfigError(f"{rule}, however: payments={self.payments}, days={self.days}")
         try:
             datetime.strptime(self.start, "%Y-%m-%d")

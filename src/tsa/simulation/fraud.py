@@ -11,7 +11,7 @@ import numpy as np
 from tsa.simulation import distributions, genuine
 from tsa.simulation.campaigns import Campaigns, burst_seconds, window_days, window_seconds
 from tsa.simulation.config import SimulationConfig
-from tsa.simulation.payments import Payments
+from tsa.simulation.payments import SimulatedPayments
 from tsa.simulation.population import Population
 
 _SHARES = {
@@ -26,7 +26,7 @@ LOOKALIKE_SHARE = 0.02  # of genuine payments
 _RING_SIZE, _RING_SHOPS, _RING_DEVICES = 150, 3, 2  # payments of a ring; its shops and devices at each stage
 
 
-def special_payments(config: SimulationConfig, people: Population) -> Payments:
+def special_payments(config: SimulationConfig, people: Population) -> SimulatedPayments:
     """All frauds, and the genuine payments that look like one, in time order."""
     counts = _counts(config.n_frauds)
     alike = round((config.payments - config.n_frauds) * LOOKALIKE_SHARE)
@@ -39,7 +39,7 @@ def special_payments(config: SimulationConfig, people: Population) -> Payments:
         _shopping_spree(config, people, alike - alike // 3),
         _busy_terminal(config, people, alike // 3),
     ]
-    return Payments.join(parts).by_time()
+    return SimulatedPayments.join(parts).by_time()
 
 
 def _counts(total: int) -> list[int]:
@@ -48,12 +48,14 @@ def _counts(total: int) -> list[int]:
     return [int(count) for count in np.diff(ends, prepend=0)]
 
 
-def _payments(config: SimulationConfig, people: Population, rng: np.random.Generator, **known: np.ndarray) -> Payments:
+def _payments(
+    config: SimulationConfig, people: Population, rng: np.random.Generator, **known: np.ndarray
+) -> SimulatedPayments:
     """Payments of customers at terminals; what is not given is as usual for them. Amounts are at least one cent."""
     customer, terminal, seconds = known["customer"], known["terminal"], known["seconds"]
     channel = known.get("channel", genuine.usual_channel(people, customer, terminal, rng))
     usual = genuine.usual_amount(config, people, customer, terminal, seconds, rng)
-    return Payments(
+    return SimulatedPayments(
         customer=customer,
         card=known.get("card", genuine.usual_card(people, customer, rng)),
         terminal=terminal,
@@ -69,7 +71,7 @@ def _kind(name: str) -> np.ndarray:
     return np.array(FRAUD_KINDS.index(name) + 1)
 
 
-def _stolen_card(config: SimulationConfig, people: Population, n: int) -> Payments:
+def _stolen_card(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
     """A burst on one card within hours: on the web, or in the shops of one country; often a small try first."""
     rng = config.generator("stolen_card")
     bursts = Campaigns.draw(rng, n, 2, 6.0)
@@ -99,7 +101,7 @@ def _stolen_card(config: SimulationConfig, people: Population, n: int) -> Paymen
     )
 
 
-def _compromised_terminal(config: SimulationConfig, people: Population, n: int) -> Payments:
+def _compromised_terminal(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
     """For some weeks a terminal takes payments with copied cards among its ordinary ones, alike in amount and hour."""
     rng = config.generator("compromised_terminal")
     windows = Campaigns.draw(rng, n, 15, 40.0)
@@ -119,7 +121,7 @@ def _compromised_terminal(config: SimulationConfig, people: Population, n: int) 
     )
 
 
-def _account_takeover(config: SimulationConfig, people: Population, n: int) -> Payments:
+def _account_takeover(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
     """A stranger's device pays on the web for some days, half of the time where the customer does, a little dearer."""
     rng = config.generator("account_takeover")
     bursts = Campaigns.draw(rng, n, 3, 8.0)
@@ -144,7 +146,7 @@ def _account_takeover(config: SimulationConfig, people: Population, n: int) -> P
     )
 
 
-def _amount_rule(config: SimulationConfig, people: Population, n: int) -> Payments:
+def _amount_rule(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
     """Single payments kept just under the amount from which they would be checked."""
     rng = config.generator("amount_rule")
     customer = people.customers.by_country.draw_any(rng, n)
@@ -163,7 +165,7 @@ def _amount_rule(config: SimulationConfig, people: Population, n: int) -> Paymen
     )
 
 
-def _drifting_ring(config: SimulationConfig, people: Population, n: int) -> Payments:
+def _drifting_ring(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
     """Rings that use young accounts for some days each; their shops, goods, devices and amounts drift all the time."""
     rng = config.generator("drifting_ring")
     rings = max(1, n // _RING_SIZE)
@@ -193,7 +195,7 @@ def _drifting_ring(config: SimulationConfig, people: Population, n: int) -> Paym
     )
 
 
-def _shopping_spree(config: SimulationConfig, people: Population, n: int) -> Payments:
+def _shopping_spree(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
     """Genuine: a customer buys several things within hours, many of them on the web."""
     rng = config.generator("shopping_spree")
     sprees = Campaigns.draw(rng, n, 3, 5.0)
@@ -205,7 +207,7 @@ def _shopping_spree(config: SimulationConfig, people: Population, n: int) -> Pay
     return _payments(config, people, rng, customer=customer, terminal=np.where(remote, web, home), seconds=seconds)
 
 
-def _busy_terminal(config: SimulationConfig, people: Population, n: int) -> Payments:
+def _busy_terminal(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
     """Genuine: a terminal has a sale for some weeks."""
     rng = config.generator("busy_terminal")
     windows = Campaigns.draw(rng, n, 10, 25.0)

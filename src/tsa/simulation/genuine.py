@@ -6,7 +6,7 @@ import numpy as np
 
 from tsa.simulation import distributions
 from tsa.simulation.config import SECONDS_A_DAY, SimulationConfig
-from tsa.simulation.payments import Payments
+from tsa.simulation.payments import SimulatedPayments
 from tsa.simulation.population import FAVOURITES, Population
 
 _SPREAD = np.array([category.spread for category in distributions.CATEGORIES])
@@ -22,13 +22,15 @@ def payments_a_day(config: SimulationConfig, total: int) -> np.ndarray:
     return rng.multinomial(total, weight / weight.sum())
 
 
-def everyday(config: SimulationConfig, people: Population, days: np.ndarray, rng: np.random.Generator) -> Payments:
+def everyday(
+    config: SimulationConfig, people: Population, days: np.ndarray, rng: np.random.Generator
+) -> SimulatedPayments:
     """One everyday payment for each entry of days (n), the day it falls on."""
     customer = people.customers.by_country.draw_any(rng, len(days))
     terminal = _usual_terminal(people, customer, days, rng)
     seconds = days * float(SECONDS_A_DAY) + time_of_day(people, customer, terminal, rng)
     channel = usual_channel(people, customer, terminal, rng)
-    return Payments(
+    return SimulatedPayments(
         customer=customer,
         card=usual_card(people, customer, rng),
         terminal=terminal,

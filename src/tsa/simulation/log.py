@@ -16,7 +16,7 @@ from tsa.simulation import distributions
 from tsa.simulation.config import SECONDS_A_DAY, SimulationConfig
 from tsa.simulation.fraud import FRAUD_KINDS, special_payments
 from tsa.simulation.genuine import everyday, payments_a_day
-from tsa.simulation.payments import Payments
+from tsa.simulation.payments import SimulatedPayments
 from tsa.simulation.population import Population, populate
 from tsa.simulation.writer import log_writer
 
@@ -65,14 +65,14 @@ def _pieces(config: SimulationConfig) -> Iterator[pl.DataFrame]:
         days = np.flatnonzero(piece_of_day == number)
         usual = everyday(config, people, np.repeat(days, counts[days]), config.generator("everyday", int(number)))
         extra = special.between(days[0] * SECONDS_A_DAY, (days[-1] + 1) * SECONDS_A_DAY)
-        payments = Payments.join([usual, extra]).by_time()
+        payments = SimulatedPayments.join([usual, extra]).by_time()
         if len(payments) > 0:
             yield _frame(config, people, payments, first_id, config.generator("columns", int(number)))
         first_id += len(payments)
 
 
 def _frame(
-    config: SimulationConfig, people: Population, payments: Payments, first_id: int, rng: np.random.Generator
+    config: SimulationConfig, people: Population, payments: SimulatedPayments, first_id: int, rng: np.random.Generator
 ) -> pl.DataFrame:
     """Columns of payments that are in time order; ids count up, so that they order ties as well."""
     n, terminals = len(payments), people.terminals

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
-class Payments:
+class SimulatedPayments:
     """n payments, each array (n): row numbers into the population, `seconds` since the start of the period.
 
     device −1: none known. kind 0: genuine, k: the k-th kind of fraud. Fractions of a second only order ties by chance.
@@ -27,20 +27,20 @@ class Payments:
     def __len__(self) -> int:
         return len(self.seconds)
 
-    def take(self, rows: np.ndarray | slice) -> Payments:
+    def take(self, rows: np.ndarray | slice) -> SimulatedPayments:
         """Those of the given rows, in their order."""
-        return Payments(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return SimulatedPayments(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
-    def by_time(self) -> Payments:
+    def by_time(self) -> SimulatedPayments:
         """All of them in time order."""
         return self.take(np.argsort(self.seconds, kind="stable"))
 
-    def between(self, first: float, last: float) -> Payments:
+    def between(self, first: float, last: float) -> SimulatedPayments:
         """Those of [first, last), of payments that are already in time order."""
         return self.take(slice(*np.searchsorted(self.seconds, [first, last])))
 
     @staticmethod
-    def join(parts: Sequence[Payments]) -> Payments:
+    def join(parts: Sequence[SimulatedPayments]) -> SimulatedPayments:
         """All payments of the parts, one part after the other."""
-        names = [field.name for field in fields(Payments)]
-        return Payments(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+        names = [field.name for field in fields(SimulatedPayments)]
+        return SimulatedPayments(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

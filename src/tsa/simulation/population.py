@@ -16,7 +16,7 @@ COPIES = 20  # slots that an average member of a pool has: the grain of its weig
 FAVOURITES = 8
 
 
-class Pool:
+class WeightedPool:
     """Members to draw by weight within a group, by one look-up: each member stands in as many slots as it weighs."""
 
     def __init__(self, group: np.ndarray, weight: np.ndarray, n_groups: int) -> None:
@@ -48,10 +48,10 @@ class Terminals:
     online: np.ndarray
     log_price: np.ndarray
     number: np.ndarray
-    by_country: Pool
-    by_category: Pool
-    by_online: Pool
-    by_appeal: Pool  # grouped by online, weighted by what thieves like
+    by_country: WeightedPool
+    by_category: WeightedPool
+    by_online: WeightedPool
+    by_appeal: WeightedPool  # grouped by online, weighted by what thieves like
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,8 @@ class Customers:
     trip_last_seconds: np.ndarray
     trip_country: np.ndarray
     favourites: np.ndarray
-    by_country: Pool
-    by_youth: Pool  # group 0: the youngest fifth of the accounts
+    by_country: WeightedPool
+    by_youth: WeightedPool  # group 0: the youngest fifth of the accounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +105,10 @@ def _terminals(config: SimulationConfig, n_countries: int) -> Terminals:
         online=online,
         log_price=typical + rng.normal(0.0, 0.3, n),
         number=rng.permutation(n) + 1,
-        by_country=Pool(country, visits, n_countries),
-        by_category=Pool(category, visits, len(weights)),
-        by_online=Pool(online.astype(np.int64), visits, 2),
-        by_appeal=Pool(online.astype(np.int64), np.sqrt(visits) * appeal, 2),
+        by_country=WeightedPool(country, visits, n_countries),
+        by_category=WeightedPool(category, visits, len(weights)),
+        by_online=WeightedPool(online.astype(np.int64), visits, 2),
+        by_appeal=WeightedPool(online.astype(np.int64), np.sqrt(visits) * appeal, 2),
     )
 
 
@@ -134,8 +134,8 @@ def _customers(config: SimulationConfig, terminals: Terminals, n_countries: int)
         trip_last_seconds=trip_first + rng.uniform(2.0, 15.0, n) * 86_400,
         trip_country=rng.integers(0, n_countries, n).astype(np.int16),
         favourites=_favourites(config.generator("favourites"), country, terminals),
-        by_country=Pool(country, activity, n_countries),
-        by_youth=Pool((opened > np.quantile(opened, 0.2)).astype(np.int64), activity, 2),
+        by_country=WeightedPool(country, activity, n_countries),
+        by_youth=WeightedPool((opened > np.quantile(opened, 0.2)).astype(np.int64), activity, 2),
     )
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from tsa.errors import ConfigError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
 Write = Callable[[pl.DataFrame], None]
 _TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -30,7 +30,7 @@ def log_writer(out: Path) -> Iterator[Write]:
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in (_TEXT if packed else (*_TEXT, ".parquet")):
         raise ConfigError(f"out must end in .parquet or {', '.join(_TEXT)}, the latter also in .gz, however: out={out}")
-    with replaced_file(out) as aside:
+    with atomic_file(out) as aside:
         writer: AbstractContextManager[Write] = (
             _parquet(aside) if suffix == ".parquet" else _text(aside, suffix, packed)
         )

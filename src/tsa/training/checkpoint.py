@@ -23,11 +23,11 @@ from torch import Tensor
 
 from tsa.errors import ConfigError
 from tsa.files.platform_files import is_marker
-from tsa.files.writing import replaced_file, replaced_folder, sha256_of, write_json
+from tsa.files.writing import atomic_file, atomic_folder, sha256_of, write_json
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 KEPT = 2
 """Checkpoints to go on from that are kept: one, and one before it should that be torn."""
@@ -36,7 +36,7 @@ Weights = dict[str, Tensor]
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
-class TornError(Exception):
+class CorruptCheckpointError(Exception):
     """A checkpoint is not, to the byte, what was written."""
 
 
@@ -50,7 +50,7 @@ class Checkpoints:
     def save(self, epoch: int, step: int, state: Mapping[str, Any], best: Sequence[int] = ()) -> Path:
         """Write where the run stands. best: the epochs whose weights, if they were saved, are to be kept."""
         path = self.folder / f"last-{epoch:06}-{step:09}"
-        with replaced_folder(path, MANIFEST, private=True) as aside:
+        with atomic_folder(path, MANIFEST, private=True) as aside:
             tensors: Tensors = {}
             packed = pack(dict(state), tensors)
             save_file(tensors, aside / TENSORS)
@@ -61,10 +61,10 @@ class Checkpoints:
 
     def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of an epoch that is among the best."""
-        with replaced_file(self._best(epoch), private=True) as aside:
+        with atomic_file(self._best(epoch), private=True) as aside:
             save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, aside)
 
-    def newest(self) -> dict[str, Any] | None:
+    def load_latest(self) -> dict[str, Any] | None:
         """The state to go on from: of the newest checkpoint that is whole; None where there is none.
 
         ConfigError where it is of another run: with what differs.
@@ -72,7 +72,7 @@ class Checkpoints:
         for path in self._lasts():
             try:
                 self._check_whole(path)
-            except TornError as torn:
+            except CorruptCheckpointError as torn:
                 aside = path.with_name(f"torn-{path.name}")
                 logger.warning("%s is skipped, it is %s now: %s", path, aside.name, torn)
                 shutil.rmtree(aside, ignore_errors=True)
@@ -91,7 +91,7 @@ class Checkpoints:
             return {}
         return {name: value.clone() for name, value in load_file(self._best(epoch)).items()}
 
-    def there(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is anything to go on from."""
         return bool(self._lasts())
 
@@ -113,16 +113,16 @@ class Checkpoints:
         return {"version": VERSION, "identity": dict(self.identity), "files": files, "best": bests}
 
     def _check_whole(self, path: Path) -> None:
-        """Raise TornError unless all that belongs to the checkpoint is as it was written."""
+        """Raise CorruptCheckpointError unless all that belongs to the checkpoint is as it was written."""
         try:
             manifest = _manifest_of(path)
             files = {path / name: sha256 for name, sha256 in manifest["files"].items()}
             files |= {self.folder / name: sha256 for name, sha256 in manifest["best"].items()}
             for file, sha256 in files.items():
                 if sha256_of(file) != sha256:
-                    raise TornError(f"{file} is not what was written")
+                    raise CorruptCheckpointError(f"{file} is not what was written")
         except UNREADABLE as error:
-            raise TornError(str(error)) from error
+            raise CorruptCheckpointError(str(error)) from error
 
     def _check_own(self, path: Path) -> None:
         manifest = _manifest_of(path)

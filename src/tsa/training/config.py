@@ -7,25 +7,25 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tsa.config.toml import look_alike
+from tsa.config.toml import suggest
 from tsa.errors import ConfigError
 
 Defaults = Mapping[str, Mapping[str, Any]]
 
 LOSSES: Defaults = {
-    "cross_entropy": {"loss_smoothing": 0.0},
-    "weighted": {"loss_fraud_weight": 5.0, "loss_smoothing": 0.0},
+    "cross_entropy": {"label_smoothing": 0.0},
+    "weighted": {"loss_fraud_weight": 5.0, "label_smoothing": 0.0},
     "focal": {"loss_gamma": 2.0, "loss_alpha": 0.25},
     "cyclical_focal": {
         "loss_gamma_pos": 1.0,
         "loss_gamma_neg": 4.0,
         "loss_gamma_hc": 2.0,
-        "loss_smoothing": 0.1,
+        "label_smoothing": 0.1,
         "loss_cycle_factor": 4.0,
     },
-    "asymmetric": {"loss_gamma_pos": 0.0, "loss_gamma_neg": 4.0, "loss_smoothing": 0.1},
+    "asymmetric": {"loss_gamma_pos": 0.0, "loss_gamma_neg": 4.0, "label_smoothing": 0.1},
     "asymmetric_multi_label": {"loss_gamma_pos": 1.0, "loss_gamma_neg": 4.0, "loss_clip": 0.05},
-    "asl_focal": {"loss_gamma": 2.0, "loss_smoothing": 0.1},
+    "asl_focal": {"loss_gamma": 2.0, "label_smoothing": 0.1},
 }
 """The settings of each loss, with its defaults."""
 OPTIMIZERS: Defaults = {
@@ -35,10 +35,10 @@ OPTIMIZERS: Defaults = {
     "schedule_free_adamw": {"betas": (0.9, 0.999)},
 }
 SCHEDULES: Defaults = {"one_cycle": {"cycle_momentum": True}, "cosine": {}, "constant": {}}
-CHOICES: Mapping[str, Defaults] = {"loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+CHOICES: Mapping[str, Defaults] = {"loss": LOSSES, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES}
 
 
-class Choices(BaseModel):
+class ChoiceSettings(BaseModel):
     """The part of TrainingConfig that chooses. A setting of the chosen loss, optimiser or schedule that is not given takes
     that one's default; the settings of others stay None, and setting one is refused."""
 
@@ -53,7 +53,7 @@ class Choices(BaseModel):
         "asymmetric_multi_label",
         "asl_focal",
     ] = "cross_entropy"
-    loss_smoothing: float | None = Field(default=None, ge=0, lt=1)
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
     """Share of the target that is spread evenly over the classes."""
     loss_fraud_weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """How many genuine payments' losses a fraud's counts as."""
@@ -78,8 +78,8 @@ class Choices(BaseModel):
     momentum: float | None = Field(default=None, ge=0, lt=1)
     nesterov: bool | None = None
 
-    schedule: Literal["one_cycle", "cosine", "constant"] = "constant"
-    schedule_every: Literal["step", "epoch"] = "step"
+    lr_schedule: Literal["one_cycle", "cosine", "constant"] = "constant"
+    lr_schedule_interval: Literal["step", "epoch"] = "step"
     """When the rate moves."""
     cycle_momentum: bool | None = None
     """Momentum, or the first beta, falls from 0.95 to 0.85 while the rate rises, and comes back, whatever it was set to."""
@@ -100,15 +100,15 @@ class Choices(BaseModel):
         return filled
 
     @model_validator(mode="after")
-    def _validate_optimizer(self) -> Choices:
+    def _validate_optimizer(self) -> ChoiceSettings:
         for beta in self.betas or ():
             if not 0 <= beta < 1:
                 raise ValueError(f"betas must lie in [0, 1), however: {self.betas}")
         if self.nesterov and not (self.momentum or self.cycle_momentum):
             raise ValueError(f"nesterov needs a momentum above 0, however: momentum={self.momentum}")
-        if self.optimizer == "schedule_free_adamw" and self.schedule != "constant":
+        if self.optimizer == "schedule_free_adamw" and self.lr_schedule != "constant":
             raise ValueError(
-                f"optimizer='schedule_free_adamw' needs schedule='constant', however: schedule={self.schedule!r}"
+                f"optimizer='schedule_free_adamw' needs lr_schedule='constant', however: lr_schedule={self.lr_schedule!r}"
             )
         return self
 
@@ -136,21 +136,21 @@ METRICS = (
 )
 """What each epoch measures and early stopping may go by; `loss` is the training's."""
 
-WITHOUT_EFFECT = ("workers", "checkpoint_minutes", "tensorboard", "keep_best")
+WITHOUT_EFFECT = ("num_workers", "checkpoint_every_minutes", "tensorboard", "save_top_k")
 """Settings that make no difference to the weights: a run may go on with others than it began with."""
 
 
-class TrainingConfig(Choices):
+class TrainingConfig(ChoiceSettings):
     """How a network is trained. The defaults are those the handbook figures in the README were made with."""
 
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=256, ge=1)
     """Payments in a step of the optimiser, over all processes together."""
-    accumulate: int = Field(default=1, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Parts that a batch is worked off in, one after the other: less memory, the same batch."""
-    bucket: int = Field(default=0, ge=0)
+    length_bucket_batches: int = Field(default=0, ge=0)
     """Batches in a window whose payments are put together by length of history, so that less is padding; 0: as drawn."""
-    workers: int | None = Field(default=None, ge=0)
+    num_workers: int | None = Field(default=None, ge=0)
     """Processes that gather the next batches; 0 gathers each when it is needed. None: 0 on a CPU, 2 for each GPU."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """What matrix products are computed in. auto: float32 on a CPU; on a GPU bf16 where it has it, else fp16."""
@@ -158,22 +158,22 @@ class TrainingConfig(Choices):
     """Compile the network for training with torch.compile."""
     learning_rate: float = Field(default=1.5e-3, gt=0, allow_inf_nan=False)
     """The highest rate of the schedule."""
-    warm_up: float = Field(default=0.15, gt=0, lt=1)
+    warmup_fraction: float = Field(default=0.15, gt=0, lt=1)
     """Share of the steps that the rate rises."""
     weight_decay: float = Field(default=3e-2, ge=0, allow_inf_nan=False)
     """On weight matrices alone: not on biases, norms and embeddings."""
-    clip_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     genuine_per_fraud: float = Field(default=15.0, gt=0, allow_inf_nan=False)
     """Genuine payments per fraud in an epoch, drawn anew each epoch."""
-    look_again: int = Field(default=2, ge=0)
+    importance_sampling_every: int = Field(default=2, ge=0)
     """From the second epoch on, and again after so many, all genuine payments are scored, and drawn by importance: those
     that look risky more often. 0: all are equally likely, always."""
-    vary_delay: float = Field(default=0.5, ge=0, le=1)
+    label_delay_augmentation: float = Field(default=0.5, ge=0, le=1)
     """Share of the payments drawn that learn of earlier outcomes sooner or later than in truth, after 0 to 2 times the delay
     by chance: few frauds then teach as many more would. Only training varies it; whatever is scored keeps to the delay."""
-    thin_histories: float = Field(default=0.5, ge=0, le=1)
+    event_dropout: float = Field(default=0.5, ge=0, le=1)
     """Share of the payments drawn of whose earlier events some are left out, up to half of them by chance. As with
-    `vary_delay`, whatever is scored sees all."""
+    `label_delay_augmentation`, whatever is scored sees all."""
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the running average of the weights, which is what is validated and kept; 0 keeps the weights themselves.
     It settles what a constant rate leaves moving."""
@@ -181,18 +181,18 @@ class TrainingConfig(Choices):
     """Ranges whose labelled payments are learned from. Adding later ranges once the settings are chosen costs their use
     as a check: early stopping on a range that is trained on is refused."""
     early_stopping: bool = True
-    """Keep the weights of the epoch with the best `metric`; otherwise those of the last epoch."""
-    metric: str = "validation_average_precision"
+    """Keep the weights of the epoch with the best `monitor`; otherwise those of the last epoch."""
+    monitor: str = "validation_average_precision"
     """What early stopping goes by: one of METRICS."""
-    direction: Literal["auto", "higher", "lower"] = "auto"
-    """Which `metric` is better. auto: a lower loss, a higher value of all else."""
+    monitor_mode: Literal["auto", "max", "min"] = "auto"
+    """Which `monitor` is better. auto: a lower loss, a higher value of all else."""
     patience: int = Field(default=3, ge=1)
-    """Epochs without a better `metric` before training stops."""
+    """Epochs without a better `monitor` before training stops."""
     min_delta: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """By how much more than this a `metric` must differ to be better."""
-    keep_best: int = Field(default=1, ge=1)
-    """Of how many of the best epochs, by early stopping's `metric`, the weights are kept in the run's folder `checkpoints`."""
-    checkpoint_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """By how much more than this a `monitor` must differ to be better."""
+    save_top_k: int = Field(default=1, ge=1)
+    """Of how many of the best epochs, by early stopping's `monitor`, the weights are kept in the run's folder `checkpoints`."""
+    checkpoint_every_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """A checkpoint is written after so many minutes, beside the one at each epoch's end."""
     calibration: Literal["bspline", "isotonic", "platt", "beta", "sampling"] = "bspline"
     """How probabilities are fitted to the scores of the calibration range once training has ended."""
@@ -207,14 +207,14 @@ class TrainingConfig(Choices):
             raise ValueError("early_stopping needs a validation range that is not trained on, however: train_on has it")
         if len(set(self.train_on)) < len(self.train_on):
             raise ValueError(f"train_on must name each range once, however: {', '.join(self.train_on)}")
-        if self.metric not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}, however: metric={self.metric!r}")
-        if self.calibration == "sampling" and self.look_again:
-            rule = "calibration='sampling' needs look_again=0: what is drawn by importance shifts scores in another way too"
-            raise ValueError(f"{rule}, however: look_again={self.look_again}")
-        if self.accumulate > self.batch_size:
-            found = f"accumulate={self.accumulate}, batch_size={self.batch_size}"
-            raise ValueError(f"accumulate must not be above batch_size, however: {found}")
+        if self.monitor not in METRICS:
+            raise ValueError(f"monitor must be one of {', '.join(METRICS)}, however: monitor={self.monitor!r}")
+        if self.calibration == "sampling" and self.importance_sampling_every:
+            rule = "calibration='sampling' needs importance_sampling_every=0: what is drawn by importance shifts scores in another way too"
+            raise ValueError(f"{rule}, however: importance_sampling_every={self.importance_sampling_every}")
+        if self.gradient_accumulation_steps > self.batch_size:
+            found = f"gradient_accumulation_steps={self.gradient_accumulation_steps}, batch_size={self.batch_size}"
+            raise ValueError(f"gradient_accumulation_steps must not be above batch_size, however: {found}")
         return self
 
     @model_validator(mode="after")
@@ -222,18 +222,18 @@ class TrainingConfig(Choices):
         if self.optimizer == "schedule_free_adamw" and self.ema_decay:
             rule = "optimizer='schedule_free_adamw' averages the weights itself, it needs ema_decay=0"
             raise ValueError(f"{rule}, however: ema_decay={self.ema_decay}")
-        if self.schedule == "one_cycle" and self.schedule_every == "epoch" and self.epochs < 2:
+        if self.lr_schedule == "one_cycle" and self.lr_schedule_interval == "epoch" and self.epochs < 2:
             raise ValueError(f"a cycle of one rate per epoch needs epochs of at least 2, however: epochs={self.epochs}")
         return self
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a higher `metric` is better."""
-        return self.direction == "higher" or (self.direction == "auto" and not self.metric.endswith("loss"))
+        """Whether a higher `monitor` is better."""
+        return self.monitor_mode == "max" or (self.monitor_mode == "auto" and not self.monitor.endswith("loss"))
 
-    def looks_again(self, epoch: int) -> bool:
+    def samples_by_importance(self, epoch: int) -> bool:
         """Whether genuine payments are scored before `epoch`, the first being 1."""
-        return self.look_again > 0 and epoch >= 2 and (epoch - 2) % self.look_again == 0
+        return self.importance_sampling_every > 0 and epoch >= 2 and (epoch - 2) % self.importance_sampling_every == 0
 
     @classmethod
     def make(cls, settings: dict[str, Any]) -> Self:
@@ -250,5 +250,5 @@ def _finding(detail: Any) -> str:
         return f"training: {detail['ctx']['error']}"
     key = ".".join(map(str, ("training", *detail["loc"])))
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown setting{look_alike(str(detail['loc'][-1]), list(TrainingConfig.model_fields))}"
+        return f"{key}: unknown setting{suggest(str(detail['loc'][-1]), list(TrainingConfig.model_fields))}"
     return f"{key}: {detail['msg'].replace('Input should', 'must')}, however: {detail['input']!r}"

@@ -33,7 +33,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
-def largest_fit(size: int, attempt: Callable[[int], object]) -> int:
+def find_max_batch_size(size: int, attempt: Callable[[int], object]) -> int:
     """How many payments fit: the first of half, a quarter, … of `size` that `attempt` gets through; 0 where none does."""
     gc.collect()  # what the failed step left in circles of references
     while (size := size // 2) > 0:
@@ -48,13 +48,13 @@ def largest_fit(size: int, attempt: Callable[[int], object]) -> int:
     return 0
 
 
-def too_large(n: int, fits: int, processes: int, accumulate: int) -> TrainingError:
+def out_of_memory_error(n: int, fits: int, processes: int, accumulate: int) -> TrainingError:
     """The error of a step on `n` payments per process and part, of which only `fits` would have fitted into memory."""
     found = f"a step must fit into memory, however: {n} payments in one of {processes} processes"
     if fits == 0:
         return TrainingError(f"{found}, and not even one fits")
     return TrainingError(
-        f"{found}; {fits} fit: training.accumulate={accumulate * -(-n // fits)} learns the same in smaller parts, "
+        f"{found}; {fits} fit: training.gradient_accumulation_steps={accumulate * -(-n // fits)} learns the same in smaller parts, "
         f"training.batch_size={fits * processes * accumulate} fits as it is"
     )
 
@@ -70,7 +70,7 @@ def not_finite(found: str, at: str, ids: Sequence[object]) -> TrainingError:
 
 
 @contextmanager
-def limits_are_refused(out: Path) -> Iterator[None]:
+def translate_resource_errors(out: Path) -> Iterator[None]:
     """TrainingError where a file of the run `out` cannot be written for lack of space, or memory runs out."""
     try:
         yield
@@ -84,9 +84,9 @@ def _reason(error: Exception, out: Path) -> str | None:
     """What the machine lacks; None where the error is another."""
     if isinstance(error, EOFError | ConnectionError) or "DataLoader worker" in str(error):
         # a signal says so, anywhere, or it is found out by reading from it
-        return f"workers that gather batches (training.workers) must live, however: {error or 'one was killed'}"
+        return f"workers that gather batches (training.num_workers) must live, however: {error or 'one was killed'}"
     if "DataLoader timed out" in str(error):
-        return f"workers must gather a batch in time (got {error}): look into the disk of the store, or set training.workers=0"
+        return f"workers must gather a batch in time (got {error}): look into the disk of the store, or set training.num_workers=0"
     if full(error):
         free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
         return (

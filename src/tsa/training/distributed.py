@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(minutes=60)
 """How long one process waits for another. A process that died is noticed at once; this is for one that hangs."""
-LAST_WORDS = "tsa: how the run failed"
+FAILURE_KEY = "tsa: how the run failed"
 LOST = "another process of the run ended without a word here: it was killed, or ran out of memory, or says itself what was wrong"
 PATIENCE_SECONDS = 1.0
 """How long a process that lost another waits for its last words, which come before it leaves."""
@@ -58,13 +58,13 @@ class OtherProcessError(TrainingError):
     """Another process of the run failed, and this one cannot go on without it."""
 
 
-class Pending:
+class PendingReduce:
     """Sums on their way."""
 
     def __init__(self, values: Tensor, work: dist.Work | None) -> None:
         self._values, self._work = values, work
 
-    def wait(self) -> list[float]:
+    def barrier(self) -> list[float]:
         """The sums, once every process has said its part."""
         if self._work is not None:
             self._work.wait()
@@ -73,7 +73,7 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistributedContext:
     """This process's number and device, how many processes there are, and what they do together.
 
     What they do together all of them must do, in the same order.
@@ -84,27 +84,27 @@ class Processes:
     count: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and logs."""
         return self.rank == 0
 
-    def part(self, n: int) -> slice:
+    def shard(self, n: int) -> slice:
         """This process's part of n things in a row; the parts differ by one at most, and none is in two."""
         return slice(n * self.rank // self.count, n * (self.rank + 1) // self.count)
 
-    def wrapped(self, network: nn.Module) -> nn.Module:
+    def wrap_ddp(self, network: nn.Module) -> nn.Module:
         """`network` with gradients that are means over the processes."""
         return network if self.count == 1 else DistributedDataParallel(network)
 
-    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
         """Inside the block gradients of a wrapped network are only summed up, and exchanged with the next outside it."""
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
-    def sum(self, values: Tensor) -> Pending:
+    def sum(self, values: Tensor) -> PendingReduce:
         """Sums of float values (k,) over all processes, begun; they arrive while other work is done."""
-        return Pending(values, None if self.count == 1 else dist.all_reduce(values, async_op=True))
+        return PendingReduce(values, None if self.count == 1 else dist.all_reduce(values, async_op=True))
 
-    def filled(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """(m,) float: each value from the one process that has it, the others having 0 in its place. Exact."""
         if self.count > 1:
             dist.all_reduce(values)
@@ -112,9 +112,9 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up in any process."""
-        return self.sum(torch.tensor([float(flag)], device=self.device)).wait()[0] > 0
+        return self.sum(torch.tensor([float(flag)], device=self.device)).barrier()[0] > 0
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What each process has, in their order."""
         if self.count == 1:
             return [value]
@@ -122,7 +122,7 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process has."""
         if self.count == 1:
             return value
@@ -130,7 +130,7 @@ class Processes:
         dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
-    def ready(self, name: str, work: Callable[[], object] | None) -> None:
+    def run_then_barrier(self, name: str, work: Callable[[], object] | None) -> None:
         """Do `work`, if there is any, and go on when all processes have done theirs, for as long as those give signs of life.
 
         name: of this work, unlike all others'. Raises OtherProcessError where another one fails, or is not heard of.
@@ -146,8 +146,8 @@ class Processes:
         store.add(name, 1)
         signs, heard = -1, time.monotonic()
         while store.add(name, 0) < self.count:
-            if store.check([LAST_WORDS]):
-                raise OtherProcessError(store.get(LAST_WORDS).decode())
+            if store.check([FAILURE_KEY]):
+                raise OtherProcessError(store.get(FAILURE_KEY).decode())
             if (now := store.add(f"{name}{SIGNS}", 0)) != signs:
                 signs, heard = now, time.monotonic()
             elif time.monotonic() - heard > SILENCE_SECONDS:
@@ -180,7 +180,7 @@ def _signs_of_life(store: Store, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def distributed_context(device: str) -> Iterator[DistributedContext]:
     """The processes that torchrun started, or this one alone. device: auto, cpu or cuda.
 
     The failure of one is told to the others, which then raise OtherProcessError. ConfigError where there is no such
@@ -188,10 +188,10 @@ def joined(device: str) -> Iterator[Processes]:
     """
     launch = launched()
     if launch is None:
-        yield Processes(_device(device))
+        yield DistributedContext(_device(device))
         return
     outermost = not dist.is_initialized()
-    found = Processes(_device(device, launch.local_rank), launch.rank, launch.count)
+    found = DistributedContext(_device(device, launch.local_rank), launch.rank, launch.count)
     store = _group(found) if outermost else dist.distributed_c10d._get_default_store()
     try:
         with _failing_together(store, found.rank):
@@ -201,7 +201,7 @@ def joined(device: str) -> Iterator[Processes]:
             dist.destroy_process_group()
 
 
-def _group(processes: Processes) -> Store:
+def _group(processes: DistributedContext) -> Store:
     """Make the group of the processes; returns the store of texts that they share."""
     store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
     backend = "cpu:gloo,cuda:nccl" if processes.device.type == "cuda" else "gloo"
@@ -230,11 +230,11 @@ def _last_words(store: Store, own: str, *, lost: bool) -> str:
     """How the run failed: by what this process says, unless another was first."""
     try:
         if not lost:
-            return str(store.compare_set(LAST_WORDS, "", own).decode())
+            return str(store.compare_set(FAILURE_KEY, "", own).decode())
         until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:
-            if store.check([LAST_WORDS]):
-                return str(store.get(LAST_WORDS).decode())
+            if store.check([FAILURE_KEY]):
+                return str(store.get(FAILURE_KEY).decode())
             time.sleep(0.05)
     except RuntimeError:  # the store went with the process that held it
         pass
@@ -300,7 +300,7 @@ def bound_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # results alone are printed there
 
 
-def freeze_unused(network: TSANetwork) -> list[str]:
+def freeze_parameters_without_grad(network: TSANetwork) -> list[str]:
     """Let gradients be asked of no weight that gets none; returns their names. No random number is used up."""
     device = network.table.weight.device
     parameters = dict(network.named_parameters())

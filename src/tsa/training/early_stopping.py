@@ -15,14 +15,14 @@ Weights = dict[str, Tensor]
 
 
 @dataclass
-class History:
+class EarlyStopping:
     """What happened in each epoch, and the weights that are to be kept."""
 
     epochs: list[Record] = field(default_factory=list)
     best_epoch: int = 0
     best: Weights = field(default_factory=dict)
 
-    def goes_on(self, config: TrainingConfig) -> bool:
+    def should_continue(self, config: TrainingConfig) -> bool:
         """Whether there is another epoch: not after the last, and not after `patience` epochs that were no better."""
         done = len(self.epochs)
         return done < config.epochs and not (config.early_stopping and done - self.best_epoch >= config.patience)
@@ -35,17 +35,17 @@ class History:
             self.best_epoch = len(self.epochs)
         return better
 
-    def top(self, config: TrainingConfig) -> list[int]:
-        """The epochs that are among the `keep_best` best, the best first; of equal ones the earlier."""
+    def best_epochs(self, config: TrainingConfig) -> list[int]:
+        """The epochs that are among the `save_top_k` best, the best first; of equal ones the earlier."""
         if not config.early_stopping:
             return [len(self.epochs)] if self.epochs else []
         sign = -1.0 if config.higher_is_better else 1.0
-        order = sorted(range(len(self.epochs)), key=lambda at: sign * float(self.epochs[at][config.metric]))
+        order = sorted(range(len(self.epochs)), key=lambda at: sign * float(self.epochs[at][config.monitor]))
         first = [self.best_epoch] if self.best_epoch else []  # with a min_delta there may be higher values
-        return [*first, *(at + 1 for at in order if at + 1 not in first)][: config.keep_best]
+        return [*first, *(at + 1 for at in order if at + 1 not in first)][: config.save_top_k]
 
     def _better(self, record: Record, config: TrainingConfig) -> bool:
-        best, now = float(self.epochs[self.best_epoch - 1][config.metric]), float(record[config.metric])
+        best, now = float(self.epochs[self.best_epoch - 1][config.monitor]), float(record[config.monitor])
         gain = now - best if config.higher_is_better else best - now
         return gain > config.min_delta
 

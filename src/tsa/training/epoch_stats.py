@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from tsa.training.data.loader import Loaded
-from tsa.training.train_step import Step
+from tsa.training.data.loader import Microbatch
+from tsa.training.train_step import StepResult
 
 
 @dataclass
-class Tally:
+class EpochStats:
     """Sums over the steps of an epoch so far, and seconds spent."""
 
     steps: int = 0
@@ -30,7 +30,7 @@ class Tally:
     saving: float = 0.0
     seconds: float = 0.0
 
-    def add(self, step: Step, parts: Sequence[Loaded]) -> None:
+    def add(self, step: StepResult, parts: Sequence[Microbatch]) -> None:
         """Take in a step. A gradient that overflowed, and was left out, does not count in the mean norm."""
         self.steps += 1
         self.loss += step.loss
@@ -51,7 +51,7 @@ class Tally:
             "padding_share": 1.0 - self.filled / self.positions,
             "waiting_share": self.waiting / self.learning,
             "checkpoint_seconds": self.saving,
-            "memory_bytes": most_memory(device),
+            "memory_bytes": peak_memory(device),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Tally:
         return asdict(self)
 
 
-def most_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: on a GPU the most that tensors took there, else the most that this process took."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 from tsa.model import TSANetwork
 from tsa.training.config import TrainingConfig
-from tsa.training.data.sampling import genuine_rate
-from tsa.training.validation import Scores, Scoring
+from tsa.training.data.sampling import genuine_sampling_rate
+from tsa.training.validation import DistributedScorer, Scores
 
 logger = logging.getLogger(__name__)
 
 RANGES = ("validation", "calibration")
 
 
-def scored_ranges(network: TSANetwork, scoring: Scoring) -> dict[str, Scores]:
+def score_splits(network: TSANetwork, scoring: DistributedScorer) -> dict[str, Scores]:
     """Raw scores of all payments of each range, labelled or not."""
     store = scoring.store
     rows = {name: np.arange(store.split(name).start, store.split(name).stop) for name in RANGES}
     return {name: scoring(network, found, f"scoring the {name} range") for name, found in rows.items()}
 
 
-def write_range(store: EventStore, name: str, scores: Scores, out: Path) -> None:
+def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path) -> None:
     """`NAME_scores.parquet`: id, time (UTC), raw score and label (null where it is not known), in time order."""
     rows = store.split(name)
     frame = pl.DataFrame(
@@ -45,11 +45,11 @@ def write_range(store: EventStore, name: str, scores: Scores, out: Path) -> None
         }
     )
     known = pl.when(pl.col("label") >= 0).then(pl.col("label"))
-    with replaced_file(out / f"{name}_scores.parquet") as aside:
+    with atomic_file(out / f"{name}_scores.parquet") as aside:
         frame.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")), label=known).write_parquet(aside)
 
 
-def calibrated(
+def fit_calibration(
     store: EventStore, scores: Mapping[str, Scores], train: NDArray[np.int64], config: TrainingConfig
 ) -> Calibration:
     """Fitted on the calibration range; on the validation range where the former was learned from or is empty.
@@ -67,7 +67,7 @@ def calibrated(
         scores=scores[name],
         labels=store.labels(name),
         method=config.calibration,
-        sampling_rate_genuine=genuine_rate(store.label[train], config.genuine_per_fraud),
+        sampling_rate_genuine=genuine_sampling_rate(store.label[train], config.genuine_per_fraud),
     )
     if found.note:
         logger.warning("%s", found.note)

@@ -33,7 +33,9 @@ class Loss(Protocol):
 
 def make_loss(config: TrainingConfig) -> Loss:
     """The loss that the settings name, with their parameters."""
-    parameters = {name.removeprefix("loss_"): getattr(config, name) for name in LOSSES[config.loss]}
+    parameters = {
+        name.removeprefix("loss_").removeprefix("label_"): getattr(config, name) for name in LOSSES[config.loss]
+    }
     if config.loss == "cyclical_focal":
         return _cyclical(config.epochs, **parameters)
     loss = partial(SAME_IN_EVERY_EPOCH[config.loss], **parameters)
@@ -62,7 +64,7 @@ def weighted(logits: Tensor, target: Tensor, *, fraud_weight: float, smoothing: 
 def focal(logits: Tensor, target: Tensor, *, gamma: float, alpha: float) -> Tensor:
     """−α (1 − p_t)^γ log p_t, p_t being the probability of the true class.
 
-    Lin et al. 2018, Focal Loss for Dense Object Detection. Here α is the same for all classes, as in the original system.
+    Lin et al. 2018, Focal Loss for Dense Object Detection. Here α is the same for all classes, as in the legacy system.
     """
     log_p, log_rest = _log_probabilities(logits, target)
     return -alpha * _power(log_rest, gamma) * log_p.gather(1, target[:, None])[:, 0]

@@ -14,7 +14,7 @@ from tsa.errors import ConfigError
 from tsa.training.distributed import bound_mlflow, mlflow_experiment, mlflow_run
 from tsa.training.tracker_queue import USER, shown
 
-MOST_PARAMETERS = 100
+MAX_PARAMETERS = 100
 """In one call."""
 DEFAULT = "0"
 """The experiment of runs for which none is named."""
@@ -65,8 +65,8 @@ class MLflowRun:
         from mlflow.entities import Param
 
         params = [Param(key, str(value)) for key, value in settings.items()]
-        for first in range(0, len(params), MOST_PARAMETERS):
-            self._client.log_batch(self._id, params=params[first : first + MOST_PARAMETERS])
+        for first in range(0, len(params), MAX_PARAMETERS):
+            self._client.log_batch(self._id, params=params[first : first + MAX_PARAMETERS])
 
 
 def refuse_unreachable(uri: str) -> None:

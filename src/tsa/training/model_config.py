@@ -29,8 +29,8 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
     # calendar features come last and are left out: that another payment was made at the same hour says little
     ours = {
         "known_outcomes": market.label.as_feature,
-        "n_matched": len(market.features.categorical),
-        "n_marks": store.encoder.numerical_scaling.n_marks,
+        "n_match_features": len(market.features.categorical),
+        "n_missing_indicators": store.encoder.numerical_scaling.n_missing_indicators,
     }
     return config.replace(**{key: value for key, value in ours.items() if key not in settings})
 
@@ -45,5 +45,5 @@ def network_sizes(market: Market, encoder: Encoder) -> dict[str, Any]:
         "n_engineered": len(encoder.engineered_names),
         # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
         "n_embedding": encoder.n_rows - 1 + n_numerical,
-        **({} if market.wire is None else {"age_cap_seconds": market.wire.age_cap_seconds}),
+        **({} if market.inline_history is None else {"age_cap_seconds": market.inline_history.age_cap_seconds}),
     }

@@ -138,19 +138,19 @@ class Schedule:
 
 def make_schedule(optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, config: TrainingConfig) -> Schedule:
     """The schedule that the settings name, over so many epochs of so many steps of the optimiser each."""
-    by_epoch = config.schedule_every == "epoch"
+    by_epoch = config.lr_schedule_interval == "epoch"
     moves = epochs if by_epoch else epochs * steps_per_epoch
     every = steps_per_epoch if by_epoch else 1
-    if config.schedule == "one_cycle":
+    if config.lr_schedule == "one_cycle":
         return Schedule(_one_cycle(optimizer, moves, config), every)
-    rise = max(1, round(config.warm_up * moves))
-    fall = moves - rise if config.schedule == "cosine" else 0
+    rise = max(1, round(config.warmup_fraction * moves))
+    fall = moves - rise if config.lr_schedule == "cosine" else 0
     return Schedule(LambdaLR(optimizer, lambda move: _rise_and_fall(move, rise, fall)), every)
 
 
 def _one_cycle(optimizer: Optimizer, moves: int, config: TrainingConfig) -> OneCycleLR:
-    """Up to the learning rate in the first share `warm_up` of the moves, then down to almost nothing (Smith 2018)."""
-    share = config.warm_up
+    """Up to the learning rate in the first share `warmup_fraction` of the moves, then down to almost nothing (Smith 2018)."""
+    share = config.warmup_fraction
     if share * moves == 1.0:  # a rise of no moves at all, which OneCycleLR would divide by
         share *= 1.0 + 1e-6
     cycles = bool(config.cycle_momentum)

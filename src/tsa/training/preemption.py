@@ -17,16 +17,16 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(si
 
 
 @dataclass
-class Asked:
+class StopRequest:
     """Whether the process was asked to stop."""
 
     to_stop: bool = False
 
 
 @contextmanager
-def noting_sigterm() -> Iterator[Asked]:
+def capture_sigterm() -> Iterator[StopRequest]:
     """Inside the block SIGTERM and SIGHUP only raise a flag. Outside of the main thread, which alone may, nothing is changed."""
-    asked = Asked()
+    asked = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
@@ -43,10 +43,10 @@ def noting_sigterm() -> Iterator[Asked]:
             signal.signal(number, handler)
 
 
-class Watch:
+class PreemptionMonitor:
     """What each process wishes before a step, and what all of them then do after it."""
 
-    def __init__(self, minutes: float, asked: Asked, *, keeps_time: bool) -> None:
+    def __init__(self, minutes: float, asked: StopRequest, *, keeps_time: bool) -> None:
         self.seconds, self.asked, self.keeps_time = 60.0 * minutes, asked, keeps_time
         self.saved()
 
@@ -55,13 +55,13 @@ class Watch:
         self._since = time.monotonic()
 
     @property
-    def wishes(self) -> tuple[float, float]:
-        """(to stop, to save), 1 where it is wished; the sums over the processes are what `heeded` takes."""
+    def local_flags(self) -> tuple[float, float]:
+        """(to stop, to save), 1 where it is wished; the sums over the processes are what `decide` takes."""
         due = self.keeps_time and time.monotonic() - self._since >= self.seconds
         return float(self.asked.to_stop), float(due)
 
     @staticmethod
-    def heeded(sums: Sequence[float]) -> tuple[bool, bool]:
+    def decide(sums: Sequence[float]) -> tuple[bool, bool]:
         """Whether to stop, and whether to save: the same in all processes."""
         stop, save = sums
         return stop > 0, stop > 0 or save > 0

@@ -16,19 +16,19 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.data.store.manifest import MANIFEST, MARKET, REPORT
-from tsa.data.store.store import EventStore, ranges_of
+from tsa.data.store.store import EventStore, split_summary
 from tsa.errors import ConfigError
 from tsa.files.platform_files import is_marker
 from tsa.files.writing import sha256_of
 from tsa.model import ModelConfig
 from tsa.training.config import WITHOUT_EFFECT, TrainingConfig
-from tsa.training.data.sampling import genuine_rate
+from tsa.training.data.sampling import genuine_sampling_rate
 from tsa.training.tracking import CURVES, METRICS, TENSORBOARD
 
 Rows = NDArray[np.int64]
 
 
-def account(
+def run_metadata(
     store: EventStore, rows: Mapping[str, Rows], config: TrainingConfig, preset: str, model: ModelConfig
 ) -> dict[str, Any]:
     """What the bundle tells of its making. `sampling_rate_genuine` is what scores are to be corrected with."""
@@ -37,25 +37,25 @@ def account(
     return {
         "training": config.model_dump(),
         "rows": counts,
-        "sampling_rate_genuine": genuine_rate(label, config.genuine_per_fraud),
+        "sampling_rate_genuine": genuine_sampling_rate(label, config.genuine_per_fraud),
         "market_fingerprint": store.market.fingerprint,
         "preset": preset,
         "model": model.to_dict(),
     }
 
 
-def data_account(store: EventStore) -> dict[str, Any]:
+def data_summary(store: EventStore) -> dict[str, Any]:
     """What became of each row that was read, and what stands in the ranges; of files their names alone."""
     report = store.data_report
-    return {**report, "files": [Path(file).name for file in report["files"]], "splits": ranges_of(store)}
+    return {**report, "files": [Path(file).name for file in report["files"]], "splits": split_summary(store)}
 
 
-def surroundings(store: EventStore, out: Path, processes: int, precision: str) -> dict[str, Any]:
+def environment_metadata(store: EventStore, out: Path, processes: int, precision: str) -> dict[str, Any]:
     """Where the store stands as seen from the run, so that both may move together, and what the run was made on."""
     return {
         "store": os.path.relpath(store.path.resolve(), out.resolve()),
         "store_manifest": sha256_of(store.path / MANIFEST),
-        "market": store.market.meaning,
+        "market": store.market.canonical_dict,
         "store_content": content_of(store),
         "environment": {**environment(), "processes": processes, "precision": precision},
     }
@@ -79,13 +79,13 @@ def content_of(store: EventStore) -> dict[str, Any]:
     return {**manifest, "files": files}
 
 
-def identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
+def run_identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
     """What must be the same for a run to go on from a checkpoint, in values that JSON holds."""
     return {
-        "market": store.market.meaning,
+        "market": store.market.canonical_dict,
         "store": content_of(store),
         "model": model.to_dict(),
-        "training": effective(config.model_dump(mode="json")),
+        "training": settings_that_change_weights(config.model_dump(mode="json")),
     }
 
 
@@ -95,16 +95,16 @@ def identity_of(run: Mapping[str, Any]) -> dict[str, Any]:
         "market": run["market"],
         "store": run["store_content"],
         "model": run["model"],
-        "training": effective(run["training"]),
+        "training": settings_that_change_weights(run["training"]),
     }
 
 
-def effective(training: Mapping[str, Any]) -> dict[str, Any]:
+def settings_that_change_weights(training: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without those that make no difference to the weights."""
     return {name: value for name, value in training.items() if name not in WITHOUT_EFFECT}
 
 
-def now() -> str:
+def utc_now() -> str:
     """The time, in UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -118,7 +118,7 @@ CONTENT = {
 """What stands in a run folder, beside logs and hidden files, before or without its run.json."""
 
 
-def refuse_foreign(out: Path) -> None:
+def ensure_run_folder(out: Path) -> None:
     """Raise ConfigError where `out` cannot become a run folder: a file, or a folder that holds other things."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} must be a folder or not exist, however: it is a file")
@@ -130,7 +130,7 @@ def refuse_foreign(out: Path) -> None:
         raise ConfigError(f"{out} must be empty or the folder of a run, however: it holds {', '.join(foreign[:5])}")
 
 
-def refuse_unfinished(out: Path) -> None:
+def ensure_no_unfinished_run(out: Path) -> None:
     """Raise ConfigError where `out` holds checkpoints of a run that did not finish: days of work, perhaps."""
     if any(not is_marker(path.name) for path in (out / CHECKPOINTS).glob("last-*")) and not finished(out):
         raise ConfigError(
@@ -140,10 +140,10 @@ def refuse_unfinished(out: Path) -> None:
 
 def finished(out: Path) -> bool:
     """Whether a run in `out` was trained to its end."""
-    return "finished" in account_of(out)
+    return "finished" in read_run_metadata(out)
 
 
-def account_of(out: Path) -> dict[str, Any]:
+def read_run_metadata(out: Path) -> dict[str, Any]:
     """What the run in `out` tells of itself; nothing where there is none."""
     try:
         account: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))

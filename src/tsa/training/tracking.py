@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tsa.errors import ConfigError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import mlflow_uri
 from tsa.training.mlflow_tracker import MLflowRun, refuse_unreachable
@@ -63,7 +63,7 @@ def tracked(out: Path, config: TrainingConfig, run: Record, before: Sequence[Rec
 @contextmanager
 def _lines(path: Path, before: Sequence[Record]) -> Iterator[Track]:
     """One JSON line an epoch, so that a run can be followed and its figures outlive its process."""
-    with replaced_file(path) as aside:
+    with atomic_file(path) as aside:
         aside.write_text("".join(json.dumps(record) + "\n" for record in before), encoding="utf-8")
     with path.open("a", encoding="utf-8") as file:
 
@@ -146,5 +146,5 @@ def _draw(records: Sequence[Record], out: Path) -> None:
             )
         axes.set(title=title, xlabel="epoch")
         axes.legend(frameon=False)
-    with replaced_file(out) as aside:
+    with atomic_file(out) as aside:
         figure.savefig(aside, format="png", dpi=110)

@@ -21,31 +21,31 @@ from tsa.progress import Progress, silent
 from tsa.training.checkpoint import Checkpoints, differences
 from tsa.training.config import TrainingConfig
 from tsa.training.data.sampler import Sampler
-from tsa.training.diagnostics import limits_are_refused
-from tsa.training.distributed import Processes, joined
-from tsa.training.finalize import calibrated, scored_ranges, write_range
+from tsa.training.diagnostics import translate_resource_errors
+from tsa.training.distributed import DistributedContext, distributed_context
+from tsa.training.finalize import fit_calibration, score_splits, write_split_scores
 from tsa.training.model_config import network_settings
-from tsa.training.preemption import noting_sigterm
+from tsa.training.preemption import capture_sigterm
 from tsa.training.run_folder import (
     BUNDLE,
     CHECKPOINTS,
     CONTENT,
     RUN,
-    account,
-    account_of,
-    data_account,
-    identity,
+    data_summary,
+    ensure_no_unfinished_run,
+    ensure_run_folder,
+    environment_metadata,
     identity_of,
-    now,
-    refuse_foreign,
-    refuse_unfinished,
-    surroundings,
+    read_run_metadata,
+    run_identity,
+    run_metadata,
+    utc_now,
 )
 from tsa.training.tracking import CURVES, Track, draw_curves, refuse_missing, tracked
-from tsa.training.trainer import Hooks, Loop, Rows
-from tsa.training.validation import ScoringLeftError, two_sided
+from tsa.training.trainer import Callbacks, Rows, Trainer
+from tsa.training.validation import ScoringInterruptedError, has_both_classes
 
-__all__ = ["CONTENT", "network_settings", "refuse_foreign", "train"]
+__all__ = ["CONTENT", "ensure_run_folder", "network_settings", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Bundle:
-    """Train a network on a store and write the run to the folder `out`: `bundle/`, `run.json`, `metrics.jsonl`, the
+    """Train a network on a store and write the run to the folder `out`: `bundle/`, `fit.json`, `metrics.jsonl`, the
     scores of the validation and the calibration range, `checkpoints/`.
 
     preset, model: a preset of the network and settings that differ from it. resume: go on from the last good checkpoint in
@@ -73,15 +73,15 @@ def train(
     if not isinstance(store, EventStore):
         store = EventStore.open(Path(store))
     config, out = training or TrainingConfig(), Path(out)
-    with noting_sigterm() as asked, joined(config.device) as processes, limits_are_refused(out):
+    with capture_sigterm() as asked, distributed_context(config.device) as processes, translate_resource_errors(out):
         _refuse(out, config, processes, resume)
         run = _Run.make(store, out, preset, model or {}, config, processes)
         if resume and run.is_finished():
             logger.info("%s has finished: nothing is left to do", out)
             # of several machines only the first may have the folder
-            bundle: Bundle = processes.from_first(Bundle.open(out / BUNDLE) if processes.first else None)
+            bundle: Bundle = processes.broadcast(Bundle.open(out / BUNDLE) if processes.is_main else None)
             return bundle
-        return run.train(Hooks(progress=progress, asked=asked), resume, on_epoch or _nothing)
+        return run.train(Callbacks(progress=progress, asked=asked), resume, on_epoch or _nothing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class _Run:
     network: TSANetwork
     rows: Mapping[str, Rows]
     account: dict[str, Any]
-    processes: Processes
+    processes: DistributedContext
 
     @classmethod
     def make(
@@ -105,7 +105,7 @@ class _Run:
         preset: str,
         settings: Mapping[str, Any],
         config: TrainingConfig,
-        processes: Processes,
+        processes: DistributedContext,
     ) -> _Run:
         """The run of these settings. ConfigError, TrainingError for what cannot be."""
         torch.manual_seed(config.seed)
@@ -121,30 +121,30 @@ class _Run:
             model=model,
             network=network,
             rows=rows,
-            account=account(store, rows, config, preset, model),
+            account=run_metadata(store, rows, config, preset, model),
             processes=processes,
         )
 
-    def train(self, hooks: Hooks, resume: bool, on_epoch: Track) -> Bundle:
+    def train(self, hooks: Callbacks, resume: bool, on_epoch: Track) -> Bundle:
         """Train, from the start or from the last checkpoint, and write what comes of it."""
         checkpoints = Checkpoints(self.out / CHECKPOINTS, self.identity())
-        loop = Loop(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
+        loop = Trainer(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
         self._go_on(loop, checkpoints) if resume else self._begin(checkpoints)
         with closing(loop.loader), self._written(loop) as (run, track):
-            history = loop.run(track, on_epoch)
+            history = loop.fit(track, on_epoch)
             end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
             bundle = self._bundle(loop, {**self.account, **end})
-            if self.processes.first:
+            if self.processes.is_main:
                 draw_curves(history.epochs, self.out / CURVES)
-                write_json(self.out / RUN, {**run, **end, "finished": now()})
+                write_json(self.out / RUN, {**run, **end, "finished": utc_now()})
                 checkpoints.prune(kept=1)
             self.processes.wait()
         return bundle
 
     def identity(self) -> dict[str, Any]:
         """What makes it this run. ConfigError where the processes do not all have the same store and settings."""
-        own = identity(self.store, self.config, self.model)
-        for rank, other in enumerate(self.processes.gathered(own)):
+        own = run_identity(self.store, self.config, self.model)
+        for rank, other in enumerate(self.processes.all_gather(own)):
             if lines := list(differences(other, own)):
                 here = f"process {rank}, then process {self.processes.rank}"
                 raise ConfigError(f"all processes must train the same run, however ({here}): {'; '.join(lines)}")
@@ -152,24 +152,24 @@ class _Run:
 
     def is_finished(self) -> bool:
         """Whether this very run stands finished in its folder. ConfigError where another one does."""
-        there = self.processes.from_first(account_of(self.out))
+        there = self.processes.broadcast(read_run_metadata(self.out))
         if "finished" not in there:
             return False
-        if lines := list(differences(identity_of(there), identity(self.store, self.config, self.model))):
+        if lines := list(differences(identity_of(there), run_identity(self.store, self.config, self.model))):
             raise ConfigError(f"{self.out} is another run, and finished (it, then this):\n  " + "\n  ".join(lines))
         return True
 
     def _begin(self, checkpoints: Checkpoints) -> None:
-        if self.processes.first:
+        if self.processes.is_main:
             checkpoints.clear()
         self.processes.wait()
 
-    def _go_on(self, loop: Loop, checkpoints: Checkpoints) -> None:
+    def _go_on(self, loop: Trainer, checkpoints: Checkpoints) -> None:
         """Read by the first process and sent to the others, which may be on other machines."""
         found = None
-        if self.processes.first and (state := checkpoints.newest()) is not None:
+        if self.processes.is_main and (state := checkpoints.load_latest()) is not None:
             found = state, checkpoints.best_weights(state["history"]["best_epoch"])
-        found = self.processes.from_first(found)
+        found = self.processes.broadcast(found)
         if found is None:
             logger.warning("%s holds no checkpoint to go on from: beginning anew", self.out)
             self._begin(checkpoints)
@@ -177,54 +177,54 @@ class _Run:
             loop.load_state_dict(*found)
 
     @contextmanager
-    def _written(self, loop: Loop) -> Iterator[tuple[dict[str, Any], Track]]:
+    def _written(self, loop: Trainer) -> Iterator[tuple[dict[str, Any], Track]]:
         """The account of the run, written, and what takes the records of epochs: in the first process alone."""
-        if not self.processes.first:
+        if not self.processes.is_main:
             yield {}, _nothing
             return
-        earlier = account_of(self.out) if loop.history.epochs or loop.position.step else {}
+        earlier = read_run_metadata(self.out) if loop.history.epochs or loop.position.step else {}
         kept: dict[str, Any] = {name: earlier[name] for name in ("started", "mlflow_run") if name in earlier}
-        around = surroundings(self.store, self.out, self.processes.count, loop.learner.precision.name)
-        run = {**self.account, **around, "started": now(), **kept}
+        around = environment_metadata(self.store, self.out, self.processes.count, loop.learner.precision.name)
+        run = {**self.account, **around, "started": utc_now(), **kept}
         write_json(self.out / RUN, run)
         with tracked(self.out, self.config, run, loop.history.epochs) as track:
             write_json(self.out / RUN, run)
             yield run, track
 
-    def _bundle(self, loop: Loop, training: dict[str, Any]) -> Bundle:
+    def _bundle(self, loop: Trainer, training: dict[str, Any]) -> Bundle:
         """Score the ranges that were not learned from, calibrate, write the bundle."""
         try:
-            scores = scored_ranges(self.network, loop.scoring)
-        except ScoringLeftError:
+            scores = score_splits(self.network, loop.scoring)
+        except ScoringInterruptedError:
             raise TrainingStopped(
                 f"{self.out}: asked to stop by SIGTERM after the last epoch: --resume ends it"
             ) from None
         calibration = None
-        if self.processes.first:
+        if self.processes.is_main:
             for name, found in scores.items():
-                write_range(self.store, name, found, self.out)
-            calibration = calibrated(self.store, scores, self.rows["train"], self.config)
+                write_split_scores(self.store, name, found, self.out)
+            calibration = fit_calibration(self.store, scores, self.rows["train"], self.config)
         bundle = Bundle(
             market=self.store.market,
             encoder=self.store.encoder,
             config=self.model,
             network=self.network.cpu(),
             training=training,
-            calibration=self.processes.from_first(calibration),
-            data=data_account(self.store),
+            calibration=self.processes.broadcast(calibration),
+            data=data_summary(self.store),
         )
-        if self.processes.first:
+        if self.processes.is_main:
             bundle.save(self.out / BUNDLE)
         return bundle
 
 
-def _refuse(out: Path, config: TrainingConfig, processes: Processes, resume: bool) -> None:
+def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, resume: bool) -> None:
     """Refuse, before anything is written, what cannot be; the first process looks, and the others wait."""
-    if processes.first:
-        refuse_foreign(out)
+    if processes.is_main:
+        ensure_run_folder(out)
         refuse_missing(config)
         if not resume:
-            refuse_unfinished(out)
+            ensure_no_unfinished_run(out)
     processes.wait()
 
 
@@ -235,7 +235,7 @@ def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
     validation = train[:0] if "validation" in config.train_on else store.labelled("validation")
     Sampler(store, train, config)  # refuses what cannot be learned from, before anything is written
     label = store.label[validation]
-    if config.early_stopping and config.metric != "loss" and not two_sided(label):
+    if config.early_stopping and config.monitor != "loss" and not has_both_classes(label):
         n_fraud = int((label == 1).sum())
         raise TrainingError(
             "early stopping needs a validation range with both outcomes, "

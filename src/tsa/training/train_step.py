@@ -17,8 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from tsa.model import TSANetwork
 from tsa.training.config import TrainingConfig
-from tsa.training.data.loader import Loaded
-from tsa.training.distributed import Processes, freeze_unused
+from tsa.training.data.loader import Microbatch
+from tsa.training.distributed import DistributedContext, freeze_parameters_without_grad
 from tsa.training.losses import make_loss
 from tsa.training.optim import evaluation_weights, make_optimizer, make_schedule
 from tsa.training.precision import Precision
@@ -29,7 +29,7 @@ PARTS = ("network", "average", "optimizer", "schedule", "scaler")
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What a step found: the loss over the whole batch, the gradient's norm before clipping, the rate it was made with."""
 
     loss: float
@@ -43,11 +43,11 @@ class NotFiniteError(Exception):
     """A loss or a gradient that is not finite; the weights are as before the step."""
 
 
-class Learner:
+class TrainStep:
     """A network with everything that its training moves."""
 
     def __init__(
-        self, network: TSANetwork, config: TrainingConfig, processes: Processes, *, steps_per_epoch: int
+        self, network: TSANetwork, config: TrainingConfig, processes: DistributedContext, *, steps_per_epoch: int
     ) -> None:
         self.network, self.config, self.processes = network, config, processes
         self.parameters = list(network.parameters())
@@ -60,35 +60,35 @@ class Learner:
         self.scaler = self.precision.scaler
         self.criterion = make_loss(config)
         if processes.count > 1:
-            freeze_unused(network)
-        self._module = processes.wrapped(_compiled(network) if config.compile else network)
+            freeze_parameters_without_grad(network)
+        self._module = processes.wrap_ddp(_compiled(network) if config.compile else network)
 
     @property
-    def kept(self) -> TSANetwork:
+    def ema_network(self) -> TSANetwork:
         """The network that is validated and kept: the running average."""
         return cast(TSANetwork, self.average.module)
 
-    def step(self, parts: Sequence[Loaded], epoch: int, wishes: Sequence[float] = ()) -> Step:
+    def step(self, parts: Sequence[Microbatch], epoch: int, wishes: Sequence[float] = ()) -> StepResult:
         """Learn from a batch that comes in `parts`. Raises NotFiniteError, in all processes, before anything is ruined."""
         self.network.train()
         rate = self.schedule.get_last_lr()[0]
         loss, *told = self._gradients(parts, epoch, wishes)
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.precision.may_overflow):
             raise NotFiniteError(f"loss={loss}, gradient norm={norm} at rate {rate:g}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         self.average.update_parameters(self.network)
-        return Step(loss, norm, rate, told)
+        return StepResult(loss, norm, rate, told)
 
-    def _gradients(self, parts: Sequence[Loaded], epoch: int, wishes: Sequence[float]) -> list[float]:
+    def _gradients(self, parts: Sequence[Microbatch], epoch: int, wishes: Sequence[float]) -> list[float]:
         """Gradients of the mean loss over all processes; returns that mean and the sums of the wishes."""
         self.optimizer.zero_grad()
         seen = torch.zeros((), device=self.processes.device)
         for part in parts[:-1]:
-            with self.processes.apart(self._module):
+            with self.processes.no_sync(self._module):
                 loss = self.loss(part, epoch)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 seen += loss.detach()
@@ -97,22 +97,22 @@ class Learner:
         # on its way while gradients are computed
         sums = self.processes.sum(torch.stack([total.double(), *total.new_tensor(wishes, dtype=torch.float64)]))
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        mean, *told = sums.wait()
+        mean, *told = sums.barrier()
         return [mean / self.processes.count, *told]
 
-    def loss(self, part: Loaded, epoch: int) -> Tensor:
+    def loss(self, part: Microbatch, epoch: int) -> Tensor:
         """The weighted mean loss of a part, times its share in the step, with the balance loss of experts; scalar."""
         return self._loss(self._module, self.network, part, epoch)
 
-    def attempt(self, part: Loaded, epoch: int) -> None:
+    def try_batch(self, part: Microbatch, epoch: int) -> None:
         """Only see whether a step on `part` fits into memory; the network to keep lends itself, and learns nothing."""
         self.optimizer.zero_grad()
         try:
-            self._loss(self.kept.train(), self.kept, part, epoch).backward()  # type: ignore[no-untyped-call]
+            self._loss(self.ema_network.train(), self.ema_network, part, epoch).backward()  # type: ignore[no-untyped-call]
         finally:
-            self.kept.zero_grad()
+            self.ema_network.zero_grad()
 
-    def _loss(self, module: nn.Module, network: TSANetwork, part: Loaded, epoch: int) -> Tensor:
+    def _loss(self, module: nn.Module, network: TSANetwork, part: Microbatch, epoch: int) -> Tensor:
         device = self.processes.device
         batch, target, weight = part.batch.to(device), part.target.to(device), part.weight.to(device)
         with self.precision.products():
@@ -122,14 +122,14 @@ class Learner:
             each = each.view(logits.shape[:2]).mean(1)
         else:
             each = self.criterion(logits, target, epoch)
-        return ((each * weight).mean() + network.auxiliary_loss()) * part.task.share
+        return ((each * weight).mean() + network.auxiliary_loss()) * part.task.loss_weight
 
     @contextmanager
-    def settled(self) -> Iterator[None]:
+    def evaluation_mode(self) -> Iterator[None]:
         """A block in which the network to keep is as it is to be validated: some optimisers average by themselves."""
         with evaluation_weights(self.optimizer):
             if self.config.ema_decay == 0.0:
-                self.kept.load_state_dict(self.network.state_dict())
+                self.ema_network.load_state_dict(self.network.state_dict())
             yield
 
     def state_dict(self) -> dict[str, Any]:

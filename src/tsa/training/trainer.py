@@ -23,16 +23,16 @@ from tsa.model import TSANetwork
 from tsa.progress import Progress, silent
 from tsa.training.checkpoint import Checkpoints, random_state, restore_random_state
 from tsa.training.config import TrainingConfig
-from tsa.training.data.loader import Loaded, Loader, first_rows
+from tsa.training.data.loader import EpochLoader, Microbatch, first_rows
 from tsa.training.data.sampler import Sampler
-from tsa.training.data.sampling import Draw
-from tsa.training.diagnostics import largest_fit, not_finite, out_of_memory, too_large
-from tsa.training.distributed import Processes
-from tsa.training.early_stopping import History
-from tsa.training.epoch_stats import Tally
-from tsa.training.preemption import Asked, Watch
-from tsa.training.train_step import Learner, NotFiniteError, Step
-from tsa.training.validation import Scoring, ScoringLeftError, measured, two_sided
+from tsa.training.data.sampling import EpochSample
+from tsa.training.diagnostics import find_max_batch_size, not_finite, out_of_memory, out_of_memory_error
+from tsa.training.distributed import DistributedContext
+from tsa.training.early_stopping import EarlyStopping
+from tsa.training.epoch_stats import EpochStats
+from tsa.training.preemption import PreemptionMonitor, StopRequest
+from tsa.training.train_step import NotFiniteError, StepResult, TrainStep
+from tsa.training.validation import DistributedScorer, ScoringInterruptedError, has_both_classes, validation_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -41,24 +41,24 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 
 @dataclass
-class Position:
+class TrainerState:
     """Where a run stands: before step `step` + 1 of an epoch whose payments are drawn, or are yet to be."""
 
     epoch: int = 1
     step: int = 0
-    drawn: Draw | None = None
+    drawn: EpochSample | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hooks:
+class Callbacks:
     """What a loop tells and asks of its surroundings."""
 
     progress: Progress = silent
-    on_step: Callable[[Step], None] = lambda step: None
-    asked: Asked = field(default_factory=Asked)
+    on_step: Callable[[StepResult], None] = lambda step: None
+    asked: StopRequest = field(default_factory=StopRequest)
 
 
-class Loop:
+class Trainer:
     """A run of training on the labelled rows `train`, validated on the rows `validation`."""
 
     def __init__(
@@ -67,50 +67,50 @@ class Loop:
         store: EventStore,
         rows: Mapping[str, Rows],
         config: TrainingConfig,
-        processes: Processes,
-        hooks: Hooks,
+        processes: DistributedContext,
+        hooks: Callbacks,
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self.store, self.config, self.processes, self.hooks = store, config, processes, hooks
         self.sampler = Sampler(store, rows["train"], config)
-        self.loader = Loader(store, config, processes)
-        self.learner = Learner(network, config, processes, steps_per_epoch=self.sampler.steps)
-        self.scoring = Scoring(store, processes, hooks.progress, hooks.asked)
-        self.watch = Watch(config.checkpoint_minutes, hooks.asked, keeps_time=processes.first)
+        self.loader = EpochLoader(store, config, processes)
+        self.learner = TrainStep(network, config, processes, steps_per_epoch=self.sampler.steps)
+        self.scoring = DistributedScorer(store, processes, hooks.progress, hooks.asked)
+        self.watch = PreemptionMonitor(config.checkpoint_every_minutes, hooks.asked, keeps_time=processes.is_main)
         self.validation, self.checkpoints = rows["validation"], checkpoints
-        self.history, self.position, self.tally = History(), Position(), Tally()
+        self.history, self.position, self.tally = EarlyStopping(), TrainerState(), EpochStats()
 
-    def run(self, *on_epoch: OnEpoch) -> History:
+    def fit(self, *on_epoch: OnEpoch) -> EarlyStopping:
         """Train, from where the run stands, and leave the network with the weights that are to be kept.
 
         on_epoch: each takes the record of every epoch.
         """
         try:
-            while self.history.goes_on(self.config):
-                drawn = self.draw()
-                self.learn(drawn)
+            while self.history.should_continue(self.config):
+                drawn = self.sample_epoch()
+                self.train_epoch(drawn)
                 record = self.validate()
                 for take in on_epoch:
                     take(record)
                 self.save()
-        except ScoringLeftError:
+        except ScoringInterruptedError:
             self.save()
             self._stop()
         self.learner.network.load_state_dict(self.history.best)
         self.learner.network.eval()
         return self.history
 
-    def draw(self) -> Draw:
+    def sample_epoch(self) -> EpochSample:
         """The payments of the epoch, in the order they are learned from."""
         if self.position.drawn is None:
             started = time.perf_counter()
-            score = partial(self.scoring, self.learner.kept, what="looking for genuine payments that look risky")
+            score = partial(self.scoring, self.learner.ema_network, what="looking for genuine payments that look risky")
             drawn = self.sampler.epoch(self.position.epoch, score)
-            self.position.drawn = self.loader.arranged(drawn, self.position.epoch)
-            self.tally = Tally(seconds=time.perf_counter() - started, saving=self.tally.saving)
+            self.position.drawn = self.loader.bucket_by_length(drawn, self.position.epoch)
+            self.tally = EpochStats(seconds=time.perf_counter() - started, saving=self.tally.saving)
         return self.position.drawn
 
-    def learn(self, drawn: Draw) -> None:
+    def train_epoch(self, drawn: EpochSample) -> None:
         """The steps of the epoch that are still to be made."""
         epoch = self.position.epoch
         what = f"epoch {epoch} of {self.config.epochs}"
@@ -121,21 +121,21 @@ class Loop:
                 self.position.step += 1
                 self.tally.add(step, parts)
                 advance(1)
-                self._heed(step)
+                self._handle_stop_and_save(step)
 
     def validate(self) -> dict[str, Any]:
         """What the epoch came to; its weights are kept if they are the best so far."""
         started = time.perf_counter()
         record = {"epoch": self.position.epoch, **self.tally.record(self.config.batch_size, self.processes.device)}
-        with self.learner.settled():
+        with self.learner.evaluation_mode():
             record |= self._measured()
             record["seconds"] = self.tally.seconds + self.tally.learning + time.perf_counter() - started
-            if self.history.add(self.processes.from_first(record), self.config):
-                self.history.best = _copied(self.learner.kept.state_dict())
+            if self.history.add(self.processes.broadcast(record), self.config):
+                self.history.best = _copied(self.learner.ema_network.state_dict())
             self._save_best()
-        self.position, self.tally = Position(self.position.epoch + 1), Tally()
-        if not self.history.goes_on(self.config) and len(self.history.epochs) < self.config.epochs:
-            logger.info("no better %s for %d epochs: stopping", self.config.metric, self.config.patience)
+        self.position, self.tally = TrainerState(self.position.epoch + 1), EpochStats()
+        if not self.history.should_continue(self.config) and len(self.history.epochs) < self.config.epochs:
+            logger.info("no better %s for %d epochs: stopping", self.config.monitor, self.config.patience)
         return self.history.epochs[-1]
 
     def save(self) -> None:
@@ -144,8 +144,8 @@ class Loop:
             return
         started = time.perf_counter()
         state = self.state_dict()
-        if self.processes.first:
-            best = self.history.top(self.config)
+        if self.processes.is_main:
+            best = self.history.best_epochs(self.config)
             self.checkpoints.save(self.position.epoch, self.position.step, state, best)
         self.processes.wait()
         self.watch.saved()
@@ -162,21 +162,23 @@ class Loop:
             "sampler": self.sampler.state_dict(),
             "history": self.history.state_dict(),
             "tally": self.tally.state_dict(),
-            "random": self.processes.gathered(random_state(self.processes.device)),
+            "random": self.processes.all_gather(random_state(self.processes.device)),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint, `best` being the weights of its best epoch."""
         drawn = state["drawn"]
-        self.position = Position(state["epoch"], state["step"], None if drawn is None else Draw.of_state(drawn))
+        self.position = TrainerState(
+            state["epoch"], state["step"], None if drawn is None else EpochSample.from_state_dict(drawn)
+        )
         self.learner.load_state_dict(state["learner"])
         self.sampler.load_state_dict(state["sampler"])
         self.history.load_state_dict(state["history"])
         self.history.best = {name: value.to(self.processes.device) for name, value in best.items()}
-        self.tally = Tally(**state["tally"])
-        self._draw_on(state["random"])
+        self.tally = EpochStats(**state["tally"])
+        self._restore_rng(state["random"])
 
-    def _draw_on(self, states: Sequence[Any]) -> None:
+    def _restore_rng(self, states: Sequence[Any]) -> None:
         """Go on drawing as the process of this number did; one that was not there draws numbers of its own."""
         rank, count = self.processes.rank, self.processes.count
         if len(states) != count:
@@ -189,17 +191,17 @@ class Loop:
     def _measured(self) -> dict[str, float]:
         """Nothing where the range lacks one of the two outcomes: early stopping, which would need it, was refused then."""
         label = self.store.label[self.validation]
-        if not two_sided(label):
+        if not has_both_classes(label):
             return {}
-        return measured(label, self.scoring(self.learner.kept, self.validation, "validation"))
+        return validation_metrics(label, self.scoring(self.learner.ema_network, self.validation, "validation"))
 
     def _save_best(self) -> None:
         """Keep the weights of this epoch in a file if it is among the best."""
         number = len(self.history.epochs)
-        if self.checkpoints and self.processes.first and number in self.history.top(self.config):
-            self.checkpoints.save_best(number, self.learner.kept.state_dict())
+        if self.checkpoints and self.processes.is_main and number in self.history.best_epochs(self.config):
+            self.checkpoints.save_best(number, self.learner.ema_network.state_dict())
 
-    def _timed(self, steps: Iterator[list[Loaded]]) -> Iterator[list[Loaded]]:
+    def _timed(self, steps: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
         """The steps; how long each was waited for, and took in all, goes into the tally."""
         began = time.perf_counter()
         for parts in steps:
@@ -208,9 +210,9 @@ class Loop:
             self.tally.learning += time.perf_counter() - began
             began = time.perf_counter()
 
-    def _step(self, parts: Sequence[Loaded], epoch: int) -> Step:
+    def _step(self, parts: Sequence[Microbatch], epoch: int) -> StepResult:
         try:
-            return self.learner.step(parts, epoch, self.watch.wishes)
+            return self.learner.step(parts, epoch, self.watch.local_flags)
         except NotFiniteError as error:
             raise self._not_finite(parts, str(error)) from None
         except (MemoryError, RuntimeError) as error:
@@ -219,10 +221,10 @@ class Loop:
         # out of the handler: the error holds on to what fills the memory
         raise self._too_large(max(parts, key=lambda part: len(part.task.rows)), epoch)
 
-    def _heed(self, step: Step) -> None:
+    def _handle_stop_and_save(self, step: StepResult) -> None:
         """Save, or save and stop, where any process wishes to."""
         self.hooks.on_step(step)
-        stop, save = self.watch.heeded(step.wishes)
+        stop, save = self.watch.decide(step.wishes)
         if save:
             self.save()
         if stop:
@@ -232,17 +234,19 @@ class Loop:
         at = f"epoch {self.position.epoch}, step {self.position.step}"
         raise TrainingStopped(f"asked to stop by SIGTERM: a checkpoint was saved in {at}, --resume goes on from there")
 
-    def _not_finite(self, parts: Sequence[Loaded], found: str) -> TrainingError:
+    def _not_finite(self, parts: Sequence[Microbatch], found: str) -> TrainingError:
         """What was found, where, and with which payments over all processes."""
-        rows = np.concatenate(self.processes.gathered(np.concatenate([part.task.rows for part in parts])))
+        rows = np.concatenate(self.processes.all_gather(np.concatenate([part.task.rows for part in parts])))
         at = f"epoch {self.position.epoch}, step {self.position.step + 1}"
         return not_finite(found, at, self.store.ids()[rows].to_list())
 
-    def _too_large(self, part: Loaded, epoch: int) -> TrainingError:
+    def _too_large(self, part: Microbatch, epoch: int) -> TrainingError:
         """How many payments would have fitted into memory: found by trying."""
         n = len(part.task.rows)
-        fits = largest_fit(n, lambda size: self.learner.attempt(first_rows(self.store, part.task, size), epoch))
-        return too_large(n, fits, self.processes.count, self.config.accumulate)
+        fits = find_max_batch_size(
+            n, lambda size: self.learner.try_batch(first_rows(self.store, part.task, size), epoch)
+        )
+        return out_of_memory_error(n, fits, self.processes.count, self.config.gradient_accumulation_steps)
 
 
 def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

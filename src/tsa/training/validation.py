@@ -14,14 +14,14 @@ from tsa.errors import TrainingError
 from tsa.inference.scorer import BATCH_SIZE, score_events
 from tsa.model import TSANetwork
 from tsa.progress import Advance, Progress
-from tsa.training.distributed import Processes
-from tsa.training.preemption import Asked
+from tsa.training.distributed import DistributedContext
+from tsa.training.preemption import StopRequest
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 
-class ScoringLeftError(Exception):
+class ScoringInterruptedError(Exception):
     """Scoring was left because the run was asked to stop. Raised in all processes."""
 
 
@@ -29,15 +29,17 @@ class _LeftOffError(Exception):
     """This process leaves off scoring; the others are to be told."""
 
 
-class Scoring:
+class DistributedScorer:
     """Scores payments of a store, each process its part, and gives all of them all scores."""
 
-    def __init__(self, store: EventStore, processes: Processes, progress: Progress, asked: Asked) -> None:
+    def __init__(
+        self, store: EventStore, processes: DistributedContext, progress: Progress, asked: StopRequest
+    ) -> None:
         self.store, self.processes, self.progress, self.asked = store, processes, progress, asked
 
     def __call__(self, network: TSANetwork, rows: Rows, what: str) -> Scores:
         """(m,) raw scores of the payments `rows` (m,). The same, to the bit, however many processes there are."""
-        blocks = self.processes.part(-(-len(rows) // BATCH_SIZE))
+        blocks = self.processes.shard(-(-len(rows) // BATCH_SIZE))
         own = slice(blocks.start * BATCH_SIZE, min(blocks.stop * BATCH_SIZE, len(rows)))
         scores = np.zeros(len(rows), np.float32)
         left_off = False
@@ -47,7 +49,7 @@ class Scoring:
             except _LeftOffError:
                 left_off = True
         if self.processes.any(left_off):
-            raise ScoringLeftError
+            raise ScoringInterruptedError
         return self._all(scores)
 
     def _advancing(self, advance: Advance) -> Advance:
@@ -62,13 +64,13 @@ class Scoring:
 
     def _all(self, scores: Scores) -> Scores:
         """The scores that any process made; TrainingError where one is not finite."""
-        every: Scores = self.processes.filled(torch.from_numpy(scores).to(self.processes.device)).cpu().numpy()
+        every: Scores = self.processes.all_reduce(torch.from_numpy(scores).to(self.processes.device)).cpu().numpy()
         if not np.isfinite(every).all():
             raise TrainingError(f"scores must be finite, however: {np.count_nonzero(~np.isfinite(every))} are not")
         return every
 
 
-def measured(label: NDArray[Any], score: Scores) -> dict[str, float]:
+def validation_metrics(label: NDArray[Any], score: Scores) -> dict[str, float]:
     """What scores (m,) say about labels (m,) of both kinds. Counts are at a score of one half; the loss is cross-entropy."""
     fraud, flagged = label == 1, score >= 0.5
     hits = int(np.count_nonzero(fraud & flagged))
@@ -84,6 +86,6 @@ def measured(label: NDArray[Any], score: Scores) -> dict[str, float]:
     }
 
 
-def two_sided(label: NDArray[Any]) -> bool:
+def has_both_classes(label: NDArray[Any]) -> bool:
     """Whether labels (m,) are of both kinds, without which there is nothing to measure."""
     return bool((label == 1).any() and (label == 0).any())

@@ -18,7 +18,7 @@ from tsa.training.checkpoint import differences
 from tsa.training.config import TrainingConfig
 from tsa.training.run_folder import content_of
 from tsa.training.train_model import network_settings
-from tsa.tuning.space import ROOMS, Space
+from tsa.tuning.space import SECTIONS, Space
 
 Settings = dict[str, Any]
 """Values by `training.KEY` and `model.KEY`."""
@@ -35,21 +35,21 @@ class Search:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if judge := sorted({"training.metric", "training.direction"} & set(self.space.entries)):
+        if judge := sorted({"training.monitor", "training.monitor_mode"} & set(self.space.entries)):
             raise ConfigError(f"what trials are compared by must be the same for all, however: {judge[0]} is searched")
         if both := sorted(set(self.fixed) & set(self.space.entries)):
             raise ConfigError(f"a setting is either set or searched, however: {', '.join(both)} is both")
-        self.made({})
+        self.build_config({})
         for key, entry in self.space.entries.items():
-            for value in entry.ends:
+            for value in entry.bounds:
                 try:
-                    self.made({key: value})
+                    self.build_config({key: value})
                 except ConfigError as error:
                     raise ConfigError(f"space: {key}: {error}") from None
 
-    def made(self, chosen: Settings) -> tuple[TrainingConfig, Settings]:
+    def build_config(self, chosen: Settings) -> tuple[TrainingConfig, Settings]:
         """The training and the model's settings with `chosen` on top. ConfigError where they are refused."""
-        rooms: dict[str, Settings] = {room: {} for room in ROOMS}
+        rooms: dict[str, Settings] = {room: {} for room in SECTIONS}
         for key, value in {**self.fixed, **chosen}.items():
             room, _, name = key.partition(".")
             rooms[room][name] = value
@@ -62,22 +62,22 @@ class Search:
     @property
     def metric(self) -> str:
         """What each epoch is judged by."""
-        return self.made({})[0].metric
+        return self.build_config({})[0].monitor
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a higher `metric` is better."""
-        return self.made({})[0].higher_is_better
+        return self.build_config({})[0].higher_is_better
 
     @property
-    def usual(self) -> Settings:
+    def default_settings(self) -> Settings:
         """The settings as they are without a search, so far as they lie in the space."""
-        training, model = self.made({})
+        training, model = self.build_config({})
         config = network_settings(self.store, self.preset, model)
         values = {f"training.{name}": value for name, value in training} | {
             f"model.{name}": value for name, value in config.to_dict().items()
         }
-        return {key: values[key] for key, entry in self.space.entries.items() if entry.has(values[key])}
+        return {key: values[key] for key, entry in self.space.entries.items() if entry.contains(values[key])}
 
     def account(self) -> dict[str, Any]:
         """What makes two searches the same."""
@@ -86,7 +86,7 @@ class Search:
         return account
 
 
-def claim(search: Search, out: Path) -> None:
+def acquire_folder(search: Search, out: Path) -> None:
     """Make `out` the folder of this search. ConfigError where it holds other things, or a search that differs."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} must be a folder or not exist, however: it is a file")
@@ -103,7 +103,7 @@ def claim(search: Search, out: Path) -> None:
 
 
 @contextmanager
-def alone_in(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Hold the folder against another search; the hold ends with the process."""
     with (out / ".lock").open("w") as lock:
         try:

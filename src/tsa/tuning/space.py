@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tsa.config.toml import look_alike
+from tsa.config.toml import suggest
 from tsa.errors import ConfigError
 from tsa.model import ModelConfig
 from tsa.training.config import TrainingConfig
 
 DEFAULT = Path(__file__).with_name("space.toml")
-ROOMS: dict[str, list[str]] = {
+SECTIONS: dict[str, list[str]] = {
     "training": list(TrainingConfig.model_fields),
     "model": [field.name for field in dataclasses.fields(ModelConfig)],
 }
@@ -36,11 +36,11 @@ class Range:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
-    def ends(self) -> tuple[Any, ...]:
+    def bounds(self) -> tuple[Any, ...]:
         """What must be allowed, if all between is to be."""
         return self.low, self.high
 
-    def has(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether the value is one of these."""
         return isinstance(value, int if self.whole else int | float) and self.low <= value <= self.high
 
@@ -52,11 +52,11 @@ class Choice:
     values: tuple[Any, ...]
 
     @property
-    def ends(self) -> tuple[Any, ...]:
+    def bounds(self) -> tuple[Any, ...]:
         """What must be allowed."""
         return self.values
 
-    def has(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether the value is one of these."""
         return value in self.values
 
@@ -86,11 +86,11 @@ class Space:
         """A space as TOML holds it. ConfigError names the entry, the rule and the value."""
         entries: dict[str, Range | Choice] = {}
         for room, settings in table.items():
-            if room not in ROOMS or not isinstance(settings, dict):
-                raise ConfigError(f"a space has the tables {' and '.join(ROOMS)}, however: {room}")
+            if room not in SECTIONS or not isinstance(settings, dict):
+                raise ConfigError(f"a space has the tables {' and '.join(SECTIONS)}, however: {room}")
             for name, given in settings.items():
-                if name not in ROOMS[room]:
-                    raise ConfigError(f"{room}.{name}: unknown setting{look_alike(name, ROOMS[room])}")
+                if name not in SECTIONS[room]:
+                    raise ConfigError(f"{room}.{name}: unknown setting{suggest(name, SECTIONS[room])}")
                 entries[f"{room}.{name}"] = _entry(f"{room}.{name}", given)
         if not entries:
             raise ConfigError("a space must name a setting to search, however: it is empty")

@@ -22,12 +22,12 @@ import numpy as np
 import polars as pl
 
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
-from tsa.files.writing import replaced_file, write_text
+from tsa.files.writing import atomic_file, write_text
 from tsa.progress import Progress, silent
 from tsa.training.tracking import epochs_of
 from tsa.training.train_model import train
-from tsa.tuning.search import Search, Settings, alone_in, claim
-from tsa.tuning.space import ROOMS, Choice, Range
+from tsa.tuning.search import Search, Settings, acquire_folder, lock_folder
+from tsa.tuning.space import SECTIONS, Choice, Range
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ALONE = 5
+N_STARTUP_TRIALS = 5
 """So many trials are trained to their end before one is given up for being worse than their median."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
+class BestTrial:
     """The best trial: its number, its value and all settings that differ from the preset."""
 
     trial: int
@@ -50,7 +50,7 @@ class Best:
     tried: int
 
 
-def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progress = silent) -> Best:
+def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progress = silent) -> BestTrial:
     """Search until the folder `out` holds so many trials; an interrupted search goes on. The first trial changes nothing.
 
     Writes `trials.csv` and `best.toml`, the preset for `tsa train --settings`. Raises ConfigError for a folder that
@@ -60,18 +60,18 @@ def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progres
     out = Path(out)
     if trials < 1:
         raise ConfigError(f"trials must be at least 1, however: {trials}")
-    claim(search, out)
-    with alone_in(out), progress("tuning", trials) as advance:
+    acquire_folder(search, out)
+    with lock_folder(out), progress("tuning", trials) as advance:
         study = _open(search, out)
         advance(min(len(_tried(study)), trials))
         while (number := len(_tried(study))) < trials:
-            _try(search, study, number, out, progress)
+            _run_trial(search, study, number, out, progress)
             _write(search, study, out)
             advance(1)
         return _write(search, study, out) or _none_ended(study)
 
 
-def _try(search: Search, study: Study, number: int, out: Path, progress: Progress) -> None:
+def _run_trial(search: Search, study: Study, number: int, out: Path, progress: Progress) -> None:
     """One trial: settings, a training, its value. One that is given up or cannot be trained counts as tried.
 
     One that is asked to stop does not: the next search goes on with its training.
@@ -108,7 +108,7 @@ def _ask(search: Search, study: Study, number: int) -> Trial:
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     study.sampler = TPESampler(seed=seed, multivariate=True)
     if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.enqueue_trial(search.usual)
+        study.enqueue_trial(search.default_settings)
     return study.ask()
 
 
@@ -130,7 +130,7 @@ def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: 
         if trial.should_prune():
             raise TrialPruned
 
-    training, model = search.made(chosen)
+    training, model = search.build_config(chosen)
     settings: dict[str, Any] = {"preset": search.preset, "model": model, "training": training}
     bundle = train(search.store, out, **settings, progress=progress, on_epoch=on_epoch, resume=out.exists())
     epochs = bundle.training["epochs"]
@@ -158,7 +158,7 @@ def _open(search: Search, out: Path) -> Study:
         study_name="tsa",
         storage=optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}),
         direction="maximize" if search.higher_is_better else "minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=ALONE, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_STARTUP_TRIALS, n_warmup_steps=1),
         load_if_exists=True,
     )
     state = optuna.trial.TrialState
@@ -174,7 +174,7 @@ def _tried(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
-def _best(search: Search, study: Study) -> Best | None:
+def _best(search: Search, study: Study) -> BestTrial | None:
     """The best of the trials that came to an end; None where none did."""
     tried = _tried(study)
     sign = 1 if search.higher_is_better else -1
@@ -185,14 +185,14 @@ def _best(search: Search, study: Study) -> Best | None:
         return None
     value, number = max(ended)  # of equal ones the first
     settings = {**search.fixed, **tried[-number].params}
-    return Best(trial=-number, metric=search.metric, value=sign * value, settings=settings, tried=len(tried))
+    return BestTrial(trial=-number, metric=search.metric, value=sign * value, settings=settings, tried=len(tried))
 
 
 def _none_ended(study: Study) -> NoReturn:
     raise TrainingError(f"a trial must come to its end, however: none of {len(_tried(study))} did")
 
 
-def _write(search: Search, study: Study, out: Path) -> Best | None:
+def _write(search: Search, study: Study, out: Path) -> BestTrial | None:
     """The table of all trials so far, and the preset of the best."""
     rows = [
         {
@@ -205,20 +205,20 @@ def _write(search: Search, study: Study, out: Path) -> Best | None:
         }
         for number, trial in enumerate(_tried(study))
     ]
-    with replaced_file(out / "trials.csv") as aside:
+    with atomic_file(out / "trials.csv") as aside:
         pl.DataFrame(rows, infer_schema_length=None, strict=False).write_csv(aside)
     if best := _best(search, study):
         write_text(out / "best.toml", _preset(search, best))
     return best
 
 
-def _preset(search: Search, best: Best) -> str:
+def _preset(search: Search, best: BestTrial) -> str:
     """The best settings as TOML, with the tables that `tsa train --settings` reads."""
     lines = [
         f"# The best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.5f}.",
         f"# Over the preset {search.preset}: tsa train STORE --preset {search.preset} --settings best.toml --out RUN",
     ]
-    for room in ROOMS:
+    for room in SECTIONS:
         own = {key.partition(".")[2]: value for key, value in best.settings.items() if key.startswith(f"{room}.")}
         # JSON writes numbers, texts, truth values and lists of them as TOML reads them
         lines += ["", f"[{room}]", *(f"{name} = {json.dumps(value)}" for name, value in sorted(own.items()))]

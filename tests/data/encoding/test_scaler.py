@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Numerical
-from tsa.data.encoding.scaler import LIMIT, Scaler, Scaling, fit_scaler
+from tsa.data.encoding.scaler import LIMIT, Scaler, ScalerGroup, fit_scaler
 from tsa.errors import DataError
 
 SCALES = ("minmax", "standard", "quantile")
@@ -25,8 +25,8 @@ def _frame(rows: Sequence[float | None]) -> pl.DataFrame:
     return pl.DataFrame({"x": rows}, schema={"x": pl.Float64})
 
 
-def _fit(rows: Sequence[float | None], **settings: str) -> Scaling:
-    return Scaling.fit([Numerical.model_validate({"name": "x", **settings})], _frame(rows).lazy())
+def _fit(rows: Sequence[float | None], **settings: str) -> ScalerGroup:
+    return ScalerGroup.fit([Numerical.model_validate({"name": "x", **settings})], _frame(rows).lazy())
 
 
 def test_standard_and_minmax() -> None:
@@ -85,14 +85,14 @@ def test_values_far_outside_stay_finite() -> None:
 
 def test_missing_values_are_marked(caplog: pytest.LogCaptureFixture) -> None:
     rows = pl.DataFrame({"a": [1.0, None, 3.0], "b": [1.0, 2.0, 3.0]})
-    fitted = Scaling.fit([Numerical(name="a"), Numerical(name="b")], rows.lazy())
+    fitted = ScalerGroup.fit([Numerical(name="a"), Numerical(name="b")], rows.lazy())
     assert fitted.names == ("a", "b", "a is missing", "another value is missing")
     with caplog.at_level(logging.WARNING):
         encoded = fitted.encode(pl.DataFrame({"a": [None, 2.0, 2.0], "b": [2.0, None, 2.0]}))
     assert encoded.tolist() == [[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
     assert "b: 1 rows have no value" in caplog.text
-    assert Scaling.fit([Numerical(name="a")], rows.lazy()).names == ("a", "a is missing")
-    assert Scaling(()).encode(rows).shape == (3, 0)
+    assert ScalerGroup.fit([Numerical(name="a")], rows.lazy()).names == ("a", "a is missing")
+    assert ScalerGroup(()).encode(rows).shape == (3, 0)
 
 
 def test_a_column_that_is_absent_no_number_or_infinite_is_refused() -> None:
@@ -108,7 +108,7 @@ def test_a_column_that_is_absent_no_number_or_infinite_is_refused() -> None:
 @settings(max_examples=80, deadline=None)
 @given(feature=features, train=st.lists(values, max_size=30), rows=st.lists(values, min_size=1, max_size=20))
 def test_a_row_is_encoded_alone(feature: Numerical, train: list[float | None], rows: list[float | None]) -> None:
-    fitted = Scaling.fit([feature], _frame(train).lazy())
+    fitted = ScalerGroup.fit([feature], _frame(train).lazy())
     together = fitted.encode(_frame(rows))
     alone = np.concatenate([fitted.encode(_frame([value])) for value in rows])
     assert together.tobytes() == alone.tobytes()

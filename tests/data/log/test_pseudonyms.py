@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from support.wire_rows import NOW, PAST, TABLE, encoder, gathered, row, single, stored, write
 from tsa.config.market import Market
-from tsa.data.history import gather, index_histories, is_retained, retained
+from tsa.data.history import apply_retention, gather, index_histories, within_retention
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError, MarketError
 
 DAY = 86_400
 SECRET = "a secret that is long enough for HMAC"
-LOG = {key: value for key, value in TABLE.items() if key != "wire"}
+LOG = {key: value for key, value in TABLE.items() if key != "inline_history"}
 
 
 def pseudonym(value: str) -> str:
@@ -210,9 +210,9 @@ def test_without_a_secret_nothing_is_read(
             "features: must not be one of privacy.forbidden, however: 'gender.code'",
         ),
         (
-            {**TABLE, "wire": {**TABLE["wire"], "exceptions": {"device": "gender"}}},
+            {**TABLE, "inline_history": {**TABLE["inline_history"], "field_names": {"device": "gender"}}},
             {"forbidden": ["gender"]},
-            "wire: must not be one of privacy.forbidden, however: 'gender'",
+            "inline_history: must not be one of privacy.forbidden, however: 'gender'",
         ),
         (LOG, {"forbidden": ["CUSTOMER"]}, "history.cid.key: must not be one of privacy.forbidden"),
         (
@@ -246,9 +246,9 @@ def test_the_secret_is_no_part_of_a_market(monkeypatch: pytest.MonkeyPatch) -> N
     before = of.fingerprint
     monkeypatch.setenv("SECRET_OF_TESTS", SECRET)
     assert market(LOG, pseudonymise=["customer"], **VEIL).fingerprint == before
-    from tsa.data.log.pseudonyms import Pseudonyms
+    from tsa.data.log.pseudonyms import Pseudonymizer
 
-    assert SECRET not in repr(Pseudonyms.of(of))
+    assert SECRET not in repr(Pseudonymizer.of(of))
 
 
 times = st.lists(st.integers(0, 30), max_size=30).map(sorted)
@@ -261,12 +261,12 @@ def test_the_index_of_a_log_shows_nothing_older_than_the_limit(times: list[int],
     time = np.array(times, np.float64) * 1000.25
     key = np.array([keys.randrange(-1, 3) for _ in times], np.int64)
     index = index_histories(key)
-    cut = retained(index, time, limit * 1000.25)
+    cut = apply_retention(index, time, limit * 1000.25)
     for at in range(len(times)):
         seen = index.order[index.start[at] : index.position[at] + 1]
         expected = [row for row in seen.tolist() if time[row] >= time[at] - limit * 1000.25]
         assert cut.order[cut.start[at] : cut.position[at] + 1].tolist() == expected
-        assert is_retained(time[expected], time[at], limit * 1000.25).all()
+        assert within_retention(time[expected], time[at], limit * 1000.25).all()
     np.testing.assert_array_equal(cut.order, index.order)
     np.testing.assert_array_equal(cut.position, index.position)
 
@@ -278,7 +278,7 @@ ages = st.lists(st.integers(0, 8 * DAY), min_size=1, max_size=8).map(lambda foun
 @given(ages=ages, days=st.sampled_from([1, 2.5, 7]), wire=st.booleans())
 def test_nothing_older_than_the_limit_reaches_a_model(ages: list[int], days: float, wire: bool) -> None:
     """Through a store of a log or of wire rows; a request of a wire market sees the same."""
-    table = {**(TABLE if wire else LOG), "history": [{"name": "cid", "key": "customer", "length": 9}]}
+    table = {**(TABLE if wire else LOG), "history": [{"name": "cid", "key_column": "customer", "length": 9}]}
     of = market(table, retention_days=days)
     kept = [age for age in ages if age <= days * DAY]
     past = [(str(at), age, "phone", "3", "1", "2") for at, age in enumerate(ages)]

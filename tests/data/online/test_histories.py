@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsa.data.online.histories import PastEvents, _index
+from tsa.data.online.histories import HistoryEvents, _index
 
 
-def events(times: list[int]) -> PastEvents:
+def events(times: list[int]) -> HistoryEvents:
     n = len(times)
-    return PastEvents(
+    return HistoryEvents(
         ids=tuple(f"e{at}" for at in range(n)),
         time_seconds=np.array(times, np.float64),
         categorical=np.zeros((n, 1), np.int32),

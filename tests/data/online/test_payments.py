@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import gather
-from tsa.data.online.histories import ARRAYS, PastEvents, assemble
-from tsa.data.online.payments import PaymentReader, Payments
+from tsa.data.online.histories import ARRAYS, HistoryEvents, gather_histories
+from tsa.data.online.payments import EncodedPayments, PaymentReader
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError, MarketError
 
@@ -25,7 +25,10 @@ MARKET: dict[str, Any] = {
     "name": "odd",
     "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 1, "as_feature": True},
-    "history": [{"name": "card", "key": "card", "length": 4}, {"name": "shop", "key": "shop", "length": 3}],
+    "history": [
+        {"name": "card", "key_column": "card", "length": 4},
+        {"name": "shop", "key_column": "shop", "length": 3},
+    ],
     "features": {
         "calendar": ["hour_of_day", "day_of_week"],
         "categorical": [{"name": "kind", "min_count": 1}],
@@ -113,7 +116,7 @@ def test_histories_as_of_a_log(
     past = past_of(reader.read_all(others, outcomes=True), market)
     order = np.random.default_rng(seed).permutation(len(current))
     payments = reader.read_all([rows[current[at]] for at in order])
-    found = assemble(market, payments, past)
+    found = gather_histories(market, payments, past)
     for history in market.history:
         wanted = gather(log.events, log.histories[history.name], np.asarray(current)[order], history.length)
         own = found[history.name]
@@ -127,13 +130,13 @@ def test_histories_as_of_a_log(
             np.testing.assert_array_equal(own.outcome, wanted.outcome)
 
 
-def past_of(payments: Payments, market: Market) -> dict[tuple[str, str], PastEvents]:
+def past_of(payments: EncodedPayments, market: Market) -> dict[tuple[str, str], HistoryEvents]:
     past = {}
     for history in market.history:
         keys = payments.keys[history.name]
         for key in {key for key in keys if key is not None}:
             rows = [row for row, other in enumerate(keys) if other == key]
-            past[history.name, key] = PastEvents.of(payments.take(rows))
+            past[history.name, key] = HistoryEvents.of(payments.take(rows))
     return past
 
 
@@ -144,11 +147,11 @@ def test_retention(store: EventStore, reader: PaymentReader, tmp_path: Path) -> 
     log = stored(rows, tmp_path / "log", limited, store.encoder)
     payments = reader.read_all(rows[60:])
     past = past_of(reader.read_all(rows[:60], outcomes=True), limited)
-    found = assemble(limited, payments, past)
+    found = gather_histories(limited, payments, past)
     for history in limited.history:
         wanted = gather(log.events, log.histories[history.name], np.arange(60, 120), history.length)
         np.testing.assert_array_equal(found[history.name].padding, wanted.padding)
-    assert found["card"].padding.sum() > assemble(reader.market, payments, past)["card"].padding.sum()
+    assert found["card"].padding.sum() > gather_histories(reader.market, payments, past)["card"].padding.sum()
 
 
 GOOD: dict[str, Any] = {"id": 1, "time": START, "card": 2, "shop": "s1", "kind": "a", "amount": 3, "age": 1}
@@ -183,7 +186,7 @@ GOOD: dict[str, Any] = {"id": 1, "time": START, "card": 2, "shop": "s1", "kind":
 def test_refusals(reader: PaymentReader, change: dict[str, Any], rule: str, field: str) -> None:
     """A bad payment says rule, field and value; those beside it are read."""
     found = reader.read([GOOD, {**GOOD, **change}, {**GOOD, "id": 3}])
-    assert found.rows == (0, 2)
+    assert found.positions == (0, 2)
     assert len(found.payments) == 2
     problem = found.problems[1]
     assert (problem.rule, problem.field) == (rule, field)
@@ -252,7 +255,7 @@ def test_excluded_accounts(store: EventStore) -> None:
     features = {**MARKET["features"], "exclude": [{"column": "card", "values": [7, "test"]}]}
     reader = PaymentReader(Market.from_dict({**MARKET, "features": features}), store.encoder)
     found = reader.read([{**GOOD, "card": card} for card in (7, "7", 7.0, "7.0", "007", "test", 8, None)])
-    assert found.rows == (6, 7)
+    assert found.positions == (6, 7)
     assert {problem.rule for problem in found.problems.values()} == {"excluded"}
 
 
@@ -274,4 +277,4 @@ def test_other_features_are_refused(store: EventStore) -> None:
 
 
 def test_arrays_are_those_of_events() -> None:
-    assert set(ARRAYS) <= set(PastEvents.__dataclass_fields__) & set(Payments.__dataclass_fields__)
+    assert set(ARRAYS) <= set(HistoryEvents.__dataclass_fields__) & set(EncodedPayments.__dataclass_fields__)

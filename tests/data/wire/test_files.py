@@ -34,7 +34,7 @@ from support.wire_rows import (
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import EventStore, prepare
 from tsa.data.wire import event_segments, reader
-from tsa.data.wire.layout import Layout
+from tsa.data.wire.layout import FieldLayout
 from tsa.errors import DataError, StoreError, TSAError
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
@@ -90,7 +90,7 @@ def wrong_lines(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(lines(), min_size=1, max_size=6), mode=st.sampled_from(["align", "drop"]), defaults=st.booleans())
 def test_a_store_holds_what_requests_give(rows: list[dict[str, Any]], mode: str, defaults: bool) -> None:
-    of = market({"mismatched": mode} | ({"defaults": {"device": "phone", "items": 3, "at": 0}} if defaults else {}))
+    of = market({"on_mismatch": mode} | ({"defaults": {"device": "phone", "items": 3, "at": 0}} if defaults else {}))
     rows = [{**line, "id": f"p{at}"} for at, line in enumerate(rows)]
     with tempfile.TemporaryDirectory() as folder:
         store, alone = stored(of, rows, Path(folder)), single(of, rows)
@@ -257,7 +257,7 @@ def test_a_header_is_not_shown_field_by_field(tmp_path: Path) -> None:
     """EU has 738 fields and a header of 27,000 letters: it was shown 738 times."""
     wide = market(features={**TABLE["features"], "engineered": [f"engineered_{at:04}" for at in range(700)]})
     path = tmp_path / "rows.csv"
-    header = "~".join([*Layout(wide).current, *Layout(wide).others, *Layout(wide).history_fields])
+    header = "~".join([*FieldLayout(wide).current, *FieldLayout(wide).others, *FieldLayout(wide).history_fields])
     path.write_text(f"{header}\n{header}\n")
     with pytest.raises(DataError) as error:
         prepare(wide, path, tmp_path / "store")

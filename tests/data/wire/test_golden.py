@@ -1,4 +1,4 @@
-"""The original's rows give the original's tensors, exactly: as one request, as several, and through a store."""
+"""The legacy system's rows give the legacy system's tensors, exactly: as one request, as several, and through a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryArrays, gather
 from tsa.data.store.store import prepare
 from tsa.data.wire import WireReader
-from tsa.legacy.encoder import original_encoder
+from tsa.legacy.encoder import legacy_encoder
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "wire_single.json").read_text(encoding="utf-8"))
 LAYOUT, RECORDS, EXPECTED = GOLDEN["layout"], GOLDEN["records"], GOLDEN["expected"]
@@ -31,7 +31,7 @@ def market() -> Market:
             "label": {"column": LAYOUT["label"], "delay_days": 0},
             "history": [{"name": "cid", "length": LAYOUT["sequence_length"]}],
             "features": {kind: LAYOUT[kind] for kind in ("categorical", "numerical", "engineered")},
-            "wire": {
+            "inline_history": {
                 "separator": LAYOUT["separator"],
                 "missing": LAYOUT["missing_markers"],
                 "numeric_categorical": LAYOUT["numeric_categorical"],
@@ -43,7 +43,7 @@ def market() -> Market:
 @pytest.fixture(scope="module")
 def encoder(market: Market) -> Encoder:
     names = {"cat_to_index": "cat_to_index", "defaults": "default_values", "preprocessor": "preprocessor"}
-    return original_encoder(market, **{name: GOLDEN[key] for name, key in names.items()})
+    return legacy_encoder(market, **{name: GOLDEN[key] for name, key in names.items()})
 
 
 def rows_of(history: HistoryArrays, engineered: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ from support.wire_rows import (
     write,
 )
 from tsa.config.market import Market
-from tsa.data.history import NOT_KNOWN, HistoryArrays
+from tsa.data.history import UNKNOWN_OUTCOME, HistoryArrays
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import prepare
 from tsa.errors import DataError
@@ -75,7 +75,7 @@ def test_a_row_becomes_arrays(tmp_path: Path) -> None:
     assert found.categorical[0, 4].tolist() == rows_of(of, device="phone", hour="3")
     assert found.categorical[0, 0].tolist() == [0, 0]
     assert found.numerical[0, 1, 0] == np.float32(0.015)
-    assert found.outcome.tolist() == [[0, *[NOT_KNOWN] * 4]]
+    assert found.outcome.tolist() == [[0, *[UNKNOWN_OUTCOME] * 4]]
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def _parts(past: Any, numerical: Any) -> dict[str, str]:
 
 def test_6_or_drop_the_history_or_refuse_the_row(tmp_path: Path) -> None:
     line = row(**_parts(PAST, OTHERS))
-    dropped = both(market({"mismatched": "drop"}), line, tmp_path / "drop")
+    dropped = both(market({"on_mismatch": "drop"}), line, tmp_path / "drop")
     assert dropped.padding.tolist() == [[True] * 4 + [False]]
-    message = refused(market({"mismatched": "refuse"}), line, tmp_path / "refuse")
+    message = refused(market({"on_mismatch": "refuse"}), line, tmp_path / "refuse")
     assert "mismatched_history:hist.num.id: must tell of the same payments as the other part" in message
-    sound = both(market({"mismatched": "refuse"}), row(), tmp_path / "sound")
+    sound = both(market({"on_mismatch": "refuse"}), row(), tmp_path / "sound")
     assert (~sound.padding).sum() == 4
 
 
@@ -382,8 +382,8 @@ def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
 
     of = market()
     assert read_request(of, encoder(of), row()).ids == ("p1",)
-    logs = Market.from_dict({key: value for key, value in of.to_dict().items() if key != "wire"})
-    with pytest.raises(MarketError, match=r"must have a \[wire\] table"):
+    logs = Market.from_dict({key: value for key, value in of.to_dict().items() if key != "inline_history"})
+    with pytest.raises(MarketError, match=r"must have a \[inline_history\] table"):
         read_request(logs, encoder(of), row())
     log = tmp_path / "log.jsonl"
     with pytest.raises(DataError, match="at least one row, however: it is empty"):

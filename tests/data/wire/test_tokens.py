@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from support.wire_rows import encoder, market, row
 from tsa.config.market import Numerical
-from tsa.data.encoding.scaler import GivenScaler, Scaling, fit_scaler
+from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup, fit_scaler
 from tsa.data.wire import WireReader
 from tsa.data.wire import vocabulary_lookup as texts_
 from tsa.data.wire.hash_table import HashTable
-from tsa.data.wire.scales import Scales
-from tsa.data.wire.tokens import text_hashes, tokenise
+from tsa.data.wire.scales import VectorizedScaler
+from tsa.data.wire.tokens import split_texts, text_hashes
 from tsa.errors import DataError
 
 SEPARATORS = ("~", ";SEP;", ";;", "aba", "ü", "\x1f")
@@ -27,7 +27,7 @@ pieces = st.text(alphabet="ab;SEP~ü0é\x00", max_size=30)
 @settings(max_examples=300, deadline=None)
 @given(texts=st.lists(pieces, max_size=6), uncut=st.lists(pieces, max_size=3), separator=st.sampled_from(SEPARATORS))
 def test_texts_are_cut_as_split_cuts_them(texts: list[str], uncut: list[str], separator: str) -> None:
-    tokens = tokenise(texts, separator, uncut)
+    tokens = split_texts(texts, separator, uncut)
     expected = [text.split(separator) for text in texts]
     found = tokens.texts(np.arange(len(tokens.start)))
     assert found == [piece for text in expected for piece in text] + uncut
@@ -56,7 +56,7 @@ def test_long_pieces_hash_by_all_their_letters() -> None:
     )
 )
 def test_numbers_are_the_nearest_float(texts: list[str]) -> None:
-    tokens = tokenise(["~".join(texts)], "~")
+    tokens = split_texts(["~".join(texts)], "~")
     index = np.arange(len(texts))
     for text, value in zip(texts, tokens.numbers(index, tokens.are([""])), strict=True):
         if text == "":
@@ -103,21 +103,21 @@ def test_scaling_all_at_once_is_scaling_one_by_one(data: st.DataObject, kind: st
         training[: 5 if "gaps" in feature.name else 0] = np.nan
         fitted.append(fit_scaler(feature, training))
     if kind == "given":
-        fitted = [GivenScaler(name=str(at), slope=0.1 * at, offset=at - 3, default=at) for at in range(4)]
-    scaling = Scaling(tuple(fitted))
+        fitted = [ImportedScaler(name=str(at), slope=0.1 * at, offset=at - 3, default=at) for at in range(4)]
+    scaling = ScalerGroup(tuple(fitted))
     names = [scaler.name for scaler in fitted]
     rows = data.draw(st.lists(st.lists(values, min_size=len(names), max_size=len(names)), min_size=1, max_size=5))
     raw = np.array(rows, np.float64)
-    found = Scales(scaling, [math.nan] * len(names)).encode(raw)
+    found = VectorizedScaler(scaling, [math.nan] * len(names)).encode(raw)
     np.testing.assert_array_max_ulp(found, scaling.encode(pl.DataFrame(raw, schema=names)), maxulp=1)
-    filled = Scales(scaling, [2.0] * len(names)).encode(raw)
+    filled = VectorizedScaler(scaling, [2.0] * len(names)).encode(raw)
     given_two = pl.DataFrame(np.where(np.isnan(raw), 2.0, raw), schema=names)
     np.testing.assert_array_max_ulp(filled, scaling.encode(given_two), maxulp=1)
 
 
 def test_oddly_spelled_texts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row of a text is the same whether it is met for the first time, again, or after it was forgotten."""
-    monkeypatch.setattr(texts_, "MOST_SEEN", 3)
+    monkeypatch.setattr(texts_, "MAX_SEEN", 3)
     of = market()
     reader = WireReader(of, encoder(of))
     for hours in [["3.00", "+12", "99", "noon"], ["1", "2", "4", "5"], ["3.00", "99", "+12", "6"]] * 2:
@@ -129,7 +129,7 @@ def test_oddly_spelled_texts_are_remembered_for_a_while(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("slope", [2.0, -1e300, 1e-300, 0.0])
 def test_a_given_scale_takes_what_float32_has_room_for(slope: float) -> None:
-    scaler = GivenScaler(name="big", slope=slope, offset=1.0, default=0.0)
+    scaler = ImportedScaler(name="big", slope=slope, offset=1.0, default=0.0)
     low, high = scaler.domain
     assert low < 0.0 < high
     for bound in (low, high):
@@ -142,7 +142,7 @@ def test_a_given_scale_takes_what_float32_has_room_for(slope: float) -> None:
 def test_scaling_refuses_alike() -> None:
     scaler = fit_scaler(Numerical(name="amount", transform="log1p"), np.array([1.0, 2.0]))
     with pytest.raises(DataError, match="'amount' must be above -1 for log1p"):
-        Scales(Scaling((scaler,)), [math.nan]).encode(np.array([[-1.0]]))
-    given_scaler = GivenScaler(name="big", slope=1e300, offset=0.0, default=0.0)
+        VectorizedScaler(ScalerGroup((scaler,)), [math.nan]).encode(np.array([[-1.0]]))
+    given_scaler = ImportedScaler(name="big", slope=1e300, offset=0.0, default=0.0)
     with pytest.raises(DataError, match="'big' must fit float32"):
-        Scales(Scaling((given_scaler,)), [math.nan]).encode(np.array([[1e300]]))
+        VectorizedScaler(ScalerGroup((given_scaler,)), [math.nan]).encode(np.array([[1e300]]))

@@ -41,7 +41,10 @@ class TinyStore:
                 "name": "tiny",
                 "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
                 "label": {"column": "fraud", "delay_days": 1, "as_feature": as_feature},
-                "history": [{"name": "customer", "key": "customer"}, {"name": "terminal", "key": "terminal"}],
+                "history": [
+                    {"name": "customer", "key_column": "customer"},
+                    {"name": "terminal", "key_column": "terminal"},
+                ],
                 "features": {"categorical": ["device"], "numerical": ["amount"], "engineered": ["extra"]},
             }
         )

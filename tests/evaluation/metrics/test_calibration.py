@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from tsa.evaluation.metrics.calibration import (
-    MOST_BINS,
+    MAX_BINS,
     PER_BIN,
     TOP_BINS,
     Bins,
@@ -41,9 +41,9 @@ def test_the_figures():
     label, true = made()
     found = measured(label, true)
     metrics = found["metrics"]
-    assert (found["n"], found["frauds"], found["bins"]) == (20_000, label.sum(), MOST_BINS)
+    assert (found["n"], found["frauds"], found["bins"]) == (20_000, label.sum(), MAX_BINS)
     assert metrics["brier"]["value"] == pytest.approx(np.mean((true - label) ** 2))
-    assert metrics["ece"]["value"] == pytest.approx(plain_ece(label, true, MOST_BINS), rel=1e-9)
+    assert metrics["ece"]["value"] == pytest.approx(plain_ece(label, true, MAX_BINS), rel=1e-9)
     assert metrics["expected"]["value"] == pytest.approx(true.sum())
     assert metrics["ratio"]["value"] == pytest.approx(true.sum() / label.sum())
     for metric in metrics.values():
@@ -110,7 +110,7 @@ def test_few_payments_have_few_bins():
 def test_reliability():
     label, true = made()
     rows = reliability(label, true)
-    assert [row["n"] for row in rows] == [1000] * (MOST_BINS - 1) + [100] * TOP_BINS
+    assert [row["n"] for row in rows] == [1000] * (MAX_BINS - 1) + [100] * TOP_BINS
     assert sum(row["n"] for row in rows) == len(label)
     assert sum(row["frauds"] for row in rows) == label.sum()
     assert [row["expected"] for row in rows] == sorted(row["expected"] for row in rows)

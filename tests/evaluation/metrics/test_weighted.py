@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 
 from tsa.evaluation.metrics.bootstrap import observed, weigh_rows
 from tsa.evaluation.metrics.ranking import rank
-from tsa.evaluation.metrics.weighted import Weights, measure
+from tsa.evaluation.metrics.weighted import WeightedCounts, measure
 
 RATES = (0.001, 0.01, 0.1, 0.29, 0.5)
 PRECISIONS = (0.1, 0.5, 0.9)
@@ -108,10 +108,12 @@ def test_many_weightings_at_once_equal_one_at_a_time():
     generator = np.random.default_rng(3)
     fraud, genuine = generator.integers(0, 3, (5, 7)), generator.integers(0, 9, (5, 15))
     value = fraud * generator.random(7)
-    together = measure(Weights(fraud=fraud, genuine=genuine, value=value, cut=3), rates=RATES, precisions=PRECISIONS)
+    together = measure(
+        WeightedCounts(fraud=fraud, genuine=genuine, value=value, cut=3), rates=RATES, precisions=PRECISIONS
+    )
     for row in range(5):
         one = slice(row, row + 1)
-        alone = Weights(fraud=fraud[one], genuine=genuine[one], value=value[one], cut=3)
+        alone = WeightedCounts(fraud=fraud[one], genuine=genuine[one], value=value[one], cut=3)
         for name, found in measure(alone, rates=RATES, precisions=PRECISIONS).items():
             np.testing.assert_array_equal(found[0], together[name][row])
 

@@ -21,7 +21,7 @@ from support.endpoint import CARRIED, WIRE, made_bundle
 from tsa.bundle.bundle import Bundle
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.packing import pack_for_sagemaker
-from tsa.legacy.response import original_response
+from tsa.legacy.response import legacy_response
 
 pytest.importorskip("sagemaker_inference")
 MMS = importlib.util.find_spec("mms")
@@ -64,7 +64,7 @@ def test_a_packed_model_answers_behind_the_model_server(tmp_path: Path) -> None:
         calibration = Bundle.open(bundle).calibration
         assert calibration is not None
         raw = Scorer.load(bundle).score([CARRIED])["raw_score"].to_numpy()
-        assert answer.json() == original_response(raw, calibration)
+        assert answer.json() == legacy_response(raw, calibration)
         headers = {"content-type": "application/json"}
         refused = httpx.post(f"http://127.0.0.1:{port}/invocations", content=b"{", headers=headers, timeout=30)
         assert (refused.status_code, refused.json()["rule"]) == (400, "not_json")

@@ -30,8 +30,8 @@ from tsa.errors import ConfigError
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.packing import INFERENCE
 from tsa.integrations.sagemaker.serving import input_fn, main, model_fn, output_fn, predict_fn
-from tsa.legacy.response import original_response
-from tsa.serving.problems import RefusedError
+from tsa.legacy.response import legacy_response
+from tsa.serving.problems import ProblemError
 
 sagemaker_inference = pytest.importorskip("sagemaker_inference")
 
@@ -171,7 +171,7 @@ def test_the_toolkit_gets_the_scores_of_the_scorer_in_every_format(
     offline = Scorer.load(bundle).score(ROWS)["raw_score"].to_list()
     assert [one["raw_score"] for one in found] == pytest.approx(offline, abs=1e-6)
     again = json.loads(ask(body, kind)[2])["predictions"]
-    assert [one["repeated"] for one in again] == [True, True]
+    assert [one["replayed"] for one in again] == [True, True]
     assert [one["raw_score"] for one in again] == [one["raw_score"] for one in found]
     _, content_type, table = ask(body, kind, "text/csv")
     assert content_type.startswith("text/csv")
@@ -186,7 +186,7 @@ def test_an_imported_model_answers_word_for_word_as_the_original(tsa: Any, toolk
     ask = toolkit(packed(tsa, bundle, tmp_path))
     for body in (CARRIED, [CARRIED]):
         status, _, answer = ask(json.dumps(body).encode())
-        assert (status, json.loads(answer)) == (200, original_response(raw, calibration))
+        assert (status, json.loads(answer)) == (200, legacy_response(raw, calibration))
     (said,) = json.loads(answer)["predictions"]
     assert list(said) == ["score-percentile", "legacy-score", "ProbabilityScore"]
     assert "e" not in said["legacy-score"]
@@ -259,7 +259,7 @@ def test_a_bundle_with_code_put_beside_its_files_is_found(bundle: Path, tmp_path
 
 def test_without_a_context_a_refusal_is_raised(bundle: Path) -> None:
     model = model_fn(str(bundle))
-    with pytest.raises(RefusedError, match="not_json"):
+    with pytest.raises(ProblemError, match="not_json"):
         output_fn(predict_fn(input_fn(b"{", "application/json"), model), "application/json")
 
 

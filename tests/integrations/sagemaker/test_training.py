@@ -24,12 +24,12 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.integrations.sagemaker import training
-from tsa.integrations.sagemaker.training import STOPPED, Job, main
-from tsa.training.train_step import Learner
+from tsa.integrations.sagemaker.training import STOPPED, TrainingJob, main
+from tsa.training.train_step import TrainStep
 
 MARKET = """
 name = "easy"
-history = [{ name = "customer", key = "customer", length = 4 }]
+history = [{ name = "customer", key_column = "customer", length = 4 }]
 
 [event]
 id = "id"
@@ -160,16 +160,16 @@ def apart(job: Callable[[], int], folder: Folder) -> Any:
 
 
 def stopped_in_a_step() -> int:
-    original, seen = Learner._gradients, 0
+    original, seen = TrainStep._gradients, 0
 
-    def patched(self: Learner, *arguments: Any) -> Any:
+    def patched(self: TrainStep, *arguments: Any) -> Any:
         nonlocal seen
         seen += 1
         if seen == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *arguments)
 
-    Learner._gradients = patched  # type: ignore[method-assign]
+    TrainStep._gradients = patched  # type: ignore[method-assign]
     return main()
 
 
@@ -212,11 +212,11 @@ def test_bad_jobs_say_why(folder: Folder, changes: dict[str, Any], text: str) ->
 def test_configuration_that_is_no_json(folder: Folder) -> None:
     (folder.base / "input" / "config" / "resourceconfig.json").write_text("{")
     with pytest.raises(ConfigError, match=r"resourceconfig\.json must be JSON, however: "):
-        Job.read(folder.base)
+        TrainingJob.read(folder.base)
 
 
 def test_what_is_not_there_has_defaults(tmp_path: Path) -> None:
-    job = Job.read(tmp_path)
+    job = TrainingJob.read(tmp_path)
     assert (job.host, job.hosts, job.channels, job.hyperparameters) == ("localhost", ("localhost",), {}, {})
     assert job.processes >= 1
 

@@ -15,12 +15,12 @@ from support.endpoint import SHOP
 from support.history_case import RedisServer
 from tsa.config.market import Market
 from tsa.errors import HistoryUnavailable
-from tsa.serving.history.base import PAYMENTS, REASONS, Change, HistoryStore, Place
+from tsa.serving.history.base import PAYMENTS, REASONS, HistoryStore, StoreKey, WriteBatch
 from tsa.serving.history.factory import open_history
-from tsa.serving.history.monitored import SLOW_FAILURES, WatchedStore
+from tsa.serving.history.monitored import SLOW_FAILURES, MonitoredStore
 from tsa.serving.metrics import Metrics
 
-A: Place = (PAYMENTS, "a")
+A: StoreKey = (PAYMENTS, "a")
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield found
 
 
-def put(store: HistoryStore, data: bytes = b"1", place: Place = A) -> None:
+def put(store: HistoryStore, data: bytes = b"1", place: StoreKey = A) -> None:
     found = store.read([place]).get(place)
-    assert store.commit(Change(seen={place: found and found.stamp}, put={place: data}))
+    assert store.commit(WriteBatch(expected_versions={place: found and found.version}, puts={place: data}))
 
 
-def reason_of(store: HistoryStore, data: bytes = b"1", place: Place = A) -> str:
+def reason_of(store: HistoryStore, data: bytes = b"1", place: StoreKey = A) -> str:
     with pytest.raises(HistoryUnavailable) as refused:
         put(store, data, place)
     assert refused.value.reason in REASONS
@@ -61,7 +61,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def test_each_change_is_logged_once(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     metrics = shop_metrics()
-    with WatchedStore(open_history(server.url, 0.5), metrics) as store:
+    with MonitoredStore(open_history(server.url, 0.5), metrics) as store:
         put(store)
         server.client().config_set("maxmemory", "1mb")
         assert [reason_of(store) for _ in range(3)] == ["memory"] * 3
@@ -108,7 +108,7 @@ def test_reasons_of_sqlite(tmp_path: Path) -> None:
 
 def test_a_store_that_stalls_is_not_waited_for(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     metrics = shop_metrics()
-    with WatchedStore(open_history(server.url, 0.15), metrics) as store:
+    with MonitoredStore(open_history(server.url, 0.15), metrics) as store:
         put(store)
         server.signal(signal.SIGSTOP)
         try:
@@ -137,7 +137,7 @@ def test_a_store_that_stalls_is_not_waited_for(server: RedisServer, caplog: pyte
 
 def test_a_lock_that_is_held_is_not_waited_for(tmp_path: Path) -> None:
     """Reads succeed in between, which does not count."""
-    with WatchedStore(open_history(f"sqlite:///{tmp_path / 'x.db'}", 0.15)) as store:
+    with MonitoredStore(open_history(f"sqlite:///{tmp_path / 'x.db'}", 0.15)) as store:
         put(store)
         other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
         other.execute("begin immediate")
@@ -156,7 +156,7 @@ def test_a_lock_that_is_held_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_closing_ends_the_probing(server: RedisServer) -> None:
-    store = WatchedStore(open_history(server.url, 0.11))
+    store = MonitoredStore(open_history(server.url, 0.11))
     server.signal(signal.SIGSTOP)
     try:
         for _ in range(SLOW_FAILURES):

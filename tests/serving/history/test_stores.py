@@ -13,7 +13,7 @@ import pytest
 from support.count_up import count_up
 from support.history_case import RedisServer
 from tsa.errors import ConfigError, HistoryUnavailable
-from tsa.serving.history.base import NOTES, PAYMENTS, Change, HistoryStore, Place
+from tsa.serving.history.base import METADATA, PAYMENTS, HistoryStore, StoreKey, WriteBatch
 from tsa.serving.history.factory import open_history
 
 A, B, BLOCK = (PAYMENTS, "a"), (PAYMENTS, "b\0é"), ("card", "a")
@@ -25,34 +25,34 @@ def store(history_url: str):  # type: ignore[no-untyped-def]
         yield opened
 
 
-def put(store: HistoryStore, place: Place, data: bytes) -> None:
+def put(store: HistoryStore, place: StoreKey, data: bytes) -> None:
     found = store.read([place]).get(place)
-    assert store.commit(Change(seen={place: found and found.stamp}, put={place: data}))
+    assert store.commit(WriteBatch(expected_versions={place: found and found.version}, puts={place: data}))
 
 
 def test_read_and_commit(store: HistoryStore) -> None:
     assert store.read([]) == {}
     assert store.read([A, B, BLOCK]) == {}
-    values = {A: b"1", B: b"\0\xff", BLOCK: b"x" * 10_000, (NOTES, "n"): b"{}"}
-    assert store.commit(Change(seen=dict.fromkeys(values), put=values))
+    values = {A: b"1", B: b"\0\xff", BLOCK: b"x" * 10_000, (METADATA, "n"): b"{}"}
+    assert store.commit(WriteBatch(expected_versions=dict.fromkeys(values), puts=values))
     found = store.read(list(values))
     assert {place: stored.data for place, stored in found.items()} == values
-    assert len({stored.stamp for stored in found.values()}) == 1
+    assert len({stored.version for stored in found.values()}) == 1
     put(store, A, b"2")
     assert store.read([A])[A].data == b"2"
-    assert store.read([A])[A].stamp != found[A].stamp
+    assert store.read([A])[A].version != found[A].version
 
 
 @pytest.mark.parametrize("moved", [A, BLOCK, (PAYMENTS, "new"), ("card", "gone")])
-def test_nothing_is_changed_where_something_moved_on(store: HistoryStore, moved: Place) -> None:
+def test_nothing_is_changed_where_something_moved_on(store: HistoryStore, moved: StoreKey) -> None:
     for place in (A, BLOCK, ("card", "gone")):
         put(store, place, b"old")
     places = [A, BLOCK, (PAYMENTS, "new"), ("card", "gone"), (PAYMENTS, "looked at")]
-    seen = {place: stored.stamp for place, stored in store.read(places).items()}
-    change = Change(
-        seen={place: seen.get(place) for place in places},
-        put={A: b"new", BLOCK: b"new", (PAYMENTS, "new"): b"new"},
-        drop=frozenset({("card", "gone")}),
+    seen = {place: stored.version for place, stored in store.read(places).items()}
+    change = WriteBatch(
+        expected_versions={place: seen.get(place) for place in places},
+        puts={A: b"new", BLOCK: b"new", (PAYMENTS, "new"): b"new"},
+        deletes=frozenset({("card", "gone")}),
     )
     put(store, moved, b"others")
     before = store.read(places)
@@ -62,27 +62,27 @@ def test_nothing_is_changed_where_something_moved_on(store: HistoryStore, moved:
 
 def test_a_place_that_is_only_seen_counts_too(store: HistoryStore) -> None:
     put(store, A, b"1")
-    stale = store.read([A])[A].stamp
+    stale = store.read([A])[A].version
     put(store, A, b"2")
-    assert not store.commit(Change(seen={A: stale, B: None}, put={B: b"1"}))
-    assert not store.commit(Change(seen={A: None, B: None}, put={B: b"1"}))
+    assert not store.commit(WriteBatch(expected_versions={A: stale, B: None}, puts={B: b"1"}))
+    assert not store.commit(WriteBatch(expected_versions={A: None, B: None}, puts={B: b"1"}))
     assert store.read([B]) == {}
     with pytest.raises(ValueError, match="must have seen what it writes"):
-        Change(seen={}, put={A: b"1"})
+        WriteBatch(expected_versions={}, puts={A: b"1"})
 
 
 def test_drop_and_scan(store: HistoryStore) -> None:
     places = {("card", f"k*{n}"): str(n).encode() for n in range(1500)}
-    assert store.commit(Change(seen=dict.fromkeys(places), put=places))
+    assert store.commit(WriteBatch(expected_versions=dict.fromkeys(places), puts=places))
     put(store, ("card2", "x"), b"")
     put(store, A, b"1")
     assert {place: stored.data for place, stored in store.scan("card")} == places
     assert [place for place, _ in store.scan(PAYMENTS)] == [A]
     some = dict(list(places.items())[:700])
-    seen = {place: stored.stamp for place, stored in store.read(list(some)).items()}
-    assert store.commit(Change(seen=seen, drop=frozenset(some)))
+    seen = {place: stored.version for place, stored in store.read(list(some)).items()}
+    assert store.commit(WriteBatch(expected_versions=seen, deletes=frozenset(some)))
     assert len(list(store.scan("card"))) == 800
-    store.purge()
+    store.compact()
 
 
 def test_counting_up_from_threads_and_processes(history_url: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsa.serving.errors import ClosedError, LateError, QueueFullError
+from tsa.serving.errors import BatcherClosedError, DeadlineExceededError, QueueFullError
 from tsa.serving.scoring.batcher import Batcher
 
 
@@ -75,11 +75,11 @@ def test_past_the_bound_more_is_refused_at_once() -> None:
             await batcher.submit([3])
         assert full.value.retry_seconds >= 1
         with pytest.raises(QueueFullError):
-            batcher.check_room()
+            batcher.ensure_capacity()
         work.free.set()
         await asyncio.gather(first, waiting)
         assert await batcher.submit([3]) == [6]
-        batcher.check_room()
+        batcher.ensure_capacity()
 
     asyncio.run(main())
     batcher.close()
@@ -93,11 +93,11 @@ def test_once_a_batch_has_waited_long_more_is_refused() -> None:
         first = await held(batcher, work)
         waiting = [asyncio.create_task(batcher.submit([1]))]
         await asyncio.sleep(0.05)  # long, but no batch waits
-        batcher.check_room()
+        batcher.ensure_capacity()
         waiting += [asyncio.create_task(batcher.submit([2]))]
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError):
-            batcher.check_room()
+            batcher.ensure_capacity()
         with pytest.raises(QueueFullError):
             await batcher.submit([3])
         assert await batcher.submit([]) == []
@@ -118,7 +118,7 @@ def test_what_comes_too_late_is_not_worked_on() -> None:
         first = await held(batcher, work)
         late = asyncio.create_task(batcher.submit([1], time.monotonic() + 0.01))
         in_time = asyncio.create_task(batcher.submit([2], time.monotonic() + 60))
-        with pytest.raises(LateError):  # while the thread is still busy
+        with pytest.raises(DeadlineExceededError):  # while the thread is still busy
             await late
         work.free.set()
         assert await in_time == [4]
@@ -171,7 +171,7 @@ def test_calls_stand_between_batches_in_their_turn() -> None:
         first = await held(batcher, work)
         before = asyncio.create_task(batcher.submit([1]))
         await asyncio.sleep(0.01)
-        call = asyncio.create_task(batcher.between(lambda: seen.append(len(work.batches)) or "done"))
+        call = asyncio.create_task(batcher.run_between_batches(lambda: seen.append(len(work.batches)) or "done"))
         await asyncio.sleep(0.01)
         after = asyncio.create_task(batcher.submit([2]))
         await asyncio.sleep(0.01)
@@ -179,7 +179,7 @@ def test_calls_stand_between_batches_in_their_turn() -> None:
         await asyncio.gather(first, before, after)
         assert await call == "done"
         with pytest.raises(ValueError, match="no"):
-            await batcher.between(lambda: int("no"))
+            await batcher.run_between_batches(lambda: int("no"))
 
     asyncio.run(main())
     batcher.close()
@@ -193,14 +193,14 @@ def test_calls_that_clients_ask_for_take_room_and_have_a_deadline() -> None:
 
     async def main() -> None:
         first = await held(batcher, work)
-        late = asyncio.create_task(batcher.aside(lambda: done.append(1), time.monotonic() + 0.02))
+        late = asyncio.create_task(batcher.run_with_deadline(lambda: done.append(1), time.monotonic() + 0.02))
         await asyncio.sleep(0)
-        waits = asyncio.create_task(batcher.aside(lambda: done.append(2), time.monotonic() + 60))
+        waits = asyncio.create_task(batcher.run_with_deadline(lambda: done.append(2), time.monotonic() + 60))
         await asyncio.sleep(0)
         assert batcher.waiting == 2
         with pytest.raises(QueueFullError):
-            await batcher.aside(lambda: done.append(3), time.monotonic() + 60)
-        with pytest.raises(LateError):
+            await batcher.run_with_deadline(lambda: done.append(3), time.monotonic() + 60)
+        with pytest.raises(DeadlineExceededError):
             await late
         work.free.set()
         await asyncio.gather(first, waits)
@@ -221,7 +221,7 @@ def test_when_closed_it_finishes_what_waits_and_takes_nothing_more() -> None:
         await asyncio.sleep(0.01)
         closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
         await asyncio.sleep(0.05)
-        with pytest.raises(ClosedError):
+        with pytest.raises(BatcherClosedError):
             await batcher.submit([2])
         work.free.set()
         await closing

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.history_case import Case, answer_of, assert_same, frame, in_time, random_rows, replay, request
 from tsa.serving.history.factory import open_history
-from tsa.serving.scoring.scoring_service import Desk
+from tsa.serving.scoring.scoring_service import ScoringService
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ N = 20_000 if os.environ.get("TSA_LONG") else 2_000
 def test_one_payment_at_a_time(case: Case, history_url: str) -> None:
     rows = random_rows(N, seed=1, cards=max(40, N // 100), shops=max(15, N // 400))
     with open_history(history_url) as store:
-        found = replay(Desk(case.scorer(), store), rows)
+        found = replay(ScoringService(case.scorer(), store), rows)
     assert len(found) == N
     assert_same(found, case.offline(rows))
 
@@ -44,7 +44,7 @@ def test_batches(case: Case, history_url: str) -> None:
     told = {row["id"]: [earlier["id"] for earlier in known] for row, known in in_time(rows)}
     by_id = {row["id"]: row for row in rows}
     with open_history(history_url) as store:
-        desk = Desk(case.scorer(), store)
+        scoring_service = ScoringService(case.scorer(), store)
         while at < len(rows):
             size = int(rng.integers(1, 40))
             # a batch ends before an outcome of one of its own payments becomes known
@@ -54,9 +54,9 @@ def test_batches(case: Case, history_url: str) -> None:
             batch = batch[:cut]
             for row in batch:
                 for id_ in told[row["id"]]:
-                    assert desk.outcome(id_, bool(by_id[id_]["fraud"]), by_id[id_]["reported"])
+                    assert scoring_service.record_outcome(id_, bool(by_id[id_]["fraud"]), by_id[id_]["reported"])
             mixed = [batch[place] for place in rng.permutation(len(batch))]
-            answers = desk.score([request(row) for row in mixed])
+            answers = scoring_service.score([request(row) for row in mixed])
             assert [answer_of(answer).id for answer in answers] == [row["id"] for row in mixed]
             scores |= {answer.id: answer.raw_score for answer in map(answer_of, answers)}
             at += cut
@@ -75,11 +75,11 @@ def test_any_order_of_arrival(
     url = f"sqlite:///{tmp_path_factory.mktemp('order') / 'x.db'}"
     found, come = {}, []
     with open_history(url) as store:
-        desk = Desk(case.scorer(serving={"max_late_days": late / 86_400}), store)
+        scoring_service = ScoringService(case.scorer(serving={"max_late_days": late / 86_400}), store)
         for at in range(0, len(rows), size):
             batch = [rows[place] for place in arrival[at : at + size]]
             come += batch
-            answers = desk.score([request(row) for row in batch])
+            answers = scoring_service.score([request(row) for row in batch])
             expected = case.offline(sorted(come, key=lambda row: (row["time"], row["id"])))
             assert_same({answer_of(one).id: answer_of(one).raw_score for one in answers}, expected)
             found |= {answer_of(one).id: answer_of(one) for one in answers}
@@ -87,21 +87,21 @@ def test_any_order_of_arrival(
 
 
 def test_a_log_loaded_and_gone_on_with(case: Case, history_url: str) -> None:
-    from tsa.serving.history.backfill import fill
+    from tsa.serving.history.backfill import backfill
 
     rows, expected = case.rows, case.offline(case.rows)
     known = rows[:1000]
     with open_history(history_url) as store:
-        first = fill(store, case.bundle, [_written(case, known)])
+        first = backfill(store, case.bundle, [_written(case, known)])
         assert first.read == 1000
-        assert fill(store, case.bundle, [_written(case, known)]).changed == 0
-        desk = Desk(case.scorer(), store)
+        assert backfill(store, case.bundle, [_written(case, known)]).changed == 0
+        scoring_service = ScoringService(case.scorer(), store)
         scores = {}
         for row, told in in_time(rows):
             for earlier in told if row["id"] >= rows[1000]["id"] else ():
-                desk.outcome(earlier["id"], bool(earlier["fraud"]), earlier["reported"])
+                scoring_service.record_outcome(earlier["id"], bool(earlier["fraud"]), earlier["reported"])
             if row["id"] >= rows[1000]["id"]:
-                scores[row["id"]] = answer_of(desk.score([request(row)])[0]).raw_score
+                scores[row["id"]] = answer_of(scoring_service.score([request(row)])[0]).raw_score
     assert len(scores) == 500
     assert_same(scores, expected)
 

@@ -25,7 +25,7 @@ from support.history_case import (
 )
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.factory import open_history
-from tsa.serving.scoring.scoring_service import Desk
+from tsa.serving.scoring.scoring_service import ScoringService
 
 pytestmark = pytest.mark.slow
 
@@ -91,9 +91,9 @@ def test_killed_at_random_moments(killed: str, case: Case, tmp_path: Path, reque
     done = len(killing.acknowledged)
     assert done > KILLS
     with open_history(url) as store:  # what may have been written unacknowledged is asked for again, and it goes on
-        desk = Desk(case.scorer(), store)
+        scoring_service = ScoringService(case.scorer(), store)
         for row in killing.rows[done - 2 : done + 60]:
-            answer = answer_of(desk.score([request(row)])[0])
+            answer = answer_of(scoring_service.score([request(row)])[0])
             killing.acknowledged.setdefault(answer.id, answer.raw_score)
         killing.check(store)
     assert_same(killing.acknowledged, case.offline(killing.rows))

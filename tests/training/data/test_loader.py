@@ -17,25 +17,25 @@ from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
 from tsa.model.collate import gather_batch
 from tsa.training.config import TrainingConfig
-from tsa.training.data.loader import Loaded, Loader, bucketed
+from tsa.training.data.loader import EpochLoader, Microbatch, bucketed
 from tsa.training.data.sampler import Sampler
-from tsa.training.data.sampling import Draw
-from tsa.training.distributed import Processes
+from tsa.training.data.sampling import EpochSample
+from tsa.training.distributed import DistributedContext
 
 CPU = torch.device("cpu")
 seeds = st.integers(0, 999)
 
 
-def drawn(store: EventStore, config: TrainingConfig, epoch: int = 1) -> Draw:
+def drawn(store: EventStore, config: TrainingConfig, epoch: int = 1) -> EpochSample:
     return Sampler(store, store.labelled("train"), config).epoch(epoch, lambda rows: np.zeros(len(rows), np.float32))
 
 
 def steps(store: EventStore, config: TrainingConfig, rank: int = 0, count: int = 1, after: int = 0) -> list[Any]:
-    loader = Loader(store, config, Processes(CPU, rank, count))
+    loader = EpochLoader(store, config, DistributedContext(CPU, rank, count))
     return list(loader.steps(drawn(store, config), after))
 
 
-def tensors(part: Loaded) -> list[torch.Tensor]:
+def tensors(part: Microbatch) -> list[torch.Tensor]:
     histories = [tensor for history in part.batch.histories.values() for tensor in vars(history).values()]
     return [*histories, part.target, part.weight]
 
@@ -49,18 +49,21 @@ def test_one_process_gets_the_batches_as_drawn(easy_store: EventStore) -> None:
         np.testing.assert_array_equal(part.task.rows, rows)
         np.testing.assert_array_equal(part.weight.numpy(), expected.weight[64 * number : 64 * (number + 1)])
         np.testing.assert_array_equal(part.target.numpy(), easy_store.label[rows])
-        varied = expected.variation.part(slice(64 * number, 64 * (number + 1)))
+        varied = expected.variation.select(slice(64 * number, 64 * (number + 1)))
         trimmed = gather_batch(easy_store, rows, trim=True, variation=varied).histories["customer"]
         for name, tensor in vars(part.batch.histories["customer"]).items():
             assert torch.equal(tensor, getattr(trimmed, name)), name
         assert part.task.share == 1.0
 
 
-@pytest.mark.parametrize("name", ["vary_delay", "thin_histories"])
+@pytest.mark.parametrize("name", ["label_delay_augmentation", "event_dropout"])
 def test_what_is_seen_varies_only_where_it_is_asked_for(easy_store: EventStore, name: str) -> None:
     for share in (0.0, 1.0):
         found = [
-            part for (part,) in steps(easy_store, settings(**{"vary_delay": 0.0, "thin_histories": 0.0, name: share}))
+            part
+            for (part,) in steps(
+                easy_store, settings(**{"label_delay_augmentation": 0.0, "event_dropout": 0.0, name: share})
+            )
         ]
         plain = [gather_batch(easy_store, part.task.rows, trim=True).histories["customer"].outcome for part in found]
         same = [torch.equal(p, part.batch.histories["customer"].outcome) for p, part in zip(plain, found, strict=True)]  # type: ignore[arg-type]
@@ -71,7 +74,7 @@ def test_what_is_seen_varies_only_where_it_is_asked_for(easy_store: EventStore, 
 @pytest.mark.parametrize("accumulate", [1, 2, 5])
 @pytest.mark.parametrize("batch_size", [15, 64, 67])
 def test_parts_make_the_batch(easy_store: EventStore, count: int, accumulate: int, batch_size: int) -> None:
-    config = settings(batch_size=batch_size, accumulate=accumulate, thin_histories=0.0)
+    config = settings(batch_size=batch_size, gradient_accumulation_steps=accumulate, event_dropout=0.0)
     whole = drawn(easy_store, config).rows.reshape(-1, batch_size)
     by_rank = [steps(easy_store, config, rank, count) for rank in range(count)]
     for number, expected in enumerate(whole):
@@ -89,7 +92,7 @@ def test_parts_make_the_batch(easy_store: EventStore, count: int, accumulate: in
 
 
 def test_padding_is_counted(easy_store: EventStore) -> None:
-    for (part,) in steps(easy_store, settings(thin_histories=0.0)):
+    for (part,) in steps(easy_store, settings(event_dropout=0.0)):
         padding = part.batch.histories["customer"].padding
         assert part.task.positions == padding.numel()
         assert part.task.filled == int((~padding).sum())
@@ -104,7 +107,7 @@ def test_it_goes_on_in_the_midst_of_an_epoch(easy_store: EventStore) -> None:
 
 def test_workers_make_the_same_batches_and_draw_no_random_numbers(easy_store: EventStore) -> None:
     """In processes of their own, over several epochs, one left in the middle; the network's dropout is as without them."""
-    alone, helped = (Loader(easy_store, settings(workers=n), Processes(CPU)) for n in (0, 2))
+    alone, helped = (EpochLoader(easy_store, settings(num_workers=n), DistributedContext(CPU)) for n in (0, 2))
     torch.manual_seed(3)
     before = torch.get_rng_state()
     next(helped.steps(drawn(easy_store, settings(), 7)))
@@ -118,8 +121,10 @@ def test_workers_make_the_same_batches_and_draw_no_random_numbers(easy_store: Ev
 
 
 def test_more_processes_than_payments(easy_store: EventStore) -> None:
-    with pytest.raises(TrainingError, match=r"3 processes, training.batch_size=5, training.accumulate=2"):
-        Loader(easy_store, settings(batch_size=5, accumulate=2), Processes(CPU, 0, 3))
+    with pytest.raises(
+        TrainingError, match=r"3 processes, training.batch_size=5, training.gradient_accumulation_steps=2"
+    ):
+        EpochLoader(easy_store, settings(batch_size=5, gradient_accumulation_steps=2), DistributedContext(CPU, 0, 3))
 
 
 @given(size=st.integers(1, 6), batches=st.integers(1, 8), window=st.integers(1, 5), keys=st.integers(1, 3), seed=seeds)
@@ -143,9 +148,9 @@ def test_buckets_pad_less(demo_store: EventStore) -> None:
     """On payments with two histories; the payments of an epoch are the same."""
 
     def shares(**changes: Any) -> tuple[float, list[int]]:
-        config = TrainingConfig(batch_size=16, workers=0, **changes)
-        loader = Loader(demo_store, config, Processes(CPU))
-        arranged = loader.arranged(drawn(demo_store, config), 1)
+        config = TrainingConfig(batch_size=16, num_workers=0, **changes)
+        loader = EpochLoader(demo_store, config, DistributedContext(CPU))
+        arranged = loader.bucket_by_length(drawn(demo_store, config), 1)
         tasks = [part.task for parts in loader.steps(arranged) for part in parts]
         padded = 1 - sum(task.filled for task in tasks) / sum(task.positions for task in tasks)
         return padded, sorted(row for task in tasks for row in task.rows.tolist())
@@ -156,8 +161,8 @@ def test_buckets_pad_less(demo_store: EventStore) -> None:
 
 
 def test_widths_hold_the_longest_history(demo_store: EventStore) -> None:
-    config = TrainingConfig(batch_size=32, thin_histories=0.0)
-    for (part,) in list(Loader(demo_store, config, Processes(CPU)).steps(drawn(demo_store, config)))[:5]:
+    config = TrainingConfig(batch_size=32, event_dropout=0.0)
+    for (part,) in list(EpochLoader(demo_store, config, DistributedContext(CPU)).steps(drawn(demo_store, config)))[:5]:
         for key in demo_store.market.history:
             held = history_lengths(demo_store.histories[key.name], part.task.rows, key.length)
             assert part.task.widths[key.name] == held.max()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsa.training.data.sampling import Draw, epoch_rows, genuine_drawn, genuine_rate
+from tsa.training.data.sampling import EpochSample, genuine_drawn, genuine_sampling_rate, sample_epoch
 
 
 @given(
@@ -21,7 +21,7 @@ def test_an_epoch(label: list[int], per_fraud: float, seed: int, scored: bool) -
     rows = 1000 + 3 * np.arange(len(labels))
     rng = np.random.default_rng(seed)
     score = rng.random((labels == 0).sum()) ** 8 if scored else None
-    draw = epoch_rows(rows, labels, per_fraud, rng, score)
+    draw = sample_epoch(rows, labels, per_fraud, rng, score)
     assert draw.weight.shape == draw.rows.shape
     assert len(np.unique(draw.rows)) == len(draw.rows), "no row twice"
     assert set(rows[labels == 1]) <= set(draw.rows), "every fraud"
@@ -30,7 +30,9 @@ def test_an_epoch(label: list[int], per_fraud: float, seed: int, scored: bool) -
     assert genuine.sum() == genuine_drawn(labels, per_fraud)
     assert (draw.weight[~genuine] == 1).all()
     if genuine.any():
-        assert genuine_rate(labels, per_fraud) == genuine.sum() / (labels == 0).sum(), "the rate is the share, exactly"
+        assert genuine_sampling_rate(labels, per_fraud) == genuine.sum() / (labels == 0).sum(), (
+            "the rate is the share, exactly"
+        )
         np.testing.assert_allclose(draw.weight[genuine].mean(), 1.0, rtol=1e-5)
         assert (draw.weight > 0).all()
 
@@ -38,7 +40,7 @@ def test_an_epoch(label: list[int], per_fraud: float, seed: int, scored: bool) -
 def test_each_epoch_draws_anew_and_a_seed_draws_again() -> None:
     label = np.array([1] * 10 + [0] * 1000)
     rows = np.arange(len(label))
-    first, second, again = (epoch_rows(rows, label, 5, np.random.default_rng([0, epoch])).rows for epoch in (1, 2, 1))
+    first, second, again = (sample_epoch(rows, label, 5, np.random.default_rng([0, epoch])).rows for epoch in (1, 2, 1))
     assert len(first) == len(second) == 60
     np.testing.assert_array_equal(first, again)
     assert len(np.intersect1d(first[first >= 10], second[second >= 10])) < 20
@@ -46,7 +48,7 @@ def test_each_epoch_draws_anew_and_a_seed_draws_again() -> None:
 
 def test_every_genuine_row_is_drawn_as_often() -> None:
     label = np.array([1] * 20 + [0] * 100)
-    epochs = [epoch_rows(np.arange(120), label, 2, np.random.default_rng(seed)).rows for seed in range(500)]
+    epochs = [sample_epoch(np.arange(120), label, 2, np.random.default_rng(seed)).rows for seed in range(500)]
     counts = np.bincount(np.concatenate(epochs), minlength=120)
     assert (counts[:20] == 500).all()
     assert abs(counts[20:].mean() - 200) < 1e-9
@@ -57,7 +59,7 @@ def test_every_genuine_row_is_drawn_as_often() -> None:
 def test_risky_payments_are_drawn_more_often_and_count_less() -> None:
     label = np.array([1] * 20 + [0] * 200)
     score = np.where(np.arange(200) < 20, 0.5, 0.001)
-    epochs = [epoch_rows(np.arange(220), label, 2, np.random.default_rng(seed), score) for seed in range(300)]
+    epochs = [sample_epoch(np.arange(220), label, 2, np.random.default_rng(seed), score) for seed in range(300)]
     counts = np.bincount(np.concatenate([draw.rows for draw in epochs]), minlength=220)[20:] / 300
     assert counts[:20].min() > 3 * counts[20:].mean()
     assert counts[20:].min() > 0.05, "the others are still seen"
@@ -72,17 +74,19 @@ def test_risky_payments_are_drawn_more_often_and_count_less() -> None:
 def test_how_many_are_drawn(frauds: int, genuine: int, per_fraud: float, drawn: int) -> None:
     label = np.array([1] * frauds + [0] * genuine)
     assert genuine_drawn(label, per_fraud) == drawn
-    assert genuine_rate(label, per_fraud) == (drawn / genuine if genuine else 1.0)
+    assert genuine_sampling_rate(label, per_fraud) == (drawn / genuine if genuine else 1.0)
 
 
 def test_varying_what_rows_see_draws_the_same_rows() -> None:
     label = np.array([1] * 20 + [0] * 400)
     plain, varied = (
-        epoch_rows(np.arange(420), label, 5, np.random.default_rng(4), vary_delay=share, thin_histories=share)
+        sample_epoch(
+            np.arange(420), label, 5, np.random.default_rng(4), label_delay_augmentation=share, event_dropout=share
+        )
         for share in (0.0, 0.7)
     )
     assert (plain.variation.delay_factor == 1.0).all()
-    assert (plain.variation.left_out == 0.0).all()
+    assert (plain.variation.drop_probability == 0.0).all()
     np.testing.assert_array_equal(plain.rows, varied.rows)
     np.testing.assert_array_equal(plain.weight, varied.weight)
     some = varied.part(slice(3, 9))
@@ -93,8 +97,10 @@ def test_varying_what_rows_see_draws_the_same_rows() -> None:
 
 def test_a_draw_is_made_anew_from_its_state() -> None:
     label = np.array([1] * 20 + [0] * 400)
-    draw = epoch_rows(np.arange(420), label, 5, np.random.default_rng(4), vary_delay=0.5, thin_histories=0.5)
-    again = Draw.of_state(draw.state_dict())
+    draw = sample_epoch(
+        np.arange(420), label, 5, np.random.default_rng(4), label_delay_augmentation=0.5, event_dropout=0.5
+    )
+    again = EpochSample.from_state_dict(draw.state_dict())
     np.testing.assert_array_equal(again.rows, draw.rows)
     np.testing.assert_array_equal(again.weight, draw.weight)
     for name, value in vars(draw.variation).items():

@@ -22,7 +22,7 @@ class Answer:
     """The first 12 hex digits of the bundle's sha256."""
     degraded: bool
     """Scored without its histories, since the history store did not answer."""
-    repeated: bool
+    replayed: bool
     """The server had answered this payment before, and this is that answer."""
     reasons: tuple[Mapping[str, Any], ...] | None = None
     """The most telling first; None where they were not asked for, or there was no time for them."""
@@ -41,7 +41,7 @@ class Answer:
             decision=document["decision"],
             version=document["version"],
             degraded=document["degraded"],
-            repeated=document["repeated"],
+            replayed=document["replayed"],
             reasons=None if reasons is None else tuple(reasons),
             explanation=document.get("explanation"),
         )

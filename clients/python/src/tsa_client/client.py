@@ -86,7 +86,7 @@ class Client:
     ) -> None:
         """Say what became of a payment. at: when that became known, as the market writes times; None: now.
 
-        Raises EndpointError; RefusedError with the rule `unknown_payment` where no such payment was scored.
+        Raises EndpointError; ProblemError with the rule `unknown_payment` where no such payment was scored.
         """
         moment = _whole(scalar(at, "at"))
         body = {"id": _whole(scalar(id_, "id")), "fraud": bool(fraud)} | ({} if moment is None else {"at": moment})

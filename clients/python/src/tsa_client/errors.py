@@ -1,7 +1,7 @@
 """Every error that the client raises: by what its caller can do about it.
 
 EndpointError
-├── RefusedError             the endpoint said no: `problem` says why
+├── ProblemError             the endpoint said no: `problem` says why
 │   ├── InvalidPaymentError  409, 422: the payment breaks a rule, or cannot be sent; sending it again does not help
 │   ├── NotAllowedError      401, 403: the token
 │   ├── OverloadedError      429, to the last attempt

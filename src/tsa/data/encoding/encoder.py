@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market, Numerical
 from tsa.data.clean_columns import TIME
-from tsa.data.encoding.scaler import Domain, GivenScaler, Scaler, Scaling, read_scaler
+from tsa.data.encoding.scaler import Domain, ImportedScaler, Scaler, ScalerGroup, read_scaler
 from tsa.data.encoding.vocabulary import (
     FIRST_ROW,
-    GivenVocabulary,
+    ImportedVocabulary,
     Vocabulary,
     calendar_vocabulary,
     encode_calendar,
@@ -41,10 +41,10 @@ class Encoder:
 
     market_name: str
     market_fingerprint: str
-    categorical_vocabularies: tuple[Vocabulary | GivenVocabulary, ...]
+    categorical_vocabularies: tuple[Vocabulary | ImportedVocabulary, ...]
     calendar_vocabularies: tuple[Vocabulary, ...]
-    numerical_scaling: Scaling
-    engineered_scaling: Scaling
+    numerical_scaling: ScalerGroup
+    engineered_scaling: ScalerGroup
 
     @classmethod
     def fit(cls, market: Market, rows: pl.DataFrame | pl.LazyFrame) -> Self:
@@ -63,12 +63,12 @@ class Encoder:
             market_fingerprint=market.fingerprint,
             categorical_vocabularies=tuple(categorical),
             calendar_vocabularies=tuple(calendar),
-            numerical_scaling=Scaling.fit(features.numerical, rows),
-            engineered_scaling=Scaling.fit(features.engineered, rows),
+            numerical_scaling=ScalerGroup.fit(features.numerical, rows),
+            engineered_scaling=ScalerGroup.fit(features.engineered, rows),
         )
 
     @property
-    def vocabularies(self) -> tuple[Vocabulary | GivenVocabulary, ...]:
+    def vocabularies(self) -> tuple[Vocabulary | ImportedVocabulary, ...]:
         """One per categorical column: they say which rows of the table are whose, and what each stands for."""
         return (*self.categorical_vocabularies, *self.calendar_vocabularies)
 
@@ -177,8 +177,8 @@ class Encoder:
                 market_fingerprint=table["market"]["fingerprint"],
                 categorical_vocabularies=tuple(read_vocabulary(entry) for entry in table["categorical"]),
                 calendar_vocabularies=tuple(Vocabulary.from_dict(entry) for entry in table["calendar"]),
-                numerical_scaling=Scaling(tuple(read_scaler(entry) for entry in table["numerical"])),
-                engineered_scaling=Scaling(tuple(read_scaler(entry) for entry in table["engineered"])),
+                numerical_scaling=ScalerGroup(tuple(read_scaler(entry) for entry in table["numerical"])),
+                engineered_scaling=ScalerGroup(tuple(read_scaler(entry) for entry in table["engineered"])),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"encoder: not what this program writes: {error!r}") from error
@@ -197,11 +197,11 @@ class Encoder:
         return cls.from_dict(table)
 
 
-def _declared(features: Sequence[Numerical | Scaler | GivenScaler], scaling: Scaling) -> list[str]:
+def _declared(features: Sequence[Numerical | Scaler | ImportedScaler], scaling: ScalerGroup) -> list[str]:
     """What is to agree: the names, and the way of scaling unless another system has chosen it."""
-    if any(isinstance(scaler, GivenScaler) for scaler in scaling.scalers):
+    if any(isinstance(scaler, ImportedScaler) for scaler in scaling.scalers):
         return [feature.name for feature in features]
-    return [f"{f.name} ({f.transform}, {f.scale})" for f in features if not isinstance(f, GivenScaler)]
+    return [f"{f.name} ({f.transform}, {f.scale})" for f in features if not isinstance(f, ImportedScaler)]
 
 
 def _times(frame: pl.DataFrame) -> NDArray[np.float64]:

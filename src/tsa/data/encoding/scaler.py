@@ -5,7 +5,7 @@ look like a known value. Each feature that had missing values in the training ro
 others share one, so that they stay cheap: it is 1 when any of them has no value. The model never saw that in training
 and has not learned what it means; a warning is logged.
 
-A model trained elsewhere brings its own scale and its own idea of what a missing value counts as (`GivenScaler`).
+A model trained elsewhere brings its own scale and its own idea of what a missing value counts as (`ImportedScaler`).
 
 Arithmetic is float64 up to the last step. This file knows columns of numbers; it does not know histories or files.
 """
@@ -90,7 +90,7 @@ class Scaler:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenScaler:
+class ImportedScaler:
     """One numerical feature as another system scaled it: x · slope + offset; a missing value counts as `default`."""
 
     name: str
@@ -134,16 +134,16 @@ def domain_of(transform: str) -> Domain:
     return (-1.0, math.inf) if transform == "log1p" else EVERYTHING
 
 
-def read_scaler(table: Mapping[str, Any]) -> Scaler | GivenScaler:
+def read_scaler(table: Mapping[str, Any]) -> Scaler | ImportedScaler:
     """The scaler, of either kind, that its `to_dict` wrote."""
-    return GivenScaler.from_dict(table) if "slope" in table else Scaler.from_dict(table)
+    return ImportedScaler.from_dict(table) if "slope" in table else Scaler.from_dict(table)
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ScalerGroup:
     """A group of numerical features: scaled columns in the market's order, then those that mark missing values."""
 
-    scalers: tuple[Scaler | GivenScaler, ...]
+    scalers: tuple[Scaler | ImportedScaler, ...]
 
     @classmethod
     def fit(cls, features: Sequence[Numerical], rows: pl.LazyFrame) -> Self:
@@ -151,7 +151,7 @@ class Scaling:
         return cls(tuple(fit_scaler(f, float_column(rows.select(f.name).collect(), f.name)) for f in features))
 
     @property
-    def n_marks(self) -> int:
+    def n_missing_indicators(self) -> int:
         """How many of the F columns, the last ones, mark missing values."""
         return len(self.names) - len(self.scalers)
 
@@ -170,7 +170,7 @@ class Scaling:
         for column, scaler in enumerate(self.scalers):
             values = float_column(frame, scaler.name)
             out[:, column] = scaler.encode(values)
-            if isinstance(scaler, GivenScaler):
+            if isinstance(scaler, ImportedScaler):
                 continue
             missing = np.isnan(values)
             if scaler.had_missing:

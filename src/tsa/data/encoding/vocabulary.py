@@ -4,7 +4,7 @@ Row 0 of the table is padding. Then each feature has a block of rows: one for a 
 (never seen in training, or too rare there), then one per known value. Calendar features (UTC) are blocks like any
 other, with their values fixed; their missing and unknown rows are kept so that all blocks are alike, and stay unused.
 
-A model trained elsewhere brings its own rows instead (`GivenVocabulary`): then missing and unknown are what they were there.
+A model trained elsewhere brings its own rows instead (`ImportedVocabulary`): then missing and unknown are what they were there.
 
 This file knows columns and values. It does not know histories, files, or how a row number becomes a vector.
 """
@@ -85,7 +85,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenVocabulary:
+class ImportedVocabulary:
     """One feature's rows as another system gave them: in any order, with gaps, several values on one row or on row 0.
 
     A missing value counts as `default`; an unknown one has row 0, as padding. With `integers`, a value that is spelled as
@@ -145,9 +145,9 @@ class GivenVocabulary:
         return cls(**{**table, "values": tuple(table["values"]), "rows": tuple(table["rows"])})
 
 
-def read_vocabulary(table: Mapping[str, Any]) -> Vocabulary | GivenVocabulary:
+def read_vocabulary(table: Mapping[str, Any]) -> Vocabulary | ImportedVocabulary:
     """The vocabulary, of either kind, that its `to_dict` wrote."""
-    return GivenVocabulary.from_dict(table) if "rows" in table else Vocabulary.from_dict(table)
+    return ImportedVocabulary.from_dict(table) if "rows" in table else Vocabulary.from_dict(table)
 
 
 def _integer_text(texts: pl.Series) -> pl.Series:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DAY_SECONDS = 86_400
-STRAY, GAP_SECONDS, GAP_TIMES, LEAST_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
+STRAY, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
 """Of which times no notice is taken: see `sound_end`. Of fewer times than the last nothing can be said."""
 
 
@@ -22,7 +22,7 @@ def sound_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
     times = np.asarray(time_seconds, np.float64)
     past = int(np.searchsorted(times, now_seconds, side="right"))
     times = times[:past] if past else times
-    if len(times) < LEAST_TIMES:
+    if len(times) < MIN_TIMES:
         return float(times[-1])
     gaps = np.diff(times)
     tail = gaps[-max(1, len(times) // STRAY) :]

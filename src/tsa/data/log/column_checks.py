@@ -29,7 +29,7 @@ NEARLY_ALL = 0.9
 UNKNOWN = 0.1
 """From this share of values that a given encoder does not know on."""
 
-LEAST_ROWS = 20
+MIN_ROWS = 20
 """Of fewer rows no shares are told."""
 
 
@@ -66,7 +66,7 @@ def notes_on(
     found = [*_times(market, time_seconds, now_seconds), *_amounts(market, rows)]
     if is_fitted:
         found += _labels(market, report["labels"])
-    if n >= LEAST_ROWS:
+    if n >= MIN_ROWS:
         found += [*_keys(market, rows, n), *_missing(market, report["null_rates"])]
         found += _unknown(market, report["null_rates"], unknown, n, is_fitted=is_fitted)
     return found
@@ -115,7 +115,7 @@ def _labels(market: Market, labels: Mapping[str, int]) -> Iterator[Note]:
 
 
 def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
-    for name in dict.fromkeys(history.key for history in market.history if history.key is not None):
+    for name in dict.fromkeys(history.key_column for history in market.history if history.key_column is not None):
         counts = rows.select(pl.col(name).alias("__key")).drop_nulls().group_by("__key").agg(pl.len().alias("__count"))
         largest = counts.sort("__count", descending=True).head(1)
         found, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
@@ -129,7 +129,7 @@ def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
 
 
 def _missing(market: Market, rates: Mapping[str, float]) -> Iterator[Note]:
-    keys = (history.key for history in market.history if history.key is not None)
+    keys = (history.key_column for history in market.history if history.key_column is not None)
     amount = () if market.event.amount is None else (market.event.amount,)
     for name in dict.fromkeys((*market.features.names, *amount, *keys)):
         if (share := rates.get(name, 0.0)) >= NEARLY_ALL:

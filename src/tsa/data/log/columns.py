@@ -11,7 +11,7 @@ from functools import partial
 import polars as pl
 
 from tsa.config.tables import FALSE, TRUE
-from tsa.data.spelling import EXACT_BITS, LARGEST_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
+from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
 
 
 def is_texty(dtype: pl.DataType) -> bool:
@@ -63,7 +63,7 @@ def text(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
         spelled = column.cast(pl.String)
         return spelled if not dtype.scale else spelled.str.replace(r"\.?0+$", "")
     if dtype.is_float():
-        whole = (column == column.floor()) & (column.abs() < LARGEST_EXACT)
+        whole = (column == column.floor()) & (column.abs() < MAX_EXACT)
         spelled = (
             pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
         )

@@ -17,16 +17,16 @@ from tsa.config.market import Exclude, Market
 from tsa.data.log.columns import inexact, nested, text
 from tsa.data.log.sources import EXTRA, Source
 from tsa.data.spelling import Spelling
-from tsa.data.values import text_of
+from tsa.data.values import normalise_text
 from tsa.errors import ConfigError
 
-LEAST_SECRET_BYTES = 32
+MIN_SECRET_BYTES = 32
 DIGITS = 32
 INEXACT = "0.0e0"
 
 
 @dataclass(frozen=True)
-class Pseudonyms:
+class Pseudonymizer:
     """Replaces the values of some columns."""
 
     columns: frozenset[str]
@@ -34,15 +34,15 @@ class Pseudonyms:
     spelling: Spelling
 
     @classmethod
-    def of(cls, market: Market) -> Pseudonyms | None:
+    def of(cls, market: Market) -> Pseudonymizer | None:
         """Those that the market asks for. Raises ConfigError when its secret is not in the environment, or too short."""
         privacy = market.privacy
         if privacy is None or not privacy.pseudonymise:
             return None
         secret = os.environ.get(privacy.secret_env or "", "").encode()
-        if len(secret) < LEAST_SECRET_BYTES:
+        if len(secret) < MIN_SECRET_BYTES:
             found = f"it has {len(secret)} bytes" if secret else "it is not set"
-            rule = f"must hold the secret of the pseudonyms, {LEAST_SECRET_BYTES} bytes or more"
+            rule = f"must hold the secret of the pseudonyms, {MIN_SECRET_BYTES} bytes or more"
             raise ConfigError(f"environment variable {privacy.secret_env} {rule}, however: {found}")
         return cls(frozenset(privacy.pseudonymise), secret, Spelling.of(market))
 
@@ -72,29 +72,29 @@ class Pseudonyms:
         return market.model_copy(update={"features": features.model_copy(update={"exclude": exclude})})
 
     def _exclude(self, rule: Exclude) -> Exclude:
-        texts = (text_of(value, rule.column, self.spelling) for value in rule.values)
+        texts = (normalise_text(value, rule.column, self.spelling) for value in rule.values)
         return Exclude(column=rule.column, values=tuple(self.of_text(found) for found in texts if found is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
-class VeiledSource(Source):
+class PseudonymizedSource(Source):
     """A source some of whose columns are pseudonyms from the first look on; its schema says so."""
 
-    pseudonyms: Pseudonyms
+    pseudonyms: Pseudonymizer
     raw: Mapping[str, pl.DataType]
     """The types in the files themselves."""
 
     is_veiled = True
 
     @classmethod
-    def over(cls, source: Source, pseudonyms: Pseudonyms) -> VeiledSource:
+    def over(cls, source: Source, pseudonyms: Pseudonymizer) -> PseudonymizedSource:
         """The source with its veil."""
         schema = {name: pl.String() if name in pseudonyms.columns else type_ for name, type_ in source.schema.items()}
         return cls(
             kind=source.kind,
             paths=source.paths,
             schema=schema,
-            lone_quotes=source.lone_quotes,
+            has_literal_quotes=source.has_literal_quotes,
             blank_lines=source.blank_lines,
             pseudonyms=pseudonyms,
             raw=source.schema,

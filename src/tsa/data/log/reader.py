@@ -22,11 +22,11 @@ from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.encoding.scaler import Domain
 from tsa.data.log.columns import is_texty
 from tsa.data.log.duplicates import Repeated, judge, none_repeated
-from tsa.data.log.pseudonyms import Pseudonyms, VeiledSource
+from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.read_errors import fault_of, why_unreadable
-from tsa.data.log.rules import Shape, read_columns, shape_of
-from tsa.data.log.sorting import ROW_GROUP, ParquetParts, row_bytes, sorted_parts, stretches
+from tsa.data.log.rules import LogSchema, read_columns, shape_of
+from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, row_bytes, sorted_parts, time_chunks
 from tsa.data.log.sources import Source, open_sources
 from tsa.data.log.validation import (
     BAD,
@@ -36,11 +36,11 @@ from tsa.data.log.validation import (
     ROW,
     USE,
     Broken,
-    Log,
+    LogScan,
     count_broken,
     duplicate_rows,
-    refuse,
     set_aside_text,
+    validation_error,
     write_quarantine,
 )
 from tsa.errors import DataError, brief
@@ -76,11 +76,14 @@ def read_log(
     Without `need_label` a log may lack its outcomes and what only reports use. domains: by numerical feature the numbers
     that can be scaled; None: those that an encoder fitted as the market says can. Files appear whole or not at all.
     """
-    keys = (market.event.id, *(str(history.key) for history in market.history))
+    keys = (market.event.id, *(str(history.key_column) for history in market.history))
     sources = open_sources(logs, read_columns(market), keys)
-    pseudonyms = Pseudonyms.of(market)
+    pseudonyms = Pseudonymizer.of(market)
     if pseudonyms is not None:
-        market, sources = pseudonyms.market(market), [VeiledSource.over(source, pseudonyms) for source in sources]
+        market, sources = (
+            pseudonyms.market(market),
+            [PseudonymizedSource.over(source, pseudonyms) for source in sources],
+        )
     return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
 
 
@@ -95,7 +98,7 @@ def clean_log(
 ) -> CleanLog:
     """Check and sort rows that are opened already, as `read_log` does."""
     out = Path(out)
-    log = Log(shape=_shape(market, sources, need_label, domains), sources=sources)
+    log = LogScan(shape=_shape(market, sources, need_label, domains), sources=sources)
     if not log.shape.label:
         logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +112,9 @@ def clean_log(
     return CleanLog(path=out, report=report)
 
 
-def _shape(market: Market, sources: Sequence[Source], need_label: bool, domains: Mapping[str, Domain] | None) -> Shape:
+def _shape(
+    market: Market, sources: Sequence[Source], need_label: bool, domains: Mapping[str, Domain] | None
+) -> LogSchema:
     names = [
         source.paths[0] if len(source.paths) == 1 else f"{source.paths[0]} and {len(source.paths) - 1} more"
         for source in sources
@@ -119,7 +124,7 @@ def _shape(market: Market, sources: Sequence[Source], need_label: bool, domains:
     return shape_of(market, schemas, need_label=need_label, domains=domains, names=names)
 
 
-def _unreadable(log: Log, error: Exception) -> DataError:
+def _unreadable(log: LogScan, error: Exception) -> DataError:
     """Of many files, which one cannot be read, and why. Polars shows what stands where it stops."""
     columns, veiled = read_columns(log.shape.market), any(source.is_veiled for source in log.sources)
     for source in log.sources:
@@ -130,7 +135,7 @@ def _unreadable(log: Log, error: Exception) -> DataError:
     return DataError(f"log: cannot be read: {type(error).__name__ if veiled else brief(error)}")
 
 
-def _stage(log: Log, aside: Path) -> None:
+def _stage(log: LogScan, aside: Path) -> None:
     """All rows, typed and flagged, in file order: the files are parsed once, whatever their format."""
     try:
         log.staged().sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
@@ -138,7 +143,7 @@ def _stage(log: Log, aside: Path) -> None:
         raise _unreadable(log, error) from None
 
 
-def _settle(log: Log, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | None) -> dict[str, Any]:
+def _settle(log: LogScan, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | None) -> dict[str, Any]:
     id_name = log.shape.market.event.id
     rows = staged.select(id_name, USE).collect(engine="streaming")
     ids, use = rows[id_name], rows[USE]
@@ -184,7 +189,7 @@ def _unscored(ids: pl.Series, use: pl.Series, quarantine: Quarantine | None) -> 
     return (found & (use == KEPT)).arg_true()
 
 
-def _repeated(log: Log, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
+def _repeated(log: LogScan, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
     """What is to be done with rows whose ids stand more than once: most logs have none."""
     again = duplicate_rows(ids, use)
     if again.is_empty():
@@ -196,15 +201,15 @@ def _repeated(log: Log, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) ->
     return judge(rows, market.event.id, ROW, USE, last=market.reading.duplicates == "last")
 
 
-def _set_aside(log: Log, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
+def _set_aside(log: LogScan, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
     """What the bad rows break, once they are in quarantine. Raises DataError where that is not wanted."""
     if bad == 0 and quarantine is None:
         return Broken()
     flagged, named = log.flagged(repeated, frozenset() if quarantine is None else quarantine.unscored)
     if quarantine is None:
-        raise refuse(flagged, named, read, bad)
+        raise validation_error(flagged, named, read, bad)
     if bad > quarantine.limit * read:
-        raise refuse(flagged, named, read, bad, limit=quarantine.limit)
+        raise validation_error(flagged, named, read, bad, limit=quarantine.limit)
     write_quarantine(flagged, named, quarantine.path)
     if bad == 0:
         return Broken()
@@ -220,7 +225,7 @@ def _kept(staged: pl.LazyFrame, others: pl.Series) -> pl.LazyFrame:
     return staged.with_row_index(ROW).filter(kept, ~pl.col(ROW).is_in(others.implode())).drop(USE, ROW)
 
 
-def _are_integers(log: Log, ids: pl.Series) -> bool:
+def _are_integers(log: LogScan, ids: pl.Series) -> bool:
     """True for ids that were scanned as text, as CSV and JSON are, and each spell an integer; "007" does not."""
     id_name = log.shape.market.event.id
     if ids.dtype != pl.String or any(is_texty(source.schema[id_name]) and not source.is_text for source in log.sources):
@@ -242,10 +247,10 @@ def _write_sorted(kept: pl.LazyFrame, out: Path, id_name: str) -> dict[str, Any]
     """Write the clean table; what it holds, for the report."""
     times = kept.select(TIME).collect(engine="streaming")[TIME].to_numpy()
     schema = kept.collect_schema()
-    ranges = stretches(times, row_bytes(schema))
+    ranges = time_chunks(times, row_bytes(schema))
     nulls: Counter[str] = Counter()
     labels: Counter[int] = Counter()
-    with ParquetParts(out) as parts:
+    with ParquetChunkWriter(out) as parts:
         for part in sorted_parts(kept, ranges, TIME, _tie(id_name, schema[id_name])):
             parts.write(part)
             nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from tsa.config.market import DAY_SECONDS, Market
-from tsa.config.toml import look_alike
+from tsa.config.toml import suggest
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
 from tsa.data.log import columns
 from tsa.data.log.sources import EXTRA
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
-from tsa.data.values import text_of
+from tsa.data.values import normalise_text
 from tsa.errors import DataError
 
 TEN_YEARS_SECONDS = 10 * 365.25 * 86_400.0
@@ -29,7 +29,7 @@ DATE_LENGTH = len("2025-01-31")
 KNOWN_EARLY = "must not be before the payment (a date without time is the end of that day)"
 Schema = Mapping[str, pl.DataType]
 
-MOST_FINDINGS = 20
+MAX_FINDINGS = 20
 """Columns that do not fit which a message names; of wire rows hundreds can be missing at once."""
 
 
@@ -44,7 +44,7 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class LogSchema:
     """What every source is brought to: which columns are read as what, the same for all files of a log."""
 
     market: Market
@@ -85,7 +85,11 @@ def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
     rows carry their own history, no keys either."""
     if need_label:
         return read_columns(market)
-    keys = (history.key for history in market.history if history.key is not None and market.wire is None)
+    keys = (
+        history.key_column
+        for history in market.history
+        if history.key_column is not None and market.inline_history is None
+    )
     excluded = (rule.column for rule in market.features.exclude)
     inputs = {market.event.id, market.event.time, *keys, *market.features.names, *excluded}
     return tuple(name for name in read_columns(market) if name in inputs)
@@ -98,7 +102,7 @@ def shape_of(
     need_label: bool,
     domains: Mapping[str, Domain] | None = None,
     names: Sequence[str] = (),
-) -> Shape:
+) -> LogSchema:
     """Checks that all files have the columns, with types that can be read. Raises DataError listing all that do not.
 
     domains: what the encoder can scale; None: what one fitted as the market says can. names: of each schema, what files
@@ -117,7 +121,7 @@ def shape_of(
     types = {name: [schema[name] for schema in schemas if name in schema] for name in read_columns(market)}
     integers = (name for name, dtypes in types.items() if dtypes and all(map(columns.is_small_integer, dtypes)))
     known_at = market.label.known_at in has
-    return Shape(
+    return LogSchema(
         market=market,
         integers=frozenset(integers),
         label=market.label.column in has and (known_at or market.label.known_at is None),
@@ -135,7 +139,7 @@ def _domains(market: Market) -> dict[str, Domain]:
 
 def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
     """As many lines as a person reads, and, of files with one column alone, what that probably means."""
-    shown = list(findings[:MOST_FINDINGS])
+    shown = list(findings[:MAX_FINDINGS])
     if len(findings) > len(shown):
         shown.append(f"and {len(findings) - len(shown)} more columns")
     if any(len([name for name in schema if not name.startswith("__")]) == 1 for schema in schemas):
@@ -149,7 +153,7 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
     for name in needed_columns(market, need_label=need_label):
         if name not in schema:
             others = [other for other in schema if other not in read_columns(market) and not other.startswith("__")]
-            yield f"{name}: missing{look_alike(name, others)}"
+            yield f"{name}: missing{suggest(name, others)}"
     event, label = market.event, market.label
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
     for name in (name for name in read_columns(market) if name in schema):
@@ -165,7 +169,7 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
             yield f"{name}: must be a text, a number or a time, however: {dtype}"
 
 
-def values(shape: Shape, schema: Schema) -> dict[str, pl.Expr]:
+def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
     """What is read, before anything is refused: floats may be NaN or infinite, a label may be anything."""
     event, label = shape.market.event, shape.market.label
     read: dict[str, pl.Expr] = {}
@@ -206,7 +210,7 @@ def range_text(low: float, high: float) -> str:
     return f"must be between {low:g} and {high:g} to be scaled"
 
 
-def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Rule]:
+def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Rule]:
     """All row rules but that on duplicate ids, which no single row can answer. `value`: the columns of `values`."""
     event, label = shape.market.event, shape.market.label
     missing = Rule(
@@ -244,12 +248,12 @@ def rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Ru
 
 def plausible(market: Market, now: float) -> tuple[float, float]:
     """Between which epoch seconds the time of a payment must lie."""
-    if market.wire is not None and market.wire.accepts("implausible_time"):
+    if market.inline_history is not None and market.inline_history.accepts("implausible_time"):
         return ANY_TIME
     return EARLIEST_SECONDS, now + TEN_YEARS_SECONDS
 
 
-def _time_rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> Iterator[Rule]:
+def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> Iterator[Rule]:
     event, label = shape.market.event, shape.market.label
     readable = f"must be a number of {event.time_unit}" if event.time_unit else "must be like 2018-05-07T12:00:00Z"
     name, seconds, blank = event.time, value[TIME], columns.missing(event.time, schema[event.time], shape.spelling)
@@ -268,10 +272,10 @@ def _time_rules(shape: Shape, schema: Schema, value: Mapping[str, pl.Expr]) -> I
         yield Rule(name=f"known_too_early:{name}", column=name, text=KNOWN_EARLY, broken=before)
 
 
-def _key_rules(shape: Shape, schema: Schema) -> Iterator[Rule]:
+def _key_rules(shape: LogSchema, schema: Schema) -> Iterator[Rule]:
     """Different customers must not become one because a format had no room for all digits of their number."""
     market = shape.market
-    keys = dict.fromkeys((market.event.id, *(history.key for history in market.history)))
+    keys = dict.fromkeys((market.event.id, *(history.key_column for history in market.history)))
     for name in (name for name in keys if name in schema and not shape.spelling.exact):
         broken = columns.inexact(str(name), schema[str(name)])
         if broken is not None:
@@ -287,13 +291,13 @@ def excluded(market: Market, schema: Schema) -> pl.Expr:
 
 
 def _holds(name: str, dtype: pl.DataType, wanted: Sequence[str | float | bool], spelling: Spelling) -> pl.Expr:
-    texts = [text_of(value, name, spelling) for value in wanted]
+    texts = [normalise_text(value, name, spelling) for value in wanted]
     hit = columns.text(name, dtype, spelling).is_in([text for text in texts if text is not None])
     numbers = [float(value) for value in wanted if not isinstance(value, str | bool)]
     return hit | columns.number(name, dtype).is_in(numbers) if numbers and columns.is_number(dtype) else hit
 
 
-def typed(shape: Shape, value: Mapping[str, pl.Expr]) -> list[pl.Expr]:
+def typed_columns(shape: LogSchema, value: Mapping[str, pl.Expr]) -> list[pl.Expr]:
     """The clean columns: raw ones under their own names, then time, label (Int8) and when it is known (seconds)."""
     label = shape.market.label
     known = value[LABEL].is_in([0.0, 1.0])

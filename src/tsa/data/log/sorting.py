@@ -16,13 +16,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
 STRETCH_BYTES = 512 * 2**20
 ROW_GROUP = 2**18
 
 
-def stretches(times: np.ndarray, row_bytes: int) -> list[tuple[float, float]]:
+def time_chunks(times: np.ndarray, row_bytes: int) -> list[tuple[float, float]]:
     """Half-open time ranges that hold about `STRETCH_BYTES` each and all rows together. Equal times stay together."""
     count = -(-times.size * row_bytes // STRETCH_BYTES)
     if count <= 1:
@@ -57,7 +57,7 @@ def in_order(part: pl.DataFrame, time: str, tie: pl.Expr) -> pl.DataFrame:
     return part.sort(pl.col(time), tie)
 
 
-class ParquetParts:
+class ParquetChunkWriter:
     """Writes tables of one schema one after the other into a Parquet file, which appears when all are in."""
 
     def __init__(self, path: Path) -> None:
@@ -65,14 +65,14 @@ class ParquetParts:
         self._stack = ExitStack()
         self._writer: pq.ParquetWriter | None = None
 
-    def __enter__(self) -> ParquetParts:
+    def __enter__(self) -> ParquetChunkWriter:
         return self
 
     def write(self, part: pl.DataFrame) -> None:
         """Append the rows."""
         table: pa.Table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
-            aside = self._stack.enter_context(replaced_file(self.path))
+            aside = self._stack.enter_context(atomic_file(self.path))
             self._writer = pq.ParquetWriter(aside, table.schema, compression="lz4", use_dictionary=False)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 

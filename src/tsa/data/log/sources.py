@@ -30,14 +30,14 @@ class Source:
     kind: str
     paths: tuple[str, ...]
     schema: dict[str, pl.DataType]
-    lone_quotes: bool = False
+    has_literal_quotes: bool = False
     """Of a table separated by tabs: whether quotes are letters, since not all of them are around whole fields."""
     blank_lines: bool = False
     """Of a table: whether there are lines in which nothing stands. They are no rows."""
-    carried: tuple[str, ...] = ()
+    passthrough: tuple[str, ...] = ()
     """Columns that are no market's, and go along to the clean table as they are."""
-    noted: Mapping[str, str] = field(default_factory=dict)
-    """Rules that were checked before, and what they expect: see `tsa.data.log.validation.noted_rules`."""
+    precomputed_rules: Mapping[str, str] = field(default_factory=dict)
+    """Rules that were checked before, and what they expect: see `tsa.data.log.validation.precomputed_rules`."""
 
     is_veiled = False
     """Whether nothing may be told of what stands in the files."""
@@ -49,9 +49,9 @@ class Source:
 
     def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
         """These columns, those that the files lack left out, in file order."""
-        present = [name for name in (*columns, *self.carried, EXTRA) if name in self.schema]
+        present = [name for name in (*columns, *self.passthrough, EXTRA) if name in self.schema]
         wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
-        frame = _scan(self.kind, list(self.paths), wanted, self.lone_quotes)
+        frame = _scan(self.kind, list(self.paths), wanted, self.has_literal_quotes)
         if self.blank_lines:
             frame = frame.filter(pl.any_horizontal(pl.all().str.strip_chars() != ""))
         return frame.select(present)
@@ -75,7 +75,7 @@ def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str
 
 def _alike(source: Source) -> tuple[Any, ...]:
     """Files for which this is equal are scanned together."""
-    return source.kind, source.lone_quotes, source.blank_lines, tuple(source.schema.items())
+    return source.kind, source.has_literal_quotes, source.blank_lines, tuple(source.schema.items())
 
 
 def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
@@ -109,7 +109,7 @@ def _table(path: str, kind: str) -> Source:
         kind=kind,
         paths=(path,),
         schema=dict.fromkeys([*names, EXTRA], pl.String()),
-        lone_quotes=tabs and has_lone_quotes(path, mark),
+        has_literal_quotes=tabs and has_lone_quotes(path, mark),
         blank_lines=blank,
     )
 
@@ -130,10 +130,10 @@ def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], lone_q
     # one that nothing closes would swallow what comes after it; names may be in quotes too, so columns are told by their places
     lengths |= {"has_header": False, "skip_rows": 1, "quote_char": None}
     read = pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
-    return read.with_columns(unquoted(pl.exclude(EXTRA)))
+    return read.with_columns(strip_quotes(pl.exclude(EXTRA)))
 
 
-def unquoted(text: pl.Expr) -> pl.Expr:
+def strip_quotes(text: pl.Expr) -> pl.Expr:
     """Texts without the quotes that some programs put around a whole field, and double inside it."""
     inner = text.str.slice(1, text.str.len_chars().cast(pl.Int64) - 2).str.replace_all('""', '"', literal=True)
     return pl.when(text.str.contains(r'(?s)^"(?:[^"]|"")*"$')).then(inner).otherwise(text).name.keep()

@@ -17,10 +17,10 @@ import polars as pl
 from tsa.data.clean_columns import LABEL
 from tsa.data.log.columns import nested
 from tsa.data.log.duplicates import Repeated
-from tsa.data.log.rules import Rule, Shape, excluded, read_columns, rules, typed, values
+from tsa.data.log.rules import LogSchema, Rule, excluded, read_columns, rules, typed_columns, values
 from tsa.data.log.sources import EXTRA, Source
 from tsa.errors import DataError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
 USE, KEPT, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
 ROW, ID, REASON, FRAUD = "__row", "__id", "__reason", "__fraud"
@@ -29,10 +29,10 @@ SHOWN, SHOWN_RULES = 5, 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
+class LogScan:
     """The files of one log and the shape they are brought to."""
 
-    shape: Shape
+    shape: LogSchema
     sources: Sequence[Source]
 
     def _valued(self, source: Source) -> tuple[pl.LazyFrame, dict[str, pl.Expr]]:
@@ -46,7 +46,11 @@ class Log:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            found = [*rules(self.shape, source.schema, value), *noted_rules(source), *nested_rules(self.shape, source)]
+            found = [
+                *rules(self.shape, source.schema, value),
+                *precomputed_rules(source),
+                *nested_rules(self.shape, source),
+            ]
             broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in found)
             use = (
                 pl.when(excluded(self.shape.market, source.schema))
@@ -55,8 +59,8 @@ class Log:
                 .then(BAD)
                 .otherwise(KEPT)
             )
-            carried = [name for name in source.carried if name not in (PROBLEM, PROBLEM_VALUE)]
-            frames.append(frame.select(*typed(self.shape, value), *carried, use.cast(pl.UInt8).alias(USE)))
+            carried = [name for name in source.passthrough if name not in (PROBLEM, PROBLEM_VALUE)]
+            frames.append(frame.select(*typed_columns(self.shape, value), *carried, use.cast(pl.UInt8).alias(USE)))
         return pl.concat(frames)
 
     def flagged(
@@ -75,12 +79,14 @@ class Log:
                 rule.name: rule
                 for rule in (
                     *rules(self.shape, source.schema, value),
-                    *noted_rules(source),
+                    *precomputed_rules(source),
                     *nested_rules(self.shape, source),
                 )
             }
             named.update(found)
-            raw = [name for name in (*read_columns(self.shape.market), *source.carried, EXTRA) if name in source.schema]
+            raw = [
+                name for name in (*read_columns(self.shape.market), *source.passthrough, EXTRA) if name in source.schema
+            ]
             frames.append(
                 frame.select(
                     *(pl.col(name).cast(pl.String) if name in mixed else pl.col(name) for name in raw),
@@ -108,15 +114,15 @@ def flag(rule: str) -> str:
     return f"__broken:{rule}"
 
 
-def noted_rules(source: Source) -> list[Rule]:
+def precomputed_rules(source: Source) -> list[Rule]:
     """Rules that were checked before: the source carries the name of the one a row breaks, and what was found."""
     return [
         Rule(name=name, column=PROBLEM_VALUE, text=text, broken=pl.col(PROBLEM) == name)
-        for name, text in source.noted.items()
+        for name, text in source.precomputed_rules.items()
     ]
 
 
-def nested_rules(shape: Shape, source: Source) -> list[Rule]:
+def nested_rules(shape: LogSchema, source: Source) -> list[Rule]:
     """An object or a list of JSON is no text, though Polars spells it as one."""
     if source.kind != "json":
         return []
@@ -197,7 +203,7 @@ def set_aside_text(broken: Broken, read: int, bad: int, path: Path, *, has_label
     return "\n  ".join([what, *lines[:SHOWN_RULES], *more])
 
 
-def refuse(
+def validation_error(
     frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_bad: int, *, limit: float | None = None
 ) -> DataError:
     """The error that says how many rows break which rules, with the first ids and values of each.
@@ -241,5 +247,5 @@ def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path)
     bad = frame.filter(pl.any_horizontal(flags)).with_columns(
         pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
     )
-    with replaced_file(path) as aside:
+    with atomic_file(path) as aside:
         bad.drop([ID, FRAUD, *flags]).sink_parquet(aside)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.history import EventArrays, HistoryArrays, HistoryIndex, gather
-from tsa.data.online.payments import Payments, tie
+from tsa.data.online.payments import EncodedPayments, tie_break_key
 
 Key = tuple[str, str]
 """A history's name, and whose it is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PastEvents:
+class HistoryEvents:
     """k earlier events of one key, in (time, id) order."""
 
     ids: tuple[str, ...]
@@ -42,9 +42,11 @@ class PastEvents:
         return len(self.ids)
 
     @classmethod
-    def of(cls, payments: Payments) -> PastEvents:
+    def of(cls, payments: EncodedPayments) -> HistoryEvents:
         """Payments, in any order, as events of the past."""
-        order = sorted(range(len(payments)), key=lambda row: (payments.time_seconds[row], tie(payments.ids[row])))
+        order = sorted(
+            range(len(payments)), key=lambda row: (payments.time_seconds[row], tie_break_key(payments.ids[row]))
+        )
         found = payments.take(order)
         return cls(ids=found.ids, **{name: getattr(found, name) for name in ARRAYS})
 
@@ -52,7 +54,9 @@ class PastEvents:
 ARRAYS = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
 
 
-def assemble(market: Market, payments: Payments, past: Mapping[Key, PastEvents]) -> dict[str, HistoryArrays]:
+def gather_histories(
+    market: Market, payments: EncodedPayments, past: Mapping[Key, HistoryEvents]
+) -> dict[str, HistoryArrays]:
     """The histories of B payments by name. past: the earlier events of their keys; a key without any may be absent.
 
     An event at or after a payment, in (time, id) order, is not part of its history, wherever it comes from.
@@ -68,7 +72,7 @@ def assemble(market: Market, payments: Payments, past: Mapping[Key, PastEvents])
     return found
 
 
-def _events(payments: Payments, past: Sequence[PastEvents]) -> EventArrays:
+def _events(payments: EncodedPayments, past: Sequence[HistoryEvents]) -> EventArrays:
     """The payments themselves, whose outcomes nobody knows yet, then all that came before them."""
     n = len(payments)
     own: dict[str, Any] = {name: getattr(payments, name) for name in ARRAYS}
@@ -80,10 +84,13 @@ def _events(payments: Payments, past: Sequence[PastEvents]) -> EventArrays:
 
 
 def _index(
-    history: str, payments: Payments, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
+    history: str, payments: EncodedPayments, past: Mapping[Key, HistoryEvents], time_seconds: NDArray[np.float64]
 ) -> HistoryIndex:
     """Where the payments stand among the events of their keys. A payment without a key stands alone."""
-    if len(payments) == 1 and (last := _last(payments.keys[history][0], history, past, time_seconds)) is not None:
+    if (
+        len(payments) == 1
+        and (last := _append_only_index(payments.keys[history][0], history, past, time_seconds)) is not None
+    ):
         return last
     n, members = len(payments), dict[object, int]()
     own = [
@@ -97,7 +104,7 @@ def _index(
     if len(tied := order[_tied(block[order], when[order])]):
         ids = [*payments.ids, *(id_ for events in past.values() for id_ in events.ids)]
         rank = np.zeros(len(among), np.int64)
-        rank[sorted(tied, key=lambda at: tie(ids[among[at]]))] = np.arange(len(tied))
+        rank[sorted(tied, key=lambda at: tie_break_key(ids[among[at]]))] = np.arange(len(tied))
         order = np.lexsort((rank, when, block))
     position = np.empty(len(among), np.int64)
     position[order] = np.arange(len(among))  # the payments come first among the events
@@ -105,8 +112,8 @@ def _index(
     return HistoryIndex(order=among[order], position=position[:n], start=start)
 
 
-def _last(
-    key: object, history: str, past: Mapping[Key, PastEvents], time_seconds: NDArray[np.float64]
+def _append_only_index(
+    key: object, history: str, past: Mapping[Key, HistoryEvents], time_seconds: NDArray[np.float64]
 ) -> HistoryIndex | None:
     """Where the only payment stands, if each event of its key is later than the one before, and it is later than all, as
     nearly always; None if not, where ids tell the order or some events do not count."""

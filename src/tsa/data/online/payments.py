@@ -20,30 +20,39 @@ from numpy.typing import NDArray
 from tsa.config.market import DAY_SECONDS, Exclude, Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING
-from tsa.data.encoding.vocabulary import GivenVocabulary, Vocabulary, encode_calendar
-from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
+from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns, range_text
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
-from tsa.data.values import SHOWN, BrokenRuleError, Problem, key_of, number_of, seconds_of, shown_value, text_of
-from tsa.data.wire.scales import Scales
+from tsa.data.values import (
+    SHOWN,
+    RuleViolation,
+    RuleViolationError,
+    key_of,
+    normalise_text,
+    number_of,
+    parse_time,
+    truncate_repr,
+)
+from tsa.data.wire.scales import VectorizedScaler
 from tsa.errors import DataError
 
 __all__ = [
     "SHOWN",
-    "BrokenRuleError",
-    "Found",
+    "EncodedPayments",
+    "ParsedPayments",
     "PaymentReader",
-    "Payments",
-    "Problem",
-    "shown_value",
-    "tie",
+    "RuleViolation",
+    "RuleViolationError",
+    "tie_break_key",
+    "truncate_repr",
 ]
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Payments:
+class EncodedPayments:
     """B encoded payments."""
 
     ids: tuple[str, ...]
@@ -68,11 +77,11 @@ class Payments:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows: Sequence[int]) -> Payments:
-        """Some of the payments, in the order of `rows`."""
+    def take(self, rows: Sequence[int]) -> EncodedPayments:
+        """Some of the payments, in the order of `positions`."""
         at = np.asarray(rows, np.int64)
         arrays = ("time_seconds", "categorical", "numerical", "engineered", "label", "known_at_seconds")
-        return Payments(
+        return EncodedPayments(
             ids=tuple(self.ids[row] for row in rows),
             keys={name: tuple(keys[row] for row in rows) for name, keys in self.keys.items()},
             raw=tuple(self.raw[row] for row in rows),
@@ -81,17 +90,17 @@ class Payments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ParsedPayments:
     """What became of the rows of a request: the sound ones, where they stood, and what is wrong with the others."""
 
-    payments: Payments
-    rows: tuple[int, ...]
+    payments: EncodedPayments
+    positions: tuple[int, ...]
     """Of each payment, its place among the rows that were read."""
-    problems: Mapping[int, Problem]
+    problems: Mapping[int, RuleViolation]
     """By place among the rows."""
 
 
-def tie(id_: str) -> tuple[int, str]:
+def tie_break_key(id_: str) -> tuple[int, str]:
     """What breaks ties in time: as `tsa.data.log.reader`, texts go by length in bytes, then by letters."""
     return len(id_.encode()), id_
 
@@ -106,13 +115,13 @@ class PaymentReader:
         there is no secret, DataError for a market whose rows carry their own history (`WireReader` reads these).
         """
         encoder.check_market(market)
-        if market.wire is not None:
+        if market.inline_history is not None:
             raise DataError(f"market {market.name} must be one of logs, however: its rows carry their own history")
-        self._veil = Pseudonyms.of(market)
+        self._veil = Pseudonymizer.of(market)
         self.market, self._encoder = market if self._veil is None else self._veil.market(market), encoder
         self._refuse_unknown = refuse_unknown_fields
         self._spelling = Spelling.of(market)
-        self._keys = {market.event.id, *(history.key for history in market.history)}
+        self._keys = {market.event.id, *(history.key_column for history in market.history)}
         self._needed = needed_columns(market, need_label=False)
         self._columns = market.raw_columns
         self._known = {
@@ -129,23 +138,23 @@ class PaymentReader:
         self._number_columns = frozenset((*self._numbers, *amount))
         self._domains = {name: domain for name, domain in encoder.domains.items() if domain != EVERYTHING}
         self._rows_of = [_Lookup(vocabulary) for vocabulary in encoder.categorical_vocabularies]
-        self._numerical = Scales(encoder.numerical_scaling, [math.nan] * len(features.numerical))
-        self._engineered = Scales(encoder.engineered_scaling, [math.nan] * len(features.engineered))
+        self._numerical = VectorizedScaler(encoder.numerical_scaling, [math.nan] * len(features.numerical))
+        self._engineered = VectorizedScaler(encoder.engineered_scaling, [math.nan] * len(features.engineered))
 
-    def read(self, rows: Sequence[Row], *, outcomes: bool = False) -> Found:
+    def read(self, rows: Sequence[Row], *, outcomes: bool = False) -> ParsedPayments:
         """Read payments. outcomes: also what became of each, for events of the past; a current one has none yet."""
         sound: list[_Clean] = []
         places: list[int] = []
-        problems: dict[int, Problem] = {}
+        problems: dict[int, RuleViolation] = {}
         for place, row in enumerate(rows):
             try:
                 sound.append(self._clean(row, outcomes))
                 places.append(place)
-            except BrokenRuleError as error:
+            except RuleViolationError as error:
                 problems[place] = error.problem
-        return Found(payments=self._encoded(sound), rows=tuple(places), problems=problems)
+        return ParsedPayments(payments=self._encoded(sound), positions=tuple(places), problems=problems)
 
-    def read_all(self, rows: Sequence[Row], *, outcomes: bool = False) -> Payments:
+    def read_all(self, rows: Sequence[Row], *, outcomes: bool = False) -> EncodedPayments:
         """As `read`, but DataError where a payment breaks a rule: the first one, with field, rule and value."""
         found = self.read(rows, outcomes=outcomes)
         for place, problem in found.problems.items():
@@ -153,25 +162,25 @@ class PaymentReader:
         return found.payments
 
     def _clean(self, row: Row, outcomes: bool) -> _Clean:
-        """The typed values of a row. Raises BrokenRuleError."""
+        """The typed values of a row. Raises RuleViolationError."""
         if not isinstance(row, Mapping):
-            raise BrokenRuleError("not_an_object", "payment", "must be an object of fields", row)
+            raise RuleViolationError("not_an_object", "payment", "must be an object of fields", row)
         self._check_fields(row)
         event = self.market.event
         now = self._time(row, event.time)
         if now is None:
-            raise BrokenRuleError("null_time", event.time, "must not be missing", row.get(event.time))
+            raise RuleViolationError("null_time", event.time, "must not be missing", row.get(event.time))
         if not EARLIEST_SECONDS <= now <= time.time() + TEN_YEARS_SECONDS:
             text = "must be from 1990 to ten years from now"
-            raise BrokenRuleError("absurd_time", event.time, text, row[event.time])
+            raise RuleViolationError("absurd_time", event.time, text, row[event.time])
         values: dict[str, Any] = {}
         for name in self._columns:
             values[name] = self._number(row, name) if name in self._number_columns else self._text(row, name)
         for name, (low, high) in self._domains.items():
             if (number := values[name]) is not None and not low < number < high:
-                raise BrokenRuleError("out_of_range", name, range_text(low, high), row[name])
+                raise RuleViolationError("out_of_range", name, range_text(low, high), row[name])
         if values[event.id] is None:
-            raise BrokenRuleError("null_id", event.id, "must not be missing", row.get(event.id))
+            raise RuleViolationError("null_id", event.id, "must not be missing", row.get(event.id))
         self._refuse_excluded(row)
         label, known_at = self._outcome(row, now) if outcomes else (-1, math.inf)
         return _Clean(values, now, label, known_at)
@@ -179,14 +188,14 @@ class PaymentReader:
     def _check_fields(self, row: Row) -> None:
         for name in self._needed:
             if name not in row:
-                raise BrokenRuleError("missing_field", name, "must be there (null where there is no value)", None)
+                raise RuleViolationError("missing_field", name, "must be there (null where there is no value)", None)
         if self._refuse_unknown:
             for name in row:
                 if name not in self._known:
-                    raise BrokenRuleError("unknown_field", str(name), "must be a field of the market", row[name])
+                    raise RuleViolationError("unknown_field", str(name), "must be a field of the market", row[name])
 
     def _text(self, row: Row, name: str) -> str | None:
-        read = key_of if name in self._keys else text_of
+        read = key_of if name in self._keys else normalise_text
         found = read(row.get(name), name, self._spelling)
         if self._veil is None or found is None or name not in self._veil.columns:
             return found
@@ -196,13 +205,13 @@ class PaymentReader:
         return number_of(row.get(name), name, self._spelling)
 
     def _time(self, row: Row, name: str) -> float | None:
-        return seconds_of(row.get(name), name, self.market.event.time_unit, self._spelling)
+        return parse_time(row.get(name), name, self.market.event.time_unit, self._spelling)
 
     def _refuse_excluded(self, row: Row) -> None:
         for rule in self.market.features.exclude:
             if self._is_one_of(row, rule):
                 text = "must not be one of those that the market excludes"
-                raise BrokenRuleError("excluded", rule.column, text, row.get(rule.column))
+                raise RuleViolationError("excluded", rule.column, text, row.get(rule.column))
 
     def _is_one_of(self, row: Row, rule: Exclude) -> bool:
         """As `tsa.data.log.rules.excluded`: the same text, or the same number however it is spelled."""
@@ -210,11 +219,11 @@ class PaymentReader:
         found = self._text(row, name)
         if found is None:
             return False
-        if found in {text_of(value, name, self._spelling) for value in rule.values}:
+        if found in {normalise_text(value, name, self._spelling) for value in rule.values}:
             return True
         try:
             number = self._number(row, name)
-        except BrokenRuleError:
+        except RuleViolationError:
             return False
         return number in [float(value) for value in rule.values if not isinstance(value, str | bool)]
 
@@ -225,7 +234,7 @@ class PaymentReader:
         if found is None or found == -1.0:
             return -1, math.inf
         if found not in (0.0, 1.0):
-            raise BrokenRuleError("bad_label", label.column, "must be 0, 1, -1 or null", row[label.column])
+            raise RuleViolationError("bad_label", label.column, "must be 0, 1, -1 or null", row[label.column])
         if label.known_at is None:
             return int(found), now + label.gap_seconds
         known_at = self._time(row, label.known_at)
@@ -236,10 +245,10 @@ class PaymentReader:
         if (is_text and len(value.strip()) == DATE_LENGTH) or type(value) is date:
             known_at += DAY_SECONDS
         if known_at < now:
-            raise BrokenRuleError("known_too_early", label.known_at, KNOWN_EARLY, value)
+            raise RuleViolationError("known_too_early", label.known_at, KNOWN_EARLY, value)
         return int(found), known_at
 
-    def _encoded(self, rows: Sequence[_Clean]) -> Payments:
+    def _encoded(self, rows: Sequence[_Clean]) -> EncodedPayments:
         market, times = self.market, np.array([row.time_seconds for row in rows], np.float64)
         values = [row.values for row in rows]
         columns = [
@@ -250,10 +259,10 @@ class PaymentReader:
         n_own = len(market.features.numerical)
         numbers = np.array([[row[name] for name in self._numbers] for row in values], np.float64)
         numbers = numbers.reshape(len(rows), len(self._numbers))
-        return Payments(
+        return EncodedPayments(
             ids=tuple(row[market.event.id] for row in values),
             time_seconds=times,
-            keys={h.name: tuple(row[str(h.key)] for row in values) for h in market.history},
+            keys={h.name: tuple(row[str(h.key_column)] for row in values) for h in market.history},
             categorical=np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.int32),
             numerical=self._numerical.encode(numbers[:, :n_own]),
             engineered=self._engineered.encode(numbers[:, n_own:]),
@@ -274,9 +283,9 @@ class _Clean:
 class _Lookup:
     """The row of the embedding table of a text, or of none."""
 
-    def __init__(self, vocabulary: Vocabulary | GivenVocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary | ImportedVocabulary) -> None:
         self._vocabulary = vocabulary
-        if isinstance(vocabulary, GivenVocabulary):
+        if isinstance(vocabulary, ImportedVocabulary):
             self._rows = dict(vocabulary.row_of)
             self._odd = vocabulary.integers
         else:

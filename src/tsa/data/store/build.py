@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.history import HistoryIndex, index_histories, known_too_late, retained
+from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late
 from tsa.data.log.clocks import sound_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, SetAside
@@ -40,13 +40,13 @@ from tsa.data.store.manifest import (
     array_file,
     index_file,
 )
-from tsa.data.wire.event_segments import Carried
+from tsa.data.wire.event_segments import EmbeddedHistoryStore
 from tsa.data.wire.reader import read_wire
 from tsa.errors import DataError
 from tsa.files.writing import ArrayWriter, file_entry, need_suffix, write_json
 from tsa.progress import Progress
 
-MOST_NOTES = 20
+MAX_NOTES = 20
 """Notes on columns that are said; all of them stand in the report."""
 
 CODE = "__code"  # no column of a market begins so
@@ -116,10 +116,10 @@ def _report(
             label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
             late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
         notes += late_note(market, late)
-    for note in notes[:MOST_NOTES]:
+    for note in notes[:MAX_NOTES]:
         _log.warning("%s: %s", note.column, note.text)
-    if len(notes) > MOST_NOTES:
-        _log.warning("and %d more notes on columns in %s", len(notes) - MOST_NOTES, REPORT)
+    if len(notes) > MAX_NOTES:
+        _log.warning("and %d more notes on columns in %s", len(notes) - MAX_NOTES, REPORT)
     rates = {name: count / n for name, count in unknown.items()}
     return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
 
@@ -127,12 +127,12 @@ def _report(
 @contextmanager
 def _read(
     market: Market, logs: Sequence[str], folder: Path, *, quarantine: SetAside, encoder: Encoder | None
-) -> Iterator[tuple[CleanLog, Carried | None]]:
+) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
     aside = Quarantine.of(quarantine)
     if aside is not None:
         need_suffix("quarantine", aside.path, ".parquet")
-    if market.wire is None:
+    if market.inline_history is None:
         domains = None if encoder is None else encoder.domains
         yield read_log(market, logs, folder / ROWS, quarantine=aside, need_label=encoder is None, domains=domains), None
         return
@@ -172,7 +172,9 @@ def _shown(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _write_times(rows: pl.LazyFrame, folder: Path, carried: Carried | None) -> tuple[Entries, NDArray[np.float64]]:
+def _write_times(
+    rows: pl.LazyFrame, folder: Path, carried: EmbeddedHistoryStore | None
+) -> tuple[Entries, NDArray[np.float64]]:
     """Write the times and labels; return the times of the payments, which splits are found by.
 
     Of earlier payments that rows carry along, no outcome is known, ever.
@@ -198,7 +200,7 @@ def _chunks(rows: pl.LazyFrame, columns: Sequence[str], n: int) -> Iterator[pl.D
 
 
 def _write_features(
-    encoder: Encoder, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress, carried: Carried | None
+    encoder: Encoder, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress, carried: EmbeddedHistoryStore | None
 ) -> tuple[Entries, dict[str, int]]:
     """Encode all rows, chunk by chunk: the encoding of a row does not depend on the others.
 
@@ -246,14 +248,14 @@ def _write_histories(
     time_seconds: NDArray[np.float64],
     folder: Path,
     progress: Progress,
-    carried: Carried | None,
+    carried: EmbeddedHistoryStore | None,
 ) -> Entries:
     entries: Entries = {}
     found: dict[str, Iterable[NDArray[Any]]]
     with progress("indexing histories", len(market.history)) as advance:
         for history in market.history:
             if carried is None:
-                index = _log_index(rows, str(history.key), time_seconds, market.retention_seconds)
+                index = _log_index(rows, str(history.key_column), time_seconds, market.retention_seconds)
                 found = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
                 total = len(time_seconds)
             else:
@@ -279,7 +281,7 @@ def _log_index(
 ) -> HistoryIndex:
     """The histories of a log under one key, without what is older than may be kept."""
     index = index_histories(key_codes(rows.select(key).collect().to_series()))
-    return index if math.isinf(retention_seconds) else retained(index, time_seconds, retention_seconds)
+    return index if math.isinf(retention_seconds) else apply_retention(index, time_seconds, retention_seconds)
 
 
 def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from tsa.config.market import Market
 from tsa.errors import StoreError
 from tsa.files.writing import sha256_of
 
-VERSION = 1
+VERSION = 2
 KIND = "tsa event store"
 KEYS = ("n_events", "market", "columns", "histories", "splits", "files")
 """What a manifest says beside its kind and version."""

@@ -40,7 +40,7 @@ from tsa.data.store.manifest import (
     read_manifest,
 )
 from tsa.errors import DataError, MarketError, StoreError
-from tsa.files.writing import replaced_folder
+from tsa.files.writing import atomic_folder
 from tsa.progress import Progress, silent
 
 Array = NDArray[Any]
@@ -67,7 +67,7 @@ def prepare(
     names = [str(logs)] if isinstance(logs, str | Path) else [str(log) for log in logs]
     if encoder is not None:
         encoder.check_market(market)
-    with replaced_folder(Path(out), MANIFEST, private=True) as folder:
+    with atomic_folder(Path(out), MANIFEST, private=True) as folder:
         build_store(market, names, folder, quarantine=quarantine, encoder=encoder, progress=progress)
     return EventStore.open(out, market)
 
@@ -120,8 +120,8 @@ class EventStore(EventArrays):
         check_complete(folder, manifest, own)
         stored: dict[str, Any] = dict(_open_arrays(folder, manifest))
         arrays: dict[str, Any] = {name: array[: manifest["n_events"]] for name, array in stored.items()}
-        if own.wire is not None:
-            stored["age_cap_seconds"] = arrays["age_cap_seconds"] = own.wire.age_cap_seconds
+        if own.inline_history is not None:
+            stored["age_cap_seconds"] = arrays["age_cap_seconds"] = own.inline_history.age_cap_seconds
         events = EventArrays(**{name: value for name, value in stored.items() if name not in OF_PAYMENTS})
         histories = {history.name: _open_index(folder, history.name, manifest) for history in own.history}
         encoder = Encoder.load(folder / ENCODER)
@@ -214,7 +214,7 @@ def _differences(left: Any, right: Any, place: str = "") -> Iterator[str]:
         yield f"{place}: {left!r}, {right!r}"
 
 
-def ranges_of(store: EventStore) -> dict[str, dict[str, Any]]:
+def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:
     """By range: `n` and `frauds` of the labelled payments; `start` and `end`, the times of the first and last payment.
 
     `known_too_late`: outcomes that nothing learns from, since they become known only after the test range has begun.

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from tsa.data.wire.hash_table import HashTable
 from tsa.data.wire.row_errors import number_rule
-from tsa.data.wire.tokens import Hashes, Index, Read, Tokens, stirred
+from tsa.data.wire.tokens import Hashes, Index, Read, Tokens, mix64
 from tsa.data.wire.values import Bounds
 
 Floats = NDArray[np.float64]
 
 
-def mixers(n: int, purpose: int) -> Hashes:
+def hash_multipliers(n: int, purpose: int) -> Hashes:
     """(n,) odd numbers, always the same: the same payment has the same key on every machine."""
     drawn = np.random.default_rng([n, purpose]).integers(0, 2**63, n)
     return drawn.astype(np.uint64) * np.uint64(2) + np.uint64(1)
@@ -37,7 +37,7 @@ Refused = Callable[[int, str], bool]
 """Whether a text of a categorical feature, by its place, is refused."""
 
 
-class Spelled:
+class TextInterner:
     """The different texts of C categorical features: a code for each, counting from 0 within its feature."""
 
     def __init__(self, n_features: int, refused: Refused) -> None:
@@ -46,7 +46,7 @@ class Spelled:
         """By feature: codes of texts that are refused."""
         self._refused = refused
         self._table = HashTable()
-        self._mixers = mixers(n_features, 1)
+        self._mixers = hash_multipliers(n_features, 1)
 
     def codes(self, tokens: Tokens, index: Index, hashes: Hashes) -> NDArray[np.int32]:
         """(e, C) the codes of the pieces `index` (e, C), whose hashes are given too."""
@@ -81,7 +81,7 @@ class Wrong:
     rule: str
 
 
-class Pool:
+class EventPool:
     """P different payments, in the order in which they were met."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Pool:
         read: Read | None = None,
     ) -> None:
         """refused: which texts of categorical features cannot be used. read: of numbers, as `Tokens.numbers` takes it."""
-        self.spelled, self._bounds, self._read = Spelled(n_categorical, refused), bounds, read
+        self.spelled, self._bounds, self._read = TextInterner(n_categorical, refused), bounds, read
         self.wrong: dict[int, Wrong] = {}
         """Payments with a value that cannot be used."""
         self._size, self._is_wrong = 0, np.zeros(1024, bool)
@@ -105,7 +105,7 @@ class Pool:
         self._paths = folder / "pool.categorical", folder / "pool.numerical"
         self._shapes: tuple[tuple[int, Any], ...] = (n_categorical, np.int32), (n_numerical, np.float64)
         self._files: list[BinaryIO] = []
-        self._mixers = mixers(n_categorical + n_numerical, 2)
+        self._mixers = hash_multipliers(n_categorical + n_numerical, 2)
 
     def __enter__(self) -> Self:
         self._files = [path.open("wb") for path in self._paths]
@@ -150,7 +150,7 @@ class Pool:
         pieces = np.concatenate([categorical, numerical], 1)
         hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
         key = (hashes * self._mixers).sum(1, dtype=np.uint64)
-        key = stirred(key ^ stirred((times + 0.0).view(np.uint64)))
+        key = mix64(key ^ mix64((times + 0.0).view(np.uint64)))
         found = self._table.find(key)
         new = np.flatnonzero(found < 0)
         if len(new):

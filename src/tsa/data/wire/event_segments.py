@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import encode_calendar
-from tsa.data.wire.event_pool import Pool
+from tsa.data.wire.event_pool import EventPool
 from tsa.data.wire.tokens import Index
 from tsa.data.wire.values import Values
 
@@ -50,7 +50,7 @@ class Segments:
         return counts, numbers
 
 
-class Told:
+class EmbeddedEvents:
     """Of one history: which payments of the pool the n payments of a store tell of."""
 
     def __init__(self, segments: Segments, rows: Index) -> None:
@@ -69,19 +69,19 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Carried:
+class EmbeddedHistoryStore:
     """What n payments in store order tell of earlier ones."""
 
     values: Values
-    pool: Pool
+    pool: EventPool
     segments: dict[str, Segments]
     """By history."""
     rows: Index
     """(n,) which row of the files each payment was."""
 
     @cached_property
-    def _told(self) -> dict[str, Told]:
-        return {name: Told(segments, self.rows) for name, segments in self.segments.items()}
+    def _told(self) -> dict[str, EmbeddedEvents]:
+        return {name: EmbeddedEvents(segments, self.rows) for name, segments in self.segments.items()}
 
     @cached_property
     def _order(self) -> Index:

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from tsa.config.market import Market
-from tsa.config.toml import look_alike
+from tsa.config.toml import suggest
 from tsa.data.log import columns
 from tsa.data.log.file_heads import SEPARATORS
 from tsa.data.log.paths import find_files
@@ -26,8 +26,8 @@ from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.rules import needed_columns, the_first
 from tsa.data.log.sources import EXTRA, Source, open_sources
 from tsa.data.spelling import Spelling
-from tsa.data.wire.layout import Layout
-from tsa.data.wire.row_errors import Problems
+from tsa.data.wire.layout import FieldLayout
+from tsa.data.wire.row_errors import RowErrors
 from tsa.data.wire.spelling import OwnTexts
 from tsa.errors import DataError
 
@@ -39,14 +39,14 @@ BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
-class Block:
+class RowBlock:
     """Some rows, in file order."""
 
     frame: pl.DataFrame
     """The columns of the payment itself as texts; null where a row lacks the field."""
     histories: list[tuple[str, ...]]
     """Per row its K history fields."""
-    problems: Problems
+    problems: RowErrors
     """Rows that lack a field, or hold something else than a text there."""
 
 
@@ -54,12 +54,12 @@ class Block:
 class WireFile:
     """One file of wire rows. JSON from a local file is read here; all other ways are those of logs."""
 
-    layout: Layout
+    layout: FieldLayout
     path: str
     source: Source | None
     need_label: bool
 
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Block]:
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[RowBlock]:
         """All rows, so many at a time. Raises DataError for a file that cannot be read or lacks a column."""
         try:
             yield from self._json_blocks(rows) if self.source is None else self._table_blocks(self.source, rows)
@@ -68,12 +68,12 @@ class WireFile:
             kind = "json" if self.source is None else self.source.kind
             raise why_unreadable(self.path, kind, error, is_veiled=self._veiled) from None
 
-    def _json_blocks(self, rows: int) -> Iterator[Block]:
+    def _json_blocks(self, rows: int) -> Iterator[RowBlock]:
         found, spelling = _json_rows(self.path), OwnTexts(self.layout)
         while block := list(islice(found, rows)):
             yield block_of(self.layout, spelling, block)
 
-    def _table_blocks(self, source: Source, rows: int) -> Iterator[Block]:
+    def _table_blocks(self, source: Source, rows: int) -> Iterator[RowBlock]:
         names = self._names(source)
         frame = source.scan(list(names.values())).rename({raw: name for name, raw in names.items() if raw != name})
         spelling = OwnTexts(self.layout)
@@ -114,8 +114,8 @@ class WireFile:
     def _told(self) -> frozenset[str]:
         return frozenset(self.layout.history_fields)
 
-    def _checked(self, block: pl.DataFrame) -> Block:
-        problems = Problems()
+    def _checked(self, block: pl.DataFrame) -> RowBlock:
+        problems = RowErrors()
         extra = block[EXTRA].is_not_null()
         found = zip(extra.arg_true().to_list(), block[EXTRA].filter(extra).to_list(), strict=True)
         broken = [("extra_field", row, "row", value) for row, value in found]
@@ -132,7 +132,7 @@ class WireFile:
             problems.note("missing_field", ((row, name, "") for row in block[name].is_null().arg_true().to_list()))
         told = block.select(pl.col(self.layout.history_fields).fill_null("")).rows()
         others = [name for name in block.columns if name not in self._told and name != EXTRA]
-        return Block(block.select(others), told, problems)
+        return RowBlock(block.select(others), told, problems)
 
     def _names(self, source: Source) -> dict[str, str]:
         """Column as the market calls it -> as the file does."""
@@ -146,9 +146,7 @@ class WireFile:
         needed -= {layout.market.event.id}
         wanted = (*layout.current, *layout.others, *layout.history_fields)
         others = [name for name in known if name not in wanted]
-        found = [
-            f"{name}: missing{look_alike(name, others)}" for name in wanted if name in needed and name not in known
-        ]
+        found = [f"{name}: missing{suggest(name, others)}" for name in wanted if name in needed and name not in known]
         told = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
         found += [f"{name}: must be a text, however: {kind}" for name, kind in told.items() if kind != pl.String]
         if found:
@@ -165,7 +163,7 @@ def _broken_lines(block: pl.DataFrame) -> list[str]:
 
 def open_files(market: Market, logs: Sequence[str], *, need_label: bool) -> list[WireFile]:
     """The files of wire rows, in order. Raises DataError for one that is missing or of no known format."""
-    layout, files = Layout(market), []
+    layout, files = FieldLayout(market), []
     for path, kind in find_files(logs):
         local_json = kind == "json" and "://" not in path
         source = None if local_json else open_sources([path], [])[0]
@@ -213,19 +211,19 @@ def _objects(path: str, value: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def block_of(layout: Layout, spelling: OwnTexts, rows: Sequence[dict[str, Any]]) -> Block:
+def block_of(layout: FieldLayout, spelling: OwnTexts, rows: Sequence[dict[str, Any]]) -> RowBlock:
     """Rows of JSON as a block."""
-    problems = Problems()
+    problems = RowErrors()
     names = layout.current + layout.others
     told = told_texts(layout, rows, problems)
     own = own_texts(layout, spelling, rows, problems)
     values = [[spelling.of(name, row.get(name), there=False) for row in rows] for name in layout.others]
     values = [*map(list, zip(*own, strict=True)), *values]
     frame = pl.DataFrame([pl.Series(name, column, pl.String) for name, column in zip(names, values, strict=True)])
-    return Block(frame, told, problems)
+    return RowBlock(frame, told, problems)
 
 
-def told_texts(layout: Layout, rows: Sequence[Mapping[str, Any]], problems: Problems) -> list[tuple[str, ...]]:
+def told_texts(layout: FieldLayout, rows: Sequence[Mapping[str, Any]], problems: RowErrors) -> list[tuple[str, ...]]:
     """Per row its history fields. One that is not there, or no text, counts as empty and is noted."""
     names, found = layout.history_fields, []
     get = itemgetter(*names)
@@ -241,9 +239,9 @@ def told_texts(layout: Layout, rows: Sequence[Mapping[str, Any]], problems: Prob
 
 
 def _only_texts(
-    layout: Layout, at: int, row: Mapping[str, Any], values: tuple[Any, ...], problems: Problems
+    layout: FieldLayout, at: int, row: Mapping[str, Any], values: tuple[Any, ...], problems: RowErrors
 ) -> tuple[str, ...]:
-    """The history fields of a row, what is no text noted. The original looks no further into a history that is empty."""
+    """The history fields of a row, what is no text noted. The legacy system looks no further into a history that is empty."""
     for history in layout.histories:
         deciding = history.batches or (history.parts[0].id,)
         texts = [values[place] for place in deciding]
@@ -257,7 +255,7 @@ def _only_texts(
 
 
 def own_texts(
-    layout: Layout, spelling: OwnTexts, rows: Sequence[Mapping[str, Any]], problems: Problems
+    layout: FieldLayout, spelling: OwnTexts, rows: Sequence[Mapping[str, Any]], problems: RowErrors
 ) -> list[tuple[str, ...]]:
     """Per row the fields of the payment itself as texts. One that is not there, or can be no text, is noted."""
     names, found = layout.current, []

@@ -17,7 +17,7 @@ Values = NDArray[np.int64]
 USED = np.uint64(1)
 """The lowest bit of a key tells a used slot from an empty one; it tells keys apart no more."""
 
-LEAST_BITS = 6
+MIN_BITS = 6
 
 
 class HashTable:
@@ -25,7 +25,7 @@ class HashTable:
 
     def __init__(self, keys: Keys | None = None, values: Values | None = None, room: int = 4) -> None:
         self._n, self._room = 0, room
-        self._allot(LEAST_BITS)
+        self._allot(MIN_BITS)
         if keys is not None and values is not None:
             self.add(keys, values)
 
@@ -64,7 +64,7 @@ class HashTable:
     def _grow(self, n: int) -> None:
         kept = self._keys != 0
         keys, values = self._keys[kept], self._values[kept]
-        self._allot(max(LEAST_BITS, (n * self._room - 1).bit_length()))
+        self._allot(max(MIN_BITS, (n * self._room - 1).bit_length()))
         self._put(keys, values)
 
     def _put(self, keys: Keys, values: NDArray[Any]) -> None:

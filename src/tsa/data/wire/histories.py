@@ -13,19 +13,19 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.history import is_retained
-from tsa.data.wire.layout import HistoryFields, Part
+from tsa.data.history import within_retention
+from tsa.data.wire.layout import FieldPart, HistoryFields
 from tsa.data.wire.legacy_histories import as_original, note_beyond
-from tsa.data.wire.row_errors import Problems
-from tsa.data.wire.row_pieces import Events, Rows, places_of, times_of
+from tsa.data.wire.row_errors import RowErrors
+from tsa.data.wire.row_pieces import Events, HistoryRows, places_of, times_of
 from tsa.data.wire.tokens import Index
 
 LATEST_SECONDS = 6e7
-"""How much later than the current payment an earlier one may be where that is scored at all: the original's numbers overflow
+"""How much later than the current payment an earlier one may be where that is scored at all: the legacy system's numbers overflow
 not far beyond."""
 
 
-def seen_events(rows: Rows, history: HistoryFields, problems: Problems) -> Events:
+def visible_events(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> Events:
     """What the rows' history holds; rows that break a rule are noted, what is returned of them means nothing."""
     original = rows.layout.wire.original
     held = _held(rows, history, problems)
@@ -38,13 +38,15 @@ def seen_events(rows: Rows, history: HistoryFields, problems: Problems) -> Event
     _note_later(rows, history, events, problems)
     if original:
         note_beyond(rows, history, events, problems)
-    events = events.take(is_retained(events.time_seconds, rows.now[events.row], rows.layout.market.retention_seconds))
+    events = events.take(
+        within_retention(events.time_seconds, rows.now[events.row], rows.layout.market.retention_seconds)
+    )
     return _latest(_in_order(events), len(rows.now), history.length - 1)
 
 
-def _held(rows: Rows, history: HistoryFields, problems: Problems) -> list[Index]:
+def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> list[Index]:
     """Per part (R,) how many payments it tells of: none where the field of a batch, or else of its ids, is a missing
-    marker. The original looks at no ids but those of the first part."""
+    marker. The legacy system looks at no ids but those of the first part."""
     original, parts = rows.layout.wire.original, history.parts
     deciding = history.batches or ((parts[0].id,) if original else ())
     empty = np.any([rows.is_marker(field) for field in deciding], axis=0) if deciding else np.zeros(len(rows.now), bool)
@@ -65,7 +67,7 @@ def _held(rows: Rows, history: HistoryFields, problems: Problems) -> list[Index]
     return found
 
 
-def _note_batches(rows: Rows, history: HistoryFields, wrong: NDArray[np.bool_], problems: Problems) -> None:
+def _note_batches(rows: HistoryRows, history: HistoryFields, wrong: NDArray[np.bool_], problems: RowErrors) -> None:
     fields = [field for part in history.parts for field in part.fields]
     name = fields[history.batches[-1] - history.parts[0].first]
     told = rows.count_told(history)
@@ -73,13 +75,15 @@ def _note_batches(rows: Rows, history: HistoryFields, wrong: NDArray[np.bool_], 
     problems.note("unlike_batches", shown)
 
 
-def _told(rows: Rows, part: Part, held: Index, problems: Problems) -> Events:
+def _told(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErrors) -> Events:
     """All payments of one part, as the row gives them."""
     row, place = places_of(held)
     return Events(row, (place,), times_of(rows, part, row, place, problems))
 
 
-def _joined(rows: Rows, parts: tuple[Part, ...], left: Events, held: Sequence[Index], problems: Problems) -> Events:
+def _joined(
+    rows: HistoryRows, parts: tuple[FieldPart, ...], left: Events, held: Sequence[Index], problems: RowErrors
+) -> Events:
     """The payments that both parts tell of. Mostly ids and times stand there twice to the letter: nothing is to be done."""
     one, other = parts
     alike = [
@@ -96,18 +100,23 @@ def _joined(rows: Rows, parts: tuple[Part, ...], left: Events, held: Sequence[In
     kept = [~unlike[events.row] for events in (left, right)]
     unlike[left.row[kept[0]][ids[0][kept[0]] != ids[1][kept[1]]]] = True
     at = [np.flatnonzero(~unlike[events.row]) for events in (left, right)]
-    if rows.layout.wire.mismatched == "refuse":
+    if rows.layout.wire.on_mismatch == "refuse":
         field = other.fields[other.id - other.first]
         shown = ((row, field, f"{held[1][row]} ids beside {held[0][row]}") for row in np.flatnonzero(unlike).tolist())
         problems.note("mismatched_history", shown)
-    elif rows.layout.wire.mismatched == "align":
+    elif rows.layout.wire.on_mismatch == "align":
         matched = _aligned(rows, parts, left, right, ids, unlike)
         at = [np.concatenate(places) for places in zip(at, matched, strict=True)]
     return _paired(parts, left.take(at[0]), right.take(at[1]), problems)
 
 
 def _aligned(
-    rows: Rows, parts: tuple[Part, ...], left: Events, right: Events, ids: list[Any], unlike: NDArray[np.bool_]
+    rows: HistoryRows,
+    parts: tuple[FieldPart, ...],
+    left: Events,
+    right: Events,
+    ids: list[Any],
+    unlike: NDArray[np.bool_],
 ) -> tuple[Index, Index]:
     """Of the rows `unlike`, which payments of the left part are which of the right one: by id, a repeated id in its turn."""
     frames = []
@@ -120,7 +129,7 @@ def _aligned(
     return both["at"].to_numpy(), both["at_right"].to_numpy()
 
 
-def _paired(parts: tuple[Part, ...], left: Events, right: Events, problems: Problems) -> Events:
+def _paired(parts: tuple[FieldPart, ...], left: Events, right: Events, problems: RowErrors) -> Events:
     """The same payments, as both parts tell of them; their times must agree."""
     differ = np.flatnonzero(left.time_seconds != right.time_seconds)
     if len(differ):
@@ -130,7 +139,7 @@ def _paired(parts: tuple[Part, ...], left: Events, right: Events, problems: Prob
     return Events(left.row, (*left.places, *right.places), left.time_seconds)
 
 
-def _note_later(rows: Rows, history: HistoryFields, events: Events, problems: Problems) -> None:
+def _note_later(rows: HistoryRows, history: HistoryFields, events: Events, problems: RowErrors) -> None:
     most = LATEST_SECONDS if rows.layout.wire.accepts("later_payment") else 0.0
     later = np.flatnonzero(events.time_seconds - rows.now[events.row] > most)
     if len(later):

@@ -1,4 +1,4 @@
-"""Which fields a wire row must have, in the order in which all of `tsa.data.wire` reads them.
+"""Which fields a wire row must have, in the order in which all of `tsa.data.inline_history` reads them.
 
 It turns a market into names. It does not know rows, files or values.
 """
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.config.optional_tables import Wire
+from tsa.config.optional_tables import InlineHistory
 from tsa.errors import MarketError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class FieldPart:
     """The categorical or the numerical half of a history: a field per feature, then the times and the ids beside them.
 
     `first` is the place of its first field among all history fields of the row.
@@ -51,7 +51,7 @@ class HistoryFields:
     length: int
     kinds: tuple[str, ...]
     """Of each part: "categorical" or "numerical"."""
-    parts: tuple[Part, ...]
+    parts: tuple[FieldPart, ...]
     batches: tuple[int, ...]
     """Places of the fields that tell how far each batch of fields has come; none where all are written at once."""
 
@@ -62,19 +62,19 @@ class HistoryFields:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FieldLayout:
     """All fields of a market's wire rows."""
 
     market: Market
 
     @cached_property
-    def wire(self) -> Wire:
+    def wire(self) -> InlineHistory:
         """The market's wire table. Raises MarketError for a market of logs."""
-        if self.market.wire is None:
+        if self.market.inline_history is None:
             raise MarketError(
-                f"market {self.market.name!r} must have a [wire] table to read rows that carry their history"
+                f"market {self.market.name!r} must have a [inline_history] table to read rows that carry their history"
             )
-        return self.market.wire
+        return self.market.inline_history
 
     @cached_property
     def categorical(self) -> tuple[str, ...]:
@@ -114,13 +114,13 @@ class Layout:
         for history in self.market.history:
             parts, kinds = [], []
             groups = {"categorical": self.categorical, "numerical": self.numerical}
-            for part, (kind, features) in zip(self.wire.parts, groups.items(), strict=True):
+            for part, (kind, features) in zip(self.wire.blocks, groups.items(), strict=True):
                 if features:
                     kinds.append(kind)
                     fields = [self.wire.field(history.name, part, name) for name in features]
                     event = self.market.event
-                    fields += [self.wire.twofold(history.name, part, name) for name in (event.time, event.id)]
-                    parts.append(Part(first=first, features=features, fields=tuple(fields)))
+                    fields += [self.wire.event_field_name(history.name, part, name) for name in (event.time, event.id)]
+                    parts.append(FieldPart(first=first, features=features, fields=tuple(fields)))
                     first = parts[-1].stop
             places = {name: part.first + at for part in parts for at, name in enumerate(part.features)}
             batches = tuple(places[name] for name in self.wire.batches or ())

@@ -1,4 +1,4 @@
-"""Histories as the original's handlers read them, where that is another way than this project's own.
+"""Histories as the legacy system's handlers read them, where that is another way than this project's own.
 
 Two parts of a history that are equally long tell of the same payments by their place, whatever their ids; of different length,
 by id, each id once. The numerical part says when. It knows places of pieces; not what values mean, nor an encoder.
@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.data.wire.layout import HistoryFields, Part
-from tsa.data.wire.row_errors import Problems
-from tsa.data.wire.row_pieces import Events, Rows, places_of, times_of
+from tsa.data.wire.layout import FieldPart, HistoryFields
+from tsa.data.wire.row_errors import RowErrors
+from tsa.data.wire.row_pieces import Events, HistoryRows, places_of, times_of
 from tsa.data.wire.tokens import Index, text_hashes
 
 
-def as_original(rows: Rows, history: HistoryFields, held: list[Index], problems: Problems) -> Events:
+def as_original(rows: HistoryRows, history: HistoryFields, held: list[Index], problems: RowErrors) -> Events:
     """What the rows' history holds, in the order in which it stands there; `held`: per part (R,) how many payments."""
     for part, count in zip(history.parts, held, strict=True):
         _note_gaps(rows, part, count, problems)
@@ -38,7 +38,7 @@ def as_original(rows: Rows, history: HistoryFields, held: list[Index], problems:
     return Events(row, tuple(places), times)
 
 
-def note_beyond(rows: Rows, history: HistoryFields, events: Events, problems: Problems) -> None:
+def note_beyond(rows: HistoryRows, history: HistoryFields, events: Events, problems: RowErrors) -> None:
     """Note rows that tell of more payments than the history has room for, or of one older than the cap."""
     part, most, cap = history.parts[-1], history.length - 1, rows.layout.wire.age_cap_seconds
     count = np.bincount(events.row, minlength=len(rows.now))
@@ -51,11 +51,11 @@ def note_beyond(rows: Rows, history: HistoryFields, events: Events, problems: Pr
     problems.note("too_old", ((row, field, f"{seconds:.15g} s for {cap:g} s") for row, seconds in shown))
 
 
-def _default_of(rows: Rows, name: str) -> str | None:
+def _default_of(rows: HistoryRows, name: str) -> str | None:
     return rows.layout.wire.defaults.get(name)
 
 
-def _note_gaps(rows: Rows, part: Part, held: Index, problems: Problems) -> None:
+def _note_gaps(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErrors) -> None:
     """Note missing ids and times that there is no default for."""
     event = rows.layout.market.event
     row, place = places_of(held)
@@ -67,7 +67,7 @@ def _note_gaps(rows: Rows, part: Part, held: Index, problems: Problems) -> None:
             problems.note(rule, ((at, part.fields[field - part.first], text) for at, text in shown))
 
 
-def _ids(rows: Rows, part: Part, row: Index, place: Index) -> NDArray[np.uint64]:
+def _ids(rows: HistoryRows, part: FieldPart, row: Index, place: Index) -> NDArray[np.uint64]:
     """(E,) what the ids hash to; a missing one is the default."""
     token = rows.first[row, part.id] + place
     ids, default = rows.tokens.hashes(token), _default_of(rows, rows.layout.market.event.id)
@@ -77,7 +77,7 @@ def _ids(rows: Rows, part: Part, row: Index, place: Index) -> NDArray[np.uint64]
 
 
 def _note_unlike(
-    rows: Rows, history: HistoryFields, row: Index, places: tuple[Index, Index], problems: Problems
+    rows: HistoryRows, history: HistoryFields, row: Index, places: tuple[Index, Index], problems: RowErrors
 ) -> None:
     one, other = (_ids(rows, part, row, place) for part, place in zip(history.parts, places, strict=True))
     part = history.parts[-1]
@@ -86,7 +86,7 @@ def _note_unlike(
 
 
 def _matched(
-    rows: Rows, history: HistoryFields, held: list[Index], unlike: NDArray[np.bool_], problems: Problems
+    rows: HistoryRows, history: HistoryFields, held: list[Index], unlike: NDArray[np.bool_], problems: RowErrors
 ) -> tuple[Index, Index, Index]:
     """Rows and places in both parts: by place in rows whose parts are equally long, else by id, its first appearance."""
     wire, found, alike = rows.layout.wire, [], []
@@ -101,13 +101,13 @@ def _matched(
     (row, left), (_, right) = alike
     if not wire.accepts("unlike_ids"):
         _note_unlike(rows, history, row, (left, right), problems)
-    if wire.mismatched == "refuse":
+    if wire.on_mismatch == "refuse":
         part = history.parts[-1]
         shown = (
             (at, part.fields[-1], f"{held[1][at]} ids beside {held[0][at]}") for at in np.flatnonzero(unlike).tolist()
         )
         problems.note("mismatched_history", shown)
-    if wire.mismatched != "align":
+    if wire.on_mismatch != "align":
         return row, left, right
     both = found[0].join(found[1], on=["row", "id"], suffix="_right", maintain_order="left")
     joined = (row, both["row"].to_numpy()), (left, both["place"].to_numpy()), (right, both["place_right"].to_numpy())

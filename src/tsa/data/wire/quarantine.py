@@ -7,16 +7,16 @@ from pathlib import Path
 
 import polars as pl
 
-from tsa.data.log.pseudonyms import Pseudonyms
-from tsa.data.log.sorting import ParquetParts
+from tsa.data.log.pseudonyms import Pseudonymizer
+from tsa.data.log.sorting import ParquetChunkWriter
 from tsa.data.log.validation import REASON
 from tsa.data.wire.files import WireFile
-from tsa.data.wire.layout import Layout
+from tsa.data.wire.layout import FieldLayout
 
 ROW = "__wire_row"
 
 
-def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudonyms | None, out: Path) -> None:
+def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudonymizer | None, out: Path) -> None:
     """Write the rows whose numbers stand in `bad` (`ROW`, `REASON`), with the reasons, some at a time.
 
     What is to be veiled is veiled here too.
@@ -27,7 +27,7 @@ def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudon
         names = [name for name in names if name not in _tells(layout, pseudonyms)]
     empty = pl.DataFrame(schema=dict.fromkeys([*names, REASON], pl.String()))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with ParquetParts(out) as parts:
+    with ParquetChunkWriter(out) as parts:
         parts.write(empty)
         for rows in _found(files, bad) if len(bad) else ():
             part = pl.concat(
@@ -49,7 +49,7 @@ def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.Data
                 yield rows.drop(ROW)
 
 
-def _tells(layout: Layout, pseudonyms: Pseudonyms) -> set[str]:
+def _tells(layout: FieldLayout, pseudonyms: Pseudonymizer) -> set[str]:
     """Fields with earlier values of what is veiled: they stand in one text, so they are left out."""
     fields = (zip(part.features, part.fields, strict=False) for history in layout.histories for part in history.parts)
     told = {field for part in fields for name, field in part if name in pseudonyms.columns}

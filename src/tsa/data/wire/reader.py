@@ -22,22 +22,22 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.reader import CleanLog, clean_log
-from tsa.data.log.sorting import ROW_GROUP, ParquetParts
+from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter
 from tsa.data.log.sources import Source
 from tsa.data.log.validation import PROBLEM, PROBLEM_VALUE, REASON
 from tsa.data.spelling import UNIT_SCALE
-from tsa.data.wire.event_pool import Pool
-from tsa.data.wire.event_segments import Carried, Segments
-from tsa.data.wire.files import Block, open_files
-from tsa.data.wire.histories import seen_events
-from tsa.data.wire.layout import HistoryFields, Layout
+from tsa.data.wire.event_pool import EventPool
+from tsa.data.wire.event_segments import EmbeddedHistoryStore, Segments
+from tsa.data.wire.files import RowBlock, open_files
+from tsa.data.wire.histories import visible_events
+from tsa.data.wire.layout import FieldLayout, HistoryFields
 from tsa.data.wire.quarantine import ROW, write_rows
-from tsa.data.wire.row_errors import Problem, Problems
-from tsa.data.wire.row_pieces import Rows, pieces_of
-from tsa.data.wire.tokens import tokenise
+from tsa.data.wire.row_errors import RowError, RowErrors
+from tsa.data.wire.row_pieces import HistoryRows, pieces_of
+from tsa.data.wire.tokens import split_texts
 from tsa.data.wire.values import Values
 from tsa.errors import DataError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
 CHUNK_ROWS = 16
 """Rows whose pieces are worked on together: what they need stays in the processor's cache."""
@@ -49,7 +49,7 @@ STAGED_ROWS = 8192
 @contextmanager
 def read_wire(
     market: Market, logs: Sequence[str], out: Path, *, quarantine: SetAside, encoder: Encoder | None
-) -> Iterator[tuple[CleanLog, Carried]]:
+) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore]]:
     """The clean table of wire rows in `out`, as `read_log` makes it, and what the rows tell of earlier payments.
 
     encoder: what will encode them, which says what numbers it can scale; None: they are to be learned from, so they need
@@ -58,7 +58,7 @@ def read_wire(
     """
     need_label = encoder is None
     files = open_files(market, logs, need_label=need_label)
-    values = Values.of(Layout(market), encoder)
+    values = Values.of(FieldLayout(market), encoder)
     aside = out.with_name(f".{out.name}.wire")
     with ExitStack() as stack:
         aside.mkdir(parents=True)
@@ -77,13 +77,13 @@ def read_wire(
             if told is not None and set_aside is not None and set_aside.path.exists():
                 bad = pl.read_parquet(set_aside.path, columns=[ROW, REASON])
                 write_rows(files, bad, values.pseudonyms, told.path)
-        yield clean, Carried(values, reading.pool, reading.segments, _taken_out(out))
+        yield clean, EmbeddedHistoryStore(values, reading.pool, reading.segments, _taken_out(out))
 
 
 def _taken_out(out: Path) -> NDArray[np.int64]:
     """(n,) which row of the files each row of the clean table was; the table itself does not go on telling so."""
     rows = pl.read_parquet(out, columns=[ROW])[ROW].to_numpy()
-    with replaced_file(out) as aside:
+    with atomic_file(out) as aside:
         pl.scan_parquet(out).drop(ROW).sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
     return rows
 
@@ -96,7 +96,7 @@ class StagedSource(Source):
 
     def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
         """As `Source.scan`."""
-        present = [name for name in (*columns, *self.carried) if name in self.schema]
+        present = [name for name in (*columns, *self.passthrough) if name in self.schema]
         return pl.scan_parquet(self.staged).select(present)
 
 
@@ -114,13 +114,13 @@ class Reading:
         layout = self.values.layout
         bounds, sizes = self.values.bounds(layout.numerical), (len(layout.categorical), len(layout.numerical))
         refused, self._read = self.values.refused_when_told, self.values.read
-        self.pool = Pool(self.folder, *sizes, bounds, refused=refused, read=self._read)
+        self.pool = EventPool(self.folder, *sizes, bounds, refused=refused, read=self._read)
         self.segments = {history.name: Segments(self.folder / f"{history.name}.rows") for history in layout.histories}
         self._stack = ExitStack()
         self._stack.enter_context(self.pool)
         self._parts = self._stack.enter_context(ExitStack())
-        self._writer = self._parts.enter_context(ParquetParts(self._path))
-        self._waiting: list[tuple[pl.DataFrame, Problems]] = []
+        self._writer = self._parts.enter_context(ParquetChunkWriter(self._path))
+        self._waiting: list[tuple[pl.DataFrame, RowErrors]] = []
         self._seen: set[str] = set(layout.current)
         return self
 
@@ -133,7 +133,7 @@ class Reading:
     def _path(self) -> Path:
         return self.folder / "staged.parquet"
 
-    def take(self, block: Block) -> None:
+    def take(self, block: RowBlock) -> None:
         """Read some further rows."""
         block = replace(block, frame=self.values.tidied(block.frame))
         now = _seconds(self.values, block.frame)
@@ -143,17 +143,17 @@ class Reading:
         if sum(len(frame) for frame, _ in self._waiting) >= STAGED_ROWS:
             self._write()
 
-    def _read_histories(self, block: Block, low: int, now: NDArray[np.float64]) -> None:
+    def _read_histories(self, block: RowBlock, low: int, now: NDArray[np.float64]) -> None:
         """Put what rows from `low` on tell of earlier payments into the pool; note which rows break a rule."""
-        layout, problems = self.values.layout, Problems()
+        layout, problems = self.values.layout, RowErrors()
         told = block.histories[low : low + len(now)]
-        tokens = tokenise(list(chain.from_iterable(told)), layout.wire.separator)
+        tokens = split_texts(list(chain.from_iterable(told)), layout.wire.separator)
         missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
         fields = np.arange(len(now))[:, None] * len(layout.history_fields) + layout.times
         times = pieces_of(tokens, fields.ravel())
         numbers[times] = tokens.numbers(times, missing[times], self._read)
-        rows = Rows(layout, tokens, missing, numbers, now)
-        found = [(history, seen_events(rows, history, problems)) for history in layout.histories]
+        rows = HistoryRows(layout, tokens, missing, numbers, now)
+        found = [(history, visible_events(rows, history, problems)) for history in layout.histories]
         sound = ~np.isin(np.arange(len(now)), [*problems, *(row - low for row in block.problems)])
         for history, events in found:
             events = events.take(sound[events.row])
@@ -166,7 +166,9 @@ class Reading:
         for row, problem in problems.items():
             block.problems.setdefault(low + row, problem)
 
-    def _note_wrong(self, history: HistoryFields, row: NDArray[Any], numbers: NDArray[Any], problems: Problems) -> None:
+    def _note_wrong(
+        self, history: HistoryFields, row: NDArray[Any], numbers: NDArray[Any], problems: RowErrors
+    ) -> None:
         """Rows that tell of a payment with a value that cannot be used, be it met here for the first time or not."""
         for at in self.pool.find_wrong(numbers).tolist():
             wrong = self.pool.wrong[int(numbers[at])]
@@ -175,7 +177,7 @@ class Reading:
 
     def _write(self) -> None:
         """Clean and write the rows that wait."""
-        frames, problems, first = [], Problems(), 0
+        frames, problems, first = [], RowErrors(), 0
         for frame, found in self._waiting:
             frames.append(frame)
             problems.update((first + row, problem) for row, problem in found.items())
@@ -201,7 +203,12 @@ class Reading:
         carried = (ROW, PROBLEM, PROBLEM_VALUE)
         kept = {name: kind for name, kind in schema.items() if name in self._seen or name in carried}
         return StagedSource(
-            kind="parquet", paths=paths, schema=kept, carried=carried, noted=self.noted, staged=self._path
+            kind="parquet",
+            paths=paths,
+            schema=kept,
+            passthrough=carried,
+            precomputed_rules=self.noted,
+            staged=self._path,
         )
 
 
@@ -209,7 +216,7 @@ def _row_numbers(first: int, n: int) -> pl.Series:
     return pl.int_range(first, first + n, eager=True).alias(ROW)
 
 
-def _problem_columns(problems: dict[int, Problem], n: int) -> list[pl.Series]:
+def _problem_columns(problems: dict[int, RowError], n: int) -> list[pl.Series]:
     rows = list(problems)
     columns = {
         PROBLEM: [problem.name for problem in problems.values()],
@@ -230,7 +237,7 @@ def _seconds(values: Values, frame: pl.DataFrame) -> NDArray[np.float64]:
     return times / UNIT_SCALE[event.time_unit or "s"]
 
 
-def _clean(values: Values, frame: pl.DataFrame, problems: Problems, first: int) -> pl.DataFrame:
+def _clean(values: Values, frame: pl.DataFrame, problems: RowErrors, first: int) -> pl.DataFrame:
     """The payments' own columns as a log has them; values that cannot be used are noted. first: the number of the first row."""
     layout = values.layout
     numbers = (*layout.numerical, *layout.engineered, layout.market.event.time)

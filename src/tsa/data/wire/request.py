@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import encode_calendar
-from tsa.data.history import NOT_KNOWN, HistoryArrays
+from tsa.data.history import UNKNOWN_OUTCOME, HistoryArrays
 from tsa.data.log.rules import plausible
 from tsa.data.spelling import UNIT_SCALE
 from tsa.data.wire.files import loads, own_texts, told_texts
-from tsa.data.wire.histories import seen_events
-from tsa.data.wire.layout import HistoryFields, Layout
-from tsa.data.wire.row_errors import BrokenRowError, Problems, number_rule
-from tsa.data.wire.row_pieces import Rows, pieces_of
-from tsa.data.wire.scales import Scales
+from tsa.data.wire.histories import visible_events
+from tsa.data.wire.layout import FieldLayout, HistoryFields
+from tsa.data.wire.row_errors import BrokenRowError, RowErrors, number_rule
+from tsa.data.wire.row_pieces import HistoryRows, pieces_of
+from tsa.data.wire.scales import VectorizedScaler
 from tsa.data.wire.spelling import OwnTexts
-from tsa.data.wire.tokens import Index, tokenise
+from tsa.data.wire.tokens import Index, split_texts
 from tsa.data.wire.values import Values
-from tsa.data.wire.vocabulary_lookup import KnownTexts, Places
+from tsa.data.wire.vocabulary_lookup import Places, VocabularyLookup
 from tsa.errors import DataError
 
 Payload = bytes | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -73,13 +73,13 @@ class WireReader:
         """Raises MarketError when the encoder is for other features or the market is one of logs, ConfigError where
         the market asks for pseudonyms and there is no secret."""
         encoder.check_market(market)
-        self._layout, self._encoder = Layout(market), encoder
+        self._layout, self._encoder = FieldLayout(market), encoder
         values = Values.of(self._layout, encoder)
         self._values, self._spelling = values, OwnTexts(self._layout)
         self._pseudonyms = values.pseudonyms
-        self._texts = KnownTexts(values, encoder)
+        self._texts = VocabularyLookup(values, encoder)
         self._numerical, self._engineered = (
-            Scales(scaling, [values.default(name) for name in names])
+            VectorizedScaler(scaling, [values.default(name) for name in names])
             for scaling, names in (
                 (encoder.numerical_scaling, self._layout.numerical),
                 (encoder.engineered_scaling, self._layout.engineered),
@@ -93,7 +93,7 @@ class WireReader:
         Raises DataError that names the payment, the rule, the field and the value of the first row that cannot be used.
         """
         rows, own, ids = self._cut(_rows_of(payload))
-        problems = Problems()
+        problems = RowErrors()
         groups = [self._own(rows, own), *(self._told(rows, h, problems) for h in self._layout.histories)]
         _refuse(ids, problems)
         categorical, numerical = self._categorical(rows, groups, ids), self._numbers(rows, groups, ids)
@@ -105,15 +105,15 @@ class WireReader:
         engineered = self._engineered_numbers(rows, own[:, len(self._layout.events) : -2], ids)
         return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered)
 
-    def _cut(self, found: Sequence[Mapping[str, Any]]) -> tuple[Rows, Index, list[str]]:
+    def _cut(self, found: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
         """The rows' pieces; the piece of each field of the payment itself (R, C + F + G + 2); their ids."""
-        layout, problems = self._layout, Problems()
+        layout, problems = self._layout, RowErrors()
         told = told_texts(layout, found, problems)
         own = own_texts(layout, self._spelling, found, problems)
         ids = self._ids([row[-1] for row in own])
         _refuse(ids, problems)
         texts, others = list(chain.from_iterable(told)), list(chain.from_iterable(own))
-        tokens = tokenise(texts, layout.wire.separator, others)
+        tokens = split_texts(texts, layout.wire.separator, others)
         pieces = np.arange(tokens.first[-1], len(tokens.start)).reshape(len(own), -1)
         fields = np.arange(len(told))[:, None] * len(layout.history_fields) + layout.numbers
         wanted = np.concatenate([pieces_of(tokens, fields.ravel()), pieces[:, len(layout.categorical) : -1].ravel()])
@@ -121,7 +121,7 @@ class WireReader:
         numbers[wanted] = tokens.numbers(wanted, missing[wanted], self._values.read)
         event, now = layout.market.event, numbers[pieces[:, -2]]
         now = np.where(np.isnan(now), self._values.default(event.time), now) / UNIT_SCALE[event.time_unit or "s"]
-        rows = Rows(layout, tokens, missing, numbers, now)
+        rows = HistoryRows(layout, tokens, missing, numbers, now)
         self._note_own(rows, pieces[:, -2], problems)
         _refuse(ids, problems)
         return rows, pieces, ids
@@ -133,7 +133,7 @@ class WireReader:
             return ids
         return [veil.of_text(name) if name else name for name in ids]
 
-    def _note_own(self, rows: Rows, pieces: Index, problems: Problems) -> None:
+    def _note_own(self, rows: HistoryRows, pieces: Index, problems: RowErrors) -> None:
         """Note times, pieces (R,), that are missing or absurd, as of a log."""
         now, name = rows.now, self._layout.market.event.time
         first, last = plausible(self._layout.market, time.time())
@@ -146,14 +146,14 @@ class WireReader:
             texts = rows.tokens.texts(pieces[which])
             problems.note(rule, ((row, name, text) for row, text in zip(which.tolist(), texts, strict=True)))
 
-    def _own(self, rows: Rows, own: Index) -> _Group:
+    def _own(self, rows: HistoryRows, own: Index) -> _Group:
         c, names = len(self._layout.categorical), self._layout.numerical
         numerical = own[:, c : c + len(names)]
         return _Group(np.arange(len(own)), own[:, :c], numerical, self._layout.categorical, names, rows.now)
 
-    def _told(self, rows: Rows, history: HistoryFields, problems: Problems) -> _Group:
+    def _told(self, rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> _Group:
         """What one history of all rows tells of."""
-        events = seen_events(rows, history, problems)
+        events = visible_events(rows, history, problems)
         if problems:  # the pieces of rows that break a rule mean nothing
             events = events.take(slice(0, 0))
         found = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
@@ -162,7 +162,7 @@ class WireReader:
         fields = history.parts[0].fields, history.parts[-1].fields[: pieces[1].shape[1]]
         return _Group(events.row, *pieces, *fields, events.time_seconds)
 
-    def _categorical(self, cut: Rows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.int32]]:
+    def _categorical(self, cut: HistoryRows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.int32]]:
         """Table rows (m, C) of each group."""
         pieces = np.concatenate([group.categorical for group in groups])
         rows, refused = self._texts.rows(cut.tokens, pieces, own=len(groups[0].row))
@@ -175,17 +175,17 @@ class WireReader:
         return _apart(rows, groups)
 
     def _refuse_texts(
-        self, cut: Rows, groups: Sequence[_Group], pieces: Index, refused: Places, ids: Sequence[str]
+        self, cut: HistoryRows, groups: Sequence[_Group], pieces: Index, refused: Places, ids: Sequence[str]
     ) -> None:
         row = np.concatenate([group.row for group in groups])
         field = [group.texts for group in groups for _ in group.row]
-        problems = Problems()
+        problems = RowErrors()
         for at, feature in sorted(refused):
             text = cut.tokens.texts(pieces[at, feature : feature + 1])[0]
             problems.note("not_a_number", [(int(row[at]), field[at][feature], text)])
         _refuse(ids, problems)
 
-    def _numbers(self, rows: Rows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.float32]]:
+    def _numbers(self, rows: HistoryRows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.float32]]:
         """Numbers (m, F') of each group."""
         pieces = np.concatenate([group.numerical for group in groups])
         numbers = rows.numbers[pieces]
@@ -196,7 +196,7 @@ class WireReader:
             _refuse_number(rows, pieces, bad, ids, lambda at, feature: (int(row[at]), field[at][feature]))
         return _apart(self._numerical.encode(numbers), groups)
 
-    def _engineered_numbers(self, rows: Rows, pieces: Index, ids: Sequence[str]) -> NDArray[np.float32]:
+    def _engineered_numbers(self, rows: HistoryRows, pieces: Index, ids: Sequence[str]) -> NDArray[np.float32]:
         """(R, G')"""
         numbers = rows.numbers[pieces]
         bad = self._own_bounds.bad(numbers)
@@ -224,7 +224,7 @@ class WireReader:
             numerical=_placed((n, length), told.row, place, *numerical),
             age_seconds=_placed((n, length), told.row, place, age.astype(np.float32), np.zeros(n, np.float32)),
             padding=padding,
-            outcome=np.where(padding, 0, NOT_KNOWN).astype(np.int8),
+            outcome=np.where(padding, 0, UNKNOWN_OUTCOME).astype(np.int8),
         )
 
 
@@ -235,7 +235,7 @@ def _apart(values: NDArray[Any], groups: Sequence[_Group]) -> list[NDArray[Any]]
 
 
 def _refuse_number(
-    rows: Rows,
+    rows: HistoryRows,
     pieces: Index,
     bad: NDArray[np.bool_],
     ids: Sequence[str],
@@ -243,7 +243,7 @@ def _refuse_number(
 ) -> None:
     """Raise DataError for the first of the pieces (m, F) that is `bad` (m, F); `whose` tells its row and field."""
     at, feature = np.argwhere(bad)[0].tolist()
-    problems, piece = Problems(), pieces[at, feature]
+    problems, piece = RowErrors(), pieces[at, feature]
     rule = number_rule(float(rows.numbers[piece]))
     problems.note(rule, [(*whose(at, feature), rows.tokens.texts(piece[None])[0])])
     _refuse(ids, problems)
@@ -266,7 +266,7 @@ def _rows_of(payload: Payload) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
-def _refuse(ids: Sequence[str], problems: Problems) -> None:
+def _refuse(ids: Sequence[str], problems: RowErrors) -> None:
     if problems:
         row = min(problems)
         who = f"payment {ids[row]!r}" if ids[row] else f"payment number {row + 1}"

@@ -29,7 +29,7 @@ TEXTS = {
     "unlike_batches": "must have as many values as the fields of the history's other batches",
     "missing_id": "must have an id for each earlier payment",
     "too_many_payments": "must tell of no more payments than the history has room for",
-    "too_old": "must not tell of a payment older than wire.age_cap_seconds",
+    "too_old": "must not tell of a payment older than inline_history.age_cap_seconds",
     "negative_age": "must not tell of a payment after the current one",
 }
 """What is expected, by rule."""
@@ -41,7 +41,7 @@ def number_rule(value: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class RowError:
     """A rule that a row breaks, at which field, and with what value."""
 
     rule: str
@@ -66,15 +66,15 @@ class Problem:
 class BrokenRowError(DataError):
     """A row of a request breaks a rule, which `problem` tells."""
 
-    def __init__(self, text: str, problem: Problem) -> None:
+    def __init__(self, text: str, problem: RowError) -> None:
         super().__init__(text)
         self.problem = problem
 
 
-class Problems(dict[int, Problem]):
+class RowErrors(dict[int, RowError]):
     """By row."""
 
     def note(self, rule: str, found: Iterable[tuple[int, str, str]]) -> None:
         """Take in (row, field, value) of rows that break a rule; a row that has a problem already keeps that."""
         for row, field, value in found:
-            self.setdefault(int(row), Problem(rule=rule, field=field, value=value))
+            self.setdefault(int(row), RowError(rule=rule, field=field, value=value))

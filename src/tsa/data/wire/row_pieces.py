@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.spelling import UNIT_SCALE
-from tsa.data.wire.layout import HistoryFields, Layout, Part
-from tsa.data.wire.row_errors import Problems
+from tsa.data.wire.layout import FieldLayout, FieldPart, HistoryFields
+from tsa.data.wire.row_errors import RowErrors
 from tsa.data.wire.tokens import Index, Tokens
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Rows:
+class HistoryRows:
     """R rows cut into pieces: the K history fields of each row stand side by side."""
 
-    layout: Layout
+    layout: FieldLayout
     tokens: Tokens
     missing: NDArray[np.bool_]
     """(T,) which pieces are missing markers."""
@@ -108,7 +108,7 @@ class Events:
             return self
         return Events(self.row[kept], tuple(place[kept] for place in self.places), self.time_seconds[kept])
 
-    def tokens(self, rows: Rows, history: HistoryFields) -> list[Index]:
+    def tokens(self, rows: HistoryRows, history: HistoryFields) -> list[Index]:
         """Per part (E, features): the piece with each feature's value."""
         return [
             rows.first[self.row, part.first : part.time] + place[:, None]
@@ -122,7 +122,7 @@ def places_of(held: Index) -> tuple[Index, Index]:
     return row, np.arange(len(row)) - np.repeat(np.cumsum(held) - held, held)
 
 
-def times_of(rows: Rows, part: Part, row: Index, place: Index, problems: Problems) -> Floats:
+def times_of(rows: HistoryRows, part: FieldPart, row: Index, place: Index, problems: RowErrors) -> Floats:
     """(E,) epoch seconds of payments of a part; those without a time are noted."""
     token = rows.first[row, part.time] + place
     event, times = rows.layout.market.event, rows.numbers[token]

@@ -1,6 +1,6 @@
 """All scalers of a group at once: the numbers of one request are too few to go through the scalers one by one.
 
-The same result as `Scaling.encode`, which reads columns; a test holds the two together.
+The same result as `ScalerGroup.encode`, which reads columns; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.encoding.scaler import LIMIT, MISSING, GivenScaler, Scaler, Scaling
+from tsa.data.encoding.scaler import LIMIT, MISSING, ImportedScaler, Scaler, ScalerGroup
 
 Floats = NDArray[np.float64]
 
 
-class Scales:
+class VectorizedScaler:
     """The scalers of F features as arrays, and what a missing value counts as before they see it (NaN: stays missing)."""
 
-    def __init__(self, scaling: Scaling, defaults: Sequence[float]) -> None:
+    def __init__(self, scaling: ScalerGroup, defaults: Sequence[float]) -> None:
         self._scaling = scaling
         self._defaults = np.array(defaults, np.float64)
         self._has_defaults = bool(np.isfinite(self._defaults).any())
-        given = [scaler for scaler in scaling.scalers if isinstance(scaler, GivenScaler)]
+        given = [scaler for scaler in scaling.scalers if isinstance(scaler, ImportedScaler)]
         self._all_given = bool(given) and len(given) == len(scaling.scalers)
         self._slope, self._offset, self._filled = (
             np.array([getattr(scaler, name) for scaler in given]) for name in ("slope", "offset", "default")
@@ -38,7 +38,7 @@ class Scales:
         self._unmarked = np.flatnonzero([not scaler.had_missing for scaler in own])
 
     def encode(self, values: Floats) -> NDArray[np.float32]:
-        """(m, F') float32 of raw values (m, F), NaN where missing. Raises DataError as `Scaling.encode`."""
+        """(m, F') float32 of raw values (m, F), NaN where missing. Raises DataError as `ScalerGroup.encode`."""
         if not values.shape[1]:
             return values.astype(np.float32)
         if self._has_defaults:

@@ -1,4 +1,4 @@
-"""How values of wire rows are spelled: JSON values as texts, and numbers as the original's handlers read them.
+"""How values of wire rows are spelled: JSON values as texts, and numbers as the legacy system's handlers read them.
 
 It knows single values. It does not know rows, files, or which row of the embedding table a text has.
 """
@@ -11,12 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from tsa.data.wire.layout import Layout
+from tsa.data.wire.layout import FieldLayout
 
 Spell = Callable[[str], str | None]
 
 WORDS = frozenset({"false"})
-"""What the original leaves as it is among the numbers of a category, in the payment itself alone."""
+"""What the legacy system leaves as it is among the numbers of a category, in the payment itself alone."""
 
 
 def integer(text: str) -> str | None:
@@ -69,7 +69,7 @@ def as_decimals(texts: pl.Series) -> pl.Series:
 class OwnTexts:
     """What texts the values of a payment's own fields are, for a market."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: FieldLayout) -> None:
         event = layout.market.event
         self._id, self._original = event.id, layout.wire.original
         self._numbers = layout.numeric | layout.decimal
@@ -87,7 +87,7 @@ class OwnTexts:
         if name == self._id and (value is None or self._original):
             return ""  # nothing depends on it
         if value is None and there and name in self._null:
-            return str(value)  # what the original looks up, and knows no more than any other unknown value
+            return str(value)  # what the legacy system looks up, and knows no more than any other unknown value
         return None
 
     def of_truth(self, name: str, value: bool) -> str:

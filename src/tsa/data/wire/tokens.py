@@ -66,7 +66,7 @@ class Tokens:
             held ^= held >> HALF
             mixed[longer] = held * FIRST
             done, longer = done + WORD, longer[rest > WORD]
-        return stirred(mixed)
+        return mix64(mixed)
 
     def are(self, texts: Iterable[str]) -> NDArray[np.bool_]:
         """(T,) whether each piece is one of the texts."""
@@ -120,7 +120,7 @@ def _marker(text: str) -> np.uint64:
     return np.uint64(text_hashes([text])[0])
 
 
-def stirred(mixed: Hashes) -> Hashes:
+def mix64(mixed: Hashes) -> Hashes:
     """Let every bit count in every other, in place."""
     mixed ^= mixed >> THIRD
     mixed *= SECOND
@@ -144,7 +144,7 @@ def _numbers(texts: Any) -> NDArray[np.float64]:
     return np.where(odd & present, np.inf, values)
 
 
-def tokenise(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) -> Tokens:
+def split_texts(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) -> Tokens:
     """Cut texts (n,) at a separator of at most eight bytes, as `str.split` does; then the texts `uncut` (m,)."""
     mark = separator.encode()
     data, behind = separator.join(texts).encode(), "".join(uncut).encode()

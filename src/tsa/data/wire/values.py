@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
-from tsa.data.log.pseudonyms import Pseudonyms
-from tsa.data.wire.layout import Layout
+from tsa.data.log.pseudonyms import Pseudonymizer
+from tsa.data.wire.layout import FieldLayout
 from tsa.data.wire.spelling import WORDS, Spell, as_decimals, as_integers, decimal, integer, number, respelled
 from tsa.data.wire.tokens import Read
 
@@ -44,13 +44,13 @@ class Bounds:
 class Values:
     """A market's rules for values."""
 
-    layout: Layout
-    pseudonyms: Pseudonyms | None
+    layout: FieldLayout
+    pseudonyms: Pseudonymizer | None
     domains: Mapping[str, Domain]
     """Of features that cannot scale every number: between which two those lie that they can."""
 
     @classmethod
-    def of(cls, layout: Layout, encoder: Encoder | None = None) -> Values:
+    def of(cls, layout: FieldLayout, encoder: Encoder | None = None) -> Values:
         """Without an encoder yet, for one that is fitted as the market says.
 
         Raises ConfigError when the market asks for pseudonyms and there is no secret.
@@ -59,7 +59,7 @@ class Values:
         own = {f.name: domain_of(f.transform) for f in (*features.numerical, *features.engineered)}
         known = own if encoder is None else encoder.domains
         domains = {name: domain for name, domain in known.items() if domain != EVERYTHING}
-        return cls(layout, Pseudonyms.of(layout.market), domains)
+        return cls(layout, Pseudonymizer.of(layout.market), domains)
 
     @cached_property
     def _spells(self) -> dict[str, Spell]:
@@ -73,7 +73,7 @@ class Values:
     def text(self, name: str) -> pl.Expr:
         """A categorical column: null where missing, unless there is a default; numbers in the spelling that is known.
 
-        The original's defaults stand as they are, whatever spelling they have.
+        The legacy system's defaults stand as they are, whatever spelling they have.
         """
         value: pl.Expr = pl.when(~self.missing(name)).then(pl.col(name))
         default = self.layout.wire.defaults.get(name)
@@ -96,8 +96,8 @@ class Values:
         return pl.coalesce(_whole(value), value)
 
     def is_unreadable(self, name: str, text: str, *, told: bool) -> bool:
-        """Whether a text is refused that should be the number of a category, as the original fails on it. told: it stands
-        in a history, where the original knows no other missing marker than the empty text."""
+        """Whether a text is refused that should be the number of a category, as the legacy system fails on it. told: it stands
+        in a history, where the legacy system knows no other missing marker than the empty text."""
         spell = self._spells.get(name)
         if spell is None or not self.layout.wire.original or (not text and text in self.layout.wire.missing):
             return False

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.wire.event_pool import mixed, mixers
+from tsa.data.wire.event_pool import hash_multipliers, mixed
 from tsa.data.wire.hash_table import HashTable
 from tsa.data.wire.tokens import Index, Tokens, text_hashes
 from tsa.data.wire.values import Values
 
-MOST_SEEN = 1000
+MAX_SEEN = 1000
 """Odd texts per feature that are kept with their rows: finding the row of one costs as much as reading a request."""
 
 REFUSED, LOST = -1, -2
@@ -23,13 +23,13 @@ REFUSED, LOST = -1, -2
 Places = list[tuple[int, int]]
 
 
-class KnownTexts:
+class VocabularyLookup:
     """The texts of C categorical features as they stand on the wire: values, their other spellings, missing markers."""
 
     def __init__(self, values: Values, encoder: Encoder) -> None:
         self._values, self._encoder = values, encoder
         names = values.layout.categorical
-        self._mixers = mixers(len(names), 1)
+        self._mixers = hash_multipliers(len(names), 1)
         self._unknown = np.array([v.unknown_row for v in encoder.categorical_vocabularies], np.int32)
         self._odd = [at for at, name in enumerate(names) if not values.is_plain(name)]
         self._seen: dict[int, dict[tuple[str, bool], int]] = {at: {} for at in self._odd}
@@ -78,5 +78,5 @@ class KnownTexts:
                 for key, row in zip(new, rows, strict=True)
             }
             found |= learned
-            self._seen[at] = learned if len(known) > MOST_SEEN else known | learned
+            self._seen[at] = learned if len(known) > MAX_SEEN else known | learned
         return [found[key] for key in asked]

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation.baseline.events import DAY, Columns, Past
-from tsa.evaluation.baseline.segmented_ops import Blocks, empty_blocks
+from tsa.evaluation.baseline.events import DAY, Columns, EventTable
+from tsa.evaluation.baseline.segmented_ops import GroupedEvents, empty_blocks
 
 if TYPE_CHECKING:
     from tsa.data.store.store import EventStore
@@ -74,7 +74,7 @@ def aggregate(store: EventStore, *, rows: Array | None = None, config: Aggregate
     repeated = int(np.sum(np.diff(np.sort(rows)) == 0))
     if repeated:
         raise DataError(f"rows must be distinct, however: {repeated} of {len(rows)} are repeats")
-    source = Past.read(store, config.windows_days)
+    source = EventTable.read(store, config.windows_days)
     own, categorical = _own_columns(store, source, rows)
     per_history = {
         name: tuple(_history_columns(name, empty_blocks(len(source)), source, config)) for name in store.histories
@@ -101,7 +101,7 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _fill(out: Array, rows: Array, store: EventStore, name: str, source: Past, config: AggregateConfig) -> None:
+def _fill(out: Array, rows: Array, store: EventStore, name: str, source: EventTable, config: AggregateConfig) -> None:
     """Write the columns of one history into `out` (R, k), block run by block run."""
     by_row = np.argsort(rows, kind="stable")
     for blocks, places, found in source.runs(store.histories[name], rows[by_row], config.places_at_once):
@@ -114,7 +114,7 @@ def _fill(out: Array, rows: Array, store: EventStore, name: str, source: Past, c
         out[by_row[found]] = chunk
 
 
-def _own_columns(store: EventStore, source: Past, rows: Array) -> tuple[Columns, tuple[str, ...]]:
+def _own_columns(store: EventStore, source: EventTable, rows: Array) -> tuple[Columns, tuple[str, ...]]:
     """What the payment itself says: raw numbers, engineered features, calendar, codes; and which of these are codes."""
     features = store.market.features
     columns = {name: values[source.places[rows]] for name, values in source.numerical.items()}
@@ -128,7 +128,7 @@ def _own_columns(store: EventStore, source: Past, rows: Array) -> tuple[Columns,
     return {**columns, **dict(zip(names, made.values(), strict=True)), **codes}, tuple(codes)
 
 
-def _history_columns(name: str, blocks: Blocks, source: Past, config: AggregateConfig) -> Columns:
+def _history_columns(name: str, blocks: GroupedEvents, source: EventTable, config: AggregateConfig) -> Columns:
     """All columns of one history for m places; each (m,)."""
     low = {window: blocks.first_at(blocks.place, rows[blocks.event]) for window, rows in source.window_start.items()}
     low[EVER] = blocks.first
@@ -145,7 +145,7 @@ def _history_columns(name: str, blocks: Blocks, source: Past, config: AggregateC
     return {f"{name}.{key}": value for key, value in columns.items()}
 
 
-def _gaps(blocks: Blocks, time: Array) -> Columns:
+def _gaps(blocks: GroupedEvents, time: Array) -> Columns:
     """Seconds from the previous payment of the key to this one, and between the two before."""
     to_previous = np.full(len(blocks), np.nan)
     to_previous[1:] = time[1:] - time[:-1]
@@ -156,7 +156,7 @@ def _gaps(blocks: Blocks, time: Array) -> Columns:
     return {"gap_seconds": to_previous, "gap_before_seconds": before}
 
 
-def _amounts(blocks: Blocks, values: Array, low: dict[str, Array]) -> Columns:
+def _amounts(blocks: GroupedEvents, values: Array, low: dict[str, Array]) -> Columns:
     """Mean, standard deviation and maximum of the earlier values in each window; the current value against the mean."""
     present = ~np.isnan(values)
     counts = blocks.counts_before(present)
@@ -182,7 +182,7 @@ def _amounts(blocks: Blocks, values: Array, low: dict[str, Array]) -> Columns:
     return columns
 
 
-def _outcomes(blocks: Blocks, source: Past, known_from: Array) -> Columns:
+def _outcomes(blocks: GroupedEvents, source: EventTable, known_from: Array) -> Columns:
     """Known outcomes of earlier payments: how many, how many frauds, the rate; the last one, and the last fraud's age.
 
     An outcome is visible from one place of its block on, and leaves a window at another: two searches, no sorting.

@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.data.history import HistoryIndex
-from tsa.evaluation.baseline.segmented_ops import Blocks, blocks_of, slices_of
+from tsa.evaluation.baseline.segmented_ops import GroupedEvents, blocks_of, slices_of
 
 if TYPE_CHECKING:
     from tsa.data.store.store import EventStore
@@ -28,7 +28,7 @@ DAY = 86400.0
 
 
 @dataclass(frozen=True)
-class Past:
+class EventTable:
     """The columns of N events in time order; arrays (N,)."""
 
     time: Array
@@ -52,15 +52,17 @@ class Past:
         return len(self.time)
 
     @classmethod
-    def read(cls, store: EventStore, windows_days: Sequence[int]) -> Past:
+    def read(cls, store: EventStore, windows_days: Sequence[int]) -> EventTable:
         """The events of a store, as aggregates over so many days need them."""
         windows = {f"{days}d": days * DAY for days in windows_days}
-        whole = store.market.wire is None and math.isinf(store.market.retention_seconds)
-        past = cls._of_log(store, windows, whole) if store.market.wire is None else cls._of_wire(store, windows)
+        whole = store.market.inline_history is None and math.isinf(store.market.retention_seconds)
+        past = (
+            cls._of_log(store, windows, whole) if store.market.inline_history is None else cls._of_wire(store, windows)
+        )
         return past
 
     @classmethod
-    def _of_log(cls, store: EventStore, windows: dict[str, float], whole: bool) -> Past:
+    def _of_log(cls, store: EventStore, windows: dict[str, float], whole: bool) -> EventTable:
         time, label = np.asarray(store.time_seconds), np.asarray(store.label)
         features = store.market.features
         amount = store.market.event.amount
@@ -79,7 +81,7 @@ class Past:
         return cls(time, label, *columns, start, place, whole, known_from, until)
 
     @classmethod
-    def _of_wire(cls, store: EventStore, windows: dict[str, float]) -> Past:
+    def _of_wire(cls, store: EventStore, windows: dict[str, float]) -> EventTable:
         """Payments and the earlier ones that they carry along; of the same time, the carried ones first."""
         events, encoder = store.events, store.encoder
         stored = np.asarray(events.time_seconds)
@@ -101,7 +103,7 @@ class Past:
         start = {name: _index(np.searchsorted(time, time - w, side="right")) for name, w in windows.items()}
         return cls(time, np.asarray(events.label)[order], numerical, categorical, start, places, whole=False)
 
-    def runs(self, index: HistoryIndex, rows: Array, places: int) -> Iterator[tuple[Blocks, Array, Array]]:
+    def runs(self, index: HistoryIndex, rows: Array, places: int) -> Iterator[tuple[GroupedEvents, Array, Array]]:
         """Runs of blocks that hold the past of payments `rows` (R,), ascending; which places of them are payments asked
         for, and which of `rows` these are."""
         if not self.whole:

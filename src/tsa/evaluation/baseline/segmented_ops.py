@@ -1,6 +1,6 @@
 """Sums, maxima and counts along many short histories at once: the NumPy kernel under the automatic aggregates.
 
-A `Blocks` holds some whole blocks of a store's `order`: m places, key after key, each key's events in time order. Every
+A `GroupedEvents` holds some whole blocks of a store's `order`: m places, key after key, each key's events in time order. Every
 function works on all m places together and never lets a number of one key into another: a prefix sum restarts with each
 block, so what a place sees is, to the bit, a function of the earlier places of its own block.
 
@@ -26,7 +26,7 @@ LONG_BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class Blocks:
+class GroupedEvents:
     """m places of whole blocks. All arrays (m,) int64; places are counted from the first of these blocks."""
 
     event: Array
@@ -132,7 +132,7 @@ class Blocks:
         return repeats
 
 
-def blocks_of(index: HistoryIndex, places: int) -> Iterator[Blocks]:
+def blocks_of(index: HistoryIndex, places: int) -> Iterator[GroupedEvents]:
     """Cut a history index into runs of whole blocks, each about `places` long (longer only where one key is)."""
     n = len(index.order)
     order = np.asarray(index.order)
@@ -145,7 +145,7 @@ def blocks_of(index: HistoryIndex, places: int) -> Iterator[Blocks]:
         low = high
 
 
-def slices_of(index: HistoryIndex, rows: Array, place: Array, places: int) -> Iterator[tuple[Blocks, Array]]:
+def slices_of(index: HistoryIndex, rows: Array, place: Array, places: int) -> Iterator[tuple[GroupedEvents, Array]]:
     """Each of `rows` (R,) with what it sees as a block of its own, about `places` at a time; and which of `rows` these are.
 
     place: (n,) where an event of the store stands in time order; it takes the row's part in the blocks.
@@ -164,22 +164,22 @@ def slices_of(index: HistoryIndex, rows: Array, place: Array, places: int) -> It
         start = inner[rank]
         n = len(place)
         yield (
-            Blocks(event=event[in_time], rank=rank, first=start, end=inner[rank + 1], n_events=n),
+            GroupedEvents(event=event[in_time], rank=rank, first=start, end=inner[rank + 1], n_events=n),
             np.arange(low, high),
         )
         low = high
 
 
-def empty_blocks(n_events: int) -> Blocks:
+def empty_blocks(n_events: int) -> GroupedEvents:
     """No place at all; what an aggregate makes of it tells its columns."""
     none = np.empty(0, np.int64)
-    return Blocks(event=none, rank=none, first=none, end=none, n_events=n_events)
+    return GroupedEvents(event=none, rank=none, first=none, end=none, n_events=n_events)
 
 
-def _run(order: Array, edges: Array, n_events: int) -> Blocks:
+def _run(order: Array, edges: Array, n_events: int) -> GroupedEvents:
     """The blocks between `edges` (b + 1,)."""
     lengths = np.diff(edges)
     rank = np.repeat(np.arange(len(lengths)), lengths)
     first = np.repeat(edges[:-1] - edges[0], lengths)
     event = order[edges[0] : edges[-1]].astype(np.int64, copy=False)
-    return Blocks(event=event, rank=rank, first=first, end=first + lengths[rank], n_events=n_events)
+    return GroupedEvents(event=event, rank=rank, first=first, end=first + lengths[rank], n_events=n_events)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.metrics.ranking import Floats, Integers, Ranking
 from tsa.evaluation.metrics.scored_payments import Array
-from tsa.evaluation.metrics.weighted import Weights
+from tsa.evaluation.metrics.weighted import WeightedCounts
 
 Resample = Literal["payments", "entities"]
 
@@ -44,14 +44,14 @@ def poisson_one(generator: np.random.Generator, shape: int | tuple[int, ...]) ->
     return _POISSON[generator.integers(0, 65536, size=shape, dtype=np.uint16)]
 
 
-def observed(ranking: Ranking) -> Weights:
+def observed(ranking: Ranking) -> WeightedCounts:
     """The payments as they are: one weighting, every weight 1."""
     return _weights(ranking, np.ones((1, ranking.frauds), dtype=np.int8), ranking.cell_counts[None, :])
 
 
 def resample(
     ranking: Ranking, generator: np.random.Generator, replicates: int, *, clusters: Integers | None = None
-) -> Iterator[Weights]:
+) -> Iterator[WeightedCounts]:
     """Yield weightings, `replicates` in all, in blocks. clusters (n): dense codes to draw instead of payments."""
     if clusters is not None:
         yield from _resample_clusters(ranking, generator, replicates, clusters)
@@ -66,7 +66,7 @@ def resample(
 
 def _resample_clusters(
     ranking: Ranking, generator: np.random.Generator, replicates: int, clusters: Integers
-) -> Iterator[Weights]:
+) -> Iterator[WeightedCounts]:
     units = int(clusters.max(initial=-1)) + 1
     frauds, genuine = clusters[ranking.fraud_rows], clusters[_rows(ranking)]
     for _ in range(replicates):
@@ -74,7 +74,7 @@ def _resample_clusters(
         yield _weights(ranking, drawn[frauds][None, :], ranking.genuine_cells(drawn[genuine])[None, :])
 
 
-def weigh_rows(ranking: Ranking, row_weights: NDArray[np.int8]) -> Weights:
+def weigh_rows(ranking: Ranking, row_weights: NDArray[np.int8]) -> WeightedCounts:
     """One weighting from a weight per payment (n); the ranking must have kept its rows."""
     genuine = ranking.genuine_cells(row_weights[_rows(ranking)])
     return _weights(ranking, row_weights[ranking.fraud_rows][None, :], genuine[None, :])
@@ -86,9 +86,9 @@ def _rows(ranking: Ranking) -> Integers:
     return ranking.genuine_rows
 
 
-def _weights(ranking: Ranking, frauds: NDArray[np.int8], genuine: Integers) -> Weights:
+def _weights(ranking: Ranking, frauds: NDArray[np.int8], genuine: Integers) -> WeightedCounts:
     value = None if ranking.fraud_values is None else ranking.fraud_steps(frauds * ranking.fraud_values)
-    return Weights(fraud=ranking.fraud_steps(frauds), genuine=genuine, value=value, cut=ranking.cut)
+    return WeightedCounts(fraud=ranking.fraud_steps(frauds), genuine=genuine, value=value, cut=ranking.cut)
 
 
 def cluster_codes(entity: Array | None) -> Integers:

@@ -19,7 +19,7 @@ from tsa.evaluation.metrics.scored_payments import Array
 
 Floats = NDArray[np.float64]
 
-MOST_BINS = 20
+MAX_BINS = 20
 PER_BIN = 200
 """A bin has at least about so many payments."""
 
@@ -32,7 +32,7 @@ CELLS = 50
 SCORE_BINS = 10
 """Bins of the population stability index: deciles of the reference."""
 
-LEAST_SHARE = 1e-4
+MIN_SHARE = 1e-4
 """An empty bin counts as this share: the index would be infinite."""
 
 DAY_SECONDS = 86_400
@@ -48,7 +48,7 @@ class Bins:
     """(B + 1,) the lowest probability of each bin, then the highest of all."""
 
     @classmethod
-    def of(cls, probability: Floats, most: int = MOST_BINS, *, split_top: int = 1) -> Bins:
+    def of(cls, probability: Floats, most: int = MAX_BINS, *, split_top: int = 1) -> Bins:
         """Bins of `PER_BIN` payments at least, `most` of them at most; the last one split again into `split_top`."""
         n, wanted = len(probability), min(most, max(1, len(probability) // PER_BIN))
         last = (wanted - 1) * n // wanted
@@ -73,7 +73,7 @@ def reliability(label: Array, probability: Array) -> list[dict[str, Any]]:
     Bins are of equal mass; the last one, which holds most frauds, is split again where there is enough in it.
     """
     values = np.asarray(probability, np.float64)
-    bins = Bins.of(values, split_top=max(1, min(TOP_BINS, len(values) // (MOST_BINS * PER_TOP_BIN))))
+    bins = Bins.of(values, split_top=max(1, min(TOP_BINS, len(values) // (MAX_BINS * PER_TOP_BIN))))
     n, frauds, expected = (bins.sums(x) for x in (np.ones(len(values)), label, values))
     rows = []
     for at in range(len(bins)):
@@ -190,7 +190,7 @@ def population_stability(reference: Array, current: Array) -> dict[str, Any]:
         return {"value": None, "reason": "no payments", "bins": []}
     inner = np.unique(np.quantile(before, np.arange(1, SCORE_BINS) / SCORE_BINS))
     shares = [_shares(values, inner) for values in (before, after)]
-    held = [np.maximum(share, LEAST_SHARE) for share in shares]
+    held = [np.maximum(share, MIN_SHARE) for share in shares]
     value = float(((held[1] - held[0]) * np.log(held[1] / held[0])).sum())
     edges = [None, *inner.tolist(), None]
     rows = zip(edges[:-1], edges[1:], *(share.tolist() for share in shares), strict=True)

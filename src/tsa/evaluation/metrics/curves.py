@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from tsa.evaluation.metrics.ranking import Floats
 from tsa.evaluation.metrics.scored_payments import Array
-from tsa.evaluation.metrics.weighted import Weights, ratio
+from tsa.evaluation.metrics.weighted import WeightedCounts, ratio
 
-MOST_POINTS = 400
+MAX_POINTS = 400
 BINS = 50
 
 
-def roc_curve(weights: Weights) -> dict[str, list[float]] | None:
+def roc_curve(weights: WeightedCounts) -> dict[str, list[float]] | None:
     """Corners of the ROC curve, thinned: false_positive_rate, recall. None unless both classes occur."""
     frauds, genuines = weights.frauds[0], weights.genuines[0]
     if not frauds or not genuines:
@@ -29,7 +29,7 @@ def roc_curve(weights: Weights) -> dict[str, list[float]] | None:
     return {"false_positive_rate": _short(x[kept]), "recall": _short(y[kept])}
 
 
-def precision_recall_curve(weights: Weights) -> dict[str, list[float]] | None:
+def precision_recall_curve(weights: WeightedCounts) -> dict[str, list[float]] | None:
     """Precision at each distinct fraud score, thinned: recall, precision. None without frauds."""
     if not weights.frauds[0]:
         return None
@@ -53,7 +53,7 @@ def score_histogram(label: Array, score: Array) -> dict[str, list[float] | list[
     return {"edges": _short(edges), "genuine": genuine, "fraud": fraud}
 
 
-def thin(x: Floats, y: Floats, most: int = MOST_POINTS) -> NDArray[np.intp]:
+def thin(x: Floats, y: Floats, most: int = MAX_POINTS) -> NDArray[np.intp]:
     """Indices of at most `most` points of a curve: half evenly along its length, half evenly along its points."""
     if len(x) <= most:
         return np.arange(len(x))

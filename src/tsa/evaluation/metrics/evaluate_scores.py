@@ -31,7 +31,7 @@ from tsa.evaluation.metrics.precision_at_k import card_precision_at_k, daily_pre
 from tsa.evaluation.metrics.ranking import Floats, Ranking, rank
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.metrics.segments import by_history_length, by_value
-from tsa.evaluation.metrics.weighted import VALUE_RECALL_RATE, Weights, measure, steps_within
+from tsa.evaluation.metrics.weighted import VALUE_RECALL_RATE, WeightedCounts, measure, steps_within
 from tsa.text import plural
 
 __all__ = ["ScoredPayments", "card_precision_at_k", "evaluate_scores", "paired_difference"]
@@ -176,7 +176,7 @@ def _described(value: float, samples: list[Floats], fewest: tuple[int, str], con
     return {"value": value, "low": low, "high": high}
 
 
-def _events(ranking: Ranking, seen: Weights) -> dict[str, int]:
+def _events(ranking: Ranking, seen: WeightedCounts) -> dict[str, int]:
     """How many payments of each kind there are that some metric cannot do without."""
     flagged = int(seen.caught[0, ranking.cut] + seen.alarms_at[0, ranking.cut])
     missed = ranking.frauds - int(seen.caught[0, ranking.cut])
@@ -207,13 +207,13 @@ def _fewest(metric: str, events: dict[str, int]) -> tuple[int, str]:
     return min((events[event], event) for event in _NEEDS.get(metric, fixed_rate))
 
 
-def _threshold_within(ranking: Ranking, seen: Weights, rate: float) -> float | None:
+def _threshold_within(ranking: Ranking, seen: WeightedCounts, rate: float) -> float | None:
     """The lowest fraud score (or the decision threshold) that keeps to a false positive rate."""
     steps = int(steps_within(seen, rate)[0])
     return float(ranking.scores[steps - 1]) if steps and ranking.genuine else None
 
 
-def _confusion(seen: Weights) -> dict[str, int]:
+def _confusion(seen: WeightedCounts) -> dict[str, int]:
     counts = seen.caught[0, seen.cut], seen.alarms_at[0, seen.cut], seen.frauds[0], seen.genuines[0]
     hits, alarms, frauds, genuines = (int(count) for count in counts)
     return {

@@ -24,7 +24,7 @@ from tsa.evaluation.metrics.bootstrap import (
 )
 from tsa.evaluation.metrics.ranking import Floats, Ranking, rank
 from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
-from tsa.evaluation.metrics.weighted import Weights, areas
+from tsa.evaluation.metrics.weighted import WeightedCounts, area_metrics
 
 Verdict = Literal["a better", "b better", "no clear difference"]
 
@@ -72,8 +72,8 @@ def _shared_order(a: Array, b: Array, payments: ScoredPayments) -> NDArray[np.in
     return np.argsort(np.asarray(a, dtype=np.float64) + b, kind="stable")
 
 
-def _compared(weights: Weights) -> dict[str, Floats]:
-    both = areas(weights)
+def _compared(weights: WeightedCounts) -> dict[str, Floats]:
+    both = area_metrics(weights)
     return {name: both[name] for name in ("average_precision", "roc_auc")}
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tsa.evaluation.metrics.scored_payments import Array
 
-MOST_VALUES = 20
+MAX_VALUES = 20
 HISTORY_BUCKETS = ((0, "none"), (1, "1"), (2, "2-5"), (6, "6-20"), (21, "21-50"), (51, "51+"))
 
 Measure = Callable[[NDArray[np.intp]], dict[str, Any]]
@@ -27,7 +27,7 @@ def by_value(values: Array, measure: Measure) -> list[dict[str, Any]]:
     """
     column = pl.Series("value", values if values.dtype.kind != "O" else values.tolist(), dtype=None).cast(pl.String)
     counts = column.value_counts().sort("count", "value", descending=[True, False])
-    kept = counts.head(MOST_VALUES).with_columns(code=pl.int_range(pl.len(), dtype=pl.Int8))
+    kept = counts.head(MAX_VALUES).with_columns(code=pl.int_range(pl.len(), dtype=pl.Int8))
     codes = column.to_frame().join(kept, on="value", how="left", nulls_equal=True, maintain_order="left")["code"]
     names = kept["value"].to_list()
     parts = []

@@ -20,7 +20,7 @@ VALUE_RECALL_RATE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class WeightedCounts:
     """Weight of b weightings: fraud (b, G) and fraud value (b, G) per step, genuine (b, 2 G + 1) per cell."""
 
     fraud: Array
@@ -59,9 +59,11 @@ class Weights:
         return self.alarms[:, -1]
 
 
-def measure(weights: Weights, *, rates: Sequence[float] = (), precisions: Sequence[float] = ()) -> dict[str, Floats]:
+def measure(
+    weights: WeightedCounts, *, rates: Sequence[float] = (), precisions: Sequence[float] = ()
+) -> dict[str, Floats]:
     """Every metric of a ranking as name -> (b), NaN where undefined. rates: fixed false positive rates."""
-    result = areas(weights) | at_threshold(weights)
+    result = area_metrics(weights) | at_threshold(weights)
     for rate in rates:
         result[f"recall_at_fpr_{rate:g}"] = recall_at_rate(weights, rate)
     for precision in precisions:
@@ -69,7 +71,7 @@ def measure(weights: Weights, *, rates: Sequence[float] = (), precisions: Sequen
     return result | value_recalls(weights)
 
 
-def areas(weights: Weights) -> dict[str, Floats]:
+def area_metrics(weights: WeightedCounts) -> dict[str, Floats]:
     """ROC AUC (ties count half), average precision (step-wise) and the trapezoid under precision over recall."""
     precision = ratio(weights.caught, weights.caught + weights.alarms_at, otherwise=0.0)
     earlier = weights.caught - weights.fraud
@@ -83,7 +85,7 @@ def areas(weights: Weights) -> dict[str, Floats]:
     }
 
 
-def at_threshold(weights: Weights) -> dict[str, Floats]:
+def at_threshold(weights: WeightedCounts) -> dict[str, Floats]:
     """Metrics of the decision "flag every payment at or above the cut"."""
     hits, alarms = weights.caught[:, weights.cut], weights.alarms_at[:, weights.cut]
     right = hits + weights.genuines - alarms
@@ -95,20 +97,20 @@ def at_threshold(weights: Weights) -> dict[str, Floats]:
     }
 
 
-def recall_at_rate(weights: Weights, rate: float) -> Floats:
+def recall_at_rate(weights: WeightedCounts, rate: float) -> Floats:
     """Greatest recall of a threshold whose false positive rate is at most rate: (b)."""
     return np.where(
         weights.genuines > 0, ratio(_up_to(weights.caught, steps_within(weights, rate)), weights.frauds), np.nan
     )
 
 
-def recall_at_precision(weights: Weights, precision: float) -> Floats:
+def recall_at_precision(weights: WeightedCounts, precision: float) -> Floats:
     """Greatest recall of a threshold whose precision is at least that; 0 where none is: (b)."""
     reached = ratio(weights.caught, weights.caught + weights.alarms_at, otherwise=0.0) >= precision
     return ratio(np.where(reached, weights.caught, 0).max(axis=1), weights.frauds)
 
 
-def value_recalls(weights: Weights) -> dict[str, Floats]:
+def value_recalls(weights: WeightedCounts) -> dict[str, Floats]:
     """Share of the fraudulent amount that is flagged, at the cut and at a false positive rate of 1 %."""
     at_rate = f"value_weighted_recall_at_fpr_{VALUE_RECALL_RATE:g}"
     if weights.value is None:
@@ -122,7 +124,7 @@ def value_recalls(weights: Weights) -> dict[str, Floats]:
     }
 
 
-def steps_within(weights: Weights, rate: float) -> Integers:
+def steps_within(weights: WeightedCounts, rate: float) -> Integers:
     """How many steps, from the top, keep the false positive rate at or below rate: (b)."""
     rates = ratio(weights.alarms_at, weights.genuines[:, None], otherwise=0.0)
     return np.asarray(np.count_nonzero(rates <= rate, axis=1), dtype=np.int64)  # rates only grow along a ranking

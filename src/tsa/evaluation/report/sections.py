@@ -13,7 +13,7 @@ Dict = Mapping[str, Any]
 
 KEY_FIGURES = ("average_precision", "roc_auc", "precision_at_k", "recall_at_fpr_0.01", "precision", "recall")
 PART_METRICS = ("average_precision", "roc_auc", "recall_at_fpr_0.01", "precision", "recall")
-MOST_FEATURES = 15
+MAX_FEATURES = 15
 
 
 def key_figures(evaluation: Dict, comparison: Dict | None) -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def _signed(difference: Dict) -> dict[str, str]:
 
 def features(comparison: Dict | None) -> list[dict[str, Any]]:
     """The other model's most important features, with the width of their bars in percent of the first."""
-    found = sorted((comparison or {}).get("features") or [], key=lambda f: -(f["importance"] or 0))[:MOST_FEATURES]
+    found = sorted((comparison or {}).get("features") or [], key=lambda f: -(f["importance"] or 0))[:MAX_FEATURES]
     most = max((f["importance"] or 0 for f in found), default=0) or 1
     return [f | {"width": round(100 * (f["importance"] or 0) / most, 1)} for f in found]
 

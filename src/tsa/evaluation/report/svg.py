@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 28, 46
-_MOST_TICKS = 6
+_MAX_TICKS = 6
 
 Scale = Callable[[float], float]
 
@@ -69,7 +69,7 @@ def interval_bar(value: float | None, low: float | None, high: float | None, sca
     ).format(_n(left), _n(right), _n(middle))
 
 
-def ticks(low: float, high: float, most: int = _MOST_TICKS, *, whole: bool = False) -> list[float]:
+def ticks(low: float, high: float, most: int = _MAX_TICKS, *, whole: bool = False) -> list[float]:
     """At most `most` round numbers within [low, high]."""
     if not high > low:
         return [low]
@@ -108,11 +108,11 @@ def _scale(axis: Axis, start: float, end: float) -> Scale:
 
 def _tick_values(axis: Axis) -> list[tuple[float, str]]:
     if axis.labels is not None:
-        every = math.ceil(len(axis.labels) / _MOST_TICKS)
+        every = math.ceil(len(axis.labels) / _MAX_TICKS)
         return [(float(i), label) for i, label in enumerate(axis.labels) if i % every == 0]
     if axis.log:
         powers = range(math.ceil(math.log10(axis.low) - 1e-9), math.floor(math.log10(axis.high) + 1e-9) + 1)
-        every = math.ceil(len(powers) / _MOST_TICKS)
+        every = math.ceil(len(powers) / _MAX_TICKS)
         return [(10.0**p, tick_label(10.0**p, min(10.0**p, 1.0), axis)) for p in powers if p % every == 0]
     values = ticks(axis.low, axis.high, whole=axis.whole)
     step = values[1] - values[0] if len(values) > 1 else 1.0

@@ -14,7 +14,7 @@ from tsa.errors import ConfigError, DataError
 from tsa.evaluation.report.report import page, to_plain
 from tsa.evaluation.report.sections import card
 from tsa.evaluation.report.svg import Axis, Series
-from tsa.evaluation.run import Run, read_report
+from tsa.evaluation.run import TrainedRun, read_report
 from tsa.evaluation.thresholds import Costs, choose_thresholds
 from tsa.files.writing import write_json, write_text
 
@@ -22,7 +22,7 @@ Dict = Mapping[str, Any]
 
 
 def thresholds(
-    run: Run | str | Path, costs: Costs, *, amount_column: str | None = None, replicates: int = 200
+    run: TrainedRun | str | Path, costs: Costs, *, amount_column: str | None = None, replicates: int = 200
 ) -> dict[str, Any]:
     """Choose thresholds on the test range of an evaluated run; write `thresholds.json` and `thresholds.html` beside it.
 
@@ -31,7 +31,7 @@ def thresholds(
     ConfigError where the run was not evaluated, there is nothing to choose by, or the market has no such column; DataError
     where it holds no numbers.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
     scores = _scores(run)
     payments = run.payments(scores["raw_score"].cast(pl.Float64).to_numpy())
     if amount_column is not None:
@@ -39,19 +39,19 @@ def thresholds(
     probability = scores["probability"].to_numpy() if "probability" in scores.columns else None
     found = choose_thresholds(payments, costs, probability=probability, replicates=replicates)
     for row in (*found["rows"], *([found["best"]] if found["best"] else [])):
-        others = run.scorer.columns(np.array([row["threshold"]], np.float32))
+        others = run.scorer.with_calibration(np.array([row["threshold"]], np.float32))
         row.update({name: float(value[0]) for name, value in others.items() if name != "raw_score"})
     found |= {
         "amount_column": amount_column or run.market.event.amount,
         "market": run.market.name,
     }
-    found["plain"] = plain(found)
+    found["summary"] = plain(found)
     write_json(run.path / "thresholds.json", to_plain(found))
     write_text(run.path / "thresholds.html", page("thresholds.html", view(to_plain(found))))
     return found
 
 
-def _scores(run: Run) -> pl.DataFrame:
+def _scores(run: TrainedRun) -> pl.DataFrame:
     """The test payments with their scores, as `tsa evaluate` wrote them."""
     path = run.path / "scores.parquet"
     if read_report(run.path)["model"].get("weights") != run.weights_hash or not path.is_file():
@@ -59,7 +59,7 @@ def _scores(run: Run) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def _amounts(run: Run, column: str) -> Any:
+def _amounts(run: TrainedRun, column: str) -> Any:
     if column not in run.market.raw_columns:
         known = ", ".join(run.market.raw_columns)
         raise ConfigError(f"the amount column must be one that the market declares ({known}), however: {column!r}")

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 420, 152
 LEFT, RIGHT = 14, 20
 LINE, FLOOR, BAR = 44, 122, 34
 """Where the time line and the foot of the bars are, and how high a bar may be."""
-LEAST_DOT, MOST_DOT = 2.0, 10.0
+MIN_DOT, MAX_DOT = 2.0, 10.0
 FOLD = 3_600.0
 """Ages are drawn on log1p(age / 1 h): a burst within an hour and a year side by side."""
 TICKS = (
@@ -29,7 +29,7 @@ TICKS = (
     (120 * 86_400.0, "120 days"),
     (365 * 86_400.0, "1 year"),
 )
-LEAST_SPAN = 86_400.0
+MIN_SPAN = 86_400.0
 
 Dict = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ def _history(identifier: str, history: Dict, loudest: float) -> dict[str, Any]:
 
 def time_line(identifier: str, title: str, events: Sequence[Dict], loudest: float) -> Markup:
     """Events with age_seconds, attribution, attention and outcome, oldest first; a dot of size 1 adds ±`loudest`."""
-    longest = max(LEAST_SPAN, *(event["age_seconds"] for event in events))
+    longest = max(MIN_SPAN, *(event["age_seconds"] for event in events))
     most = max(event["attention"] for event in events) or 1.0
     frauds = sum(event["outcome"] == "fraud" for event in events)
     description = (
@@ -118,7 +118,7 @@ def _axis(longest: float) -> Markup:
 
 def _dot(event: Dict, longest: float, loudest: float) -> Markup:
     share = min(1.0, abs(event["attribution"]) / loudest)
-    radius = LEAST_DOT + (MOST_DOT - LEAST_DOT) * math.sqrt(share)
+    radius = MIN_DOT + (MAX_DOT - MIN_DOT) * math.sqrt(share)
     who = "earlier payment" if event["id"] is None else f"payment {event['id']}"
     told = f"{who}, {formatting.moment(event['time'])}: {event['attribution']:+.3f}, {event['outcome']}"
     return Markup('<circle class="event {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(

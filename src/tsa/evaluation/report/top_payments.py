@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError
-from tsa.evaluation.run import Run
+from tsa.evaluation.run import TrainedRun
 from tsa.explain import Explainer, Explanation, need_captum
 from tsa.progress import Progress, silent
 
-MOST = 10
+MAX_SHOWN = 10
 EVENT = ("id", "time", "age_seconds", "outcome", "attribution", "attention")
 """What the report keeps of an earlier event."""
 
 
-def explain_riskiest(run: Run, scores: NDArray[Any], progress: Progress = silent) -> dict[str, Any]:
+def explain_riskiest(run: TrainedRun, scores: NDArray[Any], progress: Progress = silent) -> dict[str, Any]:
     """{note, payments}: the ten test payments with the highest `scores` (n,), highest first, explained.
 
     Without captum there are none, and the note says so: a report is worth having without reasons.
@@ -26,7 +26,7 @@ def explain_riskiest(run: Run, scores: NDArray[Any], progress: Progress = silent
         need_captum()
     except ConfigError as missing:
         return {"note": str(missing), "payments": []}
-    rows = run.rows[np.argsort(-scores, kind="stable")[:MOST]]
+    rows = run.rows[np.argsort(-scores, kind="stable")[:MAX_SHOWN]]
     with progress("explaining the riskiest payments", len(rows)) as advance:
         found = []
         for row, explanation in zip(

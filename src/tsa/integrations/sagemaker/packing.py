@@ -11,11 +11,11 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from tsa.bundle.archive import packed
+from tsa.bundle.archive import to_tar_gz
 from tsa.bundle.bundle import Bundle
 from tsa.bundle.signing import read_bundle
 from tsa.errors import ConfigError
-from tsa.files.writing import replaced_file
+from tsa.files.writing import atomic_file
 
 BUNDLE, CODE = "bundle.tar.gz", "code"
 INFERENCE = f"{CODE}/inference.py"
@@ -41,14 +41,14 @@ def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> in
     if not out.name.endswith(".tar.gz"):
         raise ConfigError(f"out must end in .tar.gz for SageMaker, however: {out}")
     _refuse_foreign(out)
-    contents = {BUNDLE: packed(read_bundle(bundle)[0]), INFERENCE: INFERENCE_TEXT.encode()}
+    contents = {BUNDLE: to_tar_gz(read_bundle(bundle)[0]), INFERENCE: INFERENCE_TEXT.encode()}
     wanted = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}"
     if wheel is not None:
         contents[f"{CODE}/{wheel.name}"] = _read_wheel(wheel)
         wanted = f"tsa-fraud[{EXTRAS}] @ file://{FOLDER}/{CODE}/{wheel.name}"
     contents[f"{CODE}/requirements.txt"] = f"{wanted}\n".encode()
-    with replaced_file(out) as aside:
-        aside.write_bytes(packed(contents))
+    with atomic_file(out) as aside:
+        aside.write_bytes(to_tar_gz(contents))
     return len(contents)
 
 

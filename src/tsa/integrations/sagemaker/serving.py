@@ -36,24 +36,24 @@ from typing import Any, cast
 
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Serving
-from tsa.data.online.payments import Problem
+from tsa.data.online.payments import RuleViolation
 from tsa.errors import ConfigError, TSAError
 from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.packing import BUNDLE, CODE
 from tsa.serving import run
-from tsa.serving.errors import refusal_of
-from tsa.serving.formats import Rows, media_type
+from tsa.serving.errors import problem_from_exception
+from tsa.serving.formats import RequestRows, media_type
 from tsa.serving.history.base import New
 from tsa.serving.history.factory import open_history
-from tsa.serving.history.monitored import WatchedStore
-from tsa.serving.http.invocations import READ, answered_in, as_original, rows_of, written
-from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
-from tsa.serving.request_schema import Contract, Entry
-from tsa.serving.results import Answer, document, only
+from tsa.serving.history.monitored import MonitoredStore
+from tsa.serving.http.invocations import READ, response_format, rows_of, serialize, to_legacy_format
+from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
+from tsa.serving.request_schema import PaymentRequest, RequestValidator
+from tsa.serving.results import ScoreResult, single_result, to_json
 from tsa.serving.scoring.bundle_watch import version_of
-from tsa.serving.scoring.isolation import score_apart
-from tsa.serving.scoring.scoring_service import Desk
+from tsa.serving.scoring.isolation import score_isolating_failures
+from tsa.serving.scoring.scoring_service import ScoringService
 from tsa.serving.settings import ServeSettings
 from tsa.system_errors import lack
 
@@ -80,26 +80,30 @@ PAYLOAD, PAYLOAD_MB = "SAGEMAKER_MAX_PAYLOAD_IN_MB", 6
 class Model:
     """What `model_fn` makes and `predict_fn` scores with. Safe to use from several threads."""
 
-    desk: Desk
-    contract: Contract
-    original: Calibration | None
-    """Of an imported model, which answers in the original's words; None for all others."""
+    scoring_service: ScoringService
+    contract: RequestValidator
+    legacy_calibration: Calibration | None
+    """Of an imported model, which answers in the legacy system's words; None for all others."""
     remembers: bool
     """Whether payments without their histories can be scored."""
 
-    def score(self, entries: list[Entry | Problem]) -> list[Answer | Problem]:
+    def score(self, entries: list[PaymentRequest | RuleViolation]) -> list[ScoreResult | RuleViolation]:
         """An answer or a problem for each entry."""
         if not self.remembers:
             entries = [_unknown(entry) for entry in entries]
-        answered = iter(score_apart(self.desk, [entry for entry in entries if isinstance(entry, Entry)]))
-        return [next(answered) if isinstance(entry, Entry) else entry for entry in entries]
+        answered = iter(
+            score_isolating_failures(
+                self.scoring_service, [entry for entry in entries if isinstance(entry, PaymentRequest)]
+            )
+        )
+        return [next(answered) if isinstance(entry, PaymentRequest) else entry for entry in entries]
 
 
 @dataclass(frozen=True)
 class Request:
     """A body as it was read: its rows, and the format that they came in."""
 
-    rows: Rows
+    rows: RequestRows
     kind: str
 
 
@@ -123,18 +127,18 @@ def model_fn(model_dir: str, context: Any = None) -> Model:
     )
     bundle, market = scorer.bundle, scorer.bundle.market
     store, seconds = None, (market.serving or Serving()).history_timeout_seconds
-    if market.wire is None and settings.history is not None:
+    if market.inline_history is None and settings.history is not None:
         new: New = "make" if settings.new_store else "refuse"
-        store = WatchedStore(open_history(settings.history, seconds, new=new, allow_eviction=settings.allow_eviction))
+        store = MonitoredStore(open_history(settings.history, seconds, new=new, allow_eviction=settings.allow_eviction))
     return Model(
-        desk=Desk(scorer, store, version=version_of(scorer)),
-        contract=Contract(market, settings),
-        original=bundle.calibration or Calibration() if "imported" in bundle.training else None,
-        remembers=store is not None or market.wire is not None,
+        scoring_service=ScoringService(scorer, store, version=version_of(scorer)),
+        contract=RequestValidator(market, settings),
+        legacy_calibration=bundle.calibration or Calibration() if "imported" in bundle.training else None,
+        remembers=store is not None or market.inline_history is not None,
     )
 
 
-def input_fn(data: bytes | str, content_type: str, context: Any = None) -> Request | RefusedError:
+def input_fn(data: bytes | str, content_type: str, context: Any = None) -> Request | ProblemError:
     """Read a body: JSON, JSON lines, CSV or Parquet. The toolkit gives some of them as texts.
 
     What is refused is handed on as a value and said by `output_fn`: the toolkit answers errors with their traceback.
@@ -144,37 +148,37 @@ def input_fn(data: bytes | str, content_type: str, context: Any = None) -> Reque
     try:
         kind = media_type(content_type, READ)
         if len(body) > bounds["max_bytes"]:
-            raise RefusedError(413, "too_large", f"the body must have at most {bounds['max_bytes']} bytes")
+            raise ProblemError(413, "too_large", f"the body must have at most {bounds['max_bytes']} bytes")
         return Request(rows_of(body, kind, bounds["max_list"], bounds["max_bytes"]), kind)
-    except RefusedError as refused:
+    except ProblemError as refused:
         return refused
 
 
-def predict_fn(data: Request | RefusedError, model: Model, context: Any = None) -> Prediction | RefusedError:
+def predict_fn(data: Request | ProblemError, model: Model, context: Any = None) -> Prediction | ProblemError:
     """Score what was read. A list has an answer or a problem for each payment; the only payment's problem is the refusal."""
-    if isinstance(data, RefusedError):
+    if isinstance(data, ProblemError):
         return data
     request_id = secrets.token_hex(8)
     try:
         results = model.score(model.contract.entries(data.rows))
-        documents = [document(result, request_id) for result in results]
+        documents = [to_json(result, request_id) for result in results]
         if data.rows.single:
-            only(results, documents)
-        if model.original is not None:
-            documents = as_original(model.original, results, documents)
+            single_result(results, documents)
+        if model.legacy_calibration is not None:
+            documents = to_legacy_format(model.legacy_calibration, results, documents)
     except Exception as error:
-        return refusal_of(error)
-    return Prediction(documents, data.kind, imported=model.original is not None)
+        return problem_from_exception(error)
+    return Prediction(documents, data.kind, imported=model.legacy_calibration is not None)
 
 
-def output_fn(prediction: Prediction | RefusedError, accept: str, context: Any = None) -> tuple[bytes, str]:
+def output_fn(prediction: Prediction | ProblemError, accept: str, context: Any = None) -> tuple[bytes, str]:
     """The answer and its media type. A refusal becomes a problem with its status; without a context it is raised."""
     try:
-        if isinstance(prediction, RefusedError):
+        if isinstance(prediction, ProblemError):
             raise prediction
-        out = answered_in(accept, prediction.kind, imported=prediction.imported)
-        return written(out, prediction.documents)
-    except RefusedError as refused:
+        out = response_format(accept, prediction.kind, imported=prediction.imported)
+        return serialize(out, prediction.documents)
+    except ProblemError as refused:
         if context is None:
             raise
         problem = refused.document(secrets.token_hex(8))
@@ -209,11 +213,11 @@ def main() -> int:
     return 0
 
 
-def _unknown(entry: Entry | Problem) -> Entry | Problem:
+def _unknown(entry: PaymentRequest | RuleViolation) -> PaymentRequest | RuleViolation:
     """Nothing is scored as if it had no past: without a store, payments must bring theirs along."""
-    if isinstance(entry, Problem) or entry.histories is not None:
+    if isinstance(entry, RuleViolation) or entry.histories is not None:
         return entry
-    return Problem(
+    return RuleViolation(
         "no_history", "histories", "must be given, or TSA_HISTORY be set: no histories are kept here", "none"
     )
 

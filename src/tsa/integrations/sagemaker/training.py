@@ -31,7 +31,7 @@ from typing import Any, Self
 
 import torch
 
-from tsa.config.overrides import Settings
+from tsa.config.overrides import Overrides
 from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, TrainingStopped, TSAError
@@ -39,7 +39,7 @@ from tsa.evaluation.evaluate import evaluate
 from tsa.files.platform_files import MARKERS
 from tsa.files.writing import write_text
 from tsa.training.config import TrainingConfig
-from tsa.training.distributed import joined
+from tsa.training.distributed import distributed_context
 from tsa.training.train_model import train
 
 logger = logging.getLogger("tsa.integrations.sagemaker.training")
@@ -58,7 +58,7 @@ NOT_OUTPUT = ("bundle", "checkpoints", "store", ".*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """What SageMaker asks for, and where it has put things."""
 
     base: Path
@@ -97,14 +97,14 @@ class Job:
         return next((path for path in self.channels.values() if (path / MANIFEST).is_file()), None)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> Overrides:
         """The settings, and the market unless there is a store, which has its own."""
         texts = [
             f"{name}={value}"
             for name, value in self.hyperparameters.items()
             if name not in OWN and not name.startswith(SAGEMAKERS)
         ]
-        return Settings.read(texts, None if self.store else self._market())
+        return Overrides.read(texts, None if self.store else self._market())
 
     def _market(self) -> Path:
         """The market file: a path, or its name in one of the channels. ConfigError where there is none."""
@@ -139,7 +139,7 @@ def main() -> int:
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     failure = base / "output" / "failure"
     try:
-        job = Job.read(base)
+        job = TrainingJob.read(base)
         if "RANK" in os.environ:  # one of several that were started
             run(job)
         else:
@@ -163,29 +163,29 @@ def start() -> None:
         os._exit(code)
 
 
-def run(job: Job) -> None:
+def run(job: TrainingJob) -> None:
     """Prepare the store, train, and put the results where SageMaker fetches them. TrainingStopped at SIGTERM."""
     settings = job.settings
     training = TrainingConfig.make(settings.training)
     out = job.base / "checkpoints" / "run"
-    with joined(training.device) as processes:
+    with distributed_context(training.device) as processes:
         first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-        processes.ready("store", partial(_prepare, job, settings) if first_here else None)
+        processes.run_then_barrier("store", partial(_prepare, job, settings) if first_here else None)
         store = EventStore.open(job.store or job.base / "store")
         preset = job.own("preset", "default")
         train(store, out, preset=preset, model=settings.model, training=training, resume=True)
-    if processes.first:
+    if processes.is_main:
         _publish(job, out)
 
 
-def _prepare(job: Job, settings: Settings) -> None:
+def _prepare(job: TrainingJob, settings: Overrides) -> None:
     """The store of the logs, the same on each host. Nothing where a channel is one."""
     if job.store is None:
         assert settings.market is not None
         prepare(settings.market, job.logs(), job.base / "store")
 
 
-def _publish(job: Job, out: Path) -> None:
+def _publish(job: TrainingJob, out: Path) -> None:
     """The bundle to the model folder, all else that was written to the output folder."""
     # SageMaker puts markers beside the files under checkpoints, while this goes on
     ignored = shutil.ignore_patterns(*MARKERS)
@@ -198,7 +198,7 @@ def _publish(job: Job, out: Path) -> None:
     shutil.copytree(out, job.output, ignore=shutil.ignore_patterns(*NOT_OUTPUT, *MARKERS), dirs_exist_ok=True)
 
 
-def _start_all(job: Job, failure: Path) -> int:
+def _start_all(job: TrainingJob, failure: Path) -> int:
     """Be this host's process, or start several and see them through."""
     if len(job.hosts) > 1 and job.network_interface:
         for library in ("NCCL", "GLOO"):
@@ -213,7 +213,7 @@ def _start_all(job: Job, failure: Path) -> int:
     return 0
 
 
-def _start_several(job: Job, failure: Path) -> int:
+def _start_several(job: TrainingJob, failure: Path) -> int:
     """This host's processes, by torchrun; SIGTERM goes on to them. Returns the exit code."""
     options = {
         "nnodes": len(job.hosts),

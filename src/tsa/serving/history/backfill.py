@@ -20,23 +20,23 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.history import index_histories
 from tsa.data.log.quarantine import SetAside
-from tsa.data.online.histories import ARRAYS, Key, PastEvents
+from tsa.data.online.histories import ARRAYS, HistoryEvents, Key
 from tsa.data.store.build import key_codes
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError
 from tsa.progress import Progress, silent
-from tsa.serving.history.base import PAYMENTS, Change, HistoryStore, Place
-from tsa.serving.history.blocks import Block, Keep, keep_of, taken
-from tsa.serving.history.maintenance import note_outcome, until_made
-from tsa.serving.history.metadata import adopt
+from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, WriteBatch
+from tsa.serving.history.blocks import HistoryBlock, RetentionPolicy, retention_policies, select_events
+from tsa.serving.history.maintenance import record_outcome, retry_on_conflict
+from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import encode_anew, mark_of
+from tsa.serving.history.reencode import encoder_hash, reencode_blocks
 
 RECORDS_AT_ONCE, BLOCKS_AT_ONCE = 20_000, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filled:
+class BackfillSummary:
     """What came of a log."""
 
     read: int
@@ -48,7 +48,7 @@ class Filled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Runs:
+class _KeyGroups:
     """The events of one history that are to be kept, key by key."""
 
     history: str
@@ -58,49 +58,49 @@ class _Runs:
     """(keys + 1,) where in `order` each key begins."""
     keys: list[str]
     whole_after: NDArray[np.float64]
-    """(keys,) as of `Block`."""
+    """(keys,) as of `HistoryBlock`."""
 
 
-def fill(
+def backfill(
     store: HistoryStore,
     bundle: Bundle,
     logs: Sequence[str | Path],
     *,
     quarantine: SetAside = None,
     progress: Progress = silent,
-) -> Filled:
+) -> BackfillSummary:
     """Load the payments of a log, and their outcomes with when they are known. What is older than may be kept is left out.
 
     Raises DataError for rows that cannot be used, or for a payment that the store has with other values; HistoryError where
     the store is not one for this bundle.
     """
     market = bundle.market
-    if market.wire is not None:
+    if market.inline_history is not None:
         raise DataError(f"market {market.name} must be one of logs, however: its rows carry their own history")
     with tempfile.TemporaryDirectory(prefix="tsa-history-") as folder:
         log = prepare(
             market, logs, Path(folder) / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
         )
-        adopt(store, market, bundle.encoder)
-        keep = keep_of(market)
-        runs = [_runs(log, str(h.key), h.name, keep[h.name], market.retention_seconds) for h in market.history]
+        bind_store(store, market, bundle.encoder)
+        keep = retention_policies(market)
+        runs = [_runs(log, str(h.key_column), h.name, keep[h.name], market.retention_seconds) for h in market.history]
         kept = np.zeros(len(log), bool)
         for run in runs:
             kept[run.order] = True
         added = _fill_records(store, log, np.flatnonzero(kept), progress)
         ids = log.ids().cast(pl.String).to_list()
         changed = sum(_fill_blocks(store, bundle, log, ids, run, keep[run.history], progress) for run in runs)
-        return Filled(read=len(log), added=added, changed=changed)
+        return BackfillSummary(read=len(log), added=added, changed=changed)
 
 
-def _runs(log: EventStore, column: str, history: str, keep: Keep, retention_seconds: float) -> _Runs:
-    """What `Block.joined` would keep of the events of each key, found for all keys at once."""
+def _runs(log: EventStore, column: str, history: str, keep: RetentionPolicy, retention_seconds: float) -> _KeyGroups:
+    """What `HistoryBlock.joined` would keep of the events of each key, found for all keys at once."""
     key = log.columns([column]).to_series().cast(pl.String)
     codes = key_codes(key)
     order = np.asarray(index_histories(codes).order)
     order = order[codes[order] >= 0]
     if not len(order):
-        return _Runs(history=history, order=order, bounds=np.zeros(1, np.int64), keys=[], whole_after=np.empty(0))
+        return _KeyGroups(history=history, order=order, bounds=np.zeros(1, np.int64), keys=[], whole_after=np.empty(0))
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     counts = np.diff(starts, append=len(order))
     times, older = log.time_seconds[order], keep.length - 1
@@ -113,7 +113,7 @@ def _runs(log: EventStore, column: str, history: str, keep: Keep, retention_seco
     offset = np.arange(len(order)) - np.repeat(starts, counts)
     stays = (offset >= np.repeat(first, counts)) & (times >= log.time_seconds[-1] - retention_seconds)
     left = np.add.reduceat(stays, starts)
-    return _Runs(
+    return _KeyGroups(
         history=history,
         order=order[stays],
         bounds=np.concatenate([[0], np.cumsum(left[left > 0])]),
@@ -129,29 +129,29 @@ def _fill_records(store: HistoryStore, log: EventStore, rows: NDArray[np.int64],
     with progress("loading payments", len(rows)) as advance:
         for first in range(0, len(rows), RECORDS_AT_ONCE):
             packed = _records(log, rows[first : first + RECORDS_AT_ONCE])
-            added += until_made(lambda packed=packed: _add_records(store, packed, is_new))  # type: ignore[misc]
+            added += retry_on_conflict(lambda packed=packed: _add_records(store, packed, is_new))  # type: ignore[misc]
             advance(len(packed))
     return added
 
 
-def _add_records(store: HistoryStore, packed: dict[Place, bytes], is_new: bool) -> int | None:
+def _add_records(store: HistoryStore, packed: dict[StoreKey, bytes], is_new: bool) -> int | None:
     there = {} if is_new else store.read(list(packed))
     outcomes = {}
     for place, stored in there.items():
         old, new = Record.unpack(stored.data), Record.unpack(packed[place])
-        if column := old.differs(new.time_seconds, new.raw):
+        if column := old.first_difference(new.time_seconds, new.raw):
             raise DataError(f"payment {place[1]!r} of the log must be that of the store, however: another {column}")
-        if new.label >= 0 and old.told(new.label, new.known_at_seconds) != old:
+        if new.label >= 0 and old.with_outcome(new.label, new.known_at_seconds) != old:
             outcomes[place[1]] = (new.label, new.known_at_seconds)
     put = {place: data for place, data in packed.items() if place not in there}
-    if put and not store.commit(Change(seen=dict.fromkeys(put), put=put)):
+    if put and not store.commit(WriteBatch(expected_versions=dict.fromkeys(put), puts=put)):
         return None if not is_new else _add_records(store, packed, is_new=False)
     for id_, outcome in outcomes.items():
-        note_outcome(store, id_, *outcome)
+        record_outcome(store, id_, *outcome)
     return len(put)
 
 
-def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[Place, bytes]:
+def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[StoreKey, bytes]:
     """`Record.pack` of payments of a log, in columns."""
     market = log.market
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
@@ -161,7 +161,7 @@ def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[Place, bytes]:
     frame = log.columns(names) if last - first > 4 * len(rows) else _slice(log, names, first, last)
     frame = frame[(rows if len(frame) == len(log) else rows - first)]
     raw = [pl.col(name) if name in numbers else pl.col(name).cast(pl.String) for name in market.raw_columns]
-    keys = [pl.col(str(history.key)).cast(pl.String).alias(history.name) for history in market.history]
+    keys = [pl.col(str(history.key_column)).cast(pl.String).alias(history.name) for history in market.history]
     known_at = pl.when(pl.col(KNOWN_AT).is_finite()).then(pl.col(KNOWN_AT))
     record = pl.struct(
         pl.col(TIME).alias("time"),
@@ -182,60 +182,72 @@ def _slice(log: EventStore, names: list[str], first: int, last: int) -> pl.DataF
 
 
 def _fill_blocks(
-    store: HistoryStore, bundle: Bundle, log: EventStore, ids: list[str], runs: _Runs, keep: Keep, progress: Progress
+    store: HistoryStore,
+    bundle: Bundle,
+    log: EventStore,
+    ids: list[str],
+    runs: _KeyGroups,
+    keep: RetentionPolicy,
+    progress: Progress,
 ) -> int:
     """Write the blocks of one history, or what they lack; how many changed."""
-    changed, mark = 0, mark_of(bundle.encoder)
+    changed, mark = 0, encoder_hash(bundle.encoder)
     with progress(f"loading histories: {runs.history}", len(runs.keys)) as advance:
         for first in range(0, len(runs.keys), BLOCKS_AT_ONCE):
             some = range(first, min(first + BLOCKS_AT_ONCE, len(runs.keys)))
             blocks = dict(_blocks(log, ids, runs, some, mark))
-            changed += until_made(lambda blocks=blocks: _add_blocks(store, bundle, blocks, keep))  # type: ignore[misc]
+            changed += retry_on_conflict(lambda blocks=blocks: _add_blocks(store, bundle, blocks, keep))  # type: ignore[misc]
             advance(len(blocks))
     return changed
 
 
-def _blocks(log: EventStore, ids: list[str], runs: _Runs, some: range, mark: bytes) -> Iterator[tuple[Key, Block]]:
+def _blocks(
+    log: EventStore, ids: list[str], runs: _KeyGroups, some: range, mark: bytes
+) -> Iterator[tuple[Key, HistoryBlock]]:
     for at in some:
         rows = runs.order[runs.bounds[at] : runs.bounds[at + 1]]
         arrays = {name: getattr(log, name)[rows] for name in ARRAYS}
-        events = PastEvents(ids=tuple(ids[row] for row in rows.tolist()), **arrays)
-        block = Block(events=events, mark=mark, whole_after_seconds=float(runs.whole_after[at]))
+        events = HistoryEvents(ids=tuple(ids[row] for row in rows.tolist()), **arrays)
+        block = HistoryBlock(events=events, encoder_hash=mark, complete_after_seconds=float(runs.whole_after[at]))
         yield (runs.history, runs.keys[at]), block
 
 
-def _add_blocks(store: HistoryStore, bundle: Bundle, blocks: dict[Key, Block], keep: Keep) -> int | None:
+def _add_blocks(
+    store: HistoryStore, bundle: Bundle, blocks: dict[Key, HistoryBlock], keep: RetentionPolicy
+) -> int | None:
     """Write blocks; where there is one already, what it lacks."""
     there = store.read(list(blocks))
-    put: dict[Place, bytes] = {}
+    put: dict[StoreKey, bytes] = {}
     for key, block in blocks.items():
         if key not in there:
             put[key] = block.pack()
             continue
-        old = Block.unpack(there[key].data)
+        old = HistoryBlock.unpack(there[key].data)
         joined = _joined(store, bundle, old, block, keep)
         if joined is None:
             return None
         if joined.events.ids != old.events.ids:
             put[key] = joined.pack()
-    seen = {key: there[key].stamp if key in there else None for key in put}
-    return len(put) if not put or store.commit(Change(seen=seen, put=put)) else None
+    seen = {key: there[key].version if key in there else None for key in put}
+    return len(put) if not put or store.commit(WriteBatch(expected_versions=seen, puts=put)) else None
 
 
-def _joined(store: HistoryStore, bundle: Bundle, old: Block, block: Block, keep: Keep) -> Block | None:
+def _joined(
+    store: HistoryStore, bundle: Bundle, old: HistoryBlock, block: HistoryBlock, keep: RetentionPolicy
+) -> HistoryBlock | None:
     """The old block with what the other one has beside; None where a payment is gone that it tells of."""
     has = set(old.events.ids)
     rows = np.flatnonzero([id_ not in has for id_ in block.events.ids])
     if not len(rows):
         return old
-    if old.mark != block.mark:
+    if old.encoder_hash != block.encoder_hash:
         records = {place[1]: Record.unpack(one.data) for place, one in store.read(_records_of(old)).items()}
         if len(records) < len(old):
             return None
-        (old,) = encode_anew([old], records, bundle.market, bundle.encoder)
-    whole_after = max(old.whole_after_seconds, block.whole_after_seconds)
-    return replace(old, whole_after_seconds=whole_after).joined(taken(block.events, rows), keep)
+        (old,) = reencode_blocks([old], records, bundle.market, bundle.encoder)
+    whole_after = max(old.complete_after_seconds, block.complete_after_seconds)
+    return replace(old, complete_after_seconds=whole_after).with_events(select_events(block.events, rows), keep)
 
 
-def _records_of(block: Block) -> list[Place]:
+def _records_of(block: HistoryBlock) -> list[StoreKey]:
     return [(PAYMENTS, id_) for id_ in block.events.ids]

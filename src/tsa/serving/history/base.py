@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl
 from tsa.errors import ConfigError, HistoryError
 from tsa.serving.history.identity import Seen
 
-Place = tuple[str, str]
+StoreKey = tuple[str, str]
 """A room and a name in it: (PAYMENTS, id), (NOTES, name), or the name of a history and a key."""
 
 PAYMENTS = ""
-NOTES = "."
+METADATA = "."
 
 REASONS = {
     "away": "it does not answer",
@@ -52,24 +52,24 @@ _stamps = random.SystemRandom()
 
 
 @dataclass(frozen=True)
-class Stored:
+class VersionedValue:
     """What stands at a place. The stamp is another one after each change."""
 
-    stamp: int
+    version: int
     data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class WriteBatch:
     """Places to write and to empty, and what was seen there before."""
 
-    seen: Mapping[Place, int | None]
+    expected_versions: Mapping[StoreKey, int | None]
     """The stamp of each place, None where there was nothing. Holds all that is written or emptied, and may hold more."""
-    put: Mapping[Place, bytes] = field(default_factory=dict)
-    drop: frozenset[Place] = frozenset()
+    puts: Mapping[StoreKey, bytes] = field(default_factory=dict)
+    deletes: frozenset[StoreKey] = frozenset()
 
     def __post_init__(self) -> None:
-        if unseen := [place for place in (*self.put, *self.drop) if place not in self.seen]:
+        if unseen := [place for place in (*self.puts, *self.deletes) if place not in self.expected_versions]:
             raise ValueError(f"a change must have seen what it writes, however: {unseen[:3]}")
 
 
@@ -98,22 +98,22 @@ class HistoryStore(Protocol):
         """Go on with the store as it is, whatever it has lost; those that use it will."""
         ...
 
-    def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
+    def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """What stands at these places; those with nothing are absent."""
         ...
 
-    def commit(self, change: Change) -> bool:
+    def commit(self, change: WriteBatch) -> bool:
         """Make the change, whole or not at all; False, and nothing is changed, where something seen has moved on.
 
         What is committed outlasts the death of this process; whether it outlasts that of the machine is a setting.
         """
         ...
 
-    def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
+    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
         """All that stands in a room: PAYMENTS, or a history."""
         ...
 
-    def purge(self) -> None:
+    def compact(self) -> None:
         """Let nothing linger in files of what was dropped, as far as this engine can."""
         ...
 
@@ -126,7 +126,7 @@ class HistoryStore(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-def new_stamp() -> int:
+def new_version() -> int:
     """A stamp that no other change has, for all practical purposes; never 0."""
     return _stamps.getrandbits(62) + 1
 
@@ -139,7 +139,7 @@ def new_store(place: str) -> HistoryError:
     )
 
 
-def settings_of(query: str, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def url_options(query: str, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """The settings behind the `?` of a URL: the known ones, over what they are else, and the others.
 
     Raises ConfigError for anything that is not name=value.

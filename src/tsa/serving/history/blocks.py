@@ -19,8 +19,8 @@ import orjson
 from numpy.typing import NDArray
 
 from tsa.config.market import DAY_SECONDS, Market
-from tsa.data.online.histories import ARRAYS, PastEvents
-from tsa.data.online.payments import tie
+from tsa.data.online.histories import ARRAYS, HistoryEvents
+from tsa.data.online.payments import tie_break_key
 from tsa.errors import HistoryError
 
 MARK_BYTES = 8
@@ -38,7 +38,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keep:
+class RetentionPolicy:
     """What a block keeps: the last `length - 1` events before those of the last `late_seconds`, and these.
 
     A payment that is at most `late_seconds` older than the newest event of its key then sees all it would have seen in
@@ -55,13 +55,13 @@ class Keep:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Block:
+class HistoryBlock:
     """k events of one key in (time, id) order."""
 
-    events: PastEvents
-    mark: bytes
+    events: HistoryEvents
+    encoder_hash: bytes
     """Which encoding the events are of."""
-    whole_after_seconds: float = -math.inf
+    complete_after_seconds: float = -math.inf
     """A payment after this time sees all of its history; before it, some of it is gone."""
 
     def __len__(self) -> int:
@@ -70,13 +70,13 @@ class Block:
     @property
     def newest(self) -> tuple[float, tuple[int, str]]:
         """Where the last event stands in (time, id) order. Of a block that has one."""
-        return float(self.events.time_seconds[-1]), tie(self.events.ids[-1])
+        return float(self.events.time_seconds[-1]), tie_break_key(self.events.ids[-1])
 
     def pack(self) -> bytes:
         """The block as bytes."""
         events = self.events
         (k, c), f = events.categorical.shape, events.numerical.shape[1]
-        head = _HEAD.pack(_MAGIC, k, c, f, self.whole_after_seconds, self.mark)
+        head = _HEAD.pack(_MAGIC, k, c, f, self.complete_after_seconds, self.encoder_hash)
         arrays = (getattr(events, name).astype(dtype, copy=False).tobytes() for name, dtype in _TYPES.items())
         return b"".join((head, *arrays, orjson.dumps(events.ids)))
 
@@ -95,63 +95,67 @@ class Block:
             ids = tuple(orjson.loads(memoryview(data)[at:]))
         except (struct.error, ValueError) as error:
             raise HistoryError(f"a block of {len(data)} bytes cannot be read: {error}") from error
-        return cls(events=PastEvents(ids=ids, **arrays), mark=mark, whole_after_seconds=whole_after)
+        return cls(events=HistoryEvents(ids=ids, **arrays), encoder_hash=mark, complete_after_seconds=whole_after)
 
-    def joined(self, others: PastEvents, keep: Keep) -> Block:
+    def with_events(self, others: HistoryEvents, keep: RetentionPolicy) -> HistoryBlock:
         """The block with more events, and without those that need not be kept any longer."""
-        events = merged(self.events, others)
+        events = merge_events(self.events, others)
         times, older, n = events.time_seconds, keep.length - 1, len(events)
         late, tied = np.searchsorted(times, times[-1:] - [keep.late_seconds, 0.0]).tolist() if n else (0, 0)
         first = min(max(late, n - keep.late_events), tied)
         first = max(0, first - older, n - keep.tie_events - older)
         if not first:
             return replace(self, events=events)
-        whole_after = max(self.whole_after_seconds, float(times[first + older - 1]))
-        return replace(self, events=taken(events, slice(first, None)), whole_after_seconds=whole_after)
+        whole_after = max(self.complete_after_seconds, float(times[first + older - 1]))
+        return replace(self, events=select_events(events, slice(first, None)), complete_after_seconds=whole_after)
 
-    def without(self, gone: Sequence[bool]) -> Block:
+    def drop_events(self, gone: Sequence[bool]) -> HistoryBlock:
         """The block without the events that are marked in `gone`, k of them."""
-        return replace(self, events=taken(self.events, np.flatnonzero(~np.asarray(gone, bool))))
+        return replace(self, events=select_events(self.events, np.flatnonzero(~np.asarray(gone, bool))))
 
-    def told(self, id_: str, label: int, known_at_seconds: float) -> Block:
+    def with_outcome(self, id_: str, label: int, known_at_seconds: float) -> HistoryBlock:
         """The block with the outcome of one of its events."""
         at = self.events.ids.index(id_)
         labels, known = self.events.label.copy(), self.events.known_at_seconds.copy()
         labels[at], known[at] = label, known_at_seconds
         return replace(self, events=replace(self.events, label=labels, known_at_seconds=known))
 
-    def encoded(self, mark: bytes, categorical: NDArray[np.int32], numerical: NDArray[np.float32]) -> Block:
+    def with_encoding(
+        self, mark: bytes, categorical: NDArray[np.int32], numerical: NDArray[np.float32]
+    ) -> HistoryBlock:
         """The same events in another encoding: (k, C'), (k, F')."""
-        return replace(self, mark=mark, events=replace(self.events, categorical=categorical, numerical=numerical))
+        return replace(
+            self, encoder_hash=mark, events=replace(self.events, categorical=categorical, numerical=numerical)
+        )
 
 
-def taken(events: PastEvents, rows: slice | NDArray[np.int64]) -> PastEvents:
+def select_events(events: HistoryEvents, rows: slice | NDArray[np.int64]) -> HistoryEvents:
     """Some of the events, in the order of `rows`."""
     ids = events.ids[rows] if isinstance(rows, slice) else tuple(events.ids[row] for row in rows)
-    return PastEvents(ids=ids, **{name: getattr(events, name)[rows] for name in ARRAYS})
+    return HistoryEvents(ids=ids, **{name: getattr(events, name)[rows] for name in ARRAYS})
 
 
-def merged(first: PastEvents, second: PastEvents) -> PastEvents:
+def merge_events(first: HistoryEvents, second: HistoryEvents) -> HistoryEvents:
     """The events of both, in (time, id) order."""
     arrays = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ARRAYS}
-    both = PastEvents(ids=(*first.ids, *second.ids), **arrays)
+    both = HistoryEvents(ids=(*first.ids, *second.ids), **arrays)
     if not len(first) or not len(second) or first.time_seconds[-1] < second.time_seconds[0]:
         return both
     times = both.time_seconds.tolist()
 
     def moment(row: int) -> tuple[float, tuple[int, str]]:
-        return times[row], tie(both.ids[row])
+        return times[row], tie_break_key(both.ids[row])
 
     n = len(first)
     if len(second) == 1:  # as nearly always: many at one time need not be sorted anew for each that comes
         at = bisect_left(range(n), moment(n), key=moment)
-        return taken(both, np.r_[:at, n, at:n])
-    return taken(both, np.array(sorted(range(len(both)), key=moment), np.int64))
+        return select_events(both, np.r_[:at, n, at:n])
+    return select_events(both, np.array(sorted(range(len(both)), key=moment), np.int64))
 
 
-def no_events(categorical: int, numerical: int) -> PastEvents:
+def empty_events(categorical: int, numerical: int) -> HistoryEvents:
     """No events, of so many columns."""
-    return PastEvents(
+    return HistoryEvents(
         ids=(),
         time_seconds=np.empty(0),
         categorical=np.empty((0, categorical), np.int32),
@@ -165,8 +169,10 @@ LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
 """How long, and how many at most, new events are kept beyond a history's length, where the market bounds no lateness."""
 
 
-def keep_of(market: Market) -> dict[str, Keep]:
+def retention_policies(market: Market) -> dict[str, RetentionPolicy]:
     """What blocks keep, by history."""
     late_days = None if market.serving is None else market.serving.max_late_days
     late = LATE_SECONDS if late_days is None else late_days * DAY_SECONDS
-    return {h.name: Keep(length=h.length, late_seconds=late, late_events=LATE_EVENTS) for h in market.history}
+    return {
+        h.name: RetentionPolicy(length=h.length, late_seconds=late, late_events=LATE_EVENTS) for h in market.history
+    }

@@ -1,4 +1,4 @@
-"""The charter of a history store: of which market it is, what its histories are of, and under which secret keys are veiled.
+"""The metadata of a history store: of which market it is, what its histories are of, and under which secret keys are veiled.
 
 A bundle may read a store if it asks for the same histories and for columns that the store has. It does not know engines.
 """
@@ -12,29 +12,36 @@ import orjson
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.log.pseudonyms import Pseudonyms
+from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.errors import HistoryError
-from tsa.serving.history.base import NOTES, Change, HistoryStore
-from tsa.serving.history.reencode import mark_of
+from tsa.serving.history.base import METADATA, HistoryStore, WriteBatch
+from tsa.serving.history.reencode import encoder_hash
 
-PLACE = (NOTES, "charter")
-VERSION = 1
-_WORD = "charter of a history store"
+PLACE = (METADATA, "metadata")
+VERSION = 2
+OLD_PLACE = (METADATA, "charter")
+"""Where version 1 kept it: a store that has something there is refused."""
+_WORD = "metadata of a history store"
 
 
-def read_charter(store: HistoryStore) -> dict[str, Any] | None:
+def read_metadata(store: HistoryStore) -> dict[str, Any] | None:
     """What the store says of itself; None for a new one. Raises HistoryError for another version."""
-    found = store.read([PLACE]).get(PLACE)
+    places = store.read([PLACE, OLD_PLACE])
+    if OLD_PLACE in places:
+        raise HistoryError(
+            f"this program reads history stores of version {VERSION} (got version=1); load a new one with tsa history load"
+        )
+    found = places.get(PLACE)
     if found is None:
         return None
-    charter: dict[str, Any] = orjson.loads(found.data)
-    if charter.get("version") != VERSION:
+    store_metadata: dict[str, Any] = orjson.loads(found.data)
+    if store_metadata.get("version") != VERSION:
         rule = f"this program reads history stores of version {VERSION}"
-        raise HistoryError(f"{rule}, however: version={charter.get('version')!r}")
-    return charter
+        raise HistoryError(f"{rule}, however: version={store_metadata.get('version')!r}")
+    return store_metadata
 
 
-def adopt(store: HistoryStore, market: Market, encoder: Encoder) -> None:
+def bind_store(store: HistoryStore, market: Market, encoder: Encoder) -> None:
     """Make the store one for this market and encoder, which it remembers.
 
     Raises HistoryError, with the differences, for a store whose histories are of other columns or shorter, whose payments
@@ -42,40 +49,42 @@ def adopt(store: HistoryStore, market: Market, encoder: Encoder) -> None:
     """
     while True:
         found = store.read([PLACE]).get(PLACE)
-        old = read_charter(store)
-        new = _charter(market, encoder, old)
+        old = read_metadata(store)
+        new = _store_metadata(market, encoder, old)
         if old is not None and (lines := list(_differences(old, new))):
             raise HistoryError("\n  ".join([f"the history store does not fit the bundle of {market.name}", *lines]))
         if new == old:
             return
-        change = Change(seen={PLACE: None if found is None else found.stamp}, put={PLACE: orjson.dumps(new)})
+        change = WriteBatch(
+            expected_versions={PLACE: None if found is None else found.version}, puts={PLACE: orjson.dumps(new)}
+        )
         if store.commit(change):
             return
 
 
-def market_of(store: HistoryStore) -> Market:
+def stored_market(store: HistoryStore) -> Market:
     """The market that the store was last used with. Raises HistoryError for a store that is empty."""
-    charter = read_charter(store)
-    if charter is None:
+    store_metadata = read_metadata(store)
+    if store_metadata is None:
         raise HistoryError("the history store must have been filled or served from, however: it is new")
-    return Market.from_dict(charter["market"])
+    return Market.from_dict(store_metadata["market"])
 
 
-def veiled(market: Market, column: str, value: str) -> str:
+def pseudonymised(market: Market, column: str, value: str) -> str:
     """A value of a column as the store has it: a pseudonym where the market asks for one."""
-    veil = Pseudonyms.of(market)
+    veil = Pseudonymizer.of(market)
     return veil.of_text(value) if veil is not None and column in veil.columns else value
 
 
-def _charter(market: Market, encoder: Encoder, old: dict[str, Any] | None) -> dict[str, Any]:
-    veil = Pseudonyms.of(market)
+def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None) -> dict[str, Any]:
+    veil = Pseudonymizer.of(market)
     columns = set(market.raw_columns)
     return {
         "version": VERSION,
         "market": market.to_dict(),
         "market_fingerprint": market.fingerprint,
-        "encoding": mark_of(encoder).hex(),
-        "histories": {history.name: [history.key, history.length] for history in market.history},
+        "encoding": encoder_hash(encoder).hex(),
+        "histories": {history.name: [history.key_column, history.length] for history in market.history},
         "columns": sorted(columns if old is None else columns & set(old["columns"])),
         "veiled": sorted(veil.columns & columns) if veil else [],
         "secret": veil.of_text(_WORD) if veil else None,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Protocol, Self
 
 from tsa.errors import HistoryLost, HistoryUnavailable
-from tsa.serving.history.base import Change, HistoryStore, Place, Stored
+from tsa.serving.history.base import HistoryStore, StoreKey, VersionedValue, WriteBatch
 from tsa.serving.history.identity import Seen
 
 SLOW_SECONDS = 0.1
@@ -43,7 +43,7 @@ class Watcher(Protocol):
         ...
 
 
-class WatchedStore:
+class MonitoredStore:
     """Another store, watched."""
 
     def __init__(self, store: HistoryStore, watcher: Watcher | None = None) -> None:
@@ -69,23 +69,23 @@ class WatchedStore:
         """As the store's."""
         return self._store.seen
 
-    def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
+    def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """As the store's; HistoryUnavailable at once while it does not answer."""
         with self._watched("read"):
             return self._store.read(places)
 
-    def commit(self, change: Change) -> bool:
+    def commit(self, change: WriteBatch) -> bool:
         """As the store's; HistoryUnavailable at once while it does not answer."""
         with self._watched("written"):
             return self._store.commit(change)
 
-    def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
+    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
         """As the store's; not watched."""
         return self._store.scan(room)
 
-    def purge(self) -> None:
+    def compact(self) -> None:
         """As the store's; not watched."""
-        self._store.purge()
+        self._store.compact()
 
     def check(self) -> None:
         """As the store's; not watched."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import orjson
 
-from tsa.data.online.payments import Payments
+from tsa.data.online.payments import EncodedPayments
 from tsa.errors import HistoryError
 
 
@@ -32,7 +32,7 @@ class Record:
     """The scores that were given; None for a payment that came with a log and was never asked for."""
 
     @classmethod
-    def of(cls, payments: Payments, row: int, answer: Mapping[str, Any] | None) -> Self:
+    def of(cls, payments: EncodedPayments, row: int, answer: Mapping[str, Any] | None) -> Self:
         """The record of one of several payments. A new payment has no outcome yet."""
         keys = {name: found[row] for name, found in payments.keys.items()}
         time_seconds = float(payments.time_seconds[row])
@@ -69,7 +69,7 @@ class Record:
         except (ValueError, KeyError, TypeError) as error:
             raise HistoryError(f"a payment's record cannot be read: {error!r}") from error
 
-    def differs(self, time_seconds: float, raw: Mapping[str, Any]) -> str | None:
+    def first_difference(self, time_seconds: float, raw: Mapping[str, Any]) -> str | None:
         """The first column that a payment with this record's id has another value in; "time" is its time.
 
         Columns that only one of the two has do not count: bundles of one market may read more columns or fewer.
@@ -78,11 +78,11 @@ class Record:
             return "time"
         return next((name for name, value in raw.items() if name in self.raw and self.raw[name] != value), None)
 
-    def answered(self, answer: Mapping[str, Any]) -> Record:
+    def with_result(self, answer: Mapping[str, Any]) -> Record:
         """The record with the answer that was given."""
         return replace(self, answer=answer)
 
-    def told(self, label: int, known_at_seconds: float) -> Record:
+    def with_outcome(self, label: int, known_at_seconds: float) -> Record:
         """The record after a report of its outcome.
 
         The same outcome counts from the earliest report on. Another one takes its place if it was reported at the same

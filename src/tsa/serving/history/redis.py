@@ -17,7 +17,16 @@ from typing import Any, Self
 
 from tsa.errors import ConfigError, HistoryLost, HistoryUnavailable
 from tsa.serving.history import redis_scripts as scripts
-from tsa.serving.history.base import NOTES, PAYMENTS, Change, New, Place, Stored, new_stamp, new_store
+from tsa.serving.history.base import (
+    METADATA,
+    PAYMENTS,
+    New,
+    StoreKey,
+    VersionedValue,
+    WriteBatch,
+    new_store,
+    new_version,
+)
 from tsa.serving.history.identity import ADVICE, Guard, Identity, Seen
 from tsa.serving.history.redis_client import (
     RedisAddress,
@@ -50,11 +59,11 @@ class RedisStore:
         allow_eviction: bool = False,
     ) -> None:
         """Raises HistoryUnavailable when the server does not answer, ConfigError for one that may drop keys, unless that is
-        allowed, and what `open_history` says of `new` and `seen`."""
+        allowed, and what `open_history` says of `new` and `expected_versions`."""
         self._address, self._name, self._prefix = address, address.name, f"{{{address.prefix}}}"
         self._allow_eviction, self._look_at = allow_eviction or new == "adopt", 0.0
-        self._identity, self._generation, self._blocks, self._charter = (
-            self._key((NOTES, name)) for name in ("identity", "generation", "blocks", "charter")
+        self._identity, self._generation, self._blocks, self._store_metadata = (
+            self._key((METADATA, name)) for name in ("identity", "generation", "blocks", "metadata")
         )
         self._guard = Guard(f"in Redis {self._name}", seen)
         self._client: Any = address.client()
@@ -92,35 +101,35 @@ class RedisStore:
         """See `HistoryStore`."""
         return self._guard.seen
 
-    def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
+    def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """See `HistoryStore`."""
         if not places:
             return {}
         keys = [self._key(place) for place in places]
         values = self._checked_get(keys)
         if lacking := [
-            at for at, place in enumerate(places) if values[at] is None and place[0] not in (PAYMENTS, NOTES)
+            at for at, place in enumerate(places) if values[at] is None and place[0] not in (PAYMENTS, METADATA)
         ]:
             for at, value in zip(lacking, self._missing([keys[at] for at in lacking]), strict=True):
                 values[at] = value
         return {place: _stored(data) for place, data in zip(places, values, strict=True) if data is not None}
 
-    def commit(self, change: Change) -> bool:
+    def commit(self, change: WriteBatch) -> bool:
         """See `HistoryStore`."""
-        stamp, seen = _packed(new_stamp()), self._guard.seen
+        stamp, seen = _packed(new_version()), self._guard.seen
         if seen is None:
             self.check()
             seen = self._guard.seen
             assert seen is not None
         keys = [self._identity, self._generation, self._blocks]
         arguments: list[bytes | int] = [seen.identity, seen.generation]
-        for place, old in change.seen.items():
+        for place, old in change.expected_versions.items():
             keys.append(self._key(place))
             arguments.append(b"" if old is None else _packed(old))
-            is_block = place[0] not in (PAYMENTS, NOTES)
-            if place in change.put:
-                arguments += [b"new" if is_block and old is None else b"put", stamp + change.put[place]]
-            elif place in change.drop:
+            is_block = place[0] not in (PAYMENTS, METADATA)
+            if place in change.puts:
+                arguments += [b"new" if is_block and old is None else b"put", stamp + change.puts[place]]
+            elif place in change.deletes:
                 arguments += [b"drop" if is_block else b"del", b""]
             else:
                 arguments += [b"keep", b""]
@@ -130,7 +139,7 @@ class RedisStore:
         self._guard.note(seen.identity, made)
         return made > 0
 
-    def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
+    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
         """See `HistoryStore`. Each place once, though Redis may name a key twice."""
         start = self._key((room, ""))
         for keys in self._scanned(start):
@@ -139,7 +148,7 @@ class RedisStore:
                 if data is not None:
                     yield (room, key[len(start) :].decode()), _stored(data)
 
-    def purge(self) -> None:
+    def compact(self) -> None:
         """Have the append-only file written anew, without what was dropped. Redis does so in the background."""
         redis = library()
         with refusing(self._name):
@@ -156,12 +165,12 @@ class RedisStore:
     def adopt(self) -> None:
         """See `HistoryStore`."""
         (before,) = self._ask(self._client.mget, [self._identity])
-        blocks = len(self._key(("", ""))), len(self._key((NOTES, "")))
+        blocks = len(self._key(("", ""))), len(self._key((METADATA, "")))
         for keys in self._scanned(f"{self._prefix}:".encode()):
             own = [
                 key
                 for key in keys
-                if key[: blocks[0]] != self._key(("", "")) and key[: blocks[1]] != self._key((NOTES, ""))
+                if key[: blocks[0]] != self._key(("", "")) and key[: blocks[1]] != self._key((METADATA, ""))
             ]
             self._recount(own)
         cursor = 0
@@ -193,7 +202,7 @@ class RedisStore:
             return
         (identity,) = self._ask(self._client.mget, [self._identity])
         if identity is None:
-            keys = [self._generation, self._blocks, self._charter]
+            keys = [self._generation, self._blocks, self._store_metadata]
             if self._ask(self._client.exists, *keys):
                 raise HistoryLost(f"history store {self._name} has no identity, or has lost it: {ADVICE}", "lost")
             if new == "refuse":
@@ -300,7 +309,7 @@ class RedisStore:
             raise HistoryUnavailable(f"{text}: set it to noeviction", "evicting")
         self._look_at = time.monotonic() + LOOK_SECONDS
 
-    def _key(self, place: Place) -> bytes:
+    def _key(self, place: StoreKey) -> bytes:
         return f"{self._prefix}:{place[0]}:{place[1]}".encode()
 
 
@@ -308,8 +317,8 @@ def _packed(stamp: int) -> bytes:
     return stamp.to_bytes(STAMP_BYTES, "little")
 
 
-def _stored(data: bytes) -> Stored:
-    return Stored(int.from_bytes(data[:STAMP_BYTES], "little"), data[STAMP_BYTES:])
+def _stored(data: bytes) -> VersionedValue:
+    return VersionedValue(int.from_bytes(data[:STAMP_BYTES], "little"), data[STAMP_BYTES:])
 
 
 def _literal(text: bytes) -> bytes:

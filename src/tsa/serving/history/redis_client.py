@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tsa.errors import ConfigError, HistoryUnavailable
-from tsa.serving.history.base import seconds_of_setting, settings_of
+from tsa.serving.history.base import seconds_of_setting, url_options
 
 LIKE = "history must be like redis://localhost:6379/0"
 RETRIES, CLUSTER_RETRIES = 1, 2
@@ -43,7 +43,7 @@ class RedisAddress:
         if "#" in rest or (at and any(mark in before for mark in "/?@")):
             raise ConfigError(f"{LIKE}: user and password are written with %23 for #, %2F for /, %3F for ?, %40 for @")
         place, _, query = url.partition("?")
-        own, others = settings_of(query, {"timeout_seconds": str(timeout_seconds), "prefix": "tsa"})
+        own, others = url_options(query, {"timeout_seconds": str(timeout_seconds), "prefix": "tsa"})
         try:
             parts = urlsplit(place)
             self.name = (

@@ -13,7 +13,7 @@ if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) == 0 and redis.call('SETNX', 
 end
 return redis.call('GET', KEYS[1])
 """
-"""Keys: identity, generation, blocks, charter. Gives the store an identity if nothing is there; the identity that it has."""
+"""Keys: identity, generation, blocks, metadata. Gives the store an identity if nothing is there; the identity that it has."""
 
 ADOPT = """
 redis.call('SET', KEYS[1], ARGV[1])

@@ -19,33 +19,33 @@ from tsa.config.market import Market
 from tsa.data.clean_columns import TIME
 from tsa.data.encoding.encoder import Encoder
 from tsa.errors import HistoryError
-from tsa.serving.history.blocks import MARK_BYTES, Block
+from tsa.serving.history.blocks import MARK_BYTES, HistoryBlock
 from tsa.serving.history.records import Record
 
 
-def mark_of(encoder: Encoder) -> bytes:
+def encoder_hash(encoder: Encoder) -> bytes:
     """What tells this encoding from others: a hash of all that it does, not of whom it was made for."""
     meaning = {name: value for name, value in encoder.to_dict().items() if name != "market"}
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).digest()[:MARK_BYTES]
 
 
-def encode_anew(
-    blocks: Sequence[Block], records: Mapping[str, Record], market: Market, encoder: Encoder
-) -> list[Block]:
+def reencode_blocks(
+    blocks: Sequence[HistoryBlock], records: Mapping[str, Record], market: Market, encoder: Encoder
+) -> list[HistoryBlock]:
     """The same blocks in the encoding of `encoder`. records: by id, of all their events.
 
     Raises HistoryError where a record lacks a feature.
     """
     ids = [id_ for block in blocks for id_ in block.events.ids]
     times = [time for block in blocks for time in block.events.time_seconds.tolist()]
-    frame = raw_frame(market, [records[id_].raw for id_ in ids], times)
+    frame = to_frame(market, [records[id_].raw for id_ in ids], times)
     categorical, numerical = encoder.categorical(frame), encoder.numerical(frame)
-    bounds, mark = np.cumsum([len(block) for block in blocks])[:-1], mark_of(encoder)
+    bounds, mark = np.cumsum([len(block) for block in blocks])[:-1], encoder_hash(encoder)
     parts = zip(blocks, np.split(categorical, bounds), np.split(numerical, bounds), strict=True)
-    return [block.encoded(mark, rows, numbers) for block, rows, numbers in parts]
+    return [block.with_encoding(mark, rows, numbers) for block, rows, numbers in parts]
 
 
-def raw_frame(market: Market, raw: Sequence[Mapping[str, Any]], times: Sequence[float]) -> pl.DataFrame:
+def to_frame(market: Market, raw: Sequence[Mapping[str, Any]], times: Sequence[float]) -> pl.DataFrame:
     """Clean values as the columns that an encoder reads."""
     kinds: dict[str, pl.DataType] = {feature.name: pl.String() for feature in market.features.categorical}
     kinds |= {feature.name: pl.Float64() for feature in (*market.features.numerical, *market.features.engineered)}

@@ -19,7 +19,15 @@ from typing import Self
 
 from tsa.errors import ConfigError, HistoryLost, HistoryUnavailable
 from tsa.serving.history import sqlite_rows as rows
-from tsa.serving.history.base import Change, New, Place, Stored, new_store, seconds_of_setting, settings_of
+from tsa.serving.history.base import (
+    New,
+    StoreKey,
+    VersionedValue,
+    WriteBatch,
+    new_store,
+    seconds_of_setting,
+    url_options,
+)
 from tsa.serving.history.identity import ADVICE, Guard, Identity, Seen
 from tsa.serving.history.sqlite_file import SQLiteFile
 
@@ -70,7 +78,7 @@ class SQLiteStore:
         if path == ":memory:":
             raise ConfigError("history must be a file: what is kept in memory alone is lost at the end (got :memory:)")
         known = {"synchronous": "normal", "timeout_seconds": str(timeout_seconds)}
-        settings, others = settings_of(query, known)
+        settings, others = url_options(query, known)
         if others:
             raise ConfigError(f"history: settings must be of {sorted(known)} (got {sorted(others)})")
         seconds = seconds_of_setting("timeout_seconds", settings["timeout_seconds"])
@@ -92,9 +100,9 @@ class SQLiteStore:
         """See `HistoryStore`."""
         return self._guard.seen
 
-    def read(self, places: Sequence[Place]) -> dict[Place, Stored]:
+    def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """See `HistoryStore`."""
-        found: dict[Place, Stored] = {}
+        found: dict[StoreKey, VersionedValue] = {}
         if not places:
             return found
         with self._alone() as link:
@@ -108,7 +116,7 @@ class SQLiteStore:
                 rows.end(link)
         return found
 
-    def commit(self, change: Change) -> bool:
+    def commit(self, change: WriteBatch) -> bool:
         """See `HistoryStore`."""
         with self._alone() as link:
             link.execute("begin immediate")
@@ -124,18 +132,18 @@ class SQLiteStore:
         self._guard.note(identity, generation)
         return True
 
-    def scan(self, room: str) -> Iterator[tuple[Place, Stored]]:
+    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
         """See `HistoryStore`. Page by page, so that nobody waits for a long reader."""
         last = ""
         while True:
             with self._alone() as link:
                 page = rows.read_page(link, room, last)
             for last, stamp, data in page:
-                yield (room, last), Stored(stamp, data)
+                yield (room, last), VersionedValue(stamp, data)
             if len(page) < rows.SCAN_ROWS:
                 return
 
-    def purge(self) -> None:
+    def compact(self) -> None:
         """Empty the log. In the file itself what was dropped or replaced has been overwritten with zeros already."""
         until = time.monotonic() + self._timeout
         while True:

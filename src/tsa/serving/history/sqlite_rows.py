@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-from tsa.serving.history.base import PAYMENTS, Change, Place, Stored, new_stamp
+from tsa.serving.history.base import PAYMENTS, StoreKey, VersionedValue, WriteBatch, new_version
 
 SCAN_ROWS = 1000
 
@@ -51,10 +51,10 @@ def end(link: sqlite3.Connection) -> None:
         link.execute("rollback")
 
 
-def is_as_seen(link: sqlite3.Connection, change: Change) -> bool:
+def is_as_seen(link: sqlite3.Connection, change: WriteBatch) -> bool:
     """Whether the places that are seen but not written are as they were; those that are written check themselves."""
-    for place, stamp in change.seen.items():
-        if place in change.put or (place in change.drop and stamp is not None):
+    for place, stamp in change.expected_versions.items():
+        if place in change.puts or (place in change.deletes and stamp is not None):
             continue
         room, name = place
         row = link.execute(*((_READ_BLOCK, place) if room else (_READ_PAYMENT, (name,)))).fetchone()
@@ -63,11 +63,11 @@ def is_as_seen(link: sqlite3.Connection, change: Change) -> bool:
     return True
 
 
-def written(link: sqlite3.Connection, change: Change) -> bool:
+def written(link: sqlite3.Connection, change: WriteBatch) -> bool:
     """Write and drop; False where a place has moved on."""
-    stamp, seen = new_stamp(), change.seen
-    put = [(room, name, seen[room, name], data) for (room, name), data in change.put.items()]
-    drop = [(room, name, seen[room, name]) for room, name in change.drop if seen[room, name] is not None]
+    stamp, seen = new_version(), change.expected_versions
+    put = [(room, name, seen[room, name], data) for (room, name), data in change.puts.items()]
+    drop = [(room, name, seen[room, name]) for room, name in change.deletes if seen[room, name] is not None]
     batches: Mapping[str, list[tuple[object, ...]]] = {
         _INSERT_PAYMENT: [(stamp, data, name) for room, name, old, data in put if room == PAYMENTS and old is None],
         _INSERT_BLOCK: [(stamp, data, room, name) for room, name, old, data in put if room and old is None],
@@ -80,11 +80,11 @@ def written(link: sqlite3.Connection, change: Change) -> bool:
     return all(made)
 
 
-def read_place(link: sqlite3.Connection, place: Place) -> Stored | None:
+def read_place(link: sqlite3.Connection, place: StoreKey) -> VersionedValue | None:
     """What stands at a place."""
     room, name = place
     row = link.execute(*((_READ_BLOCK, place) if room else (_READ_PAYMENT, (name,)))).fetchone()
-    return None if row is None else Stored(*row)
+    return None if row is None else VersionedValue(*row)
 
 
 def read_page(link: sqlite3.Connection, room: str, after: str) -> list[tuple[str, int, bytes]]:

@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from tsa.serving.http.middleware import Gate
+from tsa.serving.http.middleware import RequestMiddleware
 from tsa.serving.http.routes.admin import admin_routes
 from tsa.serving.http.routes.open_inference import inference_routes
 from tsa.serving.http.routes.page import page_routes
 from tsa.serving.http.routes.sagemaker import sagemaker_routes
 from tsa.serving.http.routes.score import score_routes
-from tsa.serving.problems import RefusedError
-from tsa.serving.scoring.app_state import Service
-from tsa.serving.scoring.bundle_watch import mark_of
+from tsa.serving.problems import ProblemError
+from tsa.serving.scoring.app_state import AppState
+from tsa.serving.scoring.bundle_watch import bundle_file_id
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,12 @@ __all__ = ["create_app"]
 DETAILS = {404: ("not_found", "there is no such address"), 405: ("method", "this address does not know the method")}
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: AppState) -> FastAPI:
     """An ASGI application around a service. The service is closed when the application ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watcher = asyncio.create_task(watch(service)) if service.settings.watch_seconds else None
+        watcher = asyncio.create_task(reload_on_change(service)) if service.settings.watch_seconds else None
         try:
             yield
         finally:
@@ -52,7 +52,7 @@ def create_app(service: Service) -> FastAPI:
     ):
         app.include_router(router)
     app.add_exception_handler(StarletteHTTPException, _refuse)
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(RequestMiddleware, service=service)
     return app
 
 
@@ -60,10 +60,10 @@ async def _refuse(request: Request, error: Exception) -> Response:
     """The framework's own refusals become problems, at the gate."""
     assert isinstance(error, StarletteHTTPException | HTTPException)
     rule, detail = DETAILS.get(error.status_code, ("request", "the request cannot be read"))
-    raise RefusedError(error.status_code, rule, detail, headers=dict(error.headers or {}))
+    raise ProblemError(error.status_code, rule, detail, headers=dict(error.headers or {}))
 
 
-async def watch(service: Service) -> None:
+async def reload_on_change(service: AppState) -> None:
     """Reload whenever the mark changes, until cancelled. A bundle that is refused is tried again whenever a file of it changes,
     so that one that is copied over file by file is taken over once it is whole.
 
@@ -72,11 +72,11 @@ async def watch(service: Service) -> None:
     seen = service.mark
     while True:
         await asyncio.sleep(service.settings.watch_seconds)
-        before, seen = seen, await asyncio.to_thread(mark_of, service.settings.bundle)
+        before, seen = seen, await asyncio.to_thread(bundle_file_id, service.settings.bundle)
         moved = seen[0] != service.mark[0]
         if seen == service.mark or not seen[1] or not (moved or seen == before):
             continue
         try:
             await service.reload()
-        except RefusedError:
+        except ProblemError:
             logger.warning("the bundle before it goes on; this one is looked at again when a file of it changes")

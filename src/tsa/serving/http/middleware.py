@@ -13,15 +13,15 @@ import time
 from typing import TYPE_CHECKING
 
 from tsa.serving.auth import bearer
-from tsa.serving.http.request import KEY, Exchange, Message, Receive, Scope, Send
-from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
+from tsa.serving.http.request import KEY, Message, Receive, RequestContext, Scope, Send
+from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from tsa.serving.scoring.app_state import Service
+    from tsa.serving.scoring.app_state import AppState
 
-from tsa.serving.errors import refusal_of, stopping, too_often
+from tsa.serving.errors import problem_from_exception, rate_limited, stopping
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ ALIVE = "/v2/health/live"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
-class Gate:
+class RequestMiddleware:
     """ASGI middleware around the routes."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: AppState) -> None:
         self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +45,7 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        exchange = Exchange(scope, receive, self._service.settings)
+        exchange = RequestContext(scope, receive, self._service.settings)
         scope[KEY] = exchange
 
         async def answer(message: Message) -> None:
@@ -56,7 +56,7 @@ class Gate:
             await send(message)
 
         try:
-            self._admit(exchange)
+            self._authorize(exchange)
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
             if exchange.status or self._service.ends_at is None:
@@ -66,14 +66,14 @@ class Gate:
         except Exception as error:
             if exchange.status:
                 raise
-            await self._refuse(refusal_of(error), exchange, answer)
+            await self._refuse(problem_from_exception(error), exchange, answer)
         finally:
             # a plain route leaves its endpoint in the scope, and its address is a fixed one
             route = getattr(scope.get("route"), "path", exchange.path if "endpoint" in scope else "other")
             self._service.metrics.request(route, exchange.status, time.monotonic() - exchange.begun)
 
-    def _admit(self, exchange: Exchange) -> None:
-        """RefusedError for those that may not enter, or not now."""
+    def _authorize(self, exchange: RequestContext) -> None:
+        """ProblemError for those that may not enter, or not now."""
         service, path = self._service, exchange.path
         if service.draining and path != ALIVE:
             raise stopping()
@@ -82,23 +82,23 @@ class Gate:
         token = bearer(exchange.header(b"authorization"))
         if path.startswith(ADMIN):
             if not service.secrets.admin.given:
-                raise RefusedError(403, "no_admin", "this server was started without an admin token")
-            allowed = service.secrets.admin.opens(token)
+                raise ProblemError(403, "no_admin", "this server was started without an admin token")
+            allowed = service.secrets.admin.matches(token)
         else:
-            allowed = not service.secrets.score.given or service.secrets.score.opens(token)
+            allowed = not service.secrets.score.given or service.secrets.score.matches(token)
         if not allowed:
             if (wait := service.buckets.take(exchange.client)) is not None:
-                raise too_often(wait)  # tokens are not to be guessed at leisure
+                raise rate_limited(wait)  # tokens are not to be guessed at leisure
             detail = "a valid bearer token must be given"
-            raise RefusedError(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
+            raise ProblemError(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
         if token and service.secrets.score.given:
             exchange.client = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()[:16]
         if (wait := service.buckets.take(exchange.client)) is not None:
-            raise too_often(wait)
+            raise rate_limited(wait)
         if path.endswith(WORK):
-            service.batcher.check_room()  # while the queue is full, no work at all is done for what will be refused
+            service.batcher.ensure_capacity()  # while the queue is full, no work at all is done for what will be refused
 
-    async def _refuse(self, refused: RefusedError, exchange: Exchange, send: Send) -> None:
+    async def _refuse(self, refused: ProblemError, exchange: RequestContext, send: Send) -> None:
         if not refused.counted:
             self._service.metrics.refused(refused.rule)
         document = refused.document(exchange.request_id)

@@ -15,11 +15,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tsa.serving.problems import CONTENT_TYPE, RefusedError, encode
+from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
 
 logger = logging.getLogger(__name__)
 
-MOST_HEAD, MOST_HEADERS = 32 * 2**10, 100
+MAX_HEAD, MAX_HEADERS = 32 * 2**10, 100
 """Bytes of a request line with its headers, and headers; uvicorn itself has no bound."""
 LINGER_SECONDS = 10.0
 """How long what a client still sends is dropped, after its answer, before the connection is closed."""
@@ -44,7 +44,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._unheard += len(data)
         super().data_received(data)
-        if self._unheard > MOST_HEAD and not self.transport.is_closing():
+        if self._unheard > MAX_HEAD and not self.transport.is_closing():
             self._too_large = True
             self.send_400_response("")
 
@@ -61,8 +61,8 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer."""
         self._count(len(name) + len(value))
-        if len(self.headers) >= MOST_HEADERS:
-            self._count(MOST_HEAD)
+        if len(self.headers) >= MAX_HEADERS:
+            self._count(MAX_HEAD)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -84,13 +84,15 @@ class Protocol(HttpToolsProtocol):
         """Refuse what cannot be parsed, or is too large to be, with a problem."""
         self._broken = True
         if self._too_large:
-            detail = f"the request line and headers must have at most {MOST_HEAD} bytes, and be at most {MOST_HEADERS} headers"
-            refused = RefusedError(431, "head_too_large", detail)
+            detail = (
+                f"the request line and headers must have at most {MAX_HEAD} bytes, and be at most {MAX_HEADERS} headers"
+            )
+            refused = ProblemError(431, "head_too_large", detail)
             if time.monotonic() - Protocol._logged > LOG_SECONDS:
                 Protocol._logged = time.monotonic()
                 logger.warning("a request with too large a head was refused (431); others are not logged for a minute")
         else:
-            refused = RefusedError(400, "request", "the request must be HTTP/1.1")
+            refused = ProblemError(400, "request", "the request must be HTTP/1.1")
         document = refused.document(secrets.token_hex(8))
         body = encode(document)
         head = f"HTTP/1.1 {refused.status} {document['title']}\r\ncontent-type: {CONTENT_TYPE}\r\n"
@@ -99,7 +101,7 @@ class Protocol(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._head += size
-        if self._head > MOST_HEAD:
+        if self._head > MAX_HEAD:
             self._too_large = True
             raise ValueError("the head is too large")  # the parser stops, and uvicorn calls send_400_response
 

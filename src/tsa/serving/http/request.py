@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from tsa.serving.problems import TOO_LARGE, RefusedError
+from tsa.serving.problems import TOO_LARGE, ProblemError
 from tsa.serving.settings import ServeSettings
 
 Scope = MutableMapping[str, Any]
@@ -19,7 +19,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 KEY = "tsa.exchange"
 """Where an exchange stands in its ASGI scope."""
-LONGEST_DEADLINE_MS = 600_000
+MAX_DEADLINE_MS = 600_000
 READING = ["GET", "HEAD"]
 """The methods of an address that is read."""
 
@@ -27,7 +27,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _WHOLE = re.compile(r"[0-9]{1,9}")
 
 
-class Exchange:
+class RequestContext:
     """A request as it arrived. `client` says whose it is, for the rate limit; `status` how it was answered."""
 
     __slots__ = ("_given", "_receive", "_settings", "begun", "client", "headers", "path", "request_id", "status")
@@ -44,9 +44,9 @@ class Exchange:
         self._receive, self._settings = receive, settings
 
     @classmethod
-    def of(cls, scope: Scope) -> Exchange:
+    def of(cls, scope: Scope) -> RequestContext:
         """The exchange of a scope that came through the gate."""
-        found: Exchange = scope[KEY]
+        found: RequestContext = scope[KEY]
         return found
 
     def header(self, name: bytes) -> str | None:
@@ -56,17 +56,17 @@ class Exchange:
 
     @property
     def deadline(self) -> float:
-        """Of `time.monotonic`. RefusedError where X-Deadline-Ms is no whole number of milliseconds."""
+        """Of `time.monotonic`. ProblemError where X-Deadline-Ms is no whole number of milliseconds."""
         text = self.header(b"x-deadline-ms")
         if text is None:
             return self.begun + self._settings.deadline_ms / 1000
-        if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= LONGEST_DEADLINE_MS:
-            detail = f"X-Deadline-Ms must be a whole number from 1 to {LONGEST_DEADLINE_MS}"
-            raise RefusedError(400, "deadline_header", detail, field="X-Deadline-Ms", value=text)
+        if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= MAX_DEADLINE_MS:
+            detail = f"X-Deadline-Ms must be a whole number from 1 to {MAX_DEADLINE_MS}"
+            raise ProblemError(400, "deadline_header", detail, field="X-Deadline-Ms", value=text)
         return self.begun + int(text) / 1000
 
     async def body(self) -> bytes:
-        """The whole body. RefusedError for one that is encoded (gzip, say), too large, or takes too long; no more of it is read
+        """The whole body. ProblemError for one that is encoded (gzip, say), too large, or takes too long; no more of it is read
         than that."""
         self._refuse_encoded()
         most = self._settings.max_bytes
@@ -98,18 +98,18 @@ class Exchange:
                     field = name.decode().title()
                     detail = f"the body must be sent as it is: {field} must not be given, or be {plain}"
                     headers = {"Accept-Encoding": "identity", "Connection": "close"}
-                    raise RefusedError(415, "content_encoding", detail, field=field, value=found, headers=headers)
+                    raise ProblemError(415, "content_encoding", detail, field=field, value=found, headers=headers)
 
     async def _next(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise RefusedError(400, "disconnected", "the body must arrive whole")
+            raise ProblemError(400, "disconnected", "the body must arrive whole")
         return message
 
-    def _too_large(self) -> RefusedError:
+    def _too_large(self) -> ProblemError:
         detail = f"the body must have at most {self._settings.max_bytes} bytes"
-        return RefusedError(TOO_LARGE, "too_large", detail, headers={"Connection": "close"})
+        return ProblemError(TOO_LARGE, "too_large", detail, headers={"Connection": "close"})
 
-    def _slow(self) -> RefusedError:
+    def _slow(self) -> ProblemError:
         detail = f"the body must arrive within {self._settings.read_seconds:g} seconds"
-        return RefusedError(408, "slow_body", detail, headers={"Connection": "close"})
+        return ProblemError(408, "slow_body", detail, headers={"Connection": "close"})

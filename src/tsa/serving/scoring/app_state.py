@@ -1,6 +1,6 @@
-"""What the routes share: the desk behind its batcher, the contract, the figures, and the change of bundles.
+"""What the routes share: the scoring service behind its batcher, the contract, the figures, and the change of bundles.
 
-One thread works on the desk: batches of payments, and between them outcomes and new bundles. It knows no HTTP.
+One thread works on the scoring service: batches of payments, and between them outcomes and new bundles. It knows no HTTP.
 """
 
 from __future__ import annotations
@@ -14,60 +14,62 @@ from typing import Any, cast
 
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market, Serving
-from tsa.data.online.payments import Problem
+from tsa.data.online.payments import RuleViolation
 from tsa.data.spelling import Spelling
-from tsa.data.values import text_of
+from tsa.data.values import normalise_text
 from tsa.errors import ConfigError, TSAError
 from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer
-from tsa.serving.auth import Buckets, Secrets
-from tsa.serving.errors import too_often, where
+from tsa.serving.auth import Credentials, TokenBucketLimiter
+from tsa.serving.errors import rate_limited, safe_traceback
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.factory import open_history
-from tsa.serving.history.monitored import WatchedStore
-from tsa.serving.metrics import Metrics, ValueCounts
-from tsa.serving.problems import RefusedError
-from tsa.serving.request_schema import Contract, Entry
-from tsa.serving.results import Answer
+from tsa.serving.history.monitored import MonitoredStore
+from tsa.serving.metrics import Metrics, MissingUnknownCounter
+from tsa.serving.problems import ProblemError
+from tsa.serving.request_schema import PaymentRequest, RequestValidator
+from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.batcher import Batcher
-from tsa.serving.scoring.bundle_watch import Mark, mark_of, version_of
-from tsa.serving.scoring.explain_worker import Reasoner
-from tsa.serving.scoring.isolation import score_apart
-from tsa.serving.scoring.scoring_service import Desk
+from tsa.serving.scoring.bundle_watch import BundleFileId, bundle_file_id, version_of
+from tsa.serving.scoring.explain_worker import ExplanationWorker
+from tsa.serving.scoring.isolation import score_isolating_failures
+from tsa.serving.scoring.scoring_service import ScoringService
 from tsa.serving.scoring.shadow import Shadow
 from tsa.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
-Result = Answer | Problem
-LEAST_CLOSING_SECONDS = 0.2
+Result = ScoreResult | RuleViolation
+MIN_CLOSING_SECONDS = 0.2
 
 
-class Service:
+class AppState:
     """Everything of a running server but its routes. Make one per process, and `close` it."""
 
     def __init__(self, settings: ServeSettings) -> None:
         """Opens the bundle, the history store and the shadow. Raises what these raise, and ConfigError for settings that
         do not fit the bundle."""
-        self.settings, self.secrets = settings, Secrets(settings)
-        self.mark: Mark = mark_of(settings.bundle)
+        self.settings, self.secrets = settings, Credentials(settings)
+        self.mark: BundleFileId = bundle_file_id(settings.bundle)
         scorer = self._load()
         self.metrics = Metrics(scorer.bundle.market)
-        self.buckets = Buckets(settings.rate, settings.burst)
+        self.buckets = TokenBucketLimiter(settings.rate, settings.burst)
         self.store = self._open_history(scorer.bundle.market)
-        self.desk = Desk(scorer, self.store, version=version_of(scorer), may_wait=settings.history_seen is not None)
-        self.reasoner = Reasoner(self.store)
+        self.scoring_service = ScoringService(
+            scorer, self.store, version=version_of(scorer), may_wait=settings.history_seen is not None
+        )
+        self.reasoner = ExplanationWorker(self.store)
         self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
         self.draining = False
         self.ends_at: float | None = None
         """Once it is to end: when, of `time.monotonic`, at the latest."""
-        self._take_over(scorer)
-        self.batcher: Batcher[Entry, Result] = Batcher(
+        self._set_scorer(scorer)
+        self.batcher: Batcher[PaymentRequest, Result] = Batcher(
             self._work,
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
-            queue_seconds=settings.queue_ms / 1000,
-            wait_seconds=settings.wait_ms / 1000,
+            queue_seconds=settings.max_queue_wait_ms / 1000,
+            wait_seconds=settings.batch_wait_ms / 1000,
             observe=self._observe,
         )
 
@@ -84,7 +86,7 @@ class Service:
         )
 
     def _open_history(self, market: Market) -> HistoryStore | None:
-        if market.wire is not None:
+        if market.inline_history is not None:
             return None
         if self.settings.history is None:
             raise ConfigError(f"market {market.name} needs --history, such as sqlite:///histories.db: there is none")
@@ -96,28 +98,30 @@ class Service:
             seen=self.settings.history_seen,
             allow_eviction=self.settings.allow_eviction,
         )
-        return WatchedStore(store, self.metrics)
+        return MonitoredStore(store, self.metrics)
 
-    def _take_over(self, scorer: Scorer) -> None:
+    def _set_scorer(self, scorer: Scorer) -> None:
         """What depends on the bundle."""
         bundle = scorer.bundle
         self.scorer, self.version, self.market = scorer, version_of(scorer), bundle.market
         self.serving = bundle.market.serving or Serving()
         self.calibration = bundle.calibration or Calibration()
         self.imported = "imported" in bundle.training
-        self.reasoner.take_over(scorer, self.version)
-        self.contract = Contract(self.market, self.settings)
-        self.values = ValueCounts(scorer.bundle.encoder, self.market)
+        self.reasoner.set_bundle(scorer, self.version)
+        self.contract = RequestValidator(self.market, self.settings)
+        self.values = MissingUnknownCounter(scorer.bundle.encoder, self.market)
 
-    async def score(self, entries: Sequence[Entry | Problem], *, client: str, deadline: float) -> list[Result]:
-        """An answer or a problem for each entry. RefusedError and the batcher's errors where the request gets none."""
+    async def score(
+        self, entries: Sequence[PaymentRequest | RuleViolation], *, client: str, deadline: float
+    ) -> list[Result]:
+        """An answer or a problem for each entry. ProblemError and the batcher's errors where the request gets none."""
         if len(entries) > 1 and (wait := self.buckets.take(client, len(entries) - 1)) is not None:
-            raise too_often(wait)
-        sound = [entry for entry in entries if isinstance(entry, Entry)]
+            raise rate_limited(wait)
+        sound = [entry for entry in entries if isinstance(entry, PaymentRequest)]
         answered = iter(await self.batcher.submit(sound, deadline))
-        results = [next(answered) if isinstance(entry, Entry) else entry for entry in entries]
+        results = [next(answered) if isinstance(entry, PaymentRequest) else entry for entry in entries]
         for result in results:
-            if isinstance(result, Problem):
+            if isinstance(result, RuleViolation):
                 self.metrics.refused(result.rule)
         return results
 
@@ -125,51 +129,53 @@ class Service:
         self.metrics.batch(size, seconds)
         self.metrics.queue.set(self.batcher.waiting)  # each worker tells its own, whichever is asked for the sum
 
-    def _work(self, entries: Sequence[Entry]) -> list[Result]:
+    def _work(self, entries: Sequence[PaymentRequest]) -> list[Result]:
         """In the model thread."""
-        results = score_apart(self.desk, entries)
+        results = score_isolating_failures(self.scoring_service, entries)
         self._count(entries, results)
         return results
 
-    def _count(self, entries: Sequence[Entry], results: Sequence[Result]) -> None:
+    def _count(self, entries: Sequence[PaymentRequest], results: Sequence[Result]) -> None:
         metrics, rows = self.metrics, []
         for entry, result in zip(entries, results, strict=True):
-            if isinstance(result, Problem):
+            if isinstance(result, RuleViolation):
                 metrics.payments.labels("refused").inc()
                 continue
             metrics.payments.labels(
-                "repeated" if result.repeated else "degraded" if result.degraded else "scored"
+                "replayed" if result.replayed else "degraded" if result.degraded else "scored"
             ).inc()
-            if not result.repeated:
+            if not result.replayed:
                 metrics.scores.observe(result.raw_score)
                 rows.append(entry.row)
         if rows:
             metrics.values(*self.values.count(rows))
         if self.shadow is not None:
-            self.shadow.offer(entries, results)
+            self.shadow.submit(entries, results)
 
-    async def outcome(self, id_: Any, fraud: bool, at_seconds: float, *, deadline: float) -> bool:
+    async def record_outcome(self, id_: Any, fraud: bool, at_seconds: float, *, deadline: float) -> bool:
         """Whether there is such a payment; its outcome is then known. The batcher's errors where there is no time for it."""
-        text = text_of(id_, "id", Spelling.of(self.market)) or ""
-        call = partial(self.desk.outcome, text, fraud, at_seconds)
-        found: bool = await self.batcher.aside(call, deadline)
+        text = normalise_text(id_, "id", Spelling.of(self.market)) or ""
+        call = partial(self.scoring_service.record_outcome, text, fraud, at_seconds)
+        found: bool = await self.batcher.run_with_deadline(call, deadline)
         return found
 
     async def reload(self) -> str:
         """Take the bundle over that now stands at the path, without a pause; its version.
 
-        Opening takes its time in a thread of its own; the change is made between two batches. RefusedError with 409 where
+        Opening takes its time in a thread of its own; the change is made between two batches. ProblemError with 409 where
         there is no sound bundle, or one that does not fit: the old one goes on.
         """
-        loop, mark = asyncio.get_running_loop(), mark_of(self.settings.bundle)
+        loop, mark = asyncio.get_running_loop(), bundle_file_id(self.settings.bundle)
         try:
             scorer = await loop.run_in_executor(None, self._load)
             self._check_market(scorer.bundle.market)
-            await self.batcher.between(lambda: self._swap(scorer))
+            await self.batcher.run_between_batches(lambda: self._swap(scorer))
         except Exception as error:  # whatever is wrong with a bundle, the one before it goes on
             self.metrics.reloads.labels("refused").inc()
-            logger.error("the bundle was not taken over: %s", error if isinstance(error, TSAError) else where(error))
-            raise RefusedError(
+            logger.error(
+                "the bundle was not taken over: %s", error if isinstance(error, TSAError) else safe_traceback(error)
+            )
+            raise ProblemError(
                 409, "bundle", "the bundle cannot be taken over; the log of the server says why"
             ) from None
         finally:
@@ -179,17 +185,17 @@ class Service:
         return self.version
 
     def _check_market(self, market: Market) -> None:
-        if market.name != self.market.name or (market.wire is None) != (self.market.wire is None):
+        if market.name != self.market.name or (market.inline_history is None) != (self.market.inline_history is None):
             raise ConfigError(f"the new bundle must be of market {self.market.name}, however: {market.name}")
 
     def _swap(self, scorer: Scorer) -> None:
         """All of it, or nothing."""
         before = self.scorer
         try:
-            self._take_over(scorer)
-            self.desk.swap(scorer, self.version)
+            self._set_scorer(scorer)
+            self.scoring_service.replace_bundle(scorer, self.version)
         except Exception:
-            self._take_over(before)
+            self._set_scorer(before)
             raise
 
     def close(self) -> None:
@@ -197,6 +203,6 @@ class Service:
         end = time.monotonic() + self.settings.stop_seconds if self.ends_at is None else self.ends_at
         for closing in (self.batcher, self.reasoner, self.shadow):
             if closing is not None:
-                closing.close(max(LEAST_CLOSING_SECONDS, end - time.monotonic()))
+                closing.close(max(MIN_CLOSING_SECONDS, end - time.monotonic()))
         if self.store is not None:
             self.store.close()

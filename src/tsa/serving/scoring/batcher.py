@@ -15,19 +15,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from tsa.serving.errors import ClosedError, LateError, QueueFullError
+from tsa.serving.errors import BatcherClosedError, DeadlineExceededError, QueueFullError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-LEAST_RETRY_SECONDS = 1
+MIN_RETRY_SECONDS = 1
 FOREVER = float("inf")
 SMOOTHING = 0.1
 """How much the last batch counts in the average rate."""
 
 
 @dataclass(eq=False, slots=True)
-class Job(Generic[Item]):
+class QueuedItems(Generic[Item]):
     """Items that belong together, and who waits for what becomes of them. Without items: a call between batches."""
 
     items: Sequence[Item]
@@ -61,7 +61,7 @@ class Batcher(Generic[Item, Result]):
         self._work, self._observe = work, observe
         self._max_batch, self._max_queue = max_batch, max_queue
         self._queue_seconds, self._wait = queue_seconds, wait_seconds
-        self._jobs: deque[Job[Item]] = deque()
+        self._jobs: deque[QueuedItems[Item]] = deque()
         self._waiting, self._closed = 0, False
         self._seconds_each = 0.001
         self._changed = threading.Condition()
@@ -73,7 +73,7 @@ class Batcher(Generic[Item, Result]):
         """Items in the queue."""
         return self._waiting
 
-    def check_room(self) -> None:
+    def ensure_capacity(self) -> None:
         """Raise QueueFullError where not even one item would be taken: sooner than reading what could not be."""
         with self._changed:
             if not self._has_room(1):
@@ -88,34 +88,34 @@ class Batcher(Generic[Item, Result]):
         return self._waiting + size <= self._max_queue
 
     def _full(self) -> QueueFullError:
-        return QueueFullError(max(LEAST_RETRY_SECONDS, round(self._waiting * self._seconds_each)))
+        return QueueFullError(max(MIN_RETRY_SECONDS, round(self._waiting * self._seconds_each)))
 
     async def submit(self, items: Sequence[Item], deadline: float = FOREVER) -> list[Result]:
         """What becomes of each item. deadline: of `time.monotonic`, by which the model must have begun.
 
-        Raises QueueFullError, LateError or ClosedError; or what `work` raised.
+        Raises QueueFullError, DeadlineExceededError or BatcherClosedError; or what `work` raised.
         """
         if not items:
             return []
         results: list[Result] = await self._put(items, deadline)
         return results
 
-    async def between(self, call: Callable[[], Any]) -> Any:
-        """Run `call` in the thread, between batches, after what waits already. Raises what it raises, or ClosedError."""
+    async def run_between_batches(self, call: Callable[[], Any]) -> Any:
+        """Run `call` in the thread, between batches, after what waits already. Raises what it raises, or BatcherClosedError."""
         return await self._put((), FOREVER, call)
 
-    async def aside(self, call: Callable[[], Any], deadline: float) -> Any:
-        """As `between`, for what clients ask for: it takes the room of an item, and has a deadline. Raises what `submit` does."""
+    async def run_with_deadline(self, call: Callable[[], Any], deadline: float) -> Any:
+        """As `run_between_batches`, for what clients ask for: it takes the room of an item, and has a deadline. Raises what `submit` does."""
         return await self._put((), deadline, call, size=1)
 
     def _put(
         self, items: Sequence[Item], deadline: float, call: Callable[[], Any] | None = None, size: int = 0
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        job = Job(items, deadline, loop.create_future(), loop, call, len(items) or size)
+        job = QueuedItems(items, deadline, loop.create_future(), loop, call, len(items) or size)
         with self._changed:
             if self._closed:
-                raise ClosedError
+                raise BatcherClosedError
             if not self._has_room(job.size):
                 raise self._full()
             self._jobs.append(job)
@@ -126,12 +126,12 @@ class Batcher(Generic[Item, Result]):
             job.future.add_done_callback(lambda _: timer.cancel())
         return job.future
 
-    def _expire(self, job: Job[Item]) -> None:
+    def _expire(self, job: QueuedItems[Item]) -> None:
         """In the event loop, at a job's deadline: nobody waits longer for what has not been begun."""
         with self._changed:
             late = not job.begun and not job.future.done()
         if late:
-            job.future.set_exception(LateError())
+            job.future.set_exception(DeadlineExceededError())
 
     def close(self, timeout: float | None = None) -> None:
         """Take nothing more, finish what waits, end the thread."""
@@ -144,11 +144,11 @@ class Batcher(Generic[Item, Result]):
         while jobs := self._next():
             if jobs[0].call is not None:
                 if jobs[0].begun:
-                    _answer(jobs, [_tried(jobs[0].call)])
+                    _answer(jobs, [_call_or_error(jobs[0].call)])
             elif ready := [job for job in jobs if job.begun]:
                 self._do(ready)
 
-    def _next(self) -> list[Job[Item]]:
+    def _next(self) -> list[QueuedItems[Item]]:
         """Jobs for the next batch, or one call; none when closed and empty."""
         with self._changed:
             while not self._jobs:
@@ -174,10 +174,10 @@ class Batcher(Generic[Item, Result]):
         while self._waiting < self._max_batch and not self._closed and (left := end - time.monotonic()) > 0:
             self._changed.wait(left)
 
-    def _do(self, jobs: list[Job[Item]]) -> None:
+    def _do(self, jobs: list[QueuedItems[Item]]) -> None:
         items = jobs[0].items if len(jobs) == 1 else [item for job in jobs for item in job.items]
         begun = time.monotonic()
-        found = _tried(lambda: self._work(items))
+        found = _call_or_error(lambda: self._work(items))
         seconds = time.monotonic() - begun
         self._seconds_each += SMOOTHING * (seconds / len(items) - self._seconds_each)
         if self._observe:
@@ -192,7 +192,7 @@ class Batcher(Generic[Item, Result]):
         _answer(jobs, results)
 
 
-def _tried(call: Callable[[], Any]) -> Any:
+def _call_or_error(call: Callable[[], Any]) -> Any:
     """What a call gives, or raises."""
     try:
         return call()
@@ -200,7 +200,7 @@ def _tried(call: Callable[[], Any]) -> Any:
         return error
 
 
-def _answer(jobs: Sequence[Job[Any]], results: Sequence[Any]) -> None:
+def _answer(jobs: Sequence[QueuedItems[Any]], results: Sequence[Any]) -> None:
     """Hand over results, with one wake-up for each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for job, result in zip(jobs, results, strict=True):

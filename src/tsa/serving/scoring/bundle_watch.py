@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Mark = tuple[str, tuple[tuple[str, int, int, int, int], ...]]
+BundleFileId = tuple[str, tuple[tuple[str, int, int, int, int], ...]]
 """Where a path leads, and which files stand there: name, inode, bytes, times of change of content and of file. Without a
 manifest there is nothing."""
 
 
-def mark_of(bundle: Path) -> Mark:
+def bundle_file_id(bundle: Path) -> BundleFileId:
     """What tells this bundle from others. A path that leads nowhere has a mark as well."""
     real = Path(os.path.realpath(bundle))
     try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tsa.data.online.payments import Problem
+from tsa.data.online.payments import RuleViolation
 from tsa.errors import ConfigError
 from tsa.explain.explainer import Explainer
 from tsa.explain.explanation import Explanation
@@ -14,49 +14,51 @@ from tsa.explain.integrated_gradients import need_captum
 from tsa.inference.scorer import Scorer
 from tsa.model.collate import request_batch
 from tsa.serving.history.base import HistoryStore
-from tsa.serving.problems import RefusedError
-from tsa.serving.request_schema import Entry
+from tsa.serving.problems import ProblemError
+from tsa.serving.request_schema import PaymentRequest
 from tsa.serving.scoring.batcher import Batcher
-from tsa.serving.scoring.pipeline import Bench
-from tsa.serving.scoring.preview import look
+from tsa.serving.scoring.pipeline import ScoringPipeline
+from tsa.serving.scoring.preview import load_scoring_input
 
-MOST = 16
+MAX_EXPLAINED = 16
 """Payments of one request that are explained, and those of all requests that wait for it."""
 PARTS = ("score", "baseline", "total", "residual", "features", "histories")
 
 
-class Reasoner:
+class ExplanationWorker:
     """Explains payments with the bundle that scores, as their histories stand when they are asked for."""
 
     def __init__(self, store: HistoryStore | None) -> None:
         self._store = store
-        self._batcher: Batcher[Entry, dict[str, Any]] = Batcher(self._explain, max_batch=1, max_queue=MOST)
+        self._batcher: Batcher[PaymentRequest, dict[str, Any]] = Batcher(
+            self._explain, max_batch=1, max_queue=MAX_EXPLAINED
+        )
 
-    def take_over(self, scorer: Scorer, version: str) -> None:
+    def set_bundle(self, scorer: Scorer, version: str) -> None:
         """Explain with this bundle from now on."""
-        self._with = Bench(scorer, version, time.time), Explainer(scorer.bundle)
+        self._with = ScoringPipeline(scorer, version, time.time), Explainer(scorer.bundle)
 
     def check(self, count: int) -> None:
-        """RefusedError for more payments than are explained at once, or where a library is missing."""
+        """ProblemError for more payments than are explained at once, or where a library is missing."""
         try:
             need_captum()
         except ConfigError:
             detail = "explain must be false: this server was installed without it"
-            raise RefusedError(422, "no_reasons", detail, field="explain") from None
-        if count > MOST:
-            raise RefusedError(413, "too_many", f"at most {MOST} payments are explained at once")
+            raise ProblemError(422, "no_reasons", detail, field="explain") from None
+        if count > MAX_EXPLAINED:
+            raise ProblemError(413, "too_many", f"at most {MAX_EXPLAINED} payments are explained at once")
 
-    async def reasons(self, entries: Sequence[Entry], deadline: float) -> list[dict[str, Any]]:
+    async def reasons(self, entries: Sequence[PaymentRequest], deadline: float) -> list[dict[str, Any]]:
         """What is added to the answer of each: `reasons`, and the `explanation` that they come from."""
         return await self._batcher.submit(entries, deadline)
 
-    def _explain(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        bench, explainer = self._with
+    def _explain(self, entries: Sequence[PaymentRequest]) -> list[dict[str, Any]]:
+        pipeline, explainer = self._with
         found = []
         for entry in entries:
-            seen = look(bench, self._store, entry.row, entry.histories)
-            if isinstance(seen, Problem):
-                raise RefusedError.of(seen)
+            seen = load_scoring_input(pipeline, self._store, entry.row, entry.histories)
+            if isinstance(seen, RuleViolation):
+                raise ProblemError.of(seen)
             found.append(_told(explainer.explain(request_batch(seen.requests), seen.payment, seen.earlier)))
         return found
 

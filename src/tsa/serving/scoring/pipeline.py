@@ -1,6 +1,6 @@
-"""The bench: what one bundle brings to the desk. Rows become payments, payments with their past events become scores.
+"""The scoring pipeline: what one bundle brings to the scoring service. Rows become payments, payments with their past events become scores.
 
-It is made once for a bundle and changes never, so that a swap of bundles is a swap of benches. It knows no history store.
+It is made once for a bundle and changes never, so that a swap of bundles is a swap of pipelines. It knows no history store.
 """
 
 from __future__ import annotations
@@ -14,19 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.config.market import DAY_SECONDS, Serving
-from tsa.data.online.histories import Key, PastEvents
-from tsa.data.online.payments import SHOWN, Found, PaymentReader, Payments, Problem, shown_value, tie
+from tsa.data.online.histories import HistoryEvents, Key
+from tsa.data.online.payments import (
+    SHOWN,
+    EncodedPayments,
+    ParsedPayments,
+    PaymentReader,
+    RuleViolation,
+    tie_break_key,
+    truncate_repr,
+)
 from tsa.data.spelling import Spelling
-from tsa.data.values import text_of
+from tsa.data.values import normalise_text
 from tsa.data.wire import Requests
-from tsa.data.wire.layout import Layout
+from tsa.data.wire.layout import FieldLayout
 from tsa.data.wire.row_errors import BrokenRowError
 from tsa.errors import DataError
 from tsa.inference.scorer import Scorer
-from tsa.serving.history.blocks import keep_of
-from tsa.serving.history.reencode import mark_of
-from tsa.serving.request_schema import odd_text
-from tsa.serving.results import Answer
+from tsa.serving.history.blocks import retention_policies
+from tsa.serving.history.reencode import encoder_hash
+from tsa.serving.request_schema import invalid_unicode
+from tsa.serving.results import ScoreResult
 
 Row = Mapping[str, Any]
 Histories = Mapping[str, Sequence[Row]]
@@ -34,7 +42,7 @@ Histories = Mapping[str, Sequence[Row]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScoredRow:
     """What one payment got."""
 
     raw: Mapping[str, NDArray[Any]]
@@ -45,7 +53,7 @@ class Scored:
     """By the bundle's thresholds."""
 
 
-class Bench:
+class ScoringPipeline:
     """Reads and scores with one bundle."""
 
     def __init__(self, scorer: Scorer, version: str, clock: Callable[[], float]) -> None:
@@ -53,45 +61,49 @@ class Bench:
         self.scorer, self.version, self._clock = scorer, version, clock
         self.market, self.encoder = scorer.bundle.market, scorer.bundle.encoder
         self.serving = self.market.serving or Serving()
-        self.mark = mark_of(self.encoder)
+        self.mark = encoder_hash(self.encoder)
         late_days = self.serving.max_late_days
         self.late_seconds = None if late_days is None else late_days * DAY_SECONDS
-        self.keep = keep_of(self.market)
+        self.keep = retention_policies(self.market)
         refuse = self.serving.unknown_fields == "refuse"
         self._known: frozenset[str] | None = None
-        if self.market.wire is None:
+        if self.market.inline_history is None:
             self._reader = PaymentReader(self.market, self.encoder, refuse_unknown_fields=refuse)
         elif refuse:
-            layout = Layout(self.market)
+            layout = FieldLayout(self.market)
             self._known = frozenset({*layout.current, *layout.history_fields, self.market.label.column})
 
-    def read(self, rows: Sequence[Row]) -> Found:
+    def parse_rows(self, rows: Sequence[Row]) -> ParsedPayments:
         """The payments of a market of logs; what breaks a rule is among the problems."""
-        odd = {place: problem for place, row in enumerate(rows) if (problem := odd_text(row))}
+        odd = {place: problem for place, row in enumerate(rows) if (problem := invalid_unicode(row))}
         sound = [place for place in range(len(rows)) if place not in odd]
         found = self._reader.read([rows[place] for place in sound])
         problems = odd | {sound[at]: problem for at, problem in found.problems.items()}
-        places = [sound[at] for at in found.rows]
+        places = [sound[at] for at in found.positions]
         future = found.payments.time_seconds > self._latest
         if not future.any():
-            return Found(payments=found.payments, rows=tuple(places), problems=problems)
+            return ParsedPayments(payments=found.payments, positions=tuple(places), problems=problems)
         for row in np.flatnonzero(future).tolist():
             problems[places[row]] = self._future_problem(rows[places[row]])
         kept = np.flatnonzero(~future).tolist()
-        return Found(payments=found.payments.take(kept), rows=tuple(places[row] for row in kept), problems=problems)
+        return ParsedPayments(
+            payments=found.payments.take(kept), positions=tuple(places[row] for row in kept), problems=problems
+        )
 
-    def read_past(self, histories: Histories, now: Payments, row: int) -> dict[str, PastEvents] | Problem:
-        """Earlier events that came with payment `row` of `now`, by history; a Problem for one that breaks a rule.
+    def parse_histories(
+        self, histories: Histories, now: EncodedPayments, row: int
+    ) -> dict[str, HistoryEvents] | RuleViolation:
+        """Earlier events that came with payment `row` of `now`, by history; a RuleViolation for one that breaks a rule.
 
         Outcomes are read where the events have them. Which key an event is of need not be said: it is this payment's.
         """
         names = {history.name for history in self.market.history}
-        absent: dict[str, Any] = dict.fromkeys(str(history.key) for history in self.market.history)
+        absent: dict[str, Any] = dict.fromkeys(str(history.key_column) for history in self.market.history)
         past = {}
         for name, events in histories.items():
             if name not in names:
-                return problem_of("unknown_history", name, f"must be one of {sorted(names)}", name)
-            problem = next((problem for event in events if (problem := odd_text(event))), None)
+                return violation("unknown_history", name, f"must be one of {sorted(names)}", name)
+            problem = next((problem for event in events if (problem := invalid_unicode(event))), None)
             found = self._reader.read(
                 [{**absent, **event} for event in events] if problem is None else [], outcomes=True
             )
@@ -99,27 +111,27 @@ class Bench:
                 problem = problem or found.problems[place]
             if problem is not None:
                 return replace(problem, field=f"histories.{name}.{problem.field}")
-            past[name] = PastEvents.of(found.payments)
+            past[name] = HistoryEvents.of(found.payments)
             if (problem := self._order_problem(name, past[name], now, row)) is not None:
                 return problem
         return past
 
-    def _order_problem(self, name: str, past: PastEvents, now: Payments, row: int) -> Problem | None:
+    def _order_problem(self, name: str, past: HistoryEvents, now: EncodedPayments, row: int) -> RuleViolation | None:
         """Events of the past must be different ones, and come before the payment."""
         if len(set(past.ids)) < len(past):
             twice = next(id_ for at, id_ in enumerate(past.ids) if id_ in past.ids[:at])
-            return problem_of("duplicate_id", f"histories.{name}", "must not tell of a payment twice", twice)
-        moment = (float(now.time_seconds[row]), tie(now.ids[row]))
-        if len(past) and (float(past.time_seconds[-1]), tie(past.ids[-1])) >= moment:
+            return violation("duplicate_id", f"histories.{name}", "must not tell of a payment twice", twice)
+        moment = (float(now.time_seconds[row]), tie_break_key(now.ids[row]))
+        if len(past) and (float(past.time_seconds[-1]), tie_break_key(past.ids[-1])) >= moment:
             text = "must not tell of a payment at or after the current one"
-            return problem_of("negative_age", f"histories.{name}", text, past.ids[-1])
+            return violation("negative_age", f"histories.{name}", text, past.ids[-1])
         return None
 
-    def score(self, payments: Payments, past: Mapping[Key, PastEvents]) -> list[Scored | Problem]:
+    def score(self, payments: EncodedPayments, past: Mapping[Key, HistoryEvents]) -> list[ScoredRow | RuleViolation]:
         """What each payment gets."""
         return self._score(self.scorer.requests(payments, past)) if len(payments) else []
 
-    def score_wire(self, rows: Sequence[Row]) -> list[Answer | Problem]:
+    def score_rows_with_history(self, rows: Sequence[Row]) -> list[ScoreResult | RuleViolation]:
         """What rows get that carry their own history."""
         if not rows:
             return []
@@ -127,11 +139,11 @@ class Bench:
             requests = self.scorer.wire_reader.read(rows)
         except (DataError, UnicodeEncodeError) as error:
             if len(rows) > 1:
-                return [self.score_wire([row])[0] for row in rows]
+                return [self.score_rows_with_history([row])[0] for row in rows]
             return [_wire_problem(error)]
         scored = zip(rows, self._score(requests), requests.time_seconds > self._latest, strict=True)
         return [
-            self._foreign_problem(row)
+            self._unknown_field(row)
             or (self._future_problem(row) if future else self.answer(_wire_id(row.get(self.market.event.id)), found))
             for row, found, future in scored
         ]
@@ -139,46 +151,46 @@ class Bench:
     @property
     def _latest(self) -> float:
         """The latest time that a payment may have, in epoch seconds."""
-        if self.market.wire is not None and self.market.wire.accepts("implausible_time"):
+        if self.market.inline_history is not None and self.market.inline_history.accepts("implausible_time"):
             return math.inf
         return self._clock() + self.serving.max_future_seconds
 
-    def _future_problem(self, row: Row) -> Problem:
+    def _future_problem(self, row: Row) -> RuleViolation:
         text = f"must not be more than {self.serving.max_future_seconds:g} s in the future"
-        return problem_of("future_time", self.market.event.time, text, row[self.market.event.time])
+        return violation("future_time", self.market.event.time, text, row[self.market.event.time])
 
-    def _foreign_problem(self, row: Row) -> Problem | None:
+    def _unknown_field(self, row: Row) -> RuleViolation | None:
         """Of a row that carries its own history: a field that is none of the market's, where these are refused."""
         if self._known is None or (foreign := next((name for name in row if name not in self._known), None)) is None:
             return None
-        return problem_of("unknown_field", foreign, "must be a field of the market", row[foreign])
+        return violation("unknown_field", foreign, "must be a field of the market", row[foreign])
 
-    def answer(self, id_: str | None, found: Scored | Problem) -> Answer | Problem:
+    def answer(self, id_: str | None, found: ScoredRow | RuleViolation) -> ScoreResult | RuleViolation:
         """What the client gets for what its payment got."""
-        if isinstance(found, Problem):
+        if isinstance(found, RuleViolation):
             return found
-        return Answer.of(id_, found.raw, found.row, self.version, found.decision)
+        return ScoreResult.of(id_, found.raw, found.row, self.version, found.decision)
 
-    def given_id(self, row: Row) -> str:
+    def client_id_of(self, row: Row) -> str:
         """The id as the client gave it."""
         name = self.market.event.id
-        return text_of(row[name], name, Spelling.of(self.market)) or ""
+        return normalise_text(row[name], name, Spelling.of(self.market)) or ""
 
-    def _score(self, requests: Requests) -> list[Scored | Problem]:
+    def _score(self, requests: Requests) -> list[ScoredRow | RuleViolation]:
         try:
             raw = self.scorer.score_requests(requests)
         except DataError as error:
             if len(requests.ids) > 1:
-                return [self._score(_one(requests, row))[0] for row in range(len(requests.ids))]
-            return [Problem("no_score", "payment", "must get a number as score", str(error)[:SHOWN])]
+                return [self._score(_select_row(requests, row))[0] for row in range(len(requests.ids))]
+            return [RuleViolation("no_score", "payment", "must get a number as score", str(error)[:SHOWN])]
         thresholds = self.scorer.bundle.thresholds
-        decisions = [None] * len(requests.ids) if thresholds is None else thresholds.of(raw)
-        return [Scored(raw=raw, row=row, decision=decision) for row, decision in enumerate(decisions)]
+        decisions = [None] * len(requests.ids) if thresholds is None else thresholds.decide(raw)
+        return [ScoredRow(raw=raw, row=row, decision=decision) for row, decision in enumerate(decisions)]
 
 
-def problem_of(rule: str, field: str, text: str, value: object) -> Problem:
+def violation(rule: str, field: str, text: str, value: object) -> RuleViolation:
     """A problem, its value shortened."""
-    return Problem(rule, field, text, shown_value(value))
+    return RuleViolation(rule, field, text, truncate_repr(value))
 
 
 def _wire_id(given: object) -> str | None:
@@ -186,15 +198,15 @@ def _wire_id(given: object) -> str | None:
     return None if given == "" or not isinstance(given, str | int | float) else str(given)
 
 
-def _wire_problem(error: Exception) -> Problem:
+def _wire_problem(error: Exception) -> RuleViolation:
     """What a row that carries its own history cannot be scored for. What an error says to people decides nothing."""
     if isinstance(error, BrokenRowError):
         found = error.problem
-        return problem_of(found.rule, found.field, found.text, found.value)
-    return Problem("unreadable", "payment", "must be readable", type(error).__name__)
+        return violation(found.rule, found.field, found.text, found.value)
+    return RuleViolation("unreadable", "payment", "must be readable", type(error).__name__)
 
 
-def _one(requests: Requests, row: int) -> Requests:
+def _select_row(requests: Requests, row: int) -> Requests:
     """One payment of several."""
     own = slice(row, row + 1)
     histories = {

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tsa.data.online.histories import Key, PastEvents
-from tsa.data.online.payments import Payments, Problem, tie
+from tsa.data.online.histories import HistoryEvents, Key
+from tsa.data.online.payments import EncodedPayments, RuleViolation, tie_break_key
 from tsa.data.wire import Requests
 from tsa.errors import HistoryUnavailable
 from tsa.explain.raw_values import Payment
 from tsa.serving.history.base import PAYMENTS, HistoryStore
-from tsa.serving.history.blocks import Block, taken
+from tsa.serving.history.blocks import HistoryBlock, select_events
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import encode_anew
-from tsa.serving.scoring.pipeline import Bench, Histories, Row
+from tsa.serving.history.reencode import reencode_blocks
+from tsa.serving.scoring.pipeline import Histories, Row, ScoringPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class ScoringInput:
     """One payment with its histories."""
 
     requests: Requests
@@ -33,65 +33,76 @@ class Look:
     """Per history, oldest first: those that are in `requests`."""
 
 
-def look(bench: Bench, store: HistoryStore | None, row: Row, histories: Histories | None = None) -> Look | Problem:
+def load_scoring_input(
+    pipeline: ScoringPipeline, store: HistoryStore | None, row: Row, histories: Histories | None = None
+) -> ScoringInput | RuleViolation:
     """The payment of a row with the histories that it brings along, or that its keys have in the store.
 
     Raises HistoryUnavailable where the store does not answer, DataError for a row that carries its own history and cannot
     be read.
     """
-    if bench.market.wire is not None:
-        requests = bench.scorer.wire_reader.read([row])
-        return Look(requests=requests, payment=Payment(requests.ids[0], float(requests.time_seconds[0])))
-    found = bench.read([row])
+    if pipeline.market.inline_history is not None:
+        requests = pipeline.scorer.wire_reader.read([row])
+        return ScoringInput(requests=requests, payment=Payment(requests.ids[0], float(requests.time_seconds[0])))
+    found = pipeline.parse_rows([row])
     if found.problems:
         return found.problems[0]
     payments = found.payments
     if histories is not None:
-        told = bench.read_past(histories, payments, 0)
-        if isinstance(told, Problem):
+        told = pipeline.parse_histories(histories, payments, 0)
+        if isinstance(told, RuleViolation):
             return told
-        payments = replace(payments, keys={history.name: ("",) for history in bench.market.history})
-        return _looked(bench, payments, {(name, ""): events for name, events in told.items()}, {})
-    past = {} if store is None else _from_store(bench, store, payments)
-    seen = {key: _before(events, payments, bench) for key, events in past.items()}
+        payments = replace(payments, keys={history.name: ("",) for history in pipeline.market.history})
+        return _assemble(pipeline, payments, {(name, ""): events for name, events in told.items()}, {})
+    past = {} if store is None else _from_store(pipeline, store, payments)
+    seen = {key: _before(events, payments, pipeline) for key, events in past.items()}
     ids = dict.fromkeys(id_ for events in seen.values() for id_ in events.ids)
-    return _looked(bench, payments, seen, {} if store is None else _records(store, list(ids)))
+    return _assemble(pipeline, payments, seen, {} if store is None else _records(store, list(ids)))
 
 
-def _looked(bench: Bench, payments: Payments, past: Mapping[Key, PastEvents], records: Mapping[str, Record]) -> Look:
+def _assemble(
+    pipeline: ScoringPipeline,
+    payments: EncodedPayments,
+    past: Mapping[Key, HistoryEvents],
+    records: Mapping[str, Record],
+) -> ScoringInput:
     earlier = {name: _payments(events, records) for (name, _), events in past.items()}
     id_, now = payments.ids[0], float(payments.time_seconds[0])
-    return Look(
-        requests=bench.scorer.requests(payments, past),
+    return ScoringInput(
+        requests=pipeline.scorer.requests(payments, past),
         payment=Payment(id_, now, payments.raw[0]),
         earlier=earlier if all(payment.values for found in earlier.values() for payment in found) else {},
     )
 
 
-def _payments(events: PastEvents, records: Mapping[str, Record]) -> list[Payment]:
+def _payments(events: HistoryEvents, records: Mapping[str, Record]) -> list[Payment]:
     pairs = zip(events.ids, events.time_seconds.tolist(), strict=True)
     return [Payment(id_, time, records[id_].raw if id_ in records else {}) for id_, time in pairs]
 
 
-def _before(events: PastEvents, payments: Payments, bench: Bench) -> PastEvents:
+def _before(events: HistoryEvents, payments: EncodedPayments, pipeline: ScoringPipeline) -> HistoryEvents:
     """Those of the events that the payment sees."""
     now, id_ = float(payments.time_seconds[0]), payments.ids[0]
-    oldest = now - bench.market.retention_seconds
+    oldest = now - pipeline.market.retention_seconds
     times = events.time_seconds.tolist()
-    rows = [at for at, time in enumerate(times) if oldest <= time and (time, tie(events.ids[at])) < (now, tie(id_))]
-    return taken(events, np.array(rows, np.int64))
+    rows = [
+        at
+        for at, time in enumerate(times)
+        if oldest <= time and (time, tie_break_key(events.ids[at])) < (now, tie_break_key(id_))
+    ]
+    return select_events(events, np.array(rows, np.int64))
 
 
-def _from_store(bench: Bench, store: HistoryStore, payments: Payments) -> dict[Key, PastEvents]:
+def _from_store(pipeline: ScoringPipeline, store: HistoryStore, payments: EncodedPayments) -> dict[Key, HistoryEvents]:
     keys: list[Key] = [(name, key) for name, (key,) in payments.keys.items() if key is not None]
-    blocks = {place: Block.unpack(stored.data) for place, stored in store.read(keys).items()}
-    stale = [key for key, block in blocks.items() if block.mark != bench.mark]
+    blocks = {place: HistoryBlock.unpack(stored.data) for place, stored in store.read(keys).items()}
+    stale = [key for key, block in blocks.items() if block.encoder_hash != pipeline.mark]
     if stale:
         ids = dict.fromkeys(id_ for key in stale for id_ in blocks[key].events.ids)
         records = _records(store, list(ids))
         if len(records) < len(ids):
             raise HistoryUnavailable("a payment that a history tells of is being let go of", "busy")
-        anew = encode_anew([blocks[key] for key in stale], records, bench.market, bench.encoder)
+        anew = reencode_blocks([blocks[key] for key in stale], records, pipeline.market, pipeline.encoder)
         blocks |= dict(zip(stale, anew, strict=True))
     return {key: block.events for key, block in blocks.items()}
 

@@ -16,22 +16,22 @@ from typing import IO
 
 import orjson
 
-from tsa.data.online.payments import Problem
+from tsa.data.online.payments import RuleViolation
 from tsa.errors import TSAError
 from tsa.inference.scorer import Scorer
-from tsa.serving.errors import where
+from tsa.serving.errors import safe_traceback
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.metrics import Metrics
-from tsa.serving.request_schema import Entry
-from tsa.serving.results import Answer
+from tsa.serving.request_schema import PaymentRequest
+from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.bundle_watch import version_of
-from tsa.serving.scoring.pipeline import Bench
-from tsa.serving.scoring.preview import look
+from tsa.serving.scoring.pipeline import ScoringPipeline
+from tsa.serving.scoring.preview import load_scoring_input
 from tsa.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
-MOST_WAITING = 1024
+MAX_WAITING = 1024
 """Payments that wait for the shadow."""
 
 
@@ -44,18 +44,18 @@ class Shadow:
         scorer = Scorer.load(
             settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
         )
-        self._bench, self._store = Bench(scorer, version_of(scorer), time.time), store
+        self._pipeline, self._store = ScoringPipeline(scorer, version_of(scorer), time.time), store
         self._metrics, self._least = metrics, settings.shadow_difference
         self._path, self._file = settings.shadow_file, _opened(settings.shadow_file)
         self._writing = threading.Lock()
-        self._work: queue.Queue[tuple[Entry, Answer] | None] = queue.Queue(MOST_WAITING)
+        self._work: queue.Queue[tuple[PaymentRequest, ScoreResult] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="tsa-shadow", daemon=True)
         self._thread.start()
 
-    def offer(self, entries: Sequence[Entry], results: Sequence[Answer | Problem]) -> None:
+    def submit(self, entries: Sequence[PaymentRequest], results: Sequence[ScoreResult | RuleViolation]) -> None:
         """Take over what was scored now. Never waits."""
         for entry, result in zip(entries, results, strict=True):
-            if isinstance(result, Answer) and not result.repeated and not result.degraded:
+            if isinstance(result, ScoreResult) and not result.replayed and not result.degraded:
                 try:
                     self._work.put_nowait((entry, result))
                 except queue.Full:
@@ -76,19 +76,19 @@ class Shadow:
             except Exception as error:
                 self._metrics.shadow_lost.inc()
                 if not isinstance(error, TSAError):
-                    logger.error("the shadow failed: %s", where(error))
+                    logger.error("the shadow failed: %s", safe_traceback(error))
 
-    def _compare(self, entry: Entry, answer: Answer) -> None:
-        seen = look(self._bench, self._store, entry.row, entry.histories)
-        if isinstance(seen, Problem):
+    def _compare(self, entry: PaymentRequest, answer: ScoreResult) -> None:
+        seen = load_scoring_input(self._pipeline, self._store, entry.row, entry.histories)
+        if isinstance(seen, RuleViolation):
             self._metrics.shadow_lost.inc()
             return
-        scores = self._bench.scorer.score_requests(seen.requests)
+        scores = self._pipeline.scorer.score_requests(seen.requests)
         difference = float(scores["raw_score"][0]) - answer.raw_score
         self._metrics.shadow.observe(abs(difference))
         if self._file is not None and abs(difference) >= self._least:
             ours = {"version": answer.version, "raw_score": answer.raw_score, "percentile": answer.percentile}
-            theirs = {"version": self._bench.version, **{name: float(values[0]) for name, values in scores.items()}}
+            theirs = {"version": self._pipeline.version, **{name: float(values[0]) for name, values in scores.items()}}
             line = {"at": round(time.time(), 3), "difference": difference, "ours": ours, "shadow": theirs}
             with self._writing:
                 self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

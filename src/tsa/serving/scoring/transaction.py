@@ -13,49 +13,49 @@ from typing import Any
 
 import numpy as np
 
-from tsa.data.online.histories import Key, PastEvents
-from tsa.data.online.payments import Payments, Problem, tie
+from tsa.data.online.histories import HistoryEvents, Key
+from tsa.data.online.payments import EncodedPayments, RuleViolation, tie_break_key
 from tsa.errors import HistoryLost
-from tsa.serving.history.base import PAYMENTS, Change, HistoryStore, Place
-from tsa.serving.history.blocks import Block, no_events, taken
+from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, WriteBatch
+from tsa.serving.history.blocks import HistoryBlock, empty_events, select_events
 from tsa.serving.history.identity import ADVICE
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import encode_anew
-from tsa.serving.results import Answer
-from tsa.serving.scoring.pipeline import Bench, Scored, problem_of
+from tsa.serving.history.reencode import reencode_blocks
+from tsa.serving.results import ScoreResult
+from tsa.serving.scoring.pipeline import ScoredRow, ScoringPipeline, violation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class StoredResult:
     """An answer as the store keeps it."""
 
     kept: Mapping[str, Any]
-    repeated: bool
+    replayed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Snapshot:
     """What the store has of these payments."""
 
-    stamps: Mapping[Place, int]
+    stamps: Mapping[StoreKey, int]
     records: Mapping[str, Record]
-    blocks: Mapping[Key, Block]
+    blocks: Mapping[Key, HistoryBlock]
 
 
-class Visit:
+class ScoringTransaction:
     """B payments at the store."""
 
     def __init__(
         self,
         store: HistoryStore,
-        bench: Bench,
-        payments: Payments,
+        pipeline: ScoringPipeline,
+        payments: EncodedPayments,
         timed: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        self._store, self._bench, self._payments, self._timed = store, bench, payments, timed
+        self._store, self._pipeline, self._payments, self._timed = store, pipeline, payments, timed
         self._times: list[float] = payments.time_seconds.tolist()
 
-    def attempt(self) -> list[Given | Problem] | None:
+    def try_commit(self) -> list[StoredResult | RuleViolation] | None:
         """What each payment gets; None where others came in between. Raises HistoryUnavailable."""
         turns = self._store.turns
         with self._timed("read"):
@@ -67,14 +67,14 @@ class Visit:
                 {self._payments.ids[row] for row in suspects}, [k for row in suspects for k in self._keys(row)]
             )
             return None
-        out: dict[int, Given | Problem] = {}
+        out: dict[int, StoredResult | RuleViolation] = {}
         same_as: dict[int, int] = {}
         todo = list(self._to_score(found, out, same_as))
-        if todo and not self._settle(found, todo, out):
+        if todo and not self._score_and_append(found, todo, out):
             return None
         for row, first in same_as.items():
             one = out[first]
-            out[row] = Given(kept=one.kept, repeated=True) if isinstance(one, Given) else one
+            out[row] = StoredResult(kept=one.kept, replayed=True) if isinstance(one, StoredResult) else one
         return [out[row] for row in range(len(self._payments))]
 
     def _keys(self, row: int) -> Iterator[Key]:
@@ -83,24 +83,24 @@ class Visit:
             if key is not None:
                 yield name, key
 
-    def _look_up(self) -> _Found:
-        places: dict[Place, None] = {(PAYMENTS, id_): None for id_ in self._payments.ids}
+    def _look_up(self) -> _Snapshot:
+        places: dict[StoreKey, None] = {(PAYMENTS, id_): None for id_ in self._payments.ids}
         for row in range(len(self._payments)):
             places.update(dict.fromkeys(self._keys(row)))
         found = self._store.read(list(places))
-        return _Found(
-            stamps={place: stored.stamp for place, stored in found.items()},
+        return _Snapshot(
+            stamps={place: stored.version for place, stored in found.items()},
             records={place[1]: Record.unpack(stored.data) for place, stored in found.items() if not place[0]},
-            blocks={place: Block.unpack(stored.data) for place, stored in found.items() if place[0]},
+            blocks={place: HistoryBlock.unpack(stored.data) for place, stored in found.items() if place[0]},
         )
 
-    def _without_record(self, found: _Found) -> list[int]:
+    def _without_record(self, found: _Snapshot) -> list[int]:
         """The rows that stand in a history already, though the store has no record of them."""
         rows = []
         for row, id_ in enumerate(self._payments.ids):
             if id_ in found.records:
                 continue
-            moment = self._times[row], tie(id_)
+            moment = self._times[row], tie_break_key(id_)
             blocks = (found.blocks.get(key) for key in self._keys(row))
             if any(block and block.newest >= moment and id_ in block.events.ids for block in blocks):
                 rows.append(row)
@@ -111,76 +111,84 @@ class Visit:
         go of, together, or the block's first."""
         recorded = {place[1] for place in self._store.read([(PAYMENTS, id_) for id_ in ids])}
         for stored in self._store.read(list(dict.fromkeys(keys))).values():
-            if gone := (ids - recorded).intersection(Block.unpack(stored.data).events.ids):
+            if gone := (ids - recorded).intersection(HistoryBlock.unpack(stored.data).events.ids):
                 raise HistoryLost(
                     f"the history store has lost the records of {len(gone)} payments: {ADVICE}", "evicted"
                 )
 
-    def _to_score(self, found: _Found, out: dict[int, Given | Problem], same_as: dict[int, int]) -> Iterator[int]:
+    def _to_score(
+        self, found: _Snapshot, out: dict[int, StoredResult | RuleViolation], same_as: dict[int, int]
+    ) -> Iterator[int]:
         """The rows that are to be scored. Of others it notes what they get, or which row they repeat."""
         first_row: dict[str, int] = {}
         for row, id_ in enumerate(self._payments.ids):
             first, record = first_row.setdefault(id_, row), found.records.get(id_)
             other = record or (Record.of(self._payments, first, None) if first != row else None)
-            if other is not None and (column := other.differs(self._times[row], self._payments.raw[row])):
+            if other is not None and (column := other.first_difference(self._times[row], self._payments.raw[row])):
                 out[row] = self._conflict(row, column)
             elif record is not None and record.answer is not None:
-                out[row] = Given(kept=record.answer, repeated=True)
+                out[row] = StoredResult(kept=record.answer, replayed=True)
             elif first != row:
                 same_as[row] = first
-            elif (problem := self._too_late(found, row)) is not None:
+            elif (problem := self._check_lateness(found, row)) is not None:
                 out[row] = problem
             else:
                 yield row
 
-    def _conflict(self, row: int, column: str) -> Problem:
-        event = self._bench.market.event
+    def _conflict(self, row: int, column: str) -> RuleViolation:
+        event = self._pipeline.market.event
         text = f"must not be that of another payment, with another {event.time if column == 'time' else column}"
-        return problem_of("conflicting_id", event.id, text, self._payments.ids[row])
+        return violation("conflicting_id", event.id, text, self._payments.ids[row])
 
-    def _too_late(self, found: _Found, row: int) -> Problem | None:
+    def _check_lateness(self, found: _Snapshot, row: int) -> RuleViolation | None:
         """A payment comes too late when the market says so, or when what it would have seen is no longer kept."""
-        now, limit, event = self._times[row], self._bench.late_seconds, self._bench.market.event
+        now, limit, event = self._times[row], self._pipeline.late_seconds, self._pipeline.market.event
         for name, key in self._keys(row):
             block = found.blocks.get((name, key))
-            if block is None or not len(block) or (newest := block.newest) < (now, tie(self._payments.ids[row])):
+            if (
+                block is None
+                or not len(block)
+                or (newest := block.newest) < (now, tie_break_key(self._payments.ids[row]))
+            ):
                 continue
             if limit is not None and now < newest[0] - limit and self._payments.ids[row] not in found.records:
                 text = f"must not be more than {limit:g} s before the last payment of its {name}"
-                return problem_of("too_late", event.time, text, self._payments.raw[row].get(event.time, now))
-            if now <= block.whole_after_seconds:
+                return violation("too_late", event.time, text, self._payments.raw[row].get(event.time, now))
+            if now <= block.complete_after_seconds:
                 if now == newest[0]:
                     text = f"must be finer: more payments of its {name} are at this one time than are kept"
-                    return problem_of("coarse_time", event.time, text, self._payments.raw[row].get(event.time, now))
+                    return violation("coarse_time", event.time, text, self._payments.raw[row].get(event.time, now))
                 text = f"must not be so early that what its {name} had done before is no longer kept"
-                return problem_of("too_late", event.time, text, now)
+                return violation("too_late", event.time, text, now)
         return None
 
-    def _settle(self, found: _Found, todo: Sequence[int], out: dict[int, Given | Problem]) -> bool:
+    def _score_and_append(
+        self, found: _Snapshot, todo: Sequence[int], out: dict[int, StoredResult | RuleViolation]
+    ) -> bool:
         """Score the rows `todo`, note what they get, and append them; False where others came in between."""
         whole = len(todo) == len(self._payments)
         payments = self._payments if whole else self._payments.take(todo)
         keys = dict.fromkeys(key for row in todo for key in self._keys(row))
         with self._timed("read"):
-            blocks = self._encoded({key: found.blocks[key] for key in keys if key in found.blocks})
+            blocks = self._reencode_stale({key: found.blocks[key] for key in keys if key in found.blocks})
         if blocks is None:
             return False
         with self._timed("score"):
-            scored = self._bench.score(
-                payments, _without(blocks, {id_ for id_ in payments.ids if id_ in found.records})
+            scored = self._pipeline.score(
+                payments, _exclude_ids(blocks, {id_ for id_ in payments.ids if id_ in found.records})
             )
         answers = [self._kept(one) for one in scored]
         out.update(zip(todo, answers, strict=True))
         with self._timed("write"):
             return self._append(found, payments, keys, blocks, answers)
 
-    def _kept(self, scored: Scored | Problem) -> Given | Problem:
-        answer = self._bench.answer("", scored)
-        return Given(kept=answer.kept(), repeated=False) if isinstance(answer, Answer) else answer
+    def _kept(self, scored: ScoredRow | RuleViolation) -> StoredResult | RuleViolation:
+        answer = self._pipeline.answer("", scored)
+        return StoredResult(kept=answer.stored_fields(), replayed=False) if isinstance(answer, ScoreResult) else answer
 
-    def _encoded(self, blocks: dict[Key, Block]) -> dict[Key, Block] | None:
+    def _reencode_stale(self, blocks: dict[Key, HistoryBlock]) -> dict[Key, HistoryBlock] | None:
         """The blocks, all of them in this bundle's encoding; None where a payment is gone that one of them tells of."""
-        stale = [key for key, block in blocks.items() if block.mark != self._bench.mark]
+        stale = [key for key, block in blocks.items() if block.encoder_hash != self._pipeline.mark]
         if not stale:
             return blocks
         ids = dict.fromkeys(id_ for key in stale for id_ in blocks[key].events.ids)
@@ -190,50 +198,52 @@ class Visit:
         if len(records) < len(ids):
             self._check_gone({id_ for id_ in ids if id_ not in records}, stale)
             return None
-        anew = encode_anew([blocks[key] for key in stale], records, self._bench.market, self._bench.encoder)
+        anew = reencode_blocks([blocks[key] for key in stale], records, self._pipeline.market, self._pipeline.encoder)
         return {**blocks, **dict(zip(stale, anew, strict=True))}
 
     def _append(
         self,
-        found: _Found,
-        payments: Payments,
+        found: _Snapshot,
+        payments: EncodedPayments,
         keys: Mapping[Key, None],
-        blocks: Mapping[Key, Block],
-        answers: Sequence[Given | Problem],
+        blocks: Mapping[Key, HistoryBlock],
+        answers: Sequence[StoredResult | RuleViolation],
     ) -> bool:
         """Write the payments that got an answer, and them into their histories. Whole or not at all."""
-        put: dict[Place, bytes] = {}
+        put: dict[StoreKey, bytes] = {}
         members: dict[Key, list[int]] = {}
         for row, (id_, answer) in enumerate(zip(payments.ids, answers, strict=True)):
-            if isinstance(answer, Problem):
+            if isinstance(answer, RuleViolation):
                 continue
             known = found.records.get(id_)
             put[PAYMENTS, id_] = (
-                Record.of(payments, row, answer.kept) if known is None else known.answered(answer.kept)
+                Record.of(payments, row, answer.kept) if known is None else known.with_result(answer.kept)
             ).pack()
             for name, of in payments.keys.items() if known is None else ():
                 if (key := of[row]) is not None:
                     members.setdefault((name, key), []).append(row)
-        events: dict[tuple[int, ...], PastEvents] = {}
+        events: dict[tuple[int, ...], HistoryEvents] = {}
         for place, rows in members.items():
             if (new := events.get(tuple(rows))) is None:
                 new = events[tuple(rows)] = _events(payments, rows)
             put[place] = self._joined(blocks.get(place), new, place[0]).pack()
         seen = {place: found.stamps.get(place) for place in (*((PAYMENTS, id_) for id_ in payments.ids), *keys)}
-        return self._store.commit(Change(seen=seen, put=put))
+        return self._store.commit(WriteBatch(expected_versions=seen, puts=put))
 
-    def _joined(self, block: Block | None, new: PastEvents, history: str) -> Block:
+    def _joined(self, block: HistoryBlock | None, new: HistoryEvents, history: str) -> HistoryBlock:
         if block is None:
-            block = Block(events=no_events(new.categorical.shape[1], new.numerical.shape[1]), mark=self._bench.mark)
-        return block.joined(new, self._bench.keep[history])
+            block = HistoryBlock(
+                events=empty_events(new.categorical.shape[1], new.numerical.shape[1]), encoder_hash=self._pipeline.mark
+            )
+        return block.with_events(new, self._pipeline.keep[history])
 
 
-def _events(payments: Payments, rows: list[int]) -> PastEvents:
+def _events(payments: EncodedPayments, rows: list[int]) -> HistoryEvents:
     """New payments as events of the past, in (time, id) order."""
     times = payments.time_seconds
-    order = rows if len(rows) == 1 else sorted(rows, key=lambda row: (times[row], tie(payments.ids[row])))
+    order = rows if len(rows) == 1 else sorted(rows, key=lambda row: (times[row], tie_break_key(payments.ids[row])))
     n = len(order)
-    return PastEvents(
+    return HistoryEvents(
         ids=tuple(payments.ids[row] for row in order),
         time_seconds=times[order],
         categorical=payments.categorical[order],
@@ -243,12 +253,12 @@ def _events(payments: Payments, rows: list[int]) -> PastEvents:
     )
 
 
-def _without(blocks: Mapping[Key, Block], ids: set[str]) -> dict[Key, PastEvents]:
+def _exclude_ids(blocks: Mapping[Key, HistoryBlock], ids: set[str]) -> dict[Key, HistoryEvents]:
     """The events of blocks, but for those of payments that are being scored themselves."""
     if not ids:
         return {key: block.events for key, block in blocks.items()}
     found = {}
     for key, block in blocks.items():
         rows = np.flatnonzero([id_ not in ids for id_ in block.events.ids])
-        found[key] = taken(block.events, rows)
+        found[key] = select_events(block.events, rows)
     return found

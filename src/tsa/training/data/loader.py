@@ -17,38 +17,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tsa.data.augmentation import Variation
+from tsa.data.augmentation import HistoryAugmentation
 from tsa.data.history import history_lengths
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
 from tsa.model.batch import Batch
 from tsa.model.collate import gather_batch
 from tsa.training.config import TrainingConfig
-from tsa.training.data.sampling import Draw
+from tsa.training.data.sampling import EpochSample
 from tsa.training.data.worker_pipe import packed, refuse_without_semaphores, unpacked
-from tsa.training.distributed import Processes
+from tsa.training.distributed import DistributedContext
 
 Rows = NDArray[np.int64]
 
 PREFETCHED = 4
 """Batches that each worker process has ready."""
-MOST_WAIT_SECONDS = 600
+MAX_WAIT_SECONDS = 600
 """How long a batch of a worker process is waited for."""
 LAST_SECONDS = 20
 """How long a worker process outlives a SIGTERM or SIGHUP."""
 
 
 @dataclass(frozen=True)
-class Task:
+class MicrobatchSpec:
     """What one process does in one part of a step."""
 
     rows: Rows
     """(B,) its payments."""
     weight: NDArray[np.float32]
     """(B,) how much each counts."""
-    variation: Variation
+    variation: HistoryAugmentation
     """How each sees its histories."""
-    share: float
+    loss_weight: float
     """Their share in the step: the sum over parts and processes is the number of processes, so that a mean over these
     is the mean over the batch."""
     widths: dict[str, int]
@@ -60,44 +60,44 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Microbatch:
     """A task with its tensors: the batch of B payments, their labels (B,) int64 and weights (B,) float32."""
 
-    task: Task
+    task: MicrobatchSpec
     batch: Batch
     target: Tensor
     weight: Tensor
 
 
-class Loader:
+class EpochLoader:
     """The steps of an epoch, each as the tensors of its parts in turn."""
 
-    def __init__(self, store: EventStore, config: TrainingConfig, processes: Processes) -> None:
+    def __init__(self, store: EventStore, config: TrainingConfig, processes: DistributedContext) -> None:
         self.store, self.config, self.processes = store, config, processes
         self._refuse_idle()
-        self._epoch: tuple[Draw, int] | None = None
+        self._epoch: tuple[EpochSample, int] | None = None
         self._prefetching = self._workers()
 
-    def steps(self, drawn: Draw, after: int = 0) -> Iterator[list[Loaded]]:
+    def steps(self, drawn: EpochSample, after: int = 0) -> Iterator[list[Microbatch]]:
         """The steps of an epoch, the first `after` left out: per step the parts that this process works on."""
         self._epoch = drawn, after
         tensors = self._loaded()
         for _ in range(after, len(drawn.rows) // self.config.batch_size):
-            yield [next(tensors) for _ in range(self.config.accumulate)]
+            yield [next(tensors) for _ in range(self.config.gradient_accumulation_steps)]
 
-    def tasks(self) -> Iterator[Task]:
+    def tasks(self) -> Iterator[MicrobatchSpec]:
         """What this process does in the steps of the epoch at hand, part by part."""
         if self._epoch is not None:
             drawn, after = self._epoch
             for first in range(after * self.config.batch_size, len(drawn.rows), self.config.batch_size):
                 yield from self._split(drawn, first)
 
-    def arranged(self, drawn: Draw, epoch: int) -> Draw:
+    def bucket_by_length(self, drawn: EpochSample, epoch: int) -> EpochSample:
         """The same payments with those of similar length in one batch, where the settings ask for it."""
-        if self.config.bucket == 0:
+        if self.config.length_bucket_batches == 0:
             return drawn
         rng = np.random.default_rng([self.config.seed, epoch, 1])
-        order = bucketed(self._held(drawn.rows), self.config.batch_size, self.config.bucket, rng)
+        order = bucketed(self._held(drawn.rows), self.config.batch_size, self.config.length_bucket_batches, rng)
         return drawn.part(order)
 
     def close(self) -> None:
@@ -108,34 +108,34 @@ class Loader:
 
     def _refuse_idle(self) -> None:
         """TrainingError where a process would get no payment."""
-        least, count = self.config.batch_size // self.config.accumulate, self.processes.count
+        least, count = self.config.batch_size // self.config.gradient_accumulation_steps, self.processes.count
         if least < count:
             raise TrainingError(
                 "each process must get a payment of each part of a batch, "
                 f"however: {count} processes, training.batch_size={self.config.batch_size}, "
-                f"training.accumulate={self.config.accumulate}"
+                f"training.gradient_accumulation_steps={self.config.gradient_accumulation_steps}"
             )
 
-    def _split(self, drawn: Draw, first: int) -> Iterator[Task]:
+    def _split(self, drawn: EpochSample, first: int) -> Iterator[MicrobatchSpec]:
         """The parts of the batch that begins at `first`."""
-        size, parts = self.config.batch_size, self.config.accumulate
+        size, parts = self.config.batch_size, self.config.gradient_accumulation_steps
         for number in range(parts):
             begin, end = size * number // parts, size * (number + 1) // parts
             yield self._task(drawn, slice(first + begin, first + end))
 
-    def _task(self, drawn: Draw, whole: slice) -> Task:
+    def _task(self, drawn: EpochSample, whole: slice) -> MicrobatchSpec:
         """This process's share of one part, with widths that are the same in all."""
         n = whole.stop - whole.start
-        own = self.processes.part(n)
+        own = self.processes.shard(n)
         held = self._held(drawn.rows[whole])
         names = [key.name for key in self.store.market.history]
         widths = dict(zip(names, held.max(axis=1).tolist(), strict=True))
         mine = slice(whole.start + own.start, whole.start + own.stop)
-        return Task(
+        return MicrobatchSpec(
             rows=drawn.rows[mine],
             weight=drawn.weight[mine],
-            variation=drawn.variation.part(mine),
-            share=(own.stop - own.start) * self.processes.count / self.config.batch_size,
+            variation=drawn.variation.select(mine),
+            loss_weight=(own.stop - own.start) * self.processes.count / self.config.batch_size,
             widths=widths,
             positions=n * sum(widths.values()),
             filled=int(held.sum()),
@@ -148,7 +148,7 @@ class Loader:
 
     def _workers(self) -> DataLoader[Any] | None:
         """The processes that gather ahead, if any."""
-        workers = self.config.workers
+        workers = self.config.num_workers
         if workers is None:
             workers = min(2, (os.cpu_count() or 1) - 1) if self.processes.device.type == "cuda" else 0
         if workers == 0:
@@ -163,10 +163,10 @@ class Loader:
             persistent_workers=True,
             generator=torch.Generator(),  # of its own: the global one belongs to the network
             worker_init_fn=_outlive_signals,
-            timeout=MOST_WAIT_SECONDS,
+            timeout=MAX_WAIT_SECONDS,
         )
 
-    def _loaded(self) -> Iterator[Loaded]:
+    def _loaded(self) -> Iterator[Microbatch]:
         if self._prefetching is None:
             return (loaded(self.store, task) for task in self.tasks())
         return map(unpacked, iter(self._prefetching))
@@ -179,17 +179,17 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(number, lambda number, frame: signal.alarm(LAST_SECONDS))
 
 
-def loaded(store: EventStore, task: Task) -> Loaded:
+def loaded(store: EventStore, task: MicrobatchSpec) -> Microbatch:
     """The tensors of a task."""
     batch = gather_batch(store, task.rows, widths=task.widths, variation=task.variation)
     target = torch.from_numpy(store.label[task.rows].astype(np.int64))
-    return Loaded(task, batch, target, torch.from_numpy(task.weight))
+    return Microbatch(task, batch, target, torch.from_numpy(task.weight))
 
 
-def first_rows(store: EventStore, task: Task, size: int) -> Loaded:
+def first_rows(store: EventStore, task: MicrobatchSpec, size: int) -> Microbatch:
     """The tensors of the first `size` payments of a task alone."""
     first = slice(size)
-    part = replace(task, rows=task.rows[first], weight=task.weight[first], variation=task.variation.part(first))
+    part = replace(task, rows=task.rows[first], weight=task.weight[first], variation=task.variation.select(first))
     return loaded(store, part)
 
 
@@ -237,8 +237,8 @@ def _reopened(path: Any) -> _Gathered:
 class _Tasks:
     """What is to be gathered in the epoch at hand."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: EpochLoader) -> None:
         self._loader = loader
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[MicrobatchSpec]:
         return self._loader.tasks()

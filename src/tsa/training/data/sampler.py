@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
 from tsa.training.config import TrainingConfig
-from tsa.training.data.sampling import Draw, epoch_rows, genuine_drawn
+from tsa.training.data.sampling import EpochSample, genuine_drawn, sample_epoch
 
 Rows = NDArray[np.int64]
 Score = Callable[[Rows], NDArray[np.float32]]
@@ -50,25 +50,25 @@ class Sampler:
             )
         return rows // self.config.batch_size
 
-    def epoch(self, epoch: int, score: Score) -> Draw:
+    def epoch(self, epoch: int, score: Score) -> EpochSample:
         """The payments of an epoch, the first being 1, in the order in which they fill `steps` whole batches.
 
         What is left over after the last whole one waits for another epoch. `score` scores the genuine payments to draw
         from, in the epochs that the settings name. The same seed, epoch and scores give the same draw.
         """
         rng = np.random.default_rng([self.config.seed, epoch])
-        if self.config.looks_again(epoch):
+        if self.config.samples_by_importance(epoch):
             self._look(score, rng)
         rows = np.concatenate([self.fraud, self.candidates])
         config, label = self.config, self.store.label[rows]
-        drawn = epoch_rows(
+        drawn = sample_epoch(
             rows,
             label,
             config.genuine_per_fraud,
             rng,
             self.score,
-            vary_delay=config.vary_delay,
-            thin_histories=config.thin_histories,
+            label_delay_augmentation=config.label_delay_augmentation,
+            event_dropout=config.event_dropout,
         )
         return drawn.part(slice(self.steps * config.batch_size))
 

@@ -36,8 +36,8 @@ def refuse_without_semaphores(workers: int) -> None:
         made = [multiprocessing.Lock() for _ in range(count)]
     except OSError as error:
         raise TrainingError(
-            f"training.workers={workers} needs {count * PAGE_KB} kB in /dev/shm (got {error}): make room there, or set "
-            "training.workers=0"
+            f"training.num_workers={workers} needs {count * PAGE_KB} kB in /dev/shm (got {error}): make room there, or set "
+            "training.num_workers=0"
         ) from error
     del made
 

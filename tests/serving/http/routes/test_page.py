@@ -1,4 +1,4 @@
-"""The page at /, used as a person uses it, in a headless Chromium at the width of a telephone and of a desk."""
+"""The page at /, used as a person uses it, in a headless Chromium at the width of a telephone and of a scoring service."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_person_scores_a_payment(bundle: Path, page: Page, tmp_path: Path, wid
         assert shown(page, "answer")
         assert not shown(page, "problem")
         again = httpx.post(f"{url}/v1/score", json={**payment("seen"), "device": "watch"}).json()
-        assert again["repeated"]
+        assert again["replayed"]
         assert f"{again['raw_score']:.6f}" in text(page, "numbers")
         assert f"{100 * again['percentile']:.1f} %" in page.run('document.getElementById("gauge").textContent')
         assert "times this customer's usual" in text(page, "reasons")

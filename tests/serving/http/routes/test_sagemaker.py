@@ -1,4 +1,4 @@
-"""/ping and /invocations as SageMaker calls them, and an imported model's answers in the original's words."""
+"""/ping and /invocations as SageMaker calls them, and an imported model's answers in the legacy system's words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jsonschema_rs import Draft202012Validator
 from support.endpoint import endpoint, made_bundle, payment
 from tsa.bundle.bundle import Bundle
 from tsa.inference.scorer import Scorer
-from tsa.legacy.response import original_response
+from tsa.legacy.response import legacy_response
 
 ROWS = [payment("a"), payment("b", at="2025-04-20T13:00:00Z", amount=900)]
 
@@ -122,7 +122,7 @@ def test_an_imported_model_answers_word_for_word_as_the_original(tmp_path: Path)
     assert calibration is not None
     with endpoint(bundle) as client:
         answer = client.post("/invocations", json=payment("a"))
-        assert answer.json() == original_response(raw, calibration)
+        assert answer.json() == legacy_response(raw, calibration)
         (said,) = answer.json()["predictions"]
         assert list(said) == ["score-percentile", "legacy-score", "ProbabilityScore"]
         many = client.post("/invocations", json=[payment("a"), payment("b", amount="x")]).json()["predictions"]

@@ -39,7 +39,7 @@ def test_a_payment_gets_the_scores_that_the_scorer_gives(client: httpx.Client, b
         assert found[name] == pytest.approx(offline[name], abs=1e-6)
     sealed = json.loads((bundle / "manifest.json").read_text())["sha256"]
     assert found["version"] == sealed[:12]
-    assert (found["degraded"], found["repeated"]) == (False, False)
+    assert (found["degraded"], found["replayed"]) == (False, False)
 
 
 def test_later_payments_see_the_earlier_ones_of_their_keys(client: httpx.Client, bundle: Path) -> None:
@@ -75,12 +75,12 @@ def test_json_lines_get_json_lines(client: httpx.Client) -> None:
     assert [one.get("id") for one in found] == ["a", None, "b"]
     assert found[1]["problem"]["rule"] == "not_json"
     as_json = client.post("/v1/score", content=body, headers={**LINES, "accept": "application/json"}).json()
-    assert [one.get("repeated") for one in as_json] == [True, None, True]
+    assert [one.get("replayed") for one in as_json] == [True, None, True]
 
 
 def test_the_same_payment_again_gets_its_answer_again(client: httpx.Client) -> None:
     first, again = (client.post("/v1/score", json=payment("a")).json() for _ in range(2))
-    assert again == {**first, "repeated": True}
+    assert again == {**first, "replayed": True}
     other = client.post("/v1/score", json=payment("a", amount=99))
     assert (other.status_code, other.json()["rule"]) == (409, "conflicting_id")
 
@@ -92,7 +92,7 @@ def test_histories_of_its_own_take_the_place_of_the_stored_ones(client: httpx.Cl
     offline = Scorer.load(bundle).score([*earlier, payment("a")])["raw_score"].to_list()[-1]
     assert online["raw_score"] == pytest.approx(offline, abs=1e-6)
     bare = client.post("/v1/score", json=payment("a")).json()
-    assert not bare["repeated"]
+    assert not bare["replayed"]
     assert bare["raw_score"] != pytest.approx(online["raw_score"], abs=1e-6)
 
 

@@ -108,7 +108,7 @@ function drawNumbers(answer) {
   const rows = [
     ["Raw score", number(answer.raw_score, 6)], ["Percentile", number(answer.percentile)],
     ["Probability", number(answer.probability, 6)], ["Decision", answer.decision ?? "–"], ["Model", answer.version],
-    ["Payment", answer.repeated ? `${answer.id} (answered before)` : answer.id],
+    ["Payment", answer.replayed ? `${answer.id} (answered before)` : answer.id],
   ];
   if (answer.degraded) rows.push(["Degraded", "scored without its histories"]);
   by("numbers").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));

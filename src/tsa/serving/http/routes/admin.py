@@ -12,10 +12,10 @@ from tsa.serving.formats import JSON
 from tsa.serving.http.openapi import document
 from tsa.serving.http.openapi_schemas import Specification
 from tsa.serving.http.request import READING
-from tsa.serving.scoring.app_state import Service
+from tsa.serving.scoring.app_state import AppState
 
 
-def admin_routes(service: Service) -> APIRouter:
+def admin_routes(service: AppState) -> APIRouter:
     """/metrics, /openapi.json, /v1/form and /v1/admin/reload."""
     router = APIRouter()
 

@@ -12,15 +12,15 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tsa.data.online.payments import Problem
+from tsa.data.online.payments import RuleViolation
 from tsa.serving import formats
-from tsa.serving.formats import JSON, Rows
+from tsa.serving.formats import JSON, RequestRows
 from tsa.serving.http.openapi_schemas import tensors_of
-from tsa.serving.http.request import READING, Exchange
-from tsa.serving.problems import BROKEN_RULE, RefusedError, item_document, shown
-from tsa.serving.request_schema import too_deep
-from tsa.serving.results import Answer
-from tsa.serving.scoring.app_state import Service
+from tsa.serving.http.request import READING, RequestContext
+from tsa.serving.problems import BROKEN_RULE, ProblemError, item_problem, shorten_value
+from tsa.serving.request_schema import exceeds_depth
+from tsa.serving.results import ScoreResult
+from tsa.serving.scoring.app_state import AppState
 
 DATATYPES = {
     "BYTES": (str,),
@@ -37,7 +37,7 @@ MODEL = ("/models/{name}", "/models/{name}/versions/{version}")
 """Where a model stands: by its name, or by its name and the version that it tells of itself."""
 
 
-def inference_routes(service: Service) -> APIRouter:
+def inference_routes(service: AppState) -> APIRouter:
     """The routes under /v2."""
     router = APIRouter(prefix="/v2")
 
@@ -73,20 +73,22 @@ def inference_routes(service: Service) -> APIRouter:
 
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         """Score the payments whose columns are given as tensors."""
-        exchange = Exchange.of(request.scope)
+        exchange = RequestContext.of(request.scope)
         _known(name, version, service)
         if exchange.header(b"inference-header-content-length") is not None:
-            raise RefusedError(415, "binary_tensors", "tensors must be given as JSON")
+            raise ProblemError(415, "binary_tensors", "tensors must be given as JSON")
         formats.media_type(exchange.header(b"content-type"), (JSON,))
-        formats.accepted(exchange.header(b"accept"), (JSON,))
+        formats.negotiate(exchange.header(b"accept"), (JSON,))
         content = await exchange.body()
         body = _object(formats.read_json(content).rows)
         wanted = _outputs(body)
         rows = rows_of(body, service.settings.max_list)
         results = await service.score(
-            service.contract.entries(Rows(rows, single=False)), client=exchange.client, deadline=exchange.deadline
+            service.contract.entries(RequestRows(rows, single=False)),
+            client=exchange.client,
+            deadline=exchange.deadline,
         )
-        answers = [result for result in results if isinstance(result, Answer)]
+        answers = [result for result in results if isinstance(result, ScoreResult)]
         if len(answers) < len(results):
             raise _refused(results, exchange)
         return _json(
@@ -111,18 +113,18 @@ def _json(value: Any) -> Response:
     return Response(orjson.dumps(value), media_type=JSON)
 
 
-def _known(name: str, version: str | None, service: Service) -> None:
-    """RefusedError for another model than the one that is served, or another version of it."""
+def _known(name: str, version: str | None, service: AppState) -> None:
+    """ProblemError for another model than the one that is served, or another version of it."""
     if name != service.market.name:
-        raise RefusedError(404, "unknown_model", f"the model is {service.market.name}", field="name", value=name)
+        raise ProblemError(404, "unknown_model", f"the model is {service.market.name}", field="name", value=name)
     if version is not None and version != service.version:
         detail = f"the version of the model is {service.version}"
-        raise RefusedError(404, "unknown_model", detail, field="version", value=version)
+        raise ProblemError(404, "unknown_model", detail, field="version", value=version)
 
 
 def _object(rows: Sequence[Any]) -> dict[str, Any]:
     if len(rows) != 1 or not isinstance(rows[0], dict):
-        raise RefusedError(BROKEN_RULE, "not_an_object", "the body must be an inference request")
+        raise ProblemError(BROKEN_RULE, "not_an_object", "the body must be an inference request")
     return rows[0]
 
 
@@ -136,30 +138,30 @@ def _outputs(body: dict[str, Any]) -> list[str]:
         name = entry.get("name") if isinstance(entry, dict) else entry
         if not isinstance(name, str) or name not in OUTPUTS:
             detail = f"outputs must name some of {', '.join(OUTPUTS)}"
-            raise RefusedError(BROKEN_RULE, "unknown_output", detail, field="outputs", value=name)
+            raise ProblemError(BROKEN_RULE, "unknown_output", detail, field="outputs", value=name)
         names.append(name)
     return names
 
 
 def rows_of(body: dict[str, Any], most: int) -> list[dict[str, Any]]:
-    """The payments that the tensors of a request tell of. RefusedError where they do not fit together."""
+    """The payments that the tensors of a request tell of. ProblemError where they do not fit together."""
     inputs = body.get("inputs")
     if not isinstance(inputs, list) or not inputs:
-        raise RefusedError(BROKEN_RULE, "no_inputs", "inputs must be a list of tensors", field="inputs")
+        raise ProblemError(BROKEN_RULE, "no_inputs", "inputs must be a list of tensors", field="inputs")
     columns: dict[str, list[Any]] = {}
     for tensor in inputs:
         if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
-            raise RefusedError(BROKEN_RULE, "bad_tensor", "a tensor must have a name", field="inputs", value=tensor)
+            raise ProblemError(BROKEN_RULE, "bad_tensor", "a tensor must have a name", field="inputs", value=tensor)
         name = tensor["name"]
         if name in columns:
-            raise RefusedError(BROKEN_RULE, "bad_tensor", "a column must be given once", field=shown(name))
+            raise ProblemError(BROKEN_RULE, "bad_tensor", "a column must be given once", field=shorten_value(name))
         columns[name] = _values(tensor, name, most)
     sizes = {len(values) for values in columns.values()}
     if len(sizes) > 1:
         detail = "all tensors must tell of the same payments"
-        raise RefusedError(BROKEN_RULE, "bad_shape", detail, field="inputs", value=sorted(sizes))
+        raise ProblemError(BROKEN_RULE, "bad_shape", detail, field="inputs", value=sorted(sizes))
     if sizes == {0}:
-        raise RefusedError(BROKEN_RULE, "empty", "a request must hold at least one payment")
+        raise ProblemError(BROKEN_RULE, "empty", "a request must hold at least one payment")
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -169,40 +171,40 @@ def _values(tensor: dict[str, Any], name: str, most: int) -> list[Any]:
     allowed = DATATYPES.get(kind) if isinstance(kind, str) else None
     if allowed is None:
         detail = f"datatype must be one of {', '.join(DATATYPES)}"
-        raise RefusedError(BROKEN_RULE, "bad_datatype", detail, field=shown(name), value=kind)
-    if not isinstance(data, list) or too_deep(data, 2):
-        raise RefusedError(BROKEN_RULE, "bad_data", "data must be a list of values", field=shown(name))
+        raise ProblemError(BROKEN_RULE, "bad_datatype", detail, field=shorten_value(name), value=kind)
+    if not isinstance(data, list) or exceeds_depth(data, 2):
+        raise ProblemError(BROKEN_RULE, "bad_data", "data must be a list of values", field=shorten_value(name))
     values = [value for entry in data for value in (entry if isinstance(entry, list) else [entry])]
     if len(values) > most:
         raise formats.too_many(most)
     whole = isinstance(shape, list) and all(type(size) is int for size in shape)
     if not whole or shape not in ([len(values)], [len(values), 1]):
         detail = f"shape must be [{len(values)}] or [{len(values)}, 1], as the data has it"
-        raise RefusedError(BROKEN_RULE, "bad_shape", detail, field=shown(name), value=shape)
+        raise ProblemError(BROKEN_RULE, "bad_shape", detail, field=shorten_value(name), value=shape)
     for value in values:
         if value is not None and (not isinstance(value, allowed) or (isinstance(value, bool) and kind != "BOOL")):
-            raise RefusedError(BROKEN_RULE, "bad_data", f"data must be {kind}", field=shown(name), value=value)
+            raise ProblemError(BROKEN_RULE, "bad_data", f"data must be {kind}", field=shorten_value(name), value=value)
     return values
 
 
-def _has(output: str, answers: Sequence[Answer]) -> bool:
+def _has(output: str, answers: Sequence[ScoreResult]) -> bool:
     """Whether there is a value for every payment: a bundle may not be calibrated."""
     return all(getattr(answer, output) is not None for answer in answers)
 
 
-def _tensor(output: str, answers: Sequence[Answer]) -> dict[str, Any]:
+def _tensor(output: str, answers: Sequence[ScoreResult]) -> dict[str, Any]:
     data = [getattr(answer, output) for answer in answers]
     return {"name": output, "datatype": OUTPUTS[output], "shape": [len(data)], "data": data}
 
 
-def _refused(results: Sequence[Answer | Problem], exchange: Exchange) -> RefusedError:
+def _refused(results: Sequence[ScoreResult | RuleViolation], exchange: RequestContext) -> ProblemError:
     """The refusal with the problems of all payments, by their place."""
     problems = [
-        {"index": at, **item_document(result, exchange.request_id)}
+        {"index": at, **item_problem(result, exchange.request_id)}
         for at, result in enumerate(results)
-        if isinstance(result, Problem)
+        if isinstance(result, RuleViolation)
     ]
-    first = next(result for result in results if isinstance(result, Problem))
-    found = RefusedError.of(first, counted=True)
+    first = next(result for result in results if isinstance(result, RuleViolation))
+    found = ProblemError.of(first, counted=True)
     found.more = {"problems": problems}
     return found

@@ -7,7 +7,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 
 from tsa.serving.http.request import READING
-from tsa.serving.problems import RefusedError
+from tsa.serving.problems import ProblemError
 
 KINDS = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 POLICY = (
@@ -32,7 +32,7 @@ def page_routes() -> APIRouter:
     async def file(name: str) -> Response:
         """Its script, its style, its icon."""
         if name not in contents:
-            raise RefusedError(404, "not_found", "there is no such file", field="name", value=name)
+            raise ProblemError(404, "not_found", "there is no such file", field="name", value=name)
         return answer(name)
 
     router.add_api_route("/", index, methods=READING)

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Request, Response
 
 from tsa.serving import formats
 from tsa.serving.formats import JSON, PARQUET
-from tsa.serving.http.invocations import READ, answered_in, as_original, rows_of, written
-from tsa.serving.http.request import READING, Exchange
+from tsa.serving.http.invocations import READ, response_format, rows_of, serialize, to_legacy_format
+from tsa.serving.http.request import READING, RequestContext
 from tsa.serving.http.routes.score import add_reasons, wants_reasons
-from tsa.serving.results import document, only
-from tsa.serving.scoring.app_state import Service
+from tsa.serving.results import single_result, to_json
+from tsa.serving.scoring.app_state import AppState
 
 
-def sagemaker_routes(service: Service) -> APIRouter:
+def sagemaker_routes(service: AppState) -> APIRouter:
     """The two routes."""
     router = APIRouter()
 
@@ -25,10 +25,10 @@ def sagemaker_routes(service: Service) -> APIRouter:
 
     async def invocations(request: Request) -> Response:
         """Score payments. A list has a prediction or a problem for each."""
-        exchange, settings = Exchange.of(request.scope), service.settings
+        exchange, settings = RequestContext.of(request.scope), service.settings
         explain = wants_reasons(request.scope.get("query_string", b"")) and not service.imported
         kind = formats.media_type(exchange.header(b"content-type"), READ)
-        out = answered_in(exchange.header(b"accept"), kind, imported=service.imported)
+        out = response_format(exchange.header(b"accept"), kind, imported=service.imported)
         body = await exchange.body()
         bounds = settings.max_list, settings.max_bytes
         if kind == PARQUET:  # another process reads it, for which nobody else is to wait
@@ -39,14 +39,14 @@ def sagemaker_routes(service: Service) -> APIRouter:
         if explain:
             service.reasoner.check(len(entries))
         results = await service.score(entries, client=exchange.client, deadline=exchange.deadline)
-        documents = [document(result, exchange.request_id) for result in results]
+        documents = [to_json(result, exchange.request_id) for result in results]
         if found.single:
-            only(results, documents)
+            single_result(results, documents)
         if service.imported:
-            documents = as_original(service.calibration, results, documents)
+            documents = to_legacy_format(service.calibration, results, documents)
         elif explain:
             await add_reasons(service, exchange, entries, documents)
-        content, media_type = written(out, documents)
+        content, media_type = serialize(out, documents)
         return Response(content, media_type=media_type)
 
     router.add_api_route("/ping", ping, methods=READING)

@@ -10,18 +10,18 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tsa.data.online.payments import BrokenRuleError, Problem
+from tsa.data.online.payments import RuleViolation, RuleViolationError
 from tsa.data.spelling import Spelling
-from tsa.data.values import key_of, seconds_of
+from tsa.data.values import key_of, parse_time
 from tsa.errors import HistoryUnavailable
 from tsa.serving import formats
-from tsa.serving.errors import LateError, QueueFullError
-from tsa.serving.formats import JSON, LINES
-from tsa.serving.http.request import Exchange
-from tsa.serving.problems import RefusedError, shown
-from tsa.serving.request_schema import Entry
-from tsa.serving.results import document, only
-from tsa.serving.scoring.app_state import Service
+from tsa.serving.errors import DeadlineExceededError, QueueFullError
+from tsa.serving.formats import JSON, JSON_LINES
+from tsa.serving.http.request import RequestContext
+from tsa.serving.problems import ProblemError, shorten_value
+from tsa.serving.request_schema import PaymentRequest
+from tsa.serving.results import single_result, to_json
+from tsa.serving.scoring.app_state import AppState
 
 OUTCOME_FIELDS = {"id", "fraud", "at"}
 UNTOLD = {"reasons": None, "explanation": None}
@@ -30,16 +30,16 @@ YES, NO = {"true", "1", "yes", "on", "t", "y"}, {"false", "0", "no", "off", "f",
 """How a query says true and false, in large letters or small ones: Python writes `True`."""
 
 
-def score_routes(service: Service) -> APIRouter:
+def score_routes(service: AppState) -> APIRouter:
     """The two routes."""
     router = APIRouter()
 
     async def score(request: Request) -> Response:
         """Score one payment or a list of them, each with the history that its keys have in the store, or its own."""
-        exchange = Exchange.of(request.scope)
+        exchange = RequestContext.of(request.scope)
         explain = wants_reasons(request.scope.get("query_string", b""))
-        kind = formats.media_type(exchange.header(b"content-type"), (JSON, LINES))
-        out = formats.accepted(exchange.header(b"accept"), (JSON, LINES), default=kind)
+        kind = formats.media_type(exchange.header(b"content-type"), (JSON, JSON_LINES))
+        out = formats.negotiate(exchange.header(b"accept"), (JSON, JSON_LINES), default=kind)
         settings = service.settings
         body = await exchange.body()
         found = formats.read(body, kind, settings.max_list, settings.max_bytes)
@@ -47,23 +47,23 @@ def score_routes(service: Service) -> APIRouter:
         if explain:
             service.reasoner.check(len(entries))
         results = await service.score(entries, client=exchange.client, deadline=exchange.deadline)
-        documents = [document(result, exchange.request_id) for result in results]
+        documents = [to_json(result, exchange.request_id) for result in results]
         if explain:
             await add_reasons(service, exchange, entries, documents)
         if found.single and out == JSON:
-            return Response(orjson.dumps(only(results, documents)), media_type=JSON)
-        if out == LINES:
-            return Response(formats.lines_of(documents), media_type=LINES)
+            return Response(orjson.dumps(single_result(results, documents)), media_type=JSON)
+        if out == JSON_LINES:
+            return Response(formats.to_json_lines(documents), media_type=JSON_LINES)
         return Response(orjson.dumps(documents), media_type=JSON)
 
     async def outcome(request: Request) -> Response:
         """Say what became of a payment: from then on it is a known outcome of its keys' histories."""
-        exchange = Exchange.of(request.scope)
+        exchange = RequestContext.of(request.scope)
         formats.media_type(exchange.header(b"content-type"), (JSON,))
-        formats.accepted(exchange.header(b"accept"), (JSON,))
+        formats.negotiate(exchange.header(b"accept"), (JSON,))
         id_, fraud, at = _outcome(formats.read_json(await exchange.body()).rows, service)
-        if not await service.outcome(id_, fraud, at, deadline=exchange.deadline):
-            raise RefusedError(404, "unknown_payment", "id must be of a payment that was scored", field="id", value=id_)
+        if not await service.record_outcome(id_, fraud, at, deadline=exchange.deadline):
+            raise ProblemError(404, "unknown_payment", "id must be of a payment that was scored", field="id", value=id_)
         return Response(orjson.dumps({"id": id_, "fraud": fraud}), media_type=JSON)
 
     # plain routes: nothing needs FastAPI's reading of parameters, which takes 0.1 ms of each request
@@ -73,7 +73,7 @@ def score_routes(service: Service) -> APIRouter:
 
 
 def wants_reasons(query: bytes) -> bool:
-    """What `explain` says in a query string. RefusedError for what is neither true nor false."""
+    """What `explain` says in a query string. ProblemError for what is neither true nor false."""
     if not query:
         return False
     from urllib.parse import parse_qs
@@ -81,70 +81,70 @@ def wants_reasons(query: bytes) -> bool:
     try:
         values = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=20).get("explain", ["false"])
     except ValueError:
-        raise RefusedError(400, "query", "the query must be of at most 20 fields in percent-encoding") from None
+        raise ProblemError(400, "query", "the query must be of at most 20 fields in percent-encoding") from None
     if (said := values[-1].lower()) not in YES | NO:
-        raise RefusedError(422, "query", "explain must be true or false", field="explain", value=values[-1])
+        raise ProblemError(422, "query", "explain must be true or false", field="explain", value=values[-1])
     return said in YES
 
 
 async def add_reasons(
-    service: Service,
-    exchange: Exchange,
-    entries: Sequence[Entry | Problem],
+    service: AppState,
+    exchange: RequestContext,
+    entries: Sequence[PaymentRequest | RuleViolation],
     documents: Sequence[dict[str, Any]],
 ) -> None:
     """Add the reasons to the answers of payments that have one; null where there is no time for them, where a history could
     not be read (scores come first), and where a payment that is repeated was scored by another bundle."""
     pairs = zip(entries, documents, strict=True)
-    scored = [(entry, found) for entry, found in pairs if isinstance(entry, Entry) and "problem" not in found]
+    scored = [(entry, found) for entry, found in pairs if isinstance(entry, PaymentRequest) and "problem" not in found]
     told = [pair for pair in scored if not pair[1]["degraded"] and pair[1]["version"] == service.version]
     for _, found in scored:
         found.update(UNTOLD)
     try:
         reasons = await service.reasoner.reasons([entry for entry, _ in told], exchange.deadline)
-    except (LateError, QueueFullError, HistoryUnavailable):
+    except (DeadlineExceededError, QueueFullError, HistoryUnavailable):
         return
     for (_, found), why in zip(told, reasons, strict=True):
         found.update(why)
 
 
-def _outcome(rows: Sequence[Any], service: Service) -> tuple[Any, bool, float]:
-    """(id, fraud, epoch seconds). RefusedError for a body that says something else."""
+def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:
+    """(id, fraud, epoch seconds). ProblemError for a body that says something else."""
     if len(rows) != 1 or not isinstance(rows[0], dict):
-        raise RefusedError(422, "not_an_object", "the body must be an object with id and fraud, and maybe at")
+        raise ProblemError(422, "not_an_object", "the body must be an object with id and fraud, and maybe at")
     body = rows[0]
     if others := sorted(set(body) - OUTCOME_FIELDS):
-        raise RefusedError(422, "unknown_field", "must be one of id, fraud, at", field=shown(others[0]))
-    if service.market.wire is not None:
-        raise RefusedError(422, "own_history", "outcomes of this market are not kept: its rows carry their own history")
+        raise ProblemError(422, "unknown_field", "must be one of id, fraud, at", field=shorten_value(others[0]))
+    if service.market.inline_history is not None:
+        raise ProblemError(422, "own_history", "outcomes of this market are not kept: its rows carry their own history")
     id_, fraud = _id(body.get("id"), service), body.get("fraud")
     if not isinstance(fraud, bool | int) or fraud not in TRUTHS:
-        raise RefusedError(422, "bad_outcome", "fraud must be true or false", field="fraud", value=fraud)
+        raise ProblemError(422, "bad_outcome", "fraud must be true or false", field="fraud", value=fraud)
     return id_, bool(fraud), _at(body.get("at"), service)
 
 
-def _id(value: Any, service: Service) -> Any:
-    """The id as it was given, in any spelling that a payment's may have. RefusedError for what is none."""
+def _id(value: Any, service: AppState) -> Any:
+    """The id as it was given, in any spelling that a payment's may have. ProblemError for what is none."""
     name = service.market.event.id
     if problem := service.contract.id_problem(value):
-        raise RefusedError.of(replace(problem, field="id"))
+        raise ProblemError.of(replace(problem, field="id"))
     try:
         if key_of(value, name, Spelling.of(service.market)) is None:
-            raise RefusedError(422, "null_id", "id must be the payment's", field="id", value=value)
-    except BrokenRuleError as error:
-        raise RefusedError.of(replace(error.problem, field="id")) from None
+            raise ProblemError(422, "null_id", "id must be the payment's", field="id", value=value)
+    except RuleViolationError as error:
+        raise ProblemError.of(replace(error.problem, field="id")) from None
     return value
 
 
-def _at(value: Any, service: Service) -> float:
-    """When the outcome became known: now, or as the market writes times. RefusedError."""
+def _at(value: Any, service: AppState) -> float:
+    """When the outcome became known: now, or as the market writes times. ProblemError."""
     now = time.time()
     try:
-        at = seconds_of(value, "at", service.market.event.time_unit, Spelling.of(service.market))
-    except BrokenRuleError as error:
-        raise RefusedError.of(error.problem) from None
+        at = parse_time(value, "at", service.market.event.time_unit, Spelling.of(service.market))
+    except RuleViolationError as error:
+        raise ProblemError.of(error.problem) from None
     if at is None:
         return now
     if at > now + service.serving.max_future_seconds:
-        raise RefusedError(422, "future", "at must not be in the future", field="at", value=value)
+        raise ProblemError(422, "future", "at must not be in the future", field="at", value=value)
     return at
