@@ -203,7 +203,7 @@ def watched_gpu() -> Iterator[list[float]]:
 def on_gpu(path: Path, steps: int) -> None:
     """Payments a second and utilisation of each preset in float32 and in bf16, batches of 2,048."""
     if not torch.cuda.is_available():
-        raise SystemExit("--gpu needs a machine with CUDA, however: there is no device")
+        raise SystemExit("--gpu needs a machine with CUDA, but there is no device")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     several = len(tsa.EventStore.open(path).market.history) > 1
     for preset in (REFERENCE if several else "reference", "default"):

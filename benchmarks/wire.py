@@ -148,7 +148,7 @@ class PlainReader:
             return None
         number = float(value)
         if not math.isfinite(number):
-            raise ValueError(f"{name} must be finite, however: {value}")
+            raise ValueError(f"{name} must be finite (got {value})")
         return number
 
     def scale(self, name: str, value: float | None) -> float:

@@ -175,8 +175,8 @@ def test_scores_at_the_very_ends() -> None:
 @pytest.mark.parametrize(
     ("frauds", "n", "text"),
     [
-        (9, 5000, "10 frauds among them and not all, however: 5,000 payments, 9 frauds"),
-        (300, 999, "at least 1,000 payments .* however: 999 payments, 300 frauds"),
+        (9, 5000, r"10 frauds among them and not all [(]got 5,000 payments, 9 frauds"),
+        (300, 999, r"at least 1,000 payments .* [(]got 999 payments, 300 frauds"),
         (0, 5000, "0 frauds"),
         (2000, 2000, "not all"),
     ],
@@ -201,9 +201,9 @@ def test_a_map_that_says_the_same_of_all_is_refused(method: str) -> None:
 def test_the_self_check(method: str) -> None:
     """All scores equal, too few of them, or scores that are the wrong way round: no map, and the reason."""
     label = (np.arange(5000) % 20 == 0).astype(float)
-    with pytest.raises(CalibrationError, match="needs 11 different scores or more, however: 1"):
+    with pytest.raises(CalibrationError, match=r"needs 11 different scores or more [(]got 1"):
         fit_probability(np.full(5000, 0.5), label, method)
-    with pytest.raises(CalibrationError, match="needs 11 different scores or more, however: 5"):
+    with pytest.raises(CalibrationError, match=r"needs 11 different scores or more [(]got 5"):
         fit_probability(np.arange(5000) % 5 / 5, label, method)
     backwards = np.sort(np.random.default_rng(0).random(5000))
     with pytest.raises(CalibrationError, match="fails its check"):
@@ -225,9 +225,7 @@ def test_bad_values_are_refused(scores: Floats, labels: Floats, text: str) -> No
 
 
 def test_an_unknown_method() -> None:
-    with pytest.raises(
-        CalibrationError, match="method must be one of bspline, isotonic, platt, beta, however: 'magic'"
-    ):
+    with pytest.raises(CalibrationError, match=r"method must be one of bspline, isotonic, platt, beta [(]got 'magic'"):
         fit_probability([0.1], [1], "magic")
     with pytest.raises(CalibrationError, match="probability method must be one of"):
         read_probability({"method": "magic"})
@@ -239,8 +237,8 @@ def test_an_unknown_method() -> None:
         ({"status": "Failed"}, "status must be 'Success'"),
         ({"degree": 2}, "degree 3"),
         ({"coefficients": [0.0, 1.0]}, "as many coefficients as knots less 4"),
-        ({"coefficients": [0.0, 1.0, 0.5, 2.0]}, "coefficients must not fall, however: 0.5 at 2"),
-        ({"coefficients": [0.0, 1.0, float("nan"), 2.0]}, "must not fall, however: nan at 2"),
+        ({"coefficients": [0.0, 1.0, 0.5, 2.0]}, r"coefficients must not fall [(]got 0.5 at 2"),
+        ({"coefficients": [0.0, 1.0, float("nan"), 2.0]}, r"must not fall [(]got nan at 2"),
         ({"knots": [0, 0, 0, 0.1, 1, 1, 1, 1]}, "must begin with four 0"),
         ({"knots": [0, 0, 0, 0, 2, 2, 2, 2]}, "end with four 1"),
     ],

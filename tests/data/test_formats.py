@@ -108,7 +108,7 @@ def test_of_a_file_no_more_than_a_hundred_characters_are_told(tmp_path: Path) ->
 def test_a_header_alone(tmp_path: Path) -> None:
     path, other = tmp_path / "a.csv", tmp_path / "b.csv"
     path.write_text(f"{HEADER}\n")
-    assert refused(tmp_path, path) == "log: must hold at least one row, however: it is empty"
+    assert refused(tmp_path, path) == "log: must hold at least one row, but it is empty"
     other.write_bytes(CSV)
     assert len(read(tmp_path, path, other)) == 1
 

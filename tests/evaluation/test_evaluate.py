@@ -204,7 +204,7 @@ def test_a_store_that_is_gone_or_another(own_run: Path, demo_log: Path) -> None:
 
 
 def test_what_is_no_run(own_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere must be the folder of a run, however: run\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere must be the folder of a run, but run\.json cannot be read"):
         evaluate(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     account = json.loads((own_run / "run.json").read_text())
@@ -239,7 +239,7 @@ def test_a_test_range_with_one_outcome(
     prepare(demo_store.market, [str(tmp_path / "log.parquet")], tmp_path / "run" / "store")
     retrain(tmp_path / "run", early_stopping=False)
     if outcome is None:
-        with pytest.raises(DataError, match=r"split.test must hold payments .* outcome is known, however: none of \d+"):
+        with pytest.raises(DataError, match=r"split.test must hold payments .* outcome is known [(]got none of \d+"):
             evaluate(tmp_path / "run", **QUICK)
         return
     report = evaluate(tmp_path / "run", **QUICK)

@@ -53,7 +53,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="there is neither"):
         write_original(Calibration(), tmp_path)
     platt = Calibration(percentile=PercentileMap.fit(SCORES), probability=LogitMap("platt", 1, 1, 0))
-    with pytest.raises(CalibrationError, match="holds a B-spline, however: the probability is platt"):
+    with pytest.raises(CalibrationError, match="holds a B-spline, but the probability is platt"):
         write_original(platt, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -61,7 +61,7 @@ def test_a_refusal_lists_everything_and_writes_nothing(
     for text in (
         "cat_to_index.json is missing",
         "best.pt cannot be read as weights",
-        "length must be seq_len=12, however: 9",
+        "length must be seq_len=12 (got 9",
     ):
         assert text in made.err
     assert not bundle.exists()

@@ -185,9 +185,7 @@ def test_two_histories_by_name_and_by_order(original: Original) -> None:
         with torch.inference_mode():
             torch.testing.assert_close(network(batch), tensors["scores"], atol=1e-5, rtol=0)
     one = Market.from_dict(original_market(config))
-    with pytest.raises(
-        ArtefactError, match="history: the weights are of 2 histories, however: the market has customer"
-    ):
+    with pytest.raises(ArtefactError, match="history: the weights are of 2 histories, but the market has customer"):
         import_legacy(original.folder, one)
 
 
@@ -215,7 +213,7 @@ BROKEN = {
     "index beyond the table": (
         "cat_to_index.json",
         lambda t: t["c3"].update(b=125),
-        r"rows of 'c3' must be .* 124, however: 'b': 125",
+        r"rows of 'c3' must be .* 124 (got 'b': 125",
     ),
     "index that is none": (
         "cat_to_index.json",
@@ -228,7 +226,7 @@ BROKEN = {
     "default that is none": (
         "default_value_dict.json",
         lambda t: t.update(n1=""),
-        "'n1' must be a number, however: ''",
+        "'n1' must be a number (got ''",
     ),
     "scaler too short": (
         "preprocessor.pkl",
@@ -249,7 +247,7 @@ BROKEN = {
     "wrong length": (
         "config.json",
         lambda t: t.update(seq_len=51),
-        "history customer: length must be seq_len=51, however: 12",
+        "history customer: length must be seq_len=51 (got 12",
     ),
     "argument missing": (
         "config.json",
@@ -265,7 +263,7 @@ BROKEN = {
     "spline failed": (
         "bspline_parameters.json",
         lambda t: t.update(status="Failed"),
-        "status must be 'Success', however: 'Failed'",
+        "status must be 'Success' (got 'Failed'",
     ),
     "coefficient missing": (
         "bspline_parameters.json",
@@ -285,12 +283,12 @@ BROKEN = {
     "scale of many levels": (
         "preprocessor.pkl",
         lambda t: t.update(seq_num_scale_=[*t["seq_num_scale_"][:4], nested(12), *t["seq_num_scale_"][5:]]),
-        r"must hold finite numbers, however: .{1,80} at 4$",
+        r"must hold finite numbers (got .{1,80} at 4$",
     ),
     "default that is a list": (
         "default_value_dict.json",
         lambda t: t.update(c3=["a"]),
-        r"'c3' must be a text or a number, however: \['a'\]",
+        r"'c3' must be a text or a number (got \['a'\]",
     ),
     "knots missing": ("bspline_parameters.json", dropped("knots"), "must hold knots, coefficients and degree"),
 }
@@ -309,7 +307,7 @@ def test_a_row_beyond_the_table_is_found_however_its_size_is_spelled(original: O
     assert original.config["n_embedding"] == int(float(str(spelled)))
     change(original.folder, "config.json", lambda t: t.update(n_embedding=spelled))
     change(original.folder, "cat_to_index.json", lambda t: t["c3"].update(b=500))
-    with pytest.raises(ArtefactError, match=r"rows of 'c3' must be .* 124, however: 'b': 500"):
+    with pytest.raises(ArtefactError, match=r"rows of 'c3' must be .* 124 [(]got 'b': 500"):
         import_legacy(original.folder, original.market)
 
 
@@ -328,7 +326,7 @@ def test_a_time_that_is_none_is_told_with_the_rest(original: Original) -> None:
         change(original.folder, "default_value_dict.json", lambda t, name=name, value=value: t.update({name: value}))
     with pytest.raises(ArtefactError, match="2 findings") as error:
         import_legacy(original.folder, Market.from_dict(table))
-    assert "default_value_dict: 'time' must be a number, however: 'soon'" in str(error.value)
+    assert "default_value_dict: 'time' must be a number (got 'soon'" in str(error.value)
 
 
 def test_features_that_are_veiled_are_known_by_their_pseudonyms(
@@ -388,7 +386,7 @@ def test_positions_of_no_feature_and_defaults_that_are_missing(original: Origina
     with pytest.raises(ArtefactError, match="3 findings") as error:
         import_legacy(original.folder, original.market)
     for text in (
-        f"num_static_scale_ must have {count} numbers, one per engineered feature, however: {count + 2} (2 too many)",
+        f"num_static_scale_ must have {count} numbers, one per engineered feature (got {count + 2} (2 too many)",
         f"num_static_min_ must have {count} numbers",
         "--leave-out engineered=P,P or legacy.leave_out.engineered in the market file",
         "default_value_dict: 'g2' has no default: add what a missing value counts as to [legacy.defaults]",
@@ -414,7 +412,7 @@ def test_positions_of_no_feature_and_defaults_that_are_missing(original: Origina
         ),
         (
             {"leave_out": {"numerical": [0]}},
-            "seq_num_scale_ must have 36 numbers, one per numerical feature, however: 35",
+            "seq_num_scale_ must have 36 numbers, one per numerical feature (got 35",
         ),
         ({"defaults": {"g1": "77"}}, "legacy.defaults.g1: must be "),
     ],
@@ -497,7 +495,7 @@ def test_files_that_could_be_either_are_to_be_named(original: Original) -> None:
     (original.folder / "notes.json").write_text("{}")
     with pytest.raises(ArtefactError) as error:
         import_legacy(original.folder, original.market)
-    assert "weights: must be one file, or be named by --weights, however: best.pt, last.pt" in str(error.value)
+    assert "weights: must be one file, or be named by --weights (got best.pt, last.pt" in str(error.value)
     assert "constructor arguments: must be one file, or be named by --config" in str(error.value)
     named = {"weights": original.folder / "best.pt", "config": original.folder / "config.json"}
     assert import_legacy(original.folder, original.market, **named).network is not None

@@ -166,15 +166,15 @@ def test_a_network_of_one_history_takes_any_name(small, make_batch):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda b: Batch({}, b.engineered), "reads the histories customer, terminal, however"),
+        (lambda b: Batch({}, b.engineered), r"reads the histories customer, terminal [(]got"),
         (
             lambda b: Batch({"customer": b.histories["customer"], "card": b.histories["terminal"]}),
-            "however: customer, card",
+            r"[(]got customer, card",
         ),
         (lambda b: Batch(b.histories, None), "engineered must be"),
         (lambda b: Batch(b.histories, torch.zeros(6, 7)), "engineered must be"),
-        (lambda b: b.histories["customer"].categorical.fill_(99), "0 … 31, however: 99 … 99"),
-        (lambda b: b.histories["customer"].categorical.fill_(-1), "0 … 31, however: -1 … -1"),
+        (lambda b: b.histories["customer"].categorical.fill_(99), r"0 … 31 [(]got 99 … 99"),
+        (lambda b: b.histories["customer"].categorical.fill_(-1), r"0 … 31 [(]got -1 … -1"),
         (lambda b: _with(b, numerical=torch.zeros(6, 9, 4)), "numerical must be"),
         (lambda b: _with(b, categorical=torch.zeros(6, 9, 5)), "categorical must be integers"),
         (lambda b: _with(b, padding=torch.zeros(6, 9)), "padding must be bool"),

@@ -200,8 +200,8 @@ def test_an_outcome_refuses_the_ids_that_a_payment_may_not_have(client: httpx.Cl
 def test_texts_of_clients_name_no_rule_and_no_metric(tmp_path: Path) -> None:
     """The id of a row that carries its own history stands in messages for people, from which nothing is read."""
     odd = (
-        "a: history_unavailable:history: must be there, however: no",
-        "a: conflicting_id:x: must be paid, however: 1",
+        "a: history_unavailable:history: must be there, but no",
+        "a: conflicting_id:x: must be paid (got 1",
         "\n: x",
     )
     with endpoint(made_bundle(tmp_path / "bundle", WIRE), history=None) as client:

@@ -105,7 +105,7 @@ def test_a_port_that_is_taken_is_said(tsa: Any, bundle: Path, tmp_path: Path, wo
         history = ("--history", f"sqlite:///{tmp_path}/h.db", "--new-store")
         outcome = tsa("serve", bundle, *history, "--port", port, "--workers", workers)
     assert outcome.code == 2
-    assert f"port must be free on 127.0.0.1, however: {port}: Address already in use" in outcome.err.replace("\n", " ")
+    assert f"port must be free on 127.0.0.1 (got {port}: Address already in use" in outcome.err.replace("\n", " ")
 
 
 def test_workers_share_histories_and_figures(bundle: Path) -> None:

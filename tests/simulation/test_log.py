@@ -180,7 +180,7 @@ def test_nothing_is_left_of_a_log_that_failed(tmp_path: Path, monkeypatch: pytes
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
     for name in ("a.xlsx", "a", "a.parquet.gz"):
-        with pytest.raises(ConfigError, match=r"out must end in .*however: out=.*" + name):
+        with pytest.raises(ConfigError, match=r"out must end in .* [(]got out=.*" + name):
             write_simulation(CONFIG, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -188,7 +188,7 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ({"payments": 0}, "payments must be a whole number of at least 1, however: payments=0"),
+        ({"payments": 0}, "payments must be a whole number of at least 1 (got payments=0"),
         ({"payments": 2.5}, "payments=2.5"),
         ({"days": 0}, "days=0"),
         ({"days": 1, "payments": 3_000_000}, "at most 2000000 a day"),
@@ -197,7 +197,7 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
         ({"seed": -1}, "seed=-1"),
         ({"fraud_rate": 0.6}, "fraud_rate=0.6"),
         ({"fraud_rate": float("nan")}, "fraud_rate=nan"),
-        ({"start": "1st of May"}, "start must be a date as 2025-01-01, however: start='1st of May'"),
+        ({"start": "1st of May"}, "start must be a date as 2025-01-01 (got start='1st of May'"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(setting: dict[str, object], text: str) -> None:

@@ -43,7 +43,7 @@ def test_a_loss_that_is_not_finite(
         train(easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_every_minutes=1e-9))
     ids = easy_store.ids()[seen[-1]].to_list()
     found = re.fullmatch(
-        r"the loss and its gradient must be finite, however: loss=nan, gradient norm=nan at rate ([0-9.e-]+), "
+        r"the loss and its gradient must be finite [(]got loss=nan, gradient norm=nan at rate ([0-9.e-]+), "
         r"in epoch 1, step 12, payments (.*) and 59 more \(see the log\); nothing was saved since, .*",
         str(raised.value),
     )
@@ -83,7 +83,7 @@ def test_a_full_disk(
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, how)
-        with pytest.raises(TrainingError, match=rf"{out} needs more disk space, however: [\d,]+ bytes are free"):
+        with pytest.raises(TrainingError, match=rf"{out} needs more disk space, but [\d,]+ bytes are free"):
             train(easy_store, out, model=TINY, training=settings(epochs=1))
     assert not (out / "bundle").exists()
     train(easy_store, out, model=TINY, training=settings(epochs=1), resume=True)
@@ -120,7 +120,7 @@ def test_too_little_memory(easy_store: EventStore, tmp_path: Path) -> None:
     ends = alone(too_large, str(easy_store.path), str(tmp_path / "run"), 200 * 2**20)
     assert ends.error is not None
     found = re.fullmatch(
-        r"TrainingError: a step must fit into memory, however: 900 payments in one of 1 processes; (\d+) fit: "
+        r"TrainingError: a step must fit into memory [(]got 900 payments in one of 1 processes; (\d+) fit: "
         r"training.gradient_accumulation_steps=(\d+) learns the same in smaller parts, training.batch_size=(\d+) fits as it is",
         ends.error,
     )
@@ -145,7 +145,7 @@ def loses_a_worker(path: str, out: str) -> None:
 def test_a_worker_that_is_killed(easy_store: EventStore, tmp_path: Path) -> None:
     """As the kernel does when there is no memory left."""
     ends = alone(loses_a_worker, str(easy_store.path), str(tmp_path / "run"))
-    rule = "TrainingError: workers that gather batches (training.num_workers) must live, however: "
+    rule = "TrainingError: workers that gather batches (training.num_workers) must live (got "
     assert str(ends.error).startswith(rule), ends
 
 
@@ -184,7 +184,7 @@ def test_ranges_whose_labels_are_not_known(easy_log: Path, tmp_path: Path) -> No
     late = pl.col("time") >= 1_525_651_200 + 10 * 86_400
     unknown = pl.when(late).then(None).otherwise(pl.col("fraud"))
     store = stored(log.with_columns(fraud=unknown), tmp_path)
-    with pytest.raises(TrainingError, match="validation range with both outcomes, however: frauds=0, genuine=0"):
+    with pytest.raises(TrainingError, match=r"validation range with both outcomes [(]got frauds=0, genuine=0"):
         train(store, tmp_path / "run", model=TINY, training=settings())
     bundle = train(store, tmp_path / "run", model=TINY, training=settings(epochs=1, early_stopping=False))
     assert bundle.calibration is not None

@@ -148,22 +148,22 @@ def test_an_error_while_looking_restores_the_weights() -> None:
     ("given", "text"),
     [
         ({"optimizer": "lion"}, "training.optimizer: must be 'adamw'"),
-        ({"betas": [0.9, 1.0]}, r"betas must lie in \[0, 1\), however: \(0.9, 1.0\)"),
+        ({"betas": [0.9, 1.0]}, r"betas must lie in \[0, 1\) [(]got \(0.9, 1.0\)"),
         ({"betas": [0.9]}, "training.betas"),
-        ({"momentum": 0.9}, "momentum needs optimizer='sgd', however: optimizer='adamw', momentum=0.9"),
+        ({"momentum": 0.9}, r"momentum needs optimizer='sgd' [(]got optimizer='adamw', momentum=0.9"),
         (
             {"optimizer": "sgd", "betas": [0.9, 0.99]},
             "betas needs optimizer='adamw' or 'adam' or 'schedule_free_adamw'",
         ),
-        ({"optimizer": "sgd", "momentum": 1.0}, "training.momentum: .* however: 1.0"),
+        ({"optimizer": "sgd", "momentum": 1.0}, r"training.momentum: .* [(]got 1.0"),
         (
             {"optimizer": "sgd", "momentum": 0, "nesterov": True, "lr_schedule": "constant"},
-            "nesterov needs a momentum above 0, however: momentum=0.0",
+            r"nesterov needs a momentum above 0 [(]got momentum=0.0",
         ),
-        ({**SCHEDULE_FREE, "lr_schedule": "one_cycle"}, "needs schedule='constant', however: schedule='one_cycle'"),
+        ({**SCHEDULE_FREE, "lr_schedule": "one_cycle"}, r"needs schedule='constant' [(]got schedule='one_cycle'"),
         (
             {**SCHEDULE_FREE, "ema_decay": 0.9},
-            "averages the weights itself, it needs ema_decay=0, however: ema_decay=0.9",
+            r"averages the weights itself, it needs ema_decay=0 [(]got ema_decay=0.9",
         ),
     ],
 )

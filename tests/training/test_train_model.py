@@ -142,7 +142,7 @@ def relabelled(easy_log: Path, folder: Path, split: str, label: int | None) -> E
 @pytest.mark.parametrize("label", [0, 1, None])
 def test_a_training_range_with_one_outcome_is_refused(easy_log: Path, tmp_path: Path, label: int | None) -> None:
     store = relabelled(easy_log, tmp_path, "train", label)
-    with pytest.raises(TrainingError, match=r"training range must hold both outcomes, however: frauds=\d+, genuine="):
+    with pytest.raises(TrainingError, match=r"training range must hold both outcomes [(]got frauds=\d+, genuine="):
         train(store, tmp_path / "run", model=TINY, training=config())
     assert not (tmp_path / "run").exists()
 
@@ -170,7 +170,7 @@ def test_an_epoch_must_fill_a_batch(easy: EventStore, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(easy: EventStore, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="must be finite, however"):
+    with pytest.raises(TrainingError, match=r"must be finite [(]got"):
         train(easy, tmp_path / "run", model=TINY, training=config(learning_rate=1e30, max_grad_norm=1e30))
     assert not (tmp_path / "run" / "bundle").exists()
 
@@ -212,7 +212,7 @@ def test_the_market_says_whether_outcomes_are_an_input(easy: EventStore) -> None
 
 def test_a_folder_of_other_things_is_refused(easy: EventStore, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"must be empty or the folder of a run, however: it holds thesis\.tex"):
+    with pytest.raises(ConfigError, match=r"must be empty or the folder of a run, but it holds thesis\.tex"):
         train(easy, tmp_path, model=TINY, training=config())
     with pytest.raises(ConfigError, match="must be a folder or not exist"):
         train(easy, tmp_path / "thesis.tex", model=TINY, training=config())

@@ -47,31 +47,31 @@ def test_what_lies_in_it() -> None:
 @pytest.mark.parametrize(
     ("table", "text"),
     [
-        ({}, "a space must name a setting to search, however: it is empty"),
-        ({"market": {"x": [1, 2]}}, "a space has the tables training and model, however: market"),
-        ({"training": 3}, "a space has the tables training and model, however: training"),
+        ({}, "a space must name a setting to search, but it is empty"),
+        ({"market": {"x": [1, 2]}}, r"a space has the tables training and model [(]got market"),
+        ({"training": 3}, r"a space has the tables training and model [(]got training"),
         (
             {"training": {"learning_rte": [1, 2]}},
             "training.learning_rte: unknown setting; did you mean `learning_rate`",
         ),
         (
             {"training": {"epochs": 3}},
-            "training.epochs must be a list of values or a table with low and high, however: 3",
+            r"training.epochs must be a list of values or a table with low and high [(]got 3",
         ),
-        ({"training": {"epochs": [3]}}, r"training.epochs must list two or more .* however: \[3\]"),
-        ({"training": {"epochs": [3, 3]}}, r"training.epochs must list each value once, however: \[3, 3\]"),
+        ({"training": {"epochs": [3]}}, r"training.epochs must list two or more .* [(]got \[3\]"),
+        ({"training": {"epochs": [3, 3]}}, r"training.epochs must list each value once [(]got \[3, 3\]"),
         ({"training": {"betas": [[0.9, 0.99], [0.8, 0.9]]}}, "training.betas must list two or more numbers, texts"),
-        ({"training": {"epochs": {"low": 3, "hi": 4}}}, "training.epochs takes low, high and log, however: hi"),
-        ({"training": {"epochs": {"low": 3}}}, "training.epochs.high must be a number, however: None"),
-        ({"training": {"epochs": {"low": "3", "high": 4}}}, "training.epochs.low must be a number, however: '3'"),
-        ({"training": {"epochs": {"low": True, "high": 4}}}, "training.epochs.low must be a number, however: True"),
-        ({"training": {"seed": {"low": 0, "high": float("inf")}}}, "training.seed.high must be a number, however: inf"),
-        ({"training": {"epochs": {"low": 4, "high": 3}}}, "epochs: low must be below high, however: low=4, high=3"),
+        ({"training": {"epochs": {"low": 3, "hi": 4}}}, r"training.epochs takes low, high and log [(]got hi"),
+        ({"training": {"epochs": {"low": 3}}}, r"training.epochs.high must be a number [(]got None"),
+        ({"training": {"epochs": {"low": "3", "high": 4}}}, r"training.epochs.low must be a number [(]got '3'"),
+        ({"training": {"epochs": {"low": True, "high": 4}}}, r"training.epochs.low must be a number [(]got True"),
+        ({"training": {"seed": {"low": 0, "high": float("inf")}}}, r"training.seed.high must be a number [(]got inf"),
+        ({"training": {"epochs": {"low": 4, "high": 3}}}, r"epochs: low must be below high [(]got low=4, high=3"),
         ({"training": {"epochs": {"low": 4, "high": 4}}}, "training.epochs: low must be below high"),
-        ({"model": {"dropout": {"low": 0, "high": 1, "log": True}}}, "dropout: log needs low above 0, however: low=0"),
+        ({"model": {"dropout": {"low": 0, "high": 1, "log": True}}}, r"dropout: log needs low above 0 [(]got low=0"),
         (
             {"model": {"dropout": {"low": 0, "high": 1, "log": 1}}},
-            "model.dropout.log must be true or false, however: 1",
+            r"model.dropout.log must be true or false [(]got 1",
         ),
     ],
 )
@@ -82,7 +82,7 @@ def test_bad_spaces_are_refused(table: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"[training", "must be TOML, however: "), (b"\xff", "must be TOML, however: "), (b"", "it is empty")],
+    [(b"[training", r"must be TOML [(]got "), (b"\xff", r"must be TOML [(]got "), (b"", "it is empty")],
 )
 def test_bad_files_are_refused_by_name(tmp_path: Path, content: bytes, text: str) -> None:
     (tmp_path / "space.toml").write_bytes(content)

@@ -89,7 +89,7 @@ class Folder:
             raise BundleError(f"{file} does not belong to the bundle")
         real, root = Path(os.path.realpath(file)), Path(os.path.realpath(self._path))
         if not real.is_file() or (file.is_symlink() and (not real.is_relative_to(root) or _is_sibling(real, root))):
-            raise BundleError(f"{file} must be a plain file, however: it is a folder or a link")
+            raise BundleError(f"{file} must be a plain file, but it is a folder or a link")
         size = real.stat().st_size
         _refuse_large(str(file), name, size)
         return size
@@ -202,7 +202,7 @@ def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
     most = min(most, MAX_BYTES)
     if size > most or total > MAX_BYTES:
         rule = f"must have at most {most:,} bytes, and all files {MAX_BYTES:,}"
-        raise BundleError(f"{where} {rule}, however: {size:,} of {max(size, total):,}")
+        raise BundleError(f"{where} {rule} (got {size:,} of {max(size, total):,})")
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -213,4 +213,4 @@ def _refuse_foreign(path: Path) -> None:
         with path.open("rb") as file:
             next(Archive(path, file)._members())
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, StopIteration, BundleError):
-        raise ConfigError(f"{path} must be a bundle to be replaced, however: another file stands there") from None
+        raise ConfigError(f"{path} must be a bundle to be replaced, but another file stands there") from None

@@ -145,10 +145,10 @@ class Bundle:
         }
         for name, (size, wanted) in pairs.items():
             if size != wanted:
-                raise BundleError(f"model.json: {name} must be {wanted} as in market and encoder, however: {size}")
+                raise BundleError(f"model.json: {name} must be {wanted} as in market and encoder (got {size})")
         last = config.n_embedding - config.n_numerical
         if self.encoder.n_rows - 1 > last:
-            raise BundleError(f"encoder.json must know at most {last} rows, however: {self.encoder.n_rows - 1}")
+            raise BundleError(f"encoder.json must know at most {last} rows (got {self.encoder.n_rows - 1})")
 
 
 def _parts(contents: Contents) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def set_decision_policy(path: Path, texts: Sequence[str], *, score: str, otherwi
     made = DecisionPolicy(score=score, decisions=tuple(map(_decision, texts)), default=otherwise)
     calibration = bundle.calibration
     if score != "raw_score" and (calibration is None or getattr(calibration, score) is None):
-        raise ConfigError(f"thresholds: decisions go by {score}, however: the bundle is not calibrated for it")
+        raise ConfigError(f"thresholds: decisions go by {score}, but the bundle is not calibrated for it")
     replace(bundle, thresholds=made).save(path)
     return made
 
@@ -212,4 +212,4 @@ def _decision(text: str) -> Decision:
     try:
         return Decision(name.strip(), float(limit))
     except ValueError:
-        raise ConfigError(f"a decision must be NAME=LIMIT, such as review=0.98, however: {text!r}") from None
+        raise ConfigError(f"a decision must be NAME=LIMIT, such as review=0.98 (got {text!r})") from None

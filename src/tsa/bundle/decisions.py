@@ -39,24 +39,22 @@ class DecisionPolicy:
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
-            raise ConfigError(f"thresholds: score must be one of {', '.join(SCORES)}, however: {self.score!r}")
+            raise ConfigError(f"thresholds: score must be one of {', '.join(SCORES)} (got {self.score!r})")
         if not self.decisions:
-            raise ConfigError("thresholds: at least one decision is needed, however: there is none")
+            raise ConfigError("thresholds: at least one decision is needed, but there is none")
         names = [decision.name for decision in self.decisions]
         if len({*names, self.default}) <= len(names) or not all(names):
-            raise ConfigError(f"thresholds: decisions must have different names, however: {[*names, self.default]}")
+            raise ConfigError(f"thresholds: decisions must have different names (got {[*names, self.default]})")
         limits = [decision.at_least for decision in self.decisions]
         if not all(0.0 <= limit <= 1.0 for limit in limits) or len(set(limits)) < len(limits):
-            raise ConfigError(f"thresholds: at_least must be different numbers in [0, 1], however: {limits}")
+            raise ConfigError(f"thresholds: at_least must be different numbers in [0, 1] (got {limits})")
         strictest_first = tuple(sorted(self.decisions, key=lambda decision: -decision.at_least))
         object.__setattr__(self, "decisions", strictest_first)
 
     def decide(self, columns: Mapping[str, NDArray[Any]]) -> list[str]:
         """(n,) the decision for each payment, by its scores of that name. ConfigError where the bundle has no such score."""
         if self.score not in columns:
-            raise ConfigError(
-                f"thresholds: decisions go by {self.score}, however: the bundle gives {', '.join(columns)}"
-            )
+            raise ConfigError(f"thresholds: decisions go by {self.score}, but the bundle gives {', '.join(columns)}")
         limits = np.array([decision.at_least for decision in reversed(self.decisions)])
         names = [self.default, *(decision.name for decision in reversed(self.decisions))]
         return [names[at] for at in np.searchsorted(limits, columns[self.score].astype(np.float64), side="right")]
@@ -71,7 +69,7 @@ class DecisionPolicy:
         """What `to_dict` wrote. ConfigError for anything else."""
         try:
             if table["version"] != VERSION:
-                raise ConfigError(f"thresholds: this program reads version {VERSION}, however: {table['version']!r}")
+                raise ConfigError(f"thresholds: this program reads version {VERSION} (got {table['version']!r})")
             decisions = tuple(Decision(str(d["name"]), float(d["at_least"])) for d in table["decisions"])
             return cls(score=table["score"], decisions=decisions, default=str(table["default"]))
         except (KeyError, TypeError, ValueError) as error:

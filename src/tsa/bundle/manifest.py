@@ -67,7 +67,9 @@ def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
         raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
     if version != VERSION:
         found = f"version={version!r}"
-        raise BundleError(f"{where}/{MANIFEST}: this program reads bundles of version {VERSION}, however: {found}")
+        raise BundleError(
+            f"{where}/{MANIFEST}: this program reads version {VERSION} (got {found}); train or import it again"
+        )
     own = {key: value for key, value in manifest.items() if key != "sha256"}
     if text != to_json({**own, "sha256": sha256(to_json(own))}):
         raise BundleError(f"{where}/{MANIFEST} was changed: its sha256 is not the one it holds")

@@ -26,7 +26,7 @@ def make_keys(private: Path, public: Path) -> None:
     serialization, ed25519 = _cryptography()
     for path in (private, public):
         if path.exists():
-            raise ConfigError(f"{path} must not exist, however: a file stands there, and keys are not overwritten")
+            raise ConfigError(f"{path} must not exist, but a file stands there, and keys are not overwritten")
     key = ed25519.Ed25519PrivateKey.generate()
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     with naming(private), os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -88,10 +88,10 @@ def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:
     key = _public_key(public)
     key_id = _key_id(key)
     if SIGNATURE not in contents:
-        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: it is not signed")
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, but it is not signed")
     kind, signer, _, signature = _parts(contents, where)
     if kind != KIND or signer != key_id:
-        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, however: {kind} key {str(signer)[:12]}")
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]} (got {kind} key {str(signer)[:12]})")
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -172,9 +172,9 @@ def _loaded(load: Any, kind: type, which: str) -> Any:
     try:
         key = load()
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM, however: {error}") from None
+        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM (got {error})") from None
     if not isinstance(key, kind):
-        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM, however: {type(key).__name__}")
+        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM (got {type(key).__name__})")
     return key
 
 
@@ -184,6 +184,6 @@ def _cryptography() -> Any:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
         raise ConfigError(
-            "signatures need the library cryptography (pip install 'tsa-fraud[sign]'), however: it is not installed"
+            "signatures need the library cryptography (pip install 'tsa-fraud[sign]'), but it is not installed"
         ) from None
     return serialization, ed25519

@@ -66,7 +66,7 @@ def fit_bspline(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     coefficients = _SplineFit(data, csr_array(BSpline.design_matrix(data.score, knots, DEGREE))).solve()
     if not np.abs(coefficients).max() < MAX_COEFFICIENT:
         found = f"{np.abs(coefficients).max():g}"
-        raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12, however: {found}")
+        raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12 (got {found})")
     return knots, coefficients
 
 
@@ -118,7 +118,7 @@ class _SplineFit:
             if gain <= SETTLED * abs(loss):
                 return at
         rule = f"it must settle in {MAX_STEPS} steps"
-        raise CalibrationError(f"bspline fit fails its check: {rule}, however: it does not")
+        raise CalibrationError(f"bspline fit fails its check: {rule}, but it does not")
 
     def _newton(self, at: Floats) -> Floats:
         """The minimum of the quadratic that fits the loss at `at`, among coefficients that do not fall."""

@@ -97,7 +97,7 @@ class Calibration:
         try:
             if table["version"] != VERSION:
                 found = f"version={table['version']!r}"
-                raise CalibrationError(f"calibration: this program reads version {VERSION}, however: {found}")
+                raise CalibrationError(f"calibration: this program reads version {VERSION} (got {found})")
             percentile, probability = table["percentile"], table["probability"]
             return cls(
                 percentile=None if percentile is None else PercentileMap.from_dict(percentile),
@@ -112,14 +112,14 @@ class Calibration:
 def _check(score: NDArray[np.float64], label: NDArray[Any], method: str) -> None:
     """Refuse what no choice of map could mend."""
     if score.ndim != 1 or score.shape != label.shape:
-        raise CalibrationError(f"scores and labels must be (n,) both, however: {score.shape}, {label.shape}")
+        raise CalibrationError(f"scores and labels must be (n,) both (got {score.shape}, {label.shape})")
     if not ((score >= 0) & (score <= 1)).all():
-        raise CalibrationError(f"calibration scores must lie in [0, 1], however: {score.min()} to {score.max()}")
+        raise CalibrationError(f"calibration scores must lie in [0, 1] (got {score.min()} to {score.max()})")
     if not np.isin(label, (-1, 0, 1)).all():
-        raise CalibrationError(f"calibration labels must be 1, 0 or -1, however: {np.unique(label)[:5]}")
+        raise CalibrationError(f"calibration labels must be 1, 0 or -1 (got {np.unique(label)[:5]})")
     if method not in (*METHODS, "sampling"):
         known = ", ".join((*METHODS, "sampling"))
-        raise CalibrationError(f"calibration method must be one of {known}, however: {method!r}")
+        raise CalibrationError(f"calibration method must be one of {known} (got {method!r})")
 
 
 def _tried(name: str, fit: Callable[[], Map], reasons: dict[str, str]) -> Map | None:

@@ -31,7 +31,7 @@ def fit_probability(scores: ArrayLike, labels: ArrayLike, method: str = "bspline
     fit that fails its own check.
     """
     if method not in METHODS:
-        raise CalibrationError(f"method must be one of {', '.join(METHODS)}, however: {method!r}")
+        raise CalibrationError(f"method must be one of {', '.join(METHODS)} (got {method!r})")
     score, label = _checked(np.asarray(scores, np.float64), np.asarray(labels, np.float64))
     fitted = METHODS[method](score, label)
     _self_check(fitted, score, label)
@@ -40,17 +40,17 @@ def fit_probability(scores: ArrayLike, labels: ArrayLike, method: str = "bspline
 
 def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     if score.ndim != 1 or score.shape != label.shape:
-        raise CalibrationError(f"scores and labels must be (n,) both, however: {score.shape}, {label.shape}")
+        raise CalibrationError(f"scores and labels must be (n,) both (got {score.shape}, {label.shape})")
     if not ((score >= 0) & (score <= 1)).all():
-        raise CalibrationError("calibration scores must lie in [0, 1], however: some do not")
+        raise CalibrationError("calibration scores must lie in [0, 1], but some do not")
     if not ((label == 0) | (label == 1)).all():
-        raise CalibrationError("calibration labels must be 0 or 1, however: some are not")
+        raise CalibrationError("calibration labels must be 0 or 1, but some are not")
     frauds = int(label.sum())
     if len(score) < MIN_ROWS or frauds < MIN_FRAUDS or frauds == len(score):
         needs = f"at least {MIN_ROWS:,} payments whose outcome is known, {MIN_FRAUDS} frauds among them and not all"
-        raise CalibrationError(f"a probability needs {needs}, however: {len(score):,} payments, {frauds:,} frauds")
+        raise CalibrationError(f"a probability needs {needs} (got {len(score):,} payments, {frauds:,} frauds)")
     if (different := len(np.unique(score))) < MIN_VALUES:
-        raise CalibrationError(f"a probability needs {MIN_VALUES} different scores or more, however: {different}")
+        raise CalibrationError(f"a probability needs {MIN_VALUES} different scores or more (got {different})")
     return score, label
 
 
@@ -61,11 +61,11 @@ def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
     different = len(np.unique(np.round(probability, TOLD_DIGITS)))
     if different < MIN_VALUES:
         rule = f"must give {MIN_VALUES} different probabilities or more"
-        raise CalibrationError(f"{fitted.method} fit fails its check: it {rule}, however: {different}")
+        raise CalibrationError(f"{fitted.method} fit fails its check: it {rule} (got {different})")
     own, constant = deviance(probability, label), deviance(np.full_like(label, label.mean()), label)
     if not own < constant:
         found = f"deviance {own:.6g}, with the fraud rate alone {constant:.6g}"
-        raise CalibrationError(f"{fitted.method} fit fails its check: it must beat a constant, however: {found}")
+        raise CalibrationError(f"{fitted.method} fit fails its check: it must beat a constant (got {found})")
 
 
 def deviance(probability: Floats, label: Floats) -> float:
@@ -115,7 +115,7 @@ def _logistic(x: Floats, label: Floats) -> list[float]:
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
     weights = found.x[:-1] / width
     if not (np.isfinite(found.x).all() and weights.max() > 0):
-        raise CalibrationError("the fit fails its check: probability must rise with the score, however: it does not")
+        raise CalibrationError("the fit fails its check: probability must rise with the score, but it does not")
     return [*weights.tolist(), float(found.x[-1] - weights @ centre)]
 
 

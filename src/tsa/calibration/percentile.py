@@ -47,17 +47,17 @@ class PercentileMap:
 
     def __post_init__(self) -> None:
         if self.rule not in ("share", "legacy"):
-            raise CalibrationError(f"percentile rule must be 'share' or 'legacy', however: {self.rule!r}")
+            raise CalibrationError(f"percentile rule must be 'share' or 'legacy' (got {self.rule!r})")
         if not self.scores or len(self.scores) != len(self.percentiles):
             sizes = f"{len(self.scores)} scores, {len(self.percentiles)} percentiles"
-            raise CalibrationError(f"a percentile map needs as many percentiles as scores, however: {sizes}")
+            raise CalibrationError(f"a percentile map needs as many percentiles as scores (got {sizes})")
         for name, values in (("scores", self.scores), ("percentiles", self.percentiles)):
             bad = next((i for i, v in enumerate(values) if not math.isfinite(v) or (i and v < values[i - 1])), None)
             if bad is not None:
-                raise CalibrationError(f"{name} of a percentile map must rise, however: {values[bad]!r} at {bad}")
+                raise CalibrationError(f"{name} of a percentile map must rise (got {values[bad]!r} at {bad})")
         if not 0 <= self.percentiles[0] <= self.percentiles[-1] <= 1:
             ends = f"{self.percentiles[0]} to {self.percentiles[-1]}"
-            raise CalibrationError(f"percentiles must lie in [0, 1], however: {ends}")
+            raise CalibrationError(f"percentiles must lie in [0, 1] (got {ends})")
 
     @classmethod
     def fit(cls, scores: ArrayLike) -> Self:
@@ -68,12 +68,12 @@ class PercentileMap:
         """
         values = np.asarray(scores, np.float64)
         if not ((values >= 0) & (values <= 1)).all():
-            raise CalibrationError("calibration scores must lie in [0, 1], however: some do not")
+            raise CalibrationError("calibration scores must lie in [0, 1], but some do not")
         values = np.where(values < SMALLEST_NORMAL, 0.0, values)
         distinct, first = np.unique(np.sort(values), return_index=True)
         if len(distinct) < 2:
             found = f"{len(values)} payments with {len(distinct)} different scores"
-            raise CalibrationError(f"percentiles need payments with different scores, however: {found}")
+            raise CalibrationError(f"percentiles need payments with different scores (got {found})")
         share = first / len(values)
         wanted = np.searchsorted(share, _levels(len(values)), side="left")
         kept = np.unique(np.clip([*wanted, 0, len(share) - 1], 0, len(share) - 1))
@@ -84,7 +84,7 @@ class PercentileMap:
     def from_legacy(cls, pairs: Sequence[Sequence[float]]) -> Self:
         """The legacy system's map: pairs [score quantile at p, p], ascending. CalibrationError where they are not."""
         if not all(len(pair) == 2 for pair in pairs):
-            raise CalibrationError("a percentile map must be pairs [score, percentile], however: some are not")
+            raise CalibrationError("a percentile map must be pairs [score, percentile], but some are not")
         scores, percentiles = (risen([float(pair[at]) for pair in pairs], QUANTILE_ROUNDING) for at in (0, 1))
         return cls(rule="legacy", scores=scores, percentiles=percentiles)
 
@@ -110,7 +110,8 @@ class PercentileMap:
         return (scores, percentiles) if scores[-1] >= 1 else (np.append(scores, 1.0), np.append(percentiles, 1.0))
 
     def _look_up(self, raw: Floats) -> Floats:
-        """The legacy system's rule: the pair after the last one whose score is not above; see `_exact_matches` for the scores of pairs."""
+        """The legacy system's rule: the pair after the last one whose score is not above; see `_exact_matches` for
+        the scores of pairs."""
         scores, percentiles = self._arrays
         after = np.searchsorted(scores, raw, side="right")
         last = np.maximum(after - 1, 0)
@@ -167,7 +168,7 @@ def as_finite_array(name: str, values: ArrayLike) -> Floats:
     numbers = np.asarray(values, np.float64)
     bad = np.count_nonzero(~np.isfinite(numbers))
     if bad:
-        raise CalibrationError(f"{name} must be a finite number, however: {bad} of {numbers.size} are not")
+        raise CalibrationError(f"{name} must be a finite number, but {bad} of {numbers.size} are not")
     return numbers
 
 

@@ -70,15 +70,13 @@ class BSplineMap(ProbabilityMap):
         expected = len(self.knots) - self.degree - 1
         if self.degree != 3 or len(self.coefficients) != expected or expected < 4:
             sizes = f"degree={self.degree}, {len(self.knots)} knots, {len(self.coefficients)} coefficients"
-            raise CalibrationError(
-                f"a B-spline needs degree 3 and as many coefficients as knots less 4, however: {sizes}"
-            )
+            raise CalibrationError(f"a B-spline needs degree 3 and as many coefficients as knots less 4 (got {sizes})")
         for name, values in (("knots", self.knots), ("coefficients", self.coefficients)):
             bad = next((i for i, v in enumerate(values) if not math.isfinite(v) or (i and v < values[i - 1])), None)
             if bad is not None:
-                raise CalibrationError(f"B-spline {name} must not fall, however: {values[bad]!r} at {bad}")
+                raise CalibrationError(f"B-spline {name} must not fall (got {values[bad]!r} at {bad})")
         if not (self.knots[3] == 0 and self.knots[-4] == 1 and self.knots[0] == 0 and self.knots[-1] == 1):
-            raise CalibrationError("B-spline knots must begin with four 0 and end with four 1, however: they do not")
+            raise CalibrationError("B-spline knots must begin with four 0 and end with four 1, but they do not")
 
     def _of(self, raw: Floats) -> Floats:
         inside = np.clip(raw, 0.0, 1.0)
@@ -96,7 +94,7 @@ class BSplineMap(ProbabilityMap):
     def from_legacy(cls, table: Mapping[str, Any]) -> Self:
         """The map in the legacy system's `bspline_parameters.json`. CalibrationError where its fit had failed, or by a rule."""
         if table.get("status", "Success") != "Success":
-            raise CalibrationError(f"B-spline status must be 'Success', however: {table['status']!r}")
+            raise CalibrationError(f"B-spline status must be 'Success' (got {table['status']!r})")
         knots, coefficients = (risen([float(v) for v in table[key]], ROUNDING) for key in ("knots", "coefficients"))
         return cls(knots=knots, coefficients=coefficients, degree=int(table["degree"]))
 
@@ -126,10 +124,10 @@ class IsotonicMap(ProbabilityMap):
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.probabilities):
-            raise CalibrationError("steps need as many probabilities as scores, however: they differ")
+            raise CalibrationError("steps need as many probabilities as scores (got they differ)")
         for name, values in (("scores", self.scores), ("probabilities", self.probabilities)):
             if any(not 0 <= value <= 1 for value in values) or list(values) != sorted(values):
-                raise CalibrationError(f"{name} of steps must rise within [0, 1], however: they do not")
+                raise CalibrationError(f"{name} of steps must rise within [0, 1], but they do not")
 
     def _of(self, raw: Floats) -> Floats:
         inside = np.clip(raw, 0.0, 1.0)
@@ -163,16 +161,16 @@ class LogitMap(ProbabilityMap):
 
     def __post_init__(self) -> None:
         if self.method not in ("platt", "beta", "sampling"):
-            raise CalibrationError(f"method must be platt, beta or sampling, however: {self.method!r}")
+            raise CalibrationError(f"method must be platt, beta or sampling (got {self.method!r})")
         if not (all(map(math.isfinite, (self.a, self.b, self.c))) and self.a >= 0 and self.b >= 0 < self.a + self.b):
             found = f"a={self.a}, b={self.b}, c={self.c}"
-            raise CalibrationError(f"{self.method}: a and b must not be below 0, nor both 0, however: {found}")
+            raise CalibrationError(f"{self.method}: a and b must not be below 0, nor both 0 (got {found})")
 
     @classmethod
     def sampling(cls, sampling_rate_genuine: float | None) -> Self:
         """The correction where only the share of genuine payments trained on is known, in (0, 1]. CalibrationError."""
         if sampling_rate_genuine is None or not 0 < sampling_rate_genuine <= 1:
-            raise CalibrationError(f"sampling_rate_genuine must lie in (0, 1], however: {sampling_rate_genuine}")
+            raise CalibrationError(f"sampling_rate_genuine must lie in (0, 1] (got {sampling_rate_genuine})")
         return cls("sampling", 1.0, 1.0, math.log(sampling_rate_genuine))
 
     def _of(self, raw: Floats) -> Floats:
@@ -203,7 +201,7 @@ FORMS: dict[str, type[BSplineMap] | type[IsotonicMap] | type[LogitMap]] = {
 def read_probability(table: Mapping[str, Any]) -> ProbabilityMap:
     """The map, of any form, that its `to_dict` wrote. CalibrationError where it breaks a rule."""
     if table["method"] not in FORMS:
-        raise CalibrationError(f"probability method must be one of {', '.join(FORMS)}, however: {table['method']!r}")
+        raise CalibrationError(f"probability method must be one of {', '.join(FORMS)} (got {table['method']!r})")
     return FORMS[table["method"]].from_dict(table)
 
 

@@ -60,9 +60,7 @@ def simulate(
     wire = format_ is Format.WIRE
     if wire != (market is not None) or (set_ and market is None) or (wire and truth):
         rule = "--format wire goes with --market, and not with --truth"
-        raise ConfigError(
-            f"{rule}, however: --format {format_.value}, --market {market}, --truth {truth}, --set {set_}"
-        )
+        raise ConfigError(f"{rule} (got --format {format_.value}, --market {market}, --truth {truth}, --set {set_})")
     check_outputs([market], files={"--out": out, "its log file": log_path_for(out)})
     settings = Overrides.read(set_, market, learns=False)
     n = payments if payments is not None else 2_000 if wire else 200_000

@@ -249,7 +249,7 @@ def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
     from tsa.bundle.bundle import set_decision_policy
 
     if best is None:
-        raise ConfigError("--save needs a best threshold, however: no review pays at these costs")
+        raise ConfigError("--save needs a best threshold, but no review pays at these costs")
     set_decision_policy(bundle, [f"review={best['threshold']!r}"], score="raw_score")
     print_line(f"{bundle}: review from a raw score of {best['threshold']:.6g} on")
 

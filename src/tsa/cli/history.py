@@ -128,9 +128,7 @@ def prune(
         market = stored_market(store)
         seconds = market.retention_seconds if days is None else days * DAY_SECONDS
         if not 0 < seconds < math.inf:
-            raise ConfigError(
-                f"--days must be given and above 0 where the market keeps payments for ever, however: {days}"
-            )
+            raise ConfigError(f"--days must be given and above 0 where the market keeps payments for ever (got {days})")
         removed = expire_before(store, time.time() - seconds, [found.name for found in market.history])
     print_line(f"let go: {removed.payments:,} payments, {removed.events:,} events in histories")
 
@@ -163,5 +161,5 @@ def _key(market: Market, text: str) -> tuple[str, str]:
     name, has, value = text.partition("=")
     columns = {found.name: str(found.key_column) for found in market.history}
     if not has or name not in columns or not value:
-        raise ConfigError(f"--key must be HISTORY=VALUE with a history of {sorted(columns)}, however: {text!r}")
+        raise ConfigError(f"--key must be HISTORY=VALUE with a history of {sorted(columns)} (got {text!r})")
     return name, pseudonymised(market, columns[name], value)

@@ -1,4 +1,5 @@
-"""The tables of a market file that not every market has: `[inline_history]`, rows that carry their own history, `[privacy]`, `[reasons]`,
+"""The tables of a market file that not every market has: `[inline_history]`, rows that carry their own history,
+`[privacy]`, `[reasons]`,
 `[serving]`, `[legacy]`.
 
 It knows the rules that can be checked inside each. It does not know how rows are read, nor how a secret is found.
@@ -109,11 +110,11 @@ class InlineHistory(ConfigModel):
         size = len(self.separator.encode())
         if not 1 <= size <= MAX_SEPARATOR_BYTES or set(self.separator) & set("\t\r\n\0"):
             rule = f"separator must be 1 to {MAX_SEPARATOR_BYTES} bytes without tabs, line breaks or zeros"
-            raise ValueError(f"{rule}, however: {self.separator!r}")
+            raise ValueError(f"{rule} (got {self.separator!r})")
         if clash := [text for text in self.missing if self.separator in text]:
-            raise ValueError(f"missing: a marker must not hold the separator, however: {clash[0]!r}")
+            raise ValueError(f"missing: a marker must not hold the separator (got {clash[0]!r})")
         if self.blocks[0] == self.blocks[1]:
-            raise ValueError(f"parts: must be two different names, however: {list(self.blocks)}")
+            raise ValueError(f"parts: must be two different names (got {list(self.blocks)})")
         return self
 
     @property
@@ -195,7 +196,7 @@ class Privacy(ConfigModel):
     def _keyed(self) -> Self:
         if self.pseudonymise and self.secret_env is None:
             raise ValueError(
-                "pseudonymise needs secret_env, the environment variable with the key, however: it is not given"
+                "pseudonymise needs secret_env, the environment variable with the key, but it is not given"
             )
         return self
 
@@ -225,13 +226,13 @@ class Reasons(ConfigModel):
             for reason in getattr(self, table):
                 if reason.split(":")[0] not in REASONS:
                     rule = f"{table}: must be of {', '.join(REASONS)}, or CODE:NAME"
-                    raise ValueError(f"{rule}, however: {reason!r}")
+                    raise ValueError(f"{rule} (got {reason!r})")
         for reason, text in self.texts.items():
             known = placeholders(REASONS[reason.split(":")[0]])
             known |= {"value"} if "feature" in known else set()
             if unknown := sorted(placeholders(text) - known):
                 rule = f"texts.{reason}: must fill in nothing but {', '.join(sorted(known))}"
-                raise ValueError(f"{rule}, however: {{{unknown[0]}}}")
+                raise ValueError(f"{rule} (got {{{unknown[0]}}})")
         return self
 
     @property
@@ -260,7 +261,8 @@ class Serving(ConfigModel):
     unknown_fields      fields that are no columns of the market are ignored, or refused
     max_future_seconds  a payment must not be later than the server's clock by more
     max_late_days       a payment must not be earlier than the last one of its keys by more; None: however late
-    history_unavailable        histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or score it without
+    history_unavailable        histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or
+                               score it without
                         and say so ("degraded")
     """
 

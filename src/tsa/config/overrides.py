@@ -51,7 +51,7 @@ class Overrides:
         foreign += others if market is None else []
         if foreign:
             takes = "training.KEY and model.KEY" if market is None else "the market's"
-            raise ConfigError(f"this command takes {takes} settings only, however: {', '.join(foreign)}")
+            raise ConfigError(f"this command takes {takes} settings only (got {', '.join(foreign)})")
         return cls(Market.load(market, others) if market else None, **own)
 
 
@@ -63,6 +63,6 @@ def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     found = {} if file is None else merge_layers(read_layers(file))
     for name, table in found.items():
         if name not in rooms or not isinstance(table, dict):
-            raise ConfigError(f"{file} must hold the tables [training] and [model], however: {name}")
+            raise ConfigError(f"{file} must hold the tables [training] and [model] (got {name})")
         rooms[name] = dict(table)
     return rooms

@@ -28,17 +28,17 @@ def _instant(value: object) -> datetime:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(f"must be a date or a time like 2018-05-07T12:00:00Z, however: {value!r}") from None
+            raise ValueError(f"must be a date or a time like 2018-05-07T12:00:00Z (got {value!r})") from None
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if not isinstance(value, datetime):
-        raise ValueError(f"must be a date or a time, however: {value!r}")
+        raise ValueError(f"must be a date or a time (got {value!r})")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _column(name: str) -> str:
     if not name or name.startswith("__"):
-        raise ValueError(f"a column name must not be empty nor begin with two underscores, however: {name!r}")
+        raise ValueError(f"a column name must not be empty nor begin with two underscores (got {name!r})")
     if name == "*" or (name.startswith("^") and name.endswith("$")):
         raise ValueError(f"a column name must not be a pattern of names (got {name!r}): rename the column in the log")
     return name
@@ -46,7 +46,7 @@ def _column(name: str) -> str:
 
 def _scalar(value: object) -> object:
     if not isinstance(value, str | int | float):  # bool is an int
-        raise ValueError(f"must be a string, a number or a boolean, however: {value!r}")
+        raise ValueError(f"must be a string, a number or a boolean (got {value!r})")
     return value
 
 
@@ -108,7 +108,7 @@ class Label(ConfigModel):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.delay_days is None and self.known_at is None:
-            raise ValueError("needs delay_days or known_at, however: neither is given")
+            raise ValueError("needs delay_days or known_at, but neither is given")
         return self
 
     @property
@@ -180,11 +180,11 @@ class Split(ConfigModel):
     def _one_form(self) -> Self:
         missing = [name for name in SPLITS if getattr(self, name) is None]
         if self.fractions is None and missing:
-            raise ValueError(f"needs four time ranges, or fractions, however: no {', '.join(missing)}")
+            raise ValueError(f"needs four time ranges, or fractions, but no {', '.join(missing)}")
         if self.fractions is not None and len(missing) < len(SPLITS):
-            raise ValueError("takes time ranges or fractions, however: both are given")
+            raise ValueError("takes time ranges or fractions, but both are given")
         if self.fractions is not None and not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
-            raise ValueError(f"fractions must add up to 1, however: {list(self.fractions)}")
+            raise ValueError(f"fractions must add up to 1 (got {list(self.fractions)})")
         return self
 
     @property
@@ -208,7 +208,7 @@ class Split(ConfigModel):
             days = (last_seconds - first_seconds) / DAY_SECONDS
             raise DataError(
                 f"split.fractions needs a log longer than the label delay of {delay_seconds / DAY_SECONDS:g} days, "
-                f"however: the log spans {days:g} days"
+                f"but the log spans {days:g} days"
             )
         ends = [first_seconds + usable * sum(self.fractions[: i + 1]) for i in range(3)]
         edges = [(first_seconds, ends[0]), (ends[0], ends[1]), (ends[1], ends[2])]
@@ -227,7 +227,7 @@ class Evaluation(ConfigModel):
 def _levels(pair: tuple[float, float]) -> tuple[float, float]:
     warning, alert = pair
     if not (0 < warning <= alert and math.isfinite(alert)):
-        raise ValueError(f"must be two numbers above 0, for a warning and for an alert, however: {list(pair)}")
+        raise ValueError(f"must be two numbers above 0, for a warning and for an alert (got {list(pair)})")
     return pair
 
 

@@ -43,7 +43,7 @@ def read_layers(path: Path) -> list[Layer]:
         table = _read(here, chain)
         parent = table.pop("extends", None)
         if parent is not None and not isinstance(parent, str):
-            raise MarketError(f"{here}: extends must be the name of a file, however: {parent!r}")
+            raise MarketError(f"{here}: extends must be the name of a file (got {parent!r})")
         layers.insert(0, Layer(origin=str(here), table=table))
         chain.append(here)
         here = None if parent is None else here.parent / parent
@@ -76,7 +76,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise MarketError(f"an override is written key=value with a dotted key, however: {text!r}")
+        raise MarketError(f"an override is written key=value with a dotted key (got {text!r})")
     return parts, _toml_value(value.strip())
 
 
@@ -134,7 +134,7 @@ def _lines(detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Laye
             yield (f"{key}: {line}" if key else line) + origin
     else:
         message = re.sub(r"^\w+ should", "must", str(detail["msg"])).replace(" after validation, not", ", not")
-        yield f"{key}: {message}, however: {_short(detail['input'])}{origin}"
+        yield f"{key}: {message} (got {_short(detail['input'])}{origin})"
 
 
 def _short(value: Any) -> str:

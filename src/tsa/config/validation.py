@@ -80,20 +80,20 @@ def _range_findings(split: Split, label: Label) -> Iterator[str]:
     ranges = split.ranges
     for name, (start, end) in ranges.items():
         if not start < end:
-            yield f"split.{name}: must start before it ends, however: {start.isoformat()} to {end.isoformat()}"
+            yield f"split.{name}: must start before it ends (got {start.isoformat()} to {end.isoformat()})"
     fitted = [name for name in ranges if name != "test"]
     for earlier, later in itertools.pairwise(fitted):
         end, start = ranges[earlier][1], ranges[later][0]
         if start < end:
             rule = f"must not start before {earlier} ends at {end.isoformat()}"
-            yield f"split.{later}: {rule}, however: {start.isoformat()}"
+            yield f"split.{later}: {rule} (got {start.isoformat()})"
     if ranges:
         needed = max(ranges[name][1] for name in fitted) + timedelta(seconds=label.gap_seconds)
         start = ranges["test"][0]
         if start < needed:
             delay = f"{label.gap_seconds / DAY_SECONDS:g} days (label.delay_days)"
             rule = f"must start {delay} after the other ranges end, so not before {needed.isoformat()}"
-            yield f"split.test: {rule}, however: {start.isoformat()}"
+            yield f"split.test: {rule} (got {start.isoformat()})"
 
 
 def _twice(names: Sequence[str]) -> list[str]:
@@ -103,47 +103,47 @@ def _twice(names: Sequence[str]) -> list[str]:
 def _name_findings(market: MarketTables) -> Iterator[str]:
     features, names = market.features, [history.name for history in market.history]
     if not names:
-        yield "history: at least one history is needed, however: there is none"
+        yield "history: at least one history is needed, but there is none"
     for history in market.history:
         if history.key_column is None and market.inline_history is None:
             yield f"history.{history.name}.key: is required unless rows carry their own history (a [inline_history] table)"
     for name in _twice(names):
-        yield f"history: names must be unique, however: {name!r} stands twice"
+        yield f"history: names must be unique, but {name!r} stands twice"
     for name in _twice([*features.names, *features.calendar]):
-        yield f"features: names must be unique over all kinds of features, however: {name!r} stands twice"
+        yield f"features: names must be unique over all kinds of features, but {name!r} stands twice"
     for feature in (*features.numerical, *features.engineered):
         if feature.name.endswith(MARK):
             rule = f"must not end in {MARK!r}: the columns that mark missing values do (rename it in the log)"
             yield f"features: {rule} (got {feature.name!r})"
     for name in _twice(market.evaluation.segments):
-        yield f"evaluation.segments: must be unique, however: {name!r} stands twice"
+        yield f"evaluation.segments: must be unique, but {name!r} stands twice"
     ignored = () if market.monitoring is None else market.monitoring.ignore
     for name in [name for name in ignored if name not in (*features.names, *features.calendar)]:
-        yield f"monitoring.ignore: must be features, however: {name!r}"
+        yield f"monitoring.ignore: must be features (got {name!r})"
     if market.evaluation.entity not in (None, *names):
-        yield f"evaluation.entity: must be one of the histories {names}, however: {market.evaluation.entity!r}"
+        yield f"evaluation.entity: must be one of the histories {names} (got {market.evaluation.entity!r})"
 
 
 def _role_findings(market: MarketTables) -> Iterator[str]:
     """Columns that would leak the outcome, or that mean nothing as an input."""
     event, label = market.event, market.label
     if event.amount in {feature.name for feature in market.features.categorical}:
-        yield f"event.amount: must be a number, not a categorical feature, however: {event.amount!r}"
+        yield f"event.amount: must be a number, not a categorical feature (got {event.amount!r})"
     for name in ("id", "time"):
         if event.amount == getattr(event, name):
             yield f"event.amount: must be another column than event.{name} (got {event.amount!r}): leave it out if there is none"
     if event.id == event.time:
-        yield f"event.time: must be another column than event.id, however: both are {event.id!r}"
+        yield f"event.time: must be another column than event.id, but both are {event.id!r}"
     outcome = {label.column: "label.column", **({label.known_at: "label.known_at"} if label.known_at else {})}
     if label.column == label.known_at:
-        yield f"label.known_at: must be another column than label.column, however: both are {label.column!r}"
+        yield f"label.known_at: must be another column than label.column, but both are {label.column!r}"
     for use, column in _uses(market):
         if column in outcome:
-            yield f"{use}: must not be {outcome[column]} (the outcome would leak), however: {column!r}"
+            yield f"{use}: must not be {outcome[column]} (the outcome would leak) (got {column!r})"
         if use == "features" and column == event.id:
-            yield f"features: must not be event.id (it names a payment, it says nothing of it), however: {column!r}"
+            yield f"features: must not be event.id (it names a payment, it says nothing of it) (got {column!r})"
         if use[:5] != "event" and column == event.time:
-            yield f"{use}: must not be event.time (use features.calendar for the time of day), however: {column!r}"
+            yield f"{use}: must not be event.time (use features.calendar for the time of day) (got {column!r})"
 
 
 def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
@@ -160,18 +160,21 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
     if wire is None:
         return
     if market.reading.missing != Input().missing:
-        yield "input.missing: must not be given with a [inline_history] table, which has inline_history.missing (got both); leave one out"
+        yield (
+            "input.missing: must not be given with a [inline_history] table, which has "
+            "inline_history.missing (got both); leave one out"
+        )
     if market.event.time_unit is None:
         yield "event.time_unit: is required with a [inline_history] table: times in histories are numbers"
     if market.label.as_feature:
-        yield "label.as_feature: must be false with a [inline_history] table (histories do not tell outcomes), however: true"
+        yield "label.as_feature: must be false with a [inline_history] table (histories do not tell outcomes) (got true)"
     if not (features.categorical or features.numerical):
-        yield "features: histories tell of categorical or numerical features, however: there are none"
+        yield "features: histories tell of categorical or numerical features, but there are none"
     for name in sorted(set(wire.histories) - names):
-        yield f"inline_history.histories: must be of the histories {sorted(names)}, however: {name!r}"
+        yield f"inline_history.histories: must be of the histories {sorted(names)} (got {name!r})"
     categorical = {feature.name for feature in features.categorical}
     for name in [name for name in wire.numeric_categorical if name not in categorical]:
-        yield f"inline_history.numeric_categorical: must be categorical features, however: {name!r}"
+        yield f"inline_history.numeric_categorical: must be categorical features (got {name!r})"
     for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
         yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
     for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
@@ -182,14 +185,14 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
     numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
     for name, default in wire.defaults.items():
         if name not in categorical | numbers | {market.event.id}:
-            yield f"inline_history.defaults: must be of features, event.time or event.id, however: {name!r}"
+            yield f"inline_history.defaults: must be of features, event.time or event.id (got {name!r})"
         elif name in numbers and not _is_finite(default):
-            yield f"inline_history.defaults.{name}: must be a finite number, however: {default!r}"
+            yield f"inline_history.defaults.{name}: must be a finite number (got {default!r})"
     events = [*categorical, *(feature.name for feature in features.numerical), market.event.time, market.event.id]
     for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
         yield f"inline_history.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
     for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
-        yield f"wire: each field must have a name of its own (patterns, exceptions), however: {name!r} stands twice"
+        yield f"wire: each field must have a name of its own (patterns, exceptions), but {name!r} stands twice"
     yield from _exception_findings(market, wire)
 
 
@@ -205,7 +208,7 @@ def _exception_findings(market: MarketTables, wire: InlineHistory) -> Iterator[s
     for place, exceptions in tables.items():
         for name in sorted(set(exceptions) - known):
             rule = "must be of a categorical or numerical feature, or of PART.TIME or PART.ID"
-            yield f"{place}.field_names: {rule}, however: {name!r}"
+            yield f"{place}.field_names: {rule} (got {name!r})"
 
 
 def _history_fields(market: MarketTables) -> Iterator[str]:
@@ -240,12 +243,12 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
     for use, column in [*_uses(market), *excluded, *outcome, *told]:
         # customer.gender and gender.code are gender too
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
-            yield f"{use}: must not be one of privacy.forbidden, however: {column!r}"
+            yield f"{use}: must not be one of privacy.forbidden (got {column!r})"
     keys = {history.key_column for history in market.history if history.key_column is not None}
     veiled = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
     veiled -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
     for name in [name for name in privacy.pseudonymise if name not in veiled]:
-        yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments, however: {name!r}"
+        yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments (got {name!r})"
 
 
 def _original_findings(market: MarketTables) -> Iterator[str]:
@@ -262,4 +265,4 @@ def _reason_findings(market: MarketTables) -> Iterator[str]:
     features = market.features
     known = {*features.names, *features.calendar, *(history.name for history in market.history)}
     for name in sorted((market.reasons or Reasons()).subjects - known):
-        yield f"reasons: must name features or histories, however: {name!r}"
+        yield f"reasons: must name features or histories (got {name!r})"

@@ -38,7 +38,7 @@ class RuleViolation:
     value: str
 
     def __str__(self) -> str:
-        return f"{self.field} {self.expectation}, however: {self.value} (rule {self.rule})"
+        return f"{self.field} {self.expectation} (got {self.value}, rule {self.rule})"
 
 
 class RuleViolationError(Exception):

@@ -50,11 +50,9 @@ class TrainedRun:
             account = json.loads((path / "run.json").read_text(encoding="utf-8"))
             folder, manifest = (path.resolve() / account["store"]).resolve(), account["store_manifest"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path} must be the folder of a run, however: run.json cannot be read ({error!r})"
-            ) from None
+            raise ConfigError(f"{path} must be the folder of a run, but run.json cannot be read ({error!r})") from None
         if "finished" not in account:
-            raise ConfigError(f"{path} must be the folder of a finished run, however: its training did not finish")
+            raise ConfigError(f"{path} must be the folder of a finished run, but its training did not finish")
         scorer = Scorer.load(path / "bundle")
         store = EventStore.open(folder, market=scorer.bundle.market)
         if sha256_of(folder / MANIFEST) != manifest:
@@ -103,7 +101,7 @@ class TrainedRun:
 def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
     changed = market.override(overrides)
     if changed.model_copy(update={"evaluation": market.evaluation}) != market:
-        raise ConfigError(f"a finished run takes evaluation.KEY settings only, however: {', '.join(overrides)}")
+        raise ConfigError(f"a finished run takes evaluation.KEY settings only (got {', '.join(overrides)})")
     return changed
 
 

@@ -45,11 +45,11 @@ class Costs:
     def __post_init__(self) -> None:
         for name, value in (("cost of a review", self.review), ("cost of a fraud", self.fraud)):
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"the {name} must be 0 or more, however: {value}")
+                raise ConfigError(f"the {name} must be 0 or more (got {value})")
         if self.capacity is not None and self.capacity < 1:
-            raise ConfigError(f"the review capacity must be at least 1 a day, however: {self.capacity}")
+            raise ConfigError(f"the review capacity must be at least 1 a day (got {self.capacity})")
         if not 0 < self.recovered <= 1:
-            raise ConfigError(f"the recovered share must lie in (0, 1], however: {self.recovered}")
+            raise ConfigError(f"the recovered share must lie in (0, 1] (got {self.recovered})")
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Explainer:
         DataError for a batch that does not hold one payment, ConfigError where captum is not installed.
         """
         if len(batch) != 1:
-            raise DataError(f"one payment at a time can be explained, however: a batch of {len(batch)}")
+            raise DataError(f"one payment at a time can be explained (got a batch of {len(batch)})")
         passage = InterpolationPath(self.network, batch.trimmed(), self._neutral)
         found = attribute(passage)
         shares = shares_of(self.encoder, passage, found)

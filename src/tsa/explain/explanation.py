@@ -73,7 +73,8 @@ class HistoryShare:
 class Reason:
     """A sentence made of facts, and what they add; above 0 speaks for fraud, below 0 against it.
 
-    code is the market's name for `kind`, one of `tsa.config.optional_tables.REASONS`; facts are what the sentence was filled in with.
+    code is the market's name for `kind`, one of `tsa.config.optional_tables.REASONS`; facts are what the sentence
+    was filled in with.
     """
 
     kind: str

@@ -78,7 +78,7 @@ def attribute(passage: InterpolationPath) -> Attribution:
     walk.measure(*(at for start, end, _ in INITIAL_SEGMENTS for at in (start, end)))
     baseline, score = walk.log_odds_at(0.0), walk.log_odds_at(1.0)
     if not (math.isfinite(score) and math.isfinite(baseline)):
-        raise DataError(f"payments must get a number as score to be explained, however: log odds of {score}")
+        raise DataError(f"payments must get a number as score to be explained (got log odds of {score})")
     legs = [leg for start, end, steps in INITIAL_SEGMENTS for leg in walk.legs([start, end], steps)]
     enough = RELATIVE_TOLERANCE * max(abs(score - baseline), ABSOLUTE_TOLERANCE)
     while sum(abs(leg.residual) for leg in legs) > enough and len(legs) < MAX_LEGS:

@@ -66,7 +66,7 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         rule = f"ids must be of payments of the log, by {market.event.id}"
-        raise DataError(f"{rule}, however: {', '.join(lost[:SHOWN])}{more}")
+        raise DataError(f"{rule} (got {', '.join(lost[:SHOWN])}{more})")
     return rows.to_list()
 
 

@@ -1,7 +1,8 @@
 """One payment's way through the network, from a neutral payment without histories to what it is.
 
 The network reads the payment in several places: as the events of each history, as the tokens of its current features, as
-plain numbers. Each place has an actual and a neutral value, and `InterpolationPath` is the network as a function of all of them, which
+plain numbers. Each place has an actual and a neutral value, and `InterpolationPath` is the network as a function of
+all of them, which
 can be followed on a straight line. An earlier event is there in part on the way: attention to it is scaled by its presence.
 
 Knows the blocks of the network; not what features mean, nor how attributions are made.

@@ -152,11 +152,11 @@ def _temporary_path(path: Path) -> Path:
 
 def _refuse_foreign(out: Path, marker: str) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ConfigError(f"{out} must be a folder or not exist, however: it is a file or a link")
+        raise ConfigError(f"{out} must be a folder or not exist, but it is a file or a link")
     if not out.exists() or (out / marker).is_file():
         return
     if any(not is_marker(path.name) for path in out.iterdir()):
-        raise ConfigError(f"{out} must be empty or hold a {marker} to be replaced, however: it holds other files")
+        raise ConfigError(f"{out} must be empty or hold a {marker} to be replaced, but it holds other files")
 
 
 def _move(folder: Path, out: Path) -> None:
@@ -194,7 +194,7 @@ class ArrayWriter:
     ) -> None:
         self._file.close()
         if error is None and self._rows != self.shape[0]:
-            raise ValueError(f"{self.path.name} must get {self.shape[0]} rows, however: {self._rows}")
+            raise ValueError(f"{self.path.name} must get {self.shape[0]} rows (got {self._rows})")
 
     def write(self, data: bytes | memoryview) -> None:
         """Write bytes. Not for callers: `append` takes arrays."""
@@ -204,7 +204,7 @@ class ArrayWriter:
     def append(self, piece: NDArray[Any]) -> None:
         """Append rows (m, ...) whose further axes are those of the shape."""
         if piece.shape[1:] != self.shape[1:]:
-            raise ValueError(f"{self.path.name} takes rows of shape {self.shape[1:]}, however: {piece.shape[1:]}")
+            raise ValueError(f"{self.path.name} takes rows of shape {self.shape[1:]} (got {piece.shape[1:]})")
         self._rows += len(piece)
         if piece.size:
             self.write(np.ascontiguousarray(piece, self.dtype).data.cast("B"))

@@ -50,7 +50,7 @@ class TorchEngine:
     def __init__(self, network: TSANetwork, precision: Precision = "float32") -> None:
         """precision: float32 or bf16; the latter is a network of its own."""
         if precision == "int8":
-            raise ConfigError("precision: int8 needs engine='onnxruntime', however: engine='torch'")
+            raise ConfigError("precision: int8 needs engine='onnxruntime' (got engine='torch')")
         self.network = network.eval() if precision == "float32" else copy.deepcopy(network).eval().to_bfloat16()
         self._device = next(network.parameters()).device
         if precision == "bf16" and self._device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
@@ -110,7 +110,7 @@ def _rows(categorical: torch.Tensor) -> torch.Tensor:
     """Rows of the table as a graph takes them; PyTorch takes them in any whole type. ModelError for what int32 does not hold."""
     narrow = categorical.int()
     if categorical.dtype != torch.int32 and not torch.equal(narrow.to(categorical.dtype), categorical):
-        raise ModelError(f"categorical must be whole numbers below 2³¹, however: {categorical.dtype} with others")
+        raise ModelError(f"categorical must be whole numbers below 2³¹ (got {categorical.dtype} with others)")
     return narrow
 
 
@@ -129,13 +129,13 @@ def make_engine(
     if name not in get_args(EngineName) or precision not in get_args(Precision):
         raise ConfigError(
             f"engine must be one of {', '.join(get_args(EngineName))} and precision one of "
-            f"{', '.join(get_args(Precision))}, however: engine={name!r}, precision={precision!r}"
+            f"{', '.join(get_args(Precision))} (got engine={name!r}, precision={precision!r})"
         )
     if name == "torch" or (name == "auto" and (precision not in graphs or not has_runtime())):
         return TorchEngine(network, precision)
     if precision not in graphs:
         raise ConfigError(
             f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle (tsa export BUNDLE), "
-            f"however: the bundle has {', '.join(graphs) or 'none'}"
+            f"but the bundle has {', '.join(graphs) or 'none'}"
         )
     return OnnxEngine(graphs[precision], threads)

@@ -56,7 +56,7 @@ def export_bundle(
     moves a score by more than 0.1.
     """
     if precision not in GRAPHS:
-        raise ConfigError(f"precision must be one of {', '.join(GRAPHS)}, however: {precision!r}")
+        raise ConfigError(f"precision must be one of {', '.join(GRAPHS)} (got {precision!r})")
     bundle = Bundle.open(path)
     with progress("exporting", 3) as advance:
         graph = bundle.graphs.get("float32") or export_onnx(bundle.network, bundle.lengths)

@@ -153,7 +153,7 @@ def verify_graph(graph: bytes, network: TSANetwork, batch: Batch, most: float = 
     apart = np.abs(own.astype(np.float64) - other)
     found = Difference(float(apart.max(initial=0.0)), float(apart.mean()))
     if not found.largest <= most:
-        raise ModelError(f"the exported graph must score as the network to {most:g}, however: {found.largest:g} apart")
+        raise ModelError(f"the exported graph must score as the network to {most:g} (got {found.largest:g} apart)")
     return found
 
 
@@ -225,6 +225,6 @@ def _refuse_missing() -> None:
         import onnxscript
     except ImportError as error:
         raise ConfigError(
-            f"an export needs ONNX (pip install 'tsa-fraud[onnx]'), however: {error.name} is not installed"
+            f"an export needs ONNX (pip install 'tsa-fraud[onnx]'), but {error.name} is not installed"
         ) from None
     cast(Any, (onnx, onnxscript))

@@ -17,7 +17,7 @@ def onnx_runtime() -> Any:
         import onnxruntime
     except ImportError:
         raise ConfigError(
-            "engine: 'onnxruntime' needs ONNX Runtime (pip install 'tsa-fraud[onnx]'), however: it is not installed"
+            "engine: 'onnxruntime' needs ONNX Runtime (pip install 'tsa-fraud[onnx]'), but it is not installed"
         ) from None
     onnxruntime.disable_telemetry_events()
     return onnxruntime

@@ -255,7 +255,7 @@ def check_finite(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) ->
     if len(bad):
         found = f"{len(bad)} of {len(scores)} do not, such as {[ids[at] for at in bad[:5].tolist()]}"
         found += "; of a log, a quarantine file would set them aside"
-        raise DataError(f"payments must get a number as score, however: {found}")
+        raise DataError(f"payments must get a number as score (got {found})")
 
 
 def write_scores(scores: pl.DataFrame | Iterable[pl.DataFrame], out: Path) -> int:
@@ -291,7 +291,7 @@ def window_seconds(start: str | datetime | None, end: str | datetime | None) -> 
     """[start, end) in epoch seconds, open where nothing is given. ConfigError for what is no time, or the wrong way round."""
     first, last = epoch_seconds("start", start, -math.inf), epoch_seconds("end", end, math.inf)
     if first > last:
-        raise ConfigError(f"start must not be after end, however: start={start}, end={end}")
+        raise ConfigError(f"start must not be after end (got start={start}, end={end})")
     return first, last
 
 
@@ -302,5 +302,5 @@ def epoch_seconds(name: str, when: str | datetime | None, otherwise: float) -> f
     try:
         moment = datetime.fromisoformat(when) if isinstance(when, str) else when
     except ValueError:
-        raise ConfigError(f"{name} must be a time like 2018-06-24 or 2018-06-24T12:00:00Z, however: {when!r}") from None
+        raise ConfigError(f"{name} must be a time like 2018-06-24 or 2018-06-24T12:00:00Z (got {when!r})") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

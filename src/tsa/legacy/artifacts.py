@@ -42,7 +42,7 @@ def read_table(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{path.name} cannot be read as JSON: {error}") from None
     if not isinstance(table, dict):
-        raise ArtefactError(f"{path.name} must hold an object, however: {type(table).__name__}")
+        raise ArtefactError(f"{path.name} must hold an object (got {type(table).__name__})")
     return table
 
 
@@ -57,7 +57,7 @@ def read_percentiles(path: Path, notes: list[str] | None = None) -> PercentileMa
         _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], found.scores)
         return found
     except (CalibrationError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{path.name} must hold ascending pairs [score, percentile], however: {error}") from None
+        raise ArtefactError(f"{path.name} must hold ascending pairs [score, percentile] (got {error})") from None
 
 
 def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
@@ -72,7 +72,7 @@ def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
             _note_lifted(notes, path, name, table[name], getattr(found, name))
         return found
     except (CalibrationError, KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{path.name} must hold knots, coefficients and degree, however: {error}") from None
+        raise ArtefactError(f"{path.name} must hold knots, coefficients and degree (got {error})") from None
 
 
 def _note_lifted(
@@ -104,7 +104,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if isinstance(state, Mapping):
         state = next((state[name] for name in CHECKPOINT if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ArtefactError(f"{path.name} must hold names and tensors alone, however: it holds something else")
+        raise ArtefactError(f"{path.name} must hold names and tensors alone, but it holds something else")
     found = {str(name): value for name, value in state.items()}
     _refuse_repeated(path, found)
     return found
@@ -159,11 +159,9 @@ def write_original(calibration: Calibration, folder: Path) -> list[Path]:
     or a probability that is no B-spline."""
     percentile, probability = calibration.percentile, calibration.probability
     if percentile is None and probability is None:
-        raise CalibrationError(
-            "the legacy system's files need a percentile or a probability map, however: there is neither"
-        )
+        raise CalibrationError("the legacy system's files need a percentile or a probability map, but there is neither")
     if probability is not None and not isinstance(probability, BSplineMap):
-        raise CalibrationError(f"{BSPLINE} holds a B-spline, however: the probability is {probability.method}")
+        raise CalibrationError(f"{BSPLINE} holds a B-spline, but the probability is {probability.method}")
     written = []
     if percentile is not None:
         write_pickle(folder / PERCENTILES, percentile.pairs())

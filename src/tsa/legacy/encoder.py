@@ -144,7 +144,7 @@ def encoder_findings(
     features = market.features
     found = []
     if features.calendar:
-        found.append(f"features.calendar: an imported model has none, however: {list(features.calendar)}")
+        found.append(f"features.calendar: an imported model has none (got {list(features.calendar)})")
     for feature in features.categorical:
         if cat_to_index is not None:
             found += _map_findings(feature.name, cat_to_index.get(feature.name))
@@ -152,7 +152,7 @@ def encoder_findings(
         if defaults is not None and default is None:
             found.append(_no_default(feature.name))
         elif not isinstance(default, str | None) and not _is_number(default):
-            found.append(f"default_value_dict: {feature.name!r} must be a text or a number, however: {_shown(default)}")
+            found.append(f"default_value_dict: {feature.name!r} must be a text or a number (got {_shown(default)})")
     for kind, group in (("numerical", features.numerical), ("engineered", features.engineered)):
         if defaults is not None:
             found += _default_findings(group, defaults)
@@ -164,11 +164,11 @@ def encoder_findings(
 
 def _map_findings(name: str, rows: Any) -> Iterator[str]:
     if not isinstance(rows, Mapping):
-        yield f"cat_to_index: {name!r} must be there with its values and rows, however: {_shown(rows)}"
+        yield f"cat_to_index: {name!r} must be there with its values and rows (got {_shown(rows)})"
         return
     bad = [f"{_shown(value)}: {_shown(row)}" for value, row in rows.items() if not _is_row(row)]
     if bad:
-        yield f"cat_to_index: rows of {name!r} must be whole numbers from 0 on, however: {', '.join(bad[:5])}"
+        yield f"cat_to_index: rows of {name!r} must be whole numbers from 0 on (got {', '.join(bad[:5])})"
 
 
 def _is_row(row: Any) -> bool:
@@ -189,7 +189,7 @@ def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]
         if default is None:
             yield _no_default(feature.name)
         elif not _is_number(default):
-            yield f"default_value_dict: {feature.name!r} must be a number, however: {_shown(default)}"
+            yield f"default_value_dict: {feature.name!r} must be a number (got {_shown(default)})"
 
 
 def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]:
@@ -198,25 +198,25 @@ def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]
     texts = {feature.name for feature in market.features.categorical} - numeric_categoricals(market)
     moment = defaults.get(market.event.time)
     if market.inline_history is not None and moment is not None and not _is_number(moment):
-        yield f"default_value_dict: {market.event.time!r} must be a number, however: {_shown(moment)}"
+        yield f"default_value_dict: {market.event.time!r} must be a number (got {_shown(moment)})"
     for name in (*market.features.names, market.event.time):
         given, own = defaults.get(name), declared.get(name)
         if given is None or own is None or (isinstance(given, str | int | float) and str(given) == own):
             continue
         if name in texts or not (_is_number(given) and _is_number(own) and float(given) == float(own)):
-            yield f"inline_history.defaults.{name}: must be {_shown(given)} as in default_value_dict, however: {own!r}"
+            yield f"inline_history.defaults.{name}: must be {_shown(given)} as in default_value_dict (got {own!r})"
 
 
 def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[str]:
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
-        yield f"preprocessor: {name} must be a list of numbers, however: {_shown(values)}"
+        yield f"preprocessor: {name} must be a list of numbers (got {_shown(values)})"
     elif len(values) != length:
         over = len(values) - length
         option = f"--leave-out {kind}=P,P or legacy.leave_out.{kind} in the market file"
         hint = f" ({over} too many): name the positions to leave out, from 0 on, by {option}" if over > 0 else ""
-        yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature, however: {len(values)}{hint}"
+        yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature (got {len(values)}{hint})"
     elif bad := [at for at, value in enumerate(values) if not _is_number(value)]:
-        yield f"preprocessor: {name} must hold finite numbers, however: {_shown(values[bad[0]])} at {bad[0]}"
+        yield f"preprocessor: {name} must hold finite numbers (got {_shown(values[bad[0]])} at {bad[0]})"
 
 
 def _is_number(value: Any) -> bool:

@@ -77,9 +77,7 @@ def import_legacy(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ArtefactError(
-            f"{folder} must be a folder with the legacy system's weights and artefacts, however: it is none"
-        )
+        raise ArtefactError(f"{folder} must be a folder with the legacy system's weights and artefacts, but it is none")
     found = _ImportState()
     _read_all(found, folder, weights, config)
     _complete(found, market)
@@ -125,7 +123,7 @@ def _read_all(found: _ImportState, folder: Path, weights: Path | None, config: P
     if path := weights or _only(found, "weights", "--weights", "a .pt, .pth or .safetensors file", candidates):
         found.take("weights", path, read_weights)
     if (table := found.read.get("preprocessor.pkl")) is not None and not isinstance(table, dict):
-        found.findings.append(f"preprocessor.pkl must hold a dict, however: {type(table).__name__}")
+        found.findings.append(f"preprocessor.pkl must hold a dict (got {type(table).__name__})")
         del found.read["preprocessor.pkl"]
 
 
@@ -178,7 +176,7 @@ def _only(found: _ImportState, what: str, option: str, kind: str, paths: Sequenc
     if len(paths) == 1:
         return paths[0]
     names = ", ".join(path.name for path in paths)
-    rule = f"must be one file, or be named by {option}, however: {names}" if paths else f"{kind} is missing"
+    rule = f"must be one file, or be named by {option} (got {names})" if paths else f"{kind} is missing"
     found.findings.append(f"{what}: {rule}")
     return None
 
@@ -222,11 +220,11 @@ def _inconsistencies(market: Market, read: Mapping[str, Any]) -> list[str]:
 def _count_findings(market: Market, config: Mapping[str, Any]) -> Iterator[str]:
     for argument, kind in COUNTS.items():
         if (count := len(getattr(market.features, kind))) != config[argument]:
-            yield f"features.{kind}: must be as many as {argument}={config[argument]}, however: {count}"
+            yield f"features.{kind}: must be as many as {argument}={config[argument]} (got {count})"
     for history in market.history:
         if history.length != config["seq_len"]:
             rule = f"length must be seq_len={config['seq_len']}"
-            yield f"history {history.name}: {rule}, however: {history.length}"
+            yield f"history {history.name}: {rule} (got {history.length})"
 
 
 def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
@@ -241,7 +239,7 @@ def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mappi
         beyond = [f"{value!r}: {row}" for value, row in items if _beyond(row, last)]
         if beyond:
             rule = f"rows of {feature.name!r} must be at most n_embedding - n_num_features = {last}"
-            yield f"cat_to_index: {rule}, however: {', '.join(beyond[:5])}"
+            yield f"cat_to_index: {rule} (got {', '.join(beyond[:5])})"
 
 
 def _beyond(row: Any, last: int) -> bool:
@@ -256,7 +254,7 @@ def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]
     count = len(TWO) if any(name.removeprefix("module.").startswith(marks) for name in state) else 1
     names = [history.name for history in market.history]
     if len(names) != count:
-        yield f"history: the weights are of {count} histories, however: the market has {', '.join(names)}"
+        yield f"history: the weights are of {count} histories, but the market has {', '.join(names)}"
 
 
 def _account(found: _ImportState) -> dict[str, Any]:

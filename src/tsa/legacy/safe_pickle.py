@@ -50,7 +50,7 @@ def read_pickle(path: Path) -> Any:
     """Lists, tuples, dicts, strings, numbers and numpy arrays of numbers from a pickle file. ArtefactError for all else."""
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise ArtefactError(f"{path.name} must have {MAX_BYTES:,} bytes at most, however: {size:,}")
+        raise ArtefactError(f"{path.name} must have {MAX_BYTES:,} bytes at most (got {size:,})")
     try:
         return load_pickle(path.read_bytes())
     except ArtefactError as error:
@@ -80,9 +80,9 @@ def _check_opcodes(data: bytes) -> None:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name not in OPCODES:
-                raise ArtefactError(f"must hold plain data, however: opcode {opcode.name}")
+                raise ArtefactError(f"must hold plain data (got opcode {opcode.name})")
             if opcode.name in PUTS and not 0 <= int(argument or 0) <= len(data):
-                raise ArtefactError(f"must number what it holds, however: memo {argument}")
+                raise ArtefactError(f"must number what it holds (got memo {argument})")
             stack.after(opcode, argument)
     except ArtefactError:
         raise
@@ -115,7 +115,7 @@ class _Stack:
             taken = self._taken(opcode.stack_before)
             keys = {"SETITEM": taken[1:2], "SETITEMS": taken[1::2], "DICT": taken[::2]}.get(name, [])
             if pickletools.pytuple in keys:
-                raise ArtefactError("must hold plain data, however: a tuple as a key")
+                raise ArtefactError("must hold plain data (got a tuple as a key)")
             kinds += taken[:1] if name in ("BUILD", "APPEND", "APPENDS") else opcode.stack_after
 
     def _taken(self, before: list[Any]) -> list[Any]:
@@ -143,10 +143,10 @@ class _Named:
         return self._call(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise ArtefactError(f"must hold plain data, however: it sets {name!r}")
+        raise ArtefactError(f"must hold plain data, but it sets {name!r}")
 
     def __setstate__(self, state: Any) -> None:
-        raise ArtefactError("must hold plain data, however: it changes what it names")
+        raise ArtefactError("must hold plain data, but it changes what it names")
 
 
 class _Type:
@@ -156,14 +156,14 @@ class _Type:
 
     def __init__(self, name: Any, *flags: Any) -> None:
         if not isinstance(name, str) or name.lstrip("<>|=") not in NUMBERS:
-            raise ArtefactError(f"must hold arrays of numbers, however: type {brief(name)}")
+            raise ArtefactError(f"must hold arrays of numbers (got type {brief(name)})")
         self.name, self.order = name.lstrip("<>|="), name[0] if name[0] in "<>" else "="
 
     def __setstate__(self, state: Any) -> None:
         if not (isinstance(state, tuple) and len(state) > 4 and state[1] in ("<", ">", "|", "=")):
-            raise ArtefactError("must hold arrays of numbers, however: a type of its own")
+            raise ArtefactError("must hold arrays of numbers (got a type of its own)")
         if any(part is not None for part in state[2:5]):
-            raise ArtefactError("must hold arrays of numbers, however: a type with fields")
+            raise ArtefactError("must hold arrays of numbers (got a type with fields)")
         self.order = "=" if state[1] == "|" else state[1]
 
     @property
@@ -187,17 +187,17 @@ class _Array:
 
     def array(self) -> np.ndarray[Any, Any]:
         if not isinstance(self.type, _Type) or not isinstance(self.data, bytes | bytearray):
-            raise ArtefactError("must hold arrays of numbers, however: an array of something else")
+            raise ArtefactError("must hold arrays of numbers (got an array of something else)")
         kind, shape = self.type.type, tuple(self.shape)
         if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize != len(self.data):
             found = f"{brief(shape)} of {len(self.data)} bytes"
-            raise ArtefactError(f"must hold arrays as large as they say, however: {found}")
+            raise ArtefactError(f"must hold arrays as large as they say (got {found})")
         return np.frombuffer(bytes(self.data), kind).reshape(shape, order="F" if self.fortran else "C")
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
     if kind is not NAMES["numpy", "ndarray"]:
-        raise ArtefactError("must hold plain arrays, however: another kind of array")
+        raise ArtefactError("must hold plain arrays (got another kind of array)")
     return _Array()
 
 
@@ -215,7 +215,7 @@ def _scalar(kind: Any, data: Any) -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ArtefactError("must hold plain data, however: it encodes something else")
+        raise ArtefactError("must hold plain data, but it encodes something else")
     return text.encode("latin1")
 
 
@@ -224,7 +224,7 @@ def _no_bytes() -> bytes:
 
 
 def _refused(*arguments: Any) -> Any:
-    raise ArtefactError("must hold plain arrays, however: it makes one in another way")
+    raise ArtefactError("must hold plain arrays, but it makes one in another way")
 
 
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
@@ -249,7 +249,7 @@ class _Loader(pickle.Unpickler):
         """The stand-in for a name of numpy's. ArtefactError for any other."""
         found = NAMES.get((module, name))
         if found is None:
-            raise ArtefactError(f"must hold plain data, however: it asks for {module}.{name}"[:200])
+            raise ArtefactError(f"must hold plain data, but it asks for {module}.{name}"[:200])
         return found
 
 
@@ -267,7 +267,7 @@ class _Plain:
         if id(value) in self.made:
             return self.made[id(value)]
         if depth > DEEPEST:
-            raise ArtefactError(f"must be at most {DEEPEST} lists deep, however: it is deeper, or holds itself")
+            raise ArtefactError(f"must be at most {DEEPEST} lists deep, but it is deeper, or holds itself")
         self.kept.append(value)  # an id is only good while its value lives
         self.made[id(value)] = made = self._made(value, depth + 1)
         return made
@@ -281,9 +281,9 @@ class _Plain:
             return type(value)(self.of(one, depth) for one in value)
         if isinstance(value, dict):
             return {self._key(key): self.of(one, depth) for key, one in value.items()}
-        raise ArtefactError(f"must hold plain data, however: {type(value).__name__}")
+        raise ArtefactError(f"must hold plain data (got {type(value).__name__})")
 
     def _key(self, key: Any) -> Any:
         if not isinstance(key, str | int | float):
-            raise ArtefactError(f"must have keys of text or numbers, however: {type(key).__name__}")
+            raise ArtefactError(f"must have keys of text or numbers (got {type(key).__name__})")
         return key

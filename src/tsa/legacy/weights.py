@@ -104,7 +104,7 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
         raise ModelError(f"constructor arguments: missing {missing or 'none'}, not known {unknown or 'none'}")
     given = {**ARGUMENTS, **config}
     if given["return_seq"]:
-        raise ModelError("constructor arguments: a classifier needs return_seq=False, however: return_seq=True")
+        raise ModelError("constructor arguments: a classifier needs return_seq=False (got return_seq=True)")
     places = {"order": ".layer_stack.", "feature": ".layer_stack_feature.", "gate": "gate_emb.layer_stack."}
     two = any(name.startswith(("order_attention_cid.", "gate_emb.")) for name in state)
     experts = [name for name in state if name.endswith(".experts.w1")]
@@ -181,9 +181,9 @@ class _WeightsReader:
         self.findings += [f"{name} is missing" for name in names if name not in self.state]
         for name, value in given:
             if tuple(value.shape) != shape:
-                self.findings.append(f"{name} must be {shape}, however: {tuple(value.shape)}")
+                self.findings.append(f"{name} must be {shape} (got {tuple(value.shape)})")
             elif value.layout != torch.strided or value.is_complex() or value.is_quantized:
-                self.findings.append(f"{name} must hold plain numbers, however: {value.dtype}, {value.layout}")
+                self.findings.append(f"{name} must hold plain numbers (got {value.dtype}, {value.layout})")
             elif not bool(torch.isfinite(value).all()):
                 self.findings.append(f"{name} holds numbers that are not finite")
             elif tuple(given[0][1].shape) == shape and not torch.equal(value, given[0][1]):

@@ -68,7 +68,7 @@ class History:
     def check(self, name: str, config: ModelConfig) -> None:
         """ModelError where a shape does not fit the configuration, or a row lies outside the table."""
         if self.padding.ndim != 2 or self.padding.shape[1] == 0:
-            raise ModelError(f"history {name}: padding must be (B, L ≥ 1), however: {tuple(self.padding.shape)}")
+            raise ModelError(f"history {name}: padding must be (B, L ≥ 1) (got {tuple(self.padding.shape)})")
         batch, length = self.padding.shape
         expected = {
             "categorical": (batch, length, config.n_categorical),
@@ -81,11 +81,11 @@ class History:
             expected["outcome"] = (batch, length)
         for field, shape in expected.items():
             if (actual := tuple(getattr(self, field).shape)) != shape:
-                raise ModelError(f"history {name}: {field} must be {shape}, however: {actual}")
+                raise ModelError(f"history {name}: {field} must be {shape} (got {actual})")
         if self.padding.dtype != torch.bool:
-            raise ModelError(f"history {name}: padding must be bool, however: {self.padding.dtype}")
+            raise ModelError(f"history {name}: padding must be bool (got {self.padding.dtype})")
         if self.categorical.is_floating_point():
-            raise ModelError(f"history {name}: categorical must be integers, however: {self.categorical.dtype}")
+            raise ModelError(f"history {name}: categorical must be integers (got {self.categorical.dtype})")
         self._check_rows(name, config.n_embedding + 1)
 
     def _check_rows(self, name: str, last: int) -> None:
@@ -93,7 +93,7 @@ class History:
         if self.categorical.is_cpu and self.categorical.numel() and not torch.compiler.is_compiling():
             low, high = (int(v) for v in self.categorical.aminmax())
             if low < 0 or high > last:
-                raise ModelError(f"history {name}: categorical must lie in 0 … {last}, however: {low} … {high}")
+                raise ModelError(f"history {name}: categorical must lie in 0 … {last} (got {low} … {high})")
 
 
 @dataclass
@@ -130,16 +130,16 @@ class Batch:
         """The histories in the order of `config.histories`, checked; a network of one takes any name. ModelError."""
         wanted, given = config.histories, self.histories
         if len(wanted) != len(given) or (len(wanted) > 1 and set(wanted) != set(given)):
-            raise ModelError(f"the network reads the histories {', '.join(wanted)}, however: {', '.join(given)}")
+            raise ModelError(f"the network reads the histories {', '.join(wanted)} (got {', '.join(given)})")
         histories = list(given.values()) if len(wanted) == 1 else [given[name] for name in wanted]
         for name, history in zip(wanted, histories, strict=True):
             history.check(name, config)
         sizes = {name: history.padding.shape[0] for name, history in zip(wanted, histories, strict=True)}
         size = histories[0].padding.shape[0]
         if any(other != size for other in sizes.values()):
-            raise ModelError(f"histories must hold the same number of payments, however: {sizes}")
+            raise ModelError(f"histories must hold the same number of payments (got {sizes})")
         shape = None if self.engineered is None else tuple(self.engineered.shape)
         expected = (size, config.n_engineered)
         if shape != expected and not (shape is None and config.n_engineered == 0):
-            raise ModelError(f"engineered must be {expected}, however: {shape}")
+            raise ModelError(f"engineered must be {expected} (got {shape})")
         return histories

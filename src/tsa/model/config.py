@@ -64,13 +64,15 @@ class ModelConfig:
                             their differences from the current event's and of the age, plain and periodic, all summed
     n_match_features               "sum" only: so many leading categorical features tell of each event whether it has the same
                             value as the current one (the same device, another country)
-    n_missing_indicators                 "sum" only: so many trailing numerical features are 0 or 1, marks of missing values; they are told
+    n_missing_indicators                 "sum" only: so many trailing numerical features are 0 or 1, marks of missing
+                                         values; they are told
                             as they are, without waves and distances
     known_outcomes          "sum" only: embed History.outcome (0 padding, 1 not known, 2 genuine, 3 fraud)
     norm, activation        of the order attention's layers; the feature attention's are always pre-norm
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
                             "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
-    age_cap_seconds         "exponential" only: no age counts as more. Where rows carry their history it is inline_history.age_cap_seconds
+    age_cap_seconds         "exponential" only: no age counts as more. Where rows carry their history it is
+                            inline_history.age_cap_seconds
     time_encoding           add to each event, as embedded, a learned periodic encoding of its age (Time2Vec)
     order_attention         "self": in each layer every event attends to every event (reference); "cross": the current
                             event alone attends, layer after layer, to the events as embedded, for a fraction of the work
@@ -137,18 +139,16 @@ class ModelConfig:
         for name, least in MINIMA.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name} must be an integer of at least {least}, however: {name}={value!r}")
+                raise ConfigError(f"{name} must be an integer of at least {least} (got {name}={value!r})")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(choices)}, however: {name}={getattr(self, name)!r}"
-                )
+                raise ConfigError(f"{name} must be one of {', '.join(choices)} (got {name}={getattr(self, name)!r})")
         self._check_together()
 
     def _check_together(self) -> None:
         def refuse(rule: str, *names: str) -> None:
             values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-            raise ConfigError(f"{rule}, however: {values}")
+            raise ConfigError(f"{rule} (got {values})")
 
         if self.width % self.n_heads:
             refuse("n_heads must divide width", "n_heads", "width")
@@ -221,7 +221,7 @@ class ModelConfig:
         """Settings from JSON or the command line. ConfigError on a name that does not exist or is missing."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(set(settings) - set(fields)):
-            raise ConfigError(f"model settings must be among {', '.join(fields)}, however: {', '.join(unknown)}")
+            raise ConfigError(f"model settings must be among {', '.join(fields)} (got {', '.join(unknown)})")
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - set(settings)):
             raise ConfigError(f"model settings must hold {', '.join(sorted(required))}, missing: {', '.join(missing)}")
@@ -266,5 +266,5 @@ def preset(name: str, **settings: Any) -> ModelConfig:
     needs n_categorical, n_numerical and n_embedding from the market. ConfigError on an unknown name or setting.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, however: preset={name!r}")
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)} (got preset={name!r})")
     return ModelConfig.from_dict({**PRESETS[name], **settings})

@@ -174,7 +174,8 @@ class SummedEvents(nn.Module):
         return out
 
     def same(self, history: History) -> Tensor:
-        """(B, L, `n_match_features`) bool: whether an event has the current event's value; False at padding, and where there is none."""
+        """(B, L, `n_match_features`) bool: whether an event has the current event's value; False at padding, and
+        where there is none."""
         values = history.categorical[..., : self.n_match_features]
         current = values[:, -1:]
         return (values == current) & (current != 0) & ~history.padding.unsqueeze(-1)

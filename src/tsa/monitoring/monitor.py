@@ -199,10 +199,10 @@ def _check_spans(span: Span, reference_span: Span, reference: Logs) -> None:
     """Refuse, before anything is scored, what cannot be right."""
     (start, end), (first, last) = span.seconds, reference_span.seconds
     if _is_reference_file(reference) and not reference_span.is_open:
-        raise ConfigError("a reference.json has its range already, however: another one is given for it")
+        raise ConfigError("a reference.json has its range already, but another one is given for it")
     if not reference and not reference_span.is_open and first < end and start < last:
         raise ConfigError(
-            "the reference must not overlap the payments monitored, however: "
+            "the reference must not overlap the payments monitored, but "
             f"{reference_span.start} to {reference_span.end} is the reference, {span.start} to {span.end} monitored"
         )
 

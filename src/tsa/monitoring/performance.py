@@ -1,7 +1,8 @@
 """Performance of monitored payments, window by window, on those alone whose outcome is known by a given time.
 
 An outcome that comes later counts for nothing, be it in the file or not; a window with too few frauds says so instead of
-giving noise. It knows scored payments; each figure is `tsa.evaluation.metrics.evaluate_scores`' or `tsa.evaluation.metrics.calibration`'s.
+giving noise. It knows scored payments; each figure is `tsa.evaluation.metrics.evaluate_scores`' or
+`tsa.evaluation.metrics.calibration`'s.
 """
 
 from __future__ import annotations

@@ -93,15 +93,13 @@ class Reference:
     def check(self, bundle: Bundle, settings: Monitoring, path: Path) -> None:
         """ConfigError where it was made with another model, or for other operating points than are asked for now."""
         if self.model != fingerprint(bundle):
-            raise ConfigError(
-                f"{path} must be of the bundle that is monitored, however: it was made with another model"
-            )
+            raise ConfigError(f"{path} must be of the bundle that is monitored, but it was made with another model")
         wanted = sorted(settings.top_shares)
         made = sorted(point.share for point in self.points if point.share is not None)
         decided = [point for point in self.points if point.share is None]
         if wanted != made or decided != decision_points(bundle):
             raise ConfigError(
-                f"{path} must have the operating points of the market and the bundle, however: they have changed; "
+                f"{path} must have the operating points of the market and the bundle, but they have changed; "
                 "make it anew from the payments of the reference"
             )
 
@@ -130,10 +128,10 @@ class Reference:
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             if (table["kind"], table["version"]) != (KIND, VERSION):
-                raise ConfigError(f"{path} must be a {KIND} of version {VERSION}, however: {table['kind']!r}")
+                raise ConfigError(f"{path} must be a {KIND} of version {VERSION} (got {table['kind']!r})")
             return cls._from_dict(table)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} must be a reference.json of tsa monitor, however: {error!r}") from None
+            raise ConfigError(f"{path} must be a reference.json of tsa monitor (got {error!r})") from None
 
     @classmethod
     def _from_dict(cls, table: Mapping[str, Any]) -> Self:

@@ -41,7 +41,7 @@ class Windows:
         inner = math.ceil((end - day) / width) - 1
         if inner >= MAX_WINDOWS:
             found = f"{iso_time(start)} to {iso_time(end)} by the {kind} are {inner + 1:,}"
-            raise ConfigError(f"monitoring takes at most {MAX_WINDOWS:,} windows, however: {found}")
+            raise ConfigError(f"monitoring takes at most {MAX_WINDOWS:,} windows (got {found})")
         return cls(np.array([start, *(day + width * np.arange(1, inner + 1)), end], np.float64))
 
     @classmethod
@@ -90,7 +90,7 @@ class ScoredWindow:
         first, last = (int(row) for row in np.searchsorted(times, range_seconds))
         if first >= last:
             extent = f"the log goes from {iso_time(times[0])} to {iso_time(times[-1])}"
-            raise ConfigError(f"{what} must hold payments, however: none in the range given; {extent}")
+            raise ConfigError(f"{what} must hold payments (got none in the range given); {extent}")
         with progress(f"scoring {what}", last - first) as advance:
             raw = scorer.score_rows(store, np.arange(first, last, dtype=np.int64), advance=advance)
         # from the first payment on: earlier ones may not be in the file; to the end asked for: a log that stops is news

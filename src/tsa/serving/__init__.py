@@ -24,7 +24,7 @@ def _serve(settings: ServeSettings) -> None:
         import uvicorn  # noqa: F401
     except ImportError:
         raise ConfigError(
-            "tsa serve needs FastAPI and uvicorn (pip install 'tsa-fraud[serve]'), however: they are not installed"
+            "tsa serve needs FastAPI and uvicorn (pip install 'tsa-fraud[serve]'), but they are not installed"
         ) from None
     from tsa.serving.server import log_to_terminal
     from tsa.serving.server import run as serve

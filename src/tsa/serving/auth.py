@@ -43,7 +43,7 @@ class BearerTokens:
                 "a token must be of letters, digits and signs of ASCII, without spaces: no header holds another"
             )
         if short := [token for token in tokens if len(token) < MIN_TOKEN]:
-            raise ConfigError(f"a token must have at least {MIN_TOKEN} characters, however: {len(short[0])}")
+            raise ConfigError(f"a token must have at least {MIN_TOKEN} characters (got {len(short[0])})")
         self._digests = [_digest(token) for token in tokens]
 
     @classmethod
@@ -53,13 +53,13 @@ class BearerTokens:
         for name in variables:
             token = os.environ.get(name, "").strip()
             if not token:
-                raise ConfigError(f"the environment variable {name} must hold a token, however: it is empty")
+                raise ConfigError(f"the environment variable {name} must hold a token, but it is empty")
             found.append(token)
         for path in files:
             lines = [line.strip() for line in _text_of(path).splitlines()]
             tokens = [line for line in lines if line and not line.startswith("#")]
             if not tokens:
-                raise ConfigError(f"{path} must hold a token a line, however: it holds none")
+                raise ConfigError(f"{path} must hold a token a line, but it holds none")
             found += tokens
         return cls(found)
 

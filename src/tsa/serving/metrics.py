@@ -42,7 +42,7 @@ def library() -> Any:
         import prometheus_client
     except ImportError:
         raise ConfigError(
-            "tsa serve needs prometheus-client (pip install 'tsa-fraud[serve]'), however: it is not installed"
+            "tsa serve needs prometheus-client (pip install 'tsa-fraud[serve]'), but it is not installed"
         ) from None
     return prometheus_client
 

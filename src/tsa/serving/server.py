@@ -336,9 +336,7 @@ def bind(settings: ServeSettings) -> socket.socket:
                 time.sleep(0.1)
                 continue
             found.close()
-            raise ConfigError(
-                f"port must be free on {settings.host}, however: {settings.port}: {error.strerror}"
-            ) from None
+            raise ConfigError(f"port must be free on {settings.host} (got {settings.port}: {error.strerror})") from None
     found.set_inheritable(True)
     return found
 

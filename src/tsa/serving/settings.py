@@ -110,7 +110,7 @@ class ServeSettings:
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise ConfigError(f"{name} must be {rule}, however: {getattr(self, name)}")
+            raise ConfigError(f"{name} must be {rule} (got {getattr(self, name)})")
 
 
 def _in_memory(history: str | None) -> bool:

@@ -45,14 +45,14 @@ class SimulationConfig:
             if value is not None:
                 _at_least(name, value, 1)
         if not 0.0 <= self.fraud_rate <= 0.5:
-            raise ConfigError(f"fraud_rate must lie in [0, 0.5], however: fraud_rate={self.fraud_rate}")
+            raise ConfigError(f"fraud_rate must lie in [0, 0.5] (got fraud_rate={self.fraud_rate})")
         if self.payments > self.days * MAX_PAYMENTS_A_DAY:
             rule = f"payments must be at most {MAX_PAYMENTS_A_DAY} a day"
-            raise ConfigError(f"{rule}, however: payments={self.payments}, days={self.days}")
+            raise ConfigError(f"{rule} (got payments={self.payments}, days={self.days})")
         try:
             datetime.strptime(self.start, "%Y-%m-%d")
         except (TypeError, ValueError):
-            raise ConfigError(f"start must be a date as 2025-01-01, however: start={self.start!r}") from None
+            raise ConfigError(f"start must be a date as 2025-01-01 (got start={self.start!r})") from None
 
     @property
     def n_frauds(self) -> int:
@@ -91,4 +91,4 @@ class SimulationConfig:
 
 def _at_least(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, however: {name}={value!r}")
+        raise ConfigError(f"{name} must be a whole number of at least {least} (got {name}={value!r})")

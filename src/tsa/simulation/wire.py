@@ -57,12 +57,12 @@ class WireRows:
     def __post_init__(self) -> None:
         if self.market.inline_history is None:
             raise ConfigError(
-                f"market must have a [inline_history] table to simulate wire rows, however: {self.market.name!r} has none"
+                f"market must have a [inline_history] table to simulate wire rows, but {self.market.name!r} has none"
             )
         for history in self.market.history:
             if history.key_column not in KEYS:
                 found = f"history.{history.name}.key={history.key_column!r}"
-                raise ConfigError(f"a simulated history has one of the keys {', '.join(KEYS)}, however: {found}")
+                raise ConfigError(f"a simulated history has one of the keys {', '.join(KEYS)} (got {found})")
 
     @cached_property
     def log(self) -> pl.DataFrame:

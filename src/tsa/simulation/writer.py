@@ -29,7 +29,7 @@ def log_writer(out: Path) -> Iterator[Write]:
     packed = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in (_TEXT if packed else (*_TEXT, ".parquet")):
-        raise ConfigError(f"out must end in .parquet or {', '.join(_TEXT)}, the latter also in .gz, however: out={out}")
+        raise ConfigError(f"out must end in .parquet or {', '.join(_TEXT)}, the latter also in .gz (got out={out})")
     with atomic_file(out) as aside:
         writer: AbstractContextManager[Write] = (
             _parquet(aside) if suffix == ".parquet" else _text(aside, suffix, packed)

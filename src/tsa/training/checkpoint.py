@@ -128,7 +128,9 @@ class Checkpoints:
         manifest = _manifest_of(path)
         if manifest["version"] != VERSION:
             found = f"version={manifest['version']!r}"
-            raise ConfigError(f"{path}: this program reads checkpoints of version {VERSION}, however: {found}")
+            raise ConfigError(
+                f"{path}: this program reads version {VERSION} (got {found}); train again in another folder"
+            )
         if lines := list(differences(manifest["identity"], json.loads(json.dumps(dict(self.identity))))):
             raise ConfigError(f"{path} is of another run (checkpoint, then this run):\n  " + "\n  ".join(lines))
 
@@ -192,7 +194,7 @@ def pack(value: Any, tensors: Tensors, place: str = "") -> Any:
         return {kind: [pack(item, tensors, f"{place}.{at}") for at, item in enumerate(value)]}
     if isinstance(value, PLAIN):
         return value
-    raise TypeError(f"{place} must be plain, a tensor or an array, however: {type(value).__name__}")
+    raise TypeError(f"{place} must be plain, a tensor or an array (got {type(value).__name__})")
 
 
 def unpack(value: Any, tensors: Tensors) -> Any:

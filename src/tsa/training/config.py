@@ -103,12 +103,12 @@ class ChoiceSettings(BaseModel):
     def _validate_optimizer(self) -> ChoiceSettings:
         for beta in self.betas or ():
             if not 0 <= beta < 1:
-                raise ValueError(f"betas must lie in [0, 1), however: {self.betas}")
+                raise ValueError(f"betas must lie in [0, 1) (got {self.betas})")
         if self.nesterov and not (self.momentum or self.cycle_momentum):
-            raise ValueError(f"nesterov needs a momentum above 0, however: momentum={self.momentum}")
+            raise ValueError(f"nesterov needs a momentum above 0 (got momentum={self.momentum})")
         if self.optimizer == "schedule_free_adamw" and self.lr_schedule != "constant":
             raise ValueError(
-                f"optimizer='schedule_free_adamw' needs lr_schedule='constant', however: lr_schedule={self.lr_schedule!r}"
+                f"optimizer='schedule_free_adamw' needs lr_schedule='constant' (got lr_schedule={self.lr_schedule!r})"
             )
         return self
 
@@ -121,7 +121,7 @@ def _refuse_foreign(given: Mapping[str, Any], kind: str, chosen: str) -> None:
         if name in defaults[chosen] or given.get(name) is None:
             continue
         owners = " or ".join(repr(other) for other, names in defaults.items() if name in names)
-        raise ValueError(f"{name} needs {kind}={owners}, however: {kind}={chosen!r}, {name}={given[name]!r}")
+        raise ValueError(f"{name} needs {kind}={owners} (got {kind}={chosen!r}, {name}={given[name]!r})")
 
 
 METRICS = (
@@ -204,26 +204,29 @@ class TrainingConfig(ChoiceSettings):
     @model_validator(mode="after")
     def _validate_apart(self) -> Self:
         if self.early_stopping and "validation" in self.train_on:
-            raise ValueError("early_stopping needs a validation range that is not trained on, however: train_on has it")
+            raise ValueError("early_stopping needs a validation range that is not trained on, but train_on has it")
         if len(set(self.train_on)) < len(self.train_on):
-            raise ValueError(f"train_on must name each range once, however: {', '.join(self.train_on)}")
+            raise ValueError(f"train_on must name each range once (got {', '.join(self.train_on)})")
         if self.monitor not in METRICS:
-            raise ValueError(f"monitor must be one of {', '.join(METRICS)}, however: monitor={self.monitor!r}")
+            raise ValueError(f"monitor must be one of {', '.join(METRICS)} (got monitor={self.monitor!r})")
         if self.calibration == "sampling" and self.importance_sampling_every:
-            rule = "calibration='sampling' needs importance_sampling_every=0: what is drawn by importance shifts scores in another way too"
-            raise ValueError(f"{rule}, however: importance_sampling_every={self.importance_sampling_every}")
+            rule = (
+                "calibration='sampling' needs importance_sampling_every=0: what is drawn by "
+                "importance shifts scores in another way too"
+            )
+            raise ValueError(f"{rule} (got importance_sampling_every={self.importance_sampling_every})")
         if self.gradient_accumulation_steps > self.batch_size:
             found = f"gradient_accumulation_steps={self.gradient_accumulation_steps}, batch_size={self.batch_size}"
-            raise ValueError(f"gradient_accumulation_steps must not be above batch_size, however: {found}")
+            raise ValueError(f"gradient_accumulation_steps must not be above batch_size (got {found})")
         return self
 
     @model_validator(mode="after")
     def _validate_with_epochs(self) -> Self:
         if self.optimizer == "schedule_free_adamw" and self.ema_decay:
             rule = "optimizer='schedule_free_adamw' averages the weights itself, it needs ema_decay=0"
-            raise ValueError(f"{rule}, however: ema_decay={self.ema_decay}")
+            raise ValueError(f"{rule} (got ema_decay={self.ema_decay})")
         if self.lr_schedule == "one_cycle" and self.lr_schedule_interval == "epoch" and self.epochs < 2:
-            raise ValueError(f"a cycle of one rate per epoch needs epochs of at least 2, however: epochs={self.epochs}")
+            raise ValueError(f"a cycle of one rate per epoch needs epochs of at least 2 (got epochs={self.epochs})")
         return self
 
     @property
@@ -251,4 +254,4 @@ def _finding(detail: Any) -> str:
     key = ".".join(map(str, ("training", *detail["loc"])))
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown setting{suggest(str(detail['loc'][-1]), list(TrainingConfig.model_fields))}"
-    return f"{key}: {detail['msg'].replace('Input should', 'must')}, however: {detail['input']!r}"
+    return f"{key}: {detail['msg'].replace('Input should', 'must')} (got {detail['input']!r})"

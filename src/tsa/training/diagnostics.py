@@ -50,7 +50,7 @@ def find_max_batch_size(size: int, attempt: Callable[[int], object]) -> int:
 
 def out_of_memory_error(n: int, fits: int, processes: int, accumulate: int) -> TrainingError:
     """The error of a step on `n` payments per process and part, of which only `fits` would have fitted into memory."""
-    found = f"a step must fit into memory, however: {n} payments in one of {processes} processes"
+    found = f"a step must fit into memory (got {n} payments in one of {processes} processes)"
     if fits == 0:
         return TrainingError(f"{found}, and not even one fits")
     return TrainingError(
@@ -64,8 +64,8 @@ def not_finite(found: str, at: str, ids: Sequence[object]) -> TrainingError:
     logger.error("the payments of %s: %s", at, ", ".join(map(str, ids)))
     more = f" and {len(ids) - SHOWN} more (see the log)" if len(ids) > SHOWN else ""
     return TrainingError(
-        f"the loss and its gradient must be finite, however: {found}, in {at}, payments "
-        f"{', '.join(map(str, ids[:SHOWN]))}{more}; nothing was saved since, earlier checkpoints are as they were"
+        f"the loss and its gradient must be finite (got {found}, in {at}, payments "
+        f"{', '.join(map(str, ids[:SHOWN]))}{more}); nothing was saved since, earlier checkpoints are as they were"
     )
 
 
@@ -84,13 +84,13 @@ def _reason(error: Exception, out: Path) -> str | None:
     """What the machine lacks; None where the error is another."""
     if isinstance(error, EOFError | ConnectionError) or "DataLoader worker" in str(error):
         # a signal says so, anywhere, or it is found out by reading from it
-        return f"workers that gather batches (training.num_workers) must live, however: {error or 'one was killed'}"
+        return f"workers that gather batches (training.num_workers) must live (got {error or 'one was killed'})"
     if "DataLoader timed out" in str(error):
         return f"workers must gather a batch in time (got {error}): look into the disk of the store, or set training.num_workers=0"
     if full(error):
         free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
         return (
-            f"{out} needs more disk space, however: {free:,} bytes are free ({error}); checkpoints that were written "
+            f"{out} needs more disk space, but {free:,} bytes are free ({error}); checkpoints that were written "
             "before are whole, and the run can be resumed"
         )
-    return f"a run must fit into memory, however: {error}" if out_of_memory(error) else None
+    return f"a run must fit into memory (got {error})" if out_of_memory(error) else None

@@ -253,10 +253,10 @@ def _device(name: str, local_rank: int = 0) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ConfigError("training.device: no CUDA device is available, however: device='cuda'")
+        raise ConfigError("training.device: no CUDA device is available (got device='cuda')")
     if local_rank >= torch.cuda.device_count():
         found = f"process {local_rank} of a machine with {torch.cuda.device_count()} of them"
-        raise ConfigError(f"training.device: each process needs a GPU of its own, however: {found}")
+        raise ConfigError(f"training.device: each process needs a GPU of its own (got {found})")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 

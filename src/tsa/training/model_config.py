@@ -23,7 +23,7 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
     try:
         config = preset(name, **sizes, **settings)
     except TypeError as error:
-        raise ConfigError(f"model settings must be of their types, however: {dict(settings)} ({error})") from None
+        raise ConfigError(f"model settings must be of their types (got {dict(settings)} ({error}))") from None
     if config.event_embedding != "sum":
         return config
     # calendar features come last and are left out: that another payment was made at the same hour says little

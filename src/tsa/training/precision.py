@@ -43,5 +43,5 @@ def _chosen(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if name == "fp16" and device.type == "cpu":
-        raise ConfigError("training.precision: fp16 needs a GPU, bf16 does not, however: precision='fp16' on a CPU")
+        raise ConfigError("training.precision: fp16 needs a GPU, bf16 does not (got precision='fp16' on a CPU)")
     return name

@@ -121,13 +121,13 @@ CONTENT = {
 def ensure_run_folder(out: Path) -> None:
     """Raise ConfigError where `out` cannot become a run folder: a file, or a folder that holds other things."""
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} must be a folder or not exist, however: it is a file")
+        raise ConfigError(f"{out} must be a folder or not exist, but it is a file")
     if not out.exists() or (out / RUN).is_file():
         return
     names = (path.name for path in out.iterdir() if path.suffix != ".log" and not path.name.startswith("."))
     names = (name for name in names if not is_marker(name))
     if foreign := sorted(set(names) - CONTENT):
-        raise ConfigError(f"{out} must be empty or the folder of a run, however: it holds {', '.join(foreign[:5])}")
+        raise ConfigError(f"{out} must be empty or the folder of a run, but it holds {', '.join(foreign[:5])}")
 
 
 def ensure_no_unfinished_run(out: Path) -> None:

@@ -33,12 +33,10 @@ def refuse_missing(config: TrainingConfig) -> None:
     """Raise ConfigError for what is asked for and not installed, or does not answer: better before hours of training than
     after."""
     if config.tensorboard and find_spec("tensorboard") is None:
-        raise ConfigError(
-            "training.tensorboard needs TensorBoard, however: pip install 'tsa-fraud[track]' was not done"
-        )
+        raise ConfigError("training.tensorboard needs TensorBoard, but pip install 'tsa-fraud[track]' was not done")
     if uri := mlflow_uri():
         if find_spec("mlflow") is None:
-            raise ConfigError("MLFLOW_TRACKING_URI needs MLflow, however: pip install 'tsa-fraud[mlflow]' was not done")
+            raise ConfigError("MLFLOW_TRACKING_URI needs MLflow, but pip install 'tsa-fraud[mlflow]' was not done")
         refuse_unreachable(uri)
 
 

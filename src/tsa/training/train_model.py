@@ -238,8 +238,8 @@ def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
     if config.early_stopping and config.monitor != "loss" and not has_both_classes(label):
         n_fraud = int((label == 1).sum())
         raise TrainingError(
-            "early stopping needs a validation range with both outcomes, "
-            f"however: frauds={n_fraud}, genuine={len(label) - n_fraud}"
+            "early stopping needs a validation range with both outcomes "
+            f"(got frauds={n_fraud}, genuine={len(label) - n_fraud})"
         )
     return {"train": train, "validation": validation}
 

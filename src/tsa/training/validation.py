@@ -66,7 +66,7 @@ class DistributedScorer:
         """The scores that any process made; TrainingError where one is not finite."""
         every: Scores = self.processes.all_reduce(torch.from_numpy(scores).to(self.processes.device)).cpu().numpy()
         if not np.isfinite(every).all():
-            raise TrainingError(f"scores must be finite, however: {np.count_nonzero(~np.isfinite(every))} are not")
+            raise TrainingError(f"scores must be finite, but {np.count_nonzero(~np.isfinite(every))} are not")
         return every
 
 

@@ -36,9 +36,9 @@ class Search:
 
     def __post_init__(self) -> None:
         if judge := sorted({"training.monitor", "training.monitor_mode"} & set(self.space.entries)):
-            raise ConfigError(f"what trials are compared by must be the same for all, however: {judge[0]} is searched")
+            raise ConfigError(f"what trials are compared by must be the same for all, but {judge[0]} is searched")
         if both := sorted(set(self.fixed) & set(self.space.entries)):
-            raise ConfigError(f"a setting is either set or searched, however: {', '.join(both)} is both")
+            raise ConfigError(f"a setting is either set or searched, but {', '.join(both)} is both")
         self.build_config({})
         for key, entry in self.space.entries.items():
             for value in entry.bounds:
@@ -56,7 +56,7 @@ class Search:
         network_settings(self.store, self.preset, rooms["model"])
         training = TrainingConfig.make(rooms["training"])
         if not training.early_stopping:
-            raise ConfigError("a search goes by the best epoch, it needs training.early_stopping, however: it is off")
+            raise ConfigError("a search goes by the best epoch, it needs training.early_stopping, but it is off")
         return training, rooms["model"]
 
     @property
@@ -89,12 +89,12 @@ class Search:
 def acquire_folder(search: Search, out: Path) -> None:
     """Make `out` the folder of this search. ConfigError where it holds other things, or a search that differs."""
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} must be a folder or not exist, however: it is a file")
+        raise ConfigError(f"{out} must be a folder or not exist, but it is a file")
     account, kept = search.account(), out / "search.json"
     if not kept.is_file():
         names = [] if not out.exists() else [path.name for path in out.iterdir() if not is_marker(path.name)]
         if foreign := sorted(name for name in names if not name.startswith(".") and not name.endswith(".log")):
-            raise ConfigError(f"{out} must be empty or hold a search, however: it holds {', '.join(foreign[:5])}")
+            raise ConfigError(f"{out} must be empty or hold a search, but it holds {', '.join(foreign[:5])}")
         write_json(kept, account)
     before = json.loads(kept.read_text(encoding="utf-8"))
     if lines := list(differences(before, account)):
@@ -109,5 +109,5 @@ def lock_folder(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{out} must not be searched twice at once, however: another search is at work") from None
+            raise ConfigError(f"{out} must not be searched twice at once, but another search is at work") from None
         yield

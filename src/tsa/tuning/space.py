@@ -75,7 +75,7 @@ class Space:
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} must be TOML, however: {error}") from None
+            raise ConfigError(f"{path} must be TOML (got {error})") from None
         try:
             return cls.from_dict(table)
         except ConfigError as error:
@@ -87,13 +87,13 @@ class Space:
         entries: dict[str, Range | Choice] = {}
         for room, settings in table.items():
             if room not in SECTIONS or not isinstance(settings, dict):
-                raise ConfigError(f"a space has the tables {' and '.join(SECTIONS)}, however: {room}")
+                raise ConfigError(f"a space has the tables {' and '.join(SECTIONS)} (got {room})")
             for name, given in settings.items():
                 if name not in SECTIONS[room]:
                     raise ConfigError(f"{room}.{name}: unknown setting{suggest(name, SECTIONS[room])}")
                 entries[f"{room}.{name}"] = _entry(f"{room}.{name}", given)
         if not entries:
-            raise ConfigError("a space must name a setting to search, however: it is empty")
+            raise ConfigError("a space must name a setting to search, but it is empty")
         return cls(entries)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,29 +106,29 @@ def _entry(key: str, given: Any) -> Range | Choice:
         return _choice(key, given)
     if isinstance(given, dict):
         return _range(key, given)
-    raise ConfigError(f"{key} must be a list of values or a table with low and high, however: {given!r}")
+    raise ConfigError(f"{key} must be a list of values or a table with low and high (got {given!r})")
 
 
 def _choice(key: str, values: list[Any]) -> Choice:
     if len(values) < 2 or not all(isinstance(value, bool | int | float | str) for value in values):
-        raise ConfigError(f"{key} must list two or more numbers, texts or truth values, however: {values!r}")
+        raise ConfigError(f"{key} must list two or more numbers, texts or truth values (got {values!r})")
     if len(set(map(repr, values))) < len(values):
-        raise ConfigError(f"{key} must list each value once, however: {values!r}")
+        raise ConfigError(f"{key} must list each value once (got {values!r})")
     return Choice(tuple(values))
 
 
 def _range(key: str, given: dict[str, Any]) -> Range:
     if unknown := sorted(set(given) - {"low", "high", "log"}):
-        raise ConfigError(f"{key} takes low, high and log, however: {', '.join(unknown)}")
+        raise ConfigError(f"{key} takes low, high and log (got {', '.join(unknown)})")
     for end in ("low", "high"):
         value = given.get(end)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-            raise ConfigError(f"{key}.{end} must be a number, however: {value!r}")
+            raise ConfigError(f"{key}.{end} must be a number (got {value!r})")
     if not isinstance(given.get("log", False), bool):
-        raise ConfigError(f"{key}.log must be true or false, however: {given['log']!r}")
+        raise ConfigError(f"{key}.log must be true or false (got {given['log']!r})")
     made = Range(**given)
     if made.low >= made.high:
-        raise ConfigError(f"{key}: low must be below high, however: low={made.low}, high={made.high}")
+        raise ConfigError(f"{key}: low must be below high (got low={made.low}, high={made.high})")
     if made.log and made.low <= 0:
-        raise ConfigError(f"{key}: log needs low above 0, however: low={made.low}")
+        raise ConfigError(f"{key}: log needs low above 0 (got low={made.low})")
     return made

@@ -59,7 +59,7 @@ def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progres
     _need_optuna()
     out = Path(out)
     if trials < 1:
-        raise ConfigError(f"trials must be at least 1, however: {trials}")
+        raise ConfigError(f"trials must be at least 1 (got {trials})")
     acquire_folder(search, out)
     with lock_folder(out), progress("tuning", trials) as advance:
         study = _open(search, out)
@@ -189,7 +189,7 @@ def _best(search: Search, study: Study) -> BestTrial | None:
 
 
 def _none_ended(study: Study) -> NoReturn:
-    raise TrainingError(f"a trial must come to its end, however: none of {len(_tried(study))} did")
+    raise TrainingError(f"a trial must come to its end, but none of {len(_tried(study))} did")
 
 
 def _write(search: Search, study: Study, out: Path) -> BestTrial | None:

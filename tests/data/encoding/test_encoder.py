@@ -108,7 +108,7 @@ def test_an_encoder_knows_its_market() -> None:
         MarketError, match=r"features.calendar must be as the encoder was fitted: \['hour_of_day', 'mon"
     ):
         encoder.check_market(_market(calendar=["month"]))
-    with pytest.raises(MarketError, match=r"features.numerical .* however: \['amount \(none, standard\)'\]"):
+    with pytest.raises(MarketError, match=r"features.numerical .* [(]got \['amount \(none, standard\)'\]"):
         encoder.check_market(_market(numerical=["amount"]))
 
 
@@ -116,7 +116,7 @@ def test_rows_without_the_columns_or_times_are_refused() -> None:
     encoder = Encoder.fit(_market(), _frame([("a", 1.0, 1.0, 0.0)]))
     with pytest.raises(DataError, match="calendar features need the column '__time_seconds'"):
         encoder.categorical(_frame([("a", 1.0, 1.0, 0.0)]).drop(TIME))
-    with pytest.raises(DataError, match="must be finite, however: 1 rows are not"):
+    with pytest.raises(DataError, match="must be finite, but 1 rows are not"):
         encoder.categorical(_frame([("a", 1.0, 1.0, None)]))
 
 

@@ -45,7 +45,7 @@ def test_log1p_then_scale() -> None:
 
 
 def test_log1p_refuses_what_it_has_no_value_for() -> None:
-    with pytest.raises(DataError, match=r"'x' must be above -1 for log1p, however: -1\.0 \(and 1 more\)"):
+    with pytest.raises(DataError, match=r"'x' must be above -1 for log1p [(]got -1\.0 \(and 1 more\)"):
         _fit([0.0, -1.0, -2.0], transform="log1p")
     with pytest.raises(DataError, match="signed_log1p"):
         _fit([0.0, 1.0], transform="log1p").encode(_frame([-1.5]))
@@ -99,9 +99,9 @@ def test_a_column_that_is_absent_no_number_or_infinite_is_refused() -> None:
     fitted = _fit([0.0, 1.0])
     with pytest.raises(DataError, match="'x' must be a column"):
         fitted.encode(pl.DataFrame({"y": [1.0]}))
-    with pytest.raises(DataError, match="must be of a numeric type, however: String"):
+    with pytest.raises(DataError, match=r"must be of a numeric type [(]got String"):
         fitted.encode(pl.DataFrame({"x": ["1"]}))
-    with pytest.raises(DataError, match="must be finite, however: 1 rows are infinite"):
+    with pytest.raises(DataError, match="must be finite, but 1 rows are infinite"):
         fitted.encode(_frame([math.inf]))
 
 

@@ -75,7 +75,7 @@ def test_wire_rows_are_veiled_as_they_are_read(tmp_path: Path) -> None:
     assert b"payment-1" not in _contents(store)
     np.testing.assert_array_equal(gathered(store).numerical[:1], single(of, row()).histories["cid"].numerical)
     assert single(of, row(id="payment-1")).ids == (pseudonym("payment-1"),)
-    with pytest.raises(DataError, match=r"an object per payment, however: str$"):
+    with pytest.raises(DataError, match=r"an object per payment [(]got str$"):
         single(of, '["ann"]')
     with pytest.raises(DataError, match=f"payment '{pseudonym('payment-1')}': not_a_number:amount"):
         single(of, row(id="payment-1", amount="x"))
@@ -180,7 +180,7 @@ def test_without_a_secret_nothing_is_read(
     if value is not None:
         monkeypatch.setenv("SECRET_OF_TESTS", value)
     of = market(table, pseudonymise=["customer"], **VEIL)
-    with pytest.raises(ConfigError, match=f"SECRET_OF_TESTS must hold the secret.*however: {finding}") as caught:
+    with pytest.raises(ConfigError, match=rf"SECRET_OF_TESTS must hold the secret.* [(]got {finding}") as caught:
         prepare(of, write([row()], tmp_path / "rows.jsonl"), tmp_path / "store", encoder=encoder(of))
     assert not value or value not in str(caught.value)
     if table is TABLE:
@@ -191,34 +191,34 @@ def test_without_a_secret_nothing_is_read(
 @pytest.mark.parametrize(
     ("table", "privacy", "finding"),
     [
-        (LOG, {"forbidden": ["Device"]}, "features: must not be one of privacy.forbidden, however: 'device'"),
-        (LOG, {"forbidden": ["orders"]}, "features: must not be one of privacy.forbidden, however: 'orders'"),
+        (LOG, {"forbidden": ["Device"]}, "features: must not be one of privacy.forbidden (got 'device'"),
+        (LOG, {"forbidden": ["orders"]}, "features: must not be one of privacy.forbidden (got 'orders'"),
         (LOG, {"forbidden": ["fraud"]}, "label.column: must not be one of privacy.forbidden"),
         (
             {**LOG, "features": {**LOG["features"], "engineered": ["customer.Gender"]}},
             {"forbidden": ["gender"]},
-            "features: must not be one of privacy.forbidden, however: 'customer.Gender'",
+            "features: must not be one of privacy.forbidden (got 'customer.Gender'",
         ),
         (
             {**LOG, "features": {**LOG["features"], "engineered": ["gender.code", " Gender "]}},
             {"forbidden": ["gender "]},
-            "features: must not be one of privacy.forbidden, however: ' Gender '",
+            "features: must not be one of privacy.forbidden (got ' Gender '",
         ),
         (
             {**LOG, "features": {**LOG["features"], "engineered": ["gender.code"]}},
             {"forbidden": ["gender"]},
-            "features: must not be one of privacy.forbidden, however: 'gender.code'",
+            "features: must not be one of privacy.forbidden (got 'gender.code'",
         ),
         (
             {**TABLE, "inline_history": {**TABLE["inline_history"], "field_names": {"device": "gender"}}},
             {"forbidden": ["gender"]},
-            "inline_history: must not be one of privacy.forbidden, however: 'gender'",
+            "inline_history: must not be one of privacy.forbidden (got 'gender'",
         ),
         (LOG, {"forbidden": ["CUSTOMER"]}, "history.cid.key: must not be one of privacy.forbidden"),
         (
             {**LOG, "evaluation": {"segments": ["gender"]}},
             {"forbidden": ["gender"]},
-            "evaluation.segments: must not be one of privacy.forbidden, however: 'gender'",
+            "evaluation.segments: must not be one of privacy.forbidden (got 'gender'",
         ),
         (TABLE, {"forbidden": ["amount"]}, "event.amount: must not be one of privacy.forbidden"),
         (
@@ -228,10 +228,10 @@ def test_without_a_secret_nothing_is_read(
         ),
         (LOG, {"pseudonymise": ["customer"]}, "privacy: pseudonymise needs secret_env"),
         (LOG, {"pseudonymise": ["amount"], **VEIL}, "privacy.pseudonymise: must be the id, keys, categorical features"),
-        (LOG, {"pseudonymise": ["at"], **VEIL}, "however: 'at'"),
-        (LOG, {"pseudonymise": ["fraud"], **VEIL}, "however: 'fraud'"),
+        (LOG, {"pseudonymise": ["at"], **VEIL}, "(got 'at'"),
+        (LOG, {"pseudonymise": ["fraud"], **VEIL}, "(got 'fraud'"),
         (LOG, {"secret_env": "not a name"}, "privacy.secret_env"),
-        (LOG, {"retention_days": 0}, "privacy.retention_days: must be greater than 0, however: 0"),
+        (LOG, {"retention_days": 0}, "privacy.retention_days: must be greater than 0 (got 0"),
         (LOG, {"retention": 3}, "privacy.retention: unknown key; did you mean `retention_days`?"),
     ],
 )

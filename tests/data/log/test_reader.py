@@ -249,9 +249,9 @@ def test_missing_columns_are_listed_with_look_alikes(read: Callable[..., CleanLo
 def test_wrong_types_are_listed(read: Callable[..., CleanLog]) -> None:
     bad = log(at=[1.0] * 12, risk=[START] * 12, country=[[1]] * 12)
     message = refused(read, bad)
-    assert "at: must be a time (numbers need event.time_unit), however: Float64" in message
-    assert "risk: must be a number, however: Datetime" in message
-    assert "country: must be a text, a number or a time, however: List" in message
+    assert "at: must be a time (numbers need event.time_unit) (got Float64" in message
+    assert "risk: must be a number (got Datetime" in message
+    assert "country: must be a text, a number or a time (got List" in message
 
 
 def with_value(column: str, value: Any, position: int = 3) -> pl.DataFrame:

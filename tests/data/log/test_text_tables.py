@@ -47,7 +47,7 @@ def table(folder: Path, rows: str, name: str = "a.csv") -> str:
 def test_a_short_line_is_refused_by_its_number(
     name: str, rows: str, line: int, fields: int, others: int, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=rf"however: line {line} has {fields} \(and {others} more"):
+    with pytest.raises(DataError, match=rf"but line {line} has {fields} \(and {others} more"):
         check_lines(table(tmp_path, rows, name), ",", 3)
 
 

@@ -153,14 +153,14 @@ def test_5_numbers_are_scaled_as_fitted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", [*NUMERICAL, *ENGINEERED, "at"])
 def test_5_what_is_no_finite_number_is_refused(field: str, value: str, tmp_path: Path) -> None:
     message = refused(market(), row(**{field: value}), tmp_path)
-    assert f"not_a_number:{field}: must be a finite number, however: {value!r}" in message
+    assert f"not_a_number:{field}: must be a finite number (got {value!r}" in message
 
 
 @pytest.mark.parametrize("value", ["1,5", "nan", "1e400", "x"])
 def test_5_nor_inside_a_history(value: str, tmp_path: Path) -> None:
     past = (*PAST[:2], ("c", 100, "phone", "3", "1", value))
     message = refused(market(), row(past), tmp_path)
-    assert f"not_a_number:hist.items: must be a finite number, however: {value!r}" in message
+    assert f"not_a_number:hist.items: must be a finite number (got {value!r}" in message
 
 
 def test_5_a_payment_met_before_is_refused_again(tmp_path: Path) -> None:
@@ -235,8 +235,7 @@ def test_6_missing_ids_match_nothing(tmp_path: Path) -> None:
 def test_6_a_field_must_have_as_many_values_as_its_ids(field: str, tmp_path: Path) -> None:
     message = refused(market(), row(**{field: "1~2"}), tmp_path)
     assert (
-        f"history_length:{field}: must have as many values as its history has ids, however: '2 values for 3 ids'"
-        in message
+        f"history_length:{field}: must have as many values as its history has ids (got '2 values for 3 ids'" in message
     )
 
 
@@ -257,8 +256,7 @@ def test_7_ages_are_capped_one_by_one(tmp_path: Path) -> None:
 def test_7_a_payment_after_the_current_one_refuses_the_row(tmp_path: Path) -> None:
     message = refused(market(), row((*PAST[:2], ("c", -1, "phone", "3", "1", "2"))), tmp_path / "later")
     assert (
-        f"negative_age:hist.cat.at: must not tell of a payment after the current one, however: '{NOW + 1} beside"
-        in message
+        f"negative_age:hist.cat.at: must not tell of a payment after the current one (got '{NOW + 1} beside" in message
     )
     at_once = both(market(), row((("c", 0, "phone", "3", "1", "2"),)), tmp_path / "at once")
     assert at_once.age_seconds.tolist() == [[0, 0, 0, 0, 0]]
@@ -345,11 +343,11 @@ LOG_AMOUNT = {"features": {**TABLE["features"], "numerical": [{"name": "amount",
 @pytest.mark.parametrize("value", ["-1", "-2.5", "-1e300"])
 def test_5_a_number_that_cannot_be_scaled_is_refused(value: str, tmp_path: Path) -> None:
     message = refused(market(), row(orders=value), tmp_path / "engineered")
-    assert f"out_of_range:orders: must be a number that its feature can scale, however: {value!r}" in message
+    assert f"out_of_range:orders: must be a number that its feature can scale (got {value!r}" in message
     of = market(**LOG_AMOUNT)
     assert "out_of_range:amount" in refused(of, row(amount=value), tmp_path / "own")
     past = (*PAST[:2], ("c", 100, "phone", "3", value, "1"))
-    assert f"out_of_range:hist.amount: must be a number that its feature can scale, however: {value!r}" in refused(
+    assert f"out_of_range:hist.amount: must be a number that its feature can scale (got {value!r}" in refused(
         of, row(past), tmp_path / "told"
     )
     beside = both(of, row(amount="-0.5", items=value), tmp_path / "beside")
@@ -386,5 +384,5 @@ def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
     with pytest.raises(MarketError, match=r"must have a \[inline_history\] table"):
         read_request(logs, encoder(of), row())
     log = tmp_path / "log.jsonl"
-    with pytest.raises(DataError, match="at least one row, however: it is empty"):
+    with pytest.raises(DataError, match="at least one row, but it is empty"):
         prepare(of, write([], log), tmp_path / "store", encoder=encoder(of))

@@ -211,10 +211,10 @@ def test_curves_hold_their_area():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label": np.array([0, 2, 1])}, r"label must be 0 \(genuine\) or 1 \(fraud\), however: label\[1\]=2 \(1 of 3"),
-        ({"score": np.array([0.1, 0.2, np.nan])}, r"score must be finite, however: score\[2\]=nan"),
-        ({"score": np.zeros(2)}, r"score must have one value per label, however: shape=\(2,\)"),
-        ({"entity": np.array([0, -2, 1])}, r"entity must be a code >= 0, or -1 for none, however: entity\[1\]=-2"),
+        ({"label": np.array([0, 2, 1])}, r"label must be 0 \(genuine\) or 1 \(fraud\) [(]got label\[1\]=2 \(1 of 3"),
+        ({"score": np.array([0.1, 0.2, np.nan])}, r"score must be finite [(]got score\[2\]=nan"),
+        ({"score": np.zeros(2)}, r"score must have one value per label [(]got shape=\(2,\)"),
+        ({"entity": np.array([0, -2, 1])}, r"entity must be a code >= 0, or -1 for none [(]got entity\[1\]=-2"),
         ({"entity": np.array([0.0, 1.0, 1.0])}, "entity must hold whole numbers"),
         ({"amount": np.array([1.0, np.inf, 1.0])}, "amount must not be infinite"),
         ({"segments": {"c": np.array(["a"])}}, r"segments\['c'\] must have one value per label"),
@@ -231,7 +231,7 @@ def test_refuses_payments(changes, message):
     ("options", "message"),
     [
         ({"threshold": float("nan")}, "threshold must be finite"),
-        ({"replicates": -1}, "replicates must be at least 0, however: replicates=-1"),
+        ({"replicates": -1}, r"replicates must be at least 0 [(]got replicates=-1"),
         ({"confidence": 1.0}, "confidence must lie between 0 and 1"),
         ({"top_k": 0}, "k must be at least 1"),
         ({"fixed_false_positive_rates": (0.0,)}, "fixed false positive rates must lie"),

@@ -82,9 +82,9 @@ def test_no_entity_no_day():
 
 
 def test_refuses_bad_arguments():
-    with pytest.raises(ConfigError, match="k must be at least 1, however: k=0"):
+    with pytest.raises(ConfigError, match=r"k must be at least 1 [(]got k=0"):
         card_precision_at_k(*[np.zeros(1, dtype=np.int64)] * 4, 0)
-    with pytest.raises(DataError, match="of one length, however: 1, 1, 1, 2"):
+    with pytest.raises(DataError, match=r"of one length [(]got 1, 1, 1, 2"):
         entity_days(*[np.zeros(1, dtype=np.int64)] * 3, np.zeros(2))
 
 

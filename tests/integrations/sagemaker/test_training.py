@@ -183,19 +183,19 @@ def test_checkpoints_of_another_job_are_refused(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"hyperparameters": {"market": "eu.toml"}}, "market must name a file in a channel (training, market), however: 'eu.toml'"),
+        ({"hyperparameters": {"market": "eu.toml"}}, "market must name a file in a channel (training, market) (got 'eu.toml'"),
         ({"hyperparameters": {"market": "easy.toml", "training.epochs": "x"}}, "ConfigError: training.epochs: "),
         ({"hyperparameters": {"market": "easy.toml", "training.epoch": "3"}}, "did you mean `epochs`"),
-        ({"hyperparameters": {"market": "easy.toml", "processes_per_host": "0"}}, "at least 1, however: '0'"),
-        ({"hyperparameters": ["market"]}, "hyperparameters.json must be a JSON object, however: ['market']"),
-        ({"inputdataconfig": {"market": FILES}}, "one named training with logs, however: market"),
+        ({"hyperparameters": {"market": "easy.toml", "processes_per_host": "0"}}, "at least 1 (got '0'"),
+        ({"hyperparameters": ["market"]}, "hyperparameters.json must be a JSON object (got ['market']"),
+        ({"inputdataconfig": {"market": FILES}}, "one named training with logs (got market"),
         ({"inputdataconfig": {"training": FILES, "test": {"TrainingInputMode": "Pipe"}}}, "test, mode Pipe"),
         (
             {
                 "resourceconfig": {"current_host": "b", "hosts": ["b", "a"]},
                 "inputdataconfig": {"training": {**FILES, "S3DistributionType": "ShardedByS3Key"}},
             },
-            "channel training must be FullyReplicated with several hosts, however: ShardedByS3Key",
+            "channel training must be FullyReplicated with several hosts (got ShardedByS3Key",
         ),
     ],
 )  # fmt: skip
@@ -211,7 +211,7 @@ def test_bad_jobs_say_why(folder: Folder, changes: dict[str, Any], text: str) ->
 
 def test_configuration_that_is_no_json(folder: Folder) -> None:
     (folder.base / "input" / "config" / "resourceconfig.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"resourceconfig\.json must be JSON, however: "):
+    with pytest.raises(ConfigError, match=r"resourceconfig\.json must be JSON [(]got "):
         TrainingJob.read(folder.base)
 
 
@@ -324,4 +324,4 @@ def test_a_failure_by_the_toolkit(folder: Folder) -> None:
     module = {"SAGEMAKER_TRAINING_MODULE": "tsa.integrations.sagemaker.training:start"}
     done = subprocess.run(TOOLKIT, env=environment(**module), capture_output=True, text=True)
     assert done.returncode == 1
-    assert folder.failure.startswith("TrainingError: the training range must hold both outcomes, however: frauds=0")
+    assert folder.failure.startswith("TrainingError: the training range must hold both outcomes (got frauds=0")

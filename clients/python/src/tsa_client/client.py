@@ -77,7 +77,7 @@ class Client:
         sent = [payment for payment in given if not isinstance(payment, Problem)]
         found = self._call("/v1/score", sent, explain, deadline_seconds) if sent else []
         if not isinstance(found, list) or len(found) != len(sent):
-            raise UnexpectedAnswerError(f"the answer must be a list of {len(sent)}, however: {str(found)[:100]}")
+            raise UnexpectedAnswerError(f"the answer must be a list of {len(sent)} (got {str(found)[:100]})")
         answers = iter([_read(_one, document) for document in found])
         return [payment if isinstance(payment, Problem) else next(answers) for payment in given]
 

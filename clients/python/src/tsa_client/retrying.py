@@ -21,7 +21,7 @@ class Backoff:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or not 0 <= self.first_seconds <= self.most_seconds < math.inf:
-            raise ValueError(f"attempts must be at least 1 and waits from 0 to most_seconds, however: {self}")
+            raise ValueError(f"attempts must be at least 1 and waits from 0 to most_seconds (got {self})")
 
     def seconds(self, failed: int, asked: float) -> float:
         """The wait after `failed` attempts: the seconds that the server asks for, and a random part on top of them."""
@@ -34,7 +34,7 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         if not 0 < seconds < math.inf:
-            raise ValueError(f"deadline_seconds must be above 0, however: {seconds}")
+            raise ValueError(f"deadline_seconds must be above 0 (got {seconds})")
         self._end = time.monotonic() + seconds
 
     @property

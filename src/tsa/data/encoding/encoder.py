@@ -150,7 +150,7 @@ class Encoder:
         for key, names in declared.items():
             if names != fitted[key]:
                 raise MarketError(
-                    f"market {market.name!r}, {key} must be as the encoder was fitted: {fitted[key]}, however: {names}"
+                    f"market {market.name!r}, {key} must be as the encoder was fitted: {fitted[key]} (got {names})"
                 )
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,9 +169,7 @@ class Encoder:
         """The encoder that `to_dict` wrote. Raises StoreError for anything else."""
         try:
             if table["version"] != VERSION:
-                raise StoreError(
-                    f"encoder: this program reads version {VERSION}, however: version={table['version']!r}"
-                )
+                raise StoreError(f"encoder: this program reads version {VERSION} (got version={table['version']!r})")
             return cls(
                 market_name=table["market"]["name"],
                 market_fingerprint=table["market"]["fingerprint"],
@@ -207,8 +205,8 @@ def _declared(features: Sequence[Numerical | Scaler | ImportedScaler], scaling: 
 def _times(frame: pl.DataFrame) -> NDArray[np.float64]:
     """(n,) epoch seconds of the rows. Raises DataError when absent or not finite: without a time, no calendar."""
     if TIME not in frame.columns:
-        raise DataError(f"calendar features need the column {TIME!r}, however: {sorted(frame.columns)}")
+        raise DataError(f"calendar features need the column {TIME!r} (got {sorted(frame.columns)})")
     times = frame[TIME].cast(pl.Float64).to_numpy()
     if not np.isfinite(times).all():
-        raise DataError(f"{TIME} must be finite, however: {np.count_nonzero(~np.isfinite(times))} rows are not")
+        raise DataError(f"{TIME} must be finite, but {np.count_nonzero(~np.isfinite(times))} rows are not")
     return times

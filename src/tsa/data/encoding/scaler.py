@@ -116,7 +116,7 @@ class ImportedScaler:
         outside = np.abs(scaled) > FLOAT32_MAX
         if outside.any():
             found = f"{filled[outside][0]} (and {outside.sum() - 1} more)"
-            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled, however: {found}")
+            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled (got {found})")
         return scaled
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,14 +185,14 @@ class ScalerGroup:
 def float_column(frame: pl.DataFrame, name: str) -> Float64:
     """(n,) a column of the frame, NaN where missing. Raises DataError when it is absent, no number, or infinite."""
     if name not in frame.columns:
-        raise DataError(f"numerical feature {name!r} must be a column of the rows, however: {sorted(frame.columns)}")
+        raise DataError(f"numerical feature {name!r} must be a column of the rows (got {sorted(frame.columns)})")
     column = frame[name]
     if not column.dtype.is_numeric() and column.dtype != pl.Null:
-        raise DataError(f"numerical feature {name!r} must be of a numeric type, however: {column.dtype}")
+        raise DataError(f"numerical feature {name!r} must be of a numeric type (got {column.dtype})")
     values = column.cast(pl.Float64).to_numpy()
     infinite = np.isinf(values)
     if infinite.any():
-        raise DataError(f"numerical feature {name!r} must be finite, however: {infinite.sum()} rows are infinite")
+        raise DataError(f"numerical feature {name!r} must be finite, but {infinite.sum()} rows are infinite")
     return values
 
 
@@ -217,9 +217,7 @@ def fit_scaler(feature: Numerical, values: Float64) -> Scaler:
     with np.errstate(over="ignore", invalid="ignore"):
         centre, width = (low, high - low) if feature.scale == "minmax" else (float(moved.mean()), float(moved.std()))
     if not (math.isfinite(centre) and math.isfinite(width)):
-        raise DataError(
-            f"numerical feature {feature.name!r} must have values that can be scaled, however: {low} to {high}"
-        )
+        raise DataError(f"numerical feature {feature.name!r} must have values that can be scaled (got {low} to {high})")
     return Scaler(**settings, centre=centre, width=width or 1.0)
 
 
@@ -233,7 +231,7 @@ def _transformed(name: str, transform: str, values: Float64) -> Float64:
     if bad.any():
         found = f"{values[bad][0]} (and {bad.sum() - 1} more)"
         raise DataError(
-            f"numerical feature {name!r} must be above -1 for log1p, however: {found}; "
+            f"numerical feature {name!r} must be above -1 for log1p (got {found}); "
             'a feature with negative values takes transform = "signed_log1p"'
         )
     return np.log1p(values)

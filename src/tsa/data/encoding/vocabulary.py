@@ -159,10 +159,10 @@ def _integer_text(texts: pl.Series) -> pl.Series:
 def string_column(frame: pl.DataFrame, name: str) -> pl.Series:
     """A column of the frame as text. Raises DataError when it is absent or of another type."""
     if name not in frame.columns:
-        raise DataError(f"categorical feature {name!r} must be a column of the rows, however: {sorted(frame.columns)}")
+        raise DataError(f"categorical feature {name!r} must be a column of the rows (got {sorted(frame.columns)})")
     column = frame[name]
     if column.dtype not in (pl.String, pl.Null):
-        raise DataError(f"categorical feature {name!r} must be of type String, however: {column.dtype}")
+        raise DataError(f"categorical feature {name!r} must be of type String (got {column.dtype})")
     return column.cast(pl.String)
 
 

@@ -51,7 +51,7 @@ def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
         for path in paths:
             found.setdefault(path if "://" in path else os.path.realpath(path), (path, kind_of(path)))
     if not found:
-        raise DataError("log: at least one file is needed, however: none was named")
+        raise DataError("log: at least one file is needed, but none was named")
     return list(found.values())
 
 
@@ -60,7 +60,7 @@ def kind_of(path: str) -> str:
     kind = _kind_or_none(path)
     if kind is None:
         ends = ", ".join(f".{end}" for end in KINDS)
-        raise DataError(f"log: a file must end in one of {ends} (text also in .gz or .zst), however: {path!r}")
+        raise DataError(f"log: a file must end in one of {ends} (text also in .gz or .zst) (got {path!r})")
     return kind
 
 

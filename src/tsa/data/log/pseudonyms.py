@@ -43,7 +43,7 @@ class Pseudonymizer:
         if len(secret) < MIN_SECRET_BYTES:
             found = f"it has {len(secret)} bytes" if secret else "it is not set"
             rule = f"must hold the secret of the pseudonyms, {MIN_SECRET_BYTES} bytes or more"
-            raise ConfigError(f"environment variable {privacy.secret_env} {rule}, however: {found}")
+            raise ConfigError(f"environment variable {privacy.secret_env} {rule} (got {found})")
         return cls(frozenset(privacy.pseudonymise), secret, Spelling.of(market))
 
     def __repr__(self) -> str:

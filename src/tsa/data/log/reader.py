@@ -148,7 +148,7 @@ def _settle(log: LogScan, staged: pl.LazyFrame, out: Path, quarantine: Quarantin
     rows = staged.select(id_name, USE).collect(engine="streaming")
     ids, use = rows[id_name], rows[USE]
     if rows.is_empty():
-        raise DataError("log: must hold at least one row, however: it is empty")
+        raise DataError("log: must hold at least one row, but it is empty")
     repeated = _repeated(log, staged, ids, use)
     use = use.scatter(repeated.broken, BAD).scatter(repeated.replaced, REPLACED)
     unscored = _unscored(ids, use, quarantine)
@@ -159,7 +159,7 @@ def _settle(log: LogScan, staged: pl.LazyFrame, out: Path, quarantine: Quarantin
     broken = _set_aside(log, repeated, rows.height, rows_by_use[BAD], quarantine)
     if not rows_by_use[KEPT]:
         raise DataError(
-            f"log: must hold at least one row to keep, however: {broken.rows}, excluded {rows_by_use[EXCLUDED]:,}"
+            f"log: must hold at least one row to keep (got {broken.rows}, excluded {rows_by_use[EXCLUDED]:,})"
         )
     kept = _kept(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
     if _are_integers(log, ids.filter(use == KEPT)):

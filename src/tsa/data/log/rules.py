@@ -162,11 +162,11 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
             hint = " (numbers need event.time_unit)" if dtype.is_numeric() else ""
             if columns.is_short(dtype):
                 hint = " (32-bit floats hold times in steps of 128 s: export a timestamp or whole numbers)"
-            yield f"{name}: must be a time{hint}, however: {dtype}"
+            yield f"{name}: must be a time{hint} (got {dtype})"
         elif name in {*numbers, event.amount, label.column} and not columns.is_number(dtype):
-            yield f"{name}: must be a number, however: {dtype}"
+            yield f"{name}: must be a number (got {dtype})"
         elif not columns.is_plain(dtype):
-            yield f"{name}: must be a text, a number or a time, however: {dtype}"
+            yield f"{name}: must be a text, a number or a time (got {dtype})"
 
 
 def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:

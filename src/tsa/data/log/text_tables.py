@@ -135,7 +135,7 @@ class _Table:
         if self.short:
             number, has = self.short[0]
             raise DataError(
-                f"{self.path}: the first line has {self.count} fields, and so must all others, however: line {number} "
+                f"{self.path}: the first line has {self.count} fields, and so must all others, but line {number} "
                 f"has {has} (and {len(self.short) - 1} more lines have fewer): is the file whole?"
             )
 

@@ -116,7 +116,7 @@ class PaymentReader:
         """
         encoder.check_market(market)
         if market.inline_history is not None:
-            raise DataError(f"market {market.name} must be one of logs, however: its rows carry their own history")
+            raise DataError(f"market {market.name} must be one of logs (got its rows carry their own history)")
         self._veil = Pseudonymizer.of(market)
         self.market, self._encoder = market if self._veil is None else self._veil.market(market), encoder
         self._refuse_unknown = refuse_unknown_fields

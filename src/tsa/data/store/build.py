@@ -146,14 +146,14 @@ def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, 
     Fractions divide the time from the first to the last payment that no clock dated far from all others.
     """
     if not len(time_seconds):
-        raise DataError("the log must have rows to learn from, however: none is left after reading")
+        raise DataError("the log must have rows to learn from, but none is left after reading")
     first, last = sound_span(time_seconds, time.time())
     splits = {}
     for name, (start, end) in market.split.resolve(first, last, market.label.gap_seconds).items():
         begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
         if begin == stop:
             raise DataError(
-                f"split.{name} must hold payments, however: none from {_shown(start)} to {_shown(end)}; "
+                f"split.{name} must hold payments (got none from {_shown(start)} to {_shown(end)}); "
                 f"the log goes from {_shown(first)} to {_shown(last)}"
             )
         splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}

@@ -82,9 +82,11 @@ def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
         found = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
-        raise StoreError(f"{folder / MANIFEST}: this program reads a {KIND!r} of version {VERSION}, however: {found}")
+        raise StoreError(
+            f"{folder / MANIFEST}: this program reads a {KIND!r} of version {VERSION} (got {found}); prepare it again"
+        )
     if missing := [key for key in KEYS if key not in manifest]:
-        raise StoreError(f"{folder / MANIFEST} must have the keys {list(KEYS)}, however: {missing} are missing")
+        raise StoreError(f"{folder / MANIFEST} must have the keys {list(KEYS)}, but {missing} are missing")
     try:
         for name, entry in manifest["files"].items():
             _check_file(folder / name, entry, verify=verify)
@@ -97,7 +99,7 @@ def check_complete(folder: Path, manifest: Mapping[str, Any], market: Market) ->
     """Raise StoreError when the manifest leaves out a file that a store of this market needs."""
     for name in files_of(market):
         if name not in manifest["files"]:
-            raise StoreError(f"{folder / MANIFEST} must list {name}, however: {sorted(manifest['files'])}")
+            raise StoreError(f"{folder / MANIFEST} must list {name} (got {sorted(manifest['files'])})")
 
 
 def n_stored(manifest: Mapping[str, Any]) -> int:
@@ -120,7 +122,7 @@ def open_array(
         raise StoreError(f"{folder / name} cannot be read: {error!r}") from error
     if array.shape != expected or array.dtype != dtype:
         found = f"{array.shape} {array.dtype}"
-        raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)}, however: {found}")
+        raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)} (got {found})")
     return array
 
 
@@ -131,7 +133,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{path} must hold a JSON object, however: {type(value).__name__}")
+        raise StoreError(f"{path} must hold a JSON object (got {type(value).__name__})")
     return value
 
 
@@ -140,6 +142,6 @@ def _check_file(path: Path, entry: Mapping[str, Any], *, verify: bool) -> None:
         raise StoreError(f"{path} is missing")
     size = path.stat().st_size
     if size != entry["bytes"]:
-        raise StoreError(f"{path} must have {entry['bytes']} bytes, however: {size}")
+        raise StoreError(f"{path} must have {entry['bytes']} bytes (got {size})")
     if verify and sha256_of(path) != entry["sha256"]:
         raise StoreError(f"{path} was changed: its sha256 is not the one in the manifest")

@@ -126,7 +126,7 @@ class EventStore(EventArrays):
         histories = {history.name: _open_index(folder, history.name, manifest) for history in own.history}
         encoder = Encoder.load(folder / ENCODER)
         if encoder.columns != manifest["columns"]:
-            raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']}, however: {encoder.columns}")
+            raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']} (got {encoder.columns})")
         arrays |= {"market": own, "encoder": encoder, "manifest": manifest, "events": events, "histories": histories}
         return cls(path=folder, **arrays)
 
@@ -236,7 +236,7 @@ def refuse_unmeasured(store: EventStore) -> None:
     if not len(store.labelled("test")):
         n = len(store.label[store.split("test")])
         raise DataError(
-            f"split.test must hold payments whose outcome is known, however: none of {n} is; "
+            f"split.test must hold payments whose outcome is known, but none of {n} is; "
             "wait for outcomes, or move the ranges of [split] back"
         )
 

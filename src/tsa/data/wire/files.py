@@ -140,7 +140,7 @@ class WireFile:
         for raw in source.schema:
             other = known.setdefault(raw.replace(DOT, "."), raw)
             if other != raw:
-                raise DataError(f"{self.path}: a column must stand there once, however: {raw!r} beside {other!r}")
+                raise DataError(f"{self.path}: a column must stand there once (got {raw!r} beside {other!r})")
         layout = self.layout
         needed = {*layout.current, *layout.history_fields, *needed_columns(layout.market, need_label=self.need_label)}
         needed -= {layout.market.event.id}
@@ -148,7 +148,7 @@ class WireFile:
         others = [name for name in known if name not in wanted]
         found = [f"{name}: missing{suggest(name, others)}" for name in wanted if name in needed and name not in known]
         told = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
-        found += [f"{name}: must be a text, however: {kind}" for name, kind in told.items() if kind != pl.String]
+        found += [f"{name}: must be a text (got {kind})" for name, kind in told.items() if kind != pl.String]
         if found:
             lines = the_first(found, [source.schema])
             raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *lines]))
@@ -182,7 +182,7 @@ def _json_rows(path: str) -> Iterator[dict[str, Any]]:
             if line.strip():
                 row = loads(line, f"{path}: line {number}")
                 if not isinstance(row, dict):
-                    raise DataError(f"{path}: line {number} must hold a JSON object, however: {type(row).__name__}")
+                    raise DataError(f"{path}: line {number} must hold a JSON object (got {type(row).__name__})")
                 yield row
 
 
@@ -201,13 +201,13 @@ def loads(text: bytes | str, what: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise DataError(f"{what} must be JSON, however: {error}") from None
+        raise DataError(f"{what} must be JSON (got {error})") from None
 
 
 def _objects(path: str, value: Any) -> list[dict[str, Any]]:
     rows = [value] if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: must hold JSON objects, however: {type(value).__name__}")
+        raise DataError(f"{path}: must hold JSON objects (got {type(value).__name__})")
     return rows
 
 

@@ -197,7 +197,7 @@ class Reading:
         if self._waiting:
             self._write()
         if not self.rows:
-            raise DataError("log: must hold at least one row, however: it is empty")
+            raise DataError("log: must hold at least one row, but it is empty")
         self._parts.close()
         schema = dict(pl.scan_parquet(self._path).collect_schema())
         carried = (ROW, PROBLEM, PROBLEM_VALUE)

@@ -260,9 +260,9 @@ def _rows_of(payload: Payload) -> Sequence[Mapping[str, Any]]:
     value = loads(payload, "request") if isinstance(payload, bytes | str) else payload
     rows = [value] if isinstance(value, Mapping) else value
     if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
-        raise DataError(f"request must hold an object per payment, however: {type(value).__name__}")
+        raise DataError(f"request must hold an object per payment (got {type(value).__name__})")
     if wrong := [row for row in rows if not isinstance(row, Mapping)]:
-        raise DataError(f"request must hold an object per payment, however: {type(wrong[0]).__name__}")
+        raise DataError(f"request must hold an object per payment (got {type(wrong[0]).__name__})")
     return rows
 
 

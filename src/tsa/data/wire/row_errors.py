@@ -60,7 +60,7 @@ class RowError:
 
     def __str__(self) -> str:
         value = repr(self.value)
-        return f"{self.name}: {self.text}, however: {value if len(value) <= 40 else value[:37] + '...'}"
+        return f"{self.name}: {self.text} (got {value if len(value) <= 40 else value[:37] + '...'})"
 
 
 class BrokenRowError(DataError):

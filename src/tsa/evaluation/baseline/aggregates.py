@@ -45,9 +45,9 @@ class AggregateConfig:
 
     def __post_init__(self) -> None:
         if any(days <= 0 for days in self.windows_days):
-            raise ConfigError(f"windows_days must be positive, however: windows_days={self.windows_days}")
+            raise ConfigError(f"windows_days must be positive (got windows_days={self.windows_days})")
         if self.places_at_once < 1:
-            raise ConfigError(f"places_at_once must be at least 1, however: places_at_once={self.places_at_once}")
+            raise ConfigError(f"places_at_once must be at least 1 (got places_at_once={self.places_at_once})")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def aggregate(store: EventStore, *, rows: Array | None = None, config: Aggregate
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
     repeated = int(np.sum(np.diff(np.sort(rows)) == 0))
     if repeated:
-        raise DataError(f"rows must be distinct, however: {repeated} of {len(rows)} are repeats")
+        raise DataError(f"rows must be distinct, but {repeated} of {len(rows)} are repeats")
     source = EventTable.read(store, config.windows_days)
     own, categorical = _own_columns(store, source, rows)
     per_history = {

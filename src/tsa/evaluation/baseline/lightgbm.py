@@ -143,10 +143,10 @@ def _check(store: EventStore, parts: dict[str, Array]) -> None:
         label = np.asarray(store.label[rows])
         unknown, frauds = int(np.sum(label < 0)), int(np.sum(label == 1))
         if unknown:
-            raise DataError(f"{name} rows must be labelled 0 or 1, however: {unknown} of {len(rows)} are not known")
+            raise DataError(f"{name} rows must be labelled 0 or 1, but {unknown} of {len(rows)} are not known")
         if frauds in (0, len(rows)):
             raise DataError(
-                f"{name} rows must hold fraud and genuine payments, however: {frauds} of {len(rows)} are fraud "
+                f"{name} rows must hold fraud and genuine payments, but {frauds} of {len(rows)} are fraud "
                 "(a label of -1 and a missing one mean that the outcome is not known)"
             )
 
@@ -207,7 +207,7 @@ def _search(
 ) -> tuple[_Fit, tuple[float, ...]]:
     """Train every setting with early stopping; the best on validation, and the average precision of each."""
     if not grid:
-        raise ConfigError("grid must hold at least one setting, however: it is empty")
+        raise ConfigError("grid must hold at least one setting, but it is empty")
     fits = [_train(lgb, data, valid, base, setting, max_rounds) for setting in grid]
     return max(fits, key=lambda fit: fit.average_precision), tuple(fit.average_precision for fit in fits)
 

@@ -94,7 +94,7 @@ def _weights(ranking: Ranking, frauds: NDArray[np.int8], genuine: Integers) -> W
 def cluster_codes(entity: Array | None) -> Integers:
     """Dense codes (n) of entities (n); a payment without one (-1) is a cluster of its own."""
     if entity is None:
-        raise DataError("resample='entities' needs an entity for each payment, however: entity=None")
+        raise DataError("resample='entities' needs an entity for each payment (got entity=None)")
     codes = np.asarray(entity, dtype=np.int64)
     present = np.zeros(codes.max(initial=-1) + 1, dtype=np.bool_)
     present[codes[codes >= 0]] = True
@@ -114,6 +114,6 @@ def interval(samples: Floats, confidence: float, value: float) -> tuple[float, f
 def check_settings(*, replicates: int, confidence: float) -> None:
     """Raise ConfigError for settings that no interval can be made with."""
     if replicates < 0:
-        raise ConfigError(f"replicates must be at least 0, however: replicates={replicates}")
+        raise ConfigError(f"replicates must be at least 0 (got replicates={replicates})")
     if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must lie between 0 and 1, however: confidence={confidence}")
+        raise ConfigError(f"confidence must lie between 0 and 1 (got confidence={confidence})")

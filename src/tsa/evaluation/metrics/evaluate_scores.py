@@ -53,10 +53,10 @@ class _Settings:
     def __post_init__(self) -> None:
         check_settings(replicates=self.replicates, confidence=self.confidence)
         if not math.isfinite(self.threshold):
-            raise ConfigError(f"threshold must be finite, however: threshold={self.threshold}")
+            raise ConfigError(f"threshold must be finite (got threshold={self.threshold})")
         for name, values in (("false positive rates", self.rates), ("precisions", self.precisions)):
             if not all(0 < value <= 1 for value in values):
-                raise ConfigError(f"fixed {name} must lie in (0, 1], however: {values}")
+                raise ConfigError(f"fixed {name} must lie in (0, 1] (got {values})")
 
     def generator(self, purpose: str) -> np.random.Generator:
         """One per purpose, so that no part of the evaluation moves the intervals of another."""

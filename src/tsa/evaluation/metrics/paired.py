@@ -68,7 +68,7 @@ def _shared_order(a: Array, b: Array, payments: ScoredPayments) -> NDArray[np.in
     """An order of payments that is near both rankings, so that gathering weights walks memory; (b, a) has the same."""
     for name, score in (("a", a), ("b", b)):
         if score.shape != payments.label.shape or not np.isfinite(score).all():
-            raise DataError(f"{name} must hold one finite score per payment, however: {name}.shape={score.shape}")
+            raise DataError(f"{name} must hold one finite score per payment (got {name}.shape={score.shape})")
     return np.argsort(np.asarray(a, dtype=np.float64) + b, kind="stable")
 
 

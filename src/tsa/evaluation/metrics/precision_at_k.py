@@ -46,8 +46,8 @@ def entity_days(day: Array, entity: Array, score: Array, label: Array) -> Entity
     """Reduce payments to entity-days: highest score, any fraud."""
     if not len(day) == len(entity) == len(score) == len(label):
         raise DataError(
-            "day, entity, score and label must be of one length, however: "
-            f"{len(day)}, {len(entity)}, {len(score)}, {len(label)}"
+            "day, entity, score and label must be of one length (got "
+            f"{len(day)}, {len(entity)}, {len(score)}, {len(label)})"
         )
     known = np.flatnonzero(np.asarray(entity) >= 0)
     days, day_index = np.unique(np.asarray(day)[known], return_inverse=True)
@@ -139,4 +139,4 @@ class _EntityDraws:
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"k must be at least 1, however: k={k}")
+        raise ConfigError(f"k must be at least 1 (got k={k})")

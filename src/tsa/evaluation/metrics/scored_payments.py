@@ -38,12 +38,10 @@ class ScoredPayments:
     def __post_init__(self) -> None:
         size = self.label.shape
         if len(size) != 1:
-            raise DataError(f"label must have one dimension, however: label.shape={size}")
+            raise DataError(f"label must have one dimension (got label.shape={size})")
         for name, values in self._columns().items():
             if values.shape != size:
-                raise DataError(
-                    f"{name} must have one value per label, however: shape={values.shape}, label.shape={size}"
-                )
+                raise DataError(f"{name} must have one value per label (got shape={values.shape}, label.shape={size})")
         _all_hold("label", self.label, (self.label == 0) | (self.label == 1), "be 0 (genuine) or 1 (fraud)")
         _all_hold("score", self.score, np.isfinite(self.score), "be finite")
         _all_hold("time_seconds", self.time_seconds, np.isfinite(self.time_seconds), "be finite")
@@ -51,7 +49,7 @@ class ScoredPayments:
             _all_hold("amount", self.amount, ~np.isinf(self.amount), "not be infinite")
         if self.entity is not None:
             if not np.issubdtype(self.entity.dtype, np.integer):
-                raise DataError(f"entity must hold whole numbers, however: dtype={self.entity.dtype}")
+                raise DataError(f"entity must hold whole numbers (got dtype={self.entity.dtype})")
             _all_hold("entity", self.entity, self.entity >= -1, "be a code >= 0, or -1 for none")
 
     def __len__(self) -> int:
@@ -69,4 +67,4 @@ def _all_hold(name: str, values: Array, good: NDArray[np.bool_], rule: str) -> N
     if not good.all():
         row = int(np.argmin(good))
         wrong = int(len(good) - np.count_nonzero(good))
-        raise DataError(f"{name} must {rule}, however: {name}[{row}]={values[row]} ({wrong} of {len(good)} rows)")
+        raise DataError(f"{name} must {rule} (got {name}[{row}]={values[row]} ({wrong} of {len(good)} rows))")

@@ -62,10 +62,10 @@ def _scores(run: TrainedRun) -> pl.DataFrame:
 def _amounts(run: TrainedRun, column: str) -> Any:
     if column not in run.market.raw_columns:
         known = ", ".join(run.market.raw_columns)
-        raise ConfigError(f"the amount column must be one that the market declares ({known}), however: {column!r}")
+        raise ConfigError(f"the amount column must be one that the market declares ({known}) (got {column!r})")
     values = run.store.columns([column])[column]
     if not values.dtype.is_numeric():
-        raise DataError(f"the amount column must hold numbers, however: {column!r} holds {values.dtype}")
+        raise DataError(f"the amount column must hold numbers, but {column!r} holds {values.dtype}")
     return values.cast(pl.Float64).to_numpy()[run.rows]
 
 

@@ -39,7 +39,7 @@ def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> in
     """
     Bundle.open(bundle)
     if not out.name.endswith(".tar.gz"):
-        raise ConfigError(f"out must end in .tar.gz for SageMaker, however: {out}")
+        raise ConfigError(f"out must end in .tar.gz for SageMaker (got {out})")
     _refuse_foreign(out)
     contents = {BUNDLE: to_tar_gz(read_bundle(bundle)[0]), INFERENCE: INFERENCE_TEXT.encode()}
     wanted = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}"
@@ -56,7 +56,7 @@ def _read_wheel(path: Path) -> bytes:
     """The wheel's bytes. ConfigError where it is none of this package in this version."""
     name = f"tsa_fraud-{version('tsa-fraud')}-"
     if not (path.is_file() and zipfile.is_zipfile(path) and path.name.startswith(name) and path.suffix == ".whl"):
-        raise ConfigError(f"wheel must be {name}….whl, as `pip wheel --no-deps .` makes it, however: {path}")
+        raise ConfigError(f"wheel must be {name}….whl, as `pip wheel --no-deps .` makes it (got {path})")
     return path.read_bytes()
 
 
@@ -70,4 +70,4 @@ def _refuse_foreign(out: Path) -> None:
     except (OSError, EOFError, tarfile.TarError):
         ours = False
     if not ours:
-        raise ConfigError(f"{out} must be a model.tar.gz to be replaced, however: something else stands there")
+        raise ConfigError(f"{out} must be a model.tar.gz to be replaced, but something else stands there")

@@ -238,7 +238,7 @@ def _bounds() -> dict[str, int]:
 def _whole(name: str, otherwise: str) -> int:
     text = os.environ.get(name) or otherwise
     if not text.isdecimal():
-        raise ConfigError(f"{name} must be a whole number, however: {text!r}")
+        raise ConfigError(f"{name} must be a whole number (got {text!r})")
     return int(text)
 
 

@@ -112,7 +112,7 @@ class TrainingJob:
         for folder in (Path(), *self.channels.values()):
             if (folder / name).is_file():
                 return folder / name
-        raise ConfigError(f"market must name a file in a channel ({', '.join(self.channels)}), however: {name!r}")
+        raise ConfigError(f"market must name a file in a channel ({', '.join(self.channels)}) (got {name!r})")
 
     def logs(self) -> Path:
         """The channel with the payment logs. ConfigError where there is none."""
@@ -120,7 +120,7 @@ class TrainingJob:
             if name in self.channels:
                 return self.channels[name]
         found = ", ".join(self.channels) or "none"
-        raise ConfigError(f"a job needs a channel with a store, or one named training with logs, however: {found}")
+        raise ConfigError(f"a job needs a channel with a store, or one named training with logs (got {found})")
 
     @property
     def processes(self) -> int:
@@ -129,7 +129,7 @@ class TrainingJob:
         if not given:
             return max(1, torch.cuda.device_count())
         if not given.isdecimal() or int(given) < 1:
-            raise ConfigError(f"processes_per_host must be a whole number of at least 1, however: {given!r}")
+            raise ConfigError(f"processes_per_host must be a whole number of at least 1 (got {given!r})")
         return int(given)
 
 
@@ -267,9 +267,9 @@ def _read(base: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise ConfigError(f"{path} must be JSON, however: {error}") from None
+        raise ConfigError(f"{path} must be JSON (got {error})") from None
     if not isinstance(table, dict):
-        raise ConfigError(f"{path} must be a JSON object, however: {str(table)[:100]}")
+        raise ConfigError(f"{path} must be a JSON object (got {str(table)[:100]})")
     return table
 
 
@@ -290,9 +290,9 @@ def _channels(base: Path, *, several_hosts: bool) -> dict[str, Path]:
         path = Path(os.environ.get(f"{CHANNEL}{name.upper()}", base / "input" / "data" / name))
         if not path.is_dir():
             mode = config.get("TrainingInputMode")
-            raise ConfigError(f"channel {name} must be a folder (mode File or FastFile), however: {path}, mode {mode}")
+            raise ConfigError(f"channel {name} must be a folder (mode File or FastFile) (got {path}, mode {mode})")
         if several_hosts and config.get("S3DistributionType") == "ShardedByS3Key":
-            raise ConfigError(f"channel {name} must be FullyReplicated with several hosts, however: ShardedByS3Key")
+            raise ConfigError(f"channel {name} must be FullyReplicated with several hosts (got ShardedByS3Key)")
         found[name] = path
     return found
 

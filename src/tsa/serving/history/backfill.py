@@ -76,7 +76,7 @@ def backfill(
     """
     market = bundle.market
     if market.inline_history is not None:
-        raise DataError(f"market {market.name} must be one of logs, however: its rows carry their own history")
+        raise DataError(f"market {market.name} must be one of logs (got its rows carry their own history)")
     with tempfile.TemporaryDirectory(prefix="tsa-history-") as folder:
         log = prepare(
             market, logs, Path(folder) / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
@@ -140,7 +140,7 @@ def _add_records(store: HistoryStore, packed: dict[StoreKey, bytes], is_new: boo
     for place, stored in there.items():
         old, new = Record.unpack(stored.data), Record.unpack(packed[place])
         if column := old.first_difference(new.time_seconds, new.raw):
-            raise DataError(f"payment {place[1]!r} of the log must be that of the store, however: another {column}")
+            raise DataError(f"payment {place[1]!r} of the log must be that of the store (got another {column})")
         if new.label >= 0 and old.with_outcome(new.label, new.known_at_seconds) != old:
             outcomes[place[1]] = (new.label, new.known_at_seconds)
     put = {place: data for place, data in packed.items() if place not in there}

@@ -70,7 +70,7 @@ class WriteBatch:
 
     def __post_init__(self) -> None:
         if unseen := [place for place in (*self.puts, *self.deletes) if place not in self.expected_versions]:
-            raise ValueError(f"a change must have seen what it writes, however: {unseen[:3]}")
+            raise ValueError(f"a change must have seen what it writes (got {unseen[:3]})")
 
 
 class HistoryStore(Protocol):

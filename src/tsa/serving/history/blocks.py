@@ -86,7 +86,7 @@ class HistoryBlock:
         try:
             magic, k, c, f, whole_after, mark = _HEAD.unpack_from(data)
             if magic != _MAGIC:
-                raise HistoryError(f"a block must begin with {_MAGIC!r}, however: {magic!r}")
+                raise HistoryError(f"a block must begin with {_MAGIC!r} (got {magic!r})")
             at, arrays = _HEAD.size, {}
             for (name, dtype), shape in zip(_TYPES.items(), ((k,), (k,), (k, c), (k, f), (k,)), strict=True):
                 count = math.prod(shape)

@@ -52,7 +52,7 @@ def record_outcome(store: HistoryStore, id_: str, label: int, known_at_seconds: 
     Payments at that time or later see it. `Record.with_outcome` says what becomes of an earlier report.
     """
     if not math.isfinite(known_at_seconds):
-        raise DataError(f"the time of an outcome must be finite, however: {known_at_seconds}")
+        raise DataError(f"the time of an outcome must be finite (got {known_at_seconds})")
     return retry_on_conflict(lambda: _note_once(store, id_, label, known_at_seconds))
 
 

@@ -37,7 +37,9 @@ def read_metadata(store: HistoryStore) -> dict[str, Any] | None:
     store_metadata: dict[str, Any] = orjson.loads(found.data)
     if store_metadata.get("version") != VERSION:
         rule = f"this program reads history stores of version {VERSION}"
-        raise HistoryError(f"{rule}, however: version={store_metadata.get('version')!r}")
+        raise HistoryError(
+            f"{rule} (got version={store_metadata.get('version')!r}); load a new one with tsa history load"
+        )
     return store_metadata
 
 
@@ -66,7 +68,7 @@ def stored_market(store: HistoryStore) -> Market:
     """The market that the store was last used with. Raises HistoryError for a store that is empty."""
     store_metadata = read_metadata(store)
     if store_metadata is None:
-        raise HistoryError("the history store must have been filled or served from, however: it is new")
+        raise HistoryError("the history store must have been filled or served from, but it is new")
     return Market.from_dict(store_metadata["market"])
 
 

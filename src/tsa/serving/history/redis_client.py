@@ -27,7 +27,7 @@ def library() -> Any:
         import redis
     except ImportError:
         raise ConfigError(
-            "history: redis:// needs the redis library (pip install 'tsa-fraud[redis]'), however: it is not installed"
+            "history: redis:// needs the redis library (pip install 'tsa-fraud[redis]'), but it is not installed"
         ) from None
     return redis
 

@@ -50,6 +50,6 @@ def to_frame(market: Market, raw: Sequence[Mapping[str, Any]], times: Sequence[f
     kinds: dict[str, pl.DataType] = {feature.name: pl.String() for feature in market.features.categorical}
     kinds |= {feature.name: pl.Float64() for feature in (*market.features.numerical, *market.features.engineered)}
     if lacking := sorted({name for values in raw for name in kinds if name not in values}):
-        raise HistoryError(f"payments in the history store must have all features of the bundle, however: no {lacking}")
+        raise HistoryError(f"payments in the history store must have all features of the bundle, but no {lacking}")
     columns = {name: [values[name] for values in raw] for name in kinds}
     return pl.DataFrame({**columns, TIME: times}, schema={**kinds, TIME: pl.Float64()})

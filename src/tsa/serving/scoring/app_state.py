@@ -186,7 +186,7 @@ class AppState:
 
     def _check_market(self, market: Market) -> None:
         if market.name != self.market.name or (market.inline_history is None) != (self.market.inline_history is None):
-            raise ConfigError(f"the new bundle must be of market {self.market.name}, however: {market.name}")
+            raise ConfigError(f"the new bundle must be of market {self.market.name} (got {market.name})")
 
     def _swap(self, scorer: Scorer) -> None:
         """All of it, or nothing."""

@@ -105,7 +105,8 @@ class Batcher(Generic[Item, Result]):
         return await self._put((), FOREVER, call)
 
     async def run_with_deadline(self, call: Callable[[], Any], deadline: float) -> Any:
-        """As `run_between_batches`, for what clients ask for: it takes the room of an item, and has a deadline. Raises what `submit` does."""
+        """As `run_between_batches`, for what clients ask for: it takes the room of an item, and has a deadline.
+        Raises what `submit` does."""
         return await self._put((), deadline, call, size=1)
 
     def _put(

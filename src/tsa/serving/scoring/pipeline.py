@@ -1,4 +1,5 @@
-"""The scoring pipeline: what one bundle brings to the scoring service. Rows become payments, payments with their past events become scores.
+"""The scoring pipeline: what one bundle brings to the scoring service. Rows become payments, payments with their
+past events become scores.
 
 It is made once for a bundle and changes never, so that a swap of bundles is a swap of pipelines. It knows no history store.
 """

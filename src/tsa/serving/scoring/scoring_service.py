@@ -1,4 +1,5 @@
-"""The scoring service: payments come as rows and go with an answer or a problem; what they were is remembered for those that follow.
+"""The scoring service: payments come as rows and go with an answer or a problem; what they were is remembered for
+those that follow.
 
 A payment is read, looked up, given its histories, scored, and appended with its answer, whole or not at all. Nothing is
 locked meanwhile: what was seen of the store must still stand when the answer is written, else the payment is scored again.
@@ -74,7 +75,7 @@ class ScoringService:
             with self._timed("score"):
                 return pipeline.score_rows_with_history(rows)
         if histories is not None and len(histories) != len(rows):
-            raise ValueError(f"histories must be one for each row, however: {len(histories)} for {len(rows)} rows")
+            raise ValueError(f"histories must be one for each row (got {len(histories)} for {len(rows)} rows)")
         found = pipeline.parse_rows(rows)
         out: dict[int, ScoreResult | RuleViolation] = dict(found.problems)
         own = [at for at, place in enumerate(found.positions) if histories is not None and histories[place] is not None]
@@ -156,7 +157,7 @@ class ScoringService:
     ) -> list[ScoreResult | RuleViolation]:
         """What payments get whose histories are in the store."""
         if self._store is None:
-            raise ConfigError("payments without their histories need a history store, however: there is none")
+            raise ConfigError("payments without their histories need a history store, but there is none")
         visit = ScoringTransaction(self._store, pipeline, payments, self._timed)
 
         def attempt() -> list[StoredResult | RuleViolation] | None:

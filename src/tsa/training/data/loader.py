@@ -111,9 +111,9 @@ class EpochLoader:
         least, count = self.config.batch_size // self.config.gradient_accumulation_steps, self.processes.count
         if least < count:
             raise TrainingError(
-                "each process must get a payment of each part of a batch, "
-                f"however: {count} processes, training.batch_size={self.config.batch_size}, "
-                f"training.gradient_accumulation_steps={self.config.gradient_accumulation_steps}"
+                "each process must get a payment of each part of a batch "
+                f"(got {count} processes, training.batch_size={self.config.batch_size}, "
+                f"training.gradient_accumulation_steps={self.config.gradient_accumulation_steps})"
             )
 
     def _split(self, drawn: EpochSample, first: int) -> Iterator[MicrobatchSpec]:

@@ -39,14 +39,14 @@ class Sampler:
         if n_fraud == 0 or n_genuine == 0:
             unknown = sum(int(np.count_nonzero(self.store.labels(name) < 0)) for name in self.config.train_on)
             raise TrainingError(
-                f"the training range must hold both outcomes, however: frauds={n_fraud}, genuine={n_genuine}, "
+                f"the training range must hold both outcomes, but frauds={n_fraud}, genuine={n_genuine}, "
                 f"not known={unknown} (a label of -1 and a missing one mean that it is not known)"
             )
         rows = n_fraud + self.wanted
         if rows < self.config.batch_size:
             raise TrainingError(
-                f"an epoch must fill a batch (training.batch_size, training.genuine_per_fraud), "
-                f"however: rows={rows}, batch_size={self.config.batch_size}"
+                f"an epoch must fill a batch (training.batch_size, training.genuine_per_fraud) "
+                f"(got rows={rows}, batch_size={self.config.batch_size})"
             )
         return rows // self.config.batch_size
 

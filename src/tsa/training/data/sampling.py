@@ -75,7 +75,8 @@ def sample_epoch(
     """All frauds and `genuine_per_fraud` times as many genuine rows, drawn without replacement, in random order.
 
     rows: (m,) row numbers; label: (m,) their labels, 0 or 1. Too few genuine rows: all of them. genuine_score: a score
-    of each genuine row, in their order among `rows`, to draw by importance; without it all are equally likely. label_delay_augmentation,
+    of each genuine row, in their order among `rows`, to draw by importance; without it all are equally likely.
+    label_delay_augmentation,
     event_dropout: the shares of rows that see their histories otherwise than they were.
     """
     fraud, genuine = rows[label == 1], rows[label == 0]
