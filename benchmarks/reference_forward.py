@@ -29,7 +29,7 @@ from torch.nn import functional
 from tsa.inference.engine import OnnxEngine
 from tsa.inference.onnx_export import export_onnx
 from tsa.inference.onnx_runtime import has_runtime
-from tsa.legacy.weights import original_names
+from tsa.legacy.weights import legacy_names
 from tsa.model import Batch, History, ModelConfig, TSANetwork, preset
 from tsa.model.fusion import gate_config
 
@@ -146,7 +146,7 @@ class PlainReference:
 def original_state(network: TSANetwork) -> dict[str, Tensor]:
     """The network's parameters under the legacy system's names, shared (not copied)."""
     parameters = network.named_parameters()
-    return {name: value for own, value in parameters for name in original_names(own, network.config)}
+    return {name: value for own, value in parameters for name in legacy_names(own, network.config)}
 
 
 def random_batch(config: ModelConfig, size: int, length: int = LENGTH) -> Batch:

@@ -271,8 +271,8 @@ def test_what_can_only_be_written_into_is(demo_run: Path, open_folder: Path) -> 
             os.chown(path, 12345, -1)
     else:
         open_folder.chmod(0o555)
-    imports = "import sys; from pathlib import Path; from tsa.cli.console import session"
-    session = f"{imports}\nwith session(False, Path(sys.argv[1])): print('on')"
+    imports = "import sys; from pathlib import Path; from tsa.cli.console import command_session"
+    session = f"{imports}\nwith command_session(False, Path(sys.argv[1])): print('on')"
     decide = [Path(sys.executable).with_name("tsa"), "bundle", "set-thresholds", bundle, "--score", "raw_score"]
     env = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
     done, noted = (

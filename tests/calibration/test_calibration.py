@@ -95,9 +95,9 @@ def test_what_no_map_could_mend_is_refused(settings: dict[str, Any], text: str) 
     "table",
     [
         {},
-        {"version": 2},
         {"version": 1},
-        {"version": 1, "percentile": 3, "probability": None, "counts": {}, "reasons": {}},
+        {"version": 2},
+        {"version": 2, "percentile": 3, "probability": None, "counts": {}, "reasons": {}},
         [],
     ],
 )

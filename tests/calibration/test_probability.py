@@ -36,7 +36,7 @@ def test_golden(golden_scores: dict[str, Any]) -> None:
     found = fitted([one["raw"] for one in golden_scores["expected"]])
     # the last bit of NumPy's exp is not the same on every processor
     np.testing.assert_allclose(found, [one["probability"] for one in golden_scores["expected"]], rtol=1e-15, atol=0)
-    assert fitted.to_original() == golden_scores["bspline_parameters"]
+    assert fitted.to_legacy() == golden_scores["bspline_parameters"]
 
 
 def test_far_logits_are_certain() -> None:

@@ -164,7 +164,7 @@ def test_decisions_say_what_they_need() -> None:
             {"raw_score": np.zeros(1, np.float32)}
         )
     with pytest.raises(ConfigError, match="not what this program writes"):
-        DecisionPolicy.from_dict({"version": 1})
+        DecisionPolicy.from_dict({"version": 2})
 
 
 def test_a_bundle_does_not_differ_from_itself(tsa: Tsa, bundle: Path, demo_log: Path, tmp_path: Path) -> None:

@@ -326,8 +326,8 @@ def test_a_bug_is_one(
 def test_a_refusal_stands_in_the_log(tmp_path: Path) -> None:
     before = list(console.logger.handlers)  # a server that another test ran here has set its own
     with pytest.raises(ConfigError), console.command_session(True, tmp_path / "x.log"):
-        raise ConfigError("width must be even (got width=3")
-    assert "ConfigError: width must be even (got width=3" in (tmp_path / "x.log").read_text()
+        raise ConfigError("width must be even (got width=3)")
+    assert "ConfigError: width must be even (got width=3)" in (tmp_path / "x.log").read_text()
     assert console.logger.handlers == before
 
 

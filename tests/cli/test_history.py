@@ -27,7 +27,7 @@ def contents(url: str) -> dict[Any, bytes]:
 
 def test_load_show_erase_expire(tsa: Tsa, case: Case, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    for command in (("show",), ("erase", "--key", "card=c3"), ("expire", "--days", 1)):
+    for command in (("show",), ("delete", "--key", "card=c3"), ("prune", "--days", 1)):
         refused = tsa("history", command[0], "--history", url, *command[1:])
         assert refused.code == 2
         assert f"new store with 0 payments: {tmp_path}/x.db" in refused.err

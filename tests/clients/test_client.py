@@ -108,7 +108,7 @@ def test_scores_are_those_of_the_scorer_and_a_repeat_says_so(url: str, bundle: P
     assert isinstance(first, Answer)
     assert first.raw_score == pytest.approx(offline, abs=1e-6)
     assert first.probability is not None
-    assert (first.id, first.repeated, again.repeated, again.raw_score) == ("a", False, True, first.raw_score)
+    assert (first.id, first.replayed, again.replayed, again.raw_score) == ("a", False, True, first.raw_score)
     assert first.reasons is None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.legacy_folder import named_as_now
 from tsa.config.market import Market
 from tsa.data.wire.layout import FieldLayout
 from tsa.errors import MarketError
@@ -129,10 +130,10 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
     path = Path(__file__).parents[3] / f"shared/golden/legacy_{name}/market.toml"
     if not path.is_file():
         pytest.skip("needs ../shared")
-    table, (source, prefixes) = tomllib.loads(path.read_text()), SHORTER[name]
+    table, (source, prefixes) = named_as_now(tomllib.loads(path.read_text())), SHORTER[name]
     listed = Market.from_dict(table)
     pattern = f"payment_risk.{source}_{{part}}_seq_by_{{history}}.c_{{feature_lower}}_seq"
-    wire = {key: value for key, value in table["inline_history"].items() if key not in ("exceptions", "histories")}
+    wire = {key: value for key, value in table["inline_history"].items() if key not in ("field_names", "histories")}
     wire |= {"history_field": pattern, "event_field": pattern, "prefixes": prefixes}
     ruled = Market.from_dict({**table, "inline_history": wire})
     assert FieldLayout(ruled).history_fields == FieldLayout(listed).history_fields

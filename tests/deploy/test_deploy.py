@@ -135,7 +135,7 @@ def test_a_replica_answers_as_the_server_does(deployment: Any, tmp_path: Path) -
 
     good, bad, nowhere = asyncio.run(ask())
     assert replica.watching is not None, "for another bundle"
-    assert replica.service.secrets.admin.opens("admin-token-0123456789")
+    assert replica.service.secrets.admin.matches("admin-token-0123456789")
     offline = Scorer.load(bundle).score([payment("a")])["raw_score"][0]
     assert good.status_code == 200
     assert json.loads(good.body)["raw_score"] == pytest.approx(offline, abs=1e-6)

@@ -87,7 +87,7 @@ def test_scores_that_training_left_are_taken_as_they_are(calibrated_run: Path) -
 
 def test_without_probability_the_reason_is_shown(own_run: Path) -> None:
     fitted = calibrate(own_run)
-    short = replace(fitted, probability=None, reasons={"probability": "a probability needs more (got less"})
+    short = replace(fitted, probability=None, reasons={"probability": "a probability needs more (got less)"})
     for calibration, note in (
         (short, "There is no probability score: a probability needs more"),
         (None, "has no calibration"),

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from test_importing import wire_rows
 
-from support.legacy_folder import Original
+from support.legacy_folder import Original, wire_rows
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market

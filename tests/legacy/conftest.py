@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from support import networks
-from support.legacy_folder import GOLDEN, Original, original_market
+from support.legacy_folder import GOLDEN, Original, legacy_market
 from tsa.config.market import Market
 
 _one_thread_one_seed = networks._one_thread_one_seed
@@ -33,7 +33,7 @@ def original(tmp_path: Path, golden_scores: dict[str, Any]) -> Original:
     folder.mkdir()
     config = json.loads((GOLDEN / "single.config.json").read_text())
     state = load_file(GOLDEN / "single.weights.safetensors")
-    market = Market.from_dict(original_market(config))
+    market = Market.from_dict(legacy_market(config))
     generator = np.random.default_rng(0)
     last = config["n_embedding"] - config["n_num_features"]
     names = [feature.name for feature in market.features.categorical]

@@ -16,7 +16,7 @@ from tsa.calibration.calibration import Calibration
 from tsa.calibration.percentile import PercentileMap
 from tsa.calibration.probability import BSplineMap, LogitMap
 from tsa.errors import ArtefactError, CalibrationError
-from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_weights, write_original
+from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_weights, write_legacy
 
 GENERATOR = np.random.default_rng(0)
 SCORES = GENERATOR.beta(1, 8, 6000)
@@ -26,7 +26,7 @@ LABELS = (GENERATOR.random(6000) < SCORES / 4).astype(np.int8)
 def test_an_imported_calibration_is_written_as_it_came(golden_scores: dict[str, Any], tmp_path: Path) -> None:
     percentile = PercentileMap.from_legacy(golden_scores["percentile_score"])
     spline = BSplineMap.from_legacy(golden_scores["bspline_parameters"])
-    written = write_original(Calibration(percentile=percentile, probability=spline), tmp_path)
+    written = write_legacy(Calibration(percentile=percentile, probability=spline), tmp_path)
     assert [path.name for path in written] == [PERCENTILES, BSPLINE]
     assert pickle.loads((tmp_path / PERCENTILES).read_bytes()) == golden_scores["percentile_score"]
     assert json.loads((tmp_path / BSPLINE).read_text()) == golden_scores["bspline_parameters"]
@@ -36,7 +36,7 @@ def test_an_imported_calibration_is_written_as_it_came(golden_scores: dict[str, 
 
 def test_a_calibration_of_our_own_in_their_form(tmp_path: Path) -> None:
     fitted = Calibration.fit(scores=SCORES, labels=LABELS)
-    write_original(fitted, tmp_path)
+    write_legacy(fitted, tmp_path)
     pairs = pickle.loads((tmp_path / PERCENTILES).read_bytes())
     assert len(pairs) == 1000
     assert [p for _, p in pairs] == pytest.approx(np.arange(1000) / 1000)
@@ -51,10 +51,10 @@ def test_a_calibration_of_our_own_in_their_form(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="there is neither"):
-        write_original(Calibration(), tmp_path)
+        write_legacy(Calibration(), tmp_path)
     platt = Calibration(percentile=PercentileMap.fit(SCORES), probability=LogitMap("platt", 1, 1, 0))
     with pytest.raises(CalibrationError, match="holds a B-spline, but the probability is platt"):
-        write_original(platt, tmp_path)
+        write_legacy(platt, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

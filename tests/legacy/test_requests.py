@@ -10,12 +10,14 @@ import gzip
 import json
 import math
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from support.legacy_folder import named_as_now
 from tsa.config.market import Market
 from tsa.data.log.quarantine import Quarantine
 from tsa.errors import ConfigError, DataError
@@ -32,7 +34,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=MARKETS)
 def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scorer, list[Any]]:
     folder, bundle = GOLDEN / f"legacy_{request.param}", tmp_path_factory.mktemp(request.param) / "bundle"
-    import_legacy(folder, Market.load(folder / "market.toml")).save(bundle)
+    import_legacy(folder, Market.from_dict(named_as_now(tomllib.loads((folder / "market.toml").read_text())))).save(
+        bundle
+    )
     with gzip.open(folder / "cases.jsonl.gz", "rt", encoding="utf-8") as file:
         cases = [json.loads(line) for line in file]
     return Scorer.load(bundle), cases

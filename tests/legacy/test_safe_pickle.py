@@ -322,7 +322,7 @@ def nested(made: type[list[Any]] | type[tuple[Any, ...]]) -> bytes:
 
 @pytest.mark.parametrize("form", [b"}@K\x01s", b"}(@K\x01u", b"(@K\x01d", b"}@2K\x01s", b"}@NbK\x01s", b"}@Nh\x000s"])
 def test_no_key_is_hashed_that_takes_for_ever(form: bytes) -> None:
-    with pytest.raises(ArtefactError, match=r"but a tuple as a key|cannot be read"):
+    with pytest.raises(ArtefactError, match=r"[(]got a tuple as a key|cannot be read"):
         load_pickle(b"\x80\x02" + form.replace(b"@", nested(tuple)) + b".")
 
 

@@ -180,7 +180,7 @@ def test_a_network_of_one_history_takes_any_name(small, make_batch):
         (lambda b: _with(b, padding=torch.zeros(6, 9)), "padding must be bool"),
         (lambda b: _with(b, padding=torch.zeros(6, 0, dtype=torch.bool)), "padding must be"),
         (lambda b: _with(b, outcome=None), "outcome"),
-        (lambda b: Batch({**b.histories, "customer": b.histories["customer"].rows(torch.arange(3))}), "same number"),
+        (lambda b: Batch({**b.histories, "customer": b.histories["customer"].select(torch.arange(3))}), "same number"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(change, text, small, make_batch):

@@ -18,9 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
-from test_server import certificates, context_of
 
-from support.endpoint import TSA, made_bundle, payment, served, server, settings_of
+from support.endpoint import TSA, certificates, context_of, made_bundle, payment, served, server, settings_of
 from tsa.errors import ConfigError, ServerError
 from tsa.serving import server as workers
 from tsa.serving import tls

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from tsa.config.market import Market
@@ -28,7 +29,7 @@ class Original:
     scores: dict[str, Any]
 
 
-def original_market(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def legacy_market(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
         "name": "original",
         "event": {"id": "id", "time": "time", "time_unit": "s"},
@@ -55,3 +56,39 @@ def market_toml(market: Market) -> str:
     kinds = ("categorical", "numerical", "engineered")
     lines += ["[features]", *(f"{kind} = {json.dumps([f['name'] for f in table['features'][kind]])}" for kind in kinds)]
     return "\n".join(lines) + "\n"
+
+
+def wire_rows(original: Original, payments: pl.DataFrame) -> pl.DataFrame:
+    """The same payments as rows that carry their own history, every value a text, missing ones in either spelling."""
+    features = original.market.features
+    rows = payments.to_dicts()
+    shown = [
+        {k: ("", "My Text String")[at % 2] if v is None else str(v) for k, v in row.items()}
+        for at, row in enumerate(rows)
+    ]
+    parts = {"cat": [f.name for f in features.categorical], "num": [f.name for f in features.numerical]}
+    made = []
+    for at, row in enumerate(rows):
+        earlier = [shown[i] for i in range(at) if rows[i]["customer"] == row["customer"]][-20:]
+        fields = {f"hist.{name}": name for names in parts.values() for name in names}
+        fields |= {f"hist.{part}.{name}": name for part in parts for name in ("time", "id")}
+        made.append(shown[at] | {field: "~".join(event[name] for event in earlier) for field, name in fields.items()})
+    return pl.DataFrame(made)
+
+
+def named_as_now(table: dict[str, Any]) -> dict[str, Any]:
+    """A market of ../shared, which is older than the names of today, with these."""
+    wire = {"twofold_field": "event_field", "parts": "blocks", "mismatched": "on_mismatch", "exceptions": "field_names"}
+    new = {key: value for key, value in table.items() if key not in ("wire", "original")}
+    if "wire" in table:
+        new["inline_history"] = {wire.get(key, key): value for key, value in table["wire"].items()}
+        histories = new["inline_history"].get("histories", {})
+        new["inline_history"]["histories"] = {
+            name: {wire.get(key, key): value for key, value in one.items()} for name, one in histories.items()
+        }
+    if "original" in table:
+        new["legacy"] = table["original"]
+    new["history"] = [
+        {"key_column" if key == "key" else key: value for key, value in history.items()} for history in table["history"]
+    ]
+    return new

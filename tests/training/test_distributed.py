@@ -178,7 +178,7 @@ def test_more_processes_than_payments_of_a_batch(easy_store: EventStore, tmp_pat
 
     assert "each process must get a payment of each part of a batch" in sizes(batch_size=1)
     assert "2 processes, training.batch_size=4, training.gradient_accumulation_steps=4" in sizes(
-        batch_size=4, accumulate=4
+        batch_size=4, gradient_accumulation_steps=4
     )
     assert not (tmp_path / "run").exists()
 

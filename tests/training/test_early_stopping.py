@@ -68,8 +68,8 @@ def test_it_goes_on_from_its_state() -> None:
 
 
 def test_an_unknown_metric() -> None:
-    with pytest.raises(ConfigError, match=r"training: metric must be one of .*validation_roc_auc.* metric='auc'"):
-        TrainingConfig.make({"metric": "auc"})
+    with pytest.raises(ConfigError, match=r"training: monitor must be one of .*validation_roc_auc.* monitor='auc'"):
+        TrainingConfig.make({"monitor": "auc"})
 
 
 def test_measures_are_those_of_scikit_learn() -> None:

@@ -178,7 +178,7 @@ def test_settings_offer_what_there_is(kind: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_has_its_defaults_and_no_other_settings(loss: str) -> None:
     made = config(loss)
-    found = {name: value for name, value in made.model_dump().items() if name.startswith("loss_")}
+    found = {name: value for name, value in made.model_dump().items() if name.startswith(("loss_", "label_smoothing"))}
     assert {name: value for name, value in found.items() if value is not None} == LOSSES[loss]
     assert TrainingConfig.make(json.loads(made.model_dump_json())) == made
 

@@ -116,7 +116,7 @@ def test_any_number_of_steps_and_any_warm_up(steps: int, warmup_fraction: float,
     [
         ({"lr_schedule": "linear"}, "training.lr_schedule: must be 'one_cycle'"),
         ({"lr_schedule_interval": "day"}, "training.lr_schedule_interval"),
-        ({"lr_schedule": "cosine", "cycle_momentum": True}, r"cycle_momentum needs schedule='one_cycle' [(]got"),
+        ({"lr_schedule": "cosine", "cycle_momentum": True}, r"cycle_momentum needs lr_schedule='one_cycle' [(]got"),
         (
             {"lr_schedule": "one_cycle", "lr_schedule_interval": "epoch", "epochs": 1},
             r"needs epochs of at least 2 [(]got epochs=1",

@@ -160,7 +160,7 @@ def test_an_error_while_looking_restores_the_weights() -> None:
             {"optimizer": "sgd", "momentum": 0, "nesterov": True, "lr_schedule": "constant"},
             r"nesterov needs a momentum above 0 [(]got momentum=0.0",
         ),
-        ({**SCHEDULE_FREE, "lr_schedule": "one_cycle"}, r"needs schedule='constant' [(]got schedule='one_cycle'"),
+        ({**SCHEDULE_FREE, "lr_schedule": "one_cycle"}, r"needs lr_schedule='constant' [(]got lr_schedule='one_cycle'"),
         (
             {**SCHEDULE_FREE, "ema_decay": 0.9},
             r"averages the weights itself, it needs ema_decay=0 [(]got ema_decay=0.9",

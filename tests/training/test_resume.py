@@ -242,7 +242,7 @@ def test_a_market_file_may_word_reasons_otherwise(easy_store: EventStore, stoppe
 
 
 def test_settings_that_move_no_weight_may_differ(easy_store: EventStore, stopped: Path) -> None:
-    go_on(easy_store, stopped, checkpoint_every_minutes=5.0, workers=1, save_top_k=3)
+    go_on(easy_store, stopped, checkpoint_every_minutes=5.0, num_workers=1, save_top_k=3)
 
 
 def test_more_of_the_best_are_kept_from_now_on(easy_store: EventStore, tmp_path: Path) -> None:

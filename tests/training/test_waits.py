@@ -53,7 +53,7 @@ def test_what_is_handed_over_is_the_same() -> None:
 def test_waits_for_a_batch_end(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "MAX_WAIT_SECONDS", 1)
     monkeypatch.setattr(loader, "loaded", lambda store, task: time.sleep(60))
-    from test_loader import drawn
+    from support.easy_log import drawn
 
     config = settings(num_workers=1)
     waiting = EpochLoader(easy_store, config, DistributedContext(torch.device("cpu")))

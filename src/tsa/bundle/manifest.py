@@ -68,7 +68,8 @@ def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
     if version != VERSION:
         found = f"version={version!r}"
         raise BundleError(
-            f"{where}/{MANIFEST}: this program reads version {VERSION} (got {found}); train or import it again"
+            f"{where}/{MANIFEST}: this program reads bundles of version {VERSION} (got {found}); "
+            "train or import it again"
         )
     own = {key: value for key, value in manifest.items() if key != "sha256"}
     if text != to_json({**own, "sha256": sha256(to_json(own))}):

@@ -98,7 +98,7 @@ class BSplineMap(ProbabilityMap):
         knots, coefficients = (risen([float(v) for v in table[key]], ROUNDING) for key in ("knots", "coefficients"))
         return cls(knots=knots, coefficients=coefficients, degree=int(table["degree"]))
 
-    def to_original(self) -> dict[str, Any]:
+    def to_legacy(self) -> dict[str, Any]:
         """The content of a `bspline_parameters.json`."""
         table = {"knots": list(self.knots), "coefficients": list(self.coefficients)}
         return {**table, "degree": self.degree, "status": "Success"}

@@ -62,7 +62,7 @@ def explain(
 def print_explanation(explanation: Explanation) -> None:
     """A payment's scores, its reasons and what its histories count for."""
     scores = ", ".join(f"{TITLES.get(name, name)} {value:.4g}" for name, value in explanation.scores.items())
-    print_line(f"{printable(explanation.id)}, {(explanation.time or 'at no known time')}: {scores}")
+    print_line(f"{printable(str(explanation.id))}, {(explanation.time or 'at no known time')}: {scores}")
     table = Table("log odds", "reason", "code", box=SIMPLE_HEAD)
     table.columns[0].justify = "right"
     table.columns[2].style = "dim"

@@ -74,11 +74,11 @@ def export_calibration(
     """
     from tsa.bundle.bundle import Bundle
     from tsa.calibration.calibration import Calibration
-    from tsa.legacy.artifacts import write_original
+    from tsa.legacy.artifacts import write_legacy
 
     check_outputs([bundle], into={"--out": out})
     opened = Bundle.open(bundle)
     with command_session(quiet, out / "export.log"):
-        written = write_original(opened.calibration or Calibration(), out)
+        written = write_legacy(opened.calibration or Calibration(), out)
     for path in written:
         print_line(str(path))

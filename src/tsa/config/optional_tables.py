@@ -77,7 +77,7 @@ class InlineHistory(ConfigModel):
     batches             one feature of each batch of fields that is written by itself: a history is empty where the field of one
                         is a missing marker; where they differ in length, each field keeps as many of its last values as the
                         shortest of these has
-    rules               "original": rows are read as the legacy system's handlers read them. An import asks for that, unless this
+    rules               "legacy": rows are read as the legacy system's handlers read them. An import asks for that, unless this
                         says "own"
     refuse              with the legacy system's rules: what of all that is refused nevertheless
     defaults            feature -> what a missing value counts as; without one, missing is a value of its own
@@ -98,7 +98,7 @@ class InlineHistory(ConfigModel):
     numeric_categorical: tuple[Column, ...] = ()
     decimal_categorical: tuple[Column, ...] | None = None
     batches: tuple[Column, ...] | None = None
-    rules: Literal["own", "original"] | None = None
+    rules: Literal["own", "legacy"] | None = None
     refuse: tuple[Unwise, ...] | None = None
     defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
     age_cap_seconds: float = Field(default=1e7, gt=0, allow_inf_nan=False)
@@ -118,13 +118,13 @@ class InlineHistory(ConfigModel):
         return self
 
     @property
-    def original(self) -> bool:
+    def legacy(self) -> bool:
         """Whether rows are read as the legacy system's handlers read them."""
-        return self.rules == "original"
+        return self.rules == "legacy"
 
     def accepts(self, what: Unwise) -> bool:
         """Whether rows with this are scored, as the legacy system does."""
-        return self.original and what not in (self.refuse or ())
+        return self.legacy and what not in (self.refuse or ())
 
     def field(self, history: str, part: str, feature: str) -> str:
         """The field with the earlier values of a feature, which is of this part."""
@@ -261,7 +261,7 @@ class Serving(ConfigModel):
     unknown_fields      fields that are no columns of the market are ignored, or refused
     max_future_seconds  a payment must not be later than the server's clock by more
     max_late_days       a payment must not be earlier than the last one of its keys by more; None: however late
-    history_unavailable        histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or
+    on_history_unavailable     histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or
                                score it without
                         and say so ("degraded")
     """

@@ -52,7 +52,7 @@ class MarketTables(ConfigModel):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         found = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_original_findings(self)]
+        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
         if found:
             raise ValueError("\n".join(found))
         return self
@@ -251,7 +251,7 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments (got {name!r})"
 
 
-def _original_findings(market: MarketTables) -> Iterator[str]:
+def _legacy_findings(market: MarketTables) -> Iterator[str]:
     features = market.features
     numbers = {*(f.name for f in (*features.numerical, *features.engineered)), market.event.time}
     for name, default in (market.legacy or LegacyArtifacts()).defaults.items():

@@ -154,7 +154,7 @@ def _reason(error: Exception) -> str:
     return f"it asks for {asked[1]}, and must hold tensors alone" if asked else repr(text.split(". ")[0][:200])
 
 
-def write_original(calibration: Calibration, folder: Path) -> list[Path]:
+def write_legacy(calibration: Calibration, folder: Path) -> list[Path]:
     """Write the maps of a calibration as the legacy system's two files; those written. CalibrationError where it has neither,
     or a probability that is no B-spline."""
     percentile, probability = calibration.percentile, calibration.probability
@@ -167,6 +167,6 @@ def write_original(calibration: Calibration, folder: Path) -> list[Path]:
         write_pickle(folder / PERCENTILES, percentile.pairs())
         written.append(folder / PERCENTILES)
     if probability is not None:
-        write_json(folder / BSPLINE, probability.to_original())
+        write_json(folder / BSPLINE, probability.to_legacy())
         written.append(folder / BSPLINE)
     return written

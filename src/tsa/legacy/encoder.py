@@ -70,7 +70,7 @@ DECIMALS = ("fingerprintRiskValue",)
 """Of rows with two histories: what its other handler reads as a number with a fraction."""
 
 
-def original_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: float) -> Market:
+def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: float) -> Market:
     """The market with the legacy system's rules for reading rows, which the imported model was served with.
 
     What the market file itself says of `rules`, `batches` and `decimal_categorical` stays. The cap of ages is the model's. The
@@ -79,7 +79,7 @@ def original_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds
     if market.inline_history is None:
         return market
     table, names = market.to_dict(), {feature.name for feature in market.features.categorical}
-    wire: dict[str, Any] = {"rules": "original", **table["inline_history"]}
+    wire: dict[str, Any] = {"rules": "legacy", **table["inline_history"]}
     own = {"batches": BATCHES} if len(market.history) == 1 else {"decimal_categorical": DECIMALS}
     for key, features in own.items():
         if key not in wire and set(features) <= names:
@@ -91,7 +91,7 @@ def original_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds
     event = {name: defaults[name] for name in (market.event.time, market.event.id) if defaults.get(name) is not None}
     kept = {name: value for name, value in table["inline_history"]["defaults"].items() if name not in names}
     wire["defaults"] = {**{name: str(value) for name, value in event.items()}, **kept}
-    return Market.from_dict({**table, "wire": wire})
+    return Market.from_dict({**table, "inline_history": wire})
 
 
 def _vocabulary(

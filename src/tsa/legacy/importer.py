@@ -21,7 +21,7 @@ from tsa.config.market import LegacyArtifacts, Market
 from tsa.errors import ArtefactError, ConfigError, TSAError
 from tsa.files.writing import sha256_of
 from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_table, read_weights
-from tsa.legacy.encoder import SCALES, encoder_findings, legacy_encoder, original_market, refuse
+from tsa.legacy.encoder import SCALES, encoder_findings, legacy_encoder, legacy_market, refuse
 from tsa.legacy.safe_pickle import brief, read_pickle
 from tsa.legacy.weights import ARGUMENTS, TWO, reference_network
 from tsa.model import TSANetwork
@@ -88,7 +88,7 @@ def import_legacy(
     cat_to_index, defaults, preprocessor = (found.read[name] for name in ENCODING)
     for note in found.notes:
         _log.warning("%s", note)
-    market = original_market(market, defaults, network.config.age_cap_seconds)
+    market = legacy_market(market, defaults, network.config.age_cap_seconds)
     network = _with_histories(network, tuple(history.name for history in market.history))
     return Bundle(
         market=market,

@@ -139,7 +139,7 @@ def _stands_in(name: str, place: str, mark: str) -> bool:
     return mark in name and (place == "gate" or not name.startswith("gate_emb."))
 
 
-def original_names(own: str, settings: ModelConfig) -> list[str]:
+def legacy_names(own: str, settings: ModelConfig) -> list[str]:
     """The names under which a parameter of the network stands in a reference state dict; all must be equal."""
     blocks = [f"order_attention_{name}" for name in TWO] if len(settings.histories) > 1 else ["order_attention"]
     name = re.sub(r"^order\.(\d+)\.", lambda match: f"{blocks[int(match[1])]}.", own)
@@ -166,7 +166,7 @@ class _WeightsReader:
         """The network's weights under its own names. ModelError listing all findings."""
         weights, used = {}, set()
         for own, value in network.state_dict().items():
-            names = original_names(own, self.settings)
+            names = legacy_names(own, self.settings)
             used.update(names)
             weights[own] = self._take(names, tuple(value.shape))
         for name in self.state:

@@ -129,7 +129,8 @@ class Checkpoints:
         if manifest["version"] != VERSION:
             found = f"version={manifest['version']!r}"
             raise ConfigError(
-                f"{path}: this program reads version {VERSION} (got {found}); train again in another folder"
+                f"{path}: this program reads checkpoints of version {VERSION} (got {found}); "
+                "train again in another folder"
             )
         if lines := list(differences(manifest["identity"], json.loads(json.dumps(dict(self.identity))))):
             raise ConfigError(f"{path} is of another run (checkpoint, then this run):\n  " + "\n  ".join(lines))

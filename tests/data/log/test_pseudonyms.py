@@ -75,7 +75,7 @@ def test_wire_rows_are_veiled_as_they_are_read(tmp_path: Path) -> None:
     assert b"payment-1" not in _contents(store)
     np.testing.assert_array_equal(gathered(store).numerical[:1], single(of, row()).histories["cid"].numerical)
     assert single(of, row(id="payment-1")).ids == (pseudonym("payment-1"),)
-    with pytest.raises(DataError, match=r"an object per payment [(]got str$"):
+    with pytest.raises(DataError, match=r"an object per payment [(]got str[)]$"):
         single(of, '["ann"]')
     with pytest.raises(DataError, match=f"payment '{pseudonym('payment-1')}': not_a_number:amount"):
         single(of, row(id="payment-1", amount="x"))

@@ -235,7 +235,7 @@ def test_a_manifest_that_does_not_fit_is_refused(folder: Path) -> None:
     path = store.path / "manifest.json"
     good = json.loads(path.read_text())
     changes: dict[str, Any] = {
-        "version": {**good, "version": 2},
+        "version": {**good, "version": 1},
         "fingerprint": {**good, "market": {"name": "tiny", "fingerprint": "0"}},
         "must list label.npy": {**good, "files": {k: v for k, v in good["files"].items() if k != "label.npy"}},
         "must have shape": {**good, "n_events": good["n_events"] + 1},
@@ -245,7 +245,7 @@ def test_a_manifest_that_does_not_fit_is_refused(folder: Path) -> None:
             "files": {**good["files"], "label.npy": {**good["files"]["label.npy"], "shape": 1}},
         },
         "not what this program writes": {**good, "files": {"label.npy": 3}},
-        "must have the keys": {"kind": good["kind"], "version": 1},
+        "must have the keys": {"kind": good["kind"], "version": 2},
     }
     for message, manifest in changes.items():
         path.write_text(json.dumps(manifest))

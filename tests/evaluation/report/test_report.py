@@ -14,8 +14,8 @@ import pytest
 
 from tsa.evaluation.metrics.calibration import frauds_by_day, measure_calibration, population_stability, reliability
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
-from tsa.evaluation.report import formatting
 from tsa.evaluation.report.report import render, to_plain, write_report
+from tsa.text import plural
 
 HOSTILE = "<script>alert('x')</script>&\"<img src=x onerror=alert(1)>{{ 7 * 7 }}\x00\x1b\ud800"
 
@@ -326,4 +326,4 @@ def test_to_plain():
     ],
 )
 def test_plurals(n, what, text):
-    assert formatting.plural(n, what) == text
+    assert plural(n, what) == text

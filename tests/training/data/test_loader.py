@@ -11,23 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.easy_log import settings
+from support.easy_log import drawn, settings
 from tsa.data.history import history_lengths
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
 from tsa.model.collate import gather_batch
 from tsa.training.config import TrainingConfig
 from tsa.training.data.loader import EpochLoader, Microbatch, bucketed
-from tsa.training.data.sampler import Sampler
-from tsa.training.data.sampling import EpochSample
 from tsa.training.distributed import DistributedContext
 
 CPU = torch.device("cpu")
 seeds = st.integers(0, 999)
-
-
-def drawn(store: EventStore, config: TrainingConfig, epoch: int = 1) -> EpochSample:
-    return Sampler(store, store.labelled("train"), config).epoch(epoch, lambda rows: np.zeros(len(rows), np.float32))
 
 
 def steps(store: EventStore, config: TrainingConfig, rank: int = 0, count: int = 1, after: int = 0) -> list[Any]:
@@ -155,7 +149,7 @@ def test_buckets_pad_less(demo_store: EventStore) -> None:
         padded = 1 - sum(task.filled for task in tasks) / sum(task.positions for task in tasks)
         return padded, sorted(row for task in tasks for row in task.rows.tolist())
 
-    as_drawn, in_buckets = shares(), shares(bucket=16)
+    as_drawn, in_buckets = shares(), shares(length_bucket_batches=16)
     assert in_buckets[1] == as_drawn[1]
     assert in_buckets[0] < 0.75 * as_drawn[0]
 

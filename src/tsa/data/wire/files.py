@@ -245,7 +245,7 @@ def _only_texts(
     for history in layout.histories:
         deciding = history.batches or (history.parts[0].id,)
         texts = [values[place] for place in deciding]
-        unread = layout.wire.original and all(isinstance(text, str) for text in texts)
+        unread = layout.wire.legacy and all(isinstance(text, str) for text in texts)
         unread = unread and any(text in layout.wire.missing for text in texts)
         for place in range(history.fields.start, history.fields.stop):
             name, value = layout.history_fields[place], values[place]

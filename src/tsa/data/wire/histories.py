@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tsa.data.history import within_retention
 from tsa.data.wire.layout import FieldPart, HistoryFields
-from tsa.data.wire.legacy_histories import as_original, note_beyond
+from tsa.data.wire.legacy_histories import legacy_events, note_beyond
 from tsa.data.wire.row_errors import RowErrors
 from tsa.data.wire.row_pieces import Events, HistoryRows, places_of, times_of
 from tsa.data.wire.tokens import Index
@@ -27,16 +27,16 @@ not far beyond."""
 
 def visible_events(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> Events:
     """What the rows' history holds; rows that break a rule are noted, what is returned of them means nothing."""
-    original = rows.layout.wire.original
+    legacy = rows.layout.wire.legacy
     held = _held(rows, history, problems)
-    if original:
-        events = as_original(rows, history, held, problems)
+    if legacy:
+        events = legacy_events(rows, history, held, problems)
     else:
         events = _told(rows, history.parts[0], held[0], problems)
         if len(history.parts) > 1:
             events = _joined(rows, history.parts, events, held, problems)
     _note_later(rows, history, events, problems)
-    if original:
+    if legacy:
         note_beyond(rows, history, events, problems)
     events = events.take(
         within_retention(events.time_seconds, rows.now[events.row], rows.layout.market.retention_seconds)
@@ -47,14 +47,14 @@ def visible_events(rows: HistoryRows, history: HistoryFields, problems: RowError
 def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> list[Index]:
     """Per part (R,) how many payments it tells of: none where the field of a batch, or else of its ids, is a missing
     marker. The legacy system looks at no ids but those of the first part."""
-    original, parts = rows.layout.wire.original, history.parts
-    deciding = history.batches or ((parts[0].id,) if original else ())
+    legacy, parts = rows.layout.wire.legacy, history.parts
+    deciding = history.batches or ((parts[0].id,) if legacy else ())
     empty = np.any([rows.is_marker(field) for field in deciding], axis=0) if deciding else np.zeros(len(rows.now), bool)
-    if history.batches and original and not rows.layout.wire.accepts("unlike_batches"):
+    if history.batches and legacy and not rows.layout.wire.accepts("unlike_batches"):
         _note_batches(rows, history, ~empty & rows.unlike_batches(history), problems)
     found = []
     for part in parts:
-        none = empty if original else empty | rows.is_marker(part.id)
+        none = empty if legacy else empty | rows.is_marker(part.id)
         held = np.where(none, 0, rows.count[:, part.id])
         counts = rows.count[:, part.first : part.id]
         wrong = (counts != held[:, None]) & ~none[:, None]
@@ -143,7 +143,7 @@ def _note_later(rows: HistoryRows, history: HistoryFields, events: Events, probl
     most = LATEST_SECONDS if rows.layout.wire.accepts("later_payment") else 0.0
     later = np.flatnonzero(events.time_seconds - rows.now[events.row] > most)
     if len(later):
-        part = history.parts[-1 if rows.layout.wire.original else 0]
+        part = history.parts[-1 if rows.layout.wire.legacy else 0]
         field = part.fields[part.time - part.first]
         shown = zip(events.row[later].tolist(), events.time_seconds[later], rows.now[events.row[later]], strict=True)
         problems.note("negative_age", ((row, field, f"{time:.15g} beside {now:.15g}") for row, time, now in shown))

@@ -16,7 +16,7 @@ from tsa.data.wire.row_pieces import Events, HistoryRows, places_of, times_of
 from tsa.data.wire.tokens import Index, text_hashes
 
 
-def as_original(rows: HistoryRows, history: HistoryFields, held: list[Index], problems: RowErrors) -> Events:
+def legacy_events(rows: HistoryRows, history: HistoryFields, held: list[Index], problems: RowErrors) -> Events:
     """What the rows' history holds, in the order in which it stands there; `held`: per part (R,) how many payments."""
     for part, count in zip(history.parts, held, strict=True):
         _note_gaps(rows, part, count, problems)

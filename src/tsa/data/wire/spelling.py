@@ -71,7 +71,7 @@ class OwnTexts:
 
     def __init__(self, layout: FieldLayout) -> None:
         event = layout.market.event
-        self._id, self._original = event.id, layout.wire.original
+        self._id, self._legacy = event.id, layout.wire.legacy
         self._numbers = layout.numeric | layout.decimal
         self._plain = frozenset(layout.categorical) - self._numbers
         self._null = self._plain if layout.wire.accepts("null_category") else frozenset[str]()
@@ -84,7 +84,7 @@ class OwnTexts:
             return self.of_truth(name, value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return repr(value)
-        if name == self._id and (value is None or self._original):
+        if name == self._id and (value is None or self._legacy):
             return ""  # nothing depends on it
         if value is None and there and name in self._null:
             return str(value)  # what the legacy system looks up, and knows no more than any other unknown value
@@ -94,7 +94,7 @@ class OwnTexts:
         """true is 1 among the numbers of a category."""
         if name in self._numbers:
             return str(int(value))
-        return str(value) if self._original and name in self._plain else str(value).lower()
+        return str(value) if self._legacy and name in self._plain else str(value).lower()
 
     @property
     def of_null(self) -> frozenset[str]:

@@ -77,7 +77,7 @@ class Values:
         """
         value: pl.Expr = pl.when(~self.missing(name)).then(pl.col(name))
         default = self.layout.wire.defaults.get(name)
-        if default is not None and not self.layout.wire.original:
+        if default is not None and not self.layout.wire.legacy:
             value = value.fill_null(pl.lit(default))
         value = self._spelled(name, value)
         if default is not None:
@@ -91,7 +91,7 @@ class Values:
             return value.map_batches(as_decimals, return_dtype=pl.String(), is_elementwise=True)
         if name not in self.layout.numeric:
             return value
-        if self.layout.wire.original:
+        if self.layout.wire.legacy:
             return value.map_batches(as_integers, return_dtype=pl.String(), is_elementwise=True)
         return pl.coalesce(_whole(value), value)
 
@@ -99,7 +99,7 @@ class Values:
         """Whether a text is refused that should be the number of a category, as the legacy system fails on it. told: it stands
         in a history, where the legacy system knows no other missing marker than the empty text."""
         spell = self._spells.get(name)
-        if spell is None or not self.layout.wire.original or (not text and text in self.layout.wire.missing):
+        if spell is None or not self.layout.wire.legacy or (not text and text in self.layout.wire.missing):
             return False
         return (told or not (text in self.layout.wire.missing or text in WORDS)) and spell(text) is None
 
@@ -114,7 +114,7 @@ class Values:
 
     def unreadable(self, frame: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
         """Row, name and text of what is unreadable in the payments themselves."""
-        if not self.layout.wire.original or not self._spells:
+        if not self.layout.wire.legacy or not self._spells:
             return
         doubt = frame.select(
             (~self.missing(name) & ~pl.col(name).is_in(WORDS) & _whole(pl.col(name)).is_null()).alias(name)

@@ -35,7 +35,7 @@ SCALES = {
     "num_static_min_": [-1.0],
 }
 FIELDS = ("categorical", "numerical", "age_seconds", "padding")
-WIRE = {"numeric_categorical": ["hour"], "decimal_categorical": ["risk"], "rules": "original", "age_cap_seconds": 2e7}
+WIRE = {"numeric_categorical": ["hour"], "decimal_categorical": ["risk"], "rules": "legacy", "age_cap_seconds": 2e7}
 
 
 def market(**wire: Any) -> Market:
@@ -259,9 +259,9 @@ def test_parts_of_other_lengths_belong_together_by_id_once(tmp_path: Path) -> No
     assert found.age_seconds.tolist() == [[0, 0, 300, 200, 0]]
     none = both(market(), line(**parts(PAST, (("y", 5, "phone", "3", "1", "1"),))), tmp_path / "none")
     assert none.padding.tolist() == [[True] * 4 + [False]]
-    of = market(mismatched="refuse")
+    of = market(on_mismatch="refuse")
     assert refused(of, line(**fields), tmp_path / "no") == "mismatched_history:hist.num.id"
-    assert both(market(mismatched="drop"), line(**fields), tmp_path / "drop").padding.sum() == 4
+    assert both(market(on_mismatch="drop"), line(**fields), tmp_path / "drop").padding.sum() == 4
 
 
 def test_a_missing_id_or_time_needs_a_default(tmp_path: Path) -> None:
@@ -318,10 +318,13 @@ def test_a_batch_that_is_missing_alone_is_no_history(field: str, tmp_path: Path)
 
 def test_what_a_market_says_of_these_rules_is_checked() -> None:
     for wire, text in (
-        ({"decimal_categorical": ["nowhere"]}, "wire.decimal_categorical: must be categorical features"),
-        ({"decimal_categorical": ["hour"]}, "wire.decimal_categorical: must not be in numeric_categorical as well"),
-        ({"batches": ["orders"]}, "wire.batches: must be categorical or numerical features"),
-        ({"refuse": ["rain"]}, "wire.refuse"),
+        ({"decimal_categorical": ["nowhere"]}, "inline_history.decimal_categorical: must be categorical features"),
+        (
+            {"decimal_categorical": ["hour"]},
+            "inline_history.decimal_categorical: must not be in numeric_categorical as well",
+        ),
+        ({"batches": ["orders"]}, "inline_history.batches: must be categorical or numerical features"),
+        ({"refuse": ["rain"]}, "inline_history.refuse"),
     ):
         with pytest.raises(MarketError, match=text.replace(".", r"\.")):
             market(**wire)
