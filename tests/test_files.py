@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsa.errors import ConfigError
-from tsa.files.writing import ArrayWriter, atomic_file, atomic_folder, write_json
+from tsa.errors import ConfigError, StoreError
+from tsa.files.writing import ArrayWriter, atomic_file, atomic_folder, read_json, write_json
 
 
 def test_an_array_written_in_pieces_is_the_array(tmp_path: Path) -> None:
@@ -64,3 +64,27 @@ def test_a_folder_appears_whole_and_replaces_only_its_kind(tmp_path: Path) -> No
     with pytest.raises(ConfigError), atomic_folder(tmp_path / "deep" / "out" / "marker", "marker"):
         pass
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"[1, 2]", r"x\.json must hold a JSON object \(got \[1, 2\]\)"),
+        (b"null", r"must hold a JSON object \(got None\)"),
+        (b"{", "x\\.json cannot be read as JSON: "),
+        (b"\xff\x00", "cannot be read as JSON: "),
+        (b"[" * 200_000, "cannot be read as JSON: "),
+        (b"1" * 5000, "cannot be read as JSON: "),
+        (None, r"x\.json cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_no_object_of_json(tmp_path: Path, content: bytes | None, text: str) -> None:
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(StoreError, match=text):
+        read_json(tmp_path / "x.json", StoreError)
+
+
+def test_an_object_of_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": ["é", 0.1]})
+    assert read_json(tmp_path / "x.json", StoreError) == {"a": ["é", 0.1]}

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from tsa.errors import ConfigError
-from tsa.files.outputs import check_outputs
+from tsa.files.outputs import check_file, check_folder, check_outputs
 from tsa.files.writing import atomic_file
 
 Tsa = Callable[..., Any]
@@ -192,3 +192,42 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be a file"), atomic_file(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("marker", [True, False])
+def test_a_folder_with_other_things_is_refused(tmp_path: Path, marker: bool) -> None:
+    out = tmp_path / "out"
+    check_folder(out, "a run", "run.json")  # it need not exist
+    out.mkdir()
+    (out / ".DS_Store").touch()
+    check_folder(out, "a run", "run.json")
+    for name in ("letter.txt", "a", "b", "c", "d", "e"):
+        (out / name).touch()
+    if marker:
+        (out / "run.json").touch()
+        check_folder(out, "a run", "run.json")
+        return
+    with pytest.raises(ConfigError, match=r"out must be empty or hold a run \(it holds a, b, c, d, e\); choose"):
+        check_folder(out, "a run", "run.json")
+    with pytest.raises(ConfigError, match=r"hold a run \(it holds letter\.txt\)"):
+        check_folder(out, "a run", "run.json", lambda name: len(name) == 1)
+    with pytest.raises(ConfigError, match="must be a folder or not exist"):
+        check_folder(out / "a", "a run", "run.json")
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.tar.gz"
+
+    def torn(path: Path) -> bool:
+        raise EOFError(path)
+
+    check_file(path, "a bundle", torn)  # it need not exist
+    path.write_bytes(b"dear")
+    check_file(path, "a bundle", lambda path: path.read_bytes() == b"dear")
+    for is_one in (torn, lambda _: False, lambda _: None):
+        with pytest.raises(ConfigError, match=r"must be a bundle to be replaced \(it is something else\)"):
+            check_file(path, "a bundle", is_one)
+    with pytest.raises(ConfigError, match="must be a bundle to be replaced"):
+        check_file(tmp_path, "a bundle", Path.read_bytes)
+    with pytest.raises(ZeroDivisionError):  # a fault of the program is no answer
+        check_file(path, "a bundle", lambda _: 1 / 0)

@@ -6,7 +6,6 @@ All routes of `tsa serve` are there. Replicas share the history store, so it mus
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -16,18 +15,12 @@ from tsa.serving.http.app import create_app, reload_on_change
 from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 
-FILES = ("bundle", "public_key", "shadow", "shadow_file")
-LISTS_OF_FILES = ("token_files", "admin_token_files")
-
 
 class Endpoint:
     """One replica. settings: those of `ServeSettings`, by name."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        paths = {name: Path(settings[name]) for name in FILES if settings.get(name)}
-        listed = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
-        listed |= {name: tuple(map(Path, settings[name])) for name in LISTS_OF_FILES if settings.get(name)}
-        self.service = AppState(ServeSettings(**{**settings, **listed, **paths}))
+        self.service = AppState(ServeSettings.make(settings))
         self.watching: asyncio.Task[None] | None = None
         self.app = create_app(self.service)
 

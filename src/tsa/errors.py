@@ -85,9 +85,3 @@ class HistoryUnavailable(HistoryError):  # noqa: N818 it says what happened
 
 class HistoryLost(HistoryUnavailable):
     """A history store is not the one that was used before, or lacks what it held."""
-
-
-def brief(text: object, most: int = 100) -> str:
-    """One line of at most so many characters: what a message quotes of files and of other programs."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import stat
@@ -14,15 +15,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tsa.bundle.bundle import Bundle
 from tsa.bundle.decisions import Decision, DecisionPolicy
 from tsa.bundle.signing import make_keys, read_bundle, sign, verify
 from tsa.calibration.calibration import Calibration
+from tsa.config.market import Market
+from tsa.data.encoding.encoder import Encoder
+from tsa.data.store import build
 from tsa.errors import BundleError, ConfigError
-from tsa.evaluation.metrics.psi import psi, psi_of_shares
+from tsa.evaluation.bundle_diff import diff_bundles
 from tsa.inference.scorer import Scorer
 
 Tsa = Callable[..., Any]
@@ -180,6 +182,70 @@ def test_a_bundle_does_not_differ_from_itself(tsa: Tsa, bundle: Path, demo_log: 
     assert "weights: the same" in found.out
 
 
+@pytest.mark.parametrize("form", ["table", "file"])
+@pytest.mark.parametrize(
+    ("change", "read", "encoded"),
+    [
+        ("weights", 1, 1),
+        ("encoder", 1, 2),
+        ("name and ranges", 1, 1),
+        ("another label delay", 2, 2),
+    ],
+)
+def test_a_log_is_read_and_encoded_no_more_than_it_must(
+    bundle: Path,
+    demo_log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    change: str,
+    read: int,
+    encoded: int,
+) -> None:
+    """And the scores are, to the bit, what each bundle gives alone."""
+    one = Bundle.open(bundle)
+    payments = pl.read_parquet(demo_log).head(700)
+    log: Any = payments if form == "table" else demo_log.parent / "few.parquet"
+    if form == "file":
+        payments.write_parquet(log)
+    other = _changed(one, change)
+    expected = [Scorer(each).score(payments) for each in (one, other)]
+    assert not expected[0].equals(expected[1]) or change == "name and ranges"
+    counts = {"read_log": 0, "read_table": 0, "_write_features": 0}
+    for name in counts:
+        monkeypatch.setattr(build, name, _counting(getattr(build, name), counts, name))
+    seen: list[pl.DataFrame] = []
+    monkeypatch.setattr("tsa.evaluation.bundle_diff.score_movement", lambda *tables: seen.extend(tables) or {})
+    diff_bundles(one, other, log)
+    assert [found.equals(wanted) for found, wanted in zip(seen, expected, strict=True)] == [True, True]
+    assert counts["read_table" if form == "table" else "read_log"] == read
+    assert counts["_write_features"] == encoded
+
+
+def _counting(original: Any, counts: dict[str, int], name: str) -> Any:
+    def counted(*arguments: Any, **given: Any) -> Any:
+        counts[name] += 1
+        return original(*arguments, **given)
+
+    return counted
+
+
+def _changed(one: Bundle, change: str) -> Bundle:
+    """A bundle that differs from another in one thing."""
+    market, encoder, network = one.market.to_dict(), one.encoder.to_dict(), copy.deepcopy(one.network)
+    if change == "weights":
+        with torch.no_grad():
+            for value in network.parameters():
+                value.mul_(0.9)
+    elif change == "encoder":
+        encoder["categorical"][0]["values"].reverse()
+        encoder["numerical"][0]["width"] *= 1.5
+    elif change == "name and ranges":
+        market |= {"name": "another", "split": {"fractions": [0.4, 0.2, 0.2, 0.2]}}
+    elif change == "another label delay":
+        market["label"]["delay_days"] = 1
+    return replace(one, market=Market.from_dict(market), encoder=Encoder.from_dict(encoder), network=network)
+
+
 def test_what_is_different_is_said(tsa: Tsa, bundle: Path, demo_log: Path, tmp_path: Path) -> None:
     made = Bundle.open(bundle)
     with torch.no_grad():
@@ -233,20 +299,3 @@ def test_other_decisions_and_other_maps_are_told_of(tsa: Tsa, bundle: Path, tmp_
     assert "calibration: another" in said
     assert "thresholds: the same" not in said
     assert "decline" in said
-
-
-@given(
-    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60),
-    st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(float("nan"))), min_size=1, max_size=60),
-)
-def test_psi(one: list[float], other: list[float]) -> None:
-    assert psi(one, one) == 0.0
-    assert psi(one, other) >= 0.0
-    assert np.isfinite(psi(one, other))
-    assert psi(one, [value + 1e7 for value in one]) > 0.25 or len(set(one)) == 1
-
-
-def test_psi_by_hand() -> None:
-    assert psi_of_shares([50, 50], [80, 20]) == pytest.approx(0.3 * np.log(1.6) - 0.3 * np.log(0.4))
-    assert psi_of_shares([1, 1], [5, 5]) == 0.0
-    assert psi_of_shares([1, 0], [0, 0]) == 0.0

@@ -179,7 +179,7 @@ def test_a_bad_set_of_the_market(
     ("sets", "text"),
     [
         (["training.epochs=none"], r"training.epochs: must be a valid integer.* [(]got 'none'"),
-        (["training.epoch=3"], "training.epoch: unknown setting; did you mean `epochs`"),
+        (["training.epoch=3"], "training.epoch: unknown key; did you mean `epochs`"),
         (["training.learning_rate=-1"], "training.learning_rate"),
         (["training.train_on=[]"], "training.train_on"),
         (["training.batch_size=1000000"], "an epoch must fill a batch"),
@@ -243,7 +243,7 @@ def test_out_is_something_else(
     run = ("run", "--market", demo_market, demo_log, *small)
     train = ("train", demo_run / "store", *small)
     for command in (run, train):
-        refused(tsa(*command, "--out", folder), r"must be empty or the folder of a run, but it holds letter\.txt")
+        refused(tsa(*command, "--out", folder), r"must be empty or hold a run \(it holds letter\.txt\)")
         refused(tsa(*command, "--out", file), "must be a folder or not exist")
         refused(tsa(*command, "--out", file / "below"), "file")
     refused(tsa(*prepare, "--out", folder), r"must be empty or hold a manifest\.json")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tsa.config.market import DAY_SECONDS, Market, Split
+from tsa.config.market import Market, Split
 from tsa.errors import DataError, MarketError
+from tsa.times import DAY_SECONDS
 
 MARKETS = Path(__file__).parents[2] / "markets"
 SMALL = """
@@ -203,7 +204,7 @@ def test_no_history_is_refused(write: Write) -> None:
         ("split.validation=['2024-01-31', '2024-02-08']", "split.validation: must not start before train ends"),
         ("split.train=['2024-02-01', '2024-02-01']", "split.train: must start before it ends"),
         ("split.train=['2024-02-01', 'soon']", "split.train.1: must be a date or a time"),
-        ("split.train=[1, 2]", "split.train.0: must be a date or a time (got 1"),
+        ("split.train=[1, 2]", "split.train.0: must be a date or a time like 2018-05-07T12:00:00Z (got 1)"),
         ("split.train=['2024-02-01']", "split.train"),
         ("split.fractions=[0.7, 0.1, 0.1, 0.2]", "must add up to 1"),
         ("split.fractions=[1.0, 0.0, 0.0, 0.0]", "split.fractions.1: must be greater than 0"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def test_its_command_is_one_that_tsa_knows(pod: dict[str, Any]) -> None:
     assert "--history" not in given, "a password in it would stand in the list of processes"
     assert container["env"][0]["name"] == "TSA_HISTORY"
     assert int(given["--port"]) == container["ports"][0]["containerPort"]
-    longest = float(given["--drain-seconds"]) + ServeSettings.stop_seconds
+    longest = float(given["--drain-seconds"]) + float(ServeSettings.model_fields["stop_seconds"].default)
     assert longest <= 30 < pod["terminationGracePeriodSeconds"]
 
 
@@ -91,7 +90,7 @@ def test_rays_configuration_names_the_deployment_and_its_settings(deployment: An
     assert (DEPLOY / "ray" / f"{module}.py").is_file()
     assert callable(getattr(deployment, builder))
     assert [one["name"] for one in found["deployments"]] == [deployment.Endpoint.__name__]
-    assert set(found["args"]) <= {field.name for field in fields(ServeSettings)}
+    assert set(found["args"]) <= set(ServeSettings.model_fields)
 
 
 def request_of(path: str, body: Any) -> Request:

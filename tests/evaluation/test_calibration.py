@@ -14,7 +14,7 @@ import pytest
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.evaluation.evaluate import evaluate
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.run import WEIGHTS_SHA256, TrainedRun
 
 QUICK = {"replicates": 20}
 
@@ -75,13 +75,16 @@ def test_drift(calibrated_run: Path) -> None:
 
 
 def test_scores_that_training_left_are_taken_as_they_are(calibrated_run: Path) -> None:
-    """Not scored again; and none of another length."""
+    """Not scored again; and none of another length, or of other weights."""
     run = TrainedRun.open(calibrated_run)
+    weights = {WEIGHTS_SHA256: run.weights_hash}
     n = run.store.split("calibration").stop - run.store.split("calibration").start
     path = calibrated_run / "calibration_scores.parquet"
-    pl.DataFrame({"raw_score": np.full(n, 0.999)}).write_parquet(path)
+    pl.DataFrame({"raw_score": np.full(n, 0.999)}).write_parquet(path, metadata=weights)
     assert evaluate(calibrated_run, **QUICK)["calibration"]["drift"]["psi"]["value"] > 1
-    pl.DataFrame({"raw_score": np.full(n - 1, 0.999)}).write_parquet(path)
+    pl.DataFrame({"raw_score": np.full(n, 0.999)}).write_parquet(path)
+    assert evaluate(calibrated_run, **QUICK)["calibration"]["drift"]["psi"]["value"] < 1
+    pl.DataFrame({"raw_score": np.full(n - 1, 0.999)}).write_parquet(path, metadata=weights)
     assert evaluate(calibrated_run, **QUICK)["calibration"]["drift"]["psi"]["value"] < 1
 
 

@@ -9,7 +9,6 @@ import pytest
 from tsa.data.history import FRAUD, GENUINE, UNKNOWN_OUTCOME
 from tsa.explain.raw_values import UNKNOWN, Payment
 from tsa.explain.templates import (
-    DAY,
     HOUR,
     HistoryContext,
     number,
@@ -20,6 +19,7 @@ from tsa.explain.templates import (
     of_text,
     span,
 )
+from tsa.times import DAY_SECONDS
 
 
 def past(
@@ -28,7 +28,7 @@ def past(
     n = len(next(iter(values.values()), ages or outcomes or []))
     payments = [Payment(at, 0.0, {name: column[at] for name, column in values.items()}) for at in range(n)]
     return HistoryContext(
-        "card", payments, ages or [DAY * (n - at) for at in range(n)], outcomes or [UNKNOWN_OUTCOME] * n, full
+        "card", payments, ages or [DAY_SECONDS * (n - at) for at in range(n)], outcomes or [UNKNOWN_OUTCOME] * n, full
     )
 
 
@@ -88,7 +88,7 @@ def test_times(name: str, value: str, earlier: list[str], kind: str) -> None:
 
 
 def test_outcomes() -> None:
-    ages = [40 * DAY, 8.2 * DAY, 7.5 * DAY, DAY]
+    ages = [40 * DAY_SECONDS, 8.2 * DAY_SECONDS, 7.5 * DAY_SECONDS, DAY_SECONDS]
     several = of_outcomes(past(ages, [GENUINE, FRAUD, FRAUD, UNKNOWN_OUTCOME]))
     assert several is not None
     assert (several.kind, several.facts) == ("known_frauds", {"count": 2, "total": 3, "span": "9 days"})
@@ -103,12 +103,12 @@ def test_outcomes() -> None:
 @pytest.mark.parametrize(
     ("ages", "full", "kind", "facts"),
     [
-        ([9 * DAY, 3000.0, 2000.0, 10.0], False, "many_payments", {"count": "4", "span": "hour"}),
+        ([9 * DAY_SECONDS, 3000.0, 2000.0, 10.0], False, "many_payments", {"count": "4", "span": "hour"}),
         ([3000.0, 2000.0, 10.0], True, "many_payments", {"count": "at least 4", "span": "hour"}),
         ([20 * HOUR, 3 * HOUR, 2 * HOUR], False, "many_payments", {"count": "4", "span": "day"}),
-        ([50 * DAY, 22.5 * DAY], False, "after_pause", {"span": "23 days"}),
-        ([50 * DAY, 2 * DAY], False, "few_payments", {"count": "2", "span": "50 days"}),
-        ([50 * DAY, 2 * DAY], True, "few_payments", {"count": "at least 2"}),
+        ([50 * DAY_SECONDS, 22.5 * DAY_SECONDS], False, "after_pause", {"span": "23 days"}),
+        ([50 * DAY_SECONDS, 2 * DAY_SECONDS], False, "few_payments", {"count": "2", "span": "50 days"}),
+        ([50 * DAY_SECONDS, 2 * DAY_SECONDS], True, "few_payments", {"count": "at least 2"}),
     ],
 )
 def test_pace(ages: list[float], full: bool, kind: str, facts: dict[str, str]) -> None:
@@ -123,7 +123,7 @@ def test_no_history_no_pace() -> None:
 
 
 def test_spans_and_numbers() -> None:
-    assert [span(s) for s in (1, HOUR, 1.5 * HOUR, DAY, 40 * HOUR, 2 * DAY, 2.1 * DAY)] == [
+    assert [span(s) for s in (1, HOUR, 1.5 * HOUR, DAY_SECONDS, 40 * HOUR, 2 * DAY_SECONDS, 2.1 * DAY_SECONDS)] == [
         "hour",
         "hour",
         "2 hours",

@@ -295,7 +295,7 @@ def test_past_the_queue_requests_are_refused_and_late_ones_not_scored(bundle: Pa
 )
 def test_settings_out_of_bounds_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be"):
-        ServeSettings(bundle=Path("bundle"), **changes)
+        ServeSettings.make({"bundle": Path("bundle"), **changes})
 
 
 def test_a_market_of_logs_needs_a_history_store(bundle: Path) -> None:

@@ -36,6 +36,12 @@ def contract() -> RequestValidator:
     return RequestValidator(Market.from_dict(SHOP), SETTINGS)
 
 
+def test_results_stand_where_their_rows_do(contract: RequestValidator) -> None:
+    entries = contract.entries(RequestRows([payment("1"), 3, payment("2"), []], single=False))
+    assert [isinstance(entry, PaymentRequest) for entry in entries] == [True, False, True, False]
+    assert contract.in_place(entries, ["first", "second"]) == ["first", entries[1], "second", entries[3]]
+
+
 def only(contract: RequestValidator, row: Any) -> PaymentRequest | RuleViolation:
     (found,) = contract.entries(RequestRows([row], single=True))
     return found

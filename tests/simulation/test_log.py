@@ -197,10 +197,12 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
         ({"seed": -1}, "seed=-1"),
         ({"fraud_rate": 0.6}, "fraud_rate=0.6"),
         ({"fraud_rate": float("nan")}, "fraud_rate=nan"),
-        ({"start": "1st of May"}, "start must be a date as 2025-01-01 (got start='1st of May'"),
+        ({"start": "1st of May"}, "start must be a date like 2025-01-01 (got start='1st of May')"),
+        ({"start": "2025-1-1"}, "start must be a date like 2025-01-01"),
+        ({"start": "2025-02-30"}, "start must be a date like 2025-01-01"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(setting: dict[str, object], text: str) -> None:
-    with pytest.raises(ConfigError, match=r"however") as caught:
+    with pytest.raises(ConfigError) as caught:
         SimulationConfig(**setting)  # type: ignore[arg-type]
     assert text in str(caught.value)

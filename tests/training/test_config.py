@@ -28,7 +28,7 @@ from tsa.training import TrainingConfig
         ({"train_on": ["test"]}, r"training.train_on.0: .* [(]got 'test'"),
         ({"train_on": ["train", "train"]}, "training: train_on must name each range once"),
         ({"train_on": ["train", "validation"]}, "training: early_stopping needs a validation range"),
-        ({"batchsize": 3}, "training.batchsize: unknown setting; did you mean `batch_size`?"),
+        ({"batchsize": 3}, "training.batchsize: unknown key; did you mean `batch_size`?"),
         ({"epochs": 0, "seed": -1}, "training.epochs: .*; training.seed: "),
     ],
 )

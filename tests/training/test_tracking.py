@@ -98,9 +98,9 @@ def test_mlflow(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.Monk
         (
             {"tensorboard": True},
             None,
-            r"training.tensorboard needs TensorBoard [(]got pip install 'tsa-fraud\[track\]'",
+            r"training.tensorboard needs tensorboard, .*: pip install 'tsa-fraud\[track\]'",
         ),
-        ({}, "sqlite:///x.db", r"MLFLOW_TRACKING_URI needs MLflow [(]got pip install 'tsa-fraud\[mlflow\]'"),
+        ({}, "sqlite:///x.db", r"MLFLOW_TRACKING_URI needs mlflow, .*: pip install 'tsa-fraud\[mlflow\]'"),
     ],
 )
 def test_what_is_not_installed_is_refused_before_training(

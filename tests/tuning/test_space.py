@@ -52,7 +52,7 @@ def test_what_lies_in_it() -> None:
         ({"training": 3}, r"a space has the tables training and model [(]got training"),
         (
             {"training": {"learning_rte": [1, 2]}},
-            "training.learning_rte: unknown setting; did you mean `learning_rate`",
+            "training.learning_rte: unknown key; did you mean `learning_rate`",
         ),
         (
             {"training": {"epochs": 3}},

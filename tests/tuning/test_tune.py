@@ -176,9 +176,9 @@ def test_a_folder_of_something_else(whole: Path, easy_store: EventStore, tmp_pat
     ):
         tune(search(easy_store, seed=1), whole, trials=1)
     (tmp_path / "diary.txt").write_text("dear")
-    with pytest.raises(ConfigError, match=r"must be empty or hold a search, but it holds diary\.txt"):
+    with pytest.raises(ConfigError, match=r"must be empty or hold a search \(it holds diary\.txt\)"):
         tune(search(easy_store), tmp_path)
-    with pytest.raises(ConfigError, match="must be a folder or not exist, but it is a file"):
+    with pytest.raises(ConfigError, match=r"must be a folder or not exist \(it is a file\)"):
         tune(search(easy_store), tmp_path / "diary.txt")
     with pytest.raises(ConfigError, match=r"trials must be at least 1 [(]got 0"):
         tune(search(easy_store), tmp_path / "new", trials=0)
@@ -201,7 +201,7 @@ def test_what_cannot_be_searched(easy_store: EventStore) -> None:
 
 def test_without_optuna(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs Optuna, which is not installed: pip install 'tsa-fraud\[tune\]'"):
+    with pytest.raises(ConfigError, match=r"needs optuna, which is not installed: pip install 'tsa-fraud\[tune\]'"):
         tune(search(easy_store), tmp_path / "tuned")
     assert not (tmp_path / "tuned").exists()
 

@@ -19,7 +19,8 @@ from typing import BinaryIO, Protocol, cast
 
 from tsa.bundle.manifest import FILES, GRAPHS, HEAD, MANIFEST, OPTIONAL, SIGNATURE, WEIGHTS, Contents
 from tsa.bundle.tar_stream import Tape
-from tsa.errors import BundleError, ConfigError
+from tsa.errors import BundleError
+from tsa.files.outputs import check_file
 from tsa.files.platform_files import is_marker
 from tsa.files.writing import atomic_file, atomic_folder
 
@@ -154,7 +155,7 @@ def write_contents(contents: Contents, path: Path) -> None:
     The same files give the same archive, to the byte. ConfigError, and nothing is written, where something else stands.
     """
     if is_archive(path):
-        _refuse_foreign(path)
+        check_file(path, "a bundle", _is_bundle)
         with atomic_file(path) as aside:
             aside.write_bytes(to_tar_gz(contents))
         return
@@ -205,12 +206,10 @@ def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
         raise BundleError(f"{where} {rule} (got {size:,} of {max(size, total):,})")
 
 
-def _refuse_foreign(path: Path) -> None:
-    """ConfigError where a file stands at `path` that does not begin as an archive of a bundle does."""
-    if not path.exists():
-        return
-    try:
-        with path.open("rb") as file:
-            next(Archive(path, file)._members())
-    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, StopIteration, BundleError):
-        raise ConfigError(f"{path} must be a bundle to be replaced, but another file stands there") from None
+def _is_bundle(path: Path) -> bool:
+    """Whether a file begins as an archive of a bundle does."""
+    with path.open("rb") as file:
+        try:
+            return next(Archive(path, file)._members(), None) is not None
+        except BundleError:
+            return False

@@ -100,9 +100,8 @@ class Bundle:
 
     def contents(self) -> dict[str, bytes]:
         """The files by name, sealed."""
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         files = {
-            WEIGHTS: save(weights),
+            WEIGHTS: weights_of(self.network),
             "model.json": to_json(self.config.to_dict()),
             "market.json": to_json(self.market.to_dict()),
             "encoder.json": to_json(self.encoder.to_dict()),
@@ -149,6 +148,11 @@ class Bundle:
         last = config.n_embedding - config.n_numerical
         if self.encoder.n_rows - 1 > last:
             raise BundleError(f"encoder.json must know at most {last} rows (got {self.encoder.n_rows - 1})")
+
+
+def weights_of(network: TSANetwork) -> bytes:
+    """The weights' file of a network, to the byte."""
+    return save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()})
 
 
 def _parts(contents: Contents) -> dict[str, Any]:

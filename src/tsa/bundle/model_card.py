@@ -128,7 +128,8 @@ def _data(data: Mapping[str, Any] | None, training: Mapping[str, Any]) -> list[s
         "| range | from | until | payments with a known outcome | frauds |",
         "|---|---|---|---|---|",
     ]
-    for name, found in data.get("splits", {}).items():
+    # in time, and segments by name: JSON keeps no order of keys, and the card of a bundle that was opened is the same
+    for name, found in sorted(data.get("splits", {}).items(), key=lambda split: (split[1]["start"] or "", split[0])):
         lines.append(f"| {name} | {found['start']} | {found['end']} | {found['n']:,} | {found['frauds']:,} |")
     if (rate := training.get("sampling_rate_genuine")) is not None:
         lines += ["", f"An epoch of training draws {rate:.2%} of the genuine payments of its range, and all frauds."]
@@ -148,7 +149,7 @@ def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
         "|---|---|",
         *(f"| {text} | {_value(evaluation['metrics'].get(name))} |" for name, text in SHOWN.items()),
     ]
-    for segment, values in (evaluation.get("segments") or {}).items():
+    for segment, values in sorted((evaluation.get("segments") or {}).items()):
         lines += ["", *_segment(segment, values)]
     comparison = metrics.get("comparison")
     return lines if not comparison else [*lines, "", comparison["summary"]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tsa.bundle.archive import opened, write_contents
 from tsa.bundle.manifest import MANIFEST, SIGNATURE, Contents, check_hashes, read_manifest, sha256, sizes_of, to_json
 from tsa.errors import BundleError, ConfigError
 from tsa.files.writing import atomic_file
+from tsa.optional import imported, is_installed
 from tsa.system_errors import naming
 
 KIND = "ed25519"
@@ -118,7 +118,7 @@ def refuse_altered(contents: Contents, where: str) -> None:
     kind, signer, public, signature = _parts(contents, where)
     if kind != KIND or signer != sha256(public):
         raise BundleError(f"{where}/{SIGNATURE} was changed: its key is not the one that it names")
-    if find_spec("cryptography") is None:
+    if not is_installed("cryptography"):
         return
     from cryptography.exceptions import InvalidSignature
 
@@ -179,11 +179,8 @@ def _loaded(load: Any, kind: type, which: str) -> Any:
 
 
 def _cryptography() -> Any:
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError:
-        raise ConfigError(
-            "signatures need the library cryptography (pip install 'tsa-fraud[sign]'), but it is not installed"
-        ) from None
+    imported("a signature", "cryptography", "sign")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
     return serialization, ed25519

@@ -12,9 +12,10 @@ import typer
 from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
 from tsa.cli.console import command_session, print_line
 from tsa.cli.score import BundleFolder
-from tsa.config.market import DAY_SECONDS, Market
+from tsa.config.market import Market
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
+from tsa.times import DAY_SECONDS
 
 history = typer.Typer(
     no_args_is_help=True, help="The history store that `tsa serve` reads: fill it, look, erase, expire, adopt."

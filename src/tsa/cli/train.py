@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from tsa.cli.epoch_table import epoch_table
 from tsa.cli.evaluate import print_metrics
 from tsa.config.overrides import Overrides
 from tsa.errors import TrainingStopped
-from tsa.files.outputs import Given, check_outputs
+from tsa.files.outputs import StoredResult, check_outputs
 from tsa.progress import silent
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def train(
     143; the same command with --resume goes on.
     """
     from tsa.data.store.store import EventStore
+    from tsa.training import train as train_on
 
     _check_run(out, [store, settings_file])
     settings = Overrides.read(set_, file=settings_file)
     with distributed_session(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
-        train_run(
-            settings, EventStore.open(store), out, preset, bars, resume=resume, shown=processes.is_main and not quiet
-        )
+        shown = processes.is_main and not quiet
+        train_run(settings, EventStore.open(store), out, preset, bars, resume=resume, shown=shown, train=train_on)
     if processes.is_main:
         print_line(f"bundle: {out / 'bundle'}")
 
@@ -86,9 +86,9 @@ def run(
     """
     from tsa.data.store.store import EventStore
     from tsa.evaluation.baseline.lightgbm import refuse_incomparable
-    from tsa.evaluation.evaluate import compare_run, require_lightgbm
-    from tsa.evaluation.evaluate import evaluate as evaluate_run
-    from tsa.evaluation.run import read_report
+    from tsa.evaluation.evaluate import require_lightgbm
+    from tsa.training.job import measure_trained
+    from tsa.training.train_model import train_network
 
     aside = set_aside(quarantine, quarantine_limit)
     _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
@@ -98,21 +98,21 @@ def run(
     with distributed_session(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
         missing = processes.is_main and not (resume and (out / "store").exists())
         work = partial(prepare_store, settings, logs, out / "store", aside, bars)
-        processes.run_then_barrier("store", work if missing else None)
-        store = EventStore.open(out / "store", settings.market)
+        made = processes.run_then_barrier("store", work if missing else None)
+        store = EventStore.open(out / "store", settings.market) if made is None else made
         if comparison:
             refuse_incomparable(store)
-        train_run(settings, store, out, preset, bars, resume=resume, shown=processes.is_main and not quiet)
-        if processes.is_main:
-            evaluate_run(out, progress=bars)
-        if processes.is_main and comparison:
-            compare_run(out, progress=bars)
+        shown = processes.is_main and not quiet
+        trained = train_run(settings, store, out, preset, bars, resume=resume, shown=shown, train=train_network)
+        report = measure_trained(trained, comparison=comparison, progress=bars) if processes.is_main else {}
     if processes.is_main:
-        print_metrics(read_report(out))
+        print_metrics(report)
         print_line(f"report: {out / 'report.html'}")
 
 
-def _check_run(out: Path, inputs: Sequence[Given], *, store: bool = False, quarantine: Path | None = None) -> None:
+def _check_run(
+    out: Path, inputs: Sequence[StoredResult], *, store: bool = False, quarantine: Path | None = None
+) -> None:
     """Refuse a run folder that would touch what is read."""
     replaced = {"the bundle in --out": out / "bundle", **({"the store in --out": out / "store"} if store else {})}
     check_outputs(inputs, files={"--quarantine": quarantine}, into={"--out": out}, replaced=replaced)
@@ -153,14 +153,25 @@ def distributed_session(
 
 
 def train_run(
-    settings: Overrides, store: Any, out: Path, preset: str, bars: Progress, *, resume: bool, shown: bool
-) -> None:
-    """Train on a store with the settings given on the command line; on a terminal each epoch is `shown` as it ends."""
+    settings: Overrides,
+    store: Any,
+    out: Path,
+    preset: str,
+    bars: Progress,
+    *,
+    resume: bool,
+    shown: bool,
+    train: Callable[..., Any],
+) -> Any:
+    """Train on a store with the settings given on the command line; on a terminal each epoch is `shown` as it ends.
+
+    train: `tsa.train`, or one that takes the same.
+    """
     from tsa.data.store.store import refuse_unmeasured
-    from tsa.training import TrainingConfig, train
+    from tsa.training import TrainingConfig
 
     refuse_unmeasured(store)
-    train(
+    return train(
         store,
         out,
         preset=preset,

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from tsa.config import toml
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
 from tsa.config.tables import (
-    DAY_SECONDS,
     SPLITS,
     Categorical,
     Evaluation,
@@ -36,7 +35,6 @@ from tsa.config.validation import MarketTables
 from tsa.errors import MarketError
 
 __all__ = [
-    "DAY_SECONDS",
     "SPLITS",
     "Categorical",
     "Evaluation",

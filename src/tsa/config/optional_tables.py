@@ -13,7 +13,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tsa.config.tables import DAY_SECONDS, Column, ConfigModel
+from tsa.config.tables import Column, ConfigModel
+from tsa.times import DAY_SECONDS
 
 MAX_SEPARATOR_BYTES = 8
 

@@ -6,34 +6,20 @@ It does not know how files are read, nor the rules that hold between tables: `ts
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tsa.errors import DataError
+from tsa.times import DAY_SECONDS, as_utc
 
-DAY_SECONDS = 86_400.0
 SPLITS = ("train", "validation", "calibration", "test")
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 """How formats and programs write the two."""
 MISSING = ("", r"\N", "NULL", "null", "NaN", "nan", "NaT", "None", "<NA>")
 """How they write that there is no value: Hive and MySQL, databases, floats, pandas, Python."""
 Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "month"]
-
-
-def _instant(value: object) -> datetime:
-    """A date, a datetime, or either in ISO spelling, as a UTC datetime; naive ones are UTC."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"must be a date or a time like 2018-05-07T12:00:00Z (got {value!r})") from None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if not isinstance(value, datetime):
-        raise ValueError(f"must be a date or a time (got {value!r})")
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _column(name: str) -> str:
@@ -66,7 +52,7 @@ def _marker(text: str) -> str:
 
 
 Column = Annotated[str, AfterValidator(_column)]
-Instant = Annotated[datetime, BeforeValidator(_instant)]
+Instant = Annotated[datetime, BeforeValidator(as_utc)]
 Range = tuple[Instant, Instant]
 Positive = Annotated[float, Field(gt=0, le=1)]
 

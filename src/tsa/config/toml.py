@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from tsa.errors import MarketError
+from tsa.text import truncate_repr
 
 MAX_SHOWN, MAX_SHOWN = 100, 16
 """Letters of a known name, and known names, that a message shows."""
@@ -116,14 +117,27 @@ def merge_layers(layers: Sequence[Layer], join: Callable[[Table, Table], Table] 
     return table
 
 
-def findings(error: ValidationError, model: type[BaseModel], layers: Sequence[Layer], source: str) -> list[str]:
-    """Each thing pydantic found as `key: rule (got value)`, with the layer that set it unless that is `source`."""
-    return [line for detail in error.errors(include_url=False) for line in _lines(dict(detail), model, layers, source)]
+def findings(
+    error: ValidationError, model: type[BaseModel], layers: Sequence[Layer] = (), source: str = "", table: str = ""
+) -> list[str]:
+    """Each thing that pydantic found, on a line of its own: `key: rule (got value)`.
+
+    Args:
+        error: What `model_validate` raised.
+        model: The model, whose keys are offered in the place of an unknown one.
+        layers: Where the values came from. The one that set a value is named.
+        source: Unless it is this one.
+        table: The name of the table that the model is of; keys begin with it.
+    """
+    details = error.errors(include_url=False)
+    return [line for detail in details for line in _lines(dict(detail), model, layers, source, table)]
 
 
-def _lines(detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Layer], source: str) -> Iterator[str]:
+def _lines(
+    detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Layer], source: str, table: str
+) -> Iterator[str]:
     place: Place = detail["loc"]
-    key = ".".join(map(str, place))
+    key = ".".join(map(str, (table, *place) if table else place))
     origin = _origin(place, layers, source)
     if detail["type"] == "extra_forbidden":
         yield f"{key}: unknown key{suggest(str(place[-1]), _known_keys(model, place[:-1]))}{origin}"
@@ -134,12 +148,7 @@ def _lines(detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Laye
             yield (f"{key}: {line}" if key else line) + origin
     else:
         message = re.sub(r"^\w+ should", "must", str(detail["msg"])).replace(" after validation, not", ", not")
-        yield f"{key}: {message} (got {_short(detail['input'])}{origin})"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+        yield f"{key}: {message} (got {truncate_repr(detail['input'], MAX_SHOWN)}{origin})"
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

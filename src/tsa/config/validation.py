@@ -14,18 +14,8 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
-from tsa.config.tables import (
-    DAY_SECONDS,
-    ConfigModel,
-    Evaluation,
-    Event,
-    Features,
-    HistoryConfig,
-    Input,
-    Label,
-    Monitoring,
-    Split,
-)
+from tsa.config.tables import ConfigModel, Evaluation, Event, Features, HistoryConfig, Input, Label, Monitoring, Split
+from tsa.times import DAY_SECONDS
 
 MARK = " is missing"
 """How the names of the columns end that mark missing values of numerical features."""

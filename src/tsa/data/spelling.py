@@ -21,12 +21,6 @@ UNIT_SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 """What Polars strips from texts; Python's own `strip` takes four more."""
 
-TIME = (
-    r"^([0-9]{4})-([0-9]{2})-([0-9]{2})"
-    r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
-    r"(?: ?([Zz]|UTC|GMT|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?))?)?$"
-)
-"""A date, a time to the minute or the second, a fraction, an offset: as ISO 8601, databases and warehouses write it."""
 WHOLE = r"-?(?:0|[1-9][0-9]*)\.0+|-0"
 """Whole numbers with a fraction of nothing, as floats are written; no leading zeros, which numbers do not have."""
 SHORTENED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$|^-?[0-9]\.[0-9]+[eE][0-9]+$"

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date
 from decimal import Decimal
 
 import polars as pl
 
 from tsa.config.tables import FALSE, TRUE
-from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
+from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling
+from tsa.text import truncate_repr
+from tsa.times import as_moment, to_seconds
 
-SHOWN = 40
-"""Characters of a value that an error shows."""
-
-_TIME, _SHORTENED = re.compile(TIME), re.compile(SHORTENED)
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_SHORTENED = re.compile(SHORTENED)
 _TRUTH = {**dict.fromkeys(TRUE, 1.0), **dict.fromkeys(FALSE, 0.0)}
 # no two repetitions beside each other that take the same characters: time grows with the text's length, not its square
 _NUMBER = re.compile(r"[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE)
@@ -47,18 +44,6 @@ class RuleViolationError(Exception):
     def __init__(self, rule: str, field: str, text: str, value: object) -> None:
         self.problem = RuleViolation(rule, field, text, truncate_repr(value))
         super().__init__(str(self.problem))
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 4
-_SHORT.maxlist = _SHORT.maxdict = SHOWN
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2 * SHOWN
-
-
-def truncate_repr(value: object) -> str:
-    """A value as an error shows it: shortened, and never looked into deeper than that takes."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def normalise_text(value: object, name: str, spelling: Spelling) -> str | None:
@@ -133,16 +118,12 @@ def parse_time(value: object, name: str, unit: str | None, spelling: Spelling) -
     """
     if value is None or (isinstance(value, str) and spelling.of_text(value.strip(BLANKS)) is None):
         return None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if isinstance(value, datetime):
-        return _microseconds(value if value.tzinfo else value.replace(tzinfo=UTC)) / 1e6
-    if unit is not None:
+    if unit is not None and not isinstance(value, date):  # a datetime is a date
         return _counted(value, name, unit, spelling)
-    moment = _moment(value.strip(BLANKS)) if isinstance(value, str) else None
+    moment = as_moment(value.strip(BLANKS) if isinstance(value, str) else value)
     if moment is None:
         raise RuleViolationError("bad_time", name, "must be like 2018-05-07T12:00:00Z", value)
-    return _microseconds(moment) / 1e6
+    return to_seconds(moment)
 
 
 def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
@@ -158,23 +139,3 @@ def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
         if isinstance(whole, int) and abs(whole) < 2**63:
             return (whole // 1000) / 1e6
     return number / UNIT_SCALE[unit]
-
-
-def _moment(text: str) -> datetime | None:
-    found = _TIME.fullmatch(text)
-    if found is None:
-        return None
-    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
-    microsecond, offset = int((found[7] or "").ljust(6, "0")[:6]), found[8] or ""
-    shift = timedelta()
-    if offset[:1] in ("+", "-"):
-        digits = offset[1:].replace(":", "").ljust(4, "0")
-        shift = timedelta(hours=int(digits[:2]), minutes=int(digits[2:])) * (-1 if offset[0] == "-" else 1)
-    try:
-        return datetime(year, month, day, hour, minute, second, microsecond, timezone(shift))
-    except ValueError:
-        return None
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // _MICROSECOND

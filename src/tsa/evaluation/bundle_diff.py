@@ -5,7 +5,7 @@ It knows two bundles; not which one is better.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.evaluation.metrics.psi import psi
 from tsa.inference.scorer import Files, Scorer
 from tsa.progress import Progress, silent
+from tsa.trees import differences
 
 TOPS = {"100": 100, "0.1 %": 0.001, "1 %": 0.01}
 MOVED = 10
@@ -38,26 +39,35 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
         "thresholds": list(differences(_thresholds(one), _thresholds(other))),
         "metrics": _metrics(one, other),
     }
-    return (
-        found if log is None else {**found, "scores": score_movement(Scorer(one).score(log), Scorer(other).score(log))}
-    )
+    return found if log is None else {**found, "scores": score_movement(*_scores(one, other, log, progress))}
 
 
-def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """Lines that tell where two trees of plain values differ."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in dict.fromkeys([*one, *other]):
-            yield from differences(one.get(key), other.get(key), f"{place}.{key}" if place else str(key))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for at, pair in enumerate(zip(one, other, strict=True)):
-            yield from differences(*pair, f"{place}.{at}")
-    elif one != other:
-        yield f"{place}: {_short(one)}, {_short(other)}"
+def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The scores of a log by both bundles. It is read once where both read it alike, and encoded once where both encode it
+    alike."""
+    scorers = Scorer(one), Scorer(other)
+    same = one.encoder.to_dict() == other.encoder.to_dict()
+    with scorers[0].encoded(log, progress=progress) as store, tempfile.TemporaryDirectory(prefix="tsa-diff-") as folder:
+        first = scorers[0].score_store(store, progress=progress)
+        if not _read_alike(one, other) or not (same or one.market.inline_history is None):
+            return first, scorers[1].score(log, progress=progress)
+        if not same:
+            store = store.encoded_by(other.market, other.encoder, Path(folder), progress)
+        return first, scorers[1].score_store(store, progress=progress)
 
 
-def _short(value: Any, most: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def _read_alike(one: Bundle, other: Bundle) -> bool:
+    """Whether both bundles take the same rows of a log, in the same order, with the same histories. Name, ranges and
+    monitoring make no difference to that."""
+    parts = [
+        {
+            key: value
+            for key, value in bundle.market.canonical_dict.items()
+            if key not in ("name", "split", "monitoring")
+        }
+        for bundle in (one, other)
+    ]
+    return parts[0] == parts[1] and one.encoder.domains == other.encoder.domains
 
 
 def _vocabulary(one: Bundle, other: Bundle) -> dict[str, Any]:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import zlib
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from tsa.evaluation.metrics.calibration import frauds_by_day, measure_calibration, population_stability, reliability
@@ -80,7 +78,7 @@ def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]
     if not ranges:
         return {"reference": None, "psi": None}
     name = ranges[0]
-    label, before = run.store.labels(name), _range_scores(run, name, progress)
+    label, before = run.store.labels(name), run.range_scores(name, progress).astype(np.float64)
     found: dict[str, Any] = {"reference": name, "psi": population_stability(before, scores)}
     calibration = run.scorer.bundle.calibration
     if calibration is not None and calibration.probability is not None:
@@ -93,17 +91,3 @@ def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]
 def _size(run: TrainedRun, name: str) -> int:
     split = run.store.split(name)
     return int(split.stop - split.start)
-
-
-def _range_scores(run: TrainedRun, name: str, progress: Progress) -> NDArray[np.float64]:
-    """Raw scores of all payments of a range: as training left them in the run folder, else made again."""
-    rows = np.arange(run.store.split(name).start, run.store.split(name).stop)
-    kept = _kept_scores(run.path / f"{name}_scores.parquet", len(rows))
-    return run.score(rows, f"scoring the {name} range", progress).astype(np.float64) if kept is None else kept
-
-
-def _kept_scores(path: Path, n: int) -> NDArray[np.float64] | None:
-    if not path.is_file():
-        return None
-    kept = pl.read_parquet(path, columns=["raw_score"])["raw_score"].to_numpy().astype(np.float64)
-    return kept if len(kept) == n else None

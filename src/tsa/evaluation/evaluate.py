@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from tsa.evaluation.report.report import to_plain, write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
 from tsa.evaluation.run import TrainedRun, read_report
 from tsa.files.writing import atomic_file, write_json
+from tsa.optional import need
 from tsa.progress import Progress, silent
 
 __all__ = [
@@ -59,8 +59,22 @@ def evaluate(
     Raises DataError where no outcome of the test range is known.
     """
     run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
+    report = report_on(run, segments=segments, threshold=threshold, replicates=replicates, progress=progress)
+    attach_metrics(run, report)
+    return report
+
+
+def report_on(
+    run: TrainedRun,
+    *,
+    segments: Sequence[str] = (),
+    threshold: float | None = None,
+    replicates: int = 200,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """As `evaluate`, but the bundle stays as it is. Settings as there."""
     refuse_unmeasured(run.store)
-    report = measure(
+    return measure(
         run,
         "scoring the test range",
         flagged_at=lambda: best_f1_threshold(run, progress) if threshold is None else threshold,
@@ -69,8 +83,6 @@ def evaluate(
         replicates=replicates,
         progress=progress,
     )
-    attach_metrics(run, report)
-    return report
 
 
 def measure(
@@ -120,6 +132,15 @@ def compare_run(
     report = read_report(run.path)
     if report["model"].get("weights") != run.weights_hash:
         raise ConfigError(f"{run.path} was trained again since its report was made: tsa evaluate {run.path}")
+    comparison = comparison_on(run, report, seed=seed, replicates=replicates, progress=progress)
+    attach_metrics(run, {**report, "comparison": comparison})
+    return comparison
+
+
+def comparison_on(
+    run: TrainedRun, report: Mapping[str, Any], *, seed: int = 0, replicates: int = 200, progress: Progress = silent
+) -> dict[str, Any]:
+    """As `compare_run` with the run's report, but the bundle stays as it is. Settings as there."""
     with progress("training LightGBM", 1) as advance:
         baseline = compare(
             run.store,
@@ -135,32 +156,37 @@ def compare_run(
         advance(1)
     write_json(run.path / "comparison.json", to_plain({**comparison, "weights": run.weights_hash}))
     write_report(run.path, {**report, "comparison": comparison})
-    attach_metrics(run, {**report, "comparison": comparison})
     return comparison
 
 
 def attach_metrics(run: TrainedRun, report: Mapping[str, Any]) -> None:
-    """Put what was measured into the run's bundle, which is sealed anew."""
+    """Put what was measured into the run's bundle, which is sealed anew; it stays as it is where it says so already."""
+    metrics = metrics_of(report)
+    if metrics != run.scorer.bundle.metrics:
+        replace(run.scorer.bundle, metrics=metrics).save(run.path / "bundle")
+
+
+def metrics_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle tells of its evaluation, from a report."""
     keys = ("evaluation", "calibration", "comparison")
     metrics = {key: to_plain(report[key]) for key in keys if report.get(key) is not None}
     for found in (metrics["evaluation"], metrics.get("comparison", {}).get("evaluation", {})):
         found.pop("curves", None)
-    replace(run.scorer.bundle, metrics=metrics).save(run.path / "bundle")
+    return metrics
 
 
 def require_lightgbm() -> None:
     """Raise ConfigError where LightGBM is not installed: better before hours of training than after."""
-    if find_spec("lightgbm") is None:
-        raise ConfigError(
-            "comparing needs LightGBM, which is not installed: pip install 'tsa-fraud[compare]', or leave it out with --no-compare"
-        )
+    need("comparing (which --no-compare leaves out)", "lightgbm", extra="compare")
 
 
 def best_f1_threshold(run: TrainedRun, progress: Progress = silent) -> float:
     """The raw score with the best F1 on the validation range; 0.5 where that range holds no fraud."""
     rows = run.store.labelled("validation")
     label = run.store.label[rows]
-    return _best_f1(label, run.score(rows, "scoring the validation range", progress)) if label.any() else 0.5
+    if not label.any():
+        return 0.5
+    return _best_f1(label, run.range_scores("validation", progress)[rows - run.store.split("validation").start])
 
 
 def _best_f1(label: Array, score: Array) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -39,8 +39,7 @@ _log = logging.getLogger(__name__)
 class BundleOnLog(TrainedRun):
     """What stands in the place of a run: `path` is the folder that is written to, `metadata` what the bundle tells."""
 
-    log: KnownLog
-    weights: str
+    log: KnownLog = field(kw_only=True)
 
     @cached_property
     def rows(self) -> Array:
@@ -58,11 +57,6 @@ class BundleOnLog(TrainedRun):
         labels, times = self.store.label[self.rows], self.store.time_seconds[self.rows]
         first, last = (datetime.fromtimestamp(float(times[at]), UTC).isoformat() for at in (0, -1))
         return {"measured": {"n": len(labels), "frauds": int(labels.sum()), "start": first, "end": last}}
-
-    @cached_property
-    def weights_hash(self) -> str:
-        """The sha256 of the weights' file."""
-        return self.weights
 
 
 def evaluate_bundle(
@@ -119,7 +113,7 @@ def evaluate_bundle(
             metadata=_account(scorer.bundle),
             market=scorer.bundle.market,
             log=log,
-            weights=sha256(read_bundle(path)[0][WEIGHTS]),
+            weights_hash=sha256(read_bundle(path)[0][WEIGHTS]),
         )
         note = learned_note(scorer.bundle, log.store.time_seconds[run.rows], MADE_WITH)
         if note:

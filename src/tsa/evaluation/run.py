@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tsa.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
+from tsa.bundle.manifest import WEIGHTS
 from tsa.config.market import Market
 from tsa.data.history import history_lengths
 from tsa.data.store.build import key_codes
@@ -29,6 +31,9 @@ from tsa.progress import Progress, silent
 
 Array = NDArray[Any]
 
+WEIGHTS_SHA256 = "tsa.weights_sha256"
+"""In the metadata of `NAME_scores.parquet`: the weights that gave the scores."""
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -40,6 +45,10 @@ class TrainedRun:
     metadata: Mapping[str, Any]
     market: Market
     """The store's, but for what `evaluation.KEY=value` overrides say."""
+    weights_hash: str
+    """Which weights these are: the sha256 of their file."""
+    scored: Mapping[str, Array] = field(default_factory=dict)
+    """By range, raw scores (m,) of all its payments, as far as they are at hand: those that training made."""
 
     @classmethod
     def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainedRun:
@@ -52,12 +61,15 @@ class TrainedRun:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} must be the folder of a run, but run.json cannot be read ({error!r})") from None
         if "finished" not in account:
-            raise ConfigError(f"{path} must be the folder of a finished run, but its training did not finish")
+            advice = "the command that trained it, with --resume, ends it"
+            raise ConfigError(f"{path} must be the folder of a finished run (its training did not finish): {advice}")
         scorer = Scorer.load(path / "bundle")
         store = EventStore.open(folder, market=scorer.bundle.market)
         if sha256_of(folder / MANIFEST) != manifest:
             raise StoreError(f"{folder} was prepared again since {path} was trained on it: train again")
-        return cls(path, scorer, store, account, _for_evaluation(store.market, overrides))
+        sealed = json.loads((path / "bundle" / BUNDLE_MANIFEST).read_text(encoding="utf-8"))
+        weights = str(sealed["files"][WEIGHTS]["sha256"])
+        return cls(path, scorer, store, account, _for_evaluation(store.market, overrides), weights)
 
     @cached_property
     def rows(self) -> Array:
@@ -69,11 +81,15 @@ class TrainedRun:
         """What stands in each range: see `tsa.data.store.store.split_summary`."""
         return split_summary(self.store)
 
-    @cached_property
-    def weights_hash(self) -> str:
-        """Which weights these are: the sha256 of their file."""
-        manifest = json.loads((self.path / "bundle" / "manifest.json").read_text())
-        return str(manifest["files"]["weights.safetensors"]["sha256"])
+    def range_scores(self, name: str, progress: Progress = silent) -> Array:
+        """(m,) float32 raw scores of all payments of a range: as training made them, else made again."""
+        split = self.store.split(name)
+        rows = np.arange(split.start, split.stop)
+        kept = self.scored.get(name)
+        if kept is None:
+            kept = _kept_scores(self.path / f"{name}_scores.parquet", self.weights_hash)
+        fits = kept is not None and len(kept) == len(rows)
+        return kept if fits and kept is not None else self.score(rows, f"scoring the {name} range", progress)
 
     def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
         """(m,) float32 raw scores of the events `rows` (m,)."""
@@ -96,6 +112,16 @@ class TrainedRun:
             segments={name: columns[name].cast(pl.String).to_numpy() for name in wanted},
             history_length=lengths,
         )
+
+
+def _kept_scores(path: Path, weights: str) -> Array | None:
+    """(m,) float32 raw scores that training left in a file, if these very weights gave them."""
+    try:
+        if pl.read_parquet_metadata(path).get(WEIGHTS_SHA256) != weights:
+            return None
+        return pl.read_parquet(path, columns=["raw_score"])["raw_score"].cast(pl.Float32).to_numpy()
+    except (OSError, pl.exceptions.PolarsError):
+        return None
 
 
 def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tsa.errors import ConfigError
 from tsa.evaluation.metrics.bootstrap import MINIMUM_EVENTS, check_settings, interval, poisson_one
 from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
+from tsa.times import DAY_SECONDS
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +27,6 @@ FAR = 5
 """So many times the capacity is where the table ends."""
 
 CONFIDENCE = 0.95
-DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tsa.errors import ConfigError, DataError
+from tsa.errors import DataError
 from tsa.explain.path import InputSite, InterpolationPath
+from tsa.optional import need
 
 INITIAL_SEGMENTS = ((0.0, 1 / 16, 8), (1 / 16, 1.0, 14))
 """From, to and steps along the whole way: enough for most payments. Next to the neutral payment steps are small: attention turns
@@ -155,8 +155,7 @@ def _product(slopes: Sequence[Tensor], way: Tensor) -> Tensor:
 
 def need_captum() -> None:
     """Raise ConfigError where captum is not installed: better before a log is read than after."""
-    if find_spec("captum") is None:
-        raise ConfigError("explaining needs captum, which is not installed: pip install 'tsa-fraud[explain]'")
+    need("explaining", "captum", extra="explain")
 
 
 def _integrated_gradients() -> Any:

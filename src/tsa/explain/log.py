@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import polars as pl
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.quarantine import SetAside
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.store import EventStore, encoded_log
 from tsa.errors import DataError
 from tsa.explain.explainer import Explainer
 from tsa.explain.explanation import Explanation
@@ -37,14 +36,7 @@ def explain_log(
     are an error. DataError names ids that are not in the log, ConfigError says that captum is missing.
     """
     need_captum()
-    with tempfile.TemporaryDirectory(prefix="tsa-explain-") as name:
-        folder = Path(name)
-        if isinstance(payments, pl.DataFrame):
-            payments.write_parquet(folder / "payments.parquet")
-            payments = folder / "payments.parquet"
-        out = folder / "store"
-        given = {"quarantine": quarantine, "encoder": bundle.encoder, "progress": progress}
-        store = prepare(bundle.market, payments, out, **given)  # type: ignore[arg-type]
+    with encoded_log(bundle.market, payments, bundle.encoder, quarantine=quarantine, progress=progress) as store:
         rows = find_rows(store, ids)
         found = []
         with progress("explaining", len(rows)) as advance:

@@ -18,7 +18,6 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import ImportedScaler, Scaler, ScalerGroup
 from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.data.history import HistoryIndex
-from tsa.data.store.manifest import ROWS
 from tsa.data.store.store import EventStore
 
 UNKNOWN = "(unknown)"
@@ -95,7 +94,7 @@ def _payments(store: EventStore, events: NDArray[np.int64]) -> dict[int, Payment
         [name for name in store.market.raw_columns if name != store.market.event.id],
     )
     at = pl.Series("at", own)
-    lines = pl.scan_parquet(store.path / ROWS).select(id_column, *names).with_row_index("__row")
+    lines = store.clean.select(id_column, *names).with_row_index("__row")
     table = lines.filter(pl.col("__row").is_in(at.cast(pl.UInt32).implode())).collect(engine="streaming").sort("__row")
     found = {}
     for line in table.iter_rows(named=True):

@@ -13,17 +13,18 @@ from typing import Any
 
 from tsa.data.history import FRAUD, GENUINE
 from tsa.explain.raw_values import UNKNOWN, Payment
+from tsa.times import DAY_SECONDS
 
-HOUR, DAY = 3600.0, 86_400.0
+HOUR = 3600.0
 MIN_EVENTS = 3
 """With fewer earlier values nothing is called usual."""
 FAR = 1.5
 """A number so many times the usual one, or one so many-th of it, is no longer near it."""
 SELDOM = 0.05
 """An hour or day is unusual where a smaller share of earlier payments had it (hours: one within two hours)."""
-MANY = ((HOUR, 3), (DAY, 4))
+MANY = ((HOUR, 3), (DAY_SECONDS, 4))
 """A span, and how many payments in it, the current one included, are called many."""
-PAUSE = 7 * DAY
+PAUSE = 7 * DAY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def span(seconds: float) -> str:
         return "day"
     if hours < 48:
         return "hour" if hours == 1 else f"{hours} hours"
-    return f"{math.ceil(seconds / DAY - 1e-9)} days"
+    return f"{math.ceil(seconds / DAY_SECONDS - 1e-9)} days"
 
 
 def number(value: float, digits: int = 6) -> str:

@@ -10,11 +10,14 @@ import glob
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsa.errors import ConfigError
+from tsa.files.platform_files import is_marker
 
 OPENED = ("/dev/std", "/dev/fd/", "/proc/")
 """Where a process finds its own open files by name."""
@@ -22,7 +25,13 @@ OPENED = ("/dev/std", "/dev/fd/", "/proc/")
 MAX_INSIDE = 100_000
 """So many files of a folder are looked at for hard links."""
 
-Given = str | Path | None
+MAX_NAMED = 5
+"""So many files that are in the way are named."""
+
+UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
+"""What opening and unpacking a file of unknown content raises."""
+
+StoredResult = str | Path | None
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,11 @@ class _Output:
 
 
 def check_outputs(
-    inputs: Iterable[Given],
+    inputs: Iterable[StoredResult],
     *,
-    files: Mapping[str, Given] | None = None,
-    into: Mapping[str, Given] | None = None,
-    replaced: Mapping[str, Given] | None = None,
+    files: Mapping[str, StoredResult] | None = None,
+    into: Mapping[str, StoredResult] | None = None,
+    replaced: Mapping[str, StoredResult] | None = None,
 ) -> None:
     """Refuse outputs that would touch an input or each other, before anything is written.
 
@@ -57,6 +66,51 @@ def check_outputs(
         _check_pair(one, other)
 
 
+def check_folder(out: Path, what: str, marker: str, is_own: Callable[[str], bool] | None = None) -> None:
+    """Refuse a folder to write into that holds other things, which would be lost or mixed up with what is written.
+
+    Files that platforms put there do not count.
+
+    Args:
+        out: The folder, which need not exist.
+        what: What it may hold already, for the message: `a run`.
+        marker: The file that says that it holds that.
+        is_own: Whether a file of this name belongs to it, where the marker is missing.
+
+    Raises:
+        ConfigError: For a file, and for a folder with other things in it.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} must be a folder or not exist (it is a file); choose another place")
+    if not out.exists() or (out / marker).is_file():
+        return
+    names = [path.name for path in out.iterdir() if not is_marker(path.name)]
+    if others := sorted(name for name in names if is_own is None or not is_own(name)):
+        listed = ", ".join(others[:MAX_NAMED])
+        raise ConfigError(f"{out} must be empty or hold {what} (it holds {listed}); choose another folder")
+
+
+def check_file(out: Path, what: str, is_one: Callable[[Path], object]) -> None:
+    """Refuse a file to replace that is something else.
+
+    Args:
+        out: The file, which need not exist.
+        what: What may be replaced, for the message: `a bundle`.
+        is_one: Returns whether the file is that, or raises one of `UNREADABLE`.
+
+    Raises:
+        ConfigError: For anything else that is there.
+    """
+    if not out.exists():
+        return
+    try:
+        is_ours = bool(is_one(out))
+    except UNREADABLE:
+        is_ours = False
+    if not is_ours:
+        raise ConfigError(f"{out} must be {what} to be replaced (it is something else); choose another name")
+
+
 def is_stream(path: Path) -> bool:
     """Whether bytes are written into what stands there, and nothing takes its place: devices, pipes, open files."""
     try:
@@ -66,13 +120,13 @@ def is_stream(path: Path) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or str(path.absolute()).startswith(OPENED)
 
 
-def _outputs(paths: Mapping[str, Given] | None, is_replaced: bool) -> Iterator[_Output]:
+def _outputs(paths: Mapping[str, StoredResult] | None, is_replaced: bool) -> Iterator[_Output]:
     for option, path in (paths or {}).items():
         if path is not None and not is_stream(Path(path)):
             yield _Output(option, Path(path), Path(os.path.realpath(path)), is_replaced)
 
 
-def _inputs(given: Iterable[Given]) -> Iterator[Path]:
+def _inputs(given: Iterable[StoredResult]) -> Iterator[Path]:
     for name in given:
         text = "" if name is None else str(name).removeprefix("file://")
         if not text or "://" in text:

@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, TSAError
 from tsa.files.mounts import cannot_move, is_mount, replace_content
-from tsa.files.outputs import is_stream
-from tsa.files.platform_files import is_marker
+from tsa.files.outputs import check_folder, is_stream
 from tsa.system_errors import naming
+from tsa.text import brief, truncate_repr
 
 PRIVATE = 0o600
 """Of a file that holds payments, or weights that were learned from them: its owner may read and write it, nobody else."""
@@ -106,6 +106,23 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, refuse: type[TSAError]) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        refuse: Naming the file, where it cannot be read, is not JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise refuse(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise refuse(f"{path} cannot be read as JSON: {brief(error, 200)}") from error
+    if not isinstance(value, dict):
+        raise refuse(f"{path} must hold a JSON object (got {truncate_repr(value)})")
+    return value
+
+
 def sha256_of(path: Path) -> str:
     """Hex sha256 of a file's content."""
     with path.open("rb") as file:
@@ -121,7 +138,7 @@ def atomic_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[
     file by file, `marker` last. private: only their owner may read the files. Raises ConfigError, before anything is
     written, for anything else that stands there.
     """
-    _refuse_foreign(out, marker)
+    _check_replaceable(out, marker)
     out.parent.mkdir(parents=True, exist_ok=True)
     stays = cannot_move(out)
     aside = _temporary_path(out / out.name if stays else out)
@@ -129,7 +146,7 @@ def atomic_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[
     try:
         with naming(out):
             yield aside
-            _refuse_foreign(out, marker)  # again: this may be hours later
+            _check_replaceable(out, marker)  # again: this may be hours later
             if private:
                 _keep_private(aside)
             if stays:
@@ -150,13 +167,10 @@ def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _refuse_foreign(out: Path, marker: str) -> None:
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ConfigError(f"{out} must be a folder or not exist, but it is a file or a link")
-    if not out.exists() or (out / marker).is_file():
-        return
-    if any(not is_marker(path.name) for path in out.iterdir()):
-        raise ConfigError(f"{out} must be empty or hold a {marker} to be replaced, but it holds other files")
+def _check_replaceable(out: Path, marker: str) -> None:
+    if out.is_symlink():
+        raise ConfigError(f"{out} must be a folder or not exist (it is a link); name what it points at")
+    check_folder(out, f"a {marker} to be replaced", marker)
 
 
 def _move(folder: Path, out: Path) -> None:

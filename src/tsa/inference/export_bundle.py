@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from tsa.bundle.bundle import GRAPHS, Bundle
-from tsa.data.store.store import prepare
+from tsa.data.store.store import encoded_log
 from tsa.errors import ConfigError
 from tsa.files.writing import atomic_file
 from tsa.inference.engine import Engine, OnnxEngine, TorchEngine
@@ -90,6 +89,5 @@ def _batch(bundle: Bundle, log: Path | None) -> Batch:
     """The last payments of a log, whose histories are the longest; random ones where there is none."""
     if log is None:
         return random_batch(bundle.config, bundle.lengths, COMPARED, seed=1)
-    with tempfile.TemporaryDirectory(prefix="tsa-export-") as folder:
-        store = prepare(bundle.market, log, Path(folder) / "store", encoder=bundle.encoder)
+    with encoded_log(bundle.market, log, bundle.encoder) as store:
         return gather_batch(store, np.arange(max(0, len(store) - COMPARED), len(store)))

@@ -6,12 +6,10 @@ stores and bundles; it measures and fits nothing.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +18,10 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import Quarantine, SetAside
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.store import EventStore
 from tsa.inference.scorer import Scorer, check_finite, window_seconds
 from tsa.progress import Progress, silent
+from tsa.times import as_utc, to_seconds
 
 Logs = Sequence[str | Path]
 When = str | datetime | None
@@ -67,9 +66,7 @@ def open_log(
     """
     window = window_seconds(start, end)
     aside = Quarantine.of(quarantine)
-    with tempfile.TemporaryDirectory(prefix="tsa-log-") as folder:
-        encoded = partial(prepare, scorer.bundle.market, list(logs), encoder=scorer.bundle.encoder)
-        store = encoded(Path(folder) / "store", quarantine=aside, progress=progress)
+    with scorer.encoded(list(logs), quarantine=aside, progress=progress) as store:
         first, last = (int(row) for row in np.searchsorted(store.time_seconds, window))
         rows = np.arange(first, last, dtype=np.int64)
         with progress("scoring", len(rows)) as advance:
@@ -80,7 +77,8 @@ def open_log(
                 check_finite(ids, scores)
             else:  # the file is written anew, with them
                 unscored = frozenset(ids.filter(~sound).cast(pl.String))
-                encoded(Path(folder) / "again", quarantine=replace(aside, unscored=unscored))
+                with scorer.encoded(list(logs), quarantine=replace(aside, unscored=unscored)):
+                    pass
             rows, scores = rows[sound], scores[sound]
         yield KnownLog(store, rows, scores)
 
@@ -92,7 +90,7 @@ def learned_note(bundle: Bundle, times: NDArray[np.float64], ranges: Sequence[st
     for name in ranges:
         first, last = (splits.get(name) or {}).get("start"), (splits.get(name) or {}).get("end")
         if first and last:
-            begin, stop = (datetime.fromisoformat(text).astimezone(UTC).timestamp() for text in (first, last))
+            begin, stop = (to_seconds(as_utc(text)) for text in (first, last))
             if count := int(np.count_nonzero((times >= begin) & (times <= stop))):
                 found.append(f"{count:,} in the {name} range, {first[:10]} to {last[:10]}")
     if not found:

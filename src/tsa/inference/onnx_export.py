@@ -13,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tsa.errors import ConfigError, ModelError
+from tsa.errors import ModelError
 from tsa.inference.engine import INPUTS, OnnxEngine, TorchEngine
 from tsa.inference.onnx_runtime import onnx_quantisation, onnx_runtime
 from tsa.model import Batch, ModelConfig, TSANetwork
 from tsa.model.batch import History
+from tsa.optional import imported
 
 OPSET = 20
 AGREES = 1e-5
@@ -219,12 +220,6 @@ def _quiet() -> Any:
 
 
 def _refuse_missing() -> None:
-    onnx_runtime()
-    try:
-        import onnx
-        import onnxscript
-    except ImportError as error:
-        raise ConfigError(
-            f"an export needs ONNX (pip install 'tsa-fraud[onnx]'), but {error.name} is not installed"
-        ) from None
-    cast(Any, (onnx, onnxscript))
+    onnx_runtime("an export")
+    for module in ("onnx", "onnxscript"):
+        imported("an export", module, "onnx")

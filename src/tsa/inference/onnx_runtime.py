@@ -9,16 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from tsa.errors import ConfigError
+from tsa.optional import imported
 
 
-def onnx_runtime() -> Any:
-    """The module. ConfigError where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError(
-            "engine: 'onnxruntime' needs ONNX Runtime (pip install 'tsa-fraud[onnx]'), but it is not installed"
-        ) from None
+def onnx_runtime(what: str = "engine 'onnxruntime'") -> Any:
+    """The module. ConfigError where it is not installed. what: who needs it."""
+    onnxruntime = imported(what, "onnxruntime", "onnx")
     onnxruntime.disable_telemetry_events()
     return onnxruntime
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -21,7 +21,7 @@ from tsa.data.log.sorting import ParquetChunkWriter
 from tsa.data.online.histories import HistoryEvents, Key, gather_histories
 from tsa.data.online.payments import EncodedPayments as EncodedPayments
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.store import EventStore, encoded_log
 from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError
 from tsa.files.writing import atomic_file, need_suffix
@@ -29,6 +29,7 @@ from tsa.inference.engine import Engine, EngineName, Precision, TorchEngine, mak
 from tsa.model import TSANetwork
 from tsa.model.collate import gather_batch, request_batch
 from tsa.progress import Advance, Progress, silent
+from tsa.times import as_moment, to_seconds
 
 if TYPE_CHECKING:
     from tsa.explain import Explanation
@@ -149,31 +150,43 @@ class Scorer:
         A payment that the network has no number for is set aside as well, once the others are scored.
         """
         rows_in, unscored = window_seconds(start, end), set[str]()
-        with tempfile.TemporaryDirectory(prefix="tsa-score-") as folder:
-            store = self._encode(payments, Path(folder), quarantine, progress)
+        with self.encoded(payments, quarantine=quarantine, progress=progress) as store:
             first, last = (int(row) for row in np.searchsorted(store.time_seconds, rows_in))
-            with progress("scoring", last - first) as advance:
-                for begin in range(first, max(last, first + 1), part_rows):
-                    # opened anew for each part: what the maps of the last one hold in memory is let go
-                    store = EventStore.open(store.path)
-                    rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
-                    scores = self.score_rows(store, rows, advance=advance)
-                    ids = store.ids(slice(begin, begin + len(rows)))
-                    if not (sound := np.isfinite(scores)).all():
-                        if quarantine is None:
-                            check_finite(ids, scores)
+            kept = None if quarantine is None else unscored
+            yield from self._store_parts(store, first, last, part_rows, progress, kept)
+            if unscored:
+                self._set_aside(payments, quarantine, frozenset(unscored))
+
+    def score_store(self, store: EventStore, *, progress: Progress = silent) -> pl.DataFrame:
+        """What `score` gives for a log that stands encoded with this bundle's encoder: all its payments, in time order."""
+        return pl.concat(list(self._store_parts(store, 0, len(store), PART_ROWS, progress, None)), rechunk=True)
+
+    def _store_parts(
+        self, store: EventStore, first: int, last: int, part_rows: int, progress: Progress, unscored: set[str] | None
+    ) -> Iterator[pl.DataFrame]:
+        """The payments from `first` to `last`, so many at a time. unscored: gets the ids of those that the network has no
+        number for; DataError for such a payment where it is None."""
+        with progress("scoring", last - first) as advance:
+            for begin in range(first, max(last, first + 1), part_rows):
+                # opened anew for each part: what the maps of the last one hold in memory is let go
+                store = store.reopened()
+                rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
+                scores = self.score_rows(store, rows, advance=advance)
+                ids = store.ids(slice(begin, begin + len(rows)))
+                if not (sound := np.isfinite(scores)).all():
+                    if unscored is None:
+                        check_finite(ids, scores)
+                    else:
                         unscored |= set(ids.filter(~sound).cast(pl.String))
                         ids, scores = ids.filter(sound), scores[sound]
-                    yield pl.DataFrame({"id": ids, **self.with_calibration(scores)})
-            if unscored:
-                self._set_aside(payments, Path(folder), quarantine, frozenset(unscored))
+                yield pl.DataFrame({"id": ids, **self.with_calibration(scores)})
 
-    def _set_aside(self, payments: Files, folder: Path, quarantine: SetAside, unscored: frozenset[str]) -> None:
+    def _set_aside(self, payments: Files, quarantine: SetAside, unscored: frozenset[str]) -> None:
         """Write the quarantine file anew, with the payments that got no score. DataError where that makes it too many."""
         aside = Quarantine.of(quarantine)
         assert aside is not None
-        (folder / "again").mkdir()
-        self._encode(payments, folder / "again", replace(aside, unscored=unscored), silent)
+        with self.encoded(payments, quarantine=replace(aside, unscored=unscored)):
+            pass
 
     def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
         if not rows:
@@ -208,15 +221,9 @@ class Scorer:
         check_finite(requests.ids, scores)
         return self.with_calibration(scores)
 
-    def _encode(self, payments: Files, folder: Path, quarantine: SetAside, progress: Progress) -> EventStore:
-        """A store of `payments` under `folder`, made with the bundle's encoder: nothing is fitted."""
-        if isinstance(payments, pl.DataFrame):
-            payments.write_parquet(folder / "payments.parquet")
-            payments = folder / "payments.parquet"
-        bundle = self.bundle
-        return prepare(
-            bundle.market, payments, folder / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
-        )
+    def encoded(self, payments: Files, **settings: Any) -> AbstractContextManager[EventStore]:
+        """A block in which there is a store of a log, made with the bundle's encoder: `tsa.data.store.store.encoded_log`."""
+        return encoded_log(self.bundle.market, payments, self.bundle.encoder, **settings)
 
     def with_calibration(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The columns of raw scores (m,), `raw_score` first, then those that the bundle is calibrated for."""
@@ -299,8 +306,7 @@ def epoch_seconds(name: str, when: str | datetime | None, otherwise: float) -> f
     """Epoch seconds of a time in UTC, or in ISO spelling. ConfigError names what is none."""
     if when is None:
         return otherwise
-    try:
-        moment = datetime.fromisoformat(when) if isinstance(when, str) else when
-    except ValueError:
-        raise ConfigError(f"{name} must be a time like 2018-06-24 or 2018-06-24T12:00:00Z (got {when!r})") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    moment = as_moment(when)
+    if moment is None:
+        raise ConfigError(f"{name} must be a time like 2018-06-24 or 2018-06-24T12:00:00Z (got {when!r})")
+    return to_seconds(moment)

@@ -6,7 +6,6 @@ together, which is `tsa.legacy.importer`'s.
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 import warnings
@@ -23,7 +22,7 @@ from tsa.calibration.calibration import Calibration
 from tsa.calibration.percentile import PercentileMap
 from tsa.calibration.probability import BSplineMap
 from tsa.errors import ArtefactError, CalibrationError
-from tsa.files.writing import write_json
+from tsa.files.writing import read_json, write_json
 from tsa.legacy.safe_pickle import read_pickle, write_pickle
 
 PERCENTILES, BSPLINE = "percentile_score.pkl", "bspline_parameters.json"
@@ -37,13 +36,7 @@ BY_NUMBER = b"\nbytearray\n"
 
 def read_table(path: Path) -> dict[str, Any]:
     """A JSON object. ArtefactError."""
-    try:
-        table = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path.name} cannot be read as JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise ArtefactError(f"{path.name} must hold an object (got {type(table).__name__})")
-    return table
+    return read_json(path, ArtefactError)
 
 
 def read_percentiles(path: Path, notes: list[str] | None = None) -> PercentileMap:

@@ -19,7 +19,8 @@ from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup
 from tsa.data.encoding.vocabulary import ImportedVocabulary
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.errors import ArtefactError
-from tsa.legacy.safe_pickle import brief
+from tsa.legacy.safe_pickle import SHOWN
+from tsa.text import truncate_repr
 
 _log = logging.getLogger(__name__)
 
@@ -227,4 +228,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "it is missing" if value is None else brief(value)
+    return "it is missing" if value is None else truncate_repr(value, SHOWN)

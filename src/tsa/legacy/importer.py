@@ -22,9 +22,10 @@ from tsa.errors import ArtefactError, ConfigError, TSAError
 from tsa.files.writing import sha256_of
 from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_table, read_weights
 from tsa.legacy.encoder import SCALES, encoder_findings, legacy_encoder, legacy_market, refuse
-from tsa.legacy.safe_pickle import brief, read_pickle
+from tsa.legacy.safe_pickle import SHOWN, read_pickle
 from tsa.legacy.weights import ARGUMENTS, TWO, reference_network
 from tsa.model import TSANetwork
+from tsa.text import truncate_repr
 
 ENCODING = ("cat_to_index.json", "default_value_dict.json", "preprocessor.pkl")
 ARTEFACTS: dict[str, Callable[[Path], Any]] = {
@@ -141,7 +142,7 @@ def _complete(found: _ImportState, market: Market) -> None:
         filled = {name: value for name, value in {**wire, **told.defaults}.items() if defaults.get(name) is None}
         for name, own in told.defaults.items():
             if name not in filled and str(defaults[name]) != own:
-                rule = f"must be {brief(defaults[name])} as in default_value_dict, or be left out"
+                rule = f"must be {truncate_repr(defaults[name], SHOWN)} as in default_value_dict, or be left out"
                 found.findings.append(f"legacy.defaults.{name}: {rule} (got {own!r})")
         if filled:
             values = ", ".join(f"{name} {value!r}" for name, value in filled.items())

@@ -11,7 +11,6 @@ import io
 import math
 import pickle
 import pickletools
-import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ import numpy as np
 
 from tsa.errors import ArtefactError
 from tsa.files.writing import atomic_file
+from tsa.text import brief, truncate_repr
 
 MAX_BYTES = 64 * 2**20
 DEEPEST = 16
-
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 2, 80, 80
+SHOWN = 80
+"""Characters of a value that a message shows."""
 
 _OPCODES = """
     PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
@@ -39,11 +38,6 @@ OPCODES = frozenset(_OPCODES.split())
 
 
 PUTS, GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
-
-
-def brief(value: Any) -> str:
-    """A value as messages show it, shortened before it is spelled: a few hundred bytes can hold a list of 10^16 parts."""
-    return _BRIEF.repr(value)[:80]
 
 
 def read_pickle(path: Path) -> Any:
@@ -66,7 +60,7 @@ def load_pickle(data: bytes) -> Any:
     except ArtefactError:
         raise
     except Exception as error:  # a torn or hostile program fails in as many ways as there are opcodes
-        raise ArtefactError(f"cannot be read as a pickle of plain data: {error!r}"[:300]) from error
+        raise ArtefactError(f"cannot be read as a pickle of plain data: {truncate_repr(error, 200)}") from error
 
 
 def write_pickle(path: Path, value: list[Any]) -> None:
@@ -87,7 +81,7 @@ def _check_opcodes(data: bytes) -> None:
     except ArtefactError:
         raise
     except Exception as error:
-        raise ArtefactError(f"cannot be read as a pickle: {error}"[:300]) from error
+        raise ArtefactError(f"cannot be read as a pickle: {brief(error, 200)}") from error
 
 
 class _Stack:
@@ -156,7 +150,7 @@ class _Type:
 
     def __init__(self, name: Any, *flags: Any) -> None:
         if not isinstance(name, str) or name.lstrip("<>|=") not in NUMBERS:
-            raise ArtefactError(f"must hold arrays of numbers (got type {brief(name)})")
+            raise ArtefactError(f"must hold arrays of numbers (got type {truncate_repr(name, SHOWN)})")
         self.name, self.order = name.lstrip("<>|="), name[0] if name[0] in "<>" else "="
 
     def __setstate__(self, state: Any) -> None:
@@ -190,7 +184,7 @@ class _Array:
             raise ArtefactError("must hold arrays of numbers (got an array of something else)")
         kind, shape = self.type.type, tuple(self.shape)
         if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize != len(self.data):
-            found = f"{brief(shape)} of {len(self.data)} bytes"
+            found = f"{truncate_repr(shape, SHOWN)} of {len(self.data)} bytes"
             raise ArtefactError(f"must hold arrays as large as they say (got {found})")
         return np.frombuffer(bytes(self.data), kind).reshape(shape, order="F" if self.fortran else "C")
 
@@ -249,7 +243,7 @@ class _Loader(pickle.Unpickler):
         """The stand-in for a name of numpy's. ArtefactError for any other."""
         found = NAMES.get((module, name))
         if found is None:
-            raise ArtefactError(f"must hold plain data, but it asks for {module}.{name}"[:200])
+            raise ArtefactError(f"must hold plain data, but it asks for {brief(f'{module}.{name}', 150)}")
         return found
 
 

@@ -15,7 +15,8 @@ from torch.nn import functional
 from tsa.model.batch import History
 from tsa.model.config import ModelConfig
 from tsa.model.feature_aggregation import FeatureAggregation
-from tsa.model.time_encoding import DAY_SECONDS, OLDEST_SECONDS
+from tsa.model.time_encoding import OLDEST_SECONDS
+from tsa.times import DAY_SECONDS
 
 OUTCOMES = 4  # padding, not known, genuine, fraud
 LOG_AGE_SCALE = 0.3  # log1p of an age in hours reaches about 8: brought to the range that scaled features have

@@ -15,7 +15,8 @@ from tsa.model.config import ModelConfig
 from tsa.model.cross_attention import CrossAttention
 from tsa.model.embedding import event_embedding
 from tsa.model.layers import TOKENS_AT_ONCE, stack
-from tsa.model.time_encoding import DAY_SECONDS, OLDEST_SECONDS, TimeEncode
+from tsa.model.time_encoding import OLDEST_SECONDS, TimeEncode
+from tsa.times import DAY_SECONDS
 
 
 def _tokens_at_once() -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tsa.times import DAY_SECONDS
+
 FOLDING_SECONDS = 1e6  # an attention logit shrinks by e for each of these between query and key
 AGE_CAP_SECONDS = 1e7
 """The cap where none is said: 116 days, as the legacy system's parsing for one history has it."""
 MAX_CAP_SECONDS = 6e7
 """The largest cap, and how much later than the current event one can be: logits times exp(60) still are float32s."""
-DAY_SECONDS = 86_400.0
 OLDEST_SECONDS = 1e10
 """Ages beyond these 300 years, and below 0, count as the bound: where distances are taken, they would be no numbers."""
 

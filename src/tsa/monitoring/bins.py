@@ -1,7 +1,7 @@
 """The bins that the values of a feature, or scores, are counted in, and the counts, window by window.
 
-Numbers have bins of equal mass in the reference; categorical and calendar features have a bin per value that the bundle
-knows. Payments without a value, and with one that the bundle does not know, are counted apart.
+Numbers have bins of equal mass in the reference (`tsa.evaluation.metrics.psi`); categorical and calendar features have a bin per value
+that the bundle knows. Payments without a value, and with one that the bundle does not know, are counted apart.
 It knows numbers and counts; not stores.
 """
 
@@ -15,10 +15,12 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tsa.evaluation.metrics.psi import bin_of
+from tsa.text import shorten
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-BINS = 10
 TICK = 8
 """Letters of a value that an axis has room for."""
 
@@ -55,7 +57,7 @@ class Feature:
         if self.name == "day_of_week" and self.kind == "calendar":
             return ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
         if self.kind != "numerical":
-            return [value if len(value) <= TICK else f"{value[: TICK - 1]}…" for value in self.values]
+            return [shorten(value, TICK, "…") for value in self.values]
         return ["", *(f"{edge:.4g}" for edge in self.edges)]
 
 
@@ -98,23 +100,10 @@ class Counts:
         return cls(**{name: np.array(values, np.int64) for name, values in table.items()})
 
 
-def equal_mass_edges(values: Floats, bins: int = BINS) -> tuple[float, ...]:
-    """Inner edges of `bins` bins with about as much of values (n,), NaN left out, each.
-
-    A value that fills a bin by itself has a bin of its own: a feature that was constant, or mostly 0, is seen to leave it.
-    """
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return ()
-    quantiles = np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="lower")
-    edges, times = np.unique(quantiles, return_counts=True)
-    return tuple(np.unique([*edges, *np.nextafter(edges[times > 1], np.inf)]).tolist())
-
-
 def count_numbers(values: Floats, edges: tuple[float, ...], window: Integers, windows: int) -> Counts:
     """Counts of values (n,), NaN where missing, by bin and window (n,)."""
     missing = np.isnan(values)
-    bins = np.searchsorted(np.array(edges), values[~missing], side="right")
+    bins = bin_of(values[~missing], edges)
     return Counts(
         known=table(window[~missing], bins, windows, len(edges) + 1),
         missing=np.bincount(window[missing], minlength=windows),

@@ -15,7 +15,8 @@ from tsa.monitoring.features import count_features
 from tsa.monitoring.reference import Reference
 from tsa.monitoring.scores import Days, count_days, count_points, count_scores
 from tsa.monitoring.stability import per_hour, stability
-from tsa.monitoring.windows import DAY_SECONDS, ScoredWindow, Windows
+from tsa.monitoring.windows import ScoredWindow, Windows
+from tsa.times import DAY_SECONDS
 
 Dict = dict[str, Any]
 
@@ -88,7 +89,7 @@ def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windo
     only, the relative `change`; None, with a reason, where there is nothing to compare."""
     days = count_days(seen)
     expected = None if by_weekday is None else np.array(by_weekday)[days.weekday]
-    starts = (days.first + np.arange(len(days.n))) * float(DAY_SECONDS)
+    starts = (days.first + np.arange(len(days.n))) * DAY_SECONDS
     code = windows.codes(np.maximum(starts, windows.edges[0]))
     listed = zip(days.names, days.n.tolist(), days.whole.tolist(), strict=True)
     return {

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
-from tsa.monitoring.bins import Counts, Feature, Integers, count_numbers, equal_mass_edges
-from tsa.monitoring.windows import DAY_SECONDS, ScoredWindow, Windows
+from tsa.evaluation.metrics.psi import equal_mass_edges
+from tsa.monitoring.bins import Counts, Feature, Integers, count_numbers
+from tsa.monitoring.windows import ScoredWindow, Windows
+from tsa.times import DAY_SECONDS
 
 RAW = "raw_score"
 WHOLE_DAY = 0.9

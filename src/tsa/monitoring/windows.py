@@ -22,8 +22,8 @@ from tsa.errors import ConfigError
 from tsa.evaluation.metrics.scored_payments import Array
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
+from tsa.times import DAY_SECONDS
 
-DAY_SECONDS = 86_400
 WIDTHS = {"day": DAY_SECONDS, "week": 7 * DAY_SECONDS}
 MAX_WINDOWS = 1000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tsa.errors import ConfigError
+from tsa.optional import need
 
 if TYPE_CHECKING:
     from tsa.serving.settings import ServeSettings
@@ -19,13 +19,7 @@ def run(settings: ServeSettings) -> None:
 
 
 def _serve(settings: ServeSettings) -> None:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "tsa serve needs FastAPI and uvicorn (pip install 'tsa-fraud[serve]'), but they are not installed"
-        ) from None
+    need("tsa serve", "fastapi", "uvicorn", extra="serve")
     from tsa.serving.server import log_to_terminal
     from tsa.serving.server import run as serve
 

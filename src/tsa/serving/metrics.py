@@ -17,7 +17,7 @@ from tsa.data.encoding.vocabulary import ImportedVocabulary
 from tsa.data.online.payments import RuleViolationError
 from tsa.data.spelling import Spelling
 from tsa.data.values import normalise_text
-from tsa.errors import ConfigError
+from tsa.optional import imported
 from tsa.serving.history.base import REASONS
 from tsa.serving.problems import RULES
 from tsa.serving.worker_metrics import Family, Page
@@ -38,13 +38,7 @@ def library() -> Any:
     if "prometheus_client" not in sys.modules:
         for name in FILES:
             os.environ.pop(name, None)
-    try:
-        import prometheus_client
-    except ImportError:
-        raise ConfigError(
-            "tsa serve needs prometheus-client (pip install 'tsa-fraud[serve]'), but it is not installed"
-        ) from None
-    return prometheus_client
+    return imported("tsa serve", "prometheus_client", "serve")
 
 
 class Metrics:

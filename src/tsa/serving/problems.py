@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
-from tsa.data.online.payments import SHOWN, RuleViolation, truncate_repr
+from tsa.data.online.payments import RuleViolation
 from tsa.data.wire.row_errors import TEXTS
+from tsa.text import shorten, truncate_repr
 
 CONTENT_TYPE = "application/problem+json"
 TYPES = "urn:tsa:problem:"
@@ -86,9 +87,7 @@ class ProblemError(Exception):
 
 def shorten_value(value: object) -> str:
     """A value as a problem shows it, shortened."""
-    if not isinstance(value, str):
-        return truncate_repr(value)
-    return value if len(value) <= SHOWN else f"{value[: SHOWN - 3]}..."
+    return shorten(value) if isinstance(value, str) else truncate_repr(value)
 
 
 def item_problem(problem: RuleViolation, request_id: str) -> dict[str, Any]:

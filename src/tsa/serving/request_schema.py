@@ -7,18 +7,20 @@ a value is right, the reader of payments says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tsa.config.market import Market
-from tsa.data.online.payments import SHOWN, RuleViolation
+from tsa.data.online.payments import RuleViolation
 from tsa.data.spelling import MAX_EXACT
 from tsa.serving.formats import RequestRows
 from tsa.serving.problems import shorten_value
 from tsa.serving.settings import ServeSettings
+from tsa.text import shorten
 
 Events = Sequence[Mapping[str, Any]]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,14 @@ class RequestValidator:
         self._wire = market.inline_history is not None
         self._max_depth, self._max_list = settings.max_depth, settings.max_list
         self._max_text = settings.max_bytes if self._wire else settings.max_text
+
+    @staticmethod
+    def in_place(
+        entries: Sequence[PaymentRequest | RuleViolation], results: Iterable[Result]
+    ) -> list[Result | RuleViolation]:
+        """The results of the payments among the entries, and the problems of the others, each where it stands."""
+        answered = iter(results)
+        return [next(answered) if isinstance(entry, PaymentRequest) else entry for entry in entries]
 
     def entries(self, found: RequestRows) -> list[PaymentRequest | RuleViolation]:
         """Of each row: the payment, or what keeps it from being one."""
@@ -136,6 +146,6 @@ def invalid_unicode(row: object) -> RuleViolation | None:
                 except UnicodeEncodeError:
                     field = str(name).encode(errors="replace").decode()
                     return RuleViolation(
-                        "not_a_text", field, "must be a text of Unicode characters", ascii(value)[:SHOWN]
+                        "not_a_text", field, "must be a text of Unicode characters", shorten(ascii(value))
                     )
     return None

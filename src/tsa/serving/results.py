@@ -45,9 +45,9 @@ class ScoreResult:
         )
 
     @classmethod
-    def from_stored(cls, id_: str, kept: Mapping[str, Any], *, replayed: bool) -> Self:
-        """The answer that is kept."""
-        return cls(id=id_, replayed=replayed, **kept)
+    def from_stored(cls, id_: str, kept: Mapping[str, Any]) -> Self:
+        """The answer that is kept, given once more."""
+        return cls(id=id_, replayed=True, **kept)
 
     def stored_fields(self) -> dict[str, Any]:
         """What is kept: not the id, which may be veiled, nor what is of this request alone."""

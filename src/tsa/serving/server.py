@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -173,7 +172,7 @@ def run(settings: ServeSettings) -> None:
     seen = None if first.store is None else first.store.seen
     first.close()
     # a worker that is started later must meet the same store, and not make a new one
-    supervise(replace(settings, new_store=False, history_seen=seen))
+    supervise(settings.model_copy(update={"new_store": False, "history_seen": seen}))
 
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

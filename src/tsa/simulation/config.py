@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 
 from tsa.errors import ConfigError
+from tsa.times import as_utc, parse_time, to_seconds
 
 SECONDS_A_DAY = 86_400
 MAX_PAYMENTS_A_DAY = 2_000_000  # a day is the smallest piece held in memory
@@ -49,10 +49,8 @@ class SimulationConfig:
         if self.payments > self.days * MAX_PAYMENTS_A_DAY:
             rule = f"payments must be at most {MAX_PAYMENTS_A_DAY} a day"
             raise ConfigError(f"{rule} (got payments={self.payments}, days={self.days})")
-        try:
-            datetime.strptime(self.start, "%Y-%m-%d")
-        except (TypeError, ValueError):
-            raise ConfigError(f"start must be a date as 2025-01-01 (got start={self.start!r})") from None
+        if not isinstance(self.start, str) or len(self.start) != len("2025-01-01") or parse_time(self.start) is None:
+            raise ConfigError(f"start must be a date like 2025-01-01 (got start={self.start!r})")
 
     @property
     def n_frauds(self) -> int:
@@ -77,12 +75,12 @@ class SimulationConfig:
     @property
     def start_seconds(self) -> int:
         """The first moment of the period, in epoch seconds."""
-        return int(datetime.strptime(self.start, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+        return int(to_seconds(as_utc(self.start)))
 
     @property
     def first_weekday(self) -> int:
         """Weekday of the first day, Monday is 0."""
-        return datetime.strptime(self.start, "%Y-%m-%d").weekday()
+        return as_utc(self.start).weekday()
 
     def generator(self, purpose: str, part: int = 0) -> np.random.Generator:
         """A random stream for each purpose, so that a change to one purpose leaves the others as they were."""

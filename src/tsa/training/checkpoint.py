@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 from tsa.errors import ConfigError
 from tsa.files.platform_files import is_marker
 from tsa.files.writing import atomic_file, atomic_folder, sha256_of, write_json
+from tsa.trees import differences
 
 logger = logging.getLogger(__name__)
 
@@ -146,15 +147,6 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
         for path in self.folder.glob(".*.tmp"):  # what a killed process was writing
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def differences(there: Any, here: Any, place: str = "") -> Iterator[str]:
-    """Lines that tell where two trees of plain values differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*there, *here]):
-            yield from differences(there.get(key), here.get(key), f"{place}.{key}" if place else key)
-    elif there != here:
-        yield f"{place}: {there!r}, {here!r}"
 
 
 def _manifest_of(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tsa.config.toml import suggest
+from tsa.config.toml import findings
 from tsa.errors import ConfigError
 
 Defaults = Mapping[str, Mapping[str, Any]]
@@ -244,14 +244,4 @@ class TrainingConfig(ChoiceSettings):
         try:
             return cls(**settings)
         except ValidationError as error:
-            raise ConfigError("; ".join(_finding(detail) for detail in error.errors())) from None
-
-
-def _finding(detail: Any) -> str:
-    """One thing that pydantic found: setting, rule, value."""
-    if detail["type"] == "value_error":  # our own rules already say rule and value
-        return f"training: {detail['ctx']['error']}"
-    key = ".".join(map(str, ("training", *detail["loc"])))
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown setting{suggest(str(detail['loc'][-1]), list(TrainingConfig.model_fields))}"
-    return f"{key}: {detail['msg'].replace('Input should', 'must')} (got {detail['input']!r})"
+            raise ConfigError("; ".join(findings(error, cls, table="training"))) from None

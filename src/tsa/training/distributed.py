@@ -130,19 +130,19 @@ class DistributedContext:
         dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
-    def run_then_barrier(self, name: str, work: Callable[[], object] | None) -> None:
+    def run_then_barrier(self, name: str, work: Callable[[], Any] | None) -> Any:
         """Do `work`, if there is any, and go on when all processes have done theirs, for as long as those give signs of life.
 
-        name: of this work, unlike all others'. Raises OtherProcessError where another one fails, or is not heard of.
+        name: of this work, unlike all others'. Returns what the work of this process gave, None where it had none. Raises
+        OtherProcessError where another one fails, or is not heard of.
         """
         if self.count == 1:
-            if work is not None:
-                work()
-            return
+            return None if work is None else work()
         store = dist.distributed_c10d._get_default_store()
+        made = None
         if work is not None:
             with _signs_of_life(store, name):
-                work()
+                made = work()
         store.add(name, 1)
         signs, heard = -1, time.monotonic()
         while store.add(name, 0) < self.count:
@@ -155,6 +155,7 @@ class DistributedContext:
                     f"a process must give signs of life at its work ({name}; got none in {SILENCE_SECONDS:g} s)"
                 )
             time.sleep(POLL_SECONDS)
+        return made
 
     def wait(self) -> None:
         """Go on when all have come here."""

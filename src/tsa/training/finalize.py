@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
+from tsa.evaluation.run import WEIGHTS_SHA256
 from tsa.files.writing import atomic_file
 from tsa.model import TSANetwork
 from tsa.training.config import TrainingConfig
@@ -33,8 +34,12 @@ def score_splits(network: TSANetwork, scoring: DistributedScorer) -> dict[str, S
     return {name: scoring(network, found, f"scoring the {name} range") for name, found in rows.items()}
 
 
-def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path) -> None:
-    """`NAME_scores.parquet`: id, time (UTC), raw score and label (null where it is not known), in time order."""
+def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path, weights: str) -> None:
+    """`NAME_scores.parquet`: id, time (UTC), raw score and label (null where it is not known), in time order.
+
+    weights: the sha256 of the weights that gave the scores. It stands in the file, so that evaluation uses these scores
+    for these weights alone.
+    """
     rows = store.split(name)
     frame = pl.DataFrame(
         {
@@ -46,7 +51,8 @@ def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path) 
     )
     known = pl.when(pl.col("label") >= 0).then(pl.col("label"))
     with atomic_file(out / f"{name}_scores.parquet") as aside:
-        frame.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")), label=known).write_parquet(aside)
+        typed = frame.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")), label=known)
+        typed.write_parquet(aside, metadata={WEIGHTS_SHA256: weights})
 
 
 def fit_calibration(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tsa.data.store.manifest import MANIFEST, MARKET, REPORT
 from tsa.data.store.store import EventStore, split_summary
 from tsa.errors import ConfigError
+from tsa.files.outputs import check_folder
 from tsa.files.platform_files import is_marker
 from tsa.files.writing import sha256_of
 from tsa.model import ModelConfig
@@ -120,14 +121,12 @@ CONTENT = {
 
 def ensure_run_folder(out: Path) -> None:
     """Raise ConfigError where `out` cannot become a run folder: a file, or a folder that holds other things."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} must be a folder or not exist, but it is a file")
-    if not out.exists() or (out / RUN).is_file():
-        return
-    names = (path.name for path in out.iterdir() if path.suffix != ".log" and not path.name.startswith("."))
-    names = (name for name in names if not is_marker(name))
-    if foreign := sorted(set(names) - CONTENT):
-        raise ConfigError(f"{out} must be empty or the folder of a run, but it holds {', '.join(foreign[:5])}")
+    check_folder(out, "a run", RUN, lambda name: name in CONTENT or is_side_file(name))
+
+
+def is_side_file(name: str) -> bool:
+    """Whether a file is a log or hidden: both may lie in the folder of any run or search."""
+    return name.endswith(".log") or name.startswith(".")
 
 
 def ensure_no_unfinished_run(out: Path) -> None:

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from tsa.text import brief
+
 logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 15.0
@@ -102,4 +104,4 @@ class Feed:
 
 def shown(error: Exception) -> str:
     """The text of an error in one line, short, and without passwords of addresses."""
-    return USER.sub("://", " ".join(str(error).split()))[:SHOWN]
+    return brief(USER.sub("://", str(error)), SHOWN)

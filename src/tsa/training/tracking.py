@@ -11,12 +11,11 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tsa.errors import ConfigError
 from tsa.files.writing import atomic_file
+from tsa.optional import is_installed, need
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import mlflow_uri
 from tsa.training.mlflow_tracker import MLflowRun, refuse_unreachable
@@ -32,11 +31,10 @@ Track = Callable[[Record], None]
 def refuse_missing(config: TrainingConfig) -> None:
     """Raise ConfigError for what is asked for and not installed, or does not answer: better before hours of training than
     after."""
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise ConfigError("training.tensorboard needs TensorBoard, but pip install 'tsa-fraud[track]' was not done")
+    if config.tensorboard:
+        need("training.tensorboard", "tensorboard", extra="track")
     if uri := mlflow_uri():
-        if find_spec("mlflow") is None:
-            raise ConfigError("MLFLOW_TRACKING_URI needs MLflow, but pip install 'tsa-fraud[mlflow]' was not done")
+        need("MLFLOW_TRACKING_URI", "mlflow", extra="mlflow")
         refuse_unreachable(uri)
 
 
@@ -117,7 +115,7 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
 def draw_curves(records: Sequence[Record], out: Path) -> None:
     """The picture `out`: loss, validation, rate and gradient over the epochs. Nothing where matplotlib is not installed, or
     does not come to it: no reason to fail a run."""
-    if find_spec("matplotlib") is None:
+    if not is_installed("matplotlib"):
         logger.info("no %s: pip install 'tsa-fraud[track]' to have it drawn", out.name)
         return
     try:

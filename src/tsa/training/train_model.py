@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tsa.bundle.bundle import Bundle
+from tsa.bundle.bundle import Bundle, weights_of
+from tsa.bundle.manifest import WEIGHTS, sha256
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.files.writing import write_json
 from tsa.model import ModelConfig, TSANetwork
 from tsa.progress import Progress, silent
-from tsa.training.checkpoint import Checkpoints, differences
+from tsa.training.checkpoint import Checkpoints
 from tsa.training.config import TrainingConfig
 from tsa.training.data.sampler import Sampler
 from tsa.training.diagnostics import translate_resource_errors
@@ -43,9 +44,10 @@ from tsa.training.run_folder import (
 )
 from tsa.training.tracking import CURVES, Track, draw_curves, refuse_missing, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
-from tsa.training.validation import ScoringInterruptedError, has_both_classes
+from tsa.training.validation import Scores, ScoringInterruptedError, has_both_classes
+from tsa.trees import differences
 
-__all__ = ["CONTENT", "ensure_run_folder", "network_settings", "train"]
+__all__ = ["CONTENT", "Trained", "ensure_run_folder", "network_settings", "train", "train_network"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,74 @@ def train(
     TrainingError where the store cannot be learned from, the loss is not finite, or the machine is too small;
     TrainingStopped once a checkpoint is saved after SIGTERM.
     """
+    given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
+    return _trained(store, out, resume=resume, on_epoch=on_epoch, with_bundle=True, **given).bundle
+
+
+def train_network(
+    store: EventStore | str | Path,
+    out: str | Path,
+    *,
+    preset: str = "default",
+    model: Mapping[str, Any] | None = None,
+    training: TrainingConfig | None = None,
+    progress: Progress = silent,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Trained:
+    """As `train`, but the bundle is left to `Trained.write`, so that what is measured first goes into it.
+
+    The run has finished once the bundle is written. Where the process is killed before, the same call with `resume` goes on
+    from the last checkpoint, after the last epoch.
+    """
+    given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
+    return _trained(store, out, resume=resume, on_epoch=on_epoch, with_bundle=False, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training comes to, before it is written."""
+
+    out: Path
+    store: EventStore
+    bundle: Bundle
+    account: Mapping[str, Any]
+    """What run.json says once the run has finished, but for when."""
+    weights_sha256: str
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    """Raw scores of all payments of the validation and the calibration range. None of a run that had finished before."""
+    is_written: bool = False
+    """Whether the run had finished before: its bundle stands in the folder."""
+
+    def write(self, metrics: Mapping[str, Any] | None = None) -> Bundle:
+        """Write the bundle, with what was measured if anything was, and note that the run has finished.
+
+        A bundle that stands there and says the same stays as it is. Returns what stands there. Raises TrainingError where
+        there is no space for it.
+        """
+        bundle = self.bundle if metrics is None else replace(self.bundle, metrics=metrics)
+        with translate_resource_errors(self.out):
+            if not self.is_written or bundle.metrics != self.bundle.metrics:
+                bundle.save(self.out / BUNDLE)
+            if not self.is_written:
+                draw_curves(self.account["epochs"], self.out / CURVES)
+                write_json(self.out / RUN, {**self.account, "finished": utc_now()})
+                Checkpoints(self.out / CHECKPOINTS, {}).prune(kept=1)
+        return bundle
+
+
+def _trained(
+    store: EventStore | str | Path,
+    out: str | Path,
+    *,
+    preset: str,
+    model: Mapping[str, Any] | None,
+    training: TrainingConfig | None,
+    progress: Progress,
+    resume: bool,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    with_bundle: bool,
+) -> Trained:
     if not isinstance(store, EventStore):
         store = EventStore.open(Path(store))
     config, out = training or TrainingConfig(), Path(out)
@@ -79,9 +149,21 @@ def train(
         if resume and run.is_finished():
             logger.info("%s has finished: nothing is left to do", out)
             # of several machines only the first may have the folder
-            bundle: Bundle = processes.broadcast(Bundle.open(out / BUNDLE) if processes.is_main else None)
-            return bundle
-        return run.train(Callbacks(progress=progress, asked=asked), resume, on_epoch or _nothing)
+            found = processes.broadcast(_finished(out) if processes.is_main else None)
+            return Trained(out=out, store=store, is_written=True, **found)
+        return run.train(
+            Callbacks(progress=progress, asked=asked), resume, on_epoch or _nothing, with_bundle=with_bundle
+        )
+
+
+def _finished(out: Path) -> dict[str, Any]:
+    """The bundle of a run that has finished, and what the run tells of itself."""
+    bundle = Bundle.open(out / BUNDLE)
+    return {
+        "bundle": bundle,
+        "account": read_run_metadata(out),
+        "weights_sha256": sha256((out / BUNDLE / WEIGHTS).read_bytes()),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +207,19 @@ class _Run:
             processes=processes,
         )
 
-    def train(self, hooks: Callbacks, resume: bool, on_epoch: Track) -> Bundle:
-        """Train, from the start or from the last checkpoint, and write what comes of it."""
+    def train(self, hooks: Callbacks, resume: bool, on_epoch: Track, *, with_bundle: bool) -> Trained:
+        """Train, from the start or from the last checkpoint, and write what comes of it; the bundle if asked to."""
         checkpoints = Checkpoints(self.out / CHECKPOINTS, self.identity())
         loop = Trainer(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
         self._go_on(loop, checkpoints) if resume else self._begin(checkpoints)
         with closing(loop.loader), self._written(loop) as (run, track):
             history = loop.fit(track, on_epoch)
             end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
-            bundle = self._bundle(loop, {**self.account, **end})
-            if self.processes.is_main:
-                draw_curves(history.epochs, self.out / CURVES)
-                write_json(self.out / RUN, {**run, **end, "finished": utc_now()})
-                checkpoints.prune(kept=1)
+            trained = self._ended(loop, end, {**run, **end})
+            if self.processes.is_main and with_bundle:
+                trained.write()
             self.processes.wait()
-        return bundle
+        return trained
 
     def identity(self) -> dict[str, Any]:
         """What makes it this run. ConfigError where the processes do not all have the same store and settings."""
@@ -191,8 +271,8 @@ class _Run:
             write_json(self.out / RUN, run)
             yield run, track
 
-    def _bundle(self, loop: Trainer, training: dict[str, Any]) -> Bundle:
-        """Score the ranges that were not learned from, calibrate, write the bundle."""
+    def _ended(self, loop: Trainer, end: Mapping[str, Any], account: Mapping[str, Any]) -> Trained:
+        """Score the ranges that were not learned from, write their scores, calibrate. The bundle is not written."""
         try:
             scores = score_splits(self.network, loop.scoring)
         except ScoringInterruptedError:
@@ -200,22 +280,24 @@ class _Run:
                 f"{self.out}: asked to stop by SIGTERM after the last epoch: --resume ends it"
             ) from None
         calibration = None
+        network = self.network.cpu()
+        weights = sha256(weights_of(network))
         if self.processes.is_main:
             for name, found in scores.items():
-                write_split_scores(self.store, name, found, self.out)
+                write_split_scores(self.store, name, found, self.out, weights)
             calibration = fit_calibration(self.store, scores, self.rows["train"], self.config)
         bundle = Bundle(
             market=self.store.market,
             encoder=self.store.encoder,
             config=self.model,
-            network=self.network.cpu(),
-            training=training,
+            network=network,
+            training={**self.account, **end},
             calibration=self.processes.broadcast(calibration),
             data=data_summary(self.store),
         )
-        if self.processes.is_main:
-            bundle.save(self.out / BUNDLE)
-        return bundle
+        return Trained(
+            out=self.out, store=self.store, bundle=bundle, account=account, weights_sha256=weights, scores=scores
+        )
 
 
 def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, resume: bool) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.files.platform_files import is_marker
+from tsa.files.outputs import check_folder
 from tsa.files.writing import write_json
-from tsa.training.checkpoint import differences
 from tsa.training.config import TrainingConfig
-from tsa.training.run_folder import content_of
+from tsa.training.run_folder import content_of, is_side_file
 from tsa.training.train_model import network_settings
+from tsa.trees import differences
 from tsa.tuning.space import SECTIONS, Space
 
 Settings = dict[str, Any]
@@ -88,13 +88,9 @@ class Search:
 
 def acquire_folder(search: Search, out: Path) -> None:
     """Make `out` the folder of this search. ConfigError where it holds other things, or a search that differs."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} must be a folder or not exist, but it is a file")
+    check_folder(out, "a search", "search.json", is_side_file)
     account, kept = search.account(), out / "search.json"
     if not kept.is_file():
-        names = [] if not out.exists() else [path.name for path in out.iterdir() if not is_marker(path.name)]
-        if foreign := sorted(name for name in names if not name.startswith(".") and not name.endswith(".log")):
-            raise ConfigError(f"{out} must be empty or hold a search, but it holds {', '.join(foreign[:5])}")
         write_json(kept, account)
     before = json.loads(kept.read_text(encoding="utf-8"))
     if lines := list(differences(before, account)):

@@ -90,7 +90,7 @@ class Space:
                 raise ConfigError(f"a space has the tables {' and '.join(SECTIONS)} (got {room})")
             for name, given in settings.items():
                 if name not in SECTIONS[room]:
-                    raise ConfigError(f"{room}.{name}: unknown setting{suggest(name, SECTIONS[room])}")
+                    raise ConfigError(f"{room}.{name}: unknown key{suggest(name, SECTIONS[room])}")
                 entries[f"{room}.{name}"] = _entry(f"{room}.{name}", given)
         if not entries:
             raise ConfigError("a space must name a setting to search, but it is empty")

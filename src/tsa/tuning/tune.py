@@ -14,7 +14,6 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +22,7 @@ import polars as pl
 
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.files.writing import atomic_file, write_text
+from tsa.optional import need
 from tsa.progress import Progress, silent
 from tsa.training.tracking import epochs_of
 from tsa.training.train_model import train
@@ -56,7 +56,7 @@ def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progres
     Writes `trials.csv` and `best.toml`, the preset for `tsa train --settings`. Raises ConfigError for a folder that
     holds something else or another search, TrainingError where no trial came to an end.
     """
-    _need_optuna()
+    need("a search", "optuna", extra="tune")
     out = Path(out)
     if trials < 1:
         raise ConfigError(f"trials must be at least 1 (got {trials})")
@@ -223,8 +223,3 @@ def _preset(search: Search, best: BestTrial) -> str:
         # JSON writes numbers, texts, truth values and lists of them as TOML reads them
         lines += ["", f"[{room}]", *(f"{name} = {json.dumps(value)}" for name, value in sorted(own.items()))]
     return "\n".join(lines) + "\n"
-
-
-def _need_optuna() -> None:
-    if find_spec("optuna") is None:
-        raise ConfigError("a search needs Optuna, which is not installed: pip install 'tsa-fraud[tune]'")

@@ -17,7 +17,7 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import gather
 from tsa.data.online.histories import ARRAYS, HistoryEvents, gather_histories
-from tsa.data.online.payments import EncodedPayments, PaymentReader
+from tsa.data.online.payments import EncodedPayments, PaymentReader, RuleViolation
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError, MarketError
 
@@ -193,6 +193,25 @@ def test_refusals(reader: PaymentReader, change: dict[str, Any], rule: str, fiel
     assert len(problem.value) <= 40
     with pytest.raises(DataError, match=rf"payment number 2: {field} must .* [(]got .* , rule {rule}[)]"):
         reader.read_all([GOOD, {**GOOD, **change}])
+
+
+def test_each_row_keeps_its_place(reader: PaymentReader) -> None:
+    """Problems found before, while reading, and after: each stands where its row does."""
+    rows = random_rows(5, n=7)
+    rows[2] = {**rows[2], "amount": "much"}
+    early, late = (RuleViolation(rule, "payment", "must be right", "it is not") for rule in ("early", "late"))
+    found = reader.read(rows, known={4: early})
+    assert found.positions == (0, 1, 3, 5, 6)
+    found = found.without({1: late, 3: late})
+    assert found.positions == (0, 3, 6)
+    assert found.payments.ids == tuple(reader.read_all([rows[at]]).ids[0] for at in (0, 3, 6))
+    came = found.in_place(["a", "b", "c"])
+    assert [one if isinstance(one, str) else one.rule for one in came] == [
+        *("a", "late", "not_a_number", "b", "early", "late", "c")
+    ]
+    assert found.without({}) is found
+    nothing = reader.read([rows[2]], known={0: early})
+    assert nothing.in_place([]) == [early]
 
 
 def test_fields(market: Market, store: EventStore, reader: PaymentReader) -> None:

@@ -14,10 +14,11 @@ from tsa.config.market import Market
 from tsa.data.history import index_histories
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.baseline import segmented_ops as kernel
-from tsa.evaluation.baseline.aggregates import DAY, AggregateConfig, aggregate
+from tsa.evaluation.baseline.aggregates import AggregateConfig, aggregate
 from tsa.evaluation.baseline.segmented_ops import blocks_of
+from tsa.times import DAY_SECONDS
 
-WINDOWS = {"1d": 1 * DAY, "7d": 7 * DAY, "30d": 30 * DAY, "all": np.inf}
+WINDOWS = {"1d": 1 * DAY_SECONDS, "7d": 7 * DAY_SECONDS, "30d": 30 * DAY_SECONDS, "all": np.inf}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def brute_force(events: Sequence[Event], at: int, key: str) -> dict[str, float]:
         row[f"known_fraud_rate_{window}"] = frauds / len(known) if known else np.nan
     known = [e for e in earlier if e.label >= 0 and e.known_at <= now.time]
     fraud_times = [e.time for e in known if e.label == 1]
-    row["days_since_known_fraud"] = (now.time - fraud_times[-1]) / DAY if fraud_times else np.nan
+    row["days_since_known_fraud"] = (now.time - fraud_times[-1]) / DAY_SECONDS if fraud_times else np.nan
     row["last_known_is_fraud"] = known[-1].label if known else np.nan
     row["gap_seconds"] = now.time - earlier[-1].time if earlier else np.nan
     row["gap_before_seconds"] = earlier[-1].time - earlier[-2].time if len(earlier) > 1 else np.nan
@@ -101,7 +102,7 @@ def brute_force(events: Sequence[Event], at: int, key: str) -> dict[str, float]:
 @st.composite
 def event_lists(draw: st.DrawFn, least: int = 0) -> list[Event]:
     """Events in time order: with ties, null keys, times at window edges, outcomes known at any time or never."""
-    time = st.integers(0, 160).map(lambda quarter: 1.5e9 + quarter * DAY / 4)
+    time = st.integers(0, 160).map(lambda quarter: 1.5e9 + quarter * DAY_SECONDS / 4)
     single = st.tuples(
         time,
         st.sampled_from([None, 0, 1]),
@@ -112,7 +113,7 @@ def event_lists(draw: st.DrawFn, least: int = 0) -> list[Event]:
         st.sampled_from([-1.0, 0.0, 0.25, 1.0, 6.75, 7.0, 40.0, np.inf]),
     )
     found = sorted(draw(st.lists(single, min_size=least, max_size=14)), key=lambda e: e[0])
-    return [Event(*e[:6], known_at=e[0] + e[6] * DAY) for e in found]
+    return [Event(*e[:6], known_at=e[0] + e[6] * DAY_SECONDS) for e in found]
 
 
 @given(events=event_lists(), places=st.integers(1, 20), data=st.data())

@@ -84,5 +84,5 @@ def test_rows_without_an_outcome_or_without_fraud_are_refused(store: EventStore)
 
 def test_without_lightgbm_it_says_what_to_install(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(ConfigError, match=r"pip install tsa-fraud\[compare\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'tsa-fraud\[compare\]'"):
         _compare(store)

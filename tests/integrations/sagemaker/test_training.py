@@ -187,7 +187,7 @@ def test_checkpoints_of_another_job_are_refused(folder: Folder) -> None:
         ({"hyperparameters": {"market": "easy.toml", "training.epochs": "x"}}, "ConfigError: training.epochs: "),
         ({"hyperparameters": {"market": "easy.toml", "training.epoch": "3"}}, "did you mean `epochs`"),
         ({"hyperparameters": {"market": "easy.toml", "processes_per_host": "0"}}, "at least 1 (got '0'"),
-        ({"hyperparameters": ["market"]}, "hyperparameters.json must be a JSON object (got ['market']"),
+        ({"hyperparameters": ["market"]}, "hyperparameters.json must hold a JSON object (got ['market'])"),
         ({"inputdataconfig": {"market": FILES}}, "one named training with logs (got market"),
         ({"inputdataconfig": {"training": FILES, "test": {"TrainingInputMode": "Pipe"}}}, "test, mode Pipe"),
         (
@@ -211,7 +211,7 @@ def test_bad_jobs_say_why(folder: Folder, changes: dict[str, Any], text: str) ->
 
 def test_configuration_that_is_no_json(folder: Folder) -> None:
     (folder.base / "input" / "config" / "resourceconfig.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"resourceconfig\.json must be JSON [(]got "):
+    with pytest.raises(ConfigError, match=r"resourceconfig\.json cannot be read as JSON: "):
         TrainingJob.read(folder.base)
 
 

@@ -7,7 +7,6 @@ where rows come from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from tsa.data.encoding.vocabulary import (
     read_vocabulary,
 )
 from tsa.errors import DataError, MarketError, StoreError
-from tsa.files.writing import write_json
+from tsa.files.writing import read_json, write_json
 
 VERSION = 1
 
@@ -188,11 +187,7 @@ class Encoder:
     @classmethod
     def load(cls, path: Path) -> Self:
         """The encoder in the file `path`. Raises StoreError naming it."""
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read as an encoder: {error}") from error
-        return cls.from_dict(table)
+        return cls.from_dict(read_json(path, StoreError))
 
 
 def _declared(features: Sequence[Numerical | Scaler | ImportedScaler], scaling: ScalerGroup) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_SECONDS = 86_400
+from tsa.times import DAY_SECONDS
+
 STRAY, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
 """Of which times no notice is taken: see `sound_end`. Of fewer times than the last nothing can be said."""
 

@@ -11,7 +11,8 @@ from functools import partial
 import polars as pl
 
 from tsa.config.tables import FALSE, TRUE
-from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, TIME, UNIT_SCALE, Spelling
+from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling
+from tsa.times import DAY_SECONDS, ISO
 
 
 def is_texty(dtype: pl.DataType) -> bool:
@@ -125,7 +126,7 @@ def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
         microseconds = {"ns": ticks // 1000, "us": ticks, "ms": ticks * 1000}[dtype.time_unit]
         return microseconds.cast(pl.Float64) / 1e6
     if isinstance(dtype, pl.Date):
-        return column.to_physical().cast(pl.Float64) * 86_400.0
+        return column.to_physical().cast(pl.Float64) * DAY_SECONDS
     if unit is None:
         return _iso_seconds(column.cast(pl.String).str.strip_chars())
     given = number(name, dtype).fill_nan(None) / UNIT_SCALE[unit]
@@ -150,7 +151,7 @@ def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
     minutes = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
     whole = (date + " " + time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False).to_physical()
     microseconds = whole + fraction.fill_null(0) - minutes.fill_null(0) * 60_000_000
-    return pl.when(spelled.str.contains(TIME)).then(microseconds.cast(pl.Float64) / 1e6)
+    return pl.when(spelled.str.contains(ISO)).then(microseconds.cast(pl.Float64) / 1e6)
 
 
 def label(name: str, dtype: pl.DataType) -> pl.Expr:

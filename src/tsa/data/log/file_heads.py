@@ -14,7 +14,8 @@ import polars as pl
 import pyarrow as pa
 
 from tsa.data.spelling import BLANKS
-from tsa.errors import DataError, brief
+from tsa.errors import DataError
+from tsa.text import brief
 
 HEAD_BYTES = 65_536
 BOM = "\ufeff"

@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from tsa.data.log.file_heads import LINE
-from tsa.errors import DataError, brief
+from tsa.errors import DataError
+from tsa.text import brief
 
 PEEK_ROWS = 1000
 _NO_VALUE = re.compile(rb"(?<!\w)(NaN|-?Infinity)(?!\w)")

@@ -96,6 +96,7 @@ class PseudonymizedSource(Source):
             schema=schema,
             has_literal_quotes=source.has_literal_quotes,
             blank_lines=source.blank_lines,
+            table=source.table,
             pseudonyms=pseudonyms,
             raw=source.schema,
         )

@@ -11,7 +11,8 @@ import polars as pl
 import pyarrow as pa
 
 from tsa.data.log.json_lines import json_fault
-from tsa.errors import DataError, brief
+from tsa.errors import DataError
+from tsa.text import brief
 
 CUT_OFF = (
     "unexpected end of file",
@@ -27,7 +28,7 @@ def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = 
     """The error to show for what Polars or the system said of a file. is_veiled: nothing that stands in it may be told."""
     if "://" not in path:
         try:
-            found = json_fault(path) if kind == "json" else None if kind == "parquet" else _no_utf8(path)
+            found = json_fault(path) if kind == "json" else None if kind in ("parquet", "table") else _no_utf8(path)
         except (OSError, pa.ArrowException) as wrong:
             error, found = wrong, None
         if found is not None:

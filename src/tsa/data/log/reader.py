@@ -26,8 +26,8 @@ from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.read_errors import fault_of, why_unreadable
 from tsa.data.log.rules import LogSchema, read_columns, shape_of
-from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, row_bytes, sorted_parts, time_chunks
-from tsa.data.log.sources import Source, open_sources
+from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, TableParts, row_bytes, sorted_parts, time_chunks
+from tsa.data.log.sources import Source, open_sources, table_source
 from tsa.data.log.validation import (
     BAD,
     EXCLUDED,
@@ -43,11 +43,14 @@ from tsa.data.log.validation import (
     validation_error,
     write_quarantine,
 )
-from tsa.errors import DataError, brief
+from tsa.errors import DataError
+from tsa.text import brief
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["KNOWN_AT", "LABEL", "TIME", "CleanLog", "clean_log", "read_log"]
+__all__ = ["KNOWN_AT", "LABEL", "TIME", "CleanLog", "clean_log", "read_log", "read_table"]
+
+Parts = ParquetChunkWriter | TableParts
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,39 @@ def read_log(
     that can be scaled; None: those that an encoder fitted as the market says can. Files appear whole or not at all.
     """
     keys = (market.event.id, *(str(history.key_column) for history in market.history))
-    sources = open_sources(logs, read_columns(market), keys)
-    pseudonyms = Pseudonymizer.of(market)
-    if pseudonyms is not None:
-        market, sources = (
-            pseudonyms.market(market),
-            [PseudonymizedSource.over(source, pseudonyms) for source in sources],
-        )
+    market, sources = _veiled(market, open_sources(logs, read_columns(market), keys))
     return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
+
+
+def read_table(
+    market: Market,
+    table: pl.DataFrame,
+    *,
+    quarantine: SetAside = None,
+    need_label: bool = True,
+    domains: Mapping[str, Domain] | None = None,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The rows and the report of `CleanLog`, of a small table: what `read_log` makes of its Parquet file, in memory.
+
+    Raises DataError as `read_log` does.
+    """
+    market, sources = _veiled(market, [table_source(table, read_columns(market))])
+    log = _opened(market, sources, need_label, domains)
+    try:
+        staged = log.staged().collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise _unreadable(log, error) from None
+    parts = TableParts()
+    report = _settle(log, staged.lazy(), parts, Quarantine.of(quarantine))
+    logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
+    return parts.table(), report
+
+
+def _veiled(market: Market, sources: list[Source]) -> tuple[Market, list[Source]]:
+    pseudonyms = Pseudonymizer.of(market)
+    if pseudonyms is None:
+        return market, sources
+    return pseudonyms.market(market), [PseudonymizedSource.over(source, pseudonyms) for source in sources]
 
 
 def clean_log(
@@ -98,18 +126,26 @@ def clean_log(
 ) -> CleanLog:
     """Check and sort rows that are opened already, as `read_log` does."""
     out = Path(out)
-    log = LogScan(shape=_shape(market, sources, need_label, domains), sources=sources)
-    if not log.shape.label:
-        logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
+    log = _opened(market, sources, need_label, domains)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}.staged")
     try:
         _stage(log, aside)
-        report = _settle(log, pl.scan_parquet(aside), out, Quarantine.of(quarantine))
+        with ParquetChunkWriter(out) as parts:
+            report = _settle(log, pl.scan_parquet(aside), parts, Quarantine.of(quarantine))
     finally:
         aside.unlink(missing_ok=True)
     logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
     return CleanLog(path=out, report=report)
+
+
+def _opened(
+    market: Market, sources: Sequence[Source], need_label: bool, domains: Mapping[str, Domain] | None
+) -> LogScan:
+    log = LogScan(shape=_shape(market, sources, need_label, domains), sources=sources)
+    if not log.shape.label:
+        logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
+    return log
 
 
 def _shape(
@@ -143,7 +179,7 @@ def _stage(log: LogScan, aside: Path) -> None:
         raise _unreadable(log, error) from None
 
 
-def _settle(log: LogScan, staged: pl.LazyFrame, out: Path, quarantine: Quarantine | None) -> dict[str, Any]:
+def _settle(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Quarantine | None) -> dict[str, Any]:
     id_name = log.shape.market.event.id
     rows = staged.select(id_name, USE).collect(engine="streaming")
     ids, use = rows[id_name], rows[USE]
@@ -174,7 +210,7 @@ def _settle(log: LogScan, staged: pl.LazyFrame, out: Path, quarantine: Quarantin
         "by_rule": dict(broken.rows),
         "frauds_quarantined": broken.frauds,
         "frauds_by_rule": dict(broken.frauds_by_rule),
-        **_write_sorted(kept, out, id_name),
+        **_write_sorted(kept, parts, id_name),
     }
     assert report["rows_kept"] == sum(report["labels"].values())
     assert report["rows_read"] == sum(rows_by_use.values())
@@ -243,18 +279,17 @@ def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
     return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
 
 
-def _write_sorted(kept: pl.LazyFrame, out: Path, id_name: str) -> dict[str, Any]:
-    """Write the clean table; what it holds, for the report."""
+def _write_sorted(kept: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, Any]:
+    """Write the clean table in parts; what it holds, for the report."""
     times = kept.select(TIME).collect(engine="streaming")[TIME].to_numpy()
     schema = kept.collect_schema()
     ranges = time_chunks(times, row_bytes(schema))
     nulls: Counter[str] = Counter()
     labels: Counter[int] = Counter()
-    with ParquetChunkWriter(out) as parts:
-        for part in sorted_parts(kept, ranges, TIME, _tie(id_name, schema[id_name])):
-            parts.write(part)
-            nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
-            labels.update(dict(part[LABEL].value_counts().iter_rows()))
+    for part in sorted_parts(kept, ranges, TIME, _tie(id_name, schema[id_name])):
+        parts.write(part)
+        nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
+        labels.update(dict(part[LABEL].value_counts().iter_rows()))
     return {
         "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},
         "first_time": datetime.fromtimestamp(float(times.min()), UTC).isoformat(),

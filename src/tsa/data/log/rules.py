@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tsa.config.market import DAY_SECONDS, Market
+from tsa.config.market import Market
 from tsa.config.toml import suggest
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
@@ -21,8 +21,9 @@ from tsa.data.log.sources import EXTRA
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import normalise_text
 from tsa.errors import DataError
+from tsa.times import DAY_SECONDS
 
-TEN_YEARS_SECONDS = 10 * 365.25 * 86_400.0
+TEN_YEARS_SECONDS = 10 * 365.25 * DAY_SECONDS
 ANY_TIME = (-6e10, 2e11)
 """From the first century to the ninth millennium: what calendars of programs hold."""
 DATE_LENGTH = len("2025-01-31")

@@ -57,6 +57,21 @@ def in_order(part: pl.DataFrame, time: str, tie: pl.Expr) -> pl.DataFrame:
     return part.sort(pl.col(time), tie)
 
 
+class TableParts:
+    """Keeps tables of one schema in memory, one after the other; the counterpart of `ParquetChunkWriter`."""
+
+    def __init__(self) -> None:
+        self._parts: list[pl.DataFrame] = []
+
+    def write(self, part: pl.DataFrame) -> None:
+        """Append the rows."""
+        self._parts.append(part)
+
+    def table(self) -> pl.DataFrame:
+        """All rows."""
+        return pl.concat(self._parts, rechunk=True)
+
+
 class ParquetChunkWriter:
     """Writes tables of one schema one after the other into a Parquet file, which appears when all are in."""
 

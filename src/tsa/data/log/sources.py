@@ -20,6 +20,8 @@ from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.text_tables import check_lines, has_lone_quotes
 from tsa.errors import DataError
 
+TABLE = "table"
+"""The kind of a source whose rows are at hand."""
 EXTRA = "__beyond the header"  # in CSV: what stands in a row behind the last column of the header
 
 
@@ -38,6 +40,8 @@ class Source:
     """Columns that are no market's, and go along to the clean table as they are."""
     precomputed_rules: Mapping[str, str] = field(default_factory=dict)
     """Rules that were checked before, and what they expect: see `tsa.data.log.validation.precomputed_rules`."""
+    table: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    """The rows themselves, where they are at hand: nothing is read from files then."""
 
     is_veiled = False
     """Whether nothing may be told of what stands in the files."""
@@ -45,16 +49,25 @@ class Source:
     @property
     def is_text(self) -> bool:
         """True for formats without types: everything is scanned as text."""
-        return self.kind != "parquet"
+        return self.kind not in ("parquet", TABLE)
 
     def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
         """These columns, those that the files lack left out, in file order."""
         present = [name for name in (*columns, *self.passthrough, EXTRA) if name in self.schema]
         wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
+        if self.table is not None:
+            return self.table.lazy().select(present)
         frame = _scan(self.kind, list(self.paths), wanted, self.has_literal_quotes)
         if self.blank_lines:
             frame = frame.filter(pl.any_horizontal(pl.all().str.strip_chars() != ""))
         return frame.select(present)
+
+
+def table_source(table: pl.DataFrame, columns: Sequence[str]) -> Source:
+    """A table at hand, as if it were a Parquet file. columns: as of `open_sources`. DataError for what is no log."""
+    source = Source(kind=TABLE, paths=("the table",), schema=dict(table.schema), table=table)
+    _refuse_own(source, columns, alone=True)
+    return source
 
 
 def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str] = ()) -> list[Source]:

@@ -21,6 +21,7 @@ from tsa.data.log.rules import LogSchema, Rule, excluded, read_columns, rules, t
 from tsa.data.log.sources import EXTRA, Source
 from tsa.errors import DataError
 from tsa.files.writing import atomic_file
+from tsa.text import shorten
 
 USE, KEPT, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
 ROW, ID, REASON, FRAUD = "__row", "__id", "__reason", "__fraud"
@@ -237,7 +238,7 @@ def validation_error(
 def _spelled(row: Mapping[str, Any]) -> str:
     who = f"row {row[ROW] + 1}" if row[ID] is None else f"id {row[ID]}"
     value = repr(row["value"])
-    return f"{who} ({value if len(value) <= 40 else value[:37] + '...'})"
+    return f"{who} ({shorten(value)})"
 
 
 def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path) -> None:

@@ -11,44 +11,35 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.config.market import DAY_SECONDS, Exclude, Market
+from tsa.config.market import Exclude, Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING
 from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns, range_text
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
-from tsa.data.values import (
-    SHOWN,
-    RuleViolation,
-    RuleViolationError,
-    key_of,
-    normalise_text,
-    number_of,
-    parse_time,
-    truncate_repr,
-)
+from tsa.data.values import RuleViolation, RuleViolationError, key_of, normalise_text, number_of, parse_time
 from tsa.data.wire.scales import VectorizedScaler
 from tsa.errors import DataError
+from tsa.times import DAY_SECONDS
 
 __all__ = [
-    "SHOWN",
     "EncodedPayments",
     "ParsedPayments",
     "PaymentReader",
     "RuleViolation",
     "RuleViolationError",
     "tie_break_key",
-    "truncate_repr",
 ]
 
 Row = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,6 +90,21 @@ class ParsedPayments:
     problems: Mapping[int, RuleViolation]
     """By place among the rows."""
 
+    def without(self, wrong: Mapping[int, RuleViolation]) -> ParsedPayments:
+        """The same, but for payments that turn out to have a problem: by their number among `payments`."""
+        if not wrong:
+            return self
+        kept = [at for at in range(len(self.positions)) if at not in wrong]
+        problems = {**self.problems, **{self.positions[at]: problem for at, problem in wrong.items()}}
+        return ParsedPayments(
+            payments=self.payments.take(kept), positions=tuple(self.positions[at] for at in kept), problems=problems
+        )
+
+    def in_place(self, results: Sequence[Result | RuleViolation]) -> list[Result | RuleViolation]:
+        """What each row comes to: the result of its payment, or its problem."""
+        came = {**self.problems, **dict(zip(self.positions, results, strict=True))}
+        return [came[place] for place in range(len(came))]
+
 
 def tie_break_key(id_: str) -> tuple[int, str]:
     """What breaks ties in time: as `tsa.data.log.reader`, texts go by length in bytes, then by letters."""
@@ -141,12 +147,19 @@ class PaymentReader:
         self._numerical = VectorizedScaler(encoder.numerical_scaling, [math.nan] * len(features.numerical))
         self._engineered = VectorizedScaler(encoder.engineered_scaling, [math.nan] * len(features.engineered))
 
-    def read(self, rows: Sequence[Row], *, outcomes: bool = False) -> ParsedPayments:
-        """Read payments. outcomes: also what became of each, for events of the past; a current one has none yet."""
+    def read(
+        self, rows: Sequence[Row], *, outcomes: bool = False, known: Mapping[int, RuleViolation] | None = None
+    ) -> ParsedPayments:
+        """Read payments. outcomes: also what became of each, for events of the past; a current one has none yet.
+
+        known: problems that were found before, by place; such rows are not read.
+        """
         sound: list[_Clean] = []
         places: list[int] = []
-        problems: dict[int, RuleViolation] = {}
+        problems: dict[int, RuleViolation] = dict(known or {})
         for place, row in enumerate(rows):
+            if place in problems:
+                continue
             try:
                 sound.append(self._clean(row, outcomes))
                 places.append(place)

@@ -21,12 +21,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
+from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late
 from tsa.data.log.clocks import sound_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, SetAside
-from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log
+from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
@@ -43,7 +44,7 @@ from tsa.data.store.manifest import (
 from tsa.data.wire.event_segments import EmbeddedHistoryStore
 from tsa.data.wire.reader import read_wire
 from tsa.errors import DataError
-from tsa.files.writing import ArrayWriter, file_entry, need_suffix, write_json
+from tsa.files.writing import file_entry, need_suffix, write_json
 from tsa.progress import Progress
 
 MAX_NOTES = 20
@@ -73,8 +74,8 @@ def build_store(
 ) -> None:
     """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
     with _read(market, logs, folder, quarantine=quarantine, encoder=encoder) as (clean, carried):
-        rows = pl.scan_parquet(folder / ROWS)
-        entries, time_seconds = _write_times(rows, folder, carried)
+        rows, arrays = pl.scan_parquet(folder / ROWS), FolderArrays(folder)
+        entries, time_seconds = _write_times(rows, arrays, carried)
         splits: dict[str, Split] = {}
         is_fitted = encoder is None
         if encoder is None:
@@ -82,9 +83,9 @@ def build_store(
             first, last = splits["train"]["rows"]
             encoder = Encoder.fit(market, rows.slice(first, last - first))
         n = len(time_seconds)
-        features, unknown = _write_features(encoder, rows, n, folder, progress, carried)
+        features, unknown = _write_features(encoder, rows, n, arrays, progress, carried)
         entries |= features
-        entries |= _write_histories(market, rows, time_seconds, folder, progress, carried)
+        entries |= _write_histories(market, rows, time_seconds, arrays, progress, carried)
         report = _report(market, rows, time_seconds, clean.report, unknown, splits, is_fitted=is_fitted)
         write_json(folder / REPORT, report)
         write_json(folder / MARKET, market.to_dict())
@@ -93,6 +94,27 @@ def build_store(
         manifest = _manifest(market, encoder, n, splits, entries)
     write_json(folder / MANIFEST, manifest if carried is None else manifest | {"n_stored": n + len(carried)})
     _log.info("store of %d events written", n)
+
+
+def build_in_memory(
+    market: Market, table: pl.DataFrame, *, quarantine: SetAside, encoder: Encoder, progress: Progress
+) -> tuple[pl.DataFrame, MemoryArrays, dict[str, Any]]:
+    """What `build_store` writes of the Parquet file of a small table, for a market of logs: the clean rows, the arrays by
+    the names of their files, and the report. Raises DataError."""
+    aside = _quarantine(quarantine)
+    clean, read = read_table(market, table, quarantine=aside, need_label=False, domains=encoder.domains)
+    rows, arrays = clean.lazy(), MemoryArrays()
+    _, time_seconds = _write_times(rows, arrays, None)
+    _, unknown = _write_features(encoder, rows, len(clean), arrays, progress, None)
+    _write_histories(market, rows, time_seconds, arrays, progress, None)
+    report = _report(market, rows, time_seconds, read, unknown, {}, is_fitted=False)
+    _log.info("%d events encoded in memory", len(clean))
+    return clean, arrays, report
+
+
+def encode_rows(encoder: Encoder, rows: pl.LazyFrame, n: int, arrays: Arrays, progress: Progress) -> None:
+    """Write the encoded features of n clean rows of a log alone."""
+    _write_features(encoder, rows, n, arrays, progress, None)
 
 
 def _report(
@@ -129,15 +151,20 @@ def _read(
     market: Market, logs: Sequence[str], folder: Path, *, quarantine: SetAside, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
-    aside = Quarantine.of(quarantine)
-    if aside is not None:
-        need_suffix("quarantine", aside.path, ".parquet")
+    aside = _quarantine(quarantine)
     if market.inline_history is None:
         domains = None if encoder is None else encoder.domains
         yield read_log(market, logs, folder / ROWS, quarantine=aside, need_label=encoder is None, domains=domains), None
         return
     with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as found:
         yield found
+
+
+def _quarantine(quarantine: SetAside) -> Quarantine | None:
+    aside = Quarantine.of(quarantine)
+    if aside is not None:
+        need_suffix("quarantine", aside.path, ".parquet")
+    return aside
 
 
 def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, Split]:
@@ -173,7 +200,7 @@ def _shown(seconds: float) -> str:
 
 
 def _write_times(
-    rows: pl.LazyFrame, folder: Path, carried: EmbeddedHistoryStore | None
+    rows: pl.LazyFrame, arrays: Arrays, carried: EmbeddedHistoryStore | None
 ) -> tuple[Entries, NDArray[np.float64]]:
     """Write the times and labels; return the times of the payments, which splits are found by.
 
@@ -185,7 +212,7 @@ def _write_times(
     behind = {"time_seconds": times, "label": np.full(len(times), -1), "known_at_seconds": np.full(len(times), np.inf)}
     for name, column in (("time_seconds", TIME), ("label", LABEL), ("known_at_seconds", KNOWN_AT)):
         pieces = (frame[column].to_numpy(), behind[name])
-        entries |= _write_array(folder, array_file(name), ARRAYS[name], len(frame) + len(times), pieces)
+        entries |= _write_array(arrays, array_file(name), ARRAYS[name], len(frame) + len(times), pieces)
     return entries, frame[TIME].to_numpy()
 
 
@@ -200,7 +227,12 @@ def _chunks(rows: pl.LazyFrame, columns: Sequence[str], n: int) -> Iterator[pl.D
 
 
 def _write_features(
-    encoder: Encoder, rows: pl.LazyFrame, n: int, folder: Path, progress: Progress, carried: EmbeddedHistoryStore | None
+    encoder: Encoder,
+    rows: pl.LazyFrame,
+    n: int,
+    arrays: Arrays,
+    progress: Progress,
+    carried: EmbeddedHistoryStore | None,
 ) -> tuple[Entries, dict[str, int]]:
     """Encode all rows, chunk by chunk: the encoding of a row does not depend on the others.
 
@@ -212,7 +244,7 @@ def _write_features(
     sizes = {"categorical": n + behind, "numerical": n + behind, "engineered": n}
     with ExitStack() as stack:
         writers = {
-            name: stack.enter_context(ArrayWriter(folder / array_file(name), ARRAYS[name], (sizes[name], len(columns))))
+            name: stack.enter_context(arrays.writer(array_file(name), ARRAYS[name], (sizes[name], len(columns))))
             for name, columns in encoder.columns.items()
         }
         advance = stack.enter_context(progress("encoding", n + behind))
@@ -246,7 +278,7 @@ def _write_histories(
     market: Market,
     rows: pl.LazyFrame,
     time_seconds: NDArray[np.float64],
-    folder: Path,
+    arrays: Arrays,
     progress: Progress,
     carried: EmbeddedHistoryStore | None,
 ) -> Entries:
@@ -264,13 +296,13 @@ def _write_histories(
                 total = int((position - start + 1).sum())
             for name, pieces in found.items():
                 size = total if name == "order" else len(time_seconds)
-                entries |= _write_array(folder, index_file(history.name, name), np.int64, size, pieces)
+                entries |= _write_array(arrays, index_file(history.name, name), np.int64, size, pieces)
             advance(1)
     return entries
 
 
-def _write_array(folder: Path, file: str, kind: type[np.generic], n: int, pieces: Iterable[NDArray[Any]]) -> Entries:
-    with ArrayWriter(folder / file, kind, (n,)) as writer:
+def _write_array(arrays: Arrays, file: str, kind: type[np.generic], n: int, pieces: Iterable[NDArray[Any]]) -> Entries:
+    with arrays.writer(file, kind, (n,)) as writer:
         for piece in pieces:
             writer.append(piece)
     return {file: writer.entry}

@@ -17,7 +17,6 @@ This file knows names and sizes; it does not know what the arrays mean.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.errors import StoreError
-from tsa.files.writing import sha256_of
+from tsa.files.writing import read_json, sha256_of
 
 VERSION = 2
 KIND = "tsa event store"
@@ -79,7 +78,7 @@ def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
 
     Raises StoreError naming the file that is not.
     """
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, StoreError)
     if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
         found = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
         raise StoreError(
@@ -124,17 +123,6 @@ def open_array(
         found = f"{array.shape} {array.dtype}"
         raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)} (got {found})")
     return array
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a store. Raises StoreError naming it."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} must hold a JSON object (got {type(value).__name__})")
-    return value
 
 
 def _check_file(path: Path, entry: Mapping[str, Any], *, verify: bool) -> None:

@@ -6,8 +6,10 @@ stands where in the folder. This file does not know how rows are read or encoded
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +20,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import SPLITS, Market
+from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.log.quarantine import SetAside
-from tsa.data.store.build import build_store
+from tsa.data.store.build import build_in_memory, build_store, encode_rows
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
@@ -36,15 +39,18 @@ from tsa.data.store.manifest import (
     index_file,
     n_stored,
     open_array,
-    read_json,
     read_manifest,
 )
 from tsa.errors import DataError, MarketError, StoreError
-from tsa.files.writing import atomic_folder
+from tsa.files.writing import atomic_folder, read_json
 from tsa.progress import Progress, silent
+from tsa.trees import differences
 
 Array = NDArray[Any]
 TEST = "test"
+Logs = str | Path | Sequence[str | Path]
+MAX_TABLE_BYTES = 256 * 2**20
+"""A table that takes more is encoded by way of files, so that memory stays bounded."""
 
 
 def prepare(
@@ -64,12 +70,58 @@ def prepare(
     Raises DataError for rows that cannot be used or a split without rows, MarketError when the encoder is for other
     features, ConfigError when `out` is a folder with other things in it.
     """
-    names = [str(logs)] if isinstance(logs, str | Path) else [str(log) for log in logs]
+    names = _names(logs)
     if encoder is not None:
         encoder.check_market(market)
     with atomic_folder(Path(out), MANIFEST, private=True) as folder:
         build_store(market, names, folder, quarantine=quarantine, encoder=encoder, progress=progress)
     return EventStore.open(out, market)
+
+
+def _names(logs: Logs) -> list[str]:
+    return [str(logs)] if isinstance(logs, str | Path) else [str(log) for log in logs]
+
+
+@contextmanager
+def encoded_log(
+    market: Market,
+    payments: pl.DataFrame | Logs,
+    encoder: Encoder,
+    *,
+    quarantine: SetAside = None,
+    progress: Progress = silent,
+) -> Iterator[EventStore]:
+    """Yield the payments of a log as a store made with `encoder`: nothing is fitted, and the store is gone afterwards.
+
+    A small table of a market of logs stays in memory; all else goes by way of files in a folder of its own. The store is the
+    same to the bit. The arrays of one in memory have no files, so its `path` is a name alone.
+
+    Args:
+        market: What the columns mean.
+        payments: A table, or files as `prepare` reads them.
+        encoder: What encodes them.
+        quarantine: A file for rows that break a rule; without it they are an error.
+        progress: Told of what takes long.
+
+    Raises:
+        DataError: For rows that cannot be used.
+        MarketError: For an encoder of other features.
+    """
+    encoder.check_market(market)
+    if (
+        isinstance(payments, pl.DataFrame)
+        and market.inline_history is None
+        and payments.estimated_size() <= MAX_TABLE_BYTES
+    ):
+        made = build_in_memory(market, payments, quarantine=quarantine, encoder=encoder, progress=progress)
+        yield EventStore._in_memory(market, encoder, *made)
+        return
+    with tempfile.TemporaryDirectory(prefix="tsa-log-") as name:
+        folder = Path(name)
+        if isinstance(payments, pl.DataFrame):
+            payments.write_parquet(folder / "payments.parquet")
+            payments = folder / "payments.parquet"
+        yield prepare(market, payments, folder / "store", quarantine=quarantine, encoder=encoder, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +133,8 @@ class EventStore(EventArrays):
     """
 
     path: Path
+    clean: pl.LazyFrame
+    """The clean raw columns in store order."""
     market: Market
     encoder: Encoder
     manifest: Mapping[str, Any]
@@ -99,6 +153,10 @@ class EventStore(EventArrays):
     events: EventArrays
     """What the histories' `order` points into."""
     histories: Mapping[str, HistoryIndex]
+    report: Mapping[str, Any] | None = None
+    """What `data_report` gives, where it stands in no file."""
+    is_encoded_again: bool = False
+    """Whether its encoded features are others than those in its folder."""
 
     @classmethod
     def open(cls, path: str | Path, market: Market | None = None, *, verify: bool = False) -> Self:
@@ -115,7 +173,7 @@ class EventStore(EventArrays):
                 f"{folder / MARKET} is not the market of the manifest: its fingerprint is {own.fingerprint}"
             )
         if market is not None and market.fingerprint != own.fingerprint:
-            lines = "\n  ".join(_differences(own.to_dict(), market.to_dict()))
+            lines = "\n  ".join(differences(own.to_dict(), market.to_dict()))
             raise StoreError(f"{folder} was made for another market (store, then market given):\n  {lines}")
         check_complete(folder, manifest, own)
         stored: dict[str, Any] = dict(_open_arrays(folder, manifest))
@@ -128,7 +186,49 @@ class EventStore(EventArrays):
         if encoder.columns != manifest["columns"]:
             raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']} (got {encoder.columns})")
         arrays |= {"market": own, "encoder": encoder, "manifest": manifest, "events": events, "histories": histories}
-        return cls(path=folder, **arrays)
+        return cls(path=folder, clean=pl.scan_parquet(folder / ROWS), **arrays)
+
+    @classmethod
+    def _in_memory(
+        cls, market: Market, encoder: Encoder, clean: pl.DataFrame, made: MemoryArrays, report: Mapping[str, Any]
+    ) -> Self:
+        arrays: dict[str, Any] = {name: made.array(array_file(name)) for name in ARRAYS}
+        of_events = {name: array for name, array in arrays.items() if name not in OF_PAYMENTS}
+        return cls(
+            path=Path("a table in memory"),
+            clean=clean.lazy(),
+            market=market,
+            encoder=encoder,
+            manifest={"n_events": len(clean), "splits": {}},
+            events=EventArrays(**of_events),
+            histories={
+                history.name: HistoryIndex(*(made.array(index_file(history.name, name)) for name in INDEX_ARRAYS))
+                for history in market.history
+            },
+            report=report,
+            **arrays,
+        )
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it has no files."""
+        return self.report is not None
+
+    def reopened(self) -> EventStore:
+        """The store, without what its maps hold in memory. One that `encoded_by` made, or in memory, is itself."""
+        return self if self.is_in_memory or self.is_encoded_again else EventStore.open(self.path)
+
+    def encoded_by(self, market: Market, encoder: Encoder, folder: Path, progress: Progress = silent) -> EventStore:
+        """The same payments of a log, encoded by another encoder of a market that reads them alike and has the same
+        histories.
+
+        folder: an empty one for the arrays of a store that has files.
+        """
+        arrays = MemoryArrays() if self.is_in_memory else FolderArrays(folder)
+        encode_rows(encoder, self.clean, len(self), arrays, progress)
+        made: dict[str, Any] = {name: arrays.array(array_file(name)) for name in encoder.columns}
+        events = replace(self.events, categorical=made["categorical"], numerical=made["numerical"])
+        return replace(self, market=market, encoder=encoder, events=events, is_encoded_again=True, **made)
 
     def __len__(self) -> int:
         return int(self.manifest["n_events"])
@@ -168,7 +268,7 @@ class EventStore(EventArrays):
 
     def columns(self, names: Sequence[str]) -> pl.DataFrame:
         """Clean raw columns in store order: id, keys, amount, features, segments. Raises StoreError for others."""
-        rows = pl.scan_parquet(self.path / ROWS)
+        rows = self.clean
         unknown = [name for name in names if name not in (has := rows.collect_schema().names())]
         if unknown:
             raise StoreError(f"{self.path / ROWS} has no columns {unknown}, it has {has}")
@@ -177,18 +277,17 @@ class EventStore(EventArrays):
     @cached_property
     def data_report(self) -> dict[str, Any]:
         """What became of each row of the log that was read."""
-        return read_json(self.path / REPORT)
+        return read_json(self.path / REPORT, StoreError) if self.report is None else dict(self.report)
 
     def ids(self, rows: slice = slice(None)) -> pl.Series:
         """(n,) ids of the events, or of those in `rows` (without a step), in store order."""
         first, last, _ = rows.indices(len(self))
-        found = pl.scan_parquet(self.path / ROWS).select(self.market.event.id).slice(first, max(0, last - first))
-        return found.collect().to_series()
+        return self.clean.select(self.market.event.id).slice(first, max(0, last - first)).collect().to_series()
 
 
 def _read_market(folder: Path) -> Market:
     try:
-        return Market.from_dict(read_json(folder / MARKET))
+        return Market.from_dict(read_json(folder / MARKET, StoreError))
     except MarketError as error:
         raise StoreError(f"{folder / MARKET} cannot be read as a market: {error}") from error
 
@@ -203,15 +302,6 @@ def _open_index(folder: Path, history: str, manifest: Mapping[str, Any]) -> Hist
     sizes = {name: n if name == "order" else int(manifest["n_events"]) for name in INDEX_ARRAYS}
     files = ((index_file(history, name), sizes[name]) for name in INDEX_ARRAYS)
     return HistoryIndex(*(open_array(folder, file, manifest, np.int64, size) for file, size in files))
-
-
-def _differences(left: Any, right: Any, place: str = "") -> Iterator[str]:
-    """Lines that tell where two trees of plain values differ."""
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        for key in dict.fromkeys([*left, *right]):
-            yield from _differences(left.get(key), right.get(key), f"{place}.{key}" if place else key)
-    elif left != right:
-        yield f"{place}: {left!r}, {right!r}"
 
 
 def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:

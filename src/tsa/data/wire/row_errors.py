@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tsa.errors import DataError
+from tsa.text import truncate_repr
 
 TEXTS = {
     "missing_field": "must be there",
@@ -59,8 +60,7 @@ class RowError:
         return TEXTS[self.rule]
 
     def __str__(self) -> str:
-        value = repr(self.value)
-        return f"{self.name}: {self.text} (got {value if len(value) <= 40 else value[:37] + '...'})"
+        return f"{self.name}: {self.text} (got {truncate_repr(self.value)})"
 
 
 class BrokenRowError(DataError):

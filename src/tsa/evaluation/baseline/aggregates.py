@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation.baseline.events import DAY, Columns, EventTable
+from tsa.evaluation.baseline.events import Columns, EventTable
 from tsa.evaluation.baseline.segmented_ops import GroupedEvents, empty_blocks
+from tsa.times import DAY_SECONDS
 
 if TYPE_CHECKING:
     from tsa.data.store.store import EventStore
@@ -123,7 +124,7 @@ def _own_columns(store: EventStore, source: EventTable, rows: Array) -> tuple[Co
     codes = {item.name: np.asarray(store.categorical[rows, at]) for at, item in enumerate(features.categorical)}
     time = np.asarray(store.time_seconds)[rows]
     # The epoch began on a Thursday; 0 is Monday.
-    made = {"calendar.hour": time % DAY / 3600, "calendar.day_of_week": (time // DAY + 3) % 7}
+    made = {"calendar.hour": time % DAY_SECONDS / 3600, "calendar.day_of_week": (time // DAY_SECONDS + 3) % 7}
     names = _distinct([*columns, *codes, *made])[-len(made) :]
     return {**columns, **dict(zip(names, made.values(), strict=True)), **codes}, tuple(codes)
 
@@ -199,7 +200,7 @@ def _outcomes(blocks: GroupedEvents, source: EventTable, known_from: Array) -> C
         rate = np.divide(frauds, known, out=np.full(len(known), np.nan), where=known > 0)
         columns |= {f"known_{window}": known, f"known_fraud_{window}": frauds, f"known_fraud_rate_{window}": rate}
     last_fraud = blocks.last_event(places[fraud], visible[fraud])
-    days = (source.time[blocks.event] - source.time[last_fraud]) / DAY if len(source.time) else np.empty(0)
+    days = (source.time[blocks.event] - source.time[last_fraud]) / DAY_SECONDS if len(source.time) else np.empty(0)
     columns["days_since_known_fraud"] = np.where(last_fraud >= 0, days, np.nan)
     last = blocks.last_event(places, visible)
     columns["last_known_is_fraud"] = np.where(last >= 0, source.label[last] == 1, np.nan)

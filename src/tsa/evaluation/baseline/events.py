@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from tsa.data.history import HistoryIndex
 from tsa.evaluation.baseline.segmented_ops import GroupedEvents, blocks_of, slices_of
+from tsa.times import DAY_SECONDS
 
 if TYPE_CHECKING:
     from tsa.data.store.store import EventStore
 
 Array = NDArray[Any]
 Columns = dict[str, Array]
-
-DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class EventTable:
     @classmethod
     def read(cls, store: EventStore, windows_days: Sequence[int]) -> EventTable:
         """The events of a store, as aggregates over so many days need them."""
-        windows = {f"{days}d": days * DAY for days in windows_days}
+        windows = {f"{days}d": days * DAY_SECONDS for days in windows_days}
         whole = store.market.inline_history is None and math.isinf(store.market.retention_seconds)
         past = (
             cls._of_log(store, windows, whole) if store.market.inline_history is None else cls._of_wire(store, windows)

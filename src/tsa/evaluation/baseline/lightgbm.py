@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.baseline.aggregates import Aggregates, aggregate
+from tsa.optional import imported
 
 if TYPE_CHECKING:
     import lightgbm
@@ -110,11 +111,7 @@ def compare(
 
 
 def _lightgbm() -> Any:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise ConfigError("comparing needs LightGBM, which is not installed: pip install tsa-fraud[compare]") from error
-    return lightgbm
+    return imported("comparing", "lightgbm", "compare")
 
 
 def _sample(store: EventStore, rows: Array, most: int, seed: int) -> tuple[Array, float]:

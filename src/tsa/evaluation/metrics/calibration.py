@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from tsa.evaluation.metrics.bootstrap import MINIMUM_EVENTS, interval, poisson_one
+from tsa.evaluation.metrics.psi import bin_counts, equal_mass_edges, psi_of_shares
 from tsa.evaluation.metrics.scored_payments import Array
+from tsa.times import DAY_SECONDS
 
 Floats = NDArray[np.float64]
 
@@ -28,14 +30,6 @@ TOP_BINS, PER_TOP_BIN = 10, 20
 
 CELLS = 50
 """Cells of a bin in which genuine payments are resampled together: their probabilities hardly differ."""
-
-SCORE_BINS = 10
-"""Bins of the population stability index: deciles of the reference."""
-
-MIN_SHARE = 1e-4
-"""An empty bin counts as this share: the index would be infinite."""
-
-DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -183,24 +177,18 @@ def _ece_by_chance(bins: Bins, probability: Floats, generator: np.random.Generat
 def population_stability(reference: Array, current: Array) -> dict[str, Any]:
     """The population stability index of current scores (m,) against reference scores (n,), over deciles of the reference.
 
-    0: alike; below 0.1 is usually taken as stable, above 0.25 as another population.
+    0: alike; below 0.1 is usually taken as stable, above 0.25 as another population. `tsa.evaluation.metrics.psi` says how bins are made;
+    a row of `bins` is of scores at or above its `low` and below its `high`.
     """
     before, after = np.asarray(reference, np.float64), np.asarray(current, np.float64)
     if not len(before) or not len(after):
         return {"value": None, "reason": "no payments", "bins": []}
-    inner = np.unique(np.quantile(before, np.arange(1, SCORE_BINS) / SCORE_BINS))
-    shares = [_shares(values, inner) for values in (before, after)]
-    held = [np.maximum(share, MIN_SHARE) for share in shares]
-    value = float(((held[1] - held[0]) * np.log(held[1] / held[0])).sum())
-    edges = [None, *inner.tolist(), None]
-    rows = zip(edges[:-1], edges[1:], *(share.tolist() for share in shares), strict=True)
-    return {"value": value, "bins": [{"low": a, "high": b, "reference": p, "current": q} for a, b, p, q in rows]}
-
-
-def _shares(values: Floats, inner: Floats) -> Floats:
-    counts = np.bincount(np.searchsorted(inner, values, side="right"), minlength=len(inner) + 1)
-    shares: Floats = counts / len(values)
-    return shares
+    inner = equal_mass_edges(before)
+    counts = [bin_counts(values, inner) for values in (before, after)]
+    shares = [(count / len(values)).tolist() for count, values in zip(counts, (before, after), strict=True)]
+    rows = zip([None, *inner], [*inner, None], *shares, strict=True)
+    bins = [{"low": a, "high": b, "reference": p, "current": q} for a, b, p, q in rows]
+    return {"value": psi_of_shares(*counts), "bins": bins}
 
 
 def frauds_by_day(label: Array, probability: Array, time_seconds: Array) -> list[dict[str, Any]]:

@@ -33,10 +33,9 @@ from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.metrics.segments import by_history_length, by_value
 from tsa.evaluation.metrics.weighted import VALUE_RECALL_RATE, WeightedCounts, measure, steps_within
 from tsa.text import plural
+from tsa.times import DAY_SECONDS
 
 __all__ = ["ScoredPayments", "card_precision_at_k", "evaluate_scores", "paired_difference"]
-
-SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +228,7 @@ def _precision_at_k(payments: ScoredPayments, settings: _Settings) -> dict[str, 
     k = settings.top_k
     if payments.entity is None:
         return {"value": None, "low": None, "high": None, "reason": "no entity given", "k": k, "per_day": []}
-    day = np.floor_divide(payments.time_seconds, SECONDS_PER_DAY).astype(np.int64)
+    day = np.floor_divide(payments.time_seconds, DAY_SECONDS).astype(np.int64)
     table = entity_days(day, payments.entity, payments.score, payments.label)
     per_day = daily_precision(table, k)
     value = float(per_day.mean()) if len(per_day) else math.nan

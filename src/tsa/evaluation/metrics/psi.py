@@ -1,7 +1,8 @@
 """Population stability index: how far a distribution has moved from a reference.
 
 PSI = Σ (p − q) · ln(p / q) over bins, p and q being the shares of the two samples in a bin (Siddiqi 2006; twice the
-Jeffreys divergence's half). A usual reading: below 0.1 little, from 0.25 on much. It knows numbers and texts, no features.
+Jeffreys divergence's half). A usual reading: below 0.1 little, from 0.25 on much. The report, `bundle diff` and `monitor` all
+use these bins and this sum.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 BINS = 10
 FLOOR = 1e-4
 """Least share of a bin: an empty one would make the index infinite."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 def psi_of_shares(reference: ArrayLike, current: ArrayLike) -> float:
@@ -26,21 +30,29 @@ def psi_of_shares(reference: ArrayLike, current: ArrayLike) -> float:
 def psi(reference: ArrayLike, current: ArrayLike, bins: int = BINS) -> float:
     """The index of two samples of numbers (n,), (m,): bins of equal mass in the reference; NaN is a bin of its own."""
     first, second = (np.asarray(values, np.float64) for values in (reference, current))
-    edges = bin_edges(first, bins)
-    return psi_of_shares(binned(first, edges), binned(second, edges))
+    edges = equal_mass_edges(first, bins)
+    return psi_of_shares(*(np.append(bin_counts(v, edges), np.isnan(v).sum()) for v in (first, second)))
 
 
-def bin_edges(reference: NDArray[np.float64], bins: int = BINS) -> NDArray[np.float64]:
-    """Rising inner edges of bins that hold about as much of the reference each; equal values stay in one bin."""
-    known = reference[~np.isnan(reference)]
+def equal_mass_edges(values: Floats, bins: int = BINS) -> tuple[float, ...]:
+    """Inner edges of `bins` bins with about as much of values (n,), NaN left out, each.
+
+    A value that fills a bin by itself has a bin of its own: a feature that was constant, or mostly 0, is seen to leave it.
+    """
+    known = values[~np.isnan(values)]
     if not len(known):
-        return np.empty(0)
-    edges: NDArray[np.float64] = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="lower"))
-    return edges
+        return ()
+    quantiles = np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="lower")
+    edges, times = np.unique(quantiles, return_counts=True)
+    return tuple(np.unique([*edges, *np.nextafter(edges[times > 1], np.inf)]).tolist())
 
 
-def binned(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(k + 2,) how many values are up to each of k edges, above all of them, and missing."""
-    missing = np.isnan(values)
-    counts = np.bincount(np.searchsorted(edges, values[~missing], side="left"), minlength=len(edges) + 1)
-    return np.append(counts, missing.sum())
+def bin_of(values: Floats, edges: tuple[float, ...]) -> Integers:
+    """(n,) which bin values without NaN lie in: how many of k rising edges are at or below them."""
+    codes: Integers = np.searchsorted(np.array(edges), values, side="right")
+    return codes
+
+
+def bin_counts(values: Floats, edges: tuple[float, ...]) -> Integers:
+    """(k + 1,) how many of the values lie in each bin, NaN left out."""
+    return np.bincount(bin_of(values[~np.isnan(values)], edges), minlength=len(edges) + 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tsa.evaluation.report import formatting
-from tsa.evaluation.report.sections import Dict, card
+from tsa.evaluation.report.sections import Dict, card, part_head
 from tsa.evaluation.report.svg import Axis, Series
 
 STABLE, MOVED = 0.1, 0.25
@@ -83,15 +83,9 @@ def _parts(column: str, parts: Sequence[Dict]) -> dict[str, Any]:
 
 
 def _part(part: Dict) -> dict[str, Any]:
-    name = "missing" if part["value"] is None else part["value"]
-    if "rest" in part:
-        name = f"other ({part['rest']:,} values)"
     best = part.get("after") or part["before"]
     return {
-        "name": name if len(name) <= 60 else name[:59] + "…",
-        "special": part["value"] is None or "rest" in part,
-        "n": part["n"],
-        "frauds": part["frauds"],
+        **part_head(part),
         "expected": _cell(best, "expected", 1),
         "ratio": _cell(best, "ratio", 2),
         "before": _cell(part["before"], "ece", 4),

@@ -8,6 +8,7 @@ from typing import Any
 
 from tsa.evaluation.report import formatting
 from tsa.evaluation.report.svg import Axis, Series, chart, interval_bar
+from tsa.text import shorten
 
 Dict = Mapping[str, Any]
 
@@ -96,17 +97,20 @@ def _part_key(part: Dict) -> tuple[Any, bool]:
     return part["value"], "rest" in part
 
 
-def _part_row(part: Dict, other: Dict | None) -> dict[str, Any]:
+def part_head(part: Dict) -> dict[str, Any]:
+    """What the row of a part begins with: its name, whether it stands for no value or several, payments and frauds."""
     name = "missing" if part["value"] is None else part["value"]
     if "rest" in part:
         name = f"other ({part['rest']:,} values)"
+    is_special = part["value"] is None or "rest" in part
+    return {"name": shorten(name, 60, "…"), "special": is_special, "n": part["n"], "frauds": part["frauds"]}
+
+
+def _part_row(part: Dict, other: Dict | None) -> dict[str, Any]:
     metrics = [_cell(part["metrics"][metric], metric, None) for metric in PART_METRICS if metric in part["metrics"]]
     compared = other["metrics"]["average_precision"]["value"] if other else None
     return {
-        "name": name if len(name) <= 60 else name[:59] + "…",
-        "special": part["value"] is None or "rest" in part,
-        "n": part["n"],
-        "frauds": part["frauds"],
+        **part_head(part),
         "rate": part["fraud_rate"],
         "metrics": metrics,
         "other": compared,
@@ -130,35 +134,34 @@ def card(identifier: str, title: str, description: str, x: Axis, y: Axis, series
 
 
 def _precision_recall(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
-    lines = []
-    for name, style, evaluation in models:
-        curve = evaluation["curves"]["pr"]
-        if curve:
-            value = formatting.decimal(evaluation["metrics"]["average_precision"]["value"])
-            lines.append(Series(name=f"{name} {value}", x=curve["recall"], y=curve["precision"], style=style))
+    lines = _curves(models, "pr", "average_precision", x="recall", y="precision")
     if not lines:
         return None
     rate = models[0][2]["fraud_rate"]
     chance = Series(name=f"chance {formatting.decimal(rate)}", x=[0, 1], y=[rate, rate], style="muted")
     description = "Precision over recall, from the highest score down. Average precision: " + _listed(lines)
-    return card(
-        "pr", "Precision and recall", description, Axis(label="Recall"), Axis(label="Precision"), [chance, *lines]
-    )
+    x, y = Axis(label="Recall"), Axis(label="Precision")
+    return card("pr", "Precision and recall", description, x, y, [chance, *lines])
 
 
 def _roc(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
-    lines = []
-    for name, style, evaluation in models:
-        curve = evaluation["curves"]["roc"]
-        if curve:
-            value = formatting.decimal(evaluation["metrics"]["roc_auc"]["value"])
-            lines.append(Series(name=f"{name} {value}", x=curve["false_positive_rate"], y=curve["recall"], style=style))
+    lines = _curves(models, "roc", "roc_auc", x="false_positive_rate", y="recall")
     if not lines:
         return None
     chance = Series(name="chance 0.500", x=[0, 1], y=[0, 1], style="muted")
     description = "Recall over the false positive rate. Area under the curve: " + _listed(lines)
     x, y = Axis(label="False positive rate"), Axis(label="Recall")
     return card("roc", "ROC curve", description, x, y, [chance, *lines])
+
+
+def _curves(models: Sequence[tuple[str, str, Dict]], kind: str, metric: str, *, x: str, y: str) -> list[Series]:
+    """A line for each model that has such a curve, named with the metric that sums it up."""
+    lines = []
+    for name, style, evaluation in models:
+        if curve := evaluation["curves"][kind]:
+            value = formatting.decimal(evaluation["metrics"][metric]["value"])
+            lines.append(Series(name=f"{name} {value}", x=curve[x], y=curve[y], style=style))
+    return lines
 
 
 def _listed(lines: Sequence[Series]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tsa.evaluation.report import formatting
+from tsa.times import DAY_SECONDS
 
 WIDTH, HEIGHT = 420, 152
 LEFT, RIGHT = 14, 20
@@ -23,13 +24,13 @@ FOLD = 3_600.0
 TICKS = (
     (3_600.0, "1 h"),
     (21_600.0, "6 h"),
-    (86_400.0, "1 day"),
-    (7 * 86_400.0, "7 days"),
-    (30 * 86_400.0, "30 days"),
-    (120 * 86_400.0, "120 days"),
-    (365 * 86_400.0, "1 year"),
+    (DAY_SECONDS, "1 day"),
+    (7 * DAY_SECONDS, "7 days"),
+    (30 * DAY_SECONDS, "30 days"),
+    (120 * DAY_SECONDS, "120 days"),
+    (365 * DAY_SECONDS, "1 year"),
 )
-MIN_SPAN = 86_400.0
+MIN_SPAN = DAY_SECONDS
 
 Dict = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ def time_line(identifier: str, title: str, events: Sequence[Dict], loudest: floa
     most = max(event["attention"] for event in events) or 1.0
     frauds = sum(event["outcome"] == "fraud" for event in events)
     description = (
-        f"{len(events)} earlier payments over {longest / 86_400:.1f} days, {frauds} of them known to be fraud."
+        f"{len(events)} earlier payments over {longest / DAY_SECONDS:.1f} days, {frauds} of them known to be fraud."
     )
     drawn = [_axis(longest)]
     drawn += [_bar(event, longest, most) for event in events]

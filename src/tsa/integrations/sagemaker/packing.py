@@ -15,6 +15,7 @@ from tsa.bundle.archive import to_tar_gz
 from tsa.bundle.bundle import Bundle
 from tsa.bundle.signing import read_bundle
 from tsa.errors import ConfigError
+from tsa.files.outputs import check_file
 from tsa.files.writing import atomic_file
 
 BUNDLE, CODE = "bundle.tar.gz", "code"
@@ -40,7 +41,7 @@ def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> in
     Bundle.open(bundle)
     if not out.name.endswith(".tar.gz"):
         raise ConfigError(f"out must end in .tar.gz for SageMaker (got {out})")
-    _refuse_foreign(out)
+    check_file(out, "a model.tar.gz of this program", _is_packed)
     contents = {BUNDLE: to_tar_gz(read_bundle(bundle)[0]), INFERENCE: INFERENCE_TEXT.encode()}
     wanted = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}"
     if wheel is not None:
@@ -60,14 +61,7 @@ def _read_wheel(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _refuse_foreign(out: Path) -> None:
-    """ConfigError where something stands at `out` that was not written here."""
-    if not out.exists():
-        return
-    try:
-        with tarfile.open(out) as archive:
-            ours = INFERENCE in archive.getnames()
-    except (OSError, EOFError, tarfile.TarError):
-        ours = False
-    if not ours:
-        raise ConfigError(f"{out} must be a model.tar.gz to be replaced, but something else stands there")
+def _is_packed(path: Path) -> bool:
+    """Whether `pack_for_sagemaker` wrote the file."""
+    with tarfile.open(path) as archive:
+        return INFERENCE in archive.getnames()

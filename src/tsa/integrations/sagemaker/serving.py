@@ -29,13 +29,13 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Serving
+from tsa.config.toml import Layer
 from tsa.data.online.payments import RuleViolation
 from tsa.errors import ConfigError, TSAError
 from tsa.inference.engine import EngineName, Precision
@@ -61,18 +61,8 @@ __all__ = ["input_fn", "main", "model_fn", "output_fn", "predict_fn"]
 
 logger = logging.getLogger("tsa.integrations.sagemaker.serving")
 
-OWN: Mapping[str, tuple[str, Callable[[str], object]]] = {
-    "SAGEMAKER_BIND_TO_PORT": ("port", int),
-    "SAGEMAKER_MODEL_SERVER_WORKERS": ("workers", int),
-    "TSA_HISTORY": ("history", str),
-    "TSA_NEW_STORE": ("new_store", int),
-    "TSA_ALLOW_EVICTION": ("allow_eviction", int),
-    "TSA_ENGINE": ("engine", str),
-    "TSA_PRECISION": ("precision", str),
-    "TSA_THREADS": ("threads", int),
-    "TSA_MAX_LIST": ("max_list", int),
-}
-"""Environment variable -> the setting that it is, and how its text is read."""
+OWN = {"SAGEMAKER_BIND_TO_PORT": "port", "SAGEMAKER_MODEL_SERVER_WORKERS": "workers"}
+"""SageMaker's variables, each with the setting that it is; those of `ServeSettings.variables` count too."""
 PAYLOAD, PAYLOAD_MB = "SAGEMAKER_MAX_PAYLOAD_IN_MB", 6
 
 
@@ -91,12 +81,8 @@ class Model:
         """An answer or a problem for each entry."""
         if not self.remembers:
             entries = [_unknown(entry) for entry in entries]
-        answered = iter(
-            score_isolating_failures(
-                self.scoring_service, [entry for entry in entries if isinstance(entry, PaymentRequest)]
-            )
-        )
-        return [next(answered) if isinstance(entry, PaymentRequest) else entry for entry in entries]
+        sound = [entry for entry in entries if isinstance(entry, PaymentRequest)]
+        return self.contract.in_place(entries, score_isolating_failures(self.scoring_service, sound))
 
 
 @dataclass(frozen=True)
@@ -188,7 +174,7 @@ def output_fn(prediction: Prediction | ProblemError, accept: str, context: Any =
 
 def settings_of(model: Path) -> ServeSettings:
     """The settings that the environment asks for, of the bundle in the folder `model`. ConfigError."""
-    return ServeSettings(bundle=bundle_in(model), host="0.0.0.0", **_environment())
+    return _settings(bundle_in(model))
 
 
 def bundle_in(model: Path) -> Path:
@@ -222,24 +208,24 @@ def _unknown(entry: PaymentRequest | RuleViolation) -> PaymentRequest | RuleViol
     )
 
 
-def _environment() -> dict[str, Any]:
-    found: dict[str, Any] = {"max_bytes": _whole(PAYLOAD, str(PAYLOAD_MB)) * 2**20}
-    for name, (setting, read) in OWN.items():
-        if text := os.environ.get(name):
-            found[setting] = text if read is str else _whole(name, text)
-    return found
+def _settings(bundle: Path) -> ServeSettings:
+    named = {**OWN, **ServeSettings.variables()}
+    given = {name: text for name in named if (text := os.environ.get(name))}
+    layers = [Layer(origin=name, table={named[name]: text}) for name, text in given.items()]
+    values: dict[str, Any] = {named[name]: text for name, text in given.items()}
+    return ServeSettings.make({"bundle": bundle, "host": "0.0.0.0", "max_bytes": _payload(), **values}, layers)
 
 
 def _bounds() -> dict[str, int]:
-    found = _environment()
-    return {"max_bytes": found["max_bytes"], "max_list": found.get("max_list", ServeSettings.max_list)}
+    settings = _settings(Path())
+    return {"max_bytes": settings.max_bytes, "max_list": settings.max_list}
 
 
-def _whole(name: str, otherwise: str) -> int:
-    text = os.environ.get(name) or otherwise
+def _payload() -> int:
+    text = os.environ.get(PAYLOAD) or str(PAYLOAD_MB)
     if not text.isdecimal():
-        raise ConfigError(f"{name} must be a whole number (got {text!r})")
-    return int(text)
+        raise ConfigError(f"{PAYLOAD} must be a whole number (got {text!r})")
+    return int(text) * 2**20
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, TrainingStopped, TSAError
 from tsa.evaluation.evaluate import evaluate
 from tsa.files.platform_files import MARKERS
-from tsa.files.writing import write_text
+from tsa.files.writing import read_json, write_text
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import distributed_context
 from tsa.training.train_model import train
@@ -262,15 +262,7 @@ def _tell(failure: Path, error: Exception) -> None:
 def _read(base: Path, name: str) -> dict[str, Any]:
     """A file of input/config as a table; an empty one where there is none."""
     path = base / "input" / "config" / f"{name}.json"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ConfigError(f"{path} must be JSON (got {error})") from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path} must be a JSON object (got {str(table)[:100]})")
-    return table
+    return read_json(path, ConfigError) if path.exists() else {}
 
 
 def _text(value: Any) -> str:

@@ -30,7 +30,7 @@ from tsa.serving.history.blocks import HistoryBlock, RetentionPolicy, retention_
 from tsa.serving.history.maintenance import record_outcome, retry_on_conflict
 from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import encoder_hash, reencode_blocks
+from tsa.serving.history.reencode import RecordsGoneError, encode_stale, encoder_hash
 
 RECORDS_AT_ONCE, BLOCKS_AT_ONCE = 20_000, 1000
 
@@ -176,9 +176,7 @@ def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[StoreKey, bytes]:
 
 
 def _slice(log: EventStore, names: list[str], first: int, last: int) -> pl.DataFrame:
-    from tsa.data.store.manifest import ROWS
-
-    return pl.scan_parquet(log.path / ROWS).select(names).slice(first, last - first + 1).collect()
+    return log.clean.select(names).slice(first, last - first + 1).collect()
 
 
 def _fill_blocks(
@@ -223,7 +221,7 @@ def _add_blocks(
             put[key] = block.pack()
             continue
         old = HistoryBlock.unpack(there[key].data)
-        joined = _joined(store, bundle, old, block, keep)
+        joined = _joined(store, bundle, key, old, block, keep)
         if joined is None:
             return None
         if joined.events.ids != old.events.ids:
@@ -233,21 +231,16 @@ def _add_blocks(
 
 
 def _joined(
-    store: HistoryStore, bundle: Bundle, old: HistoryBlock, block: HistoryBlock, keep: RetentionPolicy
+    store: HistoryStore, bundle: Bundle, key: Key, old: HistoryBlock, block: HistoryBlock, keep: RetentionPolicy
 ) -> HistoryBlock | None:
     """The old block with what the other one has beside; None where a payment is gone that it tells of."""
     has = set(old.events.ids)
     rows = np.flatnonzero([id_ not in has for id_ in block.events.ids])
     if not len(rows):
         return old
-    if old.encoder_hash != block.encoder_hash:
-        records = {place[1]: Record.unpack(one.data) for place, one in store.read(_records_of(old)).items()}
-        if len(records) < len(old):
-            return None
-        (old,) = reencode_blocks([old], records, bundle.market, bundle.encoder)
+    try:
+        old = encode_stale(store, {key: old}, bundle.market, bundle.encoder, block.encoder_hash)[key]
+    except RecordsGoneError:
+        return None
     whole_after = max(old.complete_after_seconds, block.complete_after_seconds)
     return replace(old, complete_after_seconds=whole_after).with_events(select_events(block.events, rows), keep)
-
-
-def _records_of(block: HistoryBlock) -> list[StoreKey]:
-    return [(PAYMENTS, id_) for id_ in block.events.ids]

@@ -18,10 +18,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tsa.config.market import DAY_SECONDS, Market
+from tsa.config.market import Market
 from tsa.data.online.histories import ARRAYS, HistoryEvents
 from tsa.data.online.payments import tie_break_key
 from tsa.errors import HistoryError
+from tsa.times import DAY_SECONDS
 
 MARK_BYTES = 8
 TIE_EVENTS = 4096

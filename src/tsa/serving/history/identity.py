@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
@@ -129,3 +130,29 @@ class Guard:
             f"history store {self._name} has gone back to an earlier state, without changes that it had: {ADVICE}",
             "older",
         )
+
+
+class GuardedStore(ABC):
+    """What all engines do alike: report what their guard has seen, and close at the end of a block."""
+
+    _guard: Guard
+
+    @property
+    def turns(self) -> int:
+        """See `HistoryStore`."""
+        return self._guard.turns
+
+    @property
+    def seen(self) -> Seen | None:
+        """See `HistoryStore`."""
+        return self._guard.seen
+
+    @abstractmethod
+    def close(self) -> None:
+        """See `HistoryStore`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

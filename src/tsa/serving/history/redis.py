@@ -27,7 +27,7 @@ from tsa.serving.history.base import (
     new_store,
     new_version,
 )
-from tsa.serving.history.identity import ADVICE, Guard, Identity, Seen
+from tsa.serving.history.identity import ADVICE, Guard, GuardedStore, Identity, Seen
 from tsa.serving.history.redis_client import (
     RedisAddress,
     drop_connections,
@@ -47,7 +47,7 @@ LOOK_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
-class RedisStore:
+class RedisStore(GuardedStore):
     """See `HistoryStore`."""
 
     def __init__(
@@ -84,22 +84,6 @@ class RedisStore:
     ) -> Self:
         """The store behind a URL of the Redis library. Raises ConfigError where the library is missing."""
         return cls(RedisAddress(url, timeout_seconds), new=new, seen=seen, allow_eviction=allow_eviction)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    @property
-    def turns(self) -> int:
-        """See `HistoryStore`."""
-        return self._guard.turns
-
-    @property
-    def seen(self) -> Seen | None:
-        """See `HistoryStore`."""
-        return self._guard.seen
 
     def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """See `HistoryStore`."""

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tsa.errors import ConfigError, HistoryUnavailable
+from tsa.optional import imported
 from tsa.serving.history.base import seconds_of_setting, url_options
 
 LIKE = "history must be like redis://localhost:6379/0"
@@ -23,13 +24,7 @@ _log = logging.getLogger(__name__)
 
 def library() -> Any:
     """The Redis library. Raises ConfigError where it is not installed."""
-    try:
-        import redis
-    except ImportError:
-        raise ConfigError(
-            "history: redis:// needs the redis library (pip install 'tsa-fraud[redis]'), but it is not installed"
-        ) from None
-    return redis
+    return imported("history redis://", "redis", "redis")
 
 
 class RedisAddress:

@@ -18,7 +18,9 @@ import polars as pl
 from tsa.config.market import Market
 from tsa.data.clean_columns import TIME
 from tsa.data.encoding.encoder import Encoder
+from tsa.data.online.histories import Key
 from tsa.errors import HistoryError
+from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.blocks import MARK_BYTES, HistoryBlock
 from tsa.serving.history.records import Record
 
@@ -29,18 +31,61 @@ def encoder_hash(encoder: Encoder) -> bytes:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).digest()[:MARK_BYTES]
 
 
-def reencode_blocks(
-    blocks: Sequence[HistoryBlock], records: Mapping[str, Record], market: Market, encoder: Encoder
-) -> list[HistoryBlock]:
-    """The same blocks in the encoding of `encoder`. records: by id, of all their events.
+class RecordsGoneError(Exception):
+    """Stored blocks contain events of payments whose records the store no longer has.
 
-    Raises HistoryError where a record lacks a feature.
+    The two are written and removed together, or the block's events first: either the blocks have changed since they were
+    read, or the store has lost records. What to do about it is the caller's to decide.
     """
+
+    def __init__(self, ids: set[str], keys: Sequence[Key]) -> None:
+        """ids: of these payments. keys: of the blocks that are not in the wanted encoding."""
+        super().__init__(f"{len(ids)} payments of stored histories have no record")
+        self.ids, self.keys = ids, keys
+
+
+def encode_stale(
+    store: HistoryStore, blocks: Mapping[Key, HistoryBlock], market: Market, encoder: Encoder, mark: bytes
+) -> dict[Key, HistoryBlock]:
+    """Blocks as they were read, those in another encoding encoded again from their payments' records in the store.
+
+    Args:
+        store: Where the blocks were read; it is only read.
+        blocks: By history and key.
+        market: The market of the bundle.
+        encoder: The encoder that the blocks are wanted in.
+        mark: `encoder_hash(encoder)`, which takes too long to compute for each payment.
+
+    Raises:
+        RecordsGoneError: Where the store lacks a record.
+        HistoryError: Where a record lacks a feature.
+        HistoryUnavailable: Where the store does not answer.
+    """
+    stale = [key for key, block in blocks.items() if block.encoder_hash != mark]
+    if not stale:
+        return dict(blocks)
+    ids = dict.fromkeys(id_ for key in stale for id_ in blocks[key].events.ids)
+    records = read_records(store, list(ids))
+    if len(records) < len(ids):
+        raise RecordsGoneError(ids.keys() - records.keys(), stale)
+    again = _encode_again([blocks[key] for key in stale], records, market, encoder, mark)
+    return {**blocks, **dict(zip(stale, again, strict=True))}
+
+
+def read_records(store: HistoryStore, ids: Sequence[str]) -> dict[str, Record]:
+    """The records that the store has of these payments, by id."""
+    stored = store.read([(PAYMENTS, id_) for id_ in ids]) if ids else {}
+    return {place[1]: Record.unpack(one.data) for place, one in stored.items()}
+
+
+def _encode_again(
+    blocks: Sequence[HistoryBlock], records: Mapping[str, Record], market: Market, encoder: Encoder, mark: bytes
+) -> list[HistoryBlock]:
     ids = [id_ for block in blocks for id_ in block.events.ids]
     times = [time for block in blocks for time in block.events.time_seconds.tolist()]
     frame = to_frame(market, [records[id_].raw for id_ in ids], times)
     categorical, numerical = encoder.categorical(frame), encoder.numerical(frame)
-    bounds, mark = np.cumsum([len(block) for block in blocks])[:-1], encoder_hash(encoder)
+    bounds = np.cumsum([len(block) for block in blocks])[:-1]
     parts = zip(blocks, np.split(categorical, bounds), np.split(numerical, bounds), strict=True)
     return [block.with_encoding(mark, rows, numbers) for block, rows, numbers in parts]
 

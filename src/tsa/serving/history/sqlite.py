@@ -28,7 +28,7 @@ from tsa.serving.history.base import (
     seconds_of_setting,
     url_options,
 )
-from tsa.serving.history.identity import ADVICE, Guard, Identity, Seen
+from tsa.serving.history.identity import ADVICE, Guard, GuardedStore, Identity, Seen
 from tsa.serving.history.sqlite_file import SQLiteFile
 
 CHECKPOINT_SECONDS = 1.0
@@ -36,7 +36,7 @@ CHECKPOINT_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-class SQLiteStore:
+class SQLiteStore(GuardedStore):
     """See `HistoryStore`."""
 
     def __init__(
@@ -83,22 +83,6 @@ class SQLiteStore:
             raise ConfigError(f"history: settings must be of {sorted(known)} (got {sorted(others)})")
         seconds = seconds_of_setting("timeout_seconds", settings["timeout_seconds"])
         return cls(Path(path), synchronous=settings["synchronous"], timeout_seconds=seconds, new=new, seen=seen)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    @property
-    def turns(self) -> int:
-        """See `HistoryStore`."""
-        return self._guard.turns
-
-    @property
-    def seen(self) -> Seen | None:
-        """See `HistoryStore`."""
-        return self._guard.seen
 
     def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """See `HistoryStore`."""

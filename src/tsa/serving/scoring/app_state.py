@@ -118,8 +118,7 @@ class AppState:
         if len(entries) > 1 and (wait := self.buckets.take(client, len(entries) - 1)) is not None:
             raise rate_limited(wait)
         sound = [entry for entry in entries if isinstance(entry, PaymentRequest)]
-        answered = iter(await self.batcher.submit(sound, deadline))
-        results = [next(answered) if isinstance(entry, PaymentRequest) else entry for entry in entries]
+        results = self.contract.in_place(entries, await self.batcher.submit(sound, deadline))
         for result in results:
             if isinstance(result, RuleViolation):
                 self.metrics.refused(result.rule)

@@ -8,23 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tsa.config.market import DAY_SECONDS, Serving
+from tsa.config.market import Serving
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import (
-    SHOWN,
-    EncodedPayments,
-    ParsedPayments,
-    PaymentReader,
-    RuleViolation,
-    tie_break_key,
-    truncate_repr,
-)
+from tsa.data.online.payments import EncodedPayments, ParsedPayments, PaymentReader, RuleViolation, tie_break_key
 from tsa.data.spelling import Spelling
 from tsa.data.values import normalise_text
 from tsa.data.wire import Requests
@@ -36,22 +27,12 @@ from tsa.serving.history.blocks import retention_policies
 from tsa.serving.history.reencode import encoder_hash
 from tsa.serving.request_schema import invalid_unicode
 from tsa.serving.results import ScoreResult
+from tsa.text import SHOWN, brief, truncate_repr
+from tsa.times import DAY_SECONDS
 
 Row = Mapping[str, Any]
 Histories = Mapping[str, Sequence[Row]]
 """Earlier events that a request brings along, by history."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredRow:
-    """What one payment got."""
-
-    raw: Mapping[str, NDArray[Any]]
-    """The scores of all payments it was scored with, by name."""
-    row: int
-    """Its place among them."""
-    decision: str | None
-    """By the bundle's thresholds."""
 
 
 class ScoringPipeline:
@@ -77,19 +58,9 @@ class ScoringPipeline:
     def parse_rows(self, rows: Sequence[Row]) -> ParsedPayments:
         """The payments of a market of logs; what breaks a rule is among the problems."""
         odd = {place: problem for place, row in enumerate(rows) if (problem := invalid_unicode(row))}
-        sound = [place for place in range(len(rows)) if place not in odd]
-        found = self._reader.read([rows[place] for place in sound])
-        problems = odd | {sound[at]: problem for at, problem in found.problems.items()}
-        places = [sound[at] for at in found.positions]
-        future = found.payments.time_seconds > self._latest
-        if not future.any():
-            return ParsedPayments(payments=found.payments, positions=tuple(places), problems=problems)
-        for row in np.flatnonzero(future).tolist():
-            problems[places[row]] = self._future_problem(rows[places[row]])
-        kept = np.flatnonzero(~future).tolist()
-        return ParsedPayments(
-            payments=found.payments.take(kept), positions=tuple(places[row] for row in kept), problems=problems
-        )
+        found = self._reader.read(rows, known=odd)
+        future = np.flatnonzero(found.payments.time_seconds > self._latest).tolist()
+        return found.without({at: self._future_problem(rows[found.positions[at]]) for at in future})
 
     def parse_histories(
         self, histories: Histories, now: EncodedPayments, row: int
@@ -128,9 +99,11 @@ class ScoringPipeline:
             return violation("negative_age", f"histories.{name}", text, past.ids[-1])
         return None
 
-    def score(self, payments: EncodedPayments, past: Mapping[Key, HistoryEvents]) -> list[ScoredRow | RuleViolation]:
-        """What each payment gets."""
-        return self._score(self.scorer.requests(payments, past)) if len(payments) else []
+    def score(
+        self, payments: EncodedPayments, past: Mapping[Key, HistoryEvents], ids: Sequence[str]
+    ) -> list[ScoreResult | RuleViolation]:
+        """What each payment gets. ids: as the clients gave them, which the answers name."""
+        return self._score(self.scorer.requests(payments, past), ids) if len(payments) else []
 
     def score_rows_with_history(self, rows: Sequence[Row]) -> list[ScoreResult | RuleViolation]:
         """What rows get that carry their own history."""
@@ -142,10 +115,10 @@ class ScoringPipeline:
             if len(rows) > 1:
                 return [self.score_rows_with_history([row])[0] for row in rows]
             return [_wire_problem(error)]
-        scored = zip(rows, self._score(requests), requests.time_seconds > self._latest, strict=True)
+        ids = [_wire_id(row.get(self.market.event.id)) for row in rows]
+        scored = zip(rows, self._score(requests, ids), requests.time_seconds > self._latest, strict=True)
         return [
-            self._unknown_field(row)
-            or (self._future_problem(row) if future else self.answer(_wire_id(row.get(self.market.event.id)), found))
+            self._unknown_field(row) or (self._future_problem(row) if future else found)
             for row, found, future in scored
         ]
 
@@ -166,27 +139,24 @@ class ScoringPipeline:
             return None
         return violation("unknown_field", foreign, "must be a field of the market", row[foreign])
 
-    def answer(self, id_: str | None, found: ScoredRow | RuleViolation) -> ScoreResult | RuleViolation:
-        """What the client gets for what its payment got."""
-        if isinstance(found, RuleViolation):
-            return found
-        return ScoreResult.of(id_, found.raw, found.row, self.version, found.decision)
-
     def client_id_of(self, row: Row) -> str:
         """The id as the client gave it."""
         name = self.market.event.id
         return normalise_text(row[name], name, Spelling.of(self.market)) or ""
 
-    def _score(self, requests: Requests) -> list[ScoredRow | RuleViolation]:
+    def _score(self, requests: Requests, ids: Sequence[str | None]) -> list[ScoreResult | RuleViolation]:
         try:
             raw = self.scorer.score_requests(requests)
         except DataError as error:
             if len(requests.ids) > 1:
-                return [self._score(_select_row(requests, row))[0] for row in range(len(requests.ids))]
-            return [RuleViolation("no_score", "payment", "must get a number as score", str(error)[:SHOWN])]
+                return [self._score(_select_row(requests, row), [id_])[0] for row, id_ in enumerate(ids)]
+            return [RuleViolation("no_score", "payment", "must get a number as score", brief(error, SHOWN))]
         thresholds = self.scorer.bundle.thresholds
-        decisions = [None] * len(requests.ids) if thresholds is None else thresholds.decide(raw)
-        return [ScoredRow(raw=raw, row=row, decision=decision) for row, decision in enumerate(decisions)]
+        decisions = [None] * len(ids) if thresholds is None else thresholds.decide(raw)
+        return [
+            ScoreResult.of(id_, raw, row, self.version, decision)
+            for row, (id_, decision) in enumerate(zip(ids, decisions, strict=True))
+        ]
 
 
 def violation(rule: str, field: str, text: str, value: object) -> RuleViolation:

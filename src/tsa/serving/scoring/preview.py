@@ -16,10 +16,10 @@ from tsa.data.online.payments import EncodedPayments, RuleViolation, tie_break_k
 from tsa.data.wire import Requests
 from tsa.errors import HistoryUnavailable
 from tsa.explain.raw_values import Payment
-from tsa.serving.history.base import PAYMENTS, HistoryStore
+from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.blocks import HistoryBlock, select_events
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import reencode_blocks
+from tsa.serving.history.reencode import RecordsGoneError, encode_stale, read_records
 from tsa.serving.scoring.pipeline import Histories, Row, ScoringPipeline
 
 
@@ -57,7 +57,7 @@ def load_scoring_input(
     past = {} if store is None else _from_store(pipeline, store, payments)
     seen = {key: _before(events, payments, pipeline) for key, events in past.items()}
     ids = dict.fromkeys(id_ for events in seen.values() for id_ in events.ids)
-    return _assemble(pipeline, payments, seen, {} if store is None else _records(store, list(ids)))
+    return _assemble(pipeline, payments, seen, {} if store is None else read_records(store, list(ids)))
 
 
 def _assemble(
@@ -96,17 +96,8 @@ def _before(events: HistoryEvents, payments: EncodedPayments, pipeline: ScoringP
 def _from_store(pipeline: ScoringPipeline, store: HistoryStore, payments: EncodedPayments) -> dict[Key, HistoryEvents]:
     keys: list[Key] = [(name, key) for name, (key,) in payments.keys.items() if key is not None]
     blocks = {place: HistoryBlock.unpack(stored.data) for place, stored in store.read(keys).items()}
-    stale = [key for key, block in blocks.items() if block.encoder_hash != pipeline.mark]
-    if stale:
-        ids = dict.fromkeys(id_ for key in stale for id_ in blocks[key].events.ids)
-        records = _records(store, list(ids))
-        if len(records) < len(ids):
-            raise HistoryUnavailable("a payment that a history tells of is being let go of", "busy")
-        anew = reencode_blocks([blocks[key] for key in stale], records, pipeline.market, pipeline.encoder)
-        blocks |= dict(zip(stale, anew, strict=True))
+    try:
+        blocks = encode_stale(store, blocks, pipeline.market, pipeline.encoder, pipeline.mark)
+    except RecordsGoneError:
+        raise HistoryUnavailable("a payment that a history tells of is being let go of", "busy") from None
     return {key: block.events for key, block in blocks.items()}
-
-
-def _records(store: HistoryStore, ids: Sequence[str]) -> dict[str, Record]:
-    found = store.read([(PAYMENTS, id_) for id_ in ids]) if ids else {}
-    return {place[1]: Record.unpack(stored.data) for place, stored in found.items()}

@@ -10,7 +10,7 @@ that comes again gets the answer that was kept and changes nothing. It knows nei
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,8 +22,8 @@ from tsa.serving.history.base import REASONS, HistoryStore
 from tsa.serving.history.maintenance import record_outcome, retry_on_conflict
 from tsa.serving.history.metadata import bind_store, pseudonymised
 from tsa.serving.results import ScoreResult
-from tsa.serving.scoring.pipeline import Histories, Row, ScoredRow, ScoringPipeline
-from tsa.serving.scoring.transaction import ScoringTransaction, StoredResult
+from tsa.serving.scoring.pipeline import Histories, Row, ScoringPipeline
+from tsa.serving.scoring.transaction import ScoringTransaction
 
 __all__ = ["RuleViolation", "ScoreResult", "ScoringService"]
 
@@ -77,25 +77,11 @@ class ScoringService:
         if histories is not None and len(histories) != len(rows):
             raise ValueError(f"histories must be one for each row (got {len(histories)} for {len(rows)} rows)")
         found = pipeline.parse_rows(rows)
-        out: dict[int, ScoreResult | RuleViolation] = dict(found.problems)
-        own = [at for at, place in enumerate(found.positions) if histories is not None and histories[place] is not None]
-        rest = (
-            [at for at in range(len(found.positions)) if at not in set(own)]
-            if own
-            else list(range(len(found.positions)))
-        )
-        if own and histories is not None:
-            brought = [histories[found.positions[at]] or {} for at in own]
-            for at, got in zip(
-                own, self._score_with_request_histories(pipeline, found.payments.take(own), brought), strict=True
-            ):
-                out[found.positions[at]] = pipeline.answer(pipeline.client_id_of(rows[found.positions[at]]), got)
-        if rest:
-            payments = found.payments if len(rest) == len(found.payments) else found.payments.take(rest)
-            ids = [pipeline.client_id_of(rows[found.positions[at]]) for at in rest]
-            for at, answer in zip(rest, self._score_and_store(pipeline, payments, ids), strict=True):
-                out[found.positions[at]] = answer
-        return [out[place] for place in range(len(rows))]
+        ids = [pipeline.client_id_of(rows[place]) for place in found.positions]
+        brought = {
+            at: told for at, place in enumerate(found.positions) if histories and (told := histories[place]) is not None
+        }
+        return found.in_place(self._answers(pipeline, found.payments, ids, brought))
 
     def record_outcome(self, id_: str, fraud: bool, at_seconds: float) -> bool:
         """Note that a payment turned out to be fraud or genuine, as known from `at_seconds` on; False: no such payment.
@@ -135,12 +121,30 @@ class ScoringService:
             raise HistoryLost(f"the history store that was adopted cannot be used: {error}", "misfit") from error
         self._fitted = turns
 
+    def _answers(
+        self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str], brought: Mapping[int, Histories]
+    ) -> list[ScoreResult | RuleViolation]:
+        """What payments get. brought: of those that bring their histories along, the histories, by number."""
+        if not brought:
+            return self._score_and_store(pipeline, payments, ids) if ids else []
+        own, rest = list(brought), [at for at in range(len(ids)) if at not in brought]
+        out: dict[int, ScoreResult | RuleViolation] = {}
+        if own:
+            got = self._score_with_request_histories(
+                pipeline, payments.take(own), [ids[at] for at in own], list(brought.values())
+            )
+            out.update(zip(own, got, strict=True))
+        if rest:
+            got = self._score_and_store(pipeline, payments.take(rest), [ids[at] for at in rest])
+            out.update(zip(rest, got, strict=True))
+        return [out[at] for at in range(len(ids))]
+
     def _score_with_request_histories(
-        self, pipeline: ScoringPipeline, payments: EncodedPayments, histories: Sequence[Histories]
-    ) -> list[ScoredRow | RuleViolation]:
+        self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str], histories: Sequence[Histories]
+    ) -> list[ScoreResult | RuleViolation]:
         """What payments get that bring their histories along: each sees its own alone, and none is remembered."""
         past: dict[Key, HistoryEvents] = {}
-        out: list[ScoredRow | RuleViolation | None] = []
+        out: list[RuleViolation | None] = []
         for row, told in enumerate(histories):
             found = pipeline.parse_histories(told, payments, row)
             out.append(found if isinstance(found, RuleViolation) else None)
@@ -149,7 +153,8 @@ class ScoringService:
         todo = [row for row, got in enumerate(out) if got is None]
         keys = {history.name: tuple(map(str, range(len(payments)))) for history in pipeline.market.history}
         with self._timed("score"):
-            scored = iter(pipeline.score(replace(payments, keys=keys).take(todo), past))
+            own = replace(payments, keys=keys).take(todo)
+            scored = iter(pipeline.score(own, past, [ids[row] for row in todo]))
         return [next(scored) if got is None else got for got in out]
 
     def _score_and_store(
@@ -158,20 +163,16 @@ class ScoringService:
         """What payments get whose histories are in the store."""
         if self._store is None:
             raise ConfigError("payments without their histories need a history store, but there is none")
-        visit = ScoringTransaction(self._store, pipeline, payments, self._timed)
+        visit = ScoringTransaction(self._store, pipeline, payments, ids, self._timed)
 
-        def attempt() -> list[StoredResult | RuleViolation] | None:
+        def attempt() -> list[ScoreResult | RuleViolation] | None:
             self._fit(pipeline)
             return visit.try_commit()
 
         try:
-            got = retry_on_conflict(attempt)
+            return retry_on_conflict(attempt)
         except HistoryUnavailable as error:
             return self._score_degraded(pipeline, payments, ids, error)
-        return [
-            one if isinstance(one, RuleViolation) else ScoreResult.from_stored(id_, one.kept, replayed=one.replayed)
-            for id_, one in zip(ids, got, strict=True)
-        ]
 
     def _score_degraded(
         self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str], error: HistoryUnavailable
@@ -181,9 +182,8 @@ class ScoringService:
             rule = "history_lost" if isinstance(error, HistoryLost) else "history_unavailable"
             return [RuleViolation(rule, "history", "must be there to score with", REASONS[error.reason]) for _ in ids]
         with self._timed("score"):
-            scored = pipeline.score(payments, {})
-        found = [pipeline.answer(id_, one) for id_, one in zip(ids, scored, strict=True)]
-        return [replace(answer, degraded=True) if isinstance(answer, ScoreResult) else answer for answer in found]
+            scored = pipeline.score(payments, {}, ids)
+        return [replace(answer, degraded=True) if isinstance(answer, ScoreResult) else answer for answer in scored]
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,17 +19,9 @@ from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, WriteBatc
 from tsa.serving.history.blocks import HistoryBlock, empty_events, select_events
 from tsa.serving.history.identity import ADVICE
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import reencode_blocks
+from tsa.serving.history.reencode import RecordsGoneError, encode_stale
 from tsa.serving.results import ScoreResult
-from tsa.serving.scoring.pipeline import ScoredRow, ScoringPipeline, violation
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredResult:
-    """An answer as the store keeps it."""
-
-    kept: Mapping[str, Any]
-    replayed: bool
+from tsa.serving.scoring.pipeline import ScoringPipeline, violation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +41,15 @@ class ScoringTransaction:
         store: HistoryStore,
         pipeline: ScoringPipeline,
         payments: EncodedPayments,
+        ids: Sequence[str],
         timed: Callable[[str], AbstractContextManager[None]],
     ) -> None:
+        """ids: (B,) as the clients gave them, which the answers name; those of `payments` may be veiled."""
         self._store, self._pipeline, self._payments, self._timed = store, pipeline, payments, timed
+        self._given_ids = ids
         self._times: list[float] = payments.time_seconds.tolist()
 
-    def try_commit(self) -> list[StoredResult | RuleViolation] | None:
+    def try_commit(self) -> list[ScoreResult | RuleViolation] | None:
         """What each payment gets; None where others came in between. Raises HistoryUnavailable."""
         turns = self._store.turns
         with self._timed("read"):
@@ -67,14 +61,14 @@ class ScoringTransaction:
                 {self._payments.ids[row] for row in suspects}, [k for row in suspects for k in self._keys(row)]
             )
             return None
-        out: dict[int, StoredResult | RuleViolation] = {}
+        out: dict[int, ScoreResult | RuleViolation] = {}
         same_as: dict[int, int] = {}
         todo = list(self._to_score(found, out, same_as))
         if todo and not self._score_and_append(found, todo, out):
             return None
         for row, first in same_as.items():
             one = out[first]
-            out[row] = StoredResult(kept=one.kept, replayed=True) if isinstance(one, StoredResult) else one
+            out[row] = replace(one, id=self._given_ids[row], replayed=True) if isinstance(one, ScoreResult) else one
         return [out[row] for row in range(len(self._payments))]
 
     def _keys(self, row: int) -> Iterator[Key]:
@@ -117,7 +111,7 @@ class ScoringTransaction:
                 )
 
     def _to_score(
-        self, found: _Snapshot, out: dict[int, StoredResult | RuleViolation], same_as: dict[int, int]
+        self, found: _Snapshot, out: dict[int, ScoreResult | RuleViolation], same_as: dict[int, int]
     ) -> Iterator[int]:
         """The rows that are to be scored. Of others it notes what they get, or which row they repeat."""
         first_row: dict[str, int] = {}
@@ -127,7 +121,7 @@ class ScoringTransaction:
             if other is not None and (column := other.first_difference(self._times[row], self._payments.raw[row])):
                 out[row] = self._conflict(row, column)
             elif record is not None and record.answer is not None:
-                out[row] = StoredResult(kept=record.answer, replayed=True)
+                out[row] = ScoreResult.from_stored(self._given_ids[row], record.answer)
             elif first != row:
                 same_as[row] = first
             elif (problem := self._check_lateness(found, row)) is not None:
@@ -163,7 +157,7 @@ class ScoringTransaction:
         return None
 
     def _score_and_append(
-        self, found: _Snapshot, todo: Sequence[int], out: dict[int, StoredResult | RuleViolation]
+        self, found: _Snapshot, todo: Sequence[int], out: dict[int, ScoreResult | RuleViolation]
     ) -> bool:
         """Score the rows `todo`, note what they get, and append them; False where others came in between."""
         whole = len(todo) == len(self._payments)
@@ -174,32 +168,20 @@ class ScoringTransaction:
         if blocks is None:
             return False
         with self._timed("score"):
-            scored = self._pipeline.score(
-                payments, _exclude_ids(blocks, {id_ for id_ in payments.ids if id_ in found.records})
-            )
-        answers = [self._kept(one) for one in scored]
+            past = _exclude_ids(blocks, {id_ for id_ in payments.ids if id_ in found.records})
+            answers = self._pipeline.score(payments, past, [self._given_ids[row] for row in todo])
         out.update(zip(todo, answers, strict=True))
         with self._timed("write"):
             return self._append(found, payments, keys, blocks, answers)
 
-    def _kept(self, scored: ScoredRow | RuleViolation) -> StoredResult | RuleViolation:
-        answer = self._pipeline.answer("", scored)
-        return StoredResult(kept=answer.stored_fields(), replayed=False) if isinstance(answer, ScoreResult) else answer
-
     def _reencode_stale(self, blocks: dict[Key, HistoryBlock]) -> dict[Key, HistoryBlock] | None:
         """The blocks, all of them in this bundle's encoding; None where a payment is gone that one of them tells of."""
-        stale = [key for key, block in blocks.items() if block.encoder_hash != self._pipeline.mark]
-        if not stale:
-            return blocks
-        ids = dict.fromkeys(id_ for key in stale for id_ in blocks[key].events.ids)
-        records = {
-            place[1]: Record.unpack(one.data) for place, one in self._store.read([(PAYMENTS, i) for i in ids]).items()
-        }
-        if len(records) < len(ids):
-            self._check_gone({id_ for id_ in ids if id_ not in records}, stale)
+        pipeline = self._pipeline
+        try:
+            return encode_stale(self._store, blocks, pipeline.market, pipeline.encoder, pipeline.mark)
+        except RecordsGoneError as gone:
+            self._check_gone(gone.ids, gone.keys)
             return None
-        anew = reencode_blocks([blocks[key] for key in stale], records, self._pipeline.market, self._pipeline.encoder)
-        return {**blocks, **dict(zip(stale, anew, strict=True))}
 
     def _append(
         self,
@@ -207,7 +189,7 @@ class ScoringTransaction:
         payments: EncodedPayments,
         keys: Mapping[Key, None],
         blocks: Mapping[Key, HistoryBlock],
-        answers: Sequence[StoredResult | RuleViolation],
+        answers: Sequence[ScoreResult | RuleViolation],
     ) -> bool:
         """Write the payments that got an answer, and them into their histories. Whole or not at all."""
         put: dict[StoreKey, bytes] = {}
@@ -215,10 +197,8 @@ class ScoringTransaction:
         for row, (id_, answer) in enumerate(zip(payments.ids, answers, strict=True)):
             if isinstance(answer, RuleViolation):
                 continue
-            known = found.records.get(id_)
-            put[PAYMENTS, id_] = (
-                Record.of(payments, row, answer.kept) if known is None else known.with_result(answer.kept)
-            ).pack()
+            known, kept = found.records.get(id_), answer.stored_fields()
+            put[PAYMENTS, id_] = (Record.of(payments, row, kept) if known is None else known.with_result(kept)).pack()
             for name, of in payments.keys.items() if known is None else ():
                 if (key := of[row]) is not None:
                     members.setdefault((name, key), []).append(row)

@@ -1,0 +1,102 @@
+"""Where the arrays of a store are made: in files of a folder, or, for a small table, in memory. Both take pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tsa.files.writing import ArrayWriter
+
+
+class Writer(Protocol):
+    """A block in which an array is made, piece by piece."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def append(self, piece: NDArray[Any]) -> None:
+        """Append rows (m, ...)."""
+        ...
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        ...
+
+
+class Arrays(Protocol):
+    """Makes arrays by the names of their files."""
+
+    def writer(self, file: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Writer:
+        """The block in which one array is made."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderArrays:
+    """Arrays as .npy files."""
+
+    folder: Path
+
+    def writer(self, file: str, dtype: type[np.generic], shape: tuple[int, ...]) -> ArrayWriter:
+        """As `Arrays`."""
+        return ArrayWriter(self.folder / file, dtype, shape)
+
+    def array(self, file: str) -> NDArray[Any]:
+        """One that was made, mapped into memory, read-only."""
+        found: NDArray[Any] = np.load(self.folder / file, mmap_mode="r", allow_pickle=False)
+        return found
+
+
+@dataclass(frozen=True)
+class MemoryArrays:
+    """Arrays in memory, of the same types and shapes."""
+
+    made: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def writer(self, file: str, dtype: type[np.generic], shape: tuple[int, ...]) -> MemoryWriter:
+        """As `Arrays`."""
+        self.made[file] = np.empty(shape, dtype)
+        return MemoryWriter(file, self.made[file])
+
+    def array(self, file: str) -> NDArray[Any]:
+        """One that was made, read-only as those of files are."""
+        found = self.made[file].view()
+        found.flags.writeable = False
+        return found
+
+
+class MemoryWriter:
+    """Fills an array piece by piece, as `ArrayWriter` writes one."""
+
+    def __init__(self, file: str, array: NDArray[Any]) -> None:
+        self.file, self.array, self._rows = file, array, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._rows != len(self.array):
+            raise ValueError(f"{self.file} must get {len(self.array)} rows (got {self._rows})")
+
+    def append(self, piece: NDArray[Any]) -> None:
+        """Append rows (m, ...) whose further axes are those of the array."""
+        if piece.shape[1:] != self.array.shape[1:]:
+            raise ValueError(f"{self.file} takes rows of shape {self.array.shape[1:]} (got {piece.shape[1:]})")
+        self.array[self._rows : self._rows + len(piece)] = piece
+        self._rows += len(piece)
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Nothing: no file is made."""
+        return {}

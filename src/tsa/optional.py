@@ -1,0 +1,55 @@
+"""Libraries that only some commands need: whether they are installed, and how to install them."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from tsa.errors import ConfigError
+from tsa.text import brief
+
+
+def is_installed(module: str) -> bool:
+    """Whether a top-level module is there. It is not imported."""
+    if module in sys.modules:  # `find_spec` refuses modules without a spec
+        return sys.modules[module] is not None
+    return find_spec(module) is not None
+
+
+def need(what: str, *modules: str, extra: str) -> None:
+    """Refuse what needs a library that is not installed. Nothing is imported, so it is quick enough to ask early.
+
+    Args:
+        what: Who needs it, as the subject of a sentence: `a search`, `training.tensorboard`.
+        modules: Names of top-level modules.
+        extra: The extra of this package that has them.
+
+    Raises:
+        ConfigError: With the command that installs them.
+    """
+    missing = [module for module in modules if not is_installed(module)]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        names = " and ".join(missing)
+        raise ConfigError(f"{what} needs {names}, which {verb} not installed: {_install(extra)}")
+
+
+def imported(what: str, module: str, extra: str) -> Any:
+    """Import a library and return its top-level module. Arguments are those of `need`.
+
+    Raises:
+        ConfigError: For a library that is not installed, or cannot be imported.
+    """
+    need(what, module, extra=extra)
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"{what} needs {module}, which cannot be imported ({brief(error)}): {_install(extra)}"
+        ) from error
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'tsa-fraud[{extra}]'"

@@ -1,0 +1,30 @@
+"""Where two trees of plain values differ."""
+
+from tsa.trees import differences
+
+
+def test_equal_trees() -> None:
+    assert list(differences({"a": [1, {"b": None}]}, {"a": [1, {}]})) == []
+    assert list(differences(3, 3)) == []
+
+
+def test_each_difference_has_its_place() -> None:
+    one = {"a": {"b": [1, 2], "c": 3}, "only": 1}
+    other = {"a": {"b": [1, 5], "c": 3}, "other": "x"}
+    assert list(differences(one, other)) == ["a.b.1: 2, 5", "only: 1, None", "other: None, 'x'"]
+
+
+def test_lists_of_different_lengths_are_one_difference() -> None:
+    assert list(differences({"a": [1, 2]}, {"a": [1]})) == ["a: [1, 2], [1]"]
+    assert list(differences([1, [2]], [1, [3]])) == ["1.0: 2, 3"]
+
+
+def test_another_kind_of_value() -> None:
+    assert list(differences({"a": {"b": 1}}, {"a": 1})) == ["a: {'b': 1}, 1"]
+    assert list(differences({1: "x"}, {1: "y"})) == ["1: 'x', 'y'"]
+
+
+def test_long_values_are_shortened_and_hashes_are_not() -> None:
+    (line,) = differences({"a": "x" * 500}, {"a": "y"})
+    assert len(line) < 120
+    assert list(differences("a" * 64, "b" * 64, "sha256")) == [f"sha256: '{'a' * 64}', '{'b' * 64}'"]
