@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from tsa.config.tables import Instant
 from tsa.data.log.columns import seconds
 from tsa.data.spelling import Spelling
-from tsa.data.values import RuleViolationError, parse_time
+from tsa.data.values import RuleViolationError, parse_epoch_seconds
 from tsa.errors import ConfigError
 from tsa.inference.scorer import epoch_seconds
 from tsa.times import as_moment, as_utc, parse_time, to_seconds
@@ -48,7 +48,7 @@ def test_all_readers_agree_on_a_time(text: str) -> None:
     assert to_seconds(moment) == SPELLED[text]
     assert to_seconds(as_utc(text)) == SPELLED[text]
     assert epoch_seconds("start", text, 0.0) == SPELLED[text]
-    assert parse_time(text, "time", None, Spelling(frozenset())) == SPELLED[text]
+    assert parse_epoch_seconds(text, "time", None, Spelling(frozenset())) == SPELLED[text]
     assert pl.select(pl.lit(text).alias("t")).select(seconds("t", pl.String(), None)).item() == SPELLED[text]
     assert to_seconds(TypeAdapter(Instant).validate_python(text)) == SPELLED[text]
 
@@ -62,7 +62,7 @@ def test_and_on_what_is_none(text: str) -> None:
         epoch_seconds("start", text, 0.0)
     if text:
         with pytest.raises(RuleViolationError):
-            parse_time(text, "time", None, Spelling(frozenset()))
+            parse_epoch_seconds(text, "time", None, Spelling(frozenset()))
     assert pl.select(pl.lit(text).alias("t")).select(seconds("t", pl.String(), None)).item() is None
 
 

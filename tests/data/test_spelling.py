@@ -16,7 +16,7 @@ from tsa.config.market import Market
 from tsa.config.tables import MISSING
 from tsa.data.log import columns
 from tsa.data.spelling import Spelling
-from tsa.data.values import RuleViolationError, key_of, normalise_text, number_of, parse_time
+from tsa.data.values import RuleViolationError, key_of, normalise_text, number_of, parse_epoch_seconds
 from tsa.errors import MarketError
 
 LOG = Spelling(frozenset(MISSING))
@@ -165,9 +165,9 @@ def test_times_as_warehouses_write_them(spelled: str, moment: datetime | None) -
     assert read == (None if moment is None else moment.timestamp())
     if moment is None:
         with pytest.raises(RuleViolationError):
-            parse_time(spelled, "x", None, LOG)
+            parse_epoch_seconds(spelled, "x", None, LOG)
     else:
-        assert parse_time(spelled, "x", None, LOG) == read
+        assert parse_epoch_seconds(spelled, "x", None, LOG) == read
 
 
 @given(
@@ -186,9 +186,9 @@ def test_numeric_times_of_every_unit_and_type(micros: int, nanos: int, unit: str
         (str(count), pl.String()),
     ):
         assert of(columns.seconds("x", kind, unit), value, kind) == exact  # type: ignore[arg-type]
-    assert parse_time(count, "x", unit, LOG) == parse_time(str(count), "x", unit, LOG) == exact
+    assert parse_epoch_seconds(count, "x", unit, LOG) == parse_epoch_seconds(str(count), "x", unit, LOG) == exact
     read = of(columns.seconds("x", pl.Float64(), unit), float(count), pl.Float64())
-    assert parse_time(float(count), "x", unit, LOG) == read == pytest.approx(exact, abs=1e-6)
+    assert parse_epoch_seconds(float(count), "x", unit, LOG) == read == pytest.approx(exact, abs=1e-6)
 
 
 @given(
@@ -203,7 +203,7 @@ def test_times_with_any_offset(moment: datetime, shift: int, mark: str, spec: st
     exact = datetime.fromisoformat(spelled)
     for form in (spelled, spelled[:-6] + " " + spelled[-6:], spelled[:-3] + spelled[-2:]):
         read = of(columns.seconds("x", pl.String(), None), form, pl.String())
-        assert read == parse_time(form, "x", None, LOG) == exact.timestamp()
+        assert read == parse_epoch_seconds(form, "x", None, LOG) == exact.timestamp()
 
 
 def test_short_floats_hold_no_times() -> None:

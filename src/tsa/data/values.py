@@ -111,7 +111,7 @@ def _float(value: int | float | Decimal) -> float:
         return math.inf
 
 
-def parse_time(value: object, name: str, unit: str | None, spelling: Spelling) -> float | None:
+def parse_epoch_seconds(value: object, name: str, unit: str | None, spelling: Spelling) -> float | None:
     """Epoch seconds of a time as `columns.seconds` reads it: a number of `unit`, or ISO spelling; None where missing.
 
     Raises RuleViolationError for what is neither.

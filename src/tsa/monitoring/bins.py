@@ -1,7 +1,7 @@
 """The bins that the values of a feature, or scores, are counted in, and the counts, window by window.
 
-Numbers have bins of equal mass in the reference (`tsa.evaluation.metrics.psi`); categorical and calendar features have a bin per value
-that the bundle knows. Payments without a value, and with one that the bundle does not know, are counted apart.
+Numbers have bins of equal mass in the reference (`tsa.evaluation.metrics.psi`). Categorical and calendar features have
+a bin per value that the bundle knows. Payments without a value, and with one that the bundle does not know, are counted apart.
 It knows numbers and counts; not stores.
 """
 

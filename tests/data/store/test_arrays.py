@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Market
-from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.store import store as stores
+from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.store.manifest import ARRAYS, INDEX_ARRAYS
 from tsa.data.store.store import EventStore, encoded_log
 from tsa.errors import ConfigError, DataError

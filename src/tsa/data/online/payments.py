@@ -24,7 +24,7 @@ from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns, range_text
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
-from tsa.data.values import RuleViolation, RuleViolationError, key_of, normalise_text, number_of, parse_time
+from tsa.data.values import RuleViolation, RuleViolationError, key_of, normalise_text, number_of, parse_epoch_seconds
 from tsa.data.wire.scales import VectorizedScaler
 from tsa.errors import DataError
 from tsa.times import DAY_SECONDS
@@ -218,7 +218,7 @@ class PaymentReader:
         return number_of(row.get(name), name, self._spelling)
 
     def _time(self, row: Row, name: str) -> float | None:
-        return parse_time(row.get(name), name, self.market.event.time_unit, self._spelling)
+        return parse_epoch_seconds(row.get(name), name, self.market.event.time_unit, self._spelling)
 
     def _refuse_excluded(self, row: Row) -> None:
         for rule in self.market.features.exclude:

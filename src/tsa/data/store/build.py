@@ -21,13 +21,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late
 from tsa.data.log.clocks import sound_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
+from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,

@@ -20,10 +20,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import SPLITS, Market
-from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.log.quarantine import SetAside
+from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.store.build import build_in_memory, build_store, encode_rows
 from tsa.data.store.manifest import (
     ARRAYS,

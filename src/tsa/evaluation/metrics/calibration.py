@@ -177,8 +177,8 @@ def _ece_by_chance(bins: Bins, probability: Floats, generator: np.random.Generat
 def population_stability(reference: Array, current: Array) -> dict[str, Any]:
     """The population stability index of current scores (m,) against reference scores (n,), over deciles of the reference.
 
-    0: alike; below 0.1 is usually taken as stable, above 0.25 as another population. `tsa.evaluation.metrics.psi` says how bins are made;
-    a row of `bins` is of scores at or above its `low` and below its `high`.
+    0: alike; below 0.1 is usually taken as stable, above 0.25 as another population.
+    `tsa.evaluation.metrics.psi` says how bins are made; a row of `bins` is of scores at or above its `low` and below its `high`.
     """
     before, after = np.asarray(reference, np.float64), np.asarray(current, np.float64)
     if not len(before) or not len(after):

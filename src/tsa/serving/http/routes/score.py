@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from tsa.data.online.payments import RuleViolation, RuleViolationError
 from tsa.data.spelling import Spelling
-from tsa.data.values import key_of, parse_time
+from tsa.data.values import key_of, parse_epoch_seconds
 from tsa.errors import HistoryUnavailable
 from tsa.serving import formats
 from tsa.serving.errors import DeadlineExceededError, QueueFullError
@@ -140,7 +140,7 @@ def _at(value: Any, service: AppState) -> float:
     """When the outcome became known: now, or as the market writes times. ProblemError."""
     now = time.time()
     try:
-        at = parse_time(value, "at", service.market.event.time_unit, Spelling.of(service.market))
+        at = parse_epoch_seconds(value, "at", service.market.event.time_unit, Spelling.of(service.market))
     except RuleViolationError as error:
         raise ProblemError.of(error.problem) from None
     if at is None:
