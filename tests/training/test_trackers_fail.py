@@ -17,8 +17,9 @@ import pytest
 from support.easy_log import TINY, settings
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.training import tracker_queue, train
-from tsa.training.tracker_queue import Feed
+from tsa.training import train
+from tsa.training.trackers import queue as tracker_queue
+from tsa.training.trackers.queue import Feed
 from tsa.training.tracking import draw_curves
 
 

@@ -18,8 +18,8 @@ from tsa.files.writing import atomic_file
 from tsa.optional import is_installed, need
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import mlflow_uri
-from tsa.training.mlflow_tracker import MLflowRun, refuse_unreachable
-from tsa.training.tracker_queue import Feed
+from tsa.training.trackers.mlflow import MLflowRun, refuse_unreachable
+from tsa.training.trackers.queue import Feed
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tsa.errors import ConfigError
 from tsa.training.distributed import bound_mlflow, mlflow_experiment, mlflow_run
-from tsa.training.tracker_queue import USER, shown
+from tsa.training.trackers.queue import USER, shown
 
 MAX_PARAMETERS = 100
 """In one call."""

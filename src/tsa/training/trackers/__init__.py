@@ -1,0 +1,1 @@
+"""Trackers of experiments that a training run reports to."""
