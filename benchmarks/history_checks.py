@@ -2,7 +2,7 @@
 
     python benchmarks/history_checks.py [--redis redis://127.0.0.1:6379/0] [--payments 3000] [--new-keys]
 
-A payment reads its record and two blocks and writes all three. Without: the same store, but for identity, generation, the look at
+A payment reads its record and two blocks and writes all three. Without: the same store, but for identity, generation and marks, the look at
 the file, and the set of keys. The two take turns, of 20 payments each; printed are the medians over turns and their ratio.
 Without --redis, stores are new SQLite files; in Redis they are made under prefixes of their own.
 """
@@ -26,12 +26,12 @@ from tsa.serving.history.sqlite import SQLiteStore
 
 TURN, KEYS, BLOCK_BYTES, RECORD_BYTES = 20, 500, 4000, 400
 PLAIN_COMMIT = """
-for i = 4, #KEYS do
-  if redis.call('GETRANGE', KEYS[i], 0, 7) ~= ARGV[3 * i - 9] then return 0 end
+for i = 5, #KEYS do
+  if redis.call('GETRANGE', KEYS[i], 0, 7) ~= ARGV[3 * i - 11] then return 0 end
 end
-for i = 4, #KEYS do
-  local what = ARGV[3 * i - 8]
-  if what == 'put' or what == 'new' then redis.call('SET', KEYS[i], ARGV[3 * i - 7])
+for i = 5, #KEYS do
+  local what = ARGV[3 * i - 10]
+  if what == 'put' or what == 'new' then redis.call('SET', KEYS[i], ARGV[3 * i - 9])
   elseif what ~= 'keep' then redis.call('DEL', KEYS[i]) end
 end
 return 1

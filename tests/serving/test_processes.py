@@ -257,3 +257,23 @@ def test_the_same_trouble_is_not_logged_each_time(caplog: pytest.LogCaptureFixtu
         for _ in range(100):
             say_seldom("a trouble of this test")
     assert len(caplog.records) == 1
+
+
+def test_no_request_waits_for_workers_that_are_gone(bundle: Path, tmp_path: Path) -> None:
+    """The socket stays open in the parent: without it turning them away, connections would wait there."""
+    with served(bundle, f"sqlite:///{tmp_path}/h.db", "--workers", 2) as (process, url):
+        until(lambda: len(workers_of(process.pid)) == 2)
+        assert httpx.post(f"{url}/v1/score", json=payment("a"), timeout=30).status_code == 200
+        begun = time.monotonic()
+        for pid in workers_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: status(url) == 0, 5)
+        assert time.monotonic() - begun < 5, "turned away, not timed out"
+        until(lambda: status(url) == 200, 60)
+        figures = httpx.get(f"{url}/metrics", timeout=10).text
+        assert "tsa_workers_ended_total 2.0" in figures
+        assert abs(float(figures.partition("\ntsa_start_time_seconds ")[2].split()[0]) - time.time()) < 300
+
+
+def workers_of(pid: int) -> list[int]:
+    return [child for child in children(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]

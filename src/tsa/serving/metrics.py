@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from tsa.data.values import normalise_text
 from tsa.optional import imported
 from tsa.serving.history.base import REASONS
 from tsa.serving.problems import RULES
-from tsa.serving.worker_metrics import Family, Page
+from tsa.serving.worker_metrics import START, WORKERS_ENDED, Family, Page
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class Metrics:
         self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
         self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
+        client.Gauge(START[0], START[1], registry=self.registry).set(time.time())
+        counter(*WORKERS_ENDED)
         for reason in REASONS:
             self.history_failures.labels(reason)
         for name in market.features.names:

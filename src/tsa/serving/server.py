@@ -111,6 +111,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         """Close the listening sockets, then tell those that came at the last moment, then end: an idle connection that is
         closed while a request is on its way to it looks to a client like a payment that was lost."""
+        logger.info("the server ends: nothing new is taken, what was accepted is finished")
         for server in self.servers:
             server.close()
         if self.settings.drain_seconds and not self.force_exit:
@@ -293,13 +294,18 @@ def supervise(settings: ServeSettings) -> None:
     ServerError where workers end again and again."""
     listening, asked, together = bind(settings), Asked(), Together()
     places: list[Place] = []
+    listened = False
     with listening, _heeded(asked):
         try:
             places.extend(Place(settings, listening, together) for _ in range(settings.workers))
             while not asked.to_end:
-                wait(
-                    [asked.woken, *(place.worker.sentinel for place in places if place.worker.is_alive())], LOOK_SECONDS
-                )
+                alive = [place for place in places if place.worker.is_alive()]
+                is_up = any(place.member.ready_at is not None for place in alive)
+                listened = listened or is_up
+                turned_away = [listening] if listened and not is_up else []
+                wait([asked.woken, *turned_away, *(place.worker.sentinel for place in alive)], LOOK_SECONDS)
+                if turned_away:
+                    _turn_away(listening)
                 asked.drain()
                 if asked.to_renew:
                     asked.to_renew = False
@@ -309,6 +315,14 @@ def supervise(settings: ServeSettings) -> None:
                 together.gather()
         finally:
             _end([place.worker for place in places], asked)
+
+
+def _turn_away(listening: socket.socket) -> None:
+    """Close connections that were made while no worker is up: they would wait for as long as one takes to start."""
+    listening.setblocking(False)
+    with suppress(OSError):
+        while True:
+            listening.accept()[0].close()
 
 
 def _renew(places: list[Place]) -> None:

@@ -22,6 +22,10 @@ GATHER_SECONDS = 0.5
 ASK_SECONDS = 2.0
 """How long a worker waits for the sum."""
 READY = "ready"
+START = ("tsa_start_time_seconds", "When the server was started, in epoch seconds")
+WORKERS_ENDED = ("tsa_workers_ended_total", "Workers that ended unasked, and were replaced")
+OF_THE_SERVER = (START[0], WORKERS_ENDED[0].removesuffix("_total"))
+"""Told by the parent for all workers, and not added up."""
 
 Sample = tuple[str, tuple[tuple[str, str], ...], float]
 """Name, labels, value."""
@@ -41,6 +45,8 @@ def families_of(collected: Iterable[Any]) -> list[Family]:
     """Metrics of prometheus_client as plain values. When each was made, which cannot be added up, is left out."""
     found = []
     for metric in collected:
+        if metric.name in OF_THE_SERVER:
+            continue
         samples = [
             (sample.name, tuple(sorted(sample.labels.items())), float(sample.value))
             for sample in metric.samples
@@ -150,6 +156,7 @@ class Together:
     def __init__(self) -> None:
         self._members: list[Member] = []
         self._past: list[Family] = []
+        self._started, self._ended = time.time(), 0
         self._lock, self._number = threading.Lock(), 0
 
     def join(self, member: Member) -> None:
@@ -160,9 +167,10 @@ class Together:
         threading.Thread(target=self._answer, args=(member,), name="tsa-figures", daemon=True).start()
 
     def leave(self, member: Member) -> None:
-        """A worker has ended: what it counted stays."""
+        """A worker has ended unasked: what it counted stays."""
         with self._lock:
             if member in self._members:
+                self._ended += 1
                 self._members.remove(member)
                 self._past = added([self._past, counts_of(member.last)])
         member.close()
@@ -172,7 +180,15 @@ class Together:
         with self._lock:
             self._number += 1
             self._ask()
-            return added([self._past, *(member.last for member in self._members)])
+            return [*added([self._past, *(member.last for member in self._members)]), *self._own()]
+
+    def _own(self) -> list[Family]:
+        """What the parent has to tell."""
+        (start, text), (ended, text_ended) = START, WORKERS_ENDED
+        return [
+            Family(start, text, "gauge", [(start, (), self._started)]),
+            Family(ended.removesuffix("_total"), text_ended, "counter", [(ended, (), float(self._ended))]),
+        ]
 
     def _ask(self) -> None:
         waited = {}

@@ -8,7 +8,7 @@ same place are as if one came after the other, whatever the process. It knows ne
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 from urllib.parse import parse_qsl
@@ -115,6 +115,10 @@ class HistoryStore(Protocol):
 
     def compact(self) -> None:
         """Let nothing linger in files of what was dropped, as far as this engine can."""
+        ...
+
+    def tell_failures(self, call: Callable[[str], object]) -> None:
+        """Whom to tell of calls that came to nothing, for one of `REASONS`, and were made again at once."""
         ...
 
     def close(self) -> None:

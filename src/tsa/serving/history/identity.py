@@ -1,8 +1,10 @@
 """Which store it is, and how far it has come: noticed with each read, so that a store that was lost is not taken for an empty one.
 
 A store has an identity, made once, and a generation, which each change raises. Who reads remembers both: a store without an
-identity was emptied, another identity is another store, a lower generation is an earlier state of it. Each is refused
-until an operator says that the store is to be gone on with, which gives it a new identity (`adopt`). It knows no engine.
+identity was emptied, another identity is another store, a lower generation is an earlier state of it. Others may have raised the
+generation of an earlier state again before it is looked at: so each process also looks for the mark of its own last change.
+Each is refused until an operator says that the store is to be gone on with, which gives it a new identity (`adopt`). It
+knows no engine.
 """
 
 from __future__ import annotations
@@ -62,6 +64,27 @@ class Identity:
             raise HistoryLost("the history store's identity cannot be read", "replaced") from None
 
 
+RING = 1024
+"""Marks of so many changes are kept: what was changed longer ago is not looked for any more."""
+
+
+class Mark(NamedTuple):
+    """A change: the generation that it made, and a text that no other change has."""
+
+    generation: int
+    text: bytes
+
+    @classmethod
+    def unpack(cls, data: bytes | None) -> Mark | None:
+        """Of these bytes; None where there is none."""
+        generation, has, text = (data or b"").partition(b":")
+        return cls(int(generation), text) if has and generation.isdigit() else None
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return b"%d:%b" % self
+
+
 class Seen(NamedTuple):
     """How a store was when it was last read."""
 
@@ -78,6 +101,7 @@ class Guard:
         """name: of the store, for messages. seen: how another process has seen it."""
         self._name, self._seen = name, seen
         self._went_back = False
+        self._own: Mark | None = None
         self._lock = threading.Lock()
         self.turns = 0
         """How often a store was accepted that had been adopted."""
@@ -87,9 +111,24 @@ class Guard:
         """How the store was when it was last read; pass it to `check` to say what was known before a call."""
         return self._seen
 
-    def check(self, identity: bytes | None, generation: int | None, before: Seen | None, *, sure: bool = True) -> None:
-        """Note what a call of the store has met. before: `seen` as it was before the call. sure: whether a store that has gone
-        back is to be refused from now on; else it may still turn out that another server has answered.
+    @property
+    def own(self) -> Mark | None:
+        """The last change that was made here. What the store has in its place goes to `check`."""
+        return self._own
+
+    def check(
+        self,
+        identity: bytes | None,
+        generation: int | None,
+        before: Seen | None,
+        *,
+        own: Mark | None = None,
+        found: bytes | None = None,
+        sure: bool = True,
+    ) -> None:
+        """Note what a call of the store has met. before, own: `seen` and `own` as they were before the call. found: the mark
+        that the store has in the place of `own`. sure: whether a store that has gone back is to be refused from now on; else it
+        may still turn out that another server has answered.
 
         Raises HistoryLost for a store that is not the one that was seen before, or not all of it.
         """
@@ -100,18 +139,22 @@ class Guard:
             if seen is None or identity != seen.identity:
                 self._turn(identity, generation, seen)
                 return
-            if self._went_back or (
-                before is not None and before.identity == identity and generation < before.generation
-            ):
+            same = before is not None and before.identity == identity
+            lower = before is not None and generation < before.generation
+            if self._went_back or (same and (lower or _lacks(own, Mark.unpack(found)))):
                 self._went_back = self._went_back or sure
                 raise self._older()
             self._seen = Seen(identity=identity, generation=max(generation, seen.generation), at=time.time())
 
-    def note(self, identity: bytes, generation: int) -> None:
-        """Note the generation after a change."""
+    def note(self, identity: bytes, mark: Mark) -> None:
+        """Note a change that was made here."""
         with self._lock:
-            if (seen := self._seen) is not None and seen.identity == identity and generation > seen.generation:
-                self._seen = Seen(identity=identity, generation=generation, at=time.time())
+            if (seen := self._seen) is None or seen.identity != identity:
+                return
+            if mark.generation > seen.generation:
+                self._seen = Seen(identity=identity, generation=mark.generation, at=time.time())
+            if self._own is None or mark.generation > self._own.generation:
+                self._own = mark
 
     def _turn(self, identity: bytes, generation: int, seen: Seen | None) -> None:
         """Accept a store that was not seen before, or refuse it."""
@@ -124,6 +167,7 @@ class Guard:
                 raise HistoryLost(f"history store {self._name} was replaced by another one: {ADVICE}", "replaced")
             self.turns += 1
         self._seen, self._went_back = Seen(identity=identity, generation=generation, at=time.time()), False
+        self._own = None
 
     def _older(self) -> HistoryLost:
         return HistoryLost(
@@ -156,3 +200,8 @@ class GuardedStore(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _lacks(own: Mark | None, found: Mark | None) -> bool:
+    """Whether a store is without a change that was made. In its place may stand one that was made much later."""
+    return own is not None and (found is None or (found != own and found.generation <= own.generation))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, Self
 
@@ -48,6 +48,8 @@ class MonitoredStore:
 
     def __init__(self, store: HistoryStore, watcher: Watcher | None = None) -> None:
         self._store, self._watcher = store, watcher
+        if watcher is not None:
+            store.tell_failures(watcher.history_failed)
         self._lock = threading.Lock()
         self._reasons: dict[str, str] = {}
         """Why the last call failed, for each kind of call that did."""
@@ -94,6 +96,10 @@ class MonitoredStore:
     def adopt(self) -> None:
         """As the store's; not watched."""
         self._store.adopt()
+
+    def tell_failures(self, call: Callable[[str], object]) -> None:
+        """As the store's."""
+        self._store.tell_failures(call)
 
     def close(self) -> None:
         """As the store's."""

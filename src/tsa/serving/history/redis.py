@@ -9,8 +9,10 @@ generation; a block that is not found is looked up in the set of those that were
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -27,7 +29,7 @@ from tsa.serving.history.base import (
     new_store,
     new_version,
 )
-from tsa.serving.history.identity import ADVICE, Guard, GuardedStore, Identity, Seen
+from tsa.serving.history.identity import ADVICE, Guard, GuardedStore, Identity, Mark, Seen
 from tsa.serving.history.redis_client import (
     RedisAddress,
     drop_connections,
@@ -41,6 +43,7 @@ from tsa.serving.history.redis_client import (
 
 STAMP_BYTES = 8
 AT_ONCE = 1000
+MARK = "mark:"
 LOOK_SECONDS = 30.0
 """How often the server is asked again whether it may drop keys."""
 
@@ -65,6 +68,9 @@ class RedisStore(GuardedStore):
         self._identity, self._generation, self._blocks, self._store_metadata = (
             self._key((METADATA, name)) for name in ("identity", "generation", "blocks", "metadata")
         )
+        self._mark = self._key((METADATA, f"{MARK}{uuid.uuid4().hex}"))
+        """Where the last change of this process is noted."""
+        self._failed: Callable[[str], object] = lambda reason: None
         self._guard = Guard(f"in Redis {self._name}", seen)
         self._client: Any = address.client()
         self._scripts: dict[str, Any] = {}
@@ -105,8 +111,9 @@ class RedisStore(GuardedStore):
             self.check()
             seen = self._guard.seen
             assert seen is not None
-        keys = [self._identity, self._generation, self._blocks]
-        arguments: list[bytes | int] = [seen.identity, seen.generation]
+        keys = [self._identity, self._generation, self._blocks, self._mark]
+        text = b"%d" % int.from_bytes(stamp, "little")
+        arguments: list[bytes | int] = [seen.identity, seen.generation, text]
         for place, old in change.expected_versions.items():
             keys.append(self._key(place))
             arguments.append(b"" if old is None else _packed(old))
@@ -120,7 +127,8 @@ class RedisStore(GuardedStore):
         made = int(self._ask(self._run, scripts.COMMIT, keys, arguments))
         if made < 0:  # another store, or an earlier state of it: `check` says so, unless it was adopted meanwhile
             self.check()
-        self._guard.note(seen.identity, made)
+        if made > 0:
+            self._guard.note(seen.identity, Mark(made, text))
         return made > 0
 
     def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
@@ -163,13 +171,23 @@ class RedisStore(GuardedStore):
             self._recount([key for key in noted if key])
             if cursor == 0:
                 break
+        for marks in self._scanned(self._key((METADATA, MARK))):
+            if marks:  # of processes that have ended, or will take the store anew
+                self._ask(self._client.delete, *marks)
         keys = [self._identity, self._generation, self._blocks]
         self._ask(self._run, scripts.ADOPT, keys, [Identity.adopted(before).pack()])
         self._checked_get([])
 
     def close(self) -> None:
         """See `HistoryStore`."""
+        if self._guard.own is not None:
+            with contextlib.suppress(HistoryUnavailable):
+                self._ask(self._client.delete, self._mark)
         self._client.close()
+
+    def tell_failures(self, call: Callable[[str], object]) -> None:
+        """See `HistoryStore`."""
+        self._failed = call
 
     def _begin(self, new: New) -> None:
         """Look at the server and the store for the first time; make the store where that is asked for."""
@@ -224,10 +242,12 @@ class RedisStore(GuardedStore):
             raise
 
     def _get_once(self, keys: list[bytes], *, sure: bool) -> list[bytes | None]:
-        before = self._guard.seen
+        before, own = self._guard.seen, self._guard.own
         values: list[bytes | None]
-        *values, identity, generation = self._ask(self._client.mget, [*keys, self._identity, self._generation])
-        self._guard.check(identity, None if generation is None else int(generation), before, sure=sure)
+        notes = [self._identity, self._generation, self._mark]
+        *values, identity, generation, found = self._ask(self._client.mget, [*keys, *notes])
+        number = None if generation is None else int(generation)
+        self._guard.check(identity, number, before, own=own, found=found, sure=sure)
         return values
 
     def _condemn(self) -> None:
@@ -281,6 +301,8 @@ class RedisStore(GuardedStore):
             try:
                 return call(*arguments)
             except redis.ReadOnlyError:
+                self._failed("read_only")
+                _log.warning("Redis %s is a replica by now (READONLY): its address is asked for again", self._name)
                 drop_connections(self._client)
                 return call(*arguments)
 

@@ -48,17 +48,20 @@ return found
 COMMIT = """
 local generation = redis.call('GET', KEYS[2])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or not generation or tonumber(generation) < tonumber(ARGV[2]) then return -1 end
-for i = 4, #KEYS do
-  if redis.call('GETRANGE', KEYS[i], 0, 7) ~= ARGV[3 * i - 9] then return 0 end
+for i = 5, #KEYS do
+  if redis.call('GETRANGE', KEYS[i], 0, 7) ~= ARGV[3 * i - 11] then return 0 end
 end
-for i = 4, #KEYS do
-  local what = ARGV[3 * i - 8]
-  if what == 'put' or what == 'new' then redis.call('SET', KEYS[i], ARGV[3 * i - 7])
+for i = 5, #KEYS do
+  local what = ARGV[3 * i - 10]
+  if what == 'put' or what == 'new' then redis.call('SET', KEYS[i], ARGV[3 * i - 9])
   elseif what ~= 'keep' then redis.call('DEL', KEYS[i]) end
   if what == 'new' then redis.call('SADD', KEYS[3], KEYS[i])
   elseif what == 'drop' then redis.call('SREM', KEYS[3], KEYS[i]) end
 end
-return redis.call('INCR', KEYS[2])
+generation = redis.call('INCR', KEYS[2])
+redis.call('SET', KEYS[4], generation .. ':' .. ARGV[3])
+return generation
 """
-"""Keys: identity, generation, blocks, then places. Arguments: the identity, the least generation, then for each place the stamp
-that was seen, or nothing; what to do with it; and what to write there. -1: this is not the store that was read."""
+"""Keys: identity, generation, blocks, the mark of the process, then places. Arguments: the identity, the least generation, the
+text of the mark, then for each place the stamp that was seen, or nothing; what to do with it; and what to write there. -1: this is
+not the store that was read."""

@@ -7,11 +7,12 @@ read and each commit looks at the store's identity and generation, and whether t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -107,13 +108,13 @@ class SQLiteStore(GuardedStore):
             try:
                 identity = self._check_store(link)
                 made = rows.is_as_seen(link, change) and rows.written(link, change)
-                generation = rows.raise_generation(link, identity) if made else None
-                link.execute("rollback" if generation is None else "commit")
+                mark = rows.raise_generation(link, identity) if made else None
+                link.execute("rollback" if mark is None else "commit")
             finally:
                 rows.end(link)
-            if generation is None or self._file.has_moved():
+            if mark is None or self._file.has_moved():
                 return False  # what went to a file that is no longer there is not acknowledged
-        self._guard.note(identity, generation)
+        self._guard.note(identity, mark)
         return True
 
     def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
@@ -169,6 +170,9 @@ class SQLiteStore(GuardedStore):
         with self._lock:
             self._file.close()
 
+    def tell_failures(self, call: Callable[[str], object]) -> None:
+        """See `HistoryStore`. No call is made again here."""
+
     def _begin(self, new: New) -> None:
         """Look at the store for the first time; make it where that is asked for."""
         if new == "refuse" and not self._file.is_there():
@@ -200,11 +204,11 @@ class SQLiteStore(GuardedStore):
 
     def _check_store(self, link: sqlite3.Connection) -> bytes:
         """The store's identity. Raises HistoryLost where this is not the store that it was."""
-        before = self._guard.seen
+        before, own = self._guard.seen, self._guard.own
         row = rows.store_row(link)
         identity, generation = row or (None, None)
         try:
-            self._guard.check(identity, generation, before)
+            self._guard.check(identity, generation, before, own=own, found=rows.read_mark(link, own))
         except HistoryLost as lost:
             if lost.reason == "older" and row is not None:
                 self._condemn(link, row[0])
@@ -228,10 +232,16 @@ class SQLiteStore(GuardedStore):
         finally:
             self._lock.release()
 
+    def _look(self) -> None:
+        """Look at the file also where nobody reads or writes: before another process opens it beside a log of another file."""
+        with contextlib.suppress(HistoryUnavailable), self._alone():
+            pass
+
     def _fold_in(self) -> None:
         """Fold the log into the file now and then, without holding anybody up."""
         link, of = None, None
         while not self._closing.wait(CHECKPOINT_SECONDS):
+            self._look()
             try:
                 if link is None or of is not self._file.opened:
                     if link is not None:

@@ -1,12 +1,14 @@
 """The file of a history store in SQLite: opened, watched for being removed or replaced, opened again. It knows no histories.
 
 SQLite goes on writing to a file that was unlinked, and nobody ever sees what it wrote. So the file that the path leads to is
-compared with the one that was opened, and its log likewise: after each commit, and now and then.
+compared with the one that was opened, and its log likewise: after each commit, and now and then. A log is found by its name
+alone: one that was left beside another file is put aside, since SQLite would mix the two.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -23,6 +25,9 @@ CHECKPOINT_PAGES = 16_384
 LOOK_SECONDS = 0.05
 """How often the file, its log and the log's index are compared with those that were opened, beside after each commit."""
 OWNER_ONLY = 0o600
+ASIDE = ".of-another-file"
+
+_log = logging.getLogger(__name__)
 
 _REASONS = {
     sqlite3.SQLITE_BUSY: "locked",
@@ -60,6 +65,8 @@ class SQLiteFile:
     def make(self) -> None:
         """Make an empty file, which its owner alone may read, where there is none. Raises HistoryUnavailable."""
         with self.refusing(), contextlib.suppress(FileExistsError):
+            if not self.is_there():
+                self._put_log_aside()
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY))
 
     def is_there(self) -> bool:
@@ -72,6 +79,7 @@ class SQLiteFile:
         if self._link is not None and time.monotonic() > self._look_at and not self._is_same():
             self._save_log(self._link)
             self.close()
+            self._part_from_log()
         if self._link is None:
             if not self.is_there():
                 raise HistoryLost(f"history store {self.path} is gone, its file was removed: {ADVICE}", "lost")
@@ -133,6 +141,23 @@ class SQLiteFile:
             found = os.stat(self.path)
             if self._marks[:1] == ((found.st_dev, found.st_ino),) and not os.path.exists(self._names[1]):
                 link.execute("pragma wal_checkpoint(passive)")
+
+    def _part_from_log(self) -> None:
+        """Where another file stands at the path, and beside it the log of the one that was opened: put the log aside."""
+        now, before = self._found(self._names[:1]), self._marks[:1]
+        if now and before and now != before and self._found(self._names[1:2]) == self._marks[1:2]:
+            self._put_log_aside()
+
+    def _put_log_aside(self) -> None:
+        """What was left beside a file that is gone: the log is kept under another name, its index is not."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self._names[1]).st_size:
+                os.replace(self._names[1], f"{self._names[1]}{ASIDE}")
+                _log.error("%s was left by another file: it is kept as %s%s", self._names[1], self._names[1], ASIDE)
+            else:
+                os.unlink(self._names[1])
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._names[2])
 
     def _is_same(self) -> bool:
         """Whether the file and its log are those that were opened."""

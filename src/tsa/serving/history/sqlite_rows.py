@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 
 from tsa.serving.history.base import PAYMENTS, StoreKey, VersionedValue, WriteBatch, new_version
+from tsa.serving.history.identity import RING, Mark
 
 SCAN_ROWS = 1000
 
@@ -14,7 +15,10 @@ create table if not exists payments (name text primary key, stamp integer not nu
 create table if not exists blocks (number integer primary key, room text not null, name text not null,
     stamp integer not null, data blob not null, unique (room, name));
 create table if not exists store (one integer primary key check (one = 1), identity blob not null, generation integer not null);
+create table if not exists marks (place integer primary key, mark blob not null);
 """
+_READ_MARK = "select mark from marks where place = ?"
+_WRITE_MARK = "insert into marks values (?, ?) on conflict do update set mark = excluded.mark"
 _HAS_TABLE = "select count(*) from sqlite_master where type = 'table' and name = ?"
 _READ_STORE = "select identity, generation from store"
 _MAKE_STORE = "insert into store values (1, ?, 0) on conflict do nothing"
@@ -106,10 +110,22 @@ def make_tables(link: sqlite3.Connection, identity: bytes, *, anew: bool = False
     link.execute(_ADOPT_STORE if anew else _MAKE_STORE, (identity,))
 
 
-def raise_generation(link: sqlite3.Connection, identity: bytes) -> int | None:
-    """Note that the store has changed; its generation, None where it has another identity."""
+def raise_generation(link: sqlite3.Connection, identity: bytes) -> Mark | None:
+    """Note that the store has changed; the mark of the change, None where the store has another identity."""
     row = link.execute(_NEXT_GENERATION, (identity,)).fetchone()
-    return None if row is None else int(row[0])
+    if row is None:
+        return None
+    mark = Mark(int(row[0]), b"%d" % new_version())
+    link.execute(_WRITE_MARK, (mark.generation % RING, mark.pack()))
+    return mark
+
+
+def read_mark(link: sqlite3.Connection, own: Mark | None) -> bytes | None:
+    """What stands in the place of this mark."""
+    if own is None:
+        return None
+    row = link.execute(_READ_MARK, (own.generation % RING,)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def condemn(link: sqlite3.Connection, identity: bytes, lost: bytes) -> None:
