@@ -2,8 +2,9 @@
 
     python benchmarks/history_checks.py [--redis redis://127.0.0.1:6379/0] [--payments 3000] [--new-keys]
 
-A payment reads its record and two blocks and writes all three. Without: the same store, but for identity, generation and marks, the look at
-the file, and the set of keys. The two take turns, of 20 payments each; printed are the medians over turns and their ratio.
+A payment reads its record and two blocks and writes all three. Without: the same store, but for identity, generation and marks,
+the look at the file, and the set of keys. The two take turns, of 20 payments each; printed are the medians over turns and
+their ratio.
 Without --redis, stores are new SQLite files; in Redis they are made under prefixes of their own.
 """
 

@@ -230,6 +230,9 @@ class RedisServer:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
