@@ -1,6 +1,6 @@
 """Figures of several workers, added up in memory: each worker tells its own over a pipe, and asks for the sum.
 
-Nothing is in files: a disk that is full or cleaned cannot end a worker. No wait is longer than a second or two, and a
+Nothing is in files: a disk that is full or cleaned cannot end a worker. No wait is longer than a few seconds, and a
 worker that does not answer counts with what it told last. What a worker that ended had counted stays in the sums.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.5
+GATHER_SECONDS = 1.5
 """How long workers are waited for that are to tell their figures."""
-ASK_SECONDS = 2.0
+ASK_SECONDS = 4.0
 """How long a worker waits for the sum."""
 READY = "ready"
 START = ("tsa_start_time_seconds", "When the server was started, in epoch seconds")
