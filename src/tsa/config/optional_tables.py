@@ -169,7 +169,7 @@ class LeftOut(ConfigModel):
 
 
 class LegacyArtifacts(ConfigModel):
-    """What `tsa legacy import` needs to know beside the folder (docs/moving-from-the-legacy-system.md).
+    """What `tsa legacy import` needs to know beside the folder (docs/legacy.md).
 
     leave_out  positions of the preprocessor's arrays that the legacy system's handler deletes as it loads them
     defaults   feature -> what a missing value counts as, where default_value_dict.json has none

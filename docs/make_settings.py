@@ -1,0 +1,280 @@
+"""Write docs/settings.md: every setting of the training, the model, a market file and the server.
+
+Names, defaults and allowed values come from the models in `tsa`. The column "Meaning" is written by hand in the page
+and is kept. A new setting appears with an empty meaning, which the tests refuse.
+
+    python docs/make_settings.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from tsa.config.validation import MarketTables
+from tsa.model import config as model
+from tsa.serving.settings import ServeSettings
+from tsa.training import TrainingConfig
+
+PAGE = Path(__file__).with_name("settings.md")
+ROW = re.compile(r"^\| `(\w+)` \|.*\| (.*) \|$")
+HEADING = re.compile(r"^##+ (.+)$")
+ABSENT = "none"
+MARKET = "from the market"
+OPTIONS = {
+    "overrides": "--set",
+    "token_files": "--token-file",
+    "admin_token_files": "--admin-token-file",
+    "ssl_certificate": "--certificate",
+    "ssl_key": "--key",
+    "ssl_client_ca": "--client-ca",
+}
+"""Options of `tsa serve` that do not have the name of their setting."""
+SIZES = {"n_categorical", "n_numerical", "n_engineered", "n_embedding", "histories"}
+"""Settings of the model that the market and its encoder determine."""
+FROM_MARKET = {*SIZES, "known_outcomes", "n_match_features", "n_missing_indicators"}
+"""Those, and settings whose value in the preset `default` is the market's."""
+INTERNAL = {"history_seen"}
+"""What one process of a server passes to another: nobody sets it."""
+BOUNDS = {
+    annotated_types.Ge: ("ge", "≥"),
+    annotated_types.Gt: ("gt", ">"),
+    annotated_types.Le: ("le", "≤"),
+    annotated_types.Lt: ("lt", "<"),
+}
+
+Row = tuple[str, ...]
+
+
+class Setting(typing.NamedTuple):
+    """A setting of any of the models, whatever kind of class that is."""
+
+    name: str
+    annotation: Any
+    metadata: Sequence[Any]
+    default: Any
+    """PydanticUndefined where it is required."""
+
+
+def settings_of(kind: type) -> list[Setting]:
+    """The settings of a Pydantic model or a dataclass, in the order of their declaration."""
+    if issubclass(kind, BaseModel):
+        return [
+            Setting(name, field.annotation, field.metadata, field.get_default(call_default_factory=True))
+            for name, field in kind.model_fields.items()
+        ]
+    hints = typing.get_type_hints(kind)
+    found = []
+    for field in dataclasses.fields(kind):
+        default = PydanticUndefined if field.default is dataclasses.MISSING else field.default
+        found.append(Setting(field.name, hints[field.name], (), default))
+    return found
+
+
+def written(value: Any) -> str:
+    """A value as TOML writes it."""
+    if value is PydanticUndefined:
+        return "required"
+    if value is None:
+        return ABSENT
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, str):
+        return f"`{_quoted(value)}`"
+    if isinstance(value, tuple | list):
+        return "`[" + ", ".join(_quoted(part) if isinstance(part, str) else _number(part) for part in value) + "]`"
+    if isinstance(value, Mapping):
+        return "`{}`"
+    return f"`{_number(value)}`"
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}".replace("e+0", "e") if isinstance(value, float) else f"{value}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text + "'" if "\\" in text else '"' + text + '"'
+
+
+def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """The values that a setting may have."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return allowed(arguments[0], (*arguments[1:], *metadata))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(allowed(part, metadata) for part in arguments if part is not type(None))
+    if origin is typing.Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return f"list of {allowed(arguments[0])}"
+        return f"{len(arguments)} × {allowed(arguments[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "table"
+    for bound in metadata:
+        if isinstance(bound, annotated_types.Interval | annotated_types.GroupedMetadata):
+            metadata = [*metadata, *bound]
+    names = {bool: "`true`, `false`", int: "integer", float: "number", str: "text", Path: "file", datetime: "time"}
+    limits = [
+        f"{sign} {_bound(getattr(m, key))}" for kind, (key, sign) in BOUNDS.items() for m in metadata if type(m) is kind
+    ]
+    return " ".join([names.get(annotation, "value"), ", ".join(limits)]).strip()
+
+
+def _bound(value: float) -> str:
+    return "2^63" if value == 2**63 else _number(value)
+
+
+def tables(kind: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """The tables of a market file: what each is headed with, and its model. The first is the top of the file."""
+    yield path or "top", kind
+    for name, field in kind.model_fields.items():
+        nested = list(_models(field.annotation))
+        if not nested:
+            continue
+        below = f"{path}.{name}" if path else name
+        if typing.get_origin(field.annotation) is dict:
+            below += ".NAME"
+        for found in nested:
+            yield from tables(found, f"[{below}]" if typing.get_origin(field.annotation) is tuple else below)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models(argument)
+
+
+def training() -> list[Row]:
+    """Of the training."""
+    return [(s.name, written(s.default), allowed(s.annotation, s.metadata)) for s in settings_of(TrainingConfig)]
+
+
+def network() -> list[Row]:
+    """With the values of the presets, where they set one."""
+    rows = []
+    for setting in settings_of(model.ModelConfig):
+        values = allowed(setting.annotation)
+        if setting.name in model.CHOICES:
+            values = ", ".join(f"`{choice}`" for choice in model.CHOICES[setting.name])
+        elif setting.name in model.MINIMA:
+            values = f"integer ≥ {model.MINIMA[setting.name]}"
+        name, preset = setting.name, model.PRESETS
+        default = MARKET if name in FROM_MARKET else written(preset["default"].get(name, setting.default))
+        reference = MARKET if name in SIZES else written(preset["reference"].get(name, setting.default))
+        rows.append((name, default, reference, values))
+    return rows
+
+
+def server() -> list[Row]:
+    """With the options of `tsa serve`."""
+    import typer.main
+
+    from tsa.cli import app
+
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    known = {option for parameter in serve.params for option in parameter.opts}
+    rows = []
+    for setting in settings_of(ServeSettings):
+        if setting.name in INTERNAL:
+            continue
+        option = OPTIONS.get(setting.name, "--" + setting.name.replace("_", "-"))
+        shown = f"`{option}`" if option in known else "BUNDLE" if setting.name == "bundle" else ""
+        rows.append((setting.name, shown, written(setting.default), allowed(setting.annotation)))
+    return rows
+
+
+def sections() -> Iterator[tuple[str, str, Row, list[Row]]]:
+    """Heading, text below it, columns, rows."""
+    yield (
+        "## Training",
+        "On the command line: `--set training.KEY=value`. In a settings file (`--settings`): the table\n"
+        "`[training]`. If the default of a loss, optimiser or schedule setting is none, it is the one of the\n"
+        "chosen loss, optimiser or schedule ([list](training-losses.md)).",
+        ("Setting", "Default", "Values"),
+        training(),
+    )
+    yield (
+        "## Model",
+        "On the command line: `--set model.KEY=value`. In a settings file: the table `[model]`. `--preset`\n"
+        "chooses the defaults. The five settings that are from the market in both presets cannot be set.",
+        ("Setting", "Preset `default`", "Preset `reference`", "Values"),
+        network(),
+    )
+    yield (
+        "## Market file",
+        'One TOML file per market. `extends = "other.toml"` takes over the settings of another file.',
+        (),
+        [],
+    )
+    for name, kind in tables(MarketTables):
+        heading = "### Top of the file" if name == "top" else f"### `[{name}]`"
+        rows = [
+            (s.name, written(s.default), allowed(s.annotation, s.metadata))
+            for s in settings_of(kind)
+            if not any(_models(s.annotation))
+        ]
+        yield heading, "", ("Setting", "Default", "Values"), rows
+    yield (
+        "## Server",
+        "Options of `tsa serve`. Settings without an option can be set where the server is started from\n"
+        "Python or by Ray Serve ([deployment](deploying.md)).",
+        ("Setting", "Option", "Default", "Values"),
+        server(),
+    )
+
+
+def meanings(page: str) -> dict[tuple[str, str], str]:
+    """The meaning of each setting in a page, by heading and name."""
+    found, heading = {}, ""
+    for line in page.splitlines():
+        if match := HEADING.match(line):
+            heading = line
+        elif match := ROW.match(line):
+            found[heading, match[1]] = match[2].strip()
+    return found
+
+
+def render(page: str) -> str:
+    """The page, with the meanings that it has so far."""
+    known = meanings(page)
+    parts = [HEAD]
+    for heading, text, columns, rows in sections():
+        lines = [heading, ""] + ([text, ""] if text else [])
+        if rows:
+            lines += ["| " + " | ".join((*columns, "Meaning")) + " |", "|---" * (len(columns) + 1) + "|"]
+            for name, *cells in rows:
+                meaning = known.get((heading, name), "")
+                lines.append("| " + " | ".join((f"`{name}`", *cells, meaning)) + " |")
+            lines.append("")
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+HEAD = """# Settings
+
+All settings, with their defaults. An unknown setting, or a value that is not allowed, is an error
+that names the setting, the value and the rule.
+
+```sh
+tsa run --market markets/demo.toml payments.parquet --out run \\
+    --set training.epochs=5 --set model.width=32 --set history.0.length=20
+```
+
+`python docs/make_settings.py` writes the names, defaults and values of this page from the code. A
+test checks that it is up to date. Edit only the column "Meaning".
+"""
+
+if __name__ == "__main__":
+    PAGE.write_text(render(PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""), encoding="utf-8")
