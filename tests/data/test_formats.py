@@ -81,7 +81,6 @@ FILES = {
     "texts.jsonl": (b'{"id": 1}\n"x"\n', "line 2 must hold an object of fields (got a text)"),
     "latin.jsonl": (b'{"id": 1}\n{"kind": "caf\xe9"}\n', "line 2 is not JSON: byte 0xe9 is not UTF-8"),
     "twice.jsonl": (b'{"id": 1}\n{"id": 2, "card": 1, "card": 2}\n', "line 2: field 'card' stands twice"),
-    "floats.jsonl": (b'{"id": 1}\n{"card": 9100000000000000001.0}\n', "line 2: card must have all its digits"),
 }
 
 
@@ -228,5 +227,6 @@ def test_types_without_a_spelling_are_refused(kind: Any, tmp_path: Path) -> None
     table = {"id": [1], "at": pa.array([START]), "card": column, "kind": ["a"], "amount": [1.0], "fraud": [0]}
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     assert re.search(
-        r"card: must be a text, a number or a time|a.parquet: cannot be read", refused(tmp_path, tmp_path / "a.parquet")
+        r"card: must be a text, a number or a time|card: decimals must have at most 38 digits",
+        refused(tmp_path, tmp_path / "a.parquet"),
     )

@@ -16,9 +16,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from tsa.errors import MarketError
-from tsa.text import truncate_repr
+from tsa.text import brief, truncate_repr
 
-MAX_SHOWN, MAX_SHOWN = 100, 16
+BOM = "\ufeff"
+MAX_LETTERS, MAX_SHOWN = 100, 16
 """Letters of a known name, and known names, that a message shows."""
 
 Table = dict[str, Any]
@@ -54,13 +55,15 @@ def read_layers(path: Path) -> list[Layer]:
 def _read(path: Path, chain: Sequence[Path]) -> Table:
     wanted_by = f", which {chain[-1]} extends" if chain else ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8").lstrip(BOM))
     except FileNotFoundError:
         raise MarketError(f"{path}{wanted_by}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MarketError(f"{path}{wanted_by}: cannot be read: {error}") from error
+    except OSError as error:
+        raise MarketError(f"{path}{wanted_by}: cannot be read: {error.strerror or brief(error)}") from error
+    except UnicodeDecodeError as error:
+        raise MarketError(f"{path}{wanted_by}: is not in UTF-8; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise MarketError(f"{path}{wanted_by}: is not valid TOML: {error}") from error
+        raise MarketError(f"{path}{wanted_by}: is not valid TOML: {brief(error)}") from error
 
 
 def merge(lower: Table, upper: Table) -> Table:
@@ -77,7 +80,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise MarketError(f"an override is written key=value with a dotted key (got {text!r})")
+        raise MarketError(f"an override is written key=value with a dotted key (got {brief(text)!r})")
     return parts, _toml_value(value.strip())
 
 
@@ -92,7 +95,7 @@ def _toml_value(text: str) -> Any:
 def override_layer(text: str, table: Table) -> Layer:
     """The override as a layer to merge over `table`. Numbers in the key point into arrays: `history.0.length=20`."""
     parts, value = parse_override(text)
-    return Layer(origin=f"--set {text}", table=_nest(parts, value, table, text))
+    return Layer(origin=f"--set {brief(text)}", table=_nest(parts, value, table, text))
 
 
 def _nest(parts: Sequence[str], value: Any, below: Any, text: str) -> Any:
@@ -102,7 +105,9 @@ def _nest(parts: Sequence[str], value: Any, below: Any, text: str) -> Any:
     if not isinstance(below, list):
         return {head: _nest(rest, value, below.get(head) if isinstance(below, dict) else None, text)}
     if not head.isdecimal() or int(head) >= len(below):
-        raise MarketError(f"--set {text}: {head!r} must be a position from 0 to {len(below) - 1} of an array")
+        raise MarketError(
+            f"--set {brief(text)}: {brief(head)!r} must be a position from 0 to {len(below) - 1} of an array"
+        )
     item = below[int(head)]
     changed = _nest(rest, value, item, text)
     both = merge(item, changed) if isinstance(item, dict) and isinstance(changed, dict) else changed
@@ -137,7 +142,7 @@ def _lines(
     detail: dict[str, Any], model: type[BaseModel], layers: Sequence[Layer], source: str, table: str
 ) -> Iterator[str]:
     place: Place = detail["loc"]
-    key = ".".join(map(str, (table, *place) if table else place))
+    key = ".".join(brief(part) for part in ((table, *place) if table else place))
     origin = _origin(place, layers, source)
     if detail["type"] == "extra_forbidden":
         yield f"{key}: unknown key{suggest(str(place[-1]), _known_keys(model, place[:-1]))}{origin}"
@@ -156,7 +161,7 @@ def suggest(name: str, known: Sequence[str]) -> str:
 
     A name longer than a message should be is left out: a header that was cut at the wrong mark is one of 27,000 letters.
     """
-    known = [other for other in known if len(other) <= MAX_SHOWN]
+    known = [other for other in known if len(other) <= MAX_LETTERS]
     folded = {other.lower(): other for other in known}
     close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
     if close:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
 from tsa.config.market import Market
@@ -68,6 +69,18 @@ class Spelling:
 
 
 _WHOLE = re.compile(WHOLE)
+
+
+def plain_digits(text: str) -> str:
+    """A number in digits alone: `1.5e-7` is `0.00000015`, `1e16` is `10000000000000000`; what is no number stays."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    if not number.is_finite():
+        return text
+    spelled = f"{number:f}"
+    return re.sub(r"\.?0+$", "", spelled) if "." in spelled else spelled
 
 
 def spelled_whole(text: str) -> str:

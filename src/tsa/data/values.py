@@ -14,7 +14,7 @@ from decimal import Decimal
 import polars as pl
 
 from tsa.config.tables import FALSE, TRUE
-from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling
+from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
 from tsa.text import truncate_repr
 from tsa.times import as_moment, to_seconds
 
@@ -59,8 +59,7 @@ def normalise_text(value: object, name: str, spelling: Spelling) -> str | None:
     if isinstance(value, float):
         return _spelled(value)
     if isinstance(value, Decimal) and value.is_finite():
-        spelled = f"{value:f}"
-        spelled = re.sub(r"\.?0+$", "", spelled) if "." in spelled else spelled
+        spelled = plain_digits(str(value))
         return "0" if spelled == "-0" else spelled
     raise RuleViolationError("not_a_text", name, "must be a text, a number, true, false or null", value)
 
@@ -80,7 +79,7 @@ def _spelled(value: float) -> str | None:
         return None
     if value.is_integer() and abs(value) < MAX_EXACT:
         return str(int(value))
-    return str(pl.Series([value]).cast(pl.String)[0])
+    return plain_digits(str(pl.Series([value]).cast(pl.String)[0]))
 
 
 def number_of(value: object, name: str, spelling: Spelling) -> float | None:

@@ -18,6 +18,7 @@ from tsa.explain.explanation import Explanation
 from tsa.explain.integrated_gradients import need_captum
 from tsa.files.writing import write_json
 from tsa.progress import Progress, silent
+from tsa.text import brief
 
 SHOWN = 5
 
@@ -58,7 +59,7 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         rule = f"ids must be of payments of the log, by {market.event.id}"
-        raise DataError(f"{rule} (got {', '.join(lost[:SHOWN])}{more})")
+        raise DataError(f"{rule} (got {', '.join(brief(id_, 40) for id_ in lost[:SHOWN])}{more})")
     return rows.to_list()
 
 

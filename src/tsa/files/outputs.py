@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+import re
 import stat
 import tarfile
 import zlib
@@ -18,9 +19,13 @@ from pathlib import Path
 
 from tsa.errors import ConfigError
 from tsa.files.platform_files import is_marker
+from tsa.text import brief
 
 OPENED = ("/dev/std", "/dev/fd/", "/proc/")
 """Where a process finds its own open files by name."""
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How a URL begins, or the path that was made of it. A single letter is a drive."""
 
 MAX_INSIDE = 100_000
 """So many files of a folder are looked at for hard links."""
@@ -122,6 +127,9 @@ def is_stream(path: Path) -> bool:
 
 def _outputs(paths: Mapping[str, StoredResult] | None, is_replaced: bool) -> Iterator[_Output]:
     for option, path in (paths or {}).items():
+        if path is not None and URL.match(str(path)):
+            rule = f"{option} must be a path on this machine (got {brief(path)})"
+            raise ConfigError(f"{rule}: write there and copy the result, or leave out what stands before the path")
         if path is not None and not is_stream(Path(path)):
             yield _Output(option, Path(path), Path(os.path.realpath(path)), is_replaced)
 

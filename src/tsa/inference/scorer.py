@@ -29,6 +29,7 @@ from tsa.inference.engine import Engine, EngineName, Precision, TorchEngine, mak
 from tsa.model import TSANetwork
 from tsa.model.collate import gather_batch, request_batch
 from tsa.progress import Advance, Progress, silent
+from tsa.text import brief
 from tsa.times import as_moment, to_seconds
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def check_finite(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) ->
     """A payment that the network has no number for has no score: not the lowest, not the highest, none."""
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
-        found = f"{len(bad)} of {len(scores)} do not, such as {[ids[at] for at in bad[:5].tolist()]}"
+        found = f"{len(bad)} of {len(scores)} do not, such as {[brief(ids[at], 40) for at in bad[:5].tolist()]}"
         found += "; of a log, a quarantine file would set them aside"
         raise DataError(f"payments must get a number as score (got {found})")
 

@@ -108,7 +108,12 @@ def _amounts(market: Market, rows: pl.LazyFrame) -> Iterator[Note]:
 
 
 def _labels(market: Market, labels: Mapping[str, int]) -> Iterator[Note]:
-    if labels["genuine"] == 0 and labels["fraud"] and labels["unknown"]:
+    kinds = [name for name, count in labels.items() if count]
+    if len(kinds) == 1:
+        what = {"fraud": "1 (fraud)", "genuine": "0 (genuine)", "unknown": "missing or -1, which means not known"}
+        text = f"all {labels[kinds[0]]:,} outcomes are {what[kinds[0]]}: there is nothing to learn from"
+        yield Note(kind="one_outcome", column=market.label.column, text=text)
+    elif labels["genuine"] == 0 and labels["fraud"] and labels["unknown"]:
         count = f"{labels['fraud']:,} are 1 and {labels['unknown']:,} are -1 or missing, which means not known"
         text = f"no outcome is 0 (genuine): {count}; where -1 stands for genuine, write 0"
         yield Note(kind="one_outcome", column=market.label.column, text=text)

@@ -11,7 +11,7 @@ from functools import partial
 import polars as pl
 
 from tsa.config.tables import FALSE, TRUE
-from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling
+from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
 from tsa.times import DAY_SECONDS, ISO
 
 
@@ -68,7 +68,9 @@ def text(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
         spelled = (
             pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
         )
-        return pl.when(column.is_not_nan()).then(spelled)
+        return pl.when(column.is_not_nan()).then(
+            spelled.map_batches(_without_exponents, return_dtype=pl.String(), is_elementwise=True)
+        )
     if isinstance(dtype, pl.Datetime):
         return column.cast(pl.String).str.replace(r"\.0+$", "")  # as every unit and every text format has it
     column = column.cast(pl.String)
@@ -77,6 +79,15 @@ def text(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
     if spelling.exact:
         return pl.when(column != "").then(column)
     return column.map_batches(partial(_spelled, spelling=spelling), return_dtype=pl.String(), is_elementwise=True)
+
+
+def _without_exponents(texts: pl.Series) -> pl.Series:
+    """Floats as JSON lines have them: all digits, however large or small the number is."""
+    odd = texts.str.contains("e", literal=True) | texts.str.ends_with(".0")
+    if not odd.any():
+        return texts
+    different = texts.filter(odd).unique()
+    return texts.replace(different, pl.Series([plain_digits(text) for text in different.to_list()], dtype=pl.String))
 
 
 def _spelled(texts: pl.Series, spelling: Spelling) -> pl.Series:
@@ -106,7 +117,9 @@ def inexact(name: str, dtype: pl.DataType) -> pl.Expr | None:
 
 def nested(name: str) -> pl.Expr:
     """True where a text column of JSON holds what was an object or a list there."""
-    return pl.col(name).str.contains(r'^\s*(?:\{\s*["}]|\[\s*(?:["\[{\]0-9-]|true|false|null))[\s\S]*[\]}]\s*$')
+    return pl.col(name).str.contains(
+        r'^\s*(?:\{\s*["}]|\[\s*(?:["\[{\]0-9-]|true|false|null))[\s\S]*[\]}]\s*$|^(?:\{\}|\[\])$'
+    )
 
 
 def number(name: str, dtype: pl.DataType) -> pl.Expr:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tsa.data.spelling import BLANKS
 from tsa.errors import DataError
@@ -22,6 +23,12 @@ BOM = "\ufeff"
 SEPARATORS = {"csv": ",", "tsv": "\t", "csv with ;": ";", "csv with |": "|"}
 """What separates the fields of each kind of table. Only in those with tabs are quotes letters."""
 LINE = "line"
+COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
+"""How files begin that end so."""
+MOST_DIGITS = 38
+"""Of decimals and whole numbers, that Polars can hold."""
+
+_OFFSET = re.compile(r"[+-][0-9]{2}:?[0-9]{2}")
 
 _MAGIC = {
     b"PK\x03\x04": "an Excel or zip file; export it as CSV in UTF-8",
@@ -45,6 +52,7 @@ def refuse_other_kinds(path: str, kind: str) -> None:
     if kind == "parquet":
         _refuse_torn_parquet(path)
         return
+    _refuse_not_compressed(path)
     with pa.input_stream(path) as stream:
         head = stream.read(HEAD_BYTES)
     if not head.strip():
@@ -60,6 +68,18 @@ def refuse_other_kinds(path: str, kind: str) -> None:
         raise DataError(f"{path}: has lines that end in CR alone; save it with line ends of LF or CRLF")
 
 
+def _refuse_not_compressed(path: str) -> None:
+    for end, magic in COMPRESSED.items():
+        if not path.lower().endswith(end):
+            continue
+        with Path(path).open("rb") as file:
+            head = file.read(len(magic))
+        if not head:
+            raise DataError(f"{path}: is empty")
+        if head != magic:
+            raise DataError(f"{path}: is not compressed as its name says; let it end without {end}")
+
+
 def _refuse_torn_parquet(path: str) -> None:
     with Path(path).open("rb") as file:
         head = file.read(4)
@@ -72,6 +92,34 @@ def _refuse_torn_parquet(path: str) -> None:
         raise DataError(f"{path}: is no Parquet file; export it as Parquet, or let its name say what it is")
     if tail != b"PAR1":
         raise DataError(f"{path}: is a Parquet file that is cut off; copy it again")
+    _refuse_unknown_types(path)
+
+
+def _refuse_unknown_types(path: str) -> None:
+    """DataError for a column of any name that Polars cannot hold: it ends without an error that could be caught."""
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return  # said by whoever reads it
+    for column in schema:
+        kind = column.type
+        if pa.types.is_decimal(kind) and kind.precision > MOST_DIGITS:
+            what = f"decimals must have at most {MOST_DIGITS} digits (got {kind}); export them as texts"
+        elif pa.types.is_timestamp(kind) and kind.tz is not None and not _is_zone(kind.tz):
+            what = (
+                f"times must have a time zone such as UTC or Europe/Berlin (got {brief(kind.tz)!r}); export them in UTC"
+            )
+        else:
+            continue
+        raise DataError(f"{path}: {brief(column.name)}: {what}")
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        pl.Series([], dtype=pl.Int64).cast(pl.Datetime("us", name))
+    except pl.exceptions.PolarsError:
+        return _OFFSET.fullmatch(name) is not None
+    return True
 
 
 def first_line(path: str) -> str:
@@ -99,6 +147,10 @@ def names_of(line: str, kind: str, path: str) -> list[str]:
 
     Raises DataError where two are the same but for blanks and byte order marks, or a quote is not closed.
     """
+    if not line.strip():
+        raise DataError(f"{path}: line 1 is blank; it must hold the names of the columns")
+    if "\r" in line:
+        raise DataError(f"{path}: line 1 holds a CR; save the file with line ends of LF or CRLF")
     if kind == "tsv":
         names = [_unquoted(name) for name in line.split("\t")]
     else:

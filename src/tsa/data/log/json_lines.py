@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import orjson
 import polars as pl
 import pyarrow as pa
 
-from tsa.data.log.file_heads import LINE
+from tsa.data.log.file_heads import BOM, LINE, MOST_DIGITS
 from tsa.errors import DataError
 from tsa.text import brief
 
 PEEK_ROWS = 1000
+MOST_SHORTENED = 10_000
+"""Rows of which a key lacks digits: of a file with more, no row is looked at further."""
+_PLACE = re.compile(r": line \d+ column \d+ \(char (\d+)\)$")
+_TOO_LONG = re.compile(rb'(?:"(?:[^"\\]|\\.)*"\s*:|[\[,])\s*-?[0-9]{' + str(MOST_DIGITS + 1).encode() + rb",}")
 _NO_VALUE = re.compile(rb"(?<!\w)(NaN|-?Infinity)(?!\w)")
 
 
@@ -43,11 +47,12 @@ def _field(name: str) -> str:
     return rf"(?:{re.escape(json.dumps(name))}|{re.escape(json.dumps(name, ensure_ascii=False))})\s*:"
 
 
-def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> None:
-    """DataError for the first line in which a field of `names` stands twice, or one of `keys` as a float without all digits.
+def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, dict[int, str]]:
+    """DataError for the first line in which a field of `names` stands twice: Polars takes the first, other readers the last.
 
-    Polars takes the first of two, other readers the last; and it spells floats as if they were whole numbers.
+    Returns, by field of `keys` and row, how floats are spelled that lack digits: Polars spells them as if they were whole.
     """
+    found: dict[str, dict[int, str]] = {}
     line = pl.col(LINE)
     spellings = {name: dict.fromkeys((json.dumps(name), json.dumps(name, ensure_ascii=False))) for name in names}
     twice = [
@@ -60,27 +65,35 @@ def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> None:
         digits = r"(?:[0-9]{17,}|9[0-9]{15})\.[0-9]|[0-9]+(?:\.[0-9]+)?[eE]\+?(?:1[6-9]|[2-9][0-9]|[0-9]{3})"
         suspicious |= line.str.contains(rf"(?:{spelled})\s*-?(?:{digits})")
     lines = pl.scan_lines(path, name=LINE, glob="://" in path).with_row_index("at")
+    lines = lines.filter(line.str.strip_chars() != "").with_row_index("row")
     # a value may be the name of a field, and a field inside another may have the same name: look at these lines alone
-    for at, text in lines.filter(suspicious).collect(engine="streaming").iter_rows():
-        _check_line(path, at + 1, text, frozenset(names), frozenset(keys))
+    for row, at, text in lines.filter(suspicious).collect(engine="streaming").iter_rows():
+        for name, value in _check_line(path, at + 1, text, frozenset(names), frozenset(keys)).items():
+            found.setdefault(name, {})[row] = f"{value:.15e}"
+            if len(found[name]) > MOST_SHORTENED:
+                raise DataError(
+                    f"{path}: line {at + 1}: {brief(name)} must have all its digits, which floats drop; "
+                    f"more than {MOST_SHORTENED:,} lines have not: export whole numbers or texts"
+                )
+    return found
 
 
-def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: frozenset[str]) -> None:
+def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: frozenset[str]) -> dict[str, float]:
+    """The floats among `keys` that lack digits."""
     try:
         pairs = json.loads(text, object_pairs_hook=list, parse_float=_Float)
     except ValueError:
-        return  # said by whoever reads it
+        return {}  # said by whoever reads it
     seen: set[str] = set()
+    found: dict[str, float] = {}
     for pair in pairs if isinstance(pairs, list) else ():
         name, value = pair if isinstance(pair, tuple) else ("", None)
         if name in names and name in seen:
             raise DataError(f"{path}: line {number}: field {brief(name)!r} stands twice; leave one out")
         if name in keys and isinstance(value, _Float) and abs(float(value)) >= 2**53:
-            raise DataError(
-                f"{path}: line {number}: {brief(name)} must have all its digits, which floats drop; "
-                "export whole numbers or texts"
-            )
+            found[name] = float(value)
         seen.add(name)
+    return found
 
 
 class _Float(str):
@@ -91,28 +104,41 @@ class _Float(str):
 
 def json_fault(path: str) -> str | None:
     """What is wrong with the first line that is no JSON object, and where; None where no line is."""
-    number = 0
-    with io.BufferedReader(pa.input_stream(path)) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                value = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                return f"line {number} is not JSON: {_why(line, error)}"
-            if not isinstance(value, dict):
-                kind = {"list": "a list", "str": "a text"}.get(type(value).__name__, "a single value")
-                return f"line {number} must hold an object of fields (got {kind}); write one object per line"
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            return f"line {number} is not JSON: {_why(line, error)}"
+        if not isinstance(value, dict):
+            kind = {"list": "a list", "str": "a text"}.get(type(value).__name__, "a single value")
+            return f"line {number} must hold an object of fields (got {kind}); write one object per line"
+        if _TOO_LONG.search(line):
+            return f"line {number} holds a number of more than {MOST_DIGITS} digits; write it as a text"
     return None
 
 
+def _lines(path: str) -> Iterator[bytes]:
+    """The lines of a file or a URL, with their ends."""
+    if "://" in path:
+        for batch in pl.scan_lines(path, name=LINE).collect_batches(maintain_order=True):
+            yield from (f"{line}\n".encode() for line in batch[LINE])
+        return
+    with io.BufferedReader(pa.input_stream(path)) as stream:
+        yield from stream
+
+
 def _why(line: bytes, error: ValueError) -> str:
+    if line.startswith(BOM.encode()):
+        return "it begins with a byte order mark; save the file as UTF-8 without one"
     if found := _NO_VALUE.search(line):
         return f"{found[0].decode()} is no JSON value; write null"
     try:
         line.decode()
     except UnicodeDecodeError as wrong:
         return f"byte {line[wrong.start]:#04x} is not UTF-8; save the file as UTF-8"
-    if not line.endswith(b"\n"):
+    if not line.endswith(b"\n") or "unexpected end" in str(error):
         return "the line is cut off; copy the file again, or write one object per line"
-    return f"{brief(error)}; write one object per line"
+    reason = brief(_PLACE.sub(lambda place: f" at character {int(place[1]) + 1}", str(error)))
+    return f"{reason}; write one object per line"

@@ -31,6 +31,7 @@ OWN_FOLDERS = {
     "a store": ("manifest.json", "encoder.json"),
     "a run": ("run.json", "bundle"),
     "a monitoring": ("monitor.json", "reference.json"),
+    "an evaluation": ("report.json", "report.html"),
 }
 """What the program writes as folders, by the names that stand in each."""
 HIDDEN = ("_", ".")
@@ -45,6 +46,9 @@ def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
     """
     found: dict[str, tuple[str, str]] = {}
     for log in map(str, logs):
+        log = log.removeprefix("file://")
+        if not log.strip():
+            raise DataError("log: a name must not be empty; name files, folders or URLs")
         paths = [log] if "://" in log else list(_local(log))
         if not paths:
             raise DataError(f"log: there is no file {log!r}")
@@ -71,10 +75,14 @@ def _local(log: str) -> Iterator[str]:
     elif path.is_file():
         yield log
     else:
-        for match in sorted(glob.glob(log, recursive=True)):
-            if not _is_hidden(match, log):
-                inner = Path(match)
-                yield from _of_folder(inner) if inner.is_dir() else (match,)
+        matches = [match for match in sorted(glob.glob(log, recursive=True)) if not _is_hidden(match, log)]
+        others = [match for match in matches if not Path(match).is_dir() and _kind_or_none(match) is None]
+        if len(matches) > len(others):
+            _name_others(log, others)
+            matches = [match for match in matches if match not in others]
+        for match in matches:
+            inner = Path(match)
+            yield from _of_folder(inner) if inner.is_dir() else (match,)
 
 
 def _is_hidden(match: str, pattern: str) -> bool:
@@ -89,16 +97,31 @@ def _of_folder(folder: Path) -> Iterator[str]:
     tables: list[str] = []
     others: list[str] = []
     _refuse_own(folder, folder)
+    entered = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN) and _is_new(Path(place, name), entered)]
         for name in folders:
             _refuse_own(Path(place) / name, folder)
         for name in (name for name in names if not name.startswith(HIDDEN)):
             (others if _kind_or_none(name) is None else tables).append(str(Path(place) / name))
+    _name_others(folder, others)
+    yield from sorted(tables)
+
+
+def _is_new(folder: Path, entered: set[str]) -> bool:
+    """Whether a folder was not entered before, and note it: links may lead in a circle."""
+    place = os.path.realpath(folder)
+    if place in entered:
+        return False
+    entered.add(place)
+    return True
+
+
+def _name_others(log: str | Path, others: Sequence[str]) -> None:
     if others:
         more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        logger.warning("%s: files of no known kind are not read: %s%s", folder, ", ".join(sorted(others)[:SHOWN]), more)
-    yield from sorted(tables)
+        shown = ", ".join(sorted(others)[:SHOWN])
+        logger.warning("%s: files of no known kind are not read: %s%s", log, shown, more)
 
 
 def _refuse_own(folder: Path, log: Path) -> None:

@@ -97,13 +97,14 @@ class PseudonymizedSource(Source):
             has_literal_quotes=source.has_literal_quotes,
             blank_lines=source.blank_lines,
             table=source.table,
+            respelled=source.respelled,
             pseudonyms=pseudonyms,
             raw=source.schema,
         )
 
-    def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
+    def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
         """As `Source.scan`. Of a row whose fields are shifted, or go over several lines, nothing is told but that it is so."""
-        frame, veil = super().scan(columns), self.pseudonyms
+        frame, veil = super().scan(columns, file=file), self.pseudonyms
         if EXTRA in self.schema:
             others = [name for name in columns if name in self.schema and name not in veil.columns]
             shifted, lines = pl.col(EXTRA).is_not_null(), pl.col(others).str.contains("\n", literal=True)

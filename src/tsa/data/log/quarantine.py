@@ -20,6 +20,8 @@ class Quarantine:
     limit: float = LIMIT
     unscored: frozenset[str] = frozenset()
     """Ids of payments that a network has no number for: they are set aside as well."""
+    told_as: Path | None = None
+    """What people are told of as the file, where it is written in two steps."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.limit <= 1:

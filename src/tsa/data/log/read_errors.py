@@ -6,6 +6,7 @@ It looks at a file a second time, once reading it has failed.
 from __future__ import annotations
 
 import io
+import os
 
 import polars as pl
 import pyarrow as pa
@@ -26,15 +27,17 @@ CUT_OFF = (
 
 def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = False) -> DataError:
     """The error to show for what Polars or the system said of a file. is_veiled: nothing that stands in it may be told."""
-    if "://" not in path:
+    if kind == "json" or (kind != "parquet" and "://" not in path):
         try:
             found = json_fault(path) if kind == "json" else None if kind in ("parquet", "table") else _no_utf8(path)
-        except (OSError, pa.ArrowException) as wrong:
+        except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as wrong:
             error, found = wrong, None
         if found is not None:
             return DataError(f"{path}: {found}")
     if any(sign in str(error) for sign in CUT_OFF):
         return DataError(f"{path}: is compressed and ends too early; copy it again")
+    if isinstance(error, OSError) and error.errno:
+        return DataError(f"{path}: cannot be read: {os.strerror(error.errno)}")
     reason = type(error).__name__ if is_veiled else brief(error)
     return DataError(f"{path}: cannot be read as {kind}: {reason}")
 

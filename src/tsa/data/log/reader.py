@@ -195,7 +195,8 @@ def _settle(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Quaran
     broken = _set_aside(log, repeated, rows.height, rows_by_use[BAD], quarantine)
     if not rows_by_use[KEPT]:
         raise DataError(
-            f"log: must hold at least one row to keep (got {broken.rows}, excluded {rows_by_use[EXCLUDED]:,})"
+            f"log: must hold at least one row to keep (got {rows.height:,} rows, of which {rows_by_use[BAD]:,} break a rule "
+            f"and {rows_by_use[EXCLUDED]:,} are excluded)"
         )
     kept = _kept(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
     if _are_integers(log, ids.filter(use == KEPT)):
@@ -250,7 +251,9 @@ def _set_aside(log: LogScan, repeated: Repeated, read: int, bad: int, quarantine
     if bad == 0:
         return Broken()
     broken = count_broken(flagged, named)
-    logger.warning("%s", set_aside_text(broken, read, bad, quarantine.path, has_label=log.shape.label))
+    logger.warning(
+        "%s", set_aside_text(broken, read, bad, quarantine.told_as or quarantine.path, has_label=log.shape.label)
+    )
     return broken
 
 

@@ -21,6 +21,7 @@ from tsa.data.log.sources import EXTRA
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import normalise_text
 from tsa.errors import DataError
+from tsa.text import brief
 from tsa.times import DAY_SECONDS
 
 TEN_YEARS_SECONDS = 10 * 365.25 * DAY_SECONDS
@@ -140,13 +141,13 @@ def _domains(market: Market) -> dict[str, Domain]:
 
 def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
     """As many lines as a person reads, and, of files with one column alone, what that probably means."""
+    for schema in schemas:
+        if len(names := [name for name in schema if not name.startswith("__")]) == 1:
+            rule = "fields must be separated by commas, tabs, semicolons or bars"
+            return [f"the first line holds one column alone: {rule} (got {brief(names[0])!r})"]
     shown = list(findings[:MAX_FINDINGS])
     if len(findings) > len(shown):
         shown.append(f"and {len(findings) - len(shown)} more columns")
-    if any(len([name for name in schema if not name.startswith("__")]) == 1 for schema in schemas):
-        shown.append(
-            "the first line holds one column alone: fields must be separated by commas, tabs, semicolons or bars"
-        )
     return shown
 
 

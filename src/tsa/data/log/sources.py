@@ -20,6 +20,7 @@ from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.text_tables import check_lines, has_lone_quotes
 from tsa.errors import DataError
 
+AT = "__at"
 TABLE = "table"
 """The kind of a source whose rows are at hand."""
 EXTRA = "__beyond the header"  # in CSV: what stands in a row behind the last column of the header
@@ -38,6 +39,8 @@ class Source:
     """Of a table: whether there are lines in which nothing stands. They are no rows."""
     passthrough: tuple[str, ...] = ()
     """Columns that are no market's, and go along to the clean table as they are."""
+    respelled: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """Of JSON lines: by column and row the spelling of a number, where Polars has another one."""
     precomputed_rules: Mapping[str, str] = field(default_factory=dict)
     """Rules that were checked before, and what they expect: see `tsa.data.log.validation.precomputed_rules`."""
     table: pl.DataFrame | None = field(default=None, compare=False, repr=False)
@@ -51,16 +54,22 @@ class Source:
         """True for formats without types: everything is scanned as text."""
         return self.kind not in ("parquet", TABLE)
 
-    def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
-        """These columns, those that the files lack left out, in file order."""
+    def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
+        """These columns, those that the files lack left out, in file order. file: a column that says where a row stands."""
         present = [name for name in (*columns, *self.passthrough, EXTRA) if name in self.schema]
         wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
         if self.table is not None:
-            return self.table.lazy().select(present)
-        frame = _scan(self.kind, list(self.paths), wanted, self.has_literal_quotes)
+            return self.table.lazy().select(*present, *([] if file is None else [pl.lit(None, pl.String).alias(file)]))
+        frame = _scan(self.kind, list(self.paths), wanted, self.has_literal_quotes, file)
         if self.blank_lines:
-            frame = frame.filter(pl.any_horizontal(pl.all().str.strip_chars() != ""))
-        return frame.select(present)
+            frame = frame.filter(pl.any_horizontal(pl.col(list(wanted)).str.strip_chars() != ""))
+        if self.respelled:
+            frame = frame.with_row_index(AT).with_columns(
+                pl.coalesce(pl.col(AT).replace_strict(texts, default=None, return_dtype=pl.String), name).alias(name)
+                for name, texts in self.respelled.items()
+                if name in present
+            )
+        return frame.select(*present, *([] if file is None else [file]))
 
 
 def table_source(table: pl.DataFrame, columns: Sequence[str]) -> Source:
@@ -88,7 +97,8 @@ def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str
 
 def _alike(source: Source) -> tuple[Any, ...]:
     """Files for which this is equal are scanned together."""
-    return source.kind, source.has_literal_quotes, source.blank_lines, tuple(source.schema.items())
+    own = source.paths if source.respelled else ()
+    return source.kind, source.has_literal_quotes, source.blank_lines, tuple(source.schema.items()), own
 
 
 def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
@@ -104,8 +114,8 @@ def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str]) -
         refuse_other_kinds(path, kind)
         if kind == "json":
             names = fields_of(path, columns)
-            check_json(path, columns, keys)
-            return Source(kind=kind, paths=(path,), schema=dict.fromkeys(names, pl.String()))
+            respelled = check_json(path, columns, keys)
+            return Source(kind=kind, paths=(path,), schema=dict.fromkeys(names, pl.String()), respelled=respelled)
         if kind == "parquet":
             return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
         return _table(path, kind)
@@ -127,23 +137,28 @@ def _table(path: str, kind: str) -> Source:
     )
 
 
-def _scan(kind: str, paths: list[str], schema: Mapping[str, pl.DataType], lone_quotes: bool = False) -> pl.LazyFrame:
+def _scan(
+    kind: str,
+    paths: list[str],
+    schema: Mapping[str, pl.DataType],
+    lone_quotes: bool = False,
+    file: str | None = None,
+) -> pl.LazyFrame:
     globs = "://" in paths[0]  # local ones are resolved already
     if kind == "parquet":
-        return pl.scan_parquet(paths, glob=globs, extra_columns="ignore")
+        return pl.scan_parquet(paths, glob=globs, extra_columns="ignore", include_file_paths=file)
     if kind == "json":
-        return pl.scan_ndjson(paths, schema=dict(schema))
-    # A field too many shifts all behind it. Polars notices only when it reads every column, so ask for one more.
-    lengths: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
-    if not lone_quotes and any('"' in name for name in schema):  # Polars knows such a name by another spelling
-        by_place: dict[str, Any] = {**lengths, "has_header": False, "skip_rows": 1}
-        return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **by_place)
+        return pl.scan_ndjson(paths, schema=dict(schema), include_file_paths=file)
+    # A field too many shifts all behind it. Polars notices only when it reads every column, so ask for one more. Columns are
+    # told by their places: Polars reads some names otherwise than `file_heads` does, and takes a column that it misses for empty.
+    settings: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
+    settings |= {"separator": SEPARATORS[kind], "schema": dict(schema), "has_header": False, "skip_rows": 1}
+    settings |= {"glob": globs, "include_file_paths": file}
     if not lone_quotes:
-        return pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
-    # one that nothing closes would swallow what comes after it; names may be in quotes too, so columns are told by their places
-    lengths |= {"has_header": False, "skip_rows": 1, "quote_char": None}
-    read = pl.scan_csv(paths, separator=SEPARATORS[kind], schema=dict(schema), glob=globs, **lengths)
-    return read.with_columns(strip_quotes(pl.exclude(EXTRA)))
+        return pl.scan_csv(paths, **settings)
+    # one that nothing closes would swallow what comes after it
+    names = [name for name in schema if name != EXTRA]
+    return pl.scan_csv(paths, quote_char=None, **settings).with_columns(strip_quotes(pl.col(names)))
 
 
 def strip_quotes(text: pl.Expr) -> pl.Expr:

@@ -18,6 +18,8 @@ from tsa.data.log.file_heads import LINE
 from tsa.errors import DataError
 
 QUOTE, MARK, NUL = '"', "\x01", "\x00"
+LONGEST_FIELD = 2**24
+"""Bytes of a field that goes over several lines: of a quote that nothing closes, no more is read."""
 
 
 def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -> bool:
@@ -31,9 +33,11 @@ def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -
     blank = line.str.strip_chars(" \t\r".replace(separator, "")) == ""
     fields = odd.bare.str.count_matches(separator, literal=True) + 1
     broken = ~blank & ((fields < count) | odd.quotes | line.str.contains(NUL, literal=True))
-    found = lines.select(broken=broken.any(), long=(fields > count).any(), blank=blank.any()).collect(
-        engine="streaming"
-    )
+    found = lines.select(
+        broken=broken.any(), long=(fields > count).any(), blank=blank.any(), doubled=line.str.ends_with("\r\r").any()
+    ).collect(engine="streaming")
+    if found["doubled"].item():
+        raise DataError(f"{path}: has lines that end in CR CR LF; save it with line ends of LF or CRLF")
     if found["broken"].item() or (found["long"].item() and _hides_a_comma(lines, odd.bare, separator, count)):
         _Table(path, separator, count, quoted).check(lines)
     return bool(found["blank"].item())
@@ -75,6 +79,7 @@ class _Table:
 
     def check(self, lines: pl.LazyFrame) -> None:
         """DataError for what is wrong first."""
+        csv.field_size_limit(LONGEST_FIELD)
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         rows = csv.reader(self._fed(lines), delimiter=self.separator, quoting=quoting, strict=True)
         first = 1
@@ -134,9 +139,10 @@ class _Table:
     def _refuse_short(self) -> None:
         if self.short:
             number, has = self.short[0]
+            more = f" (and {len(self.short) - 1} more lines have fewer)" if len(self.short) > 1 else ""
             raise DataError(
                 f"{self.path}: the first line has {self.count} fields, and so must all others, but line {number} "
-                f"has {has} (and {len(self.short) - 1} more lines have fewer): is the file whole?"
+                f"has {has}{more}: is the file whole?"
             )
 
 

@@ -21,12 +21,12 @@ from tsa.data.log.rules import LogSchema, Rule, excluded, read_columns, rules, t
 from tsa.data.log.sources import EXTRA, Source
 from tsa.errors import DataError
 from tsa.files.writing import atomic_file
-from tsa.text import shorten
+from tsa.text import brief, shorten
 
 USE, KEPT, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
-ROW, ID, REASON, FRAUD = "__row", "__id", "__reason", "__fraud"
+ROW, ID, FILE, REASON, FRAUD = "__row", "__id", "__file", "__reason", "__fraud"
 PROBLEM, PROBLEM_VALUE, ALL_FRAUDS = "__problem", "__problem_value", "__frauds"
-SHOWN, SHOWN_RULES = 5, 20
+SHOWN, SHOWN_RULES, SHOWN_LETTERS = 5, 20, 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class LogScan:
     shape: LogSchema
     sources: Sequence[Source]
 
-    def _valued(self, source: Source) -> tuple[pl.LazyFrame, dict[str, pl.Expr]]:
+    def _valued(self, source: Source, file: str | None = None) -> tuple[pl.LazyFrame, dict[str, pl.Expr]]:
         read = values(self.shape, source.schema)
-        frame = source.scan(read_columns(self.shape.market))
+        frame = source.scan(read_columns(self.shape.market), file=file)
         frame = frame.with_columns(expression.alias(f"__value:{name}") for name, expression in read.items())
         return frame, {name: pl.col(f"__value:{name}") for name in read}
 
@@ -72,10 +72,11 @@ class LogScan:
         unscored: ids of payments that a network has no number for.
         """
         mixed = {name for name in read_columns(self.shape.market) if len(self._types(name)) > 1}
+        file = FILE if sum(len(source.paths) for source in self.sources) > 1 else None
         named: dict[str, Rule] = {}
         frames = []
         for source in self.sources:
-            frame, value = self._valued(source)
+            frame, value = self._valued(source, file)
             found = {
                 rule.name: rule
                 for rule in (
@@ -92,6 +93,7 @@ class LogScan:
                 frame.select(
                     *(pl.col(name).cast(pl.String) if name in mixed else pl.col(name) for name in raw),
                     value[self.shape.market.event.id].cast(pl.String).alias(ID),
+                    (pl.lit(None, pl.String) if file is None else pl.col(file)).alias(FILE),
                     excluded(self.shape.market, source.schema).alias(USE),
                     (value[LABEL] == 1.0).fill_null(False).alias(FRAUD),
                     *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
@@ -215,7 +217,7 @@ def validation_error(
     counts = broken.rows
     wanted = [
         frame.filter(pl.col(flag(name)))
-        .select(ROW, ID, pl.col(named[name].column).cast(pl.String).alias("value"))
+        .select(ROW, ID, FILE, pl.col(named[name].column).cast(pl.String).alias("value"))
         .head(SHOWN)
         for name in list(counts)[:SHOWN_RULES]
     ]
@@ -236,8 +238,9 @@ def validation_error(
 
 
 def _spelled(row: Mapping[str, Any]) -> str:
-    who = f"row {row[ROW] + 1}" if row[ID] is None else f"id {row[ID]}"
+    who = f"row {row[ROW] + 1}" if row[ID] is None else f"id {brief(row[ID], SHOWN_LETTERS)}"
     value = repr(row["value"])
+    who += "" if row[FILE] is None else f" in {row[FILE]}"
     return f"{who} ({shorten(value)})"
 
 
@@ -249,4 +252,4 @@ def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path)
         pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
     )
     with atomic_file(path) as aside:
-        bad.drop([ID, FRAUD, *flags]).sink_parquet(aside)
+        bad.drop([ID, FILE, FRAUD, *flags]).sink_parquet(aside)

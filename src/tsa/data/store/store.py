@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import SPLITS, Market
+from tsa.config.toml import suggest
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.log.quarantine import SetAside
@@ -44,6 +45,7 @@ from tsa.data.store.manifest import (
 from tsa.errors import DataError, MarketError, StoreError
 from tsa.files.writing import atomic_folder, read_json
 from tsa.progress import Progress, silent
+from tsa.text import brief
 from tsa.trees import differences
 
 Array = NDArray[Any]
@@ -271,7 +273,9 @@ class EventStore(EventArrays):
         rows = self.clean
         unknown = [name for name in names if name not in (has := rows.collect_schema().names())]
         if unknown:
-            raise StoreError(f"{self.path / ROWS} has no columns {unknown}, it has {has}")
+            shown = [name for name in has if not name.startswith("__")]
+            rule = f"columns must be those of the market that the store was made with (got {brief(', '.join(unknown))})"
+            raise StoreError(f"{rule}{suggest(unknown[0], shown)}")
         return rows.select(names).collect()
 
     @cached_property

@@ -145,7 +145,7 @@ class WireFile:
         needed = {*layout.current, *layout.history_fields, *needed_columns(layout.market, need_label=self.need_label)}
         needed -= {layout.market.event.id}
         wanted = (*layout.current, *layout.others, *layout.history_fields)
-        others = [name for name in known if name not in wanted]
+        others = [name for name in known if name not in wanted and not name.startswith("__")]
         found = [f"{name}: missing{suggest(name, others)}" for name in wanted if name in needed and name not in known]
         told = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
         found += [f"{name}: must be a text (got {kind})" for name, kind in told.items() if kind != pl.String]

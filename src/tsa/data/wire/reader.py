@@ -69,7 +69,7 @@ def read_wire(
                 reading.take(block)
         source = reading.staged(tuple(file.path for file in files))
         told = Quarantine.of(quarantine)
-        set_aside = None if told is None else replace(told, path=aside / "quarantine.parquet")
+        set_aside = None if told is None else replace(told, path=aside / "quarantine.parquet", told_as=told.path)
         seen = market if values.pseudonyms is None else values.pseudonyms.market(market)
         try:
             clean = clean_log(seen, [source], out, quarantine=set_aside, need_label=need_label, domains={})
@@ -94,10 +94,11 @@ class StagedSource(Source):
 
     staged: Path
 
-    def scan(self, columns: Sequence[str]) -> pl.LazyFrame:
-        """As `Source.scan`."""
+    def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
+        """As `Source.scan`; which of the files a row stands in is no longer known."""
         present = [name for name in (*columns, *self.passthrough) if name in self.schema]
-        return pl.scan_parquet(self.staged).select(present)
+        told = [] if file is None else [pl.lit(None, pl.String).alias(file)]
+        return pl.scan_parquet(self.staged).select(*present, *told)
 
 
 @dataclass
