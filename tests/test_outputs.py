@@ -122,6 +122,27 @@ def test_what_else_is_read_is_not_written_over(tsa: Tsa, log: Path, own_run: Pat
     assert (content(own_run), content(log.parent)) == before
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/x.parquet", "gs://bucket/x.parquet", "file:///tmp/x.parquet"])
+def test_urls_are_no_outputs(
+    url: str, tsa: Tsa, log: Path, demo_run: Path, demo_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were folders of that name where one stood, or a traceback."""
+    monkeypatch.chdir(tmp_path)
+    before = content(tmp_path)
+    for arguments in (
+        ("score", demo_run / "bundle", log, "--out", url),
+        ("score", demo_run / "bundle", log, "--out", tmp_path / "x.parquet", "--quarantine", url),
+        ("prepare", "--market", demo_market, log, "--out", url),
+        ("evaluate", demo_run / "bundle", "--log", log, "--out", url),
+        ("simulate", "--payments", 10, "--out", url),
+        ("bundle", "pack", demo_run / "bundle", "--out", url),
+    ):
+        outcome = tsa(*arguments)
+        assert outcome.code == 2
+        assert "must be a path on this machine (got " in " ".join(outcome.err.split()), outcome.err
+    assert content(tmp_path) == before
+
+
 def test_two_outputs_are_two_places(tsa: Tsa, log: Path, demo_run: Path, demo_market: Path, tmp_path: Path) -> None:
     out, bundle = tmp_path / "out.parquet", demo_run / "bundle"
     (tmp_path / "link.parquet").symlink_to(out)

@@ -33,9 +33,11 @@ def parse_time(text: str) -> datetime | None:
     if offset[:1] in ("+", "-"):
         digits = offset[1:].replace(":", "").ljust(4, "0")
         shift = timedelta(hours=int(digits[:2]), minutes=int(digits[2:])) * (-1 if offset[0] == "-" else 1)
+    leap = second == 60  # as in Polars, a leap second is the next second
     try:
-        return datetime(year, month, day, hour, minute, second, microsecond, timezone(shift))
-    except ValueError:
+        moment = datetime(year, month, day, hour, minute, 59 if leap else second, microsecond, timezone(shift))
+        return moment + leap * timedelta(seconds=1)
+    except (ValueError, OverflowError):
         return None
 
 

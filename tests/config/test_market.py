@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tsa.config.market import Market, Split
+from tsa.config.toml import suggest
 from tsa.errors import DataError, MarketError
 from tsa.times import DAY_SECONDS
 
@@ -51,6 +52,33 @@ def refused(path: Path, *overrides: str) -> str:
     with pytest.raises(MarketError) as caught:
         Market.load(path, overrides)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\ufeff\ufeff"])
+def test_byte_order_marks_are_no_part_of_a_market(mark: str, write: Write) -> None:
+    assert Market.load(write(mark + SMALL)) == Market.load(write(name="other.toml"))
+
+
+def test_a_market_in_another_encoding(tmp_path: Path) -> None:
+    for name in ("utf-16", "latin-1"):
+        path = tmp_path / f"{name}.toml"
+        path.write_bytes(SMALL.replace("small", "café").encode(name))
+        assert refused(path) == f"{path}: is not in UTF-8; save it as UTF-8"
+    assert refused(tmp_path) == f"{tmp_path}: cannot be read: Is a directory"
+
+
+def test_no_more_than_a_hundred_letters_of_a_key_are_told(write: Write) -> None:
+    text = SMALL.replace("[split]", "[split]\n" + "k" * 4000 + " = 1")
+    assert len(refused(write(text))) < 400
+    assert len(refused(write(), "label.delay_days=" + "x" * 4000)) < 600
+    assert len(refused(write(), "x" * 4000)) < 300
+
+
+def test_a_long_name_is_suggested_too(write: Write) -> None:
+    """Names of up to 100 letters are."""
+    assert "did you mean `retention_days`?" in refused(write(SMALL + "[privacy]\nretention_day = 3\n"))
+    assert "did you mean `pseudonymise`?" in refused(write(SMALL + "[privacy]\npseudonymize = ['x']\n"))
+    assert suggest("early_stoping_patience", ["early_stopping_patience"]) == "; did you mean `early_stopping_patience`?"
 
 
 def test_the_handbook_market_is_as_the_issue_writes_it() -> None:

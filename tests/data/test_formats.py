@@ -60,6 +60,21 @@ FILES = {
     "latin.csv": (CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1"), "line 3: byte 0xe9 is not UTF-8"),
     "latin.tsv": ((CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1")).replace(b",", b"\t"), "line 3: byte 0xe9"),
     "unused.csv": (b"id,at,card,kind,amount,fraud,m\n1,2025-01-01,7,w,5,0,\xff\n", "line 2: byte 0xff is not UTF-8"),
+    "twice_cr.csv": (CSV.replace(b"\n", b"\r\r\n"), "line 1 ends in CR CR LF"),
+    "part_cr.csv": (CSV.replace(b"\n", b"\r", 1), "line 1 holds a CR"),
+    "blank_head.csv": (b"\n" + CSV, "line 1 is blank; it must hold the names of the columns"),
+    "plain.csv.gz": (CSV, "is not compressed as its name says; let it end without .gz"),
+    "plain.jsonl.zst": (b'{"id": 1}\n', "is not compressed as its name says; let it end without .zst"),
+    "none.csv.gz": (b"", "is empty"),
+    "digits.jsonl": (
+        b'{"id": 1, "at": 0, "kind": 0, "amount": 0, "fraud": 0}\n{"id": 2, "card": ' + b"1" * 50 + b"}\n",
+        "line 2 holds a number of more than 38 digits; write it as a text",
+    ),
+    "pretty.json": (b'{\n "id": 1\n}\n', "line 1 is not JSON: the line is cut off"),
+    "comma.jsonl": (
+        b'{"id": 1},\n{"id": 2}\n',
+        "line 1 is not JSON: unexpected content after document at character 10",
+    ),
     "mac.csv": (CSV.replace(b"\n", b"\r"), "has lines that end in CR alone"),
     "nul.csv": (CSV.replace(b"web", b"w\0b"), "line 2: holds a NUL byte"),
     "empty.csv": (b"", "is empty"),
@@ -104,6 +119,87 @@ def test_of_a_file_no_more_than_a_hundred_characters_are_told(tmp_path: Path) ->
     assert len(refused(tmp_path, path)) < 400
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (pa.timestamp("us", tz="Mars/Olympus"), START, "note: times must have a time zone such as UTC"),
+        (pa.timestamp("us", tz="Z"), START, "(got 'Z'); export them in UTC"),
+        (pa.timestamp("us", tz="+05:30"), START, "(got '+05:30'); export them in UTC"),
+        (pa.timestamp("us", tz="-13:00"), START, "(got '-13:00'); export them in UTC"),
+        (pa.decimal256(60, 2), Decimal(1), "note: decimals must have at most 38 digits (got decimal256(60, 2))"),
+    ],
+)
+def test_parquet_types_that_cannot_be_held(kind: Any, value: Any, message: str, tmp_path: Path) -> None:
+    """Also of a column that the market does not read: Polars panicked at its schema."""
+    row = {"id": [1], "at": pa.array([START]), "card": [7], "kind": ["a"], "amount": [1.0], "fraud": [0]}
+    pq.write_table(pa.table({**row, "note": pa.array([value], kind)}), tmp_path / "a.parquet")
+    assert message in refused(tmp_path, tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "+14:00", "-0500", "America/New_York", "EST"])
+def test_zones_of_parquet_are_read(zone: str, tmp_path: Path) -> None:
+    row = {"id": [1], "at": pa.array([START], pa.timestamp("us", tz=zone)), "card": [7], "kind": ["a"]}
+    pq.write_table(pa.table({**row, "amount": [1.0], "fraud": [0]}), tmp_path / "a.parquet")
+    assert read(tmp_path, tmp_path / "a.parquet")["__time_seconds"].item() == 1_735_689_600.0
+
+
+def test_a_row_that_breaks_a_rule_is_told_with_its_file(tmp_path: Path) -> None:
+    """Of many files of one kind, and of several kinds; not of one alone. An id of any length is told in short."""
+    names = ["jan.csv", "feb.csv", "mar.tsv", "apr.jsonl"]
+    long = "9" * 10_000
+    for at, name in enumerate(names):
+        text = f"{HEADER}\n" + LINE.replace("1,", f"{at},", 1) + "\n" + LINE.replace("1,", f"{at}{long},", 1) + "\n"
+        (tmp_path / name).write_text(text.replace(",", "\t") if name.endswith("tsv") else text)
+    row = {"id": 5, "at": "2025-01-01", "card": 7, "kind": "web", "amount": 5, "fraud": 0}
+    (tmp_path / "apr.jsonl").write_text(json.dumps(row) + "\n")
+    feb = (tmp_path / "feb.csv").read_text()
+    (tmp_path / "feb.csv").write_text(feb.replace("5.0", "x"))
+    text = refused(tmp_path, *(tmp_path / name for name in names))
+    assert f"id 1 in {tmp_path / 'feb.csv'} ('x')" in text
+    assert "jan.csv" not in text
+    text = refused(tmp_path, tmp_path / "feb.csv")
+    assert f"the first: id 1 ('x'), id 1{long[:36]}... ('x')" in text
+
+
+def test_one_key_without_its_digits_does_not_cost_the_others(tmp_path: Path) -> None:
+    """JSON lines as tables: the row is set aside, blank lines or not, veiled or not."""
+    row = {"id": 1, "at": "2025-01-01", "card": 7, "kind": "web", "amount": 5, "fraud": 0}
+    rows = [row, {**row, "id": 2, "card": 9.1e18}, {**row, "id": 3}, {**row, "id": 4, "card": -9007199254740993.0}]
+    path, aside = tmp_path / "a.jsonl", tmp_path / "bad.parquet"
+    path.write_text("\n \n".join(map(json.dumps, rows)) + "\n")
+    kept = read(tmp_path, path, path.with_name("a.jsonl"), quarantine=Quarantine(aside, 0.5))
+    assert kept["id"].to_list() == [1, 3]
+    assert pl.read_parquet(aside).select("id", "__reason").rows() == [("2", "inexact:card"), ("4", "inexact:card")]
+    assert "inexact:card: must have all its digits" in refused(tmp_path, path)
+
+
+@pytest.mark.parametrize("value", [2.0**53, 1e16, 1.5e17, 1e22, 1e-7, 3e-10, -2.5e-9, 1e300, 0.1, 1 / 3, 123456789.125])
+def test_a_float_category_is_one_text_in_every_format(value: float, tmp_path: Path) -> None:
+    row = {"id": 1, "at": "2025-01-01", "card": 7, "kind": value, "amount": 5, "fraud": 0}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    pl.DataFrame([row]).write_parquet(tmp_path / "a.parquet")
+    files = [read(tmp_path, tmp_path / name) for name in ("a.jsonl", "a.parquet")]
+    (online,) = PaymentReader(MARKET, Encoder.fit(MARKET, files[0].lazy())).read_all([row]).raw
+    assert {*(file["kind"].item() for file in files), online["kind"]} == {online["kind"]}
+
+
+@pytest.mark.parametrize("value", [{}, [], [1], {"a": 1}])
+def test_an_object_or_a_list_is_no_text(value: Any, tmp_path: Path) -> None:
+    """Empty ones too, as in single payments."""
+    row = {"id": 1, "at": "2025-01-01", "card": 7, "kind": "web", "amount": 5, "fraud": 0}
+    for name in ("kind", "card"):
+        (tmp_path / "a.jsonl").write_text(json.dumps({**row, name: value}) + "\n")
+        assert f"not_a_text:{name}" in refused(tmp_path, tmp_path / "a.jsonl")
+
+
+def test_a_log_whose_rows_are_all_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{HEADER}\n" + LINE.replace("5.0", "x") + "\n")
+    text = refused(tmp_path, path, quarantine=Quarantine(tmp_path / "bad.parquet", 1.0))
+    assert text.endswith("(got 1 rows, of which 1 break a rule and 0 are excluded)")
+    assert len(pl.read_parquet(tmp_path / "bad.parquet")) == 1
+
+
 def test_a_header_alone(tmp_path: Path) -> None:
     path, other = tmp_path / "a.csv", tmp_path / "b.csv"
     path.write_text(f"{HEADER}\n")
@@ -123,7 +219,12 @@ def test_the_separator_is_seen_in_the_header(mark: str, name: str, tmp_path: Pat
 def test_one_column_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(CSV.replace(b",", b"~"))
-    assert "the first line holds one column alone" in refused(tmp_path, path)
+    text = refused(tmp_path, path)
+    assert "the first line holds one column alone" in text
+    assert "(got 'id~at~card~kind~amount~fraud')" in text
+    assert "missing" not in text
+    path.write_text("x" * 5_000_000 + "\n")
+    assert len(refused(tmp_path, path)) < 400
 
 
 def test_which_of_many_files_does_not_fit(tmp_path: Path) -> None:

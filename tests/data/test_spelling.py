@@ -153,6 +153,8 @@ AT = datetime(2025, 1, 1, 0, 16, 24, tzinfo=UTC)
         ("2025-01-01 02:16 +02:00", AT.replace(second=0)),
         ("2025-01-01 00:16:24.123456789", AT.replace(microsecond=123456)),
         ("2025-01-01", AT.replace(minute=0, second=0)),
+        ("2024-12-31T23:59:60Z", AT.replace(minute=0, second=0)),
+        ("2025-01-01 00:15:60.5", AT.replace(minute=16, second=0, microsecond=500_000)),
         *((text_, None) for text_ in ("2025-01-01 24:00:00", "2025-02-30", "2025-01-01 00:16:24 CET", "01/02/2025")),
         *(
             (text_, None)

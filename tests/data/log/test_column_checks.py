@@ -66,6 +66,13 @@ ODD = {
 }
 
 
+@pytest.mark.parametrize(("label", "what"), [(1, "1 (fraud)"), (0, "0 (genuine)"), (None, "missing or -1")])
+def test_outcomes_of_one_kind_are_told_of(label: int | None, what: str, tmp_path: Path) -> None:
+    (note,) = prepared(log(fraud=pl.Series([label] * N, dtype=pl.Int64)), tmp_path).data_report["notes"]
+    assert (note["kind"], note["column"]) == ("one_outcome", "fraud")
+    assert note["text"].startswith(f"all {N} outcomes are {what}")
+
+
 @pytest.mark.parametrize("kind", ODD)
 def test_an_odd_column_is_told_of(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (column,) = ODD[kind]

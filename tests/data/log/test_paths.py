@@ -56,8 +56,28 @@ def test_files_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogCap
         assert found(tmp_path, "") == ["jan.csv"]
     assert "feb.xlsx, " in caplog.text
     assert "mar.csv.zip" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert found(tmp_path, "*") == ["jan.csv"]
+    assert f"{tmp_path}/*: files of no known kind are not read: {tmp_path}/feb.xlsx, " in caplog.text
     with pytest.raises(DataError, match="must end in one of"):
-        found(tmp_path, "*")
+        found(tmp_path, "*.x*")
+
+
+def test_links_that_lead_in_a_circle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(tmp_path, "jan.csv", "notes.txt")
+    (tmp_path / "again").symlink_to(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert found(tmp_path, "") == ["jan.csv"]
+    assert "again" not in caplog.text
+
+
+def test_names_that_are_empty_or_urls_of_this_machine(tmp_path: Path) -> None:
+    """An empty name, as of a variable that is not set, was the folder that one stands in."""
+    made(tmp_path, "jan.csv")
+    with pytest.raises(DataError, match="a name must not be empty"):
+        find_files([""])
+    assert find_files([f"file://{tmp_path}/jan.csv"]) == [(f"{tmp_path}/jan.csv", "csv")]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +87,7 @@ def test_files_that_are_left_out_are_named(tmp_path: Path, caplog: pytest.LogCap
         (("mine/manifest.json", "mine/encoder.json", "mine/weights.safetensors"), "a bundle"),
         (("mine/run.json", "mine/bundle/x", "mine/scores.parquet"), "a run"),
         (("mine/monitor.json", "mine/reference.json"), "a monitoring"),
+        (("mine/report.json", "mine/report.html", "mine/scores.parquet"), "an evaluation"),
     ],
 )
 @pytest.mark.parametrize("log", ["", "mine", "*", "jan.csv*"])

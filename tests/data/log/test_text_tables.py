@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tsa.data.log.file_heads import first_line, kind_of_header
 from tsa.data.log.sources import open_sources
-from tsa.data.log.text_tables import check_lines
+from tsa.data.log.text_tables import LONGEST_FIELD, check_lines
 from tsa.errors import DataError
 
 HEADER = "id,amount,label\n"
@@ -47,7 +47,8 @@ def table(folder: Path, rows: str, name: str = "a.csv") -> str:
 def test_a_short_line_is_refused_by_its_number(
     name: str, rows: str, line: int, fields: int, others: int, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=rf"but line {line} has {fields} \(and {others} more"):
+    more = rf" \(and {others} more lines have fewer\)" if others else ""
+    with pytest.raises(DataError, match=rf"but line {line} has {fields}{more}: is the file whole"):
         check_lines(table(tmp_path, rows, name), ",", 3)
 
 
@@ -151,7 +152,19 @@ def test_columns_without_a_name_are_not_in_the_way(tmp_path: Path) -> None:
 def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     """A row over two lines makes it read field by field, and then a field has its limit."""
     with pytest.raises(DataError, match=r"line 4: cannot be read: field larger than"):
-        check_lines(table(tmp_path, '"a\nb",1,0\n' + "x" * 200_000 + ",1,0\n"), ",", 3)
+        check_lines(table(tmp_path, '"a\nb",1,0\n' + "x" * (LONGEST_FIELD + 1) + ",1,0\n"), ",", 3)
+
+
+def test_long_fields_are_read(tmp_path: Path) -> None:
+    """A note of 200,000 letters is no quote that was left open."""
+    assert not check_lines(table(tmp_path, '"' + "x\n" * 100_000 + '",1,0\n' + "y" * 200_000 + ",1,0\n"), ",", 3)
+
+
+@pytest.mark.parametrize("rows", ["a,1,0\r\r\nb,1,0\r\r\n", "a,1,0\nb,1,0\r\r\n"])
+def test_lines_that_end_in_two_carriage_returns(rows: str, tmp_path: Path) -> None:
+    """The last column was read as empty, or with a CR in each value."""
+    with pytest.raises(DataError, match=r"line [23] ends in CR CR LF"):
+        check_lines(table(tmp_path, rows), ",", 3)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -28,7 +28,7 @@ COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 MOST_DIGITS = 38
 """Of decimals and whole numbers, that Polars can hold."""
 
-_OFFSET = re.compile(r"[+-][0-9]{2}:?[0-9]{2}")
+_OFFSET = re.compile(r"(?:[+-](?:0[0-9]|1[0-2])|\+1[34]):?00")  # of whole hours, as zones of their own are
 
 _MAGIC = {
     b"PK\x03\x04": "an Excel or zip file; export it as CSV in UTF-8",

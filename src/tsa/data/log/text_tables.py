@@ -34,10 +34,11 @@ def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -
     fields = odd.bare.str.count_matches(separator, literal=True) + 1
     broken = ~blank & ((fields < count) | odd.quotes | line.str.contains(NUL, literal=True))
     found = lines.select(
-        broken=broken.any(), long=(fields > count).any(), blank=blank.any(), doubled=line.str.ends_with("\r\r").any()
+        broken=broken.any(), long=(fields > count).any(), blank=blank.any(), left=line.str.ends_with("\r").any()
     ).collect(engine="streaming")
-    if found["doubled"].item():
-        raise DataError(f"{path}: has lines that end in CR CR LF; save it with line ends of LF or CRLF")
+    if found["left"].item():  # one CR before the LF is gone already
+        at = lines.with_row_index("at").filter(line.str.ends_with("\r")).select("at").head(1).collect().item()
+        raise DataError(f"{path}: line {at + 1} ends in CR CR LF; save it with line ends of LF or CRLF")
     if found["broken"].item() or (found["long"].item() and _hides_a_comma(lines, odd.bare, separator, count)):
         _Table(path, separator, count, quoted).check(lines)
     return bool(found["blank"].item())
