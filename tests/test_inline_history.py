@@ -150,10 +150,11 @@ def test_a_bad_row_is_refused_or_set_aside(run: Path, rows: Path, folder: Path, 
     assert refused.code == 2
     assert "not_a_number:amount: must be a finite number: 1 rows" in refused.err
     assert not (folder / "few.csv").exists()
-    aside = ("--quarantine", folder / "aside.parquet")
+    aside = ("--quarantine", folder / "aside.parquet", "--quarantine-limit", 0.2)
     scored = tsa("score", run / "bundle", folder / "bad.tsv", "--out", folder / "few.csv", *aside)
     assert scored.code == 0, scored.err
     assert len(pl.read_csv(folder / "few.csv")) == 4
+    assert f"are set aside in {folder / 'aside.parquet'}" in scored.err
     assert pl.read_parquet(folder / "aside.parquet")["amount"].to_list() == ["12,5"]
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tsa.errors import ConfigError
+from tsa.config.toml import suggest
+from tsa.errors import ConfigError, brief
 from tsa.model.time_encoding import AGE_CAP_SECONDS, MAX_CAP_SECONDS
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -221,7 +222,8 @@ class ModelConfig:
         """Settings from JSON or the command line. ConfigError on a name that does not exist or is missing."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(set(settings) - set(fields)):
-            raise ConfigError(f"model settings must be among {', '.join(fields)} (got {', '.join(unknown)})")
+            rule = f"model settings must be those of the network (got {brief(', '.join(unknown))})"
+            raise ConfigError(f"{rule}{suggest(unknown[0], list(fields))}")
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - set(settings)):
             raise ConfigError(f"model settings must hold {', '.join(sorted(required))}, missing: {', '.join(missing)}")

@@ -35,7 +35,7 @@ class Quarantine:
         if given is None:
             return None
         if isinstance(given, Quarantine):
-            return cls(given.path, given.limit, given.unscored)
+            return cls(given.path, given.limit, given.unscored, given.told_as)
         return cls(Path(given))
 
     def named(self, name: str) -> Quarantine:
