@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import polars as pl
 import pyarrow as pa
@@ -198,6 +201,57 @@ def test_a_log_whose_rows_are_all_set_aside(tmp_path: Path) -> None:
     text = refused(tmp_path, path, quarantine=Quarantine(tmp_path / "bad.parquet", 1.0))
     assert text.endswith("(got 1 rows, of which 1 break a rule and 0 are excluded)")
     assert len(pl.read_parquet(tmp_path / "bad.parquet")) == 1
+
+
+class Served(BaseHTTPRequestHandler):
+    """Files as an object store serves them: whole, or a range of bytes."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+
+    def do_HEAD(self) -> None:
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        first, last = re.findall(r"[0-9]+", self.headers.get("Range", "bytes=0-999999"))
+        self._answer(self.files[self.path][int(first) : int(last) + 1], int(first))
+
+    def _answer(self, body: bytes, first: int = 0) -> None:
+        whole = len(self.files[self.path])
+        self.send_response(206 if body else 200)
+        self.send_header("Content-Length", str(len(body) or whole))
+        self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{whole}")
+        self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Served) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"id": 1}\n{"id": 2, "amount": NaN}\n', "line 2 is not JSON: NaN is no JSON value; write null"),
+        (b'{"id": 1}\n{"id": 2, "am', "line 2 is not JSON: the line is cut off"),
+        (b'{"id": 1}\n[1]\n', "line 2 must hold an object of fields (got a list)"),
+        (b'\xef\xbb\xbf{"id": 1}\n', "line 1 is not JSON: it begins with a byte order mark"),
+        (b'{"id": 1, "kind": "caf\xe9"}\n', "is not in UTF-8; save it as UTF-8"),
+        ('{"id": 1}\n'.encode("utf-16"), "is not in UTF-8; save it as UTF-8"),
+    ],
+)
+def test_json_lines_of_an_object_store(content: bytes, message: str, served: str, tmp_path: Path) -> None:
+    """The same sentences as of files on this machine."""
+    Served.files["/a.jsonl"] = content
+    with pytest.raises(DataError, match=re.escape(f"{served}/a.jsonl: {message}")):
+        read(tmp_path, f"{served}/a.jsonl")
 
 
 def test_a_header_alone(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def json_fault(path: str) -> str | None:
         if not line.strip():
             continue
         try:
-            value = orjson.loads(line)
+            value = orjson.loads(line.rstrip(b"\r\n"))
         except orjson.JSONDecodeError as error:
             return f"line {number} is not JSON: {_why(line, error)}"
         if not isinstance(value, dict):

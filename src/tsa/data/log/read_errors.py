@@ -38,6 +38,8 @@ def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = 
         return DataError(f"{path}: is compressed and ends too early; copy it again")
     if isinstance(error, OSError) and error.errno:
         return DataError(f"{path}: cannot be read: {os.strerror(error.errno)}")
+    if "utf8" in str(error) or "utf-8" in str(error):
+        return DataError(f"{path}: is not in UTF-8; save it as UTF-8")
     reason = type(error).__name__ if is_veiled else brief(error)
     return DataError(f"{path}: cannot be read as {kind}: {reason}")
 
