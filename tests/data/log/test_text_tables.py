@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tsa.data.log.file_heads import first_line, kind_of_header
 from tsa.data.log.sources import open_sources
-from tsa.data.log.text_tables import LONGEST_FIELD, check_lines
+from tsa.data.log.text_tables import MAX_FIELD_BYTES, check_lines
 from tsa.errors import DataError
 
 HEADER = "id,amount,label\n"
@@ -152,7 +152,7 @@ def test_columns_without_a_name_are_not_in_the_way(tmp_path: Path) -> None:
 def test_what_cannot_be_told_apart_is_refused(tmp_path: Path) -> None:
     """A row over two lines makes it read field by field, and then a field has its limit."""
     with pytest.raises(DataError, match=r"line 4: cannot be read: field larger than"):
-        check_lines(table(tmp_path, '"a\nb",1,0\n' + "x" * (LONGEST_FIELD + 1) + ",1,0\n"), ",", 3)
+        check_lines(table(tmp_path, '"a\nb",1,0\n' + "x" * (MAX_FIELD_BYTES + 1) + ",1,0\n"), ",", 3)
 
 
 def test_long_fields_are_read(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ SEPARATORS = {"csv": ",", "tsv": "\t", "csv with ;": ";", "csv with |": "|"}
 LINE = "line"
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """How files begin that end so."""
-MOST_DIGITS = 38
+MAX_DIGITS = 38
 """Of decimals and whole numbers, that Polars can hold."""
 
 _OFFSET = re.compile(r"(?:[+-](?:0[0-9]|1[0-2])|\+1[34]):?00")  # of whole hours, as zones of their own are
@@ -103,8 +103,8 @@ def _refuse_unknown_types(path: str) -> None:
         return  # said by whoever reads it
     for column in schema:
         kind = column.type
-        if pa.types.is_decimal(kind) and kind.precision > MOST_DIGITS:
-            what = f"decimals must have at most {MOST_DIGITS} digits (got {kind}); export them as texts"
+        if pa.types.is_decimal(kind) and kind.precision > MAX_DIGITS:
+            what = f"decimals must have at most {MAX_DIGITS} digits (got {kind}); export them as texts"
         elif pa.types.is_timestamp(kind) and kind.tz is not None and not _is_zone(kind.tz):
             what = (
                 f"times must have a time zone such as UTC or Europe/Berlin (got {brief(kind.tz)!r}); export them in UTC"

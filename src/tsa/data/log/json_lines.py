@@ -11,15 +11,15 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
-from tsa.data.log.file_heads import BOM, LINE, MOST_DIGITS
+from tsa.data.log.file_heads import BOM, LINE, MAX_DIGITS
 from tsa.errors import DataError
 from tsa.text import brief
 
 PEEK_ROWS = 1000
-MOST_SHORTENED = 10_000
+MAX_SHORTENED = 10_000
 """Rows of which a key lacks digits: of a file with more, no row is looked at further."""
 _PLACE = re.compile(r": line \d+ column \d+ \(char (\d+)\)$")
-_TOO_LONG = re.compile(rb'(?:"(?:[^"\\]|\\.)*"\s*:|[\[,])\s*-?[0-9]{' + str(MOST_DIGITS + 1).encode() + rb",}")
+_TOO_LONG = re.compile(rb'(?:"(?:[^"\\]|\\.)*"\s*:|[\[,])\s*-?[0-9]{' + str(MAX_DIGITS + 1).encode() + rb",}")
 _NO_VALUE = re.compile(rb"(?<!\w)(NaN|-?Infinity)(?!\w)")
 
 
@@ -70,10 +70,10 @@ def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> dict[str
     for row, at, text in lines.filter(suspicious).collect(engine="streaming").iter_rows():
         for name, value in _check_line(path, at + 1, text, frozenset(names), frozenset(keys)).items():
             found.setdefault(name, {})[row] = f"{value:.15e}"
-            if len(found[name]) > MOST_SHORTENED:
+            if len(found[name]) > MAX_SHORTENED:
                 raise DataError(
                     f"{path}: line {at + 1}: {brief(name)} must have all its digits, which floats drop; "
-                    f"more than {MOST_SHORTENED:,} lines have not: export whole numbers or texts"
+                    f"more than {MAX_SHORTENED:,} lines have not: export whole numbers or texts"
                 )
     return found
 
@@ -115,7 +115,7 @@ def json_fault(path: str) -> str | None:
             kind = {"list": "a list", "str": "a text"}.get(type(value).__name__, "a single value")
             return f"line {number} must hold an object of fields (got {kind}); write one object per line"
         if _TOO_LONG.search(line):
-            return f"line {number} holds a number of more than {MOST_DIGITS} digits; write it as a text"
+            return f"line {number} holds a number of more than {MAX_DIGITS} digits; write it as a text"
     return None
 
 

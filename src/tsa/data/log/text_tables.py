@@ -18,7 +18,7 @@ from tsa.data.log.file_heads import LINE
 from tsa.errors import DataError
 
 QUOTE, MARK, NUL = '"', "\x01", "\x00"
-LONGEST_FIELD = 2**24
+MAX_FIELD_BYTES = 2**24
 """Bytes of a field that goes over several lines: of a quote that nothing closes, no more is read."""
 
 
@@ -80,7 +80,7 @@ class _Table:
 
     def check(self, lines: pl.LazyFrame) -> None:
         """DataError for what is wrong first."""
-        csv.field_size_limit(LONGEST_FIELD)
+        csv.field_size_limit(MAX_FIELD_BYTES)
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         rows = csv.reader(self._fed(lines), delimiter=self.separator, quoting=quoting, strict=True)
         first = 1
