@@ -179,7 +179,7 @@ def test_days_that_the_range_covers_in_part_are_left_out():
     assert days.n.tolist() == [5, 10, 5]
     assert days.whole.tolist() == [False, True, False]
     found = compare_volume(seen_of(times), None, Windows.whole(times[0], times[-1] + 1))
-    assert found["whole"]["reason"] == "the reference holds no whole day"
+    assert found["whole"]["reason"] == "the reference contains no complete day"
 
 
 def measured(seen, as_of, windows=None, **settings):

@@ -205,7 +205,7 @@ def test_thresholds_of_a_market_file(tsa, still, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (("--from", "2019-01-01"), "ConfigError: the payments must hold payments (got none in the range given"),
+        (("--from", "2019-01-01"), "ConfigError: the payments must contain payments (got none in the given range"),
         (("--reference-to", "2018-06-07"), "the reference must not overlap the payments monitored"),
         (("--as-of", "soon"), "as-of must be a time like 2018-06-24"),
         (("--set", "monitoring.psi=[0.3, 0.1]"), "monitoring.psi: must be two numbers above 0"),
