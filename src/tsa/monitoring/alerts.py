@@ -107,7 +107,7 @@ def _stability(measured: Dict) -> list[_Finding]:
 def _rates(feature: Dict, name: str, *, falling: bool) -> list[_Finding]:
     """Shares of payments that differ from the reference by more than chance explains."""
     before, n = feature["reference"][name], feature["reference"]["n"]
-    drops = []
+    findings = []
     for at, one in _windows(feature):
         if one[name] is None or before is None:
             continue
@@ -116,8 +116,8 @@ def _rates(feature: Dict, name: str, *, falling: bool) -> list[_Finding]:
         error = math.sqrt(pooled * (1 - pooled) * (1 / one["n"] + 1 / n))
         certain = abs(rise) > ERRORS * error and abs(rise) * one["n"] >= MIN_PAYMENTS
         if certain and (rise > 0 or falling):
-            drops.append(_Finding(abs(rise), one[name], before, at))
-    return drops
+            findings.append(_Finding(abs(rise), one[name], before, at))
+    return findings
 
 
 def _shares(point: Dict) -> list[_Finding]:

@@ -78,7 +78,7 @@ def test_rows_without_an_outcome_or_without_fraud_are_refused(store: EventStore)
     label[train[0]] = -1
     with pytest.raises(DataError, match=rf"training rows must be labelled 0 or 1 [(]got 1 of {len(train)}"):
         _compare(replace(store, label=label), rows_train=train)
-    with pytest.raises(ConfigError, match="grid must hold at least one setting"):
+    with pytest.raises(ConfigError, match="grid must contain at least one setting"):
         _compare(store, grid=())
 
 
