@@ -209,7 +209,7 @@ def test_a_bundle_in_a_config_map(bundle: Path, tmp_path: Path) -> None:
     assert read_bundle(there) == read_bundle(bundle)
     (there / "model.json").unlink()
     (there / "model.json").symlink_to(bundle / "model.json")
-    with pytest.raises(BundleError, match=r"model\.json must be a plain file"):
+    with pytest.raises(BundleError, match=r"model\.json must be a regular file"):
         Bundle.open(there)
 
 

@@ -127,7 +127,7 @@ def test_another_bundle_with_this_signature_is_refused(bundle: Path, keys: tuple
         Bundle.open(tmp_path / "other", key=public)
     shutil.copy(bundle / "signature.json", tmp_path / "other")
     for key in (None, public):
-        with pytest.raises(BundleError, match="was changed, or the manifest was since it was signed"):
+        with pytest.raises(BundleError, match="was changed, or the manifest was changed after signing"):
             Bundle.open(tmp_path / "other", key=key)
 
 
