@@ -75,7 +75,7 @@ def _amounts(run: TrainedRun, column: str) -> Any:
         raise ConfigError(f"the amount column must be one that the market declares ({known}) (got {column!r})")
     values = run.store.columns([column])[column]
     if not values.dtype.is_numeric():
-        raise DataError(f"the amount column must hold numbers, but {column!r} holds {values.dtype}")
+        raise DataError(f"the amount column must hold numbers (got {column!r} of type {values.dtype})")
     return values.cast(pl.Float64).to_numpy()[run.rows]
 
 
