@@ -209,7 +209,7 @@ def test_no_score_at_all_where_the_network_gives_no_number(scorer: Scorer, log: 
     broken = copy.deepcopy(scorer.bundle.network)
     with torch.no_grad():
         next(broken.classifier.parameters()).fill_(float("nan"))
-    with pytest.raises(DataError, match="scores must be finite [(]got 20 of 20 not finite"):
+    with pytest.raises(DataError, match=r"scores must be finite [(]got 20 of 20 not finite"):
         Scorer(replace(scorer.bundle, network=broken)).score(log.head(20))
 
 

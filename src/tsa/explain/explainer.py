@@ -1,4 +1,4 @@
-"""The explainer of a bundle: payments in, explanations out. Its core reads a batch of one and raw values; stores are optional."""
+"""`Explainer`: explains scores of a bundle, from a batch of one payment and raw values, or from rows of a store."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ OUTCOMES = {FRAUD: "fraud", GENUINE: "genuine"}
 
 
 class Explainer:
-    """Explains scores of a bundle. Make one and keep it; it may be used by several threads at once."""
+    """Explains scores of a bundle. Create it once and reuse it; it is thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.market, self.encoder, self.calibration = bundle.market, bundle.encoder, bundle.calibration
         self.network = bundle.network
         if any(value.dtype != torch.float32 for value in self.network.parameters()):
-            self.network = copy.deepcopy(self.network).float()  # of what is left out by rounding nothing can be said
+            self.network = copy.deepcopy(
+                self.network
+            ).float()  # rounding leaves out effects that could not be explained
         self._neutral = Baseline.of(self.encoder)
 
     def explain(
@@ -47,9 +49,15 @@ class Explainer:
     ) -> Explanation:
         """Explain the score of a batch of one payment, gathered as for scoring.
 
-        payment: its id, time and raw values. earlier: per history the raw values of the earlier payments, oldest first, the
-        last of them that the batch shows. What is not given is read back from the encoded values.
-        DataError for a batch that does not hold one payment, ConfigError where captum is not installed.
+        Raw values that are not given are decoded from the batch.
+
+        Args:
+            payment: Its id, time and raw values.
+            earlier: Per history the raw values of the earlier payments in the batch, oldest first.
+
+        Raises:
+            DataError: If the batch does not contain exactly one payment.
+            ConfigError: If captum is not installed.
         """
         if len(batch) != 1:
             raise DataError(f"one payment at a time can be explained (got a batch of {len(batch)})")
@@ -88,7 +96,7 @@ class Explainer:
         )
 
     def explain_rows(self, store: EventStore, rows: Sequence[int]) -> Iterator[Explanation]:
-        """Explain the payments `rows` of a store made with this bundle's encoder, one after the other."""
+        """Explain the payments `rows` of a store made with this bundle's encoder, one at a time."""
         for row, facts in zip(rows, store_facts(store, rows), strict=True):
             yield self.explain(gather_batch(store, np.array([row]), trim=True), facts.payment, facts.earlier)
 
@@ -105,7 +113,7 @@ class Explainer:
         return self._completed(payment, values)
 
     def _past(self, k: int, history: History, current: Payment, earlier: Sequence[Payment]) -> HistoryContext:
-        """The earlier payments of a history without padding, as much as is known of each."""
+        """The earlier payments of a history without padding, with the known values of each."""
         n = history.padding.shape[1] - 1
         given = [Payment()] * (n - len(earlier)) + list(earlier)[max(0, len(earlier) - n) :]
         ages = history.age_seconds[0, :n].tolist()

@@ -1,4 +1,4 @@
-"""Explanations of payments of a log, by their ids. Histories are taken from the whole log given."""
+"""Explain payments of a log by their ids (`explain_log`). Histories are taken from all of the log."""
 
 from __future__ import annotations
 
@@ -32,8 +32,14 @@ def explain_log(
 ) -> list[Explanation]:
     """Explain the scores of the payments `ids` of a log, in that order.
 
-    payments: a table, or files as `tsa prepare` reads them. quarantine: a file for rows that break a rule; without it they
-    are an error. DataError names ids that are not in the log, ConfigError says that captum is missing.
+    Args:
+        payments: A table, or files as `tsa prepare` reads them.
+        ids: Ids of payments in the log.
+        quarantine: A file for rows that break a rule; without it they are an error.
+
+    Raises:
+        DataError: For ids that are not in the log.
+        ConfigError: If captum is not installed.
     """
     need_captum()
     with encoded_log(bundle.market, payments, bundle.encoder, quarantine=quarantine, progress=progress) as store:
@@ -47,7 +53,7 @@ def explain_log(
 
 
 def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
-    """The rows of the payments `ids`, as the log spells them or as the store does where they are pseudonyms. DataError."""
+    """The rows of the payments `ids`, as spelled in the log, or in the store for pseudonyms. Raises DataError."""
     market, known = store.market, store.ids().cast(pl.String)
     spelled = pl.Series([str(id_) for id_ in ids], dtype=pl.String)
     rows = _places(known, spelled)
@@ -63,11 +69,11 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
 
 
 def _places(known: pl.Series, wanted: pl.Series) -> pl.Series:
-    """Where each of `wanted` stands among `known`, which are all different; null where it does not."""
+    """The position of each of `wanted` among the distinct `known`; null if it is not there."""
     table = pl.DataFrame({"id": known}).with_row_index("row").filter(pl.col("id").is_in(wanted.implode()))
     return pl.DataFrame({"id": wanted}).join(table, on="id", how="left", maintain_order="left")["row"].cast(pl.Int64)
 
 
 def write_explanations(explanations: Sequence[Explanation], out: Path) -> None:
-    """Write `explanations` as JSON, whole or not at all."""
+    """Write `explanations` as JSON, atomically."""
     write_json(out, {"explanations": [explanation.to_dict() for explanation in explanations]})

@@ -1,7 +1,7 @@
-"""From attributions and facts to reasons: each group of attributions gets its sentence, the strongest come first.
+"""Reasons from attributions and facts: one sentence per group of attributions, the strongest first.
 
-A group is a feature (its current value, and the earlier values beside it), the known outcomes of a history, or its pace.
-Knows the market's wording; the sentences come from `tsa.explain.templates`.
+A group is a feature (current and earlier values), the known outcomes of a history, or its pace. The sentences come from
+`tsa.explain.templates`, with the market's wording.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tsa.explain.raw_values import Payment
 from tsa.explain.templates import HistoryContext, ReasonTemplate, of_calendar, of_number, of_outcomes, of_pace, of_text
 
 MIN_SHARE = 0.01
-"""What adds less than this share of all attributions, signs apart, is no reason."""
+"""Minimum share of the sum of absolute attributions for a reason."""
 CALENDAR_NAMES = {
     "hour_of_day": "hour of the day",
     "day_of_week": "day of the week",
@@ -30,8 +30,8 @@ CALENDAR_NAMES = {
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which features are texts and which times; all others are numbers. Of the texts, those that the encoder does not
-    know; of the numbers, those that stand alone: earlier payments tell nothing of them."""
+    """Which features are texts and which are times; all others are numbers. Texts unknown to the encoder, and numbers without
+    earlier values to compare with."""
 
     texts: frozenset[str]
     calendar: frozenset[str]
@@ -59,7 +59,7 @@ def _features(
     of_pasts = np.array([history.features.sum(0) for history in shares.histories])
     for at, name in enumerate(shares.names):
         attribution = float(shares.current[at] + of_pasts[:, at].sum())
-        # beside the history whose values matter most
+        # compare with the history whose values have the largest attribution
         ordered = [pasts[k] for k in np.argsort(-np.abs(of_pasts[:, at]), kind="stable") if name not in kinds.alone]
         value = payment.values.get(name)
         if name in kinds.calendar:
