@@ -61,7 +61,7 @@ class WireRows:
     def __post_init__(self) -> None:
         if self.market.inline_history is None:
             raise ConfigError(
-                f"market must have an [inline_history] table to simulate rows with inline history (got {self.market.name!r}, without one)"
+                f"market must have an [inline_history] table to simulate inline histories (got {self.market.name!r}, without one)"
             )
         for history in self.market.history:
             if history.key_column not in KEYS:
@@ -85,8 +85,8 @@ class WireRows:
         own = self._own()
         for first in range(0, len(own), PIECE_ROWS):
             rows = np.arange(first, min(first + PIECE_ROWS, len(own)))
-            told = [series for history in self.market.history for series in self._told(own, history.name, rows)]
-            yield pl.DataFrame([*own[rows].get_columns(), *told])
+            histories = [series for history in self.market.history for series in self._told(own, history.name, rows)]
+            yield pl.DataFrame([*own[rows].get_columns(), *histories])
 
     def _own(self) -> pl.DataFrame:
         """The fields of the payments themselves, as texts."""
