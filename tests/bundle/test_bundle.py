@@ -326,7 +326,7 @@ def test_the_card_tells_what_is_there(bundle: Path, demo_run: Path) -> None:
     assert str(demo_run) not in card
     plain = replace(Bundle.open(bundle), metrics=None, data=None, calibration=None, thresholds=None)
     text = plain.contents()["model_card.md"].decode()
-    assert "It was not evaluated" in text
+    assert "It has not been evaluated" in text
     assert "There is no summary of its data." in text
 
 

@@ -133,7 +133,7 @@ def _count(past: HistoryContext, found: int, more: int = 0) -> str:
 
 
 def span(seconds: float) -> str:
-    """A time in whole hours up to two days, else in whole days, rounded up."""
+    """A time in hours up to two days, else in days, rounded up."""
     hours = max(1, math.ceil(seconds / HOUR - 1e-9))
     if hours == 24:
         return "day"

@@ -235,7 +235,7 @@ def test_calibration_is_shown(full, page):
     assert "There is no probability score: " in without
     assert "The raw scores taken as probabilities add up to" in without
     for gone in (None, {**full["calibration"], "after": None, "before": {"n": 0, "frauds": 0, "metrics": {}}}):
-        assert "taken at their word" not in text_of(render(to_plain(full | {"calibration": gone})))
+        assert "how accurate are the probabilities" not in text_of(render(to_plain(full | {"calibration": gone})))
 
 
 def test_without_comparison_training_or_data(full):

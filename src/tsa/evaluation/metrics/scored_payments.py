@@ -46,7 +46,7 @@ class ScoredPayments:
             _all_hold("amount", self.amount, ~np.isinf(self.amount), "not be infinite")
         if self.entity is not None:
             if not np.issubdtype(self.entity.dtype, np.integer):
-                raise DataError(f"entity must hold whole numbers (got dtype={self.entity.dtype})")
+                raise DataError(f"entity must be integers (got dtype={self.entity.dtype})")
             _all_hold("entity", self.entity, self.entity >= -1, "be a code >= 0, or -1 for none")
 
     def __len__(self) -> int:

@@ -118,7 +118,7 @@ def view(found: Dict) -> dict[str, Any]:
 def _across(rows: Sequence[Dict]) -> Axis:
     highest = max(1.5, *(row["reviewed_per_day"] for row in rows))
     lowest = min([1.0, *(row["reviewed_per_day"] for row in rows if row["reviewed_per_day"] > 0)])
-    return Axis(label="Reviews a day", low=lowest, high=highest, log=True)
+    return Axis(label="Reviews per day", low=lowest, high=highest, log=True)
 
 
 def _money(found: Dict) -> dict[str, Any] | None:
