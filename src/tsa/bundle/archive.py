@@ -87,9 +87,9 @@ class Folder:
     def files(self, sizes: Sizes) -> dict[str, bytes]:
         """As `BundleSource`."""
         names = sorted(path.name for path in self._path.iterdir() if not is_marker(path.name))
-        found = {name: self._size(name) for name in names if name not in HEAD}
-        _refuse_others(found, sizes, str(self._path))
-        return {name: self._read(name, size) for name, size in found.items()}
+        present = {name: self._size(name) for name in names if name not in HEAD}
+        _refuse_others(present, sizes, str(self._path))
+        return {name: self._read(name, size) for name, size in present.items()}
 
     def _size(self, name: str) -> int:
         file = self._path / name
@@ -115,27 +115,27 @@ class Archive:
 
     def head(self) -> dict[str, bytes]:
         """As `BundleSource`. Data before them is unpacked and discarded."""
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         for name, size, tape in self._members():
             if name in HEAD:
-                found[name] = tape.read(size)
-            if len(found) == len(HEAD):
+                contents[name] = tape.read(size)
+            if len(contents) == len(HEAD):
                 break
-        if MANIFEST not in found:
+        if MANIFEST not in contents:
             raise BundleError(f"{self._path}/{MANIFEST} is missing: {self._path} is not a bundle")
-        return found
+        return contents
 
     def files(self, sizes: Sizes) -> dict[str, bytes]:
         """As `BundleSource`. Reads to the end of the archive, so that its checksum is verified."""
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         there: dict[str, int] = {}
         for name, size, tape in self._members():
             if name not in HEAD:
                 _refuse_size(name, size, sizes, str(self._path))
                 there[name] = size
-                found[name] = tape.read(size)
+                contents[name] = tape.read(size)
         _refuse_others(there, sizes, str(self._path))
-        return found
+        return contents
 
     def _members(self) -> Iterator[tuple[str, int, Tape]]:
         """Yield name and size of each file; read its bytes from the tape, or they are skipped."""

@@ -69,9 +69,9 @@ def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
     if version != VERSION:
-        found = f"version={version!r}"
+        actual = f"version={version!r}"
         raise BundleError(
-            f"{where}/{MANIFEST}: this program reads bundles of version {VERSION} (got {found}); "
+            f"{where}/{MANIFEST}: this program reads bundles of version {VERSION} (got {actual}); "
             "train or import it again"
         )
     own = {key: value for key, value in manifest.items() if key != "sha256"}

@@ -129,8 +129,8 @@ def _data(data: Mapping[str, Any] | None, training: Mapping[str, Any]) -> list[s
         "|---|---|---|---|---|",
     ]
     # ranges in time order and segments by name: the order of JSON keys is not stored, and the card must not change on reading
-    for name, found in sorted(data.get("splits", {}).items(), key=lambda split: (split[1]["start"] or "", split[0])):
-        lines.append(f"| {name} | {found['start']} | {found['end']} | {found['n']:,} | {found['frauds']:,} |")
+    for name, split in sorted(data.get("splits", {}).items(), key=lambda item: (item[1]["start"] or "", item[0])):
+        lines.append(f"| {name} | {split['start']} | {split['end']} | {split['n']:,} | {split['frauds']:,} |")
     if (rate := training.get("sampling_rate_genuine")) is not None:
         lines += ["", f"An epoch of training draws {rate:.2%} of the genuine payments of its range, and all frauds."]
     return lines

@@ -56,10 +56,10 @@ class Tape:
                 if member.type == LONG_NAME:
                     name = data.rstrip(b"\0").decode("utf-8", "replace")
                 elif member.type == PAX:
-                    found = dict(_records(data, self._where))
-                    if any(key.startswith("GNU.sparse") for key in found):
+                    records = dict(_records(data, self._where))
+                    if any(key.startswith("GNU.sparse") for key in records):
                         raise self._odd(member.name)
-                    name, size = found.get("path", name), _whole(found.get("size"), size)
+                    name, size = records.get("path", name), _whole(records.get("size"), size)
                 continue
             path, own = name if name is not None else member.name, member.size if size is None else size
             name, size, extension = None, None, ""
@@ -139,8 +139,8 @@ def _records(data: bytes, where: str) -> Iterator[tuple[str, str]]:
     while data.strip(b"\0"):
         head, _, _ = data.partition(b" ")
         length = int(head) if head.isdigit() and len(head) < 8 else 0
-        key, found, value = data[len(head) + 1 : length - 1].partition(b"=")
-        if not found or length > len(data) or data[length - 1 : length] != b"\n":
+        key, separator, value = data[len(head) + 1 : length - 1].partition(b"=")
+        if not separator or length > len(data) or data[length - 1 : length] != b"\n":
             raise BundleError(f"{where} cannot be read: a pax header is broken")
         yield key.decode("utf-8", "replace"), value.decode("utf-8", "replace")
         data = data[length:]

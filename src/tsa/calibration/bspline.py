@@ -65,8 +65,8 @@ def fit_bspline(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     knots = np.concatenate([np.zeros(DEGREE + 1), inner, np.ones(DEGREE + 1)])
     coefficients = _SplineFit(data, csr_array(BSpline.design_matrix(data.score, knots, DEGREE))).solve()
     if not np.abs(coefficients).max() < MAX_COEFFICIENT:
-        found = f"{np.abs(coefficients).max():g}"
-        raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12 (got {found})")
+        actual = f"{np.abs(coefficients).max():g}"
+        raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12 (got {actual})")
     return knots, coefficients
 
 
@@ -77,16 +77,16 @@ def inner_knots(score: Floats, points: Floats) -> Floats:
     quantiles = np.quantile(score, [*np.linspace(0, 1, count), *TOP_LEVELS])
     wanted = np.unique([*quantiles, *np.linspace(0, 1, 11)])
     wanted = wanted[(wanted > 0) & (wanted < 1)]
-    kept: list[float] = []
+    merged: list[float] = []
     below = np.searchsorted(points, wanted, side="left")
     begun = 0
     for knot, passed in zip(wanted.tolist(), below.tolist(), strict=True):
         if passed - begun > MIN_POINTS:
-            kept.append(knot)
+            merged.append(knot)
             begun = passed
-    if kept and len(points) - begun <= MIN_POINTS:
-        kept.pop()
-    return np.array(kept)
+    if merged and len(points) - begun <= MIN_POINTS:
+        merged.pop()
+    return np.array(merged)
 
 
 class _SplineFit:

@@ -84,7 +84,7 @@ class Calibration:
     def columns(self, raw: ArrayLike) -> dict[str, NDArray[np.float64]]:
         """The scores of raw scores (n,), by name, for each map."""
         maps = {"percentile": self.percentile, "probability": self.probability}
-        return {name: found(raw) for name, found in maps.items() if found is not None}
+        return {name: calibrate(raw) for name, calibrate in maps.items() if calibrate is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as plain JSON values."""
@@ -101,8 +101,8 @@ class Calibration:
         """Read what `to_dict` wrote. Raises CalibrationError for anything else."""
         try:
             if table["version"] != VERSION:
-                found = f"version={table['version']!r}"
-                raise CalibrationError(f"calibration: this program reads version {VERSION} (got {found})")
+                actual = f"version={table['version']!r}"
+                raise CalibrationError(f"calibration: this program reads version {VERSION} (got {actual})")
             percentile, probability = table["percentile"], table["probability"]
             return cls(
                 percentile=None if percentile is None else PercentileMap.from_dict(percentile),

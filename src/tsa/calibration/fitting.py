@@ -65,8 +65,8 @@ def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
         raise CalibrationError(f"{fitted.method} fit fails its check: it {rule} (got {different})")
     own, constant = deviance(probability, label), deviance(np.full_like(label, label.mean()), label)
     if not own < constant:
-        found = f"deviance {own:.6g}, with the fraud rate alone {constant:.6g}"
-        raise CalibrationError(f"{fitted.method} fit fails its check: it must beat a constant (got {found})")
+        actual = f"deviance {own:.6g}, with the fraud rate alone {constant:.6g}"
+        raise CalibrationError(f"{fitted.method} fit fails its check: it must beat a constant (got {actual})")
 
 
 def deviance(probability: Floats, label: Floats) -> float:
@@ -113,11 +113,11 @@ def _logistic(x: Floats, label: Floats) -> list[float]:
 
     start = np.r_[np.ones(x.shape[1]), np.log(label.mean() / (1 - label.mean()))]
     bounds = [(0, None)] * x.shape[1] + [(None, None)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
-    weights = found.x[:-1] / width
-    if not (np.isfinite(found.x).all() and weights.max() > 0):
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
+    weights = result.x[:-1] / width
+    if not (np.isfinite(result.x).all() and weights.max() > 0):
         raise CalibrationError("the fit fails its check: probability must increase with the score, but it does not")
-    return [*weights.tolist(), float(found.x[-1] - weights @ centre)]
+    return [*weights.tolist(), float(result.x[-1] - weights @ centre)]
 
 
 METHODS: dict[str, Callable[[Floats, Floats], ProbabilityMap]] = {

@@ -73,13 +73,17 @@ class PercentileMap:
         values = np.where(values < SMALLEST_NORMAL, 0.0, values)
         distinct, first = np.unique(np.sort(values), return_index=True)
         if len(distinct) < 2:
-            found = f"{len(values)} payments with {len(distinct)} different scores"
-            raise CalibrationError(f"percentiles need payments with different scores (got {found})")
+            actual = f"{len(values)} payments with {len(distinct)} different scores"
+            raise CalibrationError(f"percentiles need payments with different scores (got {actual})")
         share = first / len(values)
         wanted = np.searchsorted(share, _levels(len(values)), side="left")
-        kept = np.unique(np.clip([*wanted, 0, len(share) - 1], 0, len(share) - 1))
-        kept = np.unique(np.clip([*kept, *kept[np.flatnonzero(_is_leap(share, kept))] - 1], 0, None))
-        return cls(rule="share", scores=tuple(distinct[kept].tolist()), percentiles=tuple(share[kept].tolist()))
+        positions = np.unique(np.clip([*wanted, 0, len(share) - 1], 0, len(share) - 1))
+        positions = np.unique(
+            np.clip([*positions, *positions[np.flatnonzero(_is_leap(share, positions))] - 1], 0, None)
+        )
+        return cls(
+            rule="share", scores=tuple(distinct[positions].tolist()), percentiles=tuple(share[positions].tolist())
+        )
 
     @classmethod
     def from_legacy(cls, pairs: Sequence[Sequence[float]]) -> Self:
@@ -92,8 +96,8 @@ class PercentileMap:
     def __call__(self, raw: ArrayLike) -> Floats:
         """Percentiles of raw scores, of any shape, as float64. Raises CalibrationError for a score that is not finite."""
         values = as_finite_array("raw score", raw)
-        found = self._look_up(values) if self.rule == "legacy" else self._interpolate(values)
-        out: Floats = np.where(values <= 0, 0.0, np.where(values >= 1, 1.0, found))
+        inside = self._look_up(values) if self.rule == "legacy" else self._interpolate(values)
+        out: Floats = np.where(values <= 0, 0.0, np.where(values >= 1, 1.0, inside))
         return out
 
     @cached_property
@@ -157,11 +161,11 @@ class PercentileMap:
 
 def risen(values: Sequence[float], rounding: float) -> tuple[float, ...]:
     """Raise values that decrease by at most `rounding` to the previous one; larger decreases are not changed."""
-    found: list[float] = []
+    result: list[float] = []
     for value in values:
-        falls = bool(found) and 0 < found[-1] - value <= rounding
-        found.append(found[-1] if falls else value)
-    return tuple(found)
+        falls = bool(result) and 0 < result[-1] - value <= rounding
+        result.append(result[-1] if falls else value)
+    return tuple(result)
 
 
 def as_finite_array(name: str, values: ArrayLike) -> Floats:
@@ -180,6 +184,6 @@ def _levels(n: int) -> Floats:
     return np.concatenate([np.arange(QUANTILES) / QUANTILES, 1 - left])
 
 
-def _is_leap(share: Floats, kept: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _is_leap(share: Floats, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which knots follow a score that many payments share: that score becomes a knot as well."""
-    return share[kept] - share[np.maximum(kept - 1, 0)] > 1 / QUANTILES
+    return share[positions] - share[np.maximum(positions - 1, 0)] > 1 / QUANTILES

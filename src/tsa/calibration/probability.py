@@ -163,8 +163,8 @@ class LogitMap(ProbabilityMap):
         if self.method not in ("platt", "beta", "sampling"):
             raise CalibrationError(f"method must be platt, beta or sampling (got {self.method!r})")
         if not (all(map(math.isfinite, (self.a, self.b, self.c))) and self.a >= 0 and self.b >= 0 < self.a + self.b):
-            found = f"a={self.a}, b={self.b}, c={self.c}"
-            raise CalibrationError(f"{self.method}: a and b must not be below 0, nor both 0 (got {found})")
+            actual = f"a={self.a}, b={self.b}, c={self.c}"
+            raise CalibrationError(f"{self.method}: a and b must not be below 0, nor both 0 (got {actual})")
 
     @classmethod
     def sampling(cls, sampling_rate_genuine: float | None) -> Self:

@@ -243,13 +243,13 @@ def _own_scores(run: TrainedRun) -> Array:
 
 def verdict_sentence(difference: Mapping[str, Mapping[str, Any]]) -> str:
     """One sentence on which model is better by average precision, with the interval."""
-    found = difference["average_precision"]
-    if found["low"] is None:
-        return f"TSA and LightGBM cannot be compared: {found['reason']}."
-    values = f"average precision {found['a']:.3f} against {found['b']:.3f}"
-    interval = f"difference {found['difference']:+.3f}, 95 % interval {found['low']:+.3f} to {found['high']:+.3f}"
+    result = difference["average_precision"]
+    if result["low"] is None:
+        return f"TSA and LightGBM cannot be compared: {result['reason']}."
+    values = f"average precision {result['a']:.3f} against {result['b']:.3f}"
+    interval = f"difference {result['difference']:+.3f}, 95 % interval {result['low']:+.3f} to {result['high']:+.3f}"
     verdicts = {"a better": "TSA is better than LightGBM", "b better": "LightGBM is better than TSA"}
-    plain = verdicts.get(found["verdict"], "No clear difference between TSA and LightGBM")
+    plain = verdicts.get(result["verdict"], "No clear difference between TSA and LightGBM")
     return f"{plain}: {values} ({interval})."
 
 

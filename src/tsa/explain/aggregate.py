@@ -50,22 +50,22 @@ class FeatureAttributions:
     histories: Sequence[EventAttributions]
 
 
-def shares_of(encoder: Encoder, passage: InterpolationPath, found: Attribution) -> FeatureAttributions:
+def shares_of(encoder: Encoder, passage: InterpolationPath, attribution: Attribution) -> FeatureAttributions:
     """Aggregate attributions. A missing indicator belongs to its feature."""
     columns = _Columns(encoder)
     current = np.zeros(len(columns.names))
     for place, columns_there in ((InputSite("tokens"), columns.all), (InputSite("numbers"), columns.numbers)):
-        if place in found.at:
-            np.add.at(current, columns_there, found.at[place].cpu().numpy()[: len(columns_there)])
+        if place in attribution.at:
+            np.add.at(current, columns_there, attribution.at[place].cpu().numpy()[: len(columns_there)])
     histories = []
     for k, history in enumerate(passage.histories):
         shown = EventAttributions(
-            presence=found.at[InputSite("presence", k)].cpu().numpy(),
+            presence=attribution.at[InputSite("presence", k)].cpu().numpy(),
             outcome=np.zeros(history.padding.shape[1] - 1),
             features=np.zeros((history.padding.shape[1] - 1, len(columns.names))),
         )
         for place, events in passage.embeddings(k):
-            values = found.at[place].cpu().numpy()
+            values = attribution.at[place].cpu().numpy()
             for at, part in enumerate(part_names(events, history)):
                 if part.kind == "outcome":
                     shown.outcome[:] += values[:-1, at]

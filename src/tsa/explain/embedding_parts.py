@@ -100,8 +100,8 @@ def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: Hist
     each = _of_numbers(events, events.numbers(history))
     n = history.numerical.shape[-1] - events.n_missing_indicators
     if events.match is not None:
-        told = same.unsqueeze(-1) * events.match.weight.t()
-        vectors = vectors + functional.pad(told, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
+        matches = same.unsqueeze(-1) * events.match.weight.t()
+        vectors = vectors + functional.pad(matches, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
     values = each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]
     terms = [vectors, values, each[..., 3 * n + 2 :, :]]
     if events.outcome is not None and history.outcome is not None:

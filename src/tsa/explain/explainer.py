@@ -62,8 +62,8 @@ class Explainer:
         if len(batch) != 1:
             raise DataError(f"one payment at a time can be explained (got a batch of {len(batch)})")
         passage = InterpolationPath(self.network, batch.trimmed(), self._neutral)
-        found = attribute(passage)
-        shares = shares_of(self.encoder, passage, found)
+        attributed = attribute(passage)
+        shares = shares_of(self.encoder, passage, attributed)
         current = self._current(batch, payment or Payment())
         pasts = [
             self._past(k, history, current, (earlier or {}).get(self.market.history[k].name, ()))
@@ -84,12 +84,12 @@ class Explainer:
         return Explanation(
             id=current.id,
             time=_when(current.time_seconds),
-            scores=self._scores(found),
-            score=found.score,
-            baseline=found.baseline,
-            total=found.total,
-            residual=found.residual,
-            steps=found.steps,
+            scores=self._scores(attributed),
+            score=attributed.score,
+            baseline=attributed.baseline,
+            total=attributed.total,
+            residual=attributed.residual,
+            steps=attributed.steps,
             reasons=reasons_of(shares, current, pasts, self._kinds(passage.histories[0]), wording),
             features=tuple(sorted(features, key=lambda feature: -abs(feature.attribution))),
             histories=histories,
@@ -100,8 +100,8 @@ class Explainer:
         for row, facts in zip(rows, store_facts(store, rows), strict=True):
             yield self.explain(gather_batch(store, np.array([row]), trim=True), facts.payment, facts.earlier)
 
-    def _scores(self, found: Attribution) -> dict[str, float]:
-        raw = np.array([1 / (1 + np.exp(-found.score))], np.float32)
+    def _scores(self, attribution: Attribution) -> dict[str, float]:
+        raw = np.array([1 / (1 + np.exp(-attribution.score))], np.float32)
         further = {} if self.calibration is None else self.calibration.columns(raw)
         return {"raw_score": float(raw[0]), **{name: float(values[0]) for name, values in further.items()}}
 
@@ -152,7 +152,7 @@ def _history(
     attention: Sequence[float],
     importance: float | None,
 ) -> HistoryShare:
-    totals, told = shares.events, shares.features.any(0)
+    totals, attributed = shares.events, shares.features.any(0)
     events = tuple(
         EventShare(
             id=payment.id,
@@ -163,7 +163,7 @@ def _history(
             attribution=float(totals[at]),
             presence=float(shares.presence[at]),
             outcome_attribution=float(shares.outcome[at]),
-            features={names[f]: float(shares.features[at, f]) for f in np.flatnonzero(told).tolist()},
+            features={names[f]: float(shares.features[at, f]) for f in np.flatnonzero(attributed).tolist()},
             attention=attention[at],
         )
         for at, payment in enumerate(past.payments)

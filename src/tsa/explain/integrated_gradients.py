@@ -135,11 +135,11 @@ class PathIntegrator:
 
     def _leg(self, start: float, end: float, mean_slopes: Sequence[Tensor]) -> Segment:
         slopes = tuple(slope * (end - start) for slope in mean_slopes)
-        told = sum(
+        attributed = sum(
             float(_product([slope], self.passage.way(place)).sum())
             for place, slope in zip(self.passage.places, slopes, strict=True)
         )
-        return Segment(start, end, slopes, self.log_odds_at(end) - self.log_odds_at(start) - told)
+        return Segment(start, end, slopes, self.log_odds_at(end) - self.log_odds_at(start) - attributed)
 
     def _states(self, shares: Sequence[float]) -> tuple[Tensor, ...]:
         """The interpolated value of each place at each position of the path: (n, …)."""

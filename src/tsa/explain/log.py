@@ -44,12 +44,12 @@ def explain_log(
     need_captum()
     with encoded_log(bundle.market, payments, bundle.encoder, quarantine=quarantine, progress=progress) as store:
         rows = find_rows(store, ids)
-        found = []
+        explanations = []
         with progress("explaining", len(rows)) as advance:
             for explanation in Explainer(bundle).explain_rows(store, rows):
-                found.append(explanation)
+                explanations.append(explanation)
                 advance(1)
-        return found
+        return explanations
 
 
 def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:

@@ -93,11 +93,11 @@ class InterpolationPath:
         """Per history the weight of each event in the last attention layer, mean over heads: (L,)."""
         at = dict(zip(self.places, self.actual, strict=True))
         with torch.no_grad():
-            found = []
+            weights = []
             for k, order in enumerate(self._orders):
                 x, around = self._tokens(order, at, "events", k)
-                found.append(_last_weights(order, x, around)[0].mean(0)[: at[InputSite("events", k)].shape[1]])
-        return found
+                weights.append(_last_weights(order, x, around)[0].mean(0)[: at[InputSite("events", k)].shape[1]])
+        return weights
 
     @property
     def _orders(self) -> list[OrderAttention]:

@@ -81,8 +81,8 @@ def calendar_values(encoder: Encoder, time_seconds: float | None) -> dict[str, s
 def _earlier(index: HistoryIndex, row: int, length: int) -> NDArray[Any]:
     """The events before `row` in its history, oldest first, as `tsa.data.history.gather` shows them."""
     position = int(index.position[row])
-    found: NDArray[Any] = np.asarray(index.order[max(int(index.start[row]), position - length + 1) : position])
-    return found
+    selected: NDArray[Any] = np.asarray(index.order[max(int(index.start[row]), position - length + 1) : position])
+    return selected
 
 
 def _payments(store: EventStore, events: NDArray[np.int64]) -> dict[int, Payment]:
@@ -95,14 +95,14 @@ def _payments(store: EventStore, events: NDArray[np.int64]) -> dict[int, Payment
     at = pl.Series("at", own)
     lines = store.clean.select(id_column, *names).with_row_index("__row")
     table = lines.filter(pl.col("__row").is_in(at.cast(pl.UInt32).implode())).collect(engine="streaming").sort("__row")
-    found = {}
+    payments = {}
     for line in table.iter_rows(named=True):
         row = line.pop("__row")
-        found[row] = _payment(store, row, line.pop(id_column), line)
+        payments[row] = _payment(store, row, line.pop(id_column), line)
     for row in events[len(own) :]:
         values = decoded(store.encoder, store.events.categorical[row], store.events.numerical[row])
-        found[int(row)] = _payment(store, int(row), None, values)
-    return found
+        payments[int(row)] = _payment(store, int(row), None, values)
+    return payments
 
 
 def _payment(store: EventStore, row: int, id_: Any, values: Mapping[str, Any]) -> Payment:

@@ -43,11 +43,11 @@ def reasons_of(
     shares: FeatureAttributions, payment: Payment, pasts: Sequence[HistoryContext], kinds: Kinds, wording: Reasons
 ) -> tuple[Reason, ...]:
     """The reasons of a payment, strongest first, at most `wording.most`."""
-    found = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
-    everything = sum(abs(attribution) for attribution, _, _ in found)
-    told = [group for group in found if abs(group[0]) > MIN_SHARE * everything]
-    told.sort(key=lambda group: -abs(group[0]))
-    return tuple(_reason(*group, wording) for group in told[: wording.most])
+    groups = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
+    everything = sum(abs(attribution) for attribution, _, _ in groups)
+    selected = [group for group in groups if abs(group[0]) > MIN_SHARE * everything]
+    selected.sort(key=lambda group: -abs(group[0]))
+    return tuple(_reason(*group, wording) for group in selected[: wording.most])
 
 
 Group = tuple[float, ReasonTemplate, str | None]  # attribution, sentence, feature

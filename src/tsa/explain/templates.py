@@ -126,10 +126,10 @@ def of_pace(past: HistoryContext) -> ReasonTemplate | None:
     )
 
 
-def _count(past: HistoryContext, found: int, more: int = 0) -> str:
+def _count(past: HistoryContext, n: int, more: int = 0) -> str:
     """A count of payments; "at least" if the history may reach further back."""
-    at_least = "at least " if past.full and found == len(past.ages) else ""
-    return f"{at_least}{found + more}"
+    at_least = "at least " if past.full and n == len(past.ages) else ""
+    return f"{at_least}{n + more}"
 
 
 def span(seconds: float) -> str:

@@ -93,17 +93,17 @@ class OnnxEngine:
 
 def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
     """The arrays of a batch by the input names of a graph."""
-    found = {
+    named = {
         f"{name}.{field}": value.numpy()
         for name, history in batch.histories.items()
         for field, value in _fields(history).items()
     }
-    return found if batch.engineered is None else {**found, "engineered": batch.engineered.numpy()}
+    return named if batch.engineered is None else {**named, "engineered": batch.engineered.numpy()}
 
 
 def _fields(history: History) -> Mapping[str, torch.Tensor]:
-    found = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
-    return {**found, "categorical": _rows(history.categorical)}
+    arrays = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
+    return {**arrays, "categorical": _rows(history.categorical)}
 
 
 def _rows(categorical: torch.Tensor) -> torch.Tensor:

@@ -88,14 +88,14 @@ def open_log(
 def learned_note(bundle: Bundle, times: NDArray[np.float64], ranges: Sequence[str]) -> str | None:
     """A warning if payments at `times` (m,) lie in ranges that the bundle was trained with; None if none is known to."""
     splits = (bundle.data or {}).get("splits") or {}
-    found = []
+    overlaps = []
     for name in ranges:
         first, last = (splits.get(name) or {}).get("start"), (splits.get(name) or {}).get("end")
         if first and last:
             begin, stop = (to_seconds(as_utc(text)) for text in (first, last))
             if count := int(np.count_nonzero((times >= begin) & (times <= stop))):
-                found.append(f"{count:,} in the {name} range, {first[:10]} to {last[:10]}")
-    if not found:
+                overlaps.append(f"{count:,} in the {name} range, {first[:10]} to {last[:10]}")
+    if not overlaps:
         return None
     rule = "metrics are too good on payments that the bundle was trained with"
-    return f"{rule}: of {len(times):,} payments here {'; '.join(found)} (select others with --from and --to)"
+    return f"{rule}: of {len(times):,} payments here {'; '.join(overlaps)} (select others with --from and --to)"

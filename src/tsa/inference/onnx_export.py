@@ -155,12 +155,12 @@ def verify_graph(graph: bytes, network: TSANetwork, batch: Batch, most: float = 
     """Compare a graph with the network on a batch. Raises ModelError if a score differs by more than `most`."""
     own, other = TorchEngine(network)(batch), OnnxEngine(graph)(batch)
     apart = np.abs(own.astype(np.float64) - other)
-    found = Difference(float(apart.max(initial=0.0)), float(apart.mean()))
-    if not found.largest <= most:
+    deviation = Difference(float(apart.max(initial=0.0)), float(apart.mean()))
+    if not deviation.largest <= most:
         raise ModelError(
-            f"the exported graph must agree with the network to {most:g} (got a difference of {found.largest:g})"
+            f"the exported graph must agree with the network to {most:g} (got a difference of {deviation.largest:g})"
         )
-    return found
+    return deviation
 
 
 def random_batch(config: ModelConfig, lengths: Mapping[str, int], size: int, seed: int = 0) -> Batch:

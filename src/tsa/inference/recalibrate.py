@@ -69,8 +69,8 @@ def calibrate_bundle(
         times = log.store.time_seconds[log.payments]
         calibration = Calibration.fit(scores=log.scores, labels=log.labels, method=method)
     if calibration.reasons:
-        found = "; ".join(f"no {name}: {reason}" for name, reason in calibration.reasons.items())
-        raise CalibrationError(f"{out} is not written, since there is {found}")
+        missing = "; ".join(f"no {name}: {reason}" for name, reason in calibration.reasons.items())
+        raise CalibrationError(f"{out} is not written, since there is {missing}")
     learned = (bundle.training.get("training") or {}).get("train_on", ["train"])
     if note := learned_note(bundle, times, tuple(dict.fromkeys([*learned, "validation"]))):
         _log.warning("%s", note)

@@ -65,8 +65,8 @@ class WireRows:
             )
         for history in self.market.history:
             if history.key_column not in KEYS:
-                found = f"history.{history.name}.key={history.key_column!r}"
-                raise ConfigError(f"a simulated history has one of the keys {', '.join(KEYS)} (got {found})")
+                actual = f"history.{history.name}.key={history.key_column!r}"
+                raise ConfigError(f"a simulated history has one of the keys {', '.join(KEYS)} (got {actual})")
 
     @cached_property
     def log(self) -> pl.DataFrame:
@@ -171,11 +171,11 @@ class WireRows:
         groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
         for part, group in zip(wire.blocks, groups, strict=True):
             counts = np.where(lacks, np.maximum(held - 1, 0), held) if part == wire.blocks[1] else held
-            told = _Told.of(index, rows, counts)
+            past = _Told.of(index, rows, counts)
             for feature in group:
-                yield told.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))
+                yield past.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))
             for column in (event.time, event.id) if group else ():
-                yield told.joined(own[column], wire.separator).alias(wire.event_field_name(name, part, column))
+                yield past.joined(own[column], wire.separator).alias(wire.event_field_name(name, part, column))
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class _Told:
 
     def joined(self, texts: pl.Series, separator: str) -> pl.Series:
         """(r,) the joined texts of each row's payments; empty if there are none."""
-        told = pl.DataFrame({"row": self.row, "text": texts.gather(self.event)})
-        found = told.group_by("row", maintain_order=True).agg(pl.col("text").str.join(separator))
+        events = pl.DataFrame({"row": self.row, "text": texts.gather(self.event)})
+        texts_by_row = events.group_by("row", maintain_order=True).agg(pl.col("text").str.join(separator))
         empty = pl.Series([""]).new_from_index(0, self.n_rows)
-        return pl.Series(empty.scatter(found["row"], found["text"])) if len(found) else empty
+        return pl.Series(empty.scatter(texts_by_row["row"], texts_by_row["text"])) if len(texts_by_row) else empty
