@@ -256,7 +256,7 @@ def test_a_validation_range_without_fraud(demo_log: Path, demo_store: EventStore
     prepare(demo_store.market, [str(tmp_path / "log.parquet")], tmp_path / "run" / "store")
     retrain(tmp_path / "run", early_stopping=False)
     assert evaluate(tmp_path / "run", **QUICK)["evaluation"]["threshold"] == 0.5
-    with pytest.raises(DataError, match="validation rows must hold fraud and genuine payments"):
+    with pytest.raises(DataError, match="validation rows must contain fraud and genuine payments"):
         compare_run(tmp_path / "run", **QUICK)
 
 

@@ -232,7 +232,7 @@ def test_a_bundle_without_its_run_needs_a_reference(tsa, still, tmp_path):
     written.write_text(json.dumps({**table, "model": "another"}))
     done = tsa("monitor", packed, still / "log.parquet", "--reference", written, "--out", tmp_path / "again")
     assert done.code == 2
-    assert "made with another model" in done.err
+    assert "got a reference of another model" in done.err
 
 
 def test_a_log_without_outcomes_has_no_performance(tsa, still, tmp_path):

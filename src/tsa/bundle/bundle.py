@@ -190,7 +190,7 @@ def _refuse_larger(config: ModelConfig, n_bytes: int) -> None:
     with torch.device("meta"):
         numbers = sum(value.numel() for value in TSANetwork(config).state_dict().values())
     if numbers > n_bytes:
-        rule = f"model.json must be of a network that {WEIGHTS} can hold"
+        rule = f"model.json must describe a network that fits {WEIGHTS}"
         raise BundleError(f"{rule} (got {numbers:,} numbers, {n_bytes:,} bytes)")
 
 

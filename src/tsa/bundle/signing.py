@@ -101,7 +101,7 @@ def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:
     key = _public_key(public)
     key_id = _key_id(key)
     if SIGNATURE not in contents:
-        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, but it is not signed")
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]} (got no signature)")
     kind, signer, _, signature = _parts(contents, where)
     if kind != KIND or signer != key_id:
         raise BundleError(f"{where} must be signed with the key {key_id[:12]} (got {kind} key {str(signer)[:12]})")

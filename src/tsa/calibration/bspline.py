@@ -118,7 +118,7 @@ class _SplineFit:
             if gain <= SETTLED * abs(loss):
                 return at
         rule = f"it must converge in {MAX_STEPS} steps"
-        raise CalibrationError(f"bspline fit fails its check: {rule}, but it does not")
+        raise CalibrationError(f"bspline fit fails its check: {rule} (it does not)")
 
     def _newton(self, at: Floats) -> Floats:
         """The minimum of the quadratic approximation of the loss at `at`, among non-decreasing coefficients."""

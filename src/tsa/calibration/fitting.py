@@ -45,7 +45,7 @@ def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     if not ((score >= 0) & (score <= 1)).all():
         raise CalibrationError("calibration scores must lie in [0, 1], but some do not")
     if not ((label == 0) | (label == 1)).all():
-        raise CalibrationError("calibration labels must be 0 or 1, but some are not")
+        raise CalibrationError("calibration labels must be 0 or 1 (got others)")
     frauds = int(label.sum())
     if len(score) < MIN_ROWS or frauds < MIN_FRAUDS or frauds == len(score):
         needs = f"at least {MIN_ROWS:,} payments whose outcome is known, {MIN_FRAUDS} frauds among them and not all"
@@ -116,7 +116,7 @@ def _logistic(x: Floats, label: Floats) -> list[float]:
     result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
     weights = result.x[:-1] / width
     if not (np.isfinite(result.x).all() and weights.max() > 0):
-        raise CalibrationError("the fit fails its check: probability must increase with the score, but it does not")
+        raise CalibrationError("the fit fails its check: probability must increase with the score (it does not)")
     return [*weights.tolist(), float(result.x[-1] - weights @ centre)]
 
 

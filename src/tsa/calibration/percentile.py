@@ -89,7 +89,7 @@ class PercentileMap:
     def from_legacy(cls, pairs: Sequence[Sequence[float]]) -> Self:
         """The legacy system's map: pairs [score quantile at p, p], ascending. Raises CalibrationError if they are not."""
         if not all(len(pair) == 2 for pair in pairs):
-            raise CalibrationError("a percentile map must be pairs [score, percentile], but some are not")
+            raise CalibrationError("a percentile map must be pairs [score, percentile] (got other entries)")
         scores, percentiles = (risen([float(pair[at]) for pair in pairs], QUANTILE_ROUNDING) for at in (0, 1))
         return cls(rule="legacy", scores=scores, percentiles=percentiles)
 
@@ -173,7 +173,7 @@ def as_finite_array(name: str, values: ArrayLike) -> Floats:
     numbers = np.asarray(values, np.float64)
     bad = np.count_nonzero(~np.isfinite(numbers))
     if bad:
-        raise CalibrationError(f"{name} must be a finite number, but {bad} of {numbers.size} are not")
+        raise CalibrationError(f"{name} must be a finite number (got {bad} of {numbers.size} that are not)")
     return numbers
 
 

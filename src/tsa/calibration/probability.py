@@ -76,7 +76,7 @@ class BSplineMap(ProbabilityMap):
             if bad is not None:
                 raise CalibrationError(f"B-spline {name} must not fall (got {values[bad]!r} at {bad})")
         if not (self.knots[3] == 0 and self.knots[-4] == 1 and self.knots[0] == 0 and self.knots[-1] == 1):
-            raise CalibrationError("B-spline knots must begin with four 0 and end with four 1, but they do not")
+            raise CalibrationError("B-spline knots must begin with four 0 and end with four 1 (they do not)")
 
     def _of(self, raw: Floats) -> Floats:
         inside = np.clip(raw, 0.0, 1.0)
@@ -127,7 +127,7 @@ class IsotonicMap(ProbabilityMap):
             raise CalibrationError("steps need as many probabilities as scores (the numbers differ)")
         for name, values in (("scores", self.scores), ("probabilities", self.probabilities)):
             if any(not 0 <= value <= 1 for value in values) or list(values) != sorted(values):
-                raise CalibrationError(f"{name} of steps must increase within [0, 1], but they do not")
+                raise CalibrationError(f"{name} of steps must increase within [0, 1] (they do not)")
 
     def _of(self, raw: Floats) -> Floats:
         inside = np.clip(raw, 0.0, 1.0)

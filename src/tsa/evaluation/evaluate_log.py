@@ -99,7 +99,7 @@ def evaluate_bundle(
     with open_log(scorer, logs, start=start, end=end, quarantine=quarantine, progress=progress) as log:
         if not len(log.labelled):
             column, n = scorer.bundle.market.label.column, len(log.payments)
-            rule = f"the log must hold payments whose outcome ({column}) is known"
+            rule = f"the log must contain payments whose outcome ({column}) is known"
             raise DataError(
                 f"{rule} (got {n:,} payments from {start or 'the first'} to {end or 'the last'}, none of them known)"
             )

@@ -47,7 +47,7 @@ class Costs:
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"the {name} must be 0 or more (got {value})")
         if self.capacity is not None and self.capacity < 1:
-            raise ConfigError(f"the review capacity must be at least 1 a day (got {self.capacity})")
+            raise ConfigError(f"the review capacity must be at least 1 per day (got {self.capacity})")
         if not 0 < self.recovered <= 1:
             raise ConfigError(f"the recovered share must lie in (0, 1] (got {self.recovered})")
 

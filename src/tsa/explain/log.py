@@ -63,7 +63,7 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     lost = spelled.filter(rows.is_null()).to_list()
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
-        rule = f"ids must be of payments of the log, by {market.event.id}"
+        rule = f"ids must occur in the column {market.event.id} of the log"
         raise DataError(f"{rule} (got {', '.join(lost[:SHOWN])}{more})")
     return rows.to_list()
 

@@ -137,7 +137,7 @@ def make_engine(
         return TorchEngine(network, precision)
     if precision not in graphs:
         raise ConfigError(
-            f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle (tsa export BUNDLE), "
-            f"but the bundle has {', '.join(graphs) or 'none'}"
+            f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle "
+            f"(got {', '.join(graphs) or 'none'}); run: tsa export BUNDLE"
         )
     return OnnxEngine(graphs[precision], threads)

@@ -96,13 +96,13 @@ class Reference:
             ConfigError: If it was made with another model or with other operating points.
         """
         if self.model != fingerprint(bundle):
-            raise ConfigError(f"{path} must be made with the monitored bundle, but it was made with another model")
+            raise ConfigError(f"{path} must be made with the monitored bundle (got a reference of another model)")
         wanted = sorted(settings.top_shares)
         made = sorted(point.share for point in self.points if point.share is not None)
         decided = [point for point in self.points if point.share is None]
         if wanted != made or decided != decision_points(bundle):
             raise ConfigError(
-                f"{path} must have the operating points of the market and the bundle, but they have changed; "
+                f"{path} must have the operating points of the market and the bundle (they have changed); "
                 "make it again from the payments of the reference"
             )
 

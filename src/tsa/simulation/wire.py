@@ -66,7 +66,7 @@ class WireRows:
         for history in self.market.history:
             if history.key_column not in KEYS:
                 actual = f"history.{history.name}.key={history.key_column!r}"
-                raise ConfigError(f"a simulated history has one of the keys {', '.join(KEYS)} (got {actual})")
+                raise ConfigError(f"a simulated history must have one of the keys {', '.join(KEYS)} (got {actual})")
 
     @cached_property
     def log(self) -> pl.DataFrame:

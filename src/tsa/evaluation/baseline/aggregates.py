@@ -72,7 +72,7 @@ def aggregate(store: EventStore, *, rows: Array | None = None, config: Aggregate
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
     repeated = int(np.sum(np.diff(np.sort(rows)) == 0))
     if repeated:
-        raise DataError(f"rows must be distinct, but {repeated} of {len(rows)} are repeats")
+        raise DataError(f"rows must be distinct (got {repeated} of {len(rows)} repeated)")
     source = EventTable.read(store, config.windows_days)
     own, categorical = _own_columns(store, source, rows)
     per_history = {

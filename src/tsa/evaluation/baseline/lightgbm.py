@@ -139,11 +139,11 @@ def _check(store: EventStore, parts: dict[str, Array]) -> None:
         label = np.asarray(store.label[rows])
         unknown, frauds = int(np.sum(label < 0)), int(np.sum(label == 1))
         if unknown:
-            raise DataError(f"{name} rows must be labelled 0 or 1, but {unknown} of {len(rows)} are not known")
+            raise DataError(f"{name} rows must be labelled 0 or 1 (got {unknown} of {len(rows)} with unknown outcome)")
         if frauds in (0, len(rows)):
             raise DataError(
-                f"{name} rows must hold fraud and genuine payments, but {frauds} of {len(rows)} are fraud "
-                "(a label of -1 and a missing one mean that the outcome is not known)"
+                f"{name} rows must contain fraud and genuine payments (got {frauds} of {len(rows)} fraud); "
+                "a label of -1 or a missing label means that the outcome is not known"
             )
 
 

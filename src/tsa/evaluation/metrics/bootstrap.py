@@ -79,7 +79,7 @@ def weigh_rows(ranking: Ranking, row_weights: NDArray[np.int8]) -> WeightedCount
 
 def _rows(ranking: Ranking) -> Integers:
     if ranking.genuine_rows is None:
-        raise ValueError("a ranking must be made with keep_rows=True to weigh its rows")
+        raise ValueError("a ranking must be made with keep_rows=True to weight its rows")
     return ranking.genuine_rows
 
 

@@ -69,7 +69,7 @@ def _shared_order(a: Array, b: Array, payments: ScoredPayments) -> NDArray[np.in
     """An order close to both rankings, so that weights are gathered nearly sequentially; the same for (a, b) and (b, a)."""
     for name, score in (("a", a), ("b", b)):
         if score.shape != payments.label.shape or not np.isfinite(score).all():
-            raise DataError(f"{name} must hold one finite score per payment (got {name}.shape={score.shape})")
+            raise DataError(f"{name} must contain one finite score per payment (got {name}.shape={score.shape})")
     return np.argsort(np.asarray(a, dtype=np.float64) + b, kind="stable")
 
 
