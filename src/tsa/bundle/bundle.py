@@ -137,8 +137,11 @@ class Bundle:
         return bundle
 
     def check(self) -> None:
-        """Raise MarketError or BundleError if its parts, each valid alone, do not belong to one model, or a graph needs other
-        files."""
+        """Check that the parts belong to one model.
+
+        Raises:
+            MarketError, BundleError: If they do not, or a graph needs other files.
+        """
         for precision, graph in self.graphs.items():
             refuse_outside(graph, GRAPHS[precision])
         self.encoder.check_market(self.market)

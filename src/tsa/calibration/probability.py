@@ -168,7 +168,7 @@ class LogitMap(ProbabilityMap):
 
     @classmethod
     def sampling(cls, sampling_rate_genuine: float | None) -> Self:
-        """The correction where only the share of genuine payments trained on is known, in (0, 1]. CalibrationError."""
+        """The correction for a known share of genuine payments used in training, in (0, 1]. Raises CalibrationError."""
         if sampling_rate_genuine is None or not 0 < sampling_rate_genuine <= 1:
             raise CalibrationError(f"sampling_rate_genuine must lie in (0, 1] (got {sampling_rate_genuine})")
         return cls("sampling", 1.0, 1.0, math.log(sampling_rate_genuine))

@@ -37,7 +37,7 @@ class Payment:
 
 @dataclass(frozen=True)
 class RawHistory:
-    """A payment, and per history the earlier ones that the network sees, oldest first."""
+    """A payment, and per history the earlier ones that the network reads, oldest first."""
 
     payment: Payment
     earlier: Mapping[str, Sequence[Payment]]

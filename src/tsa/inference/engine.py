@@ -70,8 +70,16 @@ class OnnxEngine:
     name = "onnxruntime"
 
     def __init__(self, graph: bytes, threads: int = 1) -> None:
-        """graph: the output of `tsa.inference.onnx_export`. Raises ConfigError if ONNX Runtime is not installed, BundleError
-        for a graph that needs other files."""
+        """Load a graph.
+
+        Args:
+            graph: The output of `tsa.inference.onnx_export`.
+            threads: Threads of ONNX Runtime.
+
+        Raises:
+            ConfigError: If ONNX Runtime is not installed.
+            BundleError: If the graph needs other files.
+        """
         refuse_outside(graph, "the graph")
         runtime = onnx_runtime()
         options = runtime.SessionOptions()

@@ -26,7 +26,7 @@ TICK = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A feature and its bins: inner `edges` (a bin holds what is at or above its lower edge) or `values`."""
+    """A feature and its bins: inner `edges` (a bin includes its lower edge) or `values`."""
 
     name: str
     kind: Literal["numerical", "categorical", "calendar"]

@@ -22,7 +22,12 @@ Dict = dict[str, Any]
 
 
 def compare_features(seen: ScoredWindow, reference: Reference, windows: Windows) -> list[Dict]:
-    """Per feature: its `name`, `kind`, the `reference`'s rates, `whole` and `windows` with psi and rates, and its `bins`."""
+    """Compare each feature with the reference.
+
+    Returns:
+        Per feature: `name`, `kind`, `bins`, the rates of the `reference`, and PSI and rates for the full range (`whole`) and
+        for each of the `windows`.
+    """
     counted = count_features(seen, reference.features, windows)
     pairs = zip(reference.features, reference.counts, counted, strict=True)
     return [_feature(feature, before, after) for feature, before, after in pairs]

@@ -76,8 +76,10 @@ def evaluate_scores(
 ) -> dict[str, Any]:
     """Measure payments (n). A payment is flagged when its score is at or above threshold.
 
-    resample says what the bootstrap draws: single payments, or all payments of an entity together.
-    Each metric is {value, low, high}; where one is undefined it is None and "reason" says why.
+    resample: what the bootstrap draws, single payments or all payments of an entity together.
+
+    Returns:
+        Each metric as {value, low, high}; undefined ones are None, with a "reason".
     """
     return _evaluate(
         payments,
