@@ -49,8 +49,8 @@ def test_no_markup_and_no_pictures_in_names_and_values(
     ("label", "message"),
     [
         (None, r"split.test must hold payments whose outcome is known, but none of \d+ is; wait for outcomes"),
-        ("minus one", r"training rows must hold fraud and genuine .*: (\d+) of \1 are fraud \(a label of -1"),
-        ("validation", r"validation rows must hold fraud and genuine payments, but 0 of \d+ are fraud"),
+        ("minus one", r"training rows must contain fraud and genuine .* \(got (\d+) of \1 fraud\); a label of -1"),
+        ("validation", r"validation rows must contain fraud and genuine payments \(got 0 of \d+ fraud"),
     ],
 )
 def test_what_is_known_after_preparing_is_refused_before_training(

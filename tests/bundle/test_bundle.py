@@ -263,7 +263,7 @@ def test_a_hostile_archive_is_refused(archive: Path, tmp_path: Path, kind: str) 
         for member, data in hostile(contents, kind, tmp_path / "model.json"):
             member.size = len(data)
             made.addfile(member, io.BytesIO(data))
-    with pytest.raises(BundleError, match=r"does not belong|must be a plain file") as refused:
+    with pytest.raises(BundleError, match=r"does not belong|must be a regular file") as refused:
         Bundle.open(archive)
     assert str(refused.value).isprintable()
     assert not (tmp_path / "model.json").exists()
@@ -326,8 +326,8 @@ def test_the_card_tells_what_is_there(bundle: Path, demo_run: Path) -> None:
     assert str(demo_run) not in card
     plain = replace(Bundle.open(bundle), metrics=None, data=None, calibration=None, thresholds=None)
     text = plain.contents()["model_card.md"].decode()
-    assert "It was not evaluated" in text
-    assert "There is no account of its data." in text
+    assert "It has not been evaluated" in text
+    assert "There is no summary of its data." in text
 
 
 def test_evaluation_seals_its_metrics(demo_run: Path) -> None:

@@ -114,4 +114,4 @@ def test_a_range_that_was_learned_from_is_no_reference(calibrated_run: Path) -> 
         account["training"]["train_on"] = train_on
         (calibrated_run / "run.json").write_text(json.dumps(account))
         assert evaluate(calibrated_run, **QUICK)["calibration"]["drift"]["reference"] == reference
-    assert "no range was kept out for it" in (calibrated_run / "report.html").read_text()
+    assert "no separate range was used for it" in (calibrated_run / "report.html").read_text()

@@ -138,7 +138,7 @@ def test_the_comparison(report: dict[str, Any], demo_run: Path) -> None:
 def test_a_comparison_is_dropped_with_its_weights(own_run: Path) -> None:
     assert evaluate(own_run, **QUICK)["comparison"] is not None, "same weights: it stays"
     retrain(own_run, seed=11)
-    with pytest.raises(ConfigError, match="was trained again since its report was made: tsa evaluate"):
+    with pytest.raises(ConfigError, match="was trained again after its report was made; run: tsa evaluate"):
         compare_run(own_run, **QUICK)
     report = evaluate(own_run, **QUICK)
     assert report["comparison"] is None
@@ -167,7 +167,7 @@ def test_the_verdict_is_plain() -> None:
     assert "95 % interval +0.050 to +0.150" in _verdict(verdict="a better")
     assert _verdict(verdict="b better").startswith("LightGBM is better than TSA")
     assert _verdict(verdict="no clear difference").startswith("No clear difference between TSA and LightGBM")
-    assert _verdict(low=None, reason="3 frauds") == "TSA and LightGBM cannot be told apart: 3 frauds."
+    assert _verdict(low=None, reason="3 frauds") == "TSA and LightGBM cannot be compared: 3 frauds."
 
 
 def test_a_run_moves_with_its_store(demo_run: Path, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_store_that_is_gone_or_another(own_run: Path, demo_log: Path) -> None:
     other = demo_log.parent / "other.parquet"
     pl.read_parquet(demo_log).filter(pl.col("payment_id").hash() % 10 > 0).write_parquet(other)
     prepare(market, [str(other)], own_run / "store")
-    with pytest.raises(StoreError, match=r"was prepared again since .* was trained on it"):
+    with pytest.raises(StoreError, match=r"was prepared again after .* was trained on it"):
         evaluate(own_run)
     shutil.rmtree(own_run / "store")
     with pytest.raises(StoreError, match=r"store/manifest\.json cannot be read"):
@@ -256,7 +256,7 @@ def test_a_validation_range_without_fraud(demo_log: Path, demo_store: EventStore
     prepare(demo_store.market, [str(tmp_path / "log.parquet")], tmp_path / "run" / "store")
     retrain(tmp_path / "run", early_stopping=False)
     assert evaluate(tmp_path / "run", **QUICK)["evaluation"]["threshold"] == 0.5
-    with pytest.raises(DataError, match="validation rows must hold fraud and genuine payments"):
+    with pytest.raises(DataError, match="validation rows must contain fraud and genuine payments"):
         compare_run(tmp_path / "run", **QUICK)
 
 

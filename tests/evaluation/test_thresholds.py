@@ -131,7 +131,7 @@ def test_losses_that_are_not_known():
     found = choose_thresholds(payments, Costs(review=5.0, capacity=20))
     assert found["best"]["flagged"] == pytest.approx(20 * 10, abs=1)
     assert (found["best"]["net"], found["fraud_value"], found["by_expected_loss"]) == (None, None, None)
-    assert "cannot be told without amounts" in plain(found)
+    assert "not known without amounts" in plain(found)
     with pytest.raises(ConfigError, match="needs amounts, a cost of a missed fraud, or a review capacity"):
         choose_thresholds(payments, Costs(review=5.0))
 
@@ -159,7 +159,7 @@ def test_where_nothing_pays():
         ({"review": -1.0}, r"cost of a review must be 0 or more [(]got -1.0"),
         ({"review": float("nan")}, "cost of a review"),
         ({"review": 1.0, "fraud": -2.0}, "cost of a fraud"),
-        ({"review": 1.0, "capacity": 0}, r"at least 1 a day [(]got 0"),
+        ({"review": 1.0, "capacity": 0}, r"at least 1 per day [(]got 0"),
         ({"review": 1.0, "recovered": 1.5}, r"must lie in \(0, 1\]"),
     ],
 )
@@ -211,7 +211,7 @@ def test_the_command_refuses(tsa, own_run):
         (["--amount-column", "nowhere"], "must be one that the market declares"),
         (["--amount-column", "country"], "must hold numbers (got 'country'"),
         (["--cost-review", "-3"], "cost of a review must be 0 or more"),
-        (["--review-capacity", "0"], "at least 1 a day"),
+        (["--review-capacity", "0"], "at least 1 per day"),
     ):
         made = tsa("thresholds", own_run, *arguments)
         assert (made.code, made.out) == (2, "")

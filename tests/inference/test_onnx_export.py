@@ -116,5 +116,5 @@ def test_a_graph_of_another_network_is_refused(exported: tuple[TSANetwork, bytes
     other = copy.deepcopy(network)
     with torch.no_grad():
         other.classifier.narrow.bias[..., 1] += 0.1
-    with pytest.raises(ModelError, match=r"the exported graph must score as the network to 1e-05 [(]got"):
+    with pytest.raises(ModelError, match=r"the exported graph must agree with the network to 1e-05 [(]got"):
         verify_graph(graph, other, random_batch(network.config, LENGTHS, 10))

@@ -73,7 +73,7 @@ def test_each_method_gives_a_bundle_that_scores(
     np.testing.assert_array_equal(found["probability"], wanted.probability(raw))
     assert new.metrics is not None
     assert "calibration" not in new.metrics
-    assert "note: a bundle looks better on payments that it was made with" in made.err
+    assert "note: metrics are too good on payments that the bundle was trained with" in made.err
     said = tsa("bundle", "diff", bundle, out).out
     assert f"→ {method}" in said
     assert "weights: the same" in said

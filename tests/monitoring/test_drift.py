@@ -145,7 +145,7 @@ def seen_of(times, label=None, known_at=None, score=None, start=None, end=None):
     times = np.array(times, float)
     label = np.zeros(len(times), np.int8) if label is None else np.array(label, np.int8)
     known_at = times if known_at is None else np.array(known_at, float)
-    market = SimpleNamespace(evaluation=SimpleNamespace(top_k=5), entity=SimpleNamespace(key=None))
+    market = SimpleNamespace(evaluation=SimpleNamespace(top_k=5), entity=SimpleNamespace(key_column=None))
     store = SimpleNamespace(time_seconds=times, label=label, known_at_seconds=known_at, market=market)
     score = np.zeros(len(times)) if score is None else np.array(score)
     return ScoredWindow(
@@ -179,7 +179,7 @@ def test_days_that_the_range_covers_in_part_are_left_out():
     assert days.n.tolist() == [5, 10, 5]
     assert days.whole.tolist() == [False, True, False]
     found = compare_volume(seen_of(times), None, Windows.whole(times[0], times[-1] + 1))
-    assert found["whole"]["reason"] == "the reference holds no whole day"
+    assert found["whole"]["reason"] == "the reference contains no complete day"
 
 
 def measured(seen, as_of, windows=None, **settings):

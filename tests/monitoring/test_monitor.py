@@ -205,7 +205,7 @@ def test_thresholds_of_a_market_file(tsa, still, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (("--from", "2019-01-01"), "ConfigError: the payments must hold payments (got none in the range given"),
+        (("--from", "2019-01-01"), "ConfigError: the payments must contain payments (got none in the given range"),
         (("--reference-to", "2018-06-07"), "the reference must not overlap the payments monitored"),
         (("--as-of", "soon"), "as-of must be a time like 2018-06-24"),
         (("--set", "monitoring.psi=[0.3, 0.1]"), "monitoring.psi: must be two numbers above 0"),
@@ -232,7 +232,7 @@ def test_a_bundle_without_its_run_needs_a_reference(tsa, still, tmp_path):
     written.write_text(json.dumps({**table, "model": "another"}))
     done = tsa("monitor", packed, still / "log.parquet", "--reference", written, "--out", tmp_path / "again")
     assert done.code == 2
-    assert "made with another model" in done.err
+    assert "got a reference of another model" in done.err
 
 
 def test_a_log_without_outcomes_has_no_performance(tsa, still, tmp_path):

@@ -188,7 +188,7 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ({"payments": 0}, "payments must be a whole number of at least 1 (got payments=0"),
+        ({"payments": 0}, "payments must be an integer of at least 1 (got payments=0"),
         ({"payments": 2.5}, "payments=2.5"),
         ({"days": 0}, "days=0"),
         ({"days": 1, "payments": 3_000_000}, "at most 2000000 a day"),

@@ -135,7 +135,7 @@ def test_killed_before_the_bundle_is_written(easy_store: EventStore, tmp_path: P
         assert alone(dies_at, place, str(easy_store.path), str(out)).code != 0
         assert not (out / "bundle").exists()
         assert not [path for path in out.iterdir() if path.name.startswith(".")], "nothing half written"
-        with pytest.raises(ConfigError, match="the command that trained it, with --resume, ends it"):
+        with pytest.raises(ConfigError, match="finish it with the command that trained it and --resume"):
             evaluate(out)
     # the bundle stands, but that the run has finished was not written any more
     assert alone(dies_at, "draw_curves", str(easy_store.path), str(out)).code != 0

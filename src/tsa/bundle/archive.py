@@ -1,8 +1,7 @@
-"""A bundle's files as a folder or as one `.tar.gz`: read into memory whole, written whole or not at all.
+"""Read and write a bundle's files as a folder or one `.tar.gz`, in memory and atomically.
 
-Reading takes two steps. First the sealed list of files (manifest, signature), which are small: whoever asks decides by them
-whether the bundle is wanted. Only then the files, each of exactly the size that the list says. Of an archive nothing is ever
-unpacked to disk, and what it unpacks to is counted, not believed. It does not know what the files hold.
+`opened` gives a `BundleSource`: read `head()` (manifest, signature) first, then `files()` with the sizes from the
+manifest. Archives are never unpacked to disk, and the unpacked size is limited.
 """
 
 from __future__ import annotations
@@ -27,32 +26,40 @@ from tsa.files.writing import atomic_file, atomic_folder
 ENDS = (".tar.gz", ".tgz")
 KNOWN = {*FILES, *OPTIONAL, MANIFEST, SIGNATURE}
 MAX_BYTES, MAX_TEXT, MAX_HEAD = 4 * 2**30, 256 * 2**20, 2**20
-"""Of all files together, of one that holds text, and of the manifest or the signature."""
+"""Maximum size of all files together, of a text file, and of the manifest or the signature."""
 
 Sizes = Mapping[str, int]
 """Bytes by name."""
 
 
 class BundleSource(Protocol):
-    """Where a bundle's files are."""
+    """A place that a bundle's files can be read from."""
 
     def head(self) -> dict[str, bytes]:
         """The manifest, and the signature if there is one."""
         ...
 
     def files(self, sizes: Sizes) -> dict[str, bytes]:
-        """The files of these names. BundleError, before it is read, for one that is not of this size, missing or not named."""
+        """The files of these names.
+
+        Raises:
+            BundleError: Before a file is read that has another size, is missing or is not listed.
+        """
         ...
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a bundle at `path` is, or is to be, an archive."""
+    """Whether `path` names an archive, not a folder."""
     return path.name.endswith(ENDS)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BundleSource]:
-    """The folder or archive at `path`. What cannot be read of it is a BundleError."""
+    """Open the folder or archive at `path`.
+
+    Raises:
+        BundleError: If it cannot be read, here or inside the block.
+    """
     try:
         if path.is_file():
             with path.open("rb") as file:
@@ -65,7 +72,7 @@ def opened(path: Path) -> Iterator[BundleSource]:
 
 
 class Folder:
-    """The files of a folder. Links that stay within it count as files: Kubernetes puts such there."""
+    """The files of a folder. Links inside the folder count as files, since Kubernetes mounts use them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -80,9 +87,9 @@ class Folder:
     def files(self, sizes: Sizes) -> dict[str, bytes]:
         """As `BundleSource`."""
         names = sorted(path.name for path in self._path.iterdir() if not is_marker(path.name))
-        found = {name: self._size(name) for name in names if name not in HEAD}
-        _refuse_others(found, sizes, str(self._path))
-        return {name: self._read(name, size) for name, size in found.items()}
+        present = {name: self._size(name) for name in names if name not in HEAD}
+        _refuse_others(present, sizes, str(self._path))
+        return {name: self._read(name, size) for name, size in present.items()}
 
     def _size(self, name: str) -> int:
         file = self._path / name
@@ -90,48 +97,48 @@ class Folder:
             raise BundleError(f"{file} does not belong to the bundle")
         real, root = Path(os.path.realpath(file)), Path(os.path.realpath(self._path))
         if not real.is_file() or (file.is_symlink() and (not real.is_relative_to(root) or _is_sibling(real, root))):
-            raise BundleError(f"{file} must be a plain file, but it is a folder or a link")
+            raise BundleError(f"{file} must be a regular file (got a folder or a link)")
         size = real.stat().st_size
         _refuse_large(str(file), name, size)
         return size
 
     def _read(self, name: str, size: int) -> bytes:
         with (self._path / name).open("rb") as file:
-            return file.read(size + 1)  # one that grows meanwhile is not what it was, which its hash shows
+            return file.read(size + 1)  # a file that grows meanwhile is detected by its hash
 
 
 class Archive:
-    """The files of an archive, at its top or in one folder, as `to_tar_gz` writes them, or `tar`, or Python's `tarfile`."""
+    """The files of an archive, at its top or in one folder, written by `to_tar_gz`, `tar` or Python's `tarfile`."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
 
     def head(self) -> dict[str, bytes]:
-        """As `BundleSource`. All that stands before them is unpacked and dropped."""
-        found: dict[str, bytes] = {}
+        """As `BundleSource`. Data before them is unpacked and discarded."""
+        contents: dict[str, bytes] = {}
         for name, size, tape in self._members():
             if name in HEAD:
-                found[name] = tape.read(size)
-            if len(found) == len(HEAD):
+                contents[name] = tape.read(size)
+            if len(contents) == len(HEAD):
                 break
-        if MANIFEST not in found:
+        if MANIFEST not in contents:
             raise BundleError(f"{self._path}/{MANIFEST} is missing: {self._path} is not a bundle")
-        return found
+        return contents
 
     def files(self, sizes: Sizes) -> dict[str, bytes]:
-        """As `BundleSource`. It is read to its end, and is sound only if the checksum after its last byte is right."""
-        found: dict[str, bytes] = {}
+        """As `BundleSource`. Reads to the end of the archive, so that its checksum is verified."""
+        contents: dict[str, bytes] = {}
         there: dict[str, int] = {}
         for name, size, tape in self._members():
             if name not in HEAD:
                 _refuse_size(name, size, sizes, str(self._path))
                 there[name] = size
-                found[name] = tape.read(size)
+                contents[name] = tape.read(size)
         _refuse_others(there, sizes, str(self._path))
-        return found
+        return contents
 
     def _members(self) -> Iterator[tuple[str, int, Tape]]:
-        """Name and size of each file; its bytes are to be read from the tape, or are passed over."""
+        """Yield name and size of each file; read its bytes from the tape, or they are skipped."""
         self._file.seek(0)
         seen, total, base = set[str](), 0, None
         with gzip.GzipFile(fileobj=self._file) as unpacked:
@@ -141,7 +148,7 @@ class Archive:
                 if name not in KNOWN or (base is not None and folder != base):
                     raise BundleError(f"{where} does not belong to the bundle")
                 if name in seen:
-                    raise BundleError(f"{where} must be a plain file that stands there once")
+                    raise BundleError(f"{where} must be a regular file that occurs once")
                 base = folder
                 total += size
                 _refuse_large(where, name, size, total)
@@ -150,14 +157,17 @@ class Archive:
 
 
 def write_contents(contents: Contents, path: Path) -> None:
-    """Write files as the folder or the archive `path`; a bundle that stands there is replaced.
+    """Write files as the folder or the archive `path`, replacing a bundle that exists there.
 
-    The same files give the same archive, to the byte. ConfigError, and nothing is written, where something else stands.
+    The same files give a byte-identical archive.
+
+    Raises:
+        ConfigError: If something other than a bundle exists there; nothing is written.
     """
     if is_archive(path):
         check_file(path, "a bundle", _is_bundle)
-        with atomic_file(path) as aside:
-            aside.write_bytes(to_tar_gz(contents))
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(to_tar_gz(contents))
         return
     with atomic_folder(path, MANIFEST) as folder:
         for name, data in contents.items():
@@ -176,7 +186,7 @@ def to_tar_gz(contents: Contents) -> bytes:
 
 
 def _is_sibling(real: Path, root: Path) -> bool:
-    """Whether a link leads to another of the bundle's own files."""
+    """Whether a link points to another file of the bundle."""
     return real.parent == root
 
 
@@ -188,14 +198,14 @@ def _refuse_size(name: str, size: int, sizes: Sizes, where: str) -> None:
         raise BundleError(f"{where}/{name} was changed: {rule}")
 
 
-def _refuse_others(found: Sizes, sizes: Sizes, where: str) -> None:
-    """BundleError unless these are the files of the list, in their sizes."""
-    for name, size in found.items():
+def _refuse_others(present: Sizes, sizes: Sizes, where: str) -> None:
+    """Raise BundleError unless these are the listed files with the listed sizes."""
+    for name, size in present.items():
         _refuse_size(name, size, sizes, where)
     for name in sizes:
-        if name not in found:
+        if name not in present:
             raise BundleError(f"{where}/{name} is missing")
-    _refuse_large(where, WEIGHTS, 0, sum(found.values()))
+    _refuse_large(where, WEIGHTS, 0, sum(present.values()))
 
 
 def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
@@ -207,7 +217,7 @@ def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
 
 
 def _is_bundle(path: Path) -> bool:
-    """Whether a file begins as an archive of a bundle does."""
+    """Whether a file begins like the archive of a bundle."""
     with path.open("rb") as file:
         try:
             return next(Archive(path, file)._members(), None) is not None

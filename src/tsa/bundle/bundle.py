@@ -1,21 +1,21 @@
-"""The bundle: everything that scoring needs, in a folder or one `.tar.gz`, each file hashed in its manifest.
+"""The bundle: everything that scoring needs, in a folder or one `.tar.gz`, with hashes of all files in its manifest.
 
     weights.safetensors   the network's weights
     model.json            ModelConfig
     market.json           the market, resolved
     encoder.json          the fitted encoder
     training.json         how it was trained: settings, sampling rate, rows, versions
-    model_card.md         what it is and what it is not for, made from the other files
-    calibration.json      from raw scores to percentiles and probabilities
-    thresholds.json       what to do with a payment, by one of its scores
+    model_card.md         intended use and limits, generated from the other files
+    calibration.json      maps from raw scores to percentiles and probabilities
+    thresholds.json       decisions by one of the scores
     metrics.json          the evaluation: metrics with intervals, by segment; calibration; comparison
-    data.json             what became of each row that was read for training, and the time ranges
-    model.onnx, model.int8.onnx   the network as graphs for ONNX Runtime, where it was exported
+    data.json             counts of the rows read for training (kept, excluded, ...), and the time ranges
+    model.onnx, model.int8.onnx   the network as graphs for ONNX Runtime, if it was exported
     manifest.json         format version, market fingerprint, size and sha256 of each file, and its own sha256
-    signature.json        who vouches for the manifest, where it was signed
+    signature.json        the signature of the manifest, if it was signed
 
-Those from calibration.json on may be absent, but for the manifest. Nothing in it can execute. A missing, changed or extra
-file is refused by name. It knows neither training nor serving.
+Files from calibration.json on are optional, except the manifest. A bundle contains no executable code. A missing,
+changed or extra file is rejected by name.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError),
     *(SafetensorError, TSAError),
 )
-"""What comes of files that are whole, but were not written by this program."""
+"""Exceptions for intact files that this program did not write."""
 
 __all__ = ["CALIBRATION", "FILES", "GRAPHS", "MANIFEST", "OPTIONAL", "Bundle"]
 
@@ -80,26 +80,26 @@ class Bundle:
     metrics: Mapping[str, Any] | None = None
     """The evaluation, as plain values: `evaluation`, `calibration`, `comparison` of report.json."""
     data: Mapping[str, Any] | None = None
-    """The account of the rows that were read, with the time ranges."""
+    """Counts of the rows that were read, with the time ranges."""
     graphs: Mapping[str, bytes] = field(default_factory=dict)
-    """The network as ONNX graphs, by precision, where it was exported (`tsa.inference.onnx_export`)."""
+    """The network as ONNX graphs, by precision, if it was exported (`tsa.inference.onnx_export`)."""
     sha256: str | None = None
-    """What the manifest was sealed with, of a bundle that was opened: which bundle this is, to the byte."""
+    """The sha256 in the manifest of an opened bundle; it identifies the bundle to the byte."""
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Events of each history, the current one included, by the names that the network knows them by."""
+        """Events of each history, including the current one, by the network's names for the histories."""
         return dict(zip(self.config.histories, (history.length for history in self.market.history), strict=True))
 
     def save(self, path: Path) -> None:
-        """Write the bundle as the folder `path`, or as one file where that ends in .tar.gz, whole or not at all.
+        """Write the bundle atomically as the folder `path`, or as one file if `path` ends in .tar.gz.
 
-        A bundle that stands there is replaced; if it was signed, the signature is gone with it.
+        A bundle that exists there is replaced, including its signature.
         """
         write_contents(self.contents(), path)
 
     def contents(self) -> dict[str, bytes]:
-        """The files by name, sealed."""
+        """The files by name, with the manifest."""
         files = {
             WEIGHTS: weights_of(self.network),
             "model.json": to_json(self.config.to_dict()),
@@ -121,9 +121,14 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path, *, key: bytes | None = None) -> Bundle:
-        """Read and check a bundle. BundleError names the file that is missing, extra, changed or cannot be read.
+        """Read and check a bundle.
 
-        key: a public key (PEM): a bundle that was not signed with its private one is refused.
+        Args:
+            path: A folder or a .tar.gz.
+            key: A public key (PEM): the bundle must be signed with its private key.
+
+        Raises:
+            BundleError: Names the file that is missing, extra, changed or cannot be read.
         """
         contents, manifest = read_bundle(Path(path), key)
         with _unreadable_is_refused(path):
@@ -132,8 +137,11 @@ class Bundle:
         return bundle
 
     def check(self) -> None:
-        """Raise MarketError, BundleError where its parts, each sound by itself, are not of one model, or a graph needs other
-        files."""
+        """Check that the parts belong to one model.
+
+        Raises:
+            MarketError, BundleError: If they do not, or a graph needs other files.
+        """
         for precision, graph in self.graphs.items():
             refuse_outside(graph, GRAPHS[precision])
         self.encoder.check_market(self.market)
@@ -147,16 +155,16 @@ class Bundle:
                 raise BundleError(f"model.json: {name} must be {wanted} as in market and encoder (got {size})")
         last = config.n_embedding - config.n_numerical
         if self.encoder.n_rows - 1 > last:
-            raise BundleError(f"encoder.json must know at most {last} rows (got {self.encoder.n_rows - 1})")
+            raise BundleError(f"encoder.json must have at most {last} rows (got {self.encoder.n_rows - 1})")
 
 
 def weights_of(network: TSANetwork) -> bytes:
-    """The weights' file of a network, to the byte."""
+    """The bytes of the weights file of a network."""
     return save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()})
 
 
 def _parts(contents: Contents) -> dict[str, Any]:
-    """What the files hold, by field of Bundle."""
+    """The contents of the files, by field of Bundle."""
 
     def read(name: str) -> Any:
         return json.loads(contents[name]) if name in contents else None
@@ -181,11 +189,11 @@ def _parts(contents: Contents) -> dict[str, Any]:
 
 
 def _refuse_larger(config: ModelConfig, n_bytes: int) -> None:
-    """BundleError, before memory is taken for it, for a network of more numbers than its weights have bytes."""
+    """Raise BundleError, before memory is allocated, for a network with more numbers than its weights have bytes."""
     with torch.device("meta"):
         numbers = sum(value.numel() for value in TSANetwork(config).state_dict().values())
     if numbers > n_bytes:
-        rule = f"model.json must be of a network that {WEIGHTS} can hold"
+        rule = f"model.json must describe a network that fits {WEIGHTS}"
         raise BundleError(f"{rule} (got {numbers:,} numbers, {n_bytes:,} bytes)")
 
 
@@ -198,9 +206,10 @@ def _unreadable_is_refused(path: str | Path) -> Iterator[None]:
 
 
 def set_decision_policy(path: Path, texts: Sequence[str], *, score: str, otherwise: str = "accept") -> DecisionPolicy:
-    """Write decisions, `NAME=LIMIT` each, into the bundle at `path`, which is sealed anew.
+    """Write decisions, `NAME=LIMIT` each, into the bundle at `path`, and update its hashes.
 
-    ConfigError for decisions that are none, or by a score that the bundle is not calibrated for.
+    Raises:
+        ConfigError: For invalid decisions, or a score that the bundle is not calibrated for.
     """
     bundle = Bundle.open(path)
     made = DecisionPolicy(score=score, decisions=tuple(map(_decision, texts)), default=otherwise)

@@ -1,9 +1,8 @@
-"""What to do with a payment: decisions, each from a score on, the strictest first.
+"""Decisions for a payment by one of its scores, each with a minimum score, the strictest first.
 
-    {"version": 1, "score": "percentile", "decisions": [{"name": "decline", "at_least": 0.999},
-     {"name": "review", "at_least": 0.98}], "default": "accept"}
+{"version": 1, "score": "percentile", "decisions": [{"name": "decline", "at_least": 0.999},
+ {"name": "review", "at_least": 0.98}], "default": "accept"}
 
-It knows scores by name; not where they come from.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ SCORES = ("raw_score", "percentile", "probability")
 
 @dataclass(frozen=True)
 class Decision:
-    """What is decided for a payment whose score is `at_least` so high."""
+    """The decision for payments with a score of at least `at_least`."""
 
     name: str
     at_least: float
@@ -41,7 +40,7 @@ class DecisionPolicy:
         if self.score not in SCORES:
             raise ConfigError(f"thresholds: score must be one of {', '.join(SCORES)} (got {self.score!r})")
         if not self.decisions:
-            raise ConfigError("thresholds: at least one decision is needed, but there is none")
+            raise ConfigError("thresholds: at least one decision is needed (got none)")
         names = [decision.name for decision in self.decisions]
         if len({*names, self.default}) <= len(names) or not all(names):
             raise ConfigError(f"thresholds: decisions must have different names (got {[*names, self.default]})")
@@ -52,7 +51,11 @@ class DecisionPolicy:
         object.__setattr__(self, "decisions", strictest_first)
 
     def decide(self, columns: Mapping[str, NDArray[Any]]) -> list[str]:
-        """(n,) the decision for each payment, by its scores of that name. ConfigError where the bundle has no such score."""
+        """(n,) the decision for each payment, by its scores by name.
+
+        Raises:
+            ConfigError: If the bundle has no such score.
+        """
         if self.score not in columns:
             raise ConfigError(f"thresholds: decisions go by {self.score}, but the bundle gives {', '.join(columns)}")
         limits = np.array([decision.at_least for decision in reversed(self.decisions)])
@@ -60,13 +63,17 @@ class DecisionPolicy:
         return [names[at] for at in np.searchsorted(limits, columns[self.score].astype(np.float64), side="right")]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As plain JSON values."""
         decisions = [{"name": decision.name, "at_least": decision.at_least} for decision in self.decisions]
         return {"version": VERSION, "score": self.score, "decisions": decisions, "default": self.default}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """What `to_dict` wrote. ConfigError for anything else."""
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ConfigError: For anything else.
+        """
         try:
             if table["version"] != VERSION:
                 raise ConfigError(f"thresholds: this program reads version {VERSION} (got {table['version']!r})")

@@ -1,7 +1,7 @@
-"""What an exported graph may hold: everything it needs lies within its own bytes, which the bundle's manifest seals.
+"""Check that an exported graph is self-contained, so that the hash in the bundle's manifest covers all of it.
 
-An ONNX file may say that the values of a tensor lie in another file, by a path of its choice. ONNX Runtime follows that. Here
-the file's messages (protocol buffers) are walked, without a library, and such a graph is refused before anything reads it.
+ONNX files may refer to tensors in other files by path, and ONNX Runtime follows such paths. This check parses the protocol
+buffers without a library and rejects such a graph before anything reads it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ MESSAGES = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-"""By message of onnx.proto: the numbers of the fields that can hold a tensor, or what holds one, and of what kind they are."""
+"""By message of onnx.proto: the numbers and kinds of the fields that can contain a tensor, directly or nested."""
 EXTERNAL_DATA, DATA_LOCATION, GRAPH, OPERATION = 13, 14, 7, 4
 OUTSIDE_OPERATIONS = (b"EPContext",)
-"""Operations of ONNX Runtime that read a file of their own."""
+"""Operations of ONNX Runtime that read another file."""
 DEEPEST = 100
-"""Messages within one another; readers of protocol buffers take no more either."""
+"""Maximum nesting of messages, as in other readers of protocol buffers."""
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def refuse_outside(graph: bytes, name: str) -> None:
-    """BundleError for bytes that are no ONNX graph, or one that needs what lies outside of them."""
+    """Raise BundleError if the bytes are not an ONNX graph, or the graph needs other files."""
     stack, graphs = [("model", 0, len(graph), 0)], 0
     while stack:
         kind, first, end, depth = stack.pop()
@@ -39,11 +39,11 @@ def refuse_outside(graph: bytes, name: str) -> None:
         for field, wire, start, stop in _fields(graph, first, end, name):
             if kind == "tensor" and (field == EXTERNAL_DATA or (field == DATA_LOCATION and any(graph[start:stop]))):
                 raise BundleError(
-                    f"{name} must hold all its data itself (a tensor's data lies in another file): export it into one file"
+                    f"{name} must contain all its data (got a tensor in another file); export it into one file"
                 )
             if kind == "node" and field == OPERATION and graph[start:stop] in OUTSIDE_OPERATIONS:
                 raise BundleError(
-                    f"{name} must hold all its data itself (its operation {graph[start:stop].decode()} reads a file)"
+                    f"{name} must contain all its data (its operation {graph[start:stop].decode()} reads a file)"
                 )
             graphs += kind == "model" and field == GRAPH
             if wire == BYTES and (inner := MESSAGES[kind].get(field)) is not None:
@@ -53,7 +53,7 @@ def refuse_outside(graph: bytes, name: str) -> None:
 
 
 def _fields(data: bytes, at: int, end: int, name: str) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type and place of each field of the message at data[at:end]."""
+    """Number, wire type and position of each field of the message at data[at:end]."""
     while at < end:
         tag, at = _varint(data, at, end, name)
         field, wire = tag >> 3, tag & 7

@@ -1,7 +1,6 @@
-"""What a bundle holds, to the byte: the manifest that seals it, and the check that nothing was changed since.
+"""The manifest of a bundle: it lists size and sha256 of each file, and is used to check that nothing was changed.
 
-A bundle is looked at as files by name, whether they come from a folder or an archive. This file does not know what is in
-them.
+Files are given by name, whether they come from a folder or an archive.
 """
 
 from __future__ import annotations
@@ -16,28 +15,32 @@ from tsa.errors import BundleError
 VERSION = 3
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "model_card.md"
 HEAD = (MANIFEST, SIGNATURE)
-"""What is read first: it says what the other files must be, and who vouches for that."""
+"""The files that are read first: the list of all other files, and its signature."""
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "model.json", "market.json", "encoder.json", "training.json", CARD)
 CALIBRATION, THRESHOLDS, METRICS, DATA = "calibration.json", "thresholds.json", "metrics.json", "data.json"
 GRAPHS = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-"""Files of exported graphs, by the precision of their products."""
+"""Files of exported graphs, by the precision of their matrix products."""
 OPTIONAL = (CALIBRATION, THRESHOLDS, METRICS, DATA, *GRAPHS.values())
-"""What a bundle may lack; whether it does is sealed in the manifest."""
+"""Optional files; the manifest lists those that the bundle has."""
 
 Contents = Mapping[str, bytes]
 """Files by name."""
 
 
 def build_manifest(contents: Contents, facts: Mapping[str, Any]) -> bytes:
-    """The manifest of files: `facts`, size and sha256 of each file, and a sha256 of all that, so no byte changes unseen."""
+    """The manifest of files: `facts`, size and sha256 of each file, and a sha256 of the manifest's content."""
     files = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in sorted(contents.items())}
     manifest = {"version": VERSION, **facts, "files": files}
     return to_json({**manifest, "sha256": sha256(to_json(manifest))})
 
 
 def sizes_of(manifest: Mapping[str, Any], where: str) -> dict[str, int]:
-    """The bytes of each file that a manifest lists. BundleError where it does not list what a bundle must have."""
+    """The size of each file that a manifest lists.
+
+    Raises:
+        BundleError: If it does not list the required files.
+    """
     listed = manifest["files"]
     for name in FILES:
         if name not in listed:
@@ -48,14 +51,14 @@ def sizes_of(manifest: Mapping[str, Any], where: str) -> dict[str, int]:
 
 
 def check_hashes(contents: Contents, manifest: Mapping[str, Any], where: str) -> None:
-    """BundleError names the first file that is not the one that the manifest lists."""
+    """Raise BundleError for the first file that differs from the manifest."""
     for name, entry in manifest["files"].items():
         if sha256(contents[name]) != entry["sha256"]:
             raise BundleError(f"{where}/{name} was changed: its sha256 is not the one in the manifest")
 
 
 def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
-    """The manifest among `contents`, once it is sure to be what was written. BundleError."""
+    """The manifest among `contents`, after checking its hash. Raises BundleError."""
     try:
         text = contents[MANIFEST]
         manifest: dict[str, Any] = json.loads(text)
@@ -66,9 +69,9 @@ def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
     if version != VERSION:
-        found = f"version={version!r}"
+        actual = f"version={version!r}"
         raise BundleError(
-            f"{where}/{MANIFEST}: this program reads bundles of version {VERSION} (got {found}); "
+            f"{where}/{MANIFEST}: this program reads bundles of version {VERSION} (got {actual}); "
             "train or import it again"
         )
     own = {key: value for key, value in manifest.items() if key != "sha256"}
@@ -83,5 +86,5 @@ def sha256(data: bytes) -> str:
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """JSON with keys in order: the same value gives the same bytes. NaN and infinity are refused with ValueError."""
+    """JSON with sorted keys: the same value gives the same bytes. Raises ValueError for NaN and infinity."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,6 +1,6 @@
-"""The model card (Mitchell et al. 2019) of a bundle, in Markdown: facts from its other files, and what follows from them.
+"""The model card (Mitchell et al. 2019) of a bundle, in Markdown, generated from its other files.
 
-The same bundle gives the same card. It knows a bundle's parts; not how they are stored.
+The same bundle gives the same card.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ To rank payments of this market by how likely they are fraud, and, where it is c
 can review the riskiest or rules can act on them. Histories must be of the same kind as those it was trained on, and outcomes
 must reach it no sooner than the market says they are known."""
 LIMITS = (
-    "It has learned from the payments of the ranges above and knows no kind of fraud that did not stand in them.",
-    "Another market, currency, label policy or label delay needs a model of its own.",
-    "Scores drift with the payments: watch them, and calibrate or train again.",
-    "It sees associations. A reason that is given for a score is no proof of its cause, and no proof of fraud.",
-    "Whether using it treats groups of people alike was measured only where a segment of the tables above says so.",
+    "It has learned from the payments of the ranges above and does not know kinds of fraud that did not occur in them.",
+    "Another market, currency, label policy or label delay needs a separate model.",
+    "Scores drift with the payments: monitor them, and calibrate or train again.",
+    "It learns associations. A reason given for a score does not prove its cause, and does not prove fraud.",
+    "Whether it treats groups of people equally was measured only for the segments in the tables above.",
 )
 
 
 class CardFacts(Protocol):
-    """What the card of a bundle is made of: a `Bundle` has all of it."""
+    """The content of a card; a `Bundle` has these fields."""
 
     @property
     def market(self) -> Market:
@@ -117,20 +117,20 @@ def _data(data: Mapping[str, Any] | None, training: Mapping[str, Any]) -> list[s
         return [
             "## Data",
             "",
-            "It was trained elsewhere and imported." if origin else "There is no account of its data.",
+            "It was trained elsewhere and imported." if origin else "There is no summary of its data.",
         ]
     lines = [
         "## Data",
         "",
         f"Of {data['rows_read']:,} rows read, {data['rows_kept']:,} were kept, {data['rows_excluded']:,} excluded by the "
-        f"market and {data['rows_quarantined']:,} set aside because they broke a rule.",
+        f"market and {data['rows_quarantined']:,} quarantined because they broke a rule.",
         "",
         "| range | from | until | payments with a known outcome | frauds |",
         "|---|---|---|---|---|",
     ]
-    # in time, and segments by name: JSON keeps no order of keys, and the card of a bundle that was opened is the same
-    for name, found in sorted(data.get("splits", {}).items(), key=lambda split: (split[1]["start"] or "", split[0])):
-        lines.append(f"| {name} | {found['start']} | {found['end']} | {found['n']:,} | {found['frauds']:,} |")
+    # ranges in time order and segments by name: the order of JSON keys is not stored, and the card must not change on reading
+    for name, split in sorted(data.get("splits", {}).items(), key=lambda item: (item[1]["start"] or "", item[0])):
+        lines.append(f"| {name} | {split['start']} | {split['end']} | {split['n']:,} | {split['frauds']:,} |")
     if (rate := training.get("sampling_rate_genuine")) is not None:
         lines += ["", f"An epoch of training draws {rate:.2%} of the genuine payments of its range, and all frauds."]
     return lines
@@ -138,7 +138,7 @@ def _data(data: Mapping[str, Any] | None, training: Mapping[str, Any]) -> list[s
 
 def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
     if metrics is None:
-        return ["## Metrics", "", "It was not evaluated since it was trained."]
+        return ["## Metrics", "", "It has not been evaluated since it was trained."]
     evaluation = metrics["evaluation"]
     lines = [
         "## Metrics",
@@ -174,7 +174,7 @@ def _value(metric: Mapping[str, Any] | None) -> str:
 
 def _scores(bundle: CardFacts) -> list[str]:
     calibration, thresholds = bundle.calibration, bundle.thresholds
-    lines = ["## Scores", "", "- `raw_score`: the network's own; ranks, and is no probability"]
+    lines = ["## Scores", "", "- `raw_score`: the network's output; it ranks payments and is not a probability"]
     if calibration is not None and calibration.percentile is not None:
         lines.append("- `percentile`: the share of calibration payments that score lower")
     if calibration is not None and calibration.probability is not None:

@@ -1,6 +1,6 @@
-"""Who vouches for a bundle: an Ed25519 signature (RFC 8032) over its manifest, which seals all other files.
+"""Sign and verify bundles: an Ed25519 signature (RFC 8032) over the manifest, which has the hashes of all other files.
 
-It knows files by name; not what is in them. Keys are PEM files; none is ever stored in a bundle.
+Keys are PEM files; private keys are never stored in a bundle.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ KIND = "ed25519"
 
 
 def make_keys(private: Path, public: Path) -> None:
-    """Write a new pair of keys; the private one can be read by its owner alone. ConfigError where one stands there."""
+    """Write a new pair of keys; only the owner can read the private one.
+
+    Raises:
+        ConfigError: If one of the files exists.
+    """
     serialization, ed25519 = _cryptography()
     for path in (private, public):
         if path.exists():
-            raise ConfigError(f"{path} must not exist, but a file stands there, and keys are not overwritten")
+            raise ConfigError(f"{path} must not exist yet (got an existing file); keys are not overwritten")
     key = ed25519.Ed25519PrivateKey.generate()
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     with naming(private), os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -36,14 +40,19 @@ def make_keys(private: Path, public: Path) -> None:
             with atomic_file(public) as aside:
                 aside.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
         except BaseException:
-            private.unlink()  # half a pair is none
+            private.unlink()  # do not leave half a pair
             raise
 
 
 def sign(path: Path, private: bytes) -> str:
-    """Sign the bundle at `path`, which must be whole, with a private key (PEM); returns the id of its public key.
+    """Sign the bundle at `path` with a private key (PEM).
 
-    BundleError, ConfigError for a key that is none.
+    Returns:
+        The id of the public key.
+
+    Raises:
+        BundleError: If the bundle is incomplete or changed.
+        ConfigError: For an invalid key.
     """
     contents, _ = read_bundle(path, signed=False)
     key = _private_key(private)
@@ -54,7 +63,7 @@ def sign(path: Path, private: bytes) -> str:
 
 
 def verify(path: Path, public: bytes) -> str:
-    """Check the bundle at `path` and its signature; returns the id of the key. BundleError says what is wrong."""
+    """Check the bundle at `path` and its signature, and return the id of the key. Raises BundleError."""
     contents, _ = read_bundle(path, public)
     return refuse_unsigned(contents, public, str(path))
 
@@ -62,12 +71,16 @@ def verify(path: Path, public: bytes) -> str:
 def read_bundle(
     path: Path, key: bytes | None = None, *, signed: bool = True
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of the bundle at `path`, and its manifest, once each byte is sure to be what was written.
+    """Read the files and the manifest of the bundle at `path`, and verify all hashes.
 
-    Nothing but manifest and signature is kept or looked into before these are sound, fit one another and, where a public
-    `key` (PEM) is given, were signed with its private one; then each file must be of the size that the manifest says.
-    signed: whether a signature that is there must be one of this manifest. BundleError names what is missing, extra or
-    changed.
+    Other files are read only after manifest and signature are valid and fit each other.
+
+    Args:
+        key: A public key (PEM); the bundle must be signed with its private key.
+        signed: Whether an existing signature must fit this manifest.
+
+    Raises:
+        BundleError: Names the file that is missing, extra or changed.
     """
     where = str(path)
     with opened(path) as source:
@@ -84,11 +97,11 @@ def read_bundle(
 
 
 def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:
-    """BundleError unless the manifest was signed with the private key of `public` (PEM); returns the id of the key."""
+    """Return the id of the key; raise BundleError unless the manifest was signed with the private key of `public` (PEM)."""
     key = _public_key(public)
     key_id = _key_id(key)
     if SIGNATURE not in contents:
-        raise BundleError(f"{where} must be signed with the key {key_id[:12]}, but it is not signed")
+        raise BundleError(f"{where} must be signed with the key {key_id[:12]} (got no signature)")
     kind, signer, _, signature = _parts(contents, where)
     if kind != KIND or signer != key_id:
         raise BundleError(f"{where} must be signed with the key {key_id[:12]} (got {kind} key {str(signer)[:12]})")
@@ -97,12 +110,12 @@ def refuse_unsigned(contents: Contents, public: bytes, where: str) -> str:
     try:
         key.verify(signature, contents[MANIFEST])
     except InvalidSignature:
-        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was since it was signed") from None
+        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was changed after signing") from None
     return key_id
 
 
 def signer_of(contents: Contents) -> str | None:
-    """The id of the key that a bundle says it was signed with, unchecked; None where it was not."""
+    """The id of the key in a bundle's signature, not verified; None without a signature."""
     try:
         return str(json.loads(contents[SIGNATURE])["key"])
     except (ValueError, KeyError, TypeError):
@@ -110,14 +123,14 @@ def signer_of(contents: Contents) -> str | None:
 
 
 def refuse_altered(contents: Contents, where: str) -> None:
-    """BundleError for a signature that is none of this manifest by the very key it names: a byte was flipped.
+    """Raise BundleError if the signature does not fit the manifest and the key that it names (corrupted data).
 
-    It says nothing of who signed; that takes the public key from somewhere else. Without the library only its form is
-    looked at.
+    This does not prove who signed; that needs the public key from another source. Without the library only the form is
+    checked.
     """
     kind, signer, public, signature = _parts(contents, where)
     if kind != KIND or signer != sha256(public):
-        raise BundleError(f"{where}/{SIGNATURE} was changed: its key is not the one that it names")
+        raise BundleError(f"{where}/{SIGNATURE} was changed: its key does not fit the id of the key")
     if not is_installed("cryptography"):
         return
     from cryptography.exceptions import InvalidSignature
@@ -126,11 +139,11 @@ def refuse_altered(contents: Contents, where: str) -> None:
     try:
         ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, contents[MANIFEST])
     except (InvalidSignature, ValueError):
-        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was since it was signed") from None
+        raise BundleError(f"{where}/{SIGNATURE} was changed, or the manifest was changed after signing") from None
 
 
 def _parts(contents: Contents, where: str) -> tuple[str, str, bytes, bytes]:
-    """(kind, id of the key, public key, signature). BundleError for a file that is not, to the byte, what `sign` writes."""
+    """(kind, id of the key, public key, signature). Raises BundleError for a file that `sign` would not write."""
     try:
         signed = json.loads(contents[SIGNATURE])
         kind, signer = signed["kind"], signed["key"]
@@ -139,7 +152,7 @@ def _parts(contents: Contents, where: str) -> tuple[str, str, bytes, bytes]:
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{where}/{SIGNATURE} cannot be read: {error!r}") from None
     if not whole:
-        raise BundleError(f"{where}/{SIGNATURE} was changed: it holds something else than a signature")
+        raise BundleError(f"{where}/{SIGNATURE} was changed: it does not contain a signature")
     return kind, signer, public, signature
 
 

@@ -1,8 +1,7 @@
-"""The plain files of a tar stream, one header at a time, with a budget for what it unpacks to. It knows no names of files.
+"""Read the regular files of a tar stream, one header at a time, with limits on the unpacked size and on headers.
 
-What `tar` and Python's `tarfile` write is read: leading `./`, entries of folders, owners, times, long names, pax headers.
-Links, devices, sparse files and names that lead elsewhere are refused. Python's own reader would take whatever a header
-says a name is long into memory.
+Reads the output of `tar` and `tarfile`, with pax headers and long names. Links, devices, sparse files and paths that
+leave the archive are rejected. (`tarfile` would read names of any length into memory.)
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK = (
     tarfile.GNUTYPE_LONGLINK,
 )
 MAX_EXTENSION, MAX_HEADERS = 2**20, 10_000
-"""Bytes of a header that extends another one, and headers in all."""
+"""Maximum bytes of an extension header, and maximum number of headers."""
 MAX_AFTER = 2**20
-"""Of zeros after the last file; tar writes 10 kB at most."""
+"""Maximum bytes of zeros after the last file; tar writes at most 10 kB."""
 MAX_TIMES, FREE_BYTES = 100, 256 * 2**20
-"""A stream may unpack to so many times its size, or to so many bytes. Weights do not shrink, JSON to a tenth or so."""
+"""Maximum ratio of unpacked to packed size, and the size that is always allowed. Weights hardly compress, JSON to a tenth."""
 PIECE = 2**20
 
 
 class Tape:
-    """Iterates over (folder, name, size) of the plain files. `read` gives the bytes of the one that was named last."""
+    """Iterates over (folder, name, size) of the regular files. `read` gives the bytes of the current one."""
 
     def __init__(self, unpacked: BinaryIO, packed_size: int, where: str, files: Collection[str] = ()) -> None:
-        """files: names that no folder may have."""
+        """files: names that folders must not have."""
         self._in, self._where, self._files = unpacked, where, files
         self._budget = max(FREE_BYTES, MAX_TIMES * packed_size)
         self._left = self._gap = 0
-        """Bytes of the member that were not read yet, and zeros after it."""
+        """Skip the unread bytes of the member and its padding."""
 
     def __iter__(self) -> Iterator[tuple[str, str, int]]:
-        """Folder, name, size. BundleError for what is no plain file, or leads elsewhere, or is too much."""
+        """Folder, name, size. Raises BundleError for anything but a regular file, a path outside, or too much data."""
         name: str | None = None
         size: int | None = None
         extension = ""
@@ -57,10 +56,10 @@ class Tape:
                 if member.type == LONG_NAME:
                     name = data.rstrip(b"\0").decode("utf-8", "replace")
                 elif member.type == PAX:
-                    found = dict(_records(data, self._where))
-                    if any(key.startswith("GNU.sparse") for key in found):
+                    records = dict(_records(data, self._where))
+                    if any(key.startswith("GNU.sparse") for key in records):
                         raise self._odd(member.name)
-                    name, size = found.get("path", name), _whole(found.get("size"), size)
+                    name, size = records.get("path", name), _whole(records.get("size"), size)
                 continue
             path, own = name if name is not None else member.name, member.size if size is None else size
             name, size, extension = None, None, ""
@@ -102,7 +101,7 @@ class Tape:
         return data
 
     def _split(self, path: str) -> tuple[str, str]:
-        """The folder and the name in it, of what is at the top or in one folder; both are empty for the top itself."""
+        """Folder and name of an entry at the top or in one folder; both are empty for the top itself."""
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if path.startswith("/") or ".." in parts or "\\" in path:
             raise self._odd(path)
@@ -122,17 +121,17 @@ class Tape:
     def _refuse_more(self) -> None:
         rest = self._in.read(MAX_AFTER + 1)
         if len(rest) > MAX_AFTER or rest.strip(b"\0"):
-            raise BundleError(f"{self._where} must end after its last file (more stands there)")
+            raise BundleError(f"{self._where} must end after its last file (got more data)")
 
     def _odd(self, path: str) -> BundleError:
         return BundleError(
-            f"{self._where}/{_shown(path)} must be a plain file, at the top of the archive or in one folder"
+            f"{self._where}/{_shown(path)} must be a regular file, at the top of the archive or in one folder"
         )
 
     def _too_much(self, path: str) -> BundleError:
         most = f"{MAX_TIMES} times its size, or {FREE_BYTES:,} bytes"
         where = f"{self._where}/{_shown(path)}" if path else self._where
-        return BundleError(f"{where} must not unpack to more than {most}: this is no bundle")
+        return BundleError(f"{where} must not unpack to more than {most}; this is not a bundle")
 
 
 def _records(data: bytes, where: str) -> Iterator[tuple[str, str]]:
@@ -140,8 +139,8 @@ def _records(data: bytes, where: str) -> Iterator[tuple[str, str]]:
     while data.strip(b"\0"):
         head, _, _ = data.partition(b" ")
         length = int(head) if head.isdigit() and len(head) < 8 else 0
-        key, found, value = data[len(head) + 1 : length - 1].partition(b"=")
-        if not found or length > len(data) or data[length - 1 : length] != b"\n":
+        key, separator, value = data[len(head) + 1 : length - 1].partition(b"=")
+        if not separator or length > len(data) or data[length - 1 : length] != b"\n":
             raise BundleError(f"{where} cannot be read: a pax header is broken")
         yield key.decode("utf-8", "replace"), value.decode("utf-8", "replace")
         data = data[length:]
@@ -151,7 +150,7 @@ def _whole(text: str | None, otherwise: int | None) -> int | None:
     if text is None:
         return otherwise
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise ValueError("a pax header gives a size that is none")
+        raise ValueError("a pax header has an invalid size")
     return int(text)
 
 

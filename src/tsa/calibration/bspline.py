@@ -1,8 +1,7 @@
-"""A monotone logistic regression on cubic B-splines: the probability score of the legacy system, fitted here with SciPy.
+"""Fit a monotone logistic regression on cubic B-splines, as the legacy TSA system's probability score, with SciPy.
 
-Binomial likelihood with logit link; coefficients that do not fall, so that probability never falls as the score rises
-(for B-splines that is enough; Ramsay 1988); a penalty of 1e-10 on second differences, which only settles what data leave
-open. Solved by Newton steps, each a least-squares problem under bounds. Knows scores and labels, not what they are of.
+Non-decreasing coefficients make the probability monotone (Ramsay 1988); a penalty of 1e-10 on second differences makes
+the fit unique. Solved by Newton steps, each a bounded least-squares problem.
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ Floats = NDArray[np.float64]
 
 DEGREE = 3
 DIGITS = 6
-"""Scores are rounded to so many digits and grouped."""
+"""Scores are rounded to this many digits and grouped."""
 
 PENALTY = 1e-10
 MIN_POINTS = 10
-"""Intervals between knots with so many points (different scores) or fewer are merged."""
+"""Intervals between knots with at most this many points (distinct scores) are merged."""
 
 TOP_LEVELS = (0.9, 0.99, 0.999, 0.9999)
 MAX_STEPS = 200
 SETTLED = 1e-6
-"""A step that lowers the loss by less than this share of it is the last: frauds alone at the top would pull for ever."""
+"""Relative decrease of the loss at which to stop: with only frauds at the top, coefficients would grow for ever."""
 
 MIN_COEFFICIENT = -25.0
-"""Where the lowest scores belong to genuine payments alone, their probability would fall to 0; 1e-11 is low enough."""
+"""Lower limit: without frauds among the lowest scores their probability would go to 0; 1e-11 is low enough."""
 
 MAX_COEFFICIENT = 1e12
 MIN_RISE = 1e-6
-"""From coefficient to coefficient: next to nothing, but it keeps the order of scores where the data ask for a level."""
+"""Minimum increase between coefficients: tiny, but keeps the order of scores where the fit would be constant."""
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """Payments grouped by rounded score: m different `score`s, of each the payments `n` and the `frauds`; all (m,)."""
+    """Payments grouped by rounded score: m distinct `score` values, each with `n` payments and `frauds`; all (m,)."""
 
     score: Floats
     n: Floats
@@ -56,41 +55,42 @@ class Grouped:
 
 
 def fit_bspline(score: Floats, label: Floats) -> tuple[Floats, Floats]:
-    """Knots with boundary repeats and rising coefficients for scores (n,) in [0, 1] and labels (n,) of 0 and 1.
+    """Knots with boundary repeats and ascending coefficients for scores (n,) in [0, 1] and labels (n,) of 0 and 1.
 
-    CalibrationError where the fit does not settle or runs away.
+    Raises:
+        CalibrationError: If the fit does not converge or diverges.
     """
     data = Grouped.of(score, label)
     inner = inner_knots(np.round(score, DIGITS), data.score)
     knots = np.concatenate([np.zeros(DEGREE + 1), inner, np.ones(DEGREE + 1)])
     coefficients = _SplineFit(data, csr_array(BSpline.design_matrix(data.score, knots, DEGREE))).solve()
     if not np.abs(coefficients).max() < MAX_COEFFICIENT:
-        found = f"{np.abs(coefficients).max():g}"
-        raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12 (got {found})")
+        actual = f"{np.abs(coefficients).max():g}"
+        raise CalibrationError(f"bspline fit fails its check: coefficients must stay below 1e12 (got {actual})")
     return knots, coefficients
 
 
 def inner_knots(score: Floats, points: Floats) -> Floats:
-    """Knots inside (0, 1): quantiles of the scores (n,), more of them near 1, and a grid; each interval between two
-    holds more than `MIN_POINTS` of the points (m,), which are the different scores."""
+    """Knots inside (0, 1): quantiles of the scores (n,), denser near 1, and a grid; each interval between two knots
+    contains more than `MIN_POINTS` of the points (m,), which are the distinct scores."""
     count = 20 if len(score) < 10_000 else 50 if len(score) <= 1_000_000 else 100
     quantiles = np.quantile(score, [*np.linspace(0, 1, count), *TOP_LEVELS])
     wanted = np.unique([*quantiles, *np.linspace(0, 1, 11)])
     wanted = wanted[(wanted > 0) & (wanted < 1)]
-    kept: list[float] = []
+    merged: list[float] = []
     below = np.searchsorted(points, wanted, side="left")
     begun = 0
     for knot, passed in zip(wanted.tolist(), below.tolist(), strict=True):
         if passed - begun > MIN_POINTS:
-            kept.append(knot)
+            merged.append(knot)
             begun = passed
-    if kept and len(points) - begun <= MIN_POINTS:
-        kept.pop()
-    return np.array(kept)
+    if merged and len(points) - begun <= MIN_POINTS:
+        merged.pop()
+    return np.array(merged)
 
 
 class _SplineFit:
-    """Minus the log likelihood as a function of the K coefficients, and its minimum where they do not fall."""
+    """The negative log likelihood as a function of the K coefficients, and its minimum for non-decreasing ones."""
 
     def __init__(self, data: Grouped, basis: csr_array) -> None:
         self.data, self.basis = data, basis
@@ -101,15 +101,15 @@ class _SplineFit:
         self.least = np.r_[MIN_COEFFICIENT, np.full(size - 1, MIN_RISE)]
 
     def loss(self, coefficients: Floats) -> float:
-        """Minus the log likelihood, with the penalty."""
+        """The negative log likelihood, with the penalty."""
         eta = self.basis @ coefficients
         likelihood = self.data.frauds @ eta - self.data.n @ np.logaddexp(0, eta)
         return float(0.5 * coefficients @ self.penalty @ coefficients - likelihood)
 
     def solve(self) -> Floats:
-        """(K,) the best coefficients. CalibrationError where they are not found in `MAX_STEPS` steps."""
+        """(K,) the best coefficients. Raises CalibrationError if the fit does not converge in `MAX_STEPS` steps."""
         rate = self.data.frauds.sum() / self.data.n.sum()
-        # a slope to start with: where all coefficients are equal, every bound holds and little can move at first
+        # start with a slope: with equal coefficients every bound would be active and the first steps would be small
         at = max(np.log(rate / (1 - rate)), MIN_COEFFICIENT + 2) + np.linspace(-1, 1, self.basis.shape[1])
         loss = self.loss(at)
         for _ in range(MAX_STEPS):
@@ -117,11 +117,11 @@ class _SplineFit:
             gain, at, loss = loss - loss_after, after, loss_after
             if gain <= SETTLED * abs(loss):
                 return at
-        rule = f"it must settle in {MAX_STEPS} steps"
-        raise CalibrationError(f"bspline fit fails its check: {rule}, but it does not")
+        rule = f"it must converge in {MAX_STEPS} steps"
+        raise CalibrationError(f"bspline fit fails its check: {rule} (it does not)")
 
     def _newton(self, at: Floats) -> Floats:
-        """The minimum of the quadratic that fits the loss at `at`, among coefficients that do not fall."""
+        """The minimum of the quadratic approximation of the loss at `at`, among non-decreasing coefficients."""
         eta = self.basis @ at
         probability = 1 / (1 + np.exp(-np.clip(eta, -500, 500)))
         gradient = self.basis.T @ (self.data.n * probability - self.data.frauds) + self.penalty @ at
@@ -136,7 +136,7 @@ class _SplineFit:
         return out
 
     def _shortened(self, at: Floats, loss: float, goal: Floats) -> tuple[Floats, float]:
-        """As far towards `goal` as the loss falls: the quadratic may promise too much."""
+        """Line search towards `goal`: the quadratic approximation may overestimate the decrease."""
         share = 1.0
         while share > 1e-8:
             there = at + share * (goal - at)

@@ -1,7 +1,6 @@
-"""Calibration: from the raw score of a payment to its percentile and its probability, as fitted after training.
+"""`Calibration`: maps from a raw score to a percentile and a probability, fitted after training.
 
-What cannot be fitted is left out, and says why: no probability is better than a wrong one. Knows scores and labels as
-plain arrays; not networks, bundles or where scores come from.
+A map that cannot be fitted is left out, with a reason: no probability is better than a wrong one.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ Map = TypeVar("Map")
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The two maps of a model's raw scores, each None where there is none. Both are called with raw scores of any shape:
-    `calibration.percentile(raw)`, `calibration.probability(raw)`, and give float64 in [0, 1]."""
+    """The two maps of a model's raw scores, each of which may be None. Call them with raw scores of any shape:
+    `calibration.percentile(raw)`, `calibration.probability(raw)`, return float64 in [0, 1]."""
 
     percentile: PercentileMap | None = None
     probability: ProbabilityMap | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What it was fitted on: `payments`, those of them `labelled`, and of these the `frauds`; empty where imported."""
+    """Counts of the fitting data: `payments`, `labelled` ones, and `frauds`; empty if imported."""
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """By map ("percentile", "probability"): why there is none, and what it would need."""
+    """By missing map ("percentile", "probability"): why it is missing, and what it needs."""
 
     @classmethod
     def fit(
@@ -44,13 +43,19 @@ class Calibration:
         method: str = "bspline",
         sampling_rate_genuine: float | None = None,
     ) -> Self:
-        """Fit both maps to the payments of the calibration range, none of which the model was trained on.
+        """Fit both maps to the payments of the calibration range, which the model was not trained on.
 
-        scores: (n,) raw scores in [0, 1]. labels: (n,) 1 fraud, 0 genuine, -1 not known; these serve the percentile alone.
-        method: "bspline", "isotonic", "platt", "beta"; or "sampling", which needs no label but the share of the genuine
-        payments that training drew, `sampling_rate_genuine`.
-        A map that the payments are too few or too alike for is left out, with the reason. CalibrationError for values out
-        of bounds or an unknown method.
+        A map is left out, with a reason, if there are too few payments or they are too similar.
+
+        Args:
+            scores: (n,) raw scores in [0, 1].
+            labels: (n,) 1 fraud, 0 genuine, -1 not known (used for the percentile only).
+            method: "bspline", "isotonic", "platt", "beta"; or "sampling", which needs `sampling_rate_genuine` instead of
+                labels.
+            sampling_rate_genuine: The share of the genuine payments that training used.
+
+        Raises:
+            CalibrationError: For values out of bounds or an unknown method.
         """
         score, label = as_finite_array("calibration score", scores), np.asarray(labels)
         _check(score, label, method)
@@ -72,14 +77,14 @@ class Calibration:
 
     @property
     def note(self) -> str | None:
-        """What is missing and why, in a sentence; None where nothing is."""
+        """A sentence on what is missing and why; None if nothing is."""
         lines = [f"There is no {name} score: {reason}." for name, reason in self.reasons.items()]
         return " ".join(lines) or None
 
     def columns(self, raw: ArrayLike) -> dict[str, NDArray[np.float64]]:
-        """The scores that there are a map for, by name, of raw scores (n,)."""
+        """The scores of raw scores (n,), by name, for each map."""
         maps = {"percentile": self.percentile, "probability": self.probability}
-        return {name: found(raw) for name, found in maps.items() if found is not None}
+        return {name: calibrate(raw) for name, calibrate in maps.items() if calibrate is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as plain JSON values."""
@@ -93,11 +98,11 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """The calibration that `to_dict` wrote. CalibrationError for anything else."""
+        """Read what `to_dict` wrote. Raises CalibrationError for anything else."""
         try:
             if table["version"] != VERSION:
-                found = f"version={table['version']!r}"
-                raise CalibrationError(f"calibration: this program reads version {VERSION} (got {found})")
+                actual = f"version={table['version']!r}"
+                raise CalibrationError(f"calibration: this program reads version {VERSION} (got {actual})")
             percentile, probability = table["percentile"], table["probability"]
             return cls(
                 percentile=None if percentile is None else PercentileMap.from_dict(percentile),
@@ -110,7 +115,7 @@ class Calibration:
 
 
 def _check(score: NDArray[np.float64], label: NDArray[Any], method: str) -> None:
-    """Refuse what no choice of map could mend."""
+    """Reject input that no map can be fitted to."""
     if score.ndim != 1 or score.shape != label.shape:
         raise CalibrationError(f"scores and labels must be (n,) both (got {score.shape}, {label.shape})")
     if not ((score >= 0) & (score <= 1)).all():

@@ -1,6 +1,6 @@
-"""How a probability map is fitted to scores whose outcome is known, and the check that it must pass.
+"""Fit a probability map to scores with known outcomes, and check the fit.
 
-By method: "bspline" (see `tsa.calibration.bspline`), "isotonic", "platt", "beta". Knows scores and labels as plain arrays.
+Methods: "bspline" (see `tsa.calibration.bspline`), "isotonic", "platt", "beta".
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ Floats = NDArray[np.float64]
 
 MIN_ROWS, MIN_FRAUDS = 1000, 10
 MIN_VALUES = 11
-"""A map with fewer different probabilities than this has learned next to nothing."""
+"""Minimum number of distinct probabilities of a useful map."""
 TOLD_DIGITS = 6
 
 
 def fit_probability(scores: ArrayLike, labels: ArrayLike, method: str = "bspline") -> ProbabilityMap:
-    """A map fitted to raw scores (n,) in [0, 1] and their labels (n,), 0 genuine or 1 fraud.
+    """Fit a map to raw scores (n,) in [0, 1] and their labels (n,), 0 genuine or 1 fraud.
 
-    CalibrationError where there are fewer than 1000 rows or 10 frauds, for values out of bounds, an unknown method, or a
-    fit that fails its own check.
+    Raises:
+        CalibrationError: For fewer than 1000 rows or 10 frauds, values out of bounds, an unknown method, or a fit that
+            fails its check.
     """
     if method not in METHODS:
         raise CalibrationError(f"method must be one of {', '.join(METHODS)} (got {method!r})")
@@ -44,7 +45,7 @@ def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     if not ((score >= 0) & (score <= 1)).all():
         raise CalibrationError("calibration scores must lie in [0, 1], but some do not")
     if not ((label == 0) | (label == 1)).all():
-        raise CalibrationError("calibration labels must be 0 or 1, but some are not")
+        raise CalibrationError("calibration labels must be 0 or 1 (got others)")
     frauds = int(label.sum())
     if len(score) < MIN_ROWS or frauds < MIN_FRAUDS or frauds == len(score):
         needs = f"at least {MIN_ROWS:,} payments whose outcome is known, {MIN_FRAUDS} frauds among them and not all"
@@ -55,21 +56,21 @@ def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
 
 
 def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
-    """Refuse a fit that says next to nothing, or less than the fraud rate alone."""
+    """Reject a fit with too few distinct values, or worse than the constant fraud rate."""
     probability = fitted(score)
-    # what keeps the order of scores on level stretches is not counted
+    # do not count the tiny slope that keeps the order of scores on constant parts
     different = len(np.unique(np.round(probability, TOLD_DIGITS)))
     if different < MIN_VALUES:
         rule = f"must give {MIN_VALUES} different probabilities or more"
         raise CalibrationError(f"{fitted.method} fit fails its check: it {rule} (got {different})")
     own, constant = deviance(probability, label), deviance(np.full_like(label, label.mean()), label)
     if not own < constant:
-        found = f"deviance {own:.6g}, with the fraud rate alone {constant:.6g}"
-        raise CalibrationError(f"{fitted.method} fit fails its check: it must beat a constant (got {found})")
+        actual = f"deviance {own:.6g}, with the fraud rate alone {constant:.6g}"
+        raise CalibrationError(f"{fitted.method} fit fails its check: it must beat a constant (got {actual})")
 
 
 def deviance(probability: Floats, label: Floats) -> float:
-    """−2 log likelihood; a probability of 0 or 1 that is wrong counts as 1e-15 from it."""
+    """−2 log likelihood, with probabilities clipped to within 1e-15 of 0 and 1."""
     held = np.clip(probability, 1e-15, 1 - 1e-15)
     return float(-2 * (np.log(held[label == 1]).sum() + np.log1p(-held[label == 0]).sum()))
 
@@ -101,7 +102,7 @@ def _held(score: Floats) -> Floats:
 
 
 def _logistic(x: Floats, label: Floats) -> list[float]:
-    """Logistic regression on x (n, k) with weights that are not below 0; the weights, then the intercept."""
+    """Logistic regression on x (n, k) with non-negative weights; returns the weights, then the intercept."""
     centre, width = x.mean(0), x.std(0) + 1e-12
     columns = np.column_stack([(x - centre) / width, np.ones(len(x))])
 
@@ -112,11 +113,11 @@ def _logistic(x: Floats, label: Floats) -> list[float]:
 
     start = np.r_[np.ones(x.shape[1]), np.log(label.mean() / (1 - label.mean()))]
     bounds = [(0, None)] * x.shape[1] + [(None, None)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
-    weights = found.x[:-1] / width
-    if not (np.isfinite(found.x).all() and weights.max() > 0):
-        raise CalibrationError("the fit fails its check: probability must rise with the score, but it does not")
-    return [*weights.tolist(), float(found.x[-1] - weights @ centre)]
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9})
+    weights = result.x[:-1] / width
+    if not (np.isfinite(result.x).all() and weights.max() > 0):
+        raise CalibrationError("the fit fails its check: probability must increase with the score (it does not)")
+    return [*weights.tolist(), float(result.x[-1] - weights @ centre)]
 
 
 METHODS: dict[str, Callable[[Floats, Floats], ProbabilityMap]] = {

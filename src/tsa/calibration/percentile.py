@@ -1,7 +1,6 @@
 """The percentile score: the share of calibration payments that score lower.
 
-A map of our own is fitted on calibration scores and interpolates between its knots; an imported one is looked up as the
-original does it, to the last pair. It knows scores as plain numbers; not where they come from.
+A fitted map interpolates between its knots; an imported one is looked up exactly as in the legacy TSA system.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ QUANTILES = 1000
 """Levels 0, 0.001, … 0.999; the legacy system's percentiles."""
 
 PER_DECADE = 250
-"""Further levels in the top 1 %, for each tenfold rarer share of payments: steps of 1 % of what is left above."""
+"""Further levels in the top 1 %, for each tenfold rarer share of payments: steps of 1 % of the share above."""
 
 
 QUANTILE_ROUNDING = 1e-9
-"""Quantiles of an imported map may fall by so much: interpolation rounds."""
+"""Tolerated decrease between quantiles of an imported map, due to rounding."""
 
 SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
-"""Scores below it are 0: between two of them a line would be too steep for a number."""
+"""Scores below this count as 0: a line between two of them would be too steep for a float."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PercentileMap:
-    """From raw scores to percentiles in [0, 1]; a higher score never has a lower one.
+    """Monotone map from raw scores to percentiles in [0, 1].
 
     rule "share": interpolated between the knots (score, share of payments below it). "legacy": the percentile of the
     pair *after* the last one whose score is not above the raw score; see `_look_up`. Both: 0 for scores ≤ 0, 1 for ≥ 1.
@@ -63,8 +62,10 @@ class PercentileMap:
     def fit(cls, scores: ArrayLike) -> Self:
         """The map of calibration scores (n,) in [0, 1]: 1000 quantiles, and finer steps in the top 1 %.
 
-        At a knot the percentile is exactly the share of calibration payments that score lower. CalibrationError where
-        there are no two different scores, or one is no number from 0 to 1.
+        At a knot the percentile is exactly the share of calibration payments that score lower.
+
+        Raises:
+            CalibrationError: Without two distinct scores, or for scores outside [0, 1].
         """
         values = np.asarray(scores, np.float64)
         if not ((values >= 0) & (values <= 1)).all():
@@ -72,27 +73,31 @@ class PercentileMap:
         values = np.where(values < SMALLEST_NORMAL, 0.0, values)
         distinct, first = np.unique(np.sort(values), return_index=True)
         if len(distinct) < 2:
-            found = f"{len(values)} payments with {len(distinct)} different scores"
-            raise CalibrationError(f"percentiles need payments with different scores (got {found})")
+            actual = f"{len(values)} payments with {len(distinct)} different scores"
+            raise CalibrationError(f"percentiles need payments with different scores (got {actual})")
         share = first / len(values)
         wanted = np.searchsorted(share, _levels(len(values)), side="left")
-        kept = np.unique(np.clip([*wanted, 0, len(share) - 1], 0, len(share) - 1))
-        kept = np.unique(np.clip([*kept, *kept[np.flatnonzero(_is_leap(share, kept))] - 1], 0, None))
-        return cls(rule="share", scores=tuple(distinct[kept].tolist()), percentiles=tuple(share[kept].tolist()))
+        positions = np.unique(np.clip([*wanted, 0, len(share) - 1], 0, len(share) - 1))
+        positions = np.unique(
+            np.clip([*positions, *positions[np.flatnonzero(_is_leap(share, positions))] - 1], 0, None)
+        )
+        return cls(
+            rule="share", scores=tuple(distinct[positions].tolist()), percentiles=tuple(share[positions].tolist())
+        )
 
     @classmethod
     def from_legacy(cls, pairs: Sequence[Sequence[float]]) -> Self:
-        """The legacy system's map: pairs [score quantile at p, p], ascending. CalibrationError where they are not."""
+        """The legacy system's map: pairs [score quantile at p, p], ascending. Raises CalibrationError if they are not."""
         if not all(len(pair) == 2 for pair in pairs):
-            raise CalibrationError("a percentile map must be pairs [score, percentile], but some are not")
+            raise CalibrationError("a percentile map must be pairs [score, percentile] (got other entries)")
         scores, percentiles = (risen([float(pair[at]) for pair in pairs], QUANTILE_ROUNDING) for at in (0, 1))
         return cls(rule="legacy", scores=scores, percentiles=percentiles)
 
     def __call__(self, raw: ArrayLike) -> Floats:
-        """Percentiles of raw scores, of any shape, as float64. CalibrationError for a score that is no number."""
+        """Percentiles of raw scores, of any shape, as float64. Raises CalibrationError for a score that is not finite."""
         values = as_finite_array("raw score", raw)
-        found = self._look_up(values) if self.rule == "legacy" else self._interpolate(values)
-        out: Floats = np.where(values <= 0, 0.0, np.where(values >= 1, 1.0, found))
+        inside = self._look_up(values) if self.rule == "legacy" else self._interpolate(values)
+        out: Floats = np.where(values <= 0, 0.0, np.where(values >= 1, 1.0, inside))
         return out
 
     @cached_property
@@ -105,13 +110,13 @@ class PercentileMap:
 
     @cached_property
     def _up_to_one(self) -> tuple[Floats, Floats]:
-        """Above the highest calibration score it still rises, to 1 at 1, so that order is kept."""
+        """Above the highest calibration score the map still increases, to 1 at 1, to preserve the order."""
         scores, percentiles = self._arrays
         return (scores, percentiles) if scores[-1] >= 1 else (np.append(scores, 1.0), np.append(percentiles, 1.0))
 
     def _look_up(self, raw: Floats) -> Floats:
-        """The legacy system's rule: the pair after the last one whose score is not above; see `_exact_matches` for
-        the scores of pairs."""
+        """The legacy system's rule: the pair after the last one whose score is not above; `_exact_matches` handles scores that
+        equal a pair's."""
         scores, percentiles = self._arrays
         after = np.searchsorted(scores, raw, side="right")
         last = np.maximum(after - 1, 0)
@@ -122,8 +127,8 @@ class PercentileMap:
 
     @cached_property
     def _exact_matches(self) -> Floats:
-        """(n,) what a raw score that equals a pair's gets. The legacy system's bisection stops at the first pair it meets that has
-        this very score; where several share one, which that is depends on the order of the search, repeated here."""
+        """(n,) the percentile of raw scores that equal a pair's. The legacy system's bisection stops at the first such pair it
+        meets; with several, that depends on the order of the search, which is repeated here."""
         scores, percentiles = self._arrays
         low, high = np.zeros(len(scores), np.int64), np.full(len(scores), len(scores) - 1)
         for _ in range(len(scores).bit_length()):
@@ -136,7 +141,7 @@ class PercentileMap:
         return out
 
     def pairs(self) -> list[list[float]]:
-        """The map in the legacy system's form: 1000 pairs [score quantile at p, p]; an original one as it came."""
+        """The map in the legacy system's form: 1000 pairs [score quantile at p, p]; an imported one is unchanged."""
         if self.rule == "legacy":
             return [list(pair) for pair in zip(self.scores, self.percentiles, strict=True)]
         levels = np.arange(QUANTILES) / QUANTILES
@@ -149,36 +154,36 @@ class PercentileMap:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """The map that `to_dict` wrote. CalibrationError where it breaks a rule."""
+        """Read what `to_dict` wrote. Raises CalibrationError if it breaks a rule."""
         scores, percentiles = (tuple(float(value) for value in table[key]) for key in ("scores", "percentiles"))
         return cls(rule=table["rule"], scores=scores, percentiles=percentiles)
 
 
 def risen(values: Sequence[float], rounding: float) -> tuple[float, ...]:
-    """The values, each that falls by no more than `rounding` lifted to the one before; what falls by more stays as it is."""
-    found: list[float] = []
+    """Raise values that decrease by at most `rounding` to the previous one; larger decreases are not changed."""
+    result: list[float] = []
     for value in values:
-        falls = bool(found) and 0 < found[-1] - value <= rounding
-        found.append(found[-1] if falls else value)
-    return tuple(found)
+        falls = bool(result) and 0 < result[-1] - value <= rounding
+        result.append(result[-1] if falls else value)
+    return tuple(result)
 
 
 def as_finite_array(name: str, values: ArrayLike) -> Floats:
-    """Numbers as float64. CalibrationError where one is not finite: there is no score for it."""
+    """Numbers as float64. Raises CalibrationError if one is not finite."""
     numbers = np.asarray(values, np.float64)
     bad = np.count_nonzero(~np.isfinite(numbers))
     if bad:
-        raise CalibrationError(f"{name} must be a finite number, but {bad} of {numbers.size} are not")
+        raise CalibrationError(f"{name} must be a finite number (got {bad} of {numbers.size} that are not)")
     return numbers
 
 
 def _levels(n: int) -> Floats:
-    """Shares of payments that want a knot: 0, 0.001, … and towards 1, down to a single payment of n."""
+    """Shares of payments that get a knot: 0, 0.001, … and denser towards 1, down to a single payment of n."""
     decades = max(math.log10(n) - 2, 0.0)
     left = 10.0 ** -(2 + np.arange(math.ceil(decades * PER_DECADE) + 1) / PER_DECADE)
     return np.concatenate([np.arange(QUANTILES) / QUANTILES, 1 - left])
 
 
-def _is_leap(share: Floats, kept: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which knots stand after a score that many payments share: the score itself becomes a knot as well."""
-    return share[kept] - share[np.maximum(kept - 1, 0)] > 1 / QUANTILES
+def _is_leap(share: Floats, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which knots follow a score that many payments share: that score becomes a knot as well."""
+    return share[positions] - share[np.maximum(positions - 1, 0)] > 1 / QUANTILES

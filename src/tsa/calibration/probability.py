@@ -1,7 +1,7 @@
-"""The probability score: maps from a raw score to the probability of fraud, none of which ever falls as the score rises.
+"""Monotone maps from a raw score to the probability of fraud. They are fitted in `tsa.calibration.fitting`.
 
-Four forms: a B-spline on the logit, steps (isotonic), a line on the logits (Platt, beta calibration), and the correction of
-the odds for genuine payments that were left out of training. How they are fitted is `tsa.calibration.fitting`'s.
+Four forms: B-spline on the logit, steps (isotonic), linear on the logits (Platt, beta calibration), and the correction
+of the odds for genuine payments that training left out.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tsa.errors import CalibrationError
 Floats = NDArray[np.float64]
 
 CERTAIN_ETA = 25.0
-"""Above this logit the B-spline's probability is 1."""
+"""Logit above which the B-spline's probability is 1."""
 
 ROUNDING = 1e-6
-"""Coefficients and knots of an imported B-spline may fall by so much: its fit rounds, and so does the file it stands in."""
+"""Tolerated decrease of coefficients and knots of an imported B-spline, due to rounding in its fit and its file."""
 
 EPSILON = 1e-12
-"""How near to 0 and 1 a raw score counts where its logit is taken."""
+"""Raw scores are clipped to this distance from 0 and 1 before taking the logit."""
 
 TIE_BREAK_SLOPE = 1e-6
-"""How much of the raw score is mixed into a step function, so that equal steps keep the order of the scores."""
+"""Share of the raw score added to a step function, so that constant steps preserve the order of the scores."""
 
 
 class ProbabilityMap(ABC):
@@ -42,7 +42,7 @@ class ProbabilityMap(ABC):
     """How it was fitted: a key of `FORMS`."""
 
     def __call__(self, raw: ArrayLike) -> Floats:
-        """Probabilities of raw scores, of any shape, as float64. CalibrationError for a score that is no number."""
+        """Probabilities of raw scores, of any shape, as float64. Raises CalibrationError for a score that is not finite."""
         return self._of(as_finite_array("raw score", raw))
 
     @abstractmethod
@@ -56,7 +56,7 @@ class ProbabilityMap(ABC):
 
 @dataclass(frozen=True)
 class BSplineMap(ProbabilityMap):
-    """logit(p) = a cubic B-spline of the raw score on [0, 1] with rising coefficients; 0 for scores ≤ 0, 1 for ≥ 1.
+    """logit(p) = a cubic B-spline of the raw score on [0, 1] with ascending coefficients; 0 for scores ≤ 0, 1 for ≥ 1.
 
     The legacy system's form: knots with boundary repeats, as many coefficients as knots less degree less 1.
     """
@@ -76,7 +76,7 @@ class BSplineMap(ProbabilityMap):
             if bad is not None:
                 raise CalibrationError(f"B-spline {name} must not fall (got {values[bad]!r} at {bad})")
         if not (self.knots[3] == 0 and self.knots[-4] == 1 and self.knots[0] == 0 and self.knots[-1] == 1):
-            raise CalibrationError("B-spline knots must begin with four 0 and end with four 1, but they do not")
+            raise CalibrationError("B-spline knots must begin with four 0 and end with four 1 (they do not)")
 
     def _of(self, raw: Floats) -> Floats:
         inside = np.clip(raw, 0.0, 1.0)
@@ -92,7 +92,7 @@ class BSplineMap(ProbabilityMap):
 
     @classmethod
     def from_legacy(cls, table: Mapping[str, Any]) -> Self:
-        """The map in the legacy system's `bspline_parameters.json`. CalibrationError where its fit had failed, or by a rule."""
+        """The map in the legacy system's `bspline_parameters.json`. Raises CalibrationError for a failed or invalid fit."""
         if table.get("status", "Success") != "Success":
             raise CalibrationError(f"B-spline status must be 'Success' (got {table['status']!r})")
         knots, coefficients = (risen([float(v) for v in table[key]], ROUNDING) for key in ("knots", "coefficients"))
@@ -109,14 +109,14 @@ class BSplineMap(ProbabilityMap):
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """The map that `to_dict` wrote."""
+        """Read what `to_dict` wrote."""
         knots, coefficients = (tuple(float(value) for value in table[key]) for key in ("knots", "coefficients"))
         return cls(knots=knots, coefficients=coefficients, degree=int(table["degree"]))
 
 
 @dataclass(frozen=True)
 class IsotonicMap(ProbabilityMap):
-    """Isotonic regression: rising steps, joined by lines, and tilted by `TIE_BREAK_SLOPE` so that no two scores become equal."""
+    """Isotonic regression: ascending steps joined by lines, with slope `TIE_BREAK_SLOPE` so that scores stay distinct."""
 
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
@@ -124,10 +124,10 @@ class IsotonicMap(ProbabilityMap):
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.probabilities):
-            raise CalibrationError("steps need as many probabilities as scores (got they differ)")
+            raise CalibrationError("steps need as many probabilities as scores (the numbers differ)")
         for name, values in (("scores", self.scores), ("probabilities", self.probabilities)):
             if any(not 0 <= value <= 1 for value in values) or list(values) != sorted(values):
-                raise CalibrationError(f"{name} of steps must rise within [0, 1], but they do not")
+                raise CalibrationError(f"{name} of steps must increase within [0, 1] (they do not)")
 
     def _of(self, raw: Floats) -> Floats:
         inside = np.clip(raw, 0.0, 1.0)
@@ -141,7 +141,7 @@ class IsotonicMap(ProbabilityMap):
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """The map that `to_dict` wrote."""
+        """Read what `to_dict` wrote."""
         scores, probabilities = (tuple(float(value) for value in table[key]) for key in ("scores", "probabilities"))
         return cls(scores=scores, probabilities=probabilities)
 
@@ -150,8 +150,8 @@ class IsotonicMap(ProbabilityMap):
 class LogitMap(ProbabilityMap):
     """logit(p) = a · ln(s) − b · ln(1 − s) + c.
 
-    "platt": a = b (Platt 1999, on the logit of the score); "beta": a and b apart (Kull et al. 2017); "sampling": a = b = 1
-    and c = ln(share of the genuine payments that was trained on), which gives the odds back what sampling took.
+    "platt": a = b (Platt 1999, on the logit of the score); "beta": separate a and b (Kull et al. 2017); "sampling": a = b = 1
+    and c = ln(share of the genuine payments that was trained on), which corrects the odds for sampling.
     """
 
     method: Literal["platt", "beta", "sampling"]
@@ -163,12 +163,12 @@ class LogitMap(ProbabilityMap):
         if self.method not in ("platt", "beta", "sampling"):
             raise CalibrationError(f"method must be platt, beta or sampling (got {self.method!r})")
         if not (all(map(math.isfinite, (self.a, self.b, self.c))) and self.a >= 0 and self.b >= 0 < self.a + self.b):
-            found = f"a={self.a}, b={self.b}, c={self.c}"
-            raise CalibrationError(f"{self.method}: a and b must not be below 0, nor both 0 (got {found})")
+            actual = f"a={self.a}, b={self.b}, c={self.c}"
+            raise CalibrationError(f"{self.method}: a and b must not be below 0, nor both 0 (got {actual})")
 
     @classmethod
     def sampling(cls, sampling_rate_genuine: float | None) -> Self:
-        """The correction where only the share of genuine payments trained on is known, in (0, 1]. CalibrationError."""
+        """The correction for a known share of genuine payments used in training, in (0, 1]. Raises CalibrationError."""
         if sampling_rate_genuine is None or not 0 < sampling_rate_genuine <= 1:
             raise CalibrationError(f"sampling_rate_genuine must lie in (0, 1] (got {sampling_rate_genuine})")
         return cls("sampling", 1.0, 1.0, math.log(sampling_rate_genuine))
@@ -185,7 +185,7 @@ class LogitMap(ProbabilityMap):
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """The map that `to_dict` wrote."""
+        """Read what `to_dict` wrote."""
         return cls(table["method"], *(float(table[key]) for key in ("a", "b", "c")))
 
 
@@ -199,7 +199,7 @@ FORMS: dict[str, type[BSplineMap] | type[IsotonicMap] | type[LogitMap]] = {
 
 
 def read_probability(table: Mapping[str, Any]) -> ProbabilityMap:
-    """The map, of any form, that its `to_dict` wrote. CalibrationError where it breaks a rule."""
+    """Read a map of any form that its `to_dict` wrote. Raises CalibrationError if it breaks a rule."""
     if table["method"] not in FORMS:
         raise CalibrationError(f"probability method must be one of {', '.join(FORMS)} (got {table['method']!r})")
     return FORMS[table["method"]].from_dict(table)

@@ -1,7 +1,4 @@
-"""What is different between two bundles, and how scores move from one to the other on the same payments.
-
-It knows two bundles; not which one is better.
-"""
+"""Compare two bundles: their settings and weights, and how their scores of the same payments differ."""
 
 from __future__ import annotations
 
@@ -22,12 +19,16 @@ from tsa.trees import differences
 
 TOPS = {"100": 100, "0.1 %": 0.001, "1 %": 0.01}
 MOVED = 10
-"""Payments that are named as having moved most."""
+"""Number of payments with the largest change that are listed."""
 
 
 def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress: Progress = silent) -> dict[str, Any]:
-    """The differences as plain values: `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `calibration`,
-    `thresholds`, `metrics`, and, with a log, `scores`. Of trees of settings each entry is a line, `key: one, other`."""
+    """The differences of two bundles.
+
+    Returns:
+        `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `calibration`, `thresholds`, `metrics` and, with
+        a log, `scores`. Nested settings are listed as lines, `key: one, other`.
+    """
     found: dict[str, Any] = {
         "schema": list(differences(one.market.to_dict(), other.market.to_dict())),
         "vocabulary": _vocabulary(one, other),
@@ -43,8 +44,7 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
 
 
 def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The scores of a log by both bundles. It is read once where both read it alike, and encoded once where both encode it
-    alike."""
+    """The scores of a log by both bundles. The log is read and encoded once if both bundles do it the same way."""
     scorers = Scorer(one), Scorer(other)
     same = one.encoder.to_dict() == other.encoder.to_dict()
     with scorers[0].encoded(log, progress=progress) as store, tempfile.TemporaryDirectory(prefix="tsa-diff-") as folder:
@@ -57,8 +57,8 @@ def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple
 
 
 def _read_alike(one: Bundle, other: Bundle) -> bool:
-    """Whether both bundles take the same rows of a log, in the same order, with the same histories. Name, ranges and
-    monitoring make no difference to that."""
+    """Whether both bundles use the same rows of a log, in the same order, with the same histories. Name, ranges and
+    monitoring settings do not matter."""
     parts = [
         {
             key: value
@@ -71,7 +71,7 @@ def _read_alike(one: Bundle, other: Bundle) -> bool:
 
 
 def _vocabulary(one: Bundle, other: Bundle) -> dict[str, Any]:
-    """By feature that both have: values that were added and removed."""
+    """Values added and removed, per feature that both have."""
     values = [{v.name: v.values for v in bundle.encoder.categorical_vocabularies} for bundle in (one, other)]
     found = {}
     for name in values[0].keys() & values[1].keys():
@@ -88,7 +88,7 @@ def _scalers(bundle: Bundle) -> dict[str, Any]:
 
 
 def _weights(one: Bundle, other: Bundle) -> dict[str, Any]:
-    """By tensor of both: how far they are apart relative to the first; and which one bundle lacks."""
+    """Relative difference per tensor that both have; and the tensors that only one has."""
     first, second = one.network.state_dict(), other.network.state_dict()
     apart, lacking = {}, sorted(first.keys() ^ second.keys())
     for name in first.keys() & second.keys():
@@ -106,7 +106,7 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _calibration(one: Bundle, other: Bundle) -> dict[str, Any]:
-    """Whether the maps to percentile and probability are the same, and the three scores of some raw scores by either."""
+    """Whether the maps to percentile and probability are equal, and the scores that each gives for some raw scores."""
     maps = [None if bundle.calibration is None else bundle.calibration.to_dict() for bundle in (one, other)]
     raw = np.array([0.001, 0.01, 0.1, 0.5, 0.9, 0.99])
     values = {}
@@ -117,7 +117,7 @@ def _calibration(one: Bundle, other: Bundle) -> dict[str, Any]:
 
 
 def _method(bundle: Bundle) -> str | None:
-    """How the bundle's probability was fitted; None where it has none."""
+    """How the bundle's probability was fitted; None if it has none."""
     probability = None if bundle.calibration is None else bundle.calibration.probability
     return None if probability is None else probability.method
 
@@ -127,14 +127,14 @@ def _thresholds(bundle: Bundle) -> Any:
 
 
 def _metrics(one: Bundle, other: Bundle) -> dict[str, Any]:
-    """By metric that both were measured by: the two values."""
+    """The two values of each metric that both have."""
     tables = [{} if b.metrics is None else b.metrics["evaluation"]["metrics"] for b in (one, other)]
     shared = [name for name in tables[0] if name in tables[1]]
     return {name: {"one": tables[0][name]["value"], "other": tables[1][name]["value"]} for name in shared}
 
 
 def score_movement(one: pl.DataFrame, other: pl.DataFrame) -> dict[str, Any]:
-    """How the raw scores of the same payments move: rank correlation, overlap of the riskiest, PSI, and who moves most."""
+    """How the raw scores of the same payments differ: rank correlation, overlap of the riskiest, PSI, largest changes."""
     both = one.select("id", "raw_score").join(other.select("id", "raw_score"), on="id", suffix="_other")
     first, second = (both[name].to_numpy().astype(np.float64) for name in ("raw_score", "raw_score_other"))
     n = len(both)

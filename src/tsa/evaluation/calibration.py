@@ -1,7 +1,4 @@
-"""The calibration of a run, measured on its test range: before and after, in parts, and how far payments have moved since.
-
-It knows runs and where their scores stand; each figure is `tsa.evaluation.metrics.calibration`'s.
-"""
+"""Measure the calibration of a run on its test range: before and after, by segment, and the drift since it was fitted."""
 
 from __future__ import annotations
 
@@ -25,9 +22,9 @@ PART_FIGURES = ("ece", "ratio", "brier", "expected")
 def assess_calibration(
     run: TrainedRun, payments: ScoredPayments, scores: Array, *, replicates: int = 200, progress: Progress = silent
 ) -> dict[str, Any]:
-    """What the report says of calibration: on the test payments, with raw `scores` (n,) before and probabilities after.
+    """The calibration section of the report: test payments with raw `scores` (n,) (before) and probabilities (after).
 
-    `after` is None where the bundle has no probability; `note` then says why. `drift` compares the test range with the
+    `after` is None if the bundle has no probability; `note` then says why. `drift` compares the test range with the
     range that calibration was fitted on.
     """
     calibration = run.scorer.bundle.calibration
@@ -60,7 +57,7 @@ def _measured(label: Array, probability: Array, purpose: str, *, replicates: int
 def _part(
     label: Array, forms: dict[str, Array | None], purpose: str, replicates: int, rows: NDArray[np.intp]
 ) -> dict[str, Any]:
-    """n, frauds, and the figures of a part before and after."""
+    """n, frauds, and the metrics of a segment before and after."""
     found: dict[str, Any] = {"n": len(rows), "frauds": int(label[rows].sum())}
     for name, values in forms.items():
         if values is not None:
@@ -72,7 +69,11 @@ def _part(
 def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]:
     """How the scores of the test range differ from those of the range that calibration was fitted on."""
     if not run.store.manifest["splits"]:
-        return {"reference": None, "psi": None, "reason": "a log alone does not tell; tsa monitor compares two"}
+        return {
+            "reference": None,
+            "psi": None,
+            "reason": "a single log has no reference; use tsa monitor to compare two",
+        }
     learned = run.metadata["training"].get("train_on", ["train"])
     ranges = [name for name in ("calibration", "validation") if name not in learned and _size(run, name)]
     if not ranges:

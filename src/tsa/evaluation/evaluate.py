@@ -1,7 +1,6 @@
-"""From a finished run to its figures: score the test range with the bundle, measure, compare, write the report.
+"""Evaluate a finished run: score its test range, measure, compare with LightGBM, write the report.
 
-What a run folder holds: `bundle/`, `run.json`, then from here `scores.parquet`, `comparison.json`, `report.json` and
-`report.html`. It trains nothing but the baseline.
+Adds `scores.parquet`, `comparison.json`, `report.json` and `report.html` to the run folder.
 """
 
 from __future__ import annotations
@@ -54,9 +53,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score and measure the test range of a run; write `scores.parquet`, `report.json` and `report.html`.
 
-    segments: columns to break the figures down by, beside the market's. threshold: where a payment counts as flagged;
-    by default the one with the best F1 on the validation range. A comparison made for these weights stays in the report.
-    Raises DataError where no outcome of the test range is known.
+        An earlier comparison made with the same weights stays in the report.
+
+    Args:
+        run: The run, or the path of its folder.
+        segments: Columns to break the metrics down by, in addition to the market's.
+        threshold: The raw score from which a payment counts as flagged; by default the one with the best F1 on the
+            validation range.
+        replicates: Bootstrap samples for the intervals.
+        progress: Receives the progress of long steps.
+
+    Returns:
+        The content of report.json.
+
+    Raises:
+        DataError: If no outcome of the test range is known.
     """
     run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
     report = report_on(run, segments=segments, threshold=threshold, replicates=replicates, progress=progress)
@@ -72,7 +83,7 @@ def report_on(
     replicates: int = 200,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """As `evaluate`, but the bundle stays as it is. Settings as there."""
+    """As `evaluate`, but leave the bundle unchanged."""
     refuse_unmeasured(run.store)
     return measure(
         run,
@@ -98,9 +109,9 @@ def measure(
 ) -> dict[str, Any]:
     """Score and measure `run.rows`; write `scores.parquet`, `report.json` and `report.html` into `run.path`.
 
-    what: what is being scored, for the progress. flagged_at: gives the threshold. more: what else the report says.
+    what: the label of the progress. flagged_at: returns the threshold. more: further entries of the report.
     """
-    payments = run.payments(np.zeros(len(run.rows)), segments)  # refuses an unknown column before the long part
+    payments = run.payments(np.zeros(len(run.rows)), segments)  # rejects an unknown column before the long part
     scores = run.score(run.rows, what, progress)
     threshold = flagged_at()
     with progress("measuring", 1) as advance:
@@ -124,14 +135,18 @@ def measure(
 def compare_run(
     run: TrainedRun | str | Path, *, seed: int = 0, replicates: int = 200, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Train LightGBM on the run's rows, measure it on the run's test range beside the run's own scores; rewrite the report.
+    """Train LightGBM on the run's rows, compare it with the run on the test range, and rewrite the report.
 
-    Returns the comparison. Needs `tsa evaluate` to have been run, for the threshold and the scores.
+    Returns:
+        The comparison.
+
+    Raises:
+        ConfigError: If the run has not been evaluated with these weights (`tsa evaluate`).
     """
     run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
     report = read_report(run.path)
     if report["model"].get("weights") != run.weights_hash:
-        raise ConfigError(f"{run.path} was trained again since its report was made: tsa evaluate {run.path}")
+        raise ConfigError(f"{run.path} was trained again after its report was made; run: tsa evaluate {run.path}")
     comparison = comparison_on(run, report, seed=seed, replicates=replicates, progress=progress)
     attach_metrics(run, {**report, "comparison": comparison})
     return comparison
@@ -140,7 +155,7 @@ def compare_run(
 def comparison_on(
     run: TrainedRun, report: Mapping[str, Any], *, seed: int = 0, replicates: int = 200, progress: Progress = silent
 ) -> dict[str, Any]:
-    """As `compare_run` with the run's report, but the bundle stays as it is. Settings as there."""
+    """As `compare_run` with the run's report, but leave the bundle unchanged."""
     with progress("training LightGBM", 1) as advance:
         baseline = compare(
             run.store,
@@ -160,14 +175,14 @@ def comparison_on(
 
 
 def attach_metrics(run: TrainedRun, report: Mapping[str, Any]) -> None:
-    """Put what was measured into the run's bundle, which is sealed anew; it stays as it is where it says so already."""
+    """Store the metrics in the run's bundle and update its hashes; leave it unchanged if it has them already."""
     metrics = metrics_of(report)
     if metrics != run.scorer.bundle.metrics:
         replace(run.scorer.bundle, metrics=metrics).save(run.path / "bundle")
 
 
 def metrics_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a bundle tells of its evaluation, from a report."""
+    """The metrics that a bundle stores, taken from a report."""
     keys = ("evaluation", "calibration", "comparison")
     metrics = {key: to_plain(report[key]) for key in keys if report.get(key) is not None}
     for found in (metrics["evaluation"], metrics.get("comparison", {}).get("evaluation", {})):
@@ -176,12 +191,12 @@ def metrics_of(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_lightgbm() -> None:
-    """Raise ConfigError where LightGBM is not installed: better before hours of training than after."""
+    """Raise ConfigError if LightGBM is not installed: better before hours of training than after."""
     need("comparing (which --no-compare leaves out)", "lightgbm", extra="compare")
 
 
 def best_f1_threshold(run: TrainedRun, progress: Progress = silent) -> float:
-    """The raw score with the best F1 on the validation range; 0.5 where that range holds no fraud."""
+    """The raw score with the best F1 on the validation range; 0.5 if that range contains no fraud."""
     rows = run.store.labelled("validation")
     label = run.store.label[rows]
     if not label.any():
@@ -196,7 +211,7 @@ def _best_f1(label: Array, score: Array) -> float:
 
 
 def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int) -> dict[str, Any]:
-    """The baseline measured as the run was, and the differences with their intervals from the same resamples."""
+    """Measure the baseline like the run, and the differences with intervals from the same resamples."""
     store = run.store
     valid = store.labelled("validation")
     own = _own_scores(run)
@@ -227,27 +242,27 @@ def _own_scores(run: TrainedRun) -> Array:
 
 
 def verdict_sentence(difference: Mapping[str, Mapping[str, Any]]) -> str:
-    """One sentence that says which is better by average precision, and how sure that is."""
-    found = difference["average_precision"]
-    if found["low"] is None:
-        return f"TSA and LightGBM cannot be told apart: {found['reason']}."
-    values = f"average precision {found['a']:.3f} against {found['b']:.3f}"
-    interval = f"difference {found['difference']:+.3f}, 95 % interval {found['low']:+.3f} to {found['high']:+.3f}"
+    """One sentence on which model is better by average precision, with the interval."""
+    result = difference["average_precision"]
+    if result["low"] is None:
+        return f"TSA and LightGBM cannot be compared: {result['reason']}."
+    values = f"average precision {result['a']:.3f} against {result['b']:.3f}"
+    interval = f"difference {result['difference']:+.3f}, 95 % interval {result['low']:+.3f} to {result['high']:+.3f}"
     verdicts = {"a better": "TSA is better than LightGBM", "b better": "LightGBM is better than TSA"}
-    plain = verdicts.get(found["verdict"], "No clear difference between TSA and LightGBM")
+    plain = verdicts.get(result["verdict"], "No clear difference between TSA and LightGBM")
     return f"{plain}: {values} ({interval})."
 
 
 def _write_scores(run: TrainedRun, scores: Array) -> None:
-    """`scores.parquet`: id, label and scores of each payment of the test range, whole or not at all."""
+    """Write `scores.parquet` atomically: id, label and scores of each payment of the test range."""
     columns = run.scorer.with_calibration(scores.astype(np.float32))
     frame = pl.DataFrame({"id": run.store.ids()[run.rows], "label": run.store.label[run.rows], **columns})
-    with atomic_file(run.path / "scores.parquet") as aside:
-        frame.write_parquet(aside)
+    with atomic_file(run.path / "scores.parquet") as temporary:
+        frame.write_parquet(temporary)
 
 
 def _kept_comparison(run: TrainedRun) -> dict[str, Any] | None:
-    """The comparison made earlier, if it was made with these very weights."""
+    """The earlier comparison, if it was made with the same weights."""
     path = run.path / "comparison.json"
     if not path.exists():
         return None

@@ -1,7 +1,4 @@
-"""A bundle, measured on a log whose outcomes are known: the report of a run's test range, for any bundle and any payments.
-
-It knows how a bundle and a log take the place of a run; what is measured is `tsa.evaluation.evaluate`'s.
-"""
+"""Evaluate any bundle on a log whose outcomes are known; writes the same report as for a run's test range."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 
 THRESHOLD = 0.5
-"""Where nothing else says from which raw score on a payment counts as flagged."""
+"""The raw score from which a payment counts as flagged, if nothing else sets it."""
 WRITTEN = ("scores.parquet", "report.json", "report.html", "evaluate.log")
-"""What `tsa evaluate` leaves in its folder."""
+"""Files that `tsa evaluate` writes."""
 MADE_WITH = ("train", "validation", "calibration")
 
 _log = logging.getLogger(__name__)
@@ -37,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BundleOnLog(TrainedRun):
-    """What stands in the place of a run: `path` is the folder that is written to, `metadata` what the bundle tells."""
+    """A bundle and a log with the interface of a run: `path` is the output folder, `metadata` comes from the bundle."""
 
     log: KnownLog = field(kw_only=True)
 
@@ -47,13 +44,13 @@ class BundleOnLog(TrainedRun):
         return self.log.labelled
 
     def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
-        """(m,) float32 raw scores of payments of the log, made as it was opened."""
+        """(m,) float32 raw scores of payments of the log, computed when it was opened."""
         found: Array = self.log.scores[np.searchsorted(self.log.payments, rows)]
         return found
 
     @property
     def ranges(self) -> dict[str, dict[str, Any]]:
-        """The window as the one range there is."""
+        """The window as the only range."""
         labels, times = self.store.label[self.rows], self.store.time_seconds[self.rows]
         first, last = (datetime.fromtimestamp(float(times[at]), UTC).isoformat() for at in (0, -1))
         return {"measured": {"n": len(labels), "frauds": int(labels.sum()), "start": first, "end": last}}
@@ -75,26 +72,26 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """Score and measure the payments of a log; write `scores.parquet`, `report.json` and `report.html` into `out`.
 
-    Histories are taken from the whole log, each payment's as it was at its time. The bundle stays as it is.
+    Histories are taken from all of the log, as they were at each payment's time. The bundle is not changed.
 
     Args:
         bundle: A folder or a .tar.gz.
         logs: Files as `tsa prepare` reads them, or wire rows where the bundle's market has them.
         out: The folder to write into.
         start, end: Measure payments in [start, end), UTC; open where None.
-        segments: Columns to break the figures down by, beside the market's.
-        threshold: The raw score from which a payment counts as flagged; by default the one that the bundle was evaluated
-            at, else 0.5. It is not chosen on the payments measured: that would flatter.
+        segments: Columns to break the metrics down by, in addition to the market's.
+        threshold: The raw score from which a payment counts as flagged; by default the one that the bundle was evaluated at,
+            else 0.5. It is not chosen on the measured payments, which would bias the metrics upwards.
         replicates: Bootstrap samples for the intervals.
-        quarantine: Where rows go that break a rule or get no score; without it they are an error.
+        quarantine: A file for rows that break a rule or get no score; without it they are an error.
         overrides: `key=value` over the bundle's market.
-        progress: Told of what takes long.
+        progress: Receives the progress of long steps.
 
     Returns:
-        What report.json holds.
+        The content of report.json.
 
     Raises:
-        DataError: For a log that cannot be read, or of which no outcome is known.
+        DataError: If the log cannot be read, or none of its outcomes is known.
     """
     path, out = Path(bundle), Path(out)
     scorer = Scorer.load(path, overrides)
@@ -102,7 +99,7 @@ def evaluate_bundle(
     with open_log(scorer, logs, start=start, end=end, quarantine=quarantine, progress=progress) as log:
         if not len(log.labelled):
             column, n = scorer.bundle.market.label.column, len(log.payments)
-            rule = f"the log must hold payments whose outcome ({column}) is known"
+            rule = f"the log must contain payments whose outcome ({column}) is known"
             raise DataError(
                 f"{rule} (got {n:,} payments from {start or 'the first'} to {end or 'the last'}, none of them known)"
             )
@@ -137,7 +134,7 @@ def evaluate_bundle(
 
 
 def _threshold(bundle: Bundle, given: float | None) -> tuple[float, str]:
-    """A threshold, and where it comes from."""
+    """The threshold, and a note on where it comes from."""
     if given is not None:
         return given, "the one given"
     if bundle.metrics is not None:
@@ -146,13 +143,13 @@ def _threshold(bundle: Bundle, given: float | None) -> tuple[float, str]:
 
 
 def _account(bundle: Bundle) -> dict[str, Any]:
-    """What a run would tell of its training, as far as the bundle does."""
-    told = bundle.training
+    """The training metadata of a run, as far as the bundle contains it."""
+    training = bundle.training
     return {
-        "preset": told.get("preset"),
+        "preset": training.get("preset"),
         "model": bundle.config.to_dict(),
-        "training": told.get("training") or {},
-        "sampling_rate_genuine": told.get("sampling_rate_genuine"),
-        "epochs": told.get("epochs") or [],
-        "best_epoch": told.get("best_epoch"),
+        "training": training.get("training") or {},
+        "sampling_rate_genuine": training.get("sampling_rate_genuine"),
+        "epochs": training.get("epochs") or [],
+        "best_epoch": training.get("best_epoch"),
     }

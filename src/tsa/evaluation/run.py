@@ -1,7 +1,4 @@
-"""A finished run, opened: its scorer, its store, its account, and the payments of its test range with scores.
-
-It knows what stands in a run folder. It measures nothing.
-"""
+"""`TrainedRun`: a finished training run with its scorer, store, metadata, and scored payments of its test range."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ from tsa.progress import Progress, silent
 Array = NDArray[Any]
 
 WEIGHTS_SHA256 = "tsa.weights_sha256"
-"""In the metadata of `NAME_scores.parquet`: the weights that gave the scores."""
+"""Metadata key of `NAME_scores.parquet`: the hash of the weights that gave the scores."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,20 @@ class TrainedRun:
     store: EventStore
     metadata: Mapping[str, Any]
     market: Market
-    """The store's, but for what `evaluation.KEY=value` overrides say."""
+    """The store's market, with `evaluation.KEY=value` overrides applied."""
     weights_hash: str
-    """Which weights these are: the sha256 of their file."""
+    """The sha256 of the weights file."""
     scored: Mapping[str, Array] = field(default_factory=dict)
-    """By range, raw scores (m,) of all its payments, as far as they are at hand: those that training made."""
+    """Raw scores (m,) of all payments per range, if training has computed them."""
 
     @classmethod
     def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainedRun:
-        """Open the run folder `path`. ConfigError when it is not one, or an override is of more than the market's
-        `evaluation` table; StoreError when its store has moved or changed."""
+        """Open the run folder `path`.
+
+        Raises:
+            ConfigError: If it is not a run folder, or an override is not in the market's `evaluation` table.
+            StoreError: If its store has moved or changed.
+        """
         path = Path(path)
         try:
             account = json.loads((path / "run.json").read_text(encoding="utf-8"))
@@ -61,12 +62,12 @@ class TrainedRun:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} must be the folder of a run, but run.json cannot be read ({error!r})") from None
         if "finished" not in account:
-            advice = "the command that trained it, with --resume, ends it"
+            advice = "finish it with the command that trained it and --resume"
             raise ConfigError(f"{path} must be the folder of a finished run (its training did not finish): {advice}")
         scorer = Scorer.load(path / "bundle")
         store = EventStore.open(folder, market=scorer.bundle.market)
         if sha256_of(folder / MANIFEST) != manifest:
-            raise StoreError(f"{folder} was prepared again since {path} was trained on it: train again")
+            raise StoreError(f"{folder} was prepared again after {path} was trained on it; train again")
         sealed = json.loads((path / "bundle" / BUNDLE_MANIFEST).read_text(encoding="utf-8"))
         weights = str(sealed["files"][WEIGHTS]["sha256"])
         return cls(path, scorer, store, account, _for_evaluation(store.market, overrides), weights)
@@ -78,18 +79,18 @@ class TrainedRun:
 
     @property
     def ranges(self) -> dict[str, dict[str, Any]]:
-        """What stands in each range: see `tsa.data.store.store.split_summary`."""
+        """Counts and times of each range: see `tsa.data.store.store.split_summary`."""
         return split_summary(self.store)
 
     def range_scores(self, name: str, progress: Progress = silent) -> Array:
-        """(m,) float32 raw scores of all payments of a range: as training made them, else made again."""
+        """(m,) float32 raw scores of all payments of a range: from training if available, else computed."""
         split = self.store.split(name)
         rows = np.arange(split.start, split.stop)
-        kept = self.scored.get(name)
-        if kept is None:
-            kept = _kept_scores(self.path / f"{name}_scores.parquet", self.weights_hash)
-        fits = kept is not None and len(kept) == len(rows)
-        return kept if fits and kept is not None else self.score(rows, f"scoring the {name} range", progress)
+        scores = self.scored.get(name)
+        if scores is None:
+            scores = _kept_scores(self.path / f"{name}_scores.parquet", self.weights_hash)
+        fits = scores is not None and len(scores) == len(rows)
+        return scores if fits and scores is not None else self.score(rows, f"scoring the {name} range", progress)
 
     def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
         """(m,) float32 raw scores of the events `rows` (m,)."""
@@ -97,11 +98,17 @@ class TrainedRun:
             return self.scorer.score_rows(self.store, rows, advance=advance)
 
     def payments(self, scores: Array, segments: Sequence[str] = ()) -> ScoredPayments:
-        """The test payments with `scores` (n), and with what their figures are broken down by. StoreError, DataError."""
+        """The test payments with `scores` (n,), and the columns that metrics are broken down by.
+
+        Raises:
+            StoreError, DataError: If the store cannot be read, or a column is missing.
+        """
         store, market, rows = self.store, self.market, self.rows
         wanted = list(dict.fromkeys([*market.evaluation.segments, *segments]))
         names = list(dict.fromkeys([*wanted, *([market.event.amount] if market.event.amount else [])]))
-        columns = store.columns(names)[rows] if names else pl.DataFrame()  # one without columns has no rows to take
+        columns = (
+            store.columns(names)[rows] if names else pl.DataFrame()
+        )  # a frame without columns has no rows to select
         lengths = {h.name: history_lengths(store.histories[h.name], rows, h.length) for h in market.history}
         return ScoredPayments(
             label=store.label[rows],
@@ -115,7 +122,7 @@ class TrainedRun:
 
 
 def _kept_scores(path: Path, weights: str) -> Array | None:
-    """(m,) float32 raw scores that training left in a file, if these very weights gave them."""
+    """(m,) float32 raw scores from a file that training wrote, if they were computed with these weights."""
     try:
         if pl.read_parquet_metadata(path).get(WEIGHTS_SHA256) != weights:
             return None
@@ -132,14 +139,18 @@ def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
 
 
 def _entity(run: TrainedRun) -> Array | None:
-    """(n,) a code for each key of the ranked history, -1 where the key is null. None where rows carry their own history
-    and do not say whose it is."""
+    """(n,) a code for each key of the ranked history, -1 if the key is null. None if rows carry their own history without
+    a key."""
     key = run.market.entity.key_column
     return None if key is None else key_codes(run.store.columns([key])[key])[run.rows]
 
 
 def read_report(run: Path) -> dict[str, Any]:
-    """The report of the run folder `run`. ConfigError where it was not evaluated yet."""
+    """Read the report of the run folder `run`.
+
+    Raises:
+        ConfigError: If the run has not been evaluated yet.
+    """
     try:
         report: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
         return report

@@ -1,7 +1,7 @@
-"""What reviewing payments from a threshold on catches, costs and saves, when a team can look into so many a day.
+"""What reviewing payments at or above a threshold catches, costs and saves, for a team with a daily capacity.
 
-Each UTC day the team takes the payments at or above the threshold, the riskiest first, until its capacity is used up; what
-is left over that day goes unseen. It knows scored payments and costs; not runs, files or pages.
+Each UTC day the team reviews flagged payments, the riskiest first, until its capacity is used up; the rest of that day
+is not reviewed. Use `choose_thresholds`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from tsa.times import DAY_SECONDS
 Floats = NDArray[np.float64]
 
 PER_DAY = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-"""Flagged payments a day, on average, whose thresholds stand in the table."""
+"""Average flagged payments per day of the thresholds in the table."""
 
 FAR = 5
-"""So many times the capacity is where the table ends."""
+"""The table ends at this multiple of the capacity."""
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What a review costs and saves, in the unit of the amounts. Checked when made.
+    """Costs and savings of reviews, in the unit of the amounts. Validated on creation.
 
-    review: one review. capacity: reviews a day, None for no limit. fraud: the loss of a fraud that is missed; None: its
+    review: cost of one review. capacity: reviews per day, None for no limit. fraud: loss of a missed fraud, None for its
     amount. recovered: the share of that loss that a review saves.
     """
 
@@ -47,29 +47,29 @@ class Costs:
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"the {name} must be 0 or more (got {value})")
         if self.capacity is not None and self.capacity < 1:
-            raise ConfigError(f"the review capacity must be at least 1 a day (got {self.capacity})")
+            raise ConfigError(f"the review capacity must be at least 1 per day (got {self.capacity})")
         if not 0 < self.recovered <= 1:
             raise ConfigError(f"the recovered share must lie in (0, 1] (got {self.recovered})")
 
 
 @dataclass(frozen=True)
 class _Queue:
-    """n payments by falling score, and which of them the team would get to if all were flagged."""
+    """n payments by descending score, and which of them the team would review if all were flagged."""
 
     order: NDArray[np.intp]
     score: Floats
     fraud: NDArray[np.bool_]
     value: Floats | None
-    """What a review of each saves; None where losses are not known."""
+    """The loss that a review of each payment saves; None if losses are not known."""
     seen: NDArray[np.bool_]
-    """Within the capacity of its day. A lower threshold only adds payments that come later in the day's queue."""
+    """Within the daily capacity. A lower threshold only adds payments later in the day's queue."""
     day: NDArray[np.int64]
     ends: NDArray[np.intp]
-    """Where each distinct score ends: the places that a threshold can cut at."""
+    """The end of each distinct score: the positions at which a threshold can cut."""
 
     @classmethod
     def of(cls, payments: ScoredPayments, rank: Floats, costs: Costs) -> _Queue:
-        """The queue by rank (n,): mostly the score. Among equal ones the earlier payment comes first."""
+        """Make the queue by rank (n,), usually the score. Among equal ranks the earlier payment comes first."""
         order = np.lexsort((payments.time_seconds, -rank))
         days = np.floor_divide(payments.time_seconds, DAY_SECONDS).astype(np.int64)
         day = np.unique(days, return_inverse=True)[1][order]
@@ -88,18 +88,22 @@ class _Queue:
 
     @property
     def days(self) -> int:
-        """UTC days that have payments."""
+        """Number of UTC days with payments."""
         return int(self.day.max(initial=-1)) + 1
 
 
 def choose_thresholds(
     payments: ScoredPayments, costs: Costs, *, probability: Array | None = None, replicates: int = 200, seed: int = 0
 ) -> dict[str, Any]:
-    """`rows`: what each of some thresholds catches, costs and saves; `best`: the one that saves most, or that fills the
-    capacity where losses are not known; `by_expected_loss`: the same for reviewing where probability × loss exceeds the
-    cost of a review, riskiest in money first; None without probability (n,) or losses.
+    """Compare thresholds and select the best.
 
-    ConfigError where there is neither a loss nor a capacity to choose by, or for fewer than 0 replicates.
+    Returns:
+        `rows`: what each threshold catches, costs and saves. `best`: the one that saves most, or fills the capacity if
+        losses are not known. `by_expected_loss`: the same for reviewing payments whose probability × loss exceeds the
+        cost of a review, highest expected loss first; None without probability (n,) or losses.
+
+    Raises:
+        ConfigError: If there is neither a loss nor a capacity to choose by, or for a negative number of replicates.
     """
     check_settings(replicates=replicates, confidence=CONFIDENCE)
     queue = _Queue.of(payments, np.asarray(payments.score, np.float64), costs)
@@ -124,14 +128,14 @@ def choose_thresholds(
 
 
 def _frauds_with_amount(payments: ScoredPayments, costs: Costs) -> int | None:
-    """How many frauds are a loss by their amount; None where a loss is not told by amounts."""
+    """The number of frauds with a loss above 0 by amount; None if losses do not depend on amounts."""
     if payments.amount is None or costs.fraud is not None:
         return None
     return int(np.count_nonzero(payments.amount[payments.label == 1] > 0))
 
 
 def _cuts(queue: _Queue, costs: Costs, best: int | None) -> set[int]:
-    """Where the thresholds of the table stand; far beyond the capacity nothing changes any more."""
+    """The thresholds of the table; far beyond the capacity nothing changes any more."""
     if not len(queue.ends):
         return set()
     most = math.inf if costs.capacity is None else FAR * costs.capacity
@@ -140,7 +144,7 @@ def _cuts(queue: _Queue, costs: Costs, best: int | None) -> set[int]:
 
 
 def _values(payments: ScoredPayments, costs: Costs) -> Floats | None:
-    """(n,) what a review saves if the payment is fraud. Missing and negative amounts count 0."""
+    """(n,) what a review saves if the payment is fraud. Missing and negative amounts count as 0."""
     if costs.fraud is not None:
         return np.full(len(payments), costs.fraud * costs.recovered)
     if payments.amount is None:
@@ -150,7 +154,7 @@ def _values(payments: ScoredPayments, costs: Costs) -> Floats | None:
 
 
 def _place_in_day(day: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) how many payments of the same day stand before each in the queue."""
+    """(n,) how many payments of the same day come before each in the queue."""
     by_day = np.argsort(day, kind="stable")
     counts = np.bincount(day)
     first = np.cumsum(counts) - counts
@@ -160,7 +164,7 @@ def _place_in_day(day: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _best(queue: _Queue, costs: Costs) -> int | None:
-    """The cut that saves most; where losses are not known, the one that fills the capacity. None: review nothing."""
+    """The cut that saves most; if losses are not known, the one that fills the capacity. None: review nothing."""
     if not len(queue.ends):
         return None
     if queue.value is None:
@@ -172,13 +176,13 @@ def _best(queue: _Queue, costs: Costs) -> int | None:
 
 
 def _cut_at(queue: _Queue, flagged: int) -> int:
-    """The last place of a distinct score at which no more than `flagged` payments are flagged; the first otherwise."""
+    """The last end of a distinct score with at most `flagged` payments flagged; else the first one."""
     fitting = int(np.searchsorted(queue.ends, flagged, side="left"))
     return int(queue.ends[max(fitting - 1, 0)]) if len(queue.ends) else -1
 
 
 def _row(queue: _Queue, cut: int, costs: Costs) -> dict[str, Any]:
-    """What the threshold at the score of the queue's place `cut` does."""
+    """The results of the threshold at position `cut` of the queue."""
     flagged = slice(0, cut + 1)
     threshold = float(queue.score[cut]) if cut >= 0 else None
     per_day = np.bincount(queue.day[flagged], minlength=queue.days)
@@ -194,7 +198,7 @@ def _row(queue: _Queue, cut: int, costs: Costs) -> dict[str, Any]:
 
 
 def _outcome(queue: _Queue, reviewed: NDArray[np.bool_], part: slice, costs: Costs) -> dict[str, Any]:
-    """What the reviews of some payments come to."""
+    """Counts, costs and savings of the reviewed payments."""
     count, frauds = int(reviewed.sum()), int(queue.fraud.sum())
     caught = int((reviewed & queue.fraud[part]).sum())
     found: dict[str, Any] = {
@@ -213,7 +217,7 @@ def _outcome(queue: _Queue, reviewed: NDArray[np.bool_], part: slice, costs: Cos
 
 
 def _net_interval(queue: _Queue, cut: int, costs: Costs, replicates: int, seed: int) -> dict[str, Any]:
-    """How far the net saving would move with other payments of the same kind: Poisson bootstrap, 95 %."""
+    """95 % interval of the net saving by Poisson bootstrap."""
     reviewed = np.flatnonzero(queue.seen[: cut + 1])
     fraud, value = queue.fraud[reviewed], queue.value
     if value is None or not replicates or fraud.sum() < MINIMUM_EVENTS:
@@ -226,7 +230,7 @@ def _net_interval(queue: _Queue, cut: int, costs: Costs, replicates: int, seed: 
 
 
 def _by_expected_loss(payments: ScoredPayments, costs: Costs, probability: Array | None) -> dict[str, Any] | None:
-    """Review where the expected loss exceeds the cost: the better rule where amounts differ and probabilities are true."""
+    """Review payments whose expected loss exceeds the cost: the better rule if amounts differ and probabilities are right."""
     value = _values(payments, costs)
     if value is None or probability is None:
         return None

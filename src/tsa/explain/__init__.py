@@ -1,4 +1,4 @@
-"""Why a payment got its score. docs/reasons.md tells how this is found, and what it does not say."""
+"""Explanations of scores: use `explain_log` or `Explainer`. docs/reasons.md describes the method and its limits."""
 
 from __future__ import annotations
 

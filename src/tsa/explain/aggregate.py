@@ -1,6 +1,6 @@
-"""Attributions by what they are of: the features of the current payment, and each earlier event's presence, values and outcome.
+"""Aggregate attributions by feature of the current payment, and by presence, values and outcome of each earlier event.
 
-Every attribution goes to one of these, so they add up to what was attributed. Knows the columns of an encoder; no raw values.
+Every attribution is assigned to exactly one of these, so the sums are preserved.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class EventAttributions:
-    """What the e earlier events of a history add, oldest first.
+    """Attributions of the e earlier events of a history, oldest first.
 
-    presence (e,)    that they happened, when they did
-    outcome  (e,)    what is known of their outcome
-    features (e, n)  their values, and how these compare with the current payment's, in the order of `FeatureAttributions.names`
+    presence (e,)    of the occurrence and time of the events
+    outcome  (e,)    of their known outcomes
+    features (e, n)  of their values and of the comparison with the current payment, in the order of
+                     `FeatureAttributions.names`
     """
 
     presence: Float64
@@ -35,36 +36,36 @@ class EventAttributions:
 
     @property
     def events(self) -> Float64:
-        """(e,) all that each event adds."""
+        """(e,) the total attribution of each event."""
         summed: Float64 = self.presence + self.outcome + self.features.sum(1)
         return summed
 
 
 @dataclass(frozen=True)
 class FeatureAttributions:
-    """What each feature of the current payment adds (n,), by `names`, and what the events of each history do."""
+    """Attributions of the features of the current payment (n,), by `names`, and of the events of each history."""
 
     names: Sequence[str]
     current: Float64
     histories: Sequence[EventAttributions]
 
 
-def shares_of(encoder: Encoder, passage: InterpolationPath, found: Attribution) -> FeatureAttributions:
-    """Sort attributions by what they are of. A column that says that a feature has no value belongs to that feature."""
+def shares_of(encoder: Encoder, passage: InterpolationPath, attribution: Attribution) -> FeatureAttributions:
+    """Aggregate attributions. A missing indicator belongs to its feature."""
     columns = _Columns(encoder)
     current = np.zeros(len(columns.names))
     for place, columns_there in ((InputSite("tokens"), columns.all), (InputSite("numbers"), columns.numbers)):
-        if place in found.at:
-            np.add.at(current, columns_there, found.at[place].cpu().numpy()[: len(columns_there)])
+        if place in attribution.at:
+            np.add.at(current, columns_there, attribution.at[place].cpu().numpy()[: len(columns_there)])
     histories = []
     for k, history in enumerate(passage.histories):
         shown = EventAttributions(
-            presence=found.at[InputSite("presence", k)].cpu().numpy(),
+            presence=attribution.at[InputSite("presence", k)].cpu().numpy(),
             outcome=np.zeros(history.padding.shape[1] - 1),
             features=np.zeros((history.padding.shape[1] - 1, len(columns.names))),
         )
         for place, events in passage.embeddings(k):
-            values = found.at[place].cpu().numpy()
+            values = attribution.at[place].cpu().numpy()
             for at, part in enumerate(part_names(events, history)):
                 if part.kind == "outcome":
                     shown.outcome[:] += values[:-1, at]
@@ -76,7 +77,7 @@ def shares_of(encoder: Encoder, passage: InterpolationPath, found: Attribution) 
 
 
 class _Columns:
-    """Where in `names` each column of the arrays belongs."""
+    """The index in `names` of each column of the arrays."""
 
     def __init__(self, encoder: Encoder) -> None:
         categorical = list(encoder.categorical_names)
@@ -96,6 +97,6 @@ class _Columns:
 
 
 def _owners(scaling: ScalerGroup) -> list[str]:
-    """Whose value each column tells of."""
+    """The feature of each column."""
     own = {f"{scaler.name} is missing": scaler.name for scaler in scaling.scalers}
     return [own.get(name, name) for name in scaling.names]

@@ -1,7 +1,4 @@
-"""What a payment without anything remarkable looks like to a network: where the path of an explanation begins.
-
-Knows the fitted encoder: no payments, no histories, no network but its table. docs/reasons.md says why it is so.
-"""
+"""The neutral payment: the baseline at which the path of an explanation begins. docs/reasons.md gives the reasons."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ class Baseline:
 
     @classmethod
     def of(cls, encoder: Encoder) -> Baseline:
-        """No value in particular: the mean of the known ones. Numbers: the mean, the median or, for minmax, the least."""
+        """Categories: the mean of the known vectors. Numbers: the mean, the median or, for minmax, the minimum."""
         rows = tuple(torch.tensor(_known_rows(vocabulary)) for vocabulary in encoder.vocabularies)
         return cls(rows, _numbers(encoder.numerical_scaling), _numbers(encoder.engineered_scaling))
 
@@ -51,7 +48,7 @@ def _known_rows(vocabulary: Vocabulary | ImportedVocabulary) -> list[int]:
 
 def _numbers(scaling: ScalerGroup) -> Tensor:
     own = [_number(scaler) for scaler in scaling.scalers]
-    markers = len(scaling.names) - len(own)  # nothing is missing
+    markers = len(scaling.names) - len(own)  # no value is missing
     return torch.tensor([*own, *[0.0] * markers], dtype=torch.float32)
 
 

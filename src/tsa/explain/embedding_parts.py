@@ -1,7 +1,6 @@
-"""The events of a history as the parts that an embedding is made of: one vector per event and feature, and back.
+"""Split the embedded events of a history into parts, one vector per event and feature, and join them again.
 
-Actual and neutral events are taken apart alike, so that a straight line leads from one to the other. Knows the embeddings
-of `tsa.model.embedding`; not what is done with embedded events.
+Actual and neutral events have the same parts, so that a straight line connects them.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ Kind = Literal["categorical", "numerical", "outcome", "base"]
 
 @dataclass(frozen=True)
 class EmbeddingPart:
-    """What one of the P parts of an event stands for: a column of its array, its known outcome, or all that is always there."""
+    """The meaning of one of the P parts of an event: a column of its array, its known outcome, or the constant part."""
 
     kind: Kind
     column: int = 0
 
 
 def part_names(events: nn.Module, history: History) -> list[EmbeddingPart]:
-    """The P parts that `actual_parts` gives, in order."""
+    """The P parts in the order of `actual_parts`."""
     parts = [EmbeddingPart("categorical", column) for column in range(history.categorical.shape[-1])]
     parts += [EmbeddingPart("numerical", column) for column in range(history.numerical.shape[-1])]
     if isinstance(events, SummedEvents):
@@ -49,7 +48,7 @@ def actual_parts(events: nn.Module, history: History, table: Tensor) -> Tensor:
 
 
 def neutral_parts(events: nn.Module, history: History, table: Tensor, neutral: Baseline) -> Tensor:
-    """The same events at the same times, but with neutral values, like the current one, and of no known outcome."""
+    """The same events at the same times, but with neutral values that match the current one, and without known outcome."""
     shape = history.padding.shape
     vectors = neutral.vectors(table).expand(*shape, -1, -1)
     numbers = neutral.numerical.to(table).expand(*shape, -1)
@@ -61,15 +60,15 @@ def neutral_parts(events: nn.Module, history: History, table: Tensor, neutral: B
 
 
 def joined(events: nn.Module, parts: Tensor) -> Tensor:
-    """What the embedding sees of the parts (B, L, P, D): their sum (B, L, D) where it adds them up, else all of them.
+    """The parts (B, L, P, D) as the embedding reads them: their sum (B, L, D) if it adds them up, else all of them.
 
-    The gradient of a sum is that of each term, so nothing is lost, and a line through sums is quicker to follow.
+    Each term has the gradient of the sum, so the sum is exact and faster.
     """
     return parts.sum(-2) if isinstance(events, SummedEvents) else parts
 
 
 def embedded(events: nn.Module, parts: Tensor, n_categorical: int) -> Tensor:
-    """The events that joined parts make up, as the embedding makes them: (B, L, E)."""
+    """The embedded events made from joined parts: (B, L, E)."""
     if isinstance(events, SummedEvents):
         return events.mix(parts)
     categorical, numerical = parts[..., :n_categorical, :], parts[..., n_categorical:, :]
@@ -83,7 +82,7 @@ def embedded(events: nn.Module, parts: Tensor, n_categorical: int) -> Tensor:
 
 
 def _apart(vectors: Tensor, numbers: Tensor, table: Tensor) -> Tensor:
-    """Each feature's own vector: that of its value, or its number times its vector."""
+    """The vector of each feature: that of its value, or its number times its vector."""
     return torch.cat([vectors, numbers.unsqueeze(-1) * numerical_rows(table, numbers.shape[-1])], dim=-2)
 
 
@@ -101,8 +100,8 @@ def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: Hist
     each = _of_numbers(events, events.numbers(history))
     n = history.numerical.shape[-1] - events.n_missing_indicators
     if events.match is not None:
-        told = same.unsqueeze(-1) * events.match.weight.t()
-        vectors = vectors + functional.pad(told, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
+        matches = same.unsqueeze(-1) * events.match.weight.t()
+        vectors = vectors + functional.pad(matches, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
     values = each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]
     terms = [vectors, values, each[..., 3 * n + 2 :, :]]
     if events.outcome is not None and history.outcome is not None:
@@ -112,7 +111,8 @@ def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: Hist
 
 
 def _of_numbers(events: SummedEvents, numbers: Tensor) -> Tensor:
-    """What the linear map makes of each number alone, plain and periodic: (B, L, m) → (B, L, m, E). Marks have no waves."""
+    """The linear map's output for each number alone, linear and periodic terms: (B, L, m) → (B, L, m, E). Missing indicators
+    have no periodic terms."""
     n, k = events.frequency.shape
     plain, sine, cosine = torch.split(events.linear.weight, [numbers.shape[-1], n * k, n * k], dim=1)
     angle = numbers[..., :n].unsqueeze(-1) * events.frequency

@@ -1,4 +1,4 @@
-"""The explainer of a bundle: payments in, explanations out. Its core reads a batch of one and raw values; stores are optional."""
+"""`Explainer`: explains scores of a bundle, from a batch of one payment and raw values, or from rows of a store."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ OUTCOMES = {FRAUD: "fraud", GENUINE: "genuine"}
 
 
 class Explainer:
-    """Explains scores of a bundle. Make one and keep it; it may be used by several threads at once."""
+    """Explains scores of a bundle. Create it once and reuse it; it is thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.market, self.encoder, self.calibration = bundle.market, bundle.encoder, bundle.calibration
         self.network = bundle.network
         if any(value.dtype != torch.float32 for value in self.network.parameters()):
-            self.network = copy.deepcopy(self.network).float()  # of what is left out by rounding nothing can be said
+            self.network = copy.deepcopy(
+                self.network
+            ).float()  # rounding leaves out effects that could not be explained
         self._neutral = Baseline.of(self.encoder)
 
     def explain(
@@ -47,15 +49,21 @@ class Explainer:
     ) -> Explanation:
         """Explain the score of a batch of one payment, gathered as for scoring.
 
-        payment: its id, time and raw values. earlier: per history the raw values of the earlier payments, oldest first, the
-        last of them that the batch shows. What is not given is read back from the encoded values.
-        DataError for a batch that does not hold one payment, ConfigError where captum is not installed.
+        Raw values that are not given are decoded from the batch.
+
+        Args:
+            payment: Its id, time and raw values.
+            earlier: Per history the raw values of the earlier payments in the batch, oldest first.
+
+        Raises:
+            DataError: If the batch does not contain exactly one payment.
+            ConfigError: If captum is not installed.
         """
         if len(batch) != 1:
             raise DataError(f"one payment at a time can be explained (got a batch of {len(batch)})")
         passage = InterpolationPath(self.network, batch.trimmed(), self._neutral)
-        found = attribute(passage)
-        shares = shares_of(self.encoder, passage, found)
+        attributed = attribute(passage)
+        shares = shares_of(self.encoder, passage, attributed)
         current = self._current(batch, payment or Payment())
         pasts = [
             self._past(k, history, current, (earlier or {}).get(self.market.history[k].name, ()))
@@ -76,24 +84,24 @@ class Explainer:
         return Explanation(
             id=current.id,
             time=_when(current.time_seconds),
-            scores=self._scores(found),
-            score=found.score,
-            baseline=found.baseline,
-            total=found.total,
-            residual=found.residual,
-            steps=found.steps,
+            scores=self._scores(attributed),
+            score=attributed.score,
+            baseline=attributed.baseline,
+            total=attributed.total,
+            residual=attributed.residual,
+            steps=attributed.steps,
             reasons=reasons_of(shares, current, pasts, self._kinds(passage.histories[0]), wording),
             features=tuple(sorted(features, key=lambda feature: -abs(feature.attribution))),
             histories=histories,
         )
 
     def explain_rows(self, store: EventStore, rows: Sequence[int]) -> Iterator[Explanation]:
-        """Explain the payments `rows` of a store made with this bundle's encoder, one after the other."""
+        """Explain the payments `rows` of a store made with this bundle's encoder, one at a time."""
         for row, facts in zip(rows, store_facts(store, rows), strict=True):
             yield self.explain(gather_batch(store, np.array([row]), trim=True), facts.payment, facts.earlier)
 
-    def _scores(self, found: Attribution) -> dict[str, float]:
-        raw = np.array([1 / (1 + np.exp(-found.score))], np.float32)
+    def _scores(self, attribution: Attribution) -> dict[str, float]:
+        raw = np.array([1 / (1 + np.exp(-attribution.score))], np.float32)
         further = {} if self.calibration is None else self.calibration.columns(raw)
         return {"raw_score": float(raw[0]), **{name: float(values[0]) for name, values in further.items()}}
 
@@ -105,7 +113,7 @@ class Explainer:
         return self._completed(payment, values)
 
     def _past(self, k: int, history: History, current: Payment, earlier: Sequence[Payment]) -> HistoryContext:
-        """The earlier payments of a history without padding, as much as is known of each."""
+        """The earlier payments of a history without padding, with the known values of each."""
         n = history.padding.shape[1] - 1
         given = [Payment()] * (n - len(earlier)) + list(earlier)[max(0, len(earlier) - n) :]
         ages = history.age_seconds[0, :n].tolist()
@@ -144,7 +152,7 @@ def _history(
     attention: Sequence[float],
     importance: float | None,
 ) -> HistoryShare:
-    totals, told = shares.events, shares.features.any(0)
+    totals, attributed = shares.events, shares.features.any(0)
     events = tuple(
         EventShare(
             id=payment.id,
@@ -155,7 +163,7 @@ def _history(
             attribution=float(totals[at]),
             presence=float(shares.presence[at]),
             outcome_attribution=float(shares.outcome[at]),
-            features={names[f]: float(shares.features[at, f]) for f in np.flatnonzero(told).tolist()},
+            features={names[f]: float(shares.features[at, f]) for f in np.flatnonzero(attributed).tolist()},
             attention=attention[at],
         )
         for at, payment in enumerate(past.payments)

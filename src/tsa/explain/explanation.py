@@ -1,4 +1,4 @@
-"""What an explanation says, as plain frozen values. Knows how they are written down; not how they come about."""
+"""The results of an explanation as frozen dataclasses, with their JSON form (`to_dict`)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 PROMISED = 0.01
 MIN_TOTAL = 4e-3
-"""Log odds: of a smaller total no share is asked for, float32 would not tell it."""
+"""Log odds: below this total, relative errors are not checked because of float32 precision."""
 MAX_SHOWN = 12
-"""So many features of an earlier event are written down, the strongest; there may be hundreds."""
+"""Maximum number of features written per earlier event, the strongest; there may be hundreds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureShare:
-    """A feature of the current payment: its raw value, and what that adds to the log odds of fraud."""
+    """A feature of the current payment: its raw value, and its attribution to the log odds of fraud."""
 
     name: str
     value: Any
@@ -25,11 +25,11 @@ class FeatureShare:
 
 @dataclass(frozen=True, kw_only=True)
 class EventShare:
-    """An earlier event and what it adds: attribution = presence + outcome_attribution + Σ features.
+    """An earlier event: attribution = presence + outcome_attribution + Σ features.
 
-    outcome   "fraud", "genuine" or "not known", as of the current payment
-    presence  what it adds that it happened, when it did
-    attention how much the last attention layer looks at it, mean over heads; a history's add up to at most 1
+    outcome   "fraud", "genuine" or "not known", at the time of the current payment
+    presence  attribution of its occurrence and time
+    attention its weight in the last attention layer, mean over heads; the sum over a history is at most 1
     """
 
     id: Any
@@ -44,7 +44,7 @@ class EventShare:
     attention: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: of the features the strongest, and the sum of the others."""
+        """As plain JSON values: the strongest features, and the sum of the others."""
         shown = sorted(self.features, key=lambda name: -abs(self.features[name]))[:MAX_SHOWN]
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {
@@ -56,7 +56,7 @@ class EventShare:
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryShare:
-    """A history: how much the gate lets it count (None where the network has no gate), what its events add, and these."""
+    """A history: its gate weight (None if the network has no gate), the sum of its events' attributions, and its events."""
 
     name: str
     importance: float | None
@@ -64,17 +64,17 @@ class HistoryShare:
     events: tuple[EventShare, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As plain JSON values."""
         own = {"name": self.name, "importance": self.importance, "attribution": self.attribution}
         return own | {"events": [event.to_dict() for event in self.events]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """A sentence made of facts, and what they add; above 0 speaks for fraud, below 0 against it.
+    """A sentence about facts, and their attribution; above 0 speaks for fraud, below 0 against it.
 
-    code is the market's name for `kind`, one of `tsa.config.optional_tables.REASONS`; facts are what the sentence
-    was filled in with.
+    code is the market's name for `kind`, one of `tsa.config.optional_tables.REASONS`; facts are the values
+    in the sentence.
     """
 
     kind: str
@@ -90,10 +90,10 @@ class Reason:
 class Explanation:
     """Why a payment got its score.
 
-    scores    raw_score, and percentile and probability as far as the bundle is calibrated
-    score     log odds of the raw score; baseline those of a neutral payment without histories
+    scores    raw_score; percentile and probability if the bundle is calibrated for them
+    score     log odds of the raw score; baseline: log odds of a neutral payment without histories
     total     score − baseline: Σ of features, Σ of histories, and the residual
-    residual  what the attributions miss the total by
+    residual  the total minus the sum of the attributions
     steps     of the integration
     reasons   strongest first
     """
@@ -112,12 +112,12 @@ class Explanation:
 
     @property
     def adds_up(self) -> bool:
-        """Whether the residual is within 1 % of the total. Where the score jumps on the way, as experts that come in at a
-        threshold let it, no attribution can add up."""
+        """Whether the residual is within 1 % of the total. If the score jumps along the path, as with experts that are
+        activated at a threshold, attributions cannot add up."""
         return abs(self.residual) <= PROMISED * max(abs(self.total), MIN_TOTAL)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As plain JSON values."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {
             "adds_up": self.adds_up,

@@ -1,7 +1,6 @@
-"""Integrated gradients along a passage: how much each place of the network's input adds to the log odds of fraud.
+"""Integrated gradients (Sundararajan, Taly and Yan 2017): attributions of the network's inputs to the log odds of fraud.
 
-Captum's integrated gradients (Sundararajan, Taly and Yan 2017) on Gauss-Legendre steps, more of them where what is
-attributed does not add up. Knows passages; not features, payments or sentences.
+Uses Captum with Gauss-Legendre steps along an `InterpolationPath`, and refines segments whose attributions do not add up.
 """
 
 from __future__ import annotations
@@ -20,27 +19,29 @@ from tsa.explain.path import InputSite, InterpolationPath
 from tsa.optional import need
 
 INITIAL_SEGMENTS = ((0.0, 1 / 16, 8), (1 / 16, 1.0, 14))
-"""From, to and steps along the whole way: enough for most payments. Next to the neutral payment steps are small: attention turns
-there from the current event alone to all events that begin to be there."""
+"""Start, end and steps of each segment of the path; enough for most payments. Use smaller steps near the baseline, where
+attention shifts quickly to the history events."""
 FURTHER_STEPS = 10
-"""Steps along each part of a leg that was gone over too quickly."""
+"""Steps of each part of a segment that is refined."""
 FIRST_PART = 1 / 4
-"""Where the leg that begins at the neutral payment is cut; all others are halved."""
+"""Position at which the first segment is split; all others are halved."""
 MAX_LEGS = 32
 RELATIVE_TOLERANCE = 0.005
-"""Residuals that add up, signs apart, to this share of the difference to explain are let pass; twice as much is promised."""
-ABSOLUTE_TOLERANCE = 4e-3  # log odds: of a smaller difference no share is asked for, float32 would not tell it
+"""Accepted sum of absolute residuals relative to the difference to explain; the documented limit is twice as large."""
+ABSOLUTE_TOLERANCE = (
+    4e-3  # log odds: below this difference, relative errors are not checked because of float32 precision
+)
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """What was attributed, and to what it should add up.
+    """Attributions, and the log odds that they should add up to.
 
-    at       per place, a tensor of the form that the place has, per vector summed over its width D:
+    at       per place a tensor of its shape, with vectors summed over their width D:
              events and gate (L, P), presence (L − 1), tokens (T), numbers (F + G); float64
     baseline log odds of the neutral payment without histories
     score    log odds of the payment
-    steps    that were taken
+    steps    number of steps taken
     """
 
     at: dict[InputSite, Tensor]
@@ -50,18 +51,18 @@ class Attribution:
 
     @property
     def total(self) -> float:
-        """What there is to explain."""
+        """The difference to explain."""
         return self.score - self.baseline
 
     @property
     def residual(self) -> float:
-        """What is left over of the total."""
+        """The total minus the sum of the attributions."""
         return self.total - sum(float(values.sum()) for values in self.at.values())
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch [start, end] of the way from 0 to 1: mean slopes per place, and what they miss the difference by."""
+    """A segment [start, end] of the path from 0 to 1: mean gradients per place, and the residual."""
 
     start: float
     end: float
@@ -70,9 +71,14 @@ class Segment:
 
 
 def attribute(passage: InterpolationPath) -> Attribution:
-    """The attributions of a payment. ConfigError where captum is not installed, DataError where it has no score.
+    """Compute the attributions of a payment.
 
-    Where the score turns sharply on the way, equal steps miss it: the leg that misses most is cut in two, again and again.
+    The segment with the largest residual is bisected until the residuals are small, since the score may change sharply
+    along the path.
+
+    Raises:
+        ConfigError: If captum is not installed.
+        DataError: If the score is not finite.
     """
     walk = PathIntegrator(passage)
     walk.measure(*(at for start, end, _ in INITIAL_SEGMENTS for at in (start, end)))
@@ -93,7 +99,7 @@ def attribute(passage: InterpolationPath) -> Attribution:
 
 
 class PathIntegrator:
-    """Goes along a passage, and counts its steps."""
+    """Integrates along a path, and counts its steps."""
 
     def __init__(self, passage: InterpolationPath) -> None:
         self.passage, self.steps = passage, 0
@@ -101,17 +107,17 @@ class PathIntegrator:
         self._heights: dict[float, float] = {}
 
     def _connected(self, *states: Tensor) -> Tensor:
-        """(n,) the log odds, which depend on every place in form: a gate leaves out a history that matters to no payment."""
+        """(n,) the log odds, connected to every place in the autograd graph, even if a gate leaves out a history."""
         nothing = torch.stack([0.0 * state.flatten(1).sum(1) for state in states]).sum(0)
         return self.passage(*states) + nothing
 
     def log_odds_at(self, at: float) -> float:
-        """The log odds at a share of the way."""
+        """The log odds at a position on the path."""
         self.measure(at)
         return self._heights[at]
 
     def measure(self, *shares: float) -> None:
-        """The heights at several shares of the way, those that are not known yet, in one pass of the network."""
+        """Compute the log odds at several positions, if not known yet, in one pass of the network."""
         new = [at for at in dict.fromkeys(shares) if at not in self._heights]
         if new:
             with torch.no_grad():
@@ -119,7 +125,7 @@ class PathIntegrator:
             self._heights.update(zip(new, heights, strict=True))
 
     def legs(self, stops: Sequence[float], steps: int) -> list[Segment]:
-        """From each of these shares of the way to the next, so many steps each, all in one pass: a pass costs more than steps."""
+        """Integrate from each of these positions to the next with the given steps, all in one pass of the network."""
         self.steps += steps * (len(stops) - 1)
         self.measure(*stops)
         ends = self._states(stops[1:]), self._states(stops[:-1])
@@ -129,16 +135,16 @@ class PathIntegrator:
 
     def _leg(self, start: float, end: float, mean_slopes: Sequence[Tensor]) -> Segment:
         slopes = tuple(slope * (end - start) for slope in mean_slopes)
-        told = sum(
+        attributed = sum(
             float(_product([slope], self.passage.way(place)).sum())
             for place, slope in zip(self.passage.places, slopes, strict=True)
         )
-        return Segment(start, end, slopes, self.log_odds_at(end) - self.log_odds_at(start) - told)
+        return Segment(start, end, slopes, self.log_odds_at(end) - self.log_odds_at(start) - attributed)
 
     def _states(self, shares: Sequence[float]) -> tuple[Tensor, ...]:
-        """Per place what the payment looks like there, at each share of the way: (n, …)."""
+        """The interpolated value of each place at each position of the path: (n, …)."""
         ends = list(zip(self.passage.neutral, self.passage.actual, strict=True))
-        # the actual end is what was scored, to the bit
+        # the end of the path equals the scored payment to the bit
         rows = [
             [actual if at == 1.0 else neutral + at * (actual - neutral) for neutral, actual in ends] for at in shares
         ]
@@ -146,7 +152,7 @@ class PathIntegrator:
 
 
 def _product(slopes: Sequence[Tensor], way: Tensor) -> Tensor:
-    """Σ slopes times way, vectors to one number each; float64. The parts of a sum share its slope."""
+    """Σ gradients times difference, one number per vector; float64. The parts of a sum share its gradient."""
     slope = torch.stack([slope[0] for slope in slopes]).double().sum(0)
     way = way[0].double()
     product = (slope.unsqueeze(-2) if slope.ndim < way.ndim else slope) * way
@@ -154,7 +160,7 @@ def _product(slopes: Sequence[Tensor], way: Tensor) -> Tensor:
 
 
 def need_captum() -> None:
-    """Raise ConfigError where captum is not installed: better before a log is read than after."""
+    """Raise ConfigError if captum is not installed: better before a log is read than after."""
     need("explaining", "captum", extra="explain")
 
 

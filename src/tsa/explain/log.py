@@ -1,4 +1,4 @@
-"""Explanations of payments of a log, by their ids. Histories are taken from the whole log given."""
+"""Explain payments of a log by their ids (`explain_log`). Histories are taken from all of the log."""
 
 from __future__ import annotations
 
@@ -33,22 +33,28 @@ def explain_log(
 ) -> list[Explanation]:
     """Explain the scores of the payments `ids` of a log, in that order.
 
-    payments: a table, or files as `tsa prepare` reads them. quarantine: a file for rows that break a rule; without it they
-    are an error. DataError names ids that are not in the log, ConfigError says that captum is missing.
+    Args:
+        payments: A table, or files as `tsa prepare` reads them.
+        ids: Ids of payments in the log.
+        quarantine: A file for rows that break a rule; without it they are an error.
+
+    Raises:
+        DataError: For ids that are not in the log.
+        ConfigError: If captum is not installed.
     """
     need_captum()
     with encoded_log(bundle.market, payments, bundle.encoder, quarantine=quarantine, progress=progress) as store:
         rows = find_rows(store, ids)
-        found = []
+        explanations = []
         with progress("explaining", len(rows)) as advance:
             for explanation in Explainer(bundle).explain_rows(store, rows):
-                found.append(explanation)
+                explanations.append(explanation)
                 advance(1)
-        return found
+        return explanations
 
 
 def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
-    """The rows of the payments `ids`, as the log spells them or as the store does where they are pseudonyms. DataError."""
+    """The rows of the payments `ids`, as spelled in the log, or in the store for pseudonyms. Raises DataError."""
     market, known = store.market, store.ids().cast(pl.String)
     spelled = pl.Series([str(id_) for id_ in ids], dtype=pl.String)
     rows = _places(known, spelled)
@@ -58,17 +64,17 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     lost = spelled.filter(rows.is_null()).to_list()
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
-        rule = f"ids must be of payments of the log, by {market.event.id}"
+        rule = f"ids must occur in the column {market.event.id} of the log"
         raise DataError(f"{rule} (got {', '.join(brief(id_, 40) for id_ in lost[:SHOWN])}{more})")
     return rows.to_list()
 
 
 def _places(known: pl.Series, wanted: pl.Series) -> pl.Series:
-    """Where each of `wanted` stands among `known`, which are all different; null where it does not."""
+    """The position of each of `wanted` among the distinct `known`; null if it is not there."""
     table = pl.DataFrame({"id": known}).with_row_index("row").filter(pl.col("id").is_in(wanted.implode()))
     return pl.DataFrame({"id": wanted}).join(table, on="id", how="left", maintain_order="left")["row"].cast(pl.Int64)
 
 
 def write_explanations(explanations: Sequence[Explanation], out: Path) -> None:
-    """Write `explanations` as JSON, whole or not at all."""
+    """Write `explanations` as JSON, atomically."""
     write_json(out, {"explanations": [explanation.to_dict() for explanation in explanations]})

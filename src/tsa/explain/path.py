@@ -1,11 +1,7 @@
-"""One payment's way through the network, from a neutral payment without histories to what it is.
+"""`InterpolationPath`: the network as a function of a payment's inputs, from a neutral payment without histories.
 
-The network reads the payment in several places: as the events of each history, as the tokens of its current features, as
-plain numbers. Each place has an actual and a neutral value, and `InterpolationPath` is the network as a function of
-all of them, which
-can be followed on a straight line. An earlier event is there in part on the way: attention to it is scaled by its presence.
-
-Knows the blocks of the network; not what features mean, nor how attributions are made.
+The network reads a payment in several places (events of each history, tokens of current features, numbers). Each has an
+actual and a neutral value; attention to an earlier event is scaled by its presence.
 """
 
 from __future__ import annotations
@@ -28,17 +24,17 @@ from tsa.model.fusion import GatedFusion, SoftmaxFusion
 from tsa.model.order_attention import OrderAttention
 
 POWER = 4
-"""Presence is u⁴ of what moves evenly from 0 to 1: attention turns to fifty events long before each is half there."""
-ABSENT = 1e-9  # u of an event that is not there: its weight e^−83 is 0 beside any other, and no logarithm of 0 is taken
+"""Presence is u⁴ with u moving evenly from 0 to 1, since attention shifts to many events long before u = 0.5."""
+ABSENT = 1e-9  # u of an absent event: its weight e^−83 is negligible, and the logarithm of 0 is avoided
 
 
 @dataclass(frozen=True)
 class InputSite:
-    """Where the network reads the payment.
+    """The places where the network reads the payment.
 
     events    (1, L, P, D) the parts of a history's events, or (1, L, D) their sum where the embedding adds them up
-    gate      (1, L, P, D) the same, as the gate's own embedding sees them
-    presence  (1, L − 1)   how far each earlier event is there
+    gate      (1, L, P, D) the same, in the gate's embedding
+    presence  (1, L − 1)   the presence of each earlier event
     tokens    (1, C + F + G + 1, D) the current features in the feature attention
     numbers   (1, F + G)   the current numbers in the MLP branch
     """
@@ -48,7 +44,7 @@ class InputSite:
 
 
 class InterpolationPath:
-    """The network as a function of what one payment looks like in each `places`, from `neutral` to `actual`."""
+    """The network as a function of the values of one payment in each of `places`, from `neutral` to `actual`."""
 
     def __init__(self, network: TSANetwork, batch: Batch, neutral: Baseline) -> None:
         """batch: of one payment, its histories without padding."""
@@ -65,7 +61,7 @@ class InterpolationPath:
             self._runs = self._which_run()
 
     def way(self, place: InputSite) -> Tensor:
-        """How far the payment is from neutral in a place, events part by part: (1, …)."""
+        """The difference between actual and neutral values of a place, per part for events: (1, …)."""
         at = self.places.index(place)
         return self._parts.get(place, self.actual[at] - self.neutral[at])
 
@@ -75,14 +71,14 @@ class InterpolationPath:
         return log_odds(mean_over_members(self.network.classifier(ensemble)))
 
     def embeddings(self, k: int) -> Iterator[tuple[InputSite, nn.Module]]:
-        """Where the events of history k are read, and by which embedding."""
+        """The places where the events of history k are read, and their embeddings."""
         yield InputSite("events", k), self._orders[k].events
         if isinstance(self.network.combine, GatedFusion):
             yield InputSite("gate", k), self.network.combine.order.events
 
     def importances(self) -> Tensor | None:
-        """How much each history counts: (n histories,), summing to 1, or less where the gate leaves one out; None for
-        a network that does not weigh them."""
+        """The weight of each history: (n histories,), with sum 1, or less if the gate leaves one out; None for a network
+        without weights."""
         at, combine = dict(zip(self.places, self.actual, strict=True)), self.network.combine
         with torch.no_grad():
             if isinstance(combine, GatedFusion):
@@ -94,14 +90,14 @@ class InterpolationPath:
         return torch.ones(1) if len(self.histories) == 1 else None
 
     def attention(self) -> list[Tensor]:
-        """Per history how much the last attention layer looks at each event, mean over heads: (L,)."""
+        """Per history the weight of each event in the last attention layer, mean over heads: (L,)."""
         at = dict(zip(self.places, self.actual, strict=True))
         with torch.no_grad():
-            found = []
+            weights = []
             for k, order in enumerate(self._orders):
                 x, around = self._tokens(order, at, "events", k)
-                found.append(_last_weights(order, x, around)[0].mean(0)[: at[InputSite("events", k)].shape[1]])
-        return found
+                weights.append(_last_weights(order, x, around)[0].mean(0)[: at[InputSite("events", k)].shape[1]])
+        return weights
 
     @property
     def _orders(self) -> list[OrderAttention]:
@@ -128,7 +124,7 @@ class InterpolationPath:
     def _apart(
         self, place: InputSite, order: OrderAttention, table: Tensor, neutral: Baseline
     ) -> tuple[Tensor, Tensor]:
-        """Both ends for the events of a history; their parts are kept."""
+        """Set both ends for the events of a history, and store their parts."""
         history = self.histories[place.history]
         actual = actual_parts(order.events, history, table)
         start = neutral_parts(order.events, history, table, neutral)
@@ -136,7 +132,7 @@ class InterpolationPath:
         return joined(order.events, actual), joined(order.events, start)
 
     def _token_steps(self, neutral: Baseline) -> Tensor:
-        """From the tokens of the current features to neutral ones; the biases and the read-out token stay: (1, T, D)."""
+        """From the tokens of the current features to neutral ones; the biases and the read-out token do not change: (1, T, D)."""
         table, feature = self.network.table.weight, self.network.feature
         assert feature is not None
         current = self.histories[0]
@@ -166,7 +162,7 @@ class InterpolationPath:
         return concat_members(parts)
 
     def _order(self, order: OrderAttention, at: dict[InputSite, Tensor], kind: str, k: int) -> Tensor:
-        """(n, E), or (n, M, E) for members, what an order attention makes of history k."""
+        """(n, E), or (n, M, E) for members, the output of an order attention for history k."""
         x, around = self._tokens(order, at, kind, k)
         out: Tensor = order.last_norm(order.layers.last(x, around))
         return out
@@ -174,7 +170,7 @@ class InterpolationPath:
     def _tokens(
         self, order: OrderAttention, at: dict[InputSite, Tensor], kind: str, k: int
     ) -> tuple[Tensor, AttentionContext]:
-        """As `OrderAttention` starts, of parts and presences; the current event and a learned token are there for sure."""
+        """As the start of `OrderAttention`, from parts and presences; the current event and a learned token are always present."""
         x = embedded(order.events, at[InputSite(kind, k)], self.network.config.n_categorical)
         presence = functional.pad(POWER * at[InputSite("presence", k)].clamp_min(ABSENT).log(), (0, 1))
         age = self.histories[k].age_seconds.expand(len(x), -1)
@@ -189,14 +185,14 @@ class InterpolationPath:
     def _gated(
         self, combine: GatedFusion, at: dict[InputSite, Tensor], encode: Callable[[int, History], Tensor]
     ) -> Tensor:
-        """As `GatedFusion`. Which histories it leaves out is settled by the payment as it is, all the way."""
+        """As `GatedFusion`. The actual payment decides which histories are left out along all of the path."""
         importance = self._gate(combine, at)
         runs = [k for k, runs in enumerate(self._runs) if runs]
         out: Tensor = combine.norm(sum(importance[:, k, None] * encode(k, self.histories[k]) for k in runs))
         return out
 
     def _gate(self, combine: GatedFusion, at: dict[InputSite, Tensor]) -> Tensor:
-        """The importances (n, histories): that of a history other than the first comes with its first earlier event."""
+        """The importances (n, histories); those after the first history scale with the presence of its first earlier event."""
         n = range(len(self.histories))
         small = [self._order(combine.order, at, "gate", k) for k in n]
         importance = torch.softmax(combine.head(torch.cat(small, dim=-1)), dim=-1)

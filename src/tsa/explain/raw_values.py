@@ -1,7 +1,6 @@
-"""What happened, in the market's own words: the raw values of a payment and of the earlier ones in its histories.
+"""The raw values of a payment and of the earlier payments in its histories, for explanations.
 
-Where raw values are not at hand, as of earlier payments that wire rows carry along, they are read back from the encoded ones.
-Knows encoders and stores; no network, and no attributions.
+Values that are not available, as for earlier payments of inline histories, are decoded from the encoded ones.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from tsa.data.history import HistoryIndex
 from tsa.data.store.store import EventStore
 
 UNKNOWN = "(unknown)"
-"""The value of a categorical feature of which nothing is left but that the bundle does not know it."""
+"""Shown for a categorical value that the encoder stored as unknown."""
 
 
 @dataclass(frozen=True)
 class Payment:
-    """A payment as the log tells of it: raw values by column, None where missing; calendar features are made from the time.
+    """A payment in the log: raw values by column, None if missing; calendar features are computed from the time.
 
-    id is None where it is not known, as of earlier payments that a wire row carries along.
+    id is None if it is not known, as for earlier payments of an inline history.
     """
 
     id: Any = None
@@ -38,14 +37,14 @@ class Payment:
 
 @dataclass(frozen=True)
 class RawHistory:
-    """A payment, and per history the earlier ones that the network sees, oldest first."""
+    """A payment, and per history the earlier ones that the network reads, oldest first."""
 
     payment: Payment
     earlier: Mapping[str, Sequence[Payment]]
 
 
 def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[RawHistory]:
-    """The facts of the payments `rows` of a store, one after the other."""
+    """The facts of the payments `rows` of a store, one at a time."""
     seen = {
         row: {h.name: _earlier(store.histories[h.name], row, h.length) for h in store.market.history} for row in rows
     }
@@ -58,13 +57,13 @@ def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[RawHistory]:
 
 
 def decoded(encoder: Encoder, categorical: NDArray[Any], numerical: NDArray[Any]) -> dict[str, Any]:
-    """Raw values read back from an event's rows (C,) and scaled numbers (F,), these to the precision of float32."""
+    """Raw values decoded from an event's rows (C,) and scaled numbers (F,), to float32 precision."""
     values = {v.name: _text(v, int(row)) for v, row in zip(encoder.vocabularies, categorical, strict=True)}
     return values | decoded_numbers(encoder.numerical_scaling, numerical)
 
 
 def decoded_numbers(scaling: ScalerGroup, numbers: NDArray[Any]) -> dict[str, float | None]:
-    """Raw numbers read back from scaled columns (F,); None where a column says that one was missing."""
+    """Raw numbers decoded from scaled columns (F,); None if a missing indicator is set."""
     n = len(scaling.scalers)
     marked = {name for name, value in zip(scaling.names[n:], numbers[n:], strict=True) if value}
     own = zip(scaling.scalers, numbers[:n], strict=True)
@@ -82,12 +81,12 @@ def calendar_values(encoder: Encoder, time_seconds: float | None) -> dict[str, s
 def _earlier(index: HistoryIndex, row: int, length: int) -> NDArray[Any]:
     """The events before `row` in its history, oldest first, as `tsa.data.history.gather` shows them."""
     position = int(index.position[row])
-    found: NDArray[Any] = np.asarray(index.order[max(int(index.start[row]), position - length + 1) : position])
-    return found
+    selected: NDArray[Any] = np.asarray(index.order[max(int(index.start[row]), position - length + 1) : position])
+    return selected
 
 
 def _payments(store: EventStore, events: NDArray[np.int64]) -> dict[int, Payment]:
-    """Events of a store by number: raw where they are rows of the log, else read back."""
+    """Events of a store by number: raw values for rows of the log, else decoded values."""
     own = events[events < len(store)]
     id_column, names = (
         store.market.event.id,
@@ -96,14 +95,14 @@ def _payments(store: EventStore, events: NDArray[np.int64]) -> dict[int, Payment
     at = pl.Series("at", own)
     lines = store.clean.select(id_column, *names).with_row_index("__row")
     table = lines.filter(pl.col("__row").is_in(at.cast(pl.UInt32).implode())).collect(engine="streaming").sort("__row")
-    found = {}
+    payments = {}
     for line in table.iter_rows(named=True):
         row = line.pop("__row")
-        found[row] = _payment(store, row, line.pop(id_column), line)
+        payments[row] = _payment(store, row, line.pop(id_column), line)
     for row in events[len(own) :]:
         values = decoded(store.encoder, store.events.categorical[row], store.events.numerical[row])
-        found[int(row)] = _payment(store, int(row), None, values)
-    return found
+        payments[int(row)] = _payment(store, int(row), None, values)
+    return payments
 
 
 def _payment(store: EventStore, row: int, id_: Any, values: Mapping[str, Any]) -> Payment:

@@ -1,7 +1,7 @@
-"""From attributions and facts to reasons: each group of attributions gets its sentence, the strongest come first.
+"""Reasons from attributions and facts: one sentence per group of attributions, the strongest first.
 
-A group is a feature (its current value, and the earlier values beside it), the known outcomes of a history, or its pace.
-Knows the market's wording; the sentences come from `tsa.explain.templates`.
+A group is a feature (current and earlier values), the known outcomes of a history, or its pace. The sentences come from
+`tsa.explain.templates`, with the market's wording.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tsa.explain.raw_values import Payment
 from tsa.explain.templates import HistoryContext, ReasonTemplate, of_calendar, of_number, of_outcomes, of_pace, of_text
 
 MIN_SHARE = 0.01
-"""What adds less than this share of all attributions, signs apart, is no reason."""
+"""Minimum share of the sum of absolute attributions for a reason."""
 CALENDAR_NAMES = {
     "hour_of_day": "hour of the day",
     "day_of_week": "day of the week",
@@ -30,8 +30,8 @@ CALENDAR_NAMES = {
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which features are texts and which times; all others are numbers. Of the texts, those that the encoder does not
-    know; of the numbers, those that stand alone: earlier payments tell nothing of them."""
+    """Which features are texts and which are times; all others are numbers. Texts unknown to the encoder, and numbers without
+    earlier values to compare with."""
 
     texts: frozenset[str]
     calendar: frozenset[str]
@@ -43,11 +43,11 @@ def reasons_of(
     shares: FeatureAttributions, payment: Payment, pasts: Sequence[HistoryContext], kinds: Kinds, wording: Reasons
 ) -> tuple[Reason, ...]:
     """The reasons of a payment, strongest first, at most `wording.most`."""
-    found = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
-    everything = sum(abs(attribution) for attribution, _, _ in found)
-    told = [group for group in found if abs(group[0]) > MIN_SHARE * everything]
-    told.sort(key=lambda group: -abs(group[0]))
-    return tuple(_reason(*group, wording) for group in told[: wording.most])
+    groups = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
+    everything = sum(abs(attribution) for attribution, _, _ in groups)
+    selected = [group for group in groups if abs(group[0]) > MIN_SHARE * everything]
+    selected.sort(key=lambda group: -abs(group[0]))
+    return tuple(_reason(*group, wording) for group in selected[: wording.most])
 
 
 Group = tuple[float, ReasonTemplate, str | None]  # attribution, sentence, feature
@@ -59,7 +59,7 @@ def _features(
     of_pasts = np.array([history.features.sum(0) for history in shares.histories])
     for at, name in enumerate(shares.names):
         attribution = float(shares.current[at] + of_pasts[:, at].sum())
-        # beside the history whose values matter most
+        # compare with the history whose values have the largest attribution
         ordered = [pasts[k] for k in np.argsort(-np.abs(of_pasts[:, at]), kind="stable") if name not in kinds.alone]
         value = payment.values.get(name)
         if name in kinds.calendar:

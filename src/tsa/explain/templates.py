@@ -1,6 +1,6 @@
-"""The sentence for a feature, for the outcomes and for the pace of a history: which kind of reason, and what to fill in.
+"""The sentence for a feature, for the outcomes and for the pace of a history: the kind of reason, and its values.
 
-Made of facts alone: raw values, times and known outcomes. Knows no network and no attribution.
+Uses only facts: raw values, times and known outcomes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from tsa.times import DAY_SECONDS
 
 HOUR = 3600.0
 MIN_EVENTS = 3
-"""With fewer earlier values nothing is called usual."""
+"""Minimum number of earlier values before one counts as usual."""
 FAR = 1.5
-"""A number so many times the usual one, or one so many-th of it, is no longer near it."""
+"""A number counts as near the usual one if their ratio is within this factor."""
 SELDOM = 0.05
-"""An hour or day is unusual where a smaller share of earlier payments had it (hours: one within two hours)."""
+"""An hour or day is unusual if a smaller share of earlier payments had it (hours: within two hours)."""
 MANY = ((HOUR, 3), (DAY_SECONDS, 4))
-"""A span, and how many payments in it, the current one included, are called many."""
+"""A time span, and the number of payments in it, including the current one, that counts as many."""
 PAUSE = 7 * DAY_SECONDS
 
 
 @dataclass(frozen=True)
 class ReasonTemplate:
-    """A kind of reason (`tsa.config.optional_tables.REASONS`), and what its text is filled in with."""
+    """A kind of reason (`tsa.config.optional_tables.REASONS`), and the values for its text."""
 
     kind: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class HistoryContext:
     full: bool
 
     def values(self, name: str) -> list[Any]:
-        """What is known of a feature's earlier values."""
+        """The known earlier values of a feature."""
         return [p.values[name] for p in self.payments if p.values.get(name) is not None]
 
 
 def of_number(name: str, value: float | None, pasts: Sequence[HistoryContext]) -> ReasonTemplate:
-    """A number beside the usual one of the first of `pasts` that has enough of them."""
+    """Compare a number with the usual one of the first of `pasts` with enough values."""
     if value is None:
         return ReasonTemplate("missing_value")
     shown = {"value": number(value)}
@@ -73,7 +73,7 @@ def of_number(name: str, value: float | None, pasts: Sequence[HistoryContext]) -
 
 
 def of_text(name: str, value: str | None, known: bool, pasts: Sequence[HistoryContext]) -> ReasonTemplate:
-    """A value of a categorical feature: new in a history, or how often it was there. known: to the encoder."""
+    """A value of a categorical feature: new in a history, or its number of occurrences. known: to the encoder."""
     if value is None:
         return ReasonTemplate("missing_value")
     for past in pasts:
@@ -85,7 +85,7 @@ def of_text(name: str, value: str | None, known: bool, pasts: Sequence[HistoryCo
 
 
 def of_calendar(name: str, value: str | None, pasts: Sequence[HistoryContext]) -> ReasonTemplate:
-    """An hour, day or month beside those of the first of `pasts` that has enough of them."""
+    """Compare an hour, day or month with those of the first of `pasts` with enough values."""
     if value is None:
         return ReasonTemplate("missing_value")
     for past in pasts:
@@ -98,7 +98,7 @@ def of_calendar(name: str, value: str | None, pasts: Sequence[HistoryContext]) -
 
 
 def of_outcomes(past: HistoryContext) -> ReasonTemplate | None:
-    """What is known of the outcomes of a history; None where nothing is."""
+    """The known outcomes of a history; None if there are none."""
     frauds = [age for age, outcome in zip(past.ages, past.outcomes, strict=True) if outcome == FRAUD]
     known = len(frauds) + sum(outcome == GENUINE for outcome in past.outcomes)
     facts = {"count": len(frauds), "total": known}
@@ -112,7 +112,7 @@ def of_outcomes(past: HistoryContext) -> ReasonTemplate | None:
 
 
 def of_pace(past: HistoryContext) -> ReasonTemplate | None:
-    """How many payments there were and how long ago; None where there were none."""
+    """The number of payments and their age; None if there are none."""
     if not past.ages:
         return None
     for limit, many in MANY:
@@ -126,14 +126,14 @@ def of_pace(past: HistoryContext) -> ReasonTemplate | None:
     )
 
 
-def _count(past: HistoryContext, found: int, more: int = 0) -> str:
-    """A count of payments; where the history shows no further back, there may be more of them."""
-    at_least = "at least " if past.full and found == len(past.ages) else ""
-    return f"{at_least}{found + more}"
+def _count(past: HistoryContext, n: int, more: int = 0) -> str:
+    """A count of payments; "at least" if the history may reach further back."""
+    at_least = "at least " if past.full and n == len(past.ages) else ""
+    return f"{at_least}{n + more}"
 
 
 def span(seconds: float) -> str:
-    """A time in whole hours up to two days, else in whole days, rounded up."""
+    """A time in hours up to two days, else in days, rounded up."""
     hours = max(1, math.ceil(seconds / HOUR - 1e-9))
     if hours == 24:
         return "day"
@@ -143,7 +143,7 @@ def span(seconds: float) -> str:
 
 
 def number(value: float, digits: int = 6) -> str:
-    """A number with so many digits that count, without an exponent where it can be."""
+    """A number with the given significant digits, without an exponent if possible."""
     value = float(f"{value:.{digits}g}")
     if value and not 1e-4 <= abs(value) < 1e15:
         return f"{value:.{digits}g}"

@@ -1,6 +1,6 @@
-"""Engines: what computes raw scores of a batch, PyTorch or ONNX Runtime. Both give the same to rounding.
+"""Engines that compute raw scores of a batch, with PyTorch or ONNX Runtime. Both agree up to rounding.
 
-An engine knows tensors and one network. It does not know payments, stores or calibration.
+`make_engine` gives an engine; call it with a batch.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from tsa.model.batch import History
 EngineName = Literal["auto", "torch", "onnxruntime"]
 Precision = Literal["float32", "bf16", "int8"]
 AT_ONCE = 16
-"""Payments that ONNX Runtime works on at a time: what they become then stays in the processor's cache."""
+"""Payments per call of ONNX Runtime, so that intermediate results fit in the processor's cache."""
 
 INPUTS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
-"""What a graph reads of each history; `outcome` where outcomes are an input."""
+"""Inputs of a graph per history; `outcome` only if outcomes are an input."""
 
 
 _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """Called with a batch of B payments, gives their raw scores (B,) float32: the softmax probability of fraud."""
+    """Called with a batch of B payments, returns raw scores (B,) float32: the softmax probability of fraud."""
 
     name: str
 
@@ -43,18 +43,18 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The network itself, in evaluation mode."""
+    """The network in PyTorch, in evaluation mode."""
 
     name = "torch"
 
     def __init__(self, network: TSANetwork, precision: Precision = "float32") -> None:
-        """precision: float32 or bf16; the latter is a network of its own."""
+        """precision: float32 or bf16; bf16 uses a copy of the network."""
         if precision == "int8":
             raise ConfigError("precision: int8 needs engine='onnxruntime' (got engine='torch')")
         self.network = network.eval() if precision == "float32" else copy.deepcopy(network).eval().to_bfloat16()
         self._device = next(network.parameters()).device
         if precision == "bf16" and self._device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-            # a network of the legacy system's size took 20 times as long as in float32; one that recalls hardly changes
+            # a network of the legacy system's size took 20 times as long as in float32; cross-attention hardly changes
             _log.warning("precision: without AVX-512, as on this processor, bf16 can be many times slower than float32")
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
@@ -70,8 +70,16 @@ class OnnxEngine:
     name = "onnxruntime"
 
     def __init__(self, graph: bytes, threads: int = 1) -> None:
-        """graph: what `tsa.inference.onnx_export` made. Raises ConfigError where ONNX Runtime is not
-        installed, BundleError for a graph that needs other files."""
+        """Load a graph.
+
+        Args:
+            graph: The output of `tsa.inference.onnx_export`.
+            threads: Threads of ONNX Runtime.
+
+        Raises:
+            ConfigError: If ONNX Runtime is not installed.
+            BundleError: If the graph needs other files.
+        """
         refuse_outside(graph, "the graph")
         runtime = onnx_runtime()
         options = runtime.SessionOptions()
@@ -92,25 +100,25 @@ class OnnxEngine:
 
 
 def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
-    """The arrays of a batch under the names that a graph knows them by."""
-    found = {
+    """The arrays of a batch by the input names of a graph."""
+    named = {
         f"{name}.{field}": value.numpy()
         for name, history in batch.histories.items()
         for field, value in _fields(history).items()
     }
-    return found if batch.engineered is None else {**found, "engineered": batch.engineered.numpy()}
+    return named if batch.engineered is None else {**named, "engineered": batch.engineered.numpy()}
 
 
 def _fields(history: History) -> Mapping[str, torch.Tensor]:
-    found = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
-    return {**found, "categorical": _rows(history.categorical)}
+    arrays = {field: value for field in INPUTS if (value := getattr(history, field)) is not None}
+    return {**arrays, "categorical": _rows(history.categorical)}
 
 
 def _rows(categorical: torch.Tensor) -> torch.Tensor:
-    """Rows of the table as a graph takes them; PyTorch takes them in any whole type. ModelError for what int32 does not hold."""
+    """Rows of the table as int32 for a graph; PyTorch accepts any integer type. Raises ModelError for larger values."""
     narrow = categorical.int()
     if categorical.dtype != torch.int32 and not torch.equal(narrow.to(categorical.dtype), categorical):
-        raise ModelError(f"categorical must be whole numbers below 2³¹ (got {categorical.dtype} with others)")
+        raise ModelError(f"categorical must be integers below 2³¹ (got {categorical.dtype} with others)")
     return narrow
 
 
@@ -121,10 +129,12 @@ def make_engine(
     precision: Precision = "float32",
     threads: int = 1,
 ) -> Engine:
-    """The engine of this name. graphs: what was exported, by precision.
+    """Make the engine with this name. graphs: exported graphs by precision.
 
-    auto: ONNX Runtime where the network was exported for this precision and the runtime is installed, PyTorch elsewhere.
-    Raises ConfigError for a name that is none, or where ONNX Runtime is asked for and something is missing.
+    auto: ONNX Runtime if the network was exported for this precision and the runtime is installed, else PyTorch.
+
+    Raises:
+        ConfigError: For an unknown name, or if ONNX Runtime is requested and something is missing.
     """
     if name not in get_args(EngineName) or precision not in get_args(Precision):
         raise ConfigError(
@@ -135,7 +145,7 @@ def make_engine(
         return TorchEngine(network, precision)
     if precision not in graphs:
         raise ConfigError(
-            f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle (tsa export BUNDLE), "
-            f"but the bundle has {', '.join(graphs) or 'none'}"
+            f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle "
+            f"(got {', '.join(graphs) or 'none'}); run: tsa export BUNDLE"
         )
     return OnnxEngine(graphs[precision], threads)

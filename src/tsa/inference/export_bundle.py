@@ -1,4 +1,4 @@
-"""Put an exported graph into a bundle. It knows bundles and logs; how a graph is made is in export.py."""
+"""Export the network of a bundle as a graph and add it to the bundle (`tsa export`)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tsa.model.collate import gather_batch
 from tsa.progress import Progress, silent
 
 COMPARED = 1000
-"""Payments that a graph is compared with the network on."""
+"""Number of payments on which graph and network are compared."""
 MOVES_AT_MOST = 0.1
 TIMED = 50
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was put into the bundle, and how far its scores are from the network's, on so many payments.
+    """The exported graph, and how far its scores differ from the network's on a number of payments.
 
-    seconds: of a single payment, by the graph on one thread and by the network.
+    seconds: time of a single payment, by the graph on one thread and by the network.
     """
 
     file: str
@@ -48,11 +48,15 @@ def export_bundle(
     copy: Path | None = None,
     progress: Progress = silent,
 ) -> Exported:
-    """Export the network of the bundle at `path` and seal the bundle anew, with the graph in it.
+    """Export the network of the bundle at `path`, add the graph to the bundle and update its hashes.
 
-    log: payments to compare scores on; else random ones. copy: another file for the graph.
-    Raises ConfigError for a precision that is none, ModelError where a float32 graph does not agree to 1e-5, or another one
-    moves a score by more than 0.1.
+    Args:
+        log: Payments to compare scores on; by default random ones.
+        copy: Another file to write the graph to.
+
+    Raises:
+        ConfigError: For an unknown precision.
+        ModelError: If scores of a float32 graph differ by more than 1e-5, or of another graph by more than 0.1.
     """
     if precision not in GRAPHS:
         raise ConfigError(f"precision must be one of {', '.join(GRAPHS)} (got {precision!r})")
@@ -86,7 +90,7 @@ def _seconds(engine: Engine, one: Batch) -> float:
 
 
 def _batch(bundle: Bundle, log: Path | None) -> Batch:
-    """The last payments of a log, whose histories are the longest; random ones where there is none."""
+    """The last payments of a log, which have the longest histories; random ones without a log."""
     if log is None:
         return random_batch(bundle.config, bundle.lengths, COMPARED, seed=1)
     with encoded_log(bundle.market, log, bundle.encoder) as store:

@@ -1,7 +1,6 @@
-"""A log whose outcomes are known, encoded for a bundle: what evaluating and calibrating a bundle begin with.
+"""Encode and score a log with known outcomes, to evaluate or calibrate a bundle: use `open_log`.
 
-Histories are taken from the whole log, each payment's as it was at its time; a window chooses which payments count. It knows
-stores and bundles; it measures and fits nothing.
+Histories are taken from all of the log, as of each payment's time; a time window selects the payments that count.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ When = str | datetime | None
 
 @dataclass(frozen=True)
 class KnownLog:
-    """A store made with a bundle's encoder, and which of its payments count."""
+    """A store made with a bundle's encoder, and the payments of it that count."""
 
     store: EventStore
     payments: NDArray[np.int64]
@@ -40,8 +39,8 @@ class KnownLog:
     @property
     def labels(self) -> NDArray[np.int8]:
         """(m,) 1 fraud, 0 genuine, -1 not known."""
-        found: NDArray[np.int8] = self.store.label[self.payments]
-        return found
+        labels: NDArray[np.int8] = self.store.label[self.payments]
+        return labels
 
     @property
     def labelled(self) -> NDArray[np.int64]:
@@ -59,41 +58,44 @@ def open_log(
     quarantine: SetAside = None,
     progress: Progress = silent,
 ) -> Iterator[KnownLog]:
-    """Yield the payments of `logs` in [start, end), UTC, encoded and scored; the store is gone afterwards.
+    """Yield the payments of `logs` in [start, end), UTC, encoded and scored; the store is deleted afterwards.
 
-    quarantine: where rows go that break a rule or that the network has no number for; without it they are an error.
-    DataError, ConfigError.
+    quarantine: a file for rows that break a rule or get no finite score; without it they are an error.
+
+    Raises:
+        DataError: If the log cannot be read, or a payment has no finite score.
+        ConfigError: For an invalid time.
     """
     window = window_seconds(start, end)
-    aside = Quarantine.of(quarantine)
-    with scorer.encoded(list(logs), quarantine=aside, progress=progress) as store:
+    quarantine_file = Quarantine.of(quarantine)
+    with scorer.encoded(list(logs), quarantine=quarantine_file, progress=progress) as store:
         first, last = (int(row) for row in np.searchsorted(store.time_seconds, window))
         rows = np.arange(first, last, dtype=np.int64)
         with progress("scoring", len(rows)) as advance:
             scores = scorer.score_rows(store, rows, advance=advance)
-        if not (sound := np.isfinite(scores)).all():
+        if not (valid := np.isfinite(scores)).all():
             ids = store.ids(slice(first, last))
-            if aside is None:
+            if quarantine_file is None:
                 check_finite(ids, scores)
-            else:  # the file is written anew, with them
-                unscored = frozenset(ids.filter(~sound).cast(pl.String))
-                with scorer.encoded(list(logs), quarantine=replace(aside, unscored=unscored)):
+            else:  # write the file again, including them
+                unscored = frozenset(ids.filter(~valid).cast(pl.String))
+                with scorer.encoded(list(logs), quarantine=replace(quarantine_file, unscored=unscored)):
                     pass
-            rows, scores = rows[sound], scores[sound]
+            rows, scores = rows[valid], scores[valid]
         yield KnownLog(store, rows, scores)
 
 
 def learned_note(bundle: Bundle, times: NDArray[np.float64], ranges: Sequence[str]) -> str | None:
-    """A sentence where payments at `times` (m,) lie in ranges that the bundle was made with; None where none is known to."""
+    """A warning if payments at `times` (m,) lie in ranges that the bundle was trained with; None if none is known to."""
     splits = (bundle.data or {}).get("splits") or {}
-    found = []
+    overlaps = []
     for name in ranges:
         first, last = (splits.get(name) or {}).get("start"), (splits.get(name) or {}).get("end")
         if first and last:
             begin, stop = (to_seconds(as_utc(text)) for text in (first, last))
             if count := int(np.count_nonzero((times >= begin) & (times <= stop))):
-                found.append(f"{count:,} in the {name} range, {first[:10]} to {last[:10]}")
-    if not found:
+                overlaps.append(f"{count:,} in the {name} range, {first[:10]} to {last[:10]}")
+    if not overlaps:
         return None
-    rule = "a bundle looks better on payments that it was made with than on others"
-    return f"{rule}: of {len(times):,} payments here {'; '.join(found)} (--from and --to choose others)"
+    rule = "metrics are too good on payments that the bundle was trained with"
+    return f"{rule}: of {len(times):,} payments here {'; '.join(overlaps)} (select others with --from and --to)"

@@ -1,6 +1,6 @@
 """Export a network as an ONNX graph: from the named arrays of a batch to raw scores, for any number of payments.
 
-What was exported is checked before it is handed out. It knows networks and batches; not bundles, nor who runs the graph.
+The graph is compared with the network before it is returned.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tsa.optional import imported
 
 OPSET = 20
 AGREES = 1e-5
-"""How far a float32 graph's scores may be from the network's."""
+"""Maximum difference between the scores of a float32 graph and of the network."""
 MAX_PAYMENTS = 65_536
 
 
 class _Flat(nn.Module):
-    """A network that takes tensors one by one, as graphs do."""
+    """A network with one argument per tensor, as graphs have."""
 
     def __init__(self, network: TSANetwork, fields: Sequence[str]) -> None:
         super().__init__()
@@ -52,11 +52,14 @@ class _Flat(nn.Module):
 
 
 def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
-    """The graph of a network in evaluation mode. lengths: events of each history, the current one included.
+    """The graph of a network in evaluation mode. lengths: events of each history, including the current one.
 
     Its inputs are `HISTORY.FIELD` and `engineered`, as `tsa.inference.engine.named_inputs` names them, of B payments; its
-    output `raw_score` (B,). Raises ConfigError where the packages for it are missing, ModelError where the graph does not
-    give what the network gives.
+    output `raw_score` (B,).
+
+    Raises:
+        ConfigError: If the required packages are missing.
+        ModelError: If the graph does not give the network's scores.
     """
     _refuse_missing()
     fields = INPUTS if network.config.known_outcomes else INPUTS[:-1]
@@ -81,10 +84,10 @@ def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
 
 
 def quantize_int8(graph: bytes) -> bytes:
-    """The graph with the weights of its matrix products in seven bits of an int8, inputs quantised in eight as they come.
+    """Quantise the graph: weights of matrix products to seven bits of an int8, inputs dynamically to eight bits.
 
-    Products that read an event's plain numbers stay as they are: they are small, and angles that are made of numbers in
-    eight bits are far off.
+    Products that read an event's numbers are not quantised: they are small, and the sine and cosine of quantised numbers
+    would be inaccurate.
     """
     _refuse_missing()
     tools = onnx_quantisation()
@@ -95,7 +98,7 @@ def quantize_int8(graph: bytes) -> bytes:
             before,
             after,
             weight_type=tools.QuantType.QInt8,
-            # 7 bits: without VNNI sums of two products with 8 bits overflow 16, and scores are several times further off
+            # 7 bits: without VNNI, sums of two 8-bit products overflow 16 bits, and score errors are several times larger
             reduce_range=True,
             nodes_to_exclude=_of_plain_numbers(graph),
         )
@@ -103,7 +106,7 @@ def quantize_int8(graph: bytes) -> bytes:
 
 
 def _of_plain_numbers(graph: bytes) -> list[str]:
-    """Names of the products that read the same numbers as one whose sine or cosine is taken."""
+    """Names of the products with the same input as one followed by sine or cosine."""
     import onnx
 
     nodes = onnx.load_model_from_string(graph).graph.node
@@ -114,7 +117,7 @@ def _of_plain_numbers(graph: bytes) -> list[str]:
 
 
 def _unshare_weights(graph: bytes) -> bytes:
-    """The same graph with a matrix of its own for each product: quantising names what it makes of one by its name."""
+    """The same graph with a separate matrix for each product: quantising names its outputs by the matrix."""
     import onnx
 
     model = onnx.load_model_from_string(graph)
@@ -142,24 +145,26 @@ def _unshare_weights(graph: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far scores of a graph are from those of the network."""
+    """Differences between the scores of a graph and of the network."""
 
     largest: float
     mean: float
 
 
 def verify_graph(graph: bytes, network: TSANetwork, batch: Batch, most: float = AGREES) -> Difference:
-    """Compare a graph with the network on a batch. ModelError where a score differs by more than `most`."""
+    """Compare a graph with the network on a batch. Raises ModelError if a score differs by more than `most`."""
     own, other = TorchEngine(network)(batch), OnnxEngine(graph)(batch)
     apart = np.abs(own.astype(np.float64) - other)
-    found = Difference(float(apart.max(initial=0.0)), float(apart.mean()))
-    if not found.largest <= most:
-        raise ModelError(f"the exported graph must score as the network to {most:g} (got {found.largest:g} apart)")
-    return found
+    deviation = Difference(float(apart.max(initial=0.0)), float(apart.mean()))
+    if not deviation.largest <= most:
+        raise ModelError(
+            f"the exported graph must agree with the network to {most:g} (got a difference of {deviation.largest:g})"
+        )
+    return deviation
 
 
 def random_batch(config: ModelConfig, lengths: Mapping[str, int], size: int, seed: int = 0) -> Batch:
-    """`size` payments of no meaning, with histories of all lengths, to trace and compare with."""
+    """`size` random payments with histories of all lengths, for tracing and comparing."""
     rng = np.random.default_rng(seed)
     histories = {name: _random_history(config, lengths[name], size, rng) for name in config.histories}
     numbers = rng.normal(size=(size, config.n_engineered)).astype(np.float32)
@@ -195,7 +200,7 @@ def _flat(batch: Batch, fields: Sequence[str], config: ModelConfig) -> tuple[lis
 
 
 def _bytes_of(program: Any) -> bytes:
-    """One file, its weights inside it."""
+    """The graph as one file that includes its weights."""
     import onnx
 
     into = io.BytesIO()
@@ -205,7 +210,7 @@ def _bytes_of(program: Any) -> bytes:
 
 @contextmanager
 def _quiet() -> Any:
-    """The exporter tells of much that is none of the user's business."""
+    """Silence messages of the exporter that do not concern the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

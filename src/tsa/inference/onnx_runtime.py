@@ -1,7 +1,7 @@
-"""ONNX Runtime, imported in this one place, with its reports to its maker turned off.
+"""Import ONNX Runtime, only here, with its telemetry disabled.
 
-From 1.29 on it writes a device id and looks up a host of its maker on Linux. `tsa/__init__.py` sets the variable that keeps it
-from doing so before anything can import it; here the same is said through its API, for a process that had imported it before.
+From version 1.29 it writes a device id and contacts its vendor on Linux. `tsa/__init__.py` disables that by environment
+variable before any import; this module also disables it by API, for processes that imported it earlier.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tsa.optional import imported
 
 
 def onnx_runtime(what: str = "engine 'onnxruntime'") -> Any:
-    """The module. ConfigError where it is not installed. what: who needs it."""
+    """The module. Raises ConfigError if it is not installed. what: the feature that needs it."""
     onnxruntime = imported(what, "onnxruntime", "onnx")
     onnxruntime.disable_telemetry_events()
     return onnxruntime
@@ -29,7 +29,7 @@ def has_runtime() -> bool:
 
 
 def onnx_quantisation() -> Any:
-    """ONNX Runtime's tools to quantise a graph. ConfigError where it is not installed."""
+    """ONNX Runtime's tools to quantise a graph. Raises ConfigError if it is not installed."""
     onnx_runtime()
     from onnxruntime import quantization
 

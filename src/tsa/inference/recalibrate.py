@@ -1,7 +1,4 @@
-"""A bundle calibrated anew on a log whose outcomes are known: the same network, new percentiles and probabilities.
-
-It knows bundles and logs; how maps are fitted is `tsa.calibration.calibration`'s.
-"""
+"""Recalibrate a bundle on a log with known outcomes: the same network, new percentiles and probabilities."""
 
 from __future__ import annotations
 
@@ -37,28 +34,28 @@ def calibrate_bundle(
     overrides: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Bundle:
-    """Fit percentiles and probabilities to a log, and write the bundle `out` with them; the one at `path` stays as it is.
+    """Fit percentiles and probabilities to a log, and write them with the network to the bundle `out`.
 
-    All payments in [start, end) serve the percentiles, those whose outcome is known the probabilities. The new bundle is
-    not signed; what was measured of the old probabilities is left out of it.
+    Percentiles use all payments in [start, end), probabilities those with a known outcome. The new bundle is not signed,
+    and does not contain metrics of the old probabilities. The bundle at `path` is not changed.
 
     Args:
         path: The bundle, a folder or a .tar.gz.
-        logs: Files as `tsa prepare` reads them, or wire rows where the bundle's market has them. Histories are taken from
-            the whole log.
-        out: The bundle to write, which must be no input.
+        logs: Files as `tsa prepare` reads them, or wire rows where the bundle's market has them. Histories
+            are taken from all of the log.
+        out: The bundle to write; must not be an input.
         method: "bspline", "isotonic", "platt" or "beta".
         start, end: Times in UTC; open where None.
-        quarantine: Where rows go that break a rule or get no score; without it they are an error.
-        overrides: `key=value` over the market for reading this log; the new bundle keeps its own market.
-        progress: Told of what takes long.
+        quarantine: A file for rows that break a rule or get no score; without it they are an error.
+        overrides: `key=value` settings of the market for reading this log; the new bundle has the old market.
+        progress: Receives the progress of long steps.
 
     Returns:
         The new bundle.
 
     Raises:
         CalibrationError: For too few payments or frauds, or a fit that fails its check.
-        ConfigError: For an unknown method, or where `out` is an input.
+        ConfigError: For an unknown method, or if `out` is an input.
         DataError: For a log that cannot be read.
     """
     path, out = Path(path), Path(out)
@@ -72,8 +69,8 @@ def calibrate_bundle(
         times = log.store.time_seconds[log.payments]
         calibration = Calibration.fit(scores=log.scores, labels=log.labels, method=method)
     if calibration.reasons:
-        found = "; ".join(f"no {name}: {reason}" for name, reason in calibration.reasons.items())
-        raise CalibrationError(f"{out} is not written, since there is {found}")
+        missing = "; ".join(f"no {name}: {reason}" for name, reason in calibration.reasons.items())
+        raise CalibrationError(f"{out} is not written, since there is {missing}")
     learned = (bundle.training.get("training") or {}).get("train_on", ["train"])
     if note := learned_note(bundle, times, tuple(dict.fromkeys([*learned, "validation"]))):
         _log.warning("%s", note)
@@ -99,5 +96,5 @@ def calibrate_bundle(
 
 
 def _without_calibration(metrics: Any) -> Any:
-    """What was measured, but for the probabilities, which are others now."""
+    """The metrics without those of the old probabilities."""
     return None if metrics is None else {key: value for key, value in metrics.items() if key != "calibration"}

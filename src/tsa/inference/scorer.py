@@ -1,4 +1,4 @@
-"""The Scorer: the only way from payments to scores. Evaluation, offline scoring and serving all come through here."""
+"""`Scorer`: computes scores of payments with a bundle. Evaluation, offline scoring and serving all use it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 512
 PART_ROWS = 2**18
-"""Payments of a log whose scores are held at a time."""
+"""Payments of a log scored per part."""
 
 Files = pl.DataFrame | str | Path | Sequence[str | Path]
 Rows = Sequence[Mapping[str, Any]]
 Payments = Files | Rows
 Past = Mapping[Key, HistoryEvents] | Callable[[EncodedPayments], Mapping[Key, HistoryEvents]]
-"""Earlier events of the keys of payments, or what finds them."""
+"""Earlier events of the keys of payments, or a function that returns them."""
 
 
 def score_events(
@@ -56,8 +56,8 @@ def score_events(
 ) -> NDArray[np.float32]:
     """(m,) raw scores, the softmax probability of fraud, of the events `rows` (m,) of a store.
 
-    Every batch has the same shape: the last one is filled up with copies of its last row, and histories are not trimmed.
-    Matrix products round differently for other shapes, and no earlier score may move, even by a bit, when later events come.
+    Every batch has the same shape: the last one is padded with copies of its last row, and histories are not trimmed.
+    Matrix products round differently for other shapes, and scores must not change by even a bit when later events arrive.
     """
     engine = TorchEngine(network) if isinstance(network, TSANetwork) else network
     scores = np.empty(len(rows), np.float32)
@@ -71,15 +71,21 @@ def score_events(
 
 
 class Scorer:
-    """Scores payments with a bundle: those of a log, rows that carry their own history, and single ones."""
+    """Scores payments with a bundle: those of a log, rows with inline history, and single payments."""
 
     def __init__(
         self, bundle: Bundle, *, engine: EngineName = "torch", precision: Precision = "float32", threads: int = 1
     ) -> None:
-        """engine: "torch", "onnxruntime" (what `tsa export` put into the bundle), or "auto": the latter where it can be.
+        """Make a scorer of an open bundle.
 
-        precision: float32; bf16 (torch) or int8 (onnxruntime) are quicker and move scores a little. threads: of ONNX
-        Runtime; PyTorch's are set for the whole process with `torch.set_num_threads`. ConfigError for what is not there.
+        Args:
+            bundle: The bundle.
+            engine: "torch", "onnxruntime" (needs `tsa export`), or "auto": ONNX Runtime if available.
+            precision: "float32"; "bf16" (torch) and "int8" (onnxruntime) are faster and change scores slightly.
+            threads: Threads of ONNX Runtime; set those of PyTorch with `torch.set_num_threads`.
+
+        Raises:
+            ConfigError: If the engine or precision is not available.
         """
         self.bundle = bundle
         self.engine = make_engine(engine, bundle.network, bundle.graphs, precision, threads)
@@ -88,11 +94,18 @@ class Scorer:
     def load(
         cls, path: str | Path, overrides: Sequence[str] = (), *, key: bytes | None = None, **settings: Any
     ) -> Scorer:
-        """Open and check the bundle at `path`, a folder or a .tar.gz. BundleError says what is wrong with it.
+        """Open and check the bundle at `path`.
 
-        overrides: `key=value` over its market, such as `event.time_unit="ms"` for a log that writes times another way.
-        MarketError for one that breaks a rule, or names other features than the bundle's. key: a public key (PEM): the
-        bundle must be signed with its private one. settings: as of `Scorer`. ConfigError for an age cap above the model's.
+        Args:
+            path: A folder or a .tar.gz.
+            overrides: `key=value` settings of its market, such as `event.time_unit="ms"` for a log with another time unit.
+            key: A public key (PEM): the bundle must be signed with its private key.
+            settings: As for `Scorer`.
+
+        Raises:
+            BundleError: If the bundle is incomplete, changed or not signed with the key.
+            MarketError: If an override breaks a rule or changes the features.
+            ConfigError: For an age cap above the model's.
         """
         bundle = Bundle.open(path, key=key)
         if overrides:
@@ -103,12 +116,12 @@ class Scorer:
 
     @cached_property
     def reader(self) -> PaymentReader:
-        """Reads single payments of a market of logs. DataError where rows carry their own history."""
+        """Reads single payments of a market with logs. Raises DataError if rows carry their own history."""
         return PaymentReader(self.bundle.market, self.bundle.encoder)
 
     @cached_property
     def wire_reader(self) -> WireReader:
-        """Reads rows that carry their own history. MarketError for a market of logs."""
+        """Reads rows with inline history. Raises MarketError for a market with logs."""
         return WireReader(self.bundle.market, self.bundle.encoder)
 
     def score(
@@ -121,15 +134,23 @@ class Scorer:
         quarantine: SetAside = None,
         progress: Progress = silent,
     ) -> pl.DataFrame:
-        """Score payments: all of a log, by default, or single ones, given as rows (dicts of current values).
+        """Score the payments of a log, or single payments.
 
-        payments: a table, or files as `tsa prepare` reads them, whose histories are taken from the whole log given; or
-        rows: of a wire market with the histories that they carry, else with `histories`. start, end: of a log, score only
-        payments in [start, end), in UTC. quarantine: a file for rows of a log that break a rule; without it they are an
-        error. histories: earlier events by (history, key), or a function from the encoded payments to these.
-        Returns `id`, `raw_score` (float32), `percentile` and `probability` (float64), of a log in time order, of rows in
-        theirs; the last two only as far as the bundle is calibrated. DataError names what cannot be scored, ConfigError a
-        time that is none.
+        Args:
+            payments: A table, or files as `tsa prepare` reads them, whose histories are taken from all of the log; or rows
+                (dicts of current values), with inline history if the market has it, else with `histories`.
+            histories: For rows: earlier events by (history, key), or a function from the encoded payments to these.
+            start, end: Of a log, score only payments in [start, end), in UTC.
+            quarantine: A file for rows of a log that break a rule; without it they are an error.
+            progress: Receives the progress of long steps.
+
+        Returns:
+            `id`, `raw_score` (float32), `percentile` and `probability` (float64), the last two only if the bundle is
+            calibrated for them. A log is in time order, rows are in the given order.
+
+        Raises:
+            DataError: Names the payments that cannot be scored.
+            ConfigError: For an invalid time.
         """
         if _is_rows(payments):
             return self._score_rows(payments, histories)
@@ -146,47 +167,47 @@ class Scorer:
         progress: Progress = silent,
         part_rows: int = PART_ROWS,
     ) -> Iterator[pl.DataFrame]:
-        """What `score` gives for a log, so many payments at a time, in time order: one part at least.
+        """Yield the result of `score` for a log in parts of `part_rows` payments, in time order; at least one part.
 
-        A payment that the network has no number for is set aside as well, once the others are scored.
+        Payments without a finite score are quarantined after all others are scored.
         """
         rows_in, unscored = window_seconds(start, end), set[str]()
         with self.encoded(payments, quarantine=quarantine, progress=progress) as store:
             first, last = (int(row) for row in np.searchsorted(store.time_seconds, rows_in))
-            kept = None if quarantine is None else unscored
-            yield from self._store_parts(store, first, last, part_rows, progress, kept)
+            collected = None if quarantine is None else unscored
+            yield from self._store_parts(store, first, last, part_rows, progress, collected)
             if unscored:
                 self._set_aside(payments, quarantine, frozenset(unscored))
 
     def score_store(self, store: EventStore, *, progress: Progress = silent) -> pl.DataFrame:
-        """What `score` gives for a log that stands encoded with this bundle's encoder: all its payments, in time order."""
+        """The result of `score` for a log already encoded with this bundle's encoder: all its payments, in time order."""
         return pl.concat(list(self._store_parts(store, 0, len(store), PART_ROWS, progress, None)), rechunk=True)
 
     def _store_parts(
         self, store: EventStore, first: int, last: int, part_rows: int, progress: Progress, unscored: set[str] | None
     ) -> Iterator[pl.DataFrame]:
-        """The payments from `first` to `last`, so many at a time. unscored: gets the ids of those that the network has no
-        number for; DataError for such a payment where it is None."""
+        """Score the payments from `first` to `last` in parts. unscored: collects the ids of payments without a finite score;
+        if None, they raise DataError."""
         with progress("scoring", last - first) as advance:
             for begin in range(first, max(last, first + 1), part_rows):
-                # opened anew for each part: what the maps of the last one hold in memory is let go
+                # reopen for each part, to release the memory of the previous memory maps
                 store = store.reopened()
                 rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
                 scores = self.score_rows(store, rows, advance=advance)
                 ids = store.ids(slice(begin, begin + len(rows)))
-                if not (sound := np.isfinite(scores)).all():
+                if not (valid := np.isfinite(scores)).all():
                     if unscored is None:
                         check_finite(ids, scores)
                     else:
-                        unscored |= set(ids.filter(~sound).cast(pl.String))
-                        ids, scores = ids.filter(sound), scores[sound]
+                        unscored |= set(ids.filter(~valid).cast(pl.String))
+                        ids, scores = ids.filter(valid), scores[valid]
                 yield pl.DataFrame({"id": ids, **self.with_calibration(scores)})
 
     def _set_aside(self, payments: Files, quarantine: SetAside, unscored: frozenset[str]) -> None:
-        """Write the quarantine file anew, with the payments that got no score. DataError where that makes it too many."""
-        aside = Quarantine.of(quarantine)
-        assert aside is not None
-        with self.encoded(payments, quarantine=replace(aside, unscored=unscored)):
+        """Write the quarantine file again, including payments without a score. Raises DataError if that exceeds the limit."""
+        quarantine_file = Quarantine.of(quarantine)
+        assert quarantine_file is not None
+        with self.encoded(payments, quarantine=replace(quarantine_file, unscored=unscored)):
             pass
 
     def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
@@ -196,7 +217,7 @@ class Scorer:
             )
         if self.bundle.market.inline_history is not None:
             if histories is not None:
-                raise DataError("histories must not be given: rows of this market carry their own")
+                raise DataError("histories must not be given: rows of this market contain their histories")
             requests = self.wire_reader.read(rows)
         else:
             requests = self.requests(self.reader.read_all(rows), histories)
@@ -204,7 +225,7 @@ class Scorer:
         return pl.DataFrame({"id": ids, **self.score_requests(requests)})
 
     def requests(self, payments: EncodedPayments, histories: Past | None = None) -> Requests:
-        """Encoded payments with their histories, from the earlier events of their keys; one another's are seen as well."""
+        """Encoded payments with their histories, from earlier events of their keys, including those of this batch."""
         past = (histories(payments) if callable(histories) else histories) or {}
         return Requests(
             ids=payments.ids,
@@ -216,14 +237,14 @@ class Scorer:
     def score_requests(self, requests: Requests) -> dict[str, NDArray[Any]]:
         """The scores of B payments by name, (B,) each: `raw_score`, then those that the bundle is calibrated for.
 
-        DataError where the network has no number for a payment.
+        Raises DataError if a score is not finite.
         """
         scores = self.engine(request_batch(requests))
         check_finite(requests.ids, scores)
         return self.with_calibration(scores)
 
     def encoded(self, payments: Files, **settings: Any) -> AbstractContextManager[EventStore]:
-        """A block in which there is a store of a log, made with the bundle's encoder: `tsa.data.store.store.encoded_log`."""
+        """A context with a temporary store of a log, made with the bundle's encoder: `tsa.data.store.store.encoded_log`."""
         return encoded_log(self.bundle.market, payments, self.bundle.encoder, **settings)
 
     def with_calibration(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -236,14 +257,14 @@ class Scorer:
         return score_events(self.engine, store, rows, **settings)
 
     def explain(self, payments: Files, ids: Sequence[Any], **settings: Any) -> list[Explanation]:
-        """Why the payments `ids` of a log got their scores; settings as of `tsa.explain.explain_log`."""
+        """Explain the scores of the payments `ids` of a log; settings as for `tsa.explain.explain_log`."""
         from tsa.explain import explain_log
 
         return explain_log(self.bundle, payments, ids, **settings)
 
 
 def _check_cap(bundle: Bundle) -> None:
-    """Ages beyond the network's cap would all count alike: one that is set otherwise must not be larger. ConfigError."""
+    """Raise ConfigError for an age cap above the network's: ages beyond that would all count the same."""
     wire, config = bundle.market.inline_history, bundle.config
     if wire is not None and config.time_attention == "exponential" and wire.age_cap_seconds > config.age_cap_seconds:
         rule = f"inline_history.age_cap_seconds must be at most the model's {config.age_cap_seconds:g}"
@@ -251,30 +272,35 @@ def _check_cap(bundle: Bundle) -> None:
 
 
 def _is_rows(payments: Payments) -> TypeGuard[Rows]:
-    """Whether these are rows, not a table or names of files."""
+    """Whether these are rows, not a table or file names."""
     if isinstance(payments, pl.DataFrame | str | Path):
         return False
     return all(isinstance(row, Mapping) for row in payments)
 
 
 def check_finite(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:
-    """A payment that the network has no number for has no score: not the lowest, not the highest, none."""
+    """Raise DataError if a score is not finite."""
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
-        found = f"{len(bad)} of {len(scores)} do not, such as {[brief(ids[at], 40) for at in bad[:5].tolist()]}"
-        found += "; of a log, a quarantine file would set them aside"
-        raise DataError(f"payments must get a number as score (got {found})")
+        got = f"{len(bad)} of {len(scores)} not finite, such as {[brief(ids[at], 40) for at in bad[:5].tolist()]}"
+        raise DataError(
+            f"scores must be finite (got {got}); for a log, give a quarantine file to exclude these payments"
+        )
 
 
 def write_scores(scores: pl.DataFrame | Iterable[pl.DataFrame], out: Path) -> int:
-    """Write scores, in one piece or in parts, as .parquet or .csv, as `out` ends, whole or not at all.
+    """Write scores, as one table or in parts, atomically as .parquet or .csv by the suffix of `out`.
 
-    Returns how many payments there were. Raises ConfigError for another ending, before the first part is asked for.
+    Returns:
+        The number of payments.
+
+    Raises:
+        ConfigError: For another suffix, before the first part is computed.
     """
     need_suffix("out", out, ".parquet", ".csv")
     parts = iter([scores] if isinstance(scores, pl.DataFrame) else scores)
-    with atomic_file(out) as aside:
-        return _write_csv(parts, aside) if out.suffix == ".csv" else _write_parquet(parts, aside)
+    with atomic_file(out) as temporary:
+        return _write_csv(parts, temporary) if out.suffix == ".csv" else _write_parquet(parts, temporary)
 
 
 def _write_csv(parts: Iterator[pl.DataFrame], path: Path) -> int:
@@ -296,7 +322,7 @@ def _write_parquet(parts: Iterator[pl.DataFrame], path: Path) -> int:
 
 
 def window_seconds(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:
-    """[start, end) in epoch seconds, open where nothing is given. ConfigError for what is no time, or the wrong way round."""
+    """[start, end) in epoch seconds, open if not given. Raises ConfigError for an invalid time, or a start after the end."""
     first, last = epoch_seconds("start", start, -math.inf), epoch_seconds("end", end, math.inf)
     if first > last:
         raise ConfigError(f"start must not be after end (got start={start}, end={end})")
@@ -304,7 +330,7 @@ def window_seconds(start: str | datetime | None, end: str | datetime | None) -> 
 
 
 def epoch_seconds(name: str, when: str | datetime | None, otherwise: float) -> float:
-    """Epoch seconds of a time in UTC, or in ISO spelling. ConfigError names what is none."""
+    """Epoch seconds of a UTC time or an ISO string; `otherwise` for None. Raises ConfigError for an invalid time."""
     if when is None:
         return otherwise
     moment = as_moment(when)

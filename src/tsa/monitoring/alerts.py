@@ -1,7 +1,6 @@
-"""Alerts: what of a comparison is beyond the market's thresholds, and not by chance alone.
+"""Alerts: changes that exceed the market's `[monitoring]` thresholds and that chance alone does not explain.
 
-One alert per measure and feature: of the window that is furthest beyond, or of the whole range, with the number of windows
-that are beyond as well. It knows the plain values of a comparison and the `[monitoring]` table.
+`find_alerts` returns one alert per measure and feature: the worst window, or the full range, and the number of windows.
 """
 
 from __future__ import annotations
@@ -16,44 +15,49 @@ from tsa.config.tables import Levels, Monitoring
 Dict = Mapping[str, Any]
 
 ERRORS = 3.5
-"""A share above an operating point that is fewer standard errors from the reference's is left to chance."""
+"""A change in the share above an operating point of fewer standard errors than this counts as chance."""
 
 MIN_PAYMENTS = 5
-"""A share that differs by fewer payments than this is left to chance as well."""
+"""A difference of fewer payments than this counts as chance as well."""
 
 VOLUME_ERRORS = 5.0
-"""So many times the square root of what was expected may be missing or too much."""
+"""Daily volume may differ from the expected count by this many times its square root."""
 
 SEVERITIES = ("alert", "warning")
 
 
 @dataclass(frozen=True)
 class _Finding:
-    """What one window says: a value to hold against the levels, and what is shown of it."""
+    """The result of one window: `size` is compared with the thresholds, the rest is shown."""
 
     size: float
     value: float
     reference: float | None
     window: int | None
-    """None: the whole range."""
+    """None: the full range."""
 
 
-def find_alerts(found: Dict, settings: Monitoring) -> list[dict[str, Any]]:
-    """All alerts and warnings, the severest first: {severity, measure, feature, value, reference, threshold, window, windows}.
+def find_alerts(comparison: Dict, settings: Monitoring) -> list[dict[str, Any]]:
+    """All alerts and warnings, the most severe first.
 
-    found: `features`, `scores`, `volume`, `performance`, `windows` and `range` of a comparison. `threshold` is the one that was
-    passed; `windows` how many of them are beyond the lower one.
+    Args:
+        comparison: A comparison with `features`, `scores`, `volume`, `performance`, `windows` and `range`.
+        settings: The `[monitoring]` table with the thresholds.
+
+    Returns:
+        Dicts with severity, measure, feature, value, reference, threshold (the one exceeded), window, and windows (how
+        many windows exceed the lower threshold).
     """
     alerts = []
-    for measure, feature, levels, findings in _measures(found, settings):
+    for measure, feature, levels, findings in _measures(comparison, settings):
         beyond = [finding for finding in findings if finding.size >= levels[0]]
         if beyond:
-            alerts.append(_alert(measure, feature, levels, beyond, found))
+            alerts.append(_alert(measure, feature, levels, beyond, comparison))
     return sorted(alerts, key=lambda alert: SEVERITIES.index(alert["severity"]))
 
 
 def _alert(
-    measure: str, feature: str | None, levels: Levels, beyond: Sequence[_Finding], found: Dict
+    measure: str, feature: str | None, levels: Levels, beyond: Sequence[_Finding], comparison: Dict
 ) -> dict[str, Any]:
     worst = max(beyond, key=lambda finding: finding.size)
     severe = worst.size >= levels[1]
@@ -64,24 +68,24 @@ def _alert(
         "value": worst.value,
         "reference": worst.reference,
         "threshold": levels[1] if severe else levels[0],
-        "window": dict(found["range"] if worst.window is None else found["windows"][worst.window]),
+        "window": dict(comparison["range"] if worst.window is None else comparison["windows"][worst.window]),
         "windows": sum(finding.window is not None for finding in beyond),
     }
 
 
-def _measures(found: Dict, settings: Monitoring) -> Iterator[tuple[str, str | None, Levels, list[_Finding]]]:
-    for feature in found["features"]:
+def _measures(comparison: Dict, settings: Monitoring) -> Iterator[tuple[str, str | None, Levels, list[_Finding]]]:
+    for feature in comparison["features"]:
         name = feature["name"]
         if name in settings.ignore:
             continue
         yield "psi", name, settings.psi, _stability(feature)
         yield "missing_rate", name, settings.missing_rate, _rates(feature, "missing_rate", falling=True)
         yield "unknown_rate", name, settings.unknown_rate, _rates(feature, "unknown_rate", falling=False)
-    yield "score_psi", None, settings.score_psi, _stability(found["scores"])
-    for point in found["scores"]["points"]:
+    yield "score_psi", None, settings.score_psi, _stability(comparison["scores"])
+    for point in comparison["scores"]["points"]:
         yield "operating_point_change", point["name"], settings.operating_point_change, _shares(point)
-    yield "volume", None, settings.volume, _volume(found["volume"])
-    performance = found["performance"]
+    yield "volume", None, settings.volume, _volume(comparison["volume"])
+    performance = comparison["performance"]
     yield "average_precision_drop", None, settings.average_precision_drop, _drops(performance, settings)
     yield "calibration", None, settings.calibration, _ratios(performance, settings)
 
@@ -92,7 +96,7 @@ def _windows(measured: Dict) -> Iterator[tuple[int | None, Dict]]:
 
 
 def _stability(measured: Dict) -> list[_Finding]:
-    """Beyond chance alone."""
+    """PSI values that exceed what chance explains."""
     return [
         _Finding(one["psi"], one["psi"], None, at)
         for at, one in _windows(measured)
@@ -101,9 +105,9 @@ def _stability(measured: Dict) -> list[_Finding]:
 
 
 def _rates(feature: Dict, name: str, *, falling: bool) -> list[_Finding]:
-    """Shares of payments that differ from the reference's by more than chance would have it."""
+    """Shares of payments that differ from the reference by more than chance explains."""
     before, n = feature["reference"][name], feature["reference"]["n"]
-    found = []
+    findings = []
     for at, one in _windows(feature):
         if one[name] is None or before is None:
             continue
@@ -112,8 +116,8 @@ def _rates(feature: Dict, name: str, *, falling: bool) -> list[_Finding]:
         error = math.sqrt(pooled * (1 - pooled) * (1 / one["n"] + 1 / n))
         certain = abs(rise) > ERRORS * error and abs(rise) * one["n"] >= MIN_PAYMENTS
         if certain and (rise > 0 or falling):
-            found.append(_Finding(abs(rise), one[name], before, at))
-    return found
+            findings.append(_Finding(abs(rise), one[name], before, at))
+    return findings
 
 
 def _shares(point: Dict) -> list[_Finding]:
@@ -127,7 +131,7 @@ def _shares(point: Dict) -> list[_Finding]:
 
 
 def _volume(volume: Dict) -> list[_Finding]:
-    """Payments a day; what was expected stands beside it."""
+    """Payments per day, with the expected number as the reference."""
     return [
         _Finding(abs(one["change"]), one["n"] / one["days"], one["expected"] / one["days"], at)
         for at, one in _windows(volume)
@@ -136,7 +140,7 @@ def _volume(volume: Dict) -> list[_Finding]:
 
 
 def _judged(performance: Dict, settings: Monitoring, name: str) -> Iterator[tuple[int | None, Dict]]:
-    """The metric of windows of which enough outcomes are known; not that of the others."""
+    """The metric of each window in which enough outcomes are known."""
     for at, one in _windows(performance):
         metric = one["metrics"].get(name)
         enough = one["share"] is not None and one["share"] >= settings.min_matured_share
@@ -145,7 +149,7 @@ def _judged(performance: Dict, settings: Monitoring, name: str) -> Iterator[tupl
 
 
 def _drops(performance: Dict, settings: Monitoring) -> list[_Finding]:
-    """Average precision that fell so far that the interval lies below the reference's."""
+    """A drop of average precision whose interval lies below the reference value."""
     before = performance["reference"]["metrics"].get("average_precision")
     if not before or not before["value"] or before["low"] is None:
         return []
@@ -157,7 +161,7 @@ def _drops(performance: Dict, settings: Monitoring) -> list[_Finding]:
 
 
 def _ratios(performance: Dict, settings: Monitoring) -> list[_Finding]:
-    """Expected over observed frauds, where the interval leaves out 1; the reference's own stands beside it."""
+    """The ratio of expected to observed frauds where its interval excludes 1, with the reference's ratio."""
     before = (performance["reference"]["metrics"].get("ratio") or {}).get("value")
     return [
         _Finding(abs(one["value"] - 1), one["value"], before, at)

@@ -1,8 +1,7 @@
-"""The bins that the values of a feature, or scores, are counted in, and the counts, window by window.
+"""Bins for the values of a feature or for scores, and counts per bin and window.
 
-Numbers have bins of equal mass in the reference (`tsa.evaluation.metrics.psi`). Categorical and calendar features have
-a bin per value that the bundle knows. Payments without a value, and with one that the bundle does not know, are counted apart.
-It knows numbers and counts; not stores.
+Numbers get bins of equal mass in the reference; categorical and calendar features get one bin per known value.
+Missing and unknown values are counted separately.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 TICK = 8
-"""Letters of a value that an axis has room for."""
+"""Maximum number of letters of an axis label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A feature and its bins: inner `edges` (a bin holds what is at or above its lower edge) or `values`."""
+    """A feature and its bins: inner `edges` (a bin includes its lower edge) or `values`."""
 
     name: str
     kind: Literal["numerical", "categorical", "calendar"]
@@ -40,7 +39,7 @@ class Feature:
         return len(self.edges) + 1 if self.kind == "numerical" else len(self.values)
 
     def labels(self) -> list[str]:
-        """(B,) what each bin holds, in words."""
+        """(B,) a description of each bin."""
         if self.kind != "numerical":
             return list(self.values)
         if not self.edges:
@@ -53,7 +52,7 @@ class Feature:
         return [f"below {shown[0]}", *inner, f"{shown[-1]} or more"]
 
     def ticks(self) -> list[str]:
-        """(B,) the same, short enough for an axis: where a bin of numbers begins."""
+        """(B,) short axis labels: the lower edge of a bin of numbers."""
         if self.name == "day_of_week" and self.kind == "calendar":
             return ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
         if self.kind != "numerical":
@@ -78,7 +77,7 @@ class Counts:
         return total
 
     def total(self) -> Counts:
-        """All windows as one."""
+        """The sum over all windows."""
         hours = None if self.hours is None else self.hours.sum(0, keepdims=True)
         kept = {name: getattr(self, name).sum(0, keepdims=True) for name in ("known", "missing", "unknown")}
         return Counts(**kept, hours=hours)
@@ -112,5 +111,5 @@ def count_numbers(values: Floats, edges: tuple[float, ...], window: Integers, wi
 
 
 def table(window: Integers, bins: Integers, windows: int, size: int) -> Integers:
-    """(W, B) how many there are of each pair."""
+    """(W, B) counts of each pair of window and bin."""
     return np.bincount(window * size + bins, minlength=windows * size).reshape(windows, size)

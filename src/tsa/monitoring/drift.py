@@ -1,6 +1,6 @@
-"""Monitored payments beside their reference: what has moved, as a whole and window by window, in plain values.
+"""Compare monitored payments with their reference, overall and per window, and return plain values.
 
-It knows counts of both; alerts are `monitor_alerts`', words and charts `monitor_page`'s.
+`compare_features`, `compare_scores` and `compare_volume` give the input of `tsa.monitoring.alerts` and `tsa.monitoring.page`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ Dict = dict[str, Any]
 
 
 def compare_features(seen: ScoredWindow, reference: Reference, windows: Windows) -> list[Dict]:
-    """Per feature: its `name`, `kind`, the `reference`'s rates, `whole` and `windows` with psi and rates, and its `bins`."""
+    """Compare each feature with the reference.
+
+    Returns:
+        Per feature: `name`, `kind`, `bins`, the rates of the `reference`, and PSI and rates for the full range (`whole`) and
+        for each of the `windows`.
+    """
     counted = count_features(seen, reference.features, windows)
     pairs = zip(reference.features, reference.counts, counted, strict=True)
     return [_feature(feature, before, after) for feature, before, after in pairs]
@@ -50,7 +55,7 @@ def _rates(counts: Counts) -> Dict:
 
 
 def _bins(feature: Feature, before: Counts, after: Counts) -> list[Dict]:
-    """The share of each bin among the known values, in both; of a calendar feature, of the payments an hour."""
+    """The share of each bin among the known values in both samples; for a calendar feature, of the payments per hour."""
     tables = [counts.known[0] if counts.hours is None else per_hour(counts) for counts in (before, after)]
     shares = [table / (table.sum() or 1) for table in tables]
     rows = zip(feature.labels(), feature.ticks(), shares[0].tolist(), shares[1].tolist(), strict=True)
@@ -74,7 +79,7 @@ def compare_scores(seen: ScoredWindow, reference: Reference, windows: Windows) -
 
 
 def _change(reference: Dict, above: int, n: int) -> Dict:
-    """The share above, its relative change, and by how many standard errors the two shares differ."""
+    """The share above a point, its relative change, and the difference of the two shares in standard errors."""
     p = reference["above"] / reference["n"] if reference["n"] else 0.0
     if not n or not p:
         return {"n": n, "above": above, "share": above / n if n else None, "change": None, "errors": None}
@@ -85,8 +90,12 @@ def _change(reference: Dict, above: int, n: int) -> Dict:
 
 
 def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windows: Windows) -> Dict:
-    """Payments of each `days`, beside those expected by the reference's weekdays; per window and as a `whole`, of whole days
-    only, the relative `change`; None, with a reason, where there is nothing to compare."""
+    """Compare the number of payments with the reference.
+
+    Returns:
+        `days`: payments per day, and the number expected from the reference's weekdays. `whole` and `windows`: the
+        relative `change` over complete days only; None, with a reason, where there is nothing to compare.
+    """
     days = count_days(seen)
     expected = None if by_weekday is None else np.array(by_weekday)[days.weekday]
     starts = (days.first + np.arange(len(days.n))) * DAY_SECONDS
@@ -104,10 +113,10 @@ def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windo
 
 def _volume(days: Days, expected: Any, inside: Any) -> Dict:
     used = inside & days.whole
-    found: Dict = {"days": int(used.sum()), "n": int(days.n[used].sum()), "expected": None, "change": None}
+    result: Dict = {"days": int(used.sum()), "n": int(days.n[used].sum()), "expected": None, "change": None}
     if expected is None:
-        return {**found, "reason": "the reference holds no whole day"}
+        return {**result, "reason": "the reference contains no complete day"}
     if not used.any():
-        return {**found, "reason": "no whole day"}
+        return {**result, "reason": "no complete day"}
     total = float(expected[used].sum())
-    return {**found, "expected": total, "change": found["n"] / total - 1 if total else None}
+    return {**result, "expected": total, "change": result["n"] / total - 1 if total else None}

@@ -1,6 +1,6 @@
-"""How the features of a store's payments fall into bins, window by window.
+"""Bins for the features of a bundle, and counts of a store's payments per bin and window.
 
-It knows stores and encoders; what is made of the counts is `monitor_stability`'s.
+The counts are compared in `tsa.monitoring.stability`.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def count_features(seen: ScoredWindow, features: Sequence[Feature], windows: Win
     """The counts of each feature."""
     codes = windows.codes(seen.time_seconds)
     vocabularies = {v.name: (column, v) for column, v in enumerate(seen.store.encoder.vocabularies)}
-    found = []
+    counts = []
     for feature in features:
         if feature.kind == "numerical":
-            found.append(count_numbers(_numbers(seen, feature.name), feature.edges, codes, len(windows)))
+            counts.append(count_numbers(_numbers(seen, feature.name), feature.edges, codes, len(windows)))
         elif feature.kind == "calendar":
             known = _count_rows(seen, *vocabularies[feature.name], codes, len(windows)).known
             nothing = np.zeros(len(windows), np.int64)
             hours = _hours(vocabularies[feature.name][1], windows)
-            found.append(Counts(known=known, missing=nothing, unknown=nothing, hours=hours))
+            counts.append(Counts(known=known, missing=nothing, unknown=nothing, hours=hours))
         else:
-            found.append(_count_rows(seen, *vocabularies[feature.name], codes, len(windows)))
-    return found
+            counts.append(_count_rows(seen, *vocabularies[feature.name], codes, len(windows)))
+    return counts
 
 
 def _numbers(seen: ScoredWindow, name: str) -> Floats:
@@ -57,7 +57,7 @@ def _numbers(seen: ScoredWindow, name: str) -> Floats:
 
 
 def _named_rows(vocabulary: Vocabulary | ImportedVocabulary) -> dict[int, str]:
-    """What each row of the table that holds known values stands for; several values may share one."""
+    """The value of each embedding row for known values; several values may share a row."""
     if isinstance(vocabulary, Vocabulary):
         return dict(enumerate(vocabulary.values, vocabulary.known_row))
     named: dict[int, str] = {}
@@ -70,11 +70,11 @@ def _named_rows(vocabulary: Vocabulary | ImportedVocabulary) -> dict[int, str]:
 def _count_rows(
     seen: ScoredWindow, column: int, vocabulary: Vocabulary | ImportedVocabulary, window: Integers, windows: int
 ) -> Counts:
-    """Counts of the values of an encoded column: what the network is shown."""
+    """Counts of the values of an encoded column, as the network reads them."""
     rows = np.asarray(seen.store.categorical[seen.rows, column])
     if isinstance(vocabulary, Vocabulary):
         missing = rows == vocabulary.missing_row
-    else:  # there, a missing value has taken the row of a known one
+    else:  # with that policy a missing value uses the row of a known one
         missing = seen.store.columns([vocabulary.name])[seen.rows].to_series().is_null().to_numpy()
     names = _named_rows(vocabulary)
     bin_of = np.full(max(seen.store.encoder.n_rows, 1), -1)
@@ -89,7 +89,7 @@ def _count_rows(
 
 
 def _hours(vocabulary: Vocabulary | ImportedVocabulary, windows: Windows) -> Integers:
-    """(W, B) how many hours of each window have each value of a calendar feature."""
+    """(W, B) hours in each window per value of a calendar feature."""
     assert isinstance(vocabulary, Vocabulary)
     rows = []
     for start, end in itertools.pairwise(windows.edges):

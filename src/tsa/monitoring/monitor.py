@@ -1,6 +1,6 @@
-"""monitor.json and monitor.html: whether the payments of a log are still those that a bundle was made for.
+"""Write monitor.json and monitor.html: whether current payments still resemble those a bundle was trained on.
 
-It knows where the reference comes from and in what order things are done; each figure is another room's.
+`monitor` scores a log, builds or loads the reference, compares the two and collects alerts.
 """
 
 from __future__ import annotations
@@ -44,19 +44,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A range of time [start, end); None: open."""
+    """A time range [start, end); None means open."""
 
     start: When = None
     end: When = None
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """As epoch seconds. ConfigError."""
+        """As epoch seconds.
+
+        Raises:
+            ConfigError: For an invalid time, or a start after the end.
+        """
         return window_seconds(self.start, self.end)
 
     @property
     def is_open(self) -> bool:
-        """Whether it says nothing."""
+        """Whether neither end is given."""
         return self.start is None and self.end is None
 
 
@@ -77,11 +81,28 @@ def monitor(
 ) -> dict[str, Any]:
     """Compare payments of a log with a reference; write monitor.json, monitor.html and reference.json into `out`.
 
-    logs: the payments of `span`, and earlier ones for their histories. reference: another log, or the reference.json of an
-    earlier call; without it the payments of `reference_span` in `logs`, or, where that is not given either, the calibration
-    range of the run that the bundle stands in. as_of: outcomes known until then count, by default until the last payment of
-    the log. market: a file whose `[monitoring]` table to use, by default the bundle's.
-    Returns what monitor.json holds; its `alerts` are empty where all is well. ConfigError, DataError, BundleError.
+        Args:
+        bundle: The bundle, a folder or a .tar.gz.
+        logs: The payments of `span`, and earlier ones for their histories.
+        out: The folder to write into.
+        reference: Another log, or the reference.json of an earlier call. By default the payments of `reference_span` in
+            `logs`; without a `reference_span`, the calibration range of the run folder that contains the bundle.
+        span: The payments to monitor; by default all of `logs`.
+        reference_span: The payments of the reference.
+        as_of: Only outcomes known by then count; by default the time of the last payment of the log.
+        market: A file with the `[monitoring]` table to use, by default the bundle's market.
+        overrides: `key=value` settings for the market.
+        quarantine: A file for rows that break a rule; without it they are an error.
+        replicates: Bootstrap samples for the intervals.
+        progress: Receives the progress of long steps.
+
+    Returns:
+        The content of monitor.json; `alerts` is empty if nothing exceeds a threshold.
+
+    Raises:
+        ConfigError: For settings or ranges that do not fit, or no reference.
+        DataError: For a log that cannot be read.
+        BundleError: For a bundle that cannot be read.
     """
     scorer = Scorer.load(bundle, overrides)
     settings = _settings(scorer, market, overrides)
@@ -100,19 +121,19 @@ def monitor(
                 *_payments_of_reference(Path(bundle), encoding, store, reference, reference_span)
             )
         seen = ScoredWindow.score(scorer, store, _sound(store, span.seconds, "the log"), "the payments", progress)
-        found = {**_head(scorer, store, settings), **measures.compare(seen, before)}
-    found["summary"] = plain(found)
-    found = dict(to_plain(found))
+        result = {**_head(scorer, store, settings), **measures.compare(seen, before)}
+    result["summary"] = plain(result)
+    result = dict(to_plain(result))
     if not (path and (out / "reference.json").exists() and path.samefile(out / "reference.json")):
         write_json(out / "reference.json", to_plain(before.to_dict()))
-    write_json(out / "monitor.json", found)
-    write_text(out / "monitor.html", page("monitor.html", view(found), "tsa.monitoring"))
-    return found
+    write_json(out / "monitor.json", result)
+    write_text(out / "monitor.html", page("monitor.html", view(result), "tsa.monitoring"))
+    return result
 
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Makes stores of logs with the bundle's encoder, under a folder."""
+    """Encodes logs with the bundle's encoder into stores below a folder."""
 
     scorer: Scorer
     folder: Path
@@ -120,7 +141,7 @@ class _Encoding:
     progress: Progress
 
     def store(self, name: str, logs: Logs) -> EventStore:
-        """Bad rows of the reference go into a file of their own."""
+        """Encode a log. Invalid rows of the reference go into a separate quarantine file."""
         aside, bundle = Quarantine.of(self.quarantine), self.scorer.bundle
         if aside is not None and name != "log":
             aside = aside.named(name)
@@ -130,7 +151,7 @@ class _Encoding:
 
 @dataclass(frozen=True)
 class _Measures:
-    """Scores and counts payments by one bundle, with one set of thresholds."""
+    """Scores and counts payments with one bundle and one set of thresholds."""
 
     scorer: Scorer
     settings: Monitoring
@@ -139,17 +160,17 @@ class _Measures:
     progress: Progress
 
     def reference(self, store: EventStore, seconds: tuple[float, float], source: str) -> Reference:
-        """What payments are compared with."""
+        """The reference, made from payments of a store."""
         seen = ScoredWindow.score(self.scorer, store, seconds, "the reference", self.progress)
         settings: dict[str, Any] = {"as_of": self.as_of, "replicates": self.replicates, "progress": self.progress}
         return Reference.of(self.scorer.bundle, seen, source, self.settings, **settings)
 
     def compare(self, seen: ScoredWindow, reference: Reference) -> dict[str, Any]:
-        """All that is measured, and the alerts."""
+        """All measurements and the alerts."""
         kind, least = self.settings.window, self.settings.min_frauds
         windows, whole = Windows.of(seen.start, seen.end, kind), Windows.whole(seen.start, seen.end)
         measure: dict[str, Any] = {"as_of": self.as_of, "min_frauds": least, "replicates": self.replicates}
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "as_of": iso_time(self.as_of),
             "range": whole.names()[0],
             "n": len(seen),
@@ -164,24 +185,24 @@ class _Measures:
                 "windows": performance(seen, windows, **measure, progress=self.progress),
             },
         }
-        return {**found, "alerts": find_alerts(found, self.settings)}
+        return {**result, "alerts": find_alerts(result, self.settings)}
 
 
 def _sound(store: EventStore, seconds: tuple[float, float], what: str) -> tuple[float, float]:
-    """The range without what clocks that are wrong date far ahead, where it has no end of its own."""
+    """The range; if it has no end, it ends before payments that a wrong clock has dated far in the future."""
     start, end = seconds
     last = sound_end(store.time_seconds, time.time())
     stray = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
     if not stray or math.isfinite(end):
         return seconds
-    _log.warning("%s: %d payments dated after %s are left out; --to takes them in", what, stray, iso_time(last))
+    _log.warning("%s: %d payments dated after %s are left out; include them with --to", what, stray, iso_time(last))
     return start, math.nextafter(last, math.inf)
 
 
 def _payments_of_reference(
     bundle: Path, encoding: _Encoding, store: EventStore, reference: Logs, span: Span
 ) -> tuple[EventStore, tuple[float, float], str]:
-    """The store that holds the reference's payments, their range in seconds, and where they are from, in words."""
+    """The store with the reference payments, their range in seconds, and a description of their source."""
     if reference:
         source = ", ".join(Path(name).name for name in map(str, reference))
         other = encoding.store("reference", reference)
@@ -190,13 +211,13 @@ def _payments_of_reference(
 
 
 def _settings(scorer: Scorer, market: Path | None, overrides: Sequence[str]) -> Monitoring:
-    """The `[monitoring]` table of a market file, or of the bundle's own."""
+    """The `[monitoring]` table of a market file, or of the bundle's market."""
     own = scorer.bundle.market if market is None else Market.load(market, overrides)
     return own.monitoring or Monitoring()
 
 
 def _check_spans(span: Span, reference_span: Span, reference: Logs) -> None:
-    """Refuse, before anything is scored, what cannot be right."""
+    """Reject ranges that do not fit together, before anything is scored."""
     (start, end), (first, last) = span.seconds, reference_span.seconds
     if _is_reference_file(reference) and not reference_span.is_open:
         raise ConfigError("a reference.json has its range already, but another one is given for it")
@@ -208,7 +229,7 @@ def _check_spans(span: Span, reference_span: Span, reference: Logs) -> None:
 
 
 def _is_reference_file(reference: Logs) -> Path | None:
-    """The file, where the reference is one that an earlier call wrote."""
+    """The path of the reference if it is a reference.json that an earlier call wrote, else None."""
     if len(reference) != 1 or not (path := Path(reference[0])).is_file() or path.suffix != ".json":
         return None
     with path.open("rb") as file:
@@ -216,7 +237,11 @@ def _is_reference_file(reference: Logs) -> Path | None:
 
 
 def _calibrated_on(bundle: Path) -> tuple[EventStore, tuple[float, float], str]:
-    """The range that the bundle was calibrated on, where it still stands in its run. ConfigError asks for a reference."""
+    """The range that the bundle was calibrated on, if the bundle is still in its run folder.
+
+    Raises:
+        ConfigError: If it is not; a --reference is needed then.
+    """
     try:
         if bundle.resolve().name != "bundle":
             raise ConfigError(f"{bundle} is not the bundle of a run")
@@ -238,7 +263,7 @@ def _calibrated_on(bundle: Path) -> tuple[EventStore, tuple[float, float], str]:
 
 
 def _head(scorer: Scorer, store: EventStore, settings: Monitoring) -> dict[str, Any]:
-    """What was looked at, and by which thresholds."""
+    """The monitored bundle, rows and thresholds."""
     report: Mapping[str, Any] = store.data_report
     rows = {
         key: report[key] for key in ("rows_read", "rows_kept", "rows_excluded", "rows_quarantined") if key in report

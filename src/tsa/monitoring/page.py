@@ -1,4 +1,7 @@
-"""The words and the charts of the monitoring page, from the plain values of a comparison. Computes no measure."""
+"""Texts, tables and charts of the monitoring page, made from the values of a comparison.
+
+`plain` gives the summary sentence, `view` the values for the template.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,23 @@ MEASURES = {
     "calibration": "Expected to observed frauds",
 }
 RELATIVE = ("operating_point_change", "volume", "average_precision_drop")
-"""Their thresholds are relative changes."""
+"""Measures whose thresholds are relative changes."""
 
 KINDS = {"numerical": "number", "categorical": "category", "calendar": "calendar"}
 DRAWN = 6
 NAMED = 3
 ROOM = 1.04
-"""How far an axis goes beyond its last label, which would be cut off otherwise."""
+"""How far an axis extends beyond its last label, so that the label is not cut off."""
 
 
-def plain(found: Dict) -> str:
-    """What has moved, in a sentence or two."""
-    counts = {s: sum(alert["severity"] == s for alert in found["alerts"]) for s in ("alert", "warning")}
-    if not found["alerts"]:
-        return "No alert: the payments are like those of the reference."
+def plain(result: Dict) -> str:
+    """A summary of the alerts in one or two sentences."""
+    counts = {s: sum(alert["severity"] == s for alert in result["alerts"]) for s in ("alert", "warning")}
+    if not result["alerts"]:
+        return "No alert: the payments resemble those of the reference."
     parts = [f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts.items() if n]
-    named = [_sentence(alert) for alert in found["alerts"][:NAMED]]
-    more = len(found["alerts"]) - len(named)
+    named = [_sentence(alert) for alert in result["alerts"][:NAMED]]
+    more = len(result["alerts"]) - len(named)
     return f"{' and '.join(parts)}: {'; '.join(named)}{f'; and {more} more' if more else ''}."
 
 
@@ -58,34 +61,34 @@ def shown(measure: str, value: float) -> str:
     return formatting.decimal(value, 2 if measure == "calibration" else 3)
 
 
-def view(found: Dict) -> dict[str, Any]:
-    """What the template shows."""
-    severe = any(alert["severity"] == "alert" for alert in found["alerts"])
-    labels = [window["start"][5:10] for window in found["windows"]]
-    performance = found["performance"]
+def view(result: Dict) -> dict[str, Any]:
+    """The values that the template shows."""
+    severe = any(alert["severity"] == "alert" for alert in result["alerts"])
+    labels = [window["start"][5:10] for window in result["windows"]]
+    performance = result["performance"]
     charts = [
-        _volume(found["volume"]["days"]),
-        _over_time("psi", "Score drift", "Population stability index", found["scores"], labels, "psi"),
-        _points(found["scores"]["points"], labels),
+        _volume(result["volume"]["days"]),
+        _over_time("psi", "Score drift", "Population stability index", result["scores"], labels, "psi"),
+        _points(result["scores"]["points"], labels),
         _precision(performance, labels),
         _calibration(performance["windows"], labels),
-        _shares("scores", "Raw scores", found["scores"]["bins"]),
+        _shares("scores", "Raw scores", result["scores"]["bins"]),
     ]
-    features = sorted(found["features"], key=lambda feature: -(feature["whole"]["psi"] or 0.0))
+    features = sorted(result["features"], key=lambda feature: -(feature["whole"]["psi"] or 0.0))
     moved = [feature for feature in features if feature["whole"]["psi"]][:DRAWN]
     drawn = [_shares(f"feature-{at}", feature["name"], feature["bins"]) for at, feature in enumerate(moved)]
     return {
-        "title": f"{found['market']}: monitoring",
-        "found": found,
-        "tone": "worse" if severe else "unclear" if found["alerts"] else "better",
-        "alerts": [_alert(alert) for alert in found["alerts"]],
-        "cards": _cards(found),
+        "title": f"{result['market']}: monitoring",
+        "found": result,
+        "tone": "worse" if severe else "unclear" if result["alerts"] else "better",
+        "alerts": [_alert(alert) for alert in result["alerts"]],
+        "cards": _cards(result),
         "charts": [one for one in charts if one],
-        "features": [_feature(feature, found["settings"]["ignore"]) for feature in features],
+        "features": [_feature(feature, result["settings"]["ignore"]) for feature in features],
         "feature_charts": [one for one in drawn if one],
-        "windows": [_window(*pair) for pair in zip(found["windows"], performance["windows"], strict=True)],
-        "reference": _window(found["reference"], performance["reference"]),
-        "thresholds": [(key, str(value)) for key, value in found["settings"].items()],
+        "windows": [_window(*pair) for pair in zip(result["windows"], performance["windows"], strict=True)],
+        "reference": _window(result["reference"], performance["reference"]),
+        "thresholds": [(key, str(value)) for key, value in result["settings"].items()],
     }
 
 
@@ -108,14 +111,14 @@ def _days(window: Dict) -> str:
     return f"{window['start'][:10]} to {window['end'][:10]}"
 
 
-def _cards(found: Dict) -> list[dict[str, str]]:
-    volume, score = found["volume"]["whole"], found["scores"]["whole"]
-    whole, before = found["performance"]["whole"], found["performance"]["reference"]
-    moved = sum(_has_moved(feature["whole"], found["settings"]["psi"][0]) for feature in found["features"])
+def _cards(result: Dict) -> list[dict[str, str]]:
+    volume, score = result["volume"]["whole"], result["scores"]["whole"]
+    whole, before = result["performance"]["whole"], result["performance"]["reference"]
+    moved = sum(_has_moved(feature["whole"], result["settings"]["psi"][0]) for feature in result["features"])
     change = volume.get("reason") if volume["change"] is None else f"{volume['change']:+.0%} of what was expected"
     return [
-        {"title": "Payments", "figure": formatting.count(found["n"]), "note": change or ""},
-        {"title": "Features moved", "figure": f"{moved} of {len(found['features'])}", "note": "over the whole range"},
+        {"title": "Payments", "figure": formatting.count(result["n"]), "note": change or ""},
+        {"title": "Features moved", "figure": f"{moved} of {len(result['features'])}", "note": "over the full range"},
         {
             "title": "Score drift",
             "figure": formatting.decimal(score["psi"]),
@@ -148,7 +151,7 @@ def _value(measured: Dict, name: str, digits: int = 3) -> str:
 
 
 def _feature(feature: Dict, ignored: Sequence[str]) -> dict[str, Any]:
-    """A row of the table: as a whole, and its worst window."""
+    """A row of the feature table: the full range, and the worst window."""
     whole, before = feature["whole"], feature["reference"]
     known = [one for one in feature["windows"] if one["psi"] is not None]
     beyond = [one["psi"] for one in known if one["psi"] > one["by_chance"]]
@@ -187,13 +190,13 @@ def _axis(labels: Sequence[str], label: str = "Window (first day)") -> Axis:
 
 
 def _line(name: str, values: Sequence[float | None], style: str, *, dots: bool = True) -> Series:
-    """Values over windows; those that there are none of are left out."""
+    """Values over windows; missing ones are left out."""
     known = [(at, value) for at, value in enumerate(values) if value is not None]
     return Series(name=name, x=[at for at, _ in known], y=[value for _, value in known], style=style, dots=dots)
 
 
 def _drawn(identifier: str, title: str, description: str, x: Axis, y: str, lines: Sequence[Series]) -> Any:
-    """A card, or nothing where there is nothing to draw."""
+    """A chart card, or None if there are no values to draw."""
     values = [value for line in lines for value in line.y]
     if not values:
         return None
@@ -208,7 +211,7 @@ def _volume(days: Sequence[Dict]) -> Any:
         _line("expected", [day["expected"] for day in days], "two", dots=False),
     ]
     x = _axis([day["day"][5:] for day in days], "Day (UTC)")
-    description = "Payments of each day, beside those of the reference on the same day of the week."
+    description = "Payments per day, compared with those of the reference on the same day of the week."
     return _drawn("volume", "Payments a day", description, x, "Payments", lines)
 
 
@@ -217,12 +220,12 @@ def _over_time(identifier: str, title: str, what: str, measured: Dict, labels: S
         _line(what, [one[name] for one in measured["windows"]], "one"),
         _line("by chance", [one["by_chance"] for one in measured["windows"]], "muted", dots=False),
     ]
-    description = f"{what} of the raw score in each window, and what chance alone may make of it."
+    description = f"{what} of the raw score in each window, and the value that chance alone may reach."
     return _drawn(identifier, title, description, _axis(labels), "Index", lines)
 
 
 def _points(points: Sequence[Dict], labels: Sequence[str]) -> Any:
-    """How many times the reference's share is above each operating point; at most three, the rarest first."""
+    """The share above each operating point relative to the reference's share; at most three points, the rarest first."""
     styles, lines = ("fraud", "one", "two"), []
     ordered = sorted(points, key=lambda point: point["reference"]["share"] or 0.0)
     for point, style in zip(ordered[: len(styles)], styles, strict=False):
@@ -264,7 +267,7 @@ def _calibration(windows: Sequence[Dict], labels: Sequence[str]) -> Any:
 
 
 def _shares(identifier: str, title: str, bins: Sequence[Dict]) -> Any:
-    """The share of each bin; of many values, those with the largest shares."""
+    """The share of each bin; for many bins, those with the largest shares."""
     most = 24
     kept = sorted(range(len(bins)), key=lambda at: -max(bins[at]["reference"], bins[at]["current"]))[:most]
     rows = [bins[at] for at in sorted(kept)]

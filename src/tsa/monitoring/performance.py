@@ -1,8 +1,6 @@
-"""Performance of monitored payments, window by window, on those alone whose outcome is known by a given time.
+"""Performance of monitored payments per window, measured on payments whose outcome is known by a given time.
 
-An outcome that comes later counts for nothing, be it in the file or not; a window with too few frauds says so instead of
-giving noise. It knows scored payments; each figure is `tsa.evaluation.metrics.evaluate_scores`' or
-`tsa.evaluation.metrics.calibration`'s.
+Outcomes that became known later are ignored. A window with too few frauds has no metrics, and a reason.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from tsa.progress import Progress, silent
 SHOWN = ("average_precision", "roc_auc", "recall_at_fpr_0.01", "precision_at_k")
 CALIBRATION = ("expected", "ratio", "ece")
 UNUSED_THRESHOLD = 0.5
-"""None of the figures shown depends on it."""
+"""No metric that is shown depends on it."""
 
 
 def performance(
@@ -33,22 +31,24 @@ def performance(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """Per window: `n`, `matured` (outcome known at the time `as_of`), their `share`, `frauds`, `fraud_rate`, and `metrics`
-    with intervals; where frauds are fewer than `min_frauds` or nothing is genuine, `metrics` is empty and `reason` says so.
+    """Measure each window.
 
-    A range of one window has one entry.
+    Returns:
+        Per window: `n`, `matured` (outcome known at the time `as_of`), their `share`, `frauds`, `fraud_rate`, and
+        `metrics` with intervals. With fewer than `min_frauds` frauds, or no genuine payment, `metrics` is empty and
+        `reason` says why.
     """
     codes, known = windows.codes(seen.time_seconds), seen.matured(as_of)
-    found = []
+    result = []
     with progress("measuring performance", len(windows)) as advance:
         for at in range(len(windows)):
             inside = codes == at
             measured = _measured(seen, np.flatnonzero(inside & known), min_frauds, replicates, seed)
             n = int(inside.sum())
             share = measured["matured"] / n if n else None
-            found.append({"n": n, "share": share, **measured})
+            result.append({"n": n, "share": share, **measured})
             advance(1)
-    return found
+    return result
 
 
 def _measured(
@@ -56,9 +56,9 @@ def _measured(
 ) -> dict[str, Any]:
     label = np.asarray(seen.store.label[seen.rows])[rows]
     n, frauds = len(label), int(label.sum())
-    found: dict[str, Any] = {"matured": n, "frauds": frauds, "fraud_rate": frauds / n if n else None, "metrics": {}}
+    result: dict[str, Any] = {"matured": n, "frauds": frauds, "fraud_rate": frauds / n if n else None, "metrics": {}}
     if reason := _why_not(n, frauds, min_frauds):
-        return {**found, "reason": reason}
+        return {**result, "reason": reason}
     payments = ScoredPayments(
         label=label,
         score=seen.raw[rows],
@@ -76,7 +76,7 @@ def _measured(
         generator = np.random.default_rng([seed, 1])
         measured = measure_calibration(label, probability, generator=generator, replicates=replicates)["metrics"]
         metrics |= {name: _short(measured[name]) for name in CALIBRATION}
-    return {**found, "metrics": metrics}
+    return {**result, "metrics": metrics}
 
 
 def _why_not(n: int, frauds: int, min_frauds: int) -> str | None:
@@ -88,5 +88,5 @@ def _why_not(n: int, frauds: int, min_frauds: int) -> str | None:
 
 
 def _short(metric: dict[str, Any]) -> dict[str, Any]:
-    """A metric without what only the report shows."""
+    """A metric without the parts that only the report shows."""
     return {key: metric[key] for key in ("value", "low", "high", "reason", "by_chance") if key in metric}

@@ -1,7 +1,6 @@
-"""What payments are compared with: bins, operating points, and how a reference's payments fall into them.
+"""The reference that payments are compared with: bins, operating points, and the counts of reference payments.
 
-It is small, is written as `reference.json`, and serves again, so that the reference's payments need not be scored each time.
-It knows one bundle's payments; not how they are compared.
+It is stored as `reference.json` and can be reused, so that the reference payments are scored only once.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ KIND, VERSION = "tsa monitoring reference", 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """A reference's n payments, counted. `source` says where they are from."""
+    """Counts of the n payments of a reference. `source` describes where they are from."""
 
     source: str
     model: str
-    """Which weights and encoder the counts are of: `fingerprint`."""
+    """The `fingerprint` of the bundle that the counts were made with."""
     facts: Mapping[str, Any]
     """start, end, n."""
     as_of: str
@@ -54,7 +53,7 @@ class Reference:
     above: Sequence[int]
     """(P,) payments at or above each operating point."""
     by_weekday: Sequence[float] | None
-    """(7,) payments a day, Monday first."""
+    """(7,) payments per day, Monday first."""
     performance: Mapping[str, Any]
 
     @classmethod
@@ -69,7 +68,7 @@ class Reference:
         replicates: int,
         progress: Progress = silent,
     ) -> Self:
-        """The reference that these payments make."""
+        """Make the reference from scored payments."""
         whole = Windows.whole(seen.start, seen.end)
         features, score = features_of(seen), score_feature(seen)
         points = operating_points(bundle, seen, settings.top_shares)
@@ -91,20 +90,24 @@ class Reference:
         )
 
     def check(self, bundle: Bundle, settings: Monitoring, path: Path) -> None:
-        """ConfigError where it was made with another model, or for other operating points than are asked for now."""
+        """Check that the reference fits the bundle and the settings.
+
+        Raises:
+            ConfigError: If it was made with another model or with other operating points.
+        """
         if self.model != fingerprint(bundle):
-            raise ConfigError(f"{path} must be of the bundle that is monitored, but it was made with another model")
+            raise ConfigError(f"{path} must be made with the monitored bundle (got a reference of another model)")
         wanted = sorted(settings.top_shares)
         made = sorted(point.share for point in self.points if point.share is not None)
         decided = [point for point in self.points if point.share is None]
         if wanted != made or decided != decision_points(bundle):
             raise ConfigError(
-                f"{path} must have the operating points of the market and the bundle, but they have changed; "
-                "make it anew from the payments of the reference"
+                f"{path} must have the operating points of the market and the bundle (they have changed); "
+                "make it again from the payments of the reference"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The reference as plain JSON values."""
         return {
             "kind": KIND,
             "version": VERSION,
@@ -124,7 +127,11 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The reference in a file that `to_dict` was written to. ConfigError for anything else."""
+        """Load a reference.json.
+
+        Raises:
+            ConfigError: If the file is not a reference that `to_dict` wrote.
+        """
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             if (table["kind"], table["version"]) != (KIND, VERSION):
@@ -151,7 +158,7 @@ def _feature(table: Mapping[str, Any]) -> Feature:
 
 
 def fingerprint(bundle: Bundle) -> str:
-    """sha256 of the weights, the encoder and the calibration: bundles that score alike, wherever they stand."""
+    """sha256 of the weights, the encoder and the calibration; equal for bundles that give the same scores."""
     weights = {name: value.detach().cpu().contiguous() for name, value in bundle.network.state_dict().items()}
     calibration = None if bundle.calibration is None else bundle.calibration.to_dict()
     rest = json.dumps([bundle.encoder.to_dict(), calibration], sort_keys=True)

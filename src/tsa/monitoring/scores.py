@@ -1,8 +1,6 @@
-"""Scores and volume of monitored payments, window by window: bins of the raw score, shares above operating points, payments
-a day.
+"""Scores and volume per window: bins of the raw score, shares above operating points, payments per day.
 
-An operating point is a score from which on a team acts: the riskiest share of payments, or a decision of the bundle.
-It knows scored payments and counts; not thresholds for alerts, nor pages.
+An operating point is a score at which a team acts: the riskiest share of payments, or a decision of the bundle.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ from tsa.times import DAY_SECONDS
 
 RAW = "raw_score"
 WHOLE_DAY = 0.9
-"""A day counts as whole where the range covers this share of it."""
+"""A day counts as complete if the range covers at least this share of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """An operating point: payments whose `score` is `at_least` so high. share: of payments, where it was chosen by that."""
+    """An operating point: payments whose `score` is at least `at_least`. share: the share of payments it was chosen for."""
 
     name: str
     score: str
@@ -37,14 +35,14 @@ class OperatingPoint:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Days:
-    """Payments of each of D UTC days that a range touches, days without any included."""
+    """Payments of each of the D UTC days that a range touches, including days without payments."""
 
     first: int
     """Days since 1970."""
     n: Integers
     """(D,)"""
     whole: NDArray[np.bool_]
-    """(D,) days of which the range holds next to all."""
+    """(D,) whether the range covers (almost) the complete day."""
 
     @property
     def weekday(self) -> Integers:
@@ -58,12 +56,14 @@ class Days:
         return [str(date) for date in dates]
 
     def by_weekday(self) -> list[float] | None:
-        """Payments of a whole day, Monday first; of a weekday that is lacking, the mean of all. None without whole days."""
+        """Mean payments of a complete day by weekday, Monday first; the overall mean for a weekday that does not occur.
+
+        None without complete days."""
         if not self.whole.any():
             return None
         mean = float(self.n[self.whole].mean())
         days = [self.n[self.whole & (self.weekday == weekday)] for weekday in range(7)]
-        return [float(found.mean()) if len(found) else mean for found in days]
+        return [float(counts.mean()) if len(counts) else mean for counts in days]
 
 
 def score_feature(seen: ScoredWindow) -> Feature:
@@ -77,7 +77,7 @@ def count_scores(seen: ScoredWindow, feature: Feature, windows: Windows) -> Coun
 
 
 def decision_points(bundle: Bundle) -> list[OperatingPoint]:
-    """The bundle's decisions, as far as it has the score that they go by."""
+    """The bundle's decisions, if it has the score they use."""
     decided, calibration = bundle.thresholds, bundle.calibration
     if decided is None or (decided.score != RAW and getattr(calibration, decided.score, None) is None):
         return []
@@ -88,17 +88,17 @@ def decision_points(bundle: Bundle) -> list[OperatingPoint]:
 
 
 def operating_points(bundle: Bundle, seen: ScoredWindow, shares: Sequence[float]) -> list[OperatingPoint]:
-    """The bundle's decisions, and the scores that cut off the riskiest `shares`: by the bundle's percentiles, or, where it
+    """The bundle's decisions, and the scores above which the riskiest `shares` lie: by the bundle's percentiles or, if it
     has none, among these reference payments."""
-    found = decision_points(bundle)
+    points = decision_points(bundle)
     for share in shares:
         name = f"riskiest {share * 100:g} %"
         if "percentile" in seen.scores:
-            found.append(OperatingPoint(name=name, score="percentile", at_least=1 - share, share=share))
+            points.append(OperatingPoint(name=name, score="percentile", at_least=1 - share, share=share))
         else:
             cut = float(np.quantile(seen.raw, 1 - share, method="higher"))
-            found.append(OperatingPoint(name=name, score=RAW, at_least=cut, share=share))
-    return found
+            points.append(OperatingPoint(name=name, score=RAW, at_least=cut, share=share))
+    return points
 
 
 def count_points(seen: ScoredWindow, points: Sequence[OperatingPoint], windows: Windows) -> Integers:
@@ -110,7 +110,7 @@ def count_points(seen: ScoredWindow, points: Sequence[OperatingPoint], windows: 
 
 
 def count_days(seen: ScoredWindow) -> Days:
-    """Payments a day. A day without any, inside the range, counts 0."""
+    """Payments per day. A day in the range without payments counts 0."""
     first, last = (math.floor(edge / DAY_SECONDS) for edge in (seen.start, math.nextafter(seen.end, -math.inf)))
     days = np.floor_divide(seen.time_seconds, DAY_SECONDS).astype(np.int64) - first
     starts = (first + np.arange(last - first + 1)) * DAY_SECONDS

@@ -1,7 +1,6 @@
-"""The population stability index between two counts of a feature: how far it has moved, and how far chance might move it.
+"""The population stability index (PSI) between two counts of a feature, and the PSI that chance alone may give.
 
-Payments without a value, or with one that the bundle does not know, have rates of their own: the index compares the known
-values, so that each figure says one thing. It knows counts; not stores, thresholds or pages.
+The index compares known values only; missing and unknown values have separate rates.
 """
 
 from __future__ import annotations
@@ -15,27 +14,31 @@ from tsa.evaluation.metrics.psi import psi_of_shares
 from tsa.monitoring.bins import Counts, Feature, Floats, Integers
 
 RARE = 0.01
-"""Values with a smaller share than this in both samples are one bin."""
+"""Values with a smaller share than this in both samples are merged into one bin."""
 
 CONFIDENCE = 0.999
-"""An index that this share of samples of an unmoved population stays below may be chance."""
+"""Confidence level: a PSI below this quantile of an unchanged population counts as chance."""
 
 DAYS_NEEDED = {"hour_of_day": 1, "day_of_week": 7, "day_of_month": 28, "month": 365}
-"""What a range must span before its calendar can be compared: three days have no week."""
+"""Minimum length of a range before its calendar features are compared: three days do not cover a week."""
 
 SLACK_HOURS = 2
-"""Hours that such a range may lack: the first payment of a day is seldom at midnight."""
+"""Hours that such a range may fall short: the first payment of a day is rarely at midnight."""
 
 MIN_HOURS = 20
-"""A day of the week, of the month, or a month is compared where this much of it was seen in both."""
+"""A weekday, day of the month, or month is compared if both ranges cover at least this much of it."""
 
 
 def stability(feature: Feature, reference: Counts, current: Counts, whole: Counts | None = None) -> dict[str, Any]:
-    """{psi, by_chance} of one window against the reference, or psi None and a reason.
+    """The PSI of one window against the reference.
 
-    `by_chance`: what 999 of 1,000 samples of an unmoved population stay below: the index of n and m payments in B bins is
-    about (1 / n + 1 / m) times chi-squared with B - 1 degrees of freedom (Yurdakul 2018). whole: what decides which
-    values are rare, by default the window itself.
+    Args:
+        whole: The counts that decide which values are rare, by default those of the window.
+
+    Returns:
+        {psi, by_chance}, or psi None and a reason. `by_chance` is a value that 999 of 1,000 samples of an unchanged
+        population stay below: the PSI of n and m payments in B bins is about (1 / n + 1 / m) times chi-squared with
+        B - 1 degrees of freedom (Yurdakul 2018).
     """
     n, m = int(reference.known.sum()), int(current.known.sum())
     if reason := _why_not(feature, reference, current):
@@ -52,7 +55,7 @@ def stability(feature: Feature, reference: Counts, current: Counts, whole: Count
 
 
 def _why_not(feature: Feature, reference: Counts, current: Counts) -> str | None:
-    """Why two samples cannot be compared; None where they can."""
+    """Why two samples cannot be compared; None if they can."""
     for name, counts in (("the reference", reference), ("the window", current)):
         if not counts.known.sum():
             return f"no known value in {name}"
@@ -65,7 +68,7 @@ def _why_not(feature: Feature, reference: Counts, current: Counts) -> str | None
 
 
 def _per_hour(name: str, reference: Counts, current: Counts) -> tuple[Floats, Floats]:
-    """Payments an hour, by value: a range that holds two Mondays and one Sunday has not moved for that."""
+    """Payments per hour by value, so that a range with two Mondays and one Sunday does not count as a change."""
     assert reference.hours is not None
     assert current.hours is not None
     least = 1 if name == "hour_of_day" else MIN_HOURS
@@ -74,13 +77,13 @@ def _per_hour(name: str, reference: Counts, current: Counts) -> tuple[Floats, Fl
 
 
 def per_hour(counts: Counts) -> Floats:
-    """(B,) payments an hour of each value of a calendar feature, in one window; 0 where there was no such hour."""
+    """(B,) payments per hour of each value of a calendar feature in one window; 0 if there was no such hour."""
     assert counts.hours is not None
     rates: Floats = counts.known[0] / np.maximum(counts.hours[0], 1)
     return rates
 
 
 def _pooled(before: Floats, after: Floats, whole: Integers) -> tuple[Floats, Floats]:
-    """Rare values put together as one bin, the last."""
+    """Merge rare values into one bin, the last."""
     own = (before >= RARE * before.sum()) | (whole >= RARE * whole.sum())
     return np.append(before[own], before[~own].sum()), np.append(after[own], after[~own].sum())

@@ -1,7 +1,4 @@
-"""The payments that monitoring looks at: a range of a store with their scores, and the windows of time it falls into.
-
-It knows stores, rows and seconds; nothing is measured here.
-"""
+"""The payments that are monitored: a scored range of a store (`ScoredWindow`), divided into time windows (`Windows`)."""
 
 from __future__ import annotations
 
@@ -30,18 +27,22 @@ MAX_WINDOWS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """W windows [edges[i], edges[i + 1]) of a range of time: UTC days, or seven of them, counted from its first day."""
+    """W windows [edges[i], edges[i + 1]) of a time range: UTC days, or weeks counted from its first day."""
 
     edges: NDArray[np.float64]
 
     @classmethod
     def of(cls, start: float, end: float, kind: Literal["day", "week"]) -> Self:
-        """Windows of [start, end); the first begins at start, the last ends at end. ConfigError for more than 1,000."""
+        """Divide [start, end) into windows; the first begins at start, the last ends at end.
+
+        Raises:
+            ConfigError: For more than 1,000 windows.
+        """
         width, day = WIDTHS[kind], start // DAY_SECONDS * DAY_SECONDS
         inner = math.ceil((end - day) / width) - 1
         if inner >= MAX_WINDOWS:
-            found = f"{iso_time(start)} to {iso_time(end)} by the {kind} are {inner + 1:,}"
-            raise ConfigError(f"monitoring takes at most {MAX_WINDOWS:,} windows (got {found})")
+            got = f"{iso_time(start)} to {iso_time(end)} by the {kind} are {inner + 1:,}"
+            raise ConfigError(f"monitoring takes at most {MAX_WINDOWS:,} windows (got {got})")
         return cls(np.array([start, *(day + width * np.arange(1, inner + 1)), end], np.float64))
 
     @classmethod
@@ -53,11 +54,11 @@ class Windows:
         return len(self.edges) - 1
 
     def codes(self, time_seconds: Array) -> NDArray[np.int64]:
-        """(n,) the window of each of n times, all of them inside the range."""
+        """(n,) the window of each of n times, which must lie inside the range."""
         return np.clip(np.searchsorted(self.edges, time_seconds, side="right") - 1, 0, len(self) - 1)
 
     def names(self) -> list[dict[str, str]]:
-        """Start and end of each window, as texts."""
+        """Start and end of each window as ISO times."""
         edges = [iso_time(edge) for edge in self.edges]
         return [{"start": a, "end": b} for a, b in itertools.pairwise(edges)]
 
@@ -71,7 +72,7 @@ class ScoredWindow:
     start: float
     end: float
     scores: Mapping[str, Array]
-    """(n,) each: `raw_score`, and `percentile` and `probability` as far as the bundle is calibrated."""
+    """(n,) each: `raw_score`; `percentile` and `probability` if the bundle is calibrated for them."""
 
     @classmethod
     def score(
@@ -82,18 +83,19 @@ class ScoredWindow:
         what: str,
         progress: Progress = silent,
     ) -> Self:
-        """Score the payments in [start, end); an infinite start or end is where the store's payments begin or end.
+        """Score the payments in [start, end); an infinite start or end means the first or last payment of the store.
 
-        ConfigError where there are none.
+        Raises:
+            ConfigError: If the range contains no payments.
         """
         times = store.time_seconds
         first, last = (int(row) for row in np.searchsorted(times, range_seconds))
         if first >= last:
             extent = f"the log goes from {iso_time(times[0])} to {iso_time(times[-1])}"
-            raise ConfigError(f"{what} must hold payments (got none in the range given); {extent}")
+            raise ConfigError(f"{what} must contain payments (got none in the given range); {extent}")
         with progress(f"scoring {what}", last - first) as advance:
             raw = scorer.score_rows(store, np.arange(first, last, dtype=np.int64), advance=advance)
-        # from the first payment on: earlier ones may not be in the file; to the end asked for: a log that stops is news
+        # start at the first payment: earlier ones may not be in the file. End as requested: a log that stops early is a finding
         start = float(times[first])
         if math.isfinite(range_seconds[0]) and range_seconds[0] // DAY_SECONDS == start // DAY_SECONDS:
             start = range_seconds[0]
@@ -105,7 +107,7 @@ class ScoredWindow:
 
     @cached_property
     def time_seconds(self) -> NDArray[np.float64]:
-        """(n,) epoch seconds, rising."""
+        """(n,) epoch seconds, ascending."""
         return np.asarray(self.store.time_seconds[self.rows])
 
     @cached_property
@@ -115,12 +117,12 @@ class ScoredWindow:
 
     @cached_property
     def entity(self) -> Array | None:
-        """(n,) codes of the keys that are ranked, -1 for null; None where rows carry their own history without a key."""
+        """(n,) codes of the ranked keys, -1 for null; None if rows carry their own history without a key."""
         key = self.store.market.entity.key_column
         return None if key is None else key_codes(self.store.columns([key])[key])[self.rows]
 
     def matured(self, as_of: float) -> NDArray[np.bool_]:
-        """(n,) whether the outcome is known at the time `as_of`."""
+        """(n,) whether the outcome is known by the time `as_of`."""
         label, known_at = (np.asarray(values[self.rows]) for values in (self.store.label, self.store.known_at_seconds))
         return (label >= 0) & (known_at <= as_of)
 

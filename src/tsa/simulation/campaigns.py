@@ -1,7 +1,4 @@
-"""Groups of payments that belong together (a burst, a window at a terminal), and when they happen.
-
-Knows nothing of fraud or people.
-"""
+"""Groups of payments that belong together (a burst, a period at a terminal), and their times."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ class Campaigns:
 
     @staticmethod
     def draw(rng: np.random.Generator, total: int, least: int, mean: float) -> Campaigns:
-        """Campaigns of `least` payments or more, `mean` on average; the last is cut so that they add to total."""
+        """Campaigns of at least `least` payments, `mean` on average; the last is cut so that the sum is `total`."""
         sizes = least - 1 + rng.geometric(1.0 / (mean - least + 1.0), total // least + 1)
         ends = np.minimum(np.cumsum(sizes), total)
         k = int(np.searchsorted(ends, total) + 1) if total else 0
@@ -37,7 +34,7 @@ class Campaigns:
 def burst_seconds(
     config: SimulationConfig, rng: np.random.Generator, campaigns: Campaigns, gap_seconds: float, spread: float
 ) -> np.ndarray:
-    """Seconds (n) of payments that follow each other after log-normal gaps, from any moment of the period on."""
+    """Seconds (n,) of payments with log-normal gaps, starting at a random moment of the period."""
     gaps = np.where(campaigns.step > 0, rng.lognormal(np.log(gap_seconds), spread, len(campaigns)), 0.0)
     run = np.cumsum(gaps)
     firsts = run[campaigns.step == 0]
@@ -53,7 +50,7 @@ def burst_seconds(
 def window_days(
     config: SimulationConfig, rng: np.random.Generator, campaigns: Campaigns, shortest: float, longest: float
 ) -> np.ndarray:
-    """Whole days (n) spread over a window of its own for each campaign, within the period."""
+    """Days (n,) within a separate random window for each campaign, inside the period."""
     window = np.minimum(rng.uniform(shortest, longest, campaigns.k), config.days)
     first = rng.random(campaigns.k) * (config.days - window)
     days = np.floor(first[campaigns.of] + rng.random(len(campaigns)) * window[campaigns.of])
@@ -61,5 +58,5 @@ def window_days(
 
 
 def window_seconds(days: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Seconds (n) since the start of the period, from whole days and seconds into the day."""
+    """Seconds (n,) since the start of the period, from days and seconds within the day."""
     return np.asarray(days * SECONDS_A_DAY + within)

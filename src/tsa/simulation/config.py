@@ -1,4 +1,4 @@
-"""What a simulation is asked for, checked when made, and its seeded random streams. Knows not how it is drawn."""
+"""Settings of a simulation, validated on creation, and its seeded random streams."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tsa.errors import ConfigError
 from tsa.times import as_utc, parse_time, to_seconds
 
 SECONDS_A_DAY = 86_400
-MAX_PAYMENTS_A_DAY = 2_000_000  # a day is the smallest piece held in memory
+MAX_PAYMENTS_A_DAY = 2_000_000  # a day is the smallest chunk in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationConfig:
-    """Size, time and randomness of a simulated log. The same settings give the same log, to the byte.
+    """Size, time and randomness of a simulated log. The same settings give a byte-identical log.
 
     payments     rows of the log, frauds included
-    days, start  the period: whole days from an ISO date on, UTC
+    days, start  the period: number of days from an ISO date, UTC
     customers    None: one for each 25 payments
     terminals    None: one for each 50 payments
-    fraud_rate   share of payments that are fraud; a little less is labelled so, for some fraud is never reported
+    fraud_rate   share of payments that are fraud; slightly fewer are labelled, since some fraud is never reported
     with_truth   add the column `fraud_kind`, null for genuine payments; never a feature
 
     Raises ConfigError for a setting out of bounds.
@@ -54,7 +54,7 @@ class SimulationConfig:
 
     @property
     def n_frauds(self) -> int:
-        """Payments that are fraud, by the truth."""
+        """Number of payments that are truly fraud."""
         return round(self.payments * self.fraud_rate)
 
     @property
@@ -83,10 +83,10 @@ class SimulationConfig:
         return as_utc(self.start).weekday()
 
     def generator(self, purpose: str, part: int = 0) -> np.random.Generator:
-        """A random stream for each purpose, so that a change to one purpose leaves the others as they were."""
+        """A separate random stream per purpose, so that a change to one does not affect the others."""
         return np.random.default_rng(np.random.SeedSequence([self.seed, zlib.crc32(purpose.encode()), part]))
 
 
 def _at_least(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least} (got {name}={value!r})")
+        raise ConfigError(f"{name} must be an integer of at least {least} (got {name}={value!r})")

@@ -1,4 +1,4 @@
-"""Names and habits that the simulator draws from: categories, countries, devices, hours. All are invented."""
+"""Names and distributions that the simulator draws from: categories, countries, devices, hours. All are invented."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Category(NamedTuple):
-    """A kind of merchant. appeal: how much thieves like it; online: share of its merchants that sell on the web."""
+    """A kind of merchant. appeal: how attractive it is to thieves; online: share of its merchants that sell on the web."""
 
     name: str
     weight: float
@@ -56,7 +56,7 @@ _NEW_SYSTEMS = ("android-14", "ios-17", "windows-11", "android-13", "ios-16", "w
 _OLD_SYSTEMS = ("android-12", "ios-15", "macos-13", "android-11", "ios-18", "linux")
 _PROGRAMS = ("browser-a", "bank-app", "browser-b")
 COMMON_DEVICES = tuple(f"{system}/{program}" for program in _PROGRAMS for system in (*_NEW_SYSTEMS, *_OLD_SYSTEMS))
-NEW_DEVICE = "android-15/bank-app"  # comes out late in the period: a value that a training range may never have met
+NEW_DEVICE = "android-15/bank-app"  # released late in the period: a value that a training range may not contain
 ODD_DEVICES = tuple(f"other-{number:03d}" for number in range(300))  # each of them rare
 DEVICES = (*COMMON_DEVICES, NEW_DEVICE, *ODD_DEVICES)
 
@@ -66,8 +66,10 @@ DRIFT = (
     "marketplace",
     "electronics",
     "travel",
-)  # what a ring buys, from the first day to the last
-PRICE_LIMITS = np.array([100.0, 250.0, 500.0])  # above them a payment would be checked; also ordinary price points
+)  # what a fraud ring buys, from the first day to the last
+PRICE_LIMITS = np.array(
+    [100.0, 250.0, 500.0]
+)  # limits above which a payment would be checked; also ordinary price points
 
 # Relative number of payments in each hour of the day, for shops and for the web.
 STORE_HOURS = np.array(
@@ -78,6 +80,6 @@ WEEKDAYS = np.array([0.92, 0.94, 0.97, 1.02, 1.20, 1.15, 0.80])  # Monday first
 
 
 def zipf(n: int, power: float) -> np.ndarray:
-    """Shares (n) that fall with the rank to a power and add to one."""
+    """Shares (n,) that decrease with a power of the rank and sum to one."""
     shares = np.arange(1, n + 1, dtype=np.float64) ** -power
     return np.asarray(shares / shares.sum())

@@ -1,7 +1,6 @@
-"""The kinds of fraud, and genuine behaviour that resembles them: a few percent of a log, drawn at once.
+"""The kinds of fraud, and genuine behaviour that resembles them: a few percent of a log, drawn together.
 
-Most fraudulent payments look ordinary one by one: what gives them away is what came before, for the same customer or at
-the same terminal. Knows nothing of how labels are lost or columns are written.
+Most fraudulent payments look ordinary alone; earlier payments of the same customer or terminal reveal them.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ _SHARES = {
 }
 FRAUD_KINDS = tuple(_SHARES)
 LOOKALIKE_SHARE = 0.02  # of genuine payments
-_RING_SIZE, _RING_SHOPS, _RING_DEVICES = 150, 3, 2  # payments of a ring; its shops and devices at each stage
+_RING_SIZE, _RING_SHOPS, _RING_DEVICES = 150, 3, 2  # payments of a fraud ring; its shops and devices at each stage
 
 
 def special_payments(config: SimulationConfig, people: Population) -> SimulatedPayments:
-    """All frauds, and the genuine payments that look like one, in time order."""
+    """All frauds, and the genuine payments that resemble fraud, in time order."""
     counts = _counts(config.n_frauds)
     alike = round((config.payments - config.n_frauds) * LOOKALIKE_SHARE)
     parts = [
@@ -43,7 +42,7 @@ def special_payments(config: SimulationConfig, people: Population) -> SimulatedP
 
 
 def _counts(total: int) -> list[int]:
-    """Payments of each kind, by its share; adds to total exactly."""
+    """Number of payments of each kind, by its share; the sum is exactly `total`."""
     ends = np.rint(np.cumsum(list(_SHARES.values())) / sum(_SHARES.values()) * total).astype(int)
     return [int(count) for count in np.diff(ends, prepend=0)]
 
@@ -51,7 +50,7 @@ def _counts(total: int) -> list[int]:
 def _payments(
     config: SimulationConfig, people: Population, rng: np.random.Generator, **known: np.ndarray
 ) -> SimulatedPayments:
-    """Payments of customers at terminals; what is not given is as usual for them. Amounts are at least one cent."""
+    """Payments of customers at terminals, with the usual values unless given. Amounts are at least one cent."""
     customer, terminal, seconds = known["customer"], known["terminal"], known["seconds"]
     channel = known.get("channel", genuine.usual_channel(people, customer, terminal, rng))
     usual = genuine.usual_amount(config, people, customer, terminal, seconds, rng)
@@ -72,7 +71,7 @@ def _kind(name: str) -> np.ndarray:
 
 
 def _stolen_card(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
-    """A burst on one card within hours: on the web, or in the shops of one country; often a small try first."""
+    """A burst on one card within hours: on the web, or in the shops of one country; often a small test payment first."""
     rng = config.generator("stolen_card")
     bursts = Campaigns.draw(rng, n, 2, 6.0)
     victim = people.customers.by_country.draw_any(rng, bursts.k)
@@ -102,7 +101,7 @@ def _stolen_card(config: SimulationConfig, people: Population, n: int) -> Simula
 
 
 def _compromised_terminal(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
-    """For some weeks a terminal takes payments with copied cards among its ordinary ones, alike in amount and hour."""
+    """For some weeks a terminal accepts payments with copied cards, with ordinary amounts and hours."""
     rng = config.generator("compromised_terminal")
     windows = Campaigns.draw(rng, n, 15, 40.0)
     terminal = rng.integers(0, len(people.terminals.country), windows.k)[windows.of]  # most are small
@@ -122,7 +121,7 @@ def _compromised_terminal(config: SimulationConfig, people: Population, n: int) 
 
 
 def _account_takeover(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
-    """A stranger's device pays on the web for some days, half of the time where the customer does, a little dearer."""
+    """An unknown device pays on the web for some days, half of the time where the customer does, slightly higher amounts."""
     rng = config.generator("account_takeover")
     bursts = Campaigns.draw(rng, n, 3, 8.0)
     victim = people.customers.by_country.draw_any(rng, bursts.k)
@@ -147,7 +146,7 @@ def _account_takeover(config: SimulationConfig, people: Population, n: int) -> S
 
 
 def _amount_rule(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
-    """Single payments kept just under the amount from which they would be checked."""
+    """Single payments just below the amount above which they would be checked."""
     rng = config.generator("amount_rule")
     customer = people.customers.by_country.draw_any(rng, n)
     terminal = people.terminals.by_appeal.draw(rng, (rng.random(n) < 0.7).astype(np.int64))
@@ -166,7 +165,7 @@ def _amount_rule(config: SimulationConfig, people: Population, n: int) -> Simula
 
 
 def _drifting_ring(config: SimulationConfig, people: Population, n: int) -> SimulatedPayments:
-    """Rings that use young accounts for some days each; their shops, goods, devices and amounts drift all the time."""
+    """Fraud rings that use young accounts for some days each; their shops, goods, devices and amounts drift over time."""
     rng = config.generator("drifting_ring")
     rings = max(1, n // _RING_SIZE)
     mules = Campaigns.draw(rng, n, 2, 5.0)

@@ -1,4 +1,4 @@
-"""Everyday payments: who pays when, where and how much. Its helpers also dress fraud, of which it knows nothing."""
+"""Ordinary payments: who pays when, where and how much. Its helpers are also used to generate fraud."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CASH = distributions.CATEGORY_NAMES.index("cash_withdrawal")
 
 
 def payments_a_day(config: SimulationConfig, total: int) -> np.ndarray:
-    """Everyday payments on each day (days): a weekly rhythm, slow growth and chance; adds to total exactly."""
+    """Number of ordinary payments per day (days,): weekly pattern, slow growth and noise; the sum is exactly `total`."""
     rng, days = config.generator("days"), np.arange(config.days)
     weight = distributions.WEEKDAYS[(days + config.first_weekday) % 7] * (1.0 + 0.1 * days / config.days)
     weight *= rng.lognormal(0.0, 0.04, config.days)
@@ -25,7 +25,7 @@ def payments_a_day(config: SimulationConfig, total: int) -> np.ndarray:
 def everyday(
     config: SimulationConfig, people: Population, days: np.ndarray, rng: np.random.Generator
 ) -> SimulatedPayments:
-    """One everyday payment for each entry of days (n), the day it falls on."""
+    """One ordinary payment for each entry of days (n,), on that day."""
     customer = people.customers.by_country.draw_any(rng, len(days))
     terminal = _usual_terminal(people, customer, days, rng)
     seconds = days * float(SECONDS_A_DAY) + time_of_day(people, customer, terminal, rng)
@@ -43,7 +43,7 @@ def everyday(
 
 
 def _usual_terminal(people: Population, customer: np.ndarray, days: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mostly a favourite, at times another one at home or on the web; on a trip, one of the country visited."""
+    """Usually a favourite, sometimes another one at home or on the web; on a trip, one of the visited country."""
     customers, terminals = people.customers, people.terminals
     rank = (FAVOURITES * rng.random(len(customer)) ** 1.8).astype(np.int64)
     chosen = customers.favourites[customer, rank]
@@ -60,7 +60,7 @@ def _usual_terminal(people: Population, customer: np.ndarray, days: np.ndarray, 
 
 
 def time_of_day(people: Population, customer: np.ndarray, terminal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Seconds into the day (n): the rhythm of shops or of the web, moved by the customer's own hours."""
+    """Seconds within the day (n,): the daily pattern of shops or of the web, shifted by the customer's usual hours."""
     online = people.terminals.online[terminal]
     chance = rng.random(len(customer))
     hours = np.where(online, _hours(chance, distributions.ONLINE_HOURS), _hours(chance, distributions.STORE_HOURS))
@@ -74,7 +74,7 @@ def _hours(chance: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def usual_card(people: Population, customer: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The first card three times in four, else any of the customer's."""
+    """The first card with probability 3/4, else any card of the customer."""
     other = (rng.random(len(customer)) * people.customers.cards[customer]).astype(np.int64)
     return np.asarray(people.customers.first_card[customer] + np.where(rng.random(len(customer)) < 0.75, 0, other))
 
@@ -82,7 +82,7 @@ def usual_card(people: Population, customer: np.ndarray, rng: np.random.Generato
 def usual_channel(
     people: Population, customer: np.ndarray, terminal: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """The app by the customer's habit, else as the terminal is."""
+    """The app according to the customer's habit, else the terminal's channel."""
     app = rng.random(len(customer)) < people.customers.app_habit[customer]
     return np.where(
         app, distributions.APP, np.where(people.terminals.online[terminal], distributions.ONLINE, distributions.STORE)
@@ -92,7 +92,7 @@ def usual_channel(
 def usual_device(
     people: Population, customer: np.ndarray, channel: np.ndarray, seconds: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """The customer's own device (n), −1 with a plastic card in a shop; one in a thousand looks odd."""
+    """The customer's device (n,), −1 with a plastic card in a shop; one in a thousand is unusual."""
     customers = people.customers
     column = np.where(rng.random(len(customer)) < 0.15, 1, np.where(seconds > customers.switch_seconds[customer], 2, 0))
     device = customers.devices[customer, column].astype(np.int64)
@@ -111,7 +111,8 @@ def usual_amount(
     seconds: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """By the terminal's prices, the customer's means, evening and weekend; at times a dear purchase or price point."""
+    """Depends on the terminal's prices, the customer's means, evening and weekend; sometimes an expensive purchase or a
+    price point."""
     n, category = len(customer), people.terminals.category[terminal]
     log_amount = people.terminals.log_price[terminal] + people.customers.log_wealth[customer]
     log_amount += _SPREAD[category] * rng.standard_normal(n)
@@ -127,7 +128,7 @@ def usual_amount(
 
 
 def below_a_limit(rng: np.random.Generator, n: int, share: float) -> np.ndarray:
-    """Amounts (n) under a price limit by about that share of it."""
+    """Amounts (n,) below a price limit by about that share of it."""
     return np.asarray(
         rng.choice(distributions.PRICE_LIMITS, n, p=[0.45, 0.4, 0.15]) * (1.0 - rng.exponential(share, n))
     )

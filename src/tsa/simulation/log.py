@@ -1,4 +1,4 @@
-"""From drawn payments to a log: pieces of some days in time order, ids, labels, gaps, columns."""
+"""Turn drawn payments into a log: chunks of some days in time order, with ids, labels, missing values and columns."""
 
 from __future__ import annotations
 
@@ -22,22 +22,27 @@ from tsa.simulation.writer import log_writer
 
 log = logging.getLogger(__name__)
 
-PIECE_ROWS = 500_000  # a piece is whole days; the memory of a simulation depends on it, not on the length of the log
-UNREPORTED = 0.02  # of frauds: labelled genuine
-UNDECIDED = 0.002  # of payments: label null
+PIECE_ROWS = 500_000  # a chunk has complete days; it limits the memory of a simulation, whatever the length of the log
+UNREPORTED = 0.02  # share of frauds that are labelled genuine
+UNDECIDED = 0.002  # share of payments with a null label
 _GAPS = {"terminal_id": 0.004, "merchant_category": 0.005, "device": 0.015, "country": 0.003, "account_age_days": 0.01}
 
 
 def simulate(config: SimulationConfig) -> pl.DataFrame:
-    """The whole log in memory, in time order; columns as in markets/demo.toml, and `fraud_kind` if asked for."""
+    """The complete log in memory, in time order; columns as in markets/demo.toml, and `fraud_kind` with `with_truth`."""
     return pl.concat(list(_pieces(config)), rechunk=True)
 
 
 def write_simulation(config: SimulationConfig, out: Path) -> dict[str, Any]:
-    """Write the log piece by piece and return its counts. The suffix of `out` says how.
+    """Write the log in chunks, in the format given by the suffix of `out`.
 
-    The file is written aside and renamed at the end. Raises ConfigError for a suffix that `log_writer` does not know.
-    Counts: payments, frauds and kinds (the truth), labelled_fraud, labelled_unknown, customers, terminals.
+    The file is written under a temporary name and renamed at the end.
+
+    Returns:
+        Counts: payments, frauds and kinds (the truth), labelled_fraud, labelled_unknown, customers, terminals.
+
+    Raises:
+        ConfigError: For a suffix that `log_writer` does not support.
     """
     out = Path(out)
     counts: Counter[str] = Counter()
@@ -56,7 +61,7 @@ def write_simulation(config: SimulationConfig, out: Path) -> dict[str, Any]:
 
 
 def _pieces(config: SimulationConfig) -> Iterator[pl.DataFrame]:
-    """The log as frames of whole days, in time order."""
+    """The log as frames of complete days, in time order."""
     people = populate(config)
     special = special_payments(config, people)
     counts = payments_a_day(config, config.payments - len(special))
@@ -74,7 +79,7 @@ def _pieces(config: SimulationConfig) -> Iterator[pl.DataFrame]:
 def _frame(
     config: SimulationConfig, people: Population, payments: SimulatedPayments, first_id: int, rng: np.random.Generator
 ) -> pl.DataFrame:
-    """Columns of payments that are in time order; ids count up, so that they order ties as well."""
+    """Columns of payments in time order; ids are ascending, so that they also order ties."""
     n, terminals = len(payments), people.terminals
     seconds = np.floor(payments.seconds).astype(np.int64)
     age = people.customers.opened_days[payments.customer] + payments.seconds / SECONDS_A_DAY
@@ -105,11 +110,11 @@ def _names(names: tuple[str, ...], codes: np.ndarray) -> pl.Series:
 
 
 def _labels(kind: np.ndarray, rng: np.random.Generator) -> pl.Series:
-    """1 fraud, 0 genuine or never reported, null never decided."""
+    """1 fraud, 0 genuine or never reported, null undecided."""
     fraud = (kind > 0) & (rng.random(len(kind)) >= UNREPORTED)
     return _with_gaps(pl.Series(fraud.astype(np.int8)), UNDECIDED, rng)
 
 
 def _with_gaps(values: pl.Series, share: float, rng: np.random.Generator) -> pl.Series:
-    """The values (n) with nulls in a share of places, by chance."""
+    """The values (n,) with a random share of nulls."""
     return values.set(pl.Series(rng.random(len(values)) < share), None)

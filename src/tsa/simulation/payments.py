@@ -1,4 +1,4 @@
-"""Payments as flat arrays, and how to join, cut and sort them. Knows nothing of who pays or why."""
+"""Payments as flat arrays, and functions to join, slice and sort them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 class SimulatedPayments:
     """n payments, each array (n): row numbers into the population, `seconds` since the start of the period.
 
-    device −1: none known. kind 0: genuine, k: the k-th kind of fraud. Fractions of a second only order ties by chance.
+    device −1: none known. kind 0: genuine, k: the k-th kind of fraud. Fractions of a second only order ties randomly.
     """
 
     customer: np.ndarray
@@ -28,19 +28,19 @@ class SimulatedPayments:
         return len(self.seconds)
 
     def take(self, rows: np.ndarray | slice) -> SimulatedPayments:
-        """Those of the given rows, in their order."""
+        """The payments of the given rows, in that order."""
         return SimulatedPayments(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def by_time(self) -> SimulatedPayments:
-        """All of them in time order."""
+        """All payments in time order."""
         return self.take(np.argsort(self.seconds, kind="stable"))
 
     def between(self, first: float, last: float) -> SimulatedPayments:
-        """Those of [first, last), of payments that are already in time order."""
+        """The payments in [first, last), of payments already in time order."""
         return self.take(slice(*np.searchsorted(self.seconds, [first, last])))
 
     @staticmethod
     def join(parts: Sequence[SimulatedPayments]) -> SimulatedPayments:
-        """All payments of the parts, one part after the other."""
+        """The concatenation of the parts."""
         names = [field.name for field in fields(SimulatedPayments)]
         return SimulatedPayments(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

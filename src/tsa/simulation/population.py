@@ -1,6 +1,6 @@
-"""Who pays, and where: customers with cards, devices and habits; terminals with a country, a category and prices.
+"""The population: customers with cards, devices and habits; terminals with a country, a category and prices.
 
-Knows nothing of fraud. A few hundred bytes for each customer and terminal; all payments draw from these tables.
+A few hundred bytes per customer and terminal; all payments are drawn from these tables.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 from tsa.simulation import distributions
 from tsa.simulation.config import SimulationConfig
 
-COPIES = 20  # slots that an average member of a pool has: the grain of its weight
+COPIES = 20  # slots of an average member of a pool: the resolution of its weight
 FAVOURITES = 8
 
 
 class WeightedPool:
-    """Members to draw by weight within a group, by one look-up: each member stands in as many slots as it weighs."""
+    """Draws members by weight within a group with one look-up: the slots of a member are proportional to its weight."""
 
     def __init__(self, group: np.ndarray, weight: np.ndarray, n_groups: int) -> None:
         copies = np.maximum(1, np.rint(weight / weight.mean() * COPIES)).astype(np.int64)
@@ -27,7 +27,7 @@ class WeightedPool:
         self._starts = np.cumsum(self._sizes) - self._sizes
 
     def draw(self, rng: np.random.Generator, group: np.ndarray) -> np.ndarray:
-        """One member (n) for each group asked for (n); from all members where a group is empty."""
+        """One member (n,) for each requested group (n,); from all members if a group is empty."""
         sizes = self._sizes[group]
         empty = sizes == 0
         starts = np.where(empty, 0, self._starts[group])
@@ -51,7 +51,7 @@ class Terminals:
     by_country: WeightedPool
     by_category: WeightedPool
     by_online: WeightedPool
-    by_appeal: WeightedPool  # grouped by online, weighted by what thieves like
+    by_appeal: WeightedPool  # grouped by online, weighted by appeal to thieves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Customers:
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """All that payments are drawn from."""
+    """The tables that payments are drawn from."""
 
     customers: Customers
     terminals: Terminals
@@ -140,7 +140,7 @@ def _customers(config: SimulationConfig, terminals: Terminals, n_countries: int)
 
 
 def _devices(rng: np.random.Generator, n: int, period_seconds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Devices (n, 3) and when the third replaces the first; the device that comes out late is bought only late."""
+    """Devices (n, 3) and when the third replaces the first; the device that is released late is bought only then."""
     common = len(distributions.COMMON_DEVICES)
     devices = rng.choice(common, (n, 3), p=distributions.zipf(common, 0.9)).astype(np.int16)
     devices[:, 1] = np.where(rng.random(n) < 0.4, devices[:, 1], devices[:, 0])
@@ -151,7 +151,7 @@ def _devices(rng: np.random.Generator, n: int, period_seconds: int) -> tuple[np.
 
 
 def _favourites(rng: np.random.Generator, country: np.ndarray, terminals: Terminals) -> np.ndarray:
-    """Terminals (c, 8) that customers go back to: at home, and one in four on the web, wherever that is."""
+    """Terminals (c, 8) that customers return to: at home, and one in four on the web in any country."""
     columns = []
     for _ in range(FAVOURITES):
         web = terminals.by_online.draw(rng, np.ones(len(country), dtype=np.int64))

@@ -1,7 +1,7 @@
-"""A simulated log as wire rows: each payment with the earlier ones of its customer or card, in the names of a market.
+"""Write a simulated log as rows with inline history: each payment with the earlier ones of its customer or card.
 
-Features that the simulator has under the market's name for them are taken over; all others are made up from who pays,
-where, and chance, so that a market of any size gets its rows. Knows markets and texts; nothing of how such rows are read.
+Features that the simulator has under the market's name are used; all others are invented from customer, terminal and
+chance, so that it works for any market.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ from tsa.simulation.writer import log_writer
 KEYS = ("customer_id", "card_id", "terminal_id")
 TABLES = (".tsv", ".csv")
 PIECE_ROWS = 2000
-MARKER_SHARE = 0.3  # of missing values: written as the last marker instead of the first
-GAP_SHARE = 0.02  # of made-up values: missing
-NEW_SHARE, NEW_FROM = 0.01, 0.6  # of made-up values: never seen before this share of the period
-WHOLE_SHARE = 0.3  # of numeric categorical values: written with a fraction
-MISMATCH_SHARE = 0.02  # of rows: the numerical part of a history lacks its oldest payment
+MARKER_SHARE = 0.3  # share of missing values written as the last marker instead of the first
+GAP_SHARE = 0.02  # share of invented values that are missing
+NEW_SHARE, NEW_FROM = 0.01, 0.6  # share of invented values that first occur after this part of the period
+WHOLE_SHARE = 0.3  # share of numeric categorical values written with a fraction
+MISMATCH_SHARE = 0.02  # share of rows whose numerical history lacks its oldest payment
 WINDOWS = {"payments_1d": 1, "payments_7d": 7, "payments_30d": 30}
 
 
 def write_wire(config: SimulationConfig, market: Market, out: Path) -> dict[str, int]:
-    """Write wire rows of a market; the suffix of `out` says the format. Returns how many payments and frauds there are.
+    """Write rows with inline history for a market, in the format given by the suffix of `out`.
 
-    Raises ConfigError for a suffix that is not known, and for a market without [inline_history] table or with keys not simulated.
+    Returns:
+        The number of payments and of frauds.
+
+    Raises:
+        ConfigError: For an unknown suffix, a market without an [inline_history] table, or keys that are not simulated.
     """
     rows = WireRows(config, market)
     dots = "__DOT__" if any(part in TABLES for part in Path(out).suffixes) else "."
@@ -57,12 +61,12 @@ class WireRows:
     def __post_init__(self) -> None:
         if self.market.inline_history is None:
             raise ConfigError(
-                f"market must have a [inline_history] table to simulate wire rows, but {self.market.name!r} has none"
+                f"market must have an [inline_history] table to simulate inline histories (got {self.market.name!r}, without one)"
             )
         for history in self.market.history:
             if history.key_column not in KEYS:
-                found = f"history.{history.name}.key={history.key_column!r}"
-                raise ConfigError(f"a simulated history has one of the keys {', '.join(KEYS)} (got {found})")
+                actual = f"history.{history.name}.key={history.key_column!r}"
+                raise ConfigError(f"a simulated history must have one of the keys {', '.join(KEYS)} (got {actual})")
 
     @cached_property
     def log(self) -> pl.DataFrame:
@@ -77,12 +81,12 @@ class WireRows:
         return self.config.generator("wire", crc32(name.encode()))
 
     def pieces(self) -> Iterator[pl.DataFrame]:
-        """All rows, some at a time."""
+        """All rows, in chunks."""
         own = self._own()
         for first in range(0, len(own), PIECE_ROWS):
             rows = np.arange(first, min(first + PIECE_ROWS, len(own)))
-            told = [series for history in self.market.history for series in self._told(own, history.name, rows)]
-            yield pl.DataFrame([*own[rows].get_columns(), *told])
+            histories = [series for history in self.market.history for series in self._told(own, history.name, rows)]
+            yield pl.DataFrame([*own[rows].get_columns(), *histories])
 
     def _own(self) -> pl.DataFrame:
         """The fields of the payments themselves, as texts."""
@@ -103,7 +107,7 @@ class WireRows:
         return pl.DataFrame([series.alias(name) for name, series in columns.items()])
 
     def _text(self, name: str, whole: bool) -> pl.Series:
-        """A categorical feature: the simulator's own, or a habit of the customer or the terminal, or chance."""
+        """A categorical feature: the simulator's if it has one, or a habit of the customer or the terminal, or random."""
         if name in self.log.columns and not whole:
             return self._marked(name, self.log[name].cast(pl.String))
         rng, n = self._rng(name), len(self.log)
@@ -119,7 +123,7 @@ class WireRows:
         return self._marked(name, self._gaps(name, f"{name[:2]}-" + texts))
 
     def _number(self, name: str) -> pl.Series:
-        """A number: the simulator's own, a count of the customer's last payments, or the amount seen through noise."""
+        """A number: the simulator's if it has one, a count of the customer's last payments, or the amount with noise."""
         if name in self.log.columns:
             return self.log[name].cast(pl.Float64)
         if name in WINDOWS:
@@ -130,7 +134,7 @@ class WireRows:
         return self._gaps(name, pl.Series(np.asarray(noise * np.sqrt(amount))))
 
     def _counted(self, days: int) -> pl.Series:
-        """How many payments the customer made in the days before."""
+        """The number of payments of the customer in the preceding days."""
         index, n = self._index("customer_id"), len(self.log)
         oldest = np.searchsorted(self._seconds, self._seconds - days * SECONDS_A_DAY)
         key = index.start[index.order] * (n + 1) + index.order
@@ -167,16 +171,16 @@ class WireRows:
         groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
         for part, group in zip(wire.blocks, groups, strict=True):
             counts = np.where(lacks, np.maximum(held - 1, 0), held) if part == wire.blocks[1] else held
-            told = _Told.of(index, rows, counts)
+            past = _Told.of(index, rows, counts)
             for feature in group:
-                yield told.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))
+                yield past.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))
             for column in (event.time, event.id) if group else ():
-                yield told.joined(own[column], wire.separator).alias(wire.event_field_name(name, part, column))
+                yield past.joined(own[column], wire.separator).alias(wire.event_field_name(name, part, column))
 
 
 @dataclass(frozen=True)
 class _Told:
-    """Which earlier payments some rows tell of, row after row, oldest first."""
+    """The earlier payments in the histories of some rows, row by row, oldest first."""
 
     event: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -190,8 +194,8 @@ class _Told:
         return cls(index.order[index.position[rows][row] - back], row, len(rows))
 
     def joined(self, texts: pl.Series, separator: str) -> pl.Series:
-        """(r,) the texts of each row's payments as one; empty where there are none."""
-        told = pl.DataFrame({"row": self.row, "text": texts.gather(self.event)})
-        found = told.group_by("row", maintain_order=True).agg(pl.col("text").str.join(separator))
+        """(r,) the joined texts of each row's payments; empty if there are none."""
+        events = pl.DataFrame({"row": self.row, "text": texts.gather(self.event)})
+        texts_by_row = events.group_by("row", maintain_order=True).agg(pl.col("text").str.join(separator))
         empty = pl.Series([""]).new_from_index(0, self.n_rows)
-        return pl.Series(empty.scatter(found["row"], found["text"])) if len(found) else empty
+        return pl.Series(empty.scatter(texts_by_row["row"], texts_by_row["text"])) if len(texts_by_row) else empty

@@ -1,4 +1,4 @@
-"""Write a log piece by piece, whole or not at all. Knows file formats, and nothing of what the columns mean."""
+"""Write a log in chunks, atomically, in the format given by the suffix."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ _TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 @contextmanager
 def log_writer(out: Path) -> Iterator[Write]:
-    """A function that appends a frame to the log. The file takes its name only when all went well.
+    """Give a function that appends a frame to the log. The file gets its name only if all writes succeed.
 
-    The suffix says the format: .parquet, .csv, .tsv, .jsonl or .ndjson, the text ones also with .gz.
-    Raises ConfigError for any other.
+    The suffix selects the format: .parquet, .csv, .tsv, .jsonl or .ndjson, text formats also with .gz.
+
+    Raises:
+        ConfigError: For any other suffix.
     """
     name = out.name.lower()
     packed = name.endswith(".gz")
@@ -40,7 +42,7 @@ def log_writer(out: Path) -> Iterator[Write]:
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[Write]:
-    """One row group for each piece."""
+    """One row group per chunk."""
     writers: list[pq.ParquetWriter] = []
 
     def write(piece: pl.DataFrame) -> None:
@@ -58,7 +60,7 @@ def _parquet(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def _text(path: Path, suffix: str, packed: bool) -> Iterator[Write]:
-    """The gzip header carries neither time nor name, so that the same log gives the same bytes."""
+    """The gzip header has neither time nor name, so that the same log gives the same bytes."""
     with path.open("wb") as plain:
         target: Any = gzip.GzipFile("", "wb", compresslevel=4, fileobj=plain, mtime=0) if packed else plain
         written = 0

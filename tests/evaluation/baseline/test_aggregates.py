@@ -177,7 +177,7 @@ def test_a_market_without_known_outcomes_gets_none() -> None:
 
 
 def test_refusals_say_the_value() -> None:
-    with pytest.raises(DataError, match="1 of 2 are repeats"):
+    with pytest.raises(DataError, match="got 1 of 2 repeated"):
         aggregate(TinyStore([Event(1.5e9, 0, 0, 1.0, None, 1, 1.5e9)]), rows=np.array([0, 0]))
     with pytest.raises(ConfigError, match=r"windows_days=\(7, 0\)"):
         AggregateConfig(windows_days=(7, 0))

@@ -72,13 +72,13 @@ def test_many_rows_are_sampled_keeping_fraud_and_corrected(store: EventStore) ->
 def test_rows_without_an_outcome_or_without_fraud_are_refused(store: EventStore) -> None:
     train = store.labelled("train")
     genuine = train[store.label[train] == 0]
-    with pytest.raises(DataError, match=r"validation rows must hold fraud and genuine payments [(]got 0 of"):
+    with pytest.raises(DataError, match=r"validation rows must contain fraud and genuine payments [(]got 0 of"):
         _compare(store, rows_validation=genuine)
     label = np.array(store.label)
     label[train[0]] = -1
     with pytest.raises(DataError, match=rf"training rows must be labelled 0 or 1 [(]got 1 of {len(train)}"):
         _compare(replace(store, label=label), rows_train=train)
-    with pytest.raises(ConfigError, match="grid must hold at least one setting"):
+    with pytest.raises(ConfigError, match="grid must contain at least one setting"):
         _compare(store, grid=())
 
 

@@ -137,7 +137,7 @@ def test_too_few_frauds_give_no_verdict():
 
 def test_refuses_scores_of_other_payments():
     a, b, payments = pair(size=60)
-    with pytest.raises(DataError, match="b must hold one finite score per payment"):
+    with pytest.raises(DataError, match="b must contain one finite score per payment"):
         paired_difference(a, b[1:], payments)
     with pytest.raises(ConfigError, match="confidence=2"):
         paired_difference(a, b, payments, confidence=2)

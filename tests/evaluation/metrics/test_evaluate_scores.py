@@ -215,7 +215,7 @@ def test_curves_hold_their_area():
         ({"score": np.array([0.1, 0.2, np.nan])}, r"score must be finite [(]got score\[2\]=nan"),
         ({"score": np.zeros(2)}, r"score must have one value per label [(]got shape=\(2,\)"),
         ({"entity": np.array([0, -2, 1])}, r"entity must be a code >= 0, or -1 for none [(]got entity\[1\]=-2"),
-        ({"entity": np.array([0.0, 1.0, 1.0])}, "entity must hold whole numbers"),
+        ({"entity": np.array([0.0, 1.0, 1.0])}, "entity must be integers"),
         ({"amount": np.array([1.0, np.inf, 1.0])}, "amount must not be infinite"),
         ({"segments": {"c": np.array(["a"])}}, r"segments\['c'\] must have one value per label"),
         ({"label": np.zeros((3, 1))}, "label must have one dimension"),

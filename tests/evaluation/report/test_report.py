@@ -227,7 +227,7 @@ def test_calibration_is_shown(full, page):
     ratio = full["calibration"]["after"]["metrics"]["ratio"]["value"]
     assert f"(ratio {ratio:.2f}, " in shown
     assert "From the calibration range to the test range, scores are another population" in shown
-    assert "On the calibration range itself, 2.0 frauds were expected and 3 seen." in shown
+    assert "On the calibration range, 2.0 frauds were expected and 3 observed." in shown
     for text in ("Reliability", "Frauds by day", "Brier score", "Expected to observed", "missing", "other (12 values)"):
         assert text in shown
     payments, _ = evaluated()
@@ -235,7 +235,7 @@ def test_calibration_is_shown(full, page):
     assert "There is no probability score: " in without
     assert "The raw scores taken as probabilities add up to" in without
     for gone in (None, {**full["calibration"], "after": None, "before": {"n": 0, "frauds": 0, "metrics": {}}}):
-        assert "taken at their word" not in text_of(render(to_plain(full | {"calibration": gone})))
+        assert "how accurate are the probabilities" not in text_of(render(to_plain(full | {"calibration": gone})))
 
 
 def test_without_comparison_training_or_data(full):
@@ -258,7 +258,7 @@ def test_shows_what_is_undefined(size, kind):
         shown = text_of(render(to_plain({"evaluation": own, "comparison": compared})))
         assert "nan" not in shown.lower()
         assert "None" not in shown
-    assert "cannot be told apart" in shown
+    assert "cannot be compared" in shown
 
 
 def test_training_that_was_not_finite(full):

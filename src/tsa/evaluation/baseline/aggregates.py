@@ -1,14 +1,7 @@
 """Automatic aggregates: for each payment a row of numbers about the earlier payments of its keys, for boosted trees.
 
-Every column is made by rule from the market file; nobody chose it with a data set in mind. All are point in time,
-exactly: a row depends only on earlier payments in (time, id) order, and on an earlier payment's outcome only once that
-is known. A window of w days is half open, (t - w, t]. For outcomes it counts what *became known* in the last w days:
-with one delay for all payments these are the payments made in (t - delay - w, t - delay], and it stays exact if each
-payment has its own known time. The current payment is in no count, mean, deviation or maximum.
-
-This file knows stores and columns; it does not know what is done with the matrix, nor any model. The aggregates look
-back over the whole log, further than a model whose histories have a length; where rows carry their own history, or a
-market limits how long events may be seen, they see what those histories hold.
+Columns follow from the market file by rule. All are point-in-time correct: a row uses only earlier payments in
+(time, id) order, and outcomes only once they are known. See `aggregate`.
 """
 
 from __future__ import annotations
@@ -31,18 +24,18 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 EVER = "all"
-"""Name of the window that reaches back to the first payment of the key."""
+"""Name of the window that starts at the first payment of the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AggregateConfig:
-    """What is aggregated."""
+    """The columns that are aggregated, and the windows."""
 
     windows_days: tuple[int, ...] = (1, 7, 30)
     detailed_numerical: int = 4
-    """So many numerical columns (the amount first) are aggregated over every window, the rest over the last and all."""
+    """This many numerical columns (the amount first) use every window, the others only the last window and `all`."""
     places_at_once: int = 500_000
-    """Payments worked on together: bounds the memory."""
+    """Payments processed together: limits the memory."""
 
     def __post_init__(self) -> None:
         if any(days <= 0 for days in self.windows_days):
@@ -60,21 +53,26 @@ class Aggregates:
     names: tuple[str, ...]
     """K names such as `customer.TX_AMOUNT.mean_7d`."""
     categorical: tuple[str, ...]
-    """Those of the names that are codes, not quantities."""
+    """The names of columns that are codes, not quantities."""
     current: tuple[str, ...]
-    """Those of the names that are quantities of the payment itself, no aggregates."""
+    """The names of columns that are quantities of the payment itself, not aggregates."""
 
 
 def aggregate(store: EventStore, *, rows: Array | None = None, config: AggregateConfig | None = None) -> Aggregates:
-    """Make the features of the payments `rows` (R,) of a store, each as of its own time; of all payments by default.
+    """Compute the features of the payments `rows` (R,) of a store as of each payment's time; by default of all payments.
 
-    Raises DataError when rows repeat.
+    A window of w days is half open, (t - w, t]; for outcomes it counts those that *became known* in the last w days. The
+    current payment is in no count, mean, deviation or maximum. Windows reach back over the full log, unless rows carry
+    their own history or the market limits how long events are visible.
+
+    Raises:
+        DataError: If rows repeat.
     """
     config = config or AggregateConfig()
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
     repeated = int(np.sum(np.diff(np.sort(rows)) == 0))
     if repeated:
-        raise DataError(f"rows must be distinct, but {repeated} of {len(rows)} are repeats")
+        raise DataError(f"rows must be distinct (got {repeated} of {len(rows)} repeated)")
     source = EventTable.read(store, config.windows_days)
     own, categorical = _own_columns(store, source, rows)
     per_history = {
@@ -93,7 +91,7 @@ def aggregate(store: EventStore, *, rows: Array | None = None, config: Aggregate
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of which none stands twice: an aggregate that is called as a column of the market takes a further mark."""
+    """Unique names: an aggregate with the name of a column of the market gets a suffix."""
     found: dict[str, None] = {}
     for name in names:
         while name in found:
@@ -103,7 +101,7 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _fill(out: Array, rows: Array, store: EventStore, name: str, source: EventTable, config: AggregateConfig) -> None:
-    """Write the columns of one history into `out` (R, k), block run by block run."""
+    """Write the columns of one history into `out` (R, k), one run of blocks at a time."""
     by_row = np.argsort(rows, kind="stable")
     for blocks, places, found in source.runs(store.histories[name], rows[by_row], config.places_at_once):
         if not len(places):
@@ -116,7 +114,7 @@ def _fill(out: Array, rows: Array, store: EventStore, name: str, source: EventTa
 
 
 def _own_columns(store: EventStore, source: EventTable, rows: Array) -> tuple[Columns, tuple[str, ...]]:
-    """What the payment itself says: raw numbers, engineered features, calendar, codes; and which of these are codes."""
+    """Columns of the payment itself: raw numbers, engineered features, calendar, codes; and which of these are codes."""
     features = store.market.features
     columns = {name: values[source.places[rows]] for name, values in source.numerical.items()}
     engineered = [item if isinstance(item, str) else item.name for item in features.engineered]
@@ -130,7 +128,7 @@ def _own_columns(store: EventStore, source: EventTable, rows: Array) -> tuple[Co
 
 
 def _history_columns(name: str, blocks: GroupedEvents, source: EventTable, config: AggregateConfig) -> Columns:
-    """All columns of one history for m places; each (m,)."""
+    """All columns of one history for m positions; each (m,)."""
     low = {window: blocks.first_at(blocks.place, rows[blocks.event]) for window, rows in source.window_start.items()}
     low[EVER] = blocks.first
     columns: Columns = {f"count_{window}": blocks.place - start for window, start in low.items()}
@@ -161,7 +159,7 @@ def _amounts(blocks: GroupedEvents, values: Array, low: dict[str, Array]) -> Col
     """Mean, standard deviation and maximum of the earlier values in each window; the current value against the mean."""
     present = ~np.isnan(values)
     counts = blocks.counts_before(present)
-    # Relative to the key's first value, squares do not cancel; and no place sees less than that value.
+    # Values relative to the key's first value keep squares from cancelling; every position sees at least that value.
     origin = np.where(present, values, 0.0)[blocks.first]
     shifted = np.where(present, values - origin, 0.0)
     sums, squares = blocks.sums_before(shifted), blocks.sums_before(shifted * shifted)
@@ -184,9 +182,9 @@ def _amounts(blocks: GroupedEvents, values: Array, low: dict[str, Array]) -> Col
 
 
 def _outcomes(blocks: GroupedEvents, source: EventTable, known_from: Array) -> Columns:
-    """Known outcomes of earlier payments: how many, how many frauds, the rate; the last one, and the last fraud's age.
+    """Known outcomes of earlier payments: count, frauds, rate; the last outcome, and the age of the last fraud.
 
-    An outcome is visible from one place of its block on, and leaves a window at another: two searches, no sorting.
+    An outcome becomes visible at one position of its block and leaves a window at another: two searches, no sorting.
     """
     label = source.label[blocks.event]
     places = np.flatnonzero((label >= 0) & (known_from[blocks.event] < blocks.n_events))

@@ -1,7 +1,7 @@
-"""What the automatic aggregates read of a store: all events in time order, and the past of each payment as blocks of them.
+"""The events that the automatic aggregates read from a store, in time order, and each payment's past as blocks of them.
 
-Of a log, a block is all payments of a key. Where rows carry their own history, or events are seen for a limited time only,
-each payment has a block of its own: what its history holds. It knows stores; it aggregates nothing.
+For a log, a block is all payments of a key. If rows carry their own history, or events are visible for a limited time
+only, each payment has its own block, which is its history.
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ class EventTable:
     time: Array
     label: Array
     numerical: Columns
-    """Raw values, float64, NaN for missing; the amount first. Of wire rows: as scaled, for only those are kept."""
+    """Raw values, float64, NaN for missing; the amount first. For rows with inline history: scaled values, since only
+    those are stored."""
     categorical: Columns
-    """Codes of the raw values, 0 for missing. Raw: a device too rare for a vocabulary may yet be new to its key."""
+    """Codes of the raw values, 0 for missing. Raw, since a device too rare for a vocabulary may still be new to its key."""
     window_start: dict[str, Array]
-    """Per window the first event inside it, seen from each event."""
+    """Per window, for each event, the first event inside the window."""
     places: Array
-    """(n_stored,) where a row of the store stands among these events."""
+    """(n_stored,) the position of each row of the store among these events."""
     whole: bool
-    """Whether a payment sees all earlier ones of its key."""
+    """Whether a payment sees all earlier payments of its key."""
     known_from: Array | None = None
-    """The first event by whose time the outcome is known, N for never. None where the market does not use outcomes."""
+    """The first event at whose time the outcome is known, N for never. None if the market does not use outcomes."""
     known_until: dict[str, Array] = field(default_factory=dict)
-    """Per window the first event by whose time the outcome has been known for longer than the window."""
+    """Per window, the first event at whose time the outcome has been known for longer than the window."""
 
     def __len__(self) -> int:
         return len(self.time)
 
     @classmethod
     def read(cls, store: EventStore, windows_days: Sequence[int]) -> EventTable:
-        """The events of a store, as aggregates over so many days need them."""
+        """Read the events of a store, with the windows (in days) that the aggregates need."""
         windows = {f"{days}d": days * DAY_SECONDS for days in windows_days}
         whole = store.market.inline_history is None and math.isinf(store.market.retention_seconds)
         past = (
@@ -70,7 +71,7 @@ class EventTable:
         raw = store.columns([*dict.fromkeys([*numerical, *categorical])])
         columns = _numbers(raw, numerical), _codes(raw, categorical)
         place = np.arange(len(time))
-        # Rows are in time order, so a rule on times becomes a rule on rows: integers, exact, and one sorted search.
+        # Rows are in time order, so a condition on times becomes one on row numbers: exact integers, one sorted search.
         start = {name: _index(np.searchsorted(time, time - w, side="right")) for name, w in windows.items()}
         if not store.market.label.as_feature:
             return cls(time, label, *columns, start, place, whole)
@@ -81,7 +82,7 @@ class EventTable:
 
     @classmethod
     def _of_wire(cls, store: EventStore, windows: dict[str, float]) -> EventTable:
-        """Payments and the earlier ones that they carry along; of the same time, the carried ones first."""
+        """Payments and the earlier ones in their inline histories; at equal times, those of the histories first."""
         events, encoder = store.events, store.encoder
         stored = np.asarray(events.time_seconds)
         order = np.lexsort((np.arange(len(stored)) < len(store), stored))
@@ -103,8 +104,8 @@ class EventTable:
         return cls(time, np.asarray(events.label)[order], numerical, categorical, start, places, whole=False)
 
     def runs(self, index: HistoryIndex, rows: Array, places: int) -> Iterator[tuple[GroupedEvents, Array, Array]]:
-        """Runs of blocks that hold the past of payments `rows` (R,), ascending; which places of them are payments asked
-        for, and which of `rows` these are."""
+        """Yield runs of blocks with the past of the payments `rows` (R,), ascending; the positions of the requested payments
+        in them, and which of `rows` these are."""
         if not self.whole:
             for blocks, found in slices_of(index, rows, self.places, places):
                 yield blocks, np.unique(blocks.end) - 1, found
@@ -117,7 +118,7 @@ class EventTable:
 
 
 def _index(rows: Array) -> Array:
-    """Half the memory where the rows allow it."""
+    """Use int32 where the row numbers fit, to halve the memory."""
     return rows.astype(np.int32) if len(rows) < 2**31 - 1 else rows
 
 

@@ -1,10 +1,7 @@
-"""The baseline a model has to beat: LightGBM on automatic aggregates; the same rows, log and label delay.
+"""The baseline: LightGBM on automatic aggregates, with the same rows, log and label delay as the model.
 
-The settings are few and fixed; validation chooses among them by average precision, as it chooses a model's best epoch.
-Bins are fine for the payment's own numbers (a rule such as "over 220" is lost in 255 bins) and coarser for aggregates.
-
-LightGBM is an optional extra and imported only when a baseline is trained. This file knows nothing of the model it is
-compared with: of that, scores arrive.
+`compare` tries a small fixed grid of settings and selects by average precision on the validation range. LightGBM is an
+optional extra and imported only here.
 """
 
 from __future__ import annotations
@@ -33,10 +30,10 @@ Params = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 MAX_TRAINING_ROWS = 3_000_000
-"""Above this, genuine training payments are sampled: time and memory of the baseline stay bounded."""
+"""Above this number of training payments, genuine ones are sampled, to limit time and memory."""
 
 PATIENCE = 50
-"""Rounds without a better average precision on validation before a setting is given up."""
+"""Early stopping: rounds without a better average precision on the validation range."""
 
 BINNING: Params = {"min_data_in_bin": 1, "feature_pre_filter": False}
 OWN_BINS, AGGREGATE_BINS = 8191, 255
@@ -50,23 +47,23 @@ GRID: tuple[Params, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineResult:
-    """What the baseline says of the test payments, and how it came to it."""
+    """Scores of the test payments, and how the baseline was trained."""
 
     scores: Array
     """(T,) float64 probabilities, in the order of `rows_test`."""
     feature_importance: dict[str, float]
-    """Share of the total gain per feature, greatest first."""
+    """Share of the total gain per feature, largest first."""
     params: Params
     """The chosen setting, its rounds included."""
     validation_average_precision: tuple[float, ...]
-    """Of each setting tried, in the order of `GRID`."""
+    """Average precision of each setting tried, in the order of `GRID`."""
     seconds: float
     n_train: int
     """Training rows used."""
     negative_rate: float
     """Share of the genuine training rows used; scores are corrected for it."""
     note: str
-    """One sentence on what was trained on."""
+    """One sentence about the training rows."""
 
 
 def compare(
@@ -81,11 +78,13 @@ def compare(
     max_training_rows: int = MAX_TRAINING_ROWS,
     grid: Sequence[Params] = GRID,
 ) -> BaselineResult:
-    """Train the baseline on `rows_train`, choose on `rows_validation`, score `rows_test`: row numbers of the store.
+    """Train the baseline on `rows_train`, select on `rows_validation`, score `rows_test` (row numbers of the store).
 
-    The same seed gives the same scores, whatever the threads. Test rows may repeat others and need no label.
-    Raises DataError when training or validation rows have labels other than 0 and 1, or lack one of the two;
-    ConfigError without LightGBM.
+    The same seed gives the same scores for any number of threads. Test rows may repeat others and need no label.
+
+    Raises:
+        DataError: If training or validation rows have labels other than 0 and 1, or lack one of the two.
+        ConfigError: If LightGBM is not installed.
     """
     lgb = _lightgbm()
     began = time.perf_counter()
@@ -115,21 +114,21 @@ def _lightgbm() -> Any:
 
 
 def _sample(store: EventStore, rows: Array, most: int, seed: int) -> tuple[Array, float]:
-    """Keep every fraud and so many genuine rows that about `most` remain; also the share of genuine ones kept."""
+    """Keep every fraud, and sample genuine rows so that about `most` rows remain; also return the sampling rate."""
     if len(rows) <= most:
         return rows, 1.0
     label = np.asarray(store.label[rows])
     genuine = np.flatnonzero(label == 0)
-    kept = max(most - (len(rows) - len(genuine)), most // 10)
-    if kept >= len(genuine):
+    n_sampled = max(most - (len(rows) - len(genuine)), most // 10)
+    if n_sampled >= len(genuine):
         return rows, 1.0
-    chosen = np.random.default_rng(seed).choice(genuine, kept, replace=False)
+    chosen = np.random.default_rng(seed).choice(genuine, n_sampled, replace=False)
     keep = np.sort(np.concatenate([np.flatnonzero(label != 0), chosen]))
-    return rows[keep], kept / len(genuine)
+    return rows[keep], n_sampled / len(genuine)
 
 
 def refuse_incomparable(store: EventStore) -> None:
-    """DataError where `compare` could not learn from a store's training and validation ranges."""
+    """Raise DataError if `compare` could not learn from a store's training and validation ranges."""
     _check(
         store, {name: store.labelled(split) for name, split in (("training", "train"), ("validation", "validation"))}
     )
@@ -140,16 +139,16 @@ def _check(store: EventStore, parts: dict[str, Array]) -> None:
         label = np.asarray(store.label[rows])
         unknown, frauds = int(np.sum(label < 0)), int(np.sum(label == 1))
         if unknown:
-            raise DataError(f"{name} rows must be labelled 0 or 1, but {unknown} of {len(rows)} are not known")
+            raise DataError(f"{name} rows must be labelled 0 or 1 (got {unknown} of {len(rows)} with unknown outcome)")
         if frauds in (0, len(rows)):
             raise DataError(
-                f"{name} rows must hold fraud and genuine payments, but {frauds} of {len(rows)} are fraud "
-                "(a label of -1 and a missing one mean that the outcome is not known)"
+                f"{name} rows must contain fraud and genuine payments (got {frauds} of {len(rows)} fraud); "
+                "a label of -1 or a missing label means that the outcome is not known"
             )
 
 
 def _features(store: EventStore, parts: tuple[Array, ...]) -> tuple[Aggregates, list[Array]]:
-    """Features of all parts made at once, and (rows, K) of each; parts may overlap, contiguous ones are views."""
+    """Compute the features of all parts at once, and return (rows, K) of each; parts may overlap, contiguous ones are views."""
     rows = np.unique(np.concatenate(parts))
     features = aggregate(store, rows=rows)
     logger.info("made %d features of %d payments", len(features.names), len(rows))
@@ -202,9 +201,9 @@ class _Fit:
 def _search(
     lgb: Any, data: Any, valid: Any, base: Params, grid: Sequence[Params], max_rounds: int
 ) -> tuple[_Fit, tuple[float, ...]]:
-    """Train every setting with early stopping; the best on validation, and the average precision of each."""
+    """Train every setting with early stopping; return the best on validation, and the average precision of each."""
     if not grid:
-        raise ConfigError("grid must hold at least one setting, but it is empty")
+        raise ConfigError("grid must contain at least one setting (got an empty grid)")
     fits = [_train(lgb, data, valid, base, setting, max_rounds) for setting in grid]
     return max(fits, key=lambda fit: fit.average_precision), tuple(fit.average_precision for fit in fits)
 
@@ -220,7 +219,7 @@ def _train(lgb: Any, data: Any, valid: Any, base: Params, setting: Params, max_r
 
 
 def _correct(raw: Array, rate: float) -> Array:
-    """Probabilities in the whole population from those in a sample with a share `rate` of the genuine rows."""
+    """Correct probabilities for training on a share `rate` of the genuine rows."""
     return raw * rate / (raw * rate + 1.0 - raw)
 
 
@@ -231,7 +230,7 @@ def _importance(booster: lightgbm.Booster, names: Sequence[str]) -> dict[str, fl
 
 
 def _note(used: int, given: int, rate: float, features: int) -> str:
-    whole = f"LightGBM, whose aggregates look back over the whole log, trained on {used:,} payments with {features} features"
+    note = f"LightGBM, with aggregates over the full log, trained on {used:,} payments with {features} features"
     if rate == 1.0:
-        return f"{whole}: every training payment."
-    return f"{whole}: of {given:,} training payments every fraud and a {rate:.1%} sample of the genuine ones."
+        return f"{note}: every training payment."
+    return f"{note}: every fraud of {given:,} training payments, and a {rate:.1%} sample of the genuine ones."

@@ -1,10 +1,7 @@
 """Sums, maxima and counts along many short histories at once: the NumPy kernel under the automatic aggregates.
 
-A `GroupedEvents` holds some whole blocks of a store's `order`: m places, key after key, each key's events in time order. Every
-function works on all m places together and never lets a number of one key into another: a prefix sum restarts with each
-block, so what a place sees is, to the bit, a function of the earlier places of its own block.
-
-This file knows places and numbers only: no columns, no names, no labels.
+A `GroupedEvents` has m positions in complete blocks: key after key, each key's events in time order. Prefix sums restart
+with each block, so a value depends, to the bit, only on earlier positions of its block.
 """
 
 from __future__ import annotations
@@ -22,23 +19,23 @@ from tsa.data.history import HistoryIndex
 Array = NDArray[Any]
 
 LONG_BLOCK = 4096
-"""Blocks from this length on are summed one by one: there are few of them, and padding them would cost memory."""
+"""Blocks of at least this length are summed one by one: they are few, and padding them would cost memory."""
 
 
 @dataclass(frozen=True)
 class GroupedEvents:
-    """m places of whole blocks. All arrays (m,) int64; places are counted from the first of these blocks."""
+    """m positions of complete blocks. All arrays (m,) int64; positions are counted from the first of these blocks."""
 
     event: Array
     """Row of the event in the store; ascending within a block."""
     rank: Array
-    """Number of the place's block: 0, 1, …"""
+    """Number of the position's block: 0, 1, …"""
     first: Array
-    """First place of the block."""
+    """First position of the block."""
     end: Array
-    """First place after the block."""
+    """First position after the block."""
     n_events: int
-    """Events in the whole store."""
+    """Events in the store."""
 
     def __len__(self) -> int:
         return len(self.event)
@@ -50,20 +47,20 @@ class GroupedEvents:
 
     @cached_property
     def key(self) -> Array:
-        """(m,) ascending over all places: by block, then by row."""
+        """(m,) ascending over all positions: by block, then by row."""
         return self.rank * (self.n_events + 1) + self.event
 
     def first_at(self, places: Array, row: Array) -> Array:
-        """In the block of each of `places`, the first place whose event's row is >= `row`, or the block's end."""
+        """In the block of each of `places`, the first position whose event has a row >= `row`, or the block's end."""
         return np.searchsorted(self.key, self.rank[places] * (self.n_events + 1) + row)
 
     def counts_before(self, flag: Array) -> Array:
-        """(m,) how many earlier places of the same block have `flag` (m,) set."""
+        """(m,) how many earlier positions of the same block have `flag` (m,) set."""
         before = np.cumsum(flag, dtype=np.int64) - flag
         return before - before[self.first]
 
     def sums_before(self, values: Array) -> Array:
-        """(m,) float64: sum of `values` over the earlier places of the same block."""
+        """(m,) float64: sum of `values` over the earlier positions of the same block."""
         total = self._running_sums(values)
         before = np.empty_like(total)
         before[1:] = total[:-1]
@@ -78,7 +75,7 @@ class GroupedEvents:
         for at in np.flatnonzero(lengths >= LONG_BLOCK):
             one = slice(starts[at], starts[at] + lengths[at])
             np.cumsum(total[one], out=total[one])
-        # Blocks of alike length are padded to a rectangle: at most twice the cells, and one cumsum for all of them.
+        # Blocks of similar length are padded to a rectangle: at most twice the cells, and one cumsum for all of them.
         size = np.frexp(lengths)[1]
         for level in np.unique(size[(lengths > 1) & (lengths < LONG_BLOCK)]):
             of_size = size == level
@@ -90,9 +87,9 @@ class GroupedEvents:
         return total
 
     def maxima_since(self, values: Array, low: Array) -> Array:
-        """(m,) maximum of `values` over the places [low, own place); -inf where that is empty.
+        """(m,) maximum of `values` over the positions from `low` up to the current one, which is excluded; -inf if empty.
 
-        A sparse table, of which only one level is held at a time: two overlapping runs of 2^k cover any range.
+        A sparse table with one level in memory at a time: two overlapping runs of 2^k cover any range.
         """
         best = np.full(len(values), -np.inf)
         width = self.place - low
@@ -115,13 +112,13 @@ class GroupedEvents:
         return visible
 
     def counts_between(self, becomes_visible: Array, ceases: Array) -> Array:
-        """(m,) how many things are visible, as each is at the places [becomes_visible, ceases) of one block."""
+        """(m,) how many events are visible; each is visible at the positions [becomes_visible, ceases) of its block."""
         n = len(self) + 1
         change = np.bincount(becomes_visible, minlength=n) - np.bincount(ceases, minlength=n)
         return np.cumsum(change)[:-1]
 
     def repeats_before(self, code: Array) -> Array:
-        """(m,) how many earlier places of the same block have the same `code` (m,) of non-negative integers."""
+        """(m,) how many earlier positions of the same block have the same `code` (m,) of non-negative integers."""
         group = self.rank * (int(code.max(initial=0)) + 1) + code
         by_group = np.argsort(group, kind="stable")
         is_first = np.ones(len(group), bool)
@@ -133,7 +130,7 @@ class GroupedEvents:
 
 
 def blocks_of(index: HistoryIndex, places: int) -> Iterator[GroupedEvents]:
-    """Cut a history index into runs of whole blocks, each about `places` long (longer only where one key is)."""
+    """Cut a history index into runs of complete blocks, each about `places` long (longer only if a single key is)."""
     n = len(index.order)
     order = np.asarray(index.order)
     starts = np.flatnonzero(np.asarray(index.start)[order] == np.arange(n))
@@ -146,9 +143,9 @@ def blocks_of(index: HistoryIndex, places: int) -> Iterator[GroupedEvents]:
 
 
 def slices_of(index: HistoryIndex, rows: Array, place: Array, places: int) -> Iterator[tuple[GroupedEvents, Array]]:
-    """Each of `rows` (R,) with what it sees as a block of its own, about `places` at a time; and which of `rows` these are.
+    """Yield each of `rows` (R,) with the events it sees as a separate block, about `places` at a time; and which rows.
 
-    place: (n,) where an event of the store stands in time order; it takes the row's part in the blocks.
+    place: (n,) the position of each event of the store in time order; it replaces the row number in the blocks.
     """
     last = np.asarray(index.position)[rows]
     first = np.asarray(index.start)[rows]
@@ -160,7 +157,7 @@ def slices_of(index: HistoryIndex, rows: Array, place: Array, places: int) -> It
         rank = np.repeat(np.arange(high - low), np.diff(inner))
         slot = np.arange(inner[-1]) - inner[rank] + first[low:high][rank]
         event = place[np.take(index.order, slot)]
-        in_time = np.lexsort((event, rank))  # events of the same time may stand in any order in a carried history
+        in_time = np.lexsort((event, rank))  # events of the same time may have any order in an inline history
         start = inner[rank]
         n = len(place)
         yield (
@@ -171,7 +168,7 @@ def slices_of(index: HistoryIndex, rows: Array, place: Array, places: int) -> It
 
 
 def empty_blocks(n_events: int) -> GroupedEvents:
-    """No place at all; what an aggregate makes of it tells its columns."""
+    """No positions: the aggregates of it give the names of the columns."""
     none = np.empty(0, np.int64)
     return GroupedEvents(event=none, rank=none, first=none, end=none, n_events=n_events)
 

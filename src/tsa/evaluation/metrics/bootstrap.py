@@ -1,10 +1,7 @@
-"""Bootstrap: how far a metric would move if other payments of the same kind had been seen.
+"""Poisson bootstrap of payments, or of entities, for intervals of metrics (Chamandy et al. 2012). Seeded.
 
-The Poisson bootstrap: each payment counts 0, 1, 2, ... times, drawn from Poisson(1) (Chamandy et al., "Estimating
-uncertainty for massive data streams", 2012). The weights of m genuine payments in one cell of a ranking sum to
-Poisson(m), so a replicate draws cells and not payments, without approximation. Entities instead of payments can be
-drawn, which is more cautious where one card carries many frauds; then every payment must be touched.
-Seeded; it does not know files or reports.
+The weights of m genuine payments in one cell of a ranking sum to Poisson(m), so replicates draw cells, not payments,
+without approximation. Drawing entities is more cautious if one card has many frauds.
 """
 
 from __future__ import annotations
@@ -23,13 +20,13 @@ from tsa.evaluation.metrics.weighted import WeightedCounts
 
 Resample = Literal["payments", "entities"]
 
-MINIMUM_EVENTS = 10  # with fewer, every replicate agrees by luck: no interval and no verdict
+MINIMUM_EVENTS = 10  # with fewer, all replicates may agree by chance: no interval and no verdict
 
 _BLOCK = 1 << 20  # numbers held at once per array of replicates
 
 
 def _poisson_table() -> NDArray[np.int8]:
-    """65,536 entries in the proportions of Poisson(1), with mean exactly 1: a draw is one look-up."""
+    """65,536 entries in the proportions of Poisson(1), with mean exactly 1, so that a draw is one look-up."""
     counts = [round(65536 * math.exp(-1) / math.factorial(k)) for k in range(9)]
     counts[1] += 65536 - sum(k * count for k, count in enumerate(counts))
     counts[0] += 65536 - sum(counts)
@@ -45,7 +42,7 @@ def poisson_one(generator: np.random.Generator, shape: int | tuple[int, ...]) ->
 
 
 def observed(ranking: Ranking) -> WeightedCounts:
-    """The payments as they are: one weighting, every weight 1."""
+    """The payments unweighted: one weighting with all weights 1."""
     return _weights(ranking, np.ones((1, ranking.frauds), dtype=np.int8), ranking.cell_counts[None, :])
 
 
@@ -75,14 +72,14 @@ def _resample_clusters(
 
 
 def weigh_rows(ranking: Ranking, row_weights: NDArray[np.int8]) -> WeightedCounts:
-    """One weighting from a weight per payment (n); the ranking must have kept its rows."""
+    """One weighting from a weight per payment (n,); the ranking must have been made with keep_rows."""
     genuine = ranking.genuine_cells(row_weights[_rows(ranking)])
     return _weights(ranking, row_weights[ranking.fraud_rows][None, :], genuine[None, :])
 
 
 def _rows(ranking: Ranking) -> Integers:
     if ranking.genuine_rows is None:
-        raise ValueError("a ranking must be made with keep_rows=True to weigh its rows")
+        raise ValueError("a ranking must be made with keep_rows=True to weight its rows")
     return ranking.genuine_rows
 
 
@@ -92,7 +89,7 @@ def _weights(ranking: Ranking, frauds: NDArray[np.int8], genuine: Integers) -> W
 
 
 def cluster_codes(entity: Array | None) -> Integers:
-    """Dense codes (n) of entities (n); a payment without one (-1) is a cluster of its own."""
+    """Dense codes (n,) of entities (n,); a payment without an entity (-1) is a separate cluster."""
     if entity is None:
         raise DataError("resample='entities' needs an entity for each payment (got entity=None)")
     codes = np.asarray(entity, dtype=np.int64)
@@ -105,14 +102,14 @@ def cluster_codes(entity: Array | None) -> Integers:
 
 
 def interval(samples: Floats, confidence: float, value: float) -> tuple[float, float]:
-    """Percentile interval of samples (R), NaN left out; stretched to hold the value itself."""
+    """Percentile interval of samples (R,) without NaN, extended to contain the value."""
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(samples, [tail, 1 - tail])
     return min(float(low), value), max(float(high), value)
 
 
 def check_settings(*, replicates: int, confidence: float) -> None:
-    """Raise ConfigError for settings that no interval can be made with."""
+    """Raise ConfigError for settings that give no interval."""
     if replicates < 0:
         raise ConfigError(f"replicates must be at least 0 (got replicates={replicates})")
     if not 0 < confidence < 1:

@@ -1,7 +1,6 @@
-"""How far probabilities can be taken at their word: reliability, Brier score, expected calibration error, and drift.
+"""Calibration metrics from labels and probabilities: reliability, Brier score, expected calibration error, and drift.
 
-Everything is computed from labels and probabilities as plain arrays; docs/scores.md defines each figure. It does not know
-models, runs or pages.
+docs/scores.md defines each metric.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ Floats = NDArray[np.float64]
 
 MAX_BINS = 20
 PER_BIN = 200
-"""A bin has at least about so many payments."""
+"""Approximate minimum number of payments per bin."""
 
 TOP_BINS, PER_TOP_BIN = 10, 20
-"""For the reliability curve alone: what the last bin is split into, and how many payments each part has at least."""
+"""For the reliability curve only: number of parts of the last bin, and minimum payments per part."""
 
 CELLS = 50
-"""Cells of a bin in which genuine payments are resampled together: their probabilities hardly differ."""
+"""Cells per bin in which genuine payments, with nearly equal probabilities, are resampled together."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """n payments in B bins of equal mass, by rising probability; equal probabilities always share a bin."""
+    """n payments in B bins of equal mass by ascending probability; equal probabilities share a bin."""
 
     code: NDArray[np.int64]
     """(n,) the bin of each payment."""
     edges: Floats
-    """(B + 1,) the lowest probability of each bin, then the highest of all."""
+    """(B + 1,) the lowest probability of each bin, then the overall maximum."""
 
     @classmethod
     def of(cls, probability: Floats, most: int = MAX_BINS, *, split_top: int = 1) -> Bins:
-        """Bins of `PER_BIN` payments at least, `most` of them at most; the last one split again into `split_top`."""
+        """Make at most `most` bins of at least `PER_BIN` payments; the last one is split again into `split_top`."""
         n, wanted = len(probability), min(most, max(1, len(probability) // PER_BIN))
         last = (wanted - 1) * n // wanted
         top = last + np.arange(1, split_top) * (n - last) // split_top
@@ -64,7 +63,7 @@ class Bins:
 def reliability(label: Array, probability: Array) -> list[dict[str, Any]]:
     """Per bin: n, frauds, the mean probability and the observed rate with its 95 % interval (exact).
 
-    Bins are of equal mass; the last one, which holds most frauds, is split again where there is enough in it.
+    Bins have equal mass; the last one, which has most frauds, is split again if it is large enough.
     """
     values = np.asarray(probability, np.float64)
     bins = Bins.of(values, split_top=max(1, min(TOP_BINS, len(values) // (MAX_BINS * PER_TOP_BIN))))
@@ -83,10 +82,15 @@ def reliability(label: Array, probability: Array) -> list[dict[str, Any]]:
 def measure_calibration(
     label: Array, probability: Array, *, generator: np.random.Generator, replicates: int = 200, confidence: float = 0.95
 ) -> dict[str, Any]:
-    """n, frauds, and with bootstrap intervals: `brier`, `ece` (expected calibration error over bins of equal mass, and
-    what it would be by chance), `expected` frauds (the sum of probabilities) and their `ratio` to those observed.
+    """Calibration metrics with bootstrap intervals.
 
-    label: (n,) 0 or 1; probability: (n,) in [0, 1].
+    Args:
+        label: (n,) 0 or 1.
+        probability: (n,) in [0, 1].
+
+    Returns:
+        n, frauds, `brier`, `ece` (expected calibration error over bins of equal mass, and its value by chance),
+        `expected` frauds (the sum of probabilities) and their `ratio` to the observed frauds.
     """
     values, outcome = np.asarray(probability, np.float64), np.asarray(label, np.float64)
     n, frauds = len(values), int(outcome.sum())
@@ -101,7 +105,7 @@ def measure_calibration(
 
 
 def _figures(n: Floats, frauds: Floats, expected: Floats, squared: Floats) -> dict[str, Floats]:
-    """Each figure (R,) from sums per bin (R, B), of which there are R weightings."""
+    """Each metric (R,) from sums per bin (R, B), for R weightings."""
     total = n.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
@@ -115,8 +119,8 @@ def _figures(n: Floats, frauds: Floats, expected: Floats, squared: Floats) -> di
 def _resampled(
     bins: Bins, outcome: Floats, probability: Floats, generator: np.random.Generator, replicates: int
 ) -> dict[str, Floats]:
-    """The figures of Poisson resamples. Frauds are drawn one by one, genuine payments by cells of nearly the same
-    probability, as the weights of m payments sum to Poisson(m)."""
+    """The metrics of Poisson resamples. Frauds are drawn one by one, genuine payments by cells of nearly equal
+    probability, since the weights of m payments sum to Poisson(m)."""
     if not replicates:
         return {}
     fraud = outcome == 1
@@ -138,7 +142,7 @@ def _resampled(
 
 
 def _cells(code: NDArray[np.int64], probability: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The cell of each payment (m,), by rising probability within its bin, and the bin of each cell."""
+    """The cell of each payment (m,), by ascending probability within its bin, and the bin of each cell."""
     order = np.lexsort((probability, code))
     size = max(1, math.ceil(len(code) / (CELLS * (code.max(initial=0) + 1))))
     place = np.empty(len(code), np.int64)
@@ -149,13 +153,13 @@ def _cells(code: NDArray[np.int64], probability: Floats) -> tuple[NDArray[np.int
 
 
 def _spread(code: NDArray[np.int64], bins: int) -> Floats:
-    """(m, B) 1 where a column belongs to a bin."""
+    """(m, B) 1 if a column belongs to a bin."""
     spread: Floats = (code[:, None] == np.arange(bins)).astype(np.float64)
     return spread
 
 
 def _described(value: Floats, samples: Floats | None, frauds: int, confidence: float) -> dict[str, Any]:
-    """{value, low, high}, with a reason where something is None, as for every other metric."""
+    """{value, low, high}, with a reason if one is None, as for every other metric."""
     found = float(value[0])
     if not math.isfinite(found):
         return {"value": None, "low": None, "high": None, "reason": "no fraud"}
@@ -169,7 +173,7 @@ def _described(value: Floats, samples: Floats | None, frauds: int, confidence: f
 
 
 def _ece_by_chance(bins: Bins, probability: Floats, generator: np.random.Generator) -> float:
-    """The mean expected calibration error of probabilities that are all true: what luck alone makes of it."""
+    """The mean expected calibration error of perfectly calibrated probabilities, which is due to chance alone."""
     spread = np.sqrt(bins.sums(probability * (1 - probability)))
     return float(np.abs(generator.normal(size=(400, len(bins))) * spread).sum(1).mean() / len(probability))
 
@@ -177,8 +181,8 @@ def _ece_by_chance(bins: Bins, probability: Floats, generator: np.random.Generat
 def population_stability(reference: Array, current: Array) -> dict[str, Any]:
     """The population stability index of current scores (m,) against reference scores (n,), over deciles of the reference.
 
-    0: alike; below 0.1 is usually taken as stable, above 0.25 as another population.
-    `tsa.evaluation.metrics.psi` says how bins are made; a row of `bins` is of scores at or above its `low` and below its `high`.
+    0 means equal; below 0.1 usually counts as stable, above 0.25 as another population. See `tsa.evaluation.metrics.psi`
+    for the bins; a row of `bins` counts scores from `low` up to, but not including, `high`.
     """
     before, after = np.asarray(reference, np.float64), np.asarray(current, np.float64)
     if not len(before) or not len(after):
@@ -192,7 +196,7 @@ def population_stability(reference: Array, current: Array) -> dict[str, Any]:
 
 
 def frauds_by_day(label: Array, probability: Array, time_seconds: Array) -> list[dict[str, Any]]:
-    """Per UTC day that has payments: n, the frauds observed and those expected (the sum of probabilities)."""
+    """Per UTC day with payments: n, observed frauds and expected frauds (the sum of probabilities)."""
     days, code = np.unique(np.floor_divide(time_seconds, DAY_SECONDS).astype(np.int64), return_inverse=True)
     n = np.bincount(code, minlength=len(days))
     observed, expected = (np.bincount(code, weights=x, minlength=len(days)) for x in (label, probability))

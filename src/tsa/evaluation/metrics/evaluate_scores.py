@@ -1,6 +1,6 @@
 """evaluate_scores: every metric of a set of scored payments, each with a bootstrap interval, as one JSON-able dict.
 
-docs/metrics.md defines each metric. It does not know models, stores or files.
+docs/metrics.md defines each metric.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Settings:
                 raise ConfigError(f"fixed {name} must lie in (0, 1] (got {values})")
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """One per purpose, so that no part of the evaluation moves the intervals of another."""
+        """One random stream per purpose, so that no part of the evaluation changes the intervals of another."""
         return np.random.default_rng([self.seed, zlib.crc32(purpose.encode())])
 
 
@@ -76,8 +76,10 @@ def evaluate_scores(
 ) -> dict[str, Any]:
     """Measure payments (n). A payment is flagged when its score is at or above threshold.
 
-    resample says what the bootstrap draws: single payments, or all payments of an entity together.
-    Each metric is {value, low, high}; where one is undefined it is None and "reason" says why.
+    resample: what the bootstrap draws, single payments or all payments of an entity together.
+
+    Returns:
+        Each metric as {value, low, high}; undefined ones are None, with a "reason".
     """
     return _evaluate(
         payments,
@@ -146,7 +148,7 @@ def _measured(
         clusters = cluster_codes(entity)
     generator = np.random.default_rng(
         [settings.seed, zlib.crc32(purpose.encode())]
-    )  # no part moves another's intervals
+    )  # no segment changes the intervals of another
     seen = observed(ranking)
     options: dict[str, Any] = {"rates": settings.rates, "precisions": settings.precisions}
     blocks = [measure(w, **options) for w in resample(ranking, generator, settings.replicates, clusters=clusters)]
@@ -162,7 +164,7 @@ def _measured(
 
 
 def _described(value: float, samples: list[Floats], fewest: tuple[int, str], confidence: float) -> dict[str, Any]:
-    """{value, low, high} of a metric from its value and its replicates, with a reason for what is None."""
+    """{value, low, high} of a metric from its value and its replicates, with a reason if one is None."""
     count, event = fewest
     if math.isnan(value):
         return {"value": None, "low": None, "high": None, "reason": f"no {event}"}
@@ -176,7 +178,7 @@ def _described(value: float, samples: list[Floats], fewest: tuple[int, str], con
 
 
 def _events(ranking: Ranking, seen: WeightedCounts) -> dict[str, int]:
-    """How many payments of each kind there are that some metric cannot do without."""
+    """Number of payments of each kind that some metric requires."""
     flagged = int(seen.caught[0, ranking.cut] + seen.alarms_at[0, ranking.cut])
     missed = ranking.frauds - int(seen.caught[0, ranking.cut])
     valued = 0 if ranking.fraud_values is None else int(np.count_nonzero(ranking.fraud_values))
@@ -201,13 +203,13 @@ _NEEDS = {
 
 
 def _fewest(metric: str, events: dict[str, int]) -> tuple[int, str]:
-    """The rarest kind of payment that a metric needs, and how many there are."""
+    """The rarest kind of payment that a metric requires, and its number."""
     fixed_rate = ("fraud", "genuine payment") if metric.startswith("recall_at_fpr_") else ("fraud",)
     return min((events[event], event) for event in _NEEDS.get(metric, fixed_rate))
 
 
 def _threshold_within(ranking: Ranking, seen: WeightedCounts, rate: float) -> float | None:
-    """The lowest fraud score (or the decision threshold) that keeps to a false positive rate."""
+    """The lowest fraud score (or the decision threshold) that does not exceed a false positive rate."""
     steps = int(steps_within(seen, rate)[0])
     return float(ranking.scores[steps - 1]) if steps and ranking.genuine else None
 

@@ -1,6 +1,6 @@
-"""Two scores on the same payments: which is better, and is the difference more than chance?
+"""Compare two scores of the same payments: which is better, and whether the difference exceeds chance.
 
-Both are weighed by the same bootstrap replicates, so what is hard about the payments cancels out.
+Both use the same bootstrap replicates (a paired comparison).
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ def paired_difference(
     confidence: float = 0.95,
     resample: Resample = "payments",
 ) -> dict[str, dict[str, Any]]:
-    """Is score a (n) or score b (n) of the same payments better? Same replicates for both; payments.score is not used.
+    """Compare score a (n,) with score b (n,) of the same payments, with the same replicates; payments.score is not used.
 
-    Returns average_precision and roc_auc -> {a, b, difference (a - b), low, high, verdict}; where undefined, null with
-    a reason. The verdict names one only when the interval leaves out 0.
+    Returns:
+        average_precision and roc_auc -> {a, b, difference (a - b), low, high, verdict}; None with a reason if undefined.
+        The verdict names one only if the interval excludes 0.
     """
     check_settings(replicates=replicates, confidence=confidence)
     order = _shared_order(a, b, payments)
@@ -65,10 +66,10 @@ def paired_difference(
 
 
 def _shared_order(a: Array, b: Array, payments: ScoredPayments) -> NDArray[np.intp]:
-    """An order of payments that is near both rankings, so that gathering weights walks memory; (b, a) has the same."""
+    """An order close to both rankings, so that weights are gathered nearly sequentially; the same for (a, b) and (b, a)."""
     for name, score in (("a", a), ("b", b)):
         if score.shape != payments.label.shape or not np.isfinite(score).all():
-            raise DataError(f"{name} must hold one finite score per payment (got {name}.shape={score.shape})")
+            raise DataError(f"{name} must contain one finite score per payment (got {name}.shape={score.shape})")
     return np.argsort(np.asarray(a, dtype=np.float64) + b, kind="stable")
 
 

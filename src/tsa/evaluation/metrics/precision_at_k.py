@@ -1,8 +1,7 @@
-"""Card precision@k: what a team that can look at k cards a day would find.
+"""Card precision@k: the share of true frauds if a team reviews the k riskiest cards of each UTC day.
 
-Per UTC day, each entity (card, customer) is scored by its highest payment; the k highest are looked at; the share of
-them with a fraud that day is the day's precision (Le Borgne et al., "Reproducible Machine Learning for Credit Card
-Fraud Detection", chapter 4). Entities caught leave the following days. It does not know how payments were scored.
+An entity (card, customer) has the score of its riskiest payment of the day; caught entities are removed from later days
+(Le Borgne et al., "Reproducible Machine Learning for Credit Card Fraud Detection", chapter 4).
 """
 
 from __future__ import annotations
@@ -32,11 +31,16 @@ class EntityDays:
 def card_precision_at_k(
     day: Array, entity: Array, score: Array, label: Array, k: int, *, remove_caught: bool = True
 ) -> tuple[float, Floats]:
-    """Mean over days of precision@k, and the precision of each day with payments, in order: (D).
+    """Mean precision@k over days, and the precision of each day with payments, in order: (D,).
 
-    day (n) whole numbers, entity (n) codes with -1 for none (left out), score (n), label (n) in {0, 1}. As in the
-    protocol the divisor is k even on a day with fewer entities. Ties at rank k go to the lower entity code, which
-    knows nothing of labels. NaN and nothing when there is no day.
+    Args:
+        day: (n,) integers.
+        entity: (n,) codes, -1 for none (left out).
+        score: (n,).
+        label: (n,) in {0, 1}.
+
+    As in the protocol, the divisor is k even on a day with fewer entities. Ties at rank k go to the lower entity code,
+    which is independent of labels. NaN and an empty array without days.
     """
     per_day = daily_precision(entity_days(day, entity, score, label), k, remove_caught=remove_caught)
     return (float(per_day.mean()) if len(per_day) else float("nan")), per_day
@@ -86,7 +90,7 @@ def resampled_precision(
 ) -> Floats:
     """Mean precision@k of bootstrap replicates that draw entities with replacement: (R).
 
-    An entity drawn twice takes two of the k places, and is caught once.
+    An entity drawn twice takes two of the k positions, and is caught once.
     """
     _check_k(k)
     draws = _EntityDraws(int(table.entity.max(initial=-1)) + 1, generator, replicates)
@@ -99,7 +103,7 @@ def resampled_precision(
 def _resampled_day(
     entity: Integers, fraud: NDArray[np.bool_], k: int, draws: _EntityDraws, remove_caught: bool
 ) -> Integers:
-    """Frauds among the first k places of one day, per replicate: (R). Reads only as far as some replicate needs."""
+    """Frauds among the top k of one day, per replicate: (R,). Reads only as many rows as some replicate needs."""
     reach = min(len(entity), 2 * k)
     while True:
         columns = draws.columns(entity[:reach])
@@ -115,7 +119,7 @@ def _resampled_day(
 
 
 class _EntityDraws:
-    """Poisson(1) weights and "was caught" per replicate (R) and entity, drawn when an entity is first met."""
+    """Poisson(1) weights and "was caught" per replicate (R) and entity, drawn when an entity first occurs."""
 
     def __init__(self, entities: int, generator: np.random.Generator, replicates: int) -> None:
         self._column = np.full(entities, -1, dtype=np.int64)

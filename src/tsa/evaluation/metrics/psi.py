@@ -1,8 +1,7 @@
-"""Population stability index: how far a distribution has moved from a reference.
+"""Population stability index (PSI): how far a distribution has moved from a reference. The only definition in TSA.
 
-PSI = Σ (p − q) · ln(p / q) over bins, p and q being the shares of the two samples in a bin (Siddiqi 2006; twice the
-Jeffreys divergence's half). A usual reading: below 0.1 little, from 0.25 on much. The report, `bundle diff` and `monitor` all
-use these bins and this sum.
+PSI = Σ (p − q) · ln(p / q) over bins with the shares p and q of the two samples (Siddiqi 2006; the Jeffreys divergence).
+Below 0.1 usually counts as little change, from 0.25 as much.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 BINS = 10
 FLOOR = 1e-4
-"""Least share of a bin: an empty one would make the index infinite."""
+"""Minimum share of a bin: an empty one would make the index infinite."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -28,16 +27,16 @@ def psi_of_shares(reference: ArrayLike, current: ArrayLike) -> float:
 
 
 def psi(reference: ArrayLike, current: ArrayLike, bins: int = BINS) -> float:
-    """The index of two samples of numbers (n,), (m,): bins of equal mass in the reference; NaN is a bin of its own."""
+    """The index of two samples of numbers (n,), (m,): bins of equal mass in the reference; NaN is a separate bin."""
     first, second = (np.asarray(values, np.float64) for values in (reference, current))
     edges = equal_mass_edges(first, bins)
     return psi_of_shares(*(np.append(bin_counts(v, edges), np.isnan(v).sum()) for v in (first, second)))
 
 
 def equal_mass_edges(values: Floats, bins: int = BINS) -> tuple[float, ...]:
-    """Inner edges of `bins` bins with about as much of values (n,), NaN left out, each.
+    """Inner edges of `bins` bins with about equal mass of values (n,), without NaN.
 
-    A value that fills a bin by itself has a bin of its own: a feature that was constant, or mostly 0, is seen to leave it.
+    A value that alone fills a bin gets a separate bin, so that a change of a constant or mostly zero feature is detected.
     """
     known = values[~np.isnan(values)]
     if not len(known):
@@ -48,11 +47,11 @@ def equal_mass_edges(values: Floats, bins: int = BINS) -> tuple[float, ...]:
 
 
 def bin_of(values: Floats, edges: tuple[float, ...]) -> Integers:
-    """(n,) which bin values without NaN lie in: how many of k rising edges are at or below them."""
+    """(n,) the bin of each value (no NaN): how many of the k ascending edges are at or below it."""
     codes: Integers = np.searchsorted(np.array(edges), values, side="right")
     return codes
 
 
 def bin_counts(values: Floats, edges: tuple[float, ...]) -> Integers:
-    """(k + 1,) how many of the values lie in each bin, NaN left out."""
+    """(k + 1,) how many of the values lie in each bin, without NaN."""
     return np.bincount(bin_of(values[~np.isnan(values)], edges), minlength=len(edges) + 1)

@@ -1,9 +1,7 @@
 """A ranking: the scores of many payments reduced to the few cells that every threshold metric needs.
 
-Frauds are few. Between two neighbouring fraud scores all genuine payments are alike to ROC AUC, average precision and
-their kin, so millions of genuine payments shrink to two cells per distinct fraud score: the run above it, and the
-ties with it. No precision is lost, ties are exact, and a bootstrap replicate costs the cells and not the payments.
-It does not know what a metric is.
+Threshold metrics do not distinguish genuine payments between two neighbouring fraud scores, so two cells per distinct
+fraud score are enough: those above it and those tied with it. This is exact, and makes bootstrap replicates cheap.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ class Ranking:
     fraud_rows: Integers  # (F) rows of the frauds
     fraud_values: Floats | None  # (F) their amounts, missing and negative ones as 0
     fraud_starts: Integers  # (G - 1) where each distinct score begins in fraud_rows
-    genuine_rows: Integers | None  # (N) rows of the genuine payments, only when asked for
+    genuine_rows: Integers | None  # (N) rows of the genuine payments, only with keep_rows
     cell_starts: Integers  # (2 G + 1) first genuine payment of run 0, tie 0, run 1, ... , last run
     genuine: int  # N
     cut: int  # index of the cut among the steps
@@ -57,7 +55,7 @@ class Ranking:
     def genuine_cells(self, weights: Array) -> Integers:
         """Sum weights (N), in the order of genuine_rows, over each cell: (2 G + 1)."""
         cells = np.zeros(len(self.cell_starts), dtype=np.int64)
-        filled = self.cell_counts > 0  # reduceat cannot do empty slices
+        filled = self.cell_counts > 0  # reduceat does not support empty slices
         if filled.any():
             cells[filled] = np.add.reduceat(weights, self.cell_starts[filled], dtype=np.int64)
         return cells

@@ -1,7 +1,4 @@
-"""Scored payments: what every metric is computed from.
-
-It knows labels, scores, times and codes as plain arrays; it does not know where they came from, nor what a model is.
-"""
+"""`ScoredPayments`: the labels, scores, times and codes that every metric is computed from, as plain arrays."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredPayments:
-    """n payments whose outcome is known, each with a score (higher: more likely fraud). Checked when made.
+    """n payments whose outcome is known, each with a score (higher: more likely fraud). Validated on creation.
 
     label (n) 0 genuine, 1 fraud; score (n) finite; time_seconds (n) seconds since the epoch, UTC.
-    amount (n) or None: missing (NaN) and negative amounts weigh nothing in the value-weighted metrics.
+    amount (n) or None: missing (NaN) and negative amounts have weight 0 in the value-weighted metrics.
     entity (n) or None: code >= 0 of the card or customer, -1 for none.
     segments: column -> (n) str (None: missing); history_length: history -> (n) events, the current one included.
     """
@@ -49,7 +46,7 @@ class ScoredPayments:
             _all_hold("amount", self.amount, ~np.isinf(self.amount), "not be infinite")
         if self.entity is not None:
             if not np.issubdtype(self.entity.dtype, np.integer):
-                raise DataError(f"entity must hold whole numbers (got dtype={self.entity.dtype})")
+                raise DataError(f"entity must be integers (got dtype={self.entity.dtype})")
             _all_hold("entity", self.entity, self.entity >= -1, "be a code >= 0, or -1 for none")
 
     def __len__(self) -> int:

@@ -1,7 +1,4 @@
-"""Parts of the payments: by the values of a column, or by how long a history is.
-
-It knows how payments are divided; what is measured on each part is the caller's.
-"""
+"""Divide payments into segments, by the values of a column or by history length, and measure each of them."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ Measure = Callable[[NDArray[np.intp]], dict[str, Any]]
 def by_value(values: Array, measure: Measure) -> list[dict[str, Any]]:
     """Measure the rows of each of the most frequent values (n) of str; the others together as "other".
 
-    Returns {value, ...measure} by descending count. A missing value is None. "rest": how many values "other" holds.
+    Returns {value, ...measure} by descending count. A missing value is None. "rest": how many values are in "other".
     """
     column = pl.Series("value", values if values.dtype.kind != "O" else values.tolist(), dtype=None).cast(pl.String)
     counts = column.value_counts().sort("count", "value", descending=[True, False])

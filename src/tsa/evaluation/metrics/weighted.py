@@ -1,7 +1,6 @@
-"""Metrics of weighted rankings, for b weightings at once: the payments themselves, or b bootstrap replicates.
+"""Metrics of weighted rankings (see ranking.py) for b weightings at once: the payments, or b bootstrap replicates.
 
-One code for the value and for its interval. What is undefined is NaN here; the callers turn it into null with a reason.
-It does not know payments, only the sums of weights over the cells of a ranking (see ranking.py).
+Values and intervals use the same code. Undefined metrics are NaN here; callers turn them into None with a reason.
 """
 
 from __future__ import annotations
@@ -98,14 +97,14 @@ def at_threshold(weights: WeightedCounts) -> dict[str, Floats]:
 
 
 def recall_at_rate(weights: WeightedCounts, rate: float) -> Floats:
-    """Greatest recall of a threshold whose false positive rate is at most rate: (b)."""
+    """Highest recall of a threshold whose false positive rate is at most rate: (b)."""
     return np.where(
         weights.genuines > 0, ratio(_up_to(weights.caught, steps_within(weights, rate)), weights.frauds), np.nan
     )
 
 
 def recall_at_precision(weights: WeightedCounts, precision: float) -> Floats:
-    """Greatest recall of a threshold whose precision is at least that; 0 where none is: (b)."""
+    """Highest recall of a threshold with at least this precision; 0 if there is none: (b)."""
     reached = ratio(weights.caught, weights.caught + weights.alarms_at, otherwise=0.0) >= precision
     return ratio(np.where(reached, weights.caught, 0).max(axis=1), weights.frauds)
 
@@ -125,13 +124,13 @@ def value_recalls(weights: WeightedCounts) -> dict[str, Floats]:
 
 
 def steps_within(weights: WeightedCounts, rate: float) -> Integers:
-    """How many steps, from the top, keep the false positive rate at or below rate: (b)."""
+    """Number of steps, from the top, with a false positive rate of at most rate: (b)."""
     rates = ratio(weights.alarms_at, weights.genuines[:, None], otherwise=0.0)
-    return np.asarray(np.count_nonzero(rates <= rate, axis=1), dtype=np.int64)  # rates only grow along a ranking
+    return np.asarray(np.count_nonzero(rates <= rate, axis=1), dtype=np.int64)  # rates never decrease along a ranking
 
 
 def ratio(above: Array, below: Array, *, otherwise: float = np.nan) -> Floats:
-    """above / below, element by element, and otherwise where below is 0."""
+    """above / below, element-wise, and `otherwise` where below is 0."""
     above, below = np.broadcast_arrays(above, below)
     out: NDArray[np.float64] = np.full(above.shape, otherwise, dtype=np.float64)
     np.divide(above, below, out=out, where=below != 0)

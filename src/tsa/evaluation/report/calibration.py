@@ -1,4 +1,4 @@
-"""The report's section on calibration: sentences, a table, charts and parts from what `assess_calibration` found."""
+"""The report's section on calibration: sentences, a table, charts and segments from the result of `assess_calibration`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tsa.evaluation.report.svg import Axis, Series
 
 STABLE, MOVED = 0.1, 0.25
 LOWEST = 1e-5
-"""Where the axes of the reliability chart begin at the latest."""
+"""Highest start of the axes of the reliability chart."""
 
 ROWS = {
     "ece": ("Expected calibration error", "Mean distance of probability and observed rate, over bins of equal mass"),
     "brier": ("Brier score", "Mean squared distance of probability and outcome"),
     "expected": ("Expected frauds", "Sum of the probabilities"),
-    "ratio": ("Expected to observed frauds", "1 where the probabilities add up to the frauds there were"),
+    "ratio": ("Expected to observed frauds", "1 if the probabilities add up to the number of frauds"),
 }
 
 
 def calibration(found: Dict | None, place: str = "the test range") -> dict[str, Any] | None:
-    """What the template shows; None for a report without calibration. place: where the payments stand."""
+    """The values that the template shows; None for a report without calibration. place: a name for the payments."""
     if not found:
         return None
     best = found["after"] or found["before"]
@@ -43,7 +43,7 @@ def _verdict(found: Dict, best: Dict, place: str) -> list[str]:
     ratio, ece = best["metrics"]["ratio"], best["metrics"]["ece"]
     expected = best["metrics"]["expected"]["value"]
     what = "The raw scores taken as probabilities" if found["after"] is None else "The probabilities"
-    counted = f"{what} add up to {expected:,.1f} frauds on {place}; {best['frauds']:,} were seen"
+    counted = f"{what} add up to {expected:,.1f} frauds on {place}; {best['frauds']:,} were observed"
     spread = formatting.interval(ratio, 2)
     share = f" (ratio {ratio['value']:.2f}{f', {spread}' if spread else ''})" if ratio["value"] is not None else ""
     off = f"The expected calibration error is {ece['value']:.4f}; by chance alone it would be {ece['by_chance']:.4f}."
@@ -53,15 +53,15 @@ def _verdict(found: Dict, best: Dict, place: str) -> list[str]:
 def _drift(drift: Dict) -> list[str]:
     psi = drift.get("psi")
     if not psi or psi["value"] is None:
-        reason = drift.get("reason") or "no range was kept out for it"
-        return [f"How far payments have moved since calibration cannot be told: {reason}."]
+        reason = drift.get("reason") or "no separate range was used for it"
+        return [f"How far payments have moved since calibration is not known: {reason}."]
     value = psi["value"]
     moved = "stable" if value < STABLE else "moved" if value < MOVED else "another population"
     name = drift["reference"]
     lines = [f"From the {name} range to the test range, scores are {moved}: population stability index {value:.3f}."]
     if drift.get("expected") is not None:
         seen, expected = drift["observed"], drift["expected"]
-        lines.append(f"On the {name} range itself, {expected:,.1f} frauds were expected and {seen:,} seen.")
+        lines.append(f"On the {name} range, {expected:,.1f} frauds were expected and {seen:,} observed.")
     return lines
 
 
@@ -94,7 +94,7 @@ def _part(part: Dict) -> dict[str, Any]:
 
 
 def _reliability(found: Dict) -> dict[str, Any] | None:
-    """Observed rate over probability, both on logarithmic axes: most probabilities are small."""
+    """Observed rate over probability; the axes are logarithmic because most probabilities are small."""
     forms = {"before": ("raw score", "muted"), "after": ("probability", "one")}
     lines = []
     for form, (name, style) in forms.items():
@@ -106,7 +106,7 @@ def _reliability(found: Dict) -> dict[str, Any] | None:
         return None
     least = min(value for line in lines for value in (*line.x, *line.y))
     low = 10.0 ** math.floor(math.log10(max(least, LOWEST)))
-    ideal = Series(name="as it should be", x=[low, 1], y=[low, 1], style="two")
+    ideal = Series(name="ideal", x=[low, 1], y=[low, 1], style="two")
     description = "Observed fraud rate over the mean probability of payments, in bins of equal mass that hold a fraud."
     axes = Axis(label="Mean probability of a bin", low=low, log=True), Axis(label="Observed rate", low=low, log=True)
     return card("reliability", "Reliability", description, *axes, [ideal, *lines])

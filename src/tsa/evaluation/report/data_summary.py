@@ -1,4 +1,4 @@
-"""The data account and the settings of the report: where each row that was read went, and how to do it again."""
+"""The report's summary of the data (what happened to each row that was read) and its settings."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHOWN = {
 
 
 def data_account(data: Dict) -> dict[str, Any]:
-    """Rows read and where they went, the splits, and whatever else the data report says.
+    """Rows read and what happened to them, the splits, and further entries of the data report.
 
-    `rows` is a list of {name, n, share, level}: level 0 for what was read, 1 for its parts, 2 for parts of these.
-    `notes`: (column, what is odd about it). `balanced`: the parts add up; None where the report does not say enough.
+    `rows` is a list of {name, n, share, level}: level 0 for rows read, 1 for their parts, 2 for parts of these.
+    `notes`: (column, remark). `balanced`: whether the parts add up; None if the report does not contain enough.
     """
     splits = {name: split for name, split in (data.get("splits") or {}).items() if isinstance(split, Mapping)}
     return {
@@ -40,7 +40,7 @@ def _rows(data: Dict, splits: Dict) -> Iterator[dict[str, Any]]:
         return {"name": name, "n": n, "share": n / read if read else None, "level": level}
 
     yield row("read", read, 0)
-    yield row("set aside as unusable", data.get("rows_quarantined") or 0, 1)
+    yield row("quarantined as unusable", data.get("rows_quarantined") or 0, 1)
     frauds = data.get("frauds_by_rule") or {}
     for rule, n in (data.get("by_rule") or {}).items():
         fraud = f", {frauds[rule]:,} of them fraud" if frauds.get(rule) else ""
@@ -71,7 +71,7 @@ def _balanced(data: Dict, splits: Dict) -> bool | None:
 
 
 def settings(report: Dict) -> list[dict[str, Any]]:
-    """Named groups of (dotted key, value as JSON): everything needed to make the report again."""
+    """Named groups of (dotted key, value as JSON): everything needed to reproduce the report."""
     groups = {
         "Model and training": report.get("model"),
         "Market": report.get("market"),
@@ -85,7 +85,7 @@ def settings(report: Dict) -> list[dict[str, Any]]:
 
 
 def flat(value: Dict, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of nested dicts as (dotted key, text); lists stay whole, nothing is left out but None."""
+    """Leaves of nested dicts as (dotted key, text), except None; lists are not split."""
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
             yield from flat(item, f"{prefix}{key}.")

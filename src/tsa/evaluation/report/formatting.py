@@ -1,4 +1,4 @@
-"""The words of the report: numbers as text, names of metrics, and the plain sentences at its top."""
+"""Texts of the report: numbers as text, names of metrics, and the summary sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRICS = {
     "precision": ("Precision at threshold", "Share of frauds among the flagged payments"),
     "recall": ("Recall at threshold", "Share of the frauds that are flagged"),
     "f1": ("F1", "Harmonic mean of precision and recall"),
-    "accuracy": ("Accuracy", "Share of payments judged rightly; high for any model where fraud is rare"),
+    "accuracy": ("Accuracy", "Share of payments classified correctly; high for any model if fraud is rare"),
     "value_weighted_recall": ("Recall by value", "Share of the fraudulent amount that is flagged"),
     "value_weighted_recall_at_fpr_0.01": ("Recall by value at 1% false positives", "The same, with 1% false alarms"),
 }
@@ -38,17 +38,17 @@ def metric_name(name: str, k: int | None = None) -> tuple[str, str]:
 
 
 def count(value: Any) -> str:
-    """12,345; a dash for nothing."""
+    """12,345; a dash for None."""
     return DASH if value is None else f"{value:,}"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """0.762; a dash for nothing."""
+    """0.762; a dash for None."""
     return DASH if value is None else f"{value:.{digits}f}"
 
 
 def share(value: float | None, digits: int | None = 2) -> str:
-    """0.0078 as 0.78%; with digits=None as many as it takes."""
+    """0.0078 as 0.78%; with digits=None as many digits as needed."""
     if value is None:
         return DASH
     return f"{value * 100:.6g}%" if digits is None else f"{value * 100:.{digits}f}%"
@@ -61,23 +61,23 @@ def signed(value: float) -> str:
 
 
 def moment(text: str | None) -> str:
-    """2026-01-05T12:00:00+00:00 as 2026-01-05 12:00:00 UTC; nothing for nothing."""
+    """2026-01-05T12:00:00+00:00 as 2026-01-05 12:00:00 UTC; empty for None."""
     return (text or "").replace("T", " ").replace("+00:00", " UTC")
 
 
 def interval(metric: Mapping[str, Any], digits: int = 3) -> str:
-    """0.751–0.772; nothing where there is none."""
+    """0.751–0.772; empty if there is no interval."""
     if metric.get("low") is None:
         return ""
     return f"{metric['low']:.{digits}f}–{metric['high']:.{digits}f}"
 
 
 def headline(evaluation: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, str]:
-    """{tone: better | worse | unclear, sentence, also}: the verdict, by average precision; also, by ROC AUC."""
+    """The verdict as {tone: better | worse | unclear, sentence, also}: `sentence` by average precision, `also` by ROC AUC."""
     if not comparison:
         own = evaluation["metrics"]["average_precision"]
         if own["value"] is None:
-            sentence = f"The average precision of {MODEL} cannot be told: {own.get('reason', 'undefined')}."
+            sentence = f"The average precision of {MODEL} is not known: {own.get('reason', 'undefined')}."
         else:
             found = interval(own)
             sentence = f"{MODEL} reaches an average precision of {own['value']:.3f}" + (
@@ -97,7 +97,7 @@ def _verdict(other: str, metric: str, difference: Mapping[str, Any], level: str)
     if difference["low"] is None:
         return (
             "unclear",
-            f"{MODEL} and {other} cannot be told apart: {values} ({difference.get('reason', 'no interval')}).",
+            f"{MODEL} and {other} cannot be compared: {values} ({difference.get('reason', 'no interval')}).",
         )
     low, high = difference["low"], difference["high"]
     spread = f"{level} interval {signed(low)} to {signed(high)}"
@@ -110,7 +110,7 @@ def _verdict(other: str, metric: str, difference: Mapping[str, Any], level: str)
 
 
 def decision(evaluation: Mapping[str, Any]) -> str:
-    """What the stated threshold does, in numbers of payments."""
+    """The numbers of payments that are flagged at the threshold, in one sentence."""
     tally = evaluation["confusion"]
     hits, alarms = tally["true_positives"], tally["false_positives"]
     frauds = hits + tally["false_negatives"]

@@ -1,7 +1,6 @@
-"""report.json and report.html of an evaluation: the figures for machines, and one self-contained page for people.
+"""Write report.json and report.html of an evaluation: the metrics for machines, and a self-contained page for people.
 
-The page holds its style and its charts (SVG) and nothing else: no script, no network, and a policy that forbids both.
-It knows the form of the report dict; it computes no metric.
+The page contains its style and charts (SVG), no script and no network access, and a policy that forbids both.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ PACKAGE = "tsa.evaluation.report"
 
 
 def write_report(out: Path, report: Mapping[str, Any]) -> None:
-    """Write report.json and report.html into the folder out, each whole or not at all.
+    """Write report.json and report.html into the folder `out`, each atomically.
 
-    report: title, created, market, data, model, training, evaluation (of evaluate_scores), calibration (of
-    assess_calibration), reasons (of explain_riskiest), comparison or None, environment; and, where these are no test payments
-    of a run, what they are `called` and `notes`. Numbers that are not finite become null.
+    report: title, created, market, data, model, training, evaluation (from evaluate_scores), calibration (from
+    assess_calibration), reasons (from explain_riskiest), comparison or None, environment; and, for payments other than
+    the test range of a run, their name `called` and `notes`. Numbers that are not finite become null.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -48,7 +47,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def page(template: str, shown: Mapping[str, Any], package: str = PACKAGE) -> str:
-    """A self-contained page from a template of a package; what it includes may be in this one."""
+    """A self-contained page from a template of a package; included templates may be in this package."""
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, PACKAGE)]),
         autoescape=True,
@@ -63,7 +62,7 @@ def page(template: str, shown: Mapping[str, Any], package: str = PACKAGE) -> str
 
 
 def view(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows, section by section."""
+    """The values that the template shows, by section."""
     evaluation, comparison = report["evaluation"], report.get("comparison")
     return {
         "title": report.get("title") or "Fraud report",
@@ -91,7 +90,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """value with nothing in it but what JSON has: str keys, lists, finite numbers; anything strange as its text."""
+    """The value in JSON types: str keys, lists, finite numbers; other types as text."""
     if isinstance(value, Mapping):
         return {_clean(str(key)): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset | np.ndarray):
@@ -106,12 +105,12 @@ def to_plain(value: Any) -> Any:
 
 
 def _clean(text: str) -> str:
-    """Text without lone surrogates, which no encoding can write."""
+    """Text without lone surrogates, which cannot be encoded."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _printable(value: Any) -> Any:
-    """Text without characters that no page may hold; the template escapes the rest."""
+    """Text without characters that HTML does not allow; the template escapes the rest."""
     if isinstance(value, Markup):
         return Markup(_UNPRINTABLE.sub("\ufffd", value))
     return _UNPRINTABLE.sub("\ufffd", value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Figures of the report: charts and table rows made from the dicts of evaluate_scores. Computes no metric."""
+"""Charts and table rows of the report, made from the dicts of `evaluate_scores`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def key_figures(evaluation: Dict, comparison: Dict | None) -> list[dict[str, Any
 
 
 def metric_rows(evaluation: Dict, comparison: Dict | None) -> list[dict[str, Any]]:
-    """Every metric, one row: the model, the other one, and the paired difference where there is one."""
+    """One row per metric: the model, the other model, and the paired difference if there is one."""
     other = comparison["evaluation"]["metrics"] if comparison else {}
     difference = comparison["difference"] if comparison else {}
     k = evaluation["metrics"].get("precision_at_k", {}).get("k")
     order = {name: place for place, name in enumerate(formatting.METRICS)}
-    before_value = order["value_weighted_recall"] - 0.5  # where recall at fixed rates and precisions stands
+    before_value = order["value_weighted_recall"] - 0.5  # position of recall at fixed rates and precisions
     names = sorted(evaluation["metrics"], key=lambda name: order.get(name, before_value))
     return [
         _cell(evaluation["metrics"][name], name, k)
@@ -98,7 +98,7 @@ def _part_key(part: Dict) -> tuple[Any, bool]:
 
 
 def part_head(part: Dict) -> dict[str, Any]:
-    """What the row of a part begins with: its name, whether it stands for no value or several, payments and frauds."""
+    """The first cells of a segment's row: its name, whether it means no value or several, payments and frauds."""
     name = "missing" if part["value"] is None else part["value"]
     if "rest" in part:
         name = f"other ({part['rest']:,} values)"
@@ -118,7 +118,7 @@ def _part_row(part: Dict, other: Dict | None) -> dict[str, Any]:
 
 
 def evaluation_charts(evaluation: Dict, comparison: Dict | None) -> list[dict[str, Any]]:
-    """Precision over recall, ROC, the scores, and precision@k by day; those that can be drawn."""
+    """Charts of precision over recall, ROC, the scores, and precision@k by day, if there is data for them."""
     both = [(formatting.MODEL, "one", evaluation)]
     if comparison:
         both.append((comparison["model_name"], "two", comparison["evaluation"]))
@@ -155,7 +155,7 @@ def _roc(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
 
 
 def _curves(models: Sequence[tuple[str, str, Dict]], kind: str, metric: str, *, x: str, y: str) -> list[Series]:
-    """A line for each model that has such a curve, named with the metric that sums it up."""
+    """A line for each model with such a curve, named with the metric that summarises it."""
     lines = []
     for name, style, evaluation in models:
         if curve := evaluation["curves"][kind]:
@@ -180,9 +180,7 @@ def _histogram(evaluation: Dict) -> dict[str, Any] | None:
     ]
     most = max(*found["genuine"], *found["fraud"], 1)
     y = Axis(label="Payments per bin (logarithmic)", low=0.5, high=1.3 * most, log=True)
-    description = (
-        f"How many payments got which score: {sum(found['genuine']):,} genuine, {sum(found['fraud']):,} frauds."
-    )
+    description = f"Number of payments by score: {sum(found['genuine']):,} genuine, {sum(found['fraud']):,} frauds."
     return card("scores", "Scores", description, Axis(label="Raw score", low=edges[0], high=edges[-1]), y, series)
 
 
@@ -204,7 +202,7 @@ def _daily(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
 
 
 def training(account: Dict) -> dict[str, Any] | None:
-    """Curves and figures of the epochs."""
+    """Curves and metrics of the epochs."""
     epochs = [e for e in account.get("epochs") or [] if e.get("epoch") is not None]
     if not epochs:
         return None
@@ -242,7 +240,7 @@ def _validation(epochs: Sequence[Dict], best: int | None) -> dict[str, Any] | No
     if not lines:
         return None
     if best is not None:
-        lines.insert(0, Series(name=f"kept: epoch {best}", x=[best, best], y=[0, 1], style="muted"))
+        lines.insert(0, Series(name=f"best: epoch {best}", x=[best, best], y=[0, 1], style="muted"))
     description = "Average precision and ROC AUC on the validation range after each epoch."
     y = Axis(label="On the validation range")
     return card("validation", "Validation", description, _epoch_axis(epochs), y, lines)

@@ -1,4 +1,4 @@
-"""Small charts as SVG text, made here because the report must not fetch a library. They know numbers, not fraud.
+"""Small charts as SVG text, so that the report needs no JavaScript library.
 
 Colours are CSS classes (`one`, `two`, `muted`), so that a page can be light or dark. All text is escaped.
 """
@@ -33,8 +33,8 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What an axis says and how far it reaches. log: powers of ten; what lies below `low` stands at it, and `low` must be
-    above 0. labels: words in place of numbers."""
+    """Label and range of an axis. log: powers of ten; values below `low`, which must be above 0, are drawn at `low`.
+    labels: text in place of numbers."""
 
     label: str
     low: float = 0.0
@@ -46,7 +46,7 @@ class Axis:
 
 
 def chart(identifier: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """One chart with axes. title and description are what a screen reader says."""
+    """One chart with axes. A screen reader reads title and description."""
     across = _scale(x, LEFT, WIDTH - RIGHT)
     up = _scale(y, HEIGHT - BOTTOM, TOP)
     parts = [_grid_y(y, up), _grid_x(x, across), *(_draw(one, across, up) for one in series), _axis_labels(x, y)]
@@ -57,7 +57,7 @@ def chart(identifier: str, title: str, description: str, x: Axis, y: Axis, serie
 
 
 def interval_bar(value: float | None, low: float | None, high: float | None, scale: float = 1.0) -> Markup:
-    """A bar from 0 to scale: a dot at the value, a line over its interval. It decorates figures in words beside it."""
+    """A bar from 0 to scale: a dot at the value, a line over its interval. The number itself is next to it as text."""
     if value is None:
         return Markup("")
     left, middle, right = (
@@ -83,7 +83,7 @@ def ticks(low: float, high: float, most: int = _MAX_TICKS, *, whole: bool = Fals
 
 
 def tick_label(value: float, step: float, axis: Axis) -> str:
-    """A tick as text, with just the digits that its step needs."""
+    """A tick as text, with the digits that its step needs."""
     if axis.percent:
         value, step = value * 100, step * 100
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):

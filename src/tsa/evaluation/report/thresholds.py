@@ -1,4 +1,4 @@
-"""thresholds.json and thresholds.html of a run: which payments to review, as figures for machines and a page for people."""
+"""Write thresholds.json and thresholds.html of a run: which payments to review, for machines and for people."""
 
 from __future__ import annotations
 
@@ -24,12 +24,22 @@ Dict = Mapping[str, Any]
 def thresholds(
     run: TrainedRun | str | Path, costs: Costs, *, amount_column: str | None = None, replicates: int = 200
 ) -> dict[str, Any]:
-    """Choose thresholds on the test range of an evaluated run; write `thresholds.json` and `thresholds.html` beside it.
+    """Choose thresholds on the test range of an evaluated run; write `thresholds.json` and `thresholds.html` there.
 
-    amount_column: a number of each payment that is lost where it is a missed fraud; by default the market's amount.
-    Each row also tells the percentile and the probability of its threshold, as far as the bundle is calibrated.
-    ConfigError where the run was not evaluated, there is nothing to choose by, or the market has no such column; DataError
-    where it holds no numbers.
+    Each row also has the percentile and the probability of its threshold, if the bundle is calibrated for them.
+
+    Args:
+        run: The run, or the path of its folder.
+        costs: Costs of reviews and missed frauds.
+        amount_column: The column with the loss of a missed fraud; by default the market's amount.
+        replicates: Bootstrap samples for the interval.
+
+    Returns:
+        The content of thresholds.json.
+
+    Raises:
+        ConfigError: If the run was not evaluated, there is nothing to choose by, or the market has no such column.
+        DataError: If the column is not numeric.
     """
     run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
     scores = _scores(run)
@@ -55,7 +65,7 @@ def _scores(run: TrainedRun) -> pl.DataFrame:
     """The test payments with their scores, as `tsa evaluate` wrote them."""
     path = run.path / "scores.parquet"
     if read_report(run.path)["model"].get("weights") != run.weights_hash or not path.is_file():
-        raise ConfigError(f"{run.path} was trained again since it was evaluated: tsa evaluate {run.path}")
+        raise ConfigError(f"{run.path} was trained again after it was evaluated; run: tsa evaluate {run.path}")
     return pl.read_parquet(path)
 
 
@@ -65,12 +75,12 @@ def _amounts(run: TrainedRun, column: str) -> Any:
         raise ConfigError(f"the amount column must be one that the market declares ({known}) (got {column!r})")
     values = run.store.columns([column])[column]
     if not values.dtype.is_numeric():
-        raise DataError(f"the amount column must hold numbers, but {column!r} holds {values.dtype}")
+        raise DataError(f"the amount column must hold numbers (got {column!r} of type {values.dtype})")
     return values.cast(pl.Float64).to_numpy()[run.rows]
 
 
 def plain(found: Dict) -> str:
-    """One sentence: what is best, and what it comes to."""
+    """One sentence on the best threshold and its savings."""
     best = found["best"]
     if found.get("frauds_with_amount") == 0 and found["frauds"]:
         return (
@@ -79,11 +89,11 @@ def plain(found: Dict) -> str:
         )
     if best is None:
         return "No threshold saves more than its reviews cost: review nothing, or make a review cheaper."
-    daily = f"{best['reviewed_per_day']:,.1f} reviews a day"
+    daily = f"{best['reviewed_per_day']:,.1f} reviews per day"
     caught = f"{best['caught']:,} of {found['frauds']:,} frauds in {found['days']:,} days"
-    sentence = f"Review from a raw score of {best['threshold']:.6g} on: {daily} catch {caught}"
+    sentence = f"Review payments with a raw score of at least {best['threshold']:.6g}: {daily} catch {caught}"
     if best["net"] is None:
-        return f"{sentence}; what that saves cannot be told without amounts or a cost of a missed fraud."
+        return f"{sentence}; the savings are not known without amounts or a cost of a missed fraud."
     spread = (
         "" if best.get("net_low") is None else f" (95 % interval {best['net_low']:,.0f} to {best['net_high']:,.0f})"
     )
@@ -91,7 +101,7 @@ def plain(found: Dict) -> str:
 
 
 def view(found: Dict) -> dict[str, Any]:
-    """What the page shows."""
+    """The values that the page shows."""
     rows = [
         {**row, "best": found["best"] is not None and row["threshold"] == found["best"]["threshold"]}
         for row in found["rows"]
@@ -108,7 +118,7 @@ def view(found: Dict) -> dict[str, Any]:
 def _across(rows: Sequence[Dict]) -> Axis:
     highest = max(1.5, *(row["reviewed_per_day"] for row in rows))
     lowest = min([1.0, *(row["reviewed_per_day"] for row in rows if row["reviewed_per_day"] > 0)])
-    return Axis(label="Reviews a day", low=lowest, high=highest, log=True)
+    return Axis(label="Reviews per day", low=lowest, high=highest, log=True)
 
 
 def _money(found: Dict) -> dict[str, Any] | None:
@@ -122,7 +132,7 @@ def _money(found: Dict) -> dict[str, Any] | None:
     high = max(1.0, *(row["saved"] for row in rows)) * 1.05
     if best is not None:
         lines.append(Series(name="best", x=[best["reviewed_per_day"]] * 2, y=[low, high], style="muted"))
-    description = "What reviews save, and what is left of it once they are paid for, over reviews a day."
+    description = "Savings from reviews, and savings minus the cost of reviews (net), over reviews per day."
     return card("money", "Saved and net", description, _across(rows), Axis(label="Money", low=low, high=high), lines)
 
 
@@ -135,5 +145,7 @@ def _found(rows: Sequence[Dict], best: Dict | None) -> dict[str, Any] | None:
     lines = [Series(name=name, x=x, y=[row[name] for row in known], style=s, dots=True) for name, s in names.items()]
     if best is not None:
         lines.append(Series(name="best", x=[best["reviewed_per_day"]] * 2, y=[0, 1], style="muted"))
-    description = "Share of the frauds that are caught, and share of frauds among the reviewed, over reviews a day."
+    description = (
+        "Share of the frauds that are caught, and share of frauds among reviewed payments, over reviews per day."
+    )
     return card("found", "Recall and precision", description, _across(known), Axis(label="Share", percent=True), lines)

@@ -1,6 +1,6 @@
-"""The report's pictures of histories: a time line each, its events as dots by what they add, attention as bars below.
+"""The report's history charts: a time line with events as dots sized by attribution, and attention as bars below.
 
-They know what `tsa.evaluation.report.top_payments` keeps of an explanation, and compute nothing. Colours are CSS classes.
+The input is the result of `tsa.evaluation.report.top_payments`. Colours are CSS classes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tsa.times import DAY_SECONDS
 WIDTH, HEIGHT = 420, 152
 LEFT, RIGHT = 14, 20
 LINE, FLOOR, BAR = 44, 122, 34
-"""Where the time line and the foot of the bars are, and how high a bar may be."""
+"""Vertical positions of the time line and of the base of the bars, and maximum height of a bar."""
 MIN_DOT, MAX_DOT = 2.0, 10.0
 FOLD = 3_600.0
-"""Ages are drawn on log1p(age / 1 h): a burst within an hour and a year side by side."""
+"""Ages are drawn as log1p(age / 1 h), so that an hour and a year fit on one axis."""
 TICKS = (
     (3_600.0, "1 h"),
     (21_600.0, "6 h"),
@@ -36,7 +36,7 @@ Dict = Mapping[str, Any]
 
 
 def reasons(found: Dict | None) -> dict[str, Any] | None:
-    """What the template shows of the riskiest payments; None for a report without."""
+    """The values that the template shows of the riskiest payments; None for a report without them."""
     if not found or not (found["payments"] or found["note"]):
         return None
     shown = [_payment(rank, payment) for rank, payment in enumerate(found["payments"], 1)]
@@ -89,7 +89,7 @@ def time_line(identifier: str, title: str, events: Sequence[Dict], loudest: floa
     )
     drawn = [_axis(longest)]
     drawn += [_bar(event, longest, most) for event in events]
-    # the loudest first, so that none hides a smaller one
+    # the largest first, so that none hides a smaller one
     drawn += [_dot(event, longest, loudest) for event in sorted(events, key=lambda e: -abs(e["attribution"]))]
     drawn += [_mark(event, longest) for event in events if event["outcome"] == "fraud"]
     return Markup(
@@ -111,7 +111,7 @@ def _axis(longest: float) -> Markup:
     last = float(now - 8)
     for age, name in TICKS:
         x = _x(age, longest)
-        if age <= longest and last - x >= 42 and x >= LEFT + 14:  # no name runs into the next
+        if age <= longest and last - x >= 42 and x >= LEFT + 14:  # names must not overlap
             parts.append(line.format(f"{x:.1f}", FLOOR + 5, f"{x:.1f}", HEIGHT - 8, name))
             last = x
     return Markup("").join(parts)
@@ -121,9 +121,9 @@ def _dot(event: Dict, longest: float, loudest: float) -> Markup:
     share = min(1.0, abs(event["attribution"]) / loudest)
     radius = MIN_DOT + (MAX_DOT - MIN_DOT) * math.sqrt(share)
     who = "earlier payment" if event["id"] is None else f"payment {event['id']}"
-    told = f"{who}, {formatting.moment(event['time'])}: {event['attribution']:+.3f}, {event['outcome']}"
+    description = f"{who}, {formatting.moment(event['time'])}: {event['attribution']:+.3f}, {event['outcome']}"
     return Markup('<circle class="event {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(
-        _sign(event["attribution"]), f"{_x(event['age_seconds'], longest):.1f}", LINE, f"{radius:.1f}", told
+        _sign(event["attribution"]), f"{_x(event['age_seconds'], longest):.1f}", LINE, f"{radius:.1f}", description
     )
 
 

@@ -1,4 +1,4 @@
-"""Why the riskiest payments of the test range got their scores: what the report shows of it. Computes no metric."""
+"""Explanations of the riskiest payments of the test range, for the report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tsa.progress import Progress, silent
 
 MAX_SHOWN = 10
 EVENT = ("id", "time", "age_seconds", "outcome", "attribution", "attention")
-"""What the report keeps of an earlier event."""
+"""The fields of an earlier event that the report contains."""
 
 
 def explain_riskiest(run: TrainedRun, scores: NDArray[Any], progress: Progress = silent) -> dict[str, Any]:
-    """{note, payments}: the ten test payments with the highest `scores` (n,), highest first, explained.
+    """Explain the ten test payments with the highest `scores` (n,), highest first.
 
-    Without captum there are none, and the note says so: a report is worth having without reasons.
+    Returns:
+        {note, payments}. Without captum there are no payments, and the note says so.
     """
     try:
         need_captum()
