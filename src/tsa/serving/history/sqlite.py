@@ -156,7 +156,7 @@ class SQLiteStore(GuardedStore):
             try:
                 before = rows.store_row(link)
                 identity = Identity.adopted(None if before is None else before[0])
-                rows.make_tables(link, identity.pack(), anew=True)
+                rows.make_tables(link, identity.pack(), replace=True)
                 link.execute("commit")
                 self._check_store(link)
             finally:
