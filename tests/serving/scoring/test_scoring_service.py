@@ -408,7 +408,7 @@ def test_pseudonyms(case: Case, store: HistoryStore, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SECRET", "t" * 40)
     with pytest.raises(HistoryError, match="another secret"):
         ScoringService(case.scorer(**privacy), store)
-    with pytest.raises(HistoryError, match="pseudonyms: of"):
+    with pytest.raises(HistoryError, match="pseudonymized columns"):
         ScoringService(case.scorer(), store)
 
 

@@ -19,7 +19,7 @@ import orjson
 
 from tsa.errors import HistoryLost
 
-ADVICE = "if it is to be gone on with as it is, run tsa history adopt"
+ADVICE = "to use the store as it is, run tsa history adopt"
 
 
 @dataclass(frozen=True, kw_only=True)

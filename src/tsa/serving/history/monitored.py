@@ -79,9 +79,9 @@ class MonitoredStore:
         with self._watched("written"):
             return self._store.commit(change)
 
-    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
+    def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
         """As the store's; not watched."""
-        return self._store.scan(room)
+        return self._store.scan(namespace)
 
     def compact(self) -> None:
         """As the store's; not watched."""

@@ -1,8 +1,7 @@
-"""A history store in one SQLite file, shared by all processes of a machine. It knows SQL, and nothing of what it keeps.
+"""A history store in one SQLite file in WAL mode, shared by all processes of a machine.
 
-Writers do not wait for readers (WAL). A commit survives the death of the process; with `synchronous=full` that of the
-machine too, for a disk flush each. The log is folded into the file by a thread of its own, not by whoever commits. Each
-read and each commit looks at the store's identity and generation, and whether the file is still the one at its path.
+A commit survives the end of the process; with `synchronous=full`, which flushes the disk each time, also a crash of the
+machine. A thread runs the WAL checkpoints.
 """
 
 from __future__ import annotations
@@ -37,7 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 class SQLiteStore(GuardedStore):
-    """See `HistoryStore`."""
+    """A `HistoryStore` in SQLite.
+
+    Each read and commit checks the store's identity and generation, and that the file is still the one at its path.
+    """
 
     def __init__(
         self,
@@ -48,10 +50,14 @@ class SQLiteStore(GuardedStore):
         new: New = "make",
         seen: Seen | None = None,
     ) -> None:
-        """Raises ConfigError for another `synchronous` than normal or full, HistoryUnavailable when `path` cannot be opened,
-        and what `open_history` says of `new` and `seen`."""
+        """For `new`, `seen` and their errors see `open_history`.
+
+        Raises:
+            ConfigError: `synchronous` is not normal or full.
+            HistoryUnavailable: `path` cannot be opened.
+        """
         if synchronous not in ("normal", "full"):
-            raise ConfigError("history: synchronous must be normal or full")
+            raise ConfigError(f"history: synchronous must be normal or full (got {synchronous!r})")
         path = path.absolute()
         self._path, self._timeout = path, timeout_seconds
         self._file = SQLiteFile(path, synchronous=synchronous, timeout_seconds=timeout_seconds)
@@ -69,14 +75,16 @@ class SQLiteStore(GuardedStore):
 
     @classmethod
     def open(cls, url: str, timeout_seconds: float, *, new: New = "make", seen: Seen | None = None) -> Self:
-        """The store behind `sqlite:///path`; `sqlite:////path` is an absolute one. The path is taken as it stands, up to a
-        `?`, behind which are settings."""
+        """Open the store at `sqlite:///path` (`sqlite:////path`: an absolute path).
+
+        The path is not decoded; settings follow after a `?`.
+        """
         place, _, query = url.partition("?")
         path = place.removeprefix("sqlite:///")
         if path == place or not path or not path.isprintable():
             raise ConfigError("history must be like sqlite:///histories.db")
         if path == ":memory:":
-            raise ConfigError("history must be a file: what is kept in memory alone is lost at the end (got :memory:)")
+            raise ConfigError("history must be a file (got :memory:): a store in memory is lost when the process ends")
         known = {"synchronous": "normal", "timeout_seconds": str(timeout_seconds)}
         settings, others = url_options(query, known)
         if others:
@@ -86,19 +94,19 @@ class SQLiteStore(GuardedStore):
 
     def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """See `HistoryStore`."""
-        found: dict[StoreKey, VersionedValue] = {}
+        values: dict[StoreKey, VersionedValue] = {}
         if not places:
-            return found
+            return values
         with self._alone() as link:
             link.execute("begin")
             try:
                 self._check_store(link)
                 for place in places:
                     if (stored := rows.read_place(link, place)) is not None:
-                        found[place] = stored
+                        values[place] = stored
             finally:
                 rows.end(link)
-        return found
+        return values
 
     def commit(self, change: WriteBatch) -> bool:
         """See `HistoryStore`."""
@@ -106,29 +114,29 @@ class SQLiteStore(GuardedStore):
             link.execute("begin immediate")
             try:
                 identity = self._check_store(link)
-                made = rows.is_as_seen(link, change) and rows.written(link, change)
-                generation = rows.raise_generation(link, identity) if made else None
+                written = rows.is_as_seen(link, change) and rows.written(link, change)
+                generation = rows.raise_generation(link, identity) if written else None
                 link.execute("rollback" if generation is None else "commit")
             finally:
                 rows.end(link)
             if generation is None or self._file.has_moved():
-                return False  # what went to a file that is no longer there is not acknowledged
+                return False  # do not acknowledge a commit to a file that is no longer at the path
         self._guard.note(identity, generation)
         return True
 
-    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
-        """See `HistoryStore`. Page by page, so that nobody waits for a long reader."""
+    def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
+        """See `HistoryStore`. Read in pages, so that a long scan blocks nobody."""
         last = ""
         while True:
             with self._alone() as link:
-                page = rows.read_page(link, room, last)
-            for last, stamp, data in page:
-                yield (room, last), VersionedValue(stamp, data)
+                page = rows.read_page(link, namespace, last)
+            for last, version, data in page:
+                yield (namespace, last), VersionedValue(version, data)
             if len(page) < rows.SCAN_ROWS:
                 return
 
     def compact(self) -> None:
-        """Empty the log. In the file itself what was dropped or replaced has been overwritten with zeros already."""
+        """Truncate the WAL. In the file itself, deleted data is already overwritten with zeros (secure_delete)."""
         until = time.monotonic() + self._timeout
         while True:
             with self._alone() as link:
@@ -136,7 +144,7 @@ class SQLiteStore(GuardedStore):
             if not busy:
                 return
             if time.monotonic() > until:
-                text = f"history store {self._path}: its log is in use and could not be emptied"
+                text = f"history store {self._path}: its WAL is in use and could not be truncated"
                 raise HistoryUnavailable(text, "locked")
             time.sleep(0.01)
 
@@ -170,7 +178,7 @@ class SQLiteStore(GuardedStore):
             self._file.close()
 
     def _begin(self, new: New) -> None:
-        """Look at the store for the first time; make it where that is asked for."""
+        """Check the store at opening; create it if asked to."""
         if new == "refuse" and not self._file.is_there():
             raise new_store(str(self._path))
         if new != "refuse":
@@ -191,7 +199,7 @@ class SQLiteStore(GuardedStore):
             _log.warning("new store, 0 payments: %s", self._path)
 
     def _make(self, link: sqlite3.Connection, new: New) -> None:
-        """Make a new store, with an identity of its own."""
+        """Create a new store with a new identity."""
         if rows.holds_anything(link):
             raise HistoryLost(f"history store {self._path} has no identity, or has lost it: {ADVICE}", "lost")
         if new == "refuse":
@@ -199,7 +207,7 @@ class SQLiteStore(GuardedStore):
         rows.make_tables(link, Identity.new().pack())
 
     def _check_store(self, link: sqlite3.Connection) -> bytes:
-        """The store's identity. Raises HistoryLost where this is not the store that it was."""
+        """Return the store's identity. Raises HistoryLost if it is not the store that was used before."""
         before = self._guard.seen
         row = rows.store_row(link)
         identity, generation = row or (None, None)
@@ -213,7 +221,7 @@ class SQLiteStore(GuardedStore):
         return identity
 
     def _condemn(self, link: sqlite3.Connection, identity: bytes) -> None:
-        """Say in the store that it went back, for those who have not seen how far it was."""
+        """Mark the store as lost: it went back to an earlier state, which other processes may not be able to notice."""
         rows.end(link)
         rows.condemn(link, identity, replace(Identity.unpack(identity), lost=True).pack())
 
@@ -221,7 +229,9 @@ class SQLiteStore(GuardedStore):
     def _alone(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time."""
         if not self._lock.acquire(timeout=self._timeout):
-            raise HistoryUnavailable(f"history store {self._path} does not answer: others are at it", "locked")
+            raise HistoryUnavailable(
+                f"history store {self._path} does not answer: other threads are using it", "locked"
+            )
         try:
             with self._file.refusing():
                 yield self._file.link()
@@ -229,7 +239,7 @@ class SQLiteStore(GuardedStore):
             self._lock.release()
 
     def _fold_in(self) -> None:
-        """Fold the log into the file now and then, without holding anybody up."""
+        """Run a WAL checkpoint now and then, without blocking anyone."""
         link, of = None, None
         while not self._closing.wait(CHECKPOINT_SECONDS):
             try:
