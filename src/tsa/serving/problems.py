@@ -74,9 +74,9 @@ class ProblemError(Exception):
 
     @classmethod
     def of(cls, problem: RuleViolation, *, counted: bool = False) -> ProblemError:
-        """The refusal of a request whose only payment breaks a rule. counted: whether the metrics know of it already."""
+        """The error for a request whose only payment breaks a rule. counted: the metrics have counted it already."""
         status = STATUSES.get(problem.rule, BROKEN_RULE)
-        found = cls(status, problem.rule, f"{problem.field} {problem.expectation}", field=problem.field)
+        refused = cls(status, problem.rule, f"{problem.field} {problem.expectation}", field=problem.field)
         refused.value, refused.counted = problem.value, counted
         return refused
 
