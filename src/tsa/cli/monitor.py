@@ -70,12 +70,12 @@ def monitor(
     from tsa.monitoring.monitor import Span
     from tsa.monitoring.monitor import monitor as watch
 
-    aside = None if quarantine is None else quarantine.with_stem(f"{quarantine.stem}-reference")
+    reference_quarantine = None if quarantine is None else quarantine.with_stem(f"{quarantine.stem}-reference")
     check_outputs(
         [bundle, *logs, *(reference or []), market],
         files={
             "--quarantine": quarantine,
-            "the quarantine of the reference": aside,
+            "the quarantine of the reference": reference_quarantine,
             **{f"--out, {name}": out / name for name in ("monitor.json", "monitor.html", "monitor.log")},
         },
         into={"--out": out},

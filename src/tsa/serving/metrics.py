@@ -140,7 +140,7 @@ class MissingUnknownCounter:
 
     def __init__(self, encoder: Encoder, market: Market) -> None:
         self._names = market.features.names
-        veiled = set() if market.privacy is None else set(market.privacy.pseudonymise)
+        pseudonymized = set() if market.privacy is None else set(market.privacy.pseudonymise)
         wire = market.inline_history
         self._spelling = Spelling.of(market)
         self._missing = frozenset() if wire is None else frozenset(wire.missing)
@@ -149,7 +149,8 @@ class MissingUnknownCounter:
                 vocabulary.row_of if isinstance(vocabulary, ImportedVocabulary) else vocabulary.values
             )
             for vocabulary in encoder.categorical_vocabularies
-            if vocabulary.name not in veiled and (wire is None or vocabulary.name not in wire.numeric_categorical)
+            if vocabulary.name not in pseudonymized
+            and (wire is None or vocabulary.name not in wire.numeric_categorical)
         }
 
     def count(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:

@@ -80,8 +80,8 @@ class Model:
         """A result or a rule violation for each entry."""
         if not self.remembers:
             entries = [_unknown(entry) for entry in entries]
-        sound = [entry for entry in entries if isinstance(entry, PaymentRequest)]
-        return self.contract.in_place(entries, score_isolating_failures(self.scoring_service, sound))
+        valid = [entry for entry in entries if isinstance(entry, PaymentRequest)]
+        return self.contract.in_place(entries, score_isolating_failures(self.scoring_service, valid))
 
 
 @dataclass(frozen=True)
