@@ -78,7 +78,7 @@ def test_whatever_a_new_bundle_stumbles_over_the_old_one_goes_on(folder: Path, m
         old, url = version_of(folder / "first"), f"http://127.0.0.1:{port}"
         point(folder, "second")
         with monkeypatch.context() as patch:
-            patch.setattr(service.scoring_service, "swap", lambda *_: 1 / 0)
+            patch.setattr(service.scoring_service, "replace_bundle", lambda *_: 1 / 0)
             refused = httpx.post(f"{url}/v1/admin/reload", headers=TOKEN)
             assert (refused.status_code, refused.json()["rule"]) == (409, "bundle")
             assert service.version == old
