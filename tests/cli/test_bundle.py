@@ -296,6 +296,6 @@ def test_other_decisions_and_other_maps_are_told_of(tsa: Tsa, bundle: Path, tmp_
     replace(made, calibration=calibration).save(tmp_path / "other")
     assert tsa("bundle", "set-thresholds", tmp_path / "other", "--threshold", "decline=0.999").code == 0
     said = tsa("bundle", "diff", bundle, tmp_path / "other").out
-    assert "calibration: another" in said
+    assert "calibration: different" in said
     assert "thresholds: the same" not in said
     assert "decline" in said

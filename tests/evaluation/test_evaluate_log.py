@@ -79,7 +79,7 @@ def test_what_is_refused(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Pat
     scores = tmp_path / "scores.parquet"
     shutil.copy(demo_log, scores)
     cases = {
-        (bundle,): "a bundle is measured on a log: tsa evaluate",
+        (bundle,): "a bundle must be evaluated on a log",
         (demo_run, "--out", tmp_path / "x"): "--out must go with --log",
         (bundle, "--log", demo_log, "--out", bundle): "must not lie in a folder that is read",
         (bundle, "--log", scores, "--out", tmp_path): "must not be what is read",

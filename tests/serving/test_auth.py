@@ -299,5 +299,5 @@ def test_settings_out_of_bounds_are_refused(changes: dict[str, Any]) -> None:
 
 
 def test_a_market_of_logs_needs_a_history_store(bundle: Path) -> None:
-    with pytest.raises(ConfigError, match="needs --history"):
+    with pytest.raises(ConfigError, match="--history is required"):
         AppState(settings_of(bundle, history=None))

@@ -75,7 +75,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(bundle: Path) -> Non
 def test_what_is_wrong_with_the_settings_is_one_paragraph(tsa: Any, bundle: Path, tmp_path: Path) -> None:
     for arguments, text in (
         ((tmp_path / "nothing",), "is not a bundle"),
-        ((bundle,), "needs --history"),
+        ((bundle,), "--history is required"),
         ((bundle, "--history", "mysql://x"), "history must be like"),
         ((bundle, "--history", f"sqlite:///{tmp_path}/mistyped.db"), "new store with 0 payments"),
         (

@@ -1,8 +1,8 @@
-"""The command line: parse, call, print. Nothing is computed here.
+"""The command line.
 
-Exit codes: 0; 2 for bad usage or input, or a machine that lacks something (one paragraph, no traceback); 3 for an alert of
-`tsa monitor`; 1 for a bug; 130 when interrupted; 143 after SIGTERM and 129 after SIGHUP, once what was half-written is removed
-(a training saves a checkpoint and ends with 143 after either).
+Exit codes: 0; 1 for a bug; 2 for bad usage or input, or missing resources (one paragraph, no traceback); 3 for an alert of
+`tsa monitor`; 130 when interrupted; 143 after SIGTERM and 129 after SIGHUP, once incomplete files are removed (a training
+saves a checkpoint and ends with 143 after either).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ REFUSED = 2
 
 
 def main() -> None:
-    """Run the command line. What the user can act on becomes one paragraph and exit code 2; anything else is a bug."""
+    """Run the command line. An error that the user can fix becomes one paragraph and exit code 2; others are bugs."""
     print_any_character()
     strike_out_passwords()
     with ending_in_order():
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """The command, and what it printed: a disk that is full may say so only when that is written out."""
+    """Run the command and flush its output, because a full disk may only be reported then."""
     try:
         app()
     finally:
@@ -79,14 +79,14 @@ def _run() -> None:
 
 
 def _of_file(error: Exception) -> str | None:
-    """What is wrong with a file that the user named, or a program of theirs."""
+    """The message for an error of a file, or a program, that the user named; None for other errors."""
     if not isinstance(error, OSError) or (path := error.filename2 or error.filename) is None:
         return None
     return f"{path}: {error.strerror}"
 
 
 def _end_interrupted() -> NoReturn:
-    """End with 130 and nothing else: where the interrupt met code run from C, Python's own end is to kill itself by it."""
+    """Exit with 130 and no output: after an interrupt in code called from C, Python would kill itself by the signal."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -94,7 +94,7 @@ def _end_interrupted() -> NoReturn:
 
 
 def _refuse(text: str) -> NoReturn:
-    with contextlib.suppress(OSError):  # a terminal that was closed: the exit code says it
+    with contextlib.suppress(OSError):  # the terminal was closed: only the exit code reports the error
         errors.print("error:", style="bold red", end=" ")
         print_line(text, errors)
     sys.exit(REFUSED)

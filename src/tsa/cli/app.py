@@ -1,4 +1,4 @@
-"""The application that commands belong to, and what several of them share."""
+"""The Typer application, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tsa.files.outputs import is_stream
 
 
 class PlainHelp(TyperGroup):
-    """Commands whose help is shown as it is written: `[monitoring]` is a table of a market file, and no markup."""
+    """A command group that escapes its help texts: `[monitoring]` is a table of a market file and not markup."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -33,8 +33,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Find fraud in payments with Temporal Self-Attention: from a log to an honest report, a bundle and scores.",
-    epilog="A first try: tsa simulate --out log.parquet, then tsa run --market markets/demo.toml log.parquet --out run",
+    help="Detect fraud in payments with Temporal Self-Attention: from a log to a report, a bundle and scores.",
+    epilog="To get started: tsa simulate --out log.parquet, then tsa run --market markets/demo.toml log.parquet --out run",
 )
 
 
@@ -63,25 +63,28 @@ MarketFile = Annotated[
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="key=value over the market file, or training.KEY / model.KEY. Repeatable.", show_default=False
+        "--set",
+        help="Override the market file: key=value; or set training.KEY=value, model.KEY=value. Repeatable.",
+        show_default=False,
     ),
 ]
 EvaluationSets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="evaluation.KEY=value over the run's market. Repeatable.", show_default=False),
+    typer.Option("--set", help="Override the run's market: evaluation.KEY=value. Repeatable.", show_default=False),
 ]
 MarketSets = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value over the bundle's market. Repeatable.", show_default=False)
+    list[str] | None,
+    typer.Option("--set", help="Override the bundle's market: key=value. Repeatable.", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes; results and errors only.")]
 Quarantine = Annotated[
-    Path | None, typer.Option(help="Set bad rows aside in this Parquet file, with the reason, instead of refusing.")
+    Path | None, typer.Option(help="Write invalid rows with the reason to this Parquet file, instead of failing.")
 ]
 QuarantineLimit = Annotated[
     float | None,
     typer.Option(
         "--quarantine-limit",
-        help="The largest share of rows that may be set aside, such as 0.2. [default: 0.05]",
+        help="The largest allowed share of invalid rows, such as 0.2. [default: 0.05]",
         show_default=False,
     ),
 ]
@@ -90,12 +93,12 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder that `tsa train` or 
 
 
 def set_aside(path: Path | None, limit: float | None) -> Quarantined | None:
-    """Where bad rows go. ConfigError for a limit of nothing."""
+    """The quarantine of invalid rows, if any. Raises ConfigError for a limit without a quarantine."""
     if path is None and limit is not None:
-        raise ConfigError(f"--quarantine-limit goes with --quarantine (got {limit} alone): say where bad rows go")
+        raise ConfigError(f"--quarantine-limit needs --quarantine (got {limit} alone): give the file for invalid rows")
     return None if path is None else Quarantined(path) if limit is None else Quarantined(path, limit)
 
 
 def log_path_for(out: Path) -> Path | None:
-    """The log file of what is written to `out`; none beside a device or a pipe."""
+    """The path of the log file for the output `out`; None if that is a device or a pipe."""
     return None if is_stream(out) else out.absolute().parent / f"{out.absolute().name}.log"

@@ -1,4 +1,4 @@
-"""Commands about bundles: `tsa bundle show | pack | decide | diff | keygen | sign | verify`."""
+"""Commands on bundles: `tsa bundle show | pack | set-thresholds | diff | keygen | sign | verify`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsa.files.outputs import check_outputs
 bundles = typer.Typer(no_args_is_help=True, help="Show, pack, sign, verify and compare bundles.")
 app.add_typer(bundles, name="bundle")
 
-Log = Annotated[list[str] | None, typer.Argument(help="A log to see how scores move on.", show_default=False)]
+Log = Annotated[list[str] | None, typer.Argument(help="A log on which to compare the scores.", show_default=False)]
 
 
 @bundles.command()
@@ -49,10 +49,10 @@ def pack(
     sagemaker: Annotated[bool, typer.Option("--sagemaker", help="As SageMaker's model.tar.gz, with its code.")] = False,
     wheel: Annotated[
         Path | None,
-        typer.Option(help="With --sagemaker: a wheel of this package to go along, where no index has it."),
+        typer.Option(help="With --sagemaker: a wheel of this package to include, if no package index has it."),
     ] = None,
 ) -> None:
-    """Copy a bundle, checked, into one file or into a folder. A signature stays with it."""
+    """Check a bundle and copy it, with its signature, into one file or a folder."""
     from tsa.bundle.archive import ENDS
 
     kind = "files" if out.name.endswith(ENDS) else "replaced"
@@ -63,7 +63,7 @@ def pack(
         print_line(f"{out}: {pack_for_sagemaker(bundle, out, wheel)} files")
         return
     if wheel is not None:
-        raise ConfigError("--wheel goes with --sagemaker alone")
+        raise ConfigError("--wheel needs --sagemaker")
     from tsa.bundle.archive import write_contents
     from tsa.bundle.bundle import Bundle
     from tsa.bundle.signing import read_bundle
@@ -78,17 +78,17 @@ def pack(
 def set_thresholds(
     bundle: BundleFolder,
     threshold: Annotated[
-        list[str], typer.Option(help="NAME=LIMIT: decided from this score on, such as review=0.98. Repeatable.")
+        list[str], typer.Option(help="NAME=SCORE: the decision from this score on, such as review=0.98. Repeatable.")
     ],
     score: Annotated[str, typer.Option(help="raw_score, percentile or probability.")] = "percentile",
-    default: Annotated[str, typer.Option(help="The decision below all limits.")] = "accept",
+    default: Annotated[str, typer.Option(help="The decision below all thresholds.")] = "accept",
 ) -> None:
-    """Write into a bundle what is to be decided from which score on; the endpoint then says so with each score."""
+    """Store decision thresholds in a bundle; the endpoint returns the decision with each score."""
     from tsa.bundle.bundle import set_decision_policy
 
-    made = set_decision_policy(bundle, threshold, score=score, otherwise=default)
-    limits = ", ".join(f"{found.name} from {found.at_least:g} on" for found in made.decisions)
-    print_line(f"{bundle}: by {made.score}: {limits}, else {made.default}")
+    policy = set_decision_policy(bundle, threshold, score=score, otherwise=default)
+    limits = ", ".join(f"{decision.name} from {decision.at_least:g} on" for decision in policy.decisions)
+    print_line(f"{bundle}: by {policy.score}: {limits}, else {policy.default}")
 
 
 @bundles.command()
@@ -96,10 +96,10 @@ def diff(
     one: BundleFolder,
     other: BundleFolder,
     log: Log = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write all of it to this JSON file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write all differences to this JSON file.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Say what changed from one bundle to another, and, given a log, how its payments' scores move."""
+    """Show the differences between two bundles and, given a log, between their scores of its payments."""
     from tsa.evaluation.bundle_diff import diff_paths
     from tsa.files.writing import need_suffix, write_json
 
@@ -107,41 +107,40 @@ def diff(
     if out is not None:
         need_suffix("--out", out, ".json")
     with command_session(quiet, log_path_for(other)) as bars:
-        found = diff_paths(one, other, log or None, bars)
+        differences = diff_paths(one, other, log or None, bars)
     if out is not None:
-        write_json(out, found)
-    print_diff(found)
+        write_json(out, differences)
+    print_diff(differences)
 
 
-def print_diff(found: Mapping[str, Any]) -> None:
-    """The differences, a table per kind."""
+def print_diff(differences: Mapping[str, Any]) -> None:
+    """Print the differences by kind."""
     for name in ("schema", "scaling", "model", "training"):
-        print_line(f"{name}: " + ("; ".join(found[name]) if found[name] else "the same"))
-    for feature, values in found["vocabulary"].items():
+        print_line(f"{name}: " + ("; ".join(differences[name]) if differences[name] else "the same"))
+    for feature, values in differences["vocabulary"].items():
         print_line(
             f"vocabulary {feature}: {len(values['added'])} added, {len(values['removed'])} removed, {values['kept']} kept"
         )
-    weights = found["weights"]
+    weights = differences["weights"]
     largest = ", ".join(f"{name} {value:.2g}" for name, value in list(weights["relative"].items())[:5])
     alone = f", {len(weights['of_one_alone'])} in one alone" if weights["of_one_alone"] else ""
     changed = f"weights: {weights['changed']} tensors changed{alone}" + (f", most: {largest}" if largest else "")
     print_line("weights: the same" if weights["equal"] else changed)
-    methods = " → ".join(method or "none" for method in found["calibration"]["methods"])
-    print_line(
-        "calibration: " + ("the same" if found["calibration"]["equal"] else f"another, probabilities by {methods}")
-    )
-    print_line("thresholds: " + ("; ".join(found["thresholds"]) if found["thresholds"] else "the same"))
-    if found["metrics"]:
+    calibration, thresholds = differences["calibration"], differences["thresholds"]
+    methods = " → ".join(method or "none" for method in calibration["methods"])
+    print_line("calibration: " + ("the same" if calibration["equal"] else f"different, probabilities by {methods}"))
+    print_line("thresholds: " + ("; ".join(thresholds) if thresholds else "the same"))
+    if differences["metrics"]:
         table = Table("metric", "one", "other", box=SIMPLE_HEAD)
-        for name, values in found["metrics"].items():
+        for name, values in differences["metrics"].items():
             table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in values.values()))
         console.print(table)
-    if "scores" in found:
-        print_movement(found["scores"])
+    if "scores" in differences:
+        print_movement(differences["scores"])
 
 
 def print_movement(moved: Mapping[str, Any]) -> None:
-    """How scores move."""
+    """Print how the scores differ."""
     correlation = moved["rank_correlation"]
     shown = "–" if correlation is None else f"{correlation:.4f}"
     overlap = ", ".join(f"{share:.1%} of the top {name}" for name, share in moved["top_overlap"].items())
@@ -159,7 +158,7 @@ def keygen(
     private: Annotated[Path, typer.Option(help="File for the private key; only its owner can read it.")],
     public: Annotated[Path, typer.Option(help="File for the public key.")],
 ) -> None:
-    """Make a pair of Ed25519 keys to sign bundles with."""
+    """Create a pair of Ed25519 keys to sign bundles with."""
     from tsa.bundle.signing import make_keys
 
     check_outputs([], files={"--private": private, "--public": public})
@@ -169,7 +168,7 @@ def keygen(
 
 @bundles.command()
 def sign(bundle: BundleFolder, key: Annotated[Path, typer.Option(help="The private key.", show_default=False)]) -> None:
-    """Sign a bundle: from then on `verify` tells whether one byte of it was changed, and by whom it was made."""
+    """Sign a bundle, so that `tsa bundle verify` detects any change and shows who signed it."""
     from tsa.bundle.signing import sign as sign_bundle
 
     print_line(f"{bundle}: signed with the key {sign_bundle(bundle, key.read_bytes())}")
@@ -180,12 +179,12 @@ def verify(
     bundle: BundleFolder,
     key: Annotated[Path | None, typer.Option(help="The public key that it must be signed with.")] = None,
 ) -> None:
-    """Check every byte of a bundle, and, given a key, its signature. Exit code 2 and one sentence where it is not sound."""
+    """Check every byte of a bundle and, given a key, its signature. Exit code 2 if it is not valid."""
     from tsa.bundle.bundle import Bundle
     from tsa.bundle.signing import verify as verify_bundle
 
     opened = Bundle.open(bundle)
     if key is None:
-        print_line(f"{bundle}: whole ({opened.sha256}); its signature was not asked for (--key)")
+        print_line(f"{bundle}: valid ({opened.sha256}); signature not checked (use --key)")
     else:
-        print_line(f"{bundle}: whole, and signed with the key {verify_bundle(bundle, key.read_bytes())}")
+        print_line(f"{bundle}: valid, signed with the key {verify_bundle(bundle, key.read_bytes())}")

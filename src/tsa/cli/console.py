@@ -1,7 +1,4 @@
-"""The terminal of a command: its two consoles, bars for what takes long, and the log file beside its result.
-
-Belongs to the command line, and is used by nothing else. Knows no command.
-"""
+"""Terminal output of commands: consoles, progress bars, warnings, and the log file next to the result."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from tsa.progress import Advance, Progress
 
 INTERRUPTED = 130
 
-# what is printed holds names and values of users: `[training]` is no markup, `:id:` no emoji
+# output contains names and values of users: do not read `[training]` as markup or `:id:` as an emoji
 console = Console(markup=False, emoji=False)
 errors = Console(markup=False, emoji=False, stderr=True)
 logger = logging.getLogger("tsa")
@@ -30,7 +27,7 @@ logger = logging.getLogger("tsa")
 
 @contextmanager
 def command_session(quiet: bool, log: Path | None) -> Iterator[Progress]:
-    """Draw bars for what takes long, show warnings, log to a file if there is one; how it failed is logged as well."""
+    """Show progress bars and warnings, and log to a file if there is one, including how the command failed."""
     logger.setLevel(logging.INFO)
     handlers: list[logging.Handler] = [logging.NullHandler()] if quiet else [WarningHandler()]
     if log is not None and (file := _log_file(log, quiet)) is not None:
@@ -56,7 +53,7 @@ def command_session(quiet: bool, log: Path | None) -> Iterator[Progress]:
 
 
 def _log_file(log: Path, quiet: bool) -> LogFile | None:
-    """The log file; None, and a note, where there may be none: beside a folder that is a mount of a container, say."""
+    """Open the log file; None, with a note, if it cannot be created, for example next to a mounted folder."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = LogFile(log, mode="a", encoding="utf-8", errors="backslashreplace")
@@ -92,16 +89,16 @@ def _bars(quiet: bool) -> Iterator[Progress]:
 
 
 class LogFile(logging.FileHandler):
-    """A log file that stops where its disk is full, and ends nothing else: what matters is on the terminal as well."""
+    """A log file that stops when its disk is full without ending the command: the terminal shows what matters."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's own name
-        """Say once that the log is not written any more. Logging itself would print a traceback for each line."""
+        """Print once that the log is no longer written. Logging itself would print a traceback for each line."""
         if self.level < logging.CRITICAL:
             self.setLevel(logging.CRITICAL)
             print_line(f"note: {self.baseFilename} cannot be written: {sys.exc_info()[1]}; the log ends here", errors)
 
     def close(self) -> None:
-        """Close the file; what it could not take is dropped."""
+        """Close the file; unwritten lines are dropped."""
         with suppress(OSError):
             super().close()
 
@@ -110,12 +107,11 @@ class WarningHandler(logging.Handler):
     """Shows warnings on the terminal, above the bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Warnings alone: errors are shown when the program ends, all else is for the log file."""
+        """Print warnings only: errors are printed when the program ends, the rest is only logged to the file."""
         if record.levelno == logging.WARNING:
             print_line(f"note: {record.getMessage()}", errors)
 
 
 def print_line(text: str, to: Console = console) -> None:
-    """Print a line as it is: nothing in a path or a value is markup or an emoji, and no pipe is wrapped at 80 columns. What would
-    move the cursor or hide is spelled out."""
+    """Print a line as it is, without markup, emoji or wrapping in a pipe. Control characters are escaped."""
     to.print(printable(text, keep="\n\t"), markup=False, emoji=False, highlight=False, soft_wrap=True)

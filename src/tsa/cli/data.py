@@ -1,4 +1,4 @@
-"""Commands that make logs and stores."""
+"""The commands `tsa simulate` and `tsa prepare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """What `tsa simulate` makes."""
+    """Output formats of `tsa simulate`."""
 
     LOG = "log"
     WIRE = "wire"
@@ -29,14 +29,16 @@ class Format(StrEnum):
 
 @app.command()
 def simulate(
-    out: Annotated[Path, typer.Option("--out", help="Where to write; the suffix says the format.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write; its suffix determines the format.", show_default=False)
+    ],
     payments: Annotated[
         int | None, typer.Option(help="How many payments. [default: 200000, wire rows 2000]", show_default=False)
     ] = None,
-    days: Annotated[int, typer.Option(help="Over how many days.")] = 120,
+    days: Annotated[int, typer.Option(help="Number of days.")] = 120,
     start: Annotated[str, typer.Option(help="The first day.")] = "2025-01-01",
     fraud_rate: Annotated[float, typer.Option(help="Share of payments that are fraud.")] = 0.009,
-    seed: Annotated[int, typer.Option(help="Same seed and size, same file.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed and size give the same file.")] = 0,
     truth: Annotated[bool, typer.Option("--truth", help="Add the kind of each fraud as a column.")] = False,
     format_: Annotated[
         Format, typer.Option("--format", help="A log, or wire rows: each payment carries its own history.")
@@ -44,13 +46,16 @@ def simulate(
     market: Annotated[
         Path | None,
         typer.Option(
-            "--market", "-m", help="Whose fields wire rows have, such as markets/eu.toml.", show_default=False
+            "--market",
+            "-m",
+            help="The market whose fields wire rows have, such as markets/eu.toml.",
+            show_default=False,
         ),
     ] = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make a log of payments with several kinds of fraud, for trying things out. No substitute for real data.
+    """Simulate a log of payments with several kinds of fraud, for experiments. No substitute for real data.
 
     With --format wire and a market of wire rows: rows that carry their own history, as TSV or CSV (.gz), JSON
     lines or Parquet, with missing values, values never seen before, and histories whose two parts differ.
@@ -92,7 +97,7 @@ def prepare(
 
 
 def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: SetAside, bars: Progress) -> Any:
-    """The store of a log, with a bar."""
+    """Prepare the store of a log, with progress bars."""
     from tsa.data.store.store import prepare
 
     assert settings.market is not None
@@ -101,7 +106,7 @@ def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: S
 
 
 def print_store(store: Any) -> None:
-    """How many payments and frauds each range holds."""
+    """Print the numbers of payments and frauds in each range."""
     table = Table("range", "payments", "labelled", "frauds", title=f"store of {len(store):,} payments")
     for name in ("train", "validation", "calibration", "test"):
         rows, labelled = store.split(name), store.labelled(name)

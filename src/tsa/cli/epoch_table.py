@@ -1,4 +1,4 @@
-"""The table of a training's epochs, a row for each as it ends, above the bars. Knows what a record of an epoch holds."""
+"""Table of the epochs of a training: a row is printed above the progress bars when an epoch ends."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "payments_per_second": ("payments/s", "{:,.0f}"),
     "seconds": ("seconds", "{:.0f}"),
 }
-"""Key of a record: title and form. What a record lacks, as without a validation range, is left blank."""
+"""Key of a record -> title and format. Missing values, as without a validation range, are blank."""
 
 
 def epoch_table(console: Console) -> Callable[[dict[str, Any]], None]:
-    """A call that prints the record of an epoch as a row; the titles come before the first."""
+    """Return a function that prints the record of an epoch as a row, with the titles before the first."""
     titled = False
 
     def show(record: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that measure."""
+"""The commands `tsa evaluate`, `calibrate`, `compare` and `thresholds`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tsa.files.outputs import check_outputs
 def evaluate(
     run: Annotated[
         Path,
-        typer.Argument(help="The folder of a run; or, with --log, a bundle, a folder or .tar.gz.", show_default=False),
+        typer.Argument(help="A run folder; or, with --log, a bundle (folder or .tar.gz).", show_default=False),
     ],
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[LOGS]...", help="Further logs, after --log.", show_default=False)
     ] = None,
     log: Annotated[
         list[str] | None,
-        typer.Option(help="Measure the bundle on this log whose outcomes are known. Repeatable.", show_default=False),
+        typer.Option(help="Evaluate the bundle on this log, whose outcomes are known. Repeatable.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,
@@ -47,19 +47,19 @@ def evaluate(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="With --log: measure payments from this time on, such as 2025-04-16; UTC."),
+        typer.Option("--from", help="With --log: evaluate payments from this time on, such as 2025-04-16; UTC."),
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="With --log: measure payments before this time.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="With --log: evaluate payments before this time.")] = None,
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,
     segment: Annotated[
-        list[str] | None, typer.Option(help="A column to break the figures down by. Repeatable.")
+        list[str] | None, typer.Option(help="A column to break the metrics down by. Repeatable.")
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Raw score from which a payment counts as flagged; default: best F1 on validation; with --log the one that "
-            "the bundle was evaluated at, else 0.5.",
+            help="Raw score from which a payment counts as flagged; default: best F1 on validation; with --log the "
+            "threshold of the bundle's evaluation, else 0.5.",
             show_default=False,
         ),
     ] = None,
@@ -68,18 +68,18 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--set",
-            help="evaluation.KEY=value over the run's market; with --log any key of the bundle's. Repeatable.",
+            help="Override the run's market: evaluation.KEY=value; with --log any key of the bundle's market. Repeatable.",
             show_default=False,
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score the test range of a run, measure it with intervals, write report.html and report.json.
+    """Evaluate a run on its test range with confidence intervals; write report.html and report.json.
 
-    With --log: measure a bundle, an imported one too, on any log whose outcomes are known. Histories are taken from the whole
-    log, so give it the earlier payments too, with --from. The bundle stays as it is.
+    With --log: evaluate a bundle, also an imported one, on any log whose outcomes are known. Histories are built from the
+    complete log, so include earlier payments and use --from. The bundle is not changed.
     """
-    aside = set_aside(quarantine, quarantine_limit)
+    quarantine_target = set_aside(quarantine, quarantine_limit)
     if log or more:
         bundle = run / "bundle" if (run / "run.json").is_file() else run
         folder = out or Path("evaluation")
@@ -90,7 +90,7 @@ def evaluate(
             quiet,
             start=start,
             end=end,
-            quarantine=aside,
+            quarantine=quarantine_target,
             segments=segment or [],
             threshold=threshold,
             replicates=replicates,
@@ -99,12 +99,12 @@ def evaluate(
         return
     given = {"--out": out, "--from": start, "--to": end, "--quarantine": quarantine}
     if alone := [name for name, value in given.items() if value is not None]:
-        raise ConfigError(f"{', '.join(alone)} must go with --log (got a run alone)")
+        raise ConfigError(f"{', '.join(alone)} must go with --log (got no --log)")
     from tsa.bundle.archive import is_archive
     from tsa.bundle.manifest import WEIGHTS
 
     if is_archive(run) or (run / WEIGHTS).is_file():
-        raise ConfigError(f"a bundle is measured on a log: tsa evaluate {run} --log LOG (got no --log)")
+        raise ConfigError(f"a bundle must be evaluated on a log (got no --log): tsa evaluate {run} --log LOG")
     from tsa.evaluation.evaluate import evaluate as evaluate_run
     from tsa.evaluation.run import TrainedRun
 
@@ -118,9 +118,9 @@ def evaluate(
 def _evaluate_on_log(bundle: Path, logs: list[str], out: Path, quiet: bool, **settings: Any) -> None:
     from tsa.evaluation.evaluate_log import WRITTEN, evaluate_bundle
 
-    aside = settings["quarantine"]
+    quarantine = settings["quarantine"]
     files = {
-        "--quarantine": None if aside is None else aside.path,
+        "--quarantine": None if quarantine is None else quarantine.path,
         **{f"--out, {name}": out / name for name in WRITTEN},
     }
     check_outputs([bundle, *logs], files=files, into={"--out": out})
@@ -138,7 +138,9 @@ def calibrate(
         Path,
         typer.Option("--out", help="The bundle to write, a folder or a file that ends in .tar.gz.", show_default=False),
     ],
-    method: Annotated[str, typer.Option(help="Of the probabilities: bspline, isotonic, platt or beta.")] = "bspline",
+    method: Annotated[
+        str, typer.Option(help="Method for the probabilities: bspline, isotonic, platt or beta.")
+    ] = "bspline",
     start: Annotated[
         str | None, typer.Option("--from", help="Fit to payments from this time on, such as 2025-04-16; UTC.")
     ] = None,
@@ -148,34 +150,34 @@ def calibrate(
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a bundle's percentiles and probabilities anew to a log whose outcomes are known; write them as a new bundle.
+    """Refit a bundle's percentiles and probabilities on a log whose outcomes are known; write a new bundle.
 
-    The network and all else stay; the bundle given is not touched. All payments serve the percentiles, those with a known
-    outcome the probabilities: 1,000 of them with 10 frauds are needed. Take payments that the network has not learned from.
-    Histories are taken from the whole log, so give it the earlier payments too, with --from.
+    The network does not change, and the given bundle is not modified. Percentiles use all payments, probabilities those with
+    a known outcome: at least 1,000 with 10 frauds. Use payments that the network was not trained on.
+    Histories are built from the complete log, so include earlier payments and use --from.
     """
     from tsa.bundle.archive import ENDS
     from tsa.inference.recalibrate import calibrate_bundle
 
     kind = "files" if out.name.endswith(ENDS) else "replaced"
-    beside_it: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": log_path_for(out)}
-    outputs = {"files": beside_it, kind: {**(beside_it if kind == "files" else {}), "--out": out}}
+    side_files: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": log_path_for(out)}
+    outputs = {"files": side_files, kind: {**(side_files if kind == "files" else {}), "--out": out}}
     check_outputs([bundle, *logs], **outputs)
-    aside = set_aside(quarantine, quarantine_limit)
+    quarantine_target = set_aside(quarantine, quarantine_limit)
     with command_session(quiet, log_path_for(out)) as bars:
-        made = calibrate_bundle(
+        calibrated = calibrate_bundle(
             bundle,
             logs,
             out,
             method=method,
             start=start,
             end=end,
-            quarantine=aside,
+            quarantine=quarantine_target,
             overrides=set_ or (),
             progress=bars,
         )
-    assert made.calibration is not None
-    counts = made.calibration.counts
+    assert calibrated.calibration is not None
+    counts = calibrated.calibration.counts
     labelled, frauds = counts["labelled"], counts["frauds"]
     print_line(
         f"{out}: percentiles of {counts['payments']:,} payments, {method} of {labelled:,} with a known outcome, {frauds:,} frauds"
@@ -190,7 +192,7 @@ def compare(
     set_: EvaluationSets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train LightGBM on the same rows with automatic aggregates; say plainly which of the two is better."""
+    """Train LightGBM on the same rows with automatic aggregate features and report which model is better."""
     from tsa.evaluation.evaluate import compare_run
     from tsa.evaluation.run import TrainedRun, read_report
 
@@ -203,31 +205,34 @@ def compare(
 @app.command()
 def thresholds(
     run: RunFolder,
-    cost_review: Annotated[float, typer.Option(help="What one review costs, in the unit of the amounts.")] = 5.0,
+    cost_review: Annotated[float, typer.Option(help="Cost of one review, in the unit of the amounts.")] = 5.0,
     review_capacity: Annotated[
-        int | None, typer.Option(help="Reviews a day the team can do; default: as many as pay.", show_default=False)
+        int | None,
+        typer.Option(help="Reviews per day that the team can do; default: as many as pay off.", show_default=False),
     ] = None,
     amount_column: Annotated[
         str | None,
-        typer.Option(help="What is lost where a fraud is missed; default: the market's amount.", show_default=False),
+        typer.Option(help="Column with the loss of a missed fraud; default: the market's amount.", show_default=False),
     ] = None,
     cost_fraud: Annotated[
         float | None,
-        typer.Option(help="A fixed loss of a missed fraud in place of its amount.", show_default=False),
+        typer.Option(help="Fixed loss of a missed fraud, instead of its amount.", show_default=False),
     ] = None,
-    recovered: Annotated[float, typer.Option(help="The share of the loss that a review saves.")] = 1.0,
+    recovered: Annotated[float, typer.Option(help="Share of the loss that a review saves.")] = 1.0,
     save: Annotated[
         bool,
-        typer.Option("--save", help="Write the best threshold into the bundle: from it on, the decision is review."),
+        typer.Option(
+            "--save", help="Store the best threshold in the bundle: from this score on, the decision is review."
+        ),
     ] = False,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the interval.")] = 200,
     set_: EvaluationSets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Which payments to review: what each threshold catches, costs and saves on the test range, and the best one.
+    """Choose a review threshold: what each threshold catches, costs and saves on the test range, and the best one.
 
-    Each day the team looks into the flagged payments, the riskiest first, until its capacity is used up. Writes
-    thresholds.html and thresholds.json beside the report; the run must be evaluated first.
+    Each day the team reviews the flagged payments, the riskiest first, until its capacity is used up. Writes
+    thresholds.html and thresholds.json next to the report; the run must be evaluated first.
     """
     from tsa.evaluation.report.thresholds import thresholds as choose
     from tsa.evaluation.run import TrainedRun
@@ -236,16 +241,16 @@ def thresholds(
     costs = Costs(review=cost_review, capacity=review_capacity, fraud=cost_fraud, recovered=recovered)
     opened = TrainedRun.open(run, set_ or ())
     with command_session(quiet, run / "thresholds.log"):
-        found = choose(opened, costs, amount_column=amount_column, replicates=replicates)
-    print_thresholds(found)
-    print_line(found["summary"])
+        result = choose(opened, costs, amount_column=amount_column, replicates=replicates)
+    print_thresholds(result)
+    print_line(result["summary"])
     if save:
-        save_best(run / "bundle", found["best"])
+        save_best(run / "bundle", result["best"])
     print_line(f"page: {run / 'thresholds.html'}")
 
 
 def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
-    """The best threshold as the bundle's decision; ConfigError where nothing pays."""
+    """Store the best threshold as the bundle's decision. Raises ConfigError if no review pays off."""
     from tsa.bundle.bundle import set_decision_policy
 
     if best is None:
@@ -254,16 +259,16 @@ def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
     print_line(f"{bundle}: review from a raw score of {best['threshold']:.6g} on")
 
 
-def print_thresholds(found: Mapping[str, Any]) -> None:
-    """The table: a row per threshold, the best one marked."""
-    marked = "; * the best" if found["best"] else ""
-    title = f"{found['n']:,} test payments of {found['days']:,} days, {found['frauds']:,} frauds{marked}"
+def print_thresholds(result: Mapping[str, Any]) -> None:
+    """Print a table with a row per threshold; the best one is marked."""
+    marked = "; * the best" if result["best"] else ""
+    title = f"{result['n']:,} test payments of {result['days']:,} days, {result['frauds']:,} frauds{marked}"
     names = ("threshold", "per day", "caught", "recall", "precision", "cost", "saved", "net")
     table = Table(title=title, box=SIMPLE_HEAD, padding=0)
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
-    best = (found["best"] or {}).get("threshold")
-    for row in found["rows"]:
+    best = (result["best"] or {}).get("threshold")
+    for row in result["rows"]:
         mark = " *" if row["threshold"] == best else ""
         shares = ("–" if row[name] is None else f"{row[name]:.1%}" for name in ("recall", "precision"))
         money = ("–" if row[name] is None else f"{row[name]:,.0f}" for name in ("cost", "saved", "net"))
@@ -281,7 +286,7 @@ SHOWN = {
 
 
 def print_metrics(report: Mapping[str, Any]) -> None:
-    """The short table: TSA, and LightGBM beside it where it was trained, each with its interval."""
+    """Print the main metrics of TSA and, if it was trained, of LightGBM, with their confidence intervals."""
     evaluation, comparison = report["evaluation"], report.get("comparison")
     columns = {"TSA": evaluation, **({comparison["model_name"]: comparison["evaluation"]} if comparison else {})}
     table = Table(
@@ -291,7 +296,7 @@ def print_metrics(report: Mapping[str, Any]) -> None:
     )
     for name, label in SHOWN.items():
         k = report["market"]["evaluation"]["top_k"]
-        table.add_row(label.format(k=k), *(_cell(found["metrics"].get(name)) for found in columns.values()))
+        table.add_row(label.format(k=k), *(_cell(column["metrics"].get(name)) for column in columns.values()))
     console.print(table)
     if comparison:
         print_line(comparison["summary"])

@@ -1,4 +1,4 @@
-"""The command that explains scores."""
+"""The `tsa explain` command."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def explain(
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Say why payments of a log got their scores: reasons, and how much each history counted.
+    """Explain the scores of payments of a log: reasons, and the contribution of each history.
 
-    What is said adds up: from the score of a payment without history or anything remarkable to the payment's own, in log
-    odds. Above 0 speaks for fraud, below 0 against it. Histories are taken from the whole log given. The JSON file tells of
-    each feature and each earlier payment; docs/reasons.md says what it all means.
+    Contributions are in log odds and add up to the difference between the score and that of a neutral payment without
+    history. Above 0 speaks for fraud, below 0 against it. Histories are built from the complete log. The JSON file has each
+    feature and each earlier payment; see docs/reasons.md.
     """
     from tsa.explain import explain_log, write_explanations
     from tsa.files.writing import need_suffix
@@ -60,7 +60,7 @@ def explain(
 
 
 def print_explanation(explanation: Explanation) -> None:
-    """A payment's scores, its reasons and what its histories count for."""
+    """Print a payment's scores, its reasons and the contributions of its histories."""
     scores = ", ".join(f"{TITLES.get(name, name)} {value:.4g}" for name, value in explanation.scores.items())
     print_line(f"{printable(str(explanation.id))}, {(explanation.time or 'at no known time')}: {scores}")
     table = Table("log odds", "reason", "code", box=SIMPLE_HEAD)

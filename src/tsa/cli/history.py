@@ -1,4 +1,4 @@
-"""Commands on history stores: fill one, look at it, forget a person, let old payments go, go on with one that was lost."""
+"""Commands on history stores: `tsa history load | show | delete | prune | adopt`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tsa.files.outputs import check_outputs
 from tsa.times import DAY_SECONDS
 
 history = typer.Typer(
-    no_args_is_help=True, help="The history store that `tsa serve` reads: fill it, look, erase, expire, adopt."
+    no_args_is_help=True, help="Manage the history store that `tsa serve` uses: load, show, delete, prune, adopt."
 )
 app.add_typer(history, name="history")
 
@@ -31,7 +31,7 @@ AllowEviction = Annotated[
     typer.Option(
         "--allow-eviction",
         envvar="TSA_ALLOW_EVICTION",
-        help="Keep histories in a Redis that may drop keys: what it drops is noticed, and not scored with.",
+        help="Allow a Redis that may evict keys. Payments of an evicted history are refused or scored without it.",
     ),
 ]
 
@@ -47,9 +47,9 @@ def load(
     allow_eviction: AllowEviction = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fill a store from a log: of each key the last payments, with their outcomes and when these are known.
+    """Load the most recent payments of each key, with their outcomes and when these are known, from a log.
 
-    It may be done again, or while the endpoint runs: what is in the store already stays as it is.
+    Safe to repeat, also while the endpoint runs: payments already in the store are not changed.
     """
     from tsa.inference.scorer import Scorer
     from tsa.serving.history.backfill import backfill
@@ -71,7 +71,7 @@ def show(
         str | None, typer.Option("--key", help="HISTORY=VALUE: the payments of one key.", show_default=False)
     ] = None,
 ) -> None:
-    """Say what a store is of and how much it holds; with --key the payments it has of one customer, card, ..."""
+    """Show the market and the size of a store; with --key the stored payments of one customer, card, ..."""
     from tsa.serving.history.base import PAYMENTS
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import history_lines
@@ -88,8 +88,8 @@ def show(
             f"market {market.name}, fingerprint {store_metadata['market_fingerprint']}, encoding {store_metadata['encoding']}"
         )
         print_line(f"payments: {sum(1 for _ in store.scan(PAYMENTS)):,}")
-        for found in market.history:
-            print_line(f"{found.name} ({found.key_column}): {sum(1 for _ in store.scan(found.name)):,} keys")
+        for entry in market.history:
+            print_line(f"{entry.name} ({entry.key_column}): {sum(1 for _ in store.scan(entry.name)):,} keys")
 
 
 @history.command("delete")
@@ -100,9 +100,9 @@ def delete(
         typer.Option("--key", help="HISTORY=VALUE, such as customer=1234, as payments have it.", show_default=False),
     ],
 ) -> None:
-    """Forget a person: all payments of a key, in every history they stand in, with their values and answers.
+    """Erase a customer's data: delete all payments of a key from every history, with their values and answers.
 
-    Where the market asks for pseudonyms, give the value itself; its secret must be in the environment.
+    If the market uses pseudonyms, give the original value; the market's secret must be in the environment.
     """
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import erase as erase_key
@@ -110,7 +110,7 @@ def delete(
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
         removed = erase_key(store, _key(stored_market(store), key))
-    print_line(f"erased: {removed.payments:,} payments, {removed.events:,} events in histories")
+    print_line(f"deleted: {removed.payments:,} payments, {removed.events:,} events in histories")
 
 
 @history.command()
@@ -120,7 +120,7 @@ def prune(
         float | None, typer.Option(help="Instead of the market's privacy.retention_days.", show_default=False)
     ] = None,
 ) -> None:
-    """Let go of payments that are older than may be kept: by the market's privacy.retention_days, or by --days."""
+    """Delete payments that are older than the market's privacy.retention_days, or than --days."""
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import expire as expire_before
     from tsa.serving.history.metadata import stored_market
@@ -129,16 +129,16 @@ def prune(
         market = stored_market(store)
         seconds = market.retention_seconds if days is None else days * DAY_SECONDS
         if not 0 < seconds < math.inf:
-            raise ConfigError(f"--days must be given and above 0 where the market keeps payments for ever (got {days})")
-        removed = expire_before(store, time.time() - seconds, [found.name for found in market.history])
-    print_line(f"let go: {removed.payments:,} payments, {removed.events:,} events in histories")
+            raise ConfigError(f"--days must be above 0 if the market has no privacy.retention_days (got {days})")
+        removed = expire_before(store, time.time() - seconds, [entry.name for entry in market.history])
+    print_line(f"deleted: {removed.payments:,} payments, {removed.events:,} events in histories")
 
 
 @history.command()
 def adopt(url: Url) -> None:
-    """Go on with a store that was refused: one that was emptied, replaced, restored from a copy, or has lost histories.
+    """Accept a store that was refused because it was emptied, replaced, restored from a copy, or has lost histories.
 
-    Payments are then scored with the histories that are there. Servers that refuse the store take it from then on.
+    Payments are then scored with the histories that are left. Running servers that refuse the store accept it as well.
     """
     from tsa.serving.history.base import PAYMENTS
     from tsa.serving.history.factory import open_history
@@ -150,17 +150,17 @@ def adopt(url: Url) -> None:
 
 
 def _named(url: str) -> Path:
-    """The file of a store, or a name for one elsewhere: the log file stands beside it."""
+    """The path of a SQLite store, or a default name for others; the log file is written next to it."""
     scheme, _, rest = url.partition(":///")
     return Path(rest.partition("?")[0]) if scheme == "sqlite" else Path("tsa-history")
 
 
 def _key(market: Market, text: str) -> tuple[str, str]:
-    """HISTORY=VALUE as the store has it: veiled where the market asks for it."""
+    """Parse HISTORY=VALUE into a stored key: pseudonymized where the market asks for it."""
     from tsa.serving.history.metadata import pseudonymised
 
     name, has, value = text.partition("=")
-    columns = {found.name: str(found.key_column) for found in market.history}
+    columns = {entry.name: str(entry.key_column) for entry in market.history}
     if not has or name not in columns or not value:
         raise ConfigError(f"--key must be HISTORY=VALUE with a history of {sorted(columns)} (got {text!r})")
     return name, pseudonymised(market, columns[name], value)

@@ -34,16 +34,16 @@ def import_legacy(
         list[str] | None,
         typer.Option(
             help="KIND=P,P: positions of the preprocessor's numerical or engineered scales, from 0 on, that belong to no "
-            "feature. Repeatable; over legacy.leave_out of the market file.",
+            "feature. Repeatable; overrides legacy.leave_out of the market file.",
             show_default=False,
         ),
     ] = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make a bundle of a model that the legacy system trained: it then gives the same three scores here.
+    """Import a model that the legacy system trained as a bundle that gives the same three scores.
 
-    The folder holds the weights (a state dict), the constructor arguments (a .json file), cat_to_index.json,
+    The folder contains the weights (a state dict), the constructor arguments (a .json file), cat_to_index.json,
     default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json; without the percentiles the
     bundle has none. The market file declares the features in the legacy system's order, and in [legacy] positions of the scales
     to leave out and defaults that the folder lacks. Whatever is missing or does not fit is listed in one error; nothing

@@ -1,4 +1,4 @@
-"""The command that watches."""
+"""The `tsa monitor` command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tsa.cli.score import BundleFolder
 from tsa.files.outputs import check_outputs
 
 ALERT = 3
-"""The exit code that says so."""
+"""Exit code when there is an alert."""
 
 
 @app.command()
@@ -24,19 +24,21 @@ def monitor(
     reference: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to compare with: a log (repeatable), or the reference.json of an earlier call; default: the "
-            "range that the bundle was calibrated on, where it stands in its run.",
+            help="What to compare with: a log (repeatable), or the reference.json of an earlier run of this command; "
+            "default: the range that the bundle was calibrated on, if it is in its run folder.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The folder to write into.")] = Path("monitor"),
     start: Annotated[
-        str | None, typer.Option("--from", help="Watch payments from this time on, such as 2025-04-16; UTC.")
+        str | None, typer.Option("--from", help="Monitor payments from this time on, such as 2025-04-16; UTC.")
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", help="Watch payments before this time.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Monitor payments before this time.")] = None,
     reference_start: Annotated[
         str | None,
-        typer.Option("--reference-from", help="Compare with payments from this time on; without --reference of LOGS."),
+        typer.Option(
+            "--reference-from", help="Compare with payments from this time on (of LOGS, without --reference)."
+        ),
     ] = None,
     reference_end: Annotated[
         str | None, typer.Option("--reference-to", help="Compare with payments before this time.")
@@ -59,27 +61,27 @@ def monitor(
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Watch what a bundle scores: have payments, scores, volume or performance moved from a reference?
+    """Detect drift: compare the payments, scores, volume and performance of a bundle with a reference.
 
-    Writes monitor.html, monitor.json and reference.json. Ends with 3 on an alert, 0 without one (warnings alone are no
-    alert), 2 for bad input. Histories are taken from the whole log given, so give it earlier payments too, with --from.
-    Only outcomes that are known by now count, as the label's delay has it. Thresholds: the [monitoring] table of the market.
+    Writes monitor.html, monitor.json and reference.json. Exit codes: 3 if there is an alert, 0 if not (a warning is not an
+    alert), 2 for bad input. Histories are built from the complete log, so include earlier payments and use --from.
+    Only outcomes that are already known count, given the label's delay. Thresholds: the market's [monitoring] table.
     """
     from tsa.monitoring.monitor import Span
     from tsa.monitoring.monitor import monitor as watch
 
-    aside = None if quarantine is None else quarantine.with_stem(f"{quarantine.stem}-reference")
+    reference_quarantine = None if quarantine is None else quarantine.with_stem(f"{quarantine.stem}-reference")
     check_outputs(
         [bundle, *logs, *(reference or []), market],
         files={
             "--quarantine": quarantine,
-            "the quarantine of the reference": aside,
+            "the quarantine of the reference": reference_quarantine,
             **{f"--out, {name}": out / name for name in ("monitor.json", "monitor.html", "monitor.log")},
         },
         into={"--out": out},
     )
     with command_session(quiet, out / "monitor.log") as bars:
-        found = watch(
+        report = watch(
             bundle,
             logs,
             out,
@@ -93,16 +95,16 @@ def monitor(
             replicates=replicates,
             progress=bars,
         )
-    print_alerts(found)
-    print_line(found["summary"])
+    print_alerts(report)
+    print_line(report["summary"])
     print_line(f"page: {out / 'monitor.html'}")
-    if any(alert["severity"] == "alert" for alert in found["alerts"]):
+    if any(alert["severity"] == "alert" for alert in report["alerts"]):
         raise typer.Exit(ALERT)
 
 
-def print_alerts(found: Mapping[str, Any]) -> None:
-    """A line per alert or warning, whole in a pipe as well."""
-    for alert in found["alerts"]:
+def print_alerts(report: Mapping[str, Any]) -> None:
+    """Print one line per alert or warning; lines are never wrapped, so that they can be piped."""
+    for alert in report["alerts"]:
         about = f" of {alert['feature']}" if alert["feature"] else ""
         before = "" if alert["reference"] is None else f", reference {alert['reference']:.4g}"
         window = f"{alert['window']['start'][:10]} to {alert['window']['end'][:10]}"

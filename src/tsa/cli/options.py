@@ -1,4 +1,4 @@
-"""Options of a command that come from the fields of a Pydantic model: names, types, help, defaults and variables."""
+"""Create the options of a command from the fields of a Pydantic model: names, types, help, defaults and variables."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def options_of(model: type[BaseModel]) -> Callable[[Command], Command]:
-    """Give a command an option for each field of `model` that names one, in the place of its `**values`.
+    """Decorator that replaces the `**values` of a command by an option for each field of `model` that names one.
 
-    A field names its option and its environment variable in `json_schema_extra`, as `option` and `env`. Tuples are options that
-    may be repeated. Values arrive under the names of the fields, those that were not given with the field's default.
+    A field names its option and environment variable in `json_schema_extra`, as `option` and `env`. Tuples are repeatable
+    options. Values are passed under the names of the fields, with the field's default if not given.
     """
 
     def wrap(command: Command) -> Command:

@@ -1,4 +1,4 @@
-"""The title of the process, which every user of a machine may read: passwords in the command line are struck out there."""
+"""Mask passwords of URLs in the command line of the process, which every user of the machine can read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ARGUMENTS_BEGIN, _ARGUMENTS_END = 45, 46
 
 
 def strike_out_passwords() -> None:
-    """Overwrite users and passwords of URLs in the command line that the system shows. On Linux; elsewhere nothing is done."""
+    """Overwrite users and passwords of URLs in the command line that the system shows. On Linux only."""
     if not sys.platform.startswith("linux") or not any("://" in word for word in sys.argv):
         return
     with contextlib.suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Commands that score."""
+"""The commands `tsa score` and `tsa export`."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def score(
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,
     engine: Annotated[
-        str, typer.Option(help="torch, onnxruntime (after `tsa export`), or auto: the latter where it can be.")
+        str, typer.Option(help="torch, onnxruntime (after `tsa export`), or auto: onnxruntime if possible.")
     ] = "torch",
     precision: Annotated[
         str,
         typer.Option(
-            help="float32; int8 (onnxruntime) and, with AVX-512, bf16 (torch) are quicker and move scores a little."
+            help="float32; int8 (onnxruntime) and, with AVX-512, bf16 (torch) are faster and change scores slightly."
         ),
     ] = "float32",
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score the payments of a log: id, raw_score, and as far as the bundle is calibrated percentile and probability.
+    """Score the payments of a log: id, raw_score and, if the bundle is calibrated, percentile and probability.
 
-    Histories are taken from the whole log given, so give it the earlier payments too.
+    Histories are built from the complete log, so include earlier payments.
     """
     from tsa.inference.scorer import Scorer, write_scores
 
@@ -61,20 +61,20 @@ def score(
 def export(
     bundle: BundleFolder,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the graph to this .onnx file as well.", show_default=False)
+        Path | None, typer.Option("--out", help="Also write the graph to this .onnx file.", show_default=False)
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="As an ONNX graph: the only form there is.")] = True,
-    precision: Annotated[str, typer.Option(help="float32 or int8: of the weights of matrix products.")] = "float32",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Export an ONNX graph, the only format.")] = True,
+    precision: Annotated[str, typer.Option(help="float32 or int8, for the weights of matrix products.")] = "float32",
     log: Annotated[
         Path | None,
-        typer.Option("--check", help="A log to compare 1,000 payments' scores on, instead of random ones."),
+        typer.Option("--check", help="A log with 1,000 payments on which to compare scores, instead of random ones."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Export a bundle's network as an ONNX graph, which ONNX Runtime scores with on CPUs.
 
     The graph takes any number of payments. It is compared with the network and becomes part of the bundle, which is
-    sealed anew; `tsa score --engine onnxruntime` and `tsa serve` then use it.
+    hashed again; `tsa score --engine onnxruntime` and `tsa serve` then use it.
     """
     from tsa.inference.export_bundle import export_bundle
 

@@ -1,4 +1,4 @@
-"""The command that serves a bundle over HTTP."""
+"""The `tsa serve` command."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tsa.serving.settings import ServeSettings
 def serve(bundle: BundleFolder, set_: MarketSets = None, **values: Any) -> None:
     """Serve a bundle over HTTP: POST /v1/score, SageMaker's routes, the Open Inference Protocol, /metrics, a page at /.
 
-    BUNDLE may be a link: when it comes to point at another bundle, that one is taken over without a pause. SIGTERM ends the
-    server once what it accepted is answered. docs/serving.md has the rest.
+    BUNDLE may be a link: when the link changes, the new bundle is loaded without a pause. SIGTERM ends the server once all
+    accepted requests are answered. See docs/serving.md.
     """
     from tsa.serving import run
 

@@ -1,4 +1,4 @@
-"""What a command prints, where the terminal is not UTF-8, the disk behind it is full, or nobody reads it any more."""
+"""Robust output to terminals that are not UTF-8, full disks and closed pipes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PLAIN = {
     "‘": "'",
     "’": "'",
 }
-"""Characters of TSA's own texts, as they are written where there are none of them."""
+"""ASCII replacements for characters of TSA's texts."""
 PLAINLY = "tsa.plainly"
 
 
 def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Write what cannot be encoded as ASCII: a sign of the same sense, or the number of the character."""
+    """Encoding error handler: replace a character by a similar ASCII text, or by its number."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_plain, error.object[error.start : error.end])), error.end
@@ -44,21 +44,21 @@ codecs.register_error(PLAINLY, _plainly)
 
 
 def print_any_character() -> None:
-    """Let both streams take every character: a value or a sign that the terminal does not know ends no command."""
+    """Let both streams accept every character, so that none that the terminal does not support ends a command."""
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # what a test or a notebook puts there may have none
+        reconfigure = getattr(stream, "reconfigure", None)  # streams of tests and notebooks may have none
         if reconfigure is not None:
             reconfigure(errors=PLAINLY)
 
 
 def flush_or_drop(stream: TextIO) -> OSError | None:
-    """Write out what was printed; why that failed, if it did: what is left is then dropped, and Python says nothing more."""
+    """Flush a stream; return the error if that failed. The rest is then dropped, so that Python prints no further error."""
     try:
         stream.flush()
     except OSError as error:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return error
-    except ValueError:  # it was closed
+    except ValueError:  # closed
         return None
     return None

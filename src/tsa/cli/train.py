@@ -1,4 +1,4 @@
-"""Commands that train."""
+"""The commands `tsa train` and `tsa run`, and the session and training call that `tsa tune` shares."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ STOPPED = 128 + signal.SIGTERM
 SettingsFile = Annotated[
     Path | None,
     typer.Option(
-        "--settings", help="TOML file with tables [training] and [model]; --set goes over it.", show_default=False
+        "--settings", help="TOML file with tables [training] and [model]; --set overrides it.", show_default=False
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the last good checkpoint in the run folder, if there is one.")
+    bool, typer.Option("--resume", help="Continue from the last valid checkpoint in the run folder, if there is one.")
 ]
 
 
@@ -52,7 +52,7 @@ def train(
     """Train a network on a store; write its bundle, the settings and each epoch's metrics.
 
     Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. SIGTERM saves a checkpoint and ends with
-    143; the same command with --resume goes on.
+    143; the same command with --resume continues.
     """
     from tsa.data.store.store import EventStore
     from tsa.training import train as train_on
@@ -74,15 +74,17 @@ def run(
     preset: Preset = "default",
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,
-    comparison: Annotated[bool, typer.Option("--compare/--no-compare", help="Train LightGBM beside it.")] = True,
+    comparison: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="Also train LightGBM for comparison.")
+    ] = True,
     settings_file: SettingsFile = None,
     set_: Sets = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """The whole main job: prepare, train, evaluate, compare. Ends with a table and the path of the report.
+    """Run the complete job: prepare, train, evaluate, compare. Prints a table of metrics and the path of the report.
 
-    With --resume a store that stands in the run folder is used as it is, and training goes on from its last checkpoint.
+    With --resume the store in the run folder is used as it is, and training continues from its last checkpoint.
     """
     from tsa.data.store.store import EventStore
     from tsa.evaluation.baseline.lightgbm import refuse_incomparable
@@ -113,7 +115,7 @@ def run(
 def _check_run(
     out: Path, inputs: Sequence[StoredResult], *, store: bool = False, quarantine: Path | None = None
 ) -> None:
-    """Refuse a run folder that would touch what is read."""
+    """Refuse a run folder whose outputs would overwrite the inputs."""
     replaced = {"the bundle in --out": out / "bundle", **({"the store in --out": out / "store"} if store else {})}
     check_outputs(inputs, files={"--quarantine": quarantine}, into={"--out": out}, replaced=replaced)
 
@@ -122,9 +124,9 @@ def _check_run(
 def distributed_session(
     settings: Overrides, out: Path, log: str, *, resume: bool, quiet: bool
 ) -> Iterator[tuple[DistributedContext, Progress]]:
-    """The processes that torchrun started, or this one alone; the first has the terminal and the log file.
+    """Session of the processes that torchrun started, or of this one; only the main process has the terminal and log file.
 
-    Ends with 143 once a checkpoint was saved after SIGTERM. What ended another process, that one says itself.
+    Exits with 143 once a checkpoint was saved after SIGTERM. A process that failed reports its error itself.
     """
     from tsa.training import TrainingConfig
     from tsa.training.distributed import OtherProcessError, distributed_context
@@ -163,9 +165,11 @@ def train_run(
     shown: bool,
     train: Callable[..., Any],
 ) -> Any:
-    """Train on a store with the settings given on the command line; on a terminal each epoch is `shown` as it ends.
+    """Train on a store with the settings given on the command line.
 
-    train: `tsa.train`, or one that takes the same.
+    Args:
+        shown: on a terminal, print a line after each epoch.
+        train: `tsa.train`, or a function with the same parameters.
     """
     from tsa.data.store.store import refuse_unmeasured
     from tsa.training import TrainingConfig

@@ -1,4 +1,4 @@
-"""The command that searches for settings."""
+"""The `tsa tune` command."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ def tune(
         Path | None,
         typer.Option(
             "--out",
-            help="The folder of the search; one that was interrupted goes on. Without it: STORE-tuned.",
+            help="The folder of the search; an interrupted search continues. [default: STORE-tuned]",
             show_default=False,
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(help="How many trainings in all, those before an interruption included.")] = 20,
+    trials: Annotated[int, typer.Option(help="Total number of trials, including those before an interruption.")] = 20,
     space: Annotated[
         Path | None,
-        typer.Option(help="TOML file with what to vary: [training] and [model], ranges and lists.", show_default=False),
+        typer.Option(
+            help="TOML file with the search space: [training] and [model], ranges and lists.", show_default=False
+        ),
     ] = None,
     preset: Preset = "default",
-    seed: Annotated[int, typer.Option(help="Seed of the choices; the trainings' own is training.seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search; the seed of the trainings is training.seed.")] = 0,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Search for settings: train many times, keep the best on the validation range as OUT/best.toml.
+    """Tune hyperparameters: train many times and write the best settings on the validation range to OUT/best.toml.
 
     The first trial changes nothing. Then: tsa train STORE --settings OUT/best.toml --out RUN
     """
@@ -57,7 +59,7 @@ def tune(
         with command_session(quiet, out / "tune.log") as bars:
             best = search(what, out, trials=trials, progress=bars)
     except TrainingStopped as stopped:
-        print_line(f"note: {stopped}; the same command goes on with the search", errors)
+        print_line(f"note: {stopped}; the same command continues the search", errors)
         raise SystemExit(STOPPED) from None
     print_line(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
     print_line(f"settings: {out / 'best.toml'}")

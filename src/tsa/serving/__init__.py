@@ -1,4 +1,4 @@
-"""The endpoint: payments over HTTP, and the histories it remembers between them."""
+"""The HTTP endpoint that scores payments and stores their histories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: ServeSettings) -> None:
-    """Serve until SIGTERM. ConfigError where a library of the endpoint is not installed."""
+    """Serve until SIGTERM. Raises ConfigError if a library of the endpoint is not installed."""
     from tsa.serving.startup_signals import starting
 
     with starting():

@@ -1,6 +1,6 @@
-"""Who may do what, and how much: bearer tokens, compared in constant time, and a bucket of payments for each client.
+"""Authentication and rate limits: bearer tokens, compared in constant time, and a token bucket for each client.
 
-Only the digests of tokens are kept. It knows neither routes nor payments.
+Only the digests of tokens are stored.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""How files of other encodings begin; the longer marks first."""
+"""Byte order marks of other encodings; the longer ones first."""
 MAX_CLIENTS = 10_000
 MIN_TOKEN = 16
-"""Characters of a token that cannot be guessed."""
+"""Fewest characters of a token, so that it cannot be guessed."""
 
 
 _ODD = re.compile(r"[^!-~]")
 
 
 class BearerTokens:
-    """The digests of tokens that open a door. Without any, `given` is False."""
+    """The digests of the tokens for one kind of access. Without any token, `given` is False."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         if any(_ODD.search(token) for token in tokens):
             raise ConfigError(
-                "a token must be of letters, digits and signs of ASCII, without spaces: no header holds another"
+                "a token must have only printable ASCII characters without spaces, as HTTP headers require"
             )
         if short := [token for token in tokens if len(token) < MIN_TOKEN]:
             raise ConfigError(f"a token must have at least {MIN_TOKEN} characters (got {len(short[0])})")
@@ -48,37 +48,37 @@ class BearerTokens:
 
     @classmethod
     def read(cls, variables: Sequence[str], files: Sequence[Path]) -> BearerTokens:
-        """Tokens in environment variables and in files, one a line. ConfigError where there is none in one of them."""
-        found = []
+        """Read tokens from environment variables and from files (one per line). Raises ConfigError if one has none."""
+        read_tokens = []
         for name in variables:
             token = os.environ.get(name, "").strip()
             if not token:
-                raise ConfigError(f"the environment variable {name} must hold a token, but it is empty")
-            found.append(token)
+                raise ConfigError(f"the environment variable {name} must contain a token (got an empty value)")
+            read_tokens.append(token)
         for path in files:
             lines = [line.strip() for line in _text_of(path).splitlines()]
             tokens = [line for line in lines if line and not line.startswith("#")]
             if not tokens:
-                raise ConfigError(f"{path} must hold a token a line, but it holds none")
-            found += tokens
-        return cls(found)
+                raise ConfigError(f"{path} must contain one token per line (got none)")
+            read_tokens += tokens
+        return cls(read_tokens)
 
     @property
     def given(self) -> bool:
-        """Whether there is any token."""
+        """Whether there are any tokens."""
         return bool(self._digests)
 
     def matches(self, token: str | None) -> bool:
-        """Whether this is one of them. It takes as long whichever it is, or is not."""
+        """Whether this is one of the tokens. Takes constant time."""
         digest = _digest(token or "")
-        found = False
+        is_known = False
         for known in self._digests:
-            found |= hmac.compare_digest(known, digest)
-        return found and token is not None
+            is_known |= hmac.compare_digest(known, digest)
+        return is_known and token is not None
 
 
 def _text_of(path: Path) -> str:
-    """A text file in UTF-8, or in UTF-16 or UTF-32 that say so in their first bytes, as Windows writes them. ConfigError."""
+    """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as on Windows. Raises ConfigError."""
     data = path.read_bytes()
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     try:
@@ -86,7 +86,7 @@ def _text_of(path: Path) -> str:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} must be a text in UTF-8, or in UTF-16 with a byte order mark") from None
     if "\0" in text:
-        raise ConfigError(f"{path} must be a text in UTF-8, or in UTF-16 with a byte order mark: it holds zero bytes")
+        raise ConfigError(f"{path} must be a text in UTF-8, or in UTF-16 with a byte order mark (got zero bytes)")
     return text
 
 
@@ -101,7 +101,7 @@ def bearer(header: str | None) -> str | None:
 
 
 class Credentials:
-    """What the doors of a server are opened with."""
+    """The tokens of a server: for scoring and for administration."""
 
     def __init__(self, settings: ServeSettings) -> None:
         self.score = BearerTokens.read(settings.token_env, settings.token_files)
@@ -109,16 +109,19 @@ class Credentials:
 
 
 class TokenBucketLimiter:
-    """A bucket of tokens per client, which fills up at `rate` a second to `burst`. `rate` None: no bucket is ever empty."""
+    """A token bucket per client, refilled with `rate` tokens a second up to `burst`. `rate` None: no limit."""
 
     def __init__(self, rate: float | None, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._levels: dict[str, tuple[float, float]] = {}
 
     def take(self, client: str, count: float = 1.0, *, at_least: float = 0.0) -> int | None:
-        """Take `count` tokens if there are more than `at_least`; else after how many whole seconds there will be.
+        """Take `count` tokens if there are more than `at_least`.
 
-        A bucket may go below zero, where what is taken turns out to be more than was asked for at first.
+        A bucket may go below zero, because the number of payments is only known after the body was read.
+
+        Returns:
+            None, or the seconds to wait if there were too few tokens.
         """
         if self._rate is None:
             return None
@@ -133,7 +136,7 @@ class TokenBucketLimiter:
         return None
 
     def _forget(self) -> None:
-        """Let go of the half that was used longest ago: their buckets are the fullest, and a full one is as good as none."""
+        """Delete the least recently used half: their buckets are the fullest, and a full one is the same as none."""
         oldest = sorted(self._levels, key=lambda name: self._levels[name][1])[: MAX_CLIENTS // 2]
         for name in oldest:
             del self._levels[name]

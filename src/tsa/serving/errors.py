@@ -1,4 +1,4 @@
-"""Errors of the endpoint, and the problem that a client gets for each."""
+"""Exceptions of the endpoint, and the problem that a client gets for each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """Too much waits already. `retry_seconds`: when it is worth while to come again."""
+    """The queue is full. `retry_seconds`: when the client should try again."""
 
     def __init__(self, retry_seconds: int) -> None:
         super().__init__("queue full")
@@ -23,11 +23,11 @@ class QueueFullError(Exception):
 
 
 class DeadlineExceededError(Exception):
-    """The deadline passed before the model came to it."""
+    """The deadline passed before scoring started."""
 
 
 class BatcherClosedError(Exception):
-    """The batcher takes nothing more."""
+    """The batcher is closed."""
 
 
 RETRY_SECONDS = "1"
@@ -37,19 +37,19 @@ MAX_PLACES = 12
 
 
 def rate_limited(seconds: int) -> ProblemError:
-    """The refusal of a client that sends more than its share."""
+    """The problem for a client over its rate limit."""
     detail = f"fewer payments must be sent: try again in {seconds} s"
     return ProblemError(429, "rate", detail, headers={"Retry-After": str(seconds)})
 
 
 def stopping() -> ProblemError:
-    """The problem that a client gets from a server that is being stopped."""
+    """The problem for requests while the server is being stopped."""
     headers = {"Retry-After": RETRY_SECONDS, "Connection": "close"}
     return ProblemError(503, "stopping", "this server is being stopped", headers=headers)
 
 
 def problem_from_exception(error: Exception) -> ProblemError:
-    """What a client is told of an error."""
+    """The problem that a client gets for an exception."""
     match error:
         case ProblemError():
             return error
@@ -70,7 +70,7 @@ def problem_from_exception(error: Exception) -> ProblemError:
 
 
 def safe_traceback(error: BaseException) -> str:
-    """The kind of an error and the places it went through. Its text is left out: it may hold a payment's values."""
+    """The class of an error and its traceback in one line, without its text, which may contain a payment's values."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}tsa{os.sep}" in frame.filename]
     places = [f"{frame.filename.rsplit(os.sep, 2)[-2]}/{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
     return f"{type(error).__name__} at " + " < ".join(reversed(places[-MAX_PLACES:]))

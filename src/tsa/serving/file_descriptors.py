@@ -1,4 +1,4 @@
-"""Open files and connections: as many as the system allows, and a line in the log when that is not enough."""
+"""Limit of open files and connections: raised to the system's maximum, with a log line when it is used up."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 AGAIN_SECONDS = 10.0
-"""The same trouble is logged this often at most: it may come up with each connection that is tried."""
+"""Shortest time between two log lines about the same error, which may occur at each connection."""
 NEARLY = 0.9
 
 _said: dict[str, float] = {}
 
 
 def allow_many() -> None:
-    """Raise the soft limit of open files to the hard one: 1024 are soon used up by connections."""
+    """Raise the soft limit of open files to the hard limit: 1024 is too few for many connections."""
     try:
         import resource
 
@@ -32,7 +32,7 @@ def allow_many() -> None:
 
 
 def look_at_descriptors() -> None:
-    """Say in the log when nearly all files that may be open are."""
+    """Log a warning when nearly all allowed files are open."""
     try:
         import resource
 
@@ -40,7 +40,7 @@ def look_at_descriptors() -> None:
         used = len(os.listdir("/proc/self/fd"))
     except (ImportError, FileNotFoundError):
         return
-    except OSError as error:  # there is not even one left to look with
+    except OSError as error:  # no descriptor is left even for this check
         if error.errno in EXHAUSTED:
             say_seldom(
                 "open files are used up: no connection is taken until others are closed (ulimit -n raises the limit)"
@@ -53,7 +53,7 @@ def look_at_descriptors() -> None:
 
 
 def log_once_a_while(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The event loop's own troubles. Their texts are left out, but for what the system lacks: they may hold values."""
+    """Log an error of the event loop, without its text, which may contain values; missing resources are named."""
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in EXHAUSTED:
         said = os.strerror(error.errno or 0).lower()
@@ -63,7 +63,7 @@ def log_once_a_while(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -
 
 
 def say_seldom(text: str) -> None:
-    """Log it, unless it was logged a moment ago."""
+    """Log a text, unless it was logged shortly before."""
     now, kind = time.monotonic(), text[:12]
     if now - _said.get(kind, -AGAIN_SECONDS) >= AGAIN_SECONDS:
         _said[kind] = now

@@ -1,6 +1,6 @@
-"""Bodies of requests, as rows: JSON, JSON lines, CSV and Parquet, each within bounds. And answers as JSON lines and CSV.
+"""Read request bodies (JSON, JSON lines, CSV, Parquet) into rows within limits; write answers as JSON lines and CSV.
 
-It does not know what a row's fields mean; a line that cannot be read is a problem of its own, a body that cannot be is refused.
+A line that cannot be read becomes a RuleViolation for its row; a body that cannot be read raises ProblemError.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ NAMES = {
     PARQUET: PARQUET,
     "application/vnd.apache.parquet": PARQUET,
 }
-"""By media type: the format."""
+"""Media type -> format."""
 MAX_COLUMNS = 10_000
 BOM = b"\xef\xbb\xbf"
-"""A byte order mark, which some programs put before a text in UTF-8: it is passed over."""
+"""The UTF-8 byte order mark, which some programs write first; it is skipped."""
 
 
 _reader = ParquetProcess()
@@ -40,27 +40,28 @@ _reader = ParquetProcess()
 
 @dataclass(frozen=True)
 class RequestRows:
-    """What stood in a body: a row, or what is wrong with it, each; `single` where it was no list of them."""
+    """The rows of a body; each is a row, or the RuleViolation that it has."""
 
     rows: Sequence[Any]
     single: bool
+    """Whether the body was one row and not a list."""
 
 
 def media_type(header: str | None, allowed: Sequence[str]) -> str:
-    """The format that a Content-Type names; nothing is JSON. ProblemError with 415 for any other."""
+    """The format named by a Content-Type header (none: JSON). Raises ProblemError with status 415 for any other."""
     if not header:
         return JSON
     name, *parameters = header.lower().split(";")
-    found = NAMES.get(name.strip())
+    format_ = NAMES.get(name.strip())
     charset = [text.strip().removeprefix("charset=").strip('"') for text in parameters if "charset=" in text]
-    if found is None or found not in allowed or charset not in ([], ["utf-8"], ["utf8"], ["us-ascii"]):
+    if format_ is None or format_ not in allowed or charset not in ([], ["utf-8"], ["utf8"], ["us-ascii"]):
         detail = f"Content-Type must be one of {', '.join(allowed)}, in UTF-8"
         raise ProblemError(WRONG_TYPE, "content_type", detail, field="Content-Type", value=header)
-    return found
+    return format_
 
 
 def negotiate(header: str | None, allowed: Sequence[str], default: str = JSON) -> str:
-    """The format that an Accept header likes best. ProblemError with 406 where it likes none."""
+    """The format that an Accept header prefers. Raises ProblemError with status 406 if it accepts none."""
     if not header or header.strip() == "*/*":
         return default
     choices = sorted(_choices(header), key=lambda choice: -choice[1])
@@ -89,34 +90,43 @@ def _choices(header: str) -> Iterator[tuple[str, float]]:
 
 
 def read(body: bytes, kind: str, max_list: int, max_bytes: int) -> RequestRows:
-    """The rows of a body. ProblemError for one that cannot be read, or holds none, or more than `max_list`."""
+    """Read the rows of a body.
+
+    Args:
+        kind: format, one of JSON, JSON_LINES, CSV and PARQUET.
+        max_list: most rows in one request.
+        max_bytes: most unpacked bytes of a Parquet file.
+
+    Raises:
+        ProblemError: the body cannot be read, has no rows, or has more than `max_list`.
+    """
     if kind == JSON:
-        found = read_json(body)
+        request = read_json(body)
     elif kind == JSON_LINES:
-        found = RequestRows(list(_lines(body, max_list)), single=False)
+        request = RequestRows(list(_lines(body, max_list)), single=False)
     elif kind == CSV:
-        found = RequestRows(list(_csv(body, max_list)), single=False)
+        request = RequestRows(list(_csv(body, max_list)), single=False)
     else:
-        found = RequestRows(_parquet(body, max_list, max_bytes), single=False)
-    return check_row_count(found, max_list)
+        request = RequestRows(_parquet(body, max_list, max_bytes), single=False)
+    return check_row_count(request, max_list)
 
 
-def check_row_count(found: RequestRows, max_list: int) -> RequestRows:
-    """The rows, if there are any and not too many. ProblemError."""
-    if len(found.rows) > max_list:
+def check_row_count(request: RequestRows, max_list: int) -> RequestRows:
+    """Return the rows. Raises ProblemError if there are none or more than `max_list`."""
+    if len(request.rows) > max_list:
         raise too_many(max_list)
-    if not found.rows:
+    if not request.rows:
         raise ProblemError(422, "empty", "a request must hold at least one payment")
-    return found
+    return request
 
 
 def too_many(max_list: int) -> ProblemError:
-    """The refusal of a list that is too long."""
+    """The error for a list that is too long."""
     return ProblemError(TOO_LARGE, "too_many", f"a request must hold at most {max_list} payments")
 
 
 def read_json(body: bytes) -> RequestRows:
-    """A JSON value: an array's elements, or the value itself."""
+    """Read a JSON body: the elements of an array, or the single value."""
     try:
         value = orjson.loads(body.removeprefix(BOM))
     except orjson.JSONDecodeError as error:
@@ -125,7 +135,7 @@ def read_json(body: bytes) -> RequestRows:
 
 
 def not_json(body: bytes, error: orjson.JSONDecodeError) -> ProblemError:
-    """The refusal of a body that is no JSON."""
+    """The error for a body that is not JSON."""
     start = body[:64].decode("utf-8", "replace")
     return ProblemError(UNREADABLE, "not_json", f"the body must be JSON: {error.msg}", value=start)
 
@@ -179,12 +189,12 @@ def _parquet(body: bytes, most: int, max_bytes: int) -> list[dict[str, Any]]:
 
 
 def to_json_lines(documents: Sequence[Mapping[str, Any]]) -> bytes:
-    """JSON lines."""
+    """Write documents as JSON lines."""
     return b"".join(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE) for document in documents)
 
 
 def to_csv(documents: Sequence[Mapping[str, Any]], columns: Sequence[str], of: Callable[[Any], str]) -> bytes:
-    """CSV with a line that names its columns."""
+    """Write documents as CSV with a header line. of: formats a value."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)

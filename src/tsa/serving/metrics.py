@@ -1,6 +1,6 @@
-"""What Prometheus is told: how long requests take, what is scored, what is refused and why. Never a payment's value.
+"""Prometheus metrics: latencies, scores, and refusals by rule. Never a value of a payment.
 
-With several workers the figures of all are added up (figures.py). They are in memory alone.
+In memory only; with several workers they are summed (`tsa.serving.worker_metrics`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ SCORES = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 DIFFERENCES = (1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 FILES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
-"""With one of these prometheus_client would keep figures in mapped files, which end the process once their disk is full."""
+"""With one of these variables prometheus_client uses mapped files, which crash the process when the disk is full."""
 OTHER = "other"
 
 
 def library() -> Any:
-    """prometheus_client, with figures in memory. Raises ConfigError where it is not installed."""
+    """Import prometheus_client, with metrics in memory. Raises ConfigError if it is not installed."""
     if "prometheus_client" not in sys.modules:
         for name in FILES:
             os.environ.pop(name, None)
@@ -43,7 +43,7 @@ def library() -> Any:
 
 
 class Metrics:
-    """The figures of one server, in a registry of its own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self, market: Market) -> None:
         client = library()
@@ -61,18 +61,20 @@ class Metrics:
         self.batch_seconds = histogram("tsa_batch_seconds", "Time of a batch", LATENCIES)
         self.history_seconds = histogram("tsa_history_seconds", "Time of one call of the history store", LATENCIES)
         self.history_failures = counter(
-            "tsa_history_failures_total", "Calls of the history store that came to nothing, by reason", ["reason"]
+            "tsa_history_failures_total", "Failed calls of the history store, by reason", ["reason"]
         )
         self.history_open = client.Gauge(
             "tsa_history_circuit_open",
-            "Workers that do not ask the history store until it answers again",
+            "Workers that do not call the history store until it answers again",
             registry=self.registry,
         )
-        self.payments = counter("tsa_payments_total", "Payments by what became of them", ["outcome"])
+        self.payments = counter("tsa_payments_total", "Payments by outcome of the request", ["outcome"])
         self.refusals = counter("tsa_refusals_total", "Refused payments and requests by rule", ["rule"])
         self.missing = counter("tsa_missing_values_total", "Scored payments without a value", ["feature"])
         self.unknown = counter("tsa_unknown_values_total", "Scored payments with a value new to the model", ["feature"])
-        self.shadow = histogram("tsa_shadow_difference", "Raw score of the shadow less ours, absolute", DIFFERENCES)
+        self.shadow = histogram(
+            "tsa_shadow_difference", "Absolute difference of the raw scores of shadow and bundle", DIFFERENCES
+        )
         self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
         self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
@@ -87,61 +89,61 @@ class Metrics:
         self._latencies: dict[tuple[str, int], Any] = {}
         self._client = client
         self.total: Callable[[], list[Family] | None] | None = None
-        """With several workers: the sum of all their figures, None where there is no answer in time."""
+        """With several workers: returns the sum of their metrics; None if there is no answer in time."""
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """One request was answered."""
+        """Count an answered request."""
         key = (route, status)
-        found = self._latencies.get(key)
-        if found is None:
-            found = self._latencies[key] = self.latency.labels(route, str(status))
-        found.observe(seconds)
+        latency = self._latencies.get(key)
+        if latency is None:
+            latency = self._latencies[key] = self.latency.labels(route, str(status))
+        latency.observe(seconds)
 
     def refused(self, rule: str) -> None:
-        """A payment or a request broke a rule. A name that is none of the program's own is not told."""
+        """Count a refused payment or request. Only the program's own rule names are used as labels."""
         self.refusals.labels(rule if rule in RULES else OTHER).inc()
 
     def batch(self, size: int, seconds: float) -> None:
-        """The model worked on a batch."""
+        """Count a batch."""
         self.batches.observe(size)
         self.batch_seconds.observe(seconds)
 
     def history_call(self, seconds: float) -> None:
-        """The history store was called."""
+        """Count a call of the history store."""
         self.history_seconds.observe(seconds)
 
     def history_failed(self, reason: str) -> None:
-        """A call of the history store came to nothing."""
+        """Count a failed call of the history store."""
         self.history_failures.labels(reason).inc()
 
     def history_circuit(self, is_open: bool) -> None:
-        """The history store is not asked any more, or is asked again."""
+        """Record that the circuit to the history store was opened or closed."""
         self.history_open.set(int(is_open))
 
     def values(self, missing: Mapping[str, int], unknown: Mapping[str, int]) -> None:
-        """So many payments had no value of a feature, or one that the model does not know."""
+        """Add counts of missing and of unknown values by feature."""
         for name, count in missing.items():
             self.missing.labels(name).inc(count)
         for name, count in unknown.items():
             self.unknown.labels(name).inc(count)
 
     def text(self) -> tuple[bytes, str]:
-        """The page for Prometheus, and its content type. It may wait for other workers: not for the event loop's thread."""
+        """The page for Prometheus, and its content type. Not for the event loop: it may wait for other workers."""
         registry: Any = self.registry
         if self.total is not None:
             if (families := self.total()) is None:
-                logger.warning("the figures of the other workers did not come in time: /metrics has those of one alone")
+                logger.warning("the other workers did not send their metrics in time: /metrics shows one worker only")
             else:
                 registry = Page(families, self._client.Metric)
         return self._client.generate_latest(registry), self._client.CONTENT_TYPE_LATEST
 
 
 class MissingUnknownCounter:
-    """Counts over rows as clients sent them. Values that the market veils are not looked at."""
+    """Counts missing and unknown values in rows as sent. Pseudonymized columns are not read."""
 
     def __init__(self, encoder: Encoder, market: Market) -> None:
         self._names = market.features.names
-        veiled = set() if market.privacy is None else set(market.privacy.pseudonymise)
+        pseudonymized = set() if market.privacy is None else set(market.privacy.pseudonymise)
         wire = market.inline_history
         self._spelling = Spelling.of(market)
         self._missing = frozenset() if wire is None else frozenset(wire.missing)
@@ -150,11 +152,12 @@ class MissingUnknownCounter:
                 vocabulary.row_of if isinstance(vocabulary, ImportedVocabulary) else vocabulary.values
             )
             for vocabulary in encoder.categorical_vocabularies
-            if vocabulary.name not in veiled and (wire is None or vocabulary.name not in wire.numeric_categorical)
+            if vocabulary.name not in pseudonymized
+            and (wire is None or vocabulary.name not in wire.numeric_categorical)
         }
 
     def count(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
-        """By feature: rows without a value, and rows with an unknown one. Features without any are absent."""
+        """Rows without a value, and rows with an unknown value, by feature. Features without any are absent."""
         missing: dict[str, int] = {}
         unknown: dict[str, int] = {}
         for row in rows:

@@ -1,9 +1,7 @@
-"""Parquet bodies, read within a budget.
+"""Read Parquet bodies within a memory budget; run in a separate process (`tsa.serving.parquet_process`).
 
-A file says in its footer how large it is, and may lie: so the pages themselves are walked first. Each page begins with how many
-bytes it unpacks to, which is what the decompressor is then held to, and with how many values it holds in which encoding. Only
-a file whose pages stay within the budget together is read. It is run in
-a process of its own (`tsa.serving.parquet_process`). It knows no payments.
+The sizes in a footer may be false, so the page headers are read first: the decompressor is limited to the size that they
+declare. A file is read only if all its pages together are within the budget.
 """
 
 from __future__ import annotations
@@ -23,31 +21,37 @@ ENCODINGS = {
     "RLE_DICTIONARY": 8,
     "BYTE_STREAM_SPLIT": 9,
 }
-"""Of pages: those that give a text no more room than it takes; with DELTA_BYTE_ARRAY texts share beginnings."""
+"""Allowed page encodings: those that cannot make a text larger. With DELTA_BYTE_ARRAY texts share prefixes."""
 WIDEST = 16
-"""Bytes of a value that is no text."""
+"""Most bytes of a value that is not a text."""
 INFLATION = 16
-"""A file may hold so many times `max_bytes` once it is unpacked."""
+"""An unpacked file may have this many times `max_bytes`."""
 MAX_CELLS = 2**20
-"""Values of all rows and columns together: each becomes an object."""
+"""Most values of all rows and columns together: each becomes a Python object."""
 LIMITS = {"thrift_string_size_limit": 16 * 2**20, "thrift_container_size_limit": 65_536}
-"""Of a footer."""
+"""Limits of pyarrow for a footer."""
 
 
 class TooMuchError(Exception):
-    """It holds too much."""
+    """The file has too much data."""
 
 
 class TooManyRowsError(Exception):
-    """It holds more payments than a request may."""
+    """The file has more payments than a request may have."""
 
 
 class NotParquetError(Exception):
-    """It cannot be read."""
+    """The file cannot be read."""
 
 
 def read_table(body: bytes, *, max_list: int, max_columns: int, max_bytes: int) -> bytes:
-    """The table in a file, as an Arrow stream. TooManyRowsError, TooMuchError, NotParquetError."""
+    """Read the table of a file, as an Arrow stream.
+
+    Raises:
+        TooManyRowsError: more than `max_list` rows.
+        TooMuchError: more than `max_columns` columns, or too large when unpacked.
+        NotParquetError: the file cannot be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,44 +61,44 @@ def read_table(body: bytes, *, max_list: int, max_columns: int, max_bytes: int) 
         _refuse_large(about, max_list, max_columns)
         _refuse_unpacked(body, about, budget)
         texts = [about.schema.column(at).path for at in range(about.num_columns) if _is_text(about, at)]
-        # texts stay in their dictionaries until it is known how much they are when each row has its own
+        # keep texts dictionary-encoded until their expanded size is known
         source, options = pa.BufferReader(body), {"read_dictionary": texts, "page_checksum_verification": True}
         table = pq.ParquetFile(source, **options, **LIMITS).read(use_threads=False)
         if table.num_rows > max_list:
             raise TooManyRowsError
         if sum(_size(chunk) for column in table.columns for chunk in column.chunks) > budget:
             raise TooMuchError("holds too much once it is unpacked")
-        found = _in_microseconds(table)
-        found.validate(full=True)
-        with pa.BufferOutputStream() as out, pa.ipc.new_stream(out, found.schema) as stream:
-            stream.write_table(found)
+        result = _in_microseconds(table)
+        result.validate(full=True)
+        with pa.BufferOutputStream() as out, pa.ipc.new_stream(out, result.schema) as stream:
+            stream.write_table(result)
         return bytes(out.getvalue())
     except (pa.ArrowException, PageError, OSError, ValueError, OverflowError, TypeError, MemoryError):
         raise NotParquetError from None
 
 
 def rows_of(table: bytes) -> list[dict[str, Any]]:
-    """The rows of what `read_table` gives."""
+    """The rows of a table from `read_table`."""
     import pyarrow as pa
 
     with pa.ipc.open_stream(table) as stream:
-        found = stream.read_all()
-    return [{name: _plain(value) for name, value in row.items()} for row in found.to_pylist()]
+        rows = stream.read_all()
+    return [{name: _plain(value) for name, value in row.items()} for row in rows.to_pylist()]
 
 
 def _refuse_large(about: Any, max_list: int, max_columns: int) -> None:
-    """TooManyRowsError, TooMuchError by what the footer says, group by group: readers make room for what each group says."""
+    """Check the footer. Row groups are checked one by one, because readers allocate memory for what each declares."""
     groups = [about.row_group(at) for at in range(about.num_row_groups)]
     if max([about.num_rows, sum(group.num_rows for group in groups), *(group.num_rows for group in groups)]) > max_list:
         raise TooManyRowsError
     if about.num_columns > max_columns:
         raise TooMuchError(f"must have at most {max_columns} columns")
     if about.num_columns * about.num_rows > MAX_CELLS:
-        raise TooMuchError(f"must hold at most {MAX_CELLS} values")
+        raise TooMuchError(f"must have at most {MAX_CELLS} values")
 
 
 def _refuse_unpacked(body: bytes, about: Any, budget: int) -> None:
-    """TooMuchError where the pages unpack to more than the budget, whatever the footer says."""
+    """Raise TooMuchError if the pages unpack to more than the budget, whatever the footer declares."""
     left = budget
     for group in map(about.row_group, range(about.num_row_groups)):
         for at in range(about.num_columns):
@@ -116,7 +120,7 @@ def _is_text(about: Any, column: int) -> bool:
 
 
 def _size(array: Any) -> int:
-    """Bytes of an array once nothing in it is shared."""
+    """Bytes of an array with its dictionaries expanded."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

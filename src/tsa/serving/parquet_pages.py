@@ -1,7 +1,6 @@
-"""The pages of a column of a Parquet file, header by header: what they say they unpack to, and hold. Nothing is unpacked.
+"""Read the page headers of a Parquet column: the unpacked size, value count and encodings they declare. Unpacks nothing.
 
-A header is a structure in Thrift's compact protocol. What another reader could take in another way (a field twice, or of
-another type) is refused. It knows no columns and no values.
+A header is a struct in Thrift's compact protocol. A header that readers could interpret in two ways is rejected.
 """
 
 from __future__ import annotations
@@ -10,59 +9,67 @@ from dataclasses import dataclass, field
 
 STOP, TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(13)
 KIND, UNPACKED, PACKED, DATA, INDEX, DICTIONARY, DATA_V2 = 1, 2, 3, 5, 6, 7, 8
-"""Fields of a page's header."""
+"""Field numbers of a page header."""
 VALUES, ENCODING, ENCODING_V2 = 1, 2, 4
-"""Fields of what a header says of values."""
+"""Field numbers of the data-page and dictionary-page headers."""
 MAX_NUMBER = 2**31
 DEEPEST = 8
 AFTER = 100
-"""Bytes beyond its end that readers take for a column's: some writers once counted too few."""
+"""Bytes after its declared end that readers still count as part of a column: some old writers declared too few."""
 
 Fields = dict[int, "int | Fields | None"]
 
 
 class PageError(Exception):
-    """It cannot be read, or could be read in two ways."""
+    """The header cannot be read, or could be read in two ways."""
 
 
 @dataclass
 class Pages:
-    """What the pages of a column say."""
+    """What the page headers of a column declare."""
 
     bytes: int = 0
-    """Once they are unpacked."""
+    """Unpacked size."""
     values: int = 0
     encodings: set[int] = field(default_factory=set)
     over: bool = False
-    """Whether there was more than was asked for; what follows was not looked at."""
+    """Whether `bytes` passed the limit; later pages were not read."""
 
 
 def walk(body: bytes, first: int, size: int, most: int) -> Pages:
-    """The pages from `first` on, `size` bytes of them as they are stored, until they unpack to more than `most`. PageError."""
+    """Read page headers until their pages unpack to more than `most` bytes.
+
+    Args:
+        first: offset of the first page in `body`.
+        size: stored size of the column in bytes.
+
+    Raises:
+        PageError: a header cannot be read, or could be read in two ways.
+    """
     if not (0 <= first <= len(body) and size >= 0):
         raise PageError
-    found, at, end = Pages(), first, min(len(body), first + size + AFTER)
+    pages, at, end = Pages(), first, min(len(body), first + size + AFTER)
     while at < min(end, first + size):
         reader = _ThriftReader(body, at, end)
         header = reader.struct(0)
-        unpacked, packed = _whole(header, UNPACKED), _whole(header, PACKED)
-        found.bytes += unpacked
+        unpacked, packed = _size(header, UNPACKED), _size(header, PACKED)
+        pages.bytes += unpacked
         at = reader.at + packed
         if at > end:
             raise PageError
         for kind, encoding in ((DATA, ENCODING), (DATA_V2, ENCODING_V2), (DICTIONARY, ENCODING)):
             about = header.get(kind)
             if isinstance(about, dict):
-                found.encodings.add(_whole(about, encoding))
-                found.values += _whole(about, VALUES)
-        if found.bytes > most:
-            found.over = True
+                pages.encodings.add(_size(about, encoding))
+                pages.values += _size(about, VALUES)
+        if pages.bytes > most:
+            pages.over = True
             break
-    return found
+    return pages
 
 
-def _whole(fields: Fields, name: int) -> int:
-    """A number that must be there."""
+def _size(fields: Fields, name: int) -> int:
+    """A required non-negative number. Raises PageError."""
     value = fields.get(name)
     if not isinstance(value, int) or not 0 <= value < MAX_NUMBER:
         raise PageError
@@ -70,30 +77,30 @@ def _whole(fields: Fields, name: int) -> int:
 
 
 class _ThriftReader:
-    """Thrift's compact protocol, from `at` on."""
+    """Reads Thrift's compact protocol from offset `at`."""
 
     def __init__(self, data: bytes, at: int, end: int) -> None:
         self._data, self.at, self._end = data, at, end
 
     def struct(self, depth: int) -> Fields:
-        """The fields: numbers of 32 bits and structures by their own number; others are passed over, as None."""
+        """The fields by number: 32-bit integers and structs; other types are skipped and given as None."""
         if depth > DEEPEST:
             raise PageError
-        found: Fields = {}
+        fields: Fields = {}
         last = 0
         while (head := self._byte()) != STOP:
             kind, step = head & 15, head >> 4
             last = last + step if step else self._zigzag()
-            if last in found:
+            if last in fields:
                 raise PageError
             if kind == I32:
-                found[last] = self._zigzag()
+                fields[last] = self._zigzag()
             elif kind == STRUCT:
-                found[last] = self.struct(depth + 1)
+                fields[last] = self.struct(depth + 1)
             else:
-                found[last] = None
+                fields[last] = None
                 self._skip(kind, depth)
-        return found
+        return fields
 
     def _skip(self, kind: int, depth: int, *, inside: bool = False) -> None:
         if depth > DEEPEST:
@@ -107,7 +114,7 @@ class _ThriftReader:
         elif kind == DOUBLE:
             self.at += 8
         elif kind == BINARY:
-            size = self._varint()  # which moves on itself
+            size = self._varint()  # also moves `at`
             self.at += size
         elif kind in (LIST, SET):
             head = self._byte()
@@ -128,7 +135,7 @@ class _ThriftReader:
             raise PageError
 
     def _counted(self, count: int) -> int:
-        if count > self._end - self.at:  # each takes a byte at least
+        if count > self._end - self.at:  # each element takes at least one byte
             raise PageError
         return count
 

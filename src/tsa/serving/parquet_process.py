@@ -1,8 +1,6 @@
-"""A process of its own that reads Parquet bodies, with little memory and little time.
+"""A separate process that reads Parquet bodies with limited memory and time, because a damaged file can crash its reader.
 
-A damaged footer can end the process that reads it: the library follows what a file says. So it is not the server's. The reader
-is started with the first body, serves one after the other, and is started anew when it has ended. It ends with the server,
-whose end of the pipe closes. It knows no payments.
+It starts with the first body, reads one body after the other, is restarted when it has ended, and ends with the server.
 """
 
 from __future__ import annotations
@@ -22,27 +20,32 @@ from tsa.serving.parquet_body import INFLATION, NotParquetError, TooManyRowsErro
 logger = logging.getLogger(__name__)
 
 SECONDS = 10.0
-"""How long one body may take, the start of the reader included."""
-ROOM, SPARE_BYTES = 4, 64 * 2**20
-"""The reader may take so many times what a body may hold once it is unpacked, and so much more."""
+"""Time limit for one body, including the start of the reader."""
+MEMORY_FACTOR, SPARE_BYTES = 4, 64 * 2**20
+"""Memory limit of the reader: MEMORY_FACTOR times the largest unpacked body, plus SPARE_BYTES."""
 KINDS: dict[bytes, type[Exception]] = {b"M": TooMuchError, b"R": TooManyRowsError, b"N": NotParquetError}
 TABLE = b"T"
 LENGTH_BYTES = 8
 
 
 class ReaderDownError(Exception):
-    """No reader can be started."""
+    """The reader process cannot be started."""
 
 
 class ParquetProcess:
-    """Reads bodies, one at a time. Safe to use from several threads."""
+    """Reads bodies in the reader process, one at a time. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def read(self, body: bytes, **bounds: int) -> list[dict[str, Any]]:
-        """As `tsa.serving.parquet_body.read_parquet`; NotParquetError also where the reader ended, or took too long."""
+        """The rows of a body, see `tsa.serving.parquet_body.read_table`.
+
+        Raises:
+            NotParquetError: also if the reader crashed or took too long.
+            ReaderDownError: the reader cannot be started.
+        """
         with self._lock:
             process = self._running()
             timer = threading.Timer(SECONDS, process.kill)
@@ -62,11 +65,11 @@ class ParquetProcess:
         """End the reader."""
         with self._lock:
             if self._process is not None:
-                self._end(self._process, told=False)
+                self._end(self._process, warn=False)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            # a session of its own: Ctrl-C is for the server, which ends the reader by closing the pipe
+            # in a new session: Ctrl-C is for the server, which ends the reader by closing the pipe
             command = [sys.executable, "-m", __name__]
             env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
             pipe = subprocess.PIPE
@@ -74,7 +77,7 @@ class ParquetProcess:
                 options = {"stdin": pipe, "stdout": pipe, "stderr": subprocess.DEVNULL, "start_new_session": True}
                 self._process = subprocess.Popen(command, env=env, **options)  # type: ignore[call-overload]
             except OSError as error:
-                logger.error("no reader of Parquet bodies can be started: %s", error.strerror)
+                logger.error("cannot start the Parquet reader process: %s", error.strerror)
                 raise ReaderDownError from None
         return self._process
 
@@ -88,7 +91,7 @@ class ParquetProcess:
         kind = _exactly(process.stdout, 1)
         return kind, _part(process.stdout)
 
-    def _end(self, process: subprocess.Popen[bytes], *, told: bool = True) -> None:
+    def _end(self, process: subprocess.Popen[bytes], *, warn: bool = True) -> None:
         self._process = None
         process.kill()
         for pipe in (process.stdin, process.stdout):
@@ -98,10 +101,8 @@ class ParquetProcess:
                 except OSError:
                     continue
         code = process.wait()
-        if told:
-            logger.warning(
-                "the reader of Parquet bodies ended with %s on a body, which is refused; it is started anew", code
-            )
+        if warn:
+            logger.warning("the Parquet reader process ended with %s: the body is refused, the reader restarted", code)
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:
@@ -116,7 +117,7 @@ def _part(file: IO[bytes]) -> bytes:
 
 
 def main() -> None:
-    """The reader: bodies from standard input, tables to standard output, until that ends."""
+    """The reader process: reads bodies from standard input and writes tables to standard output until the input ends."""
     import pyarrow.parquet
 
     assert pyarrow.parquet
@@ -129,29 +130,29 @@ def main() -> None:
         except EOFError:
             return
         if not limited:
-            _limit_memory(ROOM * INFLATION * bounds["max_bytes"] + SPARE_BYTES)
+            _limit_memory(MEMORY_FACTOR * INFLATION * bounds["max_bytes"] + SPARE_BYTES)
             limited = True
         _limit_time()
         try:
             kind, data = TABLE, read_table(body, **bounds)
         except (TooMuchError, TooManyRowsError, NotParquetError) as error:
-            kind, data = next(kind for kind, found in KINDS.items() if type(error) is found), str(error).encode()
+            kind, data = next(kind for kind, class_ in KINDS.items() if type(error) is class_), str(error).encode()
         out.write(kind + len(data).to_bytes(LENGTH_BYTES, "little") + data)
         out.flush()
 
 
 def _limit_memory(more: int) -> None:
-    """Let this process take so many bytes more than it has."""
+    """Allow this process `more` bytes on top of what it has allocated."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             has = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
     except (OSError, StopIteration):
-        return  # not on Linux: what pages say is all that bounds it
+        return  # not on Linux: only the page headers limit it
     resource.setrlimit(resource.RLIMIT_DATA, (has + more, has + more))
 
 
 def _limit_time() -> None:
-    """Let this process compute for a while more; it may have lost the server, which would end it."""
+    """Limit the CPU time for this body, in case the server, which would kill a slow reader, is gone."""
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + 2 * SECONDS), most))
 

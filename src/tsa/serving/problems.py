@@ -1,6 +1,6 @@
-"""What a client is told of a request that is refused: RFC 9457 problems. It knows no route and no payment.
+"""RFC 9457 problem documents for refused requests.
 
-A problem says field, rule and the value as it was met, shortened; never a path, a setting or a traceback of the server.
+A problem has the field, the rule and the shortened value; never a path, a setting or a traceback of the server.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ RULES = frozenset(
         *("unknown_output", "unknown_payment", "unreadable", "wrong_number_of_fields"),
     }
 )
-"""The names of all rules that a request or a payment can break. Metrics count by these alone, never by what a client wrote."""
+"""The names of all rules that a request or a payment can break. Metrics use only these names, never a client's text."""
 STATUSES = {"history_unavailable": 503, "history_lost": 503, "conflicting_id": 409}
-"""By rule: the status of a payment's problem, where it is not that of a broken rule."""
+"""Rule -> status of a payment's problem, if it is not BROKEN_RULE."""
 
 
 class ProblemError(Exception):
-    """A request that gets no answer: carries the status and the problem to where the response is made."""
+    """A refused request: the status and the problem for its response."""
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class ProblemError(Exception):
         self.headers = dict(headers or {})
         self.more = dict(more or {})
         self.counted = False
-        """Whether the metrics know of it already."""
+        """Whether the metrics have counted it already."""
 
     @classmethod
     def of(cls, problem: RuleViolation, *, counted: bool = False) -> ProblemError:
-        """The refusal of a request whose only payment breaks a rule. counted: whether the metrics know of it already."""
+        """The error for a request whose only payment breaks a rule. counted: the metrics have counted it already."""
         status = STATUSES.get(problem.rule, BROKEN_RULE)
-        found = cls(status, problem.rule, f"{problem.field} {problem.expectation}", field=problem.field)
-        found.value, found.counted = problem.value, counted
-        return found
+        refused = cls(status, problem.rule, f"{problem.field} {problem.expectation}", field=problem.field)
+        refused.value, refused.counted = problem.value, counted
+        return refused
 
     def document(self, request_id: str) -> dict[str, Any]:
         """The problem, ready for JSON."""
@@ -86,17 +86,17 @@ class ProblemError(Exception):
 
 
 def shorten_value(value: object) -> str:
-    """A value as a problem shows it, shortened."""
+    """Shorten a value for display in a problem."""
     return shorten(value) if isinstance(value, str) else truncate_repr(value)
 
 
 def item_problem(problem: RuleViolation, request_id: str) -> dict[str, Any]:
-    """The problem of one payment of a list."""
+    """The problem document of one payment of a list."""
     return ProblemError.of(problem).document(request_id)
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """A problem as JSON."""
+    """Encode a problem as JSON."""
     return orjson.dumps(document)
 
 

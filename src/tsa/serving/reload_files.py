@@ -1,7 +1,7 @@
-"""What is read again while a server runs: the bundle, the files of tokens and the certificate, and the shadow's file.
+"""Reload files while a server runs: bundle, tokens, certificate and the shadow's file.
 
-On SIGHUP all of it; tokens and certificate also when their files change. What cannot be read is said in the log, and what
-was read before stays.
+All of them on SIGHUP; tokens and certificate also when their files change. If a file cannot be read, this is logged and the
+old content stays in use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Marks = dict[Path, tuple[int, int, int] | None]
 
 
 class Renewal:
-    """Belongs to the event loop: all but its making is done there."""
+    """Reloads files. All methods except `__init__` must run in the event loop."""
 
     def __init__(self, service: AppState, certificates: Certificates | None) -> None:
         self._service, self._certificates = service, certificates
@@ -41,15 +41,15 @@ class Renewal:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start watching the files."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def ask(self) -> None:
-        """Read everything again, soon."""
+        """Reload everything soon."""
         self._asked.set()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._task is not None:
             self._task.cancel()
 
@@ -66,19 +66,19 @@ class Renewal:
             await self._read_all()
 
     async def _read_all(self) -> None:
-        logger.info("SIGHUP: bundle, tokens and certificate are read again")
+        logger.info("SIGHUP: reloading bundle, tokens and certificate")
         self._read_files()
         try:
             if self._service.shadow is not None:
                 self._service.shadow.reopen()
         except OSError as error:
-            logger.error("the shadow's file was not opened anew: %s", lack(error) or error.strerror)
+            logger.error("the shadow's file was not reopened: %s", lack(error) or error.strerror)
         try:
             await self._service.reload()
-        except ProblemError:  # reload has said why
-            logger.warning("the bundle before it goes on")
+        except ProblemError:  # reload has logged why
+            logger.warning("the old bundle stays in use")
         except Exception as error:
-            logger.error("the bundle was not read again: %s", type(error).__name__)
+            logger.error("the bundle was not reloaded: %s", type(error).__name__)
 
     def _read_files(self) -> None:
         self._marks = self._look()
@@ -87,7 +87,7 @@ class Renewal:
                 read()
             except (TSAError, OSError, ValueError) as error:
                 said = str(error) if isinstance(error, TSAError) else lack(error) or type(error).__name__
-                logger.error("the %s could not be read again, those before stay: %s", what, said)
+                logger.error("the %s could not be reloaded, the old ones stay in use: %s", what, said)
 
     def _read_tokens(self) -> None:
         self._service.secrets = Credentials(self._service.settings)
@@ -97,13 +97,13 @@ class Renewal:
             self._certificates.renew()
 
     def _look(self) -> Marks:
-        """What tells a file from the one that was there before; links are followed, as Kubernetes renews by them."""
+        """Inode, time and size of each file; links are followed, because Kubernetes updates files by changing links."""
         return {path: _mark(path) for path in self._files}
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size

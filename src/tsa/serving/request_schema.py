@@ -1,8 +1,7 @@
-"""What a request holds: payments by the market's columns, each with the earlier events it brings along, if it does.
+"""Validate the shape and the size limits of requests; values are checked later by the payment reader.
 
-A payment is an object of the market's columns. Or, with histories of its own, `{"payment": {…}, "histories": {NAME: [{…}, …]}}`:
-no column ever holds an object, so that the two cannot be mistaken for each other. It bounds what a client may send; whether
-a value is right, the reader of payments says.
+A payment is an object of the market's columns or, with its history events,
+`{"payment": {…}, "histories": {NAME: [{…}, …]}}`. Columns never contain objects, so the two cannot be confused.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class PaymentRequest:
-    """A payment as it was sent. histories: the earlier events it brought along; None: they are those of the store."""
+    """A payment as it was sent. histories: history events from the request; None: use those of the store."""
 
     row: Mapping[str, Any]
     histories: Mapping[str, Events] | None = None
 
 
 class RequestValidator:
-    """The bounds and shapes of one market's requests."""
+    """Checks the requests of one market."""
 
     def __init__(self, market: Market, settings: ServeSettings) -> None:
         self.market = market
@@ -47,13 +46,13 @@ class RequestValidator:
     def in_place(
         entries: Sequence[PaymentRequest | RuleViolation], results: Iterable[Result]
     ) -> list[Result | RuleViolation]:
-        """The results of the payments among the entries, and the problems of the others, each where it stands."""
+        """Merge the results of the valid entries with the problems of the others, in the order of the entries."""
         answered = iter(results)
         return [next(answered) if isinstance(entry, PaymentRequest) else entry for entry in entries]
 
-    def entries(self, found: RequestRows) -> list[PaymentRequest | RuleViolation]:
-        """Of each row: the payment, or what keeps it from being one."""
-        return [row if isinstance(row, RuleViolation) else self._entry(row) for row in found.rows]
+    def entries(self, request: RequestRows) -> list[PaymentRequest | RuleViolation]:
+        """Convert each row into a payment, or the rule that it violates."""
+        return [row if isinstance(row, RuleViolation) else self._entry(row) for row in request.rows]
 
     def _entry(self, row: Any) -> PaymentRequest | RuleViolation:
         if type(row) is not dict:
@@ -65,7 +64,7 @@ class RequestValidator:
 
     def _with_histories(self, row: dict[str, Any]) -> PaymentRequest | RuleViolation:
         if others := sorted(set(row) - {"payment", "histories"}):
-            text = "must not stand beside payment and histories"
+            text = "must not be given together with payment and histories"
             return RuleViolation("unknown_field", shorten_value(others[0]), text, shorten_value(others[0]))
         payment, histories = row["payment"], row.get("histories")
         if problem := self._check_limits(payment):
@@ -83,14 +82,14 @@ class RequestValidator:
             return RuleViolation("not_an_object", "histories", text, shorten_value(type(histories).__name__))
         for name, events in histories.items():
             if name not in self._histories:
-                text = f"must be of {', '.join(sorted(self._histories))}"
+                text = f"must be one of {', '.join(sorted(self._histories))}"
                 return RuleViolation("unknown_history", "histories", text, shorten_value(name))
             if not isinstance(events, list) or len(events) > self._max_list:
                 text = f"must be a list of at most {self._max_list} events"
                 return RuleViolation("not_a_list", f"histories.{name}", text, shorten_value(type(events).__name__))
             for event in events:
                 if not isinstance(event, dict):
-                    text = "must hold objects of the market's columns"
+                    text = "must contain objects of the market's columns"
                     return RuleViolation(
                         "not_an_object", f"histories.{name}", text, shorten_value(type(event).__name__)
                     )
@@ -99,11 +98,11 @@ class RequestValidator:
         return None
 
     def id_problem(self, value: Any) -> RuleViolation | None:
-        """What is wrong with an id that stands by itself: the bounds are those of a payment's."""
+        """The problem of an id outside a payment; the limits are those of a payment's id."""
         return invalid_unicode({self.market.event.id: value}) or self._check_limits({self.market.event.id: value})
 
     def _check_limits(self, row: Mapping[str, Any]) -> RuleViolation | None:
-        """What of a row is too long, too deep or too large, whatever it means."""
+        """The problem of a row with a value that is too long, nested too deep, or too large a number."""
         for name, value in row.items():
             kind = type(value)
             if kind is str:
@@ -121,7 +120,7 @@ class RequestValidator:
 
 
 def exceeds_depth(value: Any, most: int) -> bool:
-    """Whether lists and objects stand inside one another deeper than `most`. Without recursion, which has an end."""
+    """Whether lists and objects are nested deeper than `most`. Not recursive, because recursion is limited."""
     level = [value]
     for _ in range(most):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -137,7 +136,7 @@ def _inside(value: Any) -> list[Any]:
 
 
 def invalid_unicode(row: object) -> RuleViolation | None:
-    """The problem of a row with a text that is no Unicode (JSON can spell lone surrogates): it can neither be stored nor hashed."""
+    """The problem of a row with a lone surrogate, which JSON allows: such a text can be neither stored nor hashed."""
     for name, value in row.items() if isinstance(row, Mapping) else ():
         for text in (name, value):
             if isinstance(text, str) and not text.isascii():

@@ -1,4 +1,4 @@
-"""What a payment gets: a ScoreResult, or a RuleViolation. And what is kept of an answer to give it again."""
+"""The result of a payment: its fields, the part that is stored to answer a repeated request, and its JSON."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ class ScoreResult:
     """The scores of one payment."""
 
     id: str | None
-    """As the client gave it; None where it gave none, as it need not where rows carry their own history."""
+    """As the client sent it; None if it sent none, which is allowed for rows that carry their own history."""
     raw_score: float
     percentile: float | None = None
     probability: float | None = None
     decision: str | None = None
-    """By the bundle's thresholds; None where it has none."""
+    """From the bundle's thresholds; None if it has none."""
     version: str = ""
-    """Of the bundle that scored it: the first 12 hex digits of its manifest's sha256."""
+    """Version of the bundle that scored it: the first 12 hex digits of its manifest's sha256."""
     degraded: bool = False
-    """Scored without its histories, since the store did not answer, and not recorded."""
+    """Scored without its histories and not stored, because the store did not answer."""
     replayed: bool = False
-    """It had been answered before, and this is that answer."""
+    """The payment was answered before; this is the stored answer."""
 
     @classmethod
     def of(
         cls, id_: str | None, scores: Mapping[str, NDArray[Any]], row: int, version: str, decision: str | None
     ) -> Self:
-        """The answer for one of the payments that were scored together."""
+        """The result of row `row` of a scored batch."""
         return cls(
             id=id_,
             raw_score=float(scores["raw_score"][row]),
@@ -45,26 +45,26 @@ class ScoreResult:
         )
 
     @classmethod
-    def from_stored(cls, id_: str, kept: Mapping[str, Any]) -> Self:
-        """The answer that is kept, given once more."""
-        return cls(id=id_, replayed=True, **kept)
+    def from_stored(cls, id_: str, stored: Mapping[str, Any]) -> Self:
+        """The stored result, as a replayed answer."""
+        return cls(id=id_, replayed=True, **stored)
 
     def stored_fields(self) -> dict[str, Any]:
-        """What is kept: not the id, which may be veiled, nor what is of this request alone."""
+        """The fields to store: without the id, which may be pseudonymized, and without the flags of this request."""
         return {name: getattr(self, name) for name in ("raw_score", "percentile", "probability", "decision", "version")}
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as plain JSON values."""
+        """The result as plain JSON values."""
         return {"id": self.id, **self.stored_fields(), "degraded": self.degraded, "replayed": self.replayed}
 
 
 def _number(scores: Mapping[str, NDArray[Any]], name: str, row: int) -> float | None:
-    """One score, where the bundle gives it."""
+    """One score; None if the bundle does not give it."""
     return float(scores[name][row]) if name in scores else None
 
 
 def to_json(result: ScoreResult | RuleViolation, request_id: str) -> dict[str, Any]:
-    """An answer, or the problem of one payment of a list."""
+    """The JSON document of a result, or of the problem of one payment of a list."""
     if isinstance(result, ScoreResult):
         return result.to_dict()
     return {"problem": item_problem(result, request_id)}
@@ -73,7 +73,7 @@ def to_json(result: ScoreResult | RuleViolation, request_id: str) -> dict[str, A
 def single_result(
     results: Sequence[ScoreResult | RuleViolation], documents: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The answer to a request of one payment. ProblemError where it has a problem."""
+    """The document of a request with one payment. Raises ProblemError if it has a problem."""
     if isinstance(results[0], RuleViolation):
         raise ProblemError.of(results[0], counted=True)
     return documents[0]

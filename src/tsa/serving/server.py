@@ -1,7 +1,7 @@
-"""uvicorn around the application: workers, TLS, and an end in which nothing that was accepted is lost.
+"""The uvicorn server: worker processes, TLS, and a graceful shutdown that answers every accepted request.
 
-After SIGTERM a worker says 503 to what is new for `drain_seconds`, so that load balancers turn elsewhere, then closes its
-socket, finishes what it accepted, and ends. A second signal ends the wait.
+After SIGTERM a worker answers new requests with 503 for `drain_seconds`, so that load balancers use other servers, then
+closes its socket, finishes its requests and exits. A second signal skips the wait.
 """
 
 from __future__ import annotations
@@ -43,28 +43,30 @@ from tsa.system_errors import lack
 logger = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.0002
-"""How long a thread may hold the interpreter while another waits: the model's thread is busy, answers must not wait for it."""
+"""Switch interval of the interpreter: short, so that answers do not wait for the busy model thread."""
 KEEP_ALIVE_SECONDS = 75
 LAST_SECONDS = 0.2
-"""Between closing the listening sockets and closing connections: connections that were just opened hear 503."""
+"""Between closing the listening sockets and closing connections: connections opened just before still get a 503."""
 
 
 class Server(uvicorn.Server):
-    """One worker. Its application is made in its own process."""
+    """One worker. Its application is created in its own process."""
 
     def __init__(self, settings: ServeSettings, figures: Figures | None = None) -> None:
-        """figures: where it is one of several workers."""
+        """Args:
+        figures: metrics shared with the other workers; None if this is the only one.
+        """
         super().__init__(_config(settings))
         self.settings = settings
         self.service: AppState | None = None
-        """While it serves: what its routes share."""
+        """State that the routes share, while it serves."""
         self.renewal: Renewal | None = None
         self._figures = figures
         self._certificates = None if settings.ssl_certificate is None else Certificates(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[Any] | None = None) -> None:
-        """Serve until a signal, and to the end of what was accepted."""
+        """Serve until a signal, and until all accepted requests are answered."""
         _prepare(self.settings)
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_once_a_while)
@@ -79,7 +81,7 @@ class Server(uvicorn.Server):
             service.close()
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
-        """Say where it listens."""
+        """Start to listen, log the addresses and start watching the files."""
         assert self.service is not None
         if self._certificates is not None:
             self.config.ssl = self._certificates.context
@@ -87,7 +89,7 @@ class Server(uvicorn.Server):
         if self._figures is not None:
             self._figures.serve(self.service.metrics.registry.collect)
             self.service.metrics.total = self._figures.total
-        # what has been made so far stays: looking through it for garbage again and again held answers up by 0.2 s
+        # exclude all objects so far from garbage collection: full collections delayed answers by 0.2 s
         gc.collect()
         gc.freeze()
         for server in self.servers:
@@ -98,12 +100,12 @@ class Server(uvicorn.Server):
         hangup.tell(self.renew)
 
     def renew(self) -> None:
-        """Read bundle, tokens and certificate again. From any thread, or a signal's handler."""
+        """Reload bundle, tokens and certificate. Callable from any thread or a signal handler."""
         if self._loop is not None and self.renewal is not None:
             self._loop.call_soon_threadsafe(self.renewal.ask)
 
     def end_now(self) -> None:
-        """Take nothing more and finish what was accepted. From any thread."""
+        """Accept no more requests and finish the accepted ones. Callable from any thread."""
         if self.service is not None and self.service.ends_at is None:
             self.service.ends_at = time.monotonic() + self.settings.stop_seconds
         self.should_exit = True
@@ -119,9 +121,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the end, which is no failure: the process ends with 0. The second one hurries it."""
+        """Start the graceful shutdown (exit code 0) at the first signal; skip the wait at the second."""
         if self._figures is not None and sig == signal.SIGINT:
-            return  # a terminal sends it to all; the parent ends its workers
+            return  # a terminal sends it to all processes; the parent stops its workers
         service, loop = self.service, self._loop
         if service is not None and service.ends_at is None:
             service.ends_at = time.monotonic() + self.settings.drain_seconds + self.settings.stop_seconds
@@ -151,7 +153,7 @@ def _config(settings: ServeSettings) -> uvicorn.Config:
 
 
 def _prepare(settings: ServeSettings) -> None:
-    """What holds for the whole process."""
+    """Apply settings of the process: file limit, threads, switch interval."""
     import torch
 
     allow_many()
@@ -160,19 +162,23 @@ def _prepare(settings: ServeSettings) -> None:
 
 
 def run(settings: ServeSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what opening the bundle or the history store raises, and ConfigError for the port."""
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the port is not free, or the settings do not fit. Also raises what opening the bundle or store raises.
+    """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        logger.warning("running as root: a user without rights is enough, and safer")
+        logger.warning("running as root: an unprivileged user is enough, and safer")
     if settings.workers == 1:
         with contextlib.closing(bind(settings)) as own:
             Server(settings).run(sockets=[own])
         return
     if settings.ssl_certificate is not None:
         Certificates(settings)
-    first = AppState(settings)  # what is wrong with the settings is said once, and here
+    first = AppState(settings)  # report errors in the settings here, once, and not in each worker
     seen = None if first.store is None else first.store.seen
     first.close()
-    # a worker that is started later must meet the same store, and not make a new one
+    # workers started later must use the same store and not create a new one
     supervise(settings.model_copy(update={"new_store": False, "history_seen": seen}))
 
 
@@ -180,34 +186,34 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log_to_terminal(level: int = logging.INFO) -> None:
-    """Log TSA's events from `level` on, and of the server beneath what is wrong alone."""
+    """Log to standard error: TSA's messages from `level` on, and only errors of uvicorn."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(FORMAT))
     for name, least in (("tsa", level), ("uvicorn", logging.ERROR)):
-        found = logging.getLogger(name)
-        found.setLevel(least)
-        found.handlers[:] = [handler]
-        found.propagate = False
+        target = logging.getLogger(name)
+        target.setLevel(least)
+        target.handlers[:] = [handler]
+        target.propagate = False
 
 
 LOOK_SECONDS = 1.0
 MAX_SECONDS = 30.0
-"""How long workers may take to end, whatever their settings, which allow no more."""
+"""Time limit for workers to end; their settings allow no more."""
 TRIES = 5
-"""So many ends of a worker and of those in its place, each soon after its start, end the server."""
+"""The server stops after this many quick failures in a row of a worker and its replacements."""
 STEADY_SECONDS = 10.0
-"""A worker that was up for so long has started well: it is no part of such a row."""
+"""A worker that ran this long has started well and does not count as a quick failure."""
 START_SECONDS = 600.0
-"""How long a worker may take to be up."""
+"""Time limit for a worker to start."""
 MAX_WAIT_SECONDS = 8.0
-"""Between the end of a worker and the next try."""
+"""Longest wait between the end of a worker and its restart."""
 ADDRESS_SECONDS = 3.0
-"""How long an address that is taken is waited for: workers of a server that was killed let go of it at once, but not before."""
+"""How long to wait for an address in use: workers of a killed server release it shortly after."""
 REFUSED = 2
 
 
 class Place:
-    """The place of one worker: who has it, and how often in a row it was lost."""
+    """A worker slot: its current process, and the number of quick failures in a row."""
 
     def __init__(self, settings: ServeSettings, listening: socket.socket, together: Together) -> None:
         self._settings, self._listening, self._together = settings, listening, together
@@ -215,7 +221,7 @@ class Place:
         self.start()
 
     def start(self) -> None:
-        """Put a worker there."""
+        """Start a worker process."""
         self.member = Member()
         context = multiprocessing.get_context("spawn")
         arguments = (self._settings, self._listening, self.member.line)
@@ -226,11 +232,11 @@ class Place:
         self._together.join(self.member)
 
     def look(self) -> None:
-        """Replace a worker that has ended. ServerError where one after the other does."""
+        """Replace the worker if it has ended. Raises ServerError after TRIES quick failures in a row."""
         now, ready = time.monotonic(), self.member.ready_at
         if self.worker.is_alive():
             if ready is None and now - self.begun > START_SECONDS:
-                logger.error("worker %s was not up within %d s and is ended", self.worker.pid, START_SECONDS)
+                logger.error("worker %s did not start within %d s and is killed", self.worker.pid, START_SECONDS)
                 self.worker.kill()
             return
         if not self._gone:
@@ -240,7 +246,7 @@ class Place:
             if self.lost >= TRIES:
                 raise ServerError(
                     f"workers must stay up (got {self.lost} in a row that ended soon after their start, the last with "
-                    f"{_how(self.worker.exitcode)}): the lines of the log above say why"
+                    f"{_how(self.worker.exitcode)}): see the log lines above"
                 )
             logger.error("worker %s ended with %s and is replaced", self.worker.pid, _how(self.worker.exitcode))
             self._again_at = now + min(MAX_WAIT_SECONDS, 2.0 ** (self.lost - 1) - 1.0)
@@ -249,7 +255,7 @@ class Place:
 
 
 class Asked:
-    """What signals ask of the parent. Handlers may do next to nothing: they note it, and wake the loop."""
+    """Signal handler of the parent: it only sets flags and wakes the loop, since handlers must do little."""
 
     def __init__(self) -> None:
         self.to_end, self.hurried, self.to_renew = False, False, False
@@ -258,7 +264,7 @@ class Asked:
             os.set_blocking(end, False)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """A signal has come."""
+        """Handle a signal."""
         if number in (signal.SIGTERM, signal.SIGINT):
             self.hurried, self.to_end = self.to_end, True
         else:
@@ -267,13 +273,13 @@ class Asked:
             os.write(self._wake, b"x")
 
     def drain(self) -> None:
-        """Forget that the loop was woken."""
+        """Empty the pipe that wakes the loop."""
         with suppress(BlockingIOError):
             while os.read(self.woken, 1024):
                 pass
 
     def close(self) -> None:
-        """Let go of the pipe."""
+        """Close the pipe."""
         os.close(self.woken)
         os.close(self._wake)
 
@@ -290,8 +296,12 @@ def _heeded(asked: Asked) -> Iterator[None]:
 
 
 def supervise(settings: ServeSettings) -> None:
-    """Run the workers until a signal; returns when all have ended. Raises ConfigError where the address is taken, and
-    ServerError where workers end again and again."""
+    """Run the workers until a signal; return when all have ended.
+
+    Raises:
+        ConfigError: the address is in use.
+        ServerError: workers fail again and again.
+    """
     listening, asked, together = bind(settings), Asked(), Together()
     places: list[Place] = []
     listened = False
@@ -326,38 +336,41 @@ def _turn_away(listening: socket.socket) -> None:
 
 
 def _renew(places: list[Place]) -> None:
-    """Hand SIGHUP on: each worker reads its files again."""
-    logger.info("SIGHUP: the workers read bundle, tokens and certificate again")
+    """Forward SIGHUP: each worker reloads its files."""
+    logger.info("SIGHUP: the workers reload bundle, tokens and certificate")
     for place in places:
         if place.worker.is_alive() and place.worker.pid is not None:
             os.kill(place.worker.pid, signal.SIGHUP)
 
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """The socket that workers listen on once they are ready; until then connections are refused, and do not hang. Raises
-    ConfigError where the address is taken."""
+    """Bind the socket that workers listen on once they are ready; until then connections are refused and do not hang.
+
+    Raises:
+        ConfigError: the address is in use.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    found = socket.socket(family)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     end = time.monotonic() + ADDRESS_SECONDS
     while True:
         try:
-            found.bind((settings.host, settings.port))
+            listening.bind((settings.host, settings.port))
             break
         except OSError as error:
             if time.monotonic() < end and settings.port:
                 time.sleep(0.1)
                 continue
-            found.close()
+            listening.close()
             raise ConfigError(f"port must be free on {settings.host} (got {settings.port}: {error.strerror})") from None
-    found.set_inheritable(True)
-    return found
+    listening.set_inheritable(True)
+    return listening
 
 
 @contextmanager
 def _signals_later() -> Iterator[None]:
-    """Inside the block SIGHUP and SIGINT wait. What is started there begins so, and takes them once it can heed them."""
-    resource_tracker.ensure_running()  # with the first process it would let SIGINT through again
+    """Block SIGHUP and SIGINT; processes started inside inherit the mask and unblock them once they can handle them."""
+    resource_tracker.ensure_running()  # started with the first process, it would unblock SIGINT
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})
     try:
         yield
@@ -366,9 +379,9 @@ def _signals_later() -> Iterator[None]:
 
 
 def _work(settings: ServeSettings, listening: socket.socket, line: Line) -> None:
-    """A worker: serves until it is told to end, or the process that started it is gone."""
+    """Worker process: serve until stopped, or until the parent process is gone."""
     signal.signal(signal.SIGHUP, hangup)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent stops its workers
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT})
     orphan = Orphan(settings.stop_seconds)
     figures = Figures(line, orphan.end)
@@ -385,18 +398,17 @@ def _work(settings: ServeSettings, listening: socket.socket, line: Line) -> None
 
 
 class Orphan:
-    """How a worker ends once its parent is gone: it takes nothing more, finishes what it accepted, and is not to be found."""
+    """Ends a worker whose parent is gone: no new requests, finish the accepted ones, exit."""
 
     def __init__(self, stop_seconds: float) -> None:
         self.server: object = None
         self._seconds = stop_seconds
 
     def end(self) -> None:
-        """In a thread of its own."""
-
+        """End the worker. Called from a separate thread."""
         if not isinstance(self.server, Server) or not self.server.started:
             os._exit(1)
-        logger.error("the process that started this worker is gone: it ends")
+        logger.error("the parent process is gone: this worker ends")
         threading.Thread(target=self._end_hard, daemon=True).start()
         self.server.end_now()
 
@@ -406,7 +418,7 @@ class Orphan:
 
 
 def _end(workers: list[BaseProcess], asked: Asked) -> None:
-    """Ask all workers to end, once more where a second signal comes, and end those that do not in time."""
+    """Terminate all workers, again at a second signal, and kill those that do not end in time."""
     for worker in workers:
         worker.terminate()
     end, hurried = time.monotonic() + MAX_SECONDS, False

@@ -23,71 +23,71 @@ def _option(default: Any, option: str, help: str, *, env: str | None = None, **r
 
 
 class ServeSettings(BaseModel):
-    """Everything that `tsa serve` is told. Bytes, seconds and payments are counted as the names say."""
+    """The settings of `tsa serve`. Units are in the names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bundle: Path
-    """A bundle, or a link to one: where the link comes to point elsewhere, the new bundle is taken over."""
+    """A bundle, or a link to one: if the link changes, the new bundle is loaded."""
     history: str | None = _option(
         None,
         "--history",
-        "Where histories are kept: sqlite:///FILE or redis://HOST:PORT/0.",
+        "The history store: sqlite:///FILE or redis://HOST:PORT/0.",
         env="TSA_HISTORY",
         repr=False,
     )
     """None only for markets whose rows carry their own history."""
     new_store: bool = _option(
-        False, "--new-store", "Start with an empty history store where there is none yet.", env="TSA_NEW_STORE"
+        False, "--new-store", "Start with an empty history store if there is none yet.", env="TSA_NEW_STORE"
     )
-    """Without it such a store is refused."""
+    """Otherwise a missing store is an error."""
     allow_eviction: bool = _option(
         False,
         "--allow-eviction",
-        "Keep histories in a Redis that may drop keys: what it drops is noticed, and not scored with.",
+        "Allow a Redis that may evict keys. Payments of an evicted history are refused or scored without it.",
         env="TSA_ALLOW_EVICTION",
     )
     history_seen: Seen | None = None
-    """How another process of this server has seen the history store."""
+    """State of the history store as read by another process of this server."""
     overrides: tuple[str, ...] = ()
-    """`key=value` over the bundle's market."""
+    """`key=value` settings that override the bundle's market."""
     host: str = _option("127.0.0.1", "--host", "The address to listen on; 0.0.0.0 for all.")
     port: int = _option(8080, "--port", "The port to listen on.", ge=0, lt=2**16)
     workers: int = _option(1, "--workers", "Processes; they share the history store.", ge=1)
-    engine: str = _option(
-        "auto", "--engine", "torch, onnxruntime, or auto: the latter where it can be.", env="TSA_ENGINE"
-    )
+    engine: str = _option("auto", "--engine", "torch, onnxruntime, or auto: onnxruntime if possible.", env="TSA_ENGINE")
     precision: str = _option("float32", "--precision", "float32, bf16 or int8.", env="TSA_PRECISION")
     threads: int = _option(1, "--threads", "Threads of the model in each worker.", env="TSA_THREADS", ge=1)
-    shadow: Path | None = _option(None, "--shadow", "A second bundle that scores the same payments, unseen.")
-    """Its differences are counted and written, nothing else comes of it."""
+    shadow: Path | None = _option(
+        None, "--shadow", "A second bundle that scores the same payments without affecting answers."
+    )
+    """Differences of its scores are only counted and written."""
     shadow_file: Path | None = _option(None, "--shadow-file", "JSON lines with the shadow's differences.")
     shadow_difference: float = Field(0.01, ge=0)
-    """Raw scores that differ by less are not written."""
+    """Smaller differences of raw scores are not written."""
     watch_seconds: float = Field(2.0, ge=0)
-    """How often the bundle is looked at for a change; 0 for never."""
+    """How often the bundle is checked for a change; 0 for never."""
 
-    max_batch: int = _option(32, "--max-batch", "Payments that the model takes at a time.", ge=1)
-    """As far as they have come; a longer list is one batch of its own."""
+    max_batch: int = _option(32, "--max-batch", "Largest batch of payments for the model.", ge=1)
+    """A request with a longer list is one batch."""
     batch_wait_ms: float = _option(0.0, "--batch-wait-ms", "How long a batch that is not full waits for more.", ge=0)
     max_queue: int = _option(64, "--max-queue", "Payments that may wait; more are refused with 429.", ge=1)
     max_queue_wait_ms: float = _option(
         100.0,
         "--max-queue-wait-ms",
-        "How long the first of a whole batch may wait before more are refused with 429.",
+        "Once a full batch is queued: how long its first payment may wait before more are refused with 429.",
         gt=0,
     )
     deadline_ms: float = Field(10_000.0, gt=0)
-    """Of a request that brings no X-Deadline-Ms."""
+    """Deadline of a request without X-Deadline-Ms."""
     stop_seconds: float = Field(25.0, gt=0)
     """After `drain_seconds`: how long accepted requests may take to finish."""
 
     max_list: int = _option(1000, "--max-list", "Payments in a request.", env="TSA_MAX_LIST", ge=1)
     max_bytes: int = _option(4 * 2**20, "--max-bytes", "Bytes of a request's body.", ge=1)
     max_depth: int = Field(6, ge=1)
-    """Of nested lists and objects."""
+    """Deepest nesting of lists and objects."""
     max_text: int = Field(4096, ge=1)
-    """Characters of a value; rows that carry their own history are bounded by `max_bytes` alone."""
+    """Most characters of a value; rows that carry their own history are limited by `max_bytes` only."""
     read_seconds: float = Field(10.0, gt=0)
     """How long a body may take to arrive."""
     rate: float | None = _option(None, "--rate", "Payments a second that one client may send.", gt=0)
@@ -103,21 +103,24 @@ class ServeSettings(BaseModel):
         (), "--admin-token-env", "An environment variable with a token that may reload. Repeatable."
     )
     admin_token_files: tuple[Path, ...] = _option((), "--admin-token-file", "A file of such tokens. Repeatable.")
-    """Without any token that may reload, nobody may."""
+    """Without an admin token nobody may reload."""
     ssl_certificate: Path | None = _option(None, "--certificate", "PEM file for TLS.")
     ssl_key: Path | None = _option(None, "--key", "PEM file with its key.")
     ssl_client_ca: Path | None = _option(None, "--client-ca", "PEM file: clients must show a certificate of these.")
     public_key: Path | None = _option(None, "--public-key", "PEM file: serve only bundles that its private key signed.")
     drain_seconds: float = _option(
-        1.0, "--drain-seconds", "Seconds of saying 503 after SIGTERM before the socket closes.", ge=0
+        1.0, "--drain-seconds", "Seconds to answer 503 after SIGTERM before the socket closes.", ge=0
     )
 
     @classmethod
     def make(cls, values: dict[str, Any], layers: Sequence[Layer] = ()) -> Self:
-        """Build from a plain dict. layers: where values came from, such as environment variables, which messages then name.
+        """Build from a plain dict.
+
+        Args:
+            layers: the sources of the values, such as environment variables, which error messages then name.
 
         Raises:
-            ConfigError: Naming each setting, its value and the rule that it breaks.
+            ConfigError: naming each invalid setting, its value and the rule that it breaks.
         """
         try:
             return cls(**values)
@@ -126,7 +129,7 @@ class ServeSettings(BaseModel):
 
     @classmethod
     def variables(cls) -> dict[str, str]:
-        """The environment variables that settings may come from, each with the name of its setting."""
+        """The environment variables of settings: variable name -> setting name."""
         extras = {name: field.json_schema_extra for name, field in cls.model_fields.items()}
         return {str(x["env"]): name for name, x in extras.items() if isinstance(x, dict) and x.get("env")}
 
@@ -148,10 +151,10 @@ class ServeSettings(BaseModel):
         return self
 
     def read_key(self) -> bytes | None:
-        """The public key that bundles must be signed with; None where they need not be."""
+        """Read the public key that verifies bundles; None if bundles need not be signed."""
         return None if self.public_key is None else self.public_key.read_bytes()
 
 
 def _in_memory(history: str | None) -> bool:
-    """Whether each process would have histories of its own."""
+    """Whether the store is in memory, so that each process would have its own."""
     return history is not None and history.startswith("sqlite:") and (":memory:" in history or "mode=memory" in history)

@@ -1,4 +1,4 @@
-"""Signals while a server starts, and SIGHUP for as long as it runs. Light: to be in place before the long imports begin."""
+"""Handling of signals while a server starts, and of SIGHUP while it runs. Imports little: used before the slow imports."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from types import FrameType
 from tsa.signals import ending_in_order
 
 MAX_SECONDS = 5.0
-"""How long a server that is asked to end while it starts may take to do so: nothing was accepted yet."""
+"""Time limit to exit when stopped during the start: nothing was accepted yet."""
 
 
 class Hangup:
-    """What SIGHUP asks for: that files are read again. Asked while the server starts, it is done once it is up."""
+    """Handler of SIGHUP, which reloads files. A SIGHUP during the start takes effect once the server is up."""
 
     def __init__(self) -> None:
         self._asked, self._call = False, None  # type: tuple[bool, Callable[[], object] | None]
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal has come."""
+        """Handle the signal."""
         if self._call is None:
             self._asked = True
         else:
             self._call()
 
     def tell(self, call: Callable[[], object] | None) -> None:
-        """Call this from now on; at once where it was asked for before."""
+        """Set the function to call; call it at once if the signal has already come."""
         asked, self._asked, self._call = self._asked, False, call
         if asked and call is not None:
             call()

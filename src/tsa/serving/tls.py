@@ -1,4 +1,4 @@
-"""The server's certificate: checked before anything is started, and read again when it was renewed."""
+"""The server's TLS certificate: checked before the start, and reloaded when it was renewed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Certificates:
     """The certificate of new connections. `context` stays the same for the server; what it presents is renewed."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        """Raises ConfigError where the files cannot be read or do not fit one another."""
+        """Load the files. Raises ConfigError if they cannot be read or do not match."""
         self._settings = settings
         self.context = self._newest = context_of(settings)
         self.context.sni_callback = self._choose
 
     def renew(self) -> None:
-        """Read the files again. ConfigError where they do not fit: what was read before stays."""
+        """Reload the files. Raises ConfigError if they do not match; the old certificate then stays in use."""
         self._newest = context_of(self._settings)
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
@@ -30,7 +30,7 @@ class Certificates:
 
 
 def context_of(settings: ServeSettings) -> ssl.SSLContext:
-    """What these files say. ConfigError."""
+    """Create the SSL context of these files. Raises ConfigError if they are invalid."""
     certificate, key, authority = settings.ssl_certificate, settings.ssl_key, settings.ssl_client_ca
     assert certificate is not None
     assert key is not None
@@ -48,7 +48,7 @@ def context_of(settings: ServeSettings) -> ssl.SSLContext:
         ) from None
     if authority is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.num_tickets = 0  # a session that is taken up again would not show its certificate anew
+        context.num_tickets = 0  # a resumed session would not present the client's certificate again
         try:
             context.load_verify_locations(authority)
         except ssl.SSLError as error:

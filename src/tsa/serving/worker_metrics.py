@@ -1,4 +1,4 @@
-"""Figures of several workers, added up in memory: each worker tells its own over a pipe, and asks for the sum.
+"""Metrics summed over several workers: each worker sends its metrics to the parent over a pipe and requests the sum.
 
 Nothing is in files: a disk that is full or cleaned cannot end a worker. No wait is longer than a few seconds, and a
 worker that does not answer counts with what it told last. What a worker that ended had counted stays in the sums.
@@ -42,8 +42,8 @@ class Family:
 
 
 def families_of(collected: Iterable[Any]) -> list[Family]:
-    """Metrics of prometheus_client as plain values. When each was made, which cannot be added up, is left out."""
-    found = []
+    """Convert prometheus_client metrics to plain values, without their creation times, which cannot be summed."""
+    families = []
     for metric in collected:
         if metric.name in OF_THE_SERVER:
             continue
@@ -52,14 +52,14 @@ def families_of(collected: Iterable[Any]) -> list[Family]:
             for sample in metric.samples
             if metric.type == "gauge" or not sample.name.endswith("_created")
         ]
-        found.append(Family(metric.name, metric.documentation, metric.type, samples))
-    return found
+        families.append(Family(metric.name, metric.documentation, metric.type, samples))
+    return families
 
 
-def added(told: Iterable[Sequence[Family]]) -> list[Family]:
-    """Sums by metric, name and labels, in the order in which they are met."""
+def added(reports: Iterable[Sequence[Family]]) -> list[Family]:
+    """Sum the samples by metric, name and labels, in order of first appearance."""
     sums: dict[str, tuple[Family, dict[tuple[str, Any], float]]] = {}
-    for families in told:
+    for families in reports:
         for family in families:
             _, values = sums.setdefault(family.name, (family, {}))
             for name, labels, value in family.samples:
@@ -71,36 +71,38 @@ def added(told: Iterable[Sequence[Family]]) -> list[Family]:
 
 
 def counts_of(families: Iterable[Family]) -> list[Family]:
-    """Without gauges: what a worker that ended has counted, and not how it stood."""
+    """The metrics of an ended worker without its gauges, which no longer hold."""
     return [family for family in families if family.kind != "gauge"]
 
 
 @dataclass
 class Line:
-    """The two ends that a worker gets, to be handed over when it is started: it asks over one, and is asked over the other."""
+    """A worker's pipe ends, passed to it at its start: it requests sums over `ask` and sends its metrics over `tell`."""
 
     ask: Connection
     tell: Connection
 
 
 class Figures:
-    """In a worker: tells its figures when it is asked, and asks for the sum of all."""
+    """Worker side: sends its metrics on request, and requests the sum of all workers."""
 
     def __init__(self, line: Line, orphaned: Callable[[], object]) -> None:
-        """orphaned: called, in a thread, once the process that started this one is gone."""
+        """Args:
+        orphaned: called from a thread once the parent process is gone.
+        """
         self._line, self._orphaned = line, orphaned
         self._collect: Callable[[], Iterable[Any]] = tuple
         self._lock, self._number = threading.Lock(), 0
         threading.Thread(target=self._listen, name="tsa-figures", daemon=True).start()
 
     def serve(self, collect: Callable[[], Iterable[Any]]) -> None:
-        """From now on tell what `collect` gives, of prometheus_client; and say that this worker is up."""
+        """Report the prometheus_client metrics that `collect` returns, and that this worker is ready."""
         self._collect = collect
         with self._lock:
             self._line.ask.send(READY)
 
     def total(self) -> list[Family] | None:
-        """The sums of all workers; None where there is no answer in time."""
+        """The sum over all workers; None if the parent does not answer in time."""
         if not self._lock.acquire(timeout=ASK_SECONDS):
             return None
         try:
@@ -108,9 +110,9 @@ class Figures:
             self._line.ask.send(self._number)
             end = time.monotonic() + ASK_SECONDS
             while self._line.ask.poll(max(0.0, end - time.monotonic())):
-                number, found = self._line.ask.recv()
-                if number == self._number:  # an earlier one came too late
-                    return list(found)
+                number, families = self._line.ask.recv()
+                if number == self._number:  # else a late answer to an earlier request
+                    return list(families)
         except (OSError, EOFError):
             pass
         finally:
@@ -127,31 +129,31 @@ class Figures:
 
 
 class Member:
-    """In the parent: what one worker told, and whether it is up."""
+    """Parent side of one worker: its last metrics and whether it is ready."""
 
     def __init__(self) -> None:
         context = get_context("spawn")
         self.asked, ask = context.Pipe()
-        self.told, tell = context.Pipe()
+        self.reports, tell = context.Pipe()
         self.line = Line(ask, tell)
         self.last: list[Family] = []
         self.ready_at: float | None = None
         self.waiting: int | None = None
-        """The number of a question that is not answered: no second one is sent after it."""
+        """Number of the unanswered request; no second one is sent before its answer."""
 
     def started(self) -> None:
-        """The worker has its ends: these ones here would keep it from being missed."""
+        """Close the worker's ends in this process; while they are open, the end of the worker cannot be noticed."""
         self.line.ask.close()
         self.line.tell.close()
 
     def close(self) -> None:
-        """Let go of the pipes."""
+        """Close the pipes."""
         self.asked.close()
-        self.told.close()
+        self.reports.close()
 
 
 class Together:
-    """In the parent: the members, and the sum of their figures."""
+    """Parent side of all workers, with the sum of their metrics."""
 
     def __init__(self) -> None:
         self._members: list[Member] = []
@@ -160,7 +162,7 @@ class Together:
         self._lock, self._number = threading.Lock(), 0
 
     def join(self, member: Member) -> None:
-        """Listen to a worker that was started."""
+        """Add a worker that was started."""
         member.started()
         with self._lock:
             self._members.append(member)
@@ -176,7 +178,7 @@ class Together:
         member.close()
 
     def gather(self) -> list[Family]:
-        """Ask every worker for its figures; the sum of what they say, or said last."""
+        """Request the metrics of every worker; return the sum of their latest values."""
         with self._lock:
             self._number += 1
             self._ask()
@@ -195,9 +197,9 @@ class Together:
         for member in self._members:
             try:
                 if member.waiting is None:
-                    member.told.send(self._number)
+                    member.reports.send(self._number)
                     member.waiting = self._number
-                waited[member.told] = member
+                waited[member.reports] = member
             except OSError:  # it has just ended
                 continue
         end = time.monotonic() + GATHER_SECONDS
@@ -212,7 +214,7 @@ class Together:
                     continue
 
     def _answer(self, member: Member) -> None:
-        """In a thread of its own: a worker that does not read its answer holds up no other."""
+        """Answer one worker, in a separate thread, so that a worker that does not read its answer delays no other."""
         try:
             while True:
                 asked = member.asked.recv()
@@ -220,12 +222,12 @@ class Together:
                     member.ready_at = time.monotonic()
                 else:
                     member.asked.send((asked, self.gather()))
-        except (OSError, EOFError, ValueError, TypeError):  # TypeError: it was closed here while it was read
+        except (OSError, EOFError, ValueError, TypeError):  # TypeError: closed here during a read
             return
 
 
 class Page:
-    """A registry of sums, as prometheus_client reads it."""
+    """A registry of summed metrics that prometheus_client can render."""
 
     def __init__(self, families: Sequence[Family], metric: Callable[..., Any]) -> None:
         self._families, self._metric = families, metric
@@ -233,7 +235,7 @@ class Page:
     def collect(self) -> Iterator[Any]:
         """The metrics."""
         for family in self._families:
-            found = self._metric(family.name, family.text, family.kind)
+            metric = self._metric(family.name, family.text, family.kind)
             for name, labels, value in family.samples:
-                found.add_sample(name, dict(labels), value)
-            yield found
+                metric.add_sample(name, dict(labels), value)
+            yield metric

@@ -120,7 +120,7 @@ def test_a_wheel_goes_along_where_no_index_has_the_package(tsa: Any, bundle: Pat
     other.write_bytes(wheel.read_bytes())
     for words, text in (
         (("--sagemaker", "--wheel", other), "wheel must be tsa_fraud-"),
-        (("--wheel", wheel), "--wheel goes with --sagemaker"),
+        (("--wheel", wheel), "--wheel needs --sagemaker"),
     ):
         refused = tsa("bundle", "pack", bundle, *words, "--out", tmp_path / "other.tar.gz")
         assert refused.code == 2

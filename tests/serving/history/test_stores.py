@@ -67,7 +67,7 @@ def test_a_place_that_is_only_seen_counts_too(store: HistoryStore) -> None:
     assert not store.commit(WriteBatch(expected_versions={A: stale, B: None}, puts={B: b"1"}))
     assert not store.commit(WriteBatch(expected_versions={A: None, B: None}, puts={B: b"1"}))
     assert store.read([B]) == {}
-    with pytest.raises(ValueError, match="must have seen what it writes"):
+    with pytest.raises(ValueError, match="must contain every key that is written"):
         WriteBatch(expected_versions={}, puts={A: b"1"})
 
 

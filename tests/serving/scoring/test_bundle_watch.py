@@ -137,7 +137,7 @@ def test_a_bundle_that_is_copied_file_by_file_is_taken_over_once_it_is_whole(
         assert found.service is not None
     assert {answer.status_code for answer in load.answers} == {200}
     assert {answer.json()["version"] for answer in load.answers} == {first, second}
-    assert "the bundle before it goes on" in caplog.text
+    assert "the old bundle stays in use" in caplog.text
 
 
 def test_an_archive_that_is_written_over_is_taken_over(folder: Path) -> None:

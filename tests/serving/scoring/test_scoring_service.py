@@ -408,13 +408,13 @@ def test_pseudonyms(case: Case, store: HistoryStore, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SECRET", "t" * 40)
     with pytest.raises(HistoryError, match="another secret"):
         ScoringService(case.scorer(**privacy), store)
-    with pytest.raises(HistoryError, match="pseudonyms: of"):
+    with pytest.raises(HistoryError, match="pseudonymized columns"):
         ScoringService(case.scorer(), store)
 
 
 def test_without_a_store(case: Case) -> None:
     scoring_service = ScoringService(case.scorer(), None)
-    with pytest.raises(ConfigError, match="need a history store"):
+    with pytest.raises(ConfigError, match="a history store is required"):
         scoring_service.score([payment(0, "x")])
     assert len(scoring_service.score([payment(0, "x")], [{}])) == 1
     assert not scoring_service.record_outcome("x", True, START)

@@ -1,7 +1,7 @@
 """A bundle as SageMaker's `model.tar.gz`: bundle.tar.gz, and code/ with what the inference toolkit calls.
 
-The bundle stays an archive, which holds nothing but what its manifest names. Also, SageMaker's model server takes any
-`manifest.json` that it finds, in folders too, for one of its own, and does not start. It knows no server.
+The bundle stays an archive: it may contain only files in its manifest, and SageMaker's model server fails to start if it
+finds a `manifest.json` of a bundle in any folder.
 """
 
 from __future__ import annotations
@@ -32,11 +32,17 @@ FOLDER = "/opt/ml/model"
 
 
 def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> int:
-    """Write the `model.tar.gz` of a bundle, once it is checked; the same bundle gives the same bytes. How many files it has.
+    """Check a bundle and write its `model.tar.gz`; the same bundle gives the same bytes.
 
-    wheel: of this package, to go along where no index has it; without it the image's index must have this version.
-    BundleError for a bundle that is not sound, ConfigError where something else stands at `out`, or for a wheel that is none
-    of this package.
+    Args:
+        wheel: wheel of this package to include; without it the image's package index must have this version.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        BundleError: the bundle is invalid.
+        ConfigError: `out` exists and is something else, or the wheel is not of this package.
     """
     Bundle.open(bundle)
     if not out.name.endswith(".tar.gz"):
@@ -48,13 +54,13 @@ def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> in
         contents[f"{CODE}/{wheel.name}"] = _read_wheel(wheel)
         wanted = f"tsa-fraud[{EXTRAS}] @ file://{FOLDER}/{CODE}/{wheel.name}"
     contents[f"{CODE}/requirements.txt"] = f"{wanted}\n".encode()
-    with atomic_file(out) as aside:
-        aside.write_bytes(to_tar_gz(contents))
+    with atomic_file(out) as temporary:
+        temporary.write_bytes(to_tar_gz(contents))
     return len(contents)
 
 
 def _read_wheel(path: Path) -> bytes:
-    """The wheel's bytes. ConfigError where it is none of this package in this version."""
+    """Read the wheel. Raises ConfigError if it is not of this package in this version."""
     name = f"tsa_fraud-{version('tsa-fraud')}-"
     if not (path.is_file() and zipfile.is_zipfile(path) and path.name.startswith(name) and path.suffix == ".whl"):
         raise ConfigError(f"wheel must be {name}….whl, as `pip wheel --no-deps .` makes it (got {path})")

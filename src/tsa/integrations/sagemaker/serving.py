@@ -1,17 +1,16 @@
-"""On SageMaker: the functions that its inference toolkit calls, and the server that the container's word `serve` starts.
+"""SageMaker inference: the functions that the inference toolkit calls, and the server that the container command `serve` starts.
 
     /opt/ml/model                   the bundle's files, or bundle.tar.gz and code/ (`tsa bundle pack --sagemaker`)
-    SAGEMAKER_BASE_DIR              stands in for /opt/ml
+    SAGEMAKER_BASE_DIR              used instead of /opt/ml
     SAGEMAKER_BIND_TO_PORT          where `serve` listens; 8080
     SAGEMAKER_MODEL_SERVER_WORKERS  how many processes of `serve`; 1
     SAGEMAKER_MAX_PAYLOAD_IN_MB     how large a body may be; 6
-    TSA_HISTORY                     where histories are kept, such as redis://host:6379/0; not for rows that carry their own
-    TSA_NEW_STORE                   1: start with an empty history store where there is none yet
-    TSA_ALLOW_EVICTION              1: keep histories in a Redis that may drop keys
+    TSA_HISTORY                     the history store, such as redis://host:6379/0; not for rows that carry their own history
+    TSA_NEW_STORE                   1: start with an empty history store if there is none yet
+    TSA_ALLOW_EVICTION              1: allow a Redis that may evict keys
     TSA_ENGINE, TSA_PRECISION, TSA_THREADS, TSA_MAX_LIST    as the options of `tsa serve`
 
-This file alone knows of these folders and variables. It holds no parsing of its own: bodies, bounds, scores and answers are
-those of the server's route /invocations.
+Bodies, limits, scores and answers are those of the server's route /invocations.
 """
 
 from __future__ import annotations
@@ -62,32 +61,32 @@ __all__ = ["input_fn", "main", "model_fn", "output_fn", "predict_fn"]
 logger = logging.getLogger("tsa.integrations.sagemaker.serving")
 
 OWN = {"SAGEMAKER_BIND_TO_PORT": "port", "SAGEMAKER_MODEL_SERVER_WORKERS": "workers"}
-"""SageMaker's variables, each with the setting that it is; those of `ServeSettings.variables` count too."""
+"""SageMaker's variables -> settings, in addition to `ServeSettings.variables`."""
 PAYLOAD, PAYLOAD_MB = "SAGEMAKER_MAX_PAYLOAD_IN_MB", 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What `model_fn` makes and `predict_fn` scores with. Safe to use from several threads."""
+    """The model that `model_fn` opens and `predict_fn` uses. Safe to use from several threads."""
 
     scoring_service: ScoringService
     contract: RequestValidator
     legacy_calibration: Calibration | None
-    """Of an imported model, which answers in the legacy system's words; None for all others."""
+    """Calibration of an imported model, which answers in the legacy system's format; None for all others."""
     remembers: bool
     """Whether payments without their histories can be scored."""
 
     def score(self, entries: list[PaymentRequest | RuleViolation]) -> list[ScoreResult | RuleViolation]:
-        """An answer or a problem for each entry."""
+        """A result or a rule violation for each entry."""
         if not self.remembers:
             entries = [_unknown(entry) for entry in entries]
-        sound = [entry for entry in entries if isinstance(entry, PaymentRequest)]
-        return self.contract.in_place(entries, score_isolating_failures(self.scoring_service, sound))
+        valid = [entry for entry in entries if isinstance(entry, PaymentRequest)]
+        return self.contract.in_place(entries, score_isolating_failures(self.scoring_service, valid))
 
 
 @dataclass(frozen=True)
 class Request:
-    """A body as it was read: its rows, and the format that they came in."""
+    """The rows of a body, and its format."""
 
     rows: RequestRows
     kind: str
@@ -95,7 +94,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the payments of a body got, as documents."""
+    """The JSON documents of a body's payments."""
 
     documents: list[dict[str, Any]]
     kind: str
@@ -103,7 +102,7 @@ class Prediction:
 
 
 def model_fn(model_dir: str, context: Any = None) -> Model:
-    """Open the bundle in the model folder. Raises what opening it or the history store raises: the endpoint must not start."""
+    """Open the bundle in the model folder. Raises what opening the bundle or store raises, so that the endpoint fails."""
     settings = settings_of(Path(model_dir))
     scorer = Scorer.load(
         settings.bundle,
@@ -125,9 +124,9 @@ def model_fn(model_dir: str, context: Any = None) -> Model:
 
 
 def input_fn(data: bytes | str, content_type: str, context: Any = None) -> Request | ProblemError:
-    """Read a body: JSON, JSON lines, CSV or Parquet. The toolkit gives some of them as texts.
+    """Read a body: JSON, JSON lines, CSV or Parquet. The toolkit passes some of them as str.
 
-    What is refused is handed on as a value and said by `output_fn`: the toolkit answers errors with their traceback.
+    A refusal is returned as a value for `output_fn`, because the toolkit answers exceptions with their traceback.
     """
     body = data.encode() if isinstance(data, str) else bytes(data)
     bounds = _bounds()
@@ -141,7 +140,7 @@ def input_fn(data: bytes | str, content_type: str, context: Any = None) -> Reque
 
 
 def predict_fn(data: Request | ProblemError, model: Model, context: Any = None) -> Prediction | ProblemError:
-    """Score what was read. A list has an answer or a problem for each payment; the only payment's problem is the refusal."""
+    """Score a request. A list gets an answer or a problem for each payment; a single payment with a problem is refused."""
     if isinstance(data, ProblemError):
         return data
     request_id = secrets.token_hex(8)
@@ -158,7 +157,7 @@ def predict_fn(data: Request | ProblemError, model: Model, context: Any = None) 
 
 
 def output_fn(prediction: Prediction | ProblemError, accept: str, context: Any = None) -> tuple[bytes, str]:
-    """The answer and its media type. A refusal becomes a problem with its status; without a context it is raised."""
+    """Encode the answer; return it with its media type. A refusal sets its status; without a context it is raised."""
     try:
         if isinstance(prediction, ProblemError):
             raise prediction
@@ -173,12 +172,12 @@ def output_fn(prediction: Prediction | ProblemError, accept: str, context: Any =
 
 
 def settings_of(model: Path) -> ServeSettings:
-    """The settings that the environment asks for, of the bundle in the folder `model`. ConfigError."""
+    """The server's settings from the environment, for the bundle in the folder `model`. Raises ConfigError."""
     return _settings(bundle_in(model))
 
 
 def bundle_in(model: Path) -> Path:
-    """The bundle in a model folder. Where code/ was put beside a bundle's own files, it is a copy without that."""
+    """The bundle in a model folder; a copy without code/ if that was added to the bundle's files."""
     if (model / BUNDLE).is_file():
         return model / BUNDLE
     if not (model / CODE).is_dir():
@@ -189,7 +188,7 @@ def bundle_in(model: Path) -> Path:
 
 
 def main() -> int:
-    """Serve the model until SIGTERM. Returns the exit code; what is wrong with it is one line of the log."""
+    """Serve the model until SIGTERM. Returns the exit code; an error is one line in the log."""
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     try:
         run(settings_of(base / "model"))
@@ -200,11 +199,11 @@ def main() -> int:
 
 
 def _unknown(entry: PaymentRequest | RuleViolation) -> PaymentRequest | RuleViolation:
-    """Nothing is scored as if it had no past: without a store, payments must bring theirs along."""
+    """Refuse a payment without histories if there is no store, rather than score it as if it had none."""
     if isinstance(entry, RuleViolation) or entry.histories is not None:
         return entry
     return RuleViolation(
-        "no_history", "histories", "must be given, or TSA_HISTORY be set: no histories are kept here", "none"
+        "no_history", "histories", "must be given, or TSA_HISTORY be set: this endpoint has no history store", "none"
     )
 
 

@@ -3,13 +3,13 @@
     /opt/ml/input/config/hyperparameters.json   settings: market, preset, training.KEY, model.KEY, keys of the market
     /opt/ml/input/config/inputdataconfig.json   the channels; each is a folder, SM_CHANNEL_NAME or input/data/NAME
     /opt/ml/input/config/resourceconfig.json    the hosts of the job, and which of them this is
-    /opt/ml/checkpoints/run                     the run folder with its checkpoints, gone on from if there are any
+    /opt/ml/checkpoints/run                     the run folder; training continues from its checkpoints, if any
     /opt/ml/model, or SM_MODEL_DIR              gets the bundle
     /opt/ml/output/data, or SM_OUTPUT_DATA_DIR  gets the report, the metrics and the logs
-    /opt/ml/output/failure                      says why a job failed; SageMaker shows the first 1,024 characters
+    /opt/ml/output/failure                      why the job failed; SageMaker shows the first 1,024 characters
 
-SAGEMAKER_BASE_DIR stands in for /opt/ml where it is set. Exit codes: 0, 1 for a failure, 143 when stopped by SIGTERM with
-a checkpoint saved. This file alone knows of these folders and variables; it knows nothing of how a network is trained.
+SAGEMAKER_BASE_DIR, if set, is used instead of /opt/ml. Exit codes: 0; 1 for a failure; 143 when stopped by SIGTERM with a
+checkpoint saved.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ logger = logging.getLogger("tsa.integrations.sagemaker.training")
 
 STOPPED = 128 + signal.SIGTERM
 OWN = ("market", "preset", "evaluate", "processes_per_host")
-"""Hyperparameters of this file; all others but SageMaker's own are settings."""
+"""Hyperparameters that this module reads; all others except SageMaker's are settings."""
 SAGEMAKERS = ("sagemaker_", "_tuning_objective_metric")
-"""How the names of SageMaker's own hyperparameters begin."""
+"""Prefixes of SageMaker's hyperparameters."""
 CHANNEL = "SM_CHANNEL_"
 PORT = "29500"
 SAVING_SECONDS = 110
-"""Of the 120 that SageMaker leaves between SIGTERM and the end."""
+"""SageMaker kills the job 120 seconds after SIGTERM."""
 NOT_OUTPUT = ("bundle", "checkpoints", "store", ".*")
-"""What of the run folder does not go to the output: it goes elsewhere, or is large and of no use after the job."""
+"""Parts of the run folder that are not copied to the output: copied elsewhere, or large and useless after the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What SageMaker asks for, and where it has put things."""
+    """The configuration of a training job: hyperparameters, channels, hosts and folders."""
 
     base: Path
     hyperparameters: Mapping[str, str]
@@ -72,7 +72,7 @@ class TrainingJob:
 
     @classmethod
     def read(cls, base: Path) -> Self:
-        """Read the job's configuration. ConfigError for one that cannot be followed."""
+        """Read the job's configuration. Raises ConfigError if it is invalid."""
         resources = _read(base, "resourceconfig")
         hosts = tuple(sorted(resources.get("hosts", ["localhost"])))
         return cls(
@@ -87,18 +87,18 @@ class TrainingJob:
         )
 
     def own(self, name: str, default: str) -> str:
-        """One of OWN. The SDK writes texts as JSON, with their quotes; the console does not."""
+        """A hyperparameter of OWN. The SDK writes texts as JSON, with quotes; the console does not."""
         given = self.hyperparameters.get(name, default)
         return str(json.loads(given)) if given.startswith('"') else given
 
     @property
     def store(self) -> Path | None:
-        """The channel that is a store, if one is."""
+        """The channel that contains a store, if any."""
         return next((path for path in self.channels.values() if (path / MANIFEST).is_file()), None)
 
     @property
     def settings(self) -> Overrides:
-        """The settings, and the market unless there is a store, which has its own."""
+        """The settings, with the market unless there is a store, which contains one."""
         texts = [
             f"{name}={value}"
             for name, value in self.hyperparameters.items()
@@ -107,7 +107,7 @@ class TrainingJob:
         return Overrides.read(texts, None if self.store else self._market())
 
     def _market(self) -> Path:
-        """The market file: a path, or its name in one of the channels. ConfigError where there is none."""
+        """The market file: a path, or a file name in one of the channels. Raises ConfigError if there is none."""
         name = self.own("market", "market.toml")
         for folder in (Path(), *self.channels.values()):
             if (folder / name).is_file():
@@ -115,16 +115,16 @@ class TrainingJob:
         raise ConfigError(f"market must name a file in a channel ({', '.join(self.channels)}) (got {name!r})")
 
     def logs(self) -> Path:
-        """The channel with the payment logs. ConfigError where there is none."""
+        """The channel with the payment logs. Raises ConfigError if there is none."""
         for name in ("training", "train"):
             if name in self.channels:
                 return self.channels[name]
-        found = ", ".join(self.channels) or "none"
-        raise ConfigError(f"a job needs a channel with a store, or one named training with logs (got {found})")
+        names = ", ".join(self.channels) or "none"
+        raise ConfigError(f"a job needs a channel with a store, or one named training with logs (got {names})")
 
     @property
     def processes(self) -> int:
-        """Processes on each host: one for each GPU, or one."""
+        """Processes on each host; default: one per GPU, at least one."""
         given = self.own("processes_per_host", "")
         if not given:
             return max(1, torch.cuda.device_count())
@@ -134,7 +134,7 @@ class TrainingJob:
 
 
 def main() -> int:
-    """Do the job. Returns the exit code; what went wrong stands in output/failure."""
+    """Run the job. Returns the exit code; an error is written to output/failure."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     failure = base / "output" / "failure"
@@ -150,13 +150,13 @@ def main() -> int:
         return STOPPED
     except Exception as error:
         logger.exception("failed")
-        _tell(failure, error)
+        _write_failure(failure, error)
         return 1
     return 0
 
 
 def start() -> None:
-    """`main` for the toolkit, which calls it in its own process: leave it only if all is well, it makes codes of its own."""
+    """`main` for the toolkit, which calls it in its process. Exits here at a failure, because the toolkit changes codes."""
     if code := main():
         logging.shutdown()
         sys.stdout.flush()
@@ -164,7 +164,7 @@ def start() -> None:
 
 
 def run(job: TrainingJob) -> None:
-    """Prepare the store, train, and put the results where SageMaker fetches them. TrainingStopped at SIGTERM."""
+    """Prepare the store, train, and copy the results to SageMaker's folders. Raises TrainingStopped at SIGTERM."""
     settings = job.settings
     training = TrainingConfig.make(settings.training)
     out = job.base / "checkpoints" / "run"
@@ -179,27 +179,27 @@ def run(job: TrainingJob) -> None:
 
 
 def _prepare(job: TrainingJob, settings: Overrides) -> None:
-    """The store of the logs, the same on each host. Nothing where a channel is one."""
+    """Write the store of the logs, the same on each host. Does nothing if a channel contains a store."""
     if job.store is None:
         assert settings.market is not None
         prepare(settings.market, job.logs(), job.base / "store")
 
 
 def _publish(job: TrainingJob, out: Path) -> None:
-    """The bundle to the model folder, all else that was written to the output folder."""
-    # SageMaker puts markers beside the files under checkpoints, while this goes on
+    """Copy the bundle to the model folder, and the other results to the output folder."""
+    # SageMaker writes marker files next to the files under checkpoints at the same time
     ignored = shutil.ignore_patterns(*MARKERS)
     shutil.copytree(out / "bundle", job.model, ignore=ignored, dirs_exist_ok=True)
     if job.own("evaluate", "true").lower() == "true":
         try:
             evaluate(out)
-        except TSAError as error:  # a test range without frauds, say: no reason to lose the training
+        except TSAError as error:  # for example, a test range without frauds: no reason to lose the training
             logger.warning("the run cannot be evaluated: %s: %s", type(error).__name__, error)
     shutil.copytree(out, job.output, ignore=shutil.ignore_patterns(*NOT_OUTPUT, *MARKERS), dirs_exist_ok=True)
 
 
 def _start_all(job: TrainingJob, failure: Path) -> int:
-    """Be this host's process, or start several and see them through."""
+    """Run as this host's only process, or start several and wait for them."""
     if len(job.hosts) > 1 and job.network_interface:
         for library in ("NCCL", "GLOO"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", job.network_interface)
@@ -214,7 +214,7 @@ def _start_all(job: TrainingJob, failure: Path) -> int:
 
 
 def _start_several(job: TrainingJob, failure: Path) -> int:
-    """This host's processes, by torchrun; SIGTERM goes on to them. Returns the exit code."""
+    """Start this host's processes with torchrun and forward SIGTERM to them. Returns the exit code."""
     options = {
         "nnodes": len(job.hosts),
         "node-rank": job.hosts.index(job.host),
@@ -238,19 +238,21 @@ def _start_several(job: TrainingJob, failure: Path) -> int:
     if code and stopped and not failure.exists():
         return STOPPED
     if code and not failure.exists():
-        write_text(failure, f"the processes of the job ended with exit code {code} and said nothing: see the log\n")
+        write_text(
+            failure, f"the processes of the job ended with exit code {code} without an error message: see the log\n"
+        )
     return 1 if code else 0
 
 
 def _patience() -> dict[str, int]:
-    """How long torchrun waits for processes that save, where it can be told: of its own accord 30 seconds."""
+    """Option for how long torchrun waits for processes that save, if it has one; its default is 30 seconds."""
     from torch.distributed.run import get_args_parser
 
     return {"shutdown-timeout": SAVING_SECONDS} if "--shutdown-timeout" in get_args_parser().format_help() else {}
 
 
-def _tell(failure: Path, error: Exception) -> None:
-    """Write why the job failed: the message first, then, for a bug, where. The first of several processes tells."""
+def _write_failure(failure: Path, error: Exception) -> None:
+    """Write why the job failed: the message and, for a bug, the traceback. Only the first process to fail writes."""
     if failure.exists():
         return
     text = f"{type(error).__name__}: {error}\n"
@@ -260,33 +262,36 @@ def _tell(failure: Path, error: Exception) -> None:
 
 
 def _read(base: Path, name: str) -> dict[str, Any]:
-    """A file of input/config as a table; an empty one where there is none."""
+    """Read a file of input/config; an empty dict if there is none."""
     path = base / "input" / "config" / f"{name}.json"
     return read_json(path, ConfigError) if path.exists() else {}
 
 
 def _text(value: Any) -> str:
-    """Hyperparameters are texts, but in SageMaker's local mode they may be what the texts say."""
+    """A hyperparameter as text; in SageMaker's local mode it may be a parsed value."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _channels(base: Path, *, several_hosts: bool) -> dict[str, Path]:
-    """Folder of each channel, told by the file or by the environment alone. ConfigError for one that is not there, or not
-    the same on all hosts."""
-    told: dict[str, Any] = _read(base, "inputdataconfig")
-    known = {name.upper() for name in told}
+    """The folder of each channel, from the configuration file or the environment.
+
+    Raises:
+        ConfigError: a channel does not exist, or is not the same on all hosts.
+    """
+    configs: dict[str, Any] = _read(base, "inputdataconfig")
+    known = {name.upper() for name in configs}
     alone = [name.removeprefix(CHANNEL) for name in sorted(os.environ) if name.startswith(CHANNEL)]
-    told |= {name.lower(): {} for name in alone if name not in known}
-    found = {}
-    for name, config in told.items():
+    configs |= {name.lower(): {} for name in alone if name not in known}
+    folders = {}
+    for name, config in configs.items():
         path = Path(os.environ.get(f"{CHANNEL}{name.upper()}", base / "input" / "data" / name))
         if not path.is_dir():
             mode = config.get("TrainingInputMode")
             raise ConfigError(f"channel {name} must be a folder (mode File or FastFile) (got {path}, mode {mode})")
         if several_hosts and config.get("S3DistributionType") == "ShardedByS3Key":
             raise ConfigError(f"channel {name} must be FullyReplicated with several hosts (got ShardedByS3Key)")
-        found[name] = path
-    return found
+        folders[name] = path
+    return folders
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Fill a history store from a log, so that the endpoint knows what was there before it.
+"""Backfill a history store from a payment log.
 
-The log is prepared with the bundle's encoder, as for offline scoring; then each key gets the events that a block keeps, and
-each payment that stands in a block its record. What is in the store already stays: a log may be loaded again, or beside
-traffic. It does not know engines.
+The log is prepared with the bundle's encoder, as for offline scoring. Payments already in the store are not changed: a log
+may be loaded again, or while the endpoint serves.
 """
 
 from __future__ import annotations
@@ -37,28 +36,28 @@ RECORDS_AT_ONCE, BLOCKS_AT_ONCE = 20_000, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class BackfillSummary:
-    """What came of a log."""
+    """Counts of a backfill."""
 
     read: int
-    """Payments of the log that could be used."""
+    """Valid payments of the log."""
     added: int
-    """Those that are new to the store."""
+    """Payments that were added to the store."""
     changed: int
-    """Keys whose events are others than before."""
+    """Keys whose events changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _KeyGroups:
-    """The events of one history that are to be kept, key by key."""
+    """The events of one history to store, grouped by key."""
 
     history: str
     order: NDArray[np.int64]
-    """Rows of events, key after key."""
+    """Rows of the events, sorted by key."""
     bounds: NDArray[np.int64]
-    """(keys + 1,) where in `order` each key begins."""
+    """(keys + 1,) start of each key in `order`."""
     keys: list[str]
-    whole_after: NDArray[np.float64]
-    """(keys,) as of `HistoryBlock`."""
+    complete_after: NDArray[np.float64]
+    """(keys,) `complete_after_seconds` of the `HistoryBlock`."""
 
 
 def backfill(
@@ -69,14 +68,15 @@ def backfill(
     quarantine: SetAside = None,
     progress: Progress = silent,
 ) -> BackfillSummary:
-    """Load the payments of a log, and their outcomes with when they are known. What is older than may be kept is left out.
+    """Load the payments of a log with their outcomes and when these are known, without those past the retention time.
 
-    Raises DataError for rows that cannot be used, or for a payment that the store has with other values; HistoryError where
-    the store is not one for this bundle.
+    Raises:
+        DataError: rows of the log are invalid, or the store has a payment with other values.
+        HistoryError: the store does not fit this bundle.
     """
     market = bundle.market
     if market.inline_history is not None:
-        raise DataError(f"market {market.name} must be one of logs (got its rows carry their own history)")
+        raise DataError(f"market {market.name} must take histories from a log (got rows that carry their own history)")
     with tempfile.TemporaryDirectory(prefix="tsa-history-") as folder:
         log = prepare(
             market, logs, Path(folder) / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
@@ -84,23 +84,25 @@ def backfill(
         bind_store(store, market, bundle.encoder)
         keep = retention_policies(market)
         runs = [_runs(log, str(h.key_column), h.name, keep[h.name], market.retention_seconds) for h in market.history]
-        kept = np.zeros(len(log), bool)
+        in_a_block = np.zeros(len(log), bool)
         for run in runs:
-            kept[run.order] = True
-        added = _fill_records(store, log, np.flatnonzero(kept), progress)
+            in_a_block[run.order] = True
+        added = _fill_records(store, log, np.flatnonzero(in_a_block), progress)
         ids = log.ids().cast(pl.String).to_list()
         changed = sum(_fill_blocks(store, bundle, log, ids, run, keep[run.history], progress) for run in runs)
         return BackfillSummary(read=len(log), added=added, changed=changed)
 
 
 def _runs(log: EventStore, column: str, history: str, keep: RetentionPolicy, retention_seconds: float) -> _KeyGroups:
-    """What `HistoryBlock.joined` would keep of the events of each key, found for all keys at once."""
+    """The events of each key that `HistoryBlock.with_events` would keep, computed for all keys at once."""
     key = log.columns([column]).to_series().cast(pl.String)
     codes = key_codes(key)
     order = np.asarray(index_histories(codes).order)
     order = order[codes[order] >= 0]
     if not len(order):
-        return _KeyGroups(history=history, order=order, bounds=np.zeros(1, np.int64), keys=[], whole_after=np.empty(0))
+        return _KeyGroups(
+            history=history, order=order, bounds=np.zeros(1, np.int64), keys=[], complete_after=np.empty(0)
+        )
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     counts = np.diff(starts, append=len(order))
     times, older = log.time_seconds[order], keep.length - 1
@@ -109,7 +111,7 @@ def _runs(log: EventStore, column: str, history: str, keep: RetentionPolicy, ret
     tied = np.add.reduceat(times < np.repeat(newest, counts), starts)
     first = np.minimum(np.maximum(late, counts - keep.late_events), tied)
     first = np.maximum(0, np.maximum(first - older, counts - keep.tie_events - older))
-    whole_after = np.where(first > 0, times[starts + np.minimum(first + older, counts) - 1], -np.inf)
+    complete_after = np.where(first > 0, times[starts + np.minimum(first + older, counts) - 1], -np.inf)
     offset = np.arange(len(order)) - np.repeat(starts, counts)
     stays = (offset >= np.repeat(first, counts)) & (times >= log.time_seconds[-1] - retention_seconds)
     left = np.add.reduceat(stays, starts)
@@ -118,12 +120,12 @@ def _runs(log: EventStore, column: str, history: str, keep: RetentionPolicy, ret
         order=order[stays],
         bounds=np.concatenate([[0], np.cumsum(left[left > 0])]),
         keys=key.gather(order[starts[left > 0]]).to_list(),
-        whole_after=whole_after[left > 0],
+        complete_after=complete_after[left > 0],
     )
 
 
 def _fill_records(store: HistoryStore, log: EventStore, rows: NDArray[np.int64], progress: Progress) -> int:
-    """Write the records of these rows, but for those that are there; of these only outcomes are taken over."""
+    """Write the records of these rows; of records already in the store, only update the outcomes."""
     is_new = next(store.scan(PAYMENTS), None) is None
     added = 0
     with progress("loading payments", len(rows)) as advance:
@@ -140,7 +142,9 @@ def _add_records(store: HistoryStore, packed: dict[StoreKey, bytes], is_new: boo
     for place, stored in there.items():
         old, new = Record.unpack(stored.data), Record.unpack(packed[place])
         if column := old.first_difference(new.time_seconds, new.raw):
-            raise DataError(f"payment {place[1]!r} of the log must be that of the store (got another {column})")
+            raise DataError(
+                f"payment {place[1]!r} must have the same values in the log and the store (got another {column})"
+            )
         if new.label >= 0 and old.with_outcome(new.label, new.known_at_seconds) != old:
             outcomes[place[1]] = (new.label, new.known_at_seconds)
     put = {place: data for place, data in packed.items() if place not in there}
@@ -152,7 +156,7 @@ def _add_records(store: HistoryStore, packed: dict[StoreKey, bytes], is_new: boo
 
 
 def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[StoreKey, bytes]:
-    """`Record.pack` of payments of a log, in columns."""
+    """`Record.pack` of payments of a log, computed in columns."""
     market = log.market
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
     numbers |= {market.event.amount} if market.event.amount else set()
@@ -171,8 +175,8 @@ def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[StoreKey, bytes]:
         known_at.alias("known_at"),
         pl.lit(None, pl.String).alias("answer"),
     )
-    found = frame.select(id=pl.col(market.event.id).cast(pl.String), record=record.struct.json_encode())
-    return {(PAYMENTS, id_): text.encode() for id_, text in found.iter_rows()}
+    records = frame.select(id=pl.col(market.event.id).cast(pl.String), record=record.struct.json_encode())
+    return {(PAYMENTS, id_): text.encode() for id_, text in records.iter_rows()}
 
 
 def _slice(log: EventStore, names: list[str], first: int, last: int) -> pl.DataFrame:
@@ -188,7 +192,7 @@ def _fill_blocks(
     keep: RetentionPolicy,
     progress: Progress,
 ) -> int:
-    """Write the blocks of one history, or what they lack; how many changed."""
+    """Write the blocks of one history, or add their missing events; return how many changed."""
     changed, mark = 0, encoder_hash(bundle.encoder)
     with progress(f"loading histories: {runs.history}", len(runs.keys)) as advance:
         for first in range(0, len(runs.keys), BLOCKS_AT_ONCE):
@@ -206,14 +210,14 @@ def _blocks(
         rows = runs.order[runs.bounds[at] : runs.bounds[at + 1]]
         arrays = {name: getattr(log, name)[rows] for name in ARRAYS}
         events = HistoryEvents(ids=tuple(ids[row] for row in rows.tolist()), **arrays)
-        block = HistoryBlock(events=events, encoder_hash=mark, complete_after_seconds=float(runs.whole_after[at]))
+        block = HistoryBlock(events=events, encoder_hash=mark, complete_after_seconds=float(runs.complete_after[at]))
         yield (runs.history, runs.keys[at]), block
 
 
 def _add_blocks(
     store: HistoryStore, bundle: Bundle, blocks: dict[Key, HistoryBlock], keep: RetentionPolicy
 ) -> int | None:
-    """Write blocks; where there is one already, what it lacks."""
+    """Write blocks; add the missing events to blocks that exist."""
     there = store.read(list(blocks))
     put: dict[StoreKey, bytes] = {}
     for key, block in blocks.items():
@@ -233,7 +237,7 @@ def _add_blocks(
 def _joined(
     store: HistoryStore, bundle: Bundle, key: Key, old: HistoryBlock, block: HistoryBlock, keep: RetentionPolicy
 ) -> HistoryBlock | None:
-    """The old block with what the other one has beside; None where a payment is gone that it tells of."""
+    """The old block plus the events that only the new one has; None if the payment of one of its events is gone."""
     has = set(old.events.ids)
     rows = np.flatnonzero([id_ not in has for id_ in block.events.ids])
     if not len(rows):
@@ -242,5 +246,5 @@ def _joined(
         old = encode_stale(store, {key: old}, bundle.market, bundle.encoder, block.encoder_hash)[key]
     except RecordsGoneError:
         return None
-    whole_after = max(old.complete_after_seconds, block.complete_after_seconds)
-    return replace(old, complete_after_seconds=whole_after).with_events(select_events(block.events, rows), keep)
+    complete_after = max(old.complete_after_seconds, block.complete_after_seconds)
+    return replace(old, complete_after_seconds=complete_after).with_events(select_events(block.events, rows), keep)

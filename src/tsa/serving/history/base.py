@@ -1,8 +1,7 @@
-"""What a history store does for its callers: keeps bytes under places, and changes several of them at once or not at all.
+"""The interface of history stores: versioned bytes under (namespace, name) keys, with atomic conditional writes.
 
-There are three rooms: payments by id, blocks of earlier events by history and key, and the store's own notes. A change
-says what its maker has seen of the places it touches; it is made only if that still stands, so that two changes of the
-same place are as if one came after the other, whatever the process. It knows neither payments nor encodings.
+Namespaces: payments by id, blocks of history events by history and key, and the store's metadata. A batch names the
+versions that its writer has read and is committed only if these are current (optimistic concurrency).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tsa.errors import ConfigError, HistoryError
 from tsa.serving.history.identity import Seen
 
 StoreKey = tuple[str, str]
-"""A room and a name in it: (PAYMENTS, id), (NOTES, name), or the name of a history and a key."""
+"""A namespace and a name in it: (PAYMENTS, id), (METADATA, name), or (history name, key)."""
 
 PAYMENTS = ""
 METADATA = "."
@@ -43,17 +42,17 @@ REASONS = {
     "misfit": "it is not of this bundle",
     "other": "it cannot be used",
 }
-"""Why histories cannot be read or written. A closed set: metrics and clients are told these alone."""
+"""Why histories cannot be read or written. A closed set: metrics and clients only get these."""
 
 New = Literal["make", "refuse", "adopt"]
-"""What to do with a store that is new: make it, refuse it, or take any store as it is, which is then to be adopted."""
+"""How to open a store that is new: "make" creates it, "refuse" raises; "adopt" opens any store, to be adopted next."""
 
 _stamps = random.SystemRandom()
 
 
 @dataclass(frozen=True)
 class VersionedValue:
-    """What stands at a place. The stamp is another one after each change."""
+    """The data of a key, and its version, which is different after each change."""
 
     version: int
     data: bytes
@@ -61,60 +60,64 @@ class VersionedValue:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteBatch:
-    """Places to write and to empty, and what was seen there before."""
+    """Keys to write and to delete, with the versions that were read before."""
 
     expected_versions: Mapping[StoreKey, int | None]
-    """The stamp of each place, None where there was nothing. Holds all that is written or emptied, and may hold more."""
+    """The version of each key, None for an absent one. Contains every key that is written or deleted, and may have more."""
     puts: Mapping[StoreKey, bytes] = field(default_factory=dict)
     deletes: frozenset[StoreKey] = frozenset()
 
     def __post_init__(self) -> None:
         if unseen := [place for place in (*self.puts, *self.deletes) if place not in self.expected_versions]:
-            raise ValueError(f"a change must have seen what it writes (got {unseen[:3]})")
+            raise ValueError(f"expected_versions must contain every key that is written (got none for {unseen[:3]})")
 
 
 class HistoryStore(Protocol):
-    """Safe to use from several threads and processes at once.
+    """Interface of a history store. Safe to use from several threads and processes at once.
 
-    Every method raises HistoryUnavailable when the store cannot be reached or does not answer in time, and HistoryLost when
-    it is not the one that was used before, or lacks what it held.
+    Raises:
+        HistoryUnavailable: (every method) the store cannot be reached or does not answer in time.
+        HistoryLost: (every method) it is not the store that was used before, or it has lost data.
     """
 
     @property
     def turns(self) -> int:
-        """How often the store was adopted since it was opened: then it may be another one, and empty."""
+        """How often the store was adopted since it was opened. After an adoption it may be another store, or empty."""
         ...
 
     @property
     def seen(self) -> Seen | None:
-        """How the store was when it was last read, for other processes that use it."""
+        """Identity and generation at the last read, to be passed to other processes that use the store."""
         ...
 
     def check(self) -> None:
-        """Return where the store can be read and written at the moment."""
+        """Return if the store can be read and written at the moment; raise if not."""
         ...
 
     def adopt(self) -> None:
-        """Go on with the store as it is, whatever it has lost; those that use it will."""
+        """Accept the store as it is, whatever it has lost; other processes that use it then accept it too."""
         ...
 
     def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
-        """What stands at these places; those with nothing are absent."""
+        """The values of these keys; keys without a value are absent."""
         ...
 
     def commit(self, change: WriteBatch) -> bool:
-        """Make the change, whole or not at all; False, and nothing is changed, where something seen has moved on.
+        """Commit the batch atomically.
 
-        What is committed outlasts the death of this process; whether it outlasts that of the machine is a setting.
+        A commit survives the end of this process; whether it survives a crash of the machine depends on settings.
+
+        Returns:
+            False, with nothing changed, if a key no longer has its expected version.
         """
         ...
 
-    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
-        """All that stands in a room: PAYMENTS, or a history."""
+    def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
+        """All keys and values of a namespace: PAYMENTS, or a history."""
         ...
 
     def compact(self) -> None:
-        """Let nothing linger in files of what was dropped, as far as this engine can."""
+        """Remove deleted data from the files, as far as this engine can."""
         ...
 
     def tell_failures(self, call: Callable[[str], object]) -> None:
@@ -122,7 +125,7 @@ class HistoryStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -131,36 +134,43 @@ class HistoryStore(Protocol):
 
 
 def new_version() -> int:
-    """A stamp that no other change has, for all practical purposes; never 0."""
+    """A random 62-bit version, unique for practical purposes; never 0."""
     return _stamps.getrandbits(62) + 1
 
 
 def new_store(place: str) -> HistoryError:
-    """The refusal of a store that is new."""
+    """The error for a store that is new."""
     return HistoryError(
         f"the history store must hold payments (got a new store with 0 payments: {place}): "
-        "fill it with tsa history load, or start with an empty one by tsa serve --new-store"
+        "load payments with tsa history load, or start with an empty store: tsa serve --new-store"
     )
 
 
 def url_options(query: str, known: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The settings behind the `?` of a URL: the known ones, over what they are else, and the others.
+    """Parse the query of a store URL.
 
-    Raises ConfigError for anything that is not name=value.
+    Args:
+        known: options with their defaults.
+
+    Returns:
+        The known options, and the others.
+
+    Raises:
+        ConfigError: the query is not NAME=VALUE pairs.
     """
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
         pairs = [("", "")]
     if not all(name.isidentifier() for name, _ in pairs):
-        raise ConfigError("history: what stands behind the ? must be name=value, joined by &")
+        raise ConfigError("history: the part after the ? must be name=value pairs joined by &")
     given = dict(pairs)
     others = {name: given[name] for name in given if name not in known}
     return {**known, **{name: given[name] for name in given if name in known}}, others
 
 
 def seconds_of_setting(name: str, text: str) -> float:
-    """A positive number of seconds. Raises ConfigError."""
+    """Parse a positive number of seconds. Raises ConfigError."""
     try:
         value = float(text)
     except ValueError:

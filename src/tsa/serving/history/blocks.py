@@ -1,8 +1,6 @@
-"""Blocks: the earlier events of one key as a history store keeps them, encoded, in one piece of bytes.
+"""History blocks: the encoded events of one key, stored as one byte string of flat arrays that need no parsing.
 
-A block is read and written for every payment, so it is flat arrays that need no parsing. It holds as many events as a
-payment sees, and those that are so new that a late payment may still come before them. It does not know engines, nor how
-events are encoded: it carries the mark of the encoding.
+A block has the events that a payment sees, and recent ones that a late payment may come before.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from tsa.times import DAY_SECONDS
 
 MARK_BYTES = 8
 TIE_EVENTS = 4096
-"""How many events at one time a block keeps at most."""
+"""Most events with the same time in a block."""
 _MAGIC = b"tsa1"
 _HEAD = struct.Struct(f"<4sIHHd{MARK_BYTES}s")
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -40,16 +38,15 @@ _TYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionPolicy:
-    """What a block keeps: the last `length - 1` events before those of the last `late_seconds`, and these.
+    """Which events a block keeps: those of the last `late_seconds`, and the `length - 1` events before them.
 
-    A payment that is at most `late_seconds` older than the newest event of its key then sees all it would have seen in
-    time, unless more than `late_events` events have come after it. The order of payments at one time is that of their
-    ids, so one that comes last may stand first: all events at the newest time are kept, and the `length - 1` before them,
-    as long as these are at most `tie_events`.
+    So a payment at most `late_seconds` older than the newest event of its key sees its complete history, unless more than
+    `late_events` events have come after it. Payments at the same time are ordered by id, so the last to arrive may be the
+    first: all events at the newest time are kept, up to `tie_events`, and the `length - 1` before them.
     """
 
     length: int
-    """Events that a payment sees, itself included."""
+    """Events that a payment sees, including itself."""
     late_seconds: float
     late_events: int
     tie_events: int = TIE_EVENTS
@@ -61,20 +58,20 @@ class HistoryBlock:
 
     events: HistoryEvents
     encoder_hash: bytes
-    """Which encoding the events are of."""
+    """Hash of the encoder that encoded the events."""
     complete_after_seconds: float = -math.inf
-    """A payment after this time sees all of its history; before it, some of it is gone."""
+    """A payment after this time sees its complete history; up to this time, events may be missing."""
 
     def __len__(self) -> int:
         return len(self.events)
 
     @property
     def newest(self) -> tuple[float, tuple[int, str]]:
-        """Where the last event stands in (time, id) order. Of a block that has one."""
+        """(time, id) sort key of the last event. The block must not be empty."""
         return float(self.events.time_seconds[-1]), tie_break_key(self.events.ids[-1])
 
     def pack(self) -> bytes:
-        """The block as bytes."""
+        """Encode as bytes."""
         events = self.events
         (k, c), f = events.categorical.shape, events.numerical.shape[1]
         head = _HEAD.pack(_MAGIC, k, c, f, self.complete_after_seconds, self.encoder_hash)
@@ -83,9 +80,9 @@ class HistoryBlock:
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """The block of these bytes, its arrays read-only views of them. Raises HistoryError for other bytes."""
+        """Decode a block; its arrays are read-only views of `data`. Raises HistoryError if the bytes are invalid."""
         try:
-            magic, k, c, f, whole_after, mark = _HEAD.unpack_from(data)
+            magic, k, c, f, complete_after, mark = _HEAD.unpack_from(data)
             if magic != _MAGIC:
                 raise HistoryError(f"a block must begin with {_MAGIC!r} (got {magic!r})")
             at, arrays = _HEAD.size, {}
@@ -96,10 +93,10 @@ class HistoryBlock:
             ids = tuple(orjson.loads(memoryview(data)[at:]))
         except (struct.error, ValueError) as error:
             raise HistoryError(f"a block of {len(data)} bytes cannot be read: {error}") from error
-        return cls(events=HistoryEvents(ids=ids, **arrays), encoder_hash=mark, complete_after_seconds=whole_after)
+        return cls(events=HistoryEvents(ids=ids, **arrays), encoder_hash=mark, complete_after_seconds=complete_after)
 
     def with_events(self, others: HistoryEvents, keep: RetentionPolicy) -> HistoryBlock:
-        """The block with more events, and without those that need not be kept any longer."""
+        """The block with more events, without those that the policy no longer keeps."""
         events = merge_events(self.events, others)
         times, older, n = events.time_seconds, keep.length - 1, len(events)
         late, tied = np.searchsorted(times, times[-1:] - [keep.late_seconds, 0.0]).tolist() if n else (0, 0)
@@ -107,11 +104,11 @@ class HistoryBlock:
         first = max(0, first - older, n - keep.tie_events - older)
         if not first:
             return replace(self, events=events)
-        whole_after = max(self.complete_after_seconds, float(times[first + older - 1]))
-        return replace(self, events=select_events(events, slice(first, None)), complete_after_seconds=whole_after)
+        complete_after = max(self.complete_after_seconds, float(times[first + older - 1]))
+        return replace(self, events=select_events(events, slice(first, None)), complete_after_seconds=complete_after)
 
     def drop_events(self, gone: Sequence[bool]) -> HistoryBlock:
-        """The block without the events that are marked in `gone`, k of them."""
+        """The block without some events. gone: (k,) true for events to remove."""
         return replace(self, events=select_events(self.events, np.flatnonzero(~np.asarray(gone, bool))))
 
     def with_outcome(self, id_: str, label: int, known_at_seconds: float) -> HistoryBlock:
@@ -124,7 +121,7 @@ class HistoryBlock:
     def with_encoding(
         self, mark: bytes, categorical: NDArray[np.int32], numerical: NDArray[np.float32]
     ) -> HistoryBlock:
-        """The same events in another encoding: (k, C'), (k, F')."""
+        """The same events in another encoding: categorical (k, C'), numerical (k, F')."""
         return replace(
             self, encoder_hash=mark, events=replace(self.events, categorical=categorical, numerical=numerical)
         )
@@ -148,14 +145,14 @@ def merge_events(first: HistoryEvents, second: HistoryEvents) -> HistoryEvents:
         return times[row], tie_break_key(both.ids[row])
 
     n = len(first)
-    if len(second) == 1:  # as nearly always: many at one time need not be sorted anew for each that comes
+    if len(second) == 1:  # the usual case: avoids sorting many events at one time again for each new one
         at = bisect_left(range(n), moment(n), key=moment)
         return select_events(both, np.r_[:at, n, at:n])
     return select_events(both, np.array(sorted(range(len(both)), key=moment), np.int64))
 
 
 def empty_events(categorical: int, numerical: int) -> HistoryEvents:
-    """No events, of so many columns."""
+    """Empty events with these numbers of columns."""
     return HistoryEvents(
         ids=(),
         time_seconds=np.empty(0),
@@ -167,11 +164,11 @@ def empty_events(categorical: int, numerical: int) -> HistoryEvents:
 
 
 LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
-"""How long, and how many at most, new events are kept beyond a history's length, where the market bounds no lateness."""
+"""How long, and how many, recent events are kept beyond a history's length if the market sets no `max_late_days`."""
 
 
 def retention_policies(market: Market) -> dict[str, RetentionPolicy]:
-    """What blocks keep, by history."""
+    """The retention policy of each history, by name."""
     late_days = None if market.serving is None else market.serving.max_late_days
     late = LATE_SECONDS if late_days is None else late_days * DAY_SECONDS
     return {

@@ -15,15 +15,22 @@ def open_history(
     seen: Seen | None = None,
     allow_eviction: bool = False,
 ) -> HistoryStore:
-    """The store behind a URL. timeout_seconds: where the URL does not say. seen: how another process has seen the store; it
-    is then not looked at before it is used. allow_eviction: a Redis that may drop keys is warned of, not refused.
+    """Open the store at a URL. Messages never contain secret parts of the URL.
 
         sqlite:///relative.db, sqlite:////absolute.db     [?synchronous=full] [&timeout_seconds=5]
         redis://host:6379/0, rediss://, unix://           [?timeout_seconds=5] [&prefix=tsa]
 
-    Raises ConfigError for a URL that is none of these, or where the Redis library is missing, HistoryError for a new store
-    where it is to be refused, HistoryLost for one that has lost its identity, HistoryUnavailable when the store cannot be
-    opened. Messages hold no part of the URL that may be secret.
+    Args:
+        timeout_seconds: default, if the URL has none.
+        new: what to do if the store is new.
+        seen: state as read by another process; the store is then not checked before its first use.
+        allow_eviction: warn of a Redis that may evict keys, instead of refusing it.
+
+    Raises:
+        ConfigError: the URL is invalid, or the Redis library is missing.
+        HistoryError: the store is new and `new` is "refuse".
+        HistoryLost: the store has lost its identity.
+        HistoryUnavailable: the store cannot be opened.
     """
     scheme = url.partition(":")[0]
     if scheme == "sqlite":

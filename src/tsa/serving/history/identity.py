@@ -1,4 +1,4 @@
-"""Which store it is, and how far it has come: noticed with each read, so that a store that was lost is not taken for an empty one.
+"""Detection of lost history stores: each store has an identity and a generation number that each commit increments.
 
 A store has an identity, made once, and a generation, which each change raises. Who reads remembers both: a store without an
 identity was emptied, another identity is another store, a lower generation is an earlier state of it. Others may have raised the
@@ -21,7 +21,7 @@ import orjson
 
 from tsa.errors import HistoryLost
 
-ADVICE = "if it is to be gone on with as it is, run tsa history adopt"
+ADVICE = "to use the store as it is, run tsa history adopt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +30,20 @@ class Identity:
 
     id: str
     adopted_at: float | None = None
-    """When an operator said that it is to be gone on with; None for one that was made new."""
+    """When an operator adopted the store; None if it never was adopted."""
     follows: str | None = None
-    """The id that it had before."""
+    """The id before the adoption."""
     lost: bool = False
-    """Whether a reader has found that it went back to an earlier state."""
+    """Whether a process has noticed that the store went back to an earlier state."""
 
     @classmethod
     def new(cls) -> Self:
-        """Of a new store."""
+        """The identity of a new store."""
         return cls(id=uuid.uuid4().hex)
 
     @classmethod
     def adopted(cls, before: bytes | None) -> Self:
-        """Of a store that is gone on with; before: the identity that it has, if any."""
+        """The identity of an adopted store. before: its packed identity so far, if any."""
         follows = None
         if before is not None:
             with contextlib.suppress(HistoryLost):
@@ -51,15 +51,15 @@ class Identity:
         return cls(id=uuid.uuid4().hex, adopted_at=time.time(), follows=follows)
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Encode as bytes."""
         return orjson.dumps(asdict(self))
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        """Of these bytes. Raises HistoryLost for others."""
+        """Decode an identity. Raises HistoryLost if the bytes are invalid."""
         try:
-            found: dict[str, Any] = orjson.loads(data)
-            return cls(**found)
+            fields: dict[str, Any] = orjson.loads(data)
+            return cls(**fields)
         except (ValueError, TypeError):
             raise HistoryLost("the history store's identity cannot be read", "replaced") from None
 
@@ -86,7 +86,7 @@ class Mark(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """How a store was when it was last read."""
+    """State of a store at the last read."""
 
     identity: bytes
     generation: int
@@ -95,20 +95,23 @@ class Seen(NamedTuple):
 
 
 class Guard:
-    """Compares a store with how it was. One for each process and store; safe to use from several threads."""
+    """Compares a store with its last known state. One per process and store; safe to use from several threads."""
 
     def __init__(self, name: str, seen: Seen | None = None) -> None:
-        """name: of the store, for messages. seen: how another process has seen it."""
+        """Args:
+        name: name of the store, for messages.
+        seen: its state as read by another process.
+        """
         self._name, self._seen = name, seen
         self._went_back = False
         self._own: Mark | None = None
         self._lock = threading.Lock()
         self.turns = 0
-        """How often a store was accepted that had been adopted."""
+        """How often an adopted store was accepted."""
 
     @property
     def seen(self) -> Seen | None:
-        """How the store was when it was last read; pass it to `check` to say what was known before a call."""
+        """State of the store at the last read; pass it to `check` as `before`."""
         return self._seen
 
     @property
@@ -130,7 +133,12 @@ class Guard:
         that the store has in the place of `own`. sure: whether a store that has gone back is to be refused from now on; else it
         may still turn out that another server has answered.
 
-        Raises HistoryLost for a store that is not the one that was seen before, or not all of it.
+        Args:
+            before: `seen` before the call.
+            sure: refuse the store from now on if it has gone back; false if a wrong server may have answered.
+
+        Raises:
+            HistoryLost: it is not the store that was used before, or an earlier state of it.
         """
         if identity is None or generation is None:
             raise HistoryLost(f"history store {self._name} was emptied or replaced: {ADVICE}", "lost")
@@ -158,12 +166,12 @@ class Guard:
 
     def _turn(self, identity: bytes, generation: int, seen: Seen | None) -> None:
         """Accept a store that was not seen before, or refuse it."""
-        found = Identity.unpack(identity)
-        if found.lost:
+        current = Identity.unpack(identity)
+        if current.lost:
             raise self._older()
         if seen is not None:
-            follows = found.follows is not None and found.follows == Identity.unpack(seen.identity).id
-            if not follows and (found.adopted_at is None or found.adopted_at <= seen.at):
+            follows = current.follows is not None and current.follows == Identity.unpack(seen.identity).id
+            if not follows and (current.adopted_at is None or current.adopted_at <= seen.at):
                 raise HistoryLost(f"history store {self._name} was replaced by another one: {ADVICE}", "replaced")
             self.turns += 1
         self._seen, self._went_back = Seen(identity=identity, generation=generation, at=time.time()), False
@@ -177,7 +185,7 @@ class Guard:
 
 
 class GuardedStore(ABC):
-    """What all engines do alike: report what their guard has seen, and close at the end of a block."""
+    """Common part of the stores: properties of their guard, and use as a context manager."""
 
     _guard: Guard
 

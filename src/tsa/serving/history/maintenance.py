@@ -1,6 +1,6 @@
-"""What is done to a history store beside scoring: outcomes are noted, persons erased, old events let go.
+"""Maintenance of a history store: record outcomes, erase a customer's data, expire old events.
 
-Each is a series of small changes, every one whole by itself, and can be repeated. It does not know engines, nor bundles.
+Each function is a series of small atomic commits and is safe to repeat.
 """
 
 from __future__ import annotations
@@ -21,35 +21,46 @@ from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.records import Record
 
 MAX_ATTEMPTS = 200
-"""How often something is tried again that others got in the way of; each time somebody else got something done."""
+"""Attempts of a change that conflicts with others; at each conflict another writer has succeeded."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeletionCounts:
-    """How much was let go."""
+    """How much was deleted."""
 
     payments: int
     events: int
-    """Counted once for each history that a payment stood in."""
+    """Counted once for each history that a payment was in."""
 
 
 def retry_on_conflict(attempt: Callable[[], Result | None]) -> Result:
-    """What `attempt` returns, once it is not None. Raises HistoryUnavailable when others always get in its way."""
+    """Call `attempt` until it returns something other than None, and return that.
+
+    Raises:
+        HistoryUnavailable: every attempt met a conflict.
+    """
     for count in range(MAX_ATTEMPTS):
-        made = attempt()
-        if made is not None:
-            return made
+        result = attempt()
+        if result is not None:
+            return result
         if count > 1:
             time.sleep(random.random() * 0.001 * min(count, 20))
     raise HistoryUnavailable(f"history store: others changed the same keys {MAX_ATTEMPTS} times in a row", "busy")
 
 
 def record_outcome(store: HistoryStore, id_: str, label: int, known_at_seconds: float) -> bool:
-    """Note what became of a payment, from when on it is known; False where there is no such payment.
+    """Store the outcome of a payment and the time from which it is known. Payments at that time or later see it.
 
-    Payments at that time or later see it. `Record.with_outcome` says what becomes of an earlier report.
+    `Record.with_outcome` defines how it combines with an earlier report.
+
+    Returns:
+        False if the store has no such payment.
+
+    Raises:
+        DataError: the time is not finite.
+        HistoryUnavailable: the store cannot be used.
     """
     if not math.isfinite(known_at_seconds):
         raise DataError(f"the time of an outcome must be finite (got {known_at_seconds})")
@@ -58,34 +69,35 @@ def record_outcome(store: HistoryStore, id_: str, label: int, known_at_seconds: 
 
 def _note_once(store: HistoryStore, id_: str, label: int, known_at_seconds: float) -> bool | None:
     place = (PAYMENTS, id_)
-    found = store.read([place]).get(place)
-    if found is None:
+    stored_record = store.read([place]).get(place)
+    if stored_record is None:
         return False
-    record = Record.unpack(found.data)
-    # clocks differ: what becomes of a payment is not known before the payment
-    told = record.with_outcome(label, max(known_at_seconds, record.time_seconds))
-    if told == record:
+    record = Record.unpack(stored_record.data)
+    # clocks differ: an outcome cannot be known before its payment
+    updated = record.with_outcome(label, max(known_at_seconds, record.time_seconds))
+    if updated == record:
         return True
     keys = keys_of(record)
     blocks = store.read(keys)
-    put: dict[StoreKey, bytes] = {place: told.pack()}
+    put: dict[StoreKey, bytes] = {place: updated.pack()}
     for key, stored in blocks.items():
         block = HistoryBlock.unpack(stored.data)
         if id_ in block.events.ids:
-            put[key] = block.with_outcome(id_, told.label, told.known_at_seconds).pack()
-    seen = {place: found.version, **{key: blocks[key].version if key in blocks else None for key in keys}}
+            put[key] = block.with_outcome(id_, updated.label, updated.known_at_seconds).pack()
+    seen = {place: stored_record.version, **{key: blocks[key].version if key in blocks else None for key in keys}}
     return store.commit(WriteBatch(expected_versions=seen, puts=put)) or None
 
 
 def keys_of(record: Record) -> list[Key]:
-    """The keys that a payment stands under."""
+    """The history keys of a payment."""
     return [(name, key) for name, key in record.keys.items() if key is not None]
 
 
 def erase(store: HistoryStore, key: Key) -> DeletionCounts:
-    """Forget all payments of a key: their events in every history, their values, their answers; then clean the files.
+    """Delete all payments of a key: their events in every history, their values and answers; then compact the files.
 
-    The key is as the store has it, veiled where the market asks for it.
+    Args:
+        key: as stored, that is pseudonymized where the market asks for it.
     """
     name, value = key
     payments = events = 0
@@ -94,18 +106,18 @@ def erase(store: HistoryStore, key: Key) -> DeletionCounts:
             gone = retry_on_conflict(lambda place=place: _delete_payment(store, place))  # type: ignore[misc]
             payments, events = payments + 1, events + gone
     rest = store.read([key]).get(key)
-    if rest is not None:  # nothing is left in it, unless payments came meanwhile: these go as well
+    if rest is not None:  # empty, unless payments arrived in the meantime: delete these too
         events += retry_on_conflict(lambda: _drop_block(store, key))
     store.compact()
     return DeletionCounts(payments=payments, events=events)
 
 
 def _delete_payment(store: HistoryStore, place: StoreKey) -> int | None:
-    """Forget one payment; in how many histories it stood."""
-    found = store.read([place]).get(place)
-    if found is None:
+    """Delete one payment; return the number of histories that it was in, or None at a conflict."""
+    stored_record = store.read([place]).get(place)
+    if stored_record is None:
         return 0
-    keys = keys_of(Record.unpack(found.data))
+    keys = keys_of(Record.unpack(stored_record.data))
     blocks = store.read(keys)
     put: dict[StoreKey, bytes] = {}
     drop, events = {place}, 0
@@ -115,7 +127,7 @@ def _delete_payment(store: HistoryStore, place: StoreKey) -> int | None:
         if any(gone):
             events += 1
             _put_or_delete(key, block, gone, put, drop)
-    seen = {place: found.version, **{key: stored.version for key, stored in blocks.items()}}
+    seen = {place: stored_record.version, **{key: stored.version for key, stored in blocks.items()}}
     return events if store.commit(WriteBatch(expected_versions=seen, puts=put, deletes=frozenset(drop))) else None
 
 
@@ -129,20 +141,20 @@ def _put_or_delete(
 
 
 def _drop_block(store: HistoryStore, key: Key) -> int | None:
-    found = store.read([key]).get(key)
-    if found is None:
+    stored = store.read([key]).get(key)
+    if stored is None:
         return 0
-    block = HistoryBlock.unpack(found.data)
+    block = HistoryBlock.unpack(stored.data)
     places = [(PAYMENTS, id_) for id_ in block.events.ids]
     records = store.read(places)
     if records:
         return sum(retry_on_conflict(lambda place=place: _delete_payment(store, place)) for place in records)  # type: ignore[misc]
-    dropped = store.commit(WriteBatch(expected_versions={key: found.version}, deletes=frozenset({key})))
+    dropped = store.commit(WriteBatch(expected_versions={key: stored.version}, deletes=frozenset({key})))
     return len(block) if dropped else None
 
 
 def expire(store: HistoryStore, before_seconds: float, histories: list[str]) -> DeletionCounts:
-    """Let go of everything about payments before a time: events, values, answers."""
+    """Delete the events, values and answers of all payments before a time."""
     events = sum(_expire_block(store, key, before_seconds) for key in _old_blocks(store, histories, before_seconds))
     payments = 0
     batch: dict[StoreKey, int] = {}
@@ -165,41 +177,41 @@ def _old_blocks(store: HistoryStore, histories: list[str], before_seconds: float
 
 def _expire_block(store: HistoryStore, key: Key, before_seconds: float) -> int:
     def attempt() -> int | None:
-        found: VersionedValue | None = store.read([key]).get(key)
-        if found is None:
+        stored: VersionedValue | None = store.read([key]).get(key)
+        if stored is None:
             return 0
-        block = HistoryBlock.unpack(found.data)
+        block = HistoryBlock.unpack(stored.data)
         gone = (block.events.time_seconds < before_seconds).tolist()
         put: dict[StoreKey, bytes] = {}
         drop: set[StoreKey] = set()
         _put_or_delete(key, block, gone, put, drop)
-        made = store.commit(WriteBatch(expected_versions={key: found.version}, puts=put, deletes=frozenset(drop)))
-        return sum(gone) if made else None
+        committed = store.commit(WriteBatch(expected_versions={key: stored.version}, puts=put, deletes=frozenset(drop)))
+        return sum(gone) if committed else None
 
     return retry_on_conflict(attempt)
 
 
 def _drop_all(store: HistoryStore, batch: dict[StoreKey, int]) -> int:
-    """Drop records; one that an outcome has reached meanwhile is as old as it was."""
+    """Delete records, with their current versions: an outcome recorded in the meantime does not make one younger."""
     if not batch:
         return 0
 
     def attempt() -> int | None:
-        found = store.read(list(batch))
+        records = store.read(list(batch))
         change = WriteBatch(
-            expected_versions={place: stored.version for place, stored in found.items()}, deletes=frozenset(found)
+            expected_versions={place: stored.version for place, stored in records.items()}, deletes=frozenset(records)
         )
-        return len(found) if store.commit(change) else None
+        return len(records) if store.commit(change) else None
 
     return retry_on_conflict(attempt)
 
 
 def history_lines(store: HistoryStore, key: Key) -> Iterator[str]:
-    """One line for each event that the store has of a key: when, which payment, what became of it."""
-    found = store.read([key]).get(key)
-    if found is None:
+    """One line for each stored event of a key: time, payment id and outcome."""
+    stored = store.read([key]).get(key)
+    if stored is None:
         return
-    events = HistoryBlock.unpack(found.data).events
+    events = HistoryBlock.unpack(stored.data).events
     for row, id_ in enumerate(events.ids):
         moment = datetime.fromtimestamp(float(events.time_seconds[row]), UTC).isoformat(timespec="seconds")
         outcome = {-1: "not known", 0: "genuine", 1: "fraud"}[int(events.label[row])]

@@ -1,6 +1,6 @@
-"""The metadata of a history store: of which market it is, what its histories are of, and under which secret keys are veiled.
+"""The metadata of a history store: its market, histories, columns, and a check value of the pseudonym secret.
 
-A bundle may read a store if it asks for the same histories and for columns that the store has. It does not know engines.
+`bind_store` checks that a bundle fits: the same histories, and only columns that the store has.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tsa.serving.history.reencode import encoder_hash
 PLACE = (METADATA, "metadata")
 VERSION = 2
 OLD_PLACE = (METADATA, "charter")
-"""Where version 1 kept it: a store that has something there is refused."""
+"""Key of the metadata in version 1: a store that has it is refused."""
 _WORD = "metadata of a history store"
 
 
 def read_metadata(store: HistoryStore) -> dict[str, Any] | None:
-    """What the store says of itself; None for a new one. Raises HistoryError for another version."""
+    """Read the metadata; None for a new store. Raises HistoryError for another version of the format."""
     places = store.read([PLACE, OLD_PLACE])
     if OLD_PLACE in places:
         raise HistoryError(
             f"this program reads history stores of version {VERSION} (got version=1); load a new one with tsa history load"
         )
-    found = places.get(PLACE)
-    if found is None:
+    stored = places.get(PLACE)
+    if stored is None:
         return None
-    store_metadata: dict[str, Any] = orjson.loads(found.data)
+    store_metadata: dict[str, Any] = orjson.loads(stored.data)
     if store_metadata.get("version") != VERSION:
         rule = f"this program reads history stores of version {VERSION}"
         raise HistoryError(
@@ -44,13 +44,14 @@ def read_metadata(store: HistoryStore) -> dict[str, Any] | None:
 
 
 def bind_store(store: HistoryStore, market: Market, encoder: Encoder) -> None:
-    """Make the store one for this market and encoder, which it remembers.
+    """Check that the store fits this market and encoder, and store their metadata in it.
 
-    Raises HistoryError, with the differences, for a store whose histories are of other columns or shorter, whose payments
-    lack columns that the market reads, or whose keys were veiled with another secret.
+    Raises:
+        HistoryError: with the differences: the histories have other columns or are shorter, the payments lack columns
+            that the market reads, or the keys were pseudonymized with another secret.
     """
     while True:
-        found = store.read([PLACE]).get(PLACE)
+        stored = store.read([PLACE]).get(PLACE)
         old = read_metadata(store)
         new = _store_metadata(market, encoder, old)
         if old is not None and (lines := list(_differences(old, new))):
@@ -58,28 +59,30 @@ def bind_store(store: HistoryStore, market: Market, encoder: Encoder) -> None:
         if new == old:
             return
         change = WriteBatch(
-            expected_versions={PLACE: None if found is None else found.version}, puts={PLACE: orjson.dumps(new)}
+            expected_versions={PLACE: None if stored is None else stored.version}, puts={PLACE: orjson.dumps(new)}
         )
         if store.commit(change):
             return
 
 
 def stored_market(store: HistoryStore) -> Market:
-    """The market that the store was last used with. Raises HistoryError for a store that is empty."""
+    """The market that the store was last used with. Raises HistoryError for a new store."""
     store_metadata = read_metadata(store)
     if store_metadata is None:
-        raise HistoryError("the history store must have been filled or served from, but it is new")
+        raise HistoryError(
+            "the history store must have been used before (got a new store): load it with tsa history load"
+        )
     return Market.from_dict(store_metadata["market"])
 
 
 def pseudonymised(market: Market, column: str, value: str) -> str:
-    """A value of a column as the store has it: a pseudonym where the market asks for one."""
-    veil = Pseudonymizer.of(market)
-    return veil.of_text(value) if veil is not None and column in veil.columns else value
+    """A value of a column as stored: pseudonymized where the market asks for it."""
+    pseudonymizer = Pseudonymizer.of(market)
+    return pseudonymizer.of_text(value) if pseudonymizer is not None and column in pseudonymizer.columns else value
 
 
 def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None) -> dict[str, Any]:
-    veil = Pseudonymizer.of(market)
+    pseudonymizer = Pseudonymizer.of(market)
     columns = set(market.raw_columns)
     return {
         "version": VERSION,
@@ -88,13 +91,13 @@ def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None
         "encoding": encoder_hash(encoder).hex(),
         "histories": {history.name: [history.key_column, history.length] for history in market.history},
         "columns": sorted(columns if old is None else columns & set(old["columns"])),
-        "veiled": sorted(veil.columns & columns) if veil else [],
-        "secret": veil.of_text(_WORD) if veil else None,
+        "veiled": sorted(pseudonymizer.columns & columns) if pseudonymizer else [],
+        "secret": pseudonymizer.of_text(_WORD) if pseudonymizer else None,
     }
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """What keeps a bundle from reading the store."""
+    """The differences that prevent a bundle from reading the store."""
     for name in sorted({*old["histories"], *new["histories"]}):
         was, asked = old["histories"].get(name), new["histories"].get(name)
         if was is None or asked is None:
@@ -102,11 +105,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         elif was[0] != asked[0]:
             yield f"history {name}: its key is {was[0]!r} in the store, {asked[0]!r} in the bundle"
         elif was[1] < asked[1]:
-            yield f"history {name}: holds {was[1]} events in the store, {asked[1]} in the bundle: load a store anew"
+            yield f"history {name}: holds {was[1]} events in the store, {asked[1]} in the bundle: load a new store"
     features = Market.from_dict(new["market"]).features.names
     if lacking := sorted(set(features) - set(new["columns"])):
         yield f"columns {lacking}: the payments in the store do not have them"
     if old["veiled"] != new["veiled"]:
-        yield f"pseudonyms: of {old['veiled']} in the store, of {new['veiled']} in the bundle"
+        yield f"pseudonymized columns: {old['veiled']} in the store, {new['veiled']} in the bundle"
     elif old["secret"] != new["secret"]:
-        yield "pseudonyms: made with another secret"
+        yield "pseudonyms: the store was written with another secret"

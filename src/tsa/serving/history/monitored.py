@@ -1,7 +1,7 @@
-"""A history store that is watched: how long its calls take, why they fail, and whether it is worth while to ask it at all.
+"""A history store wrapper with metrics and a circuit breaker.
 
-Why it cannot be read or written is logged when that changes, not for each payment. A store that does not answer in time
-several times in a row is not asked any more, so that nobody waits for it; a thread of its own tries it until it answers.
+Failures are logged when their reason changes, not for each payment. After several slow failures in a row the circuit opens:
+calls fail at once, and a separate thread tries the store until it answers.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from tsa.serving.history.base import HistoryStore, StoreKey, VersionedValue, Wri
 from tsa.serving.history.identity import Seen
 
 SLOW_SECONDS = 0.1
-"""A failure that took longer counts as one that was waited for."""
+"""A failure that took longer counts as slow."""
 SLOW_FAILURES = 3
-"""After so many in a row the store is not asked any more."""
+"""Slow failures in a row that open the circuit."""
 PROBE_SECONDS = 0.5
-"""How long after a try the next one is made."""
+"""Time between two tries while the circuit is open."""
 
 _log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """Who is told. Called from several threads."""
+    """Receives metrics. Called from several threads."""
 
     def history_call(self, seconds: float) -> None:
-        """A call took so long."""
+        """A call took this long."""
         ...
 
     def history_failed(self, reason: str) -> None:
-        """A call came to nothing, for one of `REASONS`."""
+        """A call failed, for one of `REASONS`."""
         ...
 
     def history_circuit(self, is_open: bool) -> None:
-        """The store is not asked any more, or is asked again."""
+        """The circuit was opened or closed."""
         ...
 
 
 class MonitoredStore:
-    """Another store, watched."""
+    """Wraps another store."""
 
     def __init__(self, store: HistoryStore, watcher: Watcher | None = None) -> None:
         self._store, self._watcher = store, watcher
@@ -52,12 +52,12 @@ class MonitoredStore:
             store.tell_failures(watcher.history_failed)
         self._lock = threading.Lock()
         self._reasons: dict[str, str] = {}
-        """Why the last call failed, for each kind of call that did."""
+        """The last failure of each kind of call that fails."""
         self._since: dict[str, float] = {}
         self._slow: dict[str, int] = {}
-        """How many calls of each kind were waited for in a row."""
+        """Slow failures in a row of each kind of call."""
         self._open: HistoryUnavailable | None = None
-        """Why the store is not asked any more."""
+        """The failure that opened the circuit; None while it is closed."""
         self._closing = threading.Event()
         self._prober: threading.Thread | None = None
 
@@ -81,9 +81,9 @@ class MonitoredStore:
         with self._watched("written"):
             return self._store.commit(change)
 
-    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
+    def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
         """As the store's; not watched."""
-        return self._store.scan(room)
+        return self._store.scan(namespace)
 
     def compact(self) -> None:
         """As the store's; not watched."""
@@ -160,7 +160,7 @@ class MonitoredStore:
                 _log.warning("histories can be %s again, after %.1f s", what, time.monotonic() - self._since.pop(what))
 
     def _probe(self) -> None:
-        """Try the store until it answers, whatever it says then."""
+        """Try the store until it answers, even with an error."""
         while not self._closing.wait(PROBE_SECONDS):
             begun = time.monotonic()
             try:

@@ -1,10 +1,7 @@
-"""A history store in Redis, shared by many machines. It knows Redis, and nothing of what it keeps.
+"""A history store in Redis, shared by many machines.
 
-Each place is one string: the stamp, eight bytes, and the data. A change is one script, which Redis runs alone: it looks at
-all stamps before it writes. What is promised to outlast a crash of Redis itself depends on its own settings: `appendonly
-yes` and `appendfsync always` make a change durable before it is acknowledged. All keys share a hash tag, so that a cluster
-keeps them on one node, where a script can reach them together. Each read and each change looks at the store's identity and
-generation; a block that is not found is looked up in the set of those that were written.
+A value is one string: version (8 bytes), then data. A commit is one Lua script. All keys share a hash tag, so that a cluster
+stores them on one node. Durable before the acknowledgement only with `appendonly yes` and `appendfsync always`.
 """
 
 from __future__ import annotations
@@ -45,13 +42,13 @@ STAMP_BYTES = 8
 AT_ONCE = 1000
 MARK = "mark:"
 LOOK_SECONDS = 30.0
-"""How often the server is asked again whether it may drop keys."""
+"""How often the server's eviction policy is checked."""
 
 _log = logging.getLogger(__name__)
 
 
 class RedisStore(GuardedStore):
-    """See `HistoryStore`."""
+    """A `HistoryStore` in Redis. Each read and commit checks the store's identity and generation."""
 
     def __init__(
         self,
@@ -61,8 +58,12 @@ class RedisStore(GuardedStore):
         seen: Seen | None = None,
         allow_eviction: bool = False,
     ) -> None:
-        """Raises HistoryUnavailable when the server does not answer, ConfigError for one that may drop keys, unless that is
-        allowed, and what `open_history` says of `new` and `expected_versions`."""
+        """For `new`, `seen` and their errors see `open_history`.
+
+        Raises:
+            HistoryUnavailable: the server does not answer.
+            ConfigError: the server may evict keys and `allow_eviction` is false.
+        """
         self._address, self._name, self._prefix = address, address.name, f"{{{address.prefix}}}"
         self._allow_eviction, self._look_at = allow_eviction or new == "adopt", 0.0
         self._identity, self._generation, self._blocks, self._store_metadata = (
@@ -88,7 +89,7 @@ class RedisStore(GuardedStore):
         seen: Seen | None = None,
         allow_eviction: bool = False,
     ) -> Self:
-        """The store behind a URL of the Redis library. Raises ConfigError where the library is missing."""
+        """Open the store at a URL of the Redis library. Raises ConfigError if the library is missing."""
         return cls(RedisAddress(url, timeout_seconds), new=new, seen=seen, allow_eviction=allow_eviction)
 
     def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
@@ -124,24 +125,24 @@ class RedisStore(GuardedStore):
                 arguments += [b"drop" if is_block else b"del", b""]
             else:
                 arguments += [b"keep", b""]
-        made = int(self._ask(self._run, scripts.COMMIT, keys, arguments))
-        if made < 0:  # another store, or an earlier state of it: `check` says so, unless it was adopted meanwhile
+        generation = int(self._ask(self._run, scripts.COMMIT, keys, arguments))
+        if generation < 0:  # another store, or an earlier state of it: `check` raises, unless it was adopted in between
             self.check()
         if made > 0:
             self._guard.note(seen.identity, Mark(made, text))
         return made > 0
 
-    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
-        """See `HistoryStore`. Each place once, though Redis may name a key twice."""
-        start = self._key((room, ""))
+    def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
+        """See `HistoryStore`. Each key once, although Redis may return a key twice."""
+        start = self._key((namespace, ""))
         for keys in self._scanned(start):
             values: Any = self._ask(self._client.mget, keys) if keys else []
             for key, data in zip(keys, values, strict=True):
                 if data is not None:
-                    yield (room, key[len(start) :].decode()), _stored(data)
+                    yield (namespace, key[len(start) :].decode()), _stored(data)
 
     def compact(self) -> None:
-        """Have the append-only file written anew, without what was dropped. Redis does so in the background."""
+        """Have Redis rewrite its append-only file in the background, without the deleted data."""
         redis = library()
         with refusing(self._name):
             try:
@@ -190,14 +191,14 @@ class RedisStore(GuardedStore):
         self._failed = call
 
     def _begin(self, new: New) -> None:
-        """Look at the server and the store for the first time; make the store where that is asked for."""
+        """Check the server and the store at opening; create the store if asked to."""
         self._connect()
         server = node_of(self._client, self._identity)
         if (policy := eviction_policy(server, self._name)) is not None:
             text = f"Redis may drop histories when its memory is full (maxmemory-policy {policy}): set it to noeviction"
             if not self._allow_eviction:
                 raise ConfigError(f"{text}, or allow it by --allow-eviction")
-            _log.warning("%s; what is dropped is noticed, and not scored with", text)
+            _log.warning("%s; an evicted history is detected and not used for scoring", text)
         note_durability(server, self._name)
         self._look_at = time.monotonic() + LOOK_SECONDS
         if new == "adopt":
@@ -215,7 +216,7 @@ class RedisStore(GuardedStore):
         self._checked_get([])
 
     def _connect(self) -> None:
-        """Ask for the first time: one server, or a node of a cluster?"""
+        """Connect, and switch to a cluster client if the server is a node of a cluster."""
         if self._connected:
             return
         with refusing(self._name):
@@ -226,8 +227,10 @@ class RedisStore(GuardedStore):
         self._connected = True
 
     def _checked_get(self, keys: list[bytes]) -> list[bytes | None]:
-        """What stands under these keys of the store that was seen before. What looks like a lost store is asked for again over
-        a new connection: the old one may lead to a server that is no longer the first."""
+        """Read these keys and check that the store is still the same.
+
+        A store that seems lost is read again over a new connection: the old one may lead to a former primary server.
+        """
         self._connect()
         self._look_again()
         try:
@@ -251,7 +254,7 @@ class RedisStore(GuardedStore):
         return values
 
     def _condemn(self) -> None:
-        """Say in the store that it went back, for those who have not seen how far it was."""
+        """Mark the store as lost: it went back to an earlier state, which other processes may not be able to notice."""
         if (seen := self._guard.seen) is not None:
             lost = replace(Identity.unpack(seen.identity), lost=True).pack()
             try:
@@ -260,15 +263,15 @@ class RedisStore(GuardedStore):
                 _log.warning("the store could not be marked as lost: %s", error)
 
     def _missing(self, keys: list[bytes]) -> list[bytes | None]:
-        """What blocks are that were not found. Raises HistoryLost where one of them must be there."""
-        found: list[bytes | int] = []
+        """Look up blocks that were not found. Raises HistoryLost if one of them was written before, so was evicted."""
+        answers: list[bytes | int] = []
         for first in range(0, len(keys), AT_ONCE):
             some = [self._blocks, *keys[first : first + AT_ONCE]]
-            found += self._ask(self._run, scripts.MISSING, some, [])
-        if 1 in found:
-            text = f"history store in Redis {self._name} has dropped {found.count(1)} histories that are asked for"
+            answers += self._ask(self._run, scripts.MISSING, some, [])
+        if 1 in answers:
+            text = f"history store in Redis {self._name} has evicted {answers.count(1)} of the histories to read"
             raise HistoryLost(f"{text}: {ADVICE}", "evicted")
-        return [None if value == 0 else value for value in found]  # type: ignore[misc]
+        return [None if value == 0 else value for value in answers]  # type: ignore[misc]
 
     def _recount(self, keys: list[bytes]) -> None:
         for first in range(0, len(keys), AT_ONCE):
@@ -276,15 +279,15 @@ class RedisStore(GuardedStore):
             self._ask(self._run, scripts.RECOUNT, some, [])
 
     def _scanned(self, start: bytes) -> Iterator[list[bytes]]:
-        """All keys that begin so, some at a time, each once."""
-        told: set[bytes] = set()
+        """All keys with this prefix, in batches, each once."""
+        returned: set[bytes] = set()
         cursor = 0
         while True:
             with refusing(self._name):
                 server = node_of(self._client, self._identity)
-                cursor, found = server.scan(cursor, match=_literal(start) + b"*", count=AT_ONCE)
-            keys = [key for key in dict.fromkeys(found) if key not in told]
-            told.update(keys)
+                cursor, batch = server.scan(cursor, match=_literal(start) + b"*", count=AT_ONCE)
+            keys = [key for key in dict.fromkeys(batch) if key not in returned]
+            returned.update(keys)
             yield keys
             if cursor == 0:
                 return
@@ -295,7 +298,7 @@ class RedisStore(GuardedStore):
         return self._scripts[script](keys=keys, args=arguments)
 
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """What a call of the client gives. Where the server is a replica by now, the address is asked for once more."""
+        """Call the client. If the server has become a replica, reconnect and call once more."""
         redis = library()
         with refusing(self._name):
             try:
@@ -307,7 +310,7 @@ class RedisStore(GuardedStore):
                 return call(*arguments)
 
     def _look_again(self) -> None:
-        """Ask now and then whether the server may drop keys: another one may stand at its address by now."""
+        """Check the eviction policy now and then: a different server may be at the address by now."""
         if self._allow_eviction or time.monotonic() < self._look_at:
             return
         if (policy := eviction_policy(node_of(self._client, self._identity), self._name)) is not None:
@@ -328,7 +331,7 @@ def _stored(data: bytes) -> VersionedValue:
 
 
 def _literal(text: bytes) -> bytes:
-    """A text that a pattern takes as it is."""
+    """Escape a text for use in a glob pattern."""
     return b"".join(
         b"\\" + text[at : at + 1] if text[at] in b"*?[]\\^-" else text[at : at + 1] for at in range(len(text))
     )

@@ -1,7 +1,4 @@
-"""A connection to Redis: what a URL says, one server or a cluster, what is asked of it, and what its errors mean.
-
-It knows Redis and its library, and nothing of what a history store keeps there.
-"""
+"""Connections to Redis: parsing of URLs, clients of a server or a cluster, its settings, and translation of its errors."""
 
 from __future__ import annotations
 
@@ -17,26 +14,26 @@ from tsa.serving.history.base import seconds_of_setting, url_options
 
 LIKE = "history must be like redis://localhost:6379/0"
 RETRIES, CLUSTER_RETRIES = 1, 2
-"""How often a connection that broke is made anew for one call: never one that does not answer in time."""
+"""Reconnects per call after a broken connection; a timeout is never retried."""
 
 _log = logging.getLogger(__name__)
 
 
 def library() -> Any:
-    """The Redis library. Raises ConfigError where it is not installed."""
+    """Import the Redis library. Raises ConfigError if it is not installed."""
     return imported("history redis://", "redis", "redis")
 
 
 class RedisAddress:
-    """What a URL of the Redis library says, and the settings that are the store's own. Messages hold nothing of a password."""
+    """A parsed URL of the Redis library, with the store's own settings. `name` and messages never contain a password."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        """Raises ConfigError for a URL that cannot be one, and where the library is missing."""
+        """Parse a URL. Raises ConfigError if it is invalid, or the library is missing."""
         library()
         rest = url.partition("://")[2]
         before, at, _ = rest.rpartition("@")
         if "#" in rest or (at and any(mark in before for mark in "/?@")):
-            raise ConfigError(f"{LIKE}: user and password are written with %23 for #, %2F for /, %3F for ?, %40 for @")
+            raise ConfigError(f"{LIKE}: write # as %23, / as %2F, ? as %3F and @ as %40 in user and password")
         place, _, query = url.partition("?")
         own, others = url_options(query, {"timeout_seconds": str(timeout_seconds), "prefix": "tsa"})
         try:
@@ -47,14 +44,14 @@ class RedisAddress:
         except ValueError:
             raise ConfigError(f"{LIKE}: its port must be a number") from None
         if parts.scheme != "unix" and not (parts.path in ("", "/") or parts.path[1:].isdecimal()):
-            raise ConfigError(f"{LIKE}: what follows the host must be the number of a database")
+            raise ConfigError(f"{LIKE}: the part after the host must be the number of a database")
         self.prefix = own["prefix"]
         self.seconds = seconds_of_setting("timeout_seconds", own["timeout_seconds"])
         self._url = place + ("?" + "&".join(f"{name}={value}" for name, value in others.items()) if others else "")
         try:
-            self.client().connection_pool.make_connection()  # not yet connected: says whether it knows the settings
+            self.client().connection_pool.make_connection()  # does not connect, but checks the settings
         except (ValueError, TypeError, AttributeError):
-            raise ConfigError(f"{LIKE}, with settings that the Redis library knows (got {sorted(others)})") from None
+            raise ConfigError(f"{LIKE}, with settings of the Redis library (got {sorted(others)})") from None
 
     def client(self) -> Any:
         """A client of the server at this address."""
@@ -80,14 +77,14 @@ class RedisAddress:
 
 
 def node_of(client: Any, key: bytes) -> Any:
-    """The client of the one server that keeps this key: for what is asked of a server, not of a key."""
+    """A client of the server that has this key, for commands to a server."""
     if not hasattr(client, "get_node_from_key"):
         return client
     return client.get_redis_connection(client.get_node_from_key(key))
 
 
 def drop_connections(client: Any) -> None:
-    """Close connections that nobody uses: the next call asks for the address again."""
+    """Close idle connections, so that the next call resolves the address again."""
     if hasattr(client, "disconnect_connection_pools"):
         client.disconnect_connection_pools()
     else:
@@ -96,27 +93,27 @@ def drop_connections(client: Any) -> None:
 
 def is_cluster(server: Any, name: str) -> bool:
     """Whether the server is a node of a cluster. Raises HistoryUnavailable."""
-    return bool(_told(server, name, "cluster").get("cluster_enabled"))
+    return bool(_info(server, name, "cluster").get("cluster_enabled"))
 
 
 def eviction_policy(server: Any, name: str) -> str | None:
-    """What the server does when its memory is full, where that is to drop keys; None where it drops none, or does not tell."""
-    policy = _told(server, name, "memory").get("maxmemory_policy", "noeviction")
+    """The server's eviction policy; None if it evicts no keys, or does not show its policy."""
+    policy = _info(server, name, "memory").get("maxmemory_policy", "noeviction")
     return None if policy == "noeviction" else str(policy)
 
 
 def note_durability(server: Any, name: str) -> None:
-    """Warn where an acknowledged payment may be lost when Redis, or its machine, dies."""
+    """Log a warning if acknowledged payments may be lost when Redis or its machine crashes."""
     redis = library()
     with refusing(name):
         try:
-            found: Any = server.config_get("append*")
-        except redis.ResponseError:  # managed servers do not tell
+            config: Any = server.config_get("append*")
+        except redis.ResponseError:  # not allowed on managed servers
             return
-    settings = {_text(key): _text(value) for key, value in found.items()}
+    settings = {_text(key): _text(value) for key, value in config.items()}
     if settings.get("appendonly") != "yes" or settings.get("appendfsync") != "always":
         _log.warning(
-            "Redis may lose acknowledged payments when it dies: appendonly=%s, appendfsync=%s",
+            "Redis may lose acknowledged payments in a crash: appendonly=%s, appendfsync=%s",
             settings.get("appendonly"),
             settings.get("appendfsync"),
         )
@@ -124,7 +121,7 @@ def note_durability(server: Any, name: str) -> None:
 
 @contextmanager
 def refusing(name: str) -> Iterator[None]:
-    """What the client raises while the server is away, full, or busy loading, in the project's words."""
+    """Translate the client's errors into HistoryUnavailable with a reason."""
     redis = library()
     try:
         yield
@@ -133,7 +130,7 @@ def refusing(name: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Why a call failed, by the kind of the error, and by the code that a server's answer begins with."""
+    """The reason of a failed call, from the error's class or the error code in the server's answer."""
     redis = library()
     kinds = {
         redis.TimeoutError: "slow",
@@ -158,16 +155,16 @@ def reason_of(error: Exception) -> str:
     return codes.get(code, "other")
 
 
-def _told(server: Any, name: str, section: str) -> dict[str, Any]:
-    """What the server says of itself; nothing where it does not let this client ask."""
+def _info(server: Any, name: str, section: str) -> dict[str, Any]:
+    """A section of the server's INFO; empty if this user may not read it."""
     redis = library()
     with refusing(name):
         try:
-            found: dict[str, Any] = server.info(section)
+            info: dict[str, Any] = server.info(section)
         except redis.exceptions.NoPermissionError:
-            _log.warning("Redis does not let this user ask for INFO %s: whether it may drop keys is not known", section)
+            _log.warning("Redis does not allow this user INFO %s: unknown whether it may evict keys", section)
             return {}
-    return {_text(key): value for key, value in found.items()}
+    return {_text(key): value for key, value in info.items()}
 
 
 def _text(value: bytes | str) -> str:

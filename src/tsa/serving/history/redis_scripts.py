@@ -1,7 +1,7 @@
-"""What a history store in Redis says to the server: scripts, which Redis runs alone.
+"""Lua scripts of the Redis history store; Redis runs each atomically.
 
-Beside each place's key there are three: the store's identity, its generation, and the set of all keys of blocks, by which a
-block that was never there is told from one that the server has dropped. An empty text in the set tells that it is whole.
+Besides the data, Redis has the store's identity, its generation and the set of all block keys, which shows whether a missing
+block was evicted. The set contains an empty text to mark it as complete.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) == 0 and redis.call('SETNX', 
 end
 return redis.call('GET', KEYS[1])
 """
-"""Keys: identity, generation, blocks, metadata. Gives the store an identity if nothing is there; the identity that it has."""
+"""Keys: identity, generation, blocks, metadata. Gives an empty store an identity; returns the store's identity."""
 
 ADOPT = """
 redis.call('SET', KEYS[1], ARGV[1])
@@ -32,18 +32,18 @@ for i = 2, #KEYS do
   else redis.call('SREM', KEYS[1], KEYS[i]) end
 end
 """
-"""Keys: blocks, then some of them: noted as they are."""
+"""Keys: blocks, then some block keys: updates the set for these."""
 
 MISSING = """
-local whole, found = redis.call('SISMEMBER', KEYS[1], ''), {}
+local complete, results = redis.call('SISMEMBER', KEYS[1], ''), {}
 for i = 2, #KEYS do
   local value = redis.call('GET', KEYS[i])
-  if value then found[i - 1] = value
-  else found[i - 1] = whole == 0 and 1 or redis.call('SISMEMBER', KEYS[1], KEYS[i]) end
+  if value then results[i - 1] = value
+  else results[i - 1] = complete == 0 and 1 or redis.call('SISMEMBER', KEYS[1], KEYS[i]) end
 end
-return found
+return results
 """
-"""Keys: blocks, then those that were not found. For each what is there after all, 1 if it must have been, else 0."""
+"""Keys: blocks, then keys that were not found. For each: its value if it exists by now, 1 if it was evicted, else 0."""
 
 COMMIT = """
 local generation = redis.call('GET', KEYS[2])

@@ -1,8 +1,7 @@
-"""Which encoding a block's events are of, and how they get another: from the raw values in the payments' records.
+"""Encode the events of a history block again if they were encoded by another encoder, from the payments' stored values.
 
-Blocks carry the mark of their encoding. Where a bundle with another encoder reads one, its events are encoded anew then and
-there, and stay so with the next payment: a swap of bundles needs no pause, and processes that still have the other bundle
-go on. It does not know engines.
+Each block stores the hash of its encoder. It is re-encoded when it is read and stored with the next payment, so a change of
+bundles needs no pause, and processes with the old bundle continue to work.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tsa.serving.history.records import Record
 
 
 def encoder_hash(encoder: Encoder) -> bytes:
-    """What tells this encoding from others: a hash of all that it does, not of whom it was made for."""
+    """Hash of everything that determines the encoding, so that equal encoders of different markets have equal hashes."""
     meaning = {name: value for name, value in encoder.to_dict().items() if name != "market"}
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).digest()[:MARK_BYTES]
 

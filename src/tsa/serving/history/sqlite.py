@@ -1,8 +1,7 @@
-"""A history store in one SQLite file, shared by all processes of a machine. It knows SQL, and nothing of what it keeps.
+"""A history store in one SQLite file in WAL mode, shared by all processes of a machine.
 
-Writers do not wait for readers (WAL). A commit survives the death of the process; with `synchronous=full` that of the
-machine too, for a disk flush each. The log is folded into the file by a thread of its own, not by whoever commits. Each
-read and each commit looks at the store's identity and generation, and whether the file is still the one at its path.
+A commit survives the end of the process; with `synchronous=full`, which flushes the disk each time, also a crash of the
+machine. A thread runs the WAL checkpoints.
 """
 
 from __future__ import annotations
@@ -38,7 +37,10 @@ _log = logging.getLogger(__name__)
 
 
 class SQLiteStore(GuardedStore):
-    """See `HistoryStore`."""
+    """A `HistoryStore` in SQLite.
+
+    Each read and commit checks the store's identity and generation, and that the file is still the one at its path.
+    """
 
     def __init__(
         self,
@@ -49,10 +51,14 @@ class SQLiteStore(GuardedStore):
         new: New = "make",
         seen: Seen | None = None,
     ) -> None:
-        """Raises ConfigError for another `synchronous` than normal or full, HistoryUnavailable when `path` cannot be opened,
-        and what `open_history` says of `new` and `seen`."""
+        """For `new`, `seen` and their errors see `open_history`.
+
+        Raises:
+            ConfigError: `synchronous` is not normal or full.
+            HistoryUnavailable: `path` cannot be opened.
+        """
         if synchronous not in ("normal", "full"):
-            raise ConfigError("history: synchronous must be normal or full")
+            raise ConfigError(f"history: synchronous must be normal or full (got {synchronous!r})")
         path = path.absolute()
         self._path, self._timeout = path, timeout_seconds
         self._file = SQLiteFile(path, synchronous=synchronous, timeout_seconds=timeout_seconds)
@@ -70,14 +76,16 @@ class SQLiteStore(GuardedStore):
 
     @classmethod
     def open(cls, url: str, timeout_seconds: float, *, new: New = "make", seen: Seen | None = None) -> Self:
-        """The store behind `sqlite:///path`; `sqlite:////path` is an absolute one. The path is taken as it stands, up to a
-        `?`, behind which are settings."""
+        """Open the store at `sqlite:///path` (`sqlite:////path`: an absolute path).
+
+        The path is not decoded; settings follow after a `?`.
+        """
         place, _, query = url.partition("?")
         path = place.removeprefix("sqlite:///")
         if path == place or not path or not path.isprintable():
             raise ConfigError("history must be like sqlite:///histories.db")
         if path == ":memory:":
-            raise ConfigError("history must be a file: what is kept in memory alone is lost at the end (got :memory:)")
+            raise ConfigError("history must be a file (got :memory:): a store in memory is lost when the process ends")
         known = {"synchronous": "normal", "timeout_seconds": str(timeout_seconds)}
         settings, others = url_options(query, known)
         if others:
@@ -87,19 +95,19 @@ class SQLiteStore(GuardedStore):
 
     def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
         """See `HistoryStore`."""
-        found: dict[StoreKey, VersionedValue] = {}
+        values: dict[StoreKey, VersionedValue] = {}
         if not places:
-            return found
+            return values
         with self._alone() as link:
             link.execute("begin")
             try:
                 self._check_store(link)
                 for place in places:
                     if (stored := rows.read_place(link, place)) is not None:
-                        found[place] = stored
+                        values[place] = stored
             finally:
                 rows.end(link)
-        return found
+        return values
 
     def commit(self, change: WriteBatch) -> bool:
         """See `HistoryStore`."""
@@ -117,19 +125,19 @@ class SQLiteStore(GuardedStore):
         self._guard.note(identity, mark)
         return True
 
-    def scan(self, room: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
-        """See `HistoryStore`. Page by page, so that nobody waits for a long reader."""
+    def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
+        """See `HistoryStore`. Read in pages, so that a long scan blocks nobody."""
         last = ""
         while True:
             with self._alone() as link:
-                page = rows.read_page(link, room, last)
-            for last, stamp, data in page:
-                yield (room, last), VersionedValue(stamp, data)
+                page = rows.read_page(link, namespace, last)
+            for last, version, data in page:
+                yield (namespace, last), VersionedValue(version, data)
             if len(page) < rows.SCAN_ROWS:
                 return
 
     def compact(self) -> None:
-        """Empty the log. In the file itself what was dropped or replaced has been overwritten with zeros already."""
+        """Truncate the WAL. In the file itself, deleted data is already overwritten with zeros (secure_delete)."""
         until = time.monotonic() + self._timeout
         while True:
             with self._alone() as link:
@@ -137,7 +145,7 @@ class SQLiteStore(GuardedStore):
             if not busy:
                 return
             if time.monotonic() > until:
-                text = f"history store {self._path}: its log is in use and could not be emptied"
+                text = f"history store {self._path}: its WAL is in use and could not be truncated"
                 raise HistoryUnavailable(text, "locked")
             time.sleep(0.01)
 
@@ -157,7 +165,7 @@ class SQLiteStore(GuardedStore):
             try:
                 before = rows.store_row(link)
                 identity = Identity.adopted(None if before is None else before[0])
-                rows.make_tables(link, identity.pack(), anew=True)
+                rows.make_tables(link, identity.pack(), replace=True)
                 link.execute("commit")
                 self._check_store(link)
             finally:
@@ -174,7 +182,7 @@ class SQLiteStore(GuardedStore):
         """See `HistoryStore`. No call is made again here."""
 
     def _begin(self, new: New) -> None:
-        """Look at the store for the first time; make it where that is asked for."""
+        """Check the store at opening; create it if asked to."""
         if new == "refuse" and not self._file.is_there():
             raise new_store(str(self._path))
         if new != "refuse":
@@ -195,7 +203,7 @@ class SQLiteStore(GuardedStore):
             _log.warning("new store, 0 payments: %s", self._path)
 
     def _make(self, link: sqlite3.Connection, new: New) -> None:
-        """Make a new store, with an identity of its own."""
+        """Create a new store with a new identity."""
         if rows.holds_anything(link):
             raise HistoryLost(f"history store {self._path} has no identity, or has lost it: {ADVICE}", "lost")
         if new == "refuse":
@@ -217,7 +225,7 @@ class SQLiteStore(GuardedStore):
         return identity
 
     def _condemn(self, link: sqlite3.Connection, identity: bytes) -> None:
-        """Say in the store that it went back, for those who have not seen how far it was."""
+        """Mark the store as lost: it went back to an earlier state, which other processes may not be able to notice."""
         rows.end(link)
         rows.condemn(link, identity, replace(Identity.unpack(identity), lost=True).pack())
 
@@ -225,7 +233,9 @@ class SQLiteStore(GuardedStore):
     def _alone(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time."""
         if not self._lock.acquire(timeout=self._timeout):
-            raise HistoryUnavailable(f"history store {self._path} does not answer: others are at it", "locked")
+            raise HistoryUnavailable(
+                f"history store {self._path} does not answer: other threads are using it", "locked"
+            )
         try:
             with self._file.refusing():
                 yield self._file.link()
@@ -238,7 +248,7 @@ class SQLiteStore(GuardedStore):
             pass
 
     def _fold_in(self) -> None:
-        """Fold the log into the file now and then, without holding anybody up."""
+        """Run a WAL checkpoint now and then, without blocking anyone."""
         link, of = None, None
         while not self._closing.wait(CHECKPOINT_SECONDS):
             self._look()

@@ -1,4 +1,4 @@
-"""The file of a history store in SQLite: opened, watched for being removed or replaced, opened again. It knows no histories.
+"""The connection to the file of a SQLite history store; reopened if the file or its WAL was removed or replaced.
 
 SQLite goes on writing to a file that was unlinked, and nobody ever sees what it wrote. So the file that the path leads to is
 compared with the one that was opened, and its log likewise: after each commit, and now and then. A log is found by its name
@@ -21,9 +21,9 @@ from tsa.errors import HistoryLost, HistoryUnavailable
 from tsa.serving.history.identity import ADVICE
 
 CHECKPOINT_PAGES = 16_384
-"""A log of this many pages is folded in by a committer, where the thread does not get to it."""
+"""A commit runs the checkpoint itself if the WAL has this many pages, that is if the thread falls behind."""
 LOOK_SECONDS = 0.05
-"""How often the file, its log and the log's index are compared with those that were opened, beside after each commit."""
+"""How often the file, its WAL and the WAL index are compared with the opened ones, besides after each commit."""
 OWNER_ONLY = 0o600
 ASIDE = ".of-another-file"
 
@@ -63,19 +63,22 @@ class SQLiteFile:
         return self._link
 
     def make(self) -> None:
-        """Make an empty file, which its owner alone may read, where there is none. Raises HistoryUnavailable."""
+        """Create an empty file, readable by its owner only, if there is none. Raises HistoryUnavailable."""
         with self.refusing(), contextlib.suppress(FileExistsError):
             if not self.is_there():
                 self._put_log_aside()
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY))
 
     def is_there(self) -> bool:
-        """Whether something stands at the path."""
+        """Whether the file exists."""
         return self.path.exists()
 
     def link(self) -> sqlite3.Connection:
-        """The connection; opened where it is not, and anew where the file was removed or replaced. Raises HistoryLost where
-        there is none at the path."""
+        """The connection, opened if needed, and reopened if the file was removed or replaced.
+
+        Raises:
+            HistoryLost: there is no file at the path.
+        """
         if self._link is not None and time.monotonic() > self._look_at and not self._is_same():
             self._save_log(self._link)
             self.close()
@@ -88,14 +91,14 @@ class SQLiteFile:
         return self._link
 
     def has_moved(self) -> bool:
-        """Whether the file, or its log, was removed or replaced; it is then opened anew the next time."""
+        """Whether the file or its WAL was removed or replaced; if so, it is reopened at the next use."""
         moved = self._found(self._names[:2]) != self._marks[:2]
         if moved:
             self._look_at = 0.0
         return moved
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         link, self._link = self._link, None
         if link is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -103,7 +106,7 @@ class SQLiteFile:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """What SQLite and the system raise, in the project's words. What is damaged or moved is opened anew the next time."""
+        """Translate errors of SQLite and the system into HistoryUnavailable; reopen a damaged or moved file next time."""
         try:
             yield
         except sqlite3.Error as error:
@@ -129,17 +132,19 @@ class SQLiteFile:
             link.execute("pragma journal_mode = wal")
             link.execute(f"pragma synchronous = {self._synchronous}")
             link.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            link.execute("select count(*) from sqlite_master").fetchone()  # the log is there from the first look on
+            link.execute(
+                "select count(*) from sqlite_master"
+            ).fetchone()  # creates the WAL, so that the first comparison finds it
         except BaseException:
             link.close()
             raise
         return link
 
     def _save_log(self, link: sqlite3.Connection) -> None:
-        """Where the log alone was removed: fold into the file what only this connection can still see of it."""
+        """If only the WAL was removed, write its content, which only this connection can still read, into the file."""
         with contextlib.suppress(OSError, sqlite3.Error):
-            found = os.stat(self.path)
-            if self._marks[:1] == ((found.st_dev, found.st_ino),) and not os.path.exists(self._names[1]):
+            status = os.stat(self.path)
+            if self._marks[:1] == ((status.st_dev, status.st_ino),) and not os.path.exists(self._names[1]):
                 link.execute("pragma wal_checkpoint(passive)")
 
     def _part_from_log(self) -> None:
@@ -160,13 +165,13 @@ class SQLiteFile:
             os.unlink(self._names[2])
 
     def _is_same(self) -> bool:
-        """Whether the file and its log are those that were opened."""
+        """Whether the file and its WAL are the opened ones."""
         self._look_at = time.monotonic() + LOOK_SECONDS
         return self._found(self._names) == self._marks
 
     @staticmethod
     def _found(names: Sequence[str]) -> _Marks:
         try:
-            return tuple((found.st_dev, found.st_ino) for found in map(os.stat, names))
+            return tuple((status.st_dev, status.st_ino) for status in map(os.stat, names))
         except OSError:
             return ()

@@ -1,4 +1,4 @@
-"""What a history store in SQLite says to the database: its tables, and changes of places that are as they were seen."""
+"""SQL of the SQLite history store: its tables, reads and scans, and writes that check the expected versions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _SCAN_BLOCKS = "select name, stamp, data from blocks where room = ? and name > ?
 
 
 def store_row(link: sqlite3.Connection) -> tuple[bytes, int] | None:
-    """Identity and generation; None where the store has none."""
+    """Identity and generation of the store; None if it has none."""
     try:
         row: tuple[bytes, int] | None = link.execute(_READ_STORE).fetchone()
     except sqlite3.OperationalError:
@@ -50,50 +50,62 @@ def store_row(link: sqlite3.Connection) -> tuple[bytes, int] | None:
 
 
 def end(link: sqlite3.Connection) -> None:
-    """End what was not committed."""
+    """Roll back an open transaction."""
     if link.in_transaction:
         link.execute("rollback")
 
 
 def is_as_seen(link: sqlite3.Connection, change: WriteBatch) -> bool:
-    """Whether the places that are seen but not written are as they were; those that are written check themselves."""
+    """Whether the keys that were read but are not written have the expected versions. Writes check their own."""
     for place, stamp in change.expected_versions.items():
         if place in change.puts or (place in change.deletes and stamp is not None):
             continue
-        room, name = place
-        row = link.execute(*((_READ_BLOCK, place) if room else (_READ_PAYMENT, (name,)))).fetchone()
+        namespace, name = place
+        row = link.execute(*((_READ_BLOCK, place) if namespace else (_READ_PAYMENT, (name,)))).fetchone()
         if (None if row is None else row[0]) != stamp:
             return False
     return True
 
 
 def written(link: sqlite3.Connection, change: WriteBatch) -> bool:
-    """Write and drop; False where a place has moved on."""
+    """Write and delete; False if a key no longer has its expected version."""
     stamp, seen = new_version(), change.expected_versions
-    put = [(room, name, seen[room, name], data) for (room, name), data in change.puts.items()]
-    drop = [(room, name, seen[room, name]) for room, name in change.deletes if seen[room, name] is not None]
+    put = [(namespace, name, seen[namespace, name], data) for (namespace, name), data in change.puts.items()]
+    drop = [
+        (namespace, name, seen[namespace, name])
+        for namespace, name in change.deletes
+        if seen[namespace, name] is not None
+    ]
     batches: Mapping[str, list[tuple[object, ...]]] = {
-        _INSERT_PAYMENT: [(stamp, data, name) for room, name, old, data in put if room == PAYMENTS and old is None],
-        _INSERT_BLOCK: [(stamp, data, room, name) for room, name, old, data in put if room and old is None],
-        _UPDATE_PAYMENT: [(stamp, data, name, old) for room, name, old, data in put if not room and old is not None],
-        _UPDATE_BLOCK: [(stamp, data, room, name, old) for room, name, old, data in put if room and old is not None],
-        _DROP_PAYMENT: [(name, old) for room, name, old in drop if not room],
-        _DROP_BLOCK: [(room, name, old) for room, name, old in drop if room],
+        _INSERT_PAYMENT: [
+            (stamp, data, name) for namespace, name, old, data in put if namespace == PAYMENTS and old is None
+        ],
+        _INSERT_BLOCK: [
+            (stamp, data, namespace, name) for namespace, name, old, data in put if namespace and old is None
+        ],
+        _UPDATE_PAYMENT: [
+            (stamp, data, name, old) for namespace, name, old, data in put if not namespace and old is not None
+        ],
+        _UPDATE_BLOCK: [
+            (stamp, data, namespace, name, old) for namespace, name, old, data in put if namespace and old is not None
+        ],
+        _DROP_PAYMENT: [(name, old) for namespace, name, old in drop if not namespace],
+        _DROP_BLOCK: [(namespace, name, old) for namespace, name, old in drop if namespace],
     }
     made = (link.executemany(statement, rows).rowcount == len(rows) for statement, rows in batches.items() if rows)
     return all(made)
 
 
 def read_place(link: sqlite3.Connection, place: StoreKey) -> VersionedValue | None:
-    """What stands at a place."""
-    room, name = place
-    row = link.execute(*((_READ_BLOCK, place) if room else (_READ_PAYMENT, (name,)))).fetchone()
+    """The value of a key; None if it has none."""
+    namespace, name = place
+    row = link.execute(*((_READ_BLOCK, place) if namespace else (_READ_PAYMENT, (name,)))).fetchone()
     return None if row is None else VersionedValue(*row)
 
 
-def read_page(link: sqlite3.Connection, room: str, after: str) -> list[tuple[str, int, bytes]]:
-    """Names, stamps and data of the places of a room that follow `after`, so many at a time."""
-    query = (_SCAN_BLOCKS, (room, after, SCAN_ROWS)) if room else (_SCAN_PAYMENTS, (after, SCAN_ROWS))
+def read_page(link: sqlite3.Connection, namespace: str, after: str) -> list[tuple[str, int, bytes]]:
+    """Name, version and data of the next SCAN_ROWS keys of a namespace after the name `after`."""
+    query = (_SCAN_BLOCKS, (namespace, after, SCAN_ROWS)) if namespace else (_SCAN_PAYMENTS, (after, SCAN_ROWS))
     return link.execute(*query).fetchall()
 
 
@@ -103,11 +115,15 @@ def holds_anything(link: sqlite3.Connection) -> bool:
     return bool(has) and link.execute(_ANYTHING).fetchone() is not None
 
 
-def make_tables(link: sqlite3.Connection, identity: bytes, *, anew: bool = False) -> None:
-    """Make what tables there are none of yet, and give the store an identity. anew: also where it has one."""
+def make_tables(link: sqlite3.Connection, identity: bytes, *, replace: bool = False) -> None:
+    """Create missing tables and set the store's identity.
+
+    Args:
+        replace: also replace an existing identity.
+    """
     for statement in _SCHEMA.split(";"):
         link.execute(statement)
-    link.execute(_ADOPT_STORE if anew else _MAKE_STORE, (identity,))
+    link.execute(_ADOPT_STORE if replace else _MAKE_STORE, (identity,))
 
 
 def raise_generation(link: sqlite3.Connection, identity: bytes) -> Mark | None:
@@ -129,5 +145,5 @@ def read_mark(link: sqlite3.Connection, own: Mark | None) -> bytes | None:
 
 
 def condemn(link: sqlite3.Connection, identity: bytes, lost: bytes) -> None:
-    """Put another identity in the place of the one that the store has."""
+    """Replace the store's identity by `lost`."""
     link.execute(_CONDEMN, (lost, identity))

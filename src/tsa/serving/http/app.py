@@ -1,4 +1,4 @@
-"""The application: the routes behind the gate, and what runs beside them while it is up."""
+"""The ASGI application: routes, middleware, and the background task that watches the bundle."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["create_app"]
 
-DETAILS = {404: ("not_found", "there is no such address"), 405: ("method", "this address does not know the method")}
+DETAILS = {404: ("not_found", "there is no such address"), 405: ("method", "this address does not support the method")}
 
 
 def create_app(service: AppState) -> FastAPI:
-    """An ASGI application around a service. The service is closed when the application ends."""
+    """Create the ASGI application around a service. The service is closed when the application ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,17 +57,17 @@ def create_app(service: AppState) -> FastAPI:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """The framework's own refusals become problems, at the gate."""
+    """Turn errors of the framework into problems, in the middleware."""
     assert isinstance(error, StarletteHTTPException | HTTPException)
     rule, detail = DETAILS.get(error.status_code, ("request", "the request cannot be read"))
     raise ProblemError(error.status_code, rule, detail, headers=dict(error.headers or {}))
 
 
 async def reload_on_change(service: AppState) -> None:
-    """Reload whenever the mark changes, until cancelled. A bundle that is refused is tried again whenever a file of it changes,
-    so that one that is copied over file by file is taken over once it is whole.
+    """Reload the bundle whenever its file id changes, until cancelled.
 
-    A folder or file that changes in its place is left alone until it is the same at two looks: it may be written just now.
+    A bundle that was refused is tried again whenever one of its files changes, so that a copy in progress is loaded once it
+    is complete. A folder or file that changes in place is left alone until two checks find it unchanged.
     """
     seen = service.mark
     while True:
@@ -79,4 +79,4 @@ async def reload_on_change(service: AppState) -> None:
         try:
             await service.reload()
         except ProblemError:
-            logger.warning("the bundle before it goes on; this one is looked at again when a file of it changes")
+            logger.warning("the old bundle stays in use; the new one is tried again when one of its files changes")

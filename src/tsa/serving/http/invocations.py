@@ -1,7 +1,6 @@
 """Bodies and answers of /invocations: JSON, JSON lines, CSV or Parquet in; JSON, JSON lines or CSV out.
 
-A model that was imported answers in the legacy system's shape, word for word. It knows no server and not how payments are scored:
-the route and SageMaker's inference toolkit both come through here.
+Shared by the route and SageMaker's inference toolkit. An imported model answers exactly in the legacy system's format.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ PROBLEM = "problem"
 COLUMNS = ("id", "raw_score", "percentile", "probability", "decision", "version", PROBLEM)
 PREDICTIONS = "predictions"
 INSTANCES = "instances"
-"""Some clients put their list under this name."""
+"""Some clients send their list under this name."""
 
 
 def rows_of(body: bytes, kind: str, max_list: int, max_bytes: int) -> RequestRows:
-    """The rows of a body, those of `{"instances": […]}` too. ProblemError as of `formats.read`."""
-    found = formats.read(body, kind, max_list, max_bytes)
-    row = found.rows[0]
-    if not (found.single and isinstance(row, dict) and set(row) == {INSTANCES} and isinstance(row[INSTANCES], list)):
-        return found
+    """Read the rows of a body, also of `{"instances": […]}`. Raises ProblemError as `formats.read` does."""
+    request = formats.read(body, kind, max_list, max_bytes)
+    row = request.rows[0]
+    if not (request.single and isinstance(row, dict) and set(row) == {INSTANCES} and isinstance(row[INSTANCES], list)):
+        return request
     return formats.check_row_count(RequestRows(row[INSTANCES], single=False), max_list)
 
 
 def response_format(header: str | None, kind: str, *, imported: bool) -> str:
-    """The format of the answer to a body of `kind`, by the Accept header. ProblemError where it allows none."""
+    """The format of the answer to a body of `kind`, from the Accept header. Raises ProblemError if it accepts none."""
     default = JSON_LINES if kind == JSON_LINES else CSV if kind == CSV and not imported else JSON
     return formats.negotiate(header, WRITTEN, default=default)
 
@@ -45,17 +44,17 @@ def response_format(header: str | None, kind: str, *, imported: bool) -> str:
 def to_legacy_format(
     calibration: Calibration, results: Sequence[ScoreResult | RuleViolation], documents: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The same scores as the legacy system spells them; problems stay."""
+    """Replace results by the legacy system's format; problems do not change."""
     raw = [result.raw_score for result in results if isinstance(result, ScoreResult)]
     said = iter(legacy_response(raw, calibration)[PREDICTIONS] if raw else ())
     return [
-        next(said) if isinstance(result, ScoreResult) else found
-        for result, found in zip(results, documents, strict=True)
+        next(said) if isinstance(result, ScoreResult) else document
+        for result, document in zip(results, documents, strict=True)
     ]
 
 
 def serialize(out: str, documents: Sequence[dict[str, Any]]) -> tuple[bytes, str]:
-    """The answer in the format `out`, and its media type."""
+    """Encode the answer in the format `out`; return it with its media type."""
     if out == JSON_LINES:
         return formats.to_json_lines(documents), JSON_LINES
     if out == CSV:

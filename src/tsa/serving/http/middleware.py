@@ -1,7 +1,7 @@
-"""The gate that every request passes: who it is, whether it may, and what is said when something goes wrong.
+"""ASGI middleware for every request: authentication, rate limit, and translation of errors into RFC 9457 problems.
 
-Nothing but answers and RFC 9457 problems leaves it: no traceback, no path, no text of an error that might hold a payment's
-value. What went wrong inside is logged as the kind of error and where, without its text. It knows no market.
+Answers never contain a traceback, a path, or the text of an exception, which might contain a payment's value. Internal errors
+are logged with their class and location, without their text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tsa.serving.errors import problem_from_exception, rate_limited, stopping
 logger = logging.getLogger(__name__)
 
 OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
-"""Asked by those that hold no token: load balancers, and a browser that is about to be given one."""
+"""Addresses that need no token: for load balancers, and for the page where a token is entered."""
 OPEN_FOLDER, ADMIN, PROTOCOL = "/page/", "/v1/admin/", "/v2"
 WORK = ("/score", "/outcome", "/invocations", "/infer")
 ALIVE = "/v2/health/live"
@@ -61,7 +61,7 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             if exchange.status or self._service.ends_at is None:
                 raise
-            # the server ends, and waits for this request no longer
+            # the server is stopping and no longer waits for this request
             await self._refuse(stopping(), exchange, answer)
         except Exception as error:
             if exchange.status:
@@ -73,7 +73,7 @@ class RequestMiddleware:
             self._service.metrics.request(route, exchange.status, time.monotonic() - exchange.begun)
 
     def _authorize(self, exchange: RequestContext) -> None:
-        """ProblemError for those that may not enter, or not now."""
+        """Raise ProblemError for a client without access, over its rate limit, or while the server is busy."""
         service, path = self._service, exchange.path
         if service.draining and path != ALIVE:
             raise stopping()
@@ -88,7 +88,7 @@ class RequestMiddleware:
             allowed = not service.secrets.score.given or service.secrets.score.matches(token)
         if not allowed:
             if (wait := service.buckets.take(exchange.client)) is not None:
-                raise rate_limited(wait)  # tokens are not to be guessed at leisure
+                raise rate_limited(wait)  # limits the guessing of tokens
             detail = "a valid bearer token must be given"
             raise ProblemError(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
         if token and service.secrets.score.given:
@@ -96,7 +96,7 @@ class RequestMiddleware:
         if (wait := service.buckets.take(exchange.client)) is not None:
             raise rate_limited(wait)
         if path.endswith(WORK):
-            service.batcher.ensure_capacity()  # while the queue is full, no work at all is done for what will be refused
+            service.batcher.ensure_capacity()  # while the queue is full, do no work for requests that will be refused
 
     async def _refuse(self, refused: ProblemError, exchange: RequestContext, send: Send) -> None:
         if not refused.counted:

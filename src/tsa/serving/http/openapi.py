@@ -1,4 +1,4 @@
-"""The paths of the OpenAPI document. What stands in bodies, `tsa.serving.http.openapi_schemas` says."""
+"""The paths of the OpenAPI document; for the schemas of bodies see `tsa.serving.http.openapi_schemas`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JSON, LINES, CSV, PARQUET = "application/json", "application/jsonlines", "text/c
 DEADLINE = {
     "name": "X-Deadline-Ms",
     "in": "header",
-    "description": "The payment must be begun within so many milliseconds",
+    "description": "Scoring must start within this many milliseconds",
     "schema": {"type": "integer", "minimum": 1, "maximum": 600_000},
 }
 EXPLAIN = {"name": "explain", "in": "query", "description": "With reasons", "schema": {"type": "boolean"}}
@@ -22,7 +22,7 @@ PLAIN = ("401", "429", "503")
 
 
 def document(specification: Specification, secured: bool) -> dict[str, Any]:
-    """The whole document. secured: tokens are asked for."""
+    """Create the complete document. secured: the server requires tokens."""
     schemes = {"token": {"type": "http", "scheme": "bearer"}}
     return {
         "openapi": "3.1.0",
@@ -44,7 +44,7 @@ def _paths(specification: Specification) -> dict[str, Any]:
     return {
         "/v1/score": _post("Score one payment or a list of them", payments, answers, [EXPLAIN, DEADLINE]),
         "/v1/outcome": _post(
-            "Say what became of a payment", {JSON: {"schema": ref("Outcome")}}, anything, [], more=("404",)
+            "Record the outcome of a payment", {JSON: {"schema": ref("Outcome")}}, anything, [], more=("404",)
         ),
         "/invocations": _post(
             "Score payments, as SageMaker calls it",
@@ -53,7 +53,7 @@ def _paths(specification: Specification) -> dict[str, Any]:
             [EXPLAIN, DEADLINE],
         ),
         "/ping": _get("Whether this server can score", anything, security=OPEN),
-        "/metrics": _get("Figures for Prometheus", {"text/plain": {"schema": {"type": "string"}}}),
+        "/metrics": _get("Metrics for Prometheus", {"text/plain": {"schema": {"type": "string"}}}),
         "/v1/form": _get("What a payment is made of", anything),
         "/v2": _get("What this server is", anything),
         "/v2/health/live": _get("Whether this server runs", anything, security=OPEN),
@@ -65,7 +65,7 @@ def _paths(specification: Specification) -> dict[str, Any]:
 
 
 def _model(address: str, parameters: list[Any]) -> dict[str, Any]:
-    """The paths of a model that stands at `address`."""
+    """The paths of a model at `address`."""
     anything = {JSON: {"schema": {"type": "object"}}}
     inference = {JSON: {"schema": ref("Inference")}}
     more = ("404",)
@@ -103,7 +103,7 @@ def _get(
 
 
 def _admin(found: dict[str, Any]) -> dict[str, Any]:
-    summary = "Take over the bundle that now stands at the server's path"
+    summary = "Load the bundle that is now at the server's path"
     responses: dict[str, Any] = {"200": {"description": summary, "content": found}}
     responses |= {status: problem_response(status) for status in (*PLAIN, "409")}
     responses["403"] = _other("403")

@@ -1,6 +1,6 @@
-"""The OpenAPI document of a market's endpoint, with examples in its own columns, and what a form needs to ask for a payment.
+"""Schemas and examples of the OpenAPI document in a market's columns, and the description for the form.
 
-Written by hand, since routes read bodies themselves. It knows the market and the values that the encoder knows.
+Written by hand, because the routes parse bodies themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tsa.data.wire.layout import FieldLayout
 from tsa.serving.problems import CONTENT_TYPE, TYPES
 
 MAX_CHOICES = 100
-"""A feature with more known values is asked for as free text."""
+"""A feature with more known values is a free text field in the form."""
 DECIMAL = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
 ANY_TEXT, ANY_NUMBER = ["string", "number", "boolean", "null"], ["number", "string", "boolean", "null"]
 EXAMPLE_TIME, EXAMPLE_EPOCH = "2025-04-20T12:00:00Z", 1_745_150_400
@@ -36,7 +36,7 @@ REFUSALS = {
 
 
 class Specification:
-    """What a client is told before it sends anything."""
+    """Describes the requests and answers of a market's endpoint."""
 
     def __init__(self, market: Market, encoder: Encoder) -> None:
         self.market, self._encoder = market, encoder
@@ -45,7 +45,7 @@ class Specification:
 
     @property
     def columns(self) -> list[dict[str, Any]]:
-        """What a payment is made of, in the order of a form: name, kind (id, time, key, text, number), known values."""
+        """The columns of a payment in the order of the form: name, kind (id, time, key, text, number), known values."""
         market = self.market
         keys = {history.key_column for history in market.history}
         numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
@@ -66,7 +66,7 @@ class Specification:
         }
 
     def form(self) -> dict[str, Any]:
-        """What the page at / asks for."""
+        """The description of the form of the page at /."""
         market = self.market
         return {
             "market": market.name,

@@ -1,8 +1,7 @@
-"""uvicorn's HTTP protocol, with bounds for what stands before a body, and an end of connections that lets answers arrive.
+"""uvicorn's HTTP protocol with limits on request heads, and a delayed close so that early answers arrive.
 
-Request lines, headers, trailers and whatever else a parser keeps until it is whole are bounded; more of it gets 431. Where a
-request is answered before all of its body was read (413, say), closing at once would reset the connection, and the client
-would see that in place of the answer: what still comes is read and dropped for a while first. It knows no routes.
+Larger request lines, headers and trailers get 431. If a request is answered before its body was read (for example 413), the
+rest is read and dropped for a while, because an immediate close would reset the connection before the answer arrives.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
 logger = logging.getLogger(__name__)
 
 MAX_HEAD, MAX_HEADERS = 32 * 2**10, 100
-"""Bytes of a request line with its headers, and headers; uvicorn itself has no bound."""
+"""Most bytes of a request line with its headers, and most headers; uvicorn itself has no limit."""
 LINGER_SECONDS = 10.0
-"""How long what a client still sends is dropped, after its answer, before the connection is closed."""
+"""How long, after an early answer, data from the client is dropped before the connection is closed."""
 LOG_SECONDS = 60.0
-"""Such refusals are logged so often at most."""
+"""Shortest time between two log lines about such refusals."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -33,13 +32,13 @@ class Protocol(HttpToolsProtocol):
     _logged = -LOG_SECONDS
 
     def connection_made(self, transport: Any) -> None:
-        """As uvicorn's, with a transport that does not close at once."""
+        """Like uvicorn's, with a transport that delays its close."""
         self._head = self._unheard = 0
         self._too_large = self._broken = False
         super().connection_made(Lingering(transport, self.loop, self._sends_more))  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's. What the parser has taken and not told of yet is counted."""
+        """Like uvicorn's, and counts bytes that the parser has buffered."""
         if self.transport.is_closing():
             return
         self._unheard += len(data)
@@ -66,7 +65,7 @@ class Protocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """The head is complete."""
         self._unheard = 0
         super().on_headers_complete()
 
@@ -76,12 +75,12 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self._unheard = 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed, or is too large to be, with a problem."""
+        """Refuse a request that cannot be parsed, or is too large, with a problem."""
         self._broken = True
         if self._too_large:
             detail = (
@@ -111,7 +110,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class Lingering:
-    """A transport that closes once the client has stopped sending, or after a while."""
+    """A transport that closes once the client stops sending, or after LINGER_SECONDS."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, sends_more: Any) -> None:
         self._transport, self._loop, self._sends_more = transport, loop, sends_more
@@ -121,11 +120,11 @@ class Lingering:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
-        """Whether it closes, or is about to."""
+        """Whether it is closed or about to close."""
         return self._lingers or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close; where the client still sends, drop that first. A second call closes at once."""
+        """Close after dropping what the client still sends. A second call closes at once."""
         if self._lingers or self._transport.is_closing() or not self._sends_more():
             self._transport.close()
             return

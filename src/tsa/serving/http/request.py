@@ -1,4 +1,4 @@
-"""One HTTP exchange: who asks, by when, and the body, read within bounds. It knows nothing of payments."""
+"""Per-request context: client id, deadline, and a size- and time-limited body reader."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 KEY = "tsa.exchange"
-"""Where an exchange stands in its ASGI scope."""
+"""Key of the context in its ASGI scope."""
 MAX_DEADLINE_MS = 600_000
 READING = ["GET", "HEAD"]
-"""The methods of an address that is read."""
+"""Methods of addresses that can only be read."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_WHOLE = re.compile(r"[0-9]{1,9}")
+_INTEGER = re.compile(r"[0-9]{1,9}")
 
 
 class RequestContext:
-    """A request as it arrived. `client` says whose it is, for the rate limit; `status` how it was answered."""
+    """A request. `client` identifies the client for the rate limit; `status` is the status of the answer."""
 
     __slots__ = ("_given", "_receive", "_settings", "begun", "client", "headers", "path", "request_id", "status")
 
@@ -45,29 +45,32 @@ class RequestContext:
 
     @classmethod
     def of(cls, scope: Scope) -> RequestContext:
-        """The exchange of a scope that came through the gate."""
-        found: RequestContext = scope[KEY]
-        return found
+        """The context that the middleware put into a scope."""
+        context: RequestContext = scope[KEY]
+        return context
 
     def header(self, name: bytes) -> str | None:
-        """A header's value; None where it is not there."""
+        """A header's value; None if it is missing."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     @property
     def deadline(self) -> float:
-        """Of `time.monotonic`. ProblemError where X-Deadline-Ms is no whole number of milliseconds."""
+        """On the clock of `time.monotonic`. Raises ProblemError if X-Deadline-Ms is not an integer of milliseconds."""
         text = self.header(b"x-deadline-ms")
         if text is None:
             return self.begun + self._settings.deadline_ms / 1000
-        if not _WHOLE.fullmatch(text) or not 1 <= int(text) <= MAX_DEADLINE_MS:
+        if not _INTEGER.fullmatch(text) or not 1 <= int(text) <= MAX_DEADLINE_MS:
             detail = f"X-Deadline-Ms must be a whole number from 1 to {MAX_DEADLINE_MS}"
             raise ProblemError(400, "deadline_header", detail, field="X-Deadline-Ms", value=text)
         return self.begun + int(text) / 1000
 
     async def body(self) -> bytes:
-        """The whole body. ProblemError for one that is encoded (gzip, say), too large, or takes too long; no more of it is read
-        than that."""
+        """Read the complete body.
+
+        Raises:
+            ProblemError: it is encoded (for example gzip), too large, or too slow; the rest is then not read.
+        """
         self._refuse_encoded()
         most = self._settings.max_bytes
         announced = self.header(b"content-length")
@@ -93,17 +96,17 @@ class RequestContext:
     def _refuse_encoded(self) -> None:
         for name, plain in ((b"content-encoding", "identity"), (b"transfer-encoding", "chunked")):
             for key, value in self._given:
-                found = value.decode("latin-1").strip().lower()
-                if key == name and found not in ("", plain):
+                encoding = value.decode("latin-1").strip().lower()
+                if key == name and encoding not in ("", plain):
                     field = name.decode().title()
                     detail = f"the body must be sent as it is: {field} must not be given, or be {plain}"
                     headers = {"Accept-Encoding": "identity", "Connection": "close"}
-                    raise ProblemError(415, "content_encoding", detail, field=field, value=found, headers=headers)
+                    raise ProblemError(415, "content_encoding", detail, field=field, value=encoding, headers=headers)
 
     async def _next(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise ProblemError(400, "disconnected", "the body must arrive whole")
+            raise ProblemError(400, "disconnected", "the body must arrive completely")
         return message
 
     def _too_large(self) -> ProblemError:

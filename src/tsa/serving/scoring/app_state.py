@@ -1,6 +1,6 @@
-"""What the routes share: the scoring service behind its batcher, the contract, the figures, and the change of bundles.
+"""State that the routes share: the scoring service behind its batcher, the request validator, metrics, and bundle reloads.
 
-One thread works on the scoring service: batches of payments, and between them outcomes and new bundles. It knows no HTTP.
+One thread calls the scoring service: for batches of payments and, between these, outcomes and new bundles.
 """
 
 from __future__ import annotations
@@ -44,11 +44,14 @@ MIN_CLOSING_SECONDS = 0.2
 
 
 class AppState:
-    """Everything of a running server but its routes. Make one per process, and `close` it."""
+    """Everything of a running server except its routes. Create one per process and `close` it."""
 
     def __init__(self, settings: ServeSettings) -> None:
-        """Opens the bundle, the history store and the shadow. Raises what these raise, and ConfigError for settings that
-        do not fit the bundle."""
+        """Open the bundle, the history store and the shadow.
+
+        Raises:
+            ConfigError: settings that do not fit the bundle. Also raises what opening these raises.
+        """
         self.settings, self.secrets = settings, Credentials(settings)
         self.mark: BundleFileId = bundle_file_id(settings.bundle)
         scorer = self._load()
@@ -62,7 +65,7 @@ class AppState:
         self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
         self.draining = False
         self.ends_at: float | None = None
-        """Once it is to end: when, of `time.monotonic`, at the latest."""
+        """Latest end of a shutdown that has begun, on the clock of `time.monotonic`."""
         self._set_scorer(scorer)
         self.batcher: Batcher[PaymentRequest, Result] = Batcher(
             self._work,
@@ -74,7 +77,7 @@ class AppState:
         )
 
     def _load(self) -> Scorer:
-        """The bundle at the path, as it is at one moment: a link is followed once."""
+        """Load the bundle at the path; a link is resolved once, so that all files are from one bundle."""
         settings = self.settings
         return Scorer.load(
             settings.bundle.resolve(),
@@ -89,7 +92,7 @@ class AppState:
         if market.inline_history is not None:
             return None
         if self.settings.history is None:
-            raise ConfigError(f"market {market.name} needs --history, such as sqlite:///histories.db: there is none")
+            raise ConfigError(f"--history is required for market {market.name!r} (for example sqlite:///histories.db)")
         seconds = (market.serving or Serving()).history_timeout_seconds
         store = open_history(
             self.settings.history,
@@ -101,7 +104,7 @@ class AppState:
         return MonitoredStore(store, self.metrics)
 
     def _set_scorer(self, scorer: Scorer) -> None:
-        """What depends on the bundle."""
+        """Set everything that depends on the bundle."""
         bundle = scorer.bundle
         self.scorer, self.version, self.market = scorer, version_of(scorer), bundle.market
         self.serving = bundle.market.serving or Serving()
@@ -114,11 +117,22 @@ class AppState:
     async def score(
         self, entries: Sequence[PaymentRequest | RuleViolation], *, client: str, deadline: float
     ) -> list[Result]:
-        """An answer or a problem for each entry. ProblemError and the batcher's errors where the request gets none."""
+        """Score the valid entries of a request.
+
+        Args:
+            client: client id, for the rate limit.
+            deadline: on the clock of `time.monotonic`.
+
+        Returns:
+            A result or a rule violation for each entry.
+
+        Raises:
+            ProblemError: the request is refused. Also raises what `Batcher.submit` raises.
+        """
         if len(entries) > 1 and (wait := self.buckets.take(client, len(entries) - 1)) is not None:
             raise rate_limited(wait)
-        sound = [entry for entry in entries if isinstance(entry, PaymentRequest)]
-        results = self.contract.in_place(entries, await self.batcher.submit(sound, deadline))
+        valid = [entry for entry in entries if isinstance(entry, PaymentRequest)]
+        results = self.contract.in_place(entries, await self.batcher.submit(valid, deadline))
         for result in results:
             if isinstance(result, RuleViolation):
                 self.metrics.refused(result.rule)
@@ -126,10 +140,10 @@ class AppState:
 
     def _observe(self, size: int, seconds: float) -> None:
         self.metrics.batch(size, seconds)
-        self.metrics.queue.set(self.batcher.waiting)  # each worker tells its own, whichever is asked for the sum
+        self.metrics.queue.set(self.batcher.waiting)  # each worker reports its own queue
 
     def _work(self, entries: Sequence[PaymentRequest]) -> list[Result]:
-        """In the model thread."""
+        """Score a batch. Runs in the model thread."""
         results = score_isolating_failures(self.scoring_service, entries)
         self._count(entries, results)
         return results
@@ -152,35 +166,38 @@ class AppState:
             self.shadow.submit(entries, results)
 
     async def record_outcome(self, id_: Any, fraud: bool, at_seconds: float, *, deadline: float) -> bool:
-        """Whether there is such a payment; its outcome is then known. The batcher's errors where there is no time for it."""
+        """Record an outcome; False if there is no such payment. Raises what `Batcher.run_with_deadline` raises."""
         text = normalise_text(id_, "id", Spelling.of(self.market)) or ""
         call = partial(self.scoring_service.record_outcome, text, fraud, at_seconds)
-        found: bool = await self.batcher.run_with_deadline(call, deadline)
-        return found
+        exists: bool = await self.batcher.run_with_deadline(call, deadline)
+        return exists
 
     async def reload(self) -> str:
-        """Take the bundle over that now stands at the path, without a pause; its version.
+        """Load the bundle that is now at the path and use it, without a pause.
 
-        Opening takes its time in a thread of its own; the change is made between two batches. ProblemError with 409 where
-        there is no sound bundle, or one that does not fit: the old one goes on.
+        It is opened in a separate thread and swapped in between two batches.
+
+        Returns:
+            Its version.
+
+        Raises:
+            ProblemError: with status 409, if the bundle is invalid or does not fit; the old one stays in use.
         """
         loop, mark = asyncio.get_running_loop(), bundle_file_id(self.settings.bundle)
         try:
             scorer = await loop.run_in_executor(None, self._load)
             self._check_market(scorer.bundle.market)
             await self.batcher.run_between_batches(lambda: self._swap(scorer))
-        except Exception as error:  # whatever is wrong with a bundle, the one before it goes on
+        except Exception as error:  # whatever is wrong with the new bundle, the old one stays in use
             self.metrics.reloads.labels("refused").inc()
             logger.error(
-                "the bundle was not taken over: %s", error if isinstance(error, TSAError) else safe_traceback(error)
+                "the bundle was not reloaded: %s", error if isinstance(error, TSAError) else safe_traceback(error)
             )
-            raise ProblemError(
-                409, "bundle", "the bundle cannot be taken over; the log of the server says why"
-            ) from None
+            raise ProblemError(409, "bundle", "the bundle cannot be loaded; see the server's log") from None
         finally:
             self.mark = mark
         self.metrics.reloads.labels("taken").inc()
-        logger.info("bundle %s taken over", self.version)
+        logger.info("bundle %s loaded", self.version)
         return self.version
 
     def _check_market(self, market: Market) -> None:
@@ -188,7 +205,7 @@ class AppState:
             raise ConfigError(f"the new bundle must be of market {self.market.name} (got {market.name})")
 
     def _swap(self, scorer: Scorer) -> None:
-        """All of it, or nothing."""
+        """Swap the bundle completely, or not at all."""
         before = self.scorer
         try:
             self._set_scorer(scorer)
@@ -198,7 +215,7 @@ class AppState:
             raise
 
     def close(self) -> None:
-        """Finish what was accepted, until `ends_at` or for `stop_seconds`, and let go of everything."""
+        """Finish accepted requests until `ends_at`, or for `stop_seconds`, and close everything."""
         end = time.monotonic() + self.settings.stop_seconds if self.ends_at is None else self.ends_at
         for closing in (self.batcher, self.reasoner, self.shadow):
             if closing is not None:

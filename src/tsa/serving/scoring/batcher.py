@@ -1,8 +1,7 @@
-"""Micro-batching: payments of many requests become one batch of the model, which one thread works on.
+"""Micro-batching: one worker thread scores the queued payments of many requests in batches.
 
-Greedy by default: whatever waits when the thread is free, it takes, so that a single payment never waits for company. It
-bounds what waits, drops what comes too late, and finishes what it accepted when it is closed. It knows neither HTTP nor
-what a payment is.
+By default a batch is whatever is queued when the worker is free; a single payment never waits for a batch to fill. The queue
+is limited, expired items are dropped, and accepted items are finished when it is closed.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ Result = TypeVar("Result")
 MIN_RETRY_SECONDS = 1
 FOREVER = float("inf")
 SMOOTHING = 0.1
-"""How much the last batch counts in the average rate."""
+"""Weight of the last batch in the moving average of the rate."""
 
 
 @dataclass(eq=False, slots=True)
 class QueuedItems(Generic[Item]):
-    """Items that belong together, and who waits for what becomes of them. Without items: a call between batches."""
+    """The items of one request with the future for their results. Without items: a call between batches."""
 
     items: Sequence[Item]
     deadline: float
@@ -36,13 +35,13 @@ class QueuedItems(Generic[Item]):
     loop: asyncio.AbstractEventLoop
     call: Callable[[], Any] | None = None
     size: int = 0
-    """How much room it takes in the queue."""
+    """Number of items that it counts for in the queue."""
     arrived: float = field(default_factory=time.monotonic)
     begun: bool = False
 
 
 class Batcher(Generic[Item, Result]):
-    """One thread, a queue before it, and `work`, which makes n results of n items."""
+    """A queue and a worker thread that calls `work`, which returns n results for n items."""
 
     def __init__(
         self,
@@ -54,9 +53,11 @@ class Batcher(Generic[Item, Result]):
         wait_seconds: float = 0.0,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
-        """queue_seconds: once a whole batch waits and its first item has waited so long, nothing more is taken in, so that
-        what is taken in waits about as long on a slow machine as on a quick one.
-        observe: called with the size of each batch and how many seconds it took, in the thread.
+        """Args:
+        work: scores a batch; called in the worker thread.
+        queue_seconds: once a full batch is queued and its first item has waited this long, more items are refused, so that
+            accepted items wait about as long on a slow machine as on a fast one.
+        observe: called in the worker thread with the size and the seconds of each batch.
         """
         self._work, self._observe = work, observe
         self._max_batch, self._max_queue = max_batch, max_queue
@@ -74,13 +75,13 @@ class Batcher(Generic[Item, Result]):
         return self._waiting
 
     def ensure_capacity(self) -> None:
-        """Raise QueueFullError where not even one item would be taken: sooner than reading what could not be."""
+        """Raise QueueFullError if not even one item would be accepted; called before a body is read."""
         with self._changed:
             if not self._has_room(1):
                 raise self._full()
 
     def _has_room(self, size: int) -> bool:
-        """With the lock held: whether so many more items may wait. Any number may where none does."""
+        """Whether `size` more items may be queued; any number may if the queue is empty. The lock must be held."""
         if not self._waiting or not size:
             return True
         if self._waiting >= self._max_batch and time.monotonic() - self._jobs[0].arrived > self._queue_seconds:
@@ -91,9 +92,15 @@ class Batcher(Generic[Item, Result]):
         return QueueFullError(max(MIN_RETRY_SECONDS, round(self._waiting * self._seconds_each)))
 
     async def submit(self, items: Sequence[Item], deadline: float = FOREVER) -> list[Result]:
-        """What becomes of each item. deadline: of `time.monotonic`, by which the model must have begun.
+        """Queue items and wait for their results.
 
-        Raises QueueFullError, DeadlineExceededError or BatcherClosedError; or what `work` raised.
+        Args:
+            deadline: on the clock of `time.monotonic`, by which the model must have started.
+
+        Raises:
+            QueueFullError: the queue is full.
+            DeadlineExceededError: the deadline has passed.
+            BatcherClosedError: the batcher is closed. Also raises what `work` raises.
         """
         if not items:
             return []
@@ -101,12 +108,11 @@ class Batcher(Generic[Item, Result]):
         return results
 
     async def run_between_batches(self, call: Callable[[], Any]) -> Any:
-        """Run `call` in the thread, between batches, after what waits already. Raises what it raises, or BatcherClosedError."""
+        """Run `call` in the worker thread after the queued items. Raises what it raises, or BatcherClosedError."""
         return await self._put((), FOREVER, call)
 
     async def run_with_deadline(self, call: Callable[[], Any], deadline: float) -> Any:
-        """As `run_between_batches`, for what clients ask for: it takes the room of an item, and has a deadline.
-        Raises what `submit` does."""
+        """Like `run_between_batches`, for requests of clients: counts as one item and has a deadline. Raises as `submit`."""
         return await self._put((), deadline, call, size=1)
 
     def _put(
@@ -128,14 +134,14 @@ class Batcher(Generic[Item, Result]):
         return job.future
 
     def _expire(self, job: QueuedItems[Item]) -> None:
-        """In the event loop, at a job's deadline: nobody waits longer for what has not been begun."""
+        """Fail a job that has not started by its deadline. Runs in the event loop."""
         with self._changed:
             late = not job.begun and not job.future.done()
         if late:
             job.future.set_exception(DeadlineExceededError())
 
     def close(self, timeout: float | None = None) -> None:
-        """Take nothing more, finish what waits, end the thread."""
+        """Accept no more items, finish the queued ones, end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -150,7 +156,7 @@ class Batcher(Generic[Item, Result]):
                 self._do(ready)
 
     def _next(self) -> list[QueuedItems[Item]]:
-        """Jobs for the next batch, or one call; none when closed and empty."""
+        """The jobs of the next batch, or one call; empty when closed and the queue is empty."""
         with self._changed:
             while not self._jobs:
                 if self._closed:
@@ -170,7 +176,7 @@ class Batcher(Generic[Item, Result]):
             return taken
 
     def _wait_for_more(self) -> None:
-        """With the lock held: until the batch is full or its first item has waited long enough."""
+        """Wait until the batch is full or its first item has waited long enough. The lock must be held."""
         end = self._jobs[0].arrived + self._wait
         while self._waiting < self._max_batch and not self._closed and (left := end - time.monotonic()) > 0:
             self._changed.wait(left)
@@ -178,23 +184,23 @@ class Batcher(Generic[Item, Result]):
     def _do(self, jobs: list[QueuedItems[Item]]) -> None:
         items = jobs[0].items if len(jobs) == 1 else [item for job in jobs for item in job.items]
         begun = time.monotonic()
-        found = _call_or_error(lambda: self._work(items))
+        outcome = _call_or_error(lambda: self._work(items))
         seconds = time.monotonic() - begun
         self._seconds_each += SMOOTHING * (seconds / len(items) - self._seconds_each)
         if self._observe:
             self._observe(len(items), seconds)
-        if isinstance(found, BaseException):
-            _answer(jobs, [found] * len(jobs))
+        if isinstance(outcome, BaseException):
+            _answer(jobs, [outcome] * len(jobs))
             return
         results, first = [], 0
         for job in jobs:
-            results.append(list(found[first : first + len(job.items)]))
+            results.append(list(outcome[first : first + len(job.items)]))
             first += len(job.items)
         _answer(jobs, results)
 
 
 def _call_or_error(call: Callable[[], Any]) -> Any:
-    """What a call gives, or raises."""
+    """Return the result of a call, or the exception that it raised."""
     try:
         return call()
     except Exception as error:
@@ -202,7 +208,7 @@ def _call_or_error(call: Callable[[], Any]) -> Any:
 
 
 def _answer(jobs: Sequence[QueuedItems[Any]], results: Sequence[Any]) -> None:
-    """Hand over results, with one wake-up for each event loop."""
+    """Deliver results, with one wake-up per event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for job, result in zip(jobs, results, strict=True):
         by_loop.setdefault(job.loop, []).append((job.future, result))

@@ -1,4 +1,4 @@
-"""Reasons of single payments, made in a thread of their own: they take longer than scores, and no score waits for them."""
+"""Explains single payments in a separate thread, because explanations are slow and no score may wait for them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tsa.serving.scoring.pipeline import ScoringPipeline
 from tsa.serving.scoring.preview import load_scoring_input
 
 MAX_EXPLAINED = 16
-"""Payments of one request that are explained, and those of all requests that wait for it."""
+"""Most payments to explain in one request, and in the queue."""
 PARTS = ("score", "baseline", "total", "residual", "features", "histories")
 
 
 class ExplanationWorker:
-    """Explains payments with the bundle that scores, as their histories stand when they are asked for."""
+    """Explains payments with the serving bundle and their current histories."""
 
     def __init__(self, store: HistoryStore | None) -> None:
         self._store = store
@@ -39,34 +39,36 @@ class ExplanationWorker:
         self._with = ScoringPipeline(scorer, version, time.time), Explainer(scorer.bundle)
 
     def check(self, count: int) -> None:
-        """ProblemError for more payments than are explained at once, or where a library is missing."""
+        """Raise ProblemError for too many payments, or if a library is missing."""
         try:
             need_captum()
         except ConfigError:
-            detail = "explain must be false: this server was installed without it"
+            detail = "explain must be false: this server was installed without the libraries for explanations"
             raise ProblemError(422, "no_reasons", detail, field="explain") from None
         if count > MAX_EXPLAINED:
             raise ProblemError(413, "too_many", f"at most {MAX_EXPLAINED} payments are explained at once")
 
     async def reasons(self, entries: Sequence[PaymentRequest], deadline: float) -> list[dict[str, Any]]:
-        """What is added to the answer of each: `reasons`, and the `explanation` that they come from."""
+        """The fields to add to each answer: `reasons`, and the `explanation` that they come from."""
         return await self._batcher.submit(entries, deadline)
 
     def _explain(self, entries: Sequence[PaymentRequest]) -> list[dict[str, Any]]:
         pipeline, explainer = self._with
-        found = []
+        explained = []
         for entry in entries:
             seen = load_scoring_input(pipeline, self._store, entry.row, entry.histories)
             if isinstance(seen, RuleViolation):
                 raise ProblemError.of(seen)
-            found.append(_told(explainer.explain(request_batch(seen.requests), seen.payment, seen.earlier)))
-        return found
+            explained.append(
+                _answer_fields(explainer.explain(request_batch(seen.requests), seen.payment, seen.earlier))
+            )
+        return explained
 
     def close(self, within: float | None = None) -> None:
-        """Finish what waits, `within` so many seconds."""
+        """Finish the queued payments, within this many seconds."""
         self._batcher.close(within)
 
 
-def _told(explanation: Explanation) -> dict[str, Any]:
-    whole = explanation.to_dict()
-    return {"reasons": whole["reasons"], "explanation": {name: whole[name] for name in PARTS}}
+def _answer_fields(explanation: Explanation) -> dict[str, Any]:
+    fields = explanation.to_dict()
+    return {"reasons": fields["reasons"], "explanation": {name: fields[name] for name in PARTS}}

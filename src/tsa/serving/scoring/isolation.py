@@ -1,4 +1,4 @@
-"""Payments over the scoring service, such that one that fails does not fail the others. It knows no server."""
+"""Score a batch so that one payment that fails does not fail the others."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 def score_isolating_failures(
     scoring_service: ScoringService, entries: Sequence[PaymentRequest]
 ) -> list[ScoreResult | RuleViolation]:
-    """An answer or a problem for each. Raises HistoryUnavailable, and what is a fault of the program."""
+    """Return a result or a rule violation for each entry. Raises HistoryUnavailable, and errors that are bugs."""
     try:
         return scoring_service.score([entry.row for entry in entries], [entry.histories for entry in entries])
     except HistoryUnavailable:
         raise
     except Exception as error:
-        if len(entries) > 1:  # whatever it is: one payment must not fail those that share its batch
+        if len(entries) > 1:  # one payment must not fail the others in its batch, whatever the error
             return [result for entry in entries for result in score_isolating_failures(scoring_service, [entry])]
         if not isinstance(error, DataError):
             raise

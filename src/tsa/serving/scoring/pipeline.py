@@ -1,7 +1,6 @@
-"""The scoring pipeline: what one bundle brings to the scoring service. Rows become payments, payments with their
-past events become scores.
+"""The scoring pipeline of one bundle: parses rows into payments and scores payments with their history events.
 
-It is made once for a bundle and changes never, so that a swap of bundles is a swap of pipelines. It knows no history store.
+Immutable: reloading a bundle creates a new pipeline.
 """
 
 from __future__ import annotations
@@ -32,14 +31,17 @@ from tsa.times import DAY_SECONDS
 
 Row = Mapping[str, Any]
 Histories = Mapping[str, Sequence[Row]]
-"""Earlier events that a request brings along, by history."""
+"""History events that came in the request, by history name."""
 
 
 class ScoringPipeline:
-    """Reads and scores with one bundle."""
+    """Parses rows and scores payments with one bundle."""
 
     def __init__(self, scorer: Scorer, version: str, clock: Callable[[], float]) -> None:
-        """clock: epoch seconds, which payments must not be later than by more than the market allows."""
+        """Args:
+        version: version of the bundle, for the answers.
+        clock: returns epoch seconds; payments may be later by at most the market's `max_future_seconds`.
+        """
         self.scorer, self.version, self._clock = scorer, version, clock
         self.market, self.encoder = scorer.bundle.market, scorer.bundle.encoder
         self.serving = self.market.serving or Serving()
@@ -56,18 +58,21 @@ class ScoringPipeline:
             self._known = frozenset({*layout.current, *layout.history_fields, self.market.label.column})
 
     def parse_rows(self, rows: Sequence[Row]) -> ParsedPayments:
-        """The payments of a market of logs; what breaks a rule is among the problems."""
-        odd = {place: problem for place, row in enumerate(rows) if (problem := invalid_unicode(row))}
-        found = self._reader.read(rows, known=odd)
-        future = np.flatnonzero(found.payments.time_seconds > self._latest).tolist()
-        return found.without({at: self._future_problem(rows[found.positions[at]]) for at in future})
+        """Parse rows of a market whose histories are stored; rows that break a rule are among the problems."""
+        invalid = {place: problem for place, row in enumerate(rows) if (problem := invalid_unicode(row))}
+        parsed = self._reader.read(rows, known=invalid)
+        future = np.flatnonzero(parsed.payments.time_seconds > self._latest).tolist()
+        return parsed.without({at: self._future_problem(rows[parsed.positions[at]]) for at in future})
 
     def parse_histories(
         self, histories: Histories, now: EncodedPayments, row: int
     ) -> dict[str, HistoryEvents] | RuleViolation:
-        """Earlier events that came with payment `row` of `now`, by history; a RuleViolation for one that breaks a rule.
+        """Parse the history events that came with payment `row` of `now`.
 
-        Outcomes are read where the events have them. Which key an event is of need not be said: it is this payment's.
+        Outcomes are read where the events have them. Events need no key column: the key is that of the payment.
+
+        Returns:
+            The events by history name, or the RuleViolation of the first invalid event.
         """
         names = {history.name for history in self.market.history}
         absent: dict[str, Any] = dict.fromkeys(str(history.key_column) for history in self.market.history)
@@ -76,37 +81,42 @@ class ScoringPipeline:
             if name not in names:
                 return violation("unknown_history", name, f"must be one of {sorted(names)}", name)
             problem = next((problem for event in events if (problem := invalid_unicode(event))), None)
-            found = self._reader.read(
+            parsed = self._reader.read(
                 [{**absent, **event} for event in events] if problem is None else [], outcomes=True
             )
-            for place in sorted(found.problems):
-                problem = problem or found.problems[place]
+            for place in sorted(parsed.problems):
+                problem = problem or parsed.problems[place]
             if problem is not None:
                 return replace(problem, field=f"histories.{name}.{problem.field}")
-            past[name] = HistoryEvents.of(found.payments)
+            past[name] = HistoryEvents.of(parsed.payments)
             if (problem := self._order_problem(name, past[name], now, row)) is not None:
                 return problem
         return past
 
     def _order_problem(self, name: str, past: HistoryEvents, now: EncodedPayments, row: int) -> RuleViolation | None:
-        """Events of the past must be different ones, and come before the payment."""
+        """The violation of history events that repeat an id or do not come before the payment."""
         if len(set(past.ids)) < len(past):
             twice = next(id_ for at, id_ in enumerate(past.ids) if id_ in past.ids[:at])
-            return violation("duplicate_id", f"histories.{name}", "must not tell of a payment twice", twice)
+            return violation("duplicate_id", f"histories.{name}", "must not contain a payment twice", twice)
         moment = (float(now.time_seconds[row]), tie_break_key(now.ids[row]))
         if len(past) and (float(past.time_seconds[-1]), tie_break_key(past.ids[-1])) >= moment:
-            text = "must not tell of a payment at or after the current one"
+            text = "must not contain a payment at or after the current one"
             return violation("negative_age", f"histories.{name}", text, past.ids[-1])
         return None
 
     def score(
         self, payments: EncodedPayments, past: Mapping[Key, HistoryEvents], ids: Sequence[str]
     ) -> list[ScoreResult | RuleViolation]:
-        """What each payment gets. ids: as the clients gave them, which the answers name."""
+        """Score B payments.
+
+        Args:
+            past: history events by key.
+            ids: (B,) ids as the clients sent them, used in the answers.
+        """
         return self._score(self.scorer.requests(payments, past), ids) if len(payments) else []
 
     def score_rows_with_history(self, rows: Sequence[Row]) -> list[ScoreResult | RuleViolation]:
-        """What rows get that carry their own history."""
+        """Parse and score rows that carry their own history."""
         if not rows:
             return []
         try:
@@ -118,13 +128,13 @@ class ScoringPipeline:
         ids = [_wire_id(row.get(self.market.event.id)) for row in rows]
         scored = zip(rows, self._score(requests, ids), requests.time_seconds > self._latest, strict=True)
         return [
-            self._unknown_field(row) or (self._future_problem(row) if future else found)
-            for row, found, future in scored
+            self._unknown_field(row) or (self._future_problem(row) if future else result)
+            for row, result, future in scored
         ]
 
     @property
     def _latest(self) -> float:
-        """The latest time that a payment may have, in epoch seconds."""
+        """Latest allowed time of a payment, in epoch seconds."""
         if self.market.inline_history is not None and self.market.inline_history.accepts("implausible_time"):
             return math.inf
         return self._clock() + self.serving.max_future_seconds
@@ -134,13 +144,13 @@ class ScoringPipeline:
         return violation("future_time", self.market.event.time, text, row[self.market.event.time])
 
     def _unknown_field(self, row: Row) -> RuleViolation | None:
-        """Of a row that carries its own history: a field that is none of the market's, where these are refused."""
+        """The violation of an inline-history row with a field that is not in the market, if these are refused."""
         if self._known is None or (foreign := next((name for name in row if name not in self._known), None)) is None:
             return None
         return violation("unknown_field", foreign, "must be a field of the market", row[foreign])
 
     def client_id_of(self, row: Row) -> str:
-        """The id as the client gave it."""
+        """The payment's id as the client sent it."""
         name = self.market.event.id
         return normalise_text(row[name], name, Spelling.of(self.market)) or ""
 
@@ -160,25 +170,25 @@ class ScoringPipeline:
 
 
 def violation(rule: str, field: str, text: str, value: object) -> RuleViolation:
-    """A problem, its value shortened."""
+    """A RuleViolation with its value shortened for display."""
     return RuleViolation(rule, field, text, truncate_repr(value))
 
 
 def _wire_id(given: object) -> str | None:
-    """The id as the client gave it, which need not be there where rows carry their own history."""
+    """The id as the client sent it; optional in rows that carry their own history."""
     return None if given == "" or not isinstance(given, str | int | float) else str(given)
 
 
 def _wire_problem(error: Exception) -> RuleViolation:
-    """What a row that carries its own history cannot be scored for. What an error says to people decides nothing."""
+    """The violation for an error while reading an inline-history row. Decided by the error's type, not by its message."""
     if isinstance(error, BrokenRowError):
-        found = error.problem
-        return violation(found.rule, found.field, found.text, found.value)
+        problem = error.problem
+        return violation(problem.rule, problem.field, problem.text, problem.value)
     return RuleViolation("unreadable", "payment", "must be readable", type(error).__name__)
 
 
 def _select_row(requests: Requests, row: int) -> Requests:
-    """One payment of several."""
+    """The requests reduced to one payment."""
     own = slice(row, row + 1)
     histories = {
         name: replace(arrays, **{field: value[own] for field, value in vars(arrays).items()})

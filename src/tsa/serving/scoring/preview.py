@@ -1,7 +1,6 @@
-"""A look at what a payment would be scored with now: its arrays, and the raw values of the earlier payments. Nothing is kept.
+"""Read what a payment would be scored with now, without storing anything: its arrays and its history's raw values.
 
-For reasons, and for a shadow. A payment that is in the store already sees what came before it all the same. It knows
-stores and benches; not what is made of what it finds.
+Used for explanations and shadow scoring. A payment that is already in the store sees only what came before it.
 """
 
 from __future__ import annotations
@@ -30,30 +29,31 @@ class ScoringInput:
     requests: Requests
     payment: Payment
     earlier: Mapping[str, Sequence[Payment]] = field(default_factory=dict)
-    """Per history, oldest first: those that are in `requests`."""
+    """By history name: the payments that are in `requests`, oldest first."""
 
 
 def load_scoring_input(
     pipeline: ScoringPipeline, store: HistoryStore | None, row: Row, histories: Histories | None = None
 ) -> ScoringInput | RuleViolation:
-    """The payment of a row with the histories that it brings along, or that its keys have in the store.
+    """Read the payment of a row with its histories from the request or, without these, from the store.
 
-    Raises HistoryUnavailable where the store does not answer, DataError for a row that carries its own history and cannot
-    be read.
+    Raises:
+        HistoryUnavailable: the store does not answer.
+        DataError: an inline-history row cannot be read.
     """
     if pipeline.market.inline_history is not None:
         requests = pipeline.scorer.wire_reader.read([row])
         return ScoringInput(requests=requests, payment=Payment(requests.ids[0], float(requests.time_seconds[0])))
-    found = pipeline.parse_rows([row])
-    if found.problems:
-        return found.problems[0]
-    payments = found.payments
+    parsed = pipeline.parse_rows([row])
+    if parsed.problems:
+        return parsed.problems[0]
+    payments = parsed.payments
     if histories is not None:
-        told = pipeline.parse_histories(histories, payments, 0)
-        if isinstance(told, RuleViolation):
-            return told
+        given = pipeline.parse_histories(histories, payments, 0)
+        if isinstance(given, RuleViolation):
+            return given
         payments = replace(payments, keys={history.name: ("",) for history in pipeline.market.history})
-        return _assemble(pipeline, payments, {(name, ""): events for name, events in told.items()}, {})
+        return _assemble(pipeline, payments, {(name, ""): events for name, events in given.items()}, {})
     past = {} if store is None else _from_store(pipeline, store, payments)
     seen = {key: _before(events, payments, pipeline) for key, events in past.items()}
     ids = dict.fromkeys(id_ for events in seen.values() for id_ in events.ids)
@@ -71,7 +71,7 @@ def _assemble(
     return ScoringInput(
         requests=pipeline.scorer.requests(payments, past),
         payment=Payment(id_, now, payments.raw[0]),
-        earlier=earlier if all(payment.values for found in earlier.values() for payment in found) else {},
+        earlier=earlier if all(payment.values for payments_ in earlier.values() for payment in payments_) else {},
     )
 
 
@@ -81,7 +81,7 @@ def _payments(events: HistoryEvents, records: Mapping[str, Record]) -> list[Paym
 
 
 def _before(events: HistoryEvents, payments: EncodedPayments, pipeline: ScoringPipeline) -> HistoryEvents:
-    """Those of the events that the payment sees."""
+    """The events that the payment sees: before it, and within the retention time."""
     now, id_ = float(payments.time_seconds[0]), payments.ids[0]
     oldest = now - pipeline.market.retention_seconds
     times = events.time_seconds.tolist()
@@ -99,5 +99,5 @@ def _from_store(pipeline: ScoringPipeline, store: HistoryStore, payments: Encode
     try:
         blocks = encode_stale(store, blocks, pipeline.market, pipeline.encoder, pipeline.mark)
     except RecordsGoneError:
-        raise HistoryUnavailable("a payment that a history tells of is being let go of", "busy") from None
+        raise HistoryUnavailable("a payment of the history is being deleted", "busy") from None
     return {key: block.events for key, block in blocks.items()}

@@ -1,10 +1,7 @@
-"""The scoring service: payments come as rows and go with an answer or a problem; what they were is remembered for
-those that follow.
+"""The scoring service: scores payments with their stored histories and appends them to the store, without HTTP.
 
-A payment is read, looked up, given its histories, scored, and appended with its answer, whole or not at all. Nothing is
-locked meanwhile: what was seen of the store must still stand when the answer is written, else the payment is scored again.
-So two payments of one key are as if one came after the other, whatever thread or process they come through. A request
-that comes again gets the answer that was kept and changes nothing. It knows neither HTTP nor engines.
+A payment is scored and appended in one optimistic transaction, retried at a conflict, so that payments of one key are
+serialized over all threads and processes. A repeated payment gets its stored answer and changes nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +25,11 @@ from tsa.serving.scoring.transaction import ScoringTransaction
 __all__ = ["RuleViolation", "ScoreResult", "ScoringService"]
 
 StageObserver = Callable[[str, float], None]
-"""Called with "read", "score" or "write" and the seconds that it took."""
+"""Called with "read", "score" or "write" and the seconds that the stage took."""
 
 
 class ScoringService:
-    """Answers for payments. Safe to use from several threads; several processes may share its store."""
+    """Scores payments and records outcomes. Safe to use from several threads; several processes may share its store."""
 
     def __init__(
         self,
@@ -44,31 +41,43 @@ class ScoringService:
         watch: StageObserver | None = None,
         may_wait: bool = False,
     ) -> None:
-        """store: None only for a market whose rows carry their own history. version: of the bundle, for the answers.
-        may_wait: begin although the store cannot be used at the moment; payments are refused until it can.
+        """Args:
+            store: None only for a market whose rows carry their own history.
+            version: version of the bundle, for the answers.
+            clock: returns epoch seconds.
+            watch: called after each stage.
+            may_wait: start even if the store cannot be used yet; payments are refused until it can.
 
-        Raises HistoryError, with the differences, where the store is not one for this bundle.
+        Raises:
+            HistoryError: with the differences: the store does not fit this bundle.
         """
         self._store, self._clock, self._watch = store, clock, watch
         self._fitted = 0 if store is None else store.turns
-        """Of the store's `turns`: that at which it was last made one for this bundle."""
+        """The store's `turns` when it was last bound to this bundle."""
         self._pipeline = self._build_pipeline(scorer, version, may_wait=may_wait)
 
     def replace_bundle(self, scorer: Scorer, version: str = "") -> None:
-        """Score with another bundle from now on; payments that are being scored still get the old one's answer.
+        """Score with another bundle from now on; payments that are being scored still use the old one.
 
-        Where its encoder is another one, each block of events is encoded anew, from the raw values, when it is next read.
-        Raises HistoryError, with the differences, where the store is not one for this bundle; the old one then stays.
+        If its encoder differs, each block of events is encoded again from the raw values when it is next read.
+
+        Raises:
+            HistoryError: with the differences: the store does not fit the bundle. The old bundle stays in use.
         """
         self._pipeline = self._build_pipeline(scorer, version)
 
     def score(
         self, rows: Sequence[Row], histories: Sequence[Histories | None] | None = None
     ) -> list[ScoreResult | RuleViolation]:
-        """What each row gets. Rows of one call see those of the others that are before them, as in a log.
+        """Score rows and append them to the store. A row sees the earlier rows of the same call, as in a log.
 
-        rows: current values by column. histories: of each row the earlier events that it brings along, by history; such a
-        payment sees these alone, and is not remembered. None: its histories are in the store.
+        Args:
+            rows: (B,) values by column.
+            histories: (B,) history events from the request, by history name; such a payment sees only these and is not
+                stored. None: the histories are in the store.
+
+        Returns:
+            (B,) a result or a rule violation for each row.
         """
         pipeline = self._pipeline
         if pipeline.market.inline_history is not None:
@@ -76,19 +85,31 @@ class ScoringService:
                 return pipeline.score_rows_with_history(rows)
         if histories is not None and len(histories) != len(rows):
             raise ValueError(f"histories must be one for each row (got {len(histories)} for {len(rows)} rows)")
-        found = pipeline.parse_rows(rows)
-        ids = [pipeline.client_id_of(rows[place]) for place in found.positions]
-        brought = {
-            at: told for at, place in enumerate(found.positions) if histories and (told := histories[place]) is not None
+        parsed = pipeline.parse_rows(rows)
+        ids = [pipeline.client_id_of(rows[place]) for place in parsed.positions]
+        inline = {
+            at: events
+            for at, place in enumerate(parsed.positions)
+            if histories and (events := histories[place]) is not None
         }
-        return found.in_place(self._answers(pipeline, found.payments, ids, brought))
+        return parsed.in_place(self._answers(pipeline, parsed.payments, ids, inline))
 
     def record_outcome(self, id_: str, fraud: bool, at_seconds: float) -> bool:
-        """Note that a payment turned out to be fraud or genuine, as known from `at_seconds` on; False: no such payment.
+        """Record that a payment was fraud or genuine. Payments at `at_seconds` or later see the outcome.
 
-        id_: as the client gave it. Payments at that time or later see the outcome. The same outcome again counts from its
-        earliest report; another one takes its place if it is reported at the same time or later. Raises DataError for a
-        time that is not finite, HistoryUnavailable when the store does not answer.
+        The same outcome again counts from its earliest report; a different one replaces it if reported at the same time
+        or later.
+
+        Args:
+            id_: as the client sent it.
+            at_seconds: when the outcome became known, in epoch seconds.
+
+        Returns:
+            False if the store has no such payment.
+
+        Raises:
+            DataError: the time is not finite.
+            HistoryUnavailable: the store does not answer.
         """
         if self._store is None:
             return False
@@ -109,7 +130,7 @@ class ScoringService:
         return pipeline
 
     def _fit(self, pipeline: ScoringPipeline) -> None:
-        """Make the store one for this bundle where it was adopted since, and may be another one. Raises HistoryLost."""
+        """Bind the store to this bundle again if it was adopted since: it may be another store. Raises HistoryLost."""
         if self._store is None or self._store.turns == self._fitted:
             return
         turns = self._store.turns
@@ -122,16 +143,16 @@ class ScoringService:
         self._fitted = turns
 
     def _answers(
-        self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str], brought: Mapping[int, Histories]
+        self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str], inline: Mapping[int, Histories]
     ) -> list[ScoreResult | RuleViolation]:
-        """What payments get. brought: of those that bring their histories along, the histories, by number."""
-        if not brought:
+        """Score B payments. inline: histories that came in the request, by the payment's index."""
+        if not inline:
             return self._score_and_store(pipeline, payments, ids) if ids else []
-        own, rest = list(brought), [at for at in range(len(ids)) if at not in brought]
+        own, rest = list(inline), [at for at in range(len(ids)) if at not in inline]
         out: dict[int, ScoreResult | RuleViolation] = {}
         if own:
             got = self._score_with_request_histories(
-                pipeline, payments.take(own), [ids[at] for at in own], list(brought.values())
+                pipeline, payments.take(own), [ids[at] for at in own], list(inline.values())
             )
             out.update(zip(own, got, strict=True))
         if rest:
@@ -142,14 +163,14 @@ class ScoringService:
     def _score_with_request_histories(
         self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str], histories: Sequence[Histories]
     ) -> list[ScoreResult | RuleViolation]:
-        """What payments get that bring their histories along: each sees its own alone, and none is remembered."""
+        """Score payments whose histories came in the request: each sees only its own, and none is stored."""
         past: dict[Key, HistoryEvents] = {}
         out: list[RuleViolation | None] = []
-        for row, told in enumerate(histories):
-            found = pipeline.parse_histories(told, payments, row)
-            out.append(found if isinstance(found, RuleViolation) else None)
-            if not isinstance(found, RuleViolation):
-                past |= {(name, str(row)): events for name, events in found.items()}
+        for row, given in enumerate(histories):
+            parsed = pipeline.parse_histories(given, payments, row)
+            out.append(parsed if isinstance(parsed, RuleViolation) else None)
+            if not isinstance(parsed, RuleViolation):
+                past |= {(name, str(row)): events for name, events in parsed.items()}
         todo = [row for row, got in enumerate(out) if got is None]
         keys = {history.name: tuple(map(str, range(len(payments)))) for history in pipeline.market.history}
         with self._timed("score"):
@@ -160,14 +181,14 @@ class ScoringService:
     def _score_and_store(
         self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str]
     ) -> list[ScoreResult | RuleViolation]:
-        """What payments get whose histories are in the store."""
+        """Score payments whose histories are in the store, and append them."""
         if self._store is None:
-            raise ConfigError("payments without their histories need a history store, but there is none")
-        visit = ScoringTransaction(self._store, pipeline, payments, ids, self._timed)
+            raise ConfigError("a history store is required for payments that come without their histories (got none)")
+        transaction = ScoringTransaction(self._store, pipeline, payments, ids, self._timed)
 
         def attempt() -> list[ScoreResult | RuleViolation] | None:
             self._fit(pipeline)
-            return visit.try_commit()
+            return transaction.try_commit()
 
         try:
             return retry_on_conflict(attempt)
@@ -177,7 +198,7 @@ class ScoringService:
     def _score_degraded(
         self, pipeline: ScoringPipeline, payments: EncodedPayments, ids: Sequence[str], error: HistoryUnavailable
     ) -> list[ScoreResult | RuleViolation]:
-        """What payments get while the store cannot be used: what the market says."""
+        """Answer payments while the store cannot be used, as the market's `on_history_unavailable` says."""
         if pipeline.serving.on_history_unavailable == "reject":
             rule = "history_lost" if isinstance(error, HistoryLost) else "history_unavailable"
             return [RuleViolation(rule, "history", "must be there to score with", REASONS[error.reason]) for _ in ids]

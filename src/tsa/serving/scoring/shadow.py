@@ -1,7 +1,7 @@
-"""A second bundle that scores the same payments off the request path. Only its differences are counted and written.
+"""Shadow scoring: a second bundle scores the same payments in the background; differences are counted and written to a file.
 
-Its file holds scores, versions and times: no id and no value of a payment. Where it does not keep up, payments are let go
-and counted; nobody waits for it, and nothing that goes wrong in it shows in an answer.
+The file has scores, versions and times, but no ids or values. If the shadow is too slow, payments are skipped and counted;
+it never delays or changes an answer.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from tsa.serving.settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
-"""Payments that wait for the shadow."""
+"""Most payments that wait for the shadow."""
 
 
 class Shadow:
-    """A thread with a bundle of its own."""
+    """Scores payments with the shadow bundle in a separate thread."""
 
     def __init__(self, settings: ServeSettings, store: HistoryStore | None, metrics: Metrics) -> None:
-        """Raises what opening the bundle and the file raises."""
+        """Open the bundle and the file; raises what opening these raises."""
         assert settings.shadow is not None
         scorer = Scorer.load(
             settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
@@ -53,7 +53,7 @@ class Shadow:
         self._thread.start()
 
     def submit(self, entries: Sequence[PaymentRequest], results: Sequence[ScoreResult | RuleViolation]) -> None:
-        """Take over what was scored now. Never waits."""
+        """Queue scored payments for the shadow. Never waits."""
         for entry, result in zip(entries, results, strict=True):
             if isinstance(result, ScoreResult) and not result.replayed and not result.degraded:
                 try:
@@ -62,7 +62,7 @@ class Shadow:
                     self._metrics.shadow_lost.inc()
 
     def reopen(self) -> None:
-        """Write to the file that is now at the path: the one before was moved away. Raises OSError: the old one goes on."""
+        """Reopen the file at its path, after a log rotation. Raises OSError; the old file then stays in use."""
         opened = _opened(self._path)
         with self._writing:
             before, self._file = self._file, opened
@@ -94,7 +94,7 @@ class Shadow:
                 self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self, within: float = 5.0) -> None:
-        """Finish what waits, `within` so many seconds."""
+        """Finish the queued payments, within this many seconds."""
         end = time.monotonic() + within
         try:
             self._work.put(None, timeout=within)

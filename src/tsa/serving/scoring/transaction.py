@@ -1,7 +1,6 @@
-"""One visit of payments to the store: looked up, scored with what came before them, appended with their answers.
+"""One transaction on the history store: read the histories of some payments, score them, append them with their answers.
 
-An attempt that finds at its end that the store has moved on comes to nothing and is made again. It knows stores and benches;
-it does not know how rows are read, nor what becomes of a store that is down.
+`try_commit` returns None if the store changed before the commit; the caller retries it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tsa.serving.scoring.pipeline import ScoringPipeline, violation
 
 @dataclass(frozen=True, kw_only=True)
 class _Snapshot:
-    """What the store has of these payments."""
+    """Versions, records and history blocks read from the store for these payments."""
 
     stamps: Mapping[StoreKey, int]
     records: Mapping[str, Record]
@@ -34,7 +33,7 @@ class _Snapshot:
 
 
 class ScoringTransaction:
-    """B payments at the store."""
+    """Scores B payments against the store and appends them."""
 
     def __init__(
         self,
@@ -44,27 +43,38 @@ class ScoringTransaction:
         ids: Sequence[str],
         timed: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        """ids: (B,) as the clients gave them, which the answers name; those of `payments` may be veiled."""
+        """Args:
+        ids: (B,) ids as the clients sent them, used in the answers; the ids in `payments` may be pseudonymized.
+        timed: context manager that measures a named step.
+        """
         self._store, self._pipeline, self._payments, self._timed = store, pipeline, payments, timed
         self._given_ids = ids
         self._times: list[float] = payments.time_seconds.tolist()
 
     def try_commit(self) -> list[ScoreResult | RuleViolation] | None:
-        """What each payment gets; None where others came in between. Raises HistoryUnavailable."""
+        """Make one attempt.
+
+        Returns:
+            (B,) a result or a rule violation for each payment; None if the store changed before the commit.
+
+        Raises:
+            HistoryUnavailable: the store cannot be read or written.
+            HistoryLost: the store has lost records of payments.
+        """
         turns = self._store.turns
         with self._timed("read"):
-            found = self._look_up()
-        if self._store.turns != turns:  # it was adopted meanwhile: whoever called fits it to the bundle first
+            snapshot = self._look_up()
+        if self._store.turns != turns:  # the store was adopted in between: the caller must check it against the bundle
             return None
-        if suspects := self._without_record(found):
+        if suspects := self._without_record(snapshot):
             self._check_gone(
                 {self._payments.ids[row] for row in suspects}, [k for row in suspects for k in self._keys(row)]
             )
             return None
         out: dict[int, ScoreResult | RuleViolation] = {}
         same_as: dict[int, int] = {}
-        todo = list(self._to_score(found, out, same_as))
-        if todo and not self._score_and_append(found, todo, out):
+        todo = list(self._to_score(snapshot, out, same_as))
+        if todo and not self._score_and_append(snapshot, todo, out):
             return None
         for row, first in same_as.items():
             one = out[first]
@@ -81,28 +91,30 @@ class ScoringTransaction:
         places: dict[StoreKey, None] = {(PAYMENTS, id_): None for id_ in self._payments.ids}
         for row in range(len(self._payments)):
             places.update(dict.fromkeys(self._keys(row)))
-        found = self._store.read(list(places))
+        values = self._store.read(list(places))
         return _Snapshot(
-            stamps={place: stored.version for place, stored in found.items()},
-            records={place[1]: Record.unpack(stored.data) for place, stored in found.items() if not place[0]},
-            blocks={place: HistoryBlock.unpack(stored.data) for place, stored in found.items() if place[0]},
+            stamps={place: stored.version for place, stored in values.items()},
+            records={place[1]: Record.unpack(stored.data) for place, stored in values.items() if not place[0]},
+            blocks={place: HistoryBlock.unpack(stored.data) for place, stored in values.items() if place[0]},
         )
 
-    def _without_record(self, found: _Snapshot) -> list[int]:
-        """The rows that stand in a history already, though the store has no record of them."""
+    def _without_record(self, snapshot: _Snapshot) -> list[int]:
+        """The rows that are already in a history although the store has no record of them."""
         rows = []
         for row, id_ in enumerate(self._payments.ids):
-            if id_ in found.records:
+            if id_ in snapshot.records:
                 continue
             moment = self._times[row], tie_break_key(id_)
-            blocks = (found.blocks.get(key) for key in self._keys(row))
+            blocks = (snapshot.blocks.get(key) for key in self._keys(row))
             if any(block and block.newest >= moment and id_ in block.events.ids for block in blocks):
                 rows.append(row)
         return rows
 
     def _check_gone(self, ids: set[str], keys: Sequence[Key]) -> None:
-        """Raise HistoryLost where these blocks tell of a payment that the store has no record of. Both are written, and let
-        go of, together, or the block's first."""
+        """Raise HistoryLost if one of these blocks has an event whose record is missing from the store.
+
+        A record and its events are written and deleted together, or the event is deleted first, so this means eviction.
+        """
         recorded = {place[1] for place in self._store.read([(PAYMENTS, id_) for id_ in ids])}
         for stored in self._store.read(list(dict.fromkeys(keys))).values():
             if gone := (ids - recorded).intersection(HistoryBlock.unpack(stored.data).events.ids):
@@ -111,12 +123,12 @@ class ScoringTransaction:
                 )
 
     def _to_score(
-        self, found: _Snapshot, out: dict[int, ScoreResult | RuleViolation], same_as: dict[int, int]
+        self, snapshot: _Snapshot, out: dict[int, ScoreResult | RuleViolation], same_as: dict[int, int]
     ) -> Iterator[int]:
-        """The rows that are to be scored. Of others it notes what they get, or which row they repeat."""
+        """The rows to score. For the others, puts the answer into `out`, or the row they repeat into `same_as`."""
         first_row: dict[str, int] = {}
         for row, id_ in enumerate(self._payments.ids):
-            first, record = first_row.setdefault(id_, row), found.records.get(id_)
+            first, record = first_row.setdefault(id_, row), snapshot.records.get(id_)
             other = record or (Record.of(self._payments, first, None) if first != row else None)
             if other is not None and (column := other.first_difference(self._times[row], self._payments.raw[row])):
                 out[row] = self._conflict(row, column)
@@ -124,7 +136,7 @@ class ScoringTransaction:
                 out[row] = ScoreResult.from_stored(self._given_ids[row], record.answer)
             elif first != row:
                 same_as[row] = first
-            elif (problem := self._check_lateness(found, row)) is not None:
+            elif (problem := self._check_lateness(snapshot, row)) is not None:
                 out[row] = problem
             else:
                 yield row
@@ -134,48 +146,47 @@ class ScoringTransaction:
         text = f"must not be that of another payment, with another {event.time if column == 'time' else column}"
         return violation("conflicting_id", event.id, text, self._payments.ids[row])
 
-    def _check_lateness(self, found: _Snapshot, row: int) -> RuleViolation | None:
-        """A payment comes too late when the market says so, or when what it would have seen is no longer kept."""
+    def _check_lateness(self, snapshot: _Snapshot, row: int) -> RuleViolation | None:
+        """The violation of a payment that is later than the market allows, or whose history is no longer complete."""
         now, limit, event = self._times[row], self._pipeline.late_seconds, self._pipeline.market.event
         for name, key in self._keys(row):
-            block = found.blocks.get((name, key))
+            block = snapshot.blocks.get((name, key))
             if (
                 block is None
                 or not len(block)
                 or (newest := block.newest) < (now, tie_break_key(self._payments.ids[row]))
             ):
                 continue
-            if limit is not None and now < newest[0] - limit and self._payments.ids[row] not in found.records:
+            if limit is not None and now < newest[0] - limit and self._payments.ids[row] not in snapshot.records:
                 text = f"must not be more than {limit:g} s before the last payment of its {name}"
                 return violation("too_late", event.time, text, self._payments.raw[row].get(event.time, now))
             if now <= block.complete_after_seconds:
                 if now == newest[0]:
-                    text = f"must be finer: more payments of its {name} are at this one time than are kept"
+                    text = f"must be finer: its {name} has more payments at this time than are stored"
                     return violation("coarse_time", event.time, text, self._payments.raw[row].get(event.time, now))
-                text = f"must not be so early that what its {name} had done before is no longer kept"
+                text = f"must not be so early that the earlier payments of its {name} are no longer stored"
                 return violation("too_late", event.time, text, now)
         return None
 
     def _score_and_append(
-        self, found: _Snapshot, todo: Sequence[int], out: dict[int, ScoreResult | RuleViolation]
+        self, snapshot: _Snapshot, todo: Sequence[int], out: dict[int, ScoreResult | RuleViolation]
     ) -> bool:
-        """Score the rows `todo`, note what they get, and append them; False where others came in between."""
-        whole = len(todo) == len(self._payments)
-        payments = self._payments if whole else self._payments.take(todo)
+        """Score the rows `todo`, put the answers into `out` and append them; False if the store changed in between."""
+        payments = self._payments if len(todo) == len(self._payments) else self._payments.take(todo)
         keys = dict.fromkeys(key for row in todo for key in self._keys(row))
         with self._timed("read"):
-            blocks = self._reencode_stale({key: found.blocks[key] for key in keys if key in found.blocks})
+            blocks = self._reencode_stale({key: snapshot.blocks[key] for key in keys if key in snapshot.blocks})
         if blocks is None:
             return False
         with self._timed("score"):
-            past = _exclude_ids(blocks, {id_ for id_ in payments.ids if id_ in found.records})
+            past = _exclude_ids(blocks, {id_ for id_ in payments.ids if id_ in snapshot.records})
             answers = self._pipeline.score(payments, past, [self._given_ids[row] for row in todo])
         out.update(zip(todo, answers, strict=True))
         with self._timed("write"):
-            return self._append(found, payments, keys, blocks, answers)
+            return self._append(snapshot, payments, keys, blocks, answers)
 
     def _reencode_stale(self, blocks: dict[Key, HistoryBlock]) -> dict[Key, HistoryBlock] | None:
-        """The blocks, all of them in this bundle's encoding; None where a payment is gone that one of them tells of."""
+        """The blocks, all in this bundle's encoding; None if a block has an event whose payment is gone."""
         pipeline = self._pipeline
         try:
             return encode_stale(self._store, blocks, pipeline.market, pipeline.encoder, pipeline.mark)
@@ -185,21 +196,23 @@ class ScoringTransaction:
 
     def _append(
         self,
-        found: _Snapshot,
+        snapshot: _Snapshot,
         payments: EncodedPayments,
         keys: Mapping[Key, None],
         blocks: Mapping[Key, HistoryBlock],
         answers: Sequence[ScoreResult | RuleViolation],
     ) -> bool:
-        """Write the payments that got an answer, and them into their histories. Whole or not at all."""
+        """Write the scored payments and append them to their histories, in one atomic commit."""
         put: dict[StoreKey, bytes] = {}
         members: dict[Key, list[int]] = {}
         for row, (id_, answer) in enumerate(zip(payments.ids, answers, strict=True)):
             if isinstance(answer, RuleViolation):
                 continue
-            known, kept = found.records.get(id_), answer.stored_fields()
-            put[PAYMENTS, id_] = (Record.of(payments, row, kept) if known is None else known.with_result(kept)).pack()
-            for name, of in payments.keys.items() if known is None else ():
+            record, result = snapshot.records.get(id_), answer.stored_fields()
+            put[PAYMENTS, id_] = (
+                Record.of(payments, row, result) if record is None else record.with_result(result)
+            ).pack()
+            for name, of in payments.keys.items() if record is None else ():
                 if (key := of[row]) is not None:
                     members.setdefault((name, key), []).append(row)
         events: dict[tuple[int, ...], HistoryEvents] = {}
@@ -207,7 +220,7 @@ class ScoringTransaction:
             if (new := events.get(tuple(rows))) is None:
                 new = events[tuple(rows)] = _events(payments, rows)
             put[place] = self._joined(blocks.get(place), new, place[0]).pack()
-        seen = {place: found.stamps.get(place) for place in (*((PAYMENTS, id_) for id_ in payments.ids), *keys)}
+        seen = {place: snapshot.stamps.get(place) for place in (*((PAYMENTS, id_) for id_ in payments.ids), *keys)}
         return self._store.commit(WriteBatch(expected_versions=seen, puts=put))
 
     def _joined(self, block: HistoryBlock | None, new: HistoryEvents, history: str) -> HistoryBlock:
@@ -219,7 +232,7 @@ class ScoringTransaction:
 
 
 def _events(payments: EncodedPayments, rows: list[int]) -> HistoryEvents:
-    """New payments as events of the past, in (time, id) order."""
+    """New payments as history events, in (time, id) order."""
     times = payments.time_seconds
     order = rows if len(rows) == 1 else sorted(rows, key=lambda row: (times[row], tie_break_key(payments.ids[row])))
     n = len(order)
@@ -234,11 +247,11 @@ def _events(payments: EncodedPayments, rows: list[int]) -> HistoryEvents:
 
 
 def _exclude_ids(blocks: Mapping[Key, HistoryBlock], ids: set[str]) -> dict[Key, HistoryEvents]:
-    """The events of blocks, but for those of payments that are being scored themselves."""
+    """The events of the blocks, without those of the payments that are being scored."""
     if not ids:
         return {key: block.events for key, block in blocks.items()}
-    found = {}
+    events = {}
     for key, block in blocks.items():
         rows = np.flatnonzero([id_ not in ids for id_ in block.events.ids])
-        found[key] = select_events(block.events, rows)
-    return found
+        events[key] = select_events(block.events, rows)
+    return events

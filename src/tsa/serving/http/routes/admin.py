@@ -1,4 +1,4 @@
-"""What those ask who run the endpoint or write for it: figures, the OpenAPI document, the form, and a new bundle."""
+"""Routes for operators and developers: metrics, the OpenAPI document, the form's description, and reload."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def admin_routes(service: AppState) -> APIRouter:
         return _json(document(_specification(), service.secrets.score.given))
 
     async def form() -> Response:
-        """What a payment is made of."""
+        """The columns of a payment, for the form."""
         return _json(_specification().form())
 
     async def reload() -> Response:
-        """Take over the bundle that now stands at the server's path."""
+        """Load the bundle that is now at the server's path."""
         return _json({"version": await service.reload()})
 
     for path, route in (("/metrics", metrics), ("/openapi.json", openapi), ("/v1/form", form)):

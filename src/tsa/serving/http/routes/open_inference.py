@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2: a market's columns are named tensors of n payments, scores are tensors of n.
 
-A tensor has no room for a problem: where one payment of a request has one, the request is refused, with the problems of
-all. Sound payments among them are scored and remembered; sent again, they get the same answer.
+A tensor cannot carry a problem: if one payment has one, the request is refused with the problems of all. Its valid payments
+are scored and stored all the same; sent again, they get the same answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OUTPUTS = {"raw_score": "FP64", "percentile": "FP64", "probability": "FP64", "id
 PLATFORM = "tsa"
 VERSION = "2"
 MODEL = ("/models/{name}", "/models/{name}/versions/{version}")
-"""Where a model stands: by its name, or by its name and the version that it tells of itself."""
+"""Addresses of a model: by name, or by name and version."""
 
 
 def inference_routes(service: AppState) -> APIRouter:
@@ -42,19 +42,19 @@ def inference_routes(service: AppState) -> APIRouter:
     router = APIRouter(prefix="/v2")
 
     async def server() -> Response:
-        """What this server is."""
+        """Server metadata."""
         return _json({"name": PLATFORM, "version": VERSION, "extensions": []})
 
     async def live() -> Response:
-        """Whether it runs."""
+        """Whether the server runs."""
         return _json({"live": True})
 
     async def ready() -> Response:
-        """Whether it can score."""
+        """Whether the server can score."""
         return _json({"ready": True})
 
     async def model(name: str, version: str | None = None) -> Response:
-        """Its columns and scores."""
+        """Model metadata: its columns and scores."""
         _known(name, version, service)
         return _json(
             {
@@ -114,7 +114,7 @@ def _json(value: Any) -> Response:
 
 
 def _known(name: str, version: str | None, service: AppState) -> None:
-    """ProblemError for another model than the one that is served, or another version of it."""
+    """Raise ProblemError for another model than the served one, or another version of it."""
     if name != service.market.name:
         raise ProblemError(404, "unknown_model", f"the model is {service.market.name}", field="name", value=name)
     if version is not None and version != service.version:
@@ -129,7 +129,7 @@ def _object(rows: Sequence[Any]) -> dict[str, Any]:
 
 
 def _outputs(body: dict[str, Any]) -> list[str]:
-    """The names of the outputs that are asked for; all where none is."""
+    """The names of the requested outputs; all if the request names none."""
     asked = body.get("outputs")
     if asked is None:
         return list(OUTPUTS)
@@ -144,7 +144,7 @@ def _outputs(body: dict[str, Any]) -> list[str]:
 
 
 def rows_of(body: dict[str, Any], most: int) -> list[dict[str, Any]]:
-    """The payments that the tensors of a request tell of. ProblemError where they do not fit together."""
+    """Convert the tensors of a request into rows. Raises ProblemError if they do not fit together."""
     inputs = body.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise ProblemError(BROKEN_RULE, "no_inputs", "inputs must be a list of tensors", field="inputs")
@@ -158,7 +158,7 @@ def rows_of(body: dict[str, Any], most: int) -> list[dict[str, Any]]:
         columns[name] = _values(tensor, name, most)
     sizes = {len(values) for values in columns.values()}
     if len(sizes) > 1:
-        detail = "all tensors must tell of the same payments"
+        detail = "all tensors must have the same number of payments"
         raise ProblemError(BROKEN_RULE, "bad_shape", detail, field="inputs", value=sorted(sizes))
     if sizes == {0}:
         raise ProblemError(BROKEN_RULE, "empty", "a request must hold at least one payment")
@@ -177,8 +177,8 @@ def _values(tensor: dict[str, Any], name: str, most: int) -> list[Any]:
     values = [value for entry in data for value in (entry if isinstance(entry, list) else [entry])]
     if len(values) > most:
         raise formats.too_many(most)
-    whole = isinstance(shape, list) and all(type(size) is int for size in shape)
-    if not whole or shape not in ([len(values)], [len(values), 1]):
+    is_shape = isinstance(shape, list) and all(type(size) is int for size in shape)
+    if not is_shape or shape not in ([len(values)], [len(values), 1]):
         detail = f"shape must be [{len(values)}] or [{len(values)}, 1], as the data has it"
         raise ProblemError(BROKEN_RULE, "bad_shape", detail, field=shorten_value(name), value=shape)
     for value in values:
@@ -188,7 +188,7 @@ def _values(tensor: dict[str, Any], name: str, most: int) -> list[Any]:
 
 
 def _has(output: str, answers: Sequence[ScoreResult]) -> bool:
-    """Whether there is a value for every payment: a bundle may not be calibrated."""
+    """Whether every payment has this output: a bundle may be uncalibrated."""
     return all(getattr(answer, output) is not None for answer in answers)
 
 
@@ -198,13 +198,13 @@ def _tensor(output: str, answers: Sequence[ScoreResult]) -> dict[str, Any]:
 
 
 def _refused(results: Sequence[ScoreResult | RuleViolation], exchange: RequestContext) -> ProblemError:
-    """The refusal with the problems of all payments, by their place."""
+    """The error with the problems of all payments, by index."""
     problems = [
         {"index": at, **item_problem(result, exchange.request_id)}
         for at, result in enumerate(results)
         if isinstance(result, RuleViolation)
     ]
     first = next(result for result in results if isinstance(result, RuleViolation))
-    found = ProblemError.of(first, counted=True)
-    found.more = {"problems": problems}
-    return found
+    refused = ProblemError.of(first, counted=True)
+    refused.more = {"problems": problems}
+    return refused

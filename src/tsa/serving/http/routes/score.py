@@ -1,4 +1,4 @@
-"""POST /v1/score and POST /v1/outcome: payments in, scores out; and what became of them later."""
+"""The routes POST /v1/score and POST /v1/outcome."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tsa.serving.results import single_result, to_json
 from tsa.serving.scoring.app_state import AppState
 
 OUTCOME_FIELDS = {"id", "fraud", "at"}
-UNTOLD = {"reasons": None, "explanation": None}
+NO_REASONS = {"reasons": None, "explanation": None}
 TRUTHS = {True: True, False: False}
 YES, NO = {"true", "1", "yes", "on", "t", "y"}, {"false", "0", "no", "off", "f", "n"}
-"""How a query says true and false, in large letters or small ones: Python writes `True`."""
+"""Spellings of true and false in a query, in any case: Python writes `True`."""
 
 
 def score_routes(service: AppState) -> APIRouter:
-    """The two routes."""
+    """Create the routes."""
     router = APIRouter()
 
     async def score(request: Request) -> Response:
-        """Score one payment or a list of them, each with the history that its keys have in the store, or its own."""
+        """Score one payment or a list of them, each with its stored history or with history events from the request."""
         exchange = RequestContext.of(request.scope)
         explain = wants_reasons(request.scope.get("query_string", b""))
         kind = formats.media_type(exchange.header(b"content-type"), (JSON, JSON_LINES))
@@ -57,7 +57,7 @@ def score_routes(service: AppState) -> APIRouter:
         return Response(orjson.dumps(documents), media_type=JSON)
 
     async def outcome(request: Request) -> Response:
-        """Say what became of a payment: from then on it is a known outcome of its keys' histories."""
+        """Record the outcome of a payment, which from then on is known in the histories of its keys."""
         exchange = RequestContext.of(request.scope)
         formats.media_type(exchange.header(b"content-type"), (JSON,))
         formats.negotiate(exchange.header(b"accept"), (JSON,))
@@ -66,14 +66,14 @@ def score_routes(service: AppState) -> APIRouter:
             raise ProblemError(404, "unknown_payment", "id must be of a payment that was scored", field="id", value=id_)
         return Response(orjson.dumps({"id": id_, "fraud": fraud}), media_type=JSON)
 
-    # plain routes: nothing needs FastAPI's reading of parameters, which takes 0.1 ms of each request
+    # plain routes: FastAPI's parsing of parameters is not needed and takes 0.1 ms per request
     router.add_route("/v1/score", score, methods=["POST"])
     router.add_route("/v1/outcome", outcome, methods=["POST"])
     return router
 
 
 def wants_reasons(query: bytes) -> bool:
-    """What `explain` says in a query string. ProblemError for what is neither true nor false."""
+    """Parse `explain` in a query string. Raises ProblemError if it is neither true nor false."""
     if not query:
         return False
     from urllib.parse import parse_qs
@@ -93,30 +93,35 @@ async def add_reasons(
     entries: Sequence[PaymentRequest | RuleViolation],
     documents: Sequence[dict[str, Any]],
 ) -> None:
-    """Add the reasons to the answers of payments that have one; null where there is no time for them, where a history could
-    not be read (scores come first), and where a payment that is repeated was scored by another bundle."""
+    """Add the reasons to the answers of scored payments.
+
+    They are null if there is no time for them, if a history could not be read (scores come first), or if a repeated payment
+    was scored by another bundle.
+    """
     pairs = zip(entries, documents, strict=True)
     scored = [(entry, found) for entry, found in pairs if isinstance(entry, PaymentRequest) and "problem" not in found]
-    told = [pair for pair in scored if not pair[1]["degraded"] and pair[1]["version"] == service.version]
+    explained = [pair for pair in scored if not pair[1]["degraded"] and pair[1]["version"] == service.version]
     for _, found in scored:
-        found.update(UNTOLD)
+        found.update(NO_REASONS)
     try:
-        reasons = await service.reasoner.reasons([entry for entry, _ in told], exchange.deadline)
+        reasons = await service.reasoner.reasons([entry for entry, _ in explained], exchange.deadline)
     except (DeadlineExceededError, QueueFullError, HistoryUnavailable):
         return
-    for (_, found), why in zip(told, reasons, strict=True):
+    for (_, found), why in zip(explained, reasons, strict=True):
         found.update(why)
 
 
 def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:
-    """(id, fraud, epoch seconds). ProblemError for a body that says something else."""
+    """Parse (id, fraud, epoch seconds). Raises ProblemError if the body is something else."""
     if len(rows) != 1 or not isinstance(rows[0], dict):
         raise ProblemError(422, "not_an_object", "the body must be an object with id and fraud, and maybe at")
     body = rows[0]
     if others := sorted(set(body) - OUTCOME_FIELDS):
         raise ProblemError(422, "unknown_field", "must be one of id, fraud, at", field=shorten_value(others[0]))
     if service.market.inline_history is not None:
-        raise ProblemError(422, "own_history", "outcomes of this market are not kept: its rows carry their own history")
+        raise ProblemError(
+            422, "own_history", "outcomes of this market are not stored: its rows carry their own history"
+        )
     id_, fraud = _id(body.get("id"), service), body.get("fraud")
     if not isinstance(fraud, bool | int) or fraud not in TRUTHS:
         raise ProblemError(422, "bad_outcome", "fraud must be true or false", field="fraud", value=fraud)
@@ -124,7 +129,7 @@ def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:
 
 
 def _id(value: Any, service: AppState) -> Any:
-    """The id as it was given, in any spelling that a payment's may have. ProblemError for what is none."""
+    """Check the id, in any spelling that a payment's id may have. Raises ProblemError if it is invalid."""
     name = service.market.event.id
     if problem := service.contract.id_problem(value):
         raise ProblemError.of(replace(problem, field="id"))
@@ -137,7 +142,7 @@ def _id(value: Any, service: AppState) -> Any:
 
 
 def _at(value: Any, service: AppState) -> float:
-    """When the outcome became known: now, or as the market writes times. ProblemError."""
+    """Parse when the outcome became known, in the market's time format; default: now. Raises ProblemError."""
     now = time.time()
     try:
         at = parse_epoch_seconds(value, "at", service.market.event.time_unit, Spelling.of(service.market))
