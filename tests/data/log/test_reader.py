@@ -222,7 +222,7 @@ def test_texts_of_several_lines(tmp_path: Path) -> None:
     """Where they are read, a row rule; in columns that only lie in the log they are no matter."""
     path = tmp_path / "log.csv"
     log(6, country=["DE", "F\nR", *["DE"] * 4], unused=['said\n\n"hello", then left'] * 6).write_csv(path)
-    with pytest.raises(DataError, match=r"line_break:country: must stand on one line: is a quote not closed\?: 1 rows"):
+    with pytest.raises(DataError, match=r"line_break:country: must be on one line: is a quote not closed\?: 1 rows"):
         read_log(market(), [path], tmp_path / "clean.parquet")
     clean = read_log(
         market(), [path], tmp_path / "clean.parquet", quarantine=Quarantine(tmp_path / "bad.parquet", limit=1)
@@ -235,7 +235,7 @@ def test_nor_does_one_in_a_column_that_only_excludes_rows(tmp_path: Path) -> Non
     path = tmp_path / "log.csv"
     of = market(features={"exclude": [{"column": "unused", "values": ["test"]}]})
     log(6, unused=["x", "x\ny", *["x"] * 4]).write_csv(path)
-    with pytest.raises(DataError, match="line_break:unused: must stand on one line"):
+    with pytest.raises(DataError, match="line_break:unused: must be on one line"):
         read_log(of, [path], tmp_path / "clean.parquet")
 
 

@@ -249,7 +249,7 @@ def test_columns_that_a_table_lacks_are_named(tmp_path: Path) -> None:
         prepare(market(), tmp_path / "rows.parquet", tmp_path / "store", encoder=encoder(market()))
     twice = pl.DataFrame([row()]).with_columns(pl.lit("").alias("hist__DOT__hour"))
     twice.write_csv(path)
-    with pytest.raises(DataError, match="a column must stand there once"):
+    with pytest.raises(DataError, match="a column must occur once"):
         prepare(market(), path, tmp_path / "store", encoder=encoder(market()))
 
 

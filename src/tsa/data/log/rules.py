@@ -223,7 +223,7 @@ def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> lis
         found.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
         # a quote that nothing closes makes one field of all that follows up to the next one, other payments included
         told = [name for name in read_columns(shape.market) if name not in shape.numbers and name in schema]
-        text = "must stand on one line: is a quote not closed?"
+        text = "must be on one line: is a quote not closed?"
         found += [
             Rule(
                 name=f"line_break:{name}", column=name, text=text, broken=pl.col(name).str.contains("\n", literal=True)
