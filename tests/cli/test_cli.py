@@ -198,7 +198,7 @@ def test_a_bad_set_of_the_training(tsa: Tsa, demo_run: Path, tmp_path: Path, set
 def test_what_is_missing(tsa: Tsa, demo_log: Path, demo_market: Path, demo_run: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     refused(tsa("prepare", "--market", tmp_path / "no.toml", demo_log, *out), r"no\.toml: no such file")
-    refused(tsa("prepare", "--market", demo_market, tmp_path / "no.parquet", *out), "there is no file")
+    refused(tsa("prepare", "--market", demo_market, tmp_path / "no.parquet", *out), "no such file or folder")
     pl.read_parquet(demo_log).rename({"device": "devise"}).write_parquet(tmp_path / "log.parquet")
     refused(
         tsa("prepare", "--market", demo_market, tmp_path / "log.parquet", *out),
@@ -274,7 +274,7 @@ def test_quiet(tsa: Tsa, own_run: Path, demo_log: Path, tmp_path: Path) -> None:
     made = tsa("evaluate", own_run, "--quiet", "--replicates", 10)
     assert (made.code, made.err) == (0, "")
     assert "report: " in made.out
-    assert refused(tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x.csv"), "there is no file")
+    assert refused(tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x.csv"), "no such file or folder")
 
 
 def test_markup_in_a_name_is_only_a_name(tsa: Tsa, tmp_path: Path) -> None:

@@ -54,23 +54,23 @@ FILES = {
     "xlsx.csv": (b"PK\x03\x04" + CSV, "is an Excel or zip file; export it as CSV in UTF-8"),
     "xls.csv": (b"\xd0\xcf\x11\xe0" + CSV, "is an old Excel file"),
     "parquet.csv": (b"PAR1" + CSV, "is a Parquet file; name it .parquet"),
-    "packed.csv": (gzip.compress(CSV), "is compressed by gzip; let its name end in .gz"),
+    "packed.csv": (gzip.compress(CSV), "is compressed by gzip; rename it to end in .gz"),
     "wide.csv": ("\ufeff" + CSV.decode()).encode("utf-16-le") and (CSV.decode().encode("utf-16"), "is in UTF-16"),
     "wide_without_mark.csv": (CSV.decode().encode("utf-16-le"), "is in UTF-16; save it as UTF-8"),
     "latin.csv": (CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1"), "line 3: byte 0xe9 is not UTF-8"),
     "latin.tsv": ((CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1")).replace(b",", b"\t"), "line 3: byte 0xe9"),
     "unused.csv": (b"id,at,card,kind,amount,fraud,m\n1,2025-01-01,7,w,5,0,\xff\n", "line 2: byte 0xff is not UTF-8"),
     "mac.csv": (CSV.replace(b"\n", b"\r"), "has lines that end in CR alone"),
-    "nul.csv": (CSV.replace(b"web", b"w\0b"), "line 2: holds a NUL byte"),
+    "nul.csv": (CSV.replace(b"web", b"w\0b"), "line 2: has a NUL byte"),
     "empty.csv": (b"", "is empty"),
     "blank.csv": (b"\n \n", "is empty"),
     "cut.csv.gz": (
         gzip.compress(b"".join(b"%d," % at * 5 + b"0\n" for at in range(9999)))[:-5000],
-        "is compressed and ends too early; copy it again",
+        "the compressed file is truncated; copy it again",
     ),
     "twice.csv": (CSV.replace(b"kind", b" card"), "line 1: two columns are called 'card'"),
-    "cut.parquet": (b"PAR1" + CSV, "is a Parquet file that is cut off; copy it again"),
-    "text.parquet": (CSV, "is no Parquet file"),
+    "cut.parquet": (b"PAR1" + CSV, "is a truncated Parquet file; copy it again"),
+    "text.parquet": (CSV, "is not a Parquet file"),
     "none.parquet": (b"", "is empty"),
     "mark.jsonl": (b'\xef\xbb\xbf{"id": 1}\n', "begins with a byte order mark"),
     "nan.jsonl": (b'{"id": 1}\n{"id": 2, "amount": NaN}\n', "line 2 is not JSON: NaN is no JSON value; write null"),
@@ -124,7 +124,7 @@ def test_the_separator_is_seen_in_the_header(mark: str, name: str, tmp_path: Pat
 def test_one_column_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(CSV.replace(b",", b"~"))
-    assert "the first line holds one column alone" in refused(tmp_path, path)
+    assert "the first line has only one column" in refused(tmp_path, path)
 
 
 def test_which_of_many_files_does_not_fit(tmp_path: Path) -> None:

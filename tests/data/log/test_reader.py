@@ -162,9 +162,9 @@ def test_many_files_of_many_kinds(read: Callable[..., CleanLog], tmp_path: Path)
 def test_files_that_cannot_be_read(tmp_path: Path, read: Callable[..., CleanLog]) -> None:
     out = tmp_path / "clean.parquet"
     for name, text, message in [
-        ("none/*.csv", None, "there is no file"),
+        ("none/*.csv", None, "no such file or folder"),
         ("a.xls", "x", "must end in one of .parquet"),
-        ("a.parquet", "no parquet", "a.parquet: is no Parquet file"),
+        ("a.parquet", "no parquet", "a.parquet: is not a Parquet file"),
         ("a.parquet.gz", "x", "must end in one of"),
         ("empty.csv", "", "empty.csv: is empty"),
         ("empty.jsonl", "", "empty.jsonl: is empty"),
@@ -303,7 +303,7 @@ def test_of_equal_ids_the_first_is_kept(read: Callable[..., CleanLog], tmp_path:
     for ids in ([1, 2, 1, 3, 1, 3, 4, 5, 6, 7, 8, 9], list("abacacdefghi")):
         frame = log(id=ids)
         message = refused(read, frame)
-        assert "duplicate_id:id: must be unique; of 2 ids that stand more than once" in message
+        assert "duplicate_id:id: must be unique; of 2 ids that occur more than once" in message
         assert "2 in more (" in message
         assert ": 3 rows; the first" in message
         assert f"id {ids[2]} " in message

@@ -264,9 +264,7 @@ def test_a_header_is_not_shown_field_by_field(tmp_path: Path) -> None:
     message = str(error.value)
     assert "engineered_0001: missing" in message
     assert "more columns" in message
-    assert (
-        "the first line holds one column alone: fields must be separated by commas, tabs, semicolons or bars" in message
-    )
+    assert "the first line has only one column: fields must be separated by commas, tabs, semicolons or bars" in message
     assert "engineered_0001|" not in message
     assert len(message) < 3000
 

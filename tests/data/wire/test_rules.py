@@ -381,7 +381,7 @@ def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
     of = market()
     assert read_request(of, encoder(of), row()).ids == ("p1",)
     logs = Market.from_dict({key: value for key, value in of.to_dict().items() if key != "inline_history"})
-    with pytest.raises(MarketError, match=r"must have a \[inline_history\] table"):
+    with pytest.raises(MarketError, match=r"must have an \[inline_history\] section"):
         read_request(logs, encoder(of), row())
     log = tmp_path / "log.jsonl"
     with pytest.raises(DataError, match="at least one row, but it is empty"):

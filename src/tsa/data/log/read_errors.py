@@ -1,6 +1,6 @@
-"""Why a file cannot be read, in one sentence: with file and line where there is one, and nothing of a parser's inside.
+"""Explain why a file cannot be read, in one sentence, with file and line where known and without parser internals.
 
-It looks at a file a second time, once reading it has failed.
+The file is read a second time, after the first reading has failed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ CUT_OFF = (
 
 
 def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = False) -> DataError:
-    """The error to show for what Polars or the system said of a file. is_veiled: nothing that stands in it may be told."""
+    """The error to show for what Polars or the system reports about a file.
+
+    Args:
+        is_veiled: Contents of the file must not appear in the message.
+    """
     if "://" not in path:
         try:
             found = json_fault(path) if kind == "json" else None if kind in ("parquet", "table") else _no_utf8(path)
@@ -34,7 +38,7 @@ def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = 
         if found is not None:
             return DataError(f"{path}: {found}")
     if any(sign in str(error) for sign in CUT_OFF):
-        return DataError(f"{path}: is compressed and ends too early; copy it again")
+        return DataError(f"{path}: the compressed file is truncated; copy it again")
     reason = type(error).__name__ if is_veiled else brief(error)
     return DataError(f"{path}: cannot be read as {kind}: {reason}")
 
@@ -50,7 +54,7 @@ def _no_utf8(path: str) -> str | None:
 
 
 def fault_of(frame: pl.LazyFrame) -> Exception | None:
-    """What Polars or the system says when these columns are read to the end; None where they can be."""
+    """The error of Polars or the system when these columns are read to the end; None if they can be read."""
     try:
         frame.select(pl.all().null_count()).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
