@@ -1,4 +1,4 @@
-"""JSON lines: what Polars reads wrongly without a word, and where a file stops being JSON. It knows JSON, not columns."""
+"""Check JSON lines for what Polars misreads silently, and locate the line where a file stops being JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_VALUE = re.compile(rb"(?<!\w)(NaN|-?Infinity)(?!\w)")
 
 
 def fields_of(path: str, columns: Sequence[str]) -> list[str]:
-    """The fields of the first rows, and those of `columns` that come up later: JSON may leave fields out."""
+    """The fields of the first rows, and those of `columns` that occur later: JSON rows may omit fields."""
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
     names: dict[str, None] = {}
     for at, text in enumerate(lines.head(PEEK_ROWS).collect()[LINE], 1):
@@ -44,9 +44,16 @@ def _field(name: str) -> str:
 
 
 def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> None:
-    """DataError for the first line in which a field of `names` stands twice, or one of `keys` as a float without all digits.
+    """Check that no field repeats in a line, and that keys have all their digits.
 
-    Polars takes the first of two, other readers the last; and it spells floats as if they were whole numbers.
+    Of repeated fields Polars uses the first, other readers the last; and Polars converts floats to integers.
+
+    Args:
+        names: Fields that must not repeat.
+        keys: Fields that must not be floats without all digits.
+
+    Raises:
+        DataError: For the first line that breaks this.
     """
     line = pl.col(LINE)
     spellings = {name: dict.fromkeys((json.dumps(name), json.dumps(name, ensure_ascii=False))) for name in names}
@@ -60,7 +67,7 @@ def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> None:
         digits = r"(?:[0-9]{17,}|9[0-9]{15})\.[0-9]|[0-9]+(?:\.[0-9]+)?[eE]\+?(?:1[6-9]|[2-9][0-9]|[0-9]{3})"
         suspicious |= line.str.contains(rf"(?:{spelled})\s*-?(?:{digits})")
     lines = pl.scan_lines(path, name=LINE, glob="://" in path).with_row_index("at")
-    # a value may be the name of a field, and a field inside another may have the same name: look at these lines alone
+    # a value may equal a field name, and a nested field may have the same name: parse only these lines
     for at, text in lines.filter(suspicious).collect(engine="streaming").iter_rows():
         _check_line(path, at + 1, text, frozenset(names), frozenset(keys))
 
@@ -69,12 +76,12 @@ def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: 
     try:
         pairs = json.loads(text, object_pairs_hook=list, parse_float=_Float)
     except ValueError:
-        return  # said by whoever reads it
+        return  # the reader reports it
     seen: set[str] = set()
     for pair in pairs if isinstance(pairs, list) else ():
         name, value = pair if isinstance(pair, tuple) else ("", None)
         if name in names and name in seen:
-            raise DataError(f"{path}: line {number}: field {brief(name)!r} stands twice; leave one out")
+            raise DataError(f"{path}: line {number}: field {brief(name)!r} occurs twice; remove one")
         if name in keys and isinstance(value, _Float) and abs(float(value)) >= 2**53:
             raise DataError(
                 f"{path}: line {number}: {brief(name)} must have all its digits, which floats drop; "
@@ -84,13 +91,13 @@ def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: 
 
 
 class _Float(str):
-    """A number with a fraction or an exponent, as it is written."""
+    """The text of a number with a fraction or an exponent."""
 
     __slots__ = ()
 
 
 def json_fault(path: str) -> str | None:
-    """What is wrong with the first line that is no JSON object, and where; None where no line is."""
+    """What is wrong with the first line that is not a JSON object, and where; None if all lines are."""
     number = 0
     with io.BufferedReader(pa.input_stream(path)) as stream:
         for number, line in enumerate(stream, 1):
@@ -108,7 +115,7 @@ def json_fault(path: str) -> str | None:
 
 def _why(line: bytes, error: ValueError) -> str:
     if found := _NO_VALUE.search(line):
-        return f"{found[0].decode()} is no JSON value; write null"
+        return f"{found[0].decode()} is not a JSON value; write null"
     try:
         line.decode()
     except UnicodeDecodeError as wrong:
