@@ -243,10 +243,10 @@ def test_out_is_something_else(
     run = ("run", "--market", demo_market, demo_log, *small)
     train = ("train", demo_run / "store", *small)
     for command in (run, train):
-        refused(tsa(*command, "--out", folder), r"must be empty or hold a run \(it holds letter\.txt\)")
+        refused(tsa(*command, "--out", folder), r"must be empty or contain a run \(it contains letter\.txt\)")
         refused(tsa(*command, "--out", file), "must be a folder or not exist")
         refused(tsa(*command, "--out", file / "below"), "file")
-    refused(tsa(*prepare, "--out", folder), r"must be empty or hold a manifest\.json")
+    refused(tsa(*prepare, "--out", folder), r"must be empty or contain a manifest\.json")
     refused(tsa(*prepare, "--out", file), "must be a folder or not exist")
     refused(tsa(*prepare, "--out", file / "below"), "file")
     assert [path.name for path in folder.iterdir()] == ["letter.txt"]
@@ -258,7 +258,7 @@ def test_out_is_where_one_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "letter.txt").write_text("dear")
-    refused(tsa("prepare", "--market", demo_market, demo_log, "--out", "."), "must be empty or hold a manifest")
+    refused(tsa("prepare", "--market", demo_market, demo_log, "--out", "."), "must be empty or contain a manifest")
 
 
 def test_quiet(tsa: Tsa, own_run: Path, demo_log: Path, tmp_path: Path) -> None:

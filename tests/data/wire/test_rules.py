@@ -84,7 +84,7 @@ def test_a_row_becomes_arrays(tmp_path: Path) -> None:
 )
 def test_1_every_field_must_be_there(field: str, tmp_path: Path) -> None:
     message = refused(market(), row(**{field: None}), tmp_path / "none")
-    assert f"missing_field:{field}: must be there" in message
+    assert f"missing_field:{field}: is required" in message
     assert f"missing_field:{field}" in refused(market(), {**row(), field: None}, tmp_path / "null")
 
 

@@ -10,7 +10,7 @@ from tsa.errors import DataError
 from tsa.text import truncate_repr
 
 TEXTS = {
-    "missing_field": "must be there",
+    "missing_field": "is required",
     "extra_field": "must not have more fields than the header",
     "line_break": "must be on one line: is a quote not closed?",
     "not_a_text": "must be a text",
