@@ -6,7 +6,7 @@ import logging
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with each unprintable character escaped, such as \\n or \\x1b, except those in `keep`."""
+    r"""The text with each unprintable character escaped, such as \n or \x1b, except those in `keep`."""
     if text.isprintable():
         return text
     return "".join(

@@ -80,7 +80,7 @@ FILES = {
     "lists.jsonl": (b'{"id": 1}\n[1, 2]\n', "line 2 must hold an object of fields (got a list)"),
     "texts.jsonl": (b'{"id": 1}\n"x"\n', "line 2 must hold an object of fields (got a text)"),
     "latin.jsonl": (b'{"id": 1}\n{"kind": "caf\xe9"}\n', "line 2 is not JSON: byte 0xe9 is not UTF-8"),
-    "twice.jsonl": (b'{"id": 1}\n{"id": 2, "card": 1, "card": 2}\n', "line 2: field 'card' stands twice"),
+    "twice.jsonl": (b'{"id": 1}\n{"id": 2, "card": 1, "card": 2}\n', "line 2: field 'card' occurs twice"),
     "floats.jsonl": (b'{"id": 1}\n{"card": 9100000000000000001.0}\n', "line 2: card must have all its digits"),
 }
 

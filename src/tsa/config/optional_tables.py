@@ -115,7 +115,7 @@ class InlineHistory(ConfigModel):
         if clash := [text for text in self.missing if self.separator in text]:
             raise ValueError(f"missing: a marker must not contain the separator (got {clash[0]!r})")
         if self.blocks[0] == self.blocks[1]:
-            raise ValueError(f"parts: must be two different names (got {list(self.blocks)})")
+            raise ValueError(f"blocks: must be two different names (got {list(self.blocks)})")
         return self
 
     @property

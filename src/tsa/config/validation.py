@@ -165,12 +165,12 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
     for name in [name for name in wire.numeric_categorical if name not in categorical]:
         yield f"inline_history.numeric_categorical: must be categorical features (got {name!r})"
     for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
-        yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
+        yield f"inline_history.decimal_categorical: must be categorical features (got {name!r})"
     for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
-        yield f"wire.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
+        yield f"inline_history.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
     told = {*categorical, *(feature.name for feature in features.numerical)}
     for name in [name for name in wire.batches or () if name not in told]:
-        yield f"wire.batches: must be categorical or numerical features (got {name!r})"
+        yield f"inline_history.batches: must be categorical or numerical features (got {name!r})"
     numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
     for name, default in wire.defaults.items():
         if name not in categorical | numbers | {market.event.id}:
@@ -181,7 +181,7 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
     for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
         yield f"inline_history.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
     for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
-        yield f"wire: field names must be unique (patterns, field_names), but {name!r} occurs twice"
+        yield f"inline_history: field names must be unique (patterns, field_names), but {name!r} occurs twice"
     yield from _exception_findings(market, wire)
 
 
