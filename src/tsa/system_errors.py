@@ -80,8 +80,8 @@ def number_of(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in ADVICE else None
     text = str(error)
-    if (found := NUMBER.search(text)) and int(found[1]) in ADVICE:
-        return int(found[1])
+    if (match := NUMBER.search(text)) and int(match[1]) in ADVICE:
+        return int(match[1])
     return next((number for said, number in SAID.items() if said in text.lower()), None) if _outside(error) else None
 
 
@@ -97,11 +97,11 @@ def _outside(error: BaseException) -> bool:
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error, its explicit cause, and an error that was being handled when it was raised, if that one was unexpected."""
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else _never_meant(found.__context__))
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else _never_meant(cause.__context__))
 
 
 def _never_meant(error: BaseException | None) -> BaseException | None:
@@ -114,6 +114,6 @@ def _path(error: BaseException) -> str | None:
         if note.startswith(WRITING):
             return str(note.removeprefix(WRITING))
     if isinstance(error, OSError):
-        found = error.filename2 or error.filename
-        return None if found is None else os.fsdecode(found) if isinstance(found, str | bytes) else str(found)
+        name = error.filename2 or error.filename
+        return None if name is None else os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
     return None

@@ -24,11 +24,11 @@ _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=
 
 def parse_time(text: str) -> datetime | None:
     """The time of a text, with its offset, exact to the microsecond; None if the text is not a time."""
-    found = _ISO.fullmatch(text)
-    if found is None:
+    match = _ISO.fullmatch(text)
+    if match is None:
         return None
-    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
-    microsecond, offset = int((found[7] or "").ljust(6, "0")[:6]), found[8] or ""
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
+    microsecond, offset = int((match[7] or "").ljust(6, "0")[:6]), match[8] or ""
     shift = timedelta()
     if offset[:1] in ("+", "-"):
         digits = offset[1:].replace(":", "").ljust(4, "0")

@@ -123,6 +123,6 @@ def _checked(table: toml.Table, source: str, layers: Sequence[toml.Layer]) -> Ma
     try:
         return Market.model_validate(table)
     except ValidationError as error:
-        found = toml.findings(error, Market, layers, source)
-    count = f"{len(found)} findings" if len(found) > 1 else "1 finding"
-    raise MarketError("\n  ".join([f"{source}: {count}", *found]))
+        findings = toml.findings(error, Market, layers, source)
+    count = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
+    raise MarketError("\n  ".join([f"{source}: {count}", *findings]))

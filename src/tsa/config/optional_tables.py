@@ -149,7 +149,7 @@ class InlineHistory(ConfigModel):
         shown = prefixes.get(begin, "") + feature[len(begin) :]
         names = {"history": history, "part": part, "feature": shown}
         names["feature_lower"] = shown.lower().replace(".", "_")
-        return re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[0]), pattern)
+        return re.sub(r"\{(\w+)\}", lambda match: names.get(match[1], match[0]), pattern)
 
 
 Positions = tuple[Annotated[int, Field(ge=0)], ...]

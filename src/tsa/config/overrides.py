@@ -47,9 +47,9 @@ class Overrides:
         own = _tables(file)
         others, foreign = [], []
         for text in texts or []:
-            (room, *key), value = parse_override(text)
-            if room in own and len(key) == 1:
-                own[room][key[0]] = value
+            (section, *key), value = parse_override(text)
+            if section in own and len(key) == 1:
+                own[section][key[0]] = value
                 foreign += [] if learns else [text]
             else:
                 others.append(text)
@@ -65,8 +65,8 @@ def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     from tsa.config.toml import merge_layers, read_layers
 
     rooms: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
-    found = {} if file is None else merge_layers(read_layers(file))
-    for name, table in found.items():
+    tables = {} if file is None else merge_layers(read_layers(file))
+    for name, table in tables.items():
         if name not in rooms or not isinstance(table, dict):
             raise ConfigError(f"{file} must contain only the sections [training] and [model] (got {name})")
         rooms[name] = dict(table)

@@ -38,10 +38,10 @@ class MarketTables(ConfigModel):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        found = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
-        if found:
-            raise ValueError("\n".join(found))
+        findings = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
+        findings += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
+        if findings:
+            raise ValueError("\n".join(findings))
         return self
 
     @field_validator("input")
@@ -168,8 +168,8 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
         yield f"inline_history.decimal_categorical: must be categorical features (got {name!r})"
     for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
         yield f"inline_history.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
-    told = {*categorical, *(feature.name for feature in features.numerical)}
-    for name in [name for name in wire.batches or () if name not in told]:
+    in_histories = {*categorical, *(feature.name for feature in features.numerical)}
+    for name in [name for name in wire.batches or () if name not in in_histories]:
         yield f"inline_history.batches: must be categorical or numerical features (got {name!r})"
     numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
     for name, default in wire.defaults.items():
@@ -227,16 +227,16 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
         return
     excluded = [("features.exclude", rule.column) for rule in features.exclude]
     forbidden = {name.strip().casefold() for name in privacy.forbidden}
-    told = [] if market.inline_history is None else [("inline_history", field) for field in _history_fields(market)]
+    in_rows = [] if market.inline_history is None else [("inline_history", field) for field in _history_fields(market)]
     outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
-    for use, column in [*_uses(market), *excluded, *outcome, *told]:
+    for use, column in [*_uses(market), *excluded, *outcome, *in_rows]:
         # customer.gender and gender.code are gender too
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden (got {column!r})"
     keys = {history.key_column for history in market.history if history.key_column is not None}
-    veiled = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
-    veiled -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
-    for name in [name for name in privacy.pseudonymise if name not in veiled]:
+    allowed = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
+    allowed -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
+    for name in [name for name in privacy.pseudonymise if name not in allowed]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments (got {name!r})"
 
 

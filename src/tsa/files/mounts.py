@@ -28,7 +28,7 @@ def is_mount(path: Path) -> bool:
     except OSError:
         return False
     # spaces and the like are written as three octal digits
-    points = {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[POINT]) for line in lines}
+    points = {re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.split(" ")[POINT]) for line in lines}
     return os.path.realpath(path) in points
 
 

@@ -62,9 +62,9 @@ def check_outputs(
         ConfigError: Names the option and the input.
     """
     wanted = [*_outputs(files, False), *_outputs(into, False), *_outputs(replaced, True)]
-    found = list(_inputs(inputs))
+    input_paths = list(_inputs(inputs))
     for output in wanted:
-        for path in found:
+        for path in input_paths:
             _check_input(output, path)
     for one, other in itertools.combinations(wanted, 2):
         _check_pair(one, other)
@@ -177,10 +177,10 @@ def _check_pair(one: _Output, other: _Output) -> None:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of the file at a path, links resolved; None if there is none."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _above(path: Path) -> list[tuple[int, int]]:

@@ -46,28 +46,28 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
         ConfigError: For a folder, a block device, a socket, or a mount point, which cannot be replaced.
     """
     if is_stream(path):
-        with _poured_into(path) as aside:
-            yield aside
+        with _poured_into(path) as temporary:
+            yield temporary
         return
     path = _followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _temporary_path(path)
+    temporary = _temporary_path(path)
     try:
         with naming(path):
             if private:
-                aside.touch(PRIVATE)
-            yield aside
+                temporary.touch(PRIVATE)
+            yield temporary
             if private:
-                aside.chmod(PRIVATE)
-            _replace(aside, path)
+                temporary.chmod(PRIVATE)
+            _replace(temporary, path)
     finally:
         with suppress(OSError):  # do not hide why the block failed
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
-def _replace(aside: Path, path: Path) -> None:
+def _replace(temporary: Path, path: Path) -> None:
     try:
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except OSError as error:
         if error.errno == errno.EBUSY or is_mount(path):
             raise ConfigError(f"{path} must not be a mount point: mount its folder instead, and write there") from None
@@ -91,9 +91,9 @@ def _poured_into(path: Path) -> Iterator[Path]:
     error.
     """
     with tempfile.TemporaryDirectory(prefix="tsa-out-") as folder:
-        aside = Path(folder) / path.name
-        yield aside
-        with aside.open("rb") as made, path.open("wb", buffering=0) as stream:
+        temporary = Path(folder) / path.name
+        yield temporary
+        with temporary.open("rb") as made, path.open("wb", buffering=0) as stream:
             shutil.copyfileobj(made, stream)
 
 
@@ -106,8 +106,8 @@ def _followed(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    with atomic_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -155,20 +155,20 @@ def atomic_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[
     _check_replaceable(out, marker)
     out.parent.mkdir(parents=True, exist_ok=True)
     stays = cannot_move(out)
-    aside = _temporary_path(out / out.name if stays else out)
-    aside.mkdir(0o700 if private else 0o777)
+    temporary = _temporary_path(out / out.name if stays else out)
+    temporary.mkdir(0o700 if private else 0o777)
     try:
         with naming(out):
-            yield aside
+            yield temporary
             _check_replaceable(out, marker)  # check again: hours may have passed
             if private:
-                _keep_private(aside)
+                _keep_private(temporary)
             if stays:
-                replace_content(out, aside, marker)
+                replace_content(out, temporary, marker)
             else:
-                _move(aside, out)
+                _move(temporary, out)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _keep_private(folder: Path) -> None:

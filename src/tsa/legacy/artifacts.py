@@ -49,9 +49,9 @@ def read_percentiles(path: Path, notes: list[str] | None = None) -> PercentileMa
     """
     pairs = read_pickle(path)
     try:
-        found = PercentileMap.from_legacy(pairs)
-        _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], found.scores)
-        return found
+        percentiles = PercentileMap.from_legacy(pairs)
+        _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], percentiles.scores)
+        return percentiles
     except (CalibrationError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path.name} must hold ascending pairs [score, percentile] (got {error})") from None
 
@@ -67,10 +67,10 @@ def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
     """
     table = read_table(path)
     try:
-        found = BSplineMap.from_legacy(table)
+        spline = BSplineMap.from_legacy(table)
         for name in ("knots", "coefficients"):
-            _note_lifted(notes, path, name, table[name], getattr(found, name))
-        return found
+            _note_lifted(notes, path, name, table[name], getattr(spline, name))
+        return spline
     except (CalibrationError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path.name} must hold knots, coefficients and degree (got {error})") from None
 
@@ -108,9 +108,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = next((state[name] for name in CHECKPOINT if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ArtefactError(f"{path.name} must contain only names and tensors (got something else)")
-    found = {str(name): value for name, value in state.items()}
-    _refuse_repeated(path, found)
-    return found
+    weights = {str(name): value for name, value in state.items()}
+    _refuse_repeated(path, weights)
+    return weights
 
 
 def _refuse_swelling(path: Path) -> None:

@@ -52,7 +52,7 @@ def legacy_encoder(
         encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
         f"artefacts for market {market.name}",
     )
-    integers, veil = numeric_categoricals(market), Pseudonymizer.of(market)
+    integers, pseudonymizer = numeric_categoricals(market), Pseudonymizer.of(market)
     for feature in (*market.features.numerical, *market.features.engineered):
         if feature.transform != "none":
             _log.warning("%s: transform=%r is ignored: an imported model has none", feature.name, feature.transform)
@@ -61,7 +61,11 @@ def legacy_encoder(
         market_fingerprint=market.fingerprint,
         categorical_vocabularies=tuple(
             _vocabulary(
-                feature.name, cat_to_index[feature.name], str(defaults[feature.name]), feature.name in integers, veil
+                feature.name,
+                cat_to_index[feature.name],
+                str(defaults[feature.name]),
+                feature.name in integers,
+                pseudonymizer,
             )
             for feature in market.features.categorical
         ),
@@ -102,17 +106,17 @@ def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: 
 
 
 def _vocabulary(
-    name: str, rows: Mapping[str, int], default: str, integers: bool, veil: Pseudonymizer | None
+    name: str, rows: Mapping[str, int], default: str, integers: bool, pseudonymizer: Pseudonymizer | None
 ) -> ImportedVocabulary:
     """A pseudonymised feature is read as pseudonyms, so its known values must be pseudonyms too."""
-    veiled = veil is not None and name in veil.columns
-    spelled = veil.of_text if veil is not None and veiled else str
+    is_pseudonymised = pseudonymizer is not None and name in pseudonymizer.columns
+    spelled = pseudonymizer.of_text if pseudonymizer is not None and is_pseudonymised else str
     return ImportedVocabulary(
         name=name,
         values=tuple(map(spelled, rows)),
         rows=tuple(map(int, rows.values())),
         default=spelled(default),
-        integers=integers and not veiled,
+        integers=integers and not is_pseudonymised,
     )
 
 
@@ -149,24 +153,24 @@ def encoder_findings(
 ) -> list[str]:
     """Everything that prevents an encoder for the market, one line each. None: the artefact is missing."""
     features = market.features
-    found = []
+    findings = []
     if features.calendar:
-        found.append(f"features.calendar: an imported model has none (got {list(features.calendar)})")
+        findings.append(f"features.calendar: an imported model has none (got {list(features.calendar)})")
     for feature in features.categorical:
         if cat_to_index is not None:
-            found += _map_findings(feature.name, cat_to_index.get(feature.name))
+            findings += _map_findings(feature.name, cat_to_index.get(feature.name))
         default = None if defaults is None else defaults.get(feature.name)
         if defaults is not None and default is None:
-            found.append(_no_default(feature.name))
+            findings.append(_no_default(feature.name))
         elif not isinstance(default, str | None) and not _is_number(default):
-            found.append(f"default_value_dict: {feature.name!r} must be a text or a number (got {_shown(default)})")
+            findings.append(f"default_value_dict: {feature.name!r} must be a text or a number (got {_shown(default)})")
     for kind, group in (("numerical", features.numerical), ("engineered", features.engineered)):
         if defaults is not None:
-            found += _default_findings(group, defaults)
+            findings += _default_findings(group, defaults)
         if preprocessor is not None:
             for name in SCALES[kind]:
-                found += _scale_findings(name, kind, len(group), preprocessor.get(name))
-    return found + list(_wire_findings(market, defaults or {}))
+                findings += _scale_findings(name, kind, len(group), preprocessor.get(name))
+    return findings + list(_wire_findings(market, defaults or {}))
 
 
 def _map_findings(name: str, rows: Any) -> Iterator[str]:

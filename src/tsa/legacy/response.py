@@ -39,5 +39,5 @@ def positional(value: float) -> str:
 
 def _calibrated(raw: float, value: float) -> str:
     """0 and 1 have no fraction if they are not values of a map but lie outside it."""
-    beside = raw <= 0 or raw >= 1 or value >= 1
-    return str(round(value)) if beside else positional(value)
+    is_outside = raw <= 0 or raw >= 1 or value >= 1
+    return str(round(value)) if is_outside else positional(value)

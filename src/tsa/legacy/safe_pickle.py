@@ -69,8 +69,8 @@ def load_pickle(data: bytes) -> Any:
 
 def write_pickle(path: Path, value: list[Any]) -> None:
     """Write plain lists of numbers atomically as a pickle that any Python reads."""
-    with atomic_file(path) as aside:
-        aside.write_bytes(pickle.dumps(value, protocol=2))
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(pickle.dumps(value, protocol=2))
 
 
 def _check_opcodes(data: bytes) -> None:
@@ -193,8 +193,8 @@ class _Array:
             raise ArtefactError("must hold arrays of numbers (got an array of something else)")
         kind, shape = self.type.type, tuple(self.shape)
         if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize != len(self.data):
-            found = f"{truncate_repr(shape, SHOWN)} of {len(self.data)} bytes"
-            raise ArtefactError(f"must hold arrays whose shape matches their bytes (got {found})")
+            shown = f"{truncate_repr(shape, SHOWN)} of {len(self.data)} bytes"
+            raise ArtefactError(f"must hold arrays whose shape matches their bytes (got {shown})")
         return np.frombuffer(bytes(self.data), kind).reshape(shape, order="F" if self.fortran else "C")
 
 
@@ -250,10 +250,10 @@ class _Loader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a numpy name. Raises ArtefactError for any other name."""
-        found = NAMES.get((module, name))
-        if found is None:
+        stand_in = NAMES.get((module, name))
+        if stand_in is None:
             raise ArtefactError(f"must hold plain data, but it asks for {brief(f'{module}.{name}', 150)}")
-        return found
+        return stand_in
 
 
 class _Plain:

@@ -112,8 +112,8 @@ class ImportedScaler:
             scaled: Float64 = filled * self.slope + self.offset
         outside = np.abs(scaled) > FLOAT32_MAX
         if outside.any():
-            found = f"{filled[outside][0]} (and {outside.sum() - 1} more)"
-            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled (got {found})")
+            shown = f"{filled[outside][0]} (and {outside.sum() - 1} more)"
+            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled (got {shown})")
         return scaled
 
     def to_dict(self) -> dict[str, Any]:
@@ -229,9 +229,9 @@ def _transformed(name: str, transform: str, values: Float64) -> Float64:
         return np.copysign(np.log1p(np.abs(values)), values)
     bad = values <= -1.0
     if bad.any():
-        found = f"{values[bad][0]} (and {bad.sum() - 1} more)"
+        shown = f"{values[bad][0]} (and {bad.sum() - 1} more)"
         raise DataError(
-            f"numerical feature {name!r} must be above -1 for log1p (got {found}); "
+            f"numerical feature {name!r} must be above -1 for log1p (got {shown}); "
             'use transform = "signed_log1p" for a feature with negative values'
         )
     return np.log1p(values)

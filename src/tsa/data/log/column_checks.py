@@ -65,13 +65,13 @@ def notes_on(
         is_fitted: The encoder was fitted on these rows, which are for training.
     """
     n = int(report["rows_kept"])
-    found = [*_times(market, time_seconds, now_seconds), *_amounts(market, rows)]
+    notes = [*_times(market, time_seconds, now_seconds), *_amounts(market, rows)]
     if is_fitted:
-        found += _labels(market, report["labels"])
+        notes += _labels(market, report["labels"])
     if n >= MIN_ROWS:
-        found += [*_keys(market, rows, n), *_missing(market, report["null_rates"])]
-        found += _unknown(market, report["null_rates"], unknown, n, is_fitted=is_fitted)
-    return found
+        notes += [*_keys(market, rows, n), *_missing(market, report["null_rates"])]
+        notes += _unknown(market, report["null_rates"], unknown, n, is_fitted=is_fitted)
+    return notes
 
 
 def late_note(market: Market, late: Mapping[str, int]) -> Iterator[Note]:
@@ -91,10 +91,10 @@ def _times(market: Market, time_seconds: NDArray[np.float64], now_seconds: float
         )
         yield Note(kind="future", column=name, text=text, share=later / n)
     first, last = sound_span(time_seconds, now_seconds)
-    apart = int(np.count_nonzero((time_seconds < first) | (time_seconds > last))) - later
-    if apart > 0:
-        text = f"{apart:,} of {n:,} payments lie far before or after all others: is a clock wrong?"
-        yield Note(kind="stray", column=name, text=text, share=apart / n)
+    stray = int(np.count_nonzero((time_seconds < first) | (time_seconds > last))) - later
+    if stray > 0:
+        text = f"{stray:,} of {n:,} payments lie far before or after all others: is a clock wrong?"
+        yield Note(kind="stray", column=name, text=text, share=stray / n)
 
 
 def _amounts(market: Market, rows: pl.LazyFrame) -> Iterator[Note]:
@@ -120,10 +120,10 @@ def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
     for name in dict.fromkeys(history.key_column for history in market.history if history.key_column is not None):
         counts = rows.select(pl.col(name).alias("__key")).drop_nulls().group_by("__key").agg(pl.len().alias("__count"))
         largest = counts.sort("__count", descending=True).head(1)
-        found, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
-        if found.is_empty() or number.item() < 2:
+        top, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
+        if top.is_empty() or number.item() < 2:
             continue
-        count = int(found["__count"][0])
+        count = int(top["__count"][0])
         share, mean = count / n, 1 / number.item()
         if count >= KEY_ROWS and (share > HALF or (share > KEY_SHARE and share > KEY_TIMES * mean)):
             text = f"one value has {count:,} of {n:,} rows ({share:.1%}): does it mean several keys, or none?"

@@ -32,9 +32,9 @@ def fields_of(path: str, columns: Sequence[str]) -> list[str]:
             names.update(dict.fromkeys(row))
         else:
             raise DataError(f"{path}: {json_fault(path) or f'line {at} must hold an object of fields'}") from None
-    found = {name: pl.col(LINE).str.contains(_field(name)).any() for name in columns if name not in names}
-    if found:
-        late = lines.select(**found).collect(engine="streaming").row(0, named=True)
+    occurs = {name: pl.col(LINE).str.contains(_field(name)).any() for name in columns if name not in names}
+    if occurs:
+        late = lines.select(**occurs).collect(engine="streaming").row(0, named=True)
         names.update(dict.fromkeys(name for name, there in late.items() if there))
     return list(names)
 
@@ -114,8 +114,8 @@ def json_fault(path: str) -> str | None:
 
 
 def _why(line: bytes, error: ValueError) -> str:
-    if found := _NO_VALUE.search(line):
-        return f"{found[0].decode()} is not a JSON value; write null"
+    if match := _NO_VALUE.search(line):
+        return f"{match[0].decode()} is not a JSON value; write null"
     try:
         line.decode()
     except UnicodeDecodeError as wrong:

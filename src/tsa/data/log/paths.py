@@ -42,16 +42,16 @@ def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
     Raises:
         DataError: For a log without files, a file of unknown kind, or a folder that this program wrote.
     """
-    found: dict[str, tuple[str, str]] = {}
+    files: dict[str, tuple[str, str]] = {}
     for log in map(str, logs):
         paths = [log] if "://" in log else list(_local(log))
         if not paths:
             raise DataError(f"log: no such file or folder: {log!r}")
         for path in paths:
-            found.setdefault(path if "://" in path else os.path.realpath(path), (path, kind_of(path)))
-    if not found:
+            files.setdefault(path if "://" in path else os.path.realpath(path), (path, kind_of(path)))
+    if not files:
         raise DataError("log: at least one file must be named (got none)")
-    return list(found.values())
+    return list(files.values())
 
 
 def kind_of(path: str) -> str:

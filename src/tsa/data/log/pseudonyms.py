@@ -45,9 +45,9 @@ class Pseudonymizer:
             return None
         secret = os.environ.get(privacy.secret_env or "", "").encode()
         if len(secret) < MIN_SECRET_BYTES:
-            found = f"it has {len(secret)} bytes" if secret else "it is not set"
+            state = f"it has {len(secret)} bytes" if secret else "it is not set"
             rule = f"must hold the secret of the pseudonyms, {MIN_SECRET_BYTES} bytes or more"
-            raise ConfigError(f"environment variable {privacy.secret_env} {rule} (got {found})")
+            raise ConfigError(f"environment variable {privacy.secret_env} {rule} (got {state})")
         return cls(frozenset(privacy.pseudonymise), secret, Spelling.of(market))
 
     def __repr__(self) -> str:
@@ -60,8 +60,8 @@ class Pseudonymizer:
     def series(self, texts: pl.Series) -> pl.Series:
         """The pseudonyms of texts (n,). Each distinct text is hashed once; null stays null."""
         known = texts.drop_nulls().unique()
-        veiled = pl.Series([self.of_text(value) for value in known.to_list()], dtype=pl.String)
-        return texts.replace_strict(known, veiled, default=None, return_dtype=pl.String).alias(texts.name)
+        pseudonyms = pl.Series([self.of_text(value) for value in known.to_list()], dtype=pl.String)
+        return texts.replace_strict(known, pseudonyms, default=None, return_dtype=pl.String).alias(texts.name)
 
     def frame(self, frame: pl.DataFrame, leave: Sequence[str] = ()) -> pl.DataFrame:
         """A frame with its pseudonymised columns replaced, except those in `leave`."""
@@ -77,7 +77,9 @@ class Pseudonymizer:
 
     def _exclude(self, rule: Exclude) -> Exclude:
         texts = (normalise_text(value, rule.column, self.spelling) for value in rule.values)
-        return Exclude(column=rule.column, values=tuple(self.of_text(found) for found in texts if found is not None))
+        return Exclude(
+            column=rule.column, values=tuple(self.of_text(cleaned) for cleaned in texts if cleaned is not None)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,22 +111,22 @@ class PseudonymizedSource(Source):
         """As `Source.scan`. In a row with shifted fields or line breaks all values are hidden; only the fault is
         visible.
         """
-        frame, veil = super().scan(columns), self.pseudonyms
+        frame, pseudonyms = super().scan(columns), self.pseudonyms
         if EXTRA in self.schema:
-            others = [name for name in columns if name in self.schema and name not in veil.columns]
+            others = [name for name in columns if name in self.schema and name not in pseudonyms.columns]
             shifted, lines = pl.col(EXTRA).is_not_null(), pl.col(others).str.contains("\n", literal=True)
             frame = frame.with_columns(
                 pl.when(lines).then(pl.lit("\n")).when(~shifted).then(pl.col(others)).name.keep(),
                 pl.when(shifted).then(pl.lit("")).alias(EXTRA),
             )
-        names = [name for name in columns if name in veil.columns and name in self.raw]
+        names = [name for name in columns if name in pseudonyms.columns and name in self.raw]
         return frame.with_columns(self._veiled(name) for name in names)
 
     def _veiled(self, name: str) -> pl.Expr:
         """A column with pseudonyms. A value that breaks a rule is replaced by a placeholder that breaks the same rule."""
-        veil, bad = self.pseudonyms, inexact(name, self.raw[name])
-        series = text(name, self.raw[name], veil.spelling).map_batches(
-            veil.series, return_dtype=pl.String(), is_elementwise=True
+        pseudonyms, bad = self.pseudonyms, inexact(name, self.raw[name])
+        series = text(name, self.raw[name], pseudonyms.spelling).map_batches(
+            pseudonyms.series, return_dtype=pl.String(), is_elementwise=True
         )
         series = series if bad is None else pl.when(bad).then(pl.lit(INEXACT)).otherwise(series)
         if self.kind == "json":

@@ -32,11 +32,11 @@ def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = 
     """
     if "://" not in path:
         try:
-            found = json_fault(path) if kind == "json" else None if kind in ("parquet", "table") else _no_utf8(path)
+            fault = json_fault(path) if kind == "json" else None if kind in ("parquet", "table") else _no_utf8(path)
         except (OSError, pa.ArrowException) as wrong:
-            error, found = wrong, None
-        if found is not None:
-            return DataError(f"{path}: {found}")
+            error, fault = wrong, None
+        if fault is not None:
+            return DataError(f"{path}: {fault}")
     if any(sign in str(error) for sign in CUT_OFF):
         return DataError(f"{path}: the compressed file is truncated; copy it again")
     reason = type(error).__name__ if is_veiled else brief(error)

@@ -134,13 +134,13 @@ def clean_log(
     out = Path(out)
     log = _opened(market, sources, need_label, domains)
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.staged")
+    staged_path = out.with_name(f".{out.name}.{os.getpid()}.staged")
     try:
-        _stage(log, aside)
+        _stage(log, staged_path)
         with ParquetChunkWriter(out) as parts:
-            report = _settle(log, pl.scan_parquet(aside), parts, Quarantine.of(quarantine))
+            report = _settle(log, pl.scan_parquet(staged_path), parts, Quarantine.of(quarantine))
     finally:
-        aside.unlink(missing_ok=True)
+        staged_path.unlink(missing_ok=True)
     logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
     return CleanLog(path=out, report=report)
 
@@ -171,16 +171,16 @@ def _unreadable(log: LogScan, error: Exception) -> DataError:
     columns, veiled = read_columns(log.shape.market), any(source.is_veiled for source in log.sources)
     for source in log.sources:
         for path in source.paths:
-            found = fault_of(replace(source, paths=(path,)).scan(columns))
-            if found is not None:
-                return why_unreadable(path, source.kind, found, is_veiled=veiled)
+            fault = fault_of(replace(source, paths=(path,)).scan(columns))
+            if fault is not None:
+                return why_unreadable(path, source.kind, fault, is_veiled=veiled)
     return DataError(f"log: cannot be read: {type(error).__name__ if veiled else brief(error)}")
 
 
-def _stage(log: LogScan, aside: Path) -> None:
+def _stage(log: LogScan, staged_path: Path) -> None:
     """All rows, typed and flagged, in file order. The files are parsed once, whatever their format."""
     try:
-        log.staged().sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
+        log.staged().sink_parquet(staged_path, compression="lz4", row_group_size=ROW_GROUP)
     except pl.exceptions.PolarsError as error:
         raise _unreadable(log, error) from None
 
@@ -227,8 +227,8 @@ def _unscored(ids: pl.Series, use: pl.Series, quarantine: Quarantine | None) -> 
     """Row numbers of valid payments that the network gives no finite score."""
     if quarantine is None or not quarantine.unscored:
         return none_repeated(ROW).rows
-    found = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
-    return (found & (use == KEPT)).arg_true()
+    unscored = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
+    return (unscored & (use == KEPT)).arg_true()
 
 
 def _repeated(log: LogScan, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:

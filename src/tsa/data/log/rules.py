@@ -112,14 +112,14 @@ def shape_of(
         DataError: Lists all columns that are missing or have the wrong type.
     """
     prefixes = [f"{name}: " for name in names] or [""] * len(schemas)
-    found = [
+    findings = [
         f"{prefix}{line}"
         for prefix, schema in zip(prefixes, schemas, strict=True)
         for line in _schema_findings(market, schema, need_label)
     ]
-    found = list(dict.fromkeys(found))
-    if found:
-        raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(found, schemas)]))
+    findings = list(dict.fromkeys(findings))
+    if findings:
+        raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(findings, schemas)]))
     has = {name for schema in schemas for name in schema}
     types = {name: [schema[name] for schema in schemas if name in schema] for name in read_columns(market)}
     integers = (name for name, dtypes in types.items() if dtypes and all(map(columns.is_small_integer, dtypes)))
@@ -136,8 +136,8 @@ def shape_of(
 
 def _domains(market: Market) -> dict[str, Domain]:
     features = (*market.features.numerical, *market.features.engineered)
-    found = {feature.name: domain_of(feature.transform) for feature in features}
-    return {name: domain for name, domain in found.items() if domain != EVERYTHING}
+    domains = {feature.name: domain_of(feature.transform) for feature in features}
+    return {name: domain for name, domain in domains.items() if domain != EVERYTHING}
 
 
 def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
@@ -217,34 +217,34 @@ def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> lis
     missing = Rule(
         name=f"null_id:{event.id}", column=event.id, text="must not be missing", broken=value[event.id].is_null()
     )
-    found = [missing, *_time_rules(shape, schema, value), *_key_rules(shape, schema)]
+    all_rules = [missing, *_time_rules(shape, schema, value), *_key_rules(shape, schema)]
     if EXTRA in schema:
         text = "a row must not have more fields than the header"
-        found.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
+        all_rules.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
         # an unclosed quote makes one field of everything up to the next quote, other payments included
-        told = [name for name in read_columns(shape.market) if name not in shape.numbers and name in schema]
+        texts = [name for name in read_columns(shape.market) if name not in shape.numbers and name in schema]
         text = "must be on one line: is a quote not closed?"
-        found += [
+        all_rules += [
             Rule(
                 name=f"line_break:{name}", column=name, text=text, broken=pl.col(name).str.contains("\n", literal=True)
             )
-            for name in told
+            for name in texts
         ]
     for name in (name for name in shape.numbers if name in schema):
         unread = value[name].is_null() & ~columns.missing(name, schema[name], shape.spelling)
-        found.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))
+        all_rules.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))
         infinite = value[name].is_infinite()
-        found.append(Rule(name=f"infinite:{name}", column=name, text="must be finite", broken=infinite))
+        all_rules.append(Rule(name=f"infinite:{name}", column=name, text="must be finite", broken=infinite))
         if name in shape.domains:
             low, high = shape.domains[name]
             outside = value[name].is_finite() & ~value[name].is_between(low, high, closed="none")
-            found.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
+            all_rules.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
     if shape.label and label.column in schema:
         blank = columns.missing(label.column, schema[label.column], shape.spelling)
         strange = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
         rule = "must be 0, 1, -1 or null"
-        found.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=strange))
-    return found
+        all_rules.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=strange))
+    return all_rules
 
 
 def plausible(market: Market, now: float) -> tuple[float, float]:

@@ -84,8 +84,8 @@ class ParquetChunkWriter:
         """Append the rows."""
         table: pa.Table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
-            aside = self._stack.enter_context(atomic_file(self.path))
-            self._writer = pq.ParquetWriter(aside, table.schema, compression="lz4", use_dictionary=False)
+            temporary = self._stack.enter_context(atomic_file(self.path))
+            self._writer = pq.ParquetWriter(temporary, table.schema, compression="lz4", use_dictionary=False)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 
     def __exit__(

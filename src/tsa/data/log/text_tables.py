@@ -36,16 +36,16 @@ def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -
         DataError: For the first line that is not a row of `count` fields.
     """
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
-    line, odd = pl.col(LINE), _Odd(separator, quoted)
+    line, irregular = pl.col(LINE), _Odd(separator, quoted)
     blank = line.str.strip_chars(" \t\r".replace(separator, "")) == ""
-    fields = odd.bare.str.count_matches(separator, literal=True) + 1
-    broken = ~blank & ((fields < count) | odd.quotes | line.str.contains(NUL, literal=True))
-    found = lines.select(broken=broken.any(), long=(fields > count).any(), blank=blank.any()).collect(
+    fields = irregular.bare.str.count_matches(separator, literal=True) + 1
+    broken = ~blank & ((fields < count) | irregular.quotes | line.str.contains(NUL, literal=True))
+    flags = lines.select(broken=broken.any(), long=(fields > count).any(), blank=blank.any()).collect(
         engine="streaming"
     )
-    if found["broken"].item() or (found["long"].item() and _hides_a_comma(lines, odd.bare, separator, count)):
+    if flags["broken"].item() or (flags["long"].item() and _hides_a_comma(lines, irregular.bare, separator, count)):
         _Table(path, separator, count, quoted).check(lines)
-    return bool(found["blank"].item())
+    return bool(flags["blank"].item())
 
 
 class _Odd:

@@ -47,12 +47,12 @@ class LogScan:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            found = [
+            row_rules = [
                 *rules(self.shape, source.schema, value),
                 *precomputed_rules(source),
                 *nested_rules(self.shape, source),
             ]
-            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in found)
+            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in row_rules)
             use = (
                 pl.when(excluded(self.shape.market, source.schema))
                 .then(EXCLUDED)
@@ -77,7 +77,7 @@ class LogScan:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            found = {
+            source_rules = {
                 rule.name: rule
                 for rule in (
                     *rules(self.shape, source.schema, value),
@@ -85,7 +85,7 @@ class LogScan:
                     *nested_rules(self.shape, source),
                 )
             }
-            named.update(found)
+            named.update(source_rules)
             raw = [
                 name for name in (*read_columns(self.shape.market), *source.passthrough, EXTRA) if name in source.schema
             ]
@@ -95,7 +95,7 @@ class LogScan:
                     value[self.shape.market.event.id].cast(pl.String).alias(ID),
                     excluded(self.shape.market, source.schema).alias(USE),
                     (value[LABEL] == 1.0).fill_null(False).alias(FRAUD),
-                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
+                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in source_rules.values()),
                 )
             )
         known = [duplicate_rule(self.shape.market.event.id, repeated)]
@@ -190,10 +190,10 @@ def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
         (pl.any_horizontal(flags.values()) & fraud).sum().alias(FRAUD),
         fraud.sum().alias(ALL_FRAUDS),
     )
-    found = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
-    rows = {name: found[name] for name in named if found[name]}
-    frauds = {name: found[f"{FRAUD}:{name}"] for name in rows if found[f"{FRAUD}:{name}"]}
-    return Broken(rows=rows, frauds_by_rule=frauds, frauds=found[FRAUD], all_frauds=found[ALL_FRAUDS])
+    totals = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
+    rows = {name: totals[name] for name in named if totals[name]}
+    frauds = {name: totals[f"{FRAUD}:{name}"] for name in rows if totals[f"{FRAUD}:{name}"]}
+    return Broken(rows=rows, frauds_by_rule=frauds, frauds=totals[FRAUD], all_frauds=totals[ALL_FRAUDS])
 
 
 def set_aside_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
@@ -250,5 +250,5 @@ def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path)
     bad = frame.filter(pl.any_horizontal(flags)).with_columns(
         pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
     )
-    with atomic_file(path) as aside:
-        bad.drop([ID, FRAUD, *flags]).sink_parquet(aside)
+    with atomic_file(path) as temporary:
+        bad.drop([ID, FRAUD, *flags]).sink_parquet(temporary)

@@ -46,8 +46,8 @@ class HistoryEvents:
         order = sorted(
             range(len(payments)), key=lambda row: (payments.time_seconds[row], tie_break_key(payments.ids[row]))
         )
-        found = payments.take(order)
-        return cls(ids=found.ids, **{name: getattr(found, name) for name in ARRAYS})
+        ordered = payments.take(order)
+        return cls(ids=ordered.ids, **{name: getattr(ordered, name) for name in ARRAYS})
 
 
 ARRAYS = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
@@ -65,13 +65,13 @@ def gather_histories(
     """
     events = _events(payments, list(past.values()))
     rows = np.arange(len(payments))
-    found = {}
+    histories = {}
     for history in market.history:
         index = _index(history.name, payments, past, events.time_seconds)
         if not math.isinf(market.retention_seconds):
             index = _retained(index, events.time_seconds, market.retention_seconds)
-        found[history.name] = gather(events, index, rows, history.length)
-    return found
+        histories[history.name] = gather(events, index, rows, history.length)
+    return histories
 
 
 def _events(payments: EncodedPayments, past: Sequence[HistoryEvents]) -> EventArrays:

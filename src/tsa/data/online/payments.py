@@ -161,18 +161,18 @@ class PaymentReader:
             outcomes: Read the outcome of each, for past events. A current payment has none yet.
             known: Violations found before, by position; such rows are not read.
         """
-        sound: list[_Clean] = []
+        valid: list[_Clean] = []
         places: list[int] = []
         problems: dict[int, RuleViolation] = dict(known or {})
         for place, row in enumerate(rows):
             if place in problems:
                 continue
             try:
-                sound.append(self._clean(row, outcomes))
+                valid.append(self._clean(row, outcomes))
                 places.append(place)
             except RuleViolationError as error:
                 problems[place] = error.problem
-        return ParsedPayments(payments=self._encoded(sound), positions=tuple(places), problems=problems)
+        return ParsedPayments(payments=self._encoded(valid), positions=tuple(places), problems=problems)
 
     def read_all(self, rows: Sequence[Row], *, outcomes: bool = False) -> EncodedPayments:
         """As `read`.
@@ -180,10 +180,10 @@ class PaymentReader:
         Raises:
             DataError: For the first payment that breaks a rule, with field, rule and value.
         """
-        found = self.read(rows, outcomes=outcomes)
-        for place, problem in found.problems.items():
+        parsed = self.read(rows, outcomes=outcomes)
+        for place, problem in parsed.problems.items():
             raise DataError(f"payment number {place + 1}: {problem}")
-        return found.payments
+        return parsed.payments
 
     def _clean(self, row: Row, outcomes: bool) -> _Clean:
         """The typed values of a row. Raises RuleViolationError."""
@@ -220,10 +220,10 @@ class PaymentReader:
 
     def _text(self, row: Row, name: str) -> str | None:
         read = key_of if name in self._keys else normalise_text
-        found = read(row.get(name), name, self._spelling)
-        if self._veil is None or found is None or name not in self._veil.columns:
-            return found
-        return self._veil.of_text(found)
+        value = read(row.get(name), name, self._spelling)
+        if self._veil is None or value is None or name not in self._veil.columns:
+            return value
+        return self._veil.of_text(value)
 
     def _number(self, row: Row, name: str) -> float | None:
         return number_of(row.get(name), name, self._spelling)
@@ -240,10 +240,10 @@ class PaymentReader:
     def _is_one_of(self, row: Row, rule: Exclude) -> bool:
         """As `tsa.data.log.rules.excluded`: the same text, or the same number however it is spelled."""
         name = rule.column
-        found = self._text(row, name)
-        if found is None:
+        text = self._text(row, name)
+        if text is None:
             return False
-        if found in {normalise_text(value, name, self._spelling) for value in rule.values}:
+        if text in {normalise_text(value, name, self._spelling) for value in rule.values}:
             return True
         try:
             number = self._number(row, name)
@@ -254,23 +254,23 @@ class PaymentReader:
     def _outcome(self, row: Row, now: float) -> tuple[int, float]:
         """(label, when it is known)."""
         label = self.market.label
-        found = self._number(row, label.column)
-        if found is None or found == -1.0:
+        outcome = self._number(row, label.column)
+        if outcome is None or outcome == -1.0:
             return -1, math.inf
-        if found not in (0.0, 1.0):
+        if outcome not in (0.0, 1.0):
             raise RuleViolationError("bad_label", label.column, "must be 0, 1, -1 or null", row[label.column])
         if label.known_at is None:
-            return int(found), now + label.gap_seconds
+            return int(outcome), now + label.gap_seconds
         known_at = self._time(row, label.known_at)
         if known_at is None:
-            return int(found), math.inf
+            return int(outcome), math.inf
         value = row[label.known_at]
         is_text = self.market.event.time_unit is None and isinstance(value, str)
         if (is_text and len(value.strip()) == DATE_LENGTH) or type(value) is date:
             known_at += DAY_SECONDS
         if known_at < now:
             raise RuleViolationError("known_too_early", label.known_at, KNOWN_EARLY, value)
-        return int(found), known_at
+        return int(outcome), known_at
 
     def _encoded(self, rows: Sequence[_Clean]) -> EncodedPayments:
         market, times = self.market, np.array([row.time_seconds for row in rows], np.float64)

@@ -52,8 +52,8 @@ class FolderArrays:
 
     def array(self, file: str) -> NDArray[Any]:
         """One of the arrays, mapped into memory, read-only."""
-        found: NDArray[Any] = np.load(self.folder / file, mmap_mode="r", allow_pickle=False)
-        return found
+        array: NDArray[Any] = np.load(self.folder / file, mmap_mode="r", allow_pickle=False)
+        return array
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class MemoryArrays:
 
     def array(self, file: str) -> NDArray[Any]:
         """One of the arrays, read-only like those of files."""
-        found = self.made[file].view()
-        found.flags.writeable = False
-        return found
+        array = self.made[file].view()
+        array.flags.writeable = False
+        return array
 
 
 class MemoryWriter:

@@ -106,8 +106,8 @@ def build_in_memory(
     Raises:
         DataError: As `build_store`.
     """
-    aside = _quarantine(quarantine)
-    clean, read = read_table(market, table, quarantine=aside, need_label=False, domains=encoder.domains)
+    checked = _quarantine(quarantine)
+    clean, read = read_table(market, table, quarantine=checked, need_label=False, domains=encoder.domains)
     rows, arrays = clean.lazy(), MemoryArrays()
     _, time_seconds = _write_times(rows, arrays, None)
     _, unknown = _write_features(encoder, rows, len(clean), arrays, progress, None)
@@ -156,20 +156,23 @@ def _read(
     market: Market, logs: Sequence[str], folder: Path, *, quarantine: SetAside, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows; and, if rows carry their own history, their earlier payments."""
-    aside = _quarantine(quarantine)
+    checked = _quarantine(quarantine)
     if market.inline_history is None:
         domains = None if encoder is None else encoder.domains
-        yield read_log(market, logs, folder / ROWS, quarantine=aside, need_label=encoder is None, domains=domains), None
+        yield (
+            read_log(market, logs, folder / ROWS, quarantine=checked, need_label=encoder is None, domains=domains),
+            None,
+        )
         return
-    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as found:
-        yield found
+    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as log:
+        yield log
 
 
 def _quarantine(quarantine: SetAside) -> Quarantine | None:
-    aside = Quarantine.of(quarantine)
-    if aside is not None:
-        need_suffix("quarantine", aside.path, ".parquet")
-    return aside
+    checked = Quarantine.of(quarantine)
+    if checked is not None:
+        need_suffix("quarantine", checked.path, ".parquet")
+    return checked
 
 
 def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, Split]:
@@ -273,13 +276,13 @@ def _write_features(
 
 def _unknown(encoder: Encoder, made: NDArray[Any], chunk: pl.DataFrame) -> dict[str, int]:
     """How many rows have a value that the encoder does not know, by categorical feature."""
-    found = {}
+    counts = {}
     for at, vocabulary in enumerate(encoder.categorical_vocabularies):
         count = int(np.count_nonzero(made[:, at] == vocabulary.unknown_row))
         if vocabulary.missing_row == vocabulary.unknown_row:
             count -= chunk[vocabulary.name].null_count()
-        found[vocabulary.name] = count
-    return found
+        counts[vocabulary.name] = count
+    return counts
 
 
 def _write_histories(
@@ -291,18 +294,18 @@ def _write_histories(
     carried: EmbeddedHistoryStore | None,
 ) -> Entries:
     entries: Entries = {}
-    found: dict[str, Iterable[NDArray[Any]]]
+    arrays_by_name: dict[str, Iterable[NDArray[Any]]]
     with progress("indexing histories", len(market.history)) as advance:
         for history in market.history:
             if carried is None:
                 index = _log_index(rows, str(history.key_column), time_seconds, market.retention_seconds)
-                found = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
+                arrays_by_name = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
                 total = len(time_seconds)
             else:
                 position, start = carried.slots(history.name)
-                found = {"order": carried.order(history.name), "position": [position], "start": [start]}
+                arrays_by_name = {"order": carried.order(history.name), "position": [position], "start": [start]}
                 total = int((position - start + 1).sum())
-            for name, pieces in found.items():
+            for name, pieces in arrays_by_name.items():
                 size = total if name == "order" else len(time_seconds)
                 entries |= _write_array(arrays, index_file(history.name, name), np.int64, size, pieces)
             advance(1)

@@ -80,9 +80,9 @@ def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
     """
     manifest = read_json(folder / MANIFEST, StoreError)
     if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
-        found = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
+        version = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
         raise StoreError(
-            f"{folder / MANIFEST}: this program reads a {KIND!r} of version {VERSION} (got {found}); prepare it again"
+            f"{folder / MANIFEST}: this program reads a {KIND!r} of version {VERSION} (got {version}); prepare it again"
         )
     if missing := [key for key in KEYS if key not in manifest]:
         raise StoreError(f"{folder / MANIFEST} must have the keys {list(KEYS)}, but {missing} are missing")
@@ -121,8 +121,8 @@ def open_array(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / name} cannot be read: {error!r}") from error
     if array.shape != expected or array.dtype != dtype:
-        found = f"{array.shape} {array.dtype}"
-        raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)} (got {found})")
+        actual = f"{array.shape} {array.dtype}"
+        raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)} (got {actual})")
     return array
 
 

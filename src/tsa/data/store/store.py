@@ -261,8 +261,8 @@ class EventStore(EventArrays):
 
     def labelled(self, name: str) -> NDArray[np.int64]:
         """(m,) rows of the split whose label is known according to `labels`."""
-        found: NDArray[np.int64] = np.flatnonzero(self.labels(name) >= 0) + self.split(name).start
-        return found
+        rows: NDArray[np.int64] = np.flatnonzero(self.labels(name) >= 0) + self.split(name).start
+        return rows
 
     def known_too_late(self, name: str) -> int:
         """Number of outcomes of the split that become known only after the test range has begun; they are not used."""

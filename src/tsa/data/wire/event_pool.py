@@ -51,14 +51,14 @@ class TextInterner:
     def codes(self, tokens: Tokens, index: Index, hashes: Hashes) -> NDArray[np.int32]:
         """(e, C) codes of the pieces `index` (e, C), given their hashes."""
         keys = mixed(hashes, self._mixers).ravel()
-        found = self._table.find(keys)
-        new = np.flatnonzero(found < 0)
+        codes = self._table.find(keys)
+        new = np.flatnonzero(codes < 0)
         if len(new):
             own, first = np.unique(keys[new], return_index=True)
             places = new[first]
             self._table.add(own, self._enter(tokens.texts(index.ravel()[places]), places % index.shape[1]))
-            found[new] = self._table.find(keys[new])
-        return found.astype(np.int32).reshape(index.shape)
+            codes[new] = self._table.find(keys[new])
+        return codes.astype(np.int32).reshape(index.shape)
 
     def _enter(self, texts: list[str], features: Index) -> Index:
         """Assign codes to new texts."""
@@ -160,8 +160,8 @@ class EventPool:
         hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
         key = (hashes * self._mixers).sum(1, dtype=np.uint64)
         key = mix64(key ^ mix64((times + 0.0).view(np.uint64)))
-        found = self._table.find(key)
-        new = np.flatnonzero(found < 0)
+        pool_numbers = self._table.find(key)
+        new = np.flatnonzero(pool_numbers < 0)
         if len(new):
             first = np.unique(key[new], return_index=True)[1]
             at = new[np.sort(first)]
@@ -172,8 +172,8 @@ class EventPool:
             self._times.append(times[at])
             self._keys.append(key[at])
             self._size += len(at)
-            found[new] = self._table.find(key[new])
-        return found
+            pool_numbers[new] = self._table.find(key[new])
+        return pool_numbers
 
     def _numbers(self, tokens: Tokens, index: Index, missing: NDArray[np.bool_]) -> Floats:
         """(e, F) the numbers of the pieces. Those that cannot be used are noted."""

@@ -90,9 +90,9 @@ class EmbeddedHistoryStore:
         for told in self._told.values():
             for _, numbers in told.pieces():
                 shown[numbers] = True
-        found = np.flatnonzero(shown)
-        time, key = self.pool.time_seconds()[found], self.pool.keys()[found]
-        return found[np.lexsort((key, time))]
+        visible = np.flatnonzero(shown)
+        time, key = self.pool.time_seconds()[visible], self.pool.keys()[visible]
+        return visible[np.lexsort((key, time))]
 
     def __len__(self) -> int:
         return len(self._order)

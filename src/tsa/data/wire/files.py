@@ -70,8 +70,8 @@ class WireFile:
             raise why_unreadable(self.path, kind, error, is_veiled=self._veiled) from None
 
     def _json_blocks(self, rows: int) -> Iterator[RowBlock]:
-        found, spelling = _json_rows(self.path), OwnTexts(self.layout)
-        while block := list(islice(found, rows)):
+        objects, spelling = _json_rows(self.path), OwnTexts(self.layout)
+        while block := list(islice(objects, rows)):
             yield block_of(self.layout, spelling, block)
 
     def _table_blocks(self, source: Source, rows: int) -> Iterator[RowBlock]:
@@ -119,8 +119,8 @@ class WireFile:
     def _checked(self, block: pl.DataFrame) -> RowBlock:
         problems = RowErrors()
         extra = block[EXTRA].is_not_null()
-        found = zip(extra.arg_true().to_list(), block[EXTRA].filter(extra).to_list(), strict=True)
-        broken = [("extra_field", row, "row", value) for row, value in found]
+        longer = zip(extra.arg_true().to_list(), block[EXTRA].filter(extra).to_list(), strict=True)
+        broken = [("extra_field", row, "row", value) for row, value in longer]
         for name in _broken_lines(block.drop(EXTRA)) if self._has_quotes else ():
             rows = block[name].str.contains("\n", literal=True).fill_null(False).arg_true().to_list()
             broken += [("line_break", row, name, block[name][row]) for row in rows]
@@ -132,9 +132,9 @@ class WireFile:
         gaps = block.select(*self.layout.history_fields, *self.layout.current).null_count().row(0, named=True)
         for name in [name for name, count in gaps.items() if count]:
             problems.note("missing_field", ((row, name, "") for row in block[name].is_null().arg_true().to_list()))
-        told = block.select(pl.col(self.layout.history_fields).fill_null("")).rows()
+        histories = block.select(pl.col(self.layout.history_fields).fill_null("")).rows()
         others = [name for name in block.columns if name not in self._told and name != EXTRA]
-        return RowBlock(block.select(others), told, problems)
+        return RowBlock(block.select(others), histories, problems)
 
     def _names(self, source: Source) -> dict[str, str]:
         """Column name in the market -> column name in the file."""
@@ -150,11 +150,13 @@ class WireFile:
         needed -= {layout.market.event.id}
         wanted = (*layout.current, *layout.others, *layout.history_fields)
         others = [name for name in known if name not in wanted]
-        found = [f"{name}: missing{suggest(name, others)}" for name in wanted if name in needed and name not in known]
-        told = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
-        found += [f"{name}: must be a text (got {kind})" for name, kind in told.items() if kind != pl.String]
-        if found:
-            lines = the_first(found, [source.schema])
+        findings = [
+            f"{name}: missing{suggest(name, others)}" for name in wanted if name in needed and name not in known
+        ]
+        types = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
+        findings += [f"{name}: must be a text (got {kind})" for name, kind in types.items() if kind != pl.String]
+        if findings:
+            lines = the_first(findings, [source.schema])
             raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *lines]))
         return {name: known[name] for name in wanted if name in known}
 
@@ -162,7 +164,7 @@ class WireFile:
 def _broken_lines(block: pl.DataFrame) -> list[str]:
     """Names of the columns in which a text spans several lines."""
     broken = block.select(pl.all().str.contains("\n", literal=True).any())
-    return [name for name, found in (broken.row(0, named=True) if len(block) else {}).items() if found]
+    return [name for name, is_broken in (broken.row(0, named=True) if len(block) else {}).items() if is_broken]
 
 
 def open_files(market: Market, logs: Sequence[str], *, need_label: bool) -> list[WireFile]:
@@ -233,7 +235,7 @@ def block_of(layout: FieldLayout, spelling: OwnTexts, rows: Sequence[dict[str, A
 
 def told_texts(layout: FieldLayout, rows: Sequence[Mapping[str, Any]], problems: RowErrors) -> list[tuple[str, ...]]:
     """The history fields of each row. An absent or non-text field counts as empty and is noted."""
-    names, found = layout.history_fields, []
+    names, histories = layout.history_fields, []
     get = itemgetter(*names)
     for at, row in enumerate(rows):
         try:
@@ -242,8 +244,8 @@ def told_texts(layout: FieldLayout, rows: Sequence[Mapping[str, Any]], problems:
             values = tuple(map(row.get, names))
         if set(map(type, values)) != TEXT:
             values = _only_texts(layout, at, row, values, problems)
-        found.append(values)
-    return found
+        histories.append(values)
+    return histories
 
 
 def _only_texts(
@@ -268,7 +270,7 @@ def own_texts(
     layout: FieldLayout, spelling: OwnTexts, rows: Sequence[Mapping[str, Any]], problems: RowErrors
 ) -> list[tuple[str, ...]]:
     """The payment's own fields of each row as texts. An absent field, or one that cannot be a text, is noted."""
-    names, found = layout.current, []
+    names, all_texts = layout.current, []
     get = itemgetter(*names)
     for at, row in enumerate(rows):
         try:
@@ -281,8 +283,8 @@ def own_texts(
                 if text is None:
                     problems.note(*_problem(at, name, value))
             values = tuple(text or "" for text in texts)
-        found.append(values)
-    return found
+        all_texts.append(values)
+    return all_texts
 
 
 def _problem(row: int, name: str, value: Any) -> tuple[str, list[tuple[int, str, str]]]:

@@ -42,17 +42,17 @@ class HashTable:
         keys = keys | USED
         slot = (keys >> self._shift).view(np.int64)
         held = self._keys.take(slot)
-        found = self._values.take(slot)
+        values = self._values.take(slot)
         missed = np.flatnonzero(held != keys)
-        found[missed] = -1
+        values[missed] = -1
         open_ = missed[held[missed] != 0]
         while len(open_):
             slot[open_] = (slot[open_] + 1) & self._mask
             held = self._keys[slot[open_]]
             hit = held == keys[open_]
-            found[open_[hit]] = self._values[slot[open_[hit]]]
+            values[open_[hit]] = self._values[slot[open_[hit]]]
             open_ = open_[~hit & (held != 0)]
-        return found
+        return values
 
     def add(self, keys: Keys, values: Values) -> None:
         """Insert keys (n,) that are distinct and not in the table yet."""

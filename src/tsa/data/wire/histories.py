@@ -52,7 +52,7 @@ def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> lis
     empty = np.any([rows.is_marker(field) for field in deciding], axis=0) if deciding else np.zeros(len(rows.now), bool)
     if history.batches and legacy and not rows.layout.wire.accepts("unlike_batches"):
         _note_batches(rows, history, ~empty & rows.unlike_batches(history), problems)
-    found = []
+    counts_by_part = []
     for part in parts:
         none = empty if legacy else empty | rows.is_marker(part.id)
         held = np.where(none, 0, rows.count[:, part.id])
@@ -63,8 +63,8 @@ def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> lis
             shown = ((row, part.fields[at], f"{counts[row, at]} values for {held[row]} ids") for row, at in where)
             problems.note("history_length", shown)
             held[wrong.any(1)] = 0
-        found.append(held)
-    return found
+        counts_by_part.append(held)
+    return counts_by_part
 
 
 def _note_batches(rows: HistoryRows, history: HistoryFields, wrong: NDArray[np.bool_], problems: RowErrors) -> None:
@@ -156,8 +156,8 @@ def _note_later(rows: HistoryRows, history: HistoryFields, events: Events, probl
 def _in_order(events: Events) -> Events:
     """By row, then by time; ties keep their order. Rows are usually sorted already."""
     row, time = events.row, events.time_seconds
-    sound = (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (time[1:] >= time[:-1]))
-    return events if sound.all() else events.take(np.lexsort((time, row)))
+    ordered = (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (time[1:] >= time[:-1]))
+    return events if ordered.all() else events.take(np.lexsort((time, row)))
 
 
 def _latest(events: Events, n_rows: int, most: int) -> Events:

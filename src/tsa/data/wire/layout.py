@@ -106,7 +106,7 @@ class FieldLayout:
     @cached_property
     def histories(self) -> tuple[HistoryFields, ...]:
         """For each history of the market, the positions of its fields in `history_fields`."""
-        found: list[HistoryFields] = []
+        histories: list[HistoryFields] = []
         first = 0
         for history in self.market.history:
             parts, kinds = [], []
@@ -121,12 +121,12 @@ class FieldLayout:
                     first = parts[-1].stop
             places = {name: part.first + at for part in parts for at, name in enumerate(part.features)}
             batches = tuple(places[name] for name in self.wire.batches or ())
-            found.append(
+            histories.append(
                 HistoryFields(
                     name=history.name, length=history.length, kinds=tuple(kinds), parts=tuple(parts), batches=batches
                 )
             )
-        return tuple(found)
+        return tuple(histories)
 
     @cached_property
     def history_fields(self) -> tuple[str, ...]:

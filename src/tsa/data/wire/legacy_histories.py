@@ -81,8 +81,8 @@ def _note_unlike(
 ) -> None:
     one, other = (_ids(rows, part, row, place) for part, place in zip(history.parts, places, strict=True))
     part = history.parts[-1]
-    found = np.unique(row[one != other]).tolist()
-    problems.note("mismatched_history", ((at, part.fields[-1], rows.text(at, part.id).decode()) for at in found))
+    mismatched = np.unique(row[one != other]).tolist()
+    problems.note("mismatched_history", ((at, part.fields[-1], rows.text(at, part.id).decode()) for at in mismatched))
 
 
 def _matched(
@@ -91,7 +91,7 @@ def _matched(
     """Rows and indices in both parts: by position if the parts of a row have equal length, else by first appearance of
     the id.
     """
-    wire, found, alike = rows.layout.wire, [], []
+    wire, parts, alike = rows.layout.wire, [], []
     for part, count in zip(history.parts, held, strict=True):
         row, place = places_of(count)
         same = ~unlike[row]
@@ -99,7 +99,7 @@ def _matched(
         at = np.flatnonzero(~same)
         ids = _ids(rows, part, row[at], place[at])
         frame = pl.DataFrame({"row": row[at], "id": ids, "place": place[at]})
-        found.append(frame.unique(["row", "id"], keep="first", maintain_order=True))
+        parts.append(frame.unique(["row", "id"], keep="first", maintain_order=True))
     (row, left), (_, right) = alike
     if not wire.accepts("unlike_ids"):
         _note_unlike(rows, history, row, (left, right), problems)
@@ -111,7 +111,7 @@ def _matched(
         problems.note("mismatched_history", shown)
     if wire.on_mismatch != "align":
         return row, left, right
-    both = found[0].join(found[1], on=["row", "id"], suffix="_right", maintain_order="left")
+    both = parts[0].join(parts[1], on=["row", "id"], suffix="_right", maintain_order="left")
     joined = (row, both["row"].to_numpy()), (left, both["place"].to_numpy()), (right, both["place_right"].to_numpy())
     row, left, right = (np.concatenate(pair) for pair in joined)
     order = np.argsort(row, kind="stable")

@@ -41,8 +41,8 @@ def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.Data
     first = 0
     for file in files:
         for block in file.blocks():
-            told = pl.DataFrame(block.histories, schema=list(file.layout.history_fields), orient="row")
-            rows = pl.concat([block.frame, told], how="horizontal").with_row_index(ROW, first)
+            histories = pl.DataFrame(block.histories, schema=list(file.layout.history_fields), orient="row")
+            rows = pl.concat([block.frame, histories], how="horizontal").with_row_index(ROW, first)
             rows = rows.with_columns(pl.col(ROW).cast(pl.Int64)).join(reasons, on=ROW, maintain_order="left")
             first += len(block.frame)
             if len(rows):
@@ -54,7 +54,7 @@ def _tells(layout: FieldLayout, pseudonyms: Pseudonymizer) -> set[str]:
     out.
     """
     fields = (zip(part.features, part.fields, strict=False) for history in layout.histories for part in history.parts)
-    told = {field for part in fields for name, field in part if name in pseudonyms.columns}
+    names = {field for part in fields for name, field in part if name in pseudonyms.columns}
     if layout.market.event.id in pseudonyms.columns:
-        told |= {part.fields[-1] for history in layout.histories for part in history.parts}
-    return told
+        names |= {part.fields[-1] for history in layout.histories for part in history.parts}
+    return names

@@ -64,32 +64,32 @@ def read_wire(
     need_label = encoder is None
     files = open_files(market, logs, need_label=need_label)
     values = Values.of(FieldLayout(market), encoder)
-    aside = out.with_name(f".{out.name}.wire")
+    folder = out.with_name(f".{out.name}.wire")
     with ExitStack() as stack:
-        aside.mkdir(parents=True)
-        stack.callback(shutil.rmtree, aside, ignore_errors=True)
-        reading = stack.enter_context(Reading(values, aside))
+        folder.mkdir(parents=True)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        reading = stack.enter_context(Reading(values, folder))
         for file in files:
             for block in file.blocks():
                 reading.take(block)
         source = reading.staged(tuple(file.path for file in files))
-        told = Quarantine.of(quarantine)
-        set_aside = None if told is None else replace(told, path=aside / "quarantine.parquet")
+        target = Quarantine.of(quarantine)
+        set_aside = None if target is None else replace(target, path=folder / "quarantine.parquet")
         seen = market if values.pseudonyms is None else values.pseudonyms.market(market)
         try:
             clean = clean_log(seen, [source], out, quarantine=set_aside, need_label=need_label, domains={})
         finally:
-            if told is not None and set_aside is not None and set_aside.path.exists():
+            if target is not None and set_aside is not None and set_aside.path.exists():
                 bad = pl.read_parquet(set_aside.path, columns=[ROW, REASON])
-                write_rows(files, bad, values.pseudonyms, told.path)
+                write_rows(files, bad, values.pseudonyms, target.path)
         yield clean, EmbeddedHistoryStore(values, reading.pool, reading.segments, _taken_out(out))
 
 
 def _taken_out(out: Path) -> NDArray[np.int64]:
     """(n,) the row of the files that each row of the clean table came from. The column is removed from the table."""
     rows = pl.read_parquet(out, columns=[ROW])[ROW].to_numpy()
-    with atomic_file(out) as aside:
-        pl.scan_parquet(out).drop(ROW).sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
+    with atomic_file(out) as temporary:
+        pl.scan_parquet(out).drop(ROW).sink_parquet(temporary, compression="lz4", row_group_size=ROW_GROUP)
     return rows
 
 
@@ -151,17 +151,17 @@ class Reading:
     def _read_histories(self, block: RowBlock, low: int, now: NDArray[np.float64]) -> None:
         """Add the earlier payments of the rows from `low` on to the pool, and note rows that break a rule."""
         layout, problems = self.values.layout, RowErrors()
-        told = block.histories[low : low + len(now)]
-        tokens = split_texts(list(chain.from_iterable(told)), layout.wire.separator)
+        histories = block.histories[low : low + len(now)]
+        tokens = split_texts(list(chain.from_iterable(histories)), layout.wire.separator)
         missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
         fields = np.arange(len(now))[:, None] * len(layout.history_fields) + layout.times
         times = pieces_of(tokens, fields.ravel())
         numbers[times] = tokens.numbers(times, missing[times], self._read)
         rows = HistoryRows(layout, tokens, missing, numbers, now)
-        found = [(history, visible_events(rows, history, problems)) for history in layout.histories]
-        sound = ~np.isin(np.arange(len(now)), [*problems, *(row - low for row in block.problems)])
-        for history, events in found:
-            events = events.take(sound[events.row])
+        by_history = [(history, visible_events(rows, history, problems)) for history in layout.histories]
+        valid = ~np.isin(np.arange(len(now)), [*problems, *(row - low for row in block.problems)])
+        for history, events in by_history:
+            events = events.take(valid[events.row])
             pieces = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
             none = np.empty((len(events.row), 0), np.int64)
             pair = pieces.get("categorical", none), pieces.get("numerical", none)
@@ -183,9 +183,9 @@ class Reading:
     def _write(self) -> None:
         """Clean and write the buffered rows."""
         frames, problems, first = [], RowErrors(), 0
-        for frame, found in self._waiting:
+        for frame, noted in self._waiting:
             frames.append(frame)
-            problems.update((first + row, problem) for row, problem in found.items())
+            problems.update((first + row, problem) for row, problem in noted.items())
             first += len(frame)
         self._waiting = []
         joined = pl.concat(frames, how="diagonal")
@@ -246,7 +246,7 @@ def _clean(values: Values, frame: pl.DataFrame, problems: RowErrors, first: int)
     """The payments' own columns as in a log. Unusable values are noted. `first` is the number of the first row."""
     layout = values.layout
     numbers = (*layout.numerical, *layout.engineered, layout.market.event.time)
-    told = {*numbers, *layout.categorical}
+    parsed = {*numbers, *layout.categorical}
     broken = {"not_a_number": frame.select(values.bad_number(name).alias(name) for name in numbers)}
     if values.domains:
         broken["out_of_range"] = frame.select(values.outside(name).alias(name) for name in values.domains)
@@ -256,12 +256,12 @@ def _clean(values: Values, frame: pl.DataFrame, problems: RowErrors, first: int)
             problems.note(rule, ((row, name, frame[name][row]) for row in rows if frame[name][row] is not None))
     problems.note("not_a_number", values.unreadable(frame))
     others = [
-        pl.when(~values.missing(name)).then(pl.col(name)).alias(name) for name in frame.columns if name not in told
+        pl.when(~values.missing(name)).then(pl.col(name)).alias(name) for name in frame.columns if name not in parsed
     ]
     texts, read = map(values.text, layout.categorical), map(values.number, numbers)
     clean = frame.select(*others, *texts, *read)
-    if (veil := values.pseudonyms) is not None:
-        clean = veil.frame(clean, leave=layout.categorical)
+    if (pseudonyms := values.pseudonyms) is not None:
+        clean = pseudonyms.frame(clean, leave=layout.categorical)
     # callers need not send an id: the row number is used instead
     made = pl.format("row {}", pl.int_range(first + 1, first + 1 + len(clean)))
     return clean.with_columns(pl.coalesce(layout.market.event.id, made).alias(layout.market.event.id))

@@ -101,19 +101,19 @@ class WireReader:
         groups = [self._own(rows, own), *(self._told(rows, h, problems) for h in self._layout.histories)]
         _refuse(ids, problems)
         categorical, numerical = self._categorical(rows, groups, ids), self._numbers(rows, groups, ids)
-        told = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
+        by_history = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
         histories = {
             history.name: self._arrays(history, group, rows.now, (texts, categorical[0]), (values, numerical[0]))
-            for history, group, texts, values in told
+            for history, group, texts, values in by_history
         }
         engineered = self._engineered_numbers(rows, own[:, len(self._layout.events) : -2], ids)
         return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered)
 
-    def _cut(self, found: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
+    def _cut(self, payments: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
         """The rows' pieces; the piece of each of the payment's own fields (R, C + F + G + 2); their ids."""
         layout, problems = self._layout, RowErrors()
-        told = told_texts(layout, found, problems)
-        own = own_texts(layout, self._spelling, found, problems)
+        told = told_texts(layout, payments, problems)
+        own = own_texts(layout, self._spelling, payments, problems)
         ids = self._ids([row[-1] for row in own])
         _refuse(ids, problems)
         texts, others = list(chain.from_iterable(told)), list(chain.from_iterable(own))
@@ -132,19 +132,19 @@ class WireReader:
 
     def _ids(self, ids: list[str]) -> list[str]:
         """Ids as shown to callers: as given, or as pseudonyms where the market asks for them."""
-        veil = self._pseudonyms
-        if veil is None or self._layout.market.event.id not in veil.columns:
+        pseudonyms = self._pseudonyms
+        if pseudonyms is None or self._layout.market.event.id not in pseudonyms.columns:
             return ids
-        return [veil.of_text(name) if name else name for name in ids]
+        return [pseudonyms.of_text(name) if name else name for name in ids]
 
     def _note_own(self, rows: HistoryRows, pieces: Index, problems: RowErrors) -> None:
         """Note missing or implausible times, pieces (R,), by the rules for logs."""
         now, name = rows.now, self._layout.market.event.time
         first, last = plausible(self._layout.market, time.time())
-        sound = (now >= first) & (now <= last)
-        if sound.all():
+        valid = (now >= first) & (now <= last)
+        if valid.all():
             return
-        broken = {"null_time": np.isnan(now), "not_a_number": np.isinf(now), "absurd_time": ~sound}
+        broken = {"null_time": np.isnan(now), "not_a_number": np.isinf(now), "absurd_time": ~valid}
         for rule, wrong in broken.items():
             which = np.flatnonzero(wrong)
             texts = rows.tokens.texts(pieces[which])
@@ -160,9 +160,9 @@ class WireReader:
         events = visible_events(rows, history, problems)
         if problems:  # the pieces of rows that break a rule are meaningless
             events = events.take(slice(0, 0))
-        found = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
+        pieces_by_kind = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
         none = np.empty((len(events.row), 0), np.int64)
-        pieces = found.get("categorical", none), found.get("numerical", none)
+        pieces = pieces_by_kind.get("categorical", none), pieces_by_kind.get("numerical", none)
         fields = history.parts[0].fields, history.parts[-1].fields[: pieces[1].shape[1]]
         return _Group(events.row, *pieces, *fields, events.time_seconds)
 

@@ -71,7 +71,7 @@ class BrokenRowError(DataError):
 class RowErrors(dict[int, RowError]):
     """By row."""
 
-    def note(self, rule: str, found: Iterable[tuple[int, str, str]]) -> None:
+    def note(self, rule: str, violations: Iterable[tuple[int, str, str]]) -> None:
         """Add (row, field, value) of rows that break a rule. A row that already has an error keeps the first one."""
-        for row, field, value in found:
+        for row, field, value in violations:
             self.setdefault(int(row), RowError(rule=rule, field=field, value=value))

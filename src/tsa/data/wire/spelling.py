@@ -45,7 +45,7 @@ def number(text: str) -> float:
 def respelled(texts: pl.Series, spell: Spell) -> pl.Series:
     """Texts normalised with `spell` where it applies. Each distinct text is processed once."""
     old = texts.drop_nulls().unique().to_list()
-    new = [text if (found := spell(text)) is None else found for text in old]
+    new = [text if (normalised := spell(text)) is None else normalised for text in old]
     return texts.replace(old, new) if old != new else texts
 
 

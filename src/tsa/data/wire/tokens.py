@@ -72,7 +72,7 @@ class Tokens:
 
     def are(self, texts: Iterable[str]) -> NDArray[np.bool_]:
         """(T,) whether each piece equals one of the texts."""
-        found = np.zeros(len(self.length), bool)
+        equal = np.zeros(len(self.length), bool)
         for text in texts:
             mark = text.encode()
             alike = self.length == len(mark)
@@ -84,8 +84,8 @@ class Tokens:
                 alike[at] = begins
                 at = at[begins]
                 alike[at] = self.hashes(at) == _marker(text)
-            found |= alike
-        return found
+            equal |= alike
+        return equal
 
     def texts(self, index: Index) -> list[str]:
         """The pieces `index` (m,) as strings."""
@@ -111,8 +111,8 @@ class Tokens:
         present = np.packbits(~missing, bitorder="little")
         buffers = [pa.py_buffer(part) for part in (present, offsets, packed)]
         read = _numbers(pa.Array.from_buffers(pa.large_string(), len(index), buffers))
-        if otherwise is not None and len(odd := np.flatnonzero(np.isinf(read))):
-            read[odd] = [otherwise(text) for text in self.texts(index[odd])]
+        if otherwise is not None and len(unread := np.flatnonzero(np.isinf(read))):
+            read[unread] = [otherwise(text) for text in self.texts(index[unread])]
         return read
 
 
@@ -141,15 +141,15 @@ def _numbers(texts: Any) -> NDArray[np.float64]:
     try:
         read = pc.cast(texts, pa.float64())
         values: NDArray[np.float64] = read.to_numpy(zero_copy_only=False)
-        odd = ~np.isfinite(values)
-        if not odd.any():
+        unread = ~np.isfinite(values)
+        if not unread.any():
             return values
         present = texts.is_valid().to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:  # it does not say which: parse them one by one
         series = pl.Series(texts)
         values = series.cast(pl.Float64, strict=False).to_numpy(writable=True)
-        odd, present = ~np.isfinite(values), series.is_not_null().to_numpy()
-    return np.where(odd & present, np.inf, values)
+        unread, present = ~np.isfinite(values), series.is_not_null().to_numpy()
+    return np.where(unread & present, np.inf, values)
 
 
 def split_texts(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) -> Tokens:
@@ -187,10 +187,10 @@ def _places(data: bytes, mark: bytes) -> Index:
     stop = len(letters) - len(mark) + 1
     if stop <= 0:
         return np.empty(0, np.int64)
-    found = letters[:stop] == mark[0]
+    is_start = letters[:stop] == mark[0]
     for offset in range(1, len(mark)):
-        found &= letters[offset : stop + offset] == mark[offset]
-    return np.flatnonzero(found)
+        is_start &= letters[offset : stop + offset] == mark[offset]
+    return np.flatnonzero(is_start)
 
 
 def _one_by_one(texts: Sequence[str], separator: str, sizes: Index) -> tuple[Index, Index, Index]:

@@ -134,10 +134,10 @@ class Values:
         if self.read is None:
             return frame
         names = (*self.layout.numerical, *self.layout.engineered, self.layout.market.event.time)
-        odd = frame.select(self.bad_number(name).alias(name) for name in names).sum().row(0, named=True)
+        unreadable = frame.select(self.bad_number(name).alias(name) for name in names).sum().row(0, named=True)
         return frame.with_columns(
-            respelled(frame[name], lambda text: repr(found) if math.isfinite(found := number(text)) else None)
-            for name, count in odd.items()
+            respelled(frame[name], lambda text: repr(parsed) if math.isfinite(parsed := number(text)) else None)
+            for name, count in unreadable.items()
             if count
         )
 

@@ -58,9 +58,9 @@ class VocabularyLookup:
             (m, C) rows; and, for the pieces without a row, which of the m and which feature.
         """
         hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
-        found = self._table.find(mixed(hashes, self._mixers).ravel()).reshape(pieces.shape)
-        strange, refused = found < 0, list[tuple[int, int]]()
-        rows = found.astype(np.int32)
+        looked_up = self._table.find(mixed(hashes, self._mixers).ravel()).reshape(pieces.shape)
+        strange, refused = looked_up < 0, list[tuple[int, int]]()
+        rows = looked_up.astype(np.int32)
         if not strange.any():
             return rows, refused
         np.copyto(rows, self._unknown, where=strange)
@@ -74,8 +74,8 @@ class VocabularyLookup:
     def _odd_rows(self, at: int, texts: list[str], told: NDArray[np.bool_]) -> list[int]:
         """The rows of texts that may have an unusual spelling. Recent ones are cached."""
         known, asked = self._seen[at], list(zip(texts, told.tolist(), strict=True))
-        found = {key: known.get(key, LOST) for key in asked}
-        new = [key for key, row in found.items() if row == LOST]
+        row_of = {key: known.get(key, LOST) for key in asked}
+        new = [key for key, row in row_of.items() if row == LOST]
         if new:
             rows = self._values.rows_of([text for text, _ in new], self._encoder, at).tolist()
             name = self._values.layout.categorical[at]
@@ -83,6 +83,6 @@ class VocabularyLookup:
                 key: REFUSED if self._values.is_unreadable(name, key[0], told=key[1]) else row
                 for key, row in zip(new, rows, strict=True)
             }
-            found |= learned
+            row_of |= learned
             self._seen[at] = learned if len(known) > MAX_SEEN else known | learned
-        return [found[key] for key in asked]
+        return [row_of[key] for key in asked]
