@@ -274,7 +274,9 @@ def test_quiet(tsa: Tsa, own_run: Path, demo_log: Path, tmp_path: Path) -> None:
     made = tsa("evaluate", own_run, "--quiet", "--replicates", 10)
     assert (made.code, made.err) == (0, "")
     assert "report: " in made.out
-    assert refused(tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x.csv"), "no such file or folder")
+    assert refused(
+        tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x.csv"), "no such file or folder"
+    )
 
 
 def test_markup_in_a_name_is_only_a_name(tsa: Tsa, tmp_path: Path) -> None:

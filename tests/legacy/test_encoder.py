@@ -169,7 +169,7 @@ def test_everything_that_does_not_fit_is_listed() -> None:
         "'amount' must be a number (got 'x'",
         "seq_num_scale_ must have 3 numbers, one per numerical feature (got 1",
         "seq_num_min_ must hold finite numbers (got 'x' at 1",
-        "num_static_scale_ must be a list of numbers, but it is missing",
+        "num_static_scale_ must be a list of numbers (got nothing)",
         "num_static_min_ must be a list of numbers (got 'abc'",
     ):
         assert any(text in line for line in lines), text

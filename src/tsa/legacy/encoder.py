@@ -238,4 +238,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "it is missing" if value is None else truncate_repr(value, SHOWN)
+    return "nothing" if value is None else truncate_repr(value, SHOWN)
