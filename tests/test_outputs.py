@@ -228,9 +228,9 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path, marker: bool) -> 
         (out / "run.json").touch()
         check_folder(out, "a run", "run.json")
         return
-    with pytest.raises(ConfigError, match=r"out must be empty or hold a run \(it holds a, b, c, d, e\); choose"):
+    with pytest.raises(ConfigError, match=r"out must be empty or contain a run \(it contains a, b, c, d, e\); choose"):
         check_folder(out, "a run", "run.json")
-    with pytest.raises(ConfigError, match=r"hold a run \(it holds letter\.txt\)"):
+    with pytest.raises(ConfigError, match=r"contain a run \(it contains letter\.txt\)"):
         check_folder(out, "a run", "run.json", lambda name: len(name) == 1)
     with pytest.raises(ConfigError, match="must be a folder or not exist"):
         check_folder(out / "a", "a run", "run.json")

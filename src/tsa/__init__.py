@@ -1,4 +1,4 @@
-"""TSA: Temporal Self-Attention for payment fraud. The public names, and nothing else.
+"""TSA: Temporal Self-Attention for payment fraud. This module has the public names.
 
 market = tsa.Market.load("markets/demo.toml")
 store = tsa.prepare(market, ["payments.parquet"], "store")
@@ -24,8 +24,8 @@ if typing.TYPE_CHECKING:
 
     __version__: str
 
-# Libraries that report to their makers are told not to, before anything can import them. Processes that are started from
-# here inherit it. ONNX Runtime reads its variable when it is imported, MLflow when it is used.
+# Turn off the telemetry of libraries before anything can import them. Child processes inherit it.
+# ONNX Runtime reads its variable when it is imported, MLflow when it is used.
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 _HOME = {
@@ -43,7 +43,7 @@ __all__ = ["EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "eval
 
 
 def __getattr__(name: str) -> typing.Any:
-    """Import a public name when it is first used: `tsa prepare` need not wait for PyTorch."""
+    """Import a public name on first use, so that `tsa prepare` does not wait for PyTorch."""
     if name == "__version__":
         return importlib.metadata.version("tsa-fraud")
     if name not in _HOME:

@@ -1,29 +1,29 @@
-"""Every error that TSA raises on purpose. Each says the name, the rule and the value it met.
+"""The errors that TSA raises deliberately. Each names the field, the rule and the value.
 
     TSAError
     ├── MarketError       a market file breaks a rule: file, key, rule
     ├── DataError         a log or a row cannot be used: column, value, rule
-    ├── StoreError        an event store is missing, torn, or made for another market
+    ├── StoreError        an event store is missing, incomplete, or made for another market
     ├── ConfigError       a setting of the model, the training or a command is out of bounds
     ├── ModelError        weights or a batch do not fit the network
-    ├── TrainingError     a run cannot go on: no fraud to learn from, a loss that is not finite
-    │   └── TrainingStopped   it was asked to stop, saved a checkpoint, and can be resumed
-    ├── CalibrationError  scores cannot be calibrated: too few rows or frauds, or a fit that fails its own check
+    ├── TrainingError     a run cannot continue: no fraud in the training range, a loss that is not finite
+    │   └── TrainingStopped   the run was asked to stop, saved a checkpoint, and can be resumed
+    ├── CalibrationError  scores cannot be calibrated: too few rows or frauds, or a fit that fails its check
     ├── BundleError       a bundle is missing a file, was changed, or has another version
-    ├── HistoryError      a history store is of another market, or holds what it must not
+    ├── HistoryError      a history store is for another market, or has invalid content
     │   └── HistoryUnavailable  it cannot be reached, or does not answer in time
-    │       └── HistoryLost     it is not the one that was used before, or lacks what it held
-    ├── ServerError       the endpoint cannot go on: its workers end again and again
+    │       └── HistoryLost     it is not the store used before, or has lost data
+    ├── ServerError       the endpoint cannot continue: its workers keep ending
     └── ArtefactError     an artefact of the legacy system cannot be read, or artefacts do not fit together
 
-All of them are the user's to act on; the command line shows their text and exits with 2. Anything else is a bug and exits with 1.
+The user can act on all of them: the command line shows the text and exits with 2. Any other error is a bug and exits with 1.
 """
 
 from __future__ import annotations
 
 
 class TSAError(Exception):
-    """Base of all errors that TSA raises on purpose."""
+    """Base class of all errors that TSA raises deliberately."""
 
 
 class MarketError(TSAError):
@@ -35,7 +35,7 @@ class DataError(TSAError):
 
 
 class StoreError(TSAError):
-    """An event store is missing, torn, or was made for another market."""
+    """An event store is missing, incomplete, or was made for another market."""
 
 
 class ConfigError(TSAError):
@@ -47,11 +47,11 @@ class ModelError(TSAError):
 
 
 class TrainingError(TSAError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
-class TrainingStopped(TrainingError):  # noqa: N818 it says what happened, and is no fault
-    """A training run was asked to stop (SIGTERM) and has saved a checkpoint to go on from."""
+class TrainingStopped(TrainingError):  # noqa: N818 named for the event; it is not an error
+    """A training run was asked to stop (SIGTERM) and has saved a checkpoint, from which it can be resumed."""
 
 
 class CalibrationError(TSAError):
@@ -59,22 +59,22 @@ class CalibrationError(TSAError):
 
 
 class BundleError(TSAError):
-    """A bundle is incomplete, was changed, or has a version this program does not read."""
+    """A bundle is incomplete, was changed, or has an unsupported version."""
 
 
 class ArtefactError(TSAError):
-    """An artefact of the legacy system cannot be read, holds what it must not, or does not fit the others."""
+    """An artefact of the legacy system cannot be read, has forbidden content, or does not fit the others."""
 
 
 class ServerError(TSAError):
-    """The endpoint cannot go on."""
+    """The endpoint cannot continue."""
 
 
 class HistoryError(TSAError):
-    """A history store is of another market, or cannot be read as one."""
+    """A history store is for another market, or cannot be read as a history store."""
 
 
-class HistoryUnavailable(HistoryError):  # noqa: N818 it says what happened
+class HistoryUnavailable(HistoryError):  # noqa: N818 named for the event
     """A history store cannot be reached, or does not answer in time."""
 
     def __init__(self, text: str, reason: str = "other") -> None:
@@ -84,4 +84,4 @@ class HistoryUnavailable(HistoryError):  # noqa: N818 it says what happened
 
 
 class HistoryLost(HistoryUnavailable):
-    """A history store is not the one that was used before, or lacks what it held."""
+    """A history store is not the one used before, or has lost data."""

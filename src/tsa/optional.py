@@ -1,4 +1,4 @@
-"""Libraries that only some commands need: whether they are installed, and how to install them."""
+"""Optional libraries: check whether they are installed, and say how to install them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tsa.text import brief
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module is there. It is not imported."""
+    """Whether a top-level module is installed. It is not imported."""
     if module in sys.modules:  # `find_spec` refuses modules without a spec
         return sys.modules[module] is not None
     return find_spec(module) is not None
 
 
 def need(what: str, *modules: str, extra: str) -> None:
-    """Refuse what needs a library that is not installed. Nothing is imported, so it is quick enough to ask early.
+    """Raise an error unless optional libraries are installed. Nothing is imported, so it is fast enough to check early.
 
     Args:
-        what: Who needs it, as the subject of a sentence: `a search`, `training.tensorboard`.
+        what: What needs it, as the subject of a sentence: `a search`, `training.tensorboard`.
         modules: Names of top-level modules.
-        extra: The extra of this package that has them.
+        extra: The extra of this package that installs them.
 
     Raises:
         ConfigError: With the command that installs them.
@@ -37,10 +37,10 @@ def need(what: str, *modules: str, extra: str) -> None:
 
 
 def imported(what: str, module: str, extra: str) -> Any:
-    """Import a library and return its top-level module. Arguments are those of `need`.
+    """Import a library and return its top-level module. The arguments are those of `need`.
 
     Raises:
-        ConfigError: For a library that is not installed, or cannot be imported.
+        ConfigError: If the library is not installed, or cannot be imported.
     """
     need(what, module, extra=extra)
     try:

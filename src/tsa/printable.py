@@ -1,4 +1,4 @@
-"""Texts from elsewhere on a terminal or in a log: what would end a line, move the cursor or hide itself is escaped."""
+"""Escape control and invisible characters in foreign texts before they reach a terminal or a log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with each character that is not to be seen spelled out, such as \\n or \\x1b; those in `keep` stay."""
+    r"""The text with each unprintable character escaped, such as \n or \x1b, except those in `keep`."""
     if text.isprintable():
         return text
     return "".join(
@@ -15,7 +15,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a message as one line, whatever is in it; a traceback follows on lines of its own."""
+    """Formats a message as one line, whatever it contains. A traceback follows on separate lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 the name that logging calls
         """As `logging.Formatter`."""

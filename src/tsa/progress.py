@@ -1,4 +1,4 @@
-"""How long work tells what it has done. The command line draws bars; everything else stays silent."""
+"""Progress reports of long work. The command line shows bars; by default nothing is shown."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Advance = Callable[[int], None]
-"""Says that so many more units are done."""
+"""Called with the number of units done since the last call."""
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""progress(what, total) opens a bar and yields the call that advances it."""
+"""progress(what, total) opens a bar and yields a function that advances it."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""SIGTERM and SIGHUP end a program in order: what it was writing is removed, and its exit code says what ended it.
+"""Handle SIGTERM and SIGHUP: temporary files are removed, and the exit code names the signal.
 
-Without this, Python is killed in the midst of a file; and the first process of a container does not hear the signals at
-all. Imports nothing of TSA: it is to be in place before the long imports begin.
+Otherwise Python is killed in the middle of a file, and the first process of a container ignores the signals. Imports
+nothing of TSA, so that it is active before slow imports begin.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ NAMES = ("SIGTERM", "SIGHUP")
 def ending_in_order(code: int | None = None, *, names: tuple[str, ...] = NAMES, within: float = 0.0) -> Iterator[None]:
     """Inside the block the signals raise SystemExit; a second one ends the process at once.
 
-    Args:
-        code: The exit code; None for 128 and the number of the signal, as shells write it.
-        names: Which signals. One that is ignored, as nohup does with SIGHUP, stays so.
-        within: After so many seconds the process is ended however far it has come; 0: it takes the time it needs.
+    Only the main thread can change signal handlers; in other threads nothing is changed.
 
-    Outside of the main thread, which alone may change this, nothing is changed.
+    Args:
+        code: The exit code; None for 128 plus the number of the signal, as shells do.
+        names: Which signals. A signal that is ignored, as SIGHUP under nohup, stays ignored.
+        within: The process is ended after this many seconds, finished or not. 0: no limit.
     """
     before = end_on_signals(code, names=names, within=within)
     try:
@@ -40,7 +40,7 @@ def ending_in_order(code: int | None = None, *, names: tuple[str, ...] = NAMES, 
 def end_on_signals(
     code: int | None = None, *, names: tuple[str, ...] = NAMES, within: float = 0.0
 ) -> dict[signal.Signals, signal._HANDLER]:
-    """As `ending_in_order`, for the rest of the process. Returns the handlers that there were before."""
+    """As `ending_in_order`, for the rest of the process. Returns the previous handlers."""
     begun = False
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
@@ -55,7 +55,7 @@ def end_on_signals(
 
     if threading.current_thread() is not threading.main_thread():
         return {}
-    numbers = [found for name in names if (found := getattr(signal.Signals, name, None)) is not None]
+    numbers = [number for name in names if (number := getattr(signal.Signals, name, None)) is not None]
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, end) or signal.SIG_DFL for number in heard}
 

@@ -1,6 +1,7 @@
-"""What the machine has too little of, or does not allow, in one sentence: disk space, rights, open files, memory.
+"""Recognise errors of the system (disk full, no permission, too many open files, out of memory) and word them for
+users.
 
-Each library says it in its own way: with an error number, with a text, or in an error that caused another one.
+Libraries report them as an error number, as a text, or as the cause of another error.
 """
 
 from __future__ import annotations
@@ -15,41 +16,41 @@ from pathlib import Path
 ADVICE = {
     errno.ENOSPC: "free some space, or write to another disk",
     errno.EDQUOT: "remove files of this user, or write to another disk",
-    errno.EROFS: "write to a folder of a disk that takes files",
-    errno.EACCES: "give this user the right, or use another path",
-    errno.EPERM: "give this user the right, or use another path",
+    errno.EROFS: "write to a folder on a writable disk",
+    errno.EACCES: "give this user permission, or use another path",
+    errno.EPERM: "give this user permission, or use another path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "close programs that hold many files open",
+    errno.ENFILE: "close programs with many open files",
     errno.ENOMEM: "give it more memory, or run it on less data",
     errno.EAGAIN: "raise the limit of processes and threads (ulimit -u), or end some",
-    errno.EIO: "look into the disk or the terminal: it failed",
+    errno.EIO: "check the disk or the terminal: it failed",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), or write to another disk",
-    errno.EFAULT: "look into the disk: it failed",
-    errno.ESTALE: "mount the network disk anew",
-    errno.ETIMEDOUT: "look into the network disk: it does not answer",
+    errno.EFAULT: "check the disk: it failed",
+    errno.ESTALE: "mount the network disk again",
+    errno.ETIMEDOUT: "check the network disk: it does not answer",
     errno.ENODEV: "use a path on a disk",
     errno.ENXIO: "use a path on a disk",
-    errno.EBUSY: "end what uses it, or use another path",
-    errno.ETXTBSY: "end what uses it, or use another path",
-    errno.ELOOP: "remove the links that lead to one another",
+    errno.EBUSY: "end the program that uses it, or use another path",
+    errno.ETXTBSY: "end the program that uses it, or use another path",
+    errno.ELOOP: "remove the circular links",
     errno.ENAMETOOLONG: "use a shorter path",
 }
 """Error number -> what to do."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NEVER_MEANT = {*FULL, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
-"""What no code expects: where an error came up while one of these was dealt with, this is why."""
+"""Errors that no code expects. If another error is raised while one of these is handled, this one is the cause."""
 SAID = {os.strerror(number).lower(): number for number in ADVICE if number not in (errno.EAGAIN, errno.EPERM)} | {
     "database or disk is full": errno.ENOSPC,
     "readonly database": errno.EROFS,
 }
-"""How libraries that give no number say it."""
+"""Texts of libraries that give no error number."""
 NUMBER = re.compile(r"\((?:os error |errno )(\d+)\)")
 WRITING = "while writing "
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors of the block say what was being written: most errors of writing name no file."""
+    """Add the path being written to errors of the block, since most write errors name no file."""
     try:
         yield
     except Exception as error:
@@ -58,7 +59,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def lack(error: BaseException) -> str | None:
-    """What the machine lacks, in one sentence, where that is why `error` was raised; None for all other errors."""
+    """What the system lacks, in one sentence, if that caused `error`; None for all other errors."""
     for cause in _causes(error):
         if isinstance(cause, MemoryError):
             return f"not enough memory ({str(cause) or 'an allocation failed'}): {ADVICE[errno.ENOMEM]}"
@@ -70,22 +71,22 @@ def lack(error: BaseException) -> str | None:
 
 
 def full(error: BaseException) -> bool:
-    """Whether it was raised because a disk is full."""
+    """Whether the cause is a full disk."""
     return any(number_of(cause) in FULL for cause in _causes(error))
 
 
 def number_of(error: BaseException) -> int | None:
-    """The error number of the operating system, where it is one of a lack."""
+    """The error number of the operating system, if it is one in `ADVICE`."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in ADVICE else None
     text = str(error)
-    if (found := NUMBER.search(text)) and int(found[1]) in ADVICE:
-        return int(found[1])
+    if (match := NUMBER.search(text)) and int(match[1]) in ADVICE:
+        return int(match[1])
     return next((number for said, number in SAID.items() if said in text.lower()), None) if _outside(error) else None
 
 
 def _outside(error: BaseException) -> bool:
-    """Whether a library raised it of which the text is all that there is; the text of others may quote a value."""
+    """Whether the error is from a library that reports only a text. Texts of other errors may quote a value."""
     kinds = type(error).__mro__
     return isinstance(error, OSError | RuntimeError) or any(
         kind.__module__.partition(".")[0] in ("polars", "safetensors", "safetensors_rust", "sqlite3", "pyarrow")
@@ -94,13 +95,13 @@ def _outside(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was raised from, and what was dealt with as it came up where that is no usual thing to deal with."""
+    """An error, its explicit cause, and an error that was being handled when it was raised, if that one was unexpected."""
     seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        yield found
-        found = found.__cause__ or (None if found.__suppress_context__ else _never_meant(found.__context__))
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else _never_meant(cause.__context__))
 
 
 def _never_meant(error: BaseException | None) -> BaseException | None:
@@ -108,11 +109,11 @@ def _never_meant(error: BaseException | None) -> BaseException | None:
 
 
 def _path(error: BaseException) -> str | None:
-    """The file of an error; of a file written aside, the one that it was to become."""
+    """The file of an error; for a temporary file, its target."""
     for note in getattr(error, "__notes__", ()):
         if note.startswith(WRITING):
             return str(note.removeprefix(WRITING))
     if isinstance(error, OSError):
-        found = error.filename2 or error.filename
-        return None if found is None else os.fsdecode(found) if isinstance(found, str | bytes) else str(found)
+        name = error.filename2 or error.filename
+        return None if name is None else os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
     return None

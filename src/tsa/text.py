@@ -1,34 +1,37 @@
-"""Values and texts as messages and tables show them: on one line, and of a bounded length."""
+"""Shorten values and texts for messages and tables: one line of limited length."""
 
 from __future__ import annotations
 
 import reprlib
 
 SHOWN = 40
-"""Characters of a value that a message about it shows, unless it says otherwise."""
+"""Default number of characters of a value in a message."""
 
 
 def shorten(text: str, most: int = SHOWN, mark: str = "...") -> str:
-    """The text, or its beginning and `mark` where it has more than `most` characters: never more than `most` in all."""
+    """The text, or its beginning and `mark` if it has more than `most` characters. The result never has more than
+    `most`.
+    """
     return text if len(text) <= most else f"{text[: max(0, most - len(mark))]}{mark}"[:most]
 
 
 def brief(text: object, most: int = 100) -> str:
-    """One line of at most `most` characters: what a message quotes of files and of other programs."""
+    """One line of at most `most` characters, to quote files and other programs in a message."""
     return shorten(" ".join(str(text).split()), most)
 
 
 def truncate_repr(value: object, most: int = SHOWN) -> str:
-    """`repr(value)` of at most `most` characters. Large and nested values are not looked into further than that takes."""
+    """`repr(value)` in at most `most` characters. Large and nested values are visited only as far as needed."""
     try:
         return shorten(_Short(most).repr(value), most)
-    except ValueError:  # a number with more digits than Python spells
+    except ValueError:  # a number with more digits than Python converts to text
         return shorten(f"{type(value).__name__} with too many digits to show", most)
 
 
 class _Short(reprlib.Repr):
-    """Spells at most `most` values, each of which takes a character at least. A few hundred bytes of a pickle can hold a list
-    of 10^16 parts, so a bound per list and level is not enough."""
+    """Visits at most `most` values, each of which takes at least one character. A few hundred bytes of a pickle can
+    hold a list of 10^16 parts, so a limit per list and level is not enough.
+    """
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -49,9 +52,9 @@ PLURALS = {
     "entity with a fraud": "entities with a fraud",
     "payment with an entity": "payments with an entity",
 }
-"""Of what is more than a noun."""
+"""Plurals of phrases."""
 
 
 def plural(n: int, what: str) -> str:
-    """1 fraud, 2 frauds with an amount."""
+    """A number with its noun: `1 fraud`, `2 frauds with an amount`."""
     return f"{n:,} {what if n == 1 else PLURALS.get(what, f'{what}s')}"

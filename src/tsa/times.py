@@ -1,7 +1,7 @@
-"""Dates and times as settings, logs and payments spell them: one grammar, which `tsa.data.log.columns` has for whole columns.
+"""Parse dates and times of settings, logs and payments. `tsa.data.log.columns` applies the same grammar to columns.
 
-A date, a time to the minute or the second, a fraction, an offset, as ISO 8601, databases and warehouses write it; a time
-without an offset is UTC.
+ISO 8601 and the formats of databases: a date, optionally a time, a fraction and an offset. A time without an offset
+is UTC.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ ISO = (
     r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
     r"(?: ?([Zz]|UTC|GMT|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?))?)?$"
 )
-"""A regular expression of all spellings, for Python and Polars alike."""
+"""A regular expression for all formats, for Python and Polars."""
 
 _ISO = re.compile(ISO)
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def parse_time(text: str) -> datetime | None:
-    """The moment that a text spells, with its offset, exact to the microsecond; None where it spells none."""
-    found = _ISO.fullmatch(text)
-    if found is None:
+    """The time of a text, with its offset, exact to the microsecond; None if the text is not a time."""
+    match = _ISO.fullmatch(text)
+    if match is None:
         return None
-    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups()[:6])
-    microsecond, offset = int((found[7] or "").ljust(6, "0")[:6]), found[8] or ""
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
+    microsecond, offset = int((match[7] or "").ljust(6, "0")[:6]), match[8] or ""
     shift = timedelta()
     if offset[:1] in ("+", "-"):
         digits = offset[1:].replace(":", "").ljust(4, "0")
@@ -42,7 +42,7 @@ def parse_time(text: str) -> datetime | None:
 
 
 def as_moment(value: object) -> datetime | None:
-    """The moment of a text, a date (its first instant in UTC) or a datetime (UTC where it is naive); None for all else."""
+    """The time of a text, a date (its start in UTC) or a datetime (UTC if naive); None for all else."""
     if isinstance(value, str):
         return parse_time(value)
     if isinstance(value, date) and not isinstance(value, datetime):
@@ -53,16 +53,20 @@ def as_moment(value: object) -> datetime | None:
 
 
 def as_utc(value: object) -> datetime:
-    """`as_moment` in UTC. ValueError, which says what is expected, for what is no moment, or out of the calendar."""
+    """`as_moment` in UTC.
+
+    Raises:
+        ValueError: If the value is not a time, or is outside the calendar.
+    """
     moment = as_moment(value)
     try:
         if moment is not None:
             return moment.astimezone(UTC)
-    except OverflowError:  # an offset leads out of the years 1 to 9999
+    except OverflowError:  # the offset leads outside the years 1 to 9999
         pass
     raise ValueError(f"must be a date or a time like 2018-05-07T12:00:00Z (got {value!r})")
 
 
 def to_seconds(moment: datetime) -> float:
-    """Seconds since 1970 of a moment with an offset, exact to the microsecond."""
+    """Seconds since 1970 of a time with an offset, exact to the microsecond."""
     return ((moment - _EPOCH) // _MICROSECOND) / 1e6

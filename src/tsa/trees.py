@@ -1,4 +1,4 @@
-"""Trees of plain values (dicts, lists, numbers, texts): where two of them differ."""
+"""Find the differences between two trees of plain values (dicts, lists, numbers, texts)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from tsa.text import truncate_repr
 
 SHOWN = 100
-"""Characters of a value that a difference shows; a hash has 64."""
+"""Most characters of a value in a difference; a hash has 64."""
 
 
 def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """Where two trees differ, a line each: `a.b.0: 1, 2`. A key that is missing is the same as one that holds None.
+    """The differences between two trees, one line each: `a.b.0: 1, 2`. A missing key equals a key with the value None.
 
-    Lists of one length are compared item by item; lists of different lengths are one difference.
+    Lists of equal length are compared item by item; lists of different length are one difference.
     """
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in dict.fromkeys([*one, *other]):

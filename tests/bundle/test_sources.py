@@ -304,7 +304,7 @@ def test_a_file_that_is_a_mount_is_told_of(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("tsa.files.writing.os.replace", busy)
     with (
-        pytest.raises(ConfigError, match=r"m\.tar\.gz must not be a mount: mount the folder"),
+        pytest.raises(ConfigError, match=r"m\.tar\.gz must not be a mount point: mount its folder"),
         atomic_file(tmp_path / "m.tar.gz") as aside,
     ):
         aside.write_bytes(b"new")

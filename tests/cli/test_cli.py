@@ -156,8 +156,8 @@ def test_simulate(tsa: Tsa, tmp_path: Path) -> None:
     ("sets", "text"),
     [
         (["event.tim=x"], "event.tim: unknown key; did you mean `time`"),
-        (["novalue"], "an override is written key=value"),
-        (["=3"], "an override is written key=value"),
+        (["novalue"], "an override must be key=value"),
+        (["=3"], "an override must be key=value"),
         (["label.delay_days=soon"], "label.delay_days"),
         (["label.delay_days=-1"], "label.delay_days"),
         (["history.7.length=3"], "must be a position from 0 to 1"),
@@ -198,7 +198,7 @@ def test_a_bad_set_of_the_training(tsa: Tsa, demo_run: Path, tmp_path: Path, set
 def test_what_is_missing(tsa: Tsa, demo_log: Path, demo_market: Path, demo_run: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     refused(tsa("prepare", "--market", tmp_path / "no.toml", demo_log, *out), r"no\.toml: no such file")
-    refused(tsa("prepare", "--market", demo_market, tmp_path / "no.parquet", *out), "there is no file")
+    refused(tsa("prepare", "--market", demo_market, tmp_path / "no.parquet", *out), "no such file or folder")
     pl.read_parquet(demo_log).rename({"device": "devise"}).write_parquet(tmp_path / "log.parquet")
     refused(
         tsa("prepare", "--market", demo_market, tmp_path / "log.parquet", *out),
@@ -243,10 +243,10 @@ def test_out_is_something_else(
     run = ("run", "--market", demo_market, demo_log, *small)
     train = ("train", demo_run / "store", *small)
     for command in (run, train):
-        refused(tsa(*command, "--out", folder), r"must be empty or hold a run \(it holds letter\.txt\)")
+        refused(tsa(*command, "--out", folder), r"must be empty or contain a run \(it contains letter\.txt\)")
         refused(tsa(*command, "--out", file), "must be a folder or not exist")
         refused(tsa(*command, "--out", file / "below"), "file")
-    refused(tsa(*prepare, "--out", folder), r"must be empty or hold a manifest\.json")
+    refused(tsa(*prepare, "--out", folder), r"must be empty or contain a manifest\.json")
     refused(tsa(*prepare, "--out", file), "must be a folder or not exist")
     refused(tsa(*prepare, "--out", file / "below"), "file")
     assert [path.name for path in folder.iterdir()] == ["letter.txt"]
@@ -258,7 +258,7 @@ def test_out_is_where_one_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "letter.txt").write_text("dear")
-    refused(tsa("prepare", "--market", demo_market, demo_log, "--out", "."), "must be empty or hold a manifest")
+    refused(tsa("prepare", "--market", demo_market, demo_log, "--out", "."), "must be empty or contain a manifest")
 
 
 def test_quiet(tsa: Tsa, own_run: Path, demo_log: Path, tmp_path: Path) -> None:
@@ -274,7 +274,9 @@ def test_quiet(tsa: Tsa, own_run: Path, demo_log: Path, tmp_path: Path) -> None:
     made = tsa("evaluate", own_run, "--quiet", "--replicates", 10)
     assert (made.code, made.err) == (0, "")
     assert "report: " in made.out
-    assert refused(tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x.csv"), "there is no file")
+    assert refused(
+        tsa("score", own_run / "bundle", "no.csv", "-q", "--out", tmp_path / "x.csv"), "no such file or folder"
+    )
 
 
 def test_markup_in_a_name_is_only_a_name(tsa: Tsa, tmp_path: Path) -> None:

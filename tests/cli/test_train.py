@@ -59,8 +59,8 @@ def test_settings_from_a_file(tsa: Tsa, easy_store: EventStore, file: Path, tmp_
 def test_a_bad_file(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     for text, message in (
-        ("[trainig]\nepochs = 1", r"x\.toml must hold the tables \[training\] and \[model\] [(]got trainig"),
-        ("training = 3", r"must hold the tables \[training\] and \[model\] [(]got training"),
+        ("[trainig]\nepochs = 1", r"x\.toml must contain only the sections \[training\] and \[model\] [(]got trainig"),
+        ("training = 3", r"must contain only the sections \[training\] and \[model\] [(]got training"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):

@@ -146,8 +146,8 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
         ({"separator": ""}, "inline_history: separator must be 1 to 8 bytes"),
         ({"separator": "123456789"}, "(got '123456789'"),
         ({"separator": "\t"}, "without tabs"),
-        ({"missing": ["", "no~thing"]}, "missing: a marker must not hold the separator (got 'no~thing'"),
-        ({"blocks": ["cat", "cat"]}, "parts: must be two different names"),
+        ({"missing": ["", "no~thing"]}, "missing: a marker must not contain the separator (got 'no~thing'"),
+        ({"blocks": ["cat", "cat"]}, "blocks: must be two different names"),
         ({"age_cap_seconds": 0}, "inline_history.age_cap_seconds: must be greater than 0 (got 0"),
         ({"on_mismatch": "keep"}, "inline_history.on_mismatch: must be 'align', 'drop' or 'refuse' (got 'keep'"),
         (
@@ -165,14 +165,14 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
             {"histories": {"card": {}}},
             "inline_history.histories: must be of the histories ['ccid', 'cid'] (got 'card'",
         ),
-        ({"field_names": {"risk": "x"}}, "inline_history.field_names: must be of a categorical or numerical feature"),
+        ({"field_names": {"risk": "x"}}, "inline_history.field_names: must be a categorical or numerical feature"),
         (
             {"histories": {"cid": {"field_names": {"cat.price": "x"}}}},
-            "inline_history.histories.cid.field_names: must be of",
+            "inline_history.histories.cid.field_names: must be",
         ),
-        ({"history_field": "hist.{feature}"}, "wire: each field must have a name of its own"),
-        ({"history_field": "{history}.hist"}, "but 'cid.hist' stands twice"),
-        ({"field_names": {"device": "risk"}}, "but 'risk' stands twice"),
+        ({"history_field": "hist.{feature}"}, "inline_history: field names must be unique"),
+        ({"history_field": "{history}.hist"}, "but 'cid.hist' occurs twice"),
+        ({"field_names": {"device": "risk"}}, "but 'risk' occurs twice"),
         (
             {"prefixes": {"devise": ""}},
             "inline_history.prefixes: must begin a feature, event.time or event.id (got 'devise')",
@@ -188,7 +188,7 @@ def test_rules(wire: dict[str, Any], finding: str) -> None:
 def test_rules_with_other_tables() -> None:
     assert "event.time_unit: is required" in refused(event={"id": "id", "time": "at"})
     label = {"column": "fraud", "delay_days": 0, "as_feature": True}
-    assert "label.as_feature: must be false with a [inline_history] table" in refused(label=label)
-    assert "features: histories tell of categorical or numerical features" in refused(features={"engineered": ["risk"]})
+    assert "label.as_feature: must be false with an [inline_history] section" in refused(label=label)
+    assert "features: histories need categorical or numerical features" in refused(features={"engineered": ["risk"]})
     with pytest.raises(MarketError, match=r"history\.ccid\.key: is required unless rows carry their own history"):
         Market.from_dict({key: value for key, value in TABLE.items() if key != "inline_history"})

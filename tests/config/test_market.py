@@ -207,8 +207,8 @@ def test_a_finding_names_the_file_that_it_comes_from(write: Write) -> None:
             '[evaluation]\nentity = "shop"\n[split]',
             "evaluation.entity: must be one of the histories ['card']",
         ),
-        ("[split]", "[split]\nfractions = [0.7, 0.1, 0.1, 0.1]", "both are given"),
-        ('test = ["2024-02-22", "2024-03-01"]', "", "split: needs four time ranges, or fractions, but no test"),
+        ("[split]", "[split]\nfractions = [0.7, 0.1, 0.1, 0.1]", "got both"),
+        ('test = ["2024-02-22", "2024-03-01"]', "", "split: needs four time ranges, or fractions (missing: test)"),
     ],
 )
 def test_rules(write: Write, old: str, new: str, finding: str) -> None:

@@ -142,7 +142,7 @@ def test_without_it_equal_ids_are_refused_and_how_they_differ_is_said(tmp_path: 
     more = [rows[1], again(rows[2], fraud=1), again(rows[3], known=None), again(rows[4], amount=1.0, age=2.0)]
     with pytest.raises(DataError) as refused:
         stored([*rows, *more], tmp_path)
-    text = "of 4 ids that stand more than once, the rows differ: 1 in nothing, 2 in the outcome alone, 1 in more (amount, age)"
+    text = "of 4 ids that occur more than once, the rows differ: 1 in nothing, 2 in the outcome only, 1 in more (amount, age)"
     assert text in str(refused.value)
     assert 'duplicates = "last"' in str(refused.value)
 
@@ -196,7 +196,7 @@ def test_quarantine_says_what_it_sets_aside(tsa: Callable[..., Any], store: Even
     bad, log = tmp_path / "bad.parquet", tmp_path / "log.parquet"
     made = tsa("prepare", "-m", market, log, "--out", tmp_path / "store", "--quarantine", bad)
     assert made.code == 0, made.err
-    assert f"note: 3 of 200 rows (1.50%), 2 of 40 frauds are set aside in {bad}" in made.err
+    assert f"note: 3 of 200 rows (1.50%), 2 of 40 frauds are quarantined in {bad}" in made.err
     assert "out_of_range:amount: 3 rows, 2 of them fraud" in made.err
     assert "out_of_range:age: 1 rows, 1 of them fraud" in made.err
     report = EventStore.open(tmp_path / "store").data_report

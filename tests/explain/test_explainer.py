@@ -209,7 +209,7 @@ def test_a_market_words_its_reasons(bundle: Bundle, demo_store: EventStore, rows
     ("text", "rule"),
     [
         ('reasons.texts.vlaue="x"', "must be of higher_than_usual"),
-        ('reasons.texts.new_value="{ratio}"', "must fill in nothing but"),
+        ('reasons.texts.new_value="{ratio}"', "must use only the placeholders"),
         ('reasons.names.amuont="x"', r"reasons: must name features or histories [(]got 'amuont'"),
         ("reasons.most=0", "greater than or equal to 1"),
     ],

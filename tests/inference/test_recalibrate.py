@@ -109,11 +109,11 @@ def test_what_is_refused_leaves_nothing(tsa: Tsa, demo_run: Path, demo_log: Path
     few = pl.read_parquet(demo_log).sort("time" if "time" in pl.read_parquet(demo_log).columns else "paid_at").tail(900)
     few.write_parquet(tmp_path / "few.parquet")
     cases = {
-        (demo_log, bundle): "--out must not be what is read",
-        (demo_log, bundle / "inside"): "must not lie in a folder that is read",
-        (demo_log, tmp_path / "link"): "--out must not be what is read",
-        (tmp_path / "few.parquet", tmp_path / "few.parquet"): "--out must not be what is read",
-        (tmp_path / "few.parquet", tmp_path): "--out must not be a folder that holds",
+        (demo_log, bundle): "--out must not be an input",
+        (demo_log, bundle / "inside"): "must not be inside an input folder",
+        (demo_log, tmp_path / "link"): "--out must not be an input",
+        (tmp_path / "few.parquet", tmp_path / "few.parquet"): "--out must not be an input",
+        (tmp_path / "few.parquet", tmp_path): "--out must not be a folder that contains",
         (tmp_path / "few.parquet", tmp_path / "out"): "at least 1,000 payments whose outcome is known, 10 frauds",
     }
     for (source, out), text in cases.items():

@@ -165,7 +165,7 @@ def test_bad_rows_are_refused_or_set_aside(
 def test_a_log_without_rows(scorer: Scorer, log: pl.DataFrame) -> None:
     with pytest.raises(DataError, match="at least one row"):
         scorer.score(log.clear())
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="no such file or folder"):
         scorer.score("nowhere.parquet")
 
 

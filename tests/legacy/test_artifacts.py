@@ -50,7 +50,7 @@ def test_a_calibration_of_our_own_in_their_form(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="there is neither"):
+    with pytest.raises(CalibrationError, match="got neither"):
         write_legacy(Calibration(), tmp_path)
     platt = Calibration(percentile=PercentileMap.fit(SCORES), probability=LogitMap("platt", 1, 1, 0))
     with pytest.raises(CalibrationError, match="holds a B-spline, but the probability is platt"):

@@ -202,7 +202,7 @@ BROKEN = {
         lambda t: t["c3"].update(b="x", a=-1),
         "rows of 'c3' must be whole numbers",
     ),
-    "feature without map": ("cat_to_index.json", dropped("c7"), "cat_to_index: 'c7' must be there"),
+    "feature without map": ("cat_to_index.json", dropped("c7"), "cat_to_index: 'c7' is required"),
     "feature without default": ("default_value_dict.json", dropped("c2"), "default_value_dict: 'c2' has no default"),
     "number without default": ("default_value_dict.json", dropped("g2"), "default_value_dict: 'g2' has no default"),
     "default that is none": (
@@ -298,7 +298,7 @@ def test_tensors_of_other_kinds_are_told(original: Original, kind: str) -> None:
     bias = original.state["clf.3.bias"]
     other = bias.to(torch.complex64) if kind == "complex" else bias.to_sparse()
     torch.save(original.state | {"clf.3.bias": other}, original.folder / "best.pt")
-    with pytest.raises(ArtefactError, match=r"clf\.3\.bias must hold plain numbers"):
+    with pytest.raises(ArtefactError, match=r"clf\.3\.bias must contain plain numbers"):
         import_legacy(original.folder, original.market)
 
 
@@ -332,7 +332,7 @@ def test_everything_is_told_at_once(original: Original, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError) as error:
         import_legacy(original.folder, market)
     message = str(error.value)
-    for text in ("percentile_score.pkl cannot be read", "clf.3.bias must be (2,)", "odd is left over", "calendar"):
+    for text in ("percentile_score.pkl cannot be read", "clf.3.bias must be (2,)", "odd is unexpected", "calendar"):
         assert text in message
     for text in ("'c3'", "'c7'", "'c2'", "'g2'", "'n1'", "seq_num_min_", "num_static_scale_", "status"):
         assert text in message
@@ -371,7 +371,7 @@ def test_positions_of_no_feature_and_defaults_that_are_missing(original: Origina
         f"num_static_scale_ must have {count} numbers, one per engineered feature (got {count + 2} (2 too many)",
         f"num_static_min_ must have {count} numbers",
         "--leave-out engineered=P,P or legacy.leave_out.engineered in the market file",
-        "default_value_dict: 'g2' has no default: add what a missing value counts as to [legacy.defaults]",
+        "default_value_dict: 'g2' has no default: add the value for a missing one to [legacy.defaults]",
     ):
         assert text in str(error.value)
     told = {"leave_out": {"engineered": [2, 1]}, "defaults": {"g2": original.defaults["g2"]}}
@@ -443,7 +443,10 @@ def test_a_spline_that_falls_by_rounding_is_lifted(original: Original, key: str)
     probability = made.calibration.probability(raw)
     assert (np.diff(probability) >= 0).all()
     np.testing.assert_array_equal(probability, level.calibration.probability(raw))
-    assert f"1 of {len(table[key])} {key} fall by rounding, by 1e-08 at most" in made.training["imported"]["notes"][0]
+    assert (
+        f"1 of {len(table[key])} {key} decrease because of rounding, by 1e-08 at most"
+        in made.training["imported"]["notes"][0]
+    )
     assert plain.training["imported"]["notes"] == []
     path.write_bytes(before)
     change(original.folder, "bspline_parameters.json", fall(1e-4))
@@ -455,7 +458,7 @@ def test_quantiles_that_fall_by_rounding_are_lifted(original: Original) -> None:
     change(original.folder, "percentile_score.pkl", lambda t: t[9].__setitem__(0, t[8][0] - 1e-12))
     made = import_legacy(original.folder, original.market)
     assert made.calibration.percentile.scores[9] == made.calibration.percentile.scores[8]
-    assert "scores fall by rounding" in made.training["imported"]["notes"][0]
+    assert "scores decrease because of rounding" in made.training["imported"]["notes"][0]
 
 
 @pytest.mark.parametrize("name", [*ARTEFACTS, "config.json", "best.pt"])

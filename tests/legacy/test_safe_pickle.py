@@ -284,7 +284,7 @@ def test_what_holds_itself_is_refused() -> None:
     table: dict[str, Any] = {}
     table["a"] = [table]
     for value in (endless, table, [table]):
-        with pytest.raises(ArtefactError, match="holds itself"):
+        with pytest.raises(ArtefactError, match="contains itself"):
             load_pickle(pickle.dumps(value))
 
 

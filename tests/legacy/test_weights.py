@@ -154,7 +154,7 @@ def test_a_missing_parameter_is_named(name, state, golden_config):
 
 def test_what_is_left_over_is_named(state, golden_config):
     state["clf.5.weight"] = torch.zeros(2)
-    with pytest.raises(ModelError, match=r"clf\.5\.weight is left over"):
+    with pytest.raises(ModelError, match=r"clf\.5\.weight is unexpected"):
         reference_network(golden_config("single"), state)
 
 
@@ -166,7 +166,7 @@ def test_all_findings_are_listed_at_once(state, golden_config):
         reference_network(golden_config("single"), state)
     assert "order_attention.embedding.weight must equal embedding.weight" in str(error.value)
     assert "clf.0.weight must be (1024, 48) (got (3, 3)" in str(error.value)
-    assert "clf.0.bias holds numbers that are not finite" in str(error.value)
+    assert "clf.0.bias contains numbers that are not finite" in str(error.value)
 
 
 @pytest.mark.parametrize(

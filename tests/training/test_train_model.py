@@ -212,7 +212,7 @@ def test_the_market_says_whether_outcomes_are_an_input(easy: EventStore) -> None
 
 def test_a_folder_of_other_things_is_refused(easy: EventStore, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"must be empty or hold a run \(it holds thesis\.tex\)"):
+    with pytest.raises(ConfigError, match=r"must be empty or contain a run \(it contains thesis\.tex\)"):
         train(easy, tmp_path, model=TINY, training=config())
     with pytest.raises(ConfigError, match="must be a folder or not exist"):
         train(easy, tmp_path / "thesis.tex", model=TINY, training=config())

@@ -176,7 +176,7 @@ def test_a_folder_of_something_else(whole: Path, easy_store: EventStore, tmp_pat
     ):
         tune(search(easy_store, seed=1), whole, trials=1)
     (tmp_path / "diary.txt").write_text("dear")
-    with pytest.raises(ConfigError, match=r"must be empty or hold a search \(it holds diary\.txt\)"):
+    with pytest.raises(ConfigError, match=r"must be empty or contain a search \(it contains diary\.txt\)"):
         tune(search(easy_store), tmp_path)
     with pytest.raises(ConfigError, match=r"must be a folder or not exist \(it is a file\)"):
         tune(search(easy_store), tmp_path / "diary.txt")

@@ -1,7 +1,6 @@
-"""A market: which columns a payment log has and what they mean, checked and fingerprinted.
+"""`Market`: the columns of a payment log and what they mean, loaded, validated and fingerprinted.
 
-It knows how a market is made and what follows from it; the rules between its tables stand in `tsa.config.validation`. It does not
-know any market's column names, and never opens a log.
+Use `Market.load`. The rules between sections are in `tsa.config.validation`.
 """
 
 from __future__ import annotations
@@ -57,11 +56,15 @@ __all__ = [
 
 
 class Market(MarketTables):
-    """A market file, checked. Make one with `Market.load`; equal meaning gives an equal `fingerprint`."""
+    """A validated market file. Make one with `Market.load`; equal meaning gives an equal `fingerprint`."""
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Market:
-        """Read a market file, what it extends, and `key=value` overrides. Raises MarketError listing every finding."""
+        """Read a market file, the files it extends, and `key=value` overrides.
+
+        Raises:
+            MarketError: Lists every error.
+        """
         layers = toml.read_layers(Path(path))
         for text in overrides:
             layers.append(toml.override_layer(text, toml.merge_layers(layers, _join)))
@@ -73,24 +76,24 @@ class Market(MarketTables):
         return _checked(dict(table), "market", [toml.Layer(origin="market", table=dict(table))])
 
     def override(self, texts: Sequence[str]) -> Market:
-        """This market with `key=value` overrides. Raises MarketError listing every finding."""
+        """This market with `key=value` overrides. Raises MarketError, which lists every error."""
         layers = [toml.Layer(origin=f"market {self.name}", table=self.to_dict())]
         for text in texts:
             layers.append(toml.override_layer(text, toml.merge_layers(layers, _join)))
         return _checked(toml.merge_layers(layers, _join), f"market {self.name}", layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The meaning as plain JSON values, defaults filled in."""
+        """The market as plain JSON values, with defaults filled in."""
         return self.model_dump(mode="json", exclude_none=True)
 
     @property
     def canonical_dict(self) -> dict[str, Any]:
-        """What makes it this market, as plain JSON values: all but `[reasons]`, `[serving]` and `[legacy]`."""
+        """The part that defines the market, as plain JSON values: all but `[reasons]`, `[serving]` and `[legacy]`."""
         return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving", "legacy")}
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the meaning: not of key order, comments, `extends`, the spelling of dates, or tables that are no part of it."""
+        """sha256 of `canonical_dict`. Key order, comments, `extends` and the format of dates have no effect."""
         text = json.dumps(
             self.canonical_dict, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
@@ -103,12 +106,12 @@ class Market(MarketTables):
 
     @property
     def entity(self) -> HistoryConfig:
-        """The history whose keys are ranked in the report."""
+        """The history whose keys the report ranks."""
         return next(h for h in self.history if self.evaluation.entity in (None, h.name))
 
 
 def _join(lower: toml.Table, upper: toml.Table) -> toml.Table:
-    """Merge, but let one form of a split replace the other instead of clashing with it."""
+    """Merge, but let one form of a split replace the other, since both together are invalid."""
     below, above = lower.get("split"), upper.get("split")
     if isinstance(below, dict) and isinstance(above, dict):
         gone = set(SPLITS) if "fractions" in above else {"fractions"} if set(SPLITS) & set(above) else set()
@@ -120,6 +123,6 @@ def _checked(table: toml.Table, source: str, layers: Sequence[toml.Layer]) -> Ma
     try:
         return Market.model_validate(table)
     except ValidationError as error:
-        found = toml.findings(error, Market, layers, source)
-    count = f"{len(found)} findings" if len(found) > 1 else "1 finding"
-    raise MarketError("\n  ".join([f"{source}: {count}", *found]))
+        findings = toml.findings(error, Market, layers, source)
+    count = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
+    raise MarketError("\n  ".join([f"{source}: {count}", *findings]))

@@ -1,8 +1,6 @@
-"""The tables of a market file that not every market has: `[inline_history]`, rows that carry their own history,
-`[privacy]`, `[reasons]`,
-`[serving]`, `[legacy]`.
+"""The optional sections of a market file: `[inline_history]`, `[privacy]`, `[reasons]`, `[serving]`, `[legacy]`.
 
-It knows the rules that can be checked inside each. It does not know how rows are read, nor how a secret is found.
+Each model checks the rules within its section.
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ REASONS: dict[str, str] = {
     "after_pause": "first payment of this {history} for {span}",
     "few_payments": "{count} earlier payments of this {history} in {span}",
 }
-"""The reasons that there are, by code, with their texts; what stands in braces is filled in."""
+"""Default text of each reason by code. Names in braces are placeholders."""
 
 
 def _spelled(value: object) -> object:
-    """A number is spelled as wire rows spell it."""
+    """Convert a number to text as wire rows write it."""
     return repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -51,11 +49,11 @@ Pattern = Annotated[str, Field(min_length=1)]
 Unwise = Literal[
     "later_payment", "unlike_ids", "unlike_times", "unlike_batches", "implausible_time", "loose_number", "null_category"
 ]
-"""What the legacy scores, and a market with its rules may refuse all the same (docs/wire-format.md)."""
+"""What the legacy system scores, and a market with legacy rules may still refuse (docs/wire-format.md)."""
 
 
 class InlineHistoryFields(ConfigModel):
-    """Where one history's fields have other names than the wire table's patterns say."""
+    """Field names of one history that differ from the patterns of [inline_history]."""
 
     history_field: Pattern | None = None
     event_field: Pattern | None = None
@@ -63,30 +61,32 @@ class InlineHistoryFields(ConfigModel):
 
 
 class InlineHistory(ConfigModel):
-    """Rows that carry their own history: per feature one text of earlier values, oldest first.
+    """Rows that carry their own history: per feature one text with the earlier values, oldest first.
 
-    separator           stands between the values of a history
-    missing             texts that mean "no value", in the row itself and inside a history
-    history_field       name of the field with a feature's earlier values. It fills in {feature} or {feature_lower} (in lower
-                        case, `_` in the place of each dot), {history}, and {part}, the one of `blocks` the feature is of
-    event_field       name of the fields with the times and ids of the earlier payments, which stand once beside the
-                        categorical and once beside the numerical values; filled in alike, the feature is event.time or event.id
-    prefixes            how a name begins -> what stands there in its place once it is filled in; the longest that fits counts
-    exceptions          feature -> field, or "part.feature" -> field, where a name does not follow its pattern
-    numeric_categorical categorical features that hold numbers: "3.0" is "3"
-    decimal_categorical categorical features that hold numbers with a fraction: ".950" is "0.95", "0.0" is "0"
-    batches             one feature of each batch of fields that is written by itself: a history is empty where the field of one
-                        is a missing marker; where they differ in length, each field keeps as many of its last values as the
-                        shortest of these has
-    rules               "legacy": rows are read as the legacy system's handlers read them. An import asks for that, unless this
-                        says "own"
-    refuse              with the legacy system's rules: what of all that is refused nevertheless
-    defaults            feature -> what a missing value counts as; without one, missing is a value of its own
-    age_cap_seconds     an event never counts as older than this, in the network too; with the legacy system's rules, a row that
-                        tells of an older one is refused
-    mismatched          what becomes of a history whose two parts tell of different payments: keep those that both know
-                        ("align"), forget the history ("drop"), or refuse the row
-    histories           per history: patterns and exceptions of its own
+    Attributes:
+        separator: Separates the values of a history.
+        missing: Texts that mean "no value", in the row itself and in a history.
+        history_field: Name pattern of the field with a feature's earlier values. Placeholders: {feature},
+            {feature_lower} (in lower case, with `_` for each dot), {history}, and {part}, the one of `blocks` that
+            has the feature.
+        event_field: Name pattern of the fields with the times and ids of the earlier payments. There is one for the
+            categorical and one for the numerical values; {feature} is event.time or event.id.
+        blocks: Names of the categorical and the numerical part.
+        prefixes: Prefix of a feature name -> its replacement in field names. The longest matching prefix counts.
+        field_names: Feature -> field, or "part.feature" -> field, where a name does not follow its pattern.
+        numeric_categorical: Categorical features that hold numbers: "3.0" is "3".
+        decimal_categorical: Categorical features that hold decimal numbers: ".950" is "0.95", "0.0" is "0".
+        batches: One feature of each batch of fields that is written separately. A history is empty if the field of
+            one of them is a missing marker. If they differ in length, each field is cut to as many of its last
+            values as the shortest has.
+        rules: "legacy": rows are read as the legacy handlers do. An import sets that, unless this is "own".
+        refuse: With the legacy rules: which of the accepted irregularities to refuse.
+        defaults: Feature -> value used for a missing one. Without a default, missing is a separate value.
+        age_cap_seconds: Ages of events are capped at this, in the network too. With the legacy rules, a row with an
+            older event is refused.
+        on_mismatch: If the two parts of a history contain different payments: use those in both ("align"), ignore
+            the history ("drop"), or refuse the row ("refuse").
+        histories: Patterns and exceptions by history.
     """
 
     separator: str
@@ -113,48 +113,50 @@ class InlineHistory(ConfigModel):
             rule = f"separator must be 1 to {MAX_SEPARATOR_BYTES} bytes without tabs, line breaks or zeros"
             raise ValueError(f"{rule} (got {self.separator!r})")
         if clash := [text for text in self.missing if self.separator in text]:
-            raise ValueError(f"missing: a marker must not hold the separator (got {clash[0]!r})")
+            raise ValueError(f"missing: a marker must not contain the separator (got {clash[0]!r})")
         if self.blocks[0] == self.blocks[1]:
-            raise ValueError(f"parts: must be two different names (got {list(self.blocks)})")
+            raise ValueError(f"blocks: must be two different names (got {list(self.blocks)})")
         return self
 
     @property
     def legacy(self) -> bool:
-        """Whether rows are read as the legacy system's handlers read them."""
+        """Whether rows are read as the legacy handlers do."""
         return self.rules == "legacy"
 
     def accepts(self, what: Unwise) -> bool:
-        """Whether rows with this are scored, as the legacy system does."""
+        """Whether rows with this irregularity are scored, as in the legacy system."""
         return self.legacy and what not in (self.refuse or ())
 
     def field(self, history: str, part: str, feature: str) -> str:
-        """The field with the earlier values of a feature, which is of this part."""
+        """The field with the earlier values of a feature of this part."""
         own = self.histories.get(history, InlineHistoryFields())
         known = {**self.field_names, **own.field_names}
         return known.get(feature) or self._filled(own.history_field or self.history_field, history, part, feature)
 
     def event_field_name(self, history: str, part: str, feature: str) -> str:
-        """The field with the times or ids of the earlier payments, beside the values of one part."""
+        """The field with the times or ids of the earlier payments of one part."""
         own = self.histories.get(history, InlineHistoryFields())
         known = {**self.field_names, **own.field_names}
         pattern = own.event_field or self.event_field
         return known.get(f"{part}.{feature}") or self._filled(pattern, history, part, feature)
 
     def _filled(self, pattern: str, history: str, part: str, feature: str) -> str:
-        """In one pass, not by format: a feature's name may hold braces, and other braces mean nothing."""
+        """Fill in all placeholders in one pass, without `str.format`: a feature's name, like the pattern, may contain
+        other braces.
+        """
         prefixes = self.prefixes or {}
         begin = max((begin for begin in prefixes if feature.startswith(begin)), key=len, default="")
         shown = prefixes.get(begin, "") + feature[len(begin) :]
         names = {"history": history, "part": part, "feature": shown}
         names["feature_lower"] = shown.lower().replace(".", "_")
-        return re.sub(r"\{(\w+)\}", lambda found: names.get(found[1], found[0]), pattern)
+        return re.sub(r"\{(\w+)\}", lambda match: names.get(match[1], match[0]), pattern)
 
 
 Positions = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class LeftOut(ConfigModel):
-    """Positions of the scale arrays, from 0 on, that belong to no feature of the market, by kind of feature."""
+    """Positions (from 0) in the scale arrays that belong to no feature of the market, by kind of feature."""
 
     numerical: Positions = ()
     engineered: Positions = ()
@@ -164,15 +166,16 @@ class LeftOut(ConfigModel):
         for kind in ("numerical", "engineered"):
             positions = getattr(self, kind)
             if len(set(positions)) < len(positions):
-                raise ValueError(f"{kind}: each position must stand there once (got {list(positions)})")
+                raise ValueError(f"{kind}: each position must occur once (got {list(positions)})")
         return self
 
 
 class LegacyArtifacts(ConfigModel):
     """What `tsa legacy import` needs to know beside the folder (docs/legacy.md).
 
-    leave_out  positions of the preprocessor's arrays that the legacy system's handler deletes as it loads them
-    defaults   feature -> what a missing value counts as, where default_value_dict.json has none
+    Attributes:
+        leave_out: Positions of the preprocessor's arrays that the legacy handler deletes when it loads them.
+        defaults: Feature -> value used for a missing one, if default_value_dict.json has none.
     """
 
     leave_out: LeftOut = LeftOut()
@@ -180,12 +183,14 @@ class LegacyArtifacts(ConfigModel):
 
 
 class Privacy(ConfigModel):
-    """What the law asks of a market.
+    """Privacy settings of a market.
 
-    pseudonymise    columns (ids, keys, categorical features, segments) that are replaced by a keyed hash as they are read
-    secret_env      the environment variable that holds the key of that hash; its value is never stored
-    forbidden       attributes that must not be used, in any spelling of capitals
-    retention_days  events older than this, seen from the current payment, are not part of its history
+    Attributes:
+        pseudonymise: Columns (ids, keys, categorical features, segments) whose values are replaced by a keyed hash
+            when read.
+        secret_env: The environment variable with the key of that hash. Its value is never stored.
+        forbidden: Attributes that must not be used, in upper or lower case.
+        retention_days: Events older than this, seen from the current payment, are not part of its history.
     """
 
     pseudonymise: tuple[Column, ...] = ()
@@ -197,23 +202,24 @@ class Privacy(ConfigModel):
     def _keyed(self) -> Self:
         if self.pseudonymise and self.secret_env is None:
             raise ValueError(
-                "pseudonymise needs secret_env, the environment variable with the key, but it is not given"
+                "pseudonymise needs secret_env, the name of the environment variable with the key (got none)"
             )
         return self
 
     @property
     def retention_seconds(self) -> float:
-        """How long events are seen; infinite where nothing is said."""
+        """How long events are visible; infinite if not limited."""
         return math.inf if self.retention_days is None else self.retention_days * DAY_SECONDS
 
 
 class Reasons(ConfigModel):
-    """How the reasons of a score are worded (docs/reasons.md).
+    """Names and texts of the reasons for a score (docs/reasons.md).
 
-    most   so many reasons at most are given
-    names  feature or history -> what it is called in a text; without one, its own name
-    texts  reason -> text. A reason is a code of `REASONS`, or "CODE:NAME" for one feature or history
-    codes  reason -> the team's own code for it
+    Attributes:
+        most: Most reasons given.
+        names: Feature or history -> its name in a text. Default: the name in the market.
+        texts: Reason -> text. A reason is a code of `REASONS`, or "CODE:NAME" for one feature or history.
+        codes: Reason -> the team's own code for it.
     """
 
     most: int = Field(default=8, ge=1)
@@ -232,39 +238,39 @@ class Reasons(ConfigModel):
             known = placeholders(REASONS[reason.split(":")[0]])
             known |= {"value"} if "feature" in known else set()
             if unknown := sorted(placeholders(text) - known):
-                rule = f"texts.{reason}: must fill in nothing but {', '.join(sorted(known))}"
+                rule = f"texts.{reason}: must use only the placeholders {', '.join(sorted(known))}"
                 raise ValueError(f"{rule} (got {{{unknown[0]}}})")
         return self
 
     @property
     def subjects(self) -> set[str]:
-        """Every feature or history that is named."""
+        """Every feature or history that these settings name."""
         reasons = [reason.split(":", 1)[1] for table in (self.texts, self.codes) for reason in table if ":" in reason]
         return {*self.names, *reasons}
 
     def text(self, code: str, subject: str) -> str:
-        """The text of a reason for a feature or history, not filled in."""
+        """The text of a reason for a feature or history, with placeholders."""
         return self.texts.get(f"{code}:{subject}") or self.texts.get(code) or REASONS[code]
 
     def code(self, code: str, subject: str) -> str:
-        """What the team calls a reason."""
+        """The team's code for a reason."""
         return self.codes.get(f"{code}:{subject}") or self.codes.get(code) or code
 
 
 def placeholders(text: str) -> set[str]:
-    """What stands in braces."""
+    """The names in braces."""
     return set(re.findall(r"\{(\w+)\}", text))
 
 
 class Serving(ConfigModel):
     """What the endpoint refuses, and what it does when it cannot read histories.
 
-    unknown_fields      fields that are no columns of the market are ignored, or refused
-    max_future_seconds  a payment must not be later than the server's clock by more
-    max_late_days       a payment must not be earlier than the last one of its keys by more; None: however late
-    on_history_unavailable     histories cannot be read (or not in `history_timeout_seconds`): refuse the payment, or
-                               score it without
-                        and say so ("degraded")
+    Attributes:
+        unknown_fields: Ignore or refuse fields that are not columns of the market.
+        max_future_seconds: How much later than the server's clock a payment may be.
+        max_late_days: How much earlier than the last payment of its keys a payment may be. None: any time.
+        on_history_unavailable: If histories cannot be read within `history_timeout_seconds`: refuse the payment
+            ("reject"), or score it without histories and report that ("degraded").
     """
 
     unknown_fields: Literal["ignore", "refuse"] = "ignore"

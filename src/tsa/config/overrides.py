@@ -1,4 +1,4 @@
-"""What `--set key=value` says, sorted by whom it is for. Knows neither the commands nor what the settings mean."""
+"""Parse `--set key=value` options into market, training and model overrides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overrides:
-    """The market with its overrides, and the settings of the training and the model that differ from the defaults."""
+    """The market with its overrides, and the training and model settings that differ from the defaults."""
 
     market: Market | None
     training: dict[str, Any] = field(default_factory=dict)
@@ -30,11 +30,16 @@ class Overrides:
         learns: bool = True,
         file: Path | None = None,
     ) -> Overrides:
-        """Parse key=value texts: `training.KEY` and `model.KEY` are settings of those, all other keys the market's.
+        """Parse key=value texts: `training.KEY` and `model.KEY` are training and model settings, all other keys the
+        market's.
 
-        file: TOML with the tables [training] and [model], which the texts go over.
-        Raises ConfigError for a key that the command has no use for: the market's without `market`, the others unless
-        it `learns`; MarketError for a market file or an override that breaks a rule.
+        Args:
+            file: TOML file with the sections [training] and [model]. The texts override it.
+
+        Raises:
+            ConfigError: For a key that the command does not use: the market's without `market`, the others unless it
+                `learns`.
+            MarketError: For a market file or an override that breaks a rule.
         """
         from tsa.config.market import Market
         from tsa.config.toml import parse_override
@@ -42,9 +47,9 @@ class Overrides:
         own = _tables(file)
         others, foreign = [], []
         for text in texts or []:
-            (room, *key), value = parse_override(text)
-            if room in own and len(key) == 1:
-                own[room][key[0]] = value
+            (section, *key), value = parse_override(text)
+            if section in own and len(key) == 1:
+                own[section][key[0]] = value
                 foreign += [] if learns else [text]
             else:
                 others.append(text)
@@ -56,13 +61,13 @@ class Overrides:
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
-    """The settings in a file by room. ConfigError for a table or key that belongs in none."""
+    """The settings in a file by section. Raises ConfigError for an unknown section or key."""
     from tsa.config.toml import merge_layers, read_layers
 
     rooms: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
-    found = {} if file is None else merge_layers(read_layers(file))
-    for name, table in found.items():
+    tables = {} if file is None else merge_layers(read_layers(file))
+    for name, table in tables.items():
         if name not in rooms or not isinstance(table, dict):
-            raise ConfigError(f"{file} must hold the tables [training] and [model] (got {name})")
+            raise ConfigError(f"{file} must contain only the sections [training] and [model] (got {name})")
         rooms[name] = dict(table)
     return rooms

@@ -1,6 +1,6 @@
-"""The tables of a market file, each with the rules that can be checked inside it.
+"""The sections of a market file as models, each with the rules that can be checked within it.
 
-It does not know how files are read, nor the rules that hold between tables: `tsa.config.market` does.
+Rules between sections are in `tsa.config.validation`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from tsa.times import DAY_SECONDS, as_utc
 
 SPLITS = ("train", "validation", "calibration", "test")
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
-"""How formats and programs write the two."""
+"""Spellings of the booleans in formats and programs."""
 MISSING = ("", r"\N", "NULL", "null", "NaN", "nan", "NaT", "None", "<NA>")
-"""How they write that there is no value: Hive and MySQL, databases, floats, pandas, Python."""
+"""Texts for a missing value: of Hive and MySQL, databases, floats, pandas, Python."""
 Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "month"]
 
 
 def _column(name: str) -> str:
     if not name or name.startswith("__"):
-        raise ValueError(f"a column name must not be empty nor begin with two underscores (got {name!r})")
+        raise ValueError(f"a column name must not be empty or begin with two underscores (got {name!r})")
     if name == "*" or (name.startswith("^") and name.endswith("$")):
         raise ValueError(f"a column name must not be a pattern of names (got {name!r}): rename the column in the log")
     return name
 
 
 def _scalar(value: object) -> object:
-    if not isinstance(value, str | int | float):  # bool is an int
+    if not isinstance(value, str | int | float):  # a bool is an int
         raise ValueError(f"must be a string, a number or a boolean (got {value!r})")
     return value
 
 
 def _named(value: object) -> object:
-    """`"x"` is short for `{ name = "x" }`: markets with hundreds of features stay readable."""
+    """`"x"` is short for `{ name = "x" }`, so that markets with hundreds of features stay readable."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -58,7 +58,7 @@ Positive = Annotated[float, Field(gt=0, le=1)]
 
 
 class ConfigModel(BaseModel):
-    """Frozen; unknown keys are refused."""
+    """Base class: frozen, refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,8 +66,9 @@ class ConfigModel(BaseModel):
 class Input(ConfigModel):
     """How logs and single payments are written.
 
-    missing      texts that mean "no value" in any column, as blanks always do
-    duplicates   rows of one id: "refuse" them, or, where they differ in the outcome alone, let the "last" one count
+    Attributes:
+        missing: Texts that mean "no value" in any column. Blank always does.
+        duplicates: Rows with the same id: "refuse" them, or use the "last" one if they differ only in the outcome.
     """
 
     missing: tuple[Annotated[str, AfterValidator(_marker)], ...] = MISSING
@@ -84,7 +85,7 @@ class Event(ConfigModel):
 
 
 class Label(ConfigModel):
-    """The outcome (0, 1; null or -1 = not known); known `delay_days` later, or at the time in column `known_at`."""
+    """The outcome (0, 1; null or -1: unknown). It is known `delay_days` later, or at the time in column `known_at`."""
 
     column: Column
     delay_days: float | None = Field(default=None, ge=0, allow_inf_nan=False)
@@ -94,19 +95,19 @@ class Label(ConfigModel):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.delay_days is None and self.known_at is None:
-            raise ValueError("needs delay_days or known_at, but neither is given")
+            raise ValueError("needs delay_days or known_at (got neither)")
         return self
 
     @property
     def gap_seconds(self) -> float:
-        """Time to leave out before the test range. With `known_at`, delay_days serves for nothing else."""
+        """The gap before the test range. With `known_at`, delay_days has no other use."""
         return (self.delay_days or 0.0) * DAY_SECONDS
 
 
 class HistoryConfig(ConfigModel):
-    """One history: the last `length` events (the current one included) that share `key_column`.
+    """One history: the last `length` events (the current one included) with the same value of `key_column`.
 
-    Rows that carry their own history need no key: it then only says whose payments they are, for the report.
+    If rows carry their own history, the key is optional and only used in the report.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -115,7 +116,7 @@ class HistoryConfig(ConfigModel):
 
 
 class Categorical(ConfigModel):
-    """Values seen less than `min_count` times, and all beyond the `max_values` most frequent, count as unknown."""
+    """Values seen fewer than `min_count` times, and all beyond the `max_values` most frequent, count as unknown."""
 
     name: Column
     min_count: int = Field(default=10, ge=1)
@@ -131,7 +132,7 @@ class Numerical(ConfigModel):
 
 
 class Exclude(ConfigModel):
-    """Rows whose `column` holds one of `values` (test accounts and the like) are left out, and counted."""
+    """Rows whose `column` has one of `values` (such as test accounts) are excluded and counted."""
 
     column: Column
     values: tuple[Annotated[Any, AfterValidator(_scalar)], ...]
@@ -166,9 +167,9 @@ class Split(ConfigModel):
     def _one_form(self) -> Self:
         missing = [name for name in SPLITS if getattr(self, name) is None]
         if self.fractions is None and missing:
-            raise ValueError(f"needs four time ranges, or fractions, but no {', '.join(missing)}")
+            raise ValueError(f"needs four time ranges, or fractions (missing: {', '.join(missing)})")
         if self.fractions is not None and len(missing) < len(SPLITS):
-            raise ValueError("takes time ranges or fractions, but both are given")
+            raise ValueError("takes time ranges or fractions (got both)")
         if self.fractions is not None and not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
             raise ValueError(f"fractions must add up to 1 (got {list(self.fractions)})")
         return self
@@ -184,8 +185,11 @@ class Split(ConfigModel):
     ) -> dict[str, tuple[float, float]]:
         """Ranges [start, end) in epoch seconds.
 
-        Fractions divide the time from the first to the last event (which is inside the test range), less the label
-        delay that is left out before the test range. Raises DataError when the log is too short for that.
+        Fractions divide the time from the first to the last event (which is in the test range), without the label
+        delay that is left out before the test range.
+
+        Raises:
+            DataError: If the log is too short.
         """
         if self.fractions is None:
             return {name: (start.timestamp(), end.timestamp()) for name, (start, end) in self.ranges.items()}
@@ -221,16 +225,19 @@ Levels = Annotated[tuple[float, float], AfterValidator(_levels)]
 
 
 class Monitoring(ConfigModel):
-    """What `tsa monitor` raises a warning at, and what an alert. All but `psi` and `score_psi` are shares: 0.1 is 10 %.
+    """Thresholds of `tsa monitor`: (warning, alert). All but `psi` and `score_psi` are shares: 0.1 is 10 %.
 
-    psi, score_psi        population stability index of a feature, and of the raw score
-    missing_rate          change of the share of payments without a value, up or down
-    unknown_rate          rise of the share of payments whose value the bundle does not know
-    operating_point_change      relative change of the share of payments above the score that cuts off each of `top_shares`
-    volume                relative change of the payments a day, weekday by weekday
-    average_precision_drop   relative fall of average precision
-    calibration           distance of (expected / observed frauds) from 1
-    ignore                features that are measured, but raise nothing
+    Attributes:
+        psi: Population stability index of a feature.
+        score_psi: Population stability index of the raw score.
+        missing_rate: Change of the share of payments without a value, up or down.
+        unknown_rate: Rise of the share of payments whose value the bundle does not know.
+        operating_point_change: Relative change of the share of payments above the score that cuts off each of
+            `top_shares`.
+        volume: Relative change of the payments per day, by weekday.
+        average_precision_drop: Relative fall of average precision.
+        calibration: Distance of (expected / observed frauds) from 1.
+        ignore: Features that are measured but raise no warning or alert.
     """
 
     window: Literal["day", "week"] = "week"
@@ -244,7 +251,7 @@ class Monitoring(ConfigModel):
     average_precision_drop: Levels = (0.1, 0.25)
     calibration: Levels = (0.25, 0.5)
     min_frauds: int = Field(default=10, ge=1)
-    """With fewer known frauds a window has no performance figures."""
+    """With fewer known frauds, a window has no performance metrics."""
     min_matured_share: float = Field(default=0.5, ge=0, le=1)
-    """Performance raises nothing where the outcome of a smaller share of the window's payments is known."""
+    """With known outcomes for a smaller share of the window's payments, performance raises no warning or alert."""
     ignore: tuple[Column, ...] = ()

@@ -1,6 +1,6 @@
-"""Layered TOML: a file, the files it extends, and `key=value` overrides on top, folded into one table.
+"""Layered TOML: a file, the files it extends, and `key=value` overrides, merged into one table.
 
-It knows how layers are read, merged and blamed for a finding. It does not know what the keys mean: `tsa.config.market` does.
+`findings` turns validation errors into lines that name the layer a value came from.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One source of settings: where it came from (a file, or `--set ...`) and what it says."""
+    """One source of settings: its origin (a file, or `--set ...`) and its table."""
 
     origin: str
     table: Table
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """The file and all it extends, lowest first. Raises MarketError for a missing file, bad TOML, or a cycle."""
+    """The file and all files it extends, lowest first. Raises MarketError for a missing file, bad TOML, or a cycle."""
     layers: list[Layer] = []
     chain: list[Path] = []
     here: Path | None = path
     while here is not None:
         if here.resolve() in [seen.resolve() for seen in chain]:
-            raise MarketError(f"{path}: `extends` runs in a circle: {' -> '.join(str(p) for p in [*chain, here])}")
+            raise MarketError(f"{path}: `extends` is circular: {' -> '.join(str(p) for p in [*chain, here])}")
         table = _read(here, chain)
         parent = table.pop("extends", None)
         if parent is not None and not isinstance(parent, str):
@@ -76,7 +76,7 @@ def merge(lower: Table, upper: Table) -> Table:
 
 
 def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
-    """`"a.b=[1, 2]"` -> (("a", "b"), [1, 2]). The value is TOML; what is not valid TOML is taken as a bare string."""
+    """`"a.b=[1, 2]"` -> (("a", "b"), [1, 2]). The value is TOML; a value that is not valid TOML is a plain string."""
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
@@ -89,7 +89,7 @@ def _toml_value(text: str) -> Any:
         table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    return table["value"] if len(table) == 1 else text  # a line break in the text must not smuggle in further keys
+    return table["value"] if len(table) == 1 else text  # a line break in the text must not add further keys
 
 
 def override_layer(text: str, table: Table) -> Layer:
@@ -125,14 +125,14 @@ def merge_layers(layers: Sequence[Layer], join: Callable[[Table, Table], Table] 
 def findings(
     error: ValidationError, model: type[BaseModel], layers: Sequence[Layer] = (), source: str = "", table: str = ""
 ) -> list[str]:
-    """Each thing that pydantic found, on a line of its own: `key: rule (got value)`.
+    """Each pydantic error as one line: `key: rule (got value)`.
 
     Args:
-        error: What `model_validate` raised.
-        model: The model, whose keys are offered in the place of an unknown one.
-        layers: Where the values came from. The one that set a value is named.
-        source: Unless it is this one.
-        table: The name of the table that the model is of; keys begin with it.
+        error: The error of `model_validate`.
+        model: The model, whose keys are suggested for an unknown one.
+        layers: The sources of the values. The one that set a value is named.
+        source: The default source, which is not named.
+        table: The name of the model's section, with which keys begin.
     """
     details = error.errors(include_url=False)
     return [line for detail in details for line in _lines(dict(detail), model, layers, source, table)]
@@ -149,7 +149,7 @@ def _lines(
     elif detail["type"] == "missing":
         yield f"{key}: is required"
     elif detail["type"] == "value_error":
-        for line in str(detail["ctx"]["error"]).splitlines():  # our own rules already say rule and value
+        for line in str(detail["ctx"]["error"]).splitlines():  # TSA's own rules already contain rule and value
             yield (f"{key}: {line}" if key else line) + origin
     else:
         message = re.sub(r"^\w+ should", "must", str(detail["msg"])).replace(" after validation, not", ", not")
@@ -157,9 +157,10 @@ def _lines(
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """`"; did you mean ..."` when a known name is close, a list of the few there are when not, or nothing.
+    """`"; did you mean ..."` if a known name is close, else a list of the known names if they are few, else nothing.
 
-    A name longer than a message should be is left out: a header that was cut at the wrong mark is one of 27,000 letters.
+    A known name that is too long for a message is ignored: a header split at the wrong separator can have 27,000
+    characters.
     """
     known = [other for other in known if len(other) <= MAX_LETTERS]
     folded = {other.lower(): other for other in known}
@@ -182,11 +183,11 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     inner = (_model_in(argument) for argument in get_args(annotation))
-    return next((found for found in inner if found is not None), None)
+    return next((model for model in inner if model is not None), None)
 
 
 def _origin(place: Place, layers: Sequence[Layer], source: str) -> str:
-    """Where the value stands, if not in the file already named: `extends` and overrides make that hard to see."""
+    """The layer of the value, if it is not the file already named: with `extends` and overrides that is hard to see."""
     for layer in reversed(layers):
         if place and _holds(layer.table, place):
             return "" if layer.origin == source else f" (from {layer.origin})"

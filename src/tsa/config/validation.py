@@ -1,7 +1,4 @@
-"""The tables of a market and the rules that hold between them: each finding is one line, `key: rule (got value)`.
-
-It does not know how a market file is read; `tsa.config.market` does.
-"""
+"""The rules between the sections of a market file. Each error is one line: `key: rule (got value)`."""
 
 from __future__ import annotations
 
@@ -18,11 +15,11 @@ from tsa.config.tables import ConfigModel, Evaluation, Event, Features, HistoryC
 from tsa.times import DAY_SECONDS
 
 MARK = " is missing"
-"""How the names of the columns end that mark missing values of numerical features."""
+"""Ending of the names of missing-value indicators of numerical features."""
 
 
 class MarketTables(ConfigModel):
-    """All tables of a market, checked against each other."""
+    """All sections of a market, checked against each other."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     event: Event
@@ -41,16 +38,16 @@ class MarketTables(ConfigModel):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        found = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        found += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
-        if found:
-            raise ValueError("\n".join(found))
+        findings = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
+        findings += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
+        if findings:
+            raise ValueError("\n".join(findings))
         return self
 
     @field_validator("input")
     @classmethod
     def _usual(cls, value: Input | None) -> Input | None:
-        """What is said and is the default anyway means the same as nothing: it makes no other market."""
+        """A section that only repeats the defaults counts as absent, so that the market stays the same."""
         return None if value == Input() else value
 
     @property
@@ -60,7 +57,9 @@ class MarketTables(ConfigModel):
 
     @property
     def raw_columns(self) -> tuple[str, ...]:
-        """Columns that a clean table keeps under their own names, each once: id, keys, amount, features, segments."""
+        """Columns that a clean table has under their own names, without duplicates: id, keys, amount, features,
+        segments.
+        """
         amount = () if self.event.amount is None else (self.event.amount,)
         keys = (history.key_column for history in self.history if history.key_column is not None)
         return tuple(dict.fromkeys((self.event.id, *keys, *amount, *self.features.names, *self.evaluation.segments)))
@@ -93,20 +92,20 @@ def _twice(names: Sequence[str]) -> list[str]:
 def _name_findings(market: MarketTables) -> Iterator[str]:
     features, names = market.features, [history.name for history in market.history]
     if not names:
-        yield "history: at least one history is needed, but there is none"
+        yield "history: at least one history is needed (got none)"
     for history in market.history:
         if history.key_column is None and market.inline_history is None:
-            yield f"history.{history.name}.key: is required unless rows carry their own history (a [inline_history] table)"
+            yield f"history.{history.name}.key: is required unless rows carry their own history (an [inline_history] section)"
     for name in _twice(names):
-        yield f"history: names must be unique, but {name!r} stands twice"
+        yield f"history: names must be unique, but {name!r} occurs twice"
     for name in _twice([*features.names, *features.calendar]):
-        yield f"features: names must be unique over all kinds of features, but {name!r} stands twice"
+        yield f"features: names must be unique over all kinds of features, but {name!r} occurs twice"
     for feature in (*features.numerical, *features.engineered):
         if feature.name.endswith(MARK):
-            rule = f"must not end in {MARK!r}: the columns that mark missing values do (rename it in the log)"
+            rule = f"must not end in {MARK!r}, which is for missing-value indicators (rename it in the log)"
             yield f"features: {rule} (got {feature.name!r})"
     for name in _twice(market.evaluation.segments):
-        yield f"evaluation.segments: must be unique, but {name!r} stands twice"
+        yield f"evaluation.segments: must be unique, but {name!r} occurs twice"
     ignored = () if market.monitoring is None else market.monitoring.ignore
     for name in [name for name in ignored if name not in (*features.names, *features.calendar)]:
         yield f"monitoring.ignore: must be features (got {name!r})"
@@ -115,7 +114,7 @@ def _name_findings(market: MarketTables) -> Iterator[str]:
 
 
 def _role_findings(market: MarketTables) -> Iterator[str]:
-    """Columns that would leak the outcome, or that mean nothing as an input."""
+    """Columns that would leak the outcome, or are meaningless as an input."""
     event, label = market.event, market.label
     if event.amount in {feature.name for feature in market.features.categorical}:
         yield f"event.amount: must be a number, not a categorical feature (got {event.amount!r})"
@@ -131,13 +130,13 @@ def _role_findings(market: MarketTables) -> Iterator[str]:
         if column in outcome:
             yield f"{use}: must not be {outcome[column]} (the outcome would leak) (got {column!r})"
         if use == "features" and column == event.id:
-            yield f"features: must not be event.id (it names a payment, it says nothing of it) (got {column!r})"
+            yield f"features: must not be event.id (it identifies a payment and says nothing about it) (got {column!r})"
         if use[:5] != "event" and column == event.time:
             yield f"{use}: must not be event.time (use features.calendar for the time of day) (got {column!r})"
 
 
 def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
-    """What each column is used as; the outcome, which is no input, left out."""
+    """What each column is used for, except the outcome, which is not an input."""
     event = market.event
     uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
     uses += [(f"history.{history.name}.key", history.key_column) for history in market.history]
@@ -151,27 +150,27 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
         return
     if market.reading.missing != Input().missing:
         yield (
-            "input.missing: must not be given with a [inline_history] table, which has "
+            "input.missing: must not be given with an [inline_history] section, which has "
             "inline_history.missing (got both); leave one out"
         )
     if market.event.time_unit is None:
-        yield "event.time_unit: is required with a [inline_history] table: times in histories are numbers"
+        yield "event.time_unit: is required with an [inline_history] section: times in histories are numbers"
     if market.label.as_feature:
-        yield "label.as_feature: must be false with a [inline_history] table (histories do not tell outcomes) (got true)"
+        yield "label.as_feature: must be false with an [inline_history] section (histories contain no outcomes) (got true)"
     if not (features.categorical or features.numerical):
-        yield "features: histories tell of categorical or numerical features, but there are none"
+        yield "features: histories need categorical or numerical features (got none)"
     for name in sorted(set(wire.histories) - names):
         yield f"inline_history.histories: must be of the histories {sorted(names)} (got {name!r})"
     categorical = {feature.name for feature in features.categorical}
     for name in [name for name in wire.numeric_categorical if name not in categorical]:
         yield f"inline_history.numeric_categorical: must be categorical features (got {name!r})"
     for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
-        yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
+        yield f"inline_history.decimal_categorical: must be categorical features (got {name!r})"
     for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
-        yield f"wire.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
-    told = {*categorical, *(feature.name for feature in features.numerical)}
-    for name in [name for name in wire.batches or () if name not in told]:
-        yield f"wire.batches: must be categorical or numerical features (got {name!r})"
+        yield f"inline_history.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
+    in_histories = {*categorical, *(feature.name for feature in features.numerical)}
+    for name in [name for name in wire.batches or () if name not in in_histories]:
+        yield f"inline_history.batches: must be categorical or numerical features (got {name!r})"
     numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
     for name, default in wire.defaults.items():
         if name not in categorical | numbers | {market.event.id}:
@@ -182,12 +181,12 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
     for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
         yield f"inline_history.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
     for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
-        yield f"wire: each field must have a name of its own (patterns, exceptions), but {name!r} stands twice"
+        yield f"inline_history: field names must be unique (patterns, field_names), but {name!r} occurs twice"
     yield from _exception_findings(market, wire)
 
 
 def _exception_findings(market: MarketTables, wire: InlineHistory) -> Iterator[str]:
-    """Exceptions for something that histories do not have."""
+    """Exceptions for a name that histories do not have."""
     features = market.features
     known = {*(feature.name for feature in features.categorical), *(feature.name for feature in features.numerical)}
     known |= {f"{part}.{name}" for part in wire.blocks for name in (market.event.time, market.event.id)}
@@ -197,12 +196,12 @@ def _exception_findings(market: MarketTables, wire: InlineHistory) -> Iterator[s
     }
     for place, exceptions in tables.items():
         for name in sorted(set(exceptions) - known):
-            rule = "must be of a categorical or numerical feature, or of PART.TIME or PART.ID"
+            rule = "must be a categorical or numerical feature, or PART.TIME or PART.ID"
             yield f"{place}.field_names: {rule} (got {name!r})"
 
 
 def _history_fields(market: MarketTables) -> Iterator[str]:
-    """Every field of a wire row that tells of earlier payments; the parts that have no feature left out."""
+    """Every field of a wire row that contains earlier payments. Parts without features are left out."""
     wire, features = market.inline_history, market.features
     assert wire is not None
     for history in market.history:
@@ -228,16 +227,16 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
         return
     excluded = [("features.exclude", rule.column) for rule in features.exclude]
     forbidden = {name.strip().casefold() for name in privacy.forbidden}
-    told = [] if market.inline_history is None else [("inline_history", field) for field in _history_fields(market)]
+    in_rows = [] if market.inline_history is None else [("inline_history", field) for field in _history_fields(market)]
     outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
-    for use, column in [*_uses(market), *excluded, *outcome, *told]:
+    for use, column in [*_uses(market), *excluded, *outcome, *in_rows]:
         # customer.gender and gender.code are gender too
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden (got {column!r})"
     keys = {history.key_column for history in market.history if history.key_column is not None}
-    veiled = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
-    veiled -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
-    for name in [name for name in privacy.pseudonymise if name not in veiled]:
+    allowed = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
+    allowed -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
+    for name in [name for name in privacy.pseudonymise if name not in allowed]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments (got {name!r})"
 
 

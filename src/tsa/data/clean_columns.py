@@ -1,4 +1,4 @@
-"""Names of the columns that a clean log has beside the market's."""
+"""Names of the columns that a clean log has in addition to the market's."""
 
 from __future__ import annotations
 

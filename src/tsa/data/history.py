@@ -1,10 +1,8 @@
-"""Histories as slices: which earlier events an event sees, how old they are, and which of their outcomes were known by then.
+"""Histories as slices: the earlier events that an event sees, their ages, and their outcomes as known at that time.
 
-A log of n events is stored once, in (time, id) order. For each history key `order` lists the events key by key, each key's
-events in time order; `position` says where an event stands in `order`, `start` where its key's block begins. The history of
-event i is then the slice `order[max(start[i], position[i] - L + 1) : position[i] + 1]`, whose last event is i itself.
-
-This file knows arrays only: no columns, no markets, no files.
+A log of n events is stored once, in (time, id) order. For each history key, `order` lists the events key by key in
+time order; `position` is the index of an event in `order`, `start` the index where its key's block begins. The
+history of event i is `order[max(start[i], position[i] - L + 1) : position[i] + 1]`; its last event is i itself.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from tsa.data.augmentation import HistoryAugmentation
 
 PADDING, UNKNOWN_OUTCOME, GENUINE, FRAUD = 0, 1, 2, 3
-"""What is known of an event's outcome, as seen from a later event; PADDING where there is no event."""
+"""The outcome of an event as known at a later event; PADDING where there is no event."""
 
 N_OUTCOMES = 4
 
@@ -28,15 +26,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class HistoryIndex:
-    """Where each of n events stands in a history. All arrays are of integers."""
+    """The positions of n events in a history. All arrays are integers."""
 
     order: Array
-    """(m,) rows of events, history after history. Of a log m is n; where rows carry their own history, an earlier event
-    stands in it once for each row that tells of it."""
+    """(m,) rows of events, history after history. For a log m is n. If rows carry their own history, an earlier event
+    occurs once for each row that contains it."""
     position: Array
-    """(n,) where an event stands in `order`."""
+    """(n,) index of each event in `order`."""
     start: Array
-    """(n,) where in `order` that begins which it may see."""
+    """(n,) index in `order` of the first event that it may see."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,16 +48,16 @@ class EventArrays:
     time_seconds: Array
     """(n,) float64, seconds since 1970."""
     label: Array
-    """(n,) int8: 1 fraud, 0 genuine, -1 not known."""
+    """(n,) int8: 1 fraud, 0 genuine, -1 unknown."""
     known_at_seconds: Array
     """(n,) float64: when the label becomes known; +inf for never."""
     age_cap_seconds: float = math.inf
-    """An event is never shown as older than this."""
+    """Ages are capped at this."""
 
 
 @dataclass(frozen=True)
 class HistoryArrays:
-    """The histories of B events, padded on the left to L; the current event stands last."""
+    """The histories of B events, padded on the left to L. The last event is the current one."""
 
     categorical: Array
     """(B, L, C) int32; 0 at padding."""
@@ -68,7 +66,7 @@ class HistoryArrays:
     age_seconds: Array
     """(B, L) float32: current event's time minus this event's time; 0 at padding."""
     padding: Array
-    """(B, L) bool: True where there is no event, or none is shown."""
+    """(B, L) bool: True where there is no event, or it is hidden."""
     outcome: Array
     """(B, L) int8: PADDING, NOT_KNOWN, GENUINE or FRAUD as of the current event."""
 
@@ -76,7 +74,8 @@ class HistoryArrays:
 def index_histories(key: Array) -> HistoryIndex:
     """Index n events, given in time order, by their key.
 
-    key: (n,) integer codes; a negative code is a null key: such an event has no history and stands in a block of its own.
+    Args:
+        key: (n,) integer codes. A negative code is a null key: the event has no history and a separate block.
     """
     n = len(key)
     null = key < 0
@@ -91,15 +90,15 @@ def index_histories(key: Array) -> HistoryIndex:
 
 
 def within_retention(time_seconds: Array, now_seconds: Array, retention_seconds: float) -> NDArray[np.bool_]:
-    """(e,) whether events may still be seen at `now_seconds` (e,): not when they are older than the retention limit."""
+    """(e,) whether events may be seen at `now_seconds` (e,), that is, are not older than the retention limit."""
     kept: NDArray[np.bool_] = time_seconds >= now_seconds - retention_seconds
     return kept
 
 
 def apply_retention(index: HistoryIndex, time_seconds: Array, retention_seconds: float) -> HistoryIndex:
-    """The index of a log of n events in time order, without what is older than the limit seen from each event."""
+    """The index of a log of n events in time order, without events older than the limit seen from each event."""
     n = len(time_seconds)
-    # rows are in time order, so the limit is a row: places of `order` are searched by (block, row), exact integers
+    # rows are in time order, so the limit is a row: search `order` by (block, row), as exact integers
     oldest = np.searchsorted(time_seconds, time_seconds - retention_seconds)
     block = index.start[index.order]
     place = np.searchsorted(block * (n + 1) + index.order, index.start * (n + 1) + oldest)
@@ -107,16 +106,16 @@ def apply_retention(index: HistoryIndex, time_seconds: Array, retention_seconds:
 
 
 def known_too_late(label: Array, known_at_seconds: Array, begins_seconds: float) -> NDArray[np.bool_]:
-    """(e,) whether an outcome becomes known only after `begins_seconds`, when a model that is tested from then on stands.
+    """(e,) whether an outcome becomes known only after `begins_seconds`, the start of the test range.
 
-    One without a time of its own (+inf) is not among them: often frauds alone have one.
+    Outcomes without a time (+inf) do not count: often only frauds have one.
     """
     late: NDArray[np.bool_] = (label >= 0) & np.isfinite(known_at_seconds) & (known_at_seconds > begins_seconds)
     return late
 
 
 def history_lengths(index: HistoryIndex, rows: Array, length: int) -> Array:
-    """(B,) how many events the histories of `rows` hold, the current one included, at most `length`."""
+    """(B,) the number of events in the histories of `rows`, the current one included, at most `length`."""
     held: Array = np.minimum(index.position[rows] - index.start[rows] + 1, length)
     return held
 
@@ -132,8 +131,9 @@ def gather(
 ) -> HistoryArrays:
     """Gather the histories of the events `rows` (B,), at most `length` events each, the current one included.
 
-    With `trim`, L is the longest history of the batch instead of `length`: the same result for less work.
-    variation: for training alone, how the B payments see otherwise what was; events that are not shown leave gaps of padding.
+    Args:
+        trim: L is the longest history of the batch instead of `length`: the same result for less work.
+        variation: In training only, the augmentation of the B payments. Hidden events leave padding between others.
     """
     rows = np.asarray(rows)
     held = history_lengths(index, rows, length)
@@ -153,7 +153,9 @@ def gather(
 def _read(
     events: EventArrays, event: Array, padding: Array, now: Array, delay_factor: Array | None = None
 ) -> HistoryArrays:
-    """Read the values of `event` (B, L) as seen at `now` (B, 1). Padding points at the current event and is zeroed here."""
+    """Read the values of `event` (B, L) as seen at `now` (B, 1). Padding refers to the current event and is zeroed
+    here.
+    """
     shown = ~padding
     categorical = np.take(events.categorical, event, axis=0)
     numerical = np.take(events.numerical, event, axis=0)
@@ -162,7 +164,7 @@ def _read(
     happened, known_at = np.take(events.time_seconds, event), np.take(events.known_at_seconds, event)
     since = now - happened
     age = np.minimum(since, events.age_cap_seconds).astype(np.float32)
-    # differences of times are exact: a factor of 1 shows what none does
+    # differences of times are exact, so a factor of 1 changes nothing
     known = known_at <= now if delay_factor is None else delay_factor * (known_at - happened) <= since
     outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(UNKNOWN_OUTCOME))
     # A delay of zero would let the current event see its own label.

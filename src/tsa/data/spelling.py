@@ -1,8 +1,7 @@
-"""How one value is spelled, whatever format it comes from: the rules that logs and single payments share.
+"""The rules for normalising a value's text, shared by logs and single payments, whatever format it comes from.
 
-A text is missing when it is blank or one of the market's `[input] missing`; `True` is `true`; `27.0` is `27`; `007`, `1e3` and
-`1.50` stay as they are. Plain constants, patterns and one small class: `columns` turns them into Polars expressions for
-whole columns, `values` applies them to single values.
+A text is missing if it is blank or listed in `[input] missing`. `True` becomes `true` and `27.0` becomes `27`;
+`007`, `1e3` and `1.50` do not change. `columns` applies the rules to columns, `values` to single values.
 """
 
 from __future__ import annotations
@@ -16,30 +15,34 @@ from tsa.config.market import Market
 from tsa.config.tables import FALSE, TRUE
 
 EARLIEST_SECONDS = 631_152_000.0  # 1990-01-01
-MAX_EXACT = 2.0**53  # whole floats beyond are not exact
+MAX_EXACT = 2.0**53  # beyond this, integers are not exact as floats
 UNIT_SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-"""What Polars strips from texts; Python's own `strip` takes four more."""
+"""The characters that Polars strips; Python's `strip` removes four more."""
 
 WHOLE = r"-?(?:0|[1-9][0-9]*)\.0+|-0"
-"""Whole numbers with a fraction of nothing, as floats are written; no leading zeros, which numbers do not have."""
+"""Integers with a zero fraction, as floats are written, without leading zeros."""
 SHORTENED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$|^-?[0-9]\.[0-9]+[eE][0-9]+$"
-"""Numbers of which spreadsheets and float columns have dropped digits: no two ids are the same for that reason alone."""
+"""Numbers from which a spreadsheet or float column has dropped digits: different ids may look the same."""
 EXACT_BITS = {16: 2.0**11, 32: 2.0**24, 64: MAX_EXACT}
-"""From here on, by the bits of a float, whole numbers run together."""
+"""By bits of a float: the number from which integers are no longer exact."""
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """The texts of one market that mean "no value". exact: all others are taken as they stand, as another system wrote them."""
+    """The texts of a market that mean "no value". exact: all other texts are used unchanged, as another system wrote
+    them.
+    """
 
     missing: frozenset[str]
     exact: bool = False
 
     @classmethod
     def of(cls, market: Market) -> Spelling:
-        """Of a market of logs what its `[input]` says; rows that carry their own history are spelled already."""
+        """The spelling of a market: of logs as `[input]` says; rows that carry their own history are normalised
+        already.
+        """
         return (
             cls(frozenset(), exact=True)
             if market.inline_history is not None
@@ -53,11 +56,11 @@ class Spelling:
 
     @cached_property
     def odd_pattern(self) -> str:
-        """A regular expression of all texts that are spelled in another way than they stand."""
+        """A regular expression of all texts that normalising changes."""
         return rf"{self.missing_pattern}|^(?:{'|'.join((*TRUE, *FALSE))})$|^(?:{WHOLE})$"
 
     def of_text(self, text: str) -> str | None:
-        """The one spelling of a text; None where it means "no value"."""
+        """The normal form of a text; None if it means "no value"."""
         if self.exact:
             return text or None
         stripped = text.strip(BLANKS)
@@ -84,6 +87,6 @@ def plain_digits(text: str) -> str:
 
 
 def spelled_whole(text: str) -> str:
-    """`-27.00` is `-27`, and there is one zero."""
+    """`-27.00` becomes `-27`, and `-0` becomes `0`."""
     whole = text.partition(".")[0]
     return "0" if whole == "-0" else whole

@@ -1,7 +1,4 @@
-"""One value at a time, as JSON or Python has it: what `columns` does to whole columns, by the same rules.
-
-It knows values and how they are spelled. It does not know markets, encoders or rows.
-"""
+"""Parse and normalise single values from JSON or Python, by the rules that `columns` applies to columns."""
 
 from __future__ import annotations
 
@@ -20,14 +17,14 @@ from tsa.times import as_moment, to_seconds
 
 _SHORTENED = re.compile(SHORTENED)
 _TRUTH = {**dict.fromkeys(TRUE, 1.0), **dict.fromkeys(FALSE, 0.0)}
-# no two repetitions beside each other that take the same characters: time grows with the text's length, not its square
+# no adjacent repetitions of the same characters: time is linear in the text's length, not quadratic
 _NUMBER = re.compile(r"[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
 class RuleViolation:
-    """A rule that a payment breaks: `expectation` says what was expected of `field`, `value` what stood there, shortened."""
+    """A rule that a payment breaks: `expectation` says what `field` must be, `value` is the value there, shortened."""
 
     rule: str
     field: str
@@ -39,7 +36,7 @@ class RuleViolation:
 
 
 class RuleViolationError(Exception):
-    """Carries a RuleViolation to where it is noted."""
+    """Carries a RuleViolation to the code that records it."""
 
     def __init__(self, rule: str, field: str, text: str, value: object) -> None:
         self.problem = RuleViolation(rule, field, text, truncate_repr(value))
@@ -47,7 +44,7 @@ class RuleViolationError(Exception):
 
 
 def normalise_text(value: object, name: str, spelling: Spelling) -> str | None:
-    """As `columns.expectation`: None where there is no value. Raises RuleViolationError for what has no spelling."""
+    """As `columns.text`: None if there is no value. Raises RuleViolationError for a value that has no text form."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -65,7 +62,7 @@ def normalise_text(value: object, name: str, spelling: Spelling) -> str | None:
 
 
 def key_of(value: object, name: str, spelling: Spelling) -> str | None:
-    """As `normalise_text`, for keys and ids: a number that may stand for several breaks a rule, as in `columns.inexact`."""
+    """As `normalise_text`, for keys and ids. An ambiguous number breaks a rule, as in `columns.inexact`."""
     large = isinstance(value, float) and abs(value) >= MAX_EXACT
     if large or (isinstance(value, str) and not spelling.exact and _SHORTENED.fullmatch(value)):
         raise RuleViolationError(
@@ -111,9 +108,10 @@ def _float(value: int | float | Decimal) -> float:
 
 
 def parse_epoch_seconds(value: object, name: str, unit: str | None, spelling: Spelling) -> float | None:
-    """Epoch seconds of a time as `columns.seconds` reads it: a number of `unit`, or ISO spelling; None where missing.
+    """Epoch seconds of a time, as `columns.seconds` reads it: a number of `unit`, or ISO 8601; None if missing.
 
-    Raises RuleViolationError for what is neither.
+    Raises:
+        RuleViolationError: If it is neither.
     """
     if value is None or (isinstance(value, str) and spelling.of_text(value.strip(BLANKS)) is None):
         return None
@@ -132,7 +130,7 @@ def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
         number = None
     if number is None or isinstance(value, bool):
         raise RuleViolationError("bad_time", name, f"must be a number of {unit}", value)
-    if unit == "ns":  # as floats, nanoseconds of our days would lose their last digits
+    if unit == "ns":  # as floats, present-day nanoseconds would lose their last digits
         text = value.strip(BLANKS) if isinstance(value, str) else ""
         whole = int(text) if _WHOLE.fullmatch(text) else value
         if isinstance(whole, int) and abs(whole) < 2**63:

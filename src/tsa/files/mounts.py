@@ -1,4 +1,4 @@
-"""Folders that cannot be renamed: mounts, and those in a folder that may not be written. Their content is replaced instead."""
+"""Replace the content of folders that cannot be renamed: mount points, and folders whose parent is not writable."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tsa.files.platform_files import is_marker
 
 TABLE = Path("/proc/self/mountinfo")
 POINT = 4
-"""Which word of a line of the table is the folder or file that something is mounted on."""
+"""Index of the mount point among the words of a line of the mount table."""
 
 
 def cannot_move(path: Path) -> bool:
-    """Whether another folder cannot be renamed to the place of the folder `path`."""
+    """Whether no folder can be renamed to the path of the folder `path`."""
     return path.is_dir() and (is_mount(path) or not os.access(path.absolute().parent, os.W_OK | os.X_OK))
 
 
 def is_mount(path: Path) -> bool:
-    """Whether something is mounted at `path`, be it a folder of the same file system (a bind mount), which Python does not see."""
+    """Whether `path` is a mount point, also for a bind mount within one file system, which Python does not detect."""
     if os.path.ismount(path):
         return True
     try:
@@ -28,15 +28,15 @@ def is_mount(path: Path) -> bool:
     except OSError:
         return False
     # spaces and the like are written as three octal digits
-    points = {re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[POINT]) for line in lines}
+    points = {re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.split(" ")[POINT]) for line in lines}
     return os.path.realpath(path) in points
 
 
 def replace_content(out: Path, new: Path, marker: str) -> None:
-    """Put what is in the folder `new`, which lies on the same file system, in the place of what is in the folder `out`.
+    """Replace the content of the folder `out` by that of the folder `new`, which is on the same file system.
 
-    Each file is replaced at once, all of them are not: `marker` is taken away first and put there last, so that whoever
-    looks at the folder meanwhile finds nothing rather than a mixture.
+    Each file is replaced atomically, but not all of them together. So `marker` is removed first and written last: a
+    reader finds an incomplete folder and never a mixture.
     """
     (out / marker).unlink(missing_ok=True)
     names = {path.name for path in new.iterdir()}

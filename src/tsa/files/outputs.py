@@ -1,7 +1,6 @@
-"""Where a command may write: never over, into or around what it reads, and never twice to one place.
+"""Check where a command may write: never over, into or around its inputs, and never twice to one place.
 
-A place is told by what the file system says of it (device and number of the file), so that links, relative paths, hard
-links and another case of the letters make no difference. It writes nothing itself; `tsa.files.writing` does.
+Paths are compared by device and inode, so links, relative paths, hard links and letter case make no difference.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from tsa.files.platform_files import is_marker
 from tsa.text import brief
 
 OPENED = ("/dev/std", "/dev/fd/", "/proc/")
-"""Where a process finds its own open files by name."""
+"""Folders with a process's own open files."""
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How a URL begins, or the path that was made of it. A single letter is a drive."""
 
 MAX_INSIDE = 100_000
-"""So many files of a folder are looked at for hard links."""
+"""Most files of a folder that are checked for hard links."""
 
 MAX_NAMED = 5
-"""So many files that are in the way are named."""
+"""Most conflicting files that a message names."""
 
 UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
-"""What opening and unpacking a file of unknown content raises."""
+"""Errors raised by opening and unpacking a file of unknown content."""
 
 StoredResult = str | Path | None
 
@@ -44,9 +43,9 @@ class _Output:
     option: str
     path: Path
     place: Path
-    """Links followed, as far as it exists."""
+    """With links resolved, as far as the path exists."""
     is_replaced: bool
-    """A folder that a new one takes the place of, with all that is in it."""
+    """A folder that will be replaced with all its content."""
 
 
 def check_outputs(
@@ -56,34 +55,39 @@ def check_outputs(
     into: Mapping[str, StoredResult] | None = None,
     replaced: Mapping[str, StoredResult] | None = None,
 ) -> None:
-    """Refuse outputs that would touch an input or each other, before anything is written.
+    """Refuse outputs that would touch an input or each other, before anything is written. None means not given.
 
-    inputs: files, folders, globs; URLs are left aside. files, into, replaced: by option, the files that are written, the
-    folders that files are written into, and the folders that are replaced whole. None stands for what is not given.
-    Raises ConfigError naming the option and the input.
+    Args:
+        inputs: Files, folders, globs; URLs are ignored.
+        files: By option, files to write.
+        into: By option, folders to write files into.
+        replaced: By option, folders that are replaced completely.
+
+    Raises:
+        ConfigError: Names the option and the input.
     """
     wanted = [*_outputs(files, False), *_outputs(into, False), *_outputs(replaced, True)]
-    found = list(_inputs(inputs))
+    input_paths = list(_inputs(inputs))
     for output in wanted:
-        for path in found:
+        for path in input_paths:
             _check_input(output, path)
     for one, other in itertools.combinations(wanted, 2):
         _check_pair(one, other)
 
 
 def check_folder(out: Path, what: str, marker: str, is_own: Callable[[str], bool] | None = None) -> None:
-    """Refuse a folder to write into that holds other things, which would be lost or mixed up with what is written.
+    """Refuse an output folder with other content, which would be lost or mixed up with the output.
 
-    Files that platforms put there do not count.
+    Files of platforms do not count.
 
     Args:
         out: The folder, which need not exist.
-        what: What it may hold already, for the message: `a run`.
-        marker: The file that says that it holds that.
-        is_own: Whether a file of this name belongs to it, where the marker is missing.
+        what: What it may contain already, for the message: `a run`.
+        marker: The file that shows that it contains that.
+        is_own: Whether a file of this name belongs to it, if the marker is missing.
 
     Raises:
-        ConfigError: For a file, and for a folder with other things in it.
+        ConfigError: For a file, and for a folder with other content.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} must be a folder or not exist (it is a file); choose another place")
@@ -92,19 +96,19 @@ def check_folder(out: Path, what: str, marker: str, is_own: Callable[[str], bool
     names = [path.name for path in out.iterdir() if not is_marker(path.name)]
     if others := sorted(name for name in names if is_own is None or not is_own(name)):
         listed = ", ".join(others[:MAX_NAMED])
-        raise ConfigError(f"{out} must be empty or hold {what} (it holds {listed}); choose another folder")
+        raise ConfigError(f"{out} must be empty or contain {what} (it contains {listed}); choose another folder")
 
 
 def check_file(out: Path, what: str, is_one: Callable[[Path], object]) -> None:
-    """Refuse a file to replace that is something else.
+    """Refuse to replace a file of another kind.
 
     Args:
         out: The file, which need not exist.
         what: What may be replaced, for the message: `a bundle`.
-        is_one: Returns whether the file is that, or raises one of `UNREADABLE`.
+        is_one: Returns whether the file is of that kind, or raises one of `UNREADABLE`.
 
     Raises:
-        ConfigError: For anything else that is there.
+        ConfigError: If anything else exists there.
     """
     if not out.exists():
         return
@@ -117,7 +121,7 @@ def check_file(out: Path, what: str, is_one: Callable[[Path], object]) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether bytes are written into what stands there, and nothing takes its place: devices, pipes, open files."""
+    """Whether bytes are written into the existing path and it is not replaced: devices, pipes, open files."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -151,15 +155,15 @@ def _check_input(output: _Output, path: Path) -> None:
         return
     advice = "write to another place"
     if _identity(output.place) == own:
-        raise ConfigError(f"{output.option} must not be what is read (got {output.path}, which is {path}): {advice}")
+        raise ConfigError(f"{output.option} must not be an input (got {output.path}, which is {path}): {advice}")
     if path.is_dir():
         if own in _above(output.place):
-            raise ConfigError(f"{output.option} must not lie in a folder that is read (got {output.path}): {advice}")
+            raise ConfigError(f"{output.option} must not be inside an input folder (got {output.path}): {advice}")
         inside = list(itertools.islice(_within(path), MAX_INSIDE))
         if _identity(output.place) in inside:
             raise ConfigError(f"{output.option} must not be a file of {path} (got {output.path}): {advice}")
     if output.is_replaced and _identity(output.place) in _above(Path(os.path.realpath(path))):
-        raise ConfigError(f"{output.option} must not be a folder that holds {path} (got {output.path}): {advice}")
+        raise ConfigError(f"{output.option} must not be a folder that contains {path} (got {output.path}): {advice}")
 
 
 def _within(folder: Path) -> Iterator[tuple[int, int] | None]:
@@ -171,22 +175,22 @@ def _check_pair(one: _Output, other: _Output) -> None:
     same = _identity(one.place)
     spelled = str(one.place).casefold() == str(other.place).casefold()
     if spelled or (same is not None and same == _identity(other.place)):
-        raise ConfigError(f"{one.option} and {other.option} must be two places (got {one.path} and {other.path})")
+        raise ConfigError(f"{one.option} and {other.option} must be different paths (got {one.path} and {other.path})")
     for outer, inner in ((one, other), (other, one)):
         if outer.is_replaced and outer.place in inner.place.parents:
-            rule = f"must not lie in the folder of {outer.option}, which is written anew"
+            rule = f"must not be inside the folder of {outer.option}, which is replaced"
             raise ConfigError(f"{inner.option} {rule} (got {inner.path})")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of the file that stands there, links followed; None where there is nothing."""
+    """Device and inode of the file at a path, links resolved; None if there is none."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _above(path: Path) -> list[tuple[int, int]]:
-    """The folders that a place lies in."""
+    """The parent folders of a path."""
     return [own for folder in path.parents if (own := _identity(folder)) is not None]

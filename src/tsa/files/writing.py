@@ -1,7 +1,7 @@
-"""Files and folders that are written whole or not at all, and .npy files written piece by piece.
+"""Write files and folders atomically, and .npy files piece by piece.
 
-Everything is made aside, in the same folder as its target, and moved there at the end; a process that is killed leaves
-the target as it was, and at most a hidden folder beside it. This file knows nothing of what it writes.
+Everything is written to a temporary name in the target's folder and renamed at the end. If the process is killed,
+the target is unchanged and at most a hidden temporary file or folder remains.
 """
 
 from __future__ import annotations
@@ -29,50 +29,57 @@ from tsa.system_errors import naming
 from tsa.text import brief, truncate_repr
 
 PRIVATE = 0o600
-"""Of a file that holds payments, or weights that were learned from them: its owner may read and write it, nobody else."""
+"""Mode of a file with payments, or weights learned from them: only its owner may read and write it."""
 
 
 @contextmanager
 def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
-    """Yield a path to write to, which takes the place of `path` when the block ends without an error.
+    """Yield a path to write to. The file replaces `path` when the block ends without an error.
 
-    A link stays: what it points at is replaced. Into a device, a pipe or an open file of the process, such as /dev/null or
-    /dev/stdout, the bytes are written. Raises ConfigError for a folder, a block device, a socket, and a
-    mount, which cannot be replaced. private: only its owner may read the file.
+    A link is kept and its target replaced. Into a device, a pipe or an open file of the process, such as /dev/null
+    or /dev/stdout, the bytes are written.
+
+    Args:
+        private: Only the owner may read the file.
+
+    Raises:
+        ConfigError: For a folder, a block device, a socket, or a mount point, which cannot be replaced.
     """
     if is_stream(path):
-        with _poured_into(path) as aside:
-            yield aside
+        with _poured_into(path) as temporary:
+            yield temporary
         return
     path = _followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _temporary_path(path)
+    temporary = _temporary_path(path)
     try:
         with naming(path):
             if private:
-                aside.touch(PRIVATE)
-            yield aside
+                temporary.touch(PRIVATE)
+            yield temporary
             if private:
-                aside.chmod(PRIVATE)
-            _replace(aside, path)
+                temporary.chmod(PRIVATE)
+            _replace(temporary, path)
     finally:
-        with suppress(OSError):  # why the block failed is what is to be said
-            aside.unlink(missing_ok=True)
+        with suppress(OSError):  # do not hide why the block failed
+            temporary.unlink(missing_ok=True)
 
 
-def _replace(aside: Path, path: Path) -> None:
+def _replace(temporary: Path, path: Path) -> None:
     try:
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except OSError as error:
         if error.errno == errno.EBUSY or is_mount(path):
-            raise ConfigError(f"{path} must not be a mount: mount the folder that it is in, and write there") from None
+            raise ConfigError(f"{path} must not be a mount point: mount its folder instead, and write there") from None
         raise
 
 
 def need_suffix(name: str, path: Path, *suffixes: str) -> None:
-    """Raise ConfigError, naming the option, unless the file ends in one of the suffixes: nothing is guessed from others.
+    """Check that a file name has one of the suffixes; the format is not guessed from others. Devices and pipes are
+    exempt.
 
-    Devices and pipes are named as the system has it.
+    Raises:
+        ConfigError: Names the option.
     """
     if path.suffix not in suffixes and not is_stream(path):
         raise ConfigError(f"{name} must end in {' or '.join(suffixes)} (got {path.name}); choose one of these endings")
@@ -80,29 +87,31 @@ def need_suffix(name: str, path: Path, *suffixes: str) -> None:
 
 @contextmanager
 def _poured_into(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, whose bytes go into what stands at `path` when the block ends without an error."""
+    """Yield a path to write to. Its bytes are copied into the device or pipe `path` when the block ends without an
+    error.
+    """
     with tempfile.TemporaryDirectory(prefix="tsa-out-") as folder:
-        aside = Path(folder) / path.name
-        yield aside
-        with aside.open("rb") as made, path.open("wb", buffering=0) as stream:
+        temporary = Path(folder) / path.name
+        yield temporary
+        with temporary.open("rb") as made, path.open("wb", buffering=0) as stream:
             shutil.copyfileobj(made, stream)
 
 
 def _followed(path: Path) -> Path:
-    """Where a file is to be written: a link's target, be it there or not. ConfigError for what is no file."""
+    """The file to write to: the target of a link, existing or not. Raises ConfigError if it is not a file."""
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path} must be a file or not exist (it is a folder, a block device or a socket)")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with atomic_file(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    """Write a text file atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all. Floats are kept exactly; NaN and infinity are refused with ValueError."""
+    """Write JSON atomically. Floats are exact; NaN and infinity raise ValueError."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -110,7 +119,7 @@ def read_json(path: Path, refuse: type[TSAError]) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        refuse: Naming the file, where it cannot be read, is not JSON, or holds something else than an object.
+        refuse: Names the file, if it cannot be read, is not JSON, or is not an object.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -131,30 +140,35 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def atomic_folder(out: Path, marker: str, *, private: bool = False) -> Iterator[Path]:
-    """Yield an empty folder that becomes `out` when the block ends without an error, and is removed otherwise.
+    """Yield an empty folder. It becomes `out` when the block ends without an error, and is removed otherwise.
 
-    A folder that stands at `out` is replaced if it is empty or holds the file `marker`, which says that it was made
-    this way; files that platforms put there do not count. Where it cannot be renamed (a mount), its content is replaced
-    file by file, `marker` last. private: only their owner may read the files. Raises ConfigError, before anything is
-    written, for anything else that stands there.
+    An existing folder `out` is replaced if it is empty or contains the file `marker`, which shows that it was made
+    this way; platform files do not count. If it cannot be renamed (a mount point), its content is replaced file by
+    file, `marker` last.
+
+    Args:
+        private: Only the owner may read the files.
+
+    Raises:
+        ConfigError: For anything else at `out`, before anything is written.
     """
     _check_replaceable(out, marker)
     out.parent.mkdir(parents=True, exist_ok=True)
     stays = cannot_move(out)
-    aside = _temporary_path(out / out.name if stays else out)
-    aside.mkdir(0o700 if private else 0o777)
+    temporary = _temporary_path(out / out.name if stays else out)
+    temporary.mkdir(0o700 if private else 0o777)
     try:
         with naming(out):
-            yield aside
-            _check_replaceable(out, marker)  # again: this may be hours later
+            yield temporary
+            _check_replaceable(out, marker)  # check again: hours may have passed
             if private:
-                _keep_private(aside)
+                _keep_private(temporary)
             if stays:
-                replace_content(out, aside, marker)
+                replace_content(out, temporary, marker)
             else:
-                _move(aside, out)
+                _move(temporary, out)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _keep_private(folder: Path) -> None:
@@ -169,12 +183,12 @@ def _temporary_path(path: Path) -> Path:
 
 def _check_replaceable(out: Path, marker: str) -> None:
     if out.is_symlink():
-        raise ConfigError(f"{out} must be a folder or not exist (it is a link); name what it points at")
+        raise ConfigError(f"{out} must be a folder or not exist (it is a link); give the link's target instead")
     check_folder(out, f"a {marker} to be replaced", marker)
 
 
 def _move(folder: Path, out: Path) -> None:
-    """Put `folder` in the place of `out`. A folder with files cannot be renamed over: the old one steps aside first."""
+    """Rename `folder` to `out`. A folder with files cannot be renamed over, so the old one is moved away first."""
     if not out.exists():
         os.replace(folder, out)
         return
@@ -189,7 +203,7 @@ def _move(folder: Path, out: Path) -> None:
 
 
 class ArrayWriter:
-    """Writes an .npy file of a known shape in pieces, hashing on the way: bounded memory and no second reading."""
+    """Writes an .npy file of a known shape in pieces and hashes it while writing: bounded memory, no second read."""
 
     def __init__(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
         self.path, self.dtype, self.shape = path, np.dtype(dtype).newbyteorder("<"), shape
@@ -211,12 +225,12 @@ class ArrayWriter:
             raise ValueError(f"{self.path.name} must get {self.shape[0]} rows (got {self._rows})")
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write bytes. Not for callers: `append` takes arrays."""
+        """Write bytes. For internal use: callers use `append`."""
         self._file.write(data)
         self._hash.update(data)
 
     def append(self, piece: NDArray[Any]) -> None:
-        """Append rows (m, ...) whose further axes are those of the shape."""
+        """Append rows (m, ...). Their other axes are those of the shape."""
         if piece.shape[1:] != self.shape[1:]:
             raise ValueError(f"{self.path.name} takes rows of shape {self.shape[1:]} (got {piece.shape[1:]})")
         self._rows += len(piece)
@@ -225,7 +239,7 @@ class ArrayWriter:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What a manifest says of the file, once it is closed."""
+        """The manifest's entry for the file, once it is closed."""
         return {
             "bytes": self.path.stat().st_size,
             "sha256": self._hash.hexdigest(),
@@ -235,5 +249,5 @@ class ArrayWriter:
 
 
 def file_entry(path: Path) -> dict[str, Any]:
-    """What a manifest says of a file that is no array."""
+    """The manifest's entry for a file that is not an array."""
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -1,7 +1,7 @@
-"""The legacy system's files of a trained model: read into plain values and maps, and where asked for written.
+"""Read the legacy system's files of a trained model into plain values and maps, and write its calibration files.
 
-Weights, tables as JSON, `percentile_score.pkl` and `bspline_parameters.json`. It knows the files' forms; not how they fit
-together, which is `tsa.legacy.importer`'s.
+Weights, JSON tables, `percentile_score.pkl` and `bspline_parameters.json`. How they fit together is checked in
+`tsa.legacy.importer`.
 """
 
 from __future__ import annotations
@@ -27,43 +27,50 @@ from tsa.legacy.safe_pickle import read_pickle, write_pickle
 
 PERCENTILES, BSPLINE = "percentile_score.pkl", "bspline_parameters.json"
 CHECKPOINT = ("model", "model_state_dict", "state_dict")
-"""Where a training checkpoint holds the state dict."""
+"""Keys of the state dict in a training checkpoint."""
 MAX_TIMES, FREE_BYTES, MAX_PICKLE = 4, 64 * 2**20, 8 * 2**20
-"""Weights may take so many times their file's size, or so many bytes; and what describes them."""
+"""Most memory of weights, as a multiple of the file size or in bytes; and most bytes of their description."""
 BY_NUMBER = b"\nbytearray\n"
-"""How a pickle asks for the one type that torch lets it make of any size from a number."""
+"""The name in a pickle of the one type that torch allocates in any size, given a number."""
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """A JSON object. ArtefactError."""
+    """The JSON object in a file. Raises ArtefactError."""
     return read_json(path, ArtefactError)
 
 
 def read_percentiles(path: Path, notes: list[str] | None = None) -> PercentileMap:
-    """The percentile map in a `percentile_score.pkl`: a list of pairs [score quantile at p, p]. ArtefactError.
+    """The percentile map in a `percentile_score.pkl`: a list of pairs [score quantile at p, p].
 
-    Scores that fall by rounding are lifted to the one before; `notes` then gets a sentence that says so.
+    Scores that decrease because of rounding are raised to the one before; `notes` then gets a sentence on it.
+
+    Raises:
+        ArtefactError: If the file holds anything else.
     """
     pairs = read_pickle(path)
     try:
-        found = PercentileMap.from_legacy(pairs)
-        _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], found.scores)
-        return found
+        percentiles = PercentileMap.from_legacy(pairs)
+        _note_lifted(notes, path, "scores", [pair[0] for pair in pairs], percentiles.scores)
+        return percentiles
     except (CalibrationError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path.name} must hold ascending pairs [score, percentile] (got {error})") from None
 
 
 def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
-    """The probability map in a `bspline_parameters.json`. ArtefactError.
+    """The probability map in a `bspline_parameters.json`.
 
-    Knots and coefficients that fall by rounding are lifted to the one before; `notes` then gets a sentence that says so.
+    Knots and coefficients that decrease because of rounding are raised to the one before; `notes` then gets a
+    sentence on it.
+
+    Raises:
+        ArtefactError: If the file holds anything else.
     """
     table = read_table(path)
     try:
-        found = BSplineMap.from_legacy(table)
+        spline = BSplineMap.from_legacy(table)
         for name in ("knots", "coefficients"):
-            _note_lifted(notes, path, name, table[name], getattr(found, name))
-        return found
+            _note_lifted(notes, path, name, table[name], getattr(spline, name))
+        return spline
     except (CalibrationError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path.name} must hold knots, coefficients and degree (got {error})") from None
 
@@ -73,41 +80,44 @@ def _note_lifted(
 ) -> None:
     falls = [after - float(before) for before, after in zip(given, lifted, strict=True) if after != float(before)]
     if falls and notes is not None:
-        what = f"{len(falls)} of {len(lifted)} {name} fall by rounding, by {max(falls):.1g} at most"
-        notes.append(f"{path.name}: {what}; each counts as the one before it, so that no higher score gets less")
+        what = f"{len(falls)} of {len(lifted)} {name} decrease because of rounding, by {max(falls):.1g} at most"
+        notes.append(f"{path.name}: {what}; each is raised to the one before it, so that the map does not decrease")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from .pt by torch's loader of weights alone. ArtefactError.
+    """A state dict from .safetensors, or from .pt with torch's weights-only loader.
 
-    A training checkpoint that holds the state dict as one of `CHECKPOINT` is opened. What a file takes in memory is bounded
-    by what it takes on the disk: no compressed zeros, no tensor that repeats a number, no thousand names for one.
+    In a training checkpoint, the state dict is taken from a key in `CHECKPOINT`. Memory is limited in proportion to
+    the file size: no compressed zeros, no tensor that repeats a number, no thousand names for one tensor.
+
+    Raises:
+        ArtefactError: If it cannot be read or breaks these limits.
     """
     safe = path.suffix == ".safetensors"
     try:
         if not safe:
             _refuse_swelling(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch wonders about some pickles; they load, or they are refused below
+            warnings.simplefilter("ignore")  # torch warns about some pickles; they load, or are refused below
             state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except ArtefactError:
         raise
-    except Exception as error:  # torn and hostile files fail in many ways
+    except Exception as error:  # truncated and malicious files fail in many ways
         raise ArtefactError(f"{path.name} cannot be read as weights: {_reason(error)}") from None
     if isinstance(state, Mapping):
         state = next((state[name] for name in CHECKPOINT if isinstance(state.get(name), Mapping)), state)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ArtefactError(f"{path.name} must hold names and tensors alone, but it holds something else")
-    found = {str(name): value for name, value in state.items()}
-    _refuse_repeated(path, found)
-    return found
+        raise ArtefactError(f"{path.name} must contain only names and tensors (got something else)")
+    weights = {str(name): value for name, value in state.items()}
+    _refuse_repeated(path, weights)
+    return weights
 
 
 def _refuse_swelling(path: Path) -> None:
-    """ArtefactError for a .pt whose parts unpack to much more than it is, or that asks for memory by a number."""
+    """Raise ArtefactError for a .pt that unpacks to much more than its size, or that allocates memory by a number."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         asks = content.find(BY_NUMBER) >= 0
-    if zipfile.is_zipfile(path):  # as torch writes them; older ones hold their numbers as they are
+    if zipfile.is_zipfile(path):  # as torch writes them; older files are not compressed
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
             for part in parts:
@@ -121,19 +131,21 @@ def _refuse_swelling(path: Path) -> None:
             rule = f"must unpack to at most {most:,} bytes (got {unpacked:,})"
             raise ArtefactError(f"{path.name} {rule}: save it again with torch.save")
     if asks:
-        raise ArtefactError(f"{path.name} must hold tensors alone (it asks for a bytearray)")
+        raise ArtefactError(f"{path.name} must contain only tensors (it asks for a bytearray)")
 
 
 def _refuse_repeated(path: Path, state: Mapping[str, Tensor]) -> None:
-    """ArtefactError for tensors that would take much more memory than the file does, once each number has its own place."""
+    """Raise ArtefactError for tensors that need much more memory than the file size, once every number is stored
+    separately.
+    """
     total = 0
     for name, value in state.items():
         if value.layout != torch.strided or value.device.type != "cpu":
-            continue  # other kinds of tensors are refused where they are fitted into the network
+            continue  # other kinds of tensors are refused when they are loaded into the network
         size = value.numel() * value.element_size()
         if size > value.untyped_storage().nbytes():
             raise ArtefactError(
-                f"{path.name}: {name} must hold each of its numbers (its shape is {tuple(value.shape)})"
+                f"{path.name}: {name} must store each of its numbers (its shape is {tuple(value.shape)})"
             )
         total += size
     if total > (most := max(FREE_BYTES, MAX_TIMES * path.stat().st_size)):
@@ -141,18 +153,21 @@ def _refuse_repeated(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why weights cannot be read. Torch's own text goes on to say how to load them all the same, which nobody should."""
+    """Why weights cannot be read. Torch's text also says how to load them unsafely, so that part is dropped."""
     text = str(error).strip()
     asked = re.search(r"GLOBAL ([\w.]+)", text)
-    return f"it asks for {asked[1]}, and must hold tensors alone" if asked else repr(text.split(". ")[0][:200])
+    return f"it asks for {asked[1]}, but must contain only tensors" if asked else repr(text.split(". ")[0][:200])
 
 
 def write_legacy(calibration: Calibration, folder: Path) -> list[Path]:
-    """Write the maps of a calibration as the legacy system's two files; those written. CalibrationError where it has neither,
-    or a probability that is no B-spline."""
+    """Write the maps of a calibration as the legacy system's two files. Returns the paths written.
+
+    Raises:
+        CalibrationError: If it has neither map, or a probability map that is not a B-spline.
+    """
     percentile, probability = calibration.percentile, calibration.probability
     if percentile is None and probability is None:
-        raise CalibrationError("the legacy system's files need a percentile or a probability map, but there is neither")
+        raise CalibrationError("the legacy system's files need a percentile or a probability map (got neither)")
     if probability is not None and not isinstance(probability, BSplineMap):
         raise CalibrationError(f"{BSPLINE} holds a B-spline, but the probability is {probability.method}")
     written = []

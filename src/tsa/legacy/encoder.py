@@ -1,7 +1,7 @@
-"""The legacy system's artefacts of encoding: what its model was trained on, as an encoder that keeps their meaning.
+"""Build an encoder from the legacy system's encoding artefacts, with their meaning unchanged.
 
-There an unknown value has row 0, as padding, a missing one counts as the feature's default, and a number x becomes
-x · scale + min. Knows the legacy system's names of artefacts; nothing of networks, scores or where the files are.
+There an unknown value has row 0, like padding, a missing one counts as the feature's default, and a number x becomes
+x · scale + min.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tsa.text import truncate_repr
 _log = logging.getLogger(__name__)
 
 SCALES = {"numerical": ("seq_num_scale_", "seq_num_min_"), "engineered": ("num_static_scale_", "num_static_min_")}
-"""By kind of feature, the names in the preprocessor of what x is multiplied with and of what is then added."""
+"""By kind of feature, the preprocessor's names of the factors and of the offsets."""
 
 
 def legacy_encoder(
@@ -35,27 +35,37 @@ def legacy_encoder(
     defaults: Mapping[str, str],
     preprocessor: Mapping[str, Sequence[float]],
 ) -> Encoder:
-    """The encoder of an imported model, for a market that declares the legacy system's features in the legacy system's order.
+    """The encoder of an imported model, for a market with the legacy features in the legacy order.
 
-    What the market says of transforms, scales and rare values is for models that are trained here, and does not count.
-    cat_to_index: feature → value → row of the table. defaults: feature → what a missing value counts as. preprocessor:
-    `SCALES` names → one number per feature. ArtefactError lists everything that is missing or does not fit; ConfigError
-    where the market asks for pseudonyms and there is no secret.
+    The market's transforms, scales and rare-value limits apply only to models trained here, and are ignored.
+
+    Args:
+        cat_to_index: Feature -> value -> row of the table.
+        defaults: Feature -> value used for a missing one.
+        preprocessor: `SCALES` names -> one number per feature.
+
+    Raises:
+        ArtefactError: Lists everything that is missing or inconsistent.
+        ConfigError: If the market uses pseudonyms and the secret is not set.
     """
     refuse(
         encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
         f"artefacts for market {market.name}",
     )
-    integers, veil = numeric_categoricals(market), Pseudonymizer.of(market)
+    integers, pseudonymizer = numeric_categoricals(market), Pseudonymizer.of(market)
     for feature in (*market.features.numerical, *market.features.engineered):
         if feature.transform != "none":
-            _log.warning("%s: transform=%r is left out, an imported model has none", feature.name, feature.transform)
+            _log.warning("%s: transform=%r is ignored: an imported model has none", feature.name, feature.transform)
     return Encoder(
         market_name=market.name,
         market_fingerprint=market.fingerprint,
         categorical_vocabularies=tuple(
             _vocabulary(
-                feature.name, cat_to_index[feature.name], str(defaults[feature.name]), feature.name in integers, veil
+                feature.name,
+                cat_to_index[feature.name],
+                str(defaults[feature.name]),
+                feature.name in integers,
+                pseudonymizer,
             )
             for feature in market.features.categorical
         ),
@@ -66,16 +76,16 @@ def legacy_encoder(
 
 
 BATCHES = ("declr", "BillingAddrLatLongConfidence")
-"""Of rows with one history: a feature of each of the two batches of fields, as the legacy system's handler asks."""
+"""For rows with one history: one feature of each of the two batches of fields that the legacy handler checks."""
 DECIMALS = ("fingerprintRiskValue",)
-"""Of rows with two histories: what its other handler reads as a number with a fraction."""
+"""For rows with two histories: the features that its other handler reads as decimal numbers."""
 
 
 def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: float) -> Market:
-    """The market with the legacy system's rules for reading rows, which the imported model was served with.
+    """The market with the legacy rules for reading rows, under which the imported model was served.
 
-    What the market file itself says of `rules`, `batches` and `decimal_categorical` stays. The cap of ages is the model's. The
-    defaults of categorical features are the encoder's, those of times and ids come from default_value_dict.
+    The market file's own `rules`, `batches` and `decimal_categorical` are kept. The cap of ages is the model's.
+    Defaults of categorical features are the encoder's; those of times and ids come from default_value_dict.
     """
     if market.inline_history is None:
         return market
@@ -86,8 +96,8 @@ def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: 
         if key not in wire and set(features) <= names:
             wire[key] = list(features)
     if market.inline_history.age_cap_seconds != age_cap_seconds:
-        said = f"inline_history.age_cap_seconds: {market.inline_history.age_cap_seconds:g} is left out"
-        _log.warning("%s, the imported model takes ages up to %g s", said, age_cap_seconds)
+        said = f"inline_history.age_cap_seconds: {market.inline_history.age_cap_seconds:g} is ignored"
+        _log.warning("%s, the imported model uses ages up to %g s", said, age_cap_seconds)
     wire["age_cap_seconds"] = age_cap_seconds
     event = {name: defaults[name] for name in (market.event.time, market.event.id) if defaults.get(name) is not None}
     kept = {name: value for name, value in table["inline_history"]["defaults"].items() if name not in names}
@@ -96,17 +106,17 @@ def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: 
 
 
 def _vocabulary(
-    name: str, rows: Mapping[str, int], default: str, integers: bool, veil: Pseudonymizer | None
+    name: str, rows: Mapping[str, int], default: str, integers: bool, pseudonymizer: Pseudonymizer | None
 ) -> ImportedVocabulary:
-    """A feature that the market pseudonymises is read as pseudonyms, so by these its values must be known."""
-    veiled = veil is not None and name in veil.columns
-    spelled = veil.of_text if veil is not None and veiled else str
+    """A pseudonymised feature is read as pseudonyms, so its known values must be pseudonyms too."""
+    is_pseudonymised = pseudonymizer is not None and name in pseudonymizer.columns
+    spelled = pseudonymizer.of_text if pseudonymizer is not None and is_pseudonymised else str
     return ImportedVocabulary(
         name=name,
         values=tuple(map(spelled, rows)),
         rows=tuple(map(int, rows.values())),
         default=spelled(default),
-        integers=integers and not veiled,
+        integers=integers and not is_pseudonymised,
     )
 
 
@@ -123,12 +133,12 @@ def _scaling(
 
 
 def numeric_categoricals(market: Market) -> frozenset[str]:
-    """The categorical features that hold numbers, and are read through an integer: the wire table says which."""
+    """The categorical features that hold numbers and are read as integers, as [inline_history] says."""
     return frozenset() if market.inline_history is None else frozenset(market.inline_history.numeric_categorical)
 
 
 def refuse(findings: Sequence[str], source: str) -> None:
-    """Raise ArtefactError listing all findings, if there are any."""
+    """Raise ArtefactError if there are findings; it lists all of them."""
     if findings:
         count = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
         raise ArtefactError("\n  ".join([f"{source}: {count}", *findings]))
@@ -141,35 +151,35 @@ def encoder_findings(
     defaults: Mapping[str, Any] | None,
     preprocessor: Mapping[str, Any] | None,
 ) -> list[str]:
-    """Everything that keeps these artefacts from being an encoder for the market, one line each. None: not to be had."""
+    """Everything that prevents an encoder for the market, one line each. None: the artefact is missing."""
     features = market.features
-    found = []
+    findings = []
     if features.calendar:
-        found.append(f"features.calendar: an imported model has none (got {list(features.calendar)})")
+        findings.append(f"features.calendar: an imported model has none (got {list(features.calendar)})")
     for feature in features.categorical:
         if cat_to_index is not None:
-            found += _map_findings(feature.name, cat_to_index.get(feature.name))
+            findings += _map_findings(feature.name, cat_to_index.get(feature.name))
         default = None if defaults is None else defaults.get(feature.name)
         if defaults is not None and default is None:
-            found.append(_no_default(feature.name))
+            findings.append(_no_default(feature.name))
         elif not isinstance(default, str | None) and not _is_number(default):
-            found.append(f"default_value_dict: {feature.name!r} must be a text or a number (got {_shown(default)})")
+            findings.append(f"default_value_dict: {feature.name!r} must be a text or a number (got {_shown(default)})")
     for kind, group in (("numerical", features.numerical), ("engineered", features.engineered)):
         if defaults is not None:
-            found += _default_findings(group, defaults)
+            findings += _default_findings(group, defaults)
         if preprocessor is not None:
             for name in SCALES[kind]:
-                found += _scale_findings(name, kind, len(group), preprocessor.get(name))
-    return found + list(_wire_findings(market, defaults or {}))
+                findings += _scale_findings(name, kind, len(group), preprocessor.get(name))
+    return findings + list(_wire_findings(market, defaults or {}))
 
 
 def _map_findings(name: str, rows: Any) -> Iterator[str]:
     if not isinstance(rows, Mapping):
-        yield f"cat_to_index: {name!r} must be there with its values and rows (got {_shown(rows)})"
+        yield f"cat_to_index: {name!r} is required, with its values and rows (got {_shown(rows)})"
         return
     bad = [f"{_shown(value)}: {_shown(row)}" for value, row in rows.items() if not _is_row(row)]
     if bad:
-        yield f"cat_to_index: rows of {name!r} must be whole numbers from 0 on (got {', '.join(bad[:5])})"
+        yield f"cat_to_index: rows of {name!r} must be integers from 0 (got {', '.join(bad[:5])})"
 
 
 def _is_row(row: Any) -> bool:
@@ -181,7 +191,7 @@ def _is_row(row: Any) -> bool:
 
 def _no_default(name: str) -> str:
     rule = f"default_value_dict: {name!r} has no default"
-    return f"{rule}: add what a missing value counts as to [legacy.defaults] of the market file"
+    return f"{rule}: add the value for a missing one to [legacy.defaults] in the market file"
 
 
 def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]) -> Iterator[str]:
@@ -194,7 +204,7 @@ def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]
 
 
 def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]:
-    """Defaults of the market file are filled in as rows are read: they must be those that the model was trained with."""
+    """The market file's defaults are filled in when rows are read, so they must be those of the model's training."""
     declared = {} if market.inline_history is None else market.inline_history.defaults
     texts = {feature.name for feature in market.features.categorical} - numeric_categoricals(market)
     moment = defaults.get(market.event.time)
@@ -214,7 +224,7 @@ def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[
     elif len(values) != length:
         over = len(values) - length
         option = f"--leave-out {kind}=P,P or legacy.leave_out.{kind} in the market file"
-        hint = f" ({over} too many): name the positions to leave out, from 0 on, by {option}" if over > 0 else ""
+        hint = f" ({over} too many): name the positions to leave out, counted from 0, with {option}" if over > 0 else ""
         yield f"preprocessor: {name} must have {length} numbers, one per {kind} feature (got {len(values)}{hint})"
     elif bad := [at for at, value in enumerate(values) if not _is_number(value)]:
         yield f"preprocessor: {name} must hold finite numbers (got {_shown(values[bad[0]])} at {bad[0]})"
@@ -228,4 +238,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "it is missing" if value is None else truncate_repr(value, SHOWN)
+    return "nothing" if value is None else truncate_repr(value, SHOWN)

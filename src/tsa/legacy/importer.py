@@ -1,7 +1,7 @@
-"""From a folder of the legacy system, weights and artefacts, to a bundle like any other that gives the same three scores.
+"""Import a folder of the legacy system (weights and artefacts) as a bundle that gives the same three scores.
 
-Everything is read and checked before anything is made: what is missing or does not fit is listed in one error. It knows
-how the files hang together; what is in them is known to `tsa.legacy.artifacts`, `tsa.legacy.encoder` and `tsa.legacy.weights`.
+Everything is read and checked first, and one error lists all that is missing or inconsistent. Start with
+`import_legacy`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ARTEFACTS: dict[str, Callable[[Path], Any]] = {
 NO_PERCENTILES = f"the imported folder had no {PERCENTILES}; `tsa calibrate` fits percentiles to a log"
 WEIGHTS = (".pt", ".pth", ".safetensors")
 COUNTS = {"n_cat_features": "categorical", "n_num_features": "numerical", "n_engineered_num_features": "engineered"}
-"""Constructor arguments that must be the numbers of features in the market file, by kind."""
+"""Constructor arguments that must equal the number of features in the market file, by kind."""
 
 
 _log = logging.getLogger(__name__)
@@ -46,16 +46,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _ImportState:
-    """What was read so far, by name, and what is wrong with the rest."""
+    """The files read so far, by name, and the errors of the others."""
 
     read: dict[str, Any] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What is worth knowing of files that are good."""
+    """Remarks on valid files."""
 
     def take(self, name: str, path: Path, reader: Callable[[Path], Any]) -> None:
-        """Read a file, or note why it cannot be."""
+        """Read a file, or record why it cannot be read."""
         if not path.is_file():
             self.findings.append(f"{path.name} is missing")
             return
@@ -68,26 +68,34 @@ class _ImportState:
 def import_legacy(
     folder: str | Path, market: Market, *, weights: Path | None = None, config: Path | None = None
 ) -> Bundle:
-    """A bundle of the legacy system's model in `folder`, for a market that declares its features in the legacy system's order.
+    """A bundle of the legacy model in `folder`, for a market with the legacy features in the legacy order.
 
-    The folder holds the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and the five
-    artefacts; without `percentile_score.pkl` the bundle has no percentiles, and says so. The market's `[legacy]` table
-    says which positions of the scales to leave out, and defaults that the folder lacks.
-    weights, config: these two files, where the folder has several that could be them.
-    ArtefactError lists everything that is missing, hostile or inconsistent. Nothing in the files is executed.
+    The folder contains the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and
+    the five artefacts. Without `percentile_score.pkl` the bundle has no percentiles, and a note says so. The
+    market's `[legacy]` section gives positions of the scales to leave out, and defaults that the folder lacks.
+    Nothing in the files is executed.
+
+    Args:
+        weights: The weights file, if several files could be it.
+        config: The file of constructor arguments, if several files could be it.
+
+    Raises:
+        ArtefactError: Lists everything that is missing, malicious or inconsistent.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ArtefactError(f"{folder} must be a folder with the legacy system's weights and artefacts, but it is none")
-    found = _ImportState()
-    _read_all(found, folder, weights, config)
-    _complete(found, market)
-    found.findings += _inconsistencies(market, found.read)
-    network = _network(found)
-    refuse(found.findings, str(folder))
+        raise ArtefactError(
+            f"{folder} must be a folder with the legacy system's weights and artefacts (it is not a folder)"
+        )
+    state = _ImportState()
+    _read_all(state, folder, weights, config)
+    _complete(state, market)
+    state.findings += _inconsistencies(market, state.read)
+    network = _network(state)
+    refuse(state.findings, str(folder))
     assert network is not None
-    cat_to_index, defaults, preprocessor = (found.read[name] for name in ENCODING)
-    for note in found.notes:
+    cat_to_index, defaults, preprocessor = (state.read[name] for name in ENCODING)
+    for note in state.notes:
         _log.warning("%s", note)
     market = legacy_market(market, defaults, network.config.age_cap_seconds)
     network = _with_histories(network, tuple(history.name for history in market.history))
@@ -96,62 +104,64 @@ def import_legacy(
         encoder=legacy_encoder(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor),
         config=network.config,
         network=network,
-        training={"imported": _account(found), "sampling_rate_genuine": None},
-        calibration=_calibration(found),
+        training={"imported": _account(state), "sampling_rate_genuine": None},
+        calibration=_calibration(state),
     )
 
 
-def _calibration(found: _ImportState) -> Calibration:
-    percentile = found.read.get(PERCENTILES)
+def _calibration(state: _ImportState) -> Calibration:
+    percentile = state.read.get(PERCENTILES)
     reasons = {} if percentile is not None else {"percentile": NO_PERCENTILES}
-    return Calibration(percentile=percentile, probability=found.read[BSPLINE], reasons=reasons)
+    return Calibration(percentile=percentile, probability=state.read[BSPLINE], reasons=reasons)
 
 
-def _read_all(found: _ImportState, folder: Path, weights: Path | None, config: Path | None) -> None:
+def _read_all(state: _ImportState, folder: Path, weights: Path | None, config: Path | None) -> None:
     noting: dict[str, Callable[[Path], Any]] = {
-        PERCENTILES: partial(read_percentiles, notes=found.notes),
-        BSPLINE: partial(read_bspline, notes=found.notes),
+        PERCENTILES: partial(read_percentiles, notes=state.notes),
+        BSPLINE: partial(read_bspline, notes=state.notes),
     }
     for name, reader in ARTEFACTS.items():
         if name == PERCENTILES and not (folder / name).exists():
-            found.notes.append(f"There is no percentile score: {NO_PERCENTILES}.")
+            state.notes.append(f"There is no percentile score: {NO_PERCENTILES}.")
             continue
-        found.take(name, folder / name, noting.get(name, reader))
+        state.take(name, folder / name, noting.get(name, reader))
     others = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
-    if path := config or _only(found, "constructor arguments", "--config", "a .json file beside the artefacts", others):
-        found.take("config", path, read_table)
+    if path := config or _only(
+        state, "constructor arguments", "--config", "a .json file in addition to the artefacts", others
+    ):
+        state.take("config", path, read_table)
     candidates = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS]
-    if path := weights or _only(found, "weights", "--weights", "a .pt, .pth or .safetensors file", candidates):
-        found.take("weights", path, read_weights)
-    if (table := found.read.get("preprocessor.pkl")) is not None and not isinstance(table, dict):
-        found.findings.append(f"preprocessor.pkl must hold a dict (got {type(table).__name__})")
-        del found.read["preprocessor.pkl"]
+    if path := weights or _only(state, "weights", "--weights", "a .pt, .pth or .safetensors file", candidates):
+        state.take("weights", path, read_weights)
+    if (table := state.read.get("preprocessor.pkl")) is not None and not isinstance(table, dict):
+        state.findings.append(f"preprocessor.pkl must hold a dict (got {type(table).__name__})")
+        del state.read["preprocessor.pkl"]
 
 
-def _complete(found: _ImportState, market: Market) -> None:
-    """Leave out the positions, and fill in the defaults, that the market file says."""
-    told = market.legacy or LegacyArtifacts()
-    if (preprocessor := found.read.get("preprocessor.pkl")) is not None:
+def _complete(state: _ImportState, market: Market) -> None:
+    """Leave out the positions, and fill in the defaults, given in the market file."""
+    settings = market.legacy or LegacyArtifacts()
+    if (preprocessor := state.read.get("preprocessor.pkl")) is not None:
         for kind, names in SCALES.items():
-            positions = getattr(told.leave_out, kind)
+            positions = getattr(settings.leave_out, kind)
             for name in names if positions else ():
-                preprocessor = {**preprocessor, name: _without(found, name, kind, preprocessor.get(name), positions)}
-        found.read["preprocessor.pkl"] = preprocessor
-    if (defaults := found.read.get("default_value_dict.json")) is not None:
+                preprocessor = {**preprocessor, name: _without(state, name, kind, preprocessor.get(name), positions)}
+        state.read["preprocessor.pkl"] = preprocessor
+    if (defaults := state.read.get("default_value_dict.json")) is not None:
         wire = {} if market.inline_history is None else market.inline_history.defaults
-        filled = {name: value for name, value in {**wire, **told.defaults}.items() if defaults.get(name) is None}
-        for name, own in told.defaults.items():
+        filled = {name: value for name, value in {**wire, **settings.defaults}.items() if defaults.get(name) is None}
+        for name, own in settings.defaults.items():
             if name not in filled and str(defaults[name]) != own:
                 rule = f"must be {truncate_repr(defaults[name], SHOWN)} as in default_value_dict, or be left out"
-                found.findings.append(f"legacy.defaults.{name}: {rule} (got {own!r})")
+                state.findings.append(f"legacy.defaults.{name}: {rule} (got {own!r})")
         if filled:
             values = ", ".join(f"{name} {value!r}" for name, value in filled.items())
-            found.notes.append(f"default_value_dict.json has no default of {values}: taken from the market file")
-        found.read["default_value_dict.json"] = {**defaults, **filled}
+            state.notes.append(f"default_value_dict.json has no default of {values}: taken from the market file")
+        state.read["default_value_dict.json"] = {**defaults, **filled}
 
 
 def left_out(text: str) -> str:
-    """`KIND=P,P` as an override of the market. ConfigError for anything else."""
+    """`KIND=P,P` as an override of the market. Raises ConfigError for anything else."""
     kind, _, positions = text.partition("=")
     places = [place.strip() for place in positions.split(",")]
     if kind.strip() not in SCALES or not all(place.isdecimal() for place in places):
@@ -159,44 +169,47 @@ def left_out(text: str) -> str:
     return f"legacy.leave_out.{kind.strip()}=[{', '.join(places)}]"
 
 
-def _without(found: _ImportState, name: str, kind: str, values: Any, positions: Sequence[int]) -> Any:
-    """A list of the preprocessor without the positions; as it is where it is none, which is a finding of its own."""
+def _without(state: _ImportState, name: str, kind: str, values: Any, positions: Sequence[int]) -> Any:
+    """A list of the preprocessor without the positions. If it is not a list it is returned unchanged; other checks
+    report that.
+    """
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         return values
     if beyond := [at for at in positions if at >= len(values)]:
-        rule = f"must be positions of {name}, which has {len(values)} numbers, from 0 on"
-        found.findings.append(f"legacy.leave_out.{kind}: {rule} (got {beyond})")
+        rule = f"must be positions of {name}, which has {len(values)} numbers, counted from 0"
+        state.findings.append(f"legacy.leave_out.{kind}: {rule} (got {beyond})")
         return values
     out = set(positions)
-    found.notes.append(f"{name}: {len(out)} of {len(values)} numbers are left out, at {sorted(out)}")
+    state.notes.append(f"{name}: {len(out)} of {len(values)} numbers are left out, at {sorted(out)}")
     return [value for at, value in enumerate(values) if at not in out]
 
 
-def _only(found: _ImportState, what: str, option: str, kind: str, paths: Sequence[Path]) -> Path | None:
-    """The one file there is of a kind; else a finding."""
+def _only(state: _ImportState, what: str, option: str, kind: str, paths: Sequence[Path]) -> Path | None:
+    """The only file of a kind; otherwise an error is recorded."""
     if len(paths) == 1:
         return paths[0]
     names = ", ".join(path.name for path in paths)
     rule = f"must be one file, or be named by {option} (got {names})" if paths else f"{kind} is missing"
-    found.findings.append(f"{what}: {rule}")
+    state.findings.append(f"{what}: {rule}")
     return None
 
 
-def _network(found: _ImportState) -> TSANetwork | None:
-    """The legacy system's network; None where there is none, with the reason among the findings."""
-    if "config" not in found.read or "weights" not in found.read:
+def _network(state: _ImportState) -> TSANetwork | None:
+    """The legacy network; None if it cannot be made, with the errors recorded."""
+    if "config" not in state.read or "weights" not in state.read:
         return None
     try:
-        return reference_network(found.read["config"], found.read["weights"])
+        return reference_network(state.read["config"], state.read["weights"])
     except TSAError as error:
-        name = found.paths["weights"].name
-        found.findings += [f"{name}: {line}" for line in str(error).split("; ")]
+        name = state.paths["weights"].name
+        state.findings += [f"{name}: {line}" for line in str(error).split("; ")]
         return None
 
 
 def _with_histories(network: TSANetwork, names: tuple[str, ...]) -> TSANetwork:
-    """The network with its histories called as in the market file: by name where the names are the legacy system's, else in
-    the market's order, the customer's first."""
+    """The network with the market's history names. They are matched by name if they are the legacy system's, else by
+    order, the customer's first.
+    """
     if set(names) == set(network.config.histories):
         return network
     with torch.device("meta"):
@@ -206,16 +219,16 @@ def _with_histories(network: TSANetwork, names: tuple[str, ...]) -> TSANetwork:
 
 
 def _inconsistencies(market: Market, read: Mapping[str, Any]) -> list[str]:
-    """Each file may be right by itself, and yet not fit the market file or the others."""
+    """Errors between files: each may be valid alone and still not fit the market file or the others."""
     cat_to_index, defaults, preprocessor = (read.get(name) for name in ENCODING)
-    found = encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor)
+    findings = encoder_findings(market, cat_to_index=cat_to_index, defaults=defaults, preprocessor=preprocessor)
     if "config" in read:
         config = {**ARGUMENTS, **read["config"]}
-        found += _count_findings(market, config)
-        found += _row_findings(market, cat_to_index or {}, config)
+        findings += _count_findings(market, config)
+        findings += _row_findings(market, cat_to_index or {}, config)
     if "weights" in read:
-        found += _history_findings(market, read["weights"])
-    return found
+        findings += _history_findings(market, read["weights"])
+    return findings
 
 
 def _count_findings(market: Market, config: Mapping[str, Any]) -> Iterator[str]:
@@ -229,11 +242,11 @@ def _count_findings(market: Market, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Rows beyond the categorical ones of the table: those that follow belong to the numerical features."""
-    try:  # JSON may spell them 160.0 or "160"
+    """Rows beyond the categorical ones of the table: the rows after these belong to the numerical features."""
+    try:  # in JSON they may be 160.0 or "160"
         last = int(float(config["n_embedding"])) - int(float(config["n_num_features"]))
     except (TypeError, ValueError, OverflowError):
-        return  # a finding of its own
+        return  # reported by another check
     for feature in market.features.categorical:
         rows = cat_to_index.get(feature.name)
         items = rows.items() if isinstance(rows, dict) else ()
@@ -247,7 +260,7 @@ def _beyond(row: Any, last: int) -> bool:
     try:
         return int(row) > last
     except (TypeError, ValueError, OverflowError):
-        return False  # a finding of its own
+        return False  # reported by another check
 
 
 def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]:
@@ -258,7 +271,7 @@ def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]
         yield f"history: the weights are of {count} histories, but the market has {', '.join(names)}"
 
 
-def _account(found: _ImportState) -> dict[str, Any]:
-    """What the bundle tells of its origin: each file with its sha256, and the constructor arguments."""
-    files = {path.name: sha256_of(path) for path in found.paths.values()}
-    return {"files": files, "arguments": found.read["config"], "notes": list(found.notes)}
+def _account(state: _ImportState) -> dict[str, Any]:
+    """The origin for the bundle: each file with its sha256, and the constructor arguments."""
+    files = {path.name: sha256_of(path) for path in state.paths.values()}
+    return {"files": files, "arguments": state.read["config"], "notes": list(state.notes)}

@@ -1,7 +1,4 @@
-"""The legacy endpoint's answer, word for word: three scores as text, in positional decimals.
-
-It knows scores and their spelling; not requests, servers, or how a score is made.
-"""
+"""The legacy endpoint's response, byte for byte: three scores as texts in positional decimals."""
 
 from __future__ import annotations
 
@@ -17,7 +14,10 @@ CONTENT_TYPE = "application/json"
 def legacy_response(raw: ArrayLike, calibration: Calibration) -> dict[str, list[dict[str, str]]]:
     """`{"predictions": [{"score-percentile": …, "legacy-score": …, "ProbabilityScore": …}, …]}` of raw scores (n,).
 
-    A score that there is no map for is left out. CalibrationError for a raw score that is no number.
+    A score without a map is left out.
+
+    Raises:
+        CalibrationError: If a raw score is not a number.
     """
     values = np.atleast_1d(as_finite_array("raw score", raw))
     scores = calibration.columns(values)
@@ -33,11 +33,11 @@ def legacy_response(raw: ArrayLike, calibration: Calibration) -> dict[str, list[
 
 
 def positional(value: float) -> str:
-    """The shortest decimal that reads back as the same float64, never in powers of ten: 0.00001, 0.0, 1.0."""
+    """The shortest decimal that parses to the same float64, without an exponent: 0.00001, 0.0, 1.0."""
     return np.format_float_positional(value, trim="0")
 
 
 def _calibrated(raw: float, value: float) -> str:
-    """0 and 1 stand without a fraction where they are no value of a map, but what lies beside it."""
-    beside = raw <= 0 or raw >= 1 or value >= 1
-    return str(round(value)) if beside else positional(value)
+    """0 and 1 have no fraction if they are not values of a map but lie outside it."""
+    is_outside = raw <= 0 or raw >= 1 or value >= 1
+    return str(round(value)) if is_outside else positional(value)

@@ -1,8 +1,8 @@
-"""The only place that knows pickle: a loader for the legacy system's artefacts that builds plain data and nothing else.
+"""A safe pickle loader for the legacy system's artefacts: it builds plain data and numpy arrays of numbers only.
 
-A pickle is a program. Here its opcodes are checked against a short list before any of them runs, and every name that it
-asks for is looked up in a short list too, of stand-ins for numpy's own: inert records that are made into arrays
-afterwards, by this file, from bytes and a type of number. No class, function or attribute of any module can be reached.
+Before anything runs, opcodes are checked against an allowlist. Names resolve only to stand-ins for numpy's own,
+inert records that this module converts to arrays afterwards. No class, function or attribute of any module can be
+reached.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tsa.text import brief, truncate_repr
 MAX_BYTES = 64 * 2**20
 DEEPEST = 16
 SHOWN = 80
-"""Characters of a value that a message shows."""
+"""Most characters of a value in a message."""
 
 _OPCODES = """
     PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
@@ -34,14 +34,18 @@ _OPCODES = """
     EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL REDUCE BUILD
 """
 OPCODES = frozenset(_OPCODES.split())
-"""What data need. Not in it: INST, OBJ, NEWOBJ (make any class), EXT (the registry of extensions), PERSID, sets, buffers."""
+"""The opcodes that data needs. Left out: INST, OBJ, NEWOBJ (create any class), EXT (extension registry), PERSID, sets, buffers."""
 
 
 PUTS, GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
 
 
 def read_pickle(path: Path) -> Any:
-    """Lists, tuples, dicts, strings, numbers and numpy arrays of numbers from a pickle file. ArtefactError for all else."""
+    """Lists, tuples, dicts, strings, numbers and numpy arrays of numbers from a pickle file.
+
+    Raises:
+        ArtefactError: If it contains anything else.
+    """
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ArtefactError(f"{path.name} must have {MAX_BYTES:,} bytes at most (got {size:,})")
@@ -59,14 +63,14 @@ def load_pickle(data: bytes) -> Any:
         return _Plain().of(loaded, 0)
     except ArtefactError:
         raise
-    except Exception as error:  # a torn or hostile program fails in as many ways as there are opcodes
+    except Exception as error:  # a truncated or malicious pickle can fail in every opcode
         raise ArtefactError(f"cannot be read as a pickle of plain data: {truncate_repr(error, 200)}") from error
 
 
 def write_pickle(path: Path, value: list[Any]) -> None:
-    """Write plain lists of numbers as a pickle that any Python reads, whole or not at all."""
-    with atomic_file(path) as aside:
-        aside.write_bytes(pickle.dumps(value, protocol=2))
+    """Write plain lists of numbers atomically as a pickle that any Python reads."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(pickle.dumps(value, protocol=2))
 
 
 def _check_opcodes(data: bytes) -> None:
@@ -76,7 +80,7 @@ def _check_opcodes(data: bytes) -> None:
             if opcode.name not in OPCODES:
                 raise ArtefactError(f"must hold plain data (got opcode {opcode.name})")
             if opcode.name in PUTS and not 0 <= int(argument or 0) <= len(data):
-                raise ArtefactError(f"must number what it holds (got memo {argument})")
+                raise ArtefactError(f"must number its memo entries in order (got memo {argument})")
             stack.after(opcode, argument)
     except ArtefactError:
         raise
@@ -85,9 +89,9 @@ def _check_opcodes(data: bytes) -> None:
 
 
 class _Stack:
-    """What kinds of values stand on a pickle's stack as it runs, told without running it.
+    """The kinds of values on a pickle's stack, tracked without running the pickle.
 
-    No key of a dict may be a tuple: hashing one whose parts are all the same tuple, and so on, takes for ever.
+    Tuples as dict keys are refused: hashing a tuple of deeply shared tuples can take forever.
     """
 
     def __init__(self) -> None:
@@ -95,7 +99,12 @@ class _Stack:
         self.memo: dict[int, Any] = {}
 
     def after(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Take note of an opcode. ArtefactError for a tuple as a key; IndexError and the like for what is no pickle."""
+        """Track an opcode.
+
+        Raises:
+            ArtefactError: For a tuple as a key.
+            IndexError: Among others, for data that is not a pickle.
+        """
         name, kinds = opcode.name, self.kinds
         if name in PUTS or name == "MEMOIZE":
             self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = kinds[-1]
@@ -113,7 +122,7 @@ class _Stack:
             kinds += taken[:1] if name in ("BUILD", "APPEND", "APPENDS") else opcode.stack_after
 
     def _taken(self, before: list[Any]) -> list[Any]:
-        """The kinds that an opcode takes off the stack, the lowest first, the mark left out."""
+        """The kinds that an opcode pops from the stack, lowest first, without the mark."""
         kinds, marked = self.kinds, pickletools.markobject in before
         below = before.index(pickletools.markobject) if marked else len(before)
         at = len(kinds) - 1 - kinds[::-1].index(pickletools.markobject) if marked else len(kinds)
@@ -125,7 +134,7 @@ class _Stack:
 
 
 class _Named:
-    """What a name in a pickle stands for: it can be called or passed on, and has nothing that could be changed."""
+    """Stand-in for a name in a pickle: it can be called or passed on, and has no state to change."""
 
     __slots__ = ("_call",)
     _call: Callable[..., Any]
@@ -140,7 +149,7 @@ class _Named:
         raise ArtefactError(f"must hold plain data, but it sets {name!r}")
 
     def __setstate__(self, state: Any) -> None:
-        raise ArtefactError("must hold plain data, but it changes what it names")
+        raise ArtefactError("must hold plain data, but it changes a named object")
 
 
 class _Type:
@@ -155,7 +164,7 @@ class _Type:
 
     def __setstate__(self, state: Any) -> None:
         if not (isinstance(state, tuple) and len(state) > 4 and state[1] in ("<", ">", "|", "=")):
-            raise ArtefactError("must hold arrays of numbers (got a type of its own)")
+            raise ArtefactError("must hold arrays of numbers (got a custom type)")
         if any(part is not None for part in state[2:5]):
             raise ArtefactError("must hold arrays of numbers (got a type with fields)")
         self.order = "=" if state[1] == "|" else state[1]
@@ -166,7 +175,7 @@ class _Type:
 
 
 class _Array:
-    """The bytes, type and shape of an array to be."""
+    """The bytes, type and shape of an array, before it is made."""
 
     __slots__ = ("data", "fortran", "shape", "type")
 
@@ -184,8 +193,8 @@ class _Array:
             raise ArtefactError("must hold arrays of numbers (got an array of something else)")
         kind, shape = self.type.type, tuple(self.shape)
         if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize != len(self.data):
-            found = f"{truncate_repr(shape, SHOWN)} of {len(self.data)} bytes"
-            raise ArtefactError(f"must hold arrays as large as they say (got {found})")
+            shown = f"{truncate_repr(shape, SHOWN)} of {len(self.data)} bytes"
+            raise ArtefactError(f"must hold arrays whose shape matches their bytes (got {shown})")
         return np.frombuffer(bytes(self.data), kind).reshape(shape, order="F" if self.fortran else "C")
 
 
@@ -209,7 +218,7 @@ def _scalar(kind: Any, data: Any) -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ArtefactError("must hold plain data, but it encodes something else")
+        raise ArtefactError("must hold plain data, but it encodes something other than text")
     return text.encode("latin1")
 
 
@@ -218,7 +227,7 @@ def _no_bytes() -> bytes:
 
 
 def _refused(*arguments: Any) -> Any:
-    raise ArtefactError("must hold plain arrays, but it makes one in another way")
+    raise ArtefactError("must hold plain arrays, but it creates one by another function")
 
 
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
@@ -237,32 +246,34 @@ for _room in ("numpy.core", "numpy._core"):
 
 
 class _Loader(pickle.Unpickler):
-    """Finds stand-ins alone."""
+    """Resolves names to stand-ins only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name of numpy's. ArtefactError for any other."""
-        found = NAMES.get((module, name))
-        if found is None:
+        """The stand-in for a numpy name. Raises ArtefactError for any other name."""
+        stand_in = NAMES.get((module, name))
+        if stand_in is None:
             raise ArtefactError(f"must hold plain data, but it asks for {brief(f'{module}.{name}', 150)}")
-        return found
+        return stand_in
 
 
 class _Plain:
-    """From what was loaded to plain values: each part once, however often it is referred to."""
+    """Converts loaded values to plain values, each part once, however often it is referenced."""
 
     def __init__(self) -> None:
         self.made: dict[int, Any] = {}
         self.kept: list[Any] = []
 
     def of(self, value: Any, depth: int) -> Any:
-        """The plain value. ArtefactError for a kind of value that is not data, or one that holds itself."""
+        """The plain value. Raises ArtefactError for a value that is not data, or that contains itself."""
         if isinstance(value, str | bool | int | float):
             return value
         if id(value) in self.made:
             return self.made[id(value)]
         if depth > DEEPEST:
-            raise ArtefactError(f"must be at most {DEEPEST} lists deep, but it is deeper, or holds itself")
-        self.kept.append(value)  # an id is only good while its value lives
+            raise ArtefactError(
+                f"must be at most {DEEPEST} lists deep (got a deeper list, or one that contains itself)"
+            )
+        self.kept.append(value)  # an id is valid only while its object lives
         self.made[id(value)] = made = self._made(value, depth + 1)
         return made
 

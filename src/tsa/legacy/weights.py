@@ -1,6 +1,6 @@
-"""From constructor arguments and a state dict of the legacy system to a network in evaluation mode.
+"""Build a network in evaluation mode from the legacy system's constructor arguments and state dict.
 
-Knows the legacy system's names; nothing else in the package does. Reads no files.
+Only this module knows the legacy parameter names. It reads no files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tsa.errors import ConfigError, ModelError
 from tsa.model.config import ModelConfig
 from tsa.model.network import TSANetwork
 
-ARGUMENTS: dict[str, Any] = {  # with the legacy system's defaults; None: must be given
+ARGUMENTS: dict[str, Any] = {  # with the legacy defaults; None: required
     "n_cat_features": None,
     "n_num_features": None,
     "n_embedding": None,
@@ -36,10 +36,10 @@ ARGUMENTS: dict[str, Any] = {  # with the legacy system's defaults; None: must b
     "use_time_seq": 1,
     "return_seq": False,
 }
-UNUSED = re.compile(  # parameters that the legacy system's forward never reads
+UNUSED = re.compile(  # parameters that the legacy forward pass never reads
     r"(order_attention(_ccid|_cid)?|gate_emb)\.emb_tbl_bias|feature_attention\.layer_norm\.(weight|bias)"
 )
-RENAMED = (  # own name → the legacy system's, applied in turn
+RENAMED = (  # TSA name → legacy name, applied in order
     (r"^table\.weight$", "embedding.weight"),
     (r"^combine\.table\.weight$", "embedding_gate.weight"),
     (r"^feature\.engineered$", "embedding_engineered.weight"),
@@ -68,21 +68,24 @@ RENAMED = (  # own name → the legacy system's, applied in turn
     (r"\.feedforward\.narrow\.", ".feedforward.3."),
 )
 EXPERTS = re.compile(r"(layer_stack(?:_feature)?\.\d+)\.(?:\w+\.)?(gate\.w_gating|experts\.w[12])$")
-"""Parameters of experts. What the module that holds them is called is not specified, so it may have any name."""
+"""Parameters of experts. The name of their module is not specified, so any name is accepted."""
 TWO = ("cid", "ccid")
 AGE_CAP_SECONDS = {1: 1e7, 2: 2e7}
-"""By number of histories: the oldest event that the legacy system's handler scores, whose age the network takes as it is."""
+"""By number of histories: the age of the oldest event that the legacy handler scores; the network uses ages unchanged."""
 
 
 def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> TSANetwork:
-    """The legacy system's model as a network in evaluation mode, agreeing with it to float32 rounding.
+    """The legacy model as a network in evaluation mode, equal up to float32 rounding.
 
-    config  the legacy system's constructor arguments under their original names
-    state   its state dict; whether it has one history or two (cid, ccid) shows in its names. A leading "module.", left
-            by distributed training, is taken off. The MLP branch, which the legacy system never defines, is read as `mlp.0`
+    Args:
+        config: The legacy constructor arguments under their original names.
+        state: The state dict. Its names show whether it has one history or two (cid, ccid). A leading "module." from
+            distributed training is removed. The MLP branch, which the legacy code never defines, is read as `mlp.0`
             (Linear), `mlp.3` (Linear) and `mlp.4` (LayerNorm).
-    ModelError names every argument or parameter that is missing, left over, of another shape, not finite, or, for the
-    tables that stand under several names, not equal under all of them.
+
+    Raises:
+        ModelError: Names every argument or parameter that is missing, unexpected, of another shape, not finite, or,
+            for tables stored under several names, not equal under all of them.
     """
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -96,12 +99,17 @@ def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) ->
 
 
 def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ModelConfig:
-    """The legacy system's constructor arguments as a ModelConfig; how many histories, and which blocks have experts, shows
-    in the names in `state`. ModelError on arguments that are missing, not known or out of bounds."""
+    """The legacy constructor arguments as a ModelConfig.
+
+    The number of histories and the blocks with experts follow from the names in `state`.
+
+    Raises:
+        ModelError: If arguments are missing, unknown or out of bounds.
+    """
     missing = [name for name, default in ARGUMENTS.items() if default is None and config.get(name) is None]
     unknown = sorted(set(config) - set(ARGUMENTS))
     if missing or unknown:
-        raise ModelError(f"constructor arguments: missing {missing or 'none'}, not known {unknown or 'none'}")
+        raise ModelError(f"constructor arguments: missing {missing or 'none'}, unknown {unknown or 'none'}")
     given = {**ARGUMENTS, **config}
     if given["return_seq"]:
         raise ModelError("constructor arguments: a classifier needs return_seq=False (got return_seq=True)")
@@ -140,10 +148,10 @@ def _stands_in(name: str, place: str, mark: str) -> bool:
 
 
 def legacy_names(own: str, settings: ModelConfig) -> list[str]:
-    """The names under which a parameter of the network stands in a reference state dict; all must be equal."""
+    """The names of a network parameter in a legacy state dict. The values under all of them must be equal."""
     blocks = [f"order_attention_{name}" for name in TWO] if len(settings.histories) > 1 else ["order_attention"]
     name = re.sub(r"^order\.(\d+)\.", lambda match: f"{blocks[int(match[1])]}.", own)
-    if match := re.search(r"\.(weight|bias)(?:e?s)\.(\d+)$", name):  # an aggregation's: every other module is linear
+    if match := re.search(r"\.(weight|bias)(?:e?s)\.(\d+)$", name):  # an aggregation: every other module is linear
         name = f"{name[: match.start()]}.{2 * int(match[2])}.{match[1]}"
     for pattern, replacement in RENAMED:
         name = re.sub(pattern, replacement, name)
@@ -156,14 +164,14 @@ def legacy_names(own: str, settings: ModelConfig) -> list[str]:
 
 
 class _WeightsReader:
-    """Takes parameters out of a state dict and keeps account of what does not fit."""
+    """Reads parameters from a state dict and records what does not fit."""
 
     def __init__(self, state: Mapping[str, Tensor], settings: ModelConfig) -> None:
         self.state, self.settings = state, settings
         self.findings: list[str] = []
 
     def read(self, network: TSANetwork) -> dict[str, Tensor]:
-        """The network's weights under its own names. ModelError listing all findings."""
+        """The network's weights under its own names. Raises ModelError, which lists all errors."""
         weights, used = {}, set()
         for own, value in network.state_dict().items():
             names = legacy_names(own, self.settings)
@@ -171,7 +179,7 @@ class _WeightsReader:
             weights[own] = self._take(names, tuple(value.shape))
         for name in self.state:
             if name not in used and not self._is_unused(name):
-                self.findings.append(f"{name} is left over")
+                self.findings.append(f"{name} is unexpected")
         if self.findings:
             raise ModelError(f"state dict does not fit the constructor arguments: {'; '.join(self.findings)}")
         return weights
@@ -183,9 +191,9 @@ class _WeightsReader:
             if tuple(value.shape) != shape:
                 self.findings.append(f"{name} must be {shape} (got {tuple(value.shape)})")
             elif value.layout != torch.strided or value.is_complex() or value.is_quantized:
-                self.findings.append(f"{name} must hold plain numbers (got {value.dtype}, {value.layout})")
+                self.findings.append(f"{name} must contain plain numbers (got {value.dtype}, {value.layout})")
             elif not bool(torch.isfinite(value).all()):
-                self.findings.append(f"{name} holds numbers that are not finite")
+                self.findings.append(f"{name} contains numbers that are not finite")
             elif tuple(given[0][1].shape) == shape and not torch.equal(value, given[0][1]):
                 self.findings.append(f"{name} must equal {given[0][0]}")
         return torch.empty(shape) if self.findings else given[0][1].detach().clone().float()

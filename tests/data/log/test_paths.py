@@ -110,7 +110,7 @@ def test_scores_and_quarantined_rows_beside_a_log_are_refused(tmp_path: Path) ->
         open_sources([str(tmp_path)], ["id", "at"])
     scores.unlink()
     pl.DataFrame({"id": [1], "at": [2], "__reason": ["x"]}).write_parquet(aside)
-    with pytest.raises(DataError, match=f"{aside}: holds rows that were set aside"):
+    with pytest.raises(DataError, match=f"{aside}: holds rows from a --quarantine file"):
         open_sources([str(tmp_path)], ["id", "at"])
     assert len(open_sources([str(aside)], ["id", "at"])) == 1, "named alone, they may be read again"
 

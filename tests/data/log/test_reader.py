@@ -162,9 +162,9 @@ def test_many_files_of_many_kinds(read: Callable[..., CleanLog], tmp_path: Path)
 def test_files_that_cannot_be_read(tmp_path: Path, read: Callable[..., CleanLog]) -> None:
     out = tmp_path / "clean.parquet"
     for name, text, message in [
-        ("none/*.csv", None, "there is no file"),
+        ("none/*.csv", None, "no such file or folder"),
         ("a.xls", "x", "must end in one of .parquet"),
-        ("a.parquet", "no parquet", "a.parquet: is no Parquet file"),
+        ("a.parquet", "no parquet", "a.parquet: is not a Parquet file"),
         ("a.parquet.gz", "x", "must end in one of"),
         ("empty.csv", "", "empty.csv: is empty"),
         ("empty.jsonl", "", "empty.jsonl: is empty"),
@@ -222,7 +222,7 @@ def test_texts_of_several_lines(tmp_path: Path) -> None:
     """Where they are read, a row rule; in columns that only lie in the log they are no matter."""
     path = tmp_path / "log.csv"
     log(6, country=["DE", "F\nR", *["DE"] * 4], unused=['said\n\n"hello", then left'] * 6).write_csv(path)
-    with pytest.raises(DataError, match=r"line_break:country: must stand on one line: is a quote not closed\?: 1 rows"):
+    with pytest.raises(DataError, match=r"line_break:country: must be on one line: is a quote not closed\?: 1 rows"):
         read_log(market(), [path], tmp_path / "clean.parquet")
     clean = read_log(
         market(), [path], tmp_path / "clean.parquet", quarantine=Quarantine(tmp_path / "bad.parquet", limit=1)
@@ -235,7 +235,7 @@ def test_nor_does_one_in_a_column_that_only_excludes_rows(tmp_path: Path) -> Non
     path = tmp_path / "log.csv"
     of = market(features={"exclude": [{"column": "unused", "values": ["test"]}]})
     log(6, unused=["x", "x\ny", *["x"] * 4]).write_csv(path)
-    with pytest.raises(DataError, match="line_break:unused: must stand on one line"):
+    with pytest.raises(DataError, match="line_break:unused: must be on one line"):
         read_log(of, [path], tmp_path / "clean.parquet")
 
 
@@ -303,7 +303,7 @@ def test_of_equal_ids_the_first_is_kept(read: Callable[..., CleanLog], tmp_path:
     for ids in ([1, 2, 1, 3, 1, 3, 4, 5, 6, 7, 8, 9], list("abacacdefghi")):
         frame = log(id=ids)
         message = refused(read, frame)
-        assert "duplicate_id:id: must be unique; of 2 ids that stand more than once" in message
+        assert "duplicate_id:id: must be unique; of 2 ids that occur more than once" in message
         assert "2 in more (" in message
         assert ": 3 rows; the first" in message
         assert f"id {ids[2]} " in message

@@ -191,7 +191,7 @@ def test_refusals(reader: PaymentReader, change: dict[str, Any], rule: str, fiel
     problem = found.problems[1]
     assert (problem.rule, problem.field) == (rule, field)
     assert len(problem.value) <= 40
-    with pytest.raises(DataError, match=rf"payment number 2: {field} must .* [(]got .* , rule {rule}[)]"):
+    with pytest.raises(DataError, match=rf"payment number 2: {field} must .* [(]got .*, rule {rule}[)]"):
         reader.read_all([GOOD, {**GOOD, **change}])
 
 

@@ -196,7 +196,7 @@ def test_a_killed_prepare_leaves_the_old_store(folder: Path, monkeypatch: pytest
 def test_another_folder_is_not_replaced(folder: Path) -> None:
     (folder / "store").mkdir()
     (folder / "store" / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"must be empty or hold a manifest\.json"):
+    with pytest.raises(ConfigError, match=r"must be empty or contain a manifest\.json"):
         _prepare(_example(), folder / "store")
     assert (folder / "store" / "thesis.txt").read_text() == "mine"
     (folder / "store" / "thesis.txt").unlink()

@@ -249,7 +249,7 @@ def test_columns_that_a_table_lacks_are_named(tmp_path: Path) -> None:
         prepare(market(), tmp_path / "rows.parquet", tmp_path / "store", encoder=encoder(market()))
     twice = pl.DataFrame([row()]).with_columns(pl.lit("").alias("hist__DOT__hour"))
     twice.write_csv(path)
-    with pytest.raises(DataError, match="a column must stand there once"):
+    with pytest.raises(DataError, match="a column must occur once"):
         prepare(market(), path, tmp_path / "store", encoder=encoder(market()))
 
 
@@ -353,7 +353,7 @@ def test_bad_rows_are_told_of_with_counts_and_ids(tmp_path: Path) -> None:
     assert "id n4" not in message
     assert "not_a_number:hist.amount: must be a finite number: 1 rows; the first: id b2 ('x')" in message
     assert f"id b3 ('{NOW + 5} beside {NOW}')" in message
-    assert "missing_field:hist.device: must be there: 1 rows; the first: id b4 ('')" in message
+    assert "missing_field:hist.device: is required: 1 rows; the first: id b4 ('')" in message
     assert not (tmp_path / "store").exists()
 
 

@@ -84,7 +84,7 @@ def test_a_row_becomes_arrays(tmp_path: Path) -> None:
 )
 def test_1_every_field_must_be_there(field: str, tmp_path: Path) -> None:
     message = refused(market(), row(**{field: None}), tmp_path / "none")
-    assert f"missing_field:{field}: must be there" in message
+    assert f"missing_field:{field}: is required" in message
     assert f"missing_field:{field}" in refused(market(), {**row(), field: None}, tmp_path / "null")
 
 
@@ -207,7 +207,7 @@ def test_6_or_drop_the_history_or_refuse_the_row(tmp_path: Path) -> None:
     dropped = both(market({"on_mismatch": "drop"}), line, tmp_path / "drop")
     assert dropped.padding.tolist() == [[True] * 4 + [False]]
     message = refused(market({"on_mismatch": "refuse"}), line, tmp_path / "refuse")
-    assert "mismatched_history:hist.num.id: must tell of the same payments as the other part" in message
+    assert "mismatched_history:hist.num.id: must contain the same payments as the other part" in message
     sound = both(market({"on_mismatch": "refuse"}), row(), tmp_path / "sound")
     assert (~sound.padding).sum() == 4
 
@@ -256,7 +256,7 @@ def test_7_ages_are_capped_one_by_one(tmp_path: Path) -> None:
 def test_7_a_payment_after_the_current_one_refuses_the_row(tmp_path: Path) -> None:
     message = refused(market(), row((*PAST[:2], ("c", -1, "phone", "3", "1", "2"))), tmp_path / "later")
     assert (
-        f"negative_age:hist.cat.at: must not tell of a payment after the current one (got '{NOW + 1} beside" in message
+        f"negative_age:hist.cat.at: must not contain a payment after the current one (got '{NOW + 1} beside" in message
     )
     at_once = both(market(), row((("c", 0, "phone", "3", "1", "2"),)), tmp_path / "at once")
     assert at_once.age_seconds.tolist() == [[0, 0, 0, 0, 0]]
@@ -381,7 +381,7 @@ def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
     of = market()
     assert read_request(of, encoder(of), row()).ids == ("p1",)
     logs = Market.from_dict({key: value for key, value in of.to_dict().items() if key != "inline_history"})
-    with pytest.raises(MarketError, match=r"must have a \[inline_history\] table"):
+    with pytest.raises(MarketError, match=r"must have an \[inline_history\] section"):
         read_request(logs, encoder(of), row())
     log = tmp_path / "log.jsonl"
     with pytest.raises(DataError, match="at least one row, but it is empty"):

@@ -1,8 +1,7 @@
-"""The encoder: from clean rows of a log to the numbers a network reads, the same way in training, offline and online.
+"""The encoder: converts clean rows of a log to the network's inputs, the same in training, offline and online scoring.
 
-It holds what was learned from training rows (vocabularies and scalers), or what came with an imported model, and is saved as
-JSON that keeps every float exactly. The encoding of a row depends on that row alone. It does not know histories, labels, or
-where rows come from.
+It holds the vocabularies and scalers, fitted on training rows or imported, and is saved as JSON with exact floats.
+The encoding of a row depends on that row alone.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """Fitted vocabularies and scalers, in the market's order; calendar features stand after the categorical ones."""
+    """Fitted vocabularies and scalers, in the market's order. Calendar features follow the categorical ones."""
 
     market_name: str
     market_fingerprint: str
@@ -47,7 +46,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, market: Market, rows: pl.DataFrame | pl.LazyFrame) -> Self:
-        """Learn from training rows: clean rows that hold the market's features."""
+        """Fit on training rows: clean rows with the market's features."""
         rows = rows.lazy()
         features, next_row = market.features, FIRST_ROW
         categorical, calendar = [], []
@@ -68,12 +67,12 @@ class Encoder:
 
     @property
     def vocabularies(self) -> tuple[Vocabulary | ImportedVocabulary, ...]:
-        """One per categorical column: they say which rows of the table are whose, and what each stands for."""
+        """One per categorical column. They map values to rows of the embedding table, and back."""
         return (*self.categorical_vocabularies, *self.calendar_vocabularies)
 
     @property
     def n_rows(self) -> int:
-        """Rows of the one embedding table, padding included."""
+        """Rows of the shared embedding table, padding included."""
         return max((vocabulary.next_row for vocabulary in self.vocabularies), default=FIRST_ROW)
 
     @property
@@ -83,7 +82,7 @@ class Encoder:
 
     @property
     def numerical_names(self) -> tuple[str, ...]:
-        """Names of the F columns: the features, then what marks missing values."""
+        """Names of the F columns: the features, then the missing-value indicators."""
         return self.numerical_scaling.names
 
     @property
@@ -102,18 +101,18 @@ class Encoder:
 
     @property
     def domains(self) -> dict[str, Domain]:
-        """By numerical and engineered feature: between which raw numbers those lie that can be scaled."""
+        """By numerical and engineered feature: the limits of the raw numbers that can be scaled."""
         return {s.name: s.domain for s in (*self.numerical_scaling.scalers, *self.engineered_scaling.scalers)}
 
     @property
     def raw_columns(self) -> tuple[str, ...]:
-        """Columns that a frame must have to be encoded."""
+        """Columns that a frame needs to be encoded."""
         scalers = (*self.numerical_scaling.scalers, *self.engineered_scaling.scalers)
         time = (TIME,) if self.calendar_vocabularies else ()
         return (*(v.name for v in self.categorical_vocabularies), *(s.name for s in scalers), *time)
 
     def categorical(self, frame: pl.DataFrame) -> NDArray[np.int32]:
-        """(n, C) int32 rows of the embedding table for n clean rows. Raises DataError for an unfit column."""
+        """(n, C) int32 rows of the embedding table for n clean rows. Raises DataError for an unsuitable column."""
         out = np.empty((len(frame), len(self.vocabularies)), np.int32)
         for column, vocabulary in enumerate(self.categorical_vocabularies):
             out[:, column] = vocabulary.encode(frame)
@@ -124,7 +123,7 @@ class Encoder:
         return out
 
     def numerical(self, frame: pl.DataFrame) -> NDArray[np.float32]:
-        """(n, F) float32, scaled. Raises DataError for an absent column or a value that its transform does not take."""
+        """(n, F) float32, scaled. Raises DataError for an absent column or a value outside its transform's domain."""
         return self.numerical_scaling.encode(frame)
 
     def engineered(self, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -132,8 +131,13 @@ class Encoder:
         return self.engineered_scaling.encode(frame)
 
     def check_market(self, market: Market) -> None:
-        """Raise MarketError unless the market declares the features this encoder was fitted for. Labels, histories and
-        splits may differ: they do not touch the encoding."""
+        """Check that the market declares the features that this encoder was fitted for.
+
+        Labels, histories and splits may differ, since they do not affect the encoding.
+
+        Raises:
+            MarketError: If the features differ.
+        """
         declared = {
             "features.categorical": [feature.name for feature in market.features.categorical],
             "features.calendar": list(market.features.calendar),
@@ -181,7 +185,7 @@ class Encoder:
             raise StoreError(f"encoder: not what this program writes: {error!r}") from error
 
     def save(self, path: Path) -> None:
-        """Write the encoder as JSON, whole or not at all."""
+        """Write the encoder as JSON, atomically."""
         write_json(path, self.to_dict())
 
     @classmethod
@@ -191,14 +195,14 @@ class Encoder:
 
 
 def _declared(features: Sequence[Numerical | Scaler | ImportedScaler], scaling: ScalerGroup) -> list[str]:
-    """What is to agree: the names, and the way of scaling unless another system has chosen it."""
+    """What has to match: the names, and the scaling, unless it was imported."""
     if any(isinstance(scaler, ImportedScaler) for scaler in scaling.scalers):
         return [feature.name for feature in features]
     return [f"{f.name} ({f.transform}, {f.scale})" for f in features if not isinstance(f, ImportedScaler)]
 
 
 def _times(frame: pl.DataFrame) -> NDArray[np.float64]:
-    """(n,) epoch seconds of the rows. Raises DataError when absent or not finite: without a time, no calendar."""
+    """(n,) epoch seconds of the rows. Raises DataError if absent or not finite: calendar features need a time."""
     if TIME not in frame.columns:
         raise DataError(f"calendar features need the column {TIME!r} (got {sorted(frame.columns)})")
     times = frame[TIME].cast(pl.Float64).to_numpy()

@@ -1,13 +1,8 @@
-"""Numbers made fit for a network: transformed, then scaled as learned from training rows, with missing values marked.
+"""Scalers: transform and scale numerical features as fitted on training rows, and mark missing values.
 
-A scaled feature is one float32 column. A missing value becomes 0 there, and a 0/1 column beside it says so, or it would
-look like a known value. Each feature that had missing values in the training rows has such a column of its own. The
-others share one, so that they stay cheap: it is 1 when any of them has no value. The model never saw that in training
-and has not learned what it means; a warning is logged.
-
-A model trained elsewhere brings its own scale and its own idea of what a missing value counts as (`ImportedScaler`).
-
-Arithmetic is float64 up to the last step. This file knows columns of numbers; it does not know histories or files.
+A missing value becomes 0, and a 0/1 indicator column marks it. A feature with missing values in training has its own
+indicator; all others share one, which the model has not learned, so a warning is logged. Computed in float64,
+returned as float32.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ MISSING = 0.0
 """The scaled value of a missing one."""
 
 LIMIT = 1e6
-"""Scaled values are held within ±LIMIT: a million widths away is as far as it gets, and float32 stays finite."""
+"""Scaled values are clipped to ±LIMIT (a million widths), so that float32 stays finite."""
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -38,7 +33,7 @@ MAX_QUANTILES = 1000
 Float64 = NDArray[np.float64]
 
 Domain = tuple[float, float]
-"""The raw numbers that can be scaled lie between these two, which cannot."""
+"""Open interval of the raw numbers that can be scaled."""
 
 EVERYTHING = (-math.inf, math.inf)
 
@@ -57,7 +52,7 @@ class Scaler:
     transform: Literal["none", "log1p", "signed_log1p"]
     scale: Literal["minmax", "standard", "quantile"]
     had_missing: bool
-    """Whether training rows lacked a value: then the feature has a column of its own that marks missing ones."""
+    """Whether values were missing in training: then the feature has its own missing-value indicator."""
     centre: float = 0.0
     width: float = 1.0
     knots: tuple[float, ...] = ()
@@ -65,11 +60,13 @@ class Scaler:
 
     @property
     def domain(self) -> Domain:
-        """What its transform takes."""
+        """The numbers that its transform accepts."""
         return domain_of(self.transform)
 
     def encode(self, values: Float64) -> Float64:
-        """(n,) scaled values of (n,) raw ones, NaN where missing. Raises DataError for one that log1p does not take."""
+        """(n,) scaled values of raw ones (n,), NaN where missing. Raises DataError for a value outside the domain of
+        log1p.
+        """
         moved = _transformed(self.name, self.transform, values)
         if self.scale == "quantile":
             scaled = np.interp(moved, self.knots, self.levels) if self.knots else np.zeros_like(moved)
@@ -102,21 +99,21 @@ class ImportedScaler:
 
     @property
     def domain(self) -> Domain:
-        """What float32 has room for once it is scaled."""
+        """The numbers that fit float32 after scaling."""
         if self.slope == 0.0:
             return EVERYTHING
         low, high = sorted((sign * FLOAT32_MAX - self.offset) / self.slope for sign in (-1.0, 1.0))
         return low, high
 
     def encode(self, values: Float64) -> Float64:
-        """(n,) scaled values of (n,) raw ones, NaN where missing. Raises DataError where float32 has no room for one."""
+        """(n,) scaled values of raw ones (n,), NaN where missing. Raises DataError for one that overflows float32."""
         filled = np.where(np.isnan(values), self.default, values)
         with np.errstate(over="ignore"):
             scaled: Float64 = filled * self.slope + self.offset
         outside = np.abs(scaled) > FLOAT32_MAX
         if outside.any():
-            found = f"{filled[outside][0]} (and {outside.sum() - 1} more)"
-            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled (got {found})")
+            shown = f"{filled[outside][0]} (and {outside.sum() - 1} more)"
+            raise DataError(f"numerical feature {self.name!r} must fit float32 when scaled (got {shown})")
         return scaled
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,7 +127,7 @@ class ImportedScaler:
 
 
 def domain_of(transform: str) -> Domain:
-    """What a transform takes."""
+    """The numbers that a transform accepts."""
     return (-1.0, math.inf) if transform == "log1p" else EVERYTHING
 
 
@@ -141,18 +138,18 @@ def read_scaler(table: Mapping[str, Any]) -> Scaler | ImportedScaler:
 
 @dataclass(frozen=True)
 class ScalerGroup:
-    """A group of numerical features: scaled columns in the market's order, then those that mark missing values."""
+    """A group of numerical features: scaled columns in the market's order, then the missing-value indicators."""
 
     scalers: tuple[Scaler | ImportedScaler, ...]
 
     @classmethod
     def fit(cls, features: Sequence[Numerical], rows: pl.LazyFrame) -> Self:
-        """Learn all scalers from training rows, one column in memory at a time."""
+        """Fit all scalers on training rows, with one column in memory at a time."""
         return cls(tuple(fit_scaler(f, float_column(rows.select(f.name).collect(), f.name)) for f in features))
 
     @property
     def n_missing_indicators(self) -> int:
-        """How many of the F columns, the last ones, mark missing values."""
+        """Number of missing-value indicators, the last of the F columns."""
         return len(self.names) - len(self.scalers)
 
     @property
@@ -183,7 +180,7 @@ class ScalerGroup:
 
 
 def float_column(frame: pl.DataFrame, name: str) -> Float64:
-    """(n,) a column of the frame, NaN where missing. Raises DataError when it is absent, no number, or infinite."""
+    """(n,) a column of the frame, NaN where missing. Raises DataError if it is absent, not numeric, or infinite."""
     if name not in frame.columns:
         raise DataError(f"numerical feature {name!r} must be a column of the rows (got {sorted(frame.columns)})")
     column = frame[name]
@@ -197,9 +194,10 @@ def float_column(frame: pl.DataFrame, name: str) -> Float64:
 
 
 def fit_scaler(feature: Numerical, values: Float64) -> Scaler:
-    """Learn one scaler from training values (n,), NaN where missing. A feature that never varies is not divided.
+    """Fit one scaler to training values (n,), NaN where missing. A constant feature is not divided.
 
-    Raises DataError for values that log1p does not take, or that lie too far apart for float64.
+    Raises:
+        DataError: For values outside the domain of log1p, or too far apart for float64.
     """
     missing = np.isnan(values)
     moved = _transformed(feature.name, feature.transform, values[~missing])
@@ -222,23 +220,25 @@ def fit_scaler(feature: Numerical, values: Float64) -> Scaler:
 
 
 def _transformed(name: str, transform: str, values: Float64) -> Float64:
-    """log1p has no value at -1 and below: such a number is refused, not clipped, as it is not what was declared."""
+    """log1p is undefined at -1 and below. Such a number is refused and not clipped, since the feature was declared
+    without it.
+    """
     if transform == "none":
         return values.copy()
     if transform == "signed_log1p":
         return np.copysign(np.log1p(np.abs(values)), values)
     bad = values <= -1.0
     if bad.any():
-        found = f"{values[bad][0]} (and {bad.sum() - 1} more)"
+        shown = f"{values[bad][0]} (and {bad.sum() - 1} more)"
         raise DataError(
-            f"numerical feature {name!r} must be above -1 for log1p (got {found}); "
-            'a feature with negative values takes transform = "signed_log1p"'
+            f"numerical feature {name!r} must be above -1 for log1p (got {shown}); "
+            'use transform = "signed_log1p" for a feature with negative values'
         )
     return np.log1p(values)
 
 
 def _quantiles(values: Float64) -> tuple[Float64, Float64]:
-    """Strictly rising knots and the share of values up to each; a value of many rows gets the middle of its range."""
+    """Strictly ascending knots and the share of values up to each. A frequent value gets the middle of its range."""
     levels = np.linspace(0.0, 1.0, min(MAX_QUANTILES, max(len(values), 2)))
     knots, group = np.unique(np.quantile(values, levels), return_inverse=True)
     return knots, np.bincount(group, weights=levels) / np.bincount(group)

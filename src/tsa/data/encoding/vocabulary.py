@@ -1,12 +1,7 @@
-"""Which values of a categorical feature the model knows, and the rows they hold in the one embedding table.
+"""Vocabularies: the known values of categorical features, and their rows in the shared embedding table.
 
-Row 0 of the table is padding. Then each feature has a block of rows: one for a missing value, one for an unknown value
-(never seen in training, or too rare there), then one per known value. Calendar features (UTC) are blocks like any
-other, with their values fixed; their missing and unknown rows are kept so that all blocks are alike, and stay unused.
-
-A model trained elsewhere brings its own rows instead (`ImportedVocabulary`): then missing and unknown are what they were there.
-
-This file knows columns and values. It does not know histories, files, or how a row number becomes a vector.
+Row 0 is padding. Each feature then has a block of rows: missing, unknown (never seen in training, or too rare), then
+one per known value. Calendar features (UTC) have fixed values and the same layout.
 """
 
 from __future__ import annotations
@@ -26,8 +21,8 @@ from tsa.errors import DataError
 
 PADDING_ROW = 0
 FIRST_ROW = PADDING_ROW + 1
-COUNT = "__count"  # no column of a market begins so
-"""The first row after padding: where the first feature's block begins."""
+COUNT = "__count"  # no market column starts with two underscores
+"""The first row after padding, where the first feature's block begins."""
 
 CALENDAR = {"hour_of_day": range(24), "day_of_week": range(7), "day_of_month": range(1, 32), "month": range(1, 13)}
 """The values of each calendar feature. Monday is day 0 of the week."""
@@ -48,7 +43,7 @@ class Vocabulary:
 
     @property
     def unknown_row(self) -> int:
-        """Row of a value that is none of the known ones."""
+        """Row of a value that is not a known one."""
         return self.first_row + 1
 
     @property
@@ -86,10 +81,11 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedVocabulary:
-    """One feature's rows as another system gave them: in any order, with gaps, several values on one row or on row 0.
+    """One feature's rows as another system assigned them: in any order, with gaps, several values on one row or on row
+    0.
 
-    A missing value counts as `default`; an unknown one has row 0, as padding. With `integers`, a value that is spelled as
-    a number is read through an integer first: "3.0" is "3". The default is not.
+    A missing value counts as `default`; an unknown one has row 0, like padding. With `integers`, a value that is
+    written as a number is converted to an integer first: "3.0" is "3". The default is not converted.
     """
 
     name: str
@@ -108,12 +104,12 @@ class ImportedVocabulary:
 
     @property
     def missing_row(self) -> int:
-        """Row of a missing value: that of the default, looked up as it stands, whatever spelling values go through."""
+        """Row of a missing value: the row of the default, looked up without conversion."""
         return self.row_of.get(self.default, self.unknown_row)
 
     @property
     def next_row(self) -> int:
-        """The row after the last that is given."""
+        """The row after the last assigned one."""
         return max(self.rows, default=PADDING_ROW) + 1
 
     @cached_property
@@ -122,7 +118,7 @@ class ImportedVocabulary:
 
     @cached_property
     def _lookup(self) -> NDArray[np.int32]:
-        """Rows by place in `values`, then that of any other value."""
+        """Rows by position in `values`; the last entry is the row of any other value."""
         return np.array([*self.rows, self.unknown_row], np.int32)
 
     def encode(self, frame: pl.DataFrame) -> NDArray[np.int32]:
@@ -151,7 +147,7 @@ def read_vocabulary(table: Mapping[str, Any]) -> Vocabulary | ImportedVocabulary
 
 
 def _integer_text(texts: pl.Series) -> pl.Series:
-    """What is spelled as a number, spelled as an integer; all else as it is."""
+    """Texts of numbers as integers; other texts unchanged."""
     integers = texts.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
     return integers.cast(pl.String).zip_with(integers.is_not_null(), texts)
 
@@ -169,8 +165,8 @@ def string_column(frame: pl.DataFrame, name: str) -> pl.Series:
 def fit_vocabulary(feature: Categorical, rows: pl.LazyFrame, first_row: int) -> Vocabulary:
     """Learn a feature's known values from training rows.
 
-    They are those with `min_count` occurrences or more, at most `max_values` of them, by count, then by value. What is
-    left out counts as unknown, so that the unknown row is trained.
+    These are the values that occur at least `min_count` times, at most `max_values` of them, ordered by count, then
+    by value. All others count as unknown, so that the unknown row is trained.
     """
     counts = rows.select(pl.col(feature.name).cast(pl.String)).drop_nulls().group_by(feature.name).len(COUNT)
     kept = counts.filter(pl.col(COUNT) >= feature.min_count).collect(engine="streaming")

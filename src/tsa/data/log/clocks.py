@@ -1,4 +1,4 @@
-"""When a log begins and ends, whatever single clocks say that are wrong. Knows rising times, and nothing else."""
+"""Find when a log begins and ends, ignoring single payments with a wrong clock."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from tsa.times import DAY_SECONDS
 
 STRAY, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
-"""Of which times no notice is taken: see `sound_end`. Of fewer times than the last nothing can be said."""
+"""Which times are ignored: see `sound_end`. With fewer times than the last value, none are."""
 
 
 def sound_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
-    """The last time of n rising ones that is no slip of a clock: one payment dated far ahead is not the log's end.
+    """The last of n ascending times that is not a clock error: one payment dated far ahead does not end the log.
 
-    Left out are times after now, unless all are, and at most one in `STRAY` (one at least) behind a gap that is longer than
-    `GAP_SECONDS` and `GAP_TIMES` the usual gaps.
+    Times after now are ignored, unless all are. So is at most one time in `STRAY` (one at least) after a gap that is
+    longer than `GAP_SECONDS` and `GAP_TIMES` the usual gaps.
     """
     times = np.asarray(time_seconds, np.float64)
     past = int(np.searchsorted(times, now_seconds, side="right"))
@@ -32,7 +32,7 @@ def sound_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
 
 
 def sound_span(time_seconds: NDArray[Any], now_seconds: float) -> tuple[float, float]:
-    """The first and the last time that are no slips; before the first, a gap counts as it does before the last."""
+    """The first and last times that are not clock errors. The same rule on gaps applies at the start."""
     last = sound_end(time_seconds, now_seconds)
     times = np.asarray(time_seconds, np.float64)
     return -sound_end(-times[times <= last][::-1], math.inf), last

@@ -1,7 +1,7 @@
-"""Columns looked at as columns: what no single row shows, and what is probably not meant.
+"""Checks of columns as a whole, reported as notes and never refused: likely mistakes that no single row shows.
 
-A key that owns a large part of the log, a feature without values or with none that is known, amounts that are all negative,
-outcomes of one kind alone, payments in the future. Each becomes a note for people; nothing is refused here.
+A key with a large part of the log, a feature without known values, only negative amounts, outcomes of one kind,
+payments in the future.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from tsa.config.market import Market
 from tsa.data.log.clocks import sound_span
 
 KEY_SHARE, KEY_TIMES, KEY_ROWS = 0.1, 5, 50
-"""A key is large that owns more than this share of the rows, so many times the share of the mean key, and so many rows."""
+"""A key is large if it has more than this share of rows, this multiple of the mean key's share, and this many rows."""
 
 HALF = 0.5
-"""With more than this share a key is large whatever the others own."""
+"""A key with more than this share is large, whatever the others have."""
 
 NEARLY_ALL = 0.9
-"""From this share of missing values on, or of values that an encoder fitted on these rows does not know."""
+"""Share of missing values, or of values unknown to an encoder fitted on these rows, from which a note is made."""
 
 UNKNOWN = 0.1
-"""From this share of values that a given encoder does not know on."""
+"""Share of values unknown to a given encoder from which a note is made."""
 
 MIN_ROWS = 20
-"""Of fewer rows no shares are told."""
+"""With fewer rows, shares are not reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """What is odd about a column, in one sentence. `share`: of the rows, where it is about a part of them."""
+    """An unusual property of a column, in one sentence. `share`: the share of rows, if it concerns some of them."""
 
     kind: str
     column: str
@@ -57,26 +57,28 @@ def notes_on(
     is_fitted: bool,
     now_seconds: float,
 ) -> list[Note]:
-    """The notes on clean rows, whose times (n,) rise.
+    """The notes on clean rows, whose times (n,) are ascending.
 
-    report: of the rows, with `rows_kept`, `null_rates` and `labels`. unknown: by categorical feature the rows with a value
-    that the encoder does not know. is_fitted: the encoder was fitted on these rows, and is to be learned with.
+    Args:
+        report: Has `rows_kept`, `null_rates` and `labels`.
+        unknown: By categorical feature, the number of rows with a value that the encoder does not know.
+        is_fitted: The encoder was fitted on these rows, which are for training.
     """
     n = int(report["rows_kept"])
-    found = [*_times(market, time_seconds, now_seconds), *_amounts(market, rows)]
+    notes = [*_times(market, time_seconds, now_seconds), *_amounts(market, rows)]
     if is_fitted:
-        found += _labels(market, report["labels"])
+        notes += _labels(market, report["labels"])
     if n >= MIN_ROWS:
-        found += [*_keys(market, rows, n), *_missing(market, report["null_rates"])]
-        found += _unknown(market, report["null_rates"], unknown, n, is_fitted=is_fitted)
-    return found
+        notes += [*_keys(market, rows, n), *_missing(market, report["null_rates"])]
+        notes += _unknown(market, report["null_rates"], unknown, n, is_fitted=is_fitted)
+    return notes
 
 
 def late_note(market: Market, late: Mapping[str, int]) -> Iterator[Note]:
-    """Of outcomes that become known only after the test range has begun, by range."""
+    """The note on outcomes that become known only after the test range has begun, by range."""
     if total := sum(late.values()):
         parts = ", ".join(f"{count:,} of {name}" for name, count in late.items() if count)
-        text = f"{total:,} outcomes become known only after the test range has begun ({parts}): nothing is learned from them"
+        text = f"{total:,} outcomes become known only after the test range has begun ({parts}): they are not used for training"
         yield Note(kind="known_too_late", column=str(market.label.known_at or market.label.column), text=text)
 
 
@@ -89,10 +91,10 @@ def _times(market: Market, time_seconds: NDArray[np.float64], now_seconds: float
         )
         yield Note(kind="future", column=name, text=text, share=later / n)
     first, last = sound_span(time_seconds, now_seconds)
-    apart = int(np.count_nonzero((time_seconds < first) | (time_seconds > last))) - later
-    if apart > 0:
-        text = f"{apart:,} of {n:,} payments lie far before or after all others: is a clock wrong?"
-        yield Note(kind="stray", column=name, text=text, share=apart / n)
+    stray = int(np.count_nonzero((time_seconds < first) | (time_seconds > last))) - later
+    if stray > 0:
+        text = f"{stray:,} of {n:,} payments lie far before or after all others: is a clock wrong?"
+        yield Note(kind="stray", column=name, text=text, share=stray / n)
 
 
 def _amounts(market: Market, rows: pl.LazyFrame) -> Iterator[Note]:
@@ -103,7 +105,7 @@ def _amounts(market: Market, rows: pl.LazyFrame) -> Iterator[Note]:
         rows.select(high=pl.col(name).max(), negative=(pl.col(name) < 0).sum()).collect(engine="streaming").row(0)
     )
     if high is not None and high <= 0 and negative:
-        text = "no amount is above 0: what is lost by fraud then counts as nothing; write payments as positive numbers"
+        text = "no amount is above 0, so losses by fraud count as 0; write payments as positive numbers"
         yield Note(kind="negative_amounts", column=name, text=text)
 
 
@@ -123,13 +125,13 @@ def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
     for name in dict.fromkeys(history.key_column for history in market.history if history.key_column is not None):
         counts = rows.select(pl.col(name).alias("__key")).drop_nulls().group_by("__key").agg(pl.len().alias("__count"))
         largest = counts.sort("__count", descending=True).head(1)
-        found, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
-        if found.is_empty() or number.item() < 2:
+        top, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
+        if top.is_empty() or number.item() < 2:
             continue
-        count = int(found["__count"][0])
+        count = int(top["__count"][0])
         share, mean = count / n, 1 / number.item()
         if count >= KEY_ROWS and (share > HALF or (share > KEY_SHARE and share > KEY_TIMES * mean)):
-            text = f"one value owns {count:,} of {n:,} rows ({share:.1%}): does it stand for many, or for none?"
+            text = f"one value has {count:,} of {n:,} rows ({share:.1%}): does it mean several keys, or none?"
             yield Note(kind="large_key", column=name, text=text, share=share)
 
 
@@ -151,5 +153,5 @@ def _unknown(
             continue
         what = f"{count:,} of {present:,} values ({share:.1%}) are unknown"
         rare = f"{what}: each is seen fewer than {feature.min_count} times in the training range (min_count)"
-        text = rare if is_fitted else f"{what} to the bundle: are they spelled as in training?"
+        text = rare if is_fitted else f"{what} to the bundle: are they written as in training?"
         yield Note(kind="unknown", column=feature.name, text=text, share=share)

@@ -1,7 +1,6 @@
-"""How a raw column is read: as a number, a text, a key, an id, a time or a label. Polars expressions only.
+"""Parse a raw column as numbers, texts, keys, ids, times or labels, with Polars expressions.
 
-It knows types and their normal forms. It does not know markets or files. The same value reads the same from every
-format: the rules are those of `spelling`, which single payments share.
+A value is read the same from every format: the rules are in `tsa.data.spelling`, which single payments share.
 """
 
 from __future__ import annotations
@@ -16,34 +15,34 @@ from tsa.times import DAY_SECONDS, ISO
 
 
 def is_texty(dtype: pl.DataType) -> bool:
-    """Text, plain or with a dictionary."""
+    """Text, with or without a dictionary."""
     return isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
 
 
 def is_number(dtype: pl.DataType) -> bool:
-    """Types that can hold numbers as they are (a text may still turn out to hold none)."""
+    """Types that can hold numbers. A text column may turn out to hold none."""
     return dtype.is_numeric() or is_texty(dtype) or isinstance(dtype, pl.Boolean | pl.Null)
 
 
 def is_plain(dtype: pl.DataType) -> bool:
-    """Types with a spelling: not lists, structs, bytes, durations or objects."""
+    """Types whose values have a text form: not lists, structs, bytes, durations or objects."""
     return is_number(dtype) or isinstance(dtype, pl.Date | pl.Datetime | pl.Time)
 
 
 def is_time(dtype: pl.DataType, unit: str | None) -> bool:
-    """Types that can hold times; numbers only when their unit is known, and not in floats too short for it."""
+    """Types that can hold times. Numbers can only if their unit is known, and not as 32-bit floats."""
     if isinstance(dtype, pl.Datetime | pl.Date | pl.Null) or is_texty(dtype):
         return True
     return dtype.is_numeric() and unit is not None and not is_short(dtype)
 
 
 def is_short(dtype: pl.DataType) -> bool:
-    """Floats that cannot hold a time of our days: those of 32 bits go in steps of 128 s."""
+    """Floats too short for a present-day time: those of 32 bits have steps of 128 s."""
     return isinstance(dtype, pl.Float32 | pl.Float16)
 
 
 def is_small_integer(dtype: pl.DataType) -> bool:
-    """Integers that all fit Int64."""
+    """Integer types that fit into Int64."""
     return dtype.is_integer() and not isinstance(dtype, pl.UInt64 | pl.Int128 | pl.UInt128)
 
 
@@ -72,7 +71,7 @@ def text(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
             spelled.map_batches(_without_exponents, return_dtype=pl.String(), is_elementwise=True)
         )
     if isinstance(dtype, pl.Datetime):
-        return column.cast(pl.String).str.replace(r"\.0+$", "")  # as every unit and every text format has it
+        return column.cast(pl.String).str.replace(r"\.0+$", "")  # so that it is the same in every unit and text format
     column = column.cast(pl.String)
     if not is_texty(dtype):
         return column
@@ -91,7 +90,7 @@ def _without_exponents(texts: pl.Series) -> pl.Series:
 
 
 def _spelled(texts: pl.Series, spelling: Spelling) -> pl.Series:
-    """Most columns have no odd text: one look at each, and work for those alone."""
+    """Most columns have no text that needs normalising, so check once and work on the few that do."""
     odd = texts.str.contains(spelling.odd_pattern)
     if not odd.any():
         return texts
@@ -101,12 +100,14 @@ def _spelled(texts: pl.Series, spelling: Spelling) -> pl.Series:
 
 
 def key(name: str, dtype: pl.DataType, spelling: Spelling, *, integer: bool) -> pl.Expr:
-    """Int64 when every source has integers there, else String."""
+    """Int64 if every source has integers there, else String."""
     return pl.col(name).cast(pl.Int64) if integer else text(name, dtype, spelling)
 
 
 def inexact(name: str, dtype: pl.DataType) -> pl.Expr | None:
-    """True where a key or id may stand for several: a float that holds no such number exactly, a text cut to few digits."""
+    """True where a key or id may be ambiguous: a float that cannot hold the number exactly, or a text with dropped
+    digits.
+    """
     if is_texty(dtype):
         return pl.col(name).cast(pl.String).str.contains(SHORTENED)
     if not dtype.is_float():
@@ -123,7 +124,7 @@ def nested(name: str) -> pl.Expr:
 
 
 def number(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Float64; null where it cannot be read (and where it is missing, unless it is NaN)."""
+    """Float64; null where it cannot be parsed, and where it is missing, unless it is NaN."""
     if not is_texty(dtype):
         return pl.col(name).cast(pl.Float64)
     spelled = pl.col(name).cast(pl.String).str.strip_chars()
@@ -132,7 +133,7 @@ def number(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
-    """Float64 epoch seconds, exact to the microsecond; null where it cannot be read. Naive times are UTC."""
+    """Float64 epoch seconds, exact to the microsecond; null where it cannot be parsed. Naive times are UTC."""
     column = pl.col(name)
     if isinstance(dtype, pl.Datetime):
         ticks = column.to_physical()
@@ -145,13 +146,13 @@ def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
     given = number(name, dtype).fill_nan(None) / UNIT_SCALE[unit]
     if unit != "ns" or dtype.is_float():
         return given
-    # as floats, nanoseconds of our days would lose their last digits
+    # as floats, present-day nanoseconds would lose their last digits
     whole = column.cast(pl.String).str.strip_chars() if is_texty(dtype) else column
     return ((whole.cast(pl.Int64, strict=False) // 1000).cast(pl.Float64) / 1e6).fill_null(given)
 
 
 def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
-    """Cut by position, not by trying formats one after another: one pass, and each row may have its own form."""
+    """Slices by position instead of trying formats in turn: one pass, and each row may have its own format."""
     date, clock = spelled.str.slice(0, 10), spelled.str.slice(11)
     to_minute = clock.str.slice(5, 1) != ":"
     none, minute = pl.when(clock == "").then(pl.lit("00:00:00")), clock.str.slice(0, 5) + ":00"
@@ -168,5 +169,5 @@ def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
 
 
 def label(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Float64: 0, 1, -1, null, or whatever else stands there (for the rule on labels to find)."""
+    """Float64: 0, 1, -1, null, or any other value, for the rule on labels to report."""
     return number(name, dtype).fill_nan(None)

@@ -1,6 +1,6 @@
-"""Rows of a log that repeat an id: which of them break the rule, which a later row replaces, and how they differ.
+"""Rows of a log that repeat an id: which break the rule, which a later row replaces, and how they differ.
 
-It knows clean rows as `tsa.data.log.reader` stages them. It does not know files, nor what is done with offenders.
+Works on the clean rows that `tsa.data.log.reader` stages. Start with `judge`.
 """
 
 from __future__ import annotations
@@ -16,35 +16,40 @@ COUNT, OUTCOMES, ALIKE, NEWEST = "__count", "__outcomes", "__alike", "__newest"
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated:
-    """Row numbers, and what the rule says of the rows in the first of them."""
+    """Row numbers of repeated ids, and the text of the error for the rows in the first of them."""
 
     broken: pl.Series
     replaced: pl.Series
-    """Rows whose outcome a later row of the same payment tells anew."""
+    """Rows whose outcome a later row of the same payment replaces."""
     text: str = "must be unique"
 
     @property
     def rows(self) -> pl.Series:
-        """All rows that are not kept."""
+        """All rows that are dropped."""
         return self.broken.append(self.replaced) if len(self.replaced) else self.broken
 
 
 def none_repeated(row: str) -> Repeated:
-    """Of a log whose ids are all different."""
+    """The result for a log without repeated ids."""
     nothing = pl.Series(row, [], dtype=pl.get_index_type())
     return Repeated(broken=nothing, replaced=nothing)
 
 
 def judge(rows: pl.DataFrame, id_name: str, row: str, bad: str, *, last: bool) -> Repeated:
-    """Judge the rows (clean columns, `row` the number, `bad` whether a rule is broken) of all ids that stand more than once.
+    """Judge the rows of all ids that occur more than once.
 
-    Rows that are equal but for the outcome are one payment, of which the outcome was told again. With `last` the last row
-    as the files are given counts, unless one of them is bad; without it nobody knows which is right, so all of them break
-    the rule where the outcomes differ. Of any other rows the first is kept.
+    Rows that differ at most in the outcome are one payment whose outcome was reported again. With `last` the last
+    row in file order counts, unless one of them is bad. Without it the right outcome is unknown, so all of them
+    break the rule if the outcomes differ. Of all other rows the first is used.
+
+    Args:
+        rows: Clean columns.
+        row: Name of the column with the row number.
+        bad: Name of the column that says whether a row breaks another rule.
     """
     own = [name for name in rows.columns if name == TIME or not name.startswith("__")]
     compared = [name for name in own if name != id_name]
-    # a bad row may be bad by its outcome, so it counts as another one
+    # a row may be bad because of its outcome, so a bad one counts as different
     outcome = pl.struct(LABEL, KNOWN_AT, bad).n_unique().over(id_name)
     differs = {name: pl.col(name).n_unique().over(id_name) > 1 for name in compared}
     alike = ~pl.any_horizontal(differs.values()) if differs else pl.lit(True)
@@ -70,7 +75,7 @@ def judge(rows: pl.DataFrame, id_name: str, row: str, bad: str, *, last: bool) -
 
 
 def _text(judged: pl.DataFrame, id_name: str, differs: dict[str, pl.Expr], *, last: bool) -> str:
-    """What is expected, and how the rows that stand there differ."""
+    """What is expected, and how the repeated rows differ."""
     ids = judged.select(
         id_name, OUTCOMES, ALIKE, *(differs[name].alias(f"__differs:{name}") for name in differs)
     ).unique(id_name)
@@ -80,9 +85,9 @@ def _text(judged: pl.DataFrame, id_name: str, differs: dict[str, pl.Expr], *, la
     others = ", ".join("the time" if name == TIME else name for name in most)
     parts = [
         f"{int((alike & ~outcomes).sum()):,} in nothing",
-        f"{int((alike & outcomes).sum()):,} in the outcome alone",
+        f"{int((alike & outcomes).sum()):,} in the outcome only",
         f"{int((~alike).sum()):,} in more" + (f" ({others})" if others else ""),
     ]
-    text = f"must be unique; of {len(ids):,} ids that stand more than once, the rows differ: {', '.join(parts)}"
-    advice = '; [input] duplicates = "last" takes the last row where nothing or the outcome alone differs'
+    text = f"must be unique; of {len(ids):,} ids that occur more than once, the rows differ: {', '.join(parts)}"
+    advice = '; [input] duplicates = "last" uses the last row where nothing or only the outcome differs'
     return text if last or not alike.any() else text + advice

@@ -1,7 +1,4 @@
-"""How a file begins: whether it is what its name says, and what the first line of a table tells.
-
-It looks at the first bytes alone. It knows formats and encodings, not columns.
-"""
+"""Check the start of a file: whether its format matches its name, and the column names in the first line of a table."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from tsa.text import brief
 HEAD_BYTES = 65_536
 BOM = "\ufeff"
 SEPARATORS = {"csv": ",", "tsv": "\t", "csv with ;": ";", "csv with |": "|"}
-"""What separates the fields of each kind of table. Only in those with tabs are quotes letters."""
+"""The separator of each kind of table. Only in tab-separated ones are quotes ordinary characters."""
 LINE = "line"
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """How files begin that end so."""
@@ -37,8 +34,8 @@ _MAGIC = {
     b"ORC": "an ORC file; export it as Parquet",
     b"Obj\x01": "an Avro file; export it as Parquet",
     b"ARROW1": "an Arrow file; export it as Parquet",
-    b"\x1f\x8b": "compressed by gzip; let its name end in .gz",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; let its name end in .zst",
+    b"\x1f\x8b": "compressed by gzip; rename it to end in .gz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; rename it to end in .zst",
     b"BZh": "compressed by bzip2; compress it by gzip",
     b"\xff\xfe": "in UTF-16; save it as UTF-8",
     b"\xfe\xff": "in UTF-16; save it as UTF-8",
@@ -46,7 +43,12 @@ _MAGIC = {
 
 
 def refuse_other_kinds(path: str, kind: str) -> None:
-    """DataError for a local file that is not of the kind that its name says, or that is empty. OSError."""
+    """Check that a local file has the format that its name says, and is not empty.
+
+    Raises:
+        DataError: If not.
+        OSError: If the file cannot be read.
+    """
     if "://" in path:
         return
     if kind == "parquet":
@@ -65,7 +67,7 @@ def refuse_other_kinds(path: str, kind: str) -> None:
     if kind == "json" and head.startswith(BOM.encode()):
         raise DataError(f"{path}: begins with a byte order mark; save it as UTF-8 without one")
     if b"\r" in head and b"\n" not in head:
-        raise DataError(f"{path}: has lines that end in CR alone; save it with line ends of LF or CRLF")
+        raise DataError(f"{path}: has lines that end in CR only; save it with LF or CRLF line ends")
 
 
 def _refuse_not_compressed(path: str) -> None:
@@ -89,7 +91,7 @@ def _refuse_torn_parquet(path: str) -> None:
     if not size:
         raise DataError(f"{path}: is empty")
     if head != b"PAR1":
-        raise DataError(f"{path}: is no Parquet file; export it as Parquet, or let its name say what it is")
+        raise DataError(f"{path}: is not a Parquet file; export it as Parquet, or rename it to match its format")
     if tail != b"PAR1":
         raise DataError(f"{path}: is a Parquet file that is cut off; copy it again")
     _refuse_unknown_types(path)
@@ -123,16 +125,16 @@ def _is_zone(name: str) -> bool:
 
 
 def first_line(path: str) -> str:
-    """The first line of a text, without its end or a byte order mark."""
+    """The first line of a text file, without line end and byte order mark."""
     first = pl.scan_lines(path, name=LINE, glob="://" in path).head(1).collect()
     return str(first[LINE].item() or "").rstrip("\r").removeprefix(BOM) if len(first) else ""
 
 
 def kind_of_header(line: str, kind: str) -> str:
-    """The kind of table that a first line begins: files are called `.csv` and separated by tabs, or the other way round.
+    """The kind of table that a first line belongs to: some `.csv` files are tab-separated, and the other way round.
 
-    A tab outside quotes settles it, since no column has one in its name; else what is most often there of commas,
-    semicolons and bars; where there is none of these, the kind stays.
+    A tab outside quotes decides, since no column name has one. Otherwise the most frequent of commas, semicolons and
+    bars decides. If there are none of these, the given kind stays.
     """
     bare = re.sub(r'"(?:[^"]|"")*"', "", line)
     if "\t" in bare:
@@ -143,9 +145,10 @@ def kind_of_header(line: str, kind: str) -> str:
 
 
 def names_of(line: str, kind: str, path: str) -> list[str]:
-    """The names of the columns; one without a name gets one that no market can use.
+    """The column names. A column without a name gets one that no market can use.
 
-    Raises DataError where two are the same but for blanks and byte order marks, or a quote is not closed.
+    Raises:
+        DataError: If two names differ only in blanks or byte order marks, or a quote is not closed.
     """
     if not line.strip():
         raise DataError(f"{path}: line 1 is blank; it must hold the names of the columns")
@@ -158,7 +161,7 @@ def names_of(line: str, kind: str, path: str) -> list[str]:
             names = next(csv.reader([line], delimiter=SEPARATORS[kind], strict=True), [])
         except csv.Error:
             raise DataError(
-                f"{path}: line 1: a quote is not closed, or does not stand around a whole name; put it right"
+                f"{path}: line 1: a quote is not closed, or does not enclose a complete name; correct the line"
             ) from None
     plain = Counter(name.strip(BLANKS + BOM) for name in names)
     if twice := [name for name, count in plain.items() if name and count > 1]:

@@ -1,4 +1,4 @@
-"""JSON lines: what Polars reads wrongly without a word, and where a file stops being JSON. It knows JSON, not columns."""
+"""Check JSON lines for what Polars misreads silently, and locate the line where a file stops being JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_VALUE = re.compile(rb"(?<!\w)(NaN|-?Infinity)(?!\w)")
 
 
 def fields_of(path: str, columns: Sequence[str]) -> list[str]:
-    """The fields of the first rows, and those of `columns` that come up later: JSON may leave fields out."""
+    """The fields of the first rows, and those of `columns` that occur later: JSON rows may omit fields."""
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
     names: dict[str, None] = {}
     for at, text in enumerate(lines.head(PEEK_ROWS).collect()[LINE], 1):
@@ -36,9 +36,9 @@ def fields_of(path: str, columns: Sequence[str]) -> list[str]:
             names.update(dict.fromkeys(row))
         else:
             raise DataError(f"{path}: {json_fault(path) or f'line {at} must hold an object of fields'}") from None
-    found = {name: pl.col(LINE).str.contains(_field(name)).any() for name in columns if name not in names}
-    if found:
-        late = lines.select(**found).collect(engine="streaming").row(0, named=True)
+    occurs = {name: pl.col(LINE).str.contains(_field(name)).any() for name in columns if name not in names}
+    if occurs:
+        late = lines.select(**occurs).collect(engine="streaming").row(0, named=True)
         names.update(dict.fromkeys(name for name, there in late.items() if there))
     return list(names)
 
@@ -89,7 +89,7 @@ def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: 
     for pair in pairs if isinstance(pairs, list) else ():
         name, value = pair if isinstance(pair, tuple) else ("", None)
         if name in names and name in seen:
-            raise DataError(f"{path}: line {number}: field {brief(name)!r} stands twice; leave one out")
+            raise DataError(f"{path}: line {number}: field {brief(name)!r} occurs twice; remove one")
         if name in keys and isinstance(value, _Float) and abs(float(value)) >= 2**53:
             found[name] = float(value)
         seen.add(name)
@@ -97,7 +97,7 @@ def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: 
 
 
 class _Float(str):
-    """A number with a fraction or an exponent, as it is written."""
+    """The text of a number with a fraction or an exponent."""
 
     __slots__ = ()
 

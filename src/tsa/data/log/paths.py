@@ -1,7 +1,4 @@
-"""Which files a log is made of: files, folders and globs on this machine, and object-store URLs.
-
-It knows names and endings, and what the program itself leaves in folders. It does not look into tables.
-"""
+"""Find the files of a log: files, folders and globs on this machine, and object-store URLs."""
 
 from __future__ import annotations
 
@@ -33,34 +30,36 @@ OWN_FOLDERS = {
     "a monitoring": ("monitor.json", "reference.json"),
     "an evaluation": ("report.json", "report.html"),
 }
-"""What the program writes as folders, by the names that stand in each."""
+"""Folders that this program writes, by the names of the files in them."""
 HIDDEN = ("_", ".")
 SHOWN = 3
 
 
 def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
-    """(path, kind) of each file, in the order given, those of a glob or a folder sorted; none is read twice.
+    """(path, kind) of each file, in the order given; those of a glob or folder are sorted. No file is read twice.
 
-    In folders, and where a glob has a wildcard, names that begin with `_` or `.` are left out, as Spark and Hive do.
-    Raises DataError for a log without files, a file of no known kind, and a folder that holds what this program wrote.
+    In folders, and where a glob has a wildcard, names that begin with `_` or `.` are skipped, as Spark and Hive do.
+
+    Raises:
+        DataError: For a log without files, a file of unknown kind, or a folder that this program wrote.
     """
-    found: dict[str, tuple[str, str]] = {}
+    files: dict[str, tuple[str, str]] = {}
     for log in map(str, logs):
         log = log.removeprefix("file://")
         if not log.strip():
             raise DataError("log: a name must not be empty; name files, folders or URLs")
         paths = [log] if "://" in log else list(_local(log))
         if not paths:
-            raise DataError(f"log: there is no file {log!r}")
+            raise DataError(f"log: no such file or folder: {log!r}")
         for path in paths:
-            found.setdefault(path if "://" in path else os.path.realpath(path), (path, kind_of(path)))
-    if not found:
-        raise DataError("log: at least one file is needed, but none was named")
-    return list(found.values())
+            files.setdefault(path if "://" in path else os.path.realpath(path), (path, kind_of(path)))
+    if not files:
+        raise DataError("log: at least one file must be named (got none)")
+    return list(files.values())
 
 
 def kind_of(path: str) -> str:
-    """The kind of a file by its ending. Raises DataError for an ending that is not known."""
+    """The kind of a file by its ending. Raises DataError for an unknown ending."""
     kind = _kind_or_none(path)
     if kind is None:
         ends = ", ".join(f".{end}" for end in KINDS)
@@ -86,14 +85,14 @@ def _local(log: str) -> Iterator[str]:
 
 
 def _is_hidden(match: str, pattern: str) -> bool:
-    """Whether a wildcard, not the user's own word, led to a name that begins with `_` or `.`."""
+    """Whether a wildcard, and not the user's pattern itself, matched a name that begins with `_` or `.`."""
     asked = pattern.split("/")
     names = (name for name in match.split("/") if name.startswith(HIDDEN) and name not in (".", ".."))
     return any(not any(part.startswith(name[0]) for part in asked) for name in names)
 
 
 def _of_folder(folder: Path) -> Iterator[str]:
-    """The tables in a folder and the folders in it. Raises DataError where this program has written one of these."""
+    """The tables and folders in a folder. Raises DataError if this program wrote one of them."""
     tables: list[str] = []
     others: list[str] = []
     _refuse_own(folder, folder)
@@ -130,7 +129,7 @@ def _refuse_own(folder: Path, log: Path) -> None:
             inside = "" if folder == log else f" inside the log folder {log}"
             raise DataError(
                 f"log: {folder} is {what} that this program wrote{inside}, not payments; "
-                "name the files of the log themselves, or move it to another folder"
+                "name the files of the log, or move that folder elsewhere"
             )
 
 

@@ -1,4 +1,4 @@
-"""Where bad rows of a log are set aside, and how many of them may be. It does not know what makes a row bad."""
+"""The quarantine of a log: the file for bad rows, and the largest share of rows that may go there."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Self
 from tsa.errors import ConfigError
 
 LIMIT = 0.05
-"""The share of a log's rows that may be set aside without being asked for."""
+"""Default limit: the share of a log's rows that may go to quarantine."""
 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """A file for rows that break a rule, and the largest share of the rows read that may go there. Checked when made."""
+    """A file for rows that break a rule, and the largest share of the rows read that may go there. Validated when made."""
 
     path: Path
     limit: float = LIMIT
@@ -31,7 +31,7 @@ class Quarantine:
 
     @classmethod
     def of(cls, given: SetAside) -> Self | None:
-        """A path alone takes the usual limit."""
+        """A quarantine from a path, with the default limit, or from a `Quarantine`."""
         if given is None:
             return None
         if isinstance(given, Quarantine):
@@ -39,9 +39,9 @@ class Quarantine:
         return cls(Path(given))
 
     def named(self, name: str) -> Quarantine:
-        """The same for another log, in a file of its own beside this one."""
+        """The same for another log, with a separate file in the same folder."""
         return replace(self, path=self.path.with_stem(f"{self.path.stem}-{name}"))
 
 
 SetAside = Path | Quarantine | None
-"""Where rows that break a rule go; None: they are an error."""
+"""Where rows that break a rule go. None: such rows are an error."""

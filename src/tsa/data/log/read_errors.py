@@ -1,6 +1,6 @@
-"""Why a file cannot be read, in one sentence: with file and line where there is one, and nothing of a parser's inside.
+"""Explain why a file cannot be read, in one sentence, with file and line where known and without parser internals.
 
-It looks at a file a second time, once reading it has failed.
+The file is read a second time, after the first reading has failed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _no_utf8(path: str) -> str | None:
 
 
 def fault_of(frame: pl.LazyFrame) -> Exception | None:
-    """What Polars or the system says when these columns are read to the end; None where they can be."""
+    """The error of Polars or the system when these columns are read to the end; None if they can be read."""
     try:
         frame.select(pl.all().null_count()).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -1,7 +1,6 @@
-"""Read a payment log: any files in, one clean table in time order out, and an account of each row.
+"""Read a payment log: files in any supported format in, one clean table in time order out, with a report on every row.
 
-The steps stand in `read_log`. It does not know encoders or stores; how columns are read is `columns`, what is demanded
-of them `rules`, what happens to offenders `validate`.
+`read_log` is the entry point. `columns` parses values, `rules` checks them, `validation` handles the bad rows.
 """
 
 from __future__ import annotations
@@ -55,10 +54,11 @@ Parts = ParquetChunkWriter | TableParts
 
 @dataclass(frozen=True)
 class CleanLog:
-    """`path`: one Parquet file, rows sorted by (time, id). `report`: what became of each row, in plain JSON values.
+    """`path`: one Parquet file, rows sorted by (time, id). `report`: counts of rows by outcome of the checks, as JSON
+    values.
 
     The file has the raw columns that the market declares, under their own names, and `__time_seconds` (Float64),
-    `__label` (Int8: 1, 0, -1 not known), `__known_at_seconds` (Float64, +inf: never).
+    `__label` (Int8: 1, 0, -1 unknown), `__known_at_seconds` (Float64, +inf: never).
     """
 
     path: Path
@@ -74,10 +74,15 @@ def read_log(
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
 ) -> CleanLog:
-    """Read, check and sort a log. Raises DataError when rows break a rule, unless they may go to `quarantine`.
+    """Read, check and sort a log. The output files appear atomically.
 
-    Without `need_label` a log may lack its outcomes and what only reports use. domains: by numerical feature the numbers
-    that can be scaled; None: those that an encoder fitted as the market says can. Files appear whole or not at all.
+    Args:
+        need_label: Without it a log may lack its outcomes and the columns that only reports use.
+        domains: By numerical feature the numbers that can be scaled. None: those that an encoder fitted as the
+            market says can.
+
+    Raises:
+        DataError: If rows break a rule, unless they may go to `quarantine`.
     """
     keys = (market.event.id, *(str(history.key_column) for history in market.history))
     market, sources = _veiled(market, open_sources(logs, read_columns(market), keys))
@@ -92,9 +97,10 @@ def read_table(
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """The rows and the report of `CleanLog`, of a small table: what `read_log` makes of its Parquet file, in memory.
+    """The rows and the report of `CleanLog` for a small table, in memory instead of a Parquet file.
 
-    Raises DataError as `read_log` does.
+    Raises:
+        DataError: As `read_log`.
     """
     market, sources = _veiled(market, [table_source(table, read_columns(market))])
     log = _opened(market, sources, need_label, domains)
@@ -124,17 +130,17 @@ def clean_log(
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
 ) -> CleanLog:
-    """Check and sort rows that are opened already, as `read_log` does."""
+    """Check and sort rows from sources that are already open, as `read_log` does."""
     out = Path(out)
     log = _opened(market, sources, need_label, domains)
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.staged")
+    staged_path = out.with_name(f".{out.name}.{os.getpid()}.staged")
     try:
-        _stage(log, aside)
+        _stage(log, staged_path)
         with ParquetChunkWriter(out) as parts:
-            report = _settle(log, pl.scan_parquet(aside), parts, Quarantine.of(quarantine))
+            report = _settle(log, pl.scan_parquet(staged_path), parts, Quarantine.of(quarantine))
     finally:
-        aside.unlink(missing_ok=True)
+        staged_path.unlink(missing_ok=True)
     logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
     return CleanLog(path=out, report=report)
 
@@ -144,7 +150,7 @@ def _opened(
 ) -> LogScan:
     log = LogScan(shape=_shape(market, sources, need_label, domains), sources=sources)
     if not log.shape.label:
-        logger.warning("the log has no outcomes (%s): all labels are taken as not known", market.label.column)
+        logger.warning("the log has no outcomes (%s): all labels count as unknown", market.label.column)
     return log
 
 
@@ -161,20 +167,20 @@ def _shape(
 
 
 def _unreadable(log: LogScan, error: Exception) -> DataError:
-    """Of many files, which one cannot be read, and why. Polars shows what stands where it stops."""
+    """The error for an unreadable file, naming the file. Polars' own text quotes the values where it stops."""
     columns, veiled = read_columns(log.shape.market), any(source.is_veiled for source in log.sources)
     for source in log.sources:
         for path in source.paths:
-            found = fault_of(replace(source, paths=(path,)).scan(columns))
-            if found is not None:
-                return why_unreadable(path, source.kind, found, is_veiled=veiled)
+            fault = fault_of(replace(source, paths=(path,)).scan(columns))
+            if fault is not None:
+                return why_unreadable(path, source.kind, fault, is_veiled=veiled)
     return DataError(f"log: cannot be read: {type(error).__name__ if veiled else brief(error)}")
 
 
-def _stage(log: LogScan, aside: Path) -> None:
-    """All rows, typed and flagged, in file order: the files are parsed once, whatever their format."""
+def _stage(log: LogScan, staged_path: Path) -> None:
+    """All rows, typed and flagged, in file order. The files are parsed once, whatever their format."""
     try:
-        log.staged().sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
+        log.staged().sink_parquet(staged_path, compression="lz4", row_group_size=ROW_GROUP)
     except pl.exceptions.PolarsError as error:
         raise _unreadable(log, error) from None
 
@@ -219,15 +225,15 @@ def _settle(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Quaran
 
 
 def _unscored(ids: pl.Series, use: pl.Series, quarantine: Quarantine | None) -> pl.Series:
-    """Row numbers of payments that are sound, but that a network has no number for."""
+    """Row numbers of valid payments that the network gives no finite score."""
     if quarantine is None or not quarantine.unscored:
         return none_repeated(ROW).rows
-    found = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
-    return (found & (use == KEPT)).arg_true()
+    unscored = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
+    return (unscored & (use == KEPT)).arg_true()
 
 
 def _repeated(log: LogScan, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
-    """What is to be done with rows whose ids stand more than once: most logs have none."""
+    """What to do with rows whose ids occur more than once. Most logs have none."""
     again = duplicate_rows(ids, use)
     if again.is_empty():
         return none_repeated(ROW)
@@ -239,7 +245,7 @@ def _repeated(log: LogScan, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series
 
 
 def _set_aside(log: LogScan, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
-    """What the bad rows break, once they are in quarantine. Raises DataError where that is not wanted."""
+    """The rules that the bad rows break, after these are written to quarantine. Raises DataError if they may not be."""
     if bad == 0 and quarantine is None:
         return Broken()
     flagged, named = log.flagged(repeated, frozenset() if quarantine is None else quarantine.unscored)
@@ -269,7 +275,7 @@ def _are_integers(log: LogScan, ids: pl.Series) -> bool:
     id_name = log.shape.market.event.id
     if ids.dtype != pl.String or any(is_texty(source.schema[id_name]) and not source.is_text for source in log.sources):
         return False
-    for start in range(0, len(ids), ROW_GROUP):  # the first part mostly decides
+    for start in range(0, len(ids), ROW_GROUP):  # the first part usually decides
         part = ids.slice(start, ROW_GROUP)
         if not (part.cast(pl.Int64, strict=False).cast(pl.String) == part).fill_null(False).all():
             return False
@@ -277,13 +283,15 @@ def _are_integers(log: LogScan, ids: pl.Series) -> bool:
 
 
 def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
-    """What breaks ties in time. Texts go by length, then by letters: as the numbers that they may all spell but one."""
+    """The key that breaks ties in time. Texts are ordered by length, then alphabetically, as the numbers that they may
+    spell.
+    """
     key = pl.col(id_name)
     return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
 
 
 def _write_sorted(kept: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, Any]:
-    """Write the clean table in parts; what it holds, for the report."""
+    """Write the clean table in parts, and return what the report says about it."""
     times = kept.select(TIME).collect(engine="streaming")[TIME].to_numpy()
     schema = kept.collect_schema()
     ranges = time_chunks(times, row_bytes(schema))

@@ -1,7 +1,4 @@
-"""What a market demands of each row of a log: the typed columns, and the rules with the rows that break them.
-
-It turns a market and the types found in the files into Polars expressions. It runs nothing, and knows no files.
-"""
+"""The rules of a market for the rows of a log, as Polars expressions: the typed columns and the row rules."""
 
 from __future__ import annotations
 
@@ -26,18 +23,18 @@ from tsa.times import DAY_SECONDS
 
 TEN_YEARS_SECONDS = 10 * 365.25 * DAY_SECONDS
 ANY_TIME = (-6e10, 2e11)
-"""From the first century to the ninth millennium: what calendars of programs hold."""
+"""The range of dates that date libraries support."""
 DATE_LENGTH = len("2025-01-31")
 KNOWN_EARLY = "must not be before the payment (a date without time is the end of that day)"
 Schema = Mapping[str, pl.DataType]
 
 MAX_FINDINGS = 20
-"""Columns that do not fit which a message names; of wire rows hundreds can be missing at once."""
+"""Most unsuitable columns that a message names. Wire rows can lack hundreds at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """`broken` is true for the rows that break it. `name` is `rule:column`; `text` says what was expected."""
+    """`broken` is true for the rows that break the rule. `name` is `rule:column`; `text` says what is expected."""
 
     name: str
     column: str
@@ -47,18 +44,18 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class LogSchema:
-    """What every source is brought to: which columns are read as what, the same for all files of a log."""
+    """How each column is read, the same for all files of a log."""
 
     market: Market
     integers: frozenset[str]  # ids, keys and segments that are integers in all files
     label: bool  # there is a label column
     known_at: bool
     now: float
-    domains: Mapping[str, Domain]  # of numbers that not all can be scaled: between which two those lie that can
+    domains: Mapping[str, Domain]  # of features that cannot scale every number: the limits
 
     @property
     def spelling(self) -> Spelling:
-        """Which texts mean "no value", and how the others are spelled."""
+        """Which texts mean "no value", and how other texts are normalised."""
         return Spelling.of(self.market)
 
     @property
@@ -70,12 +67,12 @@ class LogSchema:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Columns that are read as String; what is neither these nor numbers is a key."""
+        """Columns that are read as String. A column that is in neither `texts` nor `numbers` is a key."""
         return tuple(feature.name for feature in self.market.features.categorical)
 
 
 def read_columns(market: Market) -> tuple[str, ...]:
-    """Every column that is read from the files, each once."""
+    """Every column that is read from the files, without duplicates."""
     label = market.label
     known_at = () if label.known_at is None else (label.known_at,)
     excluded = (rule.column for rule in market.features.exclude)
@@ -83,8 +80,9 @@ def read_columns(market: Market) -> tuple[str, ...]:
 
 
 def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
-    """The columns a log must have. One that is only to be scored needs no outcome, and nothing only reports use: where
-    rows carry their own history, no keys either."""
+    """The columns a log must have. A log that is only scored needs no outcome and no columns for reports; if rows carry
+    their own history, it needs no keys.
+    """
     if need_label:
         return read_columns(market)
     keys = (
@@ -105,20 +103,24 @@ def shape_of(
     domains: Mapping[str, Domain] | None = None,
     names: Sequence[str] = (),
 ) -> LogSchema:
-    """Checks that all files have the columns, with types that can be read. Raises DataError listing all that do not.
+    """The schema for all files, once their columns and types are checked.
 
-    domains: what the encoder can scale; None: what one fitted as the market says can. names: of each schema, what files
-    it is of, where there are several.
+    Args:
+        domains: The numbers that the encoder can scale. None: those that an encoder fitted as the market says can.
+        names: Names the files of each schema, if there are several.
+
+    Raises:
+        DataError: Lists all columns that are missing or have the wrong type.
     """
     prefixes = [f"{name}: " for name in names] or [""] * len(schemas)
-    found = [
+    findings = [
         f"{prefix}{line}"
         for prefix, schema in zip(prefixes, schemas, strict=True)
         for line in _schema_findings(market, schema, need_label)
     ]
-    found = list(dict.fromkeys(found))
-    if found:
-        raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(found, schemas)]))
+    findings = list(dict.fromkeys(findings))
+    if findings:
+        raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(findings, schemas)]))
     has = {name for schema in schemas for name in schema}
     types = {name: [schema[name] for schema in schemas if name in schema] for name in read_columns(market)}
     integers = (name for name, dtypes in types.items() if dtypes and all(map(columns.is_small_integer, dtypes)))
@@ -135,8 +137,8 @@ def shape_of(
 
 def _domains(market: Market) -> dict[str, Domain]:
     features = (*market.features.numerical, *market.features.engineered)
-    found = {feature.name: domain_of(feature.transform) for feature in features}
-    return {name: domain for name, domain in found.items() if domain != EVERYTHING}
+    domains = {feature.name: domain_of(feature.transform) for feature in features}
+    return {name: domain for name, domain in domains.items() if domain != EVERYTHING}
 
 
 def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
@@ -172,7 +174,7 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
 
 
 def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
-    """What is read, before anything is refused: floats may be NaN or infinite, a label may be anything."""
+    """The values as read, before any rule is applied: floats may be NaN or infinite, a label may be anything."""
     event, label = shape.market.event, shape.market.label
     read: dict[str, pl.Expr] = {}
     for name in shape.market.raw_columns:
@@ -195,7 +197,7 @@ def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
 
 
 def _known_at(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
-    """When an outcome is known: a date without time is the end of that day."""
+    """When an outcome is known. A date without time means the end of that day."""
     seconds = columns.seconds(name, dtype, unit)
     if isinstance(dtype, pl.Date):
         return seconds + DAY_SECONDS
@@ -206,50 +208,50 @@ def _known_at(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
 
 
 def range_text(low: float, high: float) -> str:
-    """What is expected of a number that a feature is to scale."""
+    """The text of the rule for a number that a feature has to scale."""
     if math.isinf(high):
         return f'must be above {low:g} to be scaled (transform = "signed_log1p" takes any number)'
     return f"must be between {low:g} and {high:g} to be scaled"
 
 
 def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Rule]:
-    """All row rules but that on duplicate ids, which no single row can answer. `value`: the columns of `values`."""
+    """All row rules except the one on duplicate ids, which needs several rows. `value`: the columns of `values`."""
     event, label = shape.market.event, shape.market.label
     missing = Rule(
         name=f"null_id:{event.id}", column=event.id, text="must not be missing", broken=value[event.id].is_null()
     )
-    found = [missing, *_time_rules(shape, schema, value), *_key_rules(shape, schema)]
+    all_rules = [missing, *_time_rules(shape, schema, value), *_key_rules(shape, schema)]
     if EXTRA in schema:
         text = "a row must not have more fields than the header"
-        found.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
-        # a quote that nothing closes makes one field of all that follows up to the next one, other payments included
-        told = [name for name in read_columns(shape.market) if name not in shape.numbers and name in schema]
-        text = "must stand on one line: is a quote not closed?"
-        found += [
+        all_rules.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
+        # an unclosed quote makes one field of everything up to the next quote, other payments included
+        texts = [name for name in read_columns(shape.market) if name not in shape.numbers and name in schema]
+        text = "must be on one line: is a quote not closed?"
+        all_rules += [
             Rule(
                 name=f"line_break:{name}", column=name, text=text, broken=pl.col(name).str.contains("\n", literal=True)
             )
-            for name in told
+            for name in texts
         ]
     for name in (name for name in shape.numbers if name in schema):
         unread = value[name].is_null() & ~columns.missing(name, schema[name], shape.spelling)
-        found.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))
+        all_rules.append(Rule(name=f"not_a_number:{name}", column=name, text="must be a number", broken=unread))
         infinite = value[name].is_infinite()
-        found.append(Rule(name=f"infinite:{name}", column=name, text="must be finite", broken=infinite))
+        all_rules.append(Rule(name=f"infinite:{name}", column=name, text="must be finite", broken=infinite))
         if name in shape.domains:
             low, high = shape.domains[name]
             outside = value[name].is_finite() & ~value[name].is_between(low, high, closed="none")
-            found.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
+            all_rules.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
     if shape.label and label.column in schema:
         blank = columns.missing(label.column, schema[label.column], shape.spelling)
         strange = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
         rule = "must be 0, 1, -1 or null"
-        found.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=strange))
-    return found
+        all_rules.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=strange))
+    return all_rules
 
 
 def plausible(market: Market, now: float) -> tuple[float, float]:
-    """Between which epoch seconds the time of a payment must lie."""
+    """The range of epoch seconds in which a payment's time must lie."""
     if market.inline_history is not None and market.inline_history.accepts("implausible_time"):
         return ANY_TIME
     return EARLIEST_SECONDS, now + TEN_YEARS_SECONDS
@@ -268,14 +270,14 @@ def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) 
         name, seconds = label.known_at, value[KNOWN_AT]
         unread = seconds.is_null() & ~columns.missing(name, schema[name], shape.spelling)
         yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=unread)
-        early = seconds < EARLIEST_SECONDS  # a far future is how some write "never"
+        early = seconds < EARLIEST_SECONDS  # some logs write "never" as a date far in the future
         yield Rule(name=f"absurd_time:{name}", column=name, text="must be 1990 or later", broken=early)
         before = (seconds < value[TIME]) & value[LABEL].is_in([0.0, 1.0])
         yield Rule(name=f"known_too_early:{name}", column=name, text=KNOWN_EARLY, broken=before)
 
 
 def _key_rules(shape: LogSchema, schema: Schema) -> Iterator[Rule]:
-    """Different customers must not become one because a format had no room for all digits of their number."""
+    """Two customers must not become one because a format dropped digits of their numbers."""
     market = shape.market
     keys = dict.fromkeys((market.event.id, *(history.key_column for history in market.history)))
     for name in (name for name in keys if name in schema and not shape.spelling.exact):
@@ -286,7 +288,7 @@ def _key_rules(shape: LogSchema, schema: Schema) -> Iterator[Rule]:
 
 
 def excluded(market: Market, schema: Schema) -> pl.Expr:
-    """True for the rows that `features.exclude` names, however their values are spelled."""
+    """True for the rows that `features.exclude` names, in any spelling of the values."""
     spelling = Spelling.of(market)
     hits = [_holds(rule.column, schema[rule.column], rule.values, spelling) for rule in market.features.exclude]
     return pl.any_horizontal(hits).fill_null(False) if hits else pl.lit(False)
@@ -300,7 +302,7 @@ def _holds(name: str, dtype: pl.DataType, wanted: Sequence[str | float | bool], 
 
 
 def typed_columns(shape: LogSchema, value: Mapping[str, pl.Expr]) -> list[pl.Expr]:
-    """The clean columns: raw ones under their own names, then time, label (Int8) and when it is known (seconds)."""
+    """The clean columns: raw ones under their own names, then time, label (Int8) and the time it is known (seconds)."""
     label = shape.market.label
     known = value[LABEL].is_in([0.0, 1.0])
     at = value[KNOWN_AT] if label.known_at is not None else value[TIME] + label.gap_seconds

@@ -1,7 +1,4 @@
-"""Put a staged table into time order on disk, a stretch of time after the other, so that memory stays bounded.
-
-It knows a lazily read table, its times and an id to break ties. It does not know what the other columns are.
-"""
+"""Sort a staged table by time on disk, one time range after another, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ ROW_GROUP = 2**18
 
 
 def time_chunks(times: np.ndarray, row_bytes: int) -> list[tuple[float, float]]:
-    """Half-open time ranges that hold about `STRETCH_BYTES` each and all rows together. Equal times stay together."""
+    """Half-open time ranges of about `STRETCH_BYTES` each that together hold all rows. Equal times stay together."""
     count = -(-times.size * row_bytes // STRETCH_BYTES)
     if count <= 1:
         return [(-np.inf, np.inf)]
@@ -34,7 +31,7 @@ def time_chunks(times: np.ndarray, row_bytes: int) -> list[tuple[float, float]]:
 
 
 def row_bytes(schema: pl.Schema) -> int:
-    """About what a row takes in memory."""
+    """Approximate memory of a row."""
     return sum(48 if dtype == pl.String else 8 for dtype in schema.values())
 
 
@@ -49,7 +46,7 @@ def sorted_parts(
 
 
 def in_order(part: pl.DataFrame, time: str, tie: pl.Expr) -> pl.DataFrame:
-    """Sorted by (time, tie); logs mostly come that way, and looking is cheaper than moving."""
+    """Rows sorted by (time, tie). Logs are usually sorted already, and checking is cheaper than sorting."""
     later = pl.col(time) > pl.col(time).shift()
     tied = (pl.col(time) == pl.col(time).shift()) & (tie > tie.shift())
     if part.select((later | tied).slice(1).all()).item():
@@ -58,7 +55,7 @@ def in_order(part: pl.DataFrame, time: str, tie: pl.Expr) -> pl.DataFrame:
 
 
 class TableParts:
-    """Keeps tables of one schema in memory, one after the other; the counterpart of `ParquetChunkWriter`."""
+    """Collects tables of one schema in memory; the counterpart of `ParquetChunkWriter`."""
 
     def __init__(self) -> None:
         self._parts: list[pl.DataFrame] = []
@@ -73,7 +70,7 @@ class TableParts:
 
 
 class ParquetChunkWriter:
-    """Writes tables of one schema one after the other into a Parquet file, which appears when all are in."""
+    """Writes tables of one schema into one Parquet file, which appears when all are written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,8 +84,8 @@ class ParquetChunkWriter:
         """Append the rows."""
         table: pa.Table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
-            aside = self._stack.enter_context(atomic_file(self.path))
-            self._writer = pq.ParquetWriter(aside, table.schema, compression="lz4", use_dictionary=False)
+            temporary = self._stack.enter_context(atomic_file(self.path))
+            self._writer = pq.ParquetWriter(temporary, table.schema, compression="lz4", use_dictionary=False)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 
     def __exit__(

@@ -1,7 +1,6 @@
-"""The files of a log, opened and scanned lazily.
+"""Open the files of a log and scan them lazily. Start with `open_sources`.
 
-It knows formats. It does not know what a column means. Columns of text formats (CSV, TSV, JSON
-lines) are all scanned as text: guessing types from the first rows breaks on the ten millionth.
+Text formats (CSV, TSV, JSON lines) are scanned as text: a type guessed from the first rows may fail later.
 """
 
 from __future__ import annotations
@@ -22,36 +21,36 @@ from tsa.errors import DataError
 
 AT = "__at"
 TABLE = "table"
-"""The kind of a source whose rows are at hand."""
-EXTRA = "__beyond the header"  # in CSV: what stands in a row behind the last column of the header
+"""The kind of a source whose rows are in memory."""
+EXTRA = "__beyond the header"  # in CSV: the field after the last column of the header
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Files of one kind with the same columns: `schema` is name -> type, as scanned."""
+    """Files of one kind with the same columns. `schema` is name -> type, as scanned."""
 
     kind: str
     paths: tuple[str, ...]
     schema: dict[str, pl.DataType]
     has_literal_quotes: bool = False
-    """Of a table separated by tabs: whether quotes are letters, since not all of them are around whole fields."""
+    """Tab-separated tables: whether quotes are ordinary characters, since not all of them enclose complete fields."""
     blank_lines: bool = False
-    """Of a table: whether there are lines in which nothing stands. They are no rows."""
+    """Tables: whether there are blank lines. They are not rows."""
     passthrough: tuple[str, ...] = ()
     """Columns that are no market's, and go along to the clean table as they are."""
     respelled: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     """Of JSON lines: by column and row the spelling of a number, where Polars has another one."""
     precomputed_rules: Mapping[str, str] = field(default_factory=dict)
-    """Rules that were checked before, and what they expect: see `tsa.data.log.validation.precomputed_rules`."""
+    """Rules that are checked already, with their texts: see `tsa.data.log.validation.precomputed_rules`."""
     table: pl.DataFrame | None = field(default=None, compare=False, repr=False)
-    """The rows themselves, where they are at hand: nothing is read from files then."""
+    """The rows, if they are in memory: then no files are read."""
 
     is_veiled = False
-    """Whether nothing may be told of what stands in the files."""
+    """Whether messages must not quote the contents of the files."""
 
     @property
     def is_text(self) -> bool:
-        """True for formats without types: everything is scanned as text."""
+        """True for formats without types: all columns are scanned as text."""
         return self.kind not in ("parquet", TABLE)
 
     def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
@@ -73,16 +72,26 @@ class Source:
 
 
 def table_source(table: pl.DataFrame, columns: Sequence[str]) -> Source:
-    """A table at hand, as if it were a Parquet file. columns: as of `open_sources`. DataError for what is no log."""
+    """A table in memory as a source, like a Parquet file. `columns`: as for `open_sources`.
+
+    Raises:
+        DataError: If the table is not a log.
+    """
     source = Source(kind=TABLE, paths=("the table",), schema=dict(table.schema), table=table)
     _refuse_own(source, columns, alone=True)
     return source
 
 
 def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str] = ()) -> list[Source]:
-    """All files of the logs as few sources, in order. keys: those of the columns in which every digit counts.
+    """All files of the logs, grouped into few sources, in order.
 
-    Raises DataError, with file and line, for a file that is missing, empty, torn, or not what its name says.
+    Args:
+        columns: Columns to read.
+        keys: Those of the columns in which every digit matters.
+
+    Raises:
+        DataError: With file and line, if a file is missing, empty, truncated, or of another format than its name
+            says.
     """
     files = find_files(logs)
     opened = [_opened(path, kind, columns, keys) for path, kind in files]
@@ -102,10 +111,10 @@ def _alike(source: Source) -> tuple[Any, ...]:
 
 
 def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
-    """DataError for what this program wrote beside a log: scores, and rows that it had set aside."""
+    """DataError for files that this program wrote next to a log: scores and quarantined rows."""
     scores = "raw_score" in source.schema and not set(columns) <= set(source.schema)
     if scores or ("__reason" in source.schema and not alone):
-        what = "scores that this program wrote" if scores else "rows that were set aside with --quarantine"
+        what = "scores that this program wrote" if scores else "rows from a --quarantine file"
         raise DataError(f"{source.paths[0]}: holds {what}, not payments; leave it out of the log or move it")
 
 
@@ -162,6 +171,6 @@ def _scan(
 
 
 def strip_quotes(text: pl.Expr) -> pl.Expr:
-    """Texts without the quotes that some programs put around a whole field, and double inside it."""
+    """Texts without the quotes around a complete field, and with the doubled quotes inside it undone."""
     inner = text.str.slice(1, text.str.len_chars().cast(pl.Int64) - 2).str.replace_all('""', '"', literal=True)
     return pl.when(text.str.contains(r'(?s)^"(?:[^"]|"")*"$')).then(inner).otherwise(text).name.keep()

@@ -1,7 +1,6 @@
-"""Histories of single payments, from the earlier events of their keys: gathered by the kernel that gathers a store's.
+"""Gather the histories of single payments from the earlier events of their keys, with the kernel used for stores.
 
-Where several payments come at once, each sees those of the others that are before it, in (time, id) order, as in a log.
-It does not know where earlier events are kept, nor what a network makes of them.
+In a batch each payment sees the batch's payments before it, in (time, id) order, as in a log.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tsa.data.history import EventArrays, HistoryArrays, HistoryIndex, gather
 from tsa.data.online.payments import EncodedPayments, tie_break_key
 
 Key = tuple[str, str]
-"""A history's name, and whose it is."""
+"""A history's name, and the key value."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +33,7 @@ class HistoryEvents:
     numerical: NDArray[np.float32]
     """(k, F)"""
     label: NDArray[np.int8]
-    """(k,) 1 fraud, 0 genuine, -1 not known."""
+    """(k,) 1 fraud, 0 genuine, -1 unknown."""
     known_at_seconds: NDArray[np.float64]
     """(k,) when the label becomes known; +inf for never."""
 
@@ -43,12 +42,12 @@ class HistoryEvents:
 
     @classmethod
     def of(cls, payments: EncodedPayments) -> HistoryEvents:
-        """Payments, in any order, as events of the past."""
+        """Payments, in any order, as past events."""
         order = sorted(
             range(len(payments)), key=lambda row: (payments.time_seconds[row], tie_break_key(payments.ids[row]))
         )
-        found = payments.take(order)
-        return cls(ids=found.ids, **{name: getattr(found, name) for name in ARRAYS})
+        ordered = payments.take(order)
+        return cls(ids=ordered.ids, **{name: getattr(ordered, name) for name in ARRAYS})
 
 
 ARRAYS = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
@@ -57,23 +56,26 @@ ARRAYS = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds
 def gather_histories(
     market: Market, payments: EncodedPayments, past: Mapping[Key, HistoryEvents]
 ) -> dict[str, HistoryArrays]:
-    """The histories of B payments by name. past: the earlier events of their keys; a key without any may be absent.
+    """The histories of B payments by name.
 
-    An event at or after a payment, in (time, id) order, is not part of its history, wherever it comes from.
+    An event at or after a payment, in (time, id) order, is never part of its history.
+
+    Args:
+        past: The earlier events of the payments' keys. A key without events may be absent.
     """
     events = _events(payments, list(past.values()))
     rows = np.arange(len(payments))
-    found = {}
+    histories = {}
     for history in market.history:
         index = _index(history.name, payments, past, events.time_seconds)
         if not math.isinf(market.retention_seconds):
             index = _retained(index, events.time_seconds, market.retention_seconds)
-        found[history.name] = gather(events, index, rows, history.length)
-    return found
+        histories[history.name] = gather(events, index, rows, history.length)
+    return histories
 
 
 def _events(payments: EncodedPayments, past: Sequence[HistoryEvents]) -> EventArrays:
-    """The payments themselves, whose outcomes nobody knows yet, then all that came before them."""
+    """The payments themselves, with their outcomes unknown, then all past events."""
     n = len(payments)
     own: dict[str, Any] = {name: getattr(payments, name) for name in ARRAYS}
     own |= {"label": np.full(n, -1, np.int8), "known_at_seconds": np.full(n, np.inf)}
@@ -86,7 +88,7 @@ def _events(payments: EncodedPayments, past: Sequence[HistoryEvents]) -> EventAr
 def _index(
     history: str, payments: EncodedPayments, past: Mapping[Key, HistoryEvents], time_seconds: NDArray[np.float64]
 ) -> HistoryIndex:
-    """Where the payments stand among the events of their keys. A payment without a key stands alone."""
+    """The positions of the payments among the events of their keys. A payment without a key is separate."""
     if (
         len(payments) == 1
         and (last := _append_only_index(payments.keys[history][0], history, past, time_seconds)) is not None
@@ -115,8 +117,10 @@ def _index(
 def _append_only_index(
     key: object, history: str, past: Mapping[Key, HistoryEvents], time_seconds: NDArray[np.float64]
 ) -> HistoryIndex | None:
-    """Where the only payment stands, if each event of its key is later than the one before, and it is later than all, as
-    nearly always; None if not, where ids tell the order or some events do not count."""
+    """Fast path for a single payment later than all events of its keys, whose times are strictly ascending.
+
+    None if that does not hold: if ids decide the order or some events do not count.
+    """
     begin = end = place = 1
     for of, events in past.items():
         if of == (history, key):
@@ -131,7 +135,7 @@ def _append_only_index(
 
 
 def _tied(block: NDArray[np.int64], when: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(m,) whether an event, given in order, has the time of its neighbour of the same key."""
+    """(m,) whether an event, in order, has the same time as its neighbour of the same key."""
     as_before = np.zeros(len(block), bool)
     as_before[1:] = (block[1:] == block[:-1]) & (when[1:] == when[:-1])
     as_next = np.append(as_before[1:], False)
@@ -140,7 +144,7 @@ def _tied(block: NDArray[np.int64], when: NDArray[np.float64]) -> NDArray[np.boo
 
 
 def _retained(index: HistoryIndex, time_seconds: NDArray[np.float64], retention_seconds: float) -> HistoryIndex:
-    """The index without what is older than the limit, seen from each payment."""
+    """The index without events older than the retention limit, seen from each payment."""
     start = index.start.copy()
     for row, (begin, end) in enumerate(zip(index.start, index.position, strict=True)):
         times = time_seconds[index.order[begin : end + 1]]

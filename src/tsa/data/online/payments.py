@@ -1,7 +1,7 @@
-"""Single payments, from plain values (as JSON has them) to the encoded events that a store holds, to the same bit.
+"""Encode single payments, given as plain values (as from JSON), bit-identical to the events of a store.
 
-What a column means is said by the market, what a value becomes by the encoder; the rules are those of logs
-(`tsa.data.log.rules`). One payment that breaks a rule does not spoil the others. It does not know histories or files.
+The rules are those of logs (`tsa.data.log.rules`). A payment that breaks a rule does not affect the others. Start
+with `PaymentReader`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class EncodedPayments:
     """B encoded payments."""
 
     ids: tuple[str, ...]
-    """Spelled as texts, veiled where the market asks for it."""
+    """As texts, or as pseudonyms where the market asks for them."""
     time_seconds: NDArray[np.float64]
     """(B,)"""
     keys: Mapping[str, tuple[str | None, ...]]
-    """By history: whose payment each is; None: no history under that key."""
+    """By history: the key of each payment; None: no key, so no history."""
     categorical: NDArray[np.int32]
     """(B, C)"""
     numerical: NDArray[np.float32]
@@ -59,17 +59,17 @@ class EncodedPayments:
     engineered: NDArray[np.float32]
     """(B, G)"""
     label: NDArray[np.int8]
-    """(B,) 1 fraud, 0 genuine, -1 not known; never an input of the payment itself."""
+    """(B,) 1 fraud, 0 genuine, -1 unknown; never an input of the payment itself."""
     known_at_seconds: NDArray[np.float64]
     """(B,) when the label becomes known; +inf for never."""
     raw: tuple[Mapping[str, Any], ...]
-    """The clean values by column: what it takes to encode the payment anew."""
+    """The clean values by column, enough to encode the payment again."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: Sequence[int]) -> EncodedPayments:
-        """Some of the payments, in the order of `positions`."""
+        """Some of the payments, in the order of `rows`."""
         at = np.asarray(rows, np.int64)
         arrays = ("time_seconds", "categorical", "numerical", "engineered", "label", "known_at_seconds")
         return EncodedPayments(
@@ -82,16 +82,16 @@ class EncodedPayments:
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedPayments:
-    """What became of the rows of a request: the sound ones, where they stood, and what is wrong with the others."""
+    """The rows of a request: the valid payments, with their positions, and the violations of the others."""
 
     payments: EncodedPayments
     positions: tuple[int, ...]
-    """Of each payment, its place among the rows that were read."""
+    """The position of each payment among the rows."""
     problems: Mapping[int, RuleViolation]
-    """By place among the rows."""
+    """By position among the rows."""
 
     def without(self, wrong: Mapping[int, RuleViolation]) -> ParsedPayments:
-        """The same, but for payments that turn out to have a problem: by their number among `payments`."""
+        """The same without some payments, given by their number among `payments`, that have a violation after all."""
         if not wrong:
             return self
         kept = [at for at in range(len(self.positions)) if at not in wrong]
@@ -101,24 +101,29 @@ class ParsedPayments:
         )
 
     def in_place(self, results: Sequence[Result | RuleViolation]) -> list[Result | RuleViolation]:
-        """What each row comes to: the result of its payment, or its problem."""
+        """The results in the order of the rows: of a payment its result, else its violation."""
         came = {**self.problems, **dict(zip(self.positions, results, strict=True))}
         return [came[place] for place in range(len(came))]
 
 
 def tie_break_key(id_: str) -> tuple[int, str]:
-    """What breaks ties in time: as `tsa.data.log.reader`, texts go by length in bytes, then by letters."""
+    """The key that breaks ties in time, as in `tsa.data.log.reader`: texts by length in bytes, then alphabetically."""
     return len(id_.encode()), id_
 
 
 class PaymentReader:
-    """Reads payments of a market of logs with an encoder. Make one and keep it."""
+    """Reads payments of a market of logs with an encoder. Make one and reuse it."""
 
     def __init__(self, market: Market, encoder: Encoder, *, refuse_unknown_fields: bool = False) -> None:
-        """refuse_unknown_fields: a field that the market does not know breaks a rule; else it is not looked at.
+        """Prepare the reader.
 
-        Raises MarketError when the encoder is for other features, ConfigError where the market asks for pseudonyms and
-        there is no secret, DataError for a market whose rows carry their own history (`WireReader` reads these).
+        Args:
+            refuse_unknown_fields: Whether a field that the market does not know breaks a rule; else it is ignored.
+
+        Raises:
+            MarketError: If the encoder is for other features.
+            ConfigError: If the market uses pseudonyms and the secret is not set.
+            DataError: If the market's rows carry their own history (see `WireReader`).
         """
         encoder.check_market(market)
         if market.inline_history is not None:
@@ -150,29 +155,35 @@ class PaymentReader:
     def read(
         self, rows: Sequence[Row], *, outcomes: bool = False, known: Mapping[int, RuleViolation] | None = None
     ) -> ParsedPayments:
-        """Read payments. outcomes: also what became of each, for events of the past; a current one has none yet.
+        """Read payments.
 
-        known: problems that were found before, by place; such rows are not read.
+        Args:
+            outcomes: Read the outcome of each, for past events. A current payment has none yet.
+            known: Violations found before, by position; such rows are not read.
         """
-        sound: list[_Clean] = []
+        valid: list[_Clean] = []
         places: list[int] = []
         problems: dict[int, RuleViolation] = dict(known or {})
         for place, row in enumerate(rows):
             if place in problems:
                 continue
             try:
-                sound.append(self._clean(row, outcomes))
+                valid.append(self._clean(row, outcomes))
                 places.append(place)
             except RuleViolationError as error:
                 problems[place] = error.problem
-        return ParsedPayments(payments=self._encoded(sound), positions=tuple(places), problems=problems)
+        return ParsedPayments(payments=self._encoded(valid), positions=tuple(places), problems=problems)
 
     def read_all(self, rows: Sequence[Row], *, outcomes: bool = False) -> EncodedPayments:
-        """As `read`, but DataError where a payment breaks a rule: the first one, with field, rule and value."""
-        found = self.read(rows, outcomes=outcomes)
-        for place, problem in found.problems.items():
+        """As `read`.
+
+        Raises:
+            DataError: For the first payment that breaks a rule, with field, rule and value.
+        """
+        parsed = self.read(rows, outcomes=outcomes)
+        for place, problem in parsed.problems.items():
             raise DataError(f"payment number {place + 1}: {problem}")
-        return found.payments
+        return parsed.payments
 
     def _clean(self, row: Row, outcomes: bool) -> _Clean:
         """The typed values of a row. Raises RuleViolationError."""
@@ -201,7 +212,7 @@ class PaymentReader:
     def _check_fields(self, row: Row) -> None:
         for name in self._needed:
             if name not in row:
-                raise RuleViolationError("missing_field", name, "must be there (null where there is no value)", None)
+                raise RuleViolationError("missing_field", name, "is required (null if there is no value)", None)
         if self._refuse_unknown:
             for name in row:
                 if name not in self._known:
@@ -209,10 +220,10 @@ class PaymentReader:
 
     def _text(self, row: Row, name: str) -> str | None:
         read = key_of if name in self._keys else normalise_text
-        found = read(row.get(name), name, self._spelling)
-        if self._veil is None or found is None or name not in self._veil.columns:
-            return found
-        return self._veil.of_text(found)
+        value = read(row.get(name), name, self._spelling)
+        if self._veil is None or value is None or name not in self._veil.columns:
+            return value
+        return self._veil.of_text(value)
 
     def _number(self, row: Row, name: str) -> float | None:
         return number_of(row.get(name), name, self._spelling)
@@ -229,10 +240,10 @@ class PaymentReader:
     def _is_one_of(self, row: Row, rule: Exclude) -> bool:
         """As `tsa.data.log.rules.excluded`: the same text, or the same number however it is spelled."""
         name = rule.column
-        found = self._text(row, name)
-        if found is None:
+        text = self._text(row, name)
+        if text is None:
             return False
-        if found in {normalise_text(value, name, self._spelling) for value in rule.values}:
+        if text in {normalise_text(value, name, self._spelling) for value in rule.values}:
             return True
         try:
             number = self._number(row, name)
@@ -243,23 +254,23 @@ class PaymentReader:
     def _outcome(self, row: Row, now: float) -> tuple[int, float]:
         """(label, when it is known)."""
         label = self.market.label
-        found = self._number(row, label.column)
-        if found is None or found == -1.0:
+        outcome = self._number(row, label.column)
+        if outcome is None or outcome == -1.0:
             return -1, math.inf
-        if found not in (0.0, 1.0):
+        if outcome not in (0.0, 1.0):
             raise RuleViolationError("bad_label", label.column, "must be 0, 1, -1 or null", row[label.column])
         if label.known_at is None:
-            return int(found), now + label.gap_seconds
+            return int(outcome), now + label.gap_seconds
         known_at = self._time(row, label.known_at)
         if known_at is None:
-            return int(found), math.inf
+            return int(outcome), math.inf
         value = row[label.known_at]
         is_text = self.market.event.time_unit is None and isinstance(value, str)
         if (is_text and len(value.strip()) == DATE_LENGTH) or type(value) is date:
             known_at += DAY_SECONDS
         if known_at < now:
             raise RuleViolationError("known_too_early", label.known_at, KNOWN_EARLY, value)
-        return int(found), known_at
+        return int(outcome), known_at
 
     def _encoded(self, rows: Sequence[_Clean]) -> EncodedPayments:
         market, times = self.market, np.array([row.time_seconds for row in rows], np.float64)
@@ -294,7 +305,7 @@ class _Clean:
 
 
 class _Lookup:
-    """The row of the embedding table of a text, or of none."""
+    """The embedding-table row of a text, or of a missing value."""
 
     def __init__(self, vocabulary: Vocabulary | ImportedVocabulary) -> None:
         self._vocabulary = vocabulary

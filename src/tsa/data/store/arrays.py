@@ -1,4 +1,4 @@
-"""Where the arrays of a store are made: in files of a folder, or, for a small table, in memory. Both take pieces."""
+"""Create the arrays of a store: in the files of a folder, or in memory for a small table. Both are written in pieces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tsa.files.writing import ArrayWriter
 
 
 class Writer(Protocol):
-    """A block in which an array is made, piece by piece."""
+    """A context manager in which an array is written piece by piece."""
 
     def __enter__(self) -> Self: ...
 
@@ -28,15 +28,15 @@ class Writer(Protocol):
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """The manifest's entry for the file."""
         ...
 
 
 class Arrays(Protocol):
-    """Makes arrays by the names of their files."""
+    """Creates arrays by their file names."""
 
     def writer(self, file: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Writer:
-        """The block in which one array is made."""
+        """A context manager that creates one array."""
         ...
 
 
@@ -51,14 +51,14 @@ class FolderArrays:
         return ArrayWriter(self.folder / file, dtype, shape)
 
     def array(self, file: str) -> NDArray[Any]:
-        """One that was made, mapped into memory, read-only."""
-        found: NDArray[Any] = np.load(self.folder / file, mmap_mode="r", allow_pickle=False)
-        return found
+        """One of the arrays, mapped into memory, read-only."""
+        array: NDArray[Any] = np.load(self.folder / file, mmap_mode="r", allow_pickle=False)
+        return array
 
 
 @dataclass(frozen=True)
 class MemoryArrays:
-    """Arrays in memory, of the same types and shapes."""
+    """Arrays in memory, with the same types and shapes."""
 
     made: dict[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -68,10 +68,10 @@ class MemoryArrays:
         return MemoryWriter(file, self.made[file])
 
     def array(self, file: str) -> NDArray[Any]:
-        """One that was made, read-only as those of files are."""
-        found = self.made[file].view()
-        found.flags.writeable = False
-        return found
+        """One of the arrays, read-only like those of files."""
+        array = self.made[file].view()
+        array.flags.writeable = False
+        return array
 
 
 class MemoryWriter:
@@ -90,7 +90,7 @@ class MemoryWriter:
             raise ValueError(f"{self.file} must get {len(self.array)} rows (got {self._rows})")
 
     def append(self, piece: NDArray[Any]) -> None:
-        """Append rows (m, ...) whose further axes are those of the array."""
+        """Append rows (m, ...). Their other axes are those of the array."""
         if piece.shape[1:] != self.array.shape[1:]:
             raise ValueError(f"{self.file} takes rows of shape {self.array.shape[1:]} (got {piece.shape[1:]})")
         self.array[self._rows : self._rows + len(piece)] = piece
@@ -98,5 +98,5 @@ class MemoryWriter:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """Nothing: no file is made."""
+        """An empty entry: there is no file."""
         return {}

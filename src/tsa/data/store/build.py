@@ -1,7 +1,6 @@
-"""How the files of a store are written: read and sort, fit, encode, index the histories, and seal with the manifest.
+"""Write the files of a store: read and sort, fit the encoder, encode, index the histories, and write the manifest last.
 
-Memory stays bounded while encoding: rows pass in chunks, and beside them one column, or one history, is held at a time.
-This file knows the order of the work; what each step means is known to the rooms it calls.
+Memory stays bounded: rows are encoded in chunks, and in addition one column or one history is in memory at a time.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ from tsa.files.writing import file_entry, need_suffix, write_json
 from tsa.progress import Progress
 
 MAX_NOTES = 20
-"""Notes on columns that are said; all of them stand in the report."""
+"""Most notes on columns that are logged. The report has all of them."""
 
-CODE = "__code"  # no column of a market begins so
+CODE = "__code"  # no market column starts with two underscores
 
 CHUNK_ROWS, CHUNK_VALUES = 1_000_000, 40_000_000
-"""Rows, and values, that are encoded at a time: markets with hundreds of features take fewer rows."""
+"""Most rows, and most values, encoded at a time: with hundreds of features, chunks have fewer rows."""
 
 Entries = dict[str, dict[str, Any]]
 """Manifest entries by file name."""
@@ -99,10 +98,16 @@ def build_store(
 def build_in_memory(
     market: Market, table: pl.DataFrame, *, quarantine: SetAside, encoder: Encoder, progress: Progress
 ) -> tuple[pl.DataFrame, MemoryArrays, dict[str, Any]]:
-    """What `build_store` writes of the Parquet file of a small table, for a market of logs: the clean rows, the arrays by
-    the names of their files, and the report. Raises DataError."""
-    aside = _quarantine(quarantine)
-    clean, read = read_table(market, table, quarantine=aside, need_label=False, domains=encoder.domains)
+    """What `build_store` writes for the Parquet file of a small table, in memory, for a market of logs.
+
+    Returns:
+        The clean rows, the arrays by file name, and the report.
+
+    Raises:
+        DataError: As `build_store`.
+    """
+    checked = _quarantine(quarantine)
+    clean, read = read_table(market, table, quarantine=checked, need_label=False, domains=encoder.domains)
     rows, arrays = clean.lazy(), MemoryArrays()
     _, time_seconds = _write_times(rows, arrays, None)
     _, unknown = _write_features(encoder, rows, len(clean), arrays, progress, None)
@@ -113,7 +118,7 @@ def build_in_memory(
 
 
 def encode_rows(encoder: Encoder, rows: pl.LazyFrame, n: int, arrays: Arrays, progress: Progress) -> None:
-    """Write the encoded features of n clean rows of a log alone."""
+    """Write only the encoded features of n clean rows of a log."""
     _write_features(encoder, rows, n, arrays, progress, None)
 
 
@@ -127,7 +132,7 @@ def _report(
     *,
     is_fitted: bool,
 ) -> dict[str, Any]:
-    """The account of the rows, and what is odd about columns, which is said as well."""
+    """The report on the rows, with the notes on columns, which are also logged."""
     n = int(report["rows_kept"])
     notes = notes_on(market, rows, time_seconds, report, unknown=unknown, is_fitted=is_fitted, now_seconds=time.time())
     late: dict[str, int] = {}
@@ -150,30 +155,36 @@ def _report(
 def _read(
     market: Market, logs: Sequence[str], folder: Path, *, quarantine: SetAside, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
-    """The clean rows, and, where rows carry their own history, the earlier payments that they tell of."""
-    aside = _quarantine(quarantine)
+    """The clean rows; and, if rows carry their own history, their earlier payments."""
+    checked = _quarantine(quarantine)
     if market.inline_history is None:
         domains = None if encoder is None else encoder.domains
-        yield read_log(market, logs, folder / ROWS, quarantine=aside, need_label=encoder is None, domains=domains), None
+        yield (
+            read_log(market, logs, folder / ROWS, quarantine=checked, need_label=encoder is None, domains=domains),
+            None,
+        )
         return
-    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as found:
-        yield found
+    with read_wire(market, logs, folder / ROWS, quarantine=quarantine, encoder=encoder) as log:
+        yield log
 
 
 def _quarantine(quarantine: SetAside) -> Quarantine | None:
-    aside = Quarantine.of(quarantine)
-    if aside is not None:
-        need_suffix("quarantine", aside.path, ".parquet")
-    return aside
+    checked = Quarantine.of(quarantine)
+    if checked is not None:
+        need_suffix("quarantine", checked.path, ".parquet")
+    return checked
 
 
 def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, Split]:
-    """Row ranges of the market's splits in rising times (n,). Raises DataError when a split has no rows.
+    """Row ranges of the market's splits in ascending times (n,).
 
-    Fractions divide the time from the first to the last payment that no clock dated far from all others.
+    Fractions divide the time from the first to the last payment, ignoring payments with a wrong clock.
+
+    Raises:
+        DataError: If a split has no rows.
     """
     if not len(time_seconds):
-        raise DataError("the log must have rows to learn from, but none is left after reading")
+        raise DataError("the log must have rows to train on (got none after reading)")
     first, last = sound_span(time_seconds, time.time())
     splits = {}
     for name, (start, end) in market.split.resolve(first, last, market.label.gap_seconds).items():
@@ -181,14 +192,14 @@ def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, 
         if begin == stop:
             raise DataError(
                 f"split.{name} must hold payments (got none from {_shown(start)} to {_shown(end)}); "
-                f"the log goes from {_shown(first)} to {_shown(last)}"
+                f"the log spans {_shown(first)} to {_shown(last)}"
             )
         splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}
     return splits
 
 
 def key_codes(key: pl.Series) -> NDArray[np.int64]:
-    """(n,) which key a row has, numbered by first appearance; -1 for null."""
+    """(n,) codes of the keys, numbered by first appearance; -1 for null."""
     name = key.name
     known = key.drop_nulls().unique(maintain_order=True).to_frame().with_row_index(CODE)
     codes = key.to_frame().join(known, on=name, how="left", maintain_order="left").get_column(CODE)
@@ -202,9 +213,9 @@ def _shown(seconds: float) -> str:
 def _write_times(
     rows: pl.LazyFrame, arrays: Arrays, carried: EmbeddedHistoryStore | None
 ) -> tuple[Entries, NDArray[np.float64]]:
-    """Write the times and labels; return the times of the payments, which splits are found by.
+    """Write times and labels. Returns the times of the payments, which define the splits.
 
-    Of earlier payments that rows carry along, no outcome is known, ever.
+    The outcomes of earlier payments that rows carry are never known.
     """
     entries: Entries = {}
     frame = rows.select(TIME, LABEL, KNOWN_AT).collect()
@@ -234,9 +245,9 @@ def _write_features(
     progress: Progress,
     carried: EmbeddedHistoryStore | None,
 ) -> tuple[Entries, dict[str, int]]:
-    """Encode all rows, chunk by chunk: the encoding of a row does not depend on the others.
+    """Encode all rows, chunk by chunk, which is possible since rows are encoded independently.
 
-    Also how many payments have a value that the encoder does not know, by categorical feature.
+    Returns the number of payments with an unknown value, by categorical feature.
     """
     unknown: Counter[str] = Counter()
     encode = {"categorical": encoder.categorical, "numerical": encoder.numerical, "engineered": encoder.engineered}
@@ -265,13 +276,13 @@ def _write_features(
 
 def _unknown(encoder: Encoder, made: NDArray[Any], chunk: pl.DataFrame) -> dict[str, int]:
     """How many rows have a value that the encoder does not know, by categorical feature."""
-    found = {}
+    counts = {}
     for at, vocabulary in enumerate(encoder.categorical_vocabularies):
         count = int(np.count_nonzero(made[:, at] == vocabulary.unknown_row))
         if vocabulary.missing_row == vocabulary.unknown_row:
             count -= chunk[vocabulary.name].null_count()
-        found[vocabulary.name] = count
-    return found
+        counts[vocabulary.name] = count
+    return counts
 
 
 def _write_histories(
@@ -283,18 +294,18 @@ def _write_histories(
     carried: EmbeddedHistoryStore | None,
 ) -> Entries:
     entries: Entries = {}
-    found: dict[str, Iterable[NDArray[Any]]]
+    arrays_by_name: dict[str, Iterable[NDArray[Any]]]
     with progress("indexing histories", len(market.history)) as advance:
         for history in market.history:
             if carried is None:
                 index = _log_index(rows, str(history.key_column), time_seconds, market.retention_seconds)
-                found = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
+                arrays_by_name = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
                 total = len(time_seconds)
             else:
                 position, start = carried.slots(history.name)
-                found = {"order": carried.order(history.name), "position": [position], "start": [start]}
+                arrays_by_name = {"order": carried.order(history.name), "position": [position], "start": [start]}
                 total = int((position - start + 1).sum())
-            for name, pieces in found.items():
+            for name, pieces in arrays_by_name.items():
                 size = total if name == "order" else len(time_seconds)
                 entries |= _write_array(arrays, index_file(history.name, name), np.int64, size, pieces)
             advance(1)
@@ -311,7 +322,7 @@ def _write_array(arrays: Arrays, file: str, kind: type[np.generic], n: int, piec
 def _log_index(
     rows: pl.LazyFrame, key: str, time_seconds: NDArray[np.float64], retention_seconds: float
 ) -> HistoryIndex:
-    """The histories of a log under one key, without what is older than may be kept."""
+    """The histories of a log for one key, without events older than the retention limit."""
     index = index_histories(key_codes(rows.select(key).collect().to_series()))
     return index if math.isinf(retention_seconds) else apply_retention(index, time_seconds, retention_seconds)
 

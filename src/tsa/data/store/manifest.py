@@ -1,18 +1,17 @@
-"""What a store's folder holds, and the manifest that says so.
+"""The files of a store, and its manifest.
 
     categorical.npy numerical.npy engineered.npy      encoded features, one row per event
     time_seconds.npy label.npy known_at_seconds.npy
     NAME.order.npy NAME.position.npy NAME.start.npy   per history
     rows.parquet       the clean rows, in the same order
-    data_report.json   what became of each row that was read
+    data_report.json   the report on the rows that were read
     market.json encoder.json
     manifest.json      version, number of events, splits, and the size and sha256 of each file
 
-Where rows carry their own history, the earlier payments stand behind the n payments in all arrays but `engineered`, in time
-order; the manifest says how many there are in all (`n_stored`), and NAME.order.npy lists each once for each row that shows it.
+If rows carry their own history, the earlier payments follow the n payments in all arrays but `engineered`, in time order.
+The manifest has the total (`n_stored`), and NAME.order.npy lists each payment once for each row that shows it.
 
-The manifest is written last. The same rows in files of the same names give the same manifest, however they are sorted.
-This file knows names and sizes; it does not know what the arrays mean.
+The manifest is written last. The same rows in files of the same names give the same manifest, in any order.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from tsa.files.writing import read_json, sha256_of
 VERSION = 2
 KIND = "tsa event store"
 KEYS = ("n_events", "market", "columns", "histories", "splits", "files")
-"""What a manifest says beside its kind and version."""
+"""Keys of a manifest in addition to kind and version."""
 
 MANIFEST = "manifest.json"
 MARKET = "market.json"
@@ -50,7 +49,7 @@ ARRAYS: dict[str, type[np.generic]] = {
 """The arrays of every store and their types."""
 
 OF_PAYMENTS = ("engineered",)
-"""Those that earlier payments which rows carry along have no part in."""
+"""Arrays without rows for the earlier payments that rows carry."""
 
 INDEX_ARRAYS = ("order", "position", "start")
 """The arrays of each history, int64."""
@@ -67,22 +66,23 @@ def index_file(history: str, name: str) -> str:
 
 
 def files_of(market: Market) -> list[str]:
-    """All files of a store of this market, the manifest left out."""
+    """All files of a store of this market, except the manifest."""
     arrays = [array_file(name) for name in ARRAYS]
     indices = [index_file(history.name, name) for history in market.history for name in INDEX_ARRAYS]
     return [*arrays, *indices, ROWS, REPORT, MARKET, ENCODER]
 
 
 def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
-    """The manifest of a store whose files are all there with the right size, and, with `verify`, the right content.
+    """The manifest of a store, after checking that its files exist and have the right size (with `verify`: content).
 
-    Raises StoreError naming the file that is not.
+    Raises:
+        StoreError: Names the file that does not match.
     """
     manifest = read_json(folder / MANIFEST, StoreError)
     if manifest.get("kind") != KIND or manifest.get("version") != VERSION:
-        found = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
+        version = f"kind={manifest.get('kind')!r}, version={manifest.get('version')!r}"
         raise StoreError(
-            f"{folder / MANIFEST}: this program reads a {KIND!r} of version {VERSION} (got {found}); prepare it again"
+            f"{folder / MANIFEST}: this program reads a {KIND!r} of version {VERSION} (got {version}); prepare it again"
         )
     if missing := [key for key in KEYS if key not in manifest]:
         raise StoreError(f"{folder / MANIFEST} must have the keys {list(KEYS)}, but {missing} are missing")
@@ -95,23 +95,24 @@ def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def check_complete(folder: Path, manifest: Mapping[str, Any], market: Market) -> None:
-    """Raise StoreError when the manifest leaves out a file that a store of this market needs."""
+    """Raise StoreError if the manifest lacks a file that a store of this market needs."""
     for name in files_of(market):
         if name not in manifest["files"]:
             raise StoreError(f"{folder / MANIFEST} must list {name} (got {sorted(manifest['files'])})")
 
 
 def n_stored(manifest: Mapping[str, Any]) -> int:
-    """Events in the arrays: the payments, and the earlier ones that their rows carry."""
+    """Events in the arrays: the payments, and the earlier payments that their rows carry."""
     return int(manifest.get("n_stored", manifest["n_events"]))
 
 
 def open_array(
     folder: Path, name: str, manifest: Mapping[str, Any], dtype: type[np.generic], rows: int | None
 ) -> NDArray[Any]:
-    """Map one array (rows, ...) into memory, read-only; `rows` None: as many as the manifest says of the file.
+    """Map one array (rows, ...) into memory, read-only. `rows` None: the number that the manifest gives for the file.
 
-    Raises StoreError when it is not as the manifest says.
+    Raises:
+        StoreError: If it does not match the manifest.
     """
     try:
         array: NDArray[Any] = np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False))
@@ -120,8 +121,8 @@ def open_array(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / name} cannot be read: {error!r}") from error
     if array.shape != expected or array.dtype != dtype:
-        found = f"{array.shape} {array.dtype}"
-        raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)} (got {found})")
+        actual = f"{array.shape} {array.dtype}"
+        raise StoreError(f"{folder / name} must have shape {expected} and type {np.dtype(dtype)} (got {actual})")
     return array
 
 

@@ -1,7 +1,7 @@
 """The event store: a payment log as flat, time-ordered arrays on disk, opened as memory maps.
 
-`prepare` makes one, whole or not at all; `EventStore.open` refuses one that is torn. `tsa.data.store.manifest` tells what
-stands where in the folder. This file does not know how rows are read or encoded, nor what a model makes of them.
+`prepare` creates one atomically; `EventStore.open` refuses an incomplete one. The files are described in
+`tsa.data.store.manifest`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Array = NDArray[Any]
 TEST = "test"
 Logs = str | Path | Sequence[str | Path]
 MAX_TABLE_BYTES = 256 * 2**20
-"""A table that takes more is encoded by way of files, so that memory stays bounded."""
+"""A larger table is encoded through files, so that memory stays bounded."""
 
 
 def prepare(
@@ -64,13 +64,18 @@ def prepare(
     encoder: Encoder | None = None,
     progress: Progress = silent,
 ) -> EventStore:
-    """Turn a payment log into the store `out`, which appears only when it is whole; an older one there is replaced.
+    """Convert a payment log into the store `out`. It appears when it is complete, and replaces an older store there.
 
-    logs: a file, a glob or a URL, or several. quarantine: a file for rows that break a rule; without it they are an
-    error. encoder: encode with this one, as for scoring; nothing is fitted then, the label column may be absent, and
-    the store has no splits.
-    Raises DataError for rows that cannot be used or a split without rows, MarketError when the encoder is for other
-    features, ConfigError when `out` is a folder with other things in it.
+    Args:
+        logs: A file, a glob or a URL, or several.
+        quarantine: A file for rows that break a rule. Without it such rows are an error.
+        encoder: Encode with this encoder, as for scoring. Nothing is fitted, the label column may be absent, and the
+            store has no splits.
+
+    Raises:
+        DataError: For rows that cannot be used, or a split without rows.
+        MarketError: If the encoder is for other features.
+        ConfigError: If `out` is a folder with other content.
     """
     names = _names(logs)
     if encoder is not None:
@@ -93,21 +98,21 @@ def encoded_log(
     quarantine: SetAside = None,
     progress: Progress = silent,
 ) -> Iterator[EventStore]:
-    """Yield the payments of a log as a store made with `encoder`: nothing is fitted, and the store is gone afterwards.
+    """Yield the payments of a log as a temporary store made with `encoder`; nothing is fitted.
 
-    A small table of a market of logs stays in memory; all else goes by way of files in a folder of its own. The store is the
-    same to the bit. The arrays of one in memory have no files, so its `path` is a name alone.
+    A small table of a market of logs stays in memory; anything else goes through files in a temporary folder. The
+    store is bit-identical. The arrays in memory have no files, so its `path` is only a name.
 
     Args:
         market: What the columns mean.
         payments: A table, or files as `prepare` reads them.
-        encoder: What encodes them.
-        quarantine: A file for rows that break a rule; without it they are an error.
-        progress: Told of what takes long.
+        encoder: Encodes the payments.
+        quarantine: A file for rows that break a rule. Without it such rows are an error.
+        progress: Reports long work.
 
     Raises:
         DataError: For rows that cannot be used.
-        MarketError: For an encoder of other features.
+        MarketError: If the encoder is for other features.
     """
     encoder.check_market(market)
     if (
@@ -130,8 +135,8 @@ def encoded_log(
 class EventStore(EventArrays):
     """n payments in (time, id) order. Arrays are read-only views of memory maps.
 
-    A history is gathered from `events`: the payments, and behind them the earlier ones that wire rows carry along. Of a log
-    these are the same arrays.
+    Histories are gathered from `events`: the payments, followed by the earlier payments that wire rows carry. For a
+    log these are the same arrays.
     """
 
     path: Path
@@ -141,31 +146,32 @@ class EventStore(EventArrays):
     encoder: Encoder
     manifest: Mapping[str, Any]
     categorical: Array
-    """(n, C) int32: rows of the one embedding table, named by `encoder.categorical_names`."""
+    """(n, C) int32: rows of the shared embedding table; columns as in `encoder.categorical_names`."""
     numerical: Array
-    """(n, F) float32, scaled, named by `encoder.numerical_names`."""
+    """(n, F) float32, scaled; columns as in `encoder.numerical_names`."""
     engineered: Array
-    """(n, G) float32, scaled, named by `encoder.engineered_names`."""
+    """(n, G) float32, scaled; columns as in `encoder.engineered_names`."""
     time_seconds: Array
     """(n,) float64 seconds since 1970."""
     label: Array
-    """(n,) int8: 1 fraud, 0 genuine, -1 not known."""
+    """(n,) int8: 1 fraud, 0 genuine, -1 unknown."""
     known_at_seconds: Array
     """(n,) float64: when the label becomes known; +inf for never."""
     events: EventArrays
-    """What the histories' `order` points into."""
+    """The arrays that the histories' `order` indexes."""
     histories: Mapping[str, HistoryIndex]
     report: Mapping[str, Any] | None = None
-    """What `data_report` gives, where it stands in no file."""
+    """The data report, if it is not in a file."""
     is_encoded_again: bool = False
-    """Whether its encoded features are others than those in its folder."""
+    """Whether its encoded features differ from those in its folder."""
 
     @classmethod
     def open(cls, path: str | Path, market: Market | None = None, *, verify: bool = False) -> Self:
-        """Open a store. Sizes are always checked, content with `verify`.
+        """Open a store. File sizes are always checked, contents only with `verify`.
 
-        Raises StoreError naming the file that is missing, torn or changed, or, when `market` is given and the store was
-        made for another, how the two differ.
+        Raises:
+            StoreError: Names the file that is missing, incomplete or changed; or, if `market` is given and the store
+                is for another market, the differences.
         """
         folder = Path(path)
         manifest = read_manifest(folder, verify=verify)
@@ -217,14 +223,17 @@ class EventStore(EventArrays):
         return self.report is not None
 
     def reopened(self) -> EventStore:
-        """The store, without what its maps hold in memory. One that `encoded_by` made, or in memory, is itself."""
+        """The store with fresh memory maps, which frees memory. A store in memory, or from `encoded_by`, is returned as
+        it is.
+        """
         return self if self.is_in_memory or self.is_encoded_again else EventStore.open(self.path)
 
     def encoded_by(self, market: Market, encoder: Encoder, folder: Path, progress: Progress = silent) -> EventStore:
-        """The same payments of a log, encoded by another encoder of a market that reads them alike and has the same
+        """The same payments of a log, encoded with another encoder, whose market reads them alike and has the same
         histories.
 
-        folder: an empty one for the arrays of a store that has files.
+        Args:
+            folder: An empty folder for the arrays, if the store has files.
         """
         arrays = MemoryArrays() if self.is_in_memory else FolderArrays(folder)
         encode_rows(encoder, self.clean, len(self), arrays, progress)
@@ -245,20 +254,20 @@ class EventStore(EventArrays):
         return slice(first, last)
 
     def labels(self, name: str) -> NDArray[np.int8]:
-        """(m,) labels of the split, as the model that is tested could know them: 1 fraud, 0 genuine, -1 not known.
+        """(m,) labels of the split, as known when the tested model is trained: 1 fraud, 0 genuine, -1 unknown.
 
-        Outside the test range an outcome that becomes known only after that range has begun is not known.
+        Outside the test range, an outcome that becomes known only after the test range has begun counts as unknown.
         """
         label = np.asarray(self.label[self.split(name)])
         return np.where(self._is_late(name), np.int8(-1), label)
 
     def labelled(self, name: str) -> NDArray[np.int64]:
-        """(m,) rows of the split whose label is known, as `labels` has it."""
-        found: NDArray[np.int64] = np.flatnonzero(self.labels(name) >= 0) + self.split(name).start
-        return found
+        """(m,) rows of the split whose label is known according to `labels`."""
+        rows: NDArray[np.int64] = np.flatnonzero(self.labels(name) >= 0) + self.split(name).start
+        return rows
 
     def known_too_late(self, name: str) -> int:
-        """How many outcomes of the split become known only after the test range has begun, which nothing learns from."""
+        """Number of outcomes of the split that become known only after the test range has begun; they are not used."""
         return int(np.count_nonzero(self._is_late(name)))
 
     def _is_late(self, name: str) -> NDArray[np.bool_]:
@@ -280,7 +289,7 @@ class EventStore(EventArrays):
 
     @cached_property
     def data_report(self) -> dict[str, Any]:
-        """What became of each row of the log that was read."""
+        """The report on the rows of the log: read, excluded, quarantined, used."""
         return read_json(self.path / REPORT, StoreError) if self.report is None else dict(self.report)
 
     def ids(self, rows: slice = slice(None)) -> pl.Series:
@@ -309,9 +318,10 @@ def _open_index(folder: Path, history: str, manifest: Mapping[str, Any]) -> Hist
 
 
 def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:
-    """By range: `n` and `frauds` of the labelled payments; `start` and `end`, the times of the first and last payment.
+    """By range: `n` and `frauds` of the labelled payments, and `start` and `end`, the times of the first and last
+    payment.
 
-    `known_too_late`: outcomes that nothing learns from, since they become known only after the test range has begun.
+    `known_too_late`: unused outcomes, which become known only after the test range has begun.
     """
     return {
         name: {
@@ -326,7 +336,7 @@ def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:
 
 
 def refuse_unmeasured(store: EventStore) -> None:
-    """DataError where no outcome of the test range is known: what is trained could not be measured."""
+    """Raise DataError if no outcome of the test range is known: the trained model could not be evaluated."""
     if not len(store.labelled("test")):
         n = len(store.label[store.split("test")])
         raise DataError(

@@ -1,8 +1,7 @@
-"""Rows that carry their own history, the wire format: docs/wire-format.md.
+"""Rows that carry their own history: the inline-history format of docs/wire-format.md.
 
-The rooms: `fields` names, `tokens` and `hashtable` the kernel, `values` what a value is, `histories` what a row tells of
-earlier payments, `problems` what is wrong with rows; `source`, `pool`, `reading`, `carried` and `quarantine` the way from
-files to a store; `texts`, `scales` and `request` the way of a single request.
+`layout` names the fields; `tokens` and `hash_table` are the parsing kernel; `reader` reads files into a store and
+`request` single requests.
 """
 
 from __future__ import annotations
@@ -15,5 +14,5 @@ __all__ = ["Payload", "Requests", "WireReader", "read_request"]
 
 
 def read_request(market: Market, encoder: Encoder, payload: Payload) -> Requests:
-    """Read one request. Where there are many, make a `WireReader` once and keep it."""
+    """Read one request. To read many, make one `WireReader` and reuse it."""
     return WireReader(market, encoder).read(payload)

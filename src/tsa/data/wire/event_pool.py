@@ -1,7 +1,7 @@
-"""The different earlier payments that wire rows tell of, each kept once, however many rows repeat it.
+"""Deduplicate the earlier payments that wire rows carry: each is stored once, however many rows repeat it.
 
-Values are kept raw, in files: a categorical one as a code into the feature's different texts, a number as a float64. In
-memory are a time and a key per payment. It does not know rows, rules for rows, or an encoder.
+Values are stored raw, in files: a categorical one as a code of the feature's texts, a number as float64. Only a time
+and a key per payment are in memory.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ Floats = NDArray[np.float64]
 
 
 def hash_multipliers(n: int, purpose: int) -> Hashes:
-    """(n,) odd numbers, always the same: the same payment has the same key on every machine."""
+    """(n,) fixed odd numbers, so that a payment has the same key on every machine."""
     drawn = np.random.default_rng([n, purpose]).integers(0, 2**63, n)
     return drawn.astype(np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def mixed(hashes: Hashes, mixers: Hashes | np.uint64) -> Hashes:
-    """Hashes of texts, such that the same text of another feature has another one."""
+    """Hashes of texts, made different for each feature, so that the same text of two features has two hashes."""
     return (hashes ^ mixers) * mixers
 
 
 Refused = Callable[[int, str], bool]
-"""Whether a text of a categorical feature, by its place, is refused."""
+"""(feature index, text) -> whether the text is refused."""
 
 
 class TextInterner:
-    """The different texts of C categorical features: a code for each, counting from 0 within its feature."""
+    """The distinct texts of C categorical features. Each has a code that counts from 0 within its feature."""
 
     def __init__(self, n_features: int, refused: Refused) -> None:
         self.texts: list[list[str]] = [[] for _ in range(n_features)]
         self.bad: dict[int, set[int]] = {}
-        """By feature: codes of texts that are refused."""
+        """By feature: the codes of refused texts."""
         self._refused = refused
         self._table = HashTable()
         self._mixers = hash_multipliers(n_features, 1)
 
     def codes(self, tokens: Tokens, index: Index, hashes: Hashes) -> NDArray[np.int32]:
-        """(e, C) the codes of the pieces `index` (e, C), whose hashes are given too."""
+        """(e, C) codes of the pieces `index` (e, C), given their hashes."""
         keys = mixed(hashes, self._mixers).ravel()
-        found = self._table.find(keys)
-        new = np.flatnonzero(found < 0)
+        codes = self._table.find(keys)
+        new = np.flatnonzero(codes < 0)
         if len(new):
             own, first = np.unique(keys[new], return_index=True)
             places = new[first]
             self._table.add(own, self._enter(tokens.texts(index.ravel()[places]), places % index.shape[1]))
-            found[new] = self._table.find(keys[new])
-        return found.astype(np.int32).reshape(index.shape)
+            codes[new] = self._table.find(keys[new])
+        return codes.astype(np.int32).reshape(index.shape)
 
     def _enter(self, texts: list[str], features: Index) -> Index:
-        """The codes of texts that are new."""
+        """Assign codes to new texts."""
         codes = np.empty(len(texts), np.int64)
         for at, (text, feature) in enumerate(zip(texts, features.tolist(), strict=True)):
             codes[at] = len(self.texts[feature])
@@ -73,7 +73,7 @@ class TextInterner:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A value that cannot be used: of which kind of feature and which of these, what stands there, and the rule."""
+    """A value that cannot be used: the kind and number of its feature, the value, and the rule it breaks."""
 
     kind: str
     feature: int
@@ -82,7 +82,7 @@ class Wrong:
 
 
 class EventPool:
-    """P different payments, in the order in which they were met."""
+    """P distinct payments, in the order of first appearance."""
 
     def __init__(
         self,
@@ -94,10 +94,15 @@ class EventPool:
         refused: Refused = lambda feature, text: False,
         read: Read | None = None,
     ) -> None:
-        """refused: which texts of categorical features cannot be used. read: of numbers, as `Tokens.numbers` takes it."""
+        """Create an empty pool.
+
+        Args:
+            refused: Which texts of categorical features cannot be used.
+            read: Parser for numbers, as for `Tokens.numbers`.
+        """
         self.spelled, self._bounds, self._read = TextInterner(n_categorical, refused), bounds, read
         self.wrong: dict[int, Wrong] = {}
-        """Payments with a value that cannot be used."""
+        """Payments that have a value which cannot be used."""
         self._size, self._is_wrong = 0, np.zeros(1024, bool)
         self._table = HashTable()
         self._times: list[Floats] = [np.empty(0)]
@@ -119,7 +124,7 @@ class EventPool:
         return self._size
 
     def find_wrong(self, numbers: Index) -> Index:
-        """Which places of `numbers` (e,) are payments with a value that cannot be used."""
+        """Positions in `numbers` (e,) of payments with a value that cannot be used."""
         return np.flatnonzero(self._is_wrong[numbers]) if self.wrong else np.empty(0, np.int64)
 
     def time_seconds(self) -> Floats:
@@ -127,11 +132,11 @@ class EventPool:
         return np.concatenate(self._times)
 
     def keys(self) -> Hashes:
-        """(P,) by which a payment is known again."""
+        """(P,) keys that identify the payments."""
         return np.concatenate(self._keys)
 
     def values(self) -> list[NDArray[Any]]:
-        """Codes (P, C) int32 and numbers (P, F) float64, NaN where missing, as they stand in the files."""
+        """Codes (P, C) int32 and numbers (P, F) float64, NaN where missing, as mapped from the files."""
         for file in self._files:
             file.flush()
         shapes = [((self._size, width), kind) for width, kind in self._shapes]
@@ -143,16 +148,20 @@ class EventPool:
     def add(
         self, tokens: Tokens, categorical: Index, numerical: Index, times: Floats, missing: NDArray[np.bool_]
     ) -> Index:
-        """(e,) the numbers of e payments: pieces (e, C) and (e, F), times (e,). Those not met before are taken in.
+        """Add the payments that are new.
 
-        missing: (T,) which pieces are missing markers.
+        Args:
+            missing: (T,) which pieces are missing markers.
+
+        Returns:
+            (e,) the numbers of the e payments, whose pieces are (e, C) and (e, F) and whose times are (e,).
         """
         pieces = np.concatenate([categorical, numerical], 1)
         hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
         key = (hashes * self._mixers).sum(1, dtype=np.uint64)
         key = mix64(key ^ mix64((times + 0.0).view(np.uint64)))
-        found = self._table.find(key)
-        new = np.flatnonzero(found < 0)
+        pool_numbers = self._table.find(key)
+        new = np.flatnonzero(pool_numbers < 0)
         if len(new):
             first = np.unique(key[new], return_index=True)[1]
             at = new[np.sort(first)]
@@ -163,11 +172,11 @@ class EventPool:
             self._times.append(times[at])
             self._keys.append(key[at])
             self._size += len(at)
-            found[new] = self._table.find(key[new])
-        return found
+            pool_numbers[new] = self._table.find(key[new])
+        return pool_numbers
 
     def _numbers(self, tokens: Tokens, index: Index, missing: NDArray[np.bool_]) -> Floats:
-        """(e, F) what the pieces say; those that cannot be used are noted."""
+        """(e, F) the numbers of the pieces. Those that cannot be used are noted."""
         flat, needed = index.ravel(), self._size + len(index)
         if needed > len(self._is_wrong):
             self._is_wrong = np.concatenate([self._is_wrong, np.zeros(needed, bool)])
@@ -178,7 +187,7 @@ class EventPool:
         return numbers
 
     def _note_codes(self, codes: NDArray[np.int32]) -> None:
-        """Note which of the payments that are taken in, by their codes (e, C), have a text that is refused."""
+        """Note which new payments, given by their codes (e, C), have a refused text."""
         for feature, bad in self.spelled.bad.items():
             for row in np.flatnonzero(np.isin(codes[:, feature], list(bad))).tolist():
                 text = self.spelled.texts[feature][codes[row, feature]]

@@ -1,6 +1,6 @@
-"""The earlier payments of a store of wire rows: which of them its histories show, in which order, and their values.
+"""The earlier payments in a store of wire rows: their order in each history, and their encoded values.
 
-They stand behind the n payments of the store, in time order, each once. It does not know files of rows, nor rules.
+They are stored after the store's n payments, in time order, each once.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from tsa.data.wire.tokens import Index
 from tsa.data.wire.values import Values
 
 CHUNK_ROWS = 100_000
-"""Payments whose histories are held in memory at a time."""
+"""Number of payments whose histories are in memory at a time."""
 
 
 class Segments:
-    """Of one history: for each row of the files, the numbers of the payments that it tells of, kept in a file."""
+    """For one history: the pool numbers of the earlier payments of each row of the files, stored in a file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb+")
         self._counts: list[Index] = [np.empty(0, np.int64)]
 
     def add(self, counts: Index, numbers: Index) -> None:
-        """Some further rows: how many payments each tells of (r,), and which (sum of counts,)."""
+        """Append some rows: how many payments each one has (r,), and their numbers (sum of counts,)."""
         self._counts.append(counts)
         self._file.write(numbers.astype(np.int64).data.cast("B") if len(numbers) else b"")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def read(self) -> tuple[Index, Index]:
-        """(rows,) counts and (their sum,) numbers, as they stand in the file."""
+        """Counts (rows,) and numbers (their sum,), in file order."""
         counts = np.concatenate(self._counts)
         self._file.flush()
         total = int(counts.sum())
@@ -51,7 +51,7 @@ class Segments:
 
 
 class EmbeddedEvents:
-    """Of one history: which payments of the pool the n payments of a store tell of."""
+    """For one history: the pool numbers of the earlier payments of a store's n payments."""
 
     def __init__(self, segments: Segments, rows: Index) -> None:
         counts, self._numbers = segments.read()
@@ -60,7 +60,7 @@ class EmbeddedEvents:
         """(n,) how many."""
 
     def pieces(self) -> Iterator[tuple[slice, Index]]:
-        """Some payments at a time, and the pool's numbers of what they tell of, one after the other."""
+        """Batches of payments, each with the concatenated pool numbers of their earlier payments."""
         for low in range(0, len(self.held), CHUNK_ROWS):
             rows = slice(low, low + CHUNK_ROWS)
             held = self.held[rows]
@@ -70,14 +70,14 @@ class EmbeddedEvents:
 
 @dataclass(frozen=True)
 class EmbeddedHistoryStore:
-    """What n payments in store order tell of earlier ones."""
+    """The earlier payments of n payments in store order."""
 
     values: Values
     pool: EventPool
     segments: dict[str, Segments]
     """By history."""
     rows: Index
-    """(n,) which row of the files each payment was."""
+    """(n,) the row of the files that each payment came from."""
 
     @cached_property
     def _told(self) -> dict[str, EmbeddedEvents]:
@@ -85,14 +85,14 @@ class EmbeddedHistoryStore:
 
     @cached_property
     def _order(self) -> Index:
-        """(P,) the pool's numbers of the payments shown, in time order; of the same time, by key."""
+        """(P,) pool numbers of the visible payments in time order; ties are ordered by key."""
         shown = np.zeros(len(self.pool), bool)
         for told in self._told.values():
             for _, numbers in told.pieces():
                 shown[numbers] = True
-        found = np.flatnonzero(shown)
-        time, key = self.pool.time_seconds()[found], self.pool.keys()[found]
-        return found[np.lexsort((key, time))]
+        visible = np.flatnonzero(shown)
+        time, key = self.pool.time_seconds()[visible], self.pool.keys()[visible]
+        return visible[np.lexsort((key, time))]
 
     def __len__(self) -> int:
         return len(self._order)
@@ -109,7 +109,7 @@ class EmbeddedHistoryStore:
         return position, position - held
 
     def order(self, history: str) -> Iterator[Index]:
-        """The history's `order`, some payments at a time: the earlier ones that a payment tells of, then itself."""
+        """The history's `order` in batches: the earlier payments of each payment, then the payment itself."""
         n = len(self.rows)
         place = np.empty(len(self.pool), np.int64)
         place[self._order] = n + np.arange(len(self._order))
@@ -122,7 +122,7 @@ class EmbeddedHistoryStore:
             yield order
 
     def encoded(self, encoder: Encoder, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """`categorical` (m, C) and `numerical` (m, F) of the earlier payments, so many at a time."""
+        """`categorical` (m, C) and `numerical` (m, F) of the earlier payments, `rows` at a time."""
         codes, numbers = self.pool.values()
         tables = [self.values.rows_of(t, encoder, at) for at, t in enumerate(self.pool.spelled.texts)]
         first = np.cumsum([0, *map(len, tables)])[:-1]

@@ -1,7 +1,4 @@
-"""Wire rows from files, a block at a time: TSV and CSV (`__DOT__` for a dot), JSON, JSON lines, Parquet.
-
-It knows formats and names of fields. It does not know what a value means, nor which rows are good.
-"""
+"""Read wire rows from files in blocks: TSV and CSV (`__DOT__` for a dot), JSON, JSON lines, Parquet."""
 
 from __future__ import annotations
 
@@ -35,24 +32,24 @@ DOT = "__DOT__"
 TEXT = {str}
 SPELLED = Spelling(frozenset(), exact=True)
 BLOCK_ROWS = 512
-"""Rows that are read at a time: 50 MB of a market of EU's size."""
+"""Rows read at a time: about 50 MB for a market with as many features as EU."""
 
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Some rows, in file order."""
+    """Consecutive rows of a file, in file order."""
 
     frame: pl.DataFrame
     """The columns of the payment itself as texts; null where a row lacks the field."""
     histories: list[tuple[str, ...]]
-    """Per row its K history fields."""
+    """The K history fields of each row."""
     problems: RowErrors
-    """Rows that lack a field, or hold something else than a text there."""
+    """Rows that lack a field, or have a value there that is not a text."""
 
 
 @dataclass(frozen=True)
 class WireFile:
-    """One file of wire rows. JSON from a local file is read here; all other ways are those of logs."""
+    """One file of wire rows. Local JSON files are read here; all others through `tsa.data.log.sources`."""
 
     layout: FieldLayout
     path: str
@@ -60,17 +57,21 @@ class WireFile:
     need_label: bool
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[RowBlock]:
-        """All rows, so many at a time. Raises DataError for a file that cannot be read or lacks a column."""
+        """All rows, `rows` at a time.
+
+        Raises:
+            DataError: If the file cannot be read or lacks a column.
+        """
         try:
             yield from self._json_blocks(rows) if self.source is None else self._table_blocks(self.source, rows)
         except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
-            # Polars shows what stands where it stops
+            # Polars quotes the values at the position where it stops
             kind = "json" if self.source is None else self.source.kind
             raise why_unreadable(self.path, kind, error, is_veiled=self._veiled) from None
 
     def _json_blocks(self, rows: int) -> Iterator[RowBlock]:
-        found, spelling = _json_rows(self.path), OwnTexts(self.layout)
-        while block := list(islice(found, rows)):
+        objects, spelling = _json_rows(self.path), OwnTexts(self.layout)
+        while block := list(islice(objects, rows)):
             yield block_of(self.layout, spelling, block)
 
     def _table_blocks(self, source: Source, rows: int) -> Iterator[RowBlock]:
@@ -85,8 +86,9 @@ class WireFile:
             yield self._checked(block)
 
     def _as_text(self, spelling: OwnTexts, name: str, kind: pl.DataType, format_: str) -> pl.Expr:
-        """A column as texts. An empty field of a table is an empty text; null elsewhere is a field that is not there, but
-        where the market knows what it means."""
+        """A column as texts. In a table an empty field is an empty text. Elsewhere null means that the field is absent,
+        unless null is a value in this market.
+        """
         text = pl.col(name) if isinstance(kind, pl.String) else columns.text(name, kind, SPELLED).alias(name)
         if isinstance(kind, pl.Boolean) and name in self.layout.categorical:
             text = (
@@ -102,7 +104,7 @@ class WireFile:
 
     @property
     def _veiled(self) -> bool:
-        """Whether some values must not be told as they are."""
+        """Whether some values must not appear in messages because they are pseudonymised."""
         privacy = self.layout.market.privacy
         return privacy is not None and bool(privacy.pseudonymise)
 
@@ -117,30 +119,32 @@ class WireFile:
     def _checked(self, block: pl.DataFrame) -> RowBlock:
         problems = RowErrors()
         extra = block[EXTRA].is_not_null()
-        found = zip(extra.arg_true().to_list(), block[EXTRA].filter(extra).to_list(), strict=True)
-        broken = [("extra_field", row, "row", value) for row, value in found]
+        longer = zip(extra.arg_true().to_list(), block[EXTRA].filter(extra).to_list(), strict=True)
+        broken = [("extra_field", row, "row", value) for row, value in longer]
         for name in _broken_lines(block.drop(EXTRA)) if self._has_quotes else ():
             rows = block[name].str.contains("\n", literal=True).fill_null(False).arg_true().to_list()
             broken += [("line_break", row, name, block[name][row]) for row in rows]
         for rule, row, name, value in broken:
             problems.note(rule, [(row, name, "" if self._veiled else value)])
-        if broken and self._veiled:  # what is to be veiled may stand in any field of such a row
+        if broken and self._veiled:  # in such a row a value to pseudonymise may be in any field
             whole = pl.int_range(pl.len()).is_in([row for _, row, _, _ in broken]).not_()
             block = block.with_columns(pl.when(whole).then(pl.exclude(EXTRA)).otherwise(pl.lit("")).name.keep())
         gaps = block.select(*self.layout.history_fields, *self.layout.current).null_count().row(0, named=True)
         for name in [name for name, count in gaps.items() if count]:
             problems.note("missing_field", ((row, name, "") for row in block[name].is_null().arg_true().to_list()))
-        told = block.select(pl.col(self.layout.history_fields).fill_null("")).rows()
+        histories = block.select(pl.col(self.layout.history_fields).fill_null("")).rows()
         others = [name for name in block.columns if name not in self._told and name != EXTRA]
-        return RowBlock(block.select(others), told, problems)
+        return RowBlock(block.select(others), histories, problems)
 
     def _names(self, source: Source) -> dict[str, str]:
-        """Column as the market calls it -> as the file does."""
+        """Column name in the market -> column name in the file."""
         known: dict[str, str] = {}
         for raw in source.schema:
             other = known.setdefault(raw.replace(DOT, "."), raw)
             if other != raw:
-                raise DataError(f"{self.path}: a column must stand there once (got {raw!r} beside {other!r})")
+                raise DataError(
+                    f"{self.path}: a column must occur once (got {raw!r} and {other!r}); remove or rename one"
+                )
         layout = self.layout
         needed = {*layout.current, *layout.history_fields, *needed_columns(layout.market, need_label=self.need_label)}
         needed -= {layout.market.event.id}
@@ -156,13 +160,17 @@ class WireFile:
 
 
 def _broken_lines(block: pl.DataFrame) -> list[str]:
-    """Names of the columns in which a text goes over several lines."""
+    """Names of the columns in which a text spans several lines."""
     broken = block.select(pl.all().str.contains("\n", literal=True).any())
-    return [name for name, found in (broken.row(0, named=True) if len(block) else {}).items() if found]
+    return [name for name, is_broken in (broken.row(0, named=True) if len(block) else {}).items() if is_broken]
 
 
 def open_files(market: Market, logs: Sequence[str], *, need_label: bool) -> list[WireFile]:
-    """The files of wire rows, in order. Raises DataError for one that is missing or of no known format."""
+    """The files of wire rows, in order.
+
+    Raises:
+        DataError: If a file is missing or its format is unknown.
+    """
     layout, files = FieldLayout(market), []
     for path, kind in find_files(logs):
         local_json = kind == "json" and "://" not in path
@@ -172,7 +180,7 @@ def open_files(market: Market, logs: Sequence[str], *, need_label: bool) -> list
 
 
 def _json_rows(path: str) -> Iterator[dict[str, Any]]:
-    """The objects of JSON lines, or of one JSON array, or the only one that is there."""
+    """The objects in JSON lines, in one JSON array, or a single object."""
     with io.BufferedReader(pa.input_stream(path), 2**20) as stream:
         first = stream.readline()
         if _is_whole(path, first):
@@ -187,7 +195,7 @@ def _json_rows(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _is_whole(path: str, first: bytes) -> bool:
-    """Whether the file is one JSON value: an array, or what a `.json` file has spread over lines."""
+    """Whether the file is one JSON value: an array, or an object of a `.json` file that spans several lines."""
     if first.lstrip()[:1] == b"[":
         return True
     try:
@@ -197,7 +205,7 @@ def _is_whole(path: str, first: bytes) -> bool:
 
 
 def loads(text: bytes | str, what: str) -> Any:
-    """A JSON value. Raises DataError that says of what."""
+    """Parse a JSON value. `what` names it in the DataError raised for anything else."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -212,7 +220,7 @@ def _objects(path: str, value: Any) -> list[dict[str, Any]]:
 
 
 def block_of(layout: FieldLayout, spelling: OwnTexts, rows: Sequence[dict[str, Any]]) -> RowBlock:
-    """Rows of JSON as a block."""
+    """A block of rows given as JSON objects."""
     problems = RowErrors()
     names = layout.current + layout.others
     told = told_texts(layout, rows, problems)
@@ -224,8 +232,8 @@ def block_of(layout: FieldLayout, spelling: OwnTexts, rows: Sequence[dict[str, A
 
 
 def told_texts(layout: FieldLayout, rows: Sequence[Mapping[str, Any]], problems: RowErrors) -> list[tuple[str, ...]]:
-    """Per row its history fields. One that is not there, or no text, counts as empty and is noted."""
-    names, found = layout.history_fields, []
+    """The history fields of each row. An absent or non-text field counts as empty and is noted."""
+    names, histories = layout.history_fields, []
     get = itemgetter(*names)
     for at, row in enumerate(rows):
         try:
@@ -234,14 +242,16 @@ def told_texts(layout: FieldLayout, rows: Sequence[Mapping[str, Any]], problems:
             values = tuple(map(row.get, names))
         if set(map(type, values)) != TEXT:
             values = _only_texts(layout, at, row, values, problems)
-        found.append(values)
-    return found
+        histories.append(values)
+    return histories
 
 
 def _only_texts(
     layout: FieldLayout, at: int, row: Mapping[str, Any], values: tuple[Any, ...], problems: RowErrors
 ) -> tuple[str, ...]:
-    """The history fields of a row, what is no text noted. The legacy system looks no further into a history that is empty."""
+    """The history fields of a row; non-text values are noted. In an empty history the legacy system does not check the
+    other fields.
+    """
     for history in layout.histories:
         deciding = history.batches or (history.parts[0].id,)
         texts = [values[place] for place in deciding]
@@ -257,8 +267,8 @@ def _only_texts(
 def own_texts(
     layout: FieldLayout, spelling: OwnTexts, rows: Sequence[Mapping[str, Any]], problems: RowErrors
 ) -> list[tuple[str, ...]]:
-    """Per row the fields of the payment itself as texts. One that is not there, or can be no text, is noted."""
-    names, found = layout.current, []
+    """The payment's own fields of each row as texts. An absent field, or one that cannot be a text, is noted."""
+    names, all_texts = layout.current, []
     get = itemgetter(*names)
     for at, row in enumerate(rows):
         try:
@@ -271,11 +281,11 @@ def own_texts(
                 if text is None:
                     problems.note(*_problem(at, name, value))
             values = tuple(text or "" for text in texts)
-        found.append(values)
-    return found
+        all_texts.append(values)
+    return all_texts
 
 
 def _problem(row: int, name: str, value: Any) -> tuple[str, list[tuple[int, str, str]]]:
-    """The kind of the value alone is told: what stands in it may have to be veiled."""
+    """The error shows only the type of the value, since the value itself may have to be pseudonymised."""
     rule, kind = ("missing_field", "") if value is None else ("not_a_text", f"a {type(value).__name__}")
     return rule, [(row, name, kind)]

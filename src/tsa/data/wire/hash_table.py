@@ -1,7 +1,7 @@
-"""A hash table of 63-bit keys that is asked and filled an array at a time.
+"""A hash table of 63-bit keys with vectorised lookup and insertion.
 
-Open addressing in NumPy: a key stands in the slot that its upper bits name, or in one of the next. Keys must be well
-mixed already. It does not know what a key stands for.
+Open addressing in NumPy: a key is in the slot given by its upper bits, or in one of the next. Keys must be well
+mixed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Keys = NDArray[np.uint64]
 Values = NDArray[np.int64]
 
 USED = np.uint64(1)
-"""The lowest bit of a key tells a used slot from an empty one; it tells keys apart no more."""
+"""The lowest bit marks a used slot, so it is no longer part of the key."""
 
 MIN_BITS = 6
 
 
 class HashTable:
-    """Keys to non-negative whole numbers. With more `room`, slots per key after growing, more are found at the first look."""
+    """Maps keys to non-negative integers. More `room` (slots per key after growing) means fewer probes per lookup."""
 
     def __init__(self, keys: Keys | None = None, values: Values | None = None, room: int = 4) -> None:
         self._n, self._room = 0, room
@@ -38,24 +38,24 @@ class HashTable:
         self._values = np.full(1 << bits, -1, np.int64)
 
     def find(self, keys: Keys) -> Values:
-        """(n,) the value of each key (n,), -1 for one that is not there."""
+        """(n,) the value of each key (n,); -1 for a key that is not in the table."""
         keys = keys | USED
         slot = (keys >> self._shift).view(np.int64)
         held = self._keys.take(slot)
-        found = self._values.take(slot)
+        values = self._values.take(slot)
         missed = np.flatnonzero(held != keys)
-        found[missed] = -1
+        values[missed] = -1
         open_ = missed[held[missed] != 0]
         while len(open_):
             slot[open_] = (slot[open_] + 1) & self._mask
             held = self._keys[slot[open_]]
             hit = held == keys[open_]
-            found[open_[hit]] = self._values[slot[open_[hit]]]
+            values[open_[hit]] = self._values[slot[open_[hit]]]
             open_ = open_[~hit & (held != 0)]
-        return found
+        return values
 
     def add(self, keys: Keys, values: Values) -> None:
-        """Take in keys (n,) that differ from each other and are not there yet."""
+        """Insert keys (n,) that are distinct and not in the table yet."""
         while (self._n + len(keys)) * 2 > len(self._keys):
             self._grow(self._n + len(keys))
         self._n += len(keys)
@@ -71,7 +71,7 @@ class HashTable:
         slot = (keys >> self._shift).view(np.int64)
         while len(keys):
             free = self._keys[slot] == 0
-            self._keys[slot[free]] = keys[free]  # of several that want one slot, one wins
+            self._keys[slot[free]] = keys[free]  # if several keys want one slot, one of them wins
             won = self._keys[slot] == keys
             self._values[slot[won]] = values[won]
             keys, values, slot = keys[~won], values[~won], (slot[~won] + 1) & self._mask

@@ -1,7 +1,6 @@
-"""The earlier payments that wire rows tell of: which values belong together, when they were, and which of them are seen.
+"""Extract the earlier payments of wire rows: match up their values, check their times, and select the visible ones.
 
-One piece of code for many rows and for a single one. It knows the layout of rows and their pieces; it does not know what
-values mean, nor an encoder.
+The same code serves files and single requests. Start with `visible_events`.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from tsa.data.wire.row_pieces import Events, HistoryRows, places_of, times_of
 from tsa.data.wire.tokens import Index
 
 LATEST_SECONDS = 6e7
-"""How much later than the current payment an earlier one may be where that is scored at all: the legacy system's numbers overflow
-not far beyond."""
+"""How much later than the current payment an earlier one may be, where markets accept that at all. The legacy system's numbers
+overflow not far beyond."""
 
 
 def visible_events(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> Events:
-    """What the rows' history holds; rows that break a rule are noted, what is returned of them means nothing."""
+    """The payments in the rows' history. Rows that break a rule are noted; their events are meaningless."""
     legacy = rows.layout.wire.legacy
     held = _held(rows, history, problems)
     if legacy:
@@ -45,14 +44,15 @@ def visible_events(rows: HistoryRows, history: HistoryFields, problems: RowError
 
 
 def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> list[Index]:
-    """Per part (R,) how many payments it tells of: none where the field of a batch, or else of its ids, is a missing
-    marker. The legacy system looks at no ids but those of the first part."""
+    """Per part (R,) how many payments it has: none if the batch's field, or else the field of ids, is a missing marker.
+    The legacy system checks only the ids of the first part.
+    """
     legacy, parts = rows.layout.wire.legacy, history.parts
     deciding = history.batches or ((parts[0].id,) if legacy else ())
     empty = np.any([rows.is_marker(field) for field in deciding], axis=0) if deciding else np.zeros(len(rows.now), bool)
     if history.batches and legacy and not rows.layout.wire.accepts("unlike_batches"):
         _note_batches(rows, history, ~empty & rows.unlike_batches(history), problems)
-    found = []
+    counts_by_part = []
     for part in parts:
         none = empty if legacy else empty | rows.is_marker(part.id)
         held = np.where(none, 0, rows.count[:, part.id])
@@ -63,8 +63,8 @@ def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> lis
             shown = ((row, part.fields[at], f"{counts[row, at]} values for {held[row]} ids") for row, at in where)
             problems.note("history_length", shown)
             held[wrong.any(1)] = 0
-        found.append(held)
-    return found
+        counts_by_part.append(held)
+    return counts_by_part
 
 
 def _note_batches(rows: HistoryRows, history: HistoryFields, wrong: NDArray[np.bool_], problems: RowErrors) -> None:
@@ -76,7 +76,7 @@ def _note_batches(rows: HistoryRows, history: HistoryFields, wrong: NDArray[np.b
 
 
 def _told(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErrors) -> Events:
-    """All payments of one part, as the row gives them."""
+    """All payments of one part, in the order of the row."""
     row, place = places_of(held)
     return Events(row, (place,), times_of(rows, part, row, place, problems))
 
@@ -84,7 +84,9 @@ def _told(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErrors) 
 def _joined(
     rows: HistoryRows, parts: tuple[FieldPart, ...], left: Events, held: Sequence[Index], problems: RowErrors
 ) -> Events:
-    """The payments that both parts tell of. Mostly ids and times stand there twice to the letter: nothing is to be done."""
+    """The payments that both parts have. Usually ids and times are the same texts in both, and nothing has to be
+    matched.
+    """
     one, other = parts
     alike = [
         rows.text(row, one.id) == rows.text(row, other.id) and rows.text(row, one.time) == rows.text(row, other.time)
@@ -118,7 +120,9 @@ def _aligned(
     ids: list[Any],
     unlike: NDArray[np.bool_],
 ) -> tuple[Index, Index]:
-    """Of the rows `unlike`, which payments of the left part are which of the right one: by id, a repeated id in its turn."""
+    """For the rows `unlike`, match the payments of the left part to those of the right one by id. A repeated id is
+    matched in order.
+    """
     frames = []
     for events, part, hashes in zip((left, right), parts, ids, strict=True):
         at = np.flatnonzero(unlike[events.row])
@@ -130,7 +134,7 @@ def _aligned(
 
 
 def _paired(parts: tuple[FieldPart, ...], left: Events, right: Events, problems: RowErrors) -> Events:
-    """The same payments, as both parts tell of them; their times must agree."""
+    """The same payments from both parts. Their times must agree."""
     differ = np.flatnonzero(left.time_seconds != right.time_seconds)
     if len(differ):
         field = parts[1].fields[parts[1].time - parts[1].first]
@@ -150,14 +154,14 @@ def _note_later(rows: HistoryRows, history: HistoryFields, events: Events, probl
 
 
 def _in_order(events: Events) -> Events:
-    """By row, then by time, ties as they stood; rows mostly come that way."""
+    """By row, then by time; ties keep their order. Rows are usually sorted already."""
     row, time = events.row, events.time_seconds
-    sound = (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (time[1:] >= time[:-1]))
-    return events if sound.all() else events.take(np.lexsort((time, row)))
+    ordered = (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (time[1:] >= time[:-1]))
+    return events if ordered.all() else events.take(np.lexsort((time, row)))
 
 
 def _latest(events: Events, n_rows: int, most: int) -> Events:
-    """At most so many events per row, the latest ones."""
+    """The latest `most` events of each row."""
     count = np.bincount(events.row, minlength=n_rows)
     if count.max(initial=0) <= most:
         return events

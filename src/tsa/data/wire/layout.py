@@ -1,7 +1,4 @@
-"""Which fields a wire row must have, in the order in which all of `tsa.data.inline_history` reads them.
-
-It turns a market into names. It does not know rows, files or values.
-"""
+"""The names and order of the fields of a market's wire rows. The other modules of `tsa.data.wire` use this order."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ from tsa.errors import MarketError
 
 @dataclass(frozen=True, kw_only=True)
 class FieldPart:
-    """The categorical or the numerical half of a history: a field per feature, then the times and the ids beside them.
+    """The categorical or the numerical half of a history: one field per feature, then the times and the ids.
 
-    `first` is the place of its first field among all history fields of the row.
+    `first` is the index of its first field among all history fields of the row.
     """
 
     first: int
@@ -29,23 +26,23 @@ class FieldPart:
 
     @property
     def time(self) -> int:
-        """Place of the field of times."""
+        """Index of the field with the times."""
         return self.first + len(self.features)
 
     @property
     def id(self) -> int:
-        """Place of the field of ids."""
+        """Index of the field with the ids."""
         return self.first + len(self.features) + 1
 
     @property
     def stop(self) -> int:
-        """The place after the last field."""
+        """The index after the last field."""
         return self.first + len(self.features) + 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryFields:
-    """One history: its parts in the order categorical, numerical; a part without features is left out."""
+    """One history: its parts in the order categorical, numerical. A part without features is left out."""
 
     name: str
     length: int
@@ -53,11 +50,11 @@ class HistoryFields:
     """Of each part: "categorical" or "numerical"."""
     parts: tuple[FieldPart, ...]
     batches: tuple[int, ...]
-    """Places of the fields that tell how far each batch of fields has come; none where all are written at once."""
+    """Indices of the fields that say how many payments each batch of fields covers; empty if all are written at once."""
 
     @property
     def fields(self) -> slice:
-        """Places of all its fields."""
+        """Indices of all its fields."""
         return slice(self.parts[0].first, self.parts[-1].stop)
 
 
@@ -69,10 +66,10 @@ class FieldLayout:
 
     @cached_property
     def wire(self) -> InlineHistory:
-        """The market's wire table. Raises MarketError for a market of logs."""
+        """The market's [inline_history] section. Raises MarketError for a market of logs."""
         if self.market.inline_history is None:
             raise MarketError(
-                f"market {self.market.name!r} must have a [inline_history] table to read rows that carry their history"
+                f"market {self.market.name!r} must have an [inline_history] section to read rows that carry their history"
             )
         return self.market.inline_history
 
@@ -88,7 +85,7 @@ class FieldLayout:
 
     @cached_property
     def numeric(self) -> frozenset[str]:
-        """Categorical features that hold whole numbers."""
+        """Categorical features that hold integers."""
         return frozenset(self.wire.numeric_categorical)
 
     @cached_property
@@ -103,13 +100,13 @@ class FieldLayout:
 
     @cached_property
     def events(self) -> tuple[str, ...]:
-        """Names of the features that histories tell of, C + F."""
+        """Names of the C + F features that histories contain."""
         return (*self.categorical, *self.numerical)
 
     @cached_property
     def histories(self) -> tuple[HistoryFields, ...]:
-        """Per history of the market, where its fields stand in `history_fields`."""
-        found: list[HistoryFields] = []
+        """For each history of the market, the positions of its fields in `history_fields`."""
+        histories: list[HistoryFields] = []
         first = 0
         for history in self.market.history:
             parts, kinds = [], []
@@ -124,26 +121,26 @@ class FieldLayout:
                     first = parts[-1].stop
             places = {name: part.first + at for part in parts for at, name in enumerate(part.features)}
             batches = tuple(places[name] for name in self.wire.batches or ())
-            found.append(
+            histories.append(
                 HistoryFields(
                     name=history.name, length=history.length, kinds=tuple(kinds), parts=tuple(parts), batches=batches
                 )
             )
-        return tuple(found)
+        return tuple(histories)
 
     @cached_property
     def history_fields(self) -> tuple[str, ...]:
-        """The fields that tell of earlier payments, K in all."""
+        """The K fields that contain earlier payments."""
         return tuple(field for history in self.histories for part in history.parts for field in part.fields)
 
     @cached_property
     def times(self) -> NDArray[np.int64]:
-        """Places of the fields with times among `history_fields`."""
+        """Indices of the fields with times in `history_fields`."""
         return np.array([part.time for history in self.histories for part in history.parts])
 
     @cached_property
     def numbers(self) -> NDArray[np.int64]:
-        """Places of all fields that hold numbers: features and times."""
+        """Indices of all fields that hold numbers: features and times."""
         numerical = [
             place
             for history in self.histories
@@ -154,13 +151,13 @@ class FieldLayout:
 
     @cached_property
     def current(self) -> tuple[str, ...]:
-        """The fields of the payment itself that a score needs: features, time, id; each once."""
+        """The payment's own fields that a score needs: features, time, id; each once."""
         event = self.market.event
         return tuple(dict.fromkeys((*self.market.features.names, event.time, event.id)))
 
     @cached_property
     def others(self) -> tuple[str, ...]:
-        """Further columns of a file: keys, amount, segments, excluded columns and the outcome; they may have no value."""
+        """Other columns of a file: keys, amount, segments, excluded columns and the outcome. They may be empty."""
         market = self.market
         known_at = () if market.label.known_at is None else (market.label.known_at,)
         excluded = (rule.column for rule in market.features.exclude)

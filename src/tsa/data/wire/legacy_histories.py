@@ -1,7 +1,7 @@
-"""Histories as the legacy system's handlers read them, where that is another way than this project's own.
+"""Read histories as the legacy handlers do, where that differs from this project's way.
 
-Two parts of a history that are equally long tell of the same payments by their place, whatever their ids; of different length,
-by id, each id once. The numerical part says when. It knows places of pieces; not what values mean, nor an encoder.
+Two parts of equal length are matched by position, whatever their ids; parts of different length are matched by id,
+each id once. Times are those of the numerical part.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tsa.data.wire.tokens import Index, text_hashes
 
 
 def legacy_events(rows: HistoryRows, history: HistoryFields, held: list[Index], problems: RowErrors) -> Events:
-    """What the rows' history holds, in the order in which it stands there; `held`: per part (R,) how many payments."""
+    """The payments in the rows' history, in the order of the row. `held`: per part (R,) how many payments."""
     for part, count in zip(history.parts, held, strict=True):
         _note_gaps(rows, part, count, problems)
     row, place = places_of(held[0])
@@ -39,7 +39,7 @@ def legacy_events(rows: HistoryRows, history: HistoryFields, held: list[Index], 
 
 
 def note_beyond(rows: HistoryRows, history: HistoryFields, events: Events, problems: RowErrors) -> None:
-    """Note rows that tell of more payments than the history has room for, or of one older than the cap."""
+    """Note rows with more payments than the history's length, or with a payment older than the cap."""
     part, most, cap = history.parts[-1], history.length - 1, rows.layout.wire.age_cap_seconds
     count = np.bincount(events.row, minlength=len(rows.now))
     over = np.flatnonzero(count > most).tolist()
@@ -56,7 +56,7 @@ def _default_of(rows: HistoryRows, name: str) -> str | None:
 
 
 def _note_gaps(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErrors) -> None:
-    """Note missing ids and times that there is no default for."""
+    """Note missing ids and times that have no default."""
     event = rows.layout.market.event
     row, place = places_of(held)
     for rule, name, field in (("missing_id", event.id, part.id), ("missing_time", event.time, part.time)):
@@ -68,7 +68,7 @@ def _note_gaps(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErr
 
 
 def _ids(rows: HistoryRows, part: FieldPart, row: Index, place: Index) -> NDArray[np.uint64]:
-    """(E,) what the ids hash to; a missing one is the default."""
+    """(E,) hashes of the ids; a missing id has the hash of the default."""
     token = rows.first[row, part.id] + place
     ids, default = rows.tokens.hashes(token), _default_of(rows, rows.layout.market.event.id)
     if default is not None:
@@ -81,15 +81,17 @@ def _note_unlike(
 ) -> None:
     one, other = (_ids(rows, part, row, place) for part, place in zip(history.parts, places, strict=True))
     part = history.parts[-1]
-    found = np.unique(row[one != other]).tolist()
-    problems.note("mismatched_history", ((at, part.fields[-1], rows.text(at, part.id).decode()) for at in found))
+    mismatched = np.unique(row[one != other]).tolist()
+    problems.note("mismatched_history", ((at, part.fields[-1], rows.text(at, part.id).decode()) for at in mismatched))
 
 
 def _matched(
     rows: HistoryRows, history: HistoryFields, held: list[Index], unlike: NDArray[np.bool_], problems: RowErrors
 ) -> tuple[Index, Index, Index]:
-    """Rows and places in both parts: by place in rows whose parts are equally long, else by id, its first appearance."""
-    wire, found, alike = rows.layout.wire, [], []
+    """Rows and indices in both parts: by position if the parts of a row have equal length, else by first appearance of
+    the id.
+    """
+    wire, parts, alike = rows.layout.wire, [], []
     for part, count in zip(history.parts, held, strict=True):
         row, place = places_of(count)
         same = ~unlike[row]
@@ -97,7 +99,7 @@ def _matched(
         at = np.flatnonzero(~same)
         ids = _ids(rows, part, row[at], place[at])
         frame = pl.DataFrame({"row": row[at], "id": ids, "place": place[at]})
-        found.append(frame.unique(["row", "id"], keep="first", maintain_order=True))
+        parts.append(frame.unique(["row", "id"], keep="first", maintain_order=True))
     (row, left), (_, right) = alike
     if not wire.accepts("unlike_ids"):
         _note_unlike(rows, history, row, (left, right), problems)
@@ -109,7 +111,7 @@ def _matched(
         problems.note("mismatched_history", shown)
     if wire.on_mismatch != "align":
         return row, left, right
-    both = found[0].join(found[1], on=["row", "id"], suffix="_right", maintain_order="left")
+    both = parts[0].join(parts[1], on=["row", "id"], suffix="_right", maintain_order="left")
     joined = (row, both["row"].to_numpy()), (left, both["place"].to_numpy()), (right, both["place_right"].to_numpy())
     row, left, right = (np.concatenate(pair) for pair in joined)
     order = np.argsort(row, kind="stable")

@@ -1,4 +1,4 @@
-"""Set wire rows aside as they stand in the files, histories included. It does not know why they are set aside."""
+"""Write bad wire rows to the quarantine file as they are in the log, histories included."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ROW = "__wire_row"
 
 
 def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudonymizer | None, out: Path) -> None:
-    """Write the rows whose numbers stand in `bad` (`ROW`, `REASON`), with the reasons, some at a time.
+    """Write the rows numbered in `bad` (`ROW`, `REASON`) with their reasons, block by block.
 
-    What is to be veiled is veiled here too.
+    Values of pseudonymised columns are written as pseudonyms.
     """
     layout = files[0].layout
     names = [*layout.current, *layout.others, *layout.history_fields]
@@ -37,12 +37,12 @@ def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudon
 
 
 def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The rows with a reason, block by block."""
+    """The rows that have a reason, block by block."""
     first = 0
     for file in files:
         for block in file.blocks():
-            told = pl.DataFrame(block.histories, schema=list(file.layout.history_fields), orient="row")
-            rows = pl.concat([block.frame, told], how="horizontal").with_row_index(ROW, first)
+            histories = pl.DataFrame(block.histories, schema=list(file.layout.history_fields), orient="row")
+            rows = pl.concat([block.frame, histories], how="horizontal").with_row_index(ROW, first)
             rows = rows.with_columns(pl.col(ROW).cast(pl.Int64)).join(reasons, on=ROW, maintain_order="left")
             first += len(block.frame)
             if len(rows):
@@ -50,9 +50,11 @@ def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.Data
 
 
 def _tells(layout: FieldLayout, pseudonyms: Pseudonymizer) -> set[str]:
-    """Fields with earlier values of what is veiled: they stand in one text, so they are left out."""
+    """History fields with earlier values of pseudonymised columns. A field holds all values in one text, so it is left
+    out.
+    """
     fields = (zip(part.features, part.fields, strict=False) for history in layout.histories for part in history.parts)
-    told = {field for part in fields for name, field in part if name in pseudonyms.columns}
+    names = {field for part in fields for name, field in part if name in pseudonyms.columns}
     if layout.market.event.id in pseudonyms.columns:
-        told |= {part.fields[-1] for history in layout.histories for part in history.parts}
-    return told
+        names |= {part.fields[-1] for history in layout.histories for part in history.parts}
+    return names

@@ -1,7 +1,6 @@
-"""One request, or a few, from bytes to arrays: no file, no store, and the same numbers to the bit.
+"""Read one or a few requests from bytes to arrays, without files, bit-identical to what `reader` and a store give.
 
-What a row tells is read by the code that reads files; what a text or number becomes is what the encoder says. It does not
-know networks.
+Make a `WireReader` once and call `read`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Requests:
     """B payments as arrays."""
 
     ids: tuple[str, ...]
-    """As given; the empty text for a payment without."""
+    """As given; empty for a payment without an id."""
     time_seconds: NDArray[np.float64]
     """(B,)"""
     histories: dict[str, HistoryArrays]
@@ -51,27 +50,31 @@ class Requests:
 
 @dataclass(frozen=True)
 class _Group:
-    """m events that are encoded together: the payments themselves, or what one history tells of."""
+    """m events that are encoded together: the payments themselves, or the events of one history."""
 
     row: Index
-    """(m,) the request that each belongs to."""
+    """(m,) the index of the request that each belongs to."""
     categorical: Index
     """(m, C) pieces"""
     numerical: Index
     """(m, F) pieces"""
     texts: tuple[str, ...]
-    """Where the C texts stand."""
+    """Indices of the pieces with the C texts."""
     fields: tuple[str, ...]
-    """Where the F numbers stand."""
+    """Indices of the pieces with the F numbers."""
     time_seconds: NDArray[np.float64]
 
 
 class WireReader:
-    """Reads requests of a market with an encoder. Make one and keep it: making it takes longer than reading."""
+    """Reads requests of a market with an encoder. Make one and reuse it: making it takes longer than reading a request."""
 
     def __init__(self, market: Market, encoder: Encoder) -> None:
-        """Raises MarketError when the encoder is for other features or the market is one of logs, ConfigError where
-        the market asks for pseudonyms and there is no secret."""
+        """Prepare the lookup tables.
+
+        Raises:
+            MarketError: If the encoder is for other features, or the market is one of logs.
+            ConfigError: If the market uses pseudonyms and the secret is not set.
+        """
         encoder.check_market(market)
         self._layout, self._encoder = FieldLayout(market), encoder
         values = Values.of(self._layout, encoder)
@@ -88,28 +91,29 @@ class WireReader:
         self._bounds, self._own_bounds = values.bounds(self._layout.numerical), values.bounds(self._layout.engineered)
 
     def read(self, payload: Payload) -> Requests:
-        """JSON text of a row or of several, or rows as dicts, as arrays.
+        """Arrays of the rows given as JSON text (one object or several) or as dicts.
 
-        Raises DataError that names the payment, the rule, the field and the value of the first row that cannot be used.
+        Raises:
+            DataError: Names payment, rule, field and value of the first row that cannot be used.
         """
         rows, own, ids = self._cut(_rows_of(payload))
         problems = RowErrors()
         groups = [self._own(rows, own), *(self._told(rows, h, problems) for h in self._layout.histories)]
         _refuse(ids, problems)
         categorical, numerical = self._categorical(rows, groups, ids), self._numbers(rows, groups, ids)
-        told = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
+        by_history = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
         histories = {
             history.name: self._arrays(history, group, rows.now, (texts, categorical[0]), (values, numerical[0]))
-            for history, group, texts, values in told
+            for history, group, texts, values in by_history
         }
         engineered = self._engineered_numbers(rows, own[:, len(self._layout.events) : -2], ids)
         return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered)
 
-    def _cut(self, found: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
-        """The rows' pieces; the piece of each field of the payment itself (R, C + F + G + 2); their ids."""
+    def _cut(self, payments: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
+        """The rows' pieces; the piece of each of the payment's own fields (R, C + F + G + 2); their ids."""
         layout, problems = self._layout, RowErrors()
-        told = told_texts(layout, found, problems)
-        own = own_texts(layout, self._spelling, found, problems)
+        told = told_texts(layout, payments, problems)
+        own = own_texts(layout, self._spelling, payments, problems)
         ids = self._ids([row[-1] for row in own])
         _refuse(ids, problems)
         texts, others = list(chain.from_iterable(told)), list(chain.from_iterable(own))
@@ -127,20 +131,20 @@ class WireReader:
         return rows, pieces, ids
 
     def _ids(self, ids: list[str]) -> list[str]:
-        """Ids as they are told to others: as given, unless they are to be veiled."""
-        veil = self._pseudonyms
-        if veil is None or self._layout.market.event.id not in veil.columns:
+        """Ids as shown to callers: as given, or as pseudonyms where the market asks for them."""
+        pseudonyms = self._pseudonyms
+        if pseudonyms is None or self._layout.market.event.id not in pseudonyms.columns:
             return ids
-        return [veil.of_text(name) if name else name for name in ids]
+        return [pseudonyms.of_text(name) if name else name for name in ids]
 
     def _note_own(self, rows: HistoryRows, pieces: Index, problems: RowErrors) -> None:
-        """Note times, pieces (R,), that are missing or absurd, as of a log."""
+        """Note missing or implausible times, pieces (R,), by the rules for logs."""
         now, name = rows.now, self._layout.market.event.time
         first, last = plausible(self._layout.market, time.time())
-        sound = (now >= first) & (now <= last)
-        if sound.all():
+        valid = (now >= first) & (now <= last)
+        if valid.all():
             return
-        broken = {"null_time": np.isnan(now), "not_a_number": np.isinf(now), "absurd_time": ~sound}
+        broken = {"null_time": np.isnan(now), "not_a_number": np.isinf(now), "absurd_time": ~valid}
         for rule, wrong in broken.items():
             which = np.flatnonzero(wrong)
             texts = rows.tokens.texts(pieces[which])
@@ -152,18 +156,18 @@ class WireReader:
         return _Group(np.arange(len(own)), own[:, :c], numerical, self._layout.categorical, names, rows.now)
 
     def _told(self, rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> _Group:
-        """What one history of all rows tells of."""
+        """The events of one history of all rows."""
         events = visible_events(rows, history, problems)
-        if problems:  # the pieces of rows that break a rule mean nothing
+        if problems:  # the pieces of rows that break a rule are meaningless
             events = events.take(slice(0, 0))
-        found = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
+        pieces_by_kind = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
         none = np.empty((len(events.row), 0), np.int64)
-        pieces = found.get("categorical", none), found.get("numerical", none)
+        pieces = pieces_by_kind.get("categorical", none), pieces_by_kind.get("numerical", none)
         fields = history.parts[0].fields, history.parts[-1].fields[: pieces[1].shape[1]]
         return _Group(events.row, *pieces, *fields, events.time_seconds)
 
     def _categorical(self, cut: HistoryRows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Table rows (m, C) of each group."""
+        """Embedding-table rows (m, C) of each group."""
         pieces = np.concatenate([group.categorical for group in groups])
         rows, refused = self._texts.rows(cut.tokens, pieces, own=len(groups[0].row))
         if refused:
@@ -212,7 +216,7 @@ class WireReader:
         categorical: tuple[NDArray[np.int32], NDArray[np.int32]],
         numerical: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> HistoryArrays:
-        """Pad on the left: values of what was told (m, ...) and of the payments themselves (R, ...), which stand last."""
+        """Pad on the left: values of the earlier payments (m, ...), then those of the payments themselves (R, ...)."""
         n, length = len(now), history.length
         end = np.cumsum(np.bincount(told.row, minlength=n))
         place = np.arange(len(told.row)) - end[told.row] + length - 1
@@ -241,7 +245,7 @@ def _refuse_number(
     ids: Sequence[str],
     whose: Callable[[int, int], tuple[int, str]],
 ) -> None:
-    """Raise DataError for the first of the pieces (m, F) that is `bad` (m, F); `whose` tells its row and field."""
+    """Raise DataError for the first of the pieces (m, F) that is `bad` (m, F); `whose` gives its row and field."""
     at, feature = np.argwhere(bad)[0].tolist()
     problems, piece = RowErrors(), pieces[at, feature]
     rule = number_rule(float(rows.numbers[piece]))
@@ -256,7 +260,7 @@ def _placed(shape: tuple[int, int], row: Index, place: Index, told: NDArray[Any]
 
 
 def _rows_of(payload: Payload) -> Sequence[Mapping[str, Any]]:
-    """The rows of a request. Raises DataError for what is no JSON object, nor several."""
+    """The rows of a request. Raises DataError unless it is a JSON object or several."""
     value = loads(payload, "request") if isinstance(payload, bytes | str) else payload
     rows = [value] if isinstance(value, Mapping) else value
     if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:

@@ -1,7 +1,4 @@
-"""Rows cut into pieces, and the payments that they tell of as places of pieces.
-
-It knows the layout of rows; it does not know which payments belong together, what values mean, nor an encoder.
-"""
+"""Wire rows split into pieces, and their earlier payments as indices of pieces."""
 
 from __future__ import annotations
 
@@ -22,35 +19,35 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class HistoryRows:
-    """R rows cut into pieces: the K history fields of each row stand side by side."""
+    """R rows split into pieces. The K history fields of each row are consecutive."""
 
     layout: FieldLayout
     tokens: Tokens
     missing: NDArray[np.bool_]
     """(T,) which pieces are missing markers."""
     numbers: Floats
-    """(T,) what a piece says as a number, of those that were read: all times at least. NaN: none; infinite: no number."""
+    """(T,) the numbers of the pieces parsed so far, at least all times. NaN: missing; infinite: not a number."""
     now: Floats
     """(R,) the current payments' times in epoch seconds."""
 
     @cached_property
     def first(self) -> Index:
-        """(R, K) the first piece of each field that counts."""
+        """(R, K) the first piece of each field that is used."""
         return self._extent[0]
 
     @cached_property
     def count(self) -> Index:
-        """(R, K) the pieces of each field that count."""
+        """(R, K) the number of pieces of each field that are used."""
         return self._extent[1]
 
     @cached_property
     def _told(self) -> Index:
-        """(R, K) the pieces of each field, all of them."""
+        """(R, K) the number of pieces of each field, including unused ones."""
         return np.diff(self.tokens.first).reshape(len(self.now), -1)
 
     @cached_property
     def _extent(self) -> tuple[Index, Index]:
-        """First and count of each field: where batches of fields have not come equally far, of what all have."""
+        """First piece and count of each field. If batches of fields differ in length, only what all batches have."""
         first, count = self.tokens.first[:-1].reshape(len(self.now), -1), self._told
         for history in self.layout.histories:
             if (unlike := self.unlike_batches(history)).any():
@@ -62,7 +59,7 @@ class HistoryRows:
         return first, count
 
     def count_told(self, history: HistoryFields) -> Index:
-        """(R, batches) how many values the field of each batch has."""
+        """(R, batches) the number of values in the field of each batch."""
         return self._told[:, list(history.batches)]
 
     def unlike_batches(self, history: HistoryFields) -> NDArray[np.bool_]:
@@ -72,38 +69,38 @@ class HistoryRows:
         return unlike
 
     def is_marker(self, field: int) -> NDArray[np.bool_]:
-        """(R,) whether a field is a missing marker and nothing else."""
+        """(R,) whether a field consists of a missing marker only."""
         marked: NDArray[np.bool_] = (self._told[:, field] == 1) & self.missing[
             self.tokens.first[:-1].reshape(len(self.now), -1)[:, field]
         ]
         return marked
 
     def text(self, row: int, field: int) -> bytes:
-        """A field as it stands."""
+        """A field as it is in the row."""
         piece, data = int(self.first[row, field]), self.tokens
         last = piece + int(self.count[row, field]) - 1
         return data.data[int(data.start[piece]) : int(data.start[last] + data.length[last])]
 
 
 def pieces_of(tokens: Tokens, fields: Index) -> Index:
-    """All pieces of some of the texts that were cut, `fields` (f,)."""
+    """All pieces of some of the split texts, `fields` (f,)."""
     count = tokens.first[fields + 1] - tokens.first[fields]
     return np.repeat(tokens.first[fields] - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
 
 
 @dataclass(frozen=True)
 class Events:
-    """E earlier payments of one history of all rows, row after row, each row's in time order."""
+    """E earlier payments of one history: row after row, in time order within each row."""
 
     row: Index
-    """(E,) the row that tells of it."""
+    """(E,) the row that contains it."""
     places: tuple[Index, ...]
-    """Per part of the history (E,): its place among the part's values."""
+    """Per part of the history (E,): its index among the part's values."""
     time_seconds: Floats
     """(E,)"""
 
     def take(self, kept: Any) -> Events:
-        """Those of a mask, of positions or of a slice."""
+        """The events selected by a mask, by positions or by a slice."""
         if isinstance(kept, np.ndarray) and kept.dtype.kind == "b" and kept.all():
             return self
         return Events(self.row[kept], tuple(place[kept] for place in self.places), self.time_seconds[kept])
@@ -117,13 +114,13 @@ class Events:
 
 
 def places_of(held: Index) -> tuple[Index, Index]:
-    """Of `held` (R,) payments per row: the row of each, and its place among the row's."""
+    """For `held` (R,) payments per row: each payment's row, and its index within the row."""
     row = np.repeat(np.arange(len(held)), held)
     return row, np.arange(len(row)) - np.repeat(np.cumsum(held) - held, held)
 
 
 def times_of(rows: HistoryRows, part: FieldPart, row: Index, place: Index, problems: RowErrors) -> Floats:
-    """(E,) epoch seconds of payments of a part; those without a time are noted."""
+    """(E,) epoch seconds of the payments of a part. Payments without a time are noted."""
     token = rows.first[row, part.time] + place
     event, times = rows.layout.market.event, rows.numbers[token]
     if event.time in rows.layout.wire.defaults:

@@ -1,6 +1,6 @@
-"""All scalers of a group at once: the numbers of one request are too few to go through the scalers one by one.
+"""Apply all scalers of a group at once. For the few numbers of a request this is faster than one by one.
 
-The same result as `ScalerGroup.encode`, which reads columns; a test holds the two together.
+The result equals `ScalerGroup.encode`, which works on columns; a test compares the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ Floats = NDArray[np.float64]
 
 
 class VectorizedScaler:
-    """The scalers of F features as arrays, and what a missing value counts as before they see it (NaN: stays missing)."""
+    """The scalers of F features as arrays, and the default that replaces a missing value before scaling (NaN: stays
+    missing).
+    """
 
     def __init__(self, scaling: ScalerGroup, defaults: Sequence[float]) -> None:
         self._scaling = scaling
@@ -61,7 +63,7 @@ class VectorizedScaler:
         if len(self._log):
             part = values[:, self._log]
             if (part <= -1.0).any():
-                return self._one_by_one(values)  # says which
+                return self._one_by_one(values)  # raises the error that names the value
             moved[:, self._log] = np.log1p(part)
         with np.errstate(over="ignore"):
             moved -= self._centre

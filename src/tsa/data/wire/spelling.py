@@ -1,7 +1,4 @@
-"""How values of wire rows are spelled: JSON values as texts, and numbers as the legacy system's handlers read them.
-
-It knows single values. It does not know rows, files, or which row of the embedding table a text has.
-"""
+"""Convert JSON values of wire rows to texts, and parse numbers as the legacy handlers do."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from tsa.data.wire.layout import FieldLayout
 Spell = Callable[[str], str | None]
 
 WORDS = frozenset({"false"})
-"""What the legacy system leaves as it is among the numbers of a category, in the payment itself alone."""
+"""Texts that the legacy system does not convert to a category number, in the payment itself only."""
 
 
 def integer(text: str) -> str | None:
-    """A number through an integer, as Python reads both; None for what is no finite number."""
+    """A number's text as an integer, parsed as Python does; None if it is not a finite number."""
     try:
         return str(int(float(text)))
     except (ValueError, OverflowError):
@@ -28,7 +25,7 @@ def integer(text: str) -> str | None:
 
 
 def decimal(text: str) -> str | None:
-    """A number with a fraction in its shortest spelling, 0 without one; None for what is no number."""
+    """A number as Python spells it as a float (`3.0`), and zero as `0`; None if it is not a number."""
     try:
         value = float(text)
     except ValueError:
@@ -37,7 +34,7 @@ def decimal(text: str) -> str | None:
 
 
 def number(text: str) -> float:
-    """What Python reads as a number: blanks around it, `1_000` and digits of any script too. Infinite for what is none."""
+    """Parse a number as Python does, with blanks, `1_000` and digits of any script. Infinite if it is not a number."""
     try:
         value = float(text)
     except ValueError:
@@ -46,14 +43,14 @@ def number(text: str) -> float:
 
 
 def respelled(texts: pl.Series, spell: Spell) -> pl.Series:
-    """Texts, each as `spell` spells it where it does; each different one is looked at once."""
+    """Texts normalised with `spell` where it applies. Each distinct text is processed once."""
     old = texts.drop_nulls().unique().to_list()
-    new = [text if (found := spell(text)) is None else found for text in old]
+    new = [text if (normalised := spell(text)) is None else normalised for text in old]
     return texts.replace(old, new) if old != new else texts
 
 
 def as_integers(texts: pl.Series) -> pl.Series:
-    """`integer` of each: what Polars reads at once, the rest one by one."""
+    """`integer` of each text: what Polars parses at once, the rest one by one."""
     whole = texts.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
     rest = whole.is_null() & texts.is_not_null()
     if not rest.any():
@@ -62,12 +59,12 @@ def as_integers(texts: pl.Series) -> pl.Series:
 
 
 def as_decimals(texts: pl.Series) -> pl.Series:
-    """`decimal` of each."""
+    """`decimal` of each text."""
     return respelled(texts, decimal)
 
 
 class OwnTexts:
-    """What texts the values of a payment's own fields are, for a market."""
+    """Converts the values of a payment's own fields to texts, as the market says."""
 
     def __init__(self, layout: FieldLayout) -> None:
         event = layout.market.event
@@ -77,7 +74,11 @@ class OwnTexts:
         self._null = self._plain if layout.wire.accepts("null_category") else frozenset[str]()
 
     def of(self, name: str, value: Any, *, there: bool) -> str | None:
-        """The text; None for a value that is no text, number or truth value. there: whether the row has the field."""
+        """The text of a value; None if it is not a text, number or boolean.
+
+        Args:
+            there: Whether the row has the field.
+        """
         if isinstance(value, str):
             return value
         if isinstance(value, bool) and name != self._id:
@@ -85,18 +86,18 @@ class OwnTexts:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return repr(value)
         if name == self._id and (value is None or self._legacy):
-            return ""  # nothing depends on it
+            return ""  # no rule depends on it
         if value is None and there and name in self._null:
-            return str(value)  # what the legacy system looks up, and knows no more than any other unknown value
+            return str(value)  # the legacy system looks this text up and treats it as unknown
         return None
 
     def of_truth(self, name: str, value: bool) -> str:
-        """true is 1 among the numbers of a category."""
+        """A boolean as text: `true` is 1 in a category that holds numbers."""
         if name in self._numbers:
             return str(int(value))
         return str(value) if self._legacy and name in self._plain else str(value).lower()
 
     @property
     def of_null(self) -> frozenset[str]:
-        """Fields in which null is a value of its own, one that is not known."""
+        """Fields in which null is a value, an unknown one."""
         return self._null

@@ -1,6 +1,6 @@
-"""Many texts cut at a separator, all at once: where each piece begins, how long it is, what it hashes to, what number it is.
+"""Split many texts at a separator at once, and hash or parse the pieces as arrays.
 
-A piece is never made a Python string unless it is asked for. This file knows bytes; it does not know rows, features or rules.
+A piece becomes a Python string only on request. Start with `split_texts`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Read = Callable[[str], float]
 
 WORD = 8
 TAIL = bytes(2 * WORD)
-"""Behind the last byte, so that a word may be read from any piece."""
+"""Padding after the last byte, so that an eight-byte word can be read at any piece."""
 
 MASKS = np.array([(1 << (8 * size)) - 1 for size in range(WORD + 1)], np.uint64)
-"""By number of bytes: which bits of a little-endian word they fill."""
+"""By number of bytes: the mask of the bits they fill in a little-endian word."""
 
 BY_LENGTH, FIRST, SECOND = (np.uint64(odd) for odd in (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F))
 HALF, THIRD = np.uint64(32), np.uint64(29)
@@ -33,24 +33,26 @@ HALF, THIRD = np.uint64(32), np.uint64(29)
 
 @dataclass(frozen=True)
 class Tokens:
-    """The pieces of n texts, text after text, then m texts that are a piece each: T in all."""
+    """The pieces of n texts, text after text, followed by m texts that are one piece each: T pieces in all."""
 
     data: bytes
-    """All texts, UTF-8, and `TAIL`."""
+    """All texts in UTF-8, followed by `TAIL`."""
     start: Index
     """(T,) first byte of each piece."""
     length: Index
-    """(T,) its bytes."""
+    """(T,) number of bytes of each piece."""
     first: Index
-    """(n + 1,) the first piece of each text, and that of the texts that are a piece each."""
+    """(n + 1,) index of the first piece of each text; the last entry is where the uncut texts begin."""
 
     @property
     def _words(self) -> NDArray[np.uint64]:
-        """The eight bytes from each place on, as one number."""
+        """The eight bytes from each position on, as one number."""
         return np.ndarray((len(self.data) - WORD + 1,), np.dtype("<u8"), self.data, 0, (1,))
 
     def hashes(self, index: Index) -> Hashes:
-        """(m,) of the pieces `index` (m,): equal pieces have equal ones, different ones do not but by a chance of 2⁻⁶⁴."""
+        """(m,) hashes of the pieces `index` (m,). Equal pieces have equal hashes; different ones collide with
+        probability 2⁻⁶⁴.
+        """
         start, length = self.start.take(index), self.length.take(index)
         words = self._words
         mixed = words[start]
@@ -69,8 +71,8 @@ class Tokens:
         return mix64(mixed)
 
     def are(self, texts: Iterable[str]) -> NDArray[np.bool_]:
-        """(T,) whether each piece is one of the texts."""
-        found = np.zeros(len(self.length), bool)
+        """(T,) whether each piece equals one of the texts."""
+        equal = np.zeros(len(self.length), bool)
         for text in texts:
             mark = text.encode()
             alike = self.length == len(mark)
@@ -82,8 +84,8 @@ class Tokens:
                 alike[at] = begins
                 at = at[begins]
                 alike[at] = self.hashes(at) == _marker(text)
-            found |= alike
-        return found
+            equal |= alike
+        return equal
 
     def texts(self, index: Index) -> list[str]:
         """The pieces `index` (m,) as strings."""
@@ -91,9 +93,15 @@ class Tokens:
         return [self.data[start : start + length].decode() for start, length in spans]
 
     def numbers(self, index: Index, missing: NDArray[np.bool_], otherwise: Read | None = None) -> NDArray[np.float64]:
-        """(m,) the pieces `index` (m,) as numbers: NaN where `missing` (m,), infinite where there is no finite number.
+        """The pieces `index` (m,) as numbers.
 
-        otherwise: what reads those that are spelled in another way.
+        Args:
+            index: (m,) which pieces.
+            missing: (m,) which of them are missing.
+            otherwise: Parses numbers in other spellings.
+
+        Returns:
+            (m,) NaN where missing, infinite where there is no finite number.
         """
         length = np.where(missing, 0, self.length.take(index))
         offsets = np.zeros(len(index) + 1, np.int64)
@@ -103,13 +111,13 @@ class Tokens:
         present = np.packbits(~missing, bitorder="little")
         buffers = [pa.py_buffer(part) for part in (present, offsets, packed)]
         read = _numbers(pa.Array.from_buffers(pa.large_string(), len(index), buffers))
-        if otherwise is not None and len(odd := np.flatnonzero(np.isinf(read))):
-            read[odd] = [otherwise(text) for text in self.texts(index[odd])]
+        if otherwise is not None and len(unread := np.flatnonzero(np.isinf(read))):
+            read[unread] = [otherwise(text) for text in self.texts(index[unread])]
         return read
 
 
 def text_hashes(texts: Sequence[str]) -> Hashes:
-    """(n,) what each text hashes to as a piece."""
+    """(n,) the hash that each text has as a piece."""
     sizes = np.array([len(text.encode()) for text in texts], np.int64)
     ends, places = np.cumsum(sizes), np.arange(len(texts) + 1)
     return Tokens("".join(texts).encode() + TAIL, ends - sizes, sizes, places).hashes(places[:-1])
@@ -121,7 +129,7 @@ def _marker(text: str) -> np.uint64:
 
 
 def mix64(mixed: Hashes) -> Hashes:
-    """Let every bit count in every other, in place."""
+    """Mix the bits in place, so that every bit depends on every other one."""
     mixed ^= mixed >> THIRD
     mixed *= SECOND
     mixed ^= mixed >> HALF
@@ -129,23 +137,23 @@ def mix64(mixed: Hashes) -> Hashes:
 
 
 def _numbers(texts: Any) -> NDArray[np.float64]:
-    """(m,) NaN for null, infinite for what is no finite number."""
+    """(m,) NaN for null, infinite for a text that is not a finite number."""
     try:
         read = pc.cast(texts, pa.float64())
         values: NDArray[np.float64] = read.to_numpy(zero_copy_only=False)
-        odd = ~np.isfinite(values)
-        if not odd.any():
+        unread = ~np.isfinite(values)
+        if not unread.any():
             return values
         present = texts.is_valid().to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:  # says nothing of where: look again, one by one
+    except pa.ArrowInvalid:  # it does not say which: parse them one by one
         series = pl.Series(texts)
         values = series.cast(pl.Float64, strict=False).to_numpy(writable=True)
-        odd, present = ~np.isfinite(values), series.is_not_null().to_numpy()
-    return np.where(odd & present, np.inf, values)
+        unread, present = ~np.isfinite(values), series.is_not_null().to_numpy()
+    return np.where(unread & present, np.inf, values)
 
 
 def split_texts(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) -> Tokens:
-    """Cut texts (n,) at a separator of at most eight bytes, as `str.split` does; then the texts `uncut` (m,)."""
+    """Split texts (n,) at a separator of at most eight bytes, as `str.split` does, and append the texts `uncut` (m,)."""
     mark = separator.encode()
     data, behind = separator.join(texts).encode(), "".join(uncut).encode()
     sizes = _sizes(texts, len(data) - len(mark) * max(len(texts) - 1, 0))
@@ -168,25 +176,25 @@ def split_texts(texts: Sequence[str], separator: str, uncut: Sequence[str] = ())
 def _sizes(texts: Sequence[str], total: int) -> Index:
     """(n,) bytes of each text, `total` in all."""
     sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-    if sizes.sum() == total:  # letters of one byte each
+    if sizes.sum() == total:  # ASCII: one byte per character
         return sizes
     return np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
 
 
 def _places(data: bytes, mark: bytes) -> Index:
-    """Where the separator begins in the data. Comparing all bytes five times over is cheaper than looking at each place."""
+    """Positions of the separator in the data. Comparing all bytes five times is faster than searching each position."""
     letters = np.frombuffer(data, np.uint8)
     stop = len(letters) - len(mark) + 1
     if stop <= 0:
         return np.empty(0, np.int64)
-    found = letters[:stop] == mark[0]
+    is_start = letters[:stop] == mark[0]
     for offset in range(1, len(mark)):
-        found &= letters[offset : stop + offset] == mark[offset]
-    return np.flatnonzero(found)
+        is_start &= letters[offset : stop + offset] == mark[offset]
+    return np.flatnonzero(is_start)
 
 
 def _one_by_one(texts: Sequence[str], separator: str, sizes: Index) -> tuple[Index, Index, Index]:
-    """The slow way, for texts in which separators overlap: `a;S;S;b` is cut once."""
+    """Slow path, for texts with overlapping separators: `a;S;S;b` is split once."""
     mark = len(separator.encode())
     starts, lengths, counts, begin = [], [], [0], 0
     for text, size in zip(texts, sizes.tolist(), strict=True):

@@ -1,7 +1,6 @@
-"""What a value of a wire row is: missing, a text, a number; and which row of the embedding table a text has.
+"""Parse the values of wire rows: missing, text or number, and the embedding-table row of a text.
 
-Used for whole columns, for the different values of a column, and for what a single row holds that is not known yet. It
-does not know where the values stood.
+Used for columns, for the distinct values of a column, and for values of a single row that are not cached yet.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from tsa.data.wire.tokens import Read
 
 @dataclass(frozen=True)
 class Bounds:
-    """Which of F features cannot scale every number, and between which two those lie that they can."""
+    """Which of F features cannot scale every number, and the limits of the numbers they can scale."""
 
     places: NDArray[np.int64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
     def bad(self, numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which numbers (m, F) are none, that is infinite, or cannot be scaled; NaN, which is missing, is neither."""
+        """(m, F) which numbers are infinite or cannot be scaled. NaN means missing and is neither."""
         bad: NDArray[np.bool_] = np.isinf(numbers)
         if len(self.places):
             part = numbers[:, self.places]
@@ -42,18 +41,19 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Values:
-    """A market's rules for values."""
+    """A market's rules for reading values."""
 
     layout: FieldLayout
     pseudonyms: Pseudonymizer | None
     domains: Mapping[str, Domain]
-    """Of features that cannot scale every number: between which two those lie that they can."""
+    """Features that cannot scale every number: the limits of the numbers they can scale."""
 
     @classmethod
     def of(cls, layout: FieldLayout, encoder: Encoder | None = None) -> Values:
-        """Without an encoder yet, for one that is fitted as the market says.
+        """The rules for an encoder; without one, for an encoder that will be fitted as the market says.
 
-        Raises ConfigError when the market asks for pseudonyms and there is no secret.
+        Raises:
+            ConfigError: If the market uses pseudonyms and the secret is not set.
         """
         features = layout.market.features
         own = {f.name: domain_of(f.transform) for f in (*features.numerical, *features.engineered)}
@@ -63,17 +63,18 @@ class Values:
 
     @cached_property
     def _spells(self) -> dict[str, Spell]:
-        """How a value of a categorical feature that holds numbers is spelled."""
+        """How to normalise values of categorical features that hold numbers, by name."""
         return {**dict.fromkeys(self.layout.numeric, integer), **dict.fromkeys(self.layout.decimal, decimal)}
 
     def missing(self, name: str) -> pl.Expr:
-        """Whether the texts of a column are missing markers."""
+        """Whether each text of a column is a missing marker."""
         return pl.col(name).is_in(self.layout.wire.missing)
 
     def text(self, name: str) -> pl.Expr:
-        """A categorical column: null where missing, unless there is a default; numbers in the spelling that is known.
+        """A categorical column. Missing is null unless the feature has a default; numbers are in the encoder's
+        spelling.
 
-        The legacy system's defaults stand as they are, whatever spelling they have.
+        Defaults of the legacy system are used as they are, without normalising.
         """
         value: pl.Expr = pl.when(~self.missing(name)).then(pl.col(name))
         default = self.layout.wire.defaults.get(name)
@@ -96,8 +97,11 @@ class Values:
         return pl.coalesce(_whole(value), value)
 
     def is_unreadable(self, name: str, text: str, *, told: bool) -> bool:
-        """Whether a text is refused that should be the number of a category, as the legacy system fails on it. told: it stands
-        in a history, where the legacy system knows no other missing marker than the empty text."""
+        """Whether a text that should be the number of a category is refused, as in the legacy system.
+
+        Args:
+            told: The text is in a history, where the legacy system treats only the empty text as missing.
+        """
         spell = self._spells.get(name)
         if spell is None or not self.layout.wire.legacy or (not text and text in self.layout.wire.missing):
             return False
@@ -109,11 +113,11 @@ class Values:
 
     @property
     def read(self) -> Read | None:
-        """What reads numbers that are spelled in another way; None where these are refused."""
+        """Parser for numbers in other spellings; None where these are refused."""
         return number if self.layout.wire.accepts("loose_number") else None
 
     def unreadable(self, frame: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
-        """Row, name and text of what is unreadable in the payments themselves."""
+        """Row, feature name and text of each unreadable value of the payments themselves."""
         if not self.layout.wire.legacy or not self._spells:
             return
         doubt = frame.select(
@@ -126,60 +130,61 @@ class Values:
                     yield row, name, frame[name][row]
 
     def tidied(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Payments with their numbers in a spelling that Polars reads, where the market takes them in any."""
+        """Payments with numbers in a spelling that Polars parses, where the market accepts any spelling."""
         if self.read is None:
             return frame
         names = (*self.layout.numerical, *self.layout.engineered, self.layout.market.event.time)
-        odd = frame.select(self.bad_number(name).alias(name) for name in names).sum().row(0, named=True)
+        unreadable = frame.select(self.bad_number(name).alias(name) for name in names).sum().row(0, named=True)
         return frame.with_columns(
-            respelled(frame[name], lambda text: repr(found) if math.isfinite(found := number(text)) else None)
-            for name, count in odd.items()
+            respelled(frame[name], lambda text: repr(parsed) if math.isfinite(parsed := number(text)) else None)
+            for name, count in unreadable.items()
             if count
         )
 
     def number(self, name: str) -> pl.Expr:
-        """A numerical column: null where missing, unless there is a default, and where there is no finite number."""
+        """A numerical column. Missing is null unless there is a default; so is a text that is not a finite number."""
         value = pl.col(name).cast(pl.Float64, strict=False)
         value = pl.when(value.is_finite()).then(value)
         default = self.default(name)
         return (value if np.isnan(default) else pl.when(self.missing(name)).then(default).otherwise(value)).alias(name)
 
     def bad_number(self, name: str) -> pl.Expr:
-        """Whether a text is neither missing nor a finite number."""
+        """Whether each text is neither missing nor a finite number."""
         value = pl.col(name).cast(pl.Float64, strict=False)
         return ~self.missing(name) & ~value.is_finite().fill_null(False)
 
     def outside(self, name: str) -> pl.Expr:
-        """Whether a text is a number that cannot be scaled."""
+        """Whether each text is a number that cannot be scaled."""
         value, (low, high) = pl.col(name).cast(pl.Float64, strict=False), self.domains[name]
         beyond = value.is_finite() & ~value.is_between(low, high, closed="none")
         return ~self.missing(name) & beyond.fill_null(False)
 
     def bounds(self, names: Sequence[str]) -> Bounds:
-        """Those of several features."""
+        """The bounds of several features."""
         pairs = [self.domains.get(name, EVERYTHING) for name in names]
         places = [at for at, pair in enumerate(pairs) if pair != EVERYTHING]
         return Bounds(np.array(places, np.int64), *np.array([pairs[at] for at in places]).reshape(-1, 2).T)
 
     def default(self, name: str) -> float:
-        """What a missing number counts as; NaN where it stays missing, as the time of the payment itself does, unless the
-        market takes any."""
+        """The value used for a missing number. NaN: it stays missing. The payment's own time always does, unless the
+        market accepts implausible times.
+        """
         wire = self.layout.wire
         if name == self.layout.market.event.time and not wire.accepts("implausible_time"):
             return math.nan
         return float(wire.defaults.get(name, "nan"))
 
     def rows_of(self, texts: Sequence[str] | pl.Series, encoder: Encoder, at: int) -> NDArray[np.int32]:
-        """(n,) rows of the embedding table of texts (n,) of the categorical feature number `at`."""
+        """(n,) embedding-table rows of texts (n,) of the categorical feature number `at`."""
         vocabulary = encoder.categorical_vocabularies[at]
         frame = pl.DataFrame({vocabulary.name: pl.Series(texts, dtype=pl.String)})
         return vocabulary.encode(frame.select(self.text(vocabulary.name)))
 
     def is_plain(self, name: str) -> bool:
-        """Whether a text of this feature that is not among the known ones is unknown, however it is spelled."""
+        """Whether a text of this feature that is not a known value is unknown in every spelling."""
         return name not in self._spells and (self.pseudonyms is None or name not in self.pseudonyms.columns)
 
 
 def _whole(value: pl.Expr) -> pl.Expr:
-    """Texts of numbers through an integer; null for what is no number that an integer of 64 bits holds."""
+    """Texts of numbers as integers; null for a text that is not a number within 64 bits."""
     return value.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)

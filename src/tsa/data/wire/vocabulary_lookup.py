@@ -1,6 +1,7 @@
-"""Which row of the embedding table a piece of a request has, found for all pieces at once.
+"""Look up the embedding-table rows of all pieces of a request at once.
 
-A table made beforehand holds every text that the encoder knows, with the row that the encoder itself gave it.
+The lookup table is built in advance. It holds every text that the encoder knows, with the row that the encoder
+assigned.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from tsa.data.wire.tokens import Index, Tokens, text_hashes
 from tsa.data.wire.values import Values
 
 MAX_SEEN = 1000
-"""Odd texts per feature that are kept with their rows: finding the row of one costs as much as reading a request."""
+"""Cached texts with unusual spelling per feature. Finding the row of one costs as much as reading a request."""
 
 REFUSED, LOST = -1, -2
-"""In the place of a row: there is none for this text; it is not known yet."""
+"""Used instead of a row: the text has no row; the row is not known yet."""
 
 Places = list[tuple[int, int]]
 
 
 class VocabularyLookup:
-    """The texts of C categorical features as they stand on the wire: values, their other spellings, missing markers."""
+    """The texts of C categorical features as they occur in requests: values, other spellings, missing markers."""
 
     def __init__(self, values: Values, encoder: Encoder) -> None:
         self._values, self._encoder = values, encoder
@@ -46,15 +47,20 @@ class VocabularyLookup:
         return list(dict.fromkeys([*self._values.layout.wire.missing, *known, *others]))
 
     def rows(self, tokens: Tokens, pieces: Index, own: int) -> tuple[NDArray[np.int32], Places]:
-        """(m, C) rows of pieces (m, C), and where there is none: which of the m, and which feature.
+        """The rows of pieces (m, C).
 
-        A text that the table does not hold is unknown, unless it may be spelled oddly. own: so many of the m, the first
-        ones, are payments themselves; the others are told of.
+        A text that is not in the table is unknown, unless it may be a known value in an unusual spelling.
+
+        Args:
+            own: The first `own` of the m are the current payments, the others earlier ones.
+
+        Returns:
+            (m, C) rows; and, for the pieces without a row, which of the m and which feature.
         """
         hashes = tokens.hashes(pieces.ravel()).reshape(pieces.shape)
-        found = self._table.find(mixed(hashes, self._mixers).ravel()).reshape(pieces.shape)
-        strange, refused = found < 0, list[tuple[int, int]]()
-        rows = found.astype(np.int32)
+        looked_up = self._table.find(mixed(hashes, self._mixers).ravel()).reshape(pieces.shape)
+        strange, refused = looked_up < 0, list[tuple[int, int]]()
+        rows = looked_up.astype(np.int32)
         if not strange.any():
             return rows, refused
         np.copyto(rows, self._unknown, where=strange)
@@ -66,10 +72,10 @@ class VocabularyLookup:
         return rows, refused
 
     def _odd_rows(self, at: int, texts: list[str], told: NDArray[np.bool_]) -> list[int]:
-        """The rows of texts of a feature that may be spelled oddly; those met lately are known."""
+        """The rows of texts that may have an unusual spelling. Recent ones are cached."""
         known, asked = self._seen[at], list(zip(texts, told.tolist(), strict=True))
-        found = {key: known.get(key, LOST) for key in asked}
-        new = [key for key, row in found.items() if row == LOST]
+        row_of = {key: known.get(key, LOST) for key in asked}
+        new = [key for key, row in row_of.items() if row == LOST]
         if new:
             rows = self._values.rows_of([text for text, _ in new], self._encoder, at).tolist()
             name = self._values.layout.categorical[at]
@@ -77,6 +83,6 @@ class VocabularyLookup:
                 key: REFUSED if self._values.is_unreadable(name, key[0], told=key[1]) else row
                 for key, row in zip(new, rows, strict=True)
             }
-            found |= learned
+            row_of |= learned
             self._seen[at] = learned if len(known) > MAX_SEEN else known | learned
-        return [found[key] for key in asked]
+        return [row_of[key] for key in asked]
