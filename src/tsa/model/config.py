@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsa.config.toml import suggest
-from tsa.errors import ConfigError, brief
+from tsa.errors import ConfigError
 from tsa.model.time_encoding import AGE_CAP_SECONDS, MAX_CAP_SECONDS
+from tsa.text import brief
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "event_embedding": ("aggregate", "factorise", "sum"),

@@ -1,7 +1,7 @@
-"""Check that each line of a text table is a row with as many fields as the header.
+"""Lines of text tables: whether each is a row of as many fields as the first has. It knows separators and quotes, not columns.
 
-All lines are checked at once. Only if some look irregular is the table parsed field by field, since quoted fields
-may span several lines.
+Lines are looked at all together. Only where some are odd is the table read field by field: they may be parts of rows that go
+over several lines, in quotes.
 """
 
 from __future__ import annotations
@@ -23,22 +23,13 @@ MAX_FIELD_BYTES = 2**24
 
 
 def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -> bool:
-    """Check all lines.
+    """DataError for the first line that is no row of `count` fields; whether there are blank lines, which are no rows.
 
-    A row with more fields than the header, the first extra one not empty, is left to the row rules, which can
-    quarantine it.
-
-    Args:
-        quoted: Whether a field may be quoted and contain separators.
-
-    Returns:
-        Whether there are blank lines, which are not rows.
-
-    Raises:
-        DataError: For the first line that is not a row of `count` fields.
+    A row with more fields, the first of them not empty, is left to the rules for rows, which can set it aside.
+    quoted: whether a field may stand in quotes, separators and all.
     """
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
-    line, irregular = pl.col(LINE), _Odd(separator, quoted)
+    line, odd = pl.col(LINE), _Odd(separator, quoted)
     blank = line.str.strip_chars(" \t\r".replace(separator, "")) == ""
     fields = odd.bare.str.count_matches(separator, literal=True) + 1
     broken = ~blank & ((fields < count) | odd.quotes | line.str.contains(NUL, literal=True))
@@ -50,11 +41,11 @@ def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -
         raise DataError(f"{path}: line {at + 1} ends in CR CR LF; save it with line ends of LF or CRLF")
     if found["broken"].item() or (found["long"].item() and _hides_a_comma(lines, odd.bare, separator, count)):
         _Table(path, separator, count, quoted).check(lines)
-    return bool(flags["blank"].item())
+    return bool(found["blank"].item())
 
 
 class _Odd:
-    """Expressions that find irregular lines, for one separator."""
+    """Expressions over lines, for one separator."""
 
     def __init__(self, separator: str, quoted: bool) -> None:
         line, mark = pl.col(LINE), re.escape(separator)
@@ -68,7 +59,7 @@ class _Odd:
 
 
 def _hides_a_comma(lines: pl.LazyFrame, bare: pl.Expr, separator: str, count: int) -> bool:
-    """Whether a longer row has an empty field after the last column: then nothing else shows that fields are shifted."""
+    """Whether the field after the last column is empty in a longer row: then nothing shows that fields are shifted."""
     fields = lines.select(bare.str.strip_suffix("\r").str.split(separator).alias("fields"))
     hidden = (pl.col("fields").list.len() > count) & (pl.col("fields").list.get(count, null_on_oob=True) == "")
     return bool(fields.select(hidden.any()).collect(engine="streaming").item())
@@ -76,16 +67,16 @@ def _hides_a_comma(lines: pl.LazyFrame, bare: pl.Expr, separator: str, count: in
 
 @dataclass
 class _Table:
-    """Parses a table field by field to find the line that is wrong."""
+    """A table that is read field by field, to find the line that is wrong."""
 
     path: str
     separator: str
     count: int
     quoted: bool
     held: list[str] = field(default_factory=list)
-    """The lines of the current row."""
+    """The lines of the row at hand."""
     short: list[tuple[int, int]] = field(default_factory=list)
-    """Last line and number of fields of each row with too few fields."""
+    """Of rows with too few fields the last line and how many it has."""
 
     def check(self, lines: pl.LazyFrame) -> None:
         """DataError for what is wrong first."""
@@ -115,12 +106,12 @@ class _Table:
 
     def _quote(self, first: int) -> DataError:
         last = first + len(self.held) - 1
-        what = f"is not closed before line {last}" if last > first else "does not enclose a complete field"
-        return self._fault(first, f"a quote {what}; put quotes around the complete field and double those inside it")
+        what = f"is not closed before line {last}" if last > first else "does not stand around a whole field"
+        return self._fault(first, f"a quote {what}; put quotes around the whole field and double those inside it")
 
     def _check_row(self, row: list[str], first: int) -> None:
         if any(NUL in line for line in self.held):
-            raise self._fault(first, "has a NUL byte: is the file complete, and in UTF-8?")
+            raise self._fault(first, "holds a NUL byte: is the file whole, and in UTF-8?")
         if self.quoted and (self._swallows() or self._has_lone_quote()):
             raise self._quote(first)
         if len(row) <= 1 and not "".join(row).strip():
@@ -130,7 +121,7 @@ class _Table:
             self.short.append((last, len(row)))
         elif len(row) > self.count and not row[self.count].strip("\r"):
             has = f"has {len(row)} fields and the first line {self.count}"
-            raise self._fault(last, f"{has}: put quotes around a field that contains {self.separator!r}")
+            raise self._fault(last, f"{has}: put quotes around a field that holds {self.separator!r}")
 
     def _swallows(self) -> bool:
         """Whether a row of several lines consists of lines that are rows themselves."""
@@ -138,7 +129,7 @@ class _Table:
         return min(len(self.held), self.count) > 1 and 2 * whole > len(self.held)
 
     def _has_lone_quote(self) -> bool:
-        """Whether quotes inside fields are unpaired. Polars then treats the line end as part of a field."""
+        """Whether quotes inside fields are not in pairs: Polars takes the line's end for a part of a field then."""
         bare = re.sub(rf'(^|{re.escape(self.separator)})"(?:[^"]|"")*"', r"\1", "\n".join(self.held))
         return bare.count(QUOTE) % 2 == 1
 
@@ -157,9 +148,7 @@ class _Table:
 
 
 def has_lone_quotes(path: str, separator: str) -> bool:
-    """Whether a quote occurs anywhere but around a complete field or doubled inside one. Such a field contains no
-    separator here.
-    """
+    """Whether a quote stands elsewhere than around a whole field, or doubled inside such a one, which holds no separator."""
     whole = rf'(^|{re.escape(separator)})"(?:[^"{re.escape(separator)}]|"")*"'
     line = pl.col(LINE)
     left = line.str.replace_all(whole, f"${{1}}{MARK}")

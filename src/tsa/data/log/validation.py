@@ -1,7 +1,7 @@
-"""Find the rows of a log that break a rule, and refuse the log or quarantine those rows.
+"""Find the rows of a log that break a rule; refuse the log, or set those rows aside.
 
-The first pass over the files only flags bad rows. A second pass, for the broken rules and the values, runs only if
-there are any: a valid log is read once.
+The first pass over the files only notes whether a row breaks any rule. Which rule, and what stood there, is asked of
+the files again, and only when there is something to say: a sound log is read once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHOWN, SHOWN_RULES, SHOWN_LETTERS = 5, 20, 40
 
 @dataclass(frozen=True, kw_only=True)
 class LogScan:
-    """The files of one log and the schema they are converted to."""
+    """The files of one log and the shape they are brought to."""
 
     shape: LogSchema
     sources: Sequence[Source]
@@ -43,16 +43,16 @@ class LogScan:
         return frame, {name: pl.col(f"__value:{name}") for name in read}
 
     def staged(self) -> pl.LazyFrame:
-        """All rows in file order: the clean columns, and `__use`, which says whether the row is used, excluded or bad."""
+        """All rows in file order: the clean columns, and in `__use` whether the row is kept, excluded or bad."""
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            row_rules = [
+            found = [
                 *rules(self.shape, source.schema, value),
                 *precomputed_rules(source),
                 *nested_rules(self.shape, source),
             ]
-            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in row_rules)
+            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in found)
             use = (
                 pl.when(excluded(self.shape.market, source.schema))
                 .then(EXCLUDED)
@@ -67,10 +67,9 @@ class LogScan:
     def flagged(
         self, repeated: Repeated, unscored: frozenset[str] = frozenset()
     ) -> tuple[pl.LazyFrame, dict[str, Rule]]:
-        """The rows that are not excluded, unchanged, with a boolean column per rule; and the rules.
+        """The rows that are not excluded, as they stand in the files, with a boolean column per rule, and the rules.
 
-        Args:
-            unscored: Ids of payments that the network gives no finite score.
+        unscored: ids of payments that a network has no number for.
         """
         mixed = {name for name in read_columns(self.shape.market) if len(self._types(name)) > 1}
         file = FILE if sum(len(source.paths) for source in self.sources) > 1 else None
@@ -86,7 +85,7 @@ class LogScan:
                     *nested_rules(self.shape, source),
                 )
             }
-            named.update(source_rules)
+            named.update(found)
             raw = [
                 name for name in (*read_columns(self.shape.market), *source.passthrough, EXTRA) if name in source.schema
             ]
@@ -97,7 +96,7 @@ class LogScan:
                     (pl.lit(None, pl.String) if file is None else pl.col(file)).alias(FILE),
                     excluded(self.shape.market, source.schema).alias(USE),
                     (value[LABEL] == 1.0).fill_null(False).alias(FRAUD),
-                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in source_rules.values()),
+                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
                 )
             )
         known = [duplicate_rule(self.shape.market.event.id, repeated)]
@@ -114,12 +113,12 @@ class LogScan:
 
 
 def flag(rule: str) -> str:
-    """The column that says which rows break a rule. No market column can have this name."""
+    """The column that says which rows break a rule: no column of a market is called so."""
     return f"__broken:{rule}"
 
 
 def precomputed_rules(source: Source) -> list[Rule]:
-    """Rules that are checked already: the source has a column with the name of the broken rule and the value."""
+    """Rules that were checked before: the source carries the name of the one a row breaks, and what was found."""
     return [
         Rule(name=name, column=PROBLEM_VALUE, text=text, broken=pl.col(PROBLEM) == name)
         for name, text in source.precomputed_rules.items()
@@ -127,7 +126,7 @@ def precomputed_rules(source: Source) -> list[Rule]:
 
 
 def nested_rules(shape: LogSchema, source: Source) -> list[Rule]:
-    """An object or a list of JSON is not a text, although Polars converts it to one."""
+    """An object or a list of JSON is no text, though Polars spells it as one."""
     if source.kind != "json":
         return []
     texts = [name for name in read_columns(shape.market) if name in source.schema and name not in shape.numbers]
@@ -136,21 +135,21 @@ def nested_rules(shape: LogSchema, source: Source) -> list[Rule]:
 
 
 def unscored_rule(column: str, ids: frozenset[str]) -> Rule:
-    """The rule that a payment without a finite score breaks."""
+    """The rule that a payment breaks which a network has no number for."""
     broken = pl.col(ID).is_in(list(ids)).fill_null(False)
     return Rule(name=f"no_score:{column}", column=column, text="must get a number as score", broken=broken)
 
 
 def duplicate_rule(column: str, repeated: Repeated) -> Rule:
-    """The rule on duplicate ids, whose offending rows are already known."""
+    """The rule whose offenders are known already."""
     broken = pl.col(ROW).is_in(repeated.broken.implode())
     return Rule(name=f"duplicate_id:{column}", column=column, text=repeated.text, broken=broken)
 
 
 def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
-    """Positions of the rows whose id occurred before. Excluded rows and null ids are ignored.
+    """Positions of the rows whose id stood earlier already, excluded rows and null ids left aside.
 
-    Almost every log has none, so a cheap check comes first: sorted ids (of texts: hashes) have no equal neighbours.
+    Almost every log has none, so ask cheaply first: sorted ids (texts: their hashes) have no equal neighbours.
     """
     live = ids.filter(use != EXCLUDED).drop_nulls()
     ordered = (live.hash() if live.dtype == pl.String else live).sort()
@@ -166,13 +165,13 @@ def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """Rows and frauds per rule. A row that breaks two rules counts under both; in `frauds` each counts once."""
+    """Rows, and frauds among them, per rule; a row that breaks two rules counts under both. `frauds`: each once."""
 
     rows: Mapping[str, int] = field(default_factory=dict)
     frauds_by_rule: Mapping[str, int] = field(default_factory=dict)
     frauds: int = 0
     all_frauds: int = 0
-    """Frauds in the complete log."""
+    """Of the whole log."""
 
     def lines(self, *, has_label: bool) -> list[str]:
         """`rule: 3 rows, 1 of them fraud`."""
@@ -183,7 +182,7 @@ class Broken:
 
 
 def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
-    """Count the rows and frauds that break each rule."""
+    """What the rows break."""
     flags = {name: pl.col(flag(name)) for name in named}
     fraud = pl.col(FRAUD)
     counts = frame.select(
@@ -192,16 +191,16 @@ def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
         (pl.any_horizontal(flags.values()) & fraud).sum().alias(FRAUD),
         fraud.sum().alias(ALL_FRAUDS),
     )
-    totals = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
-    rows = {name: totals[name] for name in named if totals[name]}
-    frauds = {name: totals[f"{FRAUD}:{name}"] for name in rows if totals[f"{FRAUD}:{name}"]}
-    return Broken(rows=rows, frauds_by_rule=frauds, frauds=totals[FRAUD], all_frauds=totals[ALL_FRAUDS])
+    found = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
+    rows = {name: found[name] for name in named if found[name]}
+    frauds = {name: found[f"{FRAUD}:{name}"] for name in rows if found[f"{FRAUD}:{name}"]}
+    return Broken(rows=rows, frauds_by_rule=frauds, frauds=found[FRAUD], all_frauds=found[ALL_FRAUDS])
 
 
 def set_aside_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
-    """The number of quarantined rows and frauds, and the rules they break."""
+    """How many rows and frauds went to quarantine, and why."""
     frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
-    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} are quarantined in {path}"
+    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} are set aside in {path}"
     lines = broken.lines(has_label=has_label)
     more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []
     return "\n  ".join([what, *lines[:SHOWN_RULES], *more])
@@ -212,8 +211,7 @@ def validation_error(
 ) -> DataError:
     """The error that says how many rows break which rules, with the first ids and values of each.
 
-    Args:
-        limit: The largest share of rows for quarantine, if more than that break a rule.
+    limit: the share of rows that may be set aside, where more than that break a rule.
     """
     broken = count_broken(frame, named)
     counts = broken.rows
@@ -225,11 +223,11 @@ def validation_error(
     ]
     what = f"log: {rows_bad:,} of {rows_read:,} rows break a rule"
     if limit is None:
-        lines = [f"{what}; use a quarantine file (--quarantine) to skip them"]
+        lines = [f"{what}; a quarantine file would set them aside"]
     else:
         frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds among them" if broken.all_frauds else ""
         share = rows_bad / rows_read
-        asked = f"to allow that many: --quarantine-limit {math.ceil(share * 100) / 100:g}"
+        asked = f"to set so many aside all the same: --quarantine-limit {math.ceil(share * 100) / 100:g}"
         lines = [f"{what} ({share:.2%}{frauds}), more than the quarantine takes ({limit:.2%}); {asked}"]
     for (name, count), first in zip(counts.items(), pl.collect_all(wanted), strict=False):
         shown = ", ".join(_spelled(row) for row in first.iter_rows(named=True))
@@ -247,7 +245,7 @@ def _spelled(row: Mapping[str, Any]) -> str:
 
 
 def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path) -> None:
-    """Write the bad rows unchanged, with `__reason`. If there are none, the table is empty."""
+    """The bad rows as they stand in the files, with `__reason`; an empty table when there are none."""
     flags = [flag(name) for name in named]
     reasons = [pl.when(pl.col(flag(name))).then(pl.lit(name)) for name in named]
     bad = frame.filter(pl.any_horizontal(flags)).with_columns(

@@ -1,7 +1,7 @@
-"""Read files of wire rows into a clean table, as of a log, and a pool of the earlier payments that they carry.
+"""Read files of wire rows: the payments as a clean table, as of a log, and the earlier payments that they tell of.
 
-Each file is parsed once. Rule violations are noted per row; the code for logs then refuses or quarantines those
-rows.
+Each file is parsed once. What breaks a rule of rows is noted beside the row; refusing rows or setting them aside is left
+to the same code as for logs. It does not know how values are encoded.
 """
 
 from __future__ import annotations
@@ -40,35 +40,30 @@ from tsa.errors import DataError
 from tsa.files.writing import atomic_file
 
 CHUNK_ROWS = 16
-"""Rows whose pieces are processed together: their data fits in the processor's cache."""
+"""Rows whose pieces are worked on together: what they need stays in the processor's cache."""
 
 STAGED_ROWS = 8192
-"""Rows cleaned and written together."""
+"""Rows that are cleaned and written together."""
 
 
 @contextmanager
 def read_wire(
     market: Market, logs: Sequence[str], out: Path, *, quarantine: SetAside, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore]]:
-    """Write the clean table of wire rows to `out`, as `read_log` does, and yield their earlier payments.
+    """The clean table of wire rows in `out`, as `read_log` makes it, and what the rows tell of earlier payments.
 
-    The files of the earlier payments lie next to `out` until the block ends.
-
-    Args:
-        encoder: Encodes the rows later, so it says which numbers can be scaled. None: the rows are for training, so
-            they must have an outcome.
-
-    Raises:
-        DataError: As `read_log`.
+    encoder: what will encode them, which says what numbers it can scale; None: they are to be learned from, so they need
+    an outcome. What the earlier payments need stands in files beside `out` until the block ends. Raises DataError as
+    `read_log` does.
     """
     need_label = encoder is None
     files = open_files(market, logs, need_label=need_label)
     values = Values.of(FieldLayout(market), encoder)
-    folder = out.with_name(f".{out.name}.wire")
+    aside = out.with_name(f".{out.name}.wire")
     with ExitStack() as stack:
-        folder.mkdir(parents=True)
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        reading = stack.enter_context(Reading(values, folder))
+        aside.mkdir(parents=True)
+        stack.callback(shutil.rmtree, aside, ignore_errors=True)
+        reading = stack.enter_context(Reading(values, aside))
         for file in files:
             for block in file.blocks():
                 reading.take(block)
@@ -79,23 +74,23 @@ def read_wire(
         try:
             clean = clean_log(seen, [source], out, quarantine=set_aside, need_label=need_label, domains={})
         finally:
-            if target is not None and set_aside is not None and set_aside.path.exists():
+            if told is not None and set_aside is not None and set_aside.path.exists():
                 bad = pl.read_parquet(set_aside.path, columns=[ROW, REASON])
-                write_rows(files, bad, values.pseudonyms, target.path)
+                write_rows(files, bad, values.pseudonyms, told.path)
         yield clean, EmbeddedHistoryStore(values, reading.pool, reading.segments, _taken_out(out))
 
 
 def _taken_out(out: Path) -> NDArray[np.int64]:
-    """(n,) the row of the files that each row of the clean table came from. The column is removed from the table."""
+    """(n,) which row of the files each row of the clean table was; the table itself does not go on telling so."""
     rows = pl.read_parquet(out, columns=[ROW])[ROW].to_numpy()
-    with atomic_file(out) as temporary:
-        pl.scan_parquet(out).drop(ROW).sink_parquet(temporary, compression="lz4", row_group_size=ROW_GROUP)
+    with atomic_file(out) as aside:
+        pl.scan_parquet(out).drop(ROW).sink_parquet(aside, compression="lz4", row_group_size=ROW_GROUP)
     return rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagedSource(Source):
-    """Rows that are already read and checked. `paths` are the files that they came from."""
+    """Rows that were read and checked already; `paths` are the files that they came from."""
 
     staged: Path
 
@@ -108,13 +103,13 @@ class StagedSource(Source):
 
 @dataclass
 class Reading:
-    """One pass over the files, with everything read so far."""
+    """One pass over the files: what was read so far."""
 
     values: Values
     folder: Path
     rows: int = 0
     noted: dict[str, str] = field(default_factory=dict)
-    """The broken rules, with their texts."""
+    """The rules that rows broke, and what they expect."""
 
     def __enter__(self) -> Self:
         layout = self.values.layout
@@ -140,7 +135,7 @@ class Reading:
         return self.folder / "staged.parquet"
 
     def take(self, block: RowBlock) -> None:
-        """Read a block of rows."""
+        """Read some further rows."""
         block = replace(block, frame=self.values.tidied(block.frame))
         now = _seconds(self.values, block.frame)
         for low in range(0, len(now), CHUNK_ROWS):
@@ -150,19 +145,19 @@ class Reading:
             self._write()
 
     def _read_histories(self, block: RowBlock, low: int, now: NDArray[np.float64]) -> None:
-        """Add the earlier payments of the rows from `low` on to the pool, and note rows that break a rule."""
+        """Put what rows from `low` on tell of earlier payments into the pool; note which rows break a rule."""
         layout, problems = self.values.layout, RowErrors()
-        histories = block.histories[low : low + len(now)]
-        tokens = split_texts(list(chain.from_iterable(histories)), layout.wire.separator)
+        told = block.histories[low : low + len(now)]
+        tokens = split_texts(list(chain.from_iterable(told)), layout.wire.separator)
         missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
         fields = np.arange(len(now))[:, None] * len(layout.history_fields) + layout.times
         times = pieces_of(tokens, fields.ravel())
         numbers[times] = tokens.numbers(times, missing[times], self._read)
         rows = HistoryRows(layout, tokens, missing, numbers, now)
-        by_history = [(history, visible_events(rows, history, problems)) for history in layout.histories]
-        valid = ~np.isin(np.arange(len(now)), [*problems, *(row - low for row in block.problems)])
-        for history, events in by_history:
-            events = events.take(valid[events.row])
+        found = [(history, visible_events(rows, history, problems)) for history in layout.histories]
+        sound = ~np.isin(np.arange(len(now)), [*problems, *(row - low for row in block.problems)])
+        for history, events in found:
+            events = events.take(sound[events.row])
             pieces = dict(zip(history.kinds, events.tokens(rows, history), strict=True))
             none = np.empty((len(events.row), 0), np.int64)
             pair = pieces.get("categorical", none), pieces.get("numerical", none)
@@ -175,18 +170,18 @@ class Reading:
     def _note_wrong(
         self, history: HistoryFields, row: NDArray[Any], numbers: NDArray[Any], problems: RowErrors
     ) -> None:
-        """Note rows that carry a payment with an unusable value, whether or not it is new to the pool."""
+        """Rows that tell of a payment with a value that cannot be used, be it met here for the first time or not."""
         for at in self.pool.find_wrong(numbers).tolist():
             wrong = self.pool.wrong[int(numbers[at])]
             part = history.parts[history.kinds.index(wrong.kind)]
             problems.note(wrong.rule, [(row[at], part.fields[wrong.feature], wrong.text)])
 
     def _write(self) -> None:
-        """Clean and write the buffered rows."""
+        """Clean and write the rows that wait."""
         frames, problems, first = [], RowErrors(), 0
-        for frame, noted in self._waiting:
+        for frame, found in self._waiting:
             frames.append(frame)
-            problems.update((first + row, problem) for row, problem in noted.items())
+            problems.update((first + row, problem) for row, problem in found.items())
             first += len(frame)
         self._waiting = []
         joined = pl.concat(frames, how="diagonal")
@@ -199,7 +194,7 @@ class Reading:
         self.rows += len(clean)
 
     def staged(self, paths: tuple[str, ...]) -> StagedSource:
-        """Everything that was read. Raises DataError if there are no rows."""
+        """Everything that was read. Raises DataError when that is nothing."""
         if self._waiting:
             self._write()
         if not self.rows:
@@ -237,17 +232,17 @@ def _problem_columns(problems: dict[int, RowError], n: int) -> list[pl.Series]:
 
 
 def _seconds(values: Values, frame: pl.DataFrame) -> NDArray[np.float64]:
-    """(n,) the payments' times. NaN where there is no valid time; a rule for logs reports these rows."""
+    """(n,) the payments' times; NaN for what is none, which a rule on logs finds."""
     event = values.layout.market.event
     times = frame.select(values.number(event.time))[event.time].fill_null(np.nan).to_numpy()
     return times / UNIT_SCALE[event.time_unit or "s"]
 
 
 def _clean(values: Values, frame: pl.DataFrame, problems: RowErrors, first: int) -> pl.DataFrame:
-    """The payments' own columns as in a log. Unusable values are noted. `first` is the number of the first row."""
+    """The payments' own columns as a log has them; values that cannot be used are noted. first: the number of the first row."""
     layout = values.layout
     numbers = (*layout.numerical, *layout.engineered, layout.market.event.time)
-    parsed = {*numbers, *layout.categorical}
+    told = {*numbers, *layout.categorical}
     broken = {"not_a_number": frame.select(values.bad_number(name).alias(name) for name in numbers)}
     if values.domains:
         broken["out_of_range"] = frame.select(values.outside(name).alias(name) for name in values.domains)
@@ -257,12 +252,12 @@ def _clean(values: Values, frame: pl.DataFrame, problems: RowErrors, first: int)
             problems.note(rule, ((row, name, frame[name][row]) for row in rows if frame[name][row] is not None))
     problems.note("not_a_number", values.unreadable(frame))
     others = [
-        pl.when(~values.missing(name)).then(pl.col(name)).alias(name) for name in frame.columns if name not in parsed
+        pl.when(~values.missing(name)).then(pl.col(name)).alias(name) for name in frame.columns if name not in told
     ]
     texts, read = map(values.text, layout.categorical), map(values.number, numbers)
     clean = frame.select(*others, *texts, *read)
-    if (pseudonyms := values.pseudonyms) is not None:
-        clean = pseudonyms.frame(clean, leave=layout.categorical)
-    # callers need not send an id: the row number is used instead
+    if (veil := values.pseudonyms) is not None:
+        clean = veil.frame(clean, leave=layout.categorical)
+    # callers need not send an id: the row's number stands in its place
     made = pl.format("row {}", pl.int_range(first + 1, first + 1 + len(clean)))
     return clean.with_columns(pl.coalesce(layout.market.event.id, made).alias(layout.market.event.id))

@@ -128,9 +128,9 @@ class RedisStore(GuardedStore):
         generation = int(self._ask(self._run, scripts.COMMIT, keys, arguments))
         if generation < 0:  # another store, or an earlier state of it: `check` raises, unless it was adopted in between
             self.check()
-        if made > 0:
-            self._guard.note(seen.identity, Mark(made, text))
-        return made > 0
+        if generation > 0:
+            self._guard.note(seen.identity, Mark(generation, text))
+        return generation > 0
 
     def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
         """See `HistoryStore`. Each key once, although Redis may return a key twice."""
