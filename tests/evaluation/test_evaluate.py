@@ -239,7 +239,7 @@ def test_a_test_range_with_one_outcome(
     prepare(demo_store.market, [str(tmp_path / "log.parquet")], tmp_path / "run" / "store")
     retrain(tmp_path / "run", early_stopping=False)
     if outcome is None:
-        with pytest.raises(DataError, match=r"split.test must hold payments .* outcome is known [(]got none of \d+"):
+        with pytest.raises(DataError, match=r"split.test must hold payments .* outcome is known, but none of \d+"):
             evaluate(tmp_path / "run", **QUICK)
         return
     report = evaluate(tmp_path / "run", **QUICK)

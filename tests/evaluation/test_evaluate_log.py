@@ -58,7 +58,7 @@ def test_logs_of_many_files_and_a_threshold(
     quick = ("--replicates", 10, "-q")
     made = tsa("evaluate", demo_run / "bundle", "--log", "a.parquet", "b.csv", "--threshold", 0.25, *quick)
     assert made.code == 0, made.err
-    assert "report: evaluation/report/report.html" in made.out
+    assert "report: evaluation/report.html" in made.out
     report = json.loads(Path("evaluation/report.json").read_text())
     known = log["is_fraud"].is_in([0, 1]).sum()
     assert report["evaluation"]["n"] == known

@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import polars as pl
-import pytest
-import torch
-from safetensors.torch import load_file
-
-from support import networks
-from support.legacy_folder import GOLDEN, Original, legacy_market
-from tsa.config.market import Market
+from support import legacy_folder, networks
 
 _one_thread_one_seed = networks._one_thread_one_seed
 golden = networks.golden
@@ -23,63 +10,5 @@ golden_config = networks.golden_config
 make_batch = networks.make_batch
 plain = networks.plain
 small = networks.small
-
-START = 1_700_000_000
-
-
-@pytest.fixture
-def original(tmp_path: Path, golden_scores: dict[str, Any]) -> Original:
-    folder = tmp_path / "original"
-    folder.mkdir()
-    config = json.loads((GOLDEN / "single.config.json").read_text())
-    state = load_file(GOLDEN / "single.weights.safetensors")
-    market = Market.from_dict(legacy_market(config))
-    generator = np.random.default_rng(0)
-    last = config["n_embedding"] - config["n_num_features"]
-    names = [feature.name for feature in market.features.categorical]
-    # rows in no order, with gaps, shared by several values, and some of known values on row 0
-    rows = {
-        name: dict(zip(["-1", "a", "b", "c d"], map(str, generator.integers(0, last + 1, 4)), strict=True))
-        for name in names
-    }
-    rows["c0"] |= {"a": "0", "top": str(last)}
-    defaults = dict.fromkeys(names, "-1") | {"c1": "not in the map", "time": "0", "id": ""}
-    defaults |= {
-        f.name: str(generator.integers(-1, 2)) for f in (*market.features.numerical, *market.features.engineered)
-    }
-    preprocessor = {
-        "seq_num_scale_": generator.random(config["n_num_features"]),
-        "seq_num_min_": generator.random(config["n_num_features"]) - 0.5,
-        "num_static_scale_": generator.random(config["n_engineered_num_features"]).tolist(),
-        "num_static_min_": generator.random(config["n_engineered_num_features"]).tolist(),
-    }
-    torch.save({f"module.{name}": value for name, value in state.items()}, folder / "best.pt")
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "cat_to_index.json").write_text(json.dumps(rows))
-    (folder / "default_value_dict.json").write_text(json.dumps(defaults))
-    (folder / "preprocessor.pkl").write_bytes(pickle.dumps(preprocessor))
-    (folder / "percentile_score.pkl").write_bytes(pickle.dumps(golden_scores["percentile_score"]))
-    (folder / "bspline_parameters.json").write_text(json.dumps(golden_scores["bspline_parameters"]))
-    return Original(folder, market, config, state, rows, defaults, preprocessor, golden_scores)
-
-
-@pytest.fixture
-def payments(original: Original) -> pl.DataFrame:
-    """600 payments of 40 customers in time order, with missing and unknown values."""
-    generator, n = np.random.default_rng(1), 600
-
-    def some(values: Any, missing: float) -> list[Any]:
-        return [None if gone else value for value, gone in zip(values, generator.random(n) < missing, strict=True)]
-
-    features = original.market.features
-    columns: dict[str, Any] = {
-        "id": np.arange(n),
-        "time": START + np.cumsum(generator.integers(1, 20_000, n)),
-        "customer": generator.integers(0, 40, n),
-        "fraud": np.zeros(n, np.int8),
-    }
-    for feature in features.categorical:
-        columns[feature.name] = some(generator.choice(["-1", "a", "b", "c d", "never seen"], n).tolist(), 0.1)
-    for feature in (*features.numerical, *features.engineered):
-        columns[feature.name] = some(generator.normal(size=n).round(3).tolist(), 0.1)
-    return pl.DataFrame(columns)
+original = legacy_folder.original
+payments = legacy_folder.payments

@@ -112,7 +112,7 @@ def test_the_default_of_times_comes_along(original: Original, tmp_path: Path) ->
     found = Bundle.open(tmp_path / "bundle").market.inline_history
     assert found is not None
     assert found.defaults == {"time": "0", "id": ""}
-    with pytest.raises(ArtefactError, match=r"wire\.defaults\.time: must be '0' as in default_value_dict"):
+    with pytest.raises(ArtefactError, match=r"inline_history\.defaults\.time: must be '0' as in default_value_dict"):
         import_legacy(original.folder, Market.from_dict(table | {"inline_history": {**wire, "defaults": {"time": 9}}}))
 
 

@@ -114,5 +114,5 @@ def test_the_cap_of_ages_is_one_setting(imported: tuple[Scorer, list[Any]], tmp_
     assert wire.age_cap_seconds == config.age_cap_seconds == (1e7 if len(config.histories) == 1 else 2e7)
     scorer.bundle.save(tmp_path / "bundle")
     Scorer.load(tmp_path / "bundle", ["inline_history.age_cap_seconds=1e6"])
-    with pytest.raises(ConfigError, match=r"wire\.age_cap_seconds must be at most the model's"):
+    with pytest.raises(ConfigError, match=r"inline_history\.age_cap_seconds must be at most the model's"):
         Scorer.load(tmp_path / "bundle", ["inline_history.age_cap_seconds=3e7"])

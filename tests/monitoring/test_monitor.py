@@ -317,7 +317,7 @@ def test_the_page_is_whole_and_nothing_in_it_is_markup(tsa, still, tmp_path):
     for alert in found["alerts"]:
         alert["feature"] = HOSTILE
     found["reference"]["source"], found["summary"] = HOSTILE, plain(found)
-    hostile = page("monitor.html", view(found))
+    hostile = page("monitor.html", view(found), "tsa.monitoring")
     ET.fromstring(hostile.removeprefix("<!DOCTYPE html>"))
     assert "<script" not in hostile
 

@@ -234,7 +234,7 @@ def test_payments_are_never_logged(bundle: Path, caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize(
     ("policy", "status"),
-    [("refuse", 503), ("degraded", 200)],
+    [("reject", 503), ("degraded", 200)],
 )
 def test_without_its_histories_it_does_what_the_market_says(
     bundle: Path, tmp_path: Path, policy: str, status: int
@@ -249,7 +249,7 @@ def test_without_its_histories_it_does_what_the_market_says(
             explained = client.post("/v1/score?explain=true", json=payment("c"))
             other.execute("ROLLBACK")
         assert answer.status_code == explained.status_code == status
-        if policy == "refuse":
+        if policy == "reject":
             assert answer.json()["rule"] == "history_unavailable"
         else:
             assert answer.json()["degraded"]

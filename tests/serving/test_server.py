@@ -150,7 +150,7 @@ def test_it_ends_in_time_whatever_is_being_worked_on(bundle: Path, monkeypatch: 
         working.set()
         time.sleep(6)
 
-    monkeypatch.setattr("tsa.serving.scoring.app_state.score_apart", work)
+    monkeypatch.setattr("tsa.serving.scoring.app_state.score_isolating_failures", work)
     with ThreadPoolExecutor() as pool:
         with server(bundle, drain_seconds=0.0, stop_seconds=1.0) as (found, port):
             answer = pool.submit(httpx.post, f"http://127.0.0.1:{port}/v1/score", json=payment("long"), timeout=30)

@@ -135,11 +135,13 @@ def test_sums_keep_order_and_add_by_labels() -> None:
 def test_no_environment_puts_figures_into_mapped_files(tmp_path: Any) -> None:
     script = (
         "from tsa.config.market import Market\nfrom tsa.serving.metrics import Metrics\n"
-        "from endpoint import SHOP\n"
+        "from support.endpoint import SHOP\n"
         "metrics = Metrics(Market.from_dict(SHOP))\nmetrics.request('/ping', 200, 0.1)\n"
         'assert b\'tsa_request_seconds_count{route="/ping",status="200"} 1.0\' in metrics.text()[0]\n'
     )
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    environment["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), environment.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [os.path.dirname(os.path.dirname(__file__)), environment.get("PYTHONPATH", "")]
+    )
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     assert not list(tmp_path.iterdir())

@@ -188,7 +188,7 @@ def test_a_folder_of_something_else(whole: Path, easy_store: EventStore, tmp_pat
 
 def test_what_cannot_be_searched(easy_store: EventStore) -> None:
     for space, text in (
-        ({"training": {"metric": ["loss", "validation_roc_auc"]}}, r"must be the same for all [(]got training.monitor"),
+        ({"training": {"monitor": ["loss", "validation_roc_auc"]}}, r"must be the same for all [(]got training.monitor"),
         ({"training": {"epochs": [1, 2]}}, "a setting is either set or searched, but training.epochs is both"),
         ({"training": {"patience": [0, 1]}}, r"space: training.patience: training.patience: .* greater than or equal to 1"),
         ({"model": {"norm": ["pre", "past"]}}, r"space: model.norm: .*past"),

@@ -324,4 +324,4 @@ def test_a_failure_by_the_toolkit(folder: Folder) -> None:
     module = {"SAGEMAKER_TRAINING_MODULE": "tsa.integrations.sagemaker.training:start"}
     done = subprocess.run(TOOLKIT, env=environment(**module), capture_output=True, text=True)
     assert done.returncode == 1
-    assert folder.failure.startswith("TrainingError: the training range must hold both outcomes (got frauds=0")
+    assert folder.failure.startswith("TrainingError: the training range must hold both outcomes, but frauds=0")

@@ -47,7 +47,7 @@ def test_one_process_gets_the_batches_as_drawn(easy_store: EventStore) -> None:
         trimmed = gather_batch(easy_store, rows, trim=True, variation=varied).histories["customer"]
         for name, tensor in vars(part.batch.histories["customer"]).items():
             assert torch.equal(tensor, getattr(trimmed, name)), name
-        assert part.task.share == 1.0
+        assert part.task.loss_weight == 1.0
 
 
 @pytest.mark.parametrize("name", ["label_delay_augmentation", "event_dropout"])
@@ -74,9 +74,9 @@ def test_parts_make_the_batch(easy_store: EventStore, count: int, accumulate: in
     for number, expected in enumerate(whole):
         parts = [by_rank[rank][number][part] for part in range(accumulate) for rank in range(count)]
         np.testing.assert_array_equal(np.concatenate([part.task.rows for part in parts]), expected)
-        assert sum(part.task.share for part in parts) == pytest.approx(count)
+        assert sum(part.task.loss_weight for part in parts) == pytest.approx(count)
         for part in parts:
-            assert part.task.share == pytest.approx(len(part.task.rows) * count / batch_size)
+            assert part.task.loss_weight == pytest.approx(len(part.task.rows) * count / batch_size)
         for first in range(0, len(parts), count):
             together = parts[first : first + count]
             widths = {part.batch.histories["customer"].padding.shape[1] for part in together}
