@@ -19,7 +19,7 @@ from tsa.cli.epoch_table import epoch_table
 from tsa.cli.evaluate import print_metrics
 from tsa.config.overrides import Overrides
 from tsa.errors import TrainingStopped
-from tsa.files.outputs import StoredResult, check_outputs
+from tsa.files.outputs import OptionalPath, check_outputs
 from tsa.progress import silent
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def run(
 
 
 def _check_run(
-    out: Path, inputs: Sequence[StoredResult], *, store: bool = False, quarantine: Path | None = None
+    out: Path, inputs: Sequence[OptionalPath], *, store: bool = False, quarantine: Path | None = None
 ) -> None:
     """Refuse a run folder whose outputs would overwrite the inputs."""
     replaced = {"the bundle in --out": out / "bundle", **({"the store in --out": out / "store"} if store else {})}

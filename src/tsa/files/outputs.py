@@ -35,7 +35,7 @@ MAX_NAMED = 5
 UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zlib.error)
 """Errors raised by opening and unpacking a file of unknown content."""
 
-StoredResult = str | Path | None
+OptionalPath = str | Path | None
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class _Output:
 
 
 def check_outputs(
-    inputs: Iterable[StoredResult],
+    inputs: Iterable[OptionalPath],
     *,
-    files: Mapping[str, StoredResult] | None = None,
-    into: Mapping[str, StoredResult] | None = None,
-    replaced: Mapping[str, StoredResult] | None = None,
+    files: Mapping[str, OptionalPath] | None = None,
+    into: Mapping[str, OptionalPath] | None = None,
+    replaced: Mapping[str, OptionalPath] | None = None,
 ) -> None:
     """Refuse outputs that would touch an input or each other, before anything is written. None means not given.
 
@@ -129,7 +129,7 @@ def is_stream(path: Path) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode) or str(path.absolute()).startswith(OPENED)
 
 
-def _outputs(paths: Mapping[str, StoredResult] | None, is_replaced: bool) -> Iterator[_Output]:
+def _outputs(paths: Mapping[str, OptionalPath] | None, is_replaced: bool) -> Iterator[_Output]:
     for option, path in (paths or {}).items():
         if path is not None and URL.match(str(path)):
             rule = f"{option} must be a path on this machine (got {brief(path)})"
@@ -138,7 +138,7 @@ def _outputs(paths: Mapping[str, StoredResult] | None, is_replaced: bool) -> Ite
             yield _Output(option, Path(path), Path(os.path.realpath(path)), is_replaced)
 
 
-def _inputs(given: Iterable[StoredResult]) -> Iterator[Path]:
+def _inputs(given: Iterable[OptionalPath]) -> Iterator[Path]:
     for name in given:
         text = "" if name is None else str(name).removeprefix("file://")
         if not text or "://" in text:
