@@ -67,7 +67,7 @@ class Requests:
         row = dict(self.example)
         row[self.market.event.id] = f"fuzz-{self._count}" if self.random.random() < 0.9 else f"fuzz-{self._count % 50}"
         for history in self.market.history:
-            row[str(history.key_column)] = f"key-{self.random.randrange(50)}"
+            row[str(history.key)] = f"key-{self.random.randrange(50)}"
         return row
 
     def odd(self) -> Any:

@@ -42,7 +42,7 @@ def past_of(store: tsa.EventStore, row: int) -> dict[Key, HistoryEvents]:
         end = int(index.position[row])
         rows = index.order[max(int(index.start[row]), end - history.length + 1) : end]
         names = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
-        past[history.name, _key(store, history.key_column, row)] = HistoryEvents(
+        past[history.name, _key(store, history.key, row)] = HistoryEvents(
             ids=tuple(map(str, rows)), **{name: np.asarray(getattr(store, name)[rows]) for name in names}
         )
     return past
@@ -57,7 +57,7 @@ _cache: dict[Path, Any] = {}
 
 def _columns(store: tsa.EventStore) -> Any:
     if store.path not in _cache:
-        names = [store.market.event.id, *(history.key_column for history in store.market.history)]
+        names = [store.market.event.id, *(history.key for history in store.market.history)]
         _cache[store.path] = store.columns(list(dict.fromkeys(names)))
     return _cache[store.path]
 

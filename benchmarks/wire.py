@@ -70,8 +70,8 @@ class PlainReader:
         row = json.loads(line)
         self.check(row)
         wire, event, length = self.layout.wire, self.market.event, self.market.history[0].length
-        told = self.told(row, self.layout.categorical, self.layout.wire.blocks[0])
-        numbers_told = self.told(row, self.layout.numerical, self.layout.wire.blocks[1])
+        told = self.told(row, self.layout.categorical, self.layout.wire.parts[0])
+        numbers_told = self.told(row, self.layout.numerical, self.layout.wire.parts[1])
         told, numbers_told = self.align(told, numbers_told)
         now, ages = float(row[event.time]), []
         for at in told["time"]:

@@ -29,11 +29,11 @@ column = "is_fraud"
 delay_days = 1
 [[history]]
 name = "cid"
-key_column = "customer_id"
+key = "customer_id"
 length = 8
 [[history]]
 name = "ccid"
-key_column = "card_id"
+key = "card_id"
 length = 6
 [features]
 calendar = ["hour_of_day"]
@@ -44,11 +44,11 @@ engineered = ["payments_1d"]
 fractions = [0.5, 0.2, 0.1, 0.2]
 [evaluation]
 segments = ["merchant_category"]
-[inline_history]
+[wire]
 separator = ";SEP;"
 missing = ["", "My Text String"]
 history_field = "{history}.{feature}"
-event_field = "{history}.{part}.{feature}"
+twofold_field = "{history}.{part}.{feature}"
 numeric_categorical = ["signin_hour"]
 [privacy]
 pseudonymise = ["customer_id"]

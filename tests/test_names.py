@@ -110,8 +110,8 @@ def full_market(name: dict[str, str], histories: tuple[str, str]) -> dict[str, A
         "event": {"id": name["id"], "time": name["time"], "time_unit": "s", "amount": name["amount"]},
         "label": {"column": name["fraud"], "known_at": name["known"], "as_feature": True},
         "history": [
-            {"name": histories[0], "key_column": name["customer"], "length": 5},
-            {"name": histories[1], "key_column": name["card"], "length": 5},
+            {"name": histories[0], "key": name["customer"], "length": 5},
+            {"name": histories[1], "key": name["card"], "length": 5},
         ],
         "features": {
             "calendar": ["hour_of_day"] if "hour_of_day" not in name.values() else [],
@@ -195,7 +195,7 @@ def test_a_market_without_any_table_that_may_be_left_out(tsa: Tsa, tmp_path: Pat
         "name": "least",
         "event": {"id": "id", "time": "time", "time_unit": "s"},
         "label": {"column": "fraud", "delay_days": 0},
-        "history": [{"name": "code", "key_column": "customer"}],
+        "history": [{"name": "code", "key": "customer"}],
         "features": {"categorical": ["count"]},
     }
     whole_way(tsa, table, frame, tmp_path)
@@ -215,11 +215,9 @@ def test_a_number_is_not_called_as_what_marks_missing_ones() -> None:
 
 
 ODD_ROLES: dict[str, dict[str, Any]] = {
-    "the key is the amount": {"history": [{"name": "one", "key_column": "amount", "length": 5}]},
-    "the key is the id": {"history": [{"name": "one", "key_column": "id", "length": 5}]},
-    "two histories of one key": {
-        "history": [{"name": "one", "key_column": "card"}, {"name": "two", "key_column": "card"}]
-    },
+    "the key is the amount": {"history": [{"name": "one", "key": "amount", "length": 5}]},
+    "the key is the id": {"history": [{"name": "one", "key": "id", "length": 5}]},
+    "two histories of one key": {"history": [{"name": "one", "key": "card"}, {"name": "two", "key": "card"}]},
     "the segment is the id": {"evaluation": {"segments": ["id"]}},
     "the key is a feature and a segment": {
         "features": {"categorical": [{"name": "customer", "min_count": 1}]},

@@ -49,8 +49,8 @@ def market(kind: str, length: int = LENGTH) -> Market:
             "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
             "label": label | ({"known_at": "known_at"} if kind == "column" else {}),
             "history": [
-                {"name": "customer", "key_column": "customer", "length": length},
-                {"name": "terminal", "key_column": "terminal", "length": length + 1},
+                {"name": "customer", "key": "customer", "length": length},
+                {"name": "terminal", "key": "terminal", "length": length + 1},
             ],
             "features": {
                 "calendar": ["hour_of_day"],

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from support.legacy_folder import named_as_now
 from tsa.config.market import Market
 from tsa.data.wire.layout import FieldLayout
 from tsa.errors import MarketError
@@ -19,12 +18,12 @@ TABLE: dict[str, Any] = {
     "name": "small",
     "event": {"id": "id", "time": "at", "time_unit": "s"},
     "label": {"column": "fraud", "delay_days": 0},
-    "history": [{"name": "cid", "key_column": "customer"}, {"name": "ccid"}],
+    "history": [{"name": "cid", "key": "customer"}, {"name": "ccid"}],
     "features": {"categorical": ["device"], "numerical": ["amount"], "engineered": ["risk"]},
-    "inline_history": {
+    "wire": {
         "separator": "~",
         "history_field": "{history}.{feature}",
-        "event_field": "{history}.{part}.{feature}",
+        "twofold_field": "{history}.{part}.{feature}",
     },
 }
 FINGERPRINTS = {
@@ -34,7 +33,7 @@ FINGERPRINTS = {
 
 
 def market(wire: dict[str, Any] | None = None, **changes: Any) -> Market:
-    return Market.from_dict({**TABLE, **changes, "inline_history": {**TABLE["inline_history"], **(wire or {})}})
+    return Market.from_dict({**TABLE, **changes, "wire": {**TABLE["wire"], **(wire or {})}})
 
 
 def refused(wire: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -79,9 +78,9 @@ def test_markets_of_logs_are_as_they_were(name: str) -> None:
 
 
 def test_fields_follow_patterns_exceptions_and_a_historys_own() -> None:
-    own = {"ccid": {"history_field": "card {feature}", "field_names": {"num.id": "odd", "device": "{feature}"}}}
+    own = {"ccid": {"history_field": "card {feature}", "exceptions": {"num.id": "odd", "device": "{feature}"}}}
     layout = FieldLayout(
-        market({"field_names": {"amount": "money", "cat.at": "when"}, "histories": own}, history=TABLE["history"][1:])
+        market({"exceptions": {"amount": "money", "cat.at": "when"}, "histories": own}, history=TABLE["history"][1:])
     )
     assert layout.history_fields == ("{feature}", "when", "ccid.cat.id", "money", "ccid.num.at", "odd")
     layout = FieldLayout(market())
@@ -94,7 +93,7 @@ def test_fields_follow_patterns_exceptions_and_a_historys_own() -> None:
 def test_patterns_fill_in_the_part_lower_case_and_what_stands_for_a_prefix() -> None:
     features = {"categorical": ["Risk.Sign_NA.Device.OS", "{part}"], "numerical": ["Risk.Amount"], "engineered": []}
     pattern = "{part} by {history}: {feature_lower} {feature} {other}"
-    wire = {"history_field": pattern, "event_field": "{part} {history} {feature_lower}"}
+    wire = {"history_field": pattern, "twofold_field": "{part} {history} {feature_lower}"}
     names = {"Risk.": "", "Risk.Sign_NA.": "Sign.", "at": "AT.x"}
     layout = FieldLayout(market({**wire, "prefixes": names}, history=TABLE["history"][1:], features=features))
     assert layout.history_fields == (
@@ -106,9 +105,7 @@ def test_patterns_fill_in_the_part_lower_case_and_what_stands_for_a_prefix() -> 
     )
     kept = Market.from_dict(json.loads(json.dumps(layout.market.to_dict(), sort_keys=True)))
     assert FieldLayout(kept).history_fields == layout.history_fields
-    assert "prefixes" not in market().to_dict()["inline_history"], (
-        "fingerprints of markets without them are as they were"
-    )
+    assert "prefixes" not in market().to_dict()["wire"], "fingerprints of markets without them are as they were"
 
 
 SHORTER = {
@@ -130,12 +127,12 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
     path = Path(__file__).parents[3] / f"shared/golden/legacy_{name}/market.toml"
     if not path.is_file():
         pytest.skip("needs ../shared")
-    table, (source, prefixes) = named_as_now(tomllib.loads(path.read_text())), SHORTER[name]
+    table, (source, prefixes) = tomllib.loads(path.read_text()), SHORTER[name]
     listed = Market.from_dict(table)
     pattern = f"payment_risk.{source}_{{part}}_seq_by_{{history}}.c_{{feature_lower}}_seq"
-    wire = {key: value for key, value in table["inline_history"].items() if key not in ("field_names", "histories")}
-    wire |= {"history_field": pattern, "event_field": pattern, "prefixes": prefixes}
-    ruled = Market.from_dict({**table, "inline_history": wire})
+    wire = {key: value for key, value in table["wire"].items() if key not in ("exceptions", "histories")}
+    wire |= {"history_field": pattern, "twofold_field": pattern, "prefixes": prefixes}
+    ruled = Market.from_dict({**table, "wire": wire})
     assert FieldLayout(ruled).history_fields == FieldLayout(listed).history_fields
     assert len(FieldLayout(ruled).history_fields) == {"eu": 163, "na": 360}[name]
 
@@ -143,42 +140,42 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
 @pytest.mark.parametrize(
     ("wire", "finding"),
     [
-        ({"separator": ""}, "inline_history: separator must be 1 to 8 bytes"),
+        ({"separator": ""}, "wire: separator must be 1 to 8 bytes"),
         ({"separator": "123456789"}, "(got '123456789'"),
         ({"separator": "\t"}, "without tabs"),
         ({"missing": ["", "no~thing"]}, "missing: a marker must not contain the separator (got 'no~thing'"),
-        ({"blocks": ["cat", "cat"]}, "blocks: must be two different names"),
-        ({"age_cap_seconds": 0}, "inline_history.age_cap_seconds: must be greater than 0 (got 0"),
-        ({"on_mismatch": "keep"}, "inline_history.on_mismatch: must be 'align', 'drop' or 'refuse' (got 'keep'"),
+        ({"parts": ["cat", "cat"]}, "parts: must be two different names"),
+        ({"age_cap_seconds": 0}, "wire.age_cap_seconds: must be greater than 0 (got 0"),
+        ({"mismatched": "keep"}, "wire.mismatched: must be 'align', 'drop' or 'refuse' (got 'keep'"),
         (
             {"numeric_categorical": ["amount"]},
-            "inline_history.numeric_categorical: must be categorical features (got 'amount'",
+            "wire.numeric_categorical: must be categorical features (got 'amount'",
         ),
         (
             {"defaults": {"price": 1}},
-            "inline_history.defaults: must be of features, event.time or event.id (got 'price'",
+            "wire.defaults: must be of features, event.time or event.id (got 'price'",
         ),
-        ({"defaults": {"amount": "none"}}, "inline_history.defaults.amount: must be a finite number (got 'none'"),
-        ({"defaults": {"risk": "nan"}}, "inline_history.defaults.risk: must be a finite number"),
-        ({"defaults": {"amount": True}}, "inline_history.defaults.amount"),
+        ({"defaults": {"amount": "none"}}, "wire.defaults.amount: must be a finite number (got 'none'"),
+        ({"defaults": {"risk": "nan"}}, "wire.defaults.risk: must be a finite number"),
+        ({"defaults": {"amount": True}}, "wire.defaults.amount"),
         (
             {"histories": {"card": {}}},
-            "inline_history.histories: must be of the histories ['ccid', 'cid'] (got 'card'",
+            "wire.histories: must be of the histories ['ccid', 'cid'] (got 'card'",
         ),
-        ({"field_names": {"risk": "x"}}, "inline_history.field_names: must be a categorical or numerical feature"),
+        ({"exceptions": {"risk": "x"}}, "wire.exceptions: must be a categorical or numerical feature"),
         (
-            {"histories": {"cid": {"field_names": {"cat.price": "x"}}}},
-            "inline_history.histories.cid.field_names: must be",
+            {"histories": {"cid": {"exceptions": {"cat.price": "x"}}}},
+            "wire.histories.cid.exceptions: must be",
         ),
-        ({"history_field": "hist.{feature}"}, "inline_history: field names must be unique"),
+        ({"history_field": "hist.{feature}"}, "wire: field names must be unique"),
         ({"history_field": "{history}.hist"}, "but 'cid.hist' occurs twice"),
-        ({"field_names": {"device": "risk"}}, "but 'risk' occurs twice"),
+        ({"exceptions": {"device": "risk"}}, "but 'risk' occurs twice"),
         (
             {"prefixes": {"devise": ""}},
-            "inline_history.prefixes: must begin a feature, event.time or event.id (got 'devise')",
+            "wire.prefixes: must begin a feature, event.time or event.id (got 'devise')",
         ),
-        ({"history_field": "{history}.{feature}", "prefixes": {"": "x"}}, "inline_history.prefixes"),
-        ({"seperator": "~"}, "inline_history.seperator: unknown key; did you mean `separator`?"),
+        ({"history_field": "{history}.{feature}", "prefixes": {"": "x"}}, "wire.prefixes"),
+        ({"seperator": "~"}, "wire.seperator: unknown key; did you mean `separator`?"),
     ],
 )
 def test_rules(wire: dict[str, Any], finding: str) -> None:
@@ -188,7 +185,7 @@ def test_rules(wire: dict[str, Any], finding: str) -> None:
 def test_rules_with_other_tables() -> None:
     assert "event.time_unit: is required" in refused(event={"id": "id", "time": "at"})
     label = {"column": "fraud", "delay_days": 0, "as_feature": True}
-    assert "label.as_feature: must be false with an [inline_history] section" in refused(label=label)
+    assert "label.as_feature: must be false with a [wire] section" in refused(label=label)
     assert "features: histories need categorical or numerical features" in refused(features={"engineered": ["risk"]})
     with pytest.raises(MarketError, match=r"history\.ccid\.key: is required unless rows carry their own history"):
-        Market.from_dict({key: value for key, value in TABLE.items() if key != "inline_history"})
+        Market.from_dict({key: value for key, value in TABLE.items() if key != "wire"})

@@ -24,7 +24,7 @@ column = "fraud"
 delay_days = 7
 [[history]]
 name = "card"
-key_column = "card"
+key = "card"
 [features]
 categorical = ["country", { name = "shop", min_count = 3 }]
 numerical = [{ name = "amount", transform = "log1p" }]
@@ -86,7 +86,7 @@ def test_the_handbook_market_is_as_the_issue_writes_it() -> None:
     assert (market.event.id, market.event.time, market.event.amount) == ("TRANSACTION_ID", "TX_DATETIME", "TX_AMOUNT")
     assert market.label.gap_seconds == 7 * DAY_SECONDS
     assert market.label.as_feature
-    assert [(h.name, h.key_column, h.length) for h in market.history] == [
+    assert [(h.name, h.key, h.length) for h in market.history] == [
         ("customer", "CUSTOMER_ID", 51),
         ("terminal", "TERMINAL_ID", 51),
     ]
@@ -149,7 +149,7 @@ def test_overrides_are_toml_values_or_bare_words(write: Write) -> None:
         "label.as_feature=true",
     ]
     market = Market.load(write(), overrides)
-    assert (market.name, market.history[0].length, market.history[0].key_column) == ("other", 20, "card")
+    assert (market.name, market.history[0].length, market.history[0].key) == ("other", 20, "card")
     assert market.label.as_feature
     assert market.split.train is not None
     assert market.split.train[0].isoformat() == "2024-01-05T00:00:00+00:00"
@@ -161,9 +161,7 @@ def test_overrides_that_make_no_sense_are_refused(write: Write, text: str) -> No
 
 
 def test_unknown_keys_get_a_hint_and_all_findings_are_listed(write: Write) -> None:
-    path = write(
-        SMALL.replace("delay_days", "delay_day").replace('key_column = "card"', 'key_column = "card"\nlenght = 3')
-    )
+    path = write(SMALL.replace("delay_days", "delay_day").replace('key = "card"', 'key = "card"\nlenght = 3'))
     message = refused(path, "label.delay_days=-1", "oddity=1")
     assert message.startswith(f"{path}: 4 findings")
     assert "history.0.lenght: unknown key; did you mean `length`?" in message
@@ -188,8 +186,8 @@ def test_a_finding_names_the_file_that_it_comes_from(write: Write) -> None:
             "history.x.key: must not be label.column",
         ),
         (
-            'key_column = "card"',
-            'key_column = "card"\nlength = 1',
+            'key = "card"',
+            'key = "card"\nlength = 1',
             "history.0.length: must be greater than or equal to 2 (got 1",
         ),
         ('engineered = ["risk"]', 'engineered = ["amount"]', "names must be unique over all kinds of features"),

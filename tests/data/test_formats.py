@@ -30,7 +30,7 @@ MARKET = Market.from_dict(
         "name": "formats",
         "event": {"id": "id", "time": "at", "amount": "amount"},
         "label": {"column": "fraud", "delay_days": 1},
-        "history": [{"name": "card", "key_column": "card"}],
+        "history": [{"name": "card", "key": "card"}],
         "features": {"categorical": [{"name": "kind", "min_count": 1}], "numerical": ["amount"]},
     }
 )

@@ -25,7 +25,7 @@ TABLE: dict[str, Any] = {
     "name": "rows",
     "event": {"id": "id", "time": "time", "amount": "amount"},
     "label": {"column": "fraud", "known_at": "known", "as_feature": True},
-    "history": [{"name": "customer", "key_column": "customer", "length": 4}],
+    "history": [{"name": "customer", "key": "customer", "length": 4}],
     "features": {
         "categorical": [{"name": "channel", "min_count": 1}],
         "numerical": [{"name": "amount", "transform": "log1p"}],
@@ -236,7 +236,7 @@ def test_a_limit_is_a_share(tmp_path: Path) -> None:
 MARKET_TEXT = """name = "rows"
 event = { id = "id", time = "time", amount = "amount" }
 label = { column = "fraud", known_at = "known" }
-history = [{ name = "customer", key_column = "customer" }]
+history = [{ name = "customer", key = "customer" }]
 [features]
 categorical = [{ name = "channel", min_count = 1 }]
 numerical = [{ name = "amount", transform = "log1p" }]

@@ -217,7 +217,7 @@ BASE: dict[str, Any] = {
     "name": "m",
     "event": {"id": "id", "time": "at"},
     "label": {"column": "fraud", "delay_days": 1},
-    "history": [{"name": "card", "key_column": "card"}],
+    "history": [{"name": "card", "key": "card"}],
 }
 
 

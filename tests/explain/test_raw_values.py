@@ -30,7 +30,7 @@ MARKET = {
     "name": "facts",
     "event": {"id": "id", "time": "time", "time_unit": "s"},
     "label": {"column": "fraud", "delay_days": 1},
-    "history": [{"name": "customer", "key_column": "customer", "length": 4}],
+    "history": [{"name": "customer", "key": "customer", "length": 4}],
     "features": FEATURES,
 }
 FRAME = pl.DataFrame(
@@ -99,9 +99,9 @@ def test_neutral_values_are_in_the_middle(encoder: Encoder) -> None:
 
 
 def test_earlier_payments_that_rows_carry_along_are_read_back(tmp_path: Path) -> None:
-    wire = {"history_field": "past.{feature}", "event_field": "past.{part}.{feature}", "separator": "~"}
+    wire = {"history_field": "past.{feature}", "twofold_field": "past.{part}.{feature}", "separator": "~"}
     features = {"categorical": [{"name": "device", "min_count": 1}], "numerical": ["amount"]}
-    market = Market.from_dict({**MARKET, "features": features, "inline_history": wire})
+    market = Market.from_dict({**MARKET, "features": features, "wire": wire})
     rows = {
         "id": ["p1", "p2"],
         "time": ["1525651200", "1525661200"],

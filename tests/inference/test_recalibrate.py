@@ -145,7 +145,7 @@ def imported(original: Original, payments: pl.DataFrame, tmp_path: Path) -> tupl
     (original.folder / "percentile_score.pkl").unlink()
     wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"], "rules": "own"}
     history = [{"name": "customer", "length": original.config["seq_len"]}]
-    market = Market.from_dict(original.market.to_dict() | {"inline_history": wire, "history": history})
+    market = Market.from_dict(original.market.to_dict() | {"wire": wire, "history": history})
     import_legacy(original.folder, market).save(tmp_path / "imported")
     more = payments.with_columns(pl.col("id") + 1000, pl.col("time") + 7, pl.col("customer") + 100)
     rows = pl.concat([wire_rows(original, payments), wire_rows(original, more)])

@@ -33,9 +33,9 @@ def _market(**features: Any) -> Market:
         "name": "golden",
         "event": {"id": LAYOUT["id"], "time": LAYOUT["time"], "time_unit": "s"},
         "label": {"column": LAYOUT["label"], "delay_days": 0},
-        "history": [{"name": "history", "key_column": "customer"}],
+        "history": [{"name": "history", "key": "customer"}],
         "features": {**FEATURES, **features},
-        "inline_history": wire
+        "wire": wire
         if LAYOUT["numeric_categorical"][0] in features.get("categorical", FEATURES["categorical"])
         else None,
     }
@@ -111,7 +111,7 @@ def test_any_map_and_value(rows: dict[str, int], values: list[str | None], defau
     """Against the rules written out for one value. A default is looked up as it stands, a value through an integer."""
     features = {"categorical": ["c"], "numerical": [], "engineered": []}
     wire = {"separator": "~", "numeric_categorical": ["c"]} if numeric else {"separator": "~"}
-    market = Market.from_dict({**_market().to_dict(), "features": features, "inline_history": wire})
+    market = Market.from_dict({**_market().to_dict(), "features": features, "wire": wire})
     empty = {name: [] for name in ARTEFACTS["preprocessor"]}
     fitted = legacy_encoder(market, cat_to_index={"c": rows}, defaults={"c": default}, preprocessor=empty)
 

@@ -87,7 +87,7 @@ def test_wire_rows_give_the_three_scores_of_the_original(
 ) -> None:
     wire = {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["c5"], "rules": "own"}
     history = [{"name": "customer", "length": original.config["seq_len"]}]
-    market = Market.from_dict(original.market.to_dict() | {"inline_history": wire, "history": history})
+    market = Market.from_dict(original.market.to_dict() | {"wire": wire, "history": history})
     import_legacy(original.folder, market).save(tmp_path / "bundle")
     rows, path = wire_rows(original, payments), tmp_path / f"rows.{form}"
     rows.write_ndjson(path) if form == "jsonl" else rows.write_csv(path, separator="\t")
@@ -108,12 +108,12 @@ def test_the_default_of_times_comes_along(original: Original, tmp_path: Path) ->
     history = [{"name": "customer", "length": original.config["seq_len"]}]
     table = original.market.to_dict() | {"history": history}
     change(original.folder, "default_value_dict.json", lambda found: found.update(time="0"))
-    import_legacy(original.folder, Market.from_dict(table | {"inline_history": wire})).save(tmp_path / "bundle")
-    found = Bundle.open(tmp_path / "bundle").market.inline_history
+    import_legacy(original.folder, Market.from_dict(table | {"wire": wire})).save(tmp_path / "bundle")
+    found = Bundle.open(tmp_path / "bundle").market.wire
     assert found is not None
     assert found.defaults == {"time": "0", "id": ""}
-    with pytest.raises(ArtefactError, match=r"inline_history\.defaults\.time: must be '0' as in default_value_dict"):
-        import_legacy(original.folder, Market.from_dict(table | {"inline_history": {**wire, "defaults": {"time": 9}}}))
+    with pytest.raises(ArtefactError, match=r"wire\.defaults\.time: must be '0' as in default_value_dict"):
+        import_legacy(original.folder, Market.from_dict(table | {"wire": {**wire, "defaults": {"time": 9}}}))
 
 
 def test_an_imported_bundle_is_one_like_any_other(original: Original, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_two_histories_by_name_and_by_order(original: Original) -> None:
     fields = ("categorical", "numerical", "age_seconds", "padding")
     histories = {name: History(*(tensors[f"{field}_{name}"] for field in fields)) for name in ("cid", "ccid")}
     for first, second, named in (("customer", "card", ("customer", "card")), ("ccid", "cid", ("cid", "ccid"))):
-        history = [{"name": name, "key_column": name, "length": config["seq_len"]} for name in (first, second)]
+        history = [{"name": name, "key": name, "length": config["seq_len"]} for name in (first, second)]
         market = Market.from_dict(legacy_market(config, history=history))
         network = import_legacy(original.folder, market).network
         assert network.config.histories == named
@@ -303,7 +303,7 @@ def test_tensors_of_other_kinds_are_told(original: Original, kind: str) -> None:
 
 
 def test_a_time_that_is_none_is_told_with_the_rest(original: Original) -> None:
-    table = original.market.to_dict() | {"inline_history": {"separator": "~"}}
+    table = original.market.to_dict() | {"wire": {"separator": "~"}}
     for name, value in (("time", "soon"), ("c3", None)):
         change(original.folder, "default_value_dict.json", lambda t, name=name, value=value: t.update({name: value}))
     with pytest.raises(ArtefactError, match="2 findings") as error:
@@ -341,12 +341,12 @@ def test_everything_is_told_at_once(original: Original, tmp_path: Path) -> None:
 
 def test_defaults_of_the_market_file_must_be_the_models(original: Original) -> None:
     wire = {"separator": "~", "defaults": {"c0": "-1", "c4": "-1.0", "n0": "-7", "n1": f"{original.defaults['n1']}.0"}}
-    market = Market.from_dict(original.market.to_dict() | {"inline_history": wire})
+    market = Market.from_dict(original.market.to_dict() | {"wire": wire})
     with pytest.raises(ArtefactError) as error:
         import_legacy(original.folder, market)
-    assert "inline_history.defaults.c4: must be '-1'" in str(error.value)
-    assert "inline_history.defaults.n0: must be" in str(error.value)
-    assert str(error.value).count("inline_history.defaults") == 2
+    assert "wire.defaults.c4: must be '-1'" in str(error.value)
+    assert "wire.defaults.n0: must be" in str(error.value)
+    assert str(error.value).count("wire.defaults") == 2
 
 
 def faulty_scales(original: Original) -> None:
@@ -409,7 +409,7 @@ def test_what_the_market_file_says_of_the_folder_must_fit(original: Original, to
 def test_the_wire_tables_defaults_serve_as_well(original: Original) -> None:
     change(original.folder, "default_value_dict.json", dropped("g2"))
     wire = {"separator": "~", "defaults": {"g2": "3.5"}}
-    made = import_legacy(original.folder, Market.from_dict(original.market.to_dict() | {"inline_history": wire}))
+    made = import_legacy(original.folder, Market.from_dict(original.market.to_dict() | {"wire": wire}))
     assert made.encoder.engineered_scaling.scalers[2].to_dict()["default"] == 3.5
 
 

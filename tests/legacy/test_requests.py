@@ -17,7 +17,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from support.legacy_folder import named_as_now
 from tsa.config.market import Market
 from tsa.data.log.quarantine import Quarantine
 from tsa.errors import ConfigError, DataError
@@ -34,9 +33,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=MARKETS)
 def imported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scorer, list[Any]]:
     folder, bundle = GOLDEN / f"legacy_{request.param}", tmp_path_factory.mktemp(request.param) / "bundle"
-    import_legacy(folder, Market.from_dict(named_as_now(tomllib.loads((folder / "market.toml").read_text())))).save(
-        bundle
-    )
+    import_legacy(folder, Market.from_dict(tomllib.loads((folder / "market.toml").read_text()))).save(bundle)
     with gzip.open(folder / "cases.jsonl.gz", "rt", encoding="utf-8") as file:
         cases = [json.loads(line) for line in file]
     return Scorer.load(bundle), cases
@@ -109,10 +106,10 @@ def test_files_get_the_originals_scores(imported: tuple[Scorer, list[Any]], tmp_
 
 def test_the_cap_of_ages_is_one_setting(imported: tuple[Scorer, list[Any]], tmp_path: Path) -> None:
     scorer, _ = imported
-    wire, config = scorer.bundle.market.inline_history, scorer.bundle.config
+    wire, config = scorer.bundle.market.wire, scorer.bundle.config
     assert wire is not None
     assert wire.age_cap_seconds == config.age_cap_seconds == (1e7 if len(config.histories) == 1 else 2e7)
     scorer.bundle.save(tmp_path / "bundle")
-    Scorer.load(tmp_path / "bundle", ["inline_history.age_cap_seconds=1e6"])
-    with pytest.raises(ConfigError, match=r"inline_history\.age_cap_seconds must be at most the model's"):
-        Scorer.load(tmp_path / "bundle", ["inline_history.age_cap_seconds=3e7"])
+    Scorer.load(tmp_path / "bundle", ["wire.age_cap_seconds=1e6"])
+    with pytest.raises(ConfigError, match=r"wire\.age_cap_seconds must be at most the model's"):
+        Scorer.load(tmp_path / "bundle", ["wire.age_cap_seconds=3e7"])

@@ -145,7 +145,7 @@ def seen_of(times, label=None, known_at=None, score=None, start=None, end=None):
     times = np.array(times, float)
     label = np.zeros(len(times), np.int8) if label is None else np.array(label, np.int8)
     known_at = times if known_at is None else np.array(known_at, float)
-    market = SimpleNamespace(evaluation=SimpleNamespace(top_k=5), entity=SimpleNamespace(key_column=None))
+    market = SimpleNamespace(evaluation=SimpleNamespace(top_k=5), entity=SimpleNamespace(key=None))
     store = SimpleNamespace(time_seconds=times, label=label, known_at_seconds=known_at, market=market)
     score = np.zeros(len(times)) if score is None else np.array(score)
     return ScoredWindow(

@@ -35,7 +35,7 @@ column = "fraud"
 delay_days = 3
 [[history]]
 name = "customer"
-key_column = "customer"
+key = "customer"
 length = 3
 [features]
 calendar = ["day_of_week"]

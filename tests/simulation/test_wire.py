@@ -21,8 +21,8 @@ TABLE: dict[str, Any] = {
     "event": {"id": "id", "time": "at", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 0},
     "history": [
-        {"name": "cid", "key_column": "customer_id", "length": 6},
-        {"name": "ccid", "key_column": "card_id", "length": 4},
+        {"name": "cid", "key": "customer_id", "length": 6},
+        {"name": "ccid", "key": "card_id", "length": 4},
     ],
     "features": {
         "categorical": ["device", "channel", "hour", "made.up"],
@@ -30,11 +30,11 @@ TABLE: dict[str, Any] = {
         "engineered": ["payments_7d"],
     },
     "split": {"fractions": [0.4, 0.2, 0.2, 0.2]},
-    "inline_history": {
+    "wire": {
         "separator": ";SEP;",
         "missing": ["", "My Text String"],
         "history_field": "{history}.{feature}",
-        "event_field": "{history}.{part}.{feature}",
+        "twofold_field": "{history}.{part}.{feature}",
         "numeric_categorical": ["hour"],
     },
 }
@@ -93,7 +93,7 @@ def test_every_rule_is_met_with(rows: pl.DataFrame) -> None:
 
 def test_they_make_a_store_whatever_the_market_does_with_differences(market: Market, tmp_path: Path) -> None:
     for mode in ("align", "drop", "refuse"):
-        of = market.override([f"inline_history.on_mismatch={mode}"])
+        of = market.override([f"wire.mismatched={mode}"])
         write_wire(CONFIG, of, tmp_path / "rows.jsonl")
         store = prepare(of, tmp_path / "rows.jsonl", tmp_path / "store")
         assert len(store) == 400
@@ -116,9 +116,9 @@ def test_the_worked_examples_make_stores(name: str, tmp_path: Path, monkeypatch:
 
 def test_what_cannot_be_simulated_is_refused(market: Market, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"history\.cid\.key='who'"):
-        write_wire(CONFIG, market.override(["history.0.key_column=who"]), tmp_path / "rows.jsonl")
+        write_wire(CONFIG, market.override(["history.0.key=who"]), tmp_path / "rows.jsonl")
     with pytest.raises(ConfigError, match="out must end in"):
         write_wire(CONFIG, market, tmp_path / "rows.xlsx")
-    logs = Market.from_dict({key: value for key, value in market.to_dict().items() if key != "inline_history"})
-    with pytest.raises(ConfigError, match=r"must have a \[inline_history\] table"):
+    logs = Market.from_dict({key: value for key, value in market.to_dict().items() if key != "wire"})
+    with pytest.raises(ConfigError, match=r"must have a \[wire\] table"):
         write_wire(CONFIG, logs, tmp_path / "rows.jsonl")

@@ -30,7 +30,7 @@ MARKET: dict[str, Any] = {
     "name": "easy",
     "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 1, "as_feature": True},
-    "history": [{"name": "customer", "key_column": "customer", "length": 4}],
+    "history": [{"name": "customer", "key": "customer", "length": 4}],
     "features": {"categorical": ["category"], "numerical": [{"name": "amount", "transform": "log1p"}]},
     "split": {
         "train": ["2018-05-07", "2018-05-17"],

@@ -37,8 +37,8 @@ SHOP: dict[str, Any] = {
     "event": {"id": "id", "time": "at", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 1, "as_feature": True},
     "history": [
-        {"name": "customer", "key_column": "customer_id", "length": 5},
-        {"name": "terminal", "key_column": "terminal_id", "length": 4},
+        {"name": "customer", "key": "customer_id", "length": 5},
+        {"name": "terminal", "key": "terminal_id", "length": 4},
     ],
     "features": {
         "calendar": ["hour_of_day"],
@@ -51,9 +51,9 @@ WIRE: dict[str, Any] = {
     "name": "carried",
     "event": {"id": "id", "time": "at", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 0},
-    "history": [{"name": "customer", "key_column": "customer_id", "length": 5}],
+    "history": [{"name": "customer", "key": "customer_id", "length": 5}],
     "features": {"categorical": [{"name": "device", "min_count": 1}], "numerical": [{"name": "amount"}]},
-    "inline_history": {"separator": "~"},
+    "wire": {"separator": "~"},
 }
 PAYMENT = {
     "id": "p1",

@@ -40,8 +40,8 @@ MARKET: dict[str, Any] = {
     "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "known_at": "reported", "as_feature": True},
     "history": [
-        {"name": "card", "key_column": "card", "length": 6},
-        {"name": "shop", "key_column": "shop", "length": 9},
+        {"name": "card", "key": "card", "length": 6},
+        {"name": "shop", "key": "shop", "length": 9},
     ],
     "features": {
         "calendar": ["hour_of_day"],

@@ -38,7 +38,7 @@ def legacy_market(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "name": "original",
         "event": {"id": "id", "time": "time", "time_unit": "s"},
         "label": {"column": "fraud", "delay_days": 1},
-        "history": [{"name": "customer", "key_column": "customer", "length": config["seq_len"]}],
+        "history": [{"name": "customer", "key": "customer", "length": config["seq_len"]}],
         "features": {
             "categorical": [f"c{i}" for i in range(config["n_cat_features"])],
             "numerical": [f"n{i}" for i in range(config["n_num_features"])],
@@ -78,24 +78,6 @@ def wire_rows(original: Original, payments: pl.DataFrame) -> pl.DataFrame:
         fields |= {f"hist.{part}.{name}": name for part in parts for name in ("time", "id")}
         made.append(shown[at] | {field: "~".join(event[name] for event in earlier) for field, name in fields.items()})
     return pl.DataFrame(made)
-
-
-def named_as_now(table: dict[str, Any]) -> dict[str, Any]:
-    """A market of ../shared, which is older than the names of today, with these."""
-    wire = {"twofold_field": "event_field", "parts": "blocks", "mismatched": "on_mismatch", "exceptions": "field_names"}
-    new = {key: value for key, value in table.items() if key not in ("wire", "original")}
-    if "wire" in table:
-        new["inline_history"] = {wire.get(key, key): value for key, value in table["wire"].items()}
-        histories = new["inline_history"].get("histories", {})
-        new["inline_history"]["histories"] = {
-            name: {wire.get(key, key): value for key, value in one.items()} for name, one in histories.items()
-        }
-    if "original" in table:
-        new["legacy"] = table["original"]
-    new["history"] = [
-        {"key_column" if key == "key" else key: value for key, value in history.items()} for history in table["history"]
-    ]
-    return new
 
 
 START = 1_700_000_000

@@ -22,21 +22,21 @@ TABLE: dict[str, Any] = {
     "name": "small",
     "event": {"id": "id", "time": "at", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 0},
-    "history": [{"name": "cid", "key_column": "customer", "length": 5}],
+    "history": [{"name": "cid", "key": "customer", "length": 5}],
     "features": {
         "categorical": [{"name": "device", "min_count": 1}, {"name": "hour", "min_count": 1}],
         "numerical": [{"name": "amount", "scale": "minmax"}, {"name": "items", "transform": "signed_log1p"}],
         "engineered": [{"name": "orders", "transform": "log1p"}],
     },
-    "inline_history": {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["hour"]},
+    "wire": {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["hour"]},
 }
-TWO = [{"name": "cid", "key_column": "customer", "length": 5}, {"name": "ccid", "length": 4}]
-TWO_FIELDS = {"history_field": "{history}.{feature}", "event_field": "{history}.{part}.{feature}"}
+TWO = [{"name": "cid", "key": "customer", "length": 5}, {"name": "ccid", "length": 4}]
+TWO_FIELDS = {"history_field": "{history}.{feature}", "twofold_field": "{history}.{part}.{feature}"}
 
 
 def market(wire: dict[str, Any] | None = None, **changes: Any) -> Market:
     """The small market; `wire` is merged into its wire table, `changes` replace tables."""
-    return Market.from_dict({**TABLE, "inline_history": {**TABLE["inline_history"], **(wire or {})}, **changes})
+    return Market.from_dict({**TABLE, "wire": {**TABLE["wire"], **(wire or {})}, **changes})
 
 
 def encoder(of: Market) -> Encoder:

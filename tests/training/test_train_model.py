@@ -232,7 +232,7 @@ def test_a_path_serves_as_well_as_a_store(easy: EventStore, tmp_path: Path) -> N
 
 ODD_MARKETS: dict[str, dict[str, Any]] = {
     "three histories": {
-        "history": [{"name": name, "key_column": name, "length": 3} for name in ("customer", "category", "amount")]
+        "history": [{"name": name, "key": name, "length": 3} for name in ("customer", "category", "amount")]
     },
     "numbers alone": {"features": {"numerical": ["amount"]}},
     "categories alone": {"features": {"categorical": ["category"]}},

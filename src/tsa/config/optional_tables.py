@@ -1,4 +1,4 @@
-"""The optional sections of a market file: `[inline_history]`, `[privacy]`, `[reasons]`, `[serving]`, `[legacy]`.
+"""The optional sections of a market file: `[wire]`, `[privacy]`, `[reasons]`, `[serving]`, `[legacy]`.
 
 Each model checks the rules within its section.
 """
@@ -53,11 +53,11 @@ Unwise = Literal[
 
 
 class InlineHistoryFields(ConfigModel):
-    """Field names of one history that differ from the patterns of [inline_history]."""
+    """Field names of one history that differ from the patterns of [wire]."""
 
     history_field: Pattern | None = None
-    event_field: Pattern | None = None
-    field_names: dict[str, str] = Field(default_factory=dict)
+    twofold_field: Pattern | None = None
+    exceptions: dict[str, str] = Field(default_factory=dict)
 
 
 class InlineHistory(ConfigModel):
@@ -67,13 +67,13 @@ class InlineHistory(ConfigModel):
         separator: Separates the values of a history.
         missing: Texts that mean "no value", in the row itself and in a history.
         history_field: Name pattern of the field with a feature's earlier values. Placeholders: {feature},
-            {feature_lower} (in lower case, with `_` for each dot), {history}, and {part}, the one of `blocks` that
+            {feature_lower} (in lower case, with `_` for each dot), {history}, and {part}, the one of `parts` that
             has the feature.
-        event_field: Name pattern of the fields with the times and ids of the earlier payments. There is one for the
+        twofold_field: Name pattern of the fields with the times and ids of the earlier payments. There is one for the
             categorical and one for the numerical values; {feature} is event.time or event.id.
-        blocks: Names of the categorical and the numerical part.
+        parts: Names of the categorical and the numerical part.
         prefixes: Prefix of a feature name -> its replacement in field names. The longest matching prefix counts.
-        field_names: Feature -> field, or "part.feature" -> field, where a name does not follow its pattern.
+        exceptions: Feature -> field, or "part.feature" -> field, where a name does not follow its pattern.
         numeric_categorical: Categorical features that hold numbers: "3.0" is "3".
         decimal_categorical: Categorical features that hold decimal numbers: ".950" is "0.95", "0.0" is "0".
         batches: One feature of each batch of fields that is written separately. A history is empty if the field of
@@ -84,7 +84,7 @@ class InlineHistory(ConfigModel):
         defaults: Feature -> value used for a missing one. Without a default, missing is a separate value.
         age_cap_seconds: Ages of events are capped at this, in the network too. With the legacy rules, a row with an
             older event is refused.
-        on_mismatch: If the two parts of a history contain different payments: use those in both ("align"), ignore
+        mismatched: If the two parts of a history contain different payments: use those in both ("align"), ignore
             the history ("drop"), or refuse the row ("refuse").
         histories: Patterns and exceptions by history.
     """
@@ -92,10 +92,10 @@ class InlineHistory(ConfigModel):
     separator: str
     missing: tuple[str, ...] = ("",)
     history_field: Pattern = "hist.{feature}"
-    event_field: Pattern = "hist.{part}.{feature}"
-    blocks: tuple[str, str] = ("cat", "num")
+    twofold_field: Pattern = "hist.{part}.{feature}"
+    parts: tuple[str, str] = ("cat", "num")
     prefixes: dict[Pattern, str] | None = None
-    field_names: dict[str, str] = Field(default_factory=dict)
+    exceptions: dict[str, str] = Field(default_factory=dict)
     numeric_categorical: tuple[Column, ...] = ()
     decimal_categorical: tuple[Column, ...] | None = None
     batches: tuple[Column, ...] | None = None
@@ -103,7 +103,7 @@ class InlineHistory(ConfigModel):
     refuse: tuple[Unwise, ...] | None = None
     defaults: dict[str, Annotated[str, BeforeValidator(_spelled)]] = Field(default_factory=dict)
     age_cap_seconds: float = Field(default=1e7, gt=0, allow_inf_nan=False)
-    on_mismatch: Literal["align", "drop", "refuse"] = "align"
+    mismatched: Literal["align", "drop", "refuse"] = "align"
     histories: dict[str, InlineHistoryFields] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -114,8 +114,8 @@ class InlineHistory(ConfigModel):
             raise ValueError(f"{rule} (got {self.separator!r})")
         if clash := [text for text in self.missing if self.separator in text]:
             raise ValueError(f"missing: a marker must not contain the separator (got {clash[0]!r})")
-        if self.blocks[0] == self.blocks[1]:
-            raise ValueError(f"blocks: must be two different names (got {list(self.blocks)})")
+        if self.parts[0] == self.parts[1]:
+            raise ValueError(f"parts: must be two different names (got {list(self.parts)})")
         return self
 
     @property
@@ -130,14 +130,14 @@ class InlineHistory(ConfigModel):
     def field(self, history: str, part: str, feature: str) -> str:
         """The field with the earlier values of a feature of this part."""
         own = self.histories.get(history, InlineHistoryFields())
-        known = {**self.field_names, **own.field_names}
+        known = {**self.exceptions, **own.exceptions}
         return known.get(feature) or self._filled(own.history_field or self.history_field, history, part, feature)
 
     def event_field_name(self, history: str, part: str, feature: str) -> str:
         """The field with the times or ids of the earlier payments of one part."""
         own = self.histories.get(history, InlineHistoryFields())
-        known = {**self.field_names, **own.field_names}
-        pattern = own.event_field or self.event_field
+        known = {**self.exceptions, **own.exceptions}
+        pattern = own.twofold_field or self.twofold_field
         return known.get(f"{part}.{feature}") or self._filled(pattern, history, part, feature)
 
     def _filled(self, pattern: str, history: str, part: str, feature: str) -> str:

@@ -105,13 +105,13 @@ class Label(ConfigModel):
 
 
 class HistoryConfig(ConfigModel):
-    """One history: the last `length` events (the current one included) with the same value of `key_column`.
+    """One history: the last `length` events (the current one included) with the same value of `key`.
 
     If rows carry their own history, the key is optional and only used in the report.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
-    key_column: Column | None = None
+    key: Column | None = None
     length: int = Field(default=51, ge=2)
 
 

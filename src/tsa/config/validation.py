@@ -30,7 +30,7 @@ class MarketTables(ConfigModel):
     split: Split = Split(fractions=(0.7, 0.1, 0.1, 0.1))
     evaluation: Evaluation = Evaluation()
     monitoring: Monitoring | None = None
-    inline_history: InlineHistory | None = None
+    wire: InlineHistory | None = None
     privacy: Privacy | None = None
     serving: Serving | None = None
     reasons: Reasons | None = None
@@ -61,7 +61,7 @@ class MarketTables(ConfigModel):
         segments.
         """
         amount = () if self.event.amount is None else (self.event.amount,)
-        keys = (history.key_column for history in self.history if history.key_column is not None)
+        keys = (history.key for history in self.history if history.key is not None)
         return tuple(dict.fromkeys((self.event.id, *keys, *amount, *self.features.names, *self.evaluation.segments)))
 
 
@@ -94,8 +94,8 @@ def _name_findings(market: MarketTables) -> Iterator[str]:
     if not names:
         yield "history: at least one history is needed (got none)"
     for history in market.history:
-        if history.key_column is None and market.inline_history is None:
-            yield f"history.{history.name}.key: is required unless rows carry their own history (an [inline_history] section)"
+        if history.key is None and market.wire is None:
+            yield f"history.{history.name}.key: is required unless rows carry their own history (a [wire] section)"
     for name in _twice(names):
         yield f"history: names must be unique, but {name!r} occurs twice"
     for name in _twice([*features.names, *features.calendar]):
@@ -139,49 +139,48 @@ def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
     """What each column is used for, except the outcome, which is not an input."""
     event = market.event
     uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
-    uses += [(f"history.{history.name}.key", history.key_column) for history in market.history]
+    uses += [(f"history.{history.name}.key", history.key) for history in market.history]
     uses += [("features", name) for name in market.features.names]
     return uses + [("evaluation.segments", name) for name in market.evaluation.segments]
 
 
 def _wire_findings(market: MarketTables) -> Iterator[str]:
-    wire, features, names = market.inline_history, market.features, {history.name for history in market.history}
+    wire, features, names = market.wire, market.features, {history.name for history in market.history}
     if wire is None:
         return
     if market.reading.missing != Input().missing:
         yield (
-            "input.missing: must not be given with an [inline_history] section, which has "
-            "inline_history.missing (got both); leave one out"
+            "input.missing: must not be given with a [wire] section, which has wire.missing (got both); leave one out"
         )
     if market.event.time_unit is None:
-        yield "event.time_unit: is required with an [inline_history] section: times in histories are numbers"
+        yield "event.time_unit: is required with a [wire] section: times in histories are numbers"
     if market.label.as_feature:
-        yield "label.as_feature: must be false with an [inline_history] section (histories contain no outcomes) (got true)"
+        yield "label.as_feature: must be false with a [wire] section (histories contain no outcomes) (got true)"
     if not (features.categorical or features.numerical):
         yield "features: histories need categorical or numerical features (got none)"
     for name in sorted(set(wire.histories) - names):
-        yield f"inline_history.histories: must be of the histories {sorted(names)} (got {name!r})"
+        yield f"wire.histories: must be of the histories {sorted(names)} (got {name!r})"
     categorical = {feature.name for feature in features.categorical}
     for name in [name for name in wire.numeric_categorical if name not in categorical]:
-        yield f"inline_history.numeric_categorical: must be categorical features (got {name!r})"
+        yield f"wire.numeric_categorical: must be categorical features (got {name!r})"
     for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
-        yield f"inline_history.decimal_categorical: must be categorical features (got {name!r})"
+        yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
     for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
-        yield f"inline_history.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
+        yield f"wire.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
     in_histories = {*categorical, *(feature.name for feature in features.numerical)}
     for name in [name for name in wire.batches or () if name not in in_histories]:
-        yield f"inline_history.batches: must be categorical or numerical features (got {name!r})"
+        yield f"wire.batches: must be categorical or numerical features (got {name!r})"
     numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
     for name, default in wire.defaults.items():
         if name not in categorical | numbers | {market.event.id}:
-            yield f"inline_history.defaults: must be of features, event.time or event.id (got {name!r})"
+            yield f"wire.defaults: must be of features, event.time or event.id (got {name!r})"
         elif name in numbers and not _is_finite(default):
-            yield f"inline_history.defaults.{name}: must be a finite number (got {default!r})"
+            yield f"wire.defaults.{name}: must be a finite number (got {default!r})"
     events = [*categorical, *(feature.name for feature in features.numerical), market.event.time, market.event.id]
     for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
-        yield f"inline_history.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
+        yield f"wire.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
     for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
-        yield f"inline_history: field names must be unique (patterns, field_names), but {name!r} occurs twice"
+        yield f"wire: field names must be unique (patterns, exceptions), but {name!r} occurs twice"
     yield from _exception_findings(market, wire)
 
 
@@ -189,24 +188,24 @@ def _exception_findings(market: MarketTables, wire: InlineHistory) -> Iterator[s
     """Exceptions for a name that histories do not have."""
     features = market.features
     known = {*(feature.name for feature in features.categorical), *(feature.name for feature in features.numerical)}
-    known |= {f"{part}.{name}" for part in wire.blocks for name in (market.event.time, market.event.id)}
+    known |= {f"{part}.{name}" for part in wire.parts for name in (market.event.time, market.event.id)}
     tables = {
-        "inline_history": wire.field_names,
-        **{f"inline_history.histories.{k}": h.field_names for k, h in wire.histories.items()},
+        "wire": wire.exceptions,
+        **{f"wire.histories.{k}": h.exceptions for k, h in wire.histories.items()},
     }
     for place, exceptions in tables.items():
         for name in sorted(set(exceptions) - known):
             rule = "must be a categorical or numerical feature, or PART.TIME or PART.ID"
-            yield f"{place}.field_names: {rule} (got {name!r})"
+            yield f"{place}.exceptions: {rule} (got {name!r})"
 
 
 def _history_fields(market: MarketTables) -> Iterator[str]:
     """Every field of a wire row that contains earlier payments. Parts without features are left out."""
-    wire, features = market.inline_history, market.features
+    wire, features = market.wire, market.features
     assert wire is not None
     for history in market.history:
         groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
-        for part, group in zip(wire.blocks, groups, strict=True):
+        for part, group in zip(wire.parts, groups, strict=True):
             if group:
                 yield from (wire.field(history.name, part, name) for name in group)
                 yield from (
@@ -227,13 +226,13 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
         return
     excluded = [("features.exclude", rule.column) for rule in features.exclude]
     forbidden = {name.strip().casefold() for name in privacy.forbidden}
-    in_rows = [] if market.inline_history is None else [("inline_history", field) for field in _history_fields(market)]
+    in_rows = [] if market.wire is None else [("wire", field) for field in _history_fields(market)]
     outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
     for use, column in [*_uses(market), *excluded, *outcome, *in_rows]:
         # customer.gender and gender.code are gender too
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden (got {column!r})"
-    keys = {history.key_column for history in market.history if history.key_column is not None}
+    keys = {history.key for history in market.history if history.key is not None}
     allowed = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
     allowed -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
     for name in [name for name in privacy.pseudonymise if name not in allowed]:

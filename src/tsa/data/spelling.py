@@ -43,11 +43,7 @@ class Spelling:
         """The spelling of a market: of logs as `[input]` says; rows that carry their own history are normalised
         already.
         """
-        return (
-            cls(frozenset(), exact=True)
-            if market.inline_history is not None
-            else cls(frozenset(market.reading.missing))
-        )
+        return cls(frozenset(), exact=True) if market.wire is not None else cls(frozenset(market.reading.missing))
 
     @cached_property
     def missing_pattern(self) -> str:

@@ -49,7 +49,7 @@ def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple
     same = one.encoder.to_dict() == other.encoder.to_dict()
     with scorers[0].encoded(log, progress=progress) as store, tempfile.TemporaryDirectory(prefix="tsa-diff-") as folder:
         first = scorers[0].score_store(store, progress=progress)
-        if not _read_alike(one, other) or not (same or one.market.inline_history is None):
+        if not _read_alike(one, other) or not (same or one.market.wire is None):
             return first, scorers[1].score(log, progress=progress)
         if not same:
             store = store.encoded_by(other.market, other.encoder, Path(folder), progress)

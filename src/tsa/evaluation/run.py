@@ -141,7 +141,7 @@ def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
 def _entity(run: TrainedRun) -> Array | None:
     """(n,) a code for each key of the ranked history, -1 if the key is null. None if rows carry their own history without
     a key."""
-    key = run.market.entity.key_column
+    key = run.market.entity.key
     return None if key is None else key_codes(run.store.columns([key])[key])[run.rows]
 
 

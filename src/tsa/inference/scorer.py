@@ -215,7 +215,7 @@ class Scorer:
             return pl.DataFrame(
                 {"id": pl.Series([], dtype=pl.String), **self.with_calibration(np.empty(0, np.float32))}
             )
-        if self.bundle.market.inline_history is not None:
+        if self.bundle.market.wire is not None:
             if histories is not None:
                 raise DataError("histories must not be given: rows of this market contain their histories")
             requests = self.wire_reader.read(rows)
@@ -265,9 +265,9 @@ class Scorer:
 
 def _check_cap(bundle: Bundle) -> None:
     """Raise ConfigError for an age cap above the network's: ages beyond that would all count the same."""
-    wire, config = bundle.market.inline_history, bundle.config
+    wire, config = bundle.market.wire, bundle.config
     if wire is not None and config.time_attention == "exponential" and wire.age_cap_seconds > config.age_cap_seconds:
-        rule = f"inline_history.age_cap_seconds must be at most the model's {config.age_cap_seconds:g}"
+        rule = f"wire.age_cap_seconds must be at most the model's {config.age_cap_seconds:g}"
         raise ConfigError(f"{rule} (got {wire.age_cap_seconds:g}): train or import the model with another cap")
 
 

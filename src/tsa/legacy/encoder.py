@@ -87,22 +87,22 @@ def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: 
     The market file's own `rules`, `batches` and `decimal_categorical` are kept. The cap of ages is the model's.
     Defaults of categorical features are the encoder's; those of times and ids come from default_value_dict.
     """
-    if market.inline_history is None:
+    if market.wire is None:
         return market
     table, names = market.to_dict(), {feature.name for feature in market.features.categorical}
-    wire: dict[str, Any] = {"rules": "legacy", **table["inline_history"]}
+    wire: dict[str, Any] = {"rules": "legacy", **table["wire"]}
     own = {"batches": BATCHES} if len(market.history) == 1 else {"decimal_categorical": DECIMALS}
     for key, features in own.items():
         if key not in wire and set(features) <= names:
             wire[key] = list(features)
-    if market.inline_history.age_cap_seconds != age_cap_seconds:
-        said = f"inline_history.age_cap_seconds: {market.inline_history.age_cap_seconds:g} is ignored"
+    if market.wire.age_cap_seconds != age_cap_seconds:
+        said = f"wire.age_cap_seconds: {market.wire.age_cap_seconds:g} is ignored"
         _log.warning("%s, the imported model uses ages up to %g s", said, age_cap_seconds)
     wire["age_cap_seconds"] = age_cap_seconds
     event = {name: defaults[name] for name in (market.event.time, market.event.id) if defaults.get(name) is not None}
-    kept = {name: value for name, value in table["inline_history"]["defaults"].items() if name not in names}
+    kept = {name: value for name, value in table["wire"]["defaults"].items() if name not in names}
     wire["defaults"] = {**{name: str(value) for name, value in event.items()}, **kept}
-    return Market.from_dict({**table, "inline_history": wire})
+    return Market.from_dict({**table, "wire": wire})
 
 
 def _vocabulary(
@@ -133,8 +133,8 @@ def _scaling(
 
 
 def numeric_categoricals(market: Market) -> frozenset[str]:
-    """The categorical features that hold numbers and are read as integers, as [inline_history] says."""
-    return frozenset() if market.inline_history is None else frozenset(market.inline_history.numeric_categorical)
+    """The categorical features that hold numbers and are read as integers, as [wire] says."""
+    return frozenset() if market.wire is None else frozenset(market.wire.numeric_categorical)
 
 
 def refuse(findings: Sequence[str], source: str) -> None:
@@ -205,17 +205,17 @@ def _default_findings(features: Sequence[Numerical], defaults: Mapping[str, Any]
 
 def _wire_findings(market: Market, defaults: Mapping[str, Any]) -> Iterator[str]:
     """The market file's defaults are filled in when rows are read, so they must be those of the model's training."""
-    declared = {} if market.inline_history is None else market.inline_history.defaults
+    declared = {} if market.wire is None else market.wire.defaults
     texts = {feature.name for feature in market.features.categorical} - numeric_categoricals(market)
     moment = defaults.get(market.event.time)
-    if market.inline_history is not None and moment is not None and not _is_number(moment):
+    if market.wire is not None and moment is not None and not _is_number(moment):
         yield f"default_value_dict: {market.event.time!r} must be a number (got {_shown(moment)})"
     for name in (*market.features.names, market.event.time):
         given, own = defaults.get(name), declared.get(name)
         if given is None or own is None or (isinstance(given, str | int | float) and str(given) == own):
             continue
         if name in texts or not (_is_number(given) and _is_number(own) and float(given) == float(own)):
-            yield f"inline_history.defaults.{name}: must be {_shown(given)} as in default_value_dict (got {own!r})"
+            yield f"wire.defaults.{name}: must be {_shown(given)} as in default_value_dict (got {own!r})"
 
 
 def _scale_findings(name: str, kind: str, length: int, values: Any) -> Iterator[str]:

@@ -148,7 +148,7 @@ def _complete(state: _ImportState, market: Market) -> None:
                 preprocessor = {**preprocessor, name: _without(state, name, kind, preprocessor.get(name), positions)}
         state.read["preprocessor.pkl"] = preprocessor
     if (defaults := state.read.get("default_value_dict.json")) is not None:
-        wire = {} if market.inline_history is None else market.inline_history.defaults
+        wire = {} if market.wire is None else market.wire.defaults
         filled = {name: value for name, value in {**wire, **settings.defaults}.items() if defaults.get(name) is None}
         for name, own in settings.defaults.items():
             if name not in filled and str(defaults[name]) != own:

@@ -74,7 +74,7 @@ class ModelConfig:
     time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
                             "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
     age_cap_seconds         "exponential" only: no age counts as more. Where rows carry their history it is
-                            inline_history.age_cap_seconds
+                            wire.age_cap_seconds
     time_encoding           add to each event, as embedded, a learned periodic encoding of its age (Time2Vec)
     order_attention         "self": in each layer every event attends to every event (reference); "cross": the current
                             event alone attends, layer after layer, to the events as embedded, for a fraction of the work

@@ -118,7 +118,7 @@ class ScoredWindow:
     @cached_property
     def entity(self) -> Array | None:
         """(n,) codes of the ranked keys, -1 for null; None if rows carry their own history without a key."""
-        key = self.store.market.entity.key_column
+        key = self.store.market.entity.key
         return None if key is None else key_codes(self.store.columns([key])[key])[self.rows]
 
     def matured(self, as_of: float) -> NDArray[np.bool_]:

@@ -144,7 +144,7 @@ class MissingUnknownCounter:
     def __init__(self, encoder: Encoder, market: Market) -> None:
         self._names = market.features.names
         pseudonymized = set() if market.privacy is None else set(market.privacy.pseudonymise)
-        wire = market.inline_history
+        wire = market.wire
         self._spelling = Spelling.of(market)
         self._missing = frozenset() if wire is None else frozenset(wire.missing)
         self._known = {

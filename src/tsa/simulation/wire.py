@@ -41,7 +41,7 @@ def write_wire(config: SimulationConfig, market: Market, out: Path) -> dict[str,
         The number of payments and of frauds.
 
     Raises:
-        ConfigError: For an unknown suffix, a market without an [inline_history] table, or keys that are not simulated.
+        ConfigError: For an unknown suffix, a market without a [wire] table, or keys that are not simulated.
     """
     rows = WireRows(config, market)
     dots = "__DOT__" if any(part in TABLES for part in Path(out).suffixes) else "."
@@ -59,13 +59,13 @@ class WireRows:
     market: Market
 
     def __post_init__(self) -> None:
-        if self.market.inline_history is None:
+        if self.market.wire is None:
             raise ConfigError(
-                f"market must have an [inline_history] table to simulate inline histories (got {self.market.name!r}, without one)"
+                f"market must have a [wire] table to simulate inline histories (got {self.market.name!r}, without one)"
             )
         for history in self.market.history:
-            if history.key_column not in KEYS:
-                actual = f"history.{history.name}.key={history.key_column!r}"
+            if history.key not in KEYS:
+                actual = f"history.{history.name}.key={history.key!r}"
                 raise ConfigError(f"a simulated history must have one of the keys {', '.join(KEYS)} (got {actual})")
 
     @cached_property
@@ -97,9 +97,9 @@ class WireRows:
             market.label.column: self.log["is_fraud"].cast(pl.String).fill_null(""),
         }
         for history in market.history:
-            if history.key_column is not None:
-                columns[history.key_column] = history.key_column[:4] + self.log[history.key_column].cast(pl.String)
-        wire = market.inline_history
+            if history.key is not None:
+                columns[history.key] = history.key[:4] + self.log[history.key].cast(pl.String)
+        wire = market.wire
         whole = set() if wire is None else set(wire.numeric_categorical)
         columns |= {f.name: self._text(f.name, f.name in whole) for f in market.features.categorical}
         numbers = (*market.features.numerical, *market.features.engineered)
@@ -146,11 +146,7 @@ class WireRows:
 
     def _marked(self, name: str, texts: pl.Series) -> pl.Series:
         """Missing values as the market writes them."""
-        markers = (
-            ("",)
-            if self.market.inline_history is None or not self.market.inline_history.missing
-            else self.market.inline_history.missing
-        )
+        markers = ("",) if self.market.wire is None or not self.market.wire.missing else self.market.wire.missing
         other = pl.Series(self._rng(f"{name} markers").random(len(texts)) < MARKER_SHARE)
         marks = pl.Series([markers[-1]], dtype=pl.String).new_from_index(0, len(texts)).set(~other, markers[0])
         return texts.cast(pl.String).zip_with(texts.is_not_null(), marks)
@@ -161,16 +157,16 @@ class WireRows:
     def _told(self, own: pl.DataFrame, name: str, rows: NDArray[np.int64]) -> Iterator[pl.Series]:
         """The history fields of some rows."""
         history = next(history for history in self.market.history if history.name == name)
-        wire, event, features = self.market.inline_history, self.market.event, self.market.features
+        wire, event, features = self.market.wire, self.market.event, self.market.features
         assert wire is not None
-        index = self._index(str(history.key_column))
+        index = self._index(str(history.key))
         held = np.minimum(index.position[rows] - index.start[rows], history.length - 1)
         lacks = self._rng(f"{name} {rows[0]}").random(len(rows)) < (
-            MISMATCH_SHARE if wire.on_mismatch != "refuse" else 0.0
+            MISMATCH_SHARE if wire.mismatched != "refuse" else 0.0
         )
         groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
-        for part, group in zip(wire.blocks, groups, strict=True):
-            counts = np.where(lacks, np.maximum(held - 1, 0), held) if part == wire.blocks[1] else held
+        for part, group in zip(wire.parts, groups, strict=True):
+            counts = np.where(lacks, np.maximum(held - 1, 0), held) if part == wire.parts[1] else held
             past = _Told.of(index, rows, counts)
             for feature in group:
                 yield past.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))

@@ -45,5 +45,5 @@ def network_sizes(market: Market, encoder: Encoder) -> dict[str, Any]:
         "n_engineered": len(encoder.engineered_names),
         # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
         "n_embedding": encoder.n_rows - 1 + n_numerical,
-        **({} if market.inline_history is None else {"age_cap_seconds": market.inline_history.age_cap_seconds}),
+        **({} if market.wire is None else {"age_cap_seconds": market.wire.age_cap_seconds}),
     }

@@ -23,7 +23,7 @@ def _market(**features: Any) -> Market:
         "name": "tiny",
         "event": {"id": "id", "time": "time"},
         "label": {"column": "fraud", "delay_days": 1},
-        "history": [{"name": "customer", "key_column": "customer"}],
+        "history": [{"name": "customer", "key": "customer"}],
         "features": {
             "calendar": ["hour_of_day", "month"],
             "categorical": [{"name": "category", "min_count": 2}],

@@ -22,7 +22,7 @@ TABLE: dict[str, Any] = {
     "name": "notes",
     "event": {"id": "id", "time": "time", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 0},
-    "history": [{"name": "customer", "key_column": "customer"}],
+    "history": [{"name": "customer", "key": "customer"}],
     "features": {
         "categorical": [{"name": "channel", "min_count": 5}],
         "numerical": [{"name": "amount", "transform": "signed_log1p"}, {"name": "age"}],

@@ -24,7 +24,7 @@ from tsa.errors import ConfigError, DataError, MarketError
 
 DAY = 86_400
 SECRET = "a secret that is long enough for HMAC"
-LOG = {key: value for key, value in TABLE.items() if key != "inline_history"}
+LOG = {key: value for key, value in TABLE.items() if key != "wire"}
 
 
 def pseudonym(value: str) -> str:
@@ -210,9 +210,9 @@ def test_without_a_secret_nothing_is_read(
             "features: must not be one of privacy.forbidden (got 'gender.code'",
         ),
         (
-            {**TABLE, "inline_history": {**TABLE["inline_history"], "field_names": {"device": "gender"}}},
+            {**TABLE, "wire": {**TABLE["wire"], "exceptions": {"device": "gender"}}},
             {"forbidden": ["gender"]},
-            "inline_history: must not be one of privacy.forbidden (got 'gender'",
+            "wire: must not be one of privacy.forbidden (got 'gender'",
         ),
         (LOG, {"forbidden": ["CUSTOMER"]}, "history.cid.key: must not be one of privacy.forbidden"),
         (
@@ -278,7 +278,7 @@ ages = st.lists(st.integers(0, 8 * DAY), min_size=1, max_size=8).map(lambda foun
 @given(ages=ages, days=st.sampled_from([1, 2.5, 7]), wire=st.booleans())
 def test_nothing_older_than_the_limit_reaches_a_model(ages: list[int], days: float, wire: bool) -> None:
     """Through a store of a log or of wire rows; a request of a wire market sees the same."""
-    table = {**(TABLE if wire else LOG), "history": [{"name": "cid", "key_column": "customer", "length": 9}]}
+    table = {**(TABLE if wire else LOG), "history": [{"name": "cid", "key": "customer", "length": 9}]}
     of = market(table, retention_days=days)
     kept = [age for age in ages if age <= days * DAY]
     past = [(str(at), age, "phone", "3", "1", "2") for at, age in enumerate(ages)]

@@ -31,7 +31,7 @@ def market(**changes: Any) -> Market:
         "name": "test",
         "event": {"id": "id", "time": "at", "amount": "amount"},
         "label": {"column": "fraud", "delay_days": 7},
-        "history": [{"name": "card", "key_column": "card"}, {"name": "shop", "key_column": "shop"}],
+        "history": [{"name": "card", "key": "card"}, {"name": "shop", "key": "shop"}],
         "features": {"categorical": ["country"], "numerical": ["amount"], "engineered": ["risk"]},
         "split": {"fractions": [0.7, 0.1, 0.1, 0.1]},
     }

@@ -26,8 +26,8 @@ MARKET: dict[str, Any] = {
     "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
     "label": {"column": "fraud", "delay_days": 1, "as_feature": True},
     "history": [
-        {"name": "card", "key_column": "card", "length": 4},
-        {"name": "shop", "key_column": "shop", "length": 3},
+        {"name": "card", "key": "card", "length": 4},
+        {"name": "shop", "key": "shop", "length": 3},
     ],
     "features": {
         "calendar": ["hour_of_day", "day_of_week"],

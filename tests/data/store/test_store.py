@@ -38,7 +38,7 @@ def _market(**changes: Any) -> Market:
         "name": "tiny",
         "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
         "label": {"column": "fraud", "delay_days": 1},
-        "history": [{"name": "customer", "key_column": "customer"}, {"name": "terminal", "key_column": "terminal"}],
+        "history": [{"name": "customer", "key": "customer"}, {"name": "terminal", "key": "terminal"}],
         "features": {
             "calendar": ["hour_of_day", "day_of_week"],
             "categorical": [{"name": "category", "min_count": 2}],

@@ -90,7 +90,7 @@ def wrong_lines(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=60, deadline=None)
 @given(rows=st.lists(lines(), min_size=1, max_size=6), mode=st.sampled_from(["align", "drop"]), defaults=st.booleans())
 def test_a_store_holds_what_requests_give(rows: list[dict[str, Any]], mode: str, defaults: bool) -> None:
-    of = market({"on_mismatch": mode} | ({"defaults": {"device": "phone", "items": 3, "at": 0}} if defaults else {}))
+    of = market({"mismatched": mode} | ({"defaults": {"device": "phone", "items": 3, "at": 0}} if defaults else {}))
     rows = [{**line, "id": f"p{at}"} for at, line in enumerate(rows)]
     with tempfile.TemporaryDirectory() as folder:
         store, alone = stored(of, rows, Path(folder)), single(of, rows)

@@ -31,7 +31,7 @@ def market() -> Market:
             "label": {"column": LAYOUT["label"], "delay_days": 0},
             "history": [{"name": "cid", "length": LAYOUT["sequence_length"]}],
             "features": {kind: LAYOUT[kind] for kind in ("categorical", "numerical", "engineered")},
-            "inline_history": {
+            "wire": {
                 "separator": LAYOUT["separator"],
                 "missing": LAYOUT["missing_markers"],
                 "numeric_categorical": LAYOUT["numeric_categorical"],

@@ -40,9 +40,7 @@ WIRE = {"numeric_categorical": ["hour"], "decimal_categorical": ["risk"], "rules
 
 def market(**wire: Any) -> Market:
     features = {"categorical": ["device", "hour", "risk"], "numerical": ["amount", "items"], "engineered": ["orders"]}
-    return Market.from_dict(
-        {**TABLE, "features": features, "inline_history": {**TABLE["inline_history"], **WIRE, **wire}}
-    )
+    return Market.from_dict({**TABLE, "features": features, "wire": {**TABLE["wire"], **WIRE, **wire}})
 
 
 def encoder(of: Market) -> Encoder:
@@ -259,9 +257,9 @@ def test_parts_of_other_lengths_belong_together_by_id_once(tmp_path: Path) -> No
     assert found.age_seconds.tolist() == [[0, 0, 300, 200, 0]]
     none = both(market(), line(**parts(PAST, (("y", 5, "phone", "3", "1", "1"),))), tmp_path / "none")
     assert none.padding.tolist() == [[True] * 4 + [False]]
-    of = market(on_mismatch="refuse")
+    of = market(mismatched="refuse")
     assert refused(of, line(**fields), tmp_path / "no") == "mismatched_history:hist.num.id"
-    assert both(market(on_mismatch="drop"), line(**fields), tmp_path / "drop").padding.sum() == 4
+    assert both(market(mismatched="drop"), line(**fields), tmp_path / "drop").padding.sum() == 4
 
 
 def test_a_missing_id_or_time_needs_a_default(tmp_path: Path) -> None:
@@ -318,13 +316,13 @@ def test_a_batch_that_is_missing_alone_is_no_history(field: str, tmp_path: Path)
 
 def test_what_a_market_says_of_these_rules_is_checked() -> None:
     for wire, text in (
-        ({"decimal_categorical": ["nowhere"]}, "inline_history.decimal_categorical: must be categorical features"),
+        ({"decimal_categorical": ["nowhere"]}, "wire.decimal_categorical: must be categorical features"),
         (
             {"decimal_categorical": ["hour"]},
-            "inline_history.decimal_categorical: must not be in numeric_categorical as well",
+            "wire.decimal_categorical: must not be in numeric_categorical as well",
         ),
-        ({"batches": ["orders"]}, "inline_history.batches: must be categorical or numerical features"),
-        ({"refuse": ["rain"]}, "inline_history.refuse"),
+        ({"batches": ["orders"]}, "wire.batches: must be categorical or numerical features"),
+        ({"refuse": ["rain"]}, "wire.refuse"),
     ):
         with pytest.raises(MarketError, match=text.replace(".", r"\.")):
             market(**wire)

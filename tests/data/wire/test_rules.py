@@ -204,11 +204,11 @@ def _parts(past: Any, numerical: Any) -> dict[str, str]:
 
 def test_6_or_drop_the_history_or_refuse_the_row(tmp_path: Path) -> None:
     line = row(**_parts(PAST, OTHERS))
-    dropped = both(market({"on_mismatch": "drop"}), line, tmp_path / "drop")
+    dropped = both(market({"mismatched": "drop"}), line, tmp_path / "drop")
     assert dropped.padding.tolist() == [[True] * 4 + [False]]
-    message = refused(market({"on_mismatch": "refuse"}), line, tmp_path / "refuse")
+    message = refused(market({"mismatched": "refuse"}), line, tmp_path / "refuse")
     assert "mismatched_history:hist.num.id: must contain the same payments as the other part" in message
-    sound = both(market({"on_mismatch": "refuse"}), row(), tmp_path / "sound")
+    sound = both(market({"mismatched": "refuse"}), row(), tmp_path / "sound")
     assert (~sound.padding).sum() == 4
 
 
@@ -380,8 +380,8 @@ def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
 
     of = market()
     assert read_request(of, encoder(of), row()).ids == ("p1",)
-    logs = Market.from_dict({key: value for key, value in of.to_dict().items() if key != "inline_history"})
-    with pytest.raises(MarketError, match=r"must have an \[inline_history\] section"):
+    logs = Market.from_dict({key: value for key, value in of.to_dict().items() if key != "wire"})
+    with pytest.raises(MarketError, match=r"must have a \[wire\] section"):
         read_request(logs, encoder(of), row())
     log = tmp_path / "log.jsonl"
     with pytest.raises(DataError, match="at least one row, but it is empty"):

@@ -43,8 +43,8 @@ class TinyStore:
                 "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
                 "label": {"column": "fraud", "delay_days": 1, "as_feature": as_feature},
                 "history": [
-                    {"name": "customer", "key_column": "customer"},
-                    {"name": "terminal", "key_column": "terminal"},
+                    {"name": "customer", "key": "customer"},
+                    {"name": "terminal", "key": "terminal"},
                 ],
                 "features": {"categorical": ["device"], "numerical": ["amount"], "engineered": ["extra"]},
             }

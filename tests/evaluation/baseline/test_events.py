@@ -67,7 +67,7 @@ def test_wire_rows_give_the_aggregates_of_what_they_tell(tmp_path: Path) -> None
         "label": {"column": "fraud", "delay_days": 0},
         "history": [{"name": "cid"}],
         "features": {"categorical": [{"name": "device", "min_count": 1}], "numerical": ["amount"]},
-        "inline_history": {"separator": "~"},
+        "wire": {"separator": "~"},
         "split": {"fractions": [0.25, 0.25, 0.25, 0.25]},
     }
     start, day, rows = 1_700_000_000, 86_400, []

@@ -29,7 +29,7 @@ from tsa.training.train_step import TrainStep
 
 MARKET = """
 name = "easy"
-history = [{ name = "customer", key_column = "customer", length = 4 }]
+history = [{ name = "customer", key = "customer", length = 4 }]
 
 [event]
 id = "id"

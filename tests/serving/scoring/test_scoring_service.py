@@ -332,7 +332,7 @@ def other_encoder(case: Case) -> Scorer:
 
 
 def histories(card: str = "card", shop: str = "shop", length: int = 6) -> list[dict[str, Any]]:
-    return [{"name": "card", "key_column": card, "length": length}, {"name": "shop", "key_column": shop, "length": 9}]
+    return [{"name": "card", "key": card, "length": length}, {"name": "shop", "key": shop, "length": 9}]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def read_log(
     Raises:
         DataError: If rows break a rule, unless they may go to `quarantine`.
     """
-    keys = (market.event.id, *(str(history.key_column) for history in market.history))
+    keys = (market.event.id, *(str(history.key) for history in market.history))
     market, sources = _veiled(market, open_sources(logs, read_columns(market), keys))
     return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
 

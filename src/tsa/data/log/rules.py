@@ -85,11 +85,7 @@ def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
     """
     if need_label:
         return read_columns(market)
-    keys = (
-        history.key_column
-        for history in market.history
-        if history.key_column is not None and market.inline_history is None
-    )
+    keys = (history.key for history in market.history if history.key is not None and market.wire is None)
     excluded = (rule.column for rule in market.features.exclude)
     inputs = {market.event.id, market.event.time, *keys, *market.features.names, *excluded}
     return tuple(name for name in read_columns(market) if name in inputs)
@@ -252,7 +248,7 @@ def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> lis
 
 def plausible(market: Market, now: float) -> tuple[float, float]:
     """The range of epoch seconds in which a payment's time must lie."""
-    if market.inline_history is not None and market.inline_history.accepts("implausible_time"):
+    if market.wire is not None and market.wire.accepts("implausible_time"):
         return ANY_TIME
     return EARLIEST_SECONDS, now + TEN_YEARS_SECONDS
 
@@ -279,7 +275,7 @@ def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) 
 def _key_rules(shape: LogSchema, schema: Schema) -> Iterator[Rule]:
     """Two customers must not become one because a format dropped digits of their numbers."""
     market = shape.market
-    keys = dict.fromkeys((market.event.id, *(history.key_column for history in market.history)))
+    keys = dict.fromkeys((market.event.id, *(history.key for history in market.history)))
     for name in (name for name in keys if name in schema and not shape.spelling.exact):
         broken = columns.inexact(str(name), schema[str(name)])
         if broken is not None:

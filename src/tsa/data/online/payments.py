@@ -126,13 +126,13 @@ class PaymentReader:
             DataError: If the market's rows carry their own history (see `WireReader`).
         """
         encoder.check_market(market)
-        if market.inline_history is not None:
+        if market.wire is not None:
             raise DataError(f"market {market.name} must be one of logs (got its rows carry their own history)")
         self._veil = Pseudonymizer.of(market)
         self.market, self._encoder = market if self._veil is None else self._veil.market(market), encoder
         self._refuse_unknown = refuse_unknown_fields
         self._spelling = Spelling.of(market)
-        self._keys = {market.event.id, *(history.key_column for history in market.history)}
+        self._keys = {market.event.id, *(history.key for history in market.history)}
         self._needed = needed_columns(market, need_label=False)
         self._columns = market.raw_columns
         self._known = {
@@ -286,7 +286,7 @@ class PaymentReader:
         return EncodedPayments(
             ids=tuple(row[market.event.id] for row in values),
             time_seconds=times,
-            keys={h.name: tuple(row[str(h.key_column)] for row in values) for h in market.history},
+            keys={h.name: tuple(row[str(h.key)] for row in values) for h in market.history},
             categorical=np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.int32),
             numerical=self._numerical.encode(numbers[:, :n_own]),
             engineered=self._engineered.encode(numbers[:, n_own:]),

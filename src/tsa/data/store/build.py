@@ -157,7 +157,7 @@ def _read(
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows; and, if rows carry their own history, their earlier payments."""
     checked = _quarantine(quarantine)
-    if market.inline_history is None:
+    if market.wire is None:
         domains = None if encoder is None else encoder.domains
         yield (
             read_log(market, logs, folder / ROWS, quarantine=checked, need_label=encoder is None, domains=domains),
@@ -298,7 +298,7 @@ def _write_histories(
     with progress("indexing histories", len(market.history)) as advance:
         for history in market.history:
             if carried is None:
-                index = _log_index(rows, str(history.key_column), time_seconds, market.retention_seconds)
+                index = _log_index(rows, str(history.key), time_seconds, market.retention_seconds)
                 arrays_by_name = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
                 total = len(time_seconds)
             else:

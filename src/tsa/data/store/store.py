@@ -115,11 +115,7 @@ def encoded_log(
         MarketError: If the encoder is for other features.
     """
     encoder.check_market(market)
-    if (
-        isinstance(payments, pl.DataFrame)
-        and market.inline_history is None
-        and payments.estimated_size() <= MAX_TABLE_BYTES
-    ):
+    if isinstance(payments, pl.DataFrame) and market.wire is None and payments.estimated_size() <= MAX_TABLE_BYTES:
         made = build_in_memory(market, payments, quarantine=quarantine, encoder=encoder, progress=progress)
         yield EventStore._in_memory(market, encoder, *made)
         return
@@ -186,8 +182,8 @@ class EventStore(EventArrays):
         check_complete(folder, manifest, own)
         stored: dict[str, Any] = dict(_open_arrays(folder, manifest))
         arrays: dict[str, Any] = {name: array[: manifest["n_events"]] for name, array in stored.items()}
-        if own.inline_history is not None:
-            stored["age_cap_seconds"] = arrays["age_cap_seconds"] = own.inline_history.age_cap_seconds
+        if own.wire is not None:
+            stored["age_cap_seconds"] = arrays["age_cap_seconds"] = own.wire.age_cap_seconds
         events = EventArrays(**{name: value for name, value in stored.items() if name not in OF_PAYMENTS})
         histories = {history.name: _open_index(folder, history.name, manifest) for history in own.history}
         encoder = Encoder.load(folder / ENCODER)

@@ -102,11 +102,11 @@ def _joined(
     kept = [~unlike[events.row] for events in (left, right)]
     unlike[left.row[kept[0]][ids[0][kept[0]] != ids[1][kept[1]]]] = True
     at = [np.flatnonzero(~unlike[events.row]) for events in (left, right)]
-    if rows.layout.wire.on_mismatch == "refuse":
+    if rows.layout.wire.mismatched == "refuse":
         field = other.fields[other.id - other.first]
         shown = ((row, field, f"{held[1][row]} ids beside {held[0][row]}") for row in np.flatnonzero(unlike).tolist())
         problems.note("mismatched_history", shown)
-    elif rows.layout.wire.on_mismatch == "align":
+    elif rows.layout.wire.mismatched == "align":
         matched = _aligned(rows, parts, left, right, ids, unlike)
         at = [np.concatenate(places) for places in zip(at, matched, strict=True)]
     return _paired(parts, left.take(at[0]), right.take(at[1]), problems)

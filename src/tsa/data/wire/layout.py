@@ -66,12 +66,12 @@ class FieldLayout:
 
     @cached_property
     def wire(self) -> InlineHistory:
-        """The market's [inline_history] section. Raises MarketError for a market of logs."""
-        if self.market.inline_history is None:
+        """The market's [wire] section. Raises MarketError for a market of logs."""
+        if self.market.wire is None:
             raise MarketError(
-                f"market {self.market.name!r} must have an [inline_history] section to read rows that carry their history"
+                f"market {self.market.name!r} must have a [wire] section to read rows that carry their history"
             )
-        return self.market.inline_history
+        return self.market.wire
 
     @cached_property
     def categorical(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ class FieldLayout:
         for history in self.market.history:
             parts, kinds = [], []
             groups = {"categorical": self.categorical, "numerical": self.numerical}
-            for part, (kind, features) in zip(self.wire.blocks, groups.items(), strict=True):
+            for part, (kind, features) in zip(self.wire.parts, groups.items(), strict=True):
                 if features:
                     kinds.append(kind)
                     fields = [self.wire.field(history.name, part, name) for name in features]

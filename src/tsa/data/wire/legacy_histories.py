@@ -103,13 +103,13 @@ def _matched(
     (row, left), (_, right) = alike
     if not wire.accepts("unlike_ids"):
         _note_unlike(rows, history, row, (left, right), problems)
-    if wire.on_mismatch == "refuse":
+    if wire.mismatched == "refuse":
         part = history.parts[-1]
         shown = (
             (at, part.fields[-1], f"{held[1][at]} ids beside {held[0][at]}") for at in np.flatnonzero(unlike).tolist()
         )
         problems.note("mismatched_history", shown)
-    if wire.on_mismatch != "align":
+    if wire.mismatched != "align":
         return row, left, right
     both = parts[0].join(parts[1], on=["row", "id"], suffix="_right", maintain_order="left")
     joined = (row, both["row"].to_numpy()), (left, both["place"].to_numpy()), (right, both["place_right"].to_numpy())

@@ -27,7 +27,7 @@ TEXTS = {
     "unlike_batches": "must have as many values as the fields of the history's other batches",
     "missing_id": "must have an id for each earlier payment",
     "too_many_payments": "must contain no more payments than the history's length",
-    "too_old": "must not contain a payment older than inline_history.age_cap_seconds",
+    "too_old": "must not contain a payment older than wire.age_cap_seconds",
     "negative_age": "must not contain a payment after the current one",
 }
 """The text of each rule."""

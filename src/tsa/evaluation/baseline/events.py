@@ -55,10 +55,8 @@ class EventTable:
     def read(cls, store: EventStore, windows_days: Sequence[int]) -> EventTable:
         """Read the events of a store, with the windows (in days) that the aggregates need."""
         windows = {f"{days}d": days * DAY_SECONDS for days in windows_days}
-        whole = store.market.inline_history is None and math.isinf(store.market.retention_seconds)
-        past = (
-            cls._of_log(store, windows, whole) if store.market.inline_history is None else cls._of_wire(store, windows)
-        )
+        whole = store.market.wire is None and math.isinf(store.market.retention_seconds)
+        past = cls._of_log(store, windows, whole) if store.market.wire is None else cls._of_wire(store, windows)
         return past
 
     @classmethod

@@ -112,14 +112,14 @@ def model_fn(model_dir: str, context: Any = None) -> Model:
     )
     bundle, market = scorer.bundle, scorer.bundle.market
     store, seconds = None, (market.serving or Serving()).history_timeout_seconds
-    if market.inline_history is None and settings.history is not None:
+    if market.wire is None and settings.history is not None:
         new: New = "make" if settings.new_store else "refuse"
         store = MonitoredStore(open_history(settings.history, seconds, new=new, allow_eviction=settings.allow_eviction))
     return Model(
         scoring_service=ScoringService(scorer, store, version=version_of(scorer)),
         contract=RequestValidator(market, settings),
         legacy_calibration=bundle.calibration or Calibration() if "imported" in bundle.training else None,
-        remembers=store is not None or market.inline_history is not None,
+        remembers=store is not None or market.wire is not None,
     )
 
 

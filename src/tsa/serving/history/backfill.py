@@ -75,7 +75,7 @@ def backfill(
         HistoryError: the store does not fit this bundle.
     """
     market = bundle.market
-    if market.inline_history is not None:
+    if market.wire is not None:
         raise DataError(f"market {market.name} must take histories from a log (got rows that carry their own history)")
     with tempfile.TemporaryDirectory(prefix="tsa-history-") as folder:
         log = prepare(
@@ -83,7 +83,7 @@ def backfill(
         )
         bind_store(store, market, bundle.encoder)
         keep = retention_policies(market)
-        runs = [_runs(log, str(h.key_column), h.name, keep[h.name], market.retention_seconds) for h in market.history]
+        runs = [_runs(log, str(h.key), h.name, keep[h.name], market.retention_seconds) for h in market.history]
         in_a_block = np.zeros(len(log), bool)
         for run in runs:
             in_a_block[run.order] = True
@@ -165,7 +165,7 @@ def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[StoreKey, bytes]:
     frame = log.columns(names) if last - first > 4 * len(rows) else _slice(log, names, first, last)
     frame = frame[(rows if len(frame) == len(log) else rows - first)]
     raw = [pl.col(name) if name in numbers else pl.col(name).cast(pl.String) for name in market.raw_columns]
-    keys = [pl.col(str(history.key_column)).cast(pl.String).alias(history.name) for history in market.history]
+    keys = [pl.col(str(history.key)).cast(pl.String).alias(history.name) for history in market.history]
     known_at = pl.when(pl.col(KNOWN_AT).is_finite()).then(pl.col(KNOWN_AT))
     record = pl.struct(
         pl.col(TIME).alias("time"),

@@ -89,7 +89,7 @@ def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None
         "market": market.to_dict(),
         "market_fingerprint": market.fingerprint,
         "encoding": encoder_hash(encoder).hex(),
-        "histories": {history.name: [history.key_column, history.length] for history in market.history},
+        "histories": {history.name: [history.key, history.length] for history in market.history},
         "columns": sorted(columns if old is None else columns & set(old["columns"])),
         "veiled": sorted(pseudonymizer.columns & columns) if pseudonymizer else [],
         "secret": pseudonymizer.of_text(_WORD) if pseudonymizer else None,

@@ -47,7 +47,7 @@ class Specification:
     def columns(self) -> list[dict[str, Any]]:
         """The columns of a payment in the order of the form: name, kind (id, time, key, text, number), known values."""
         market = self.market
-        keys = {history.key_column for history in market.history}
+        keys = {history.key for history in market.history}
         numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
         found = [{"name": market.event.id, "kind": "id"}, {"name": market.event.time, "kind": "time"}]
         for name in needed_columns(market, need_label=False):
@@ -73,14 +73,14 @@ class Specification:
             "columns": self.columns,
             "time_unit": market.event.time_unit,
             "amount": market.event.amount,
-            "histories": [{"name": h.name, "key": h.key_column, "length": h.length} for h in market.history],
-            "wire": market.inline_history is not None,
+            "histories": [{"name": h.name, "key": h.key, "length": h.length} for h in market.history],
+            "wire": market.wire is not None,
             "example": self.example(),
         }
 
     def example(self) -> dict[str, Any]:
         """A payment in the market's columns."""
-        if self.market.inline_history is not None:
+        if self.market.wire is not None:
             return self._wire_example()
         return {column["name"]: self._example_of(column) for column in self.columns}
 
@@ -102,7 +102,7 @@ class Specification:
 
     def _wire_example(self) -> dict[str, Any]:
         """A first payment: its histories are empty."""
-        layout, wire = FieldLayout(self.market), self.market.inline_history
+        layout, wire = FieldLayout(self.market), self.market.wire
         assert wire is not None
         own: dict[str, Any] = dict.fromkeys(layout.current, wire.missing[0] if wire.missing else "")
         own |= dict.fromkeys((*layout.numerical, *layout.engineered), "1")
@@ -111,7 +111,7 @@ class Specification:
 
     def payment(self) -> dict[str, Any]:
         """The JSON schema of a payment."""
-        if self.market.inline_history is not None:
+        if self.market.wire is not None:
             example = self._wire_example()
             properties = {name: {"type": ANY_TEXT} for name in example}
             required = [name for name in example if name != self.market.event.id]
@@ -132,11 +132,11 @@ class Specification:
         """The named schemas."""
         number, text = {"type": ["number", "null"]}, {"type": ["string", "null"]}
         scores = {"raw_score": {"type": "number"}, "percentile": number, "probability": number, "decision": text}
-        id_ = text if self.market.inline_history is not None else {"type": "string"}
+        id_ = text if self.market.wire is not None else {"type": "string"}
         flags = {"degraded": {"type": "boolean"}, "replayed": {"type": "boolean"}}
         one = {"anyOf": [ref("Payment"), ref("PaymentWithHistories")]}
         own: dict[str, Any] = {"Payment": self.payment(), "PaymentWithHistories": self._with_histories()}
-        if self.market.inline_history is not None:
+        if self.market.wire is not None:
             own["PaymentWithHistories"] = {"type": "object", "properties": {"payment": ref("Payment")}}
             own["PaymentWithHistories"]["required"] = ["payment"]
         return {
@@ -214,7 +214,7 @@ class Specification:
 
 def tensors_of(market: Market) -> list[dict[str, Any]]:
     """The columns of a market as tensors of n payments."""
-    if market.inline_history is not None:
+    if market.wire is not None:
         layout = FieldLayout(market)
         names = dict.fromkeys((*layout.current, *layout.history_fields))
         return [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in names]

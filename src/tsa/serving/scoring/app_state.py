@@ -89,7 +89,7 @@ class AppState:
         )
 
     def _open_history(self, market: Market) -> HistoryStore | None:
-        if market.inline_history is not None:
+        if market.wire is not None:
             return None
         if self.settings.history is None:
             raise ConfigError(f"--history is required for market {market.name!r} (for example sqlite:///histories.db)")
@@ -201,7 +201,7 @@ class AppState:
         return self.version
 
     def _check_market(self, market: Market) -> None:
-        if market.name != self.market.name or (market.inline_history is None) != (self.market.inline_history is None):
+        if market.name != self.market.name or (market.wire is None) != (self.market.wire is None):
             raise ConfigError(f"the new bundle must be of market {self.market.name} (got {market.name})")
 
     def _swap(self, scorer: Scorer) -> None:

@@ -51,7 +51,7 @@ class ScoringPipeline:
         self.keep = retention_policies(self.market)
         refuse = self.serving.unknown_fields == "refuse"
         self._known: frozenset[str] | None = None
-        if self.market.inline_history is None:
+        if self.market.wire is None:
             self._reader = PaymentReader(self.market, self.encoder, refuse_unknown_fields=refuse)
         elif refuse:
             layout = FieldLayout(self.market)
@@ -75,7 +75,7 @@ class ScoringPipeline:
             The events by history name, or the RuleViolation of the first invalid event.
         """
         names = {history.name for history in self.market.history}
-        absent: dict[str, Any] = dict.fromkeys(str(history.key_column) for history in self.market.history)
+        absent: dict[str, Any] = dict.fromkeys(str(history.key) for history in self.market.history)
         past = {}
         for name, events in histories.items():
             if name not in names:
@@ -135,7 +135,7 @@ class ScoringPipeline:
     @property
     def _latest(self) -> float:
         """Latest allowed time of a payment, in epoch seconds."""
-        if self.market.inline_history is not None and self.market.inline_history.accepts("implausible_time"):
+        if self.market.wire is not None and self.market.wire.accepts("implausible_time"):
             return math.inf
         return self._clock() + self.serving.max_future_seconds
 

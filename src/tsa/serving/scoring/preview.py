@@ -41,7 +41,7 @@ def load_scoring_input(
         HistoryUnavailable: the store does not answer.
         DataError: an inline-history row cannot be read.
     """
-    if pipeline.market.inline_history is not None:
+    if pipeline.market.wire is not None:
         requests = pipeline.scorer.wire_reader.read([row])
         return ScoringInput(requests=requests, payment=Payment(requests.ids[0], float(requests.time_seconds[0])))
     parsed = pipeline.parse_rows([row])

@@ -80,7 +80,7 @@ class ScoringService:
             (B,) a result or a rule violation for each row.
         """
         pipeline = self._pipeline
-        if pipeline.market.inline_history is not None:
+        if pipeline.market.wire is not None:
             with self._timed("score"):
                 return pipeline.score_rows_with_history(rows)
         if histories is not None and len(histories) != len(rows):
@@ -119,7 +119,7 @@ class ScoringService:
 
     def _build_pipeline(self, scorer: Scorer, version: str, *, may_wait: bool = False) -> ScoringPipeline:
         pipeline = ScoringPipeline(scorer, version, self._clock)
-        if self._store is not None and pipeline.market.inline_history is None:
+        if self._store is not None and pipeline.market.wire is None:
             self._fitted = self._store.turns
             try:
                 bind_store(self._store, pipeline.market, pipeline.encoder)

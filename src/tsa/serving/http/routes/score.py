@@ -118,7 +118,7 @@ def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:
     body = rows[0]
     if others := sorted(set(body) - OUTCOME_FIELDS):
         raise ProblemError(422, "unknown_field", "must be one of id, fraud, at", field=shorten_value(others[0]))
-    if service.market.inline_history is not None:
+    if service.market.wire is not None:
         raise ProblemError(
             422, "own_history", "outcomes of this market are not stored: its rows carry their own history"
         )
