@@ -48,7 +48,7 @@ segments = ["merchant_category"]
 separator = ";SEP;"
 missing = ["", "My Text String"]
 history_field = "{history}.{feature}"
-twofold_field = "{history}.{part}.{feature}"
+event_field = "{history}.{part}.{feature}"
 numeric_categorical = ["signin_hour"]
 [privacy]
 pseudonymise = ["customer_id"]

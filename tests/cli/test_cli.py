@@ -156,8 +156,8 @@ def test_simulate(tsa: Tsa, tmp_path: Path) -> None:
     ("sets", "text"),
     [
         (["event.tim=x"], "event.tim: unknown key; did you mean `time`"),
-        (["novalue"], "an override must be key=value"),
-        (["=3"], "an override must be key=value"),
+        (["novalue"], "an override is written key=value"),
+        (["=3"], "an override is written key=value"),
         (["label.delay_days=soon"], "label.delay_days"),
         (["label.delay_days=-1"], "label.delay_days"),
         (["history.7.length=3"], "must be a position from 0 to 1"),

@@ -23,12 +23,12 @@ TABLE: dict[str, Any] = {
     "wire": {
         "separator": "~",
         "history_field": "{history}.{feature}",
-        "twofold_field": "{history}.{part}.{feature}",
+        "event_field": "{history}.{part}.{feature}",
     },
 }
 FINGERPRINTS = {
-    "demo": "269a6e05679e6ce45fa9b6cceb056c2e49e7e2538ce33e1b40084f7c9a2bbb00",
-    "handbook": "b792e57d1d76613ed2d09ec48beeed31a10bc64fa630e6d19c0498f88f13504c",
+    "demo": "7f0d3c59435378a563104692b2353d2548d9657e997e2b89158aa8f5a2c6cc17",
+    "handbook": "29013c4852251261a899563ad062f3b38b07c34eeaffa1454b7517bbb763094c",
 }
 
 
@@ -93,7 +93,7 @@ def test_fields_follow_patterns_exceptions_and_a_historys_own() -> None:
 def test_patterns_fill_in_the_part_lower_case_and_what_stands_for_a_prefix() -> None:
     features = {"categorical": ["Risk.Sign_NA.Device.OS", "{part}"], "numerical": ["Risk.Amount"], "engineered": []}
     pattern = "{part} by {history}: {feature_lower} {feature} {other}"
-    wire = {"history_field": pattern, "twofold_field": "{part} {history} {feature_lower}"}
+    wire = {"history_field": pattern, "event_field": "{part} {history} {feature_lower}"}
     names = {"Risk.": "", "Risk.Sign_NA.": "Sign.", "at": "AT.x"}
     layout = FieldLayout(market({**wire, "prefixes": names}, history=TABLE["history"][1:], features=features))
     assert layout.history_fields == (
@@ -131,7 +131,7 @@ def test_one_pattern_names_all_history_fields_of_the_original(name: str) -> None
     listed = Market.from_dict(table)
     pattern = f"payment_risk.{source}_{{part}}_seq_by_{{history}}.c_{{feature_lower}}_seq"
     wire = {key: value for key, value in table["wire"].items() if key not in ("exceptions", "histories")}
-    wire |= {"history_field": pattern, "twofold_field": pattern, "prefixes": prefixes}
+    wire |= {"history_field": pattern, "event_field": pattern, "prefixes": prefixes}
     ruled = Market.from_dict({**table, "wire": wire})
     assert FieldLayout(ruled).history_fields == FieldLayout(listed).history_fields
     assert len(FieldLayout(ruled).history_fields) == {"eu": 163, "na": 360}[name]

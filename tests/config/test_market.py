@@ -179,10 +179,10 @@ def test_a_finding_names_the_file_that_it_comes_from(write: Write) -> None:
     ("old", "new", "finding"),
     [
         ('name = "card"\nkey', 'name = "a card"\nkey', "history.0.name"),
-        ("[features]", '[[history]]\nname = "card"\nkey_column = "x"\n[features]', "history: names must be unique"),
+        ("[features]", '[[history]]\nname = "card"\nkey = "x"\n[features]', "history: names must be unique"),
         (
             "[features]",
-            '[[history]]\nname = "x"\nkey_column = "fraud"\n[features]',
+            '[[history]]\nname = "x"\nkey = "fraud"\n[features]',
             "history.x.key: must not be label.column",
         ),
         (
@@ -216,9 +216,7 @@ def test_rules(write: Write, old: str, new: str, finding: str) -> None:
 
 def test_no_history_is_refused(write: Write) -> None:
     assert "history" in refused(write(), "history=[]")
-    assert "history: is required" in refused(
-        write(SMALL.replace('[[history]]\nname = "card"\nkey_column = "card"', ""))
-    )
+    assert "history: is required" in refused(write(SMALL.replace('[[history]]\nname = "card"\nkey = "card"', "")))
 
 
 @pytest.mark.parametrize(

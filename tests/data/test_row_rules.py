@@ -196,7 +196,7 @@ def test_quarantine_says_what_it_sets_aside(tsa: Callable[..., Any], store: Even
     bad, log = tmp_path / "bad.parquet", tmp_path / "log.parquet"
     made = tsa("prepare", "-m", market, log, "--out", tmp_path / "store", "--quarantine", bad)
     assert made.code == 0, made.err
-    assert f"note: 3 of 200 rows (1.50%), 2 of 40 frauds are quarantined in {bad}" in made.err
+    assert f"note: 3 of 200 rows (1.50%), 2 of 40 frauds are set aside in {bad}" in made.err
     assert "out_of_range:amount: 3 rows, 2 of them fraud" in made.err
     assert "out_of_range:age: 1 rows, 1 of them fraud" in made.err
     report = EventStore.open(tmp_path / "store").data_report
@@ -223,7 +223,7 @@ def test_quarantine_takes_no_more_than_its_share(tsa: Callable[..., Any], tmp_pa
     assert len(pl.read_parquet(bad)) == 11
     for limit in ("-0.1", "1.5", "nan"):
         assert "share from 0 to 1" in tsa(*asked, "--quarantine-limit", limit).err
-    assert "goes with --quarantine" in tsa(*asked[:-2], "--quarantine-limit", "0.5").err
+    assert "--quarantine-limit needs --quarantine" in tsa(*asked[:-2], "--quarantine-limit", "0.5").err
 
 
 def test_a_limit_is_a_share(tmp_path: Path) -> None:

@@ -56,7 +56,12 @@ def test_before_and_after(calibrated_run: Path) -> None:
     assert sum(part["after"]["expected"]["value"] for part in channels) == pytest.approx(scores["probability"].sum())
     assert json.loads((calibrated_run / "report.json").read_text())["calibration"]["method"] == "platt"
     page = (calibrated_run / "report.html").read_text()
-    for text in ("Calibration: can the probabilities", "Reliability", "Frauds by day", "Calibration by channel"):
+    for text in (
+        "Calibration: how accurate are the probabilities",
+        "Reliability",
+        "Frauds by day",
+        "Calibration by channel",
+    ):
         assert text in page
     assert f"{found['after']['metrics']['ece']['value']:.4f}" in page
 

@@ -209,7 +209,7 @@ def test_the_command(tsa, own_run):
 def test_the_command_refuses(tsa, own_run):
     for arguments, text in (
         (["--amount-column", "nowhere"], "must be one that the market declares"),
-        (["--amount-column", "country"], "must hold numbers, but 'country' holds String"),
+        (["--amount-column", "country"], "must hold numbers (got 'country' of type String)"),
         (["--cost-review", "-3"], "cost of a review must be 0 or more"),
         (["--review-capacity", "0"], "at least 1 per day"),
     ):

@@ -99,7 +99,7 @@ def test_neutral_values_are_in_the_middle(encoder: Encoder) -> None:
 
 
 def test_earlier_payments_that_rows_carry_along_are_read_back(tmp_path: Path) -> None:
-    wire = {"history_field": "past.{feature}", "twofold_field": "past.{part}.{feature}", "separator": "~"}
+    wire = {"history_field": "past.{feature}", "event_field": "past.{part}.{feature}", "separator": "~"}
     features = {"categorical": [{"name": "device", "min_count": 1}], "numerical": ["amount"]}
     market = Market.from_dict({**MARKET, "features": features, "wire": wire})
     rows = {

@@ -80,7 +80,7 @@ def test_what_is_no_row_is_refused(exported: tuple[TSANetwork, bytes], value: fl
         name: replace(one, categorical=torch.full_like(one.categorical, value, dtype=dtype))
         for name, one in batch.histories.items()
     }
-    with pytest.raises(ModelError, match="categorical must be whole numbers"):
+    with pytest.raises(ModelError, match="categorical must be integers below"):
         OnnxEngine(graph)(replace(batch, histories=odd))
 
 

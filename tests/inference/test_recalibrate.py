@@ -228,5 +228,5 @@ def test_payments_without_a_score_are_set_aside_and_the_rest_counts(
         assert log.payments[0] == 3
     assert len(pl.read_parquet(tmp_path / "aside.parquet")) == 3
     scorer.engine = Deaf()
-    with pytest.raises(DataError, match="must get a number as score"), open_log(scorer, [demo_log]):
+    with pytest.raises(DataError, match="scores must be finite"), open_log(scorer, [demo_log]):
         pass

@@ -200,7 +200,7 @@ BROKEN = {
     "index that is none": (
         "cat_to_index.json",
         lambda t: t["c3"].update(b="x", a=-1),
-        "rows of 'c3' must be whole numbers",
+        "rows of 'c3' must be integers from 0",
     ),
     "feature without map": ("cat_to_index.json", dropped("c7"), "cat_to_index: 'c7' is required"),
     "feature without default": ("default_value_dict.json", dropped("c2"), "default_value_dict: 'c2' has no default"),

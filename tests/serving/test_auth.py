@@ -61,7 +61,7 @@ def test_tokens_are_read_and_must_not_be_guessable(tmp_path: Path, monkeypatch: 
     with pytest.raises(ConfigError, match="NOWHERE"):
         BearerTokens.read(["NOWHERE"], [])
     (tmp_path / "none").write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="token a line"):
+    with pytest.raises(ConfigError, match="one token per line"):
         BearerTokens.read([], [tmp_path / "none"])
     tokens = BearerTokens([SCORE, ADMIN])
     assert [tokens.matches(text) for text in (SCORE, ADMIN, SCORE[:-1], "", None)] == [True, True, False, False, False]

@@ -34,7 +34,7 @@ TABLE: dict[str, Any] = {
         "separator": ";SEP;",
         "missing": ["", "My Text String"],
         "history_field": "{history}.{feature}",
-        "twofold_field": "{history}.{part}.{feature}",
+        "event_field": "{history}.{part}.{feature}",
         "numeric_categorical": ["hour"],
     },
 }

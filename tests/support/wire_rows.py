@@ -31,7 +31,7 @@ TABLE: dict[str, Any] = {
     "wire": {"separator": "~", "missing": ["", "My Text String"], "numeric_categorical": ["hour"]},
 }
 TWO = [{"name": "cid", "key": "customer", "length": 5}, {"name": "ccid", "length": 4}]
-TWO_FIELDS = {"history_field": "{history}.{feature}", "twofold_field": "{history}.{part}.{feature}"}
+TWO_FIELDS = {"history_field": "{history}.{feature}", "event_field": "{history}.{part}.{feature}"}
 
 
 def market(wire: dict[str, Any] | None = None, **changes: Any) -> Market:

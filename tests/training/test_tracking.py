@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.easy_log import TINY, settings
+from tsa import optional
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.training import tracking, train
+from tsa.training import train
 from tsa.training.tracking import draw_curves, figures
 
 FIGURES = {
@@ -111,7 +113,7 @@ def test_what_is_not_installed_is_refused_before_training(
     variable: str | None,
     text: str,
 ) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    monkeypatch.setattr(optional, "is_installed", lambda name: False)
     if variable:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
     with pytest.raises(ConfigError, match=text):
@@ -120,7 +122,7 @@ def test_what_is_not_installed_is_refused_before_training(
 
 
 def test_without_matplotlib_there_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     draw_curves([{"epoch": 1, "loss": 0.5}], tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
 

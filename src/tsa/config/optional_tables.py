@@ -56,7 +56,7 @@ class InlineHistoryFields(ConfigModel):
     """Field names of one history that differ from the patterns of [wire]."""
 
     history_field: Pattern | None = None
-    twofold_field: Pattern | None = None
+    event_field: Pattern | None = None
     exceptions: dict[str, str] = Field(default_factory=dict)
 
 
@@ -69,7 +69,7 @@ class InlineHistory(ConfigModel):
         history_field: Name pattern of the field with a feature's earlier values. Placeholders: {feature},
             {feature_lower} (in lower case, with `_` for each dot), {history}, and {part}, the one of `parts` that
             has the feature.
-        twofold_field: Name pattern of the fields with the times and ids of the earlier payments. There is one for the
+        event_field: Name pattern of the fields with the times and ids of the earlier payments. There is one for the
             categorical and one for the numerical values; {feature} is event.time or event.id.
         parts: Names of the categorical and the numerical part.
         prefixes: Prefix of a feature name -> its replacement in field names. The longest matching prefix counts.
@@ -92,7 +92,7 @@ class InlineHistory(ConfigModel):
     separator: str
     missing: tuple[str, ...] = ("",)
     history_field: Pattern = "hist.{feature}"
-    twofold_field: Pattern = "hist.{part}.{feature}"
+    event_field: Pattern = "hist.{part}.{feature}"
     parts: tuple[str, str] = ("cat", "num")
     prefixes: dict[Pattern, str] | None = None
     exceptions: dict[str, str] = Field(default_factory=dict)
@@ -137,7 +137,7 @@ class InlineHistory(ConfigModel):
         """The field with the times or ids of the earlier payments of one part."""
         own = self.histories.get(history, InlineHistoryFields())
         known = {**self.exceptions, **own.exceptions}
-        pattern = own.twofold_field or self.twofold_field
+        pattern = own.event_field or self.event_field
         return known.get(f"{part}.{feature}") or self._filled(pattern, history, part, feature)
 
     def _filled(self, pattern: str, history: str, part: str, feature: str) -> str:

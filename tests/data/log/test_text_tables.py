@@ -85,16 +85,16 @@ ROWS = "".join(f"{row},{row}.5,0\n" for row in range(9))
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ('a,5" x,0\n' + ROWS, "line 2: a quote does not enclose a complete field"),
+        ('a,5" x,0\n' + ROWS, "line 2: a quote does not stand around a whole field"),
         (ROWS + '"a,1,0\n' + ROWS + '"b,1,0\n', "line 11: a quote is not closed before line 21"),
         (ROWS + '"a,1,0\n' + ROWS + 'b",1,0\n', "line 11: a quote is not closed before line 21"),
         (ROWS + 'a,",0\n' + ROWS + 'b,",0\n', "line 11: a quote is not closed before line 21"),
         (ROWS + 'a,1,"0\n' + ROWS, "line 11: a quote is not closed before line 20"),
-        ('"a"x,1,0\n' + ROWS, "line 2: a quote does not enclose a complete field"),
+        ('"a"x,1,0\n' + ROWS, "line 2: a quote does not stand around a whole field"),
         ('"a\n5" x",1,0\n', "line 2: a quote is not closed before line 3"),
-        ("a, b,1,\n", "line 2: has 4 fields and the first line 3: put quotes around a field that contains ','"),
+        ("a, b,1,\n", "line 2: has 4 fields and the first line 3: put quotes around a field that holds ','"),
         (ROWS + "a,1,0,\r\n", "line 11: has 4 fields"),
-        ("a,1\x00,0\n", "line 2: has a NUL byte"),
+        ("a,1\x00,0\n", "line 2: holds a NUL byte"),
     ],
     ids=[
         *("a lone quote", "two that open", "one that opens, one that closes", "two that are whole fields"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,8 @@ PREFETCHED = 4
 """Batches that each worker process has ready."""
 MAX_WAIT_SECONDS = 600
 """How long a batch of a worker process is waited for."""
+CHECK_SECONDS = 5.0
+"""How often it is checked meanwhile that worker processes live."""
 LAST_SECONDS = 20
 """How long a worker process outlives a SIGTERM or SIGHUP."""
 
@@ -169,7 +172,25 @@ class EpochLoader:
     def _loaded(self) -> Iterator[Microbatch]:
         if self._prefetching is None:
             return (loaded(self.store, task) for task in self.tasks())
-        return map(unpacked, iter(self._prefetching))
+        iterator = iter(self._prefetching)
+        _check_while_waiting(iterator)
+        return map(unpacked, iterator)
+
+
+def _check_while_waiting(iterator: Any) -> None:
+    """Check every few seconds that the workers live: a signal tells only of those that this process forked itself, and
+    torch would notice the end of others only after `MAX_WAIT_SECONDS`."""
+    attempt = type(iterator)._try_get_data
+
+    def attempts(timeout: float) -> tuple[bool, Any]:
+        end = time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            success, data = attempt(iterator, max(0.0, min(CHECK_SECONDS, left)))
+            if success or left <= CHECK_SECONDS:
+                return success, data
+
+    iterator._try_get_data = attempts
 
 
 def _outlive_signals(worker: int) -> None:
