@@ -18,6 +18,10 @@ from typing import NoReturn
 NAMES = ("SIGTERM", "SIGHUP")
 
 
+_ending: int | None = None
+"""The exit code that a signal asked for."""
+
+
 @contextmanager
 def ending_in_order(code: int | None = None, *, names: tuple[str, ...] = NAMES, within: float = 0.0) -> Iterator[None]:
     """Inside the block the signals raise SystemExit; a second one ends the process at once.
@@ -29,24 +33,34 @@ def ending_in_order(code: int | None = None, *, names: tuple[str, ...] = NAMES, 
         names: Which signals. A signal that is ignored, as SIGHUP under nohup, stays ignored.
         within: The process is ended after this many seconds, finished or not. 0: no limit.
     """
+    global _ending
     before = end_on_signals(code, names=names, within=within)
     try:
         yield
+    except Exception:
+        if _ending is None:
+            raise
+        raise SystemExit(_ending) from None  # a library may turn SystemExit into an error of its own, during an import
     finally:
+        _ending = None
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def end_on_signals(
-    code: int | None = None, *, names: tuple[str, ...] = NAMES, within: float = 0.0
+    code: int | None = None, *, names: tuple[str, ...] = NAMES, within: float = 0.0, at_once: bool = False
 ) -> dict[signal.Signals, signal._HANDLER]:
-    """As `ending_in_order`, for the rest of the process. Returns the previous handlers."""
+    """As `ending_in_order`, for the rest of the process. Returns the previous handlers.
+
+    at_once: end without cleaning up. For imports: an exception there may come out of a library as another one.
+    """
     begun = False
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         nonlocal begun
-        left = 128 + number if code is None else code
-        if begun:
+        global _ending
+        _ending = left = 128 + number if code is None else code
+        if begun or at_once:
             os._exit(left)
         begun = True
         if within:

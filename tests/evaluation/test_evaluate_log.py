@@ -81,7 +81,7 @@ def test_what_is_refused(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Pat
     cases = {
         (bundle,): "a bundle must be evaluated on a log",
         (demo_run, "--out", tmp_path / "x"): "--out must go with --log",
-        (bundle, "--log", demo_log, "--out", bundle): "must not be a file of",
+        (bundle, "--log", demo_log, "--out", bundle): "must not be inside an input folder",
         (bundle, "--log", scores, "--out", tmp_path): "must not be an input",
         (bundle, "--log", unknown, "--out", tmp_path / "x"): "must contain payments whose outcome (is_fraud) is known",
         (bundle, "--log", demo_log, "--from", "2035-01-01", "--out", tmp_path / "x"): "got 0 payments",

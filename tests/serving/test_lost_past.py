@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.maintenance import erase
 from tsa.serving.history.metadata import stored_market
+from tsa.serving.history.sqlite_file import LOOK_SECONDS
 from tsa.serving.scoring.scoring_service import RuleViolation, ScoringService
 
 IDENTITY, GENERATION, BLOCKS = "{tsa}:.:identity", "{tsa}:.:generation", "{tsa}:.:blocks"
@@ -118,6 +120,7 @@ def test_a_store_of_another_bundle_is_not_adopted(
     shorter = [{**table, "length": 3} for table in market["history"]]
     with open_history(history_url) as other:
         ScoringService(case.scorer(history=shorter), other)
+    time.sleep(LOOK_SECONDS)  # until then the removed file may be read, as if it were there after the adoption
     problem = scoring_service.score([payment(10, "q")])[0]
     assert isinstance(problem, RuleViolation)
     assert (problem.rule, problem.value) == ("history_lost", "it is not of this bundle")

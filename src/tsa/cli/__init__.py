@@ -12,7 +12,7 @@ import os
 from tsa.signals import end_on_signals
 
 if os.getpid() == 1:  # the first process of a container hears a signal only once it asks to: before the imports begin
-    end_on_signals()
+    end_on_signals(at_once=True)
 
 import contextlib
 import errno
