@@ -1,6 +1,6 @@
 """The faults of the chaos test, what is promised under each, and the table of docs/operations.md, which is made from them.
 
-python -m support.chaos_cases          writes the table anew
+python -m support.chaos_cases          writes the table
 """
 
 from __future__ import annotations
@@ -70,12 +70,14 @@ def failures(reason: str, rule: str = "history_unavailable") -> tuple[str, str]:
 LOST = {"": failures("lost", "history_lost")}
 OLDER = {"": failures("older", "history_lost")}
 ENDED = {"": ("tsa_workers_ended_total",)}
-GO_ON = "until `tsa history adopt` payments are refused with `history_lost`; then scored with what the store has"
+GO_ON = (
+    "payments are rejected with `history_lost` until `tsa history adopt`; then they are scored with what the store has"
+)
 
 
 @case(
     what="one worker is killed",
-    promise="the other answers meanwhile; another worker takes its place",
+    promise="the other one keeps working; a new worker replaces it",
     logged={"": (r"worker \d+ ended with -9 \(SIGKILL\) and is replaced",)},
     counted=ENDED,
 )
@@ -87,7 +89,7 @@ def worker_killed(chaos: Chaos) -> None:
 
 @case(
     what="all workers are killed at once",
-    promise="connections are closed at once until new workers are up; no payment is lost that was acknowledged",
+    promise="connections are closed at once until new workers are ready; no confirmed payment is lost",
     logged={"": (r"(?s)(ended with -9.*){2}",)},
     counted=ENDED,
 )
@@ -99,9 +101,9 @@ def workers_killed(chaos: Chaos) -> None:
 
 
 @case(
-    what="the parent is killed, and the server started again",
-    promise="its workers finish what they accepted and end; no process is left",
-    logged={"": ("the process that started this worker is gone: it ends",)},
+    what="the parent is killed, and the server is started again",
+    promise="its workers finish the accepted requests and exit; no process is left",
+    logged={"": ("the parent process is gone: this worker ends",)},
     counted={"": ("tsa_start_time_seconds",)},
 )
 def parent_killed(chaos: Chaos) -> None:
@@ -112,8 +114,8 @@ def parent_killed(chaos: Chaos) -> None:
 
 
 @case(
-    what="SIGTERM under load, and the server started again",
-    promise="what was accepted is answered, the rest refused with `stopping`; no process is left",
+    what="SIGTERM under load, and the server is started again",
+    promise="accepted requests are answered, others are rejected with `stopping`; no process is left",
     logged={"": ("the server ends: nothing new is taken",)},
     counted={"": ("tsa_start_time_seconds",)},
 )
@@ -125,9 +127,9 @@ def stopped(chaos: Chaos) -> None:
 
 
 @case(
-    what="a bundle is copied file by file over the one that is served",
-    promise="the bundle before goes on while it is torn; the new one is taken over once it is whole",
-    logged={"": ("the bundle was not taken over", "bundle [0-9a-f]{12} taken over")},
+    what="a bundle is copied file by file over the current one",
+    promise="the old bundle stays in use until the copy is complete; then the new one is loaded",
+    logged={"": ("the bundle was not reloaded", "bundle [0-9a-f]{12} loaded")},
     counted={"": ('tsa_reloads_total{outcome="refused"}', 'tsa_reloads_total{outcome="taken"}')},
 )
 def bundle_half_copied(chaos: Chaos) -> None:
@@ -135,7 +137,7 @@ def bundle_half_copied(chaos: Chaos) -> None:
     files = sorted(chaos.other_bundle.iterdir(), key=lambda path: path.name != "manifest.json")
     for path in files[:2]:
         shutil.copyfile(path, chaos.bundle / path.name)
-    chaos.logged("the bundle was not taken over", 30)
+    chaos.logged("the bundle was not reloaded", 30)
     chaos.steady()
     for path in files[2:]:
         shutil.copyfile(path, chaos.bundle / path.name)
@@ -147,8 +149,8 @@ def _reloaded(chaos: Chaos) -> bool:
 
 
 @case(
-    what="the store stalls for some seconds: Redis is stopped, or another process holds the lock of the SQLite file",
-    promise="refused with `history_unavailable`, soon at once; goes on by itself",
+    what="the store hangs for some seconds: Redis is paused, or another process holds the lock of the SQLite file",
+    promise="payments are rejected with `history_unavailable`, after a few calls without waiting; recovers without help",
     logged={"": ("is not asked until it answers", "answers and is asked again")},
     counted={"sqlite": failures("locked"), "redis": failures("slow")},
 )
@@ -161,7 +163,8 @@ def store_stalled(chaos: Chaos) -> None:
 
 @case(
     what="the disk of the store is full",
-    promise="refused with `history_unavailable` until there is room; Redis (`appendfsync always`) ends, and is to be started again",
+    promise="payments are rejected with `history_unavailable` until there is space; Redis (`appendfsync always`) exits: "
+    "restart it",
     logged={"": (r"histories cannot be written \((disk_full|away)\)", "histories can be written again")},
     counted={"sqlite": failures("disk_full"), "redis": failures("away")},
     needs_disk=True,
@@ -186,8 +189,8 @@ def _refused(chaos: Chaos, filler: Path) -> bool:
 
 @case(
     "sqlite",
-    what="the file is moved away, and back",
-    promise="refused with `history_lost` meanwhile; goes on by itself",
+    what="the file is moved away and back",
+    promise="payments are rejected with `history_lost` meanwhile; recovers without help",
     logged={"": (r"histories cannot be \w+ \(lost\).* its file was removed",)},
     counted=LOST,
 )
@@ -215,7 +218,7 @@ def file_removed(chaos: Chaos) -> None:
 
 @case(
     "sqlite",
-    what="an earlier copy is put in the place of the file and of its log",
+    what="an earlier copy replaces the file and its log",
     promise=GO_ON,
     logged={"": (r"histories cannot be \w+ \(older\)",)},
     counted=OLDER,
@@ -226,7 +229,7 @@ def file_replaced(chaos: Chaos) -> None:
 
 @case(
     "sqlite",
-    what="an earlier copy is put in the place of the file, its log stays",
+    what="an earlier copy replaces the file; its log stays",
     promise=GO_ON,
     logged={"": (r"histories cannot be \w+ \((older|replaced|lost)\)",)},
     counted={"": ('tsa_refusals_total{rule="history_lost"}',)},
@@ -249,8 +252,8 @@ def _replace_file(chaos: Chaos, also_gone: list[Path]) -> None:
 
 @case(
     "redis",
-    what="Redis is killed and started again with its data (`appendfsync always`)",
-    promise="refused with `history_unavailable` meanwhile; goes on by itself",
+    what="Redis is killed and restarted with its data (`appendfsync always`)",
+    promise="payments are rejected with `history_unavailable` meanwhile; recovers without help",
     logged={"": (r"histories cannot be \w+ \((away|loading)\)", r"histories can be \w+ again")},
     counted={"": failures("away")},
 )
@@ -295,7 +298,7 @@ def redis_flushed(chaos: Chaos) -> None:
 @case(
     "redis",
     what="failover to a replica that has everything; the first one becomes a replica (READONLY)",
-    promise="goes on over a new connection to the same address",
+    promise="continues over a new connection to the same address",
     logged={"": (r"is a replica by now \(READONLY\)",)},
     counted={"": ('tsa_history_failures_total{reason="read_only"}',)},
 )
@@ -337,7 +340,7 @@ def failover_with_loss(chaos: Chaos) -> None:
 @case(
     "redis",
     what="failover to an empty server, and back",
-    promise="refused with `history_lost` meanwhile; goes on by itself",
+    promise="payments are rejected with `history_lost` meanwhile; recovers without help",
     logged={"": (r"histories cannot be \w+ \(lost\)",)},
     counted=LOST,
 )
@@ -358,7 +361,7 @@ def failover_to_an_empty_server(chaos: Chaos) -> None:
 @case(
     "redis",
     what="the memory of Redis is full (`noeviction`)",
-    promise="refused with `history_unavailable` until there is room; goes on by itself",
+    promise="payments are rejected with `history_unavailable` until there is space; recovers without help",
     logged={"": (r"histories cannot be written \(memory\)", "histories can be written again")},
     counted={"": failures("memory")},
 )
@@ -372,7 +375,7 @@ def redis_out_of_memory(chaos: Chaos) -> None:
 
 def table() -> str:
     """The table of the docs."""
-    lines = ["| fault | store | what is promised | seen in |", "|---|---|---|---|"]
+    lines = ["| Fault | Store | What happens | Where to see it |", "|---|---|---|---|"]
     for one in CASES:
         stores = "any" if len(one.stores) == 2 else {"sqlite": "SQLite", "redis": "Redis"}[one.stores[0]]
         metrics = dict.fromkeys(f"`{name}`" for names in one.counted.values() for name in names)
