@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from tsa.config.tables import Monitoring
-from tsa.data.log.clocks import sound_end, sound_span
+from tsa.data.log.clocks import valid_end, valid_span
 from tsa.evaluation.report.report import page
 from tsa.monitoring.alerts import find_alerts
 from tsa.monitoring.page import plain, view
@@ -327,21 +327,21 @@ def test_one_clock_that_is_wrong_does_not_move_the_end_of_a_log() -> None:
     now, hours = 1_800_000_000.0, np.arange(2000) * 3600.0
     sound = now - 3 * 86_400 - hours[::-1]
     last = sound[-1]
-    assert sound_end(sound, now) == last
+    assert valid_end(sound, now) == last
     for ahead in (now + 60, now + 300 * 86_400, now - 3600):
-        assert sound_end(np.append(sound, ahead), now) == (
+        assert valid_end(np.append(sound, ahead), now) == (
             ahead if ahead == now - 3600 and ahead - last < 2 * 86_400 else last
         )
     old = sound - 300 * 86_400  # a log of the past, with one payment that is dated later, and not in the future
-    assert sound_end(np.append(old, old[-1] + 40 * 86_400), now) == old[-1]
+    assert valid_end(np.append(old, old[-1] + 40 * 86_400), now) == old[-1]
     both = np.append(old, [old[-1] + 40 * 86_400, now + 1e7])
-    assert sound_end(both, now) == old[-1]
+    assert valid_end(both, now) == old[-1]
     pause = np.append(old, old[-1] + 40 * 86_400 + hours[:50])
-    assert sound_end(pause, now) == pause[-1], "a pause that many payments follow is a pause"
-    assert sound_end(np.array([now + 1, now + 2]), now) == now + 2, "where all are, the log says when it is"
+    assert valid_end(pause, now) == pause[-1], "a pause that many payments follow is a pause"
+    assert valid_end(np.array([now + 1, now + 2]), now) == now + 2, "where all are, the log says when it is"
     early = np.append(old[0] - 4000 * 86_400, both)
-    assert sound_span(early, now) == (old[0], old[-1]), "nor its beginning"
-    assert sound_span(old, now) == (old[0], old[-1])
+    assert valid_span(early, now) == (old[0], old[-1]), "nor its beginning"
+    assert valid_span(old, now) == (old[0], old[-1])
 
 
 def test_a_payment_dated_ahead_is_left_out_and_told_of(

@@ -19,7 +19,7 @@ import numpy as np
 
 from tsa.config.market import Market
 from tsa.config.tables import Monitoring
-from tsa.data.log.clocks import sound_end
+from tsa.data.log.clocks import valid_end
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
@@ -111,7 +111,7 @@ def monitor(
     with tempfile.TemporaryDirectory(prefix="tsa-monitor-") as folder:
         encoding = _Encoding(scorer, Path(folder), quarantine, progress)
         store = encoding.store("log", logs)
-        known_by = epoch_seconds("as-of", as_of, sound_end(store.time_seconds, time.time()))
+        known_by = epoch_seconds("as-of", as_of, valid_end(store.time_seconds, time.time()))
         measures = _Measures(scorer, settings, known_by, replicates, progress)
         if path := _is_reference_file(reference):
             before = Reference.load(path)
@@ -191,7 +191,7 @@ class _Measures:
 def _sound(store: EventStore, seconds: tuple[float, float], what: str) -> tuple[float, float]:
     """The range; if it has no end, it ends before payments that a wrong clock has dated far in the future."""
     start, end = seconds
-    last = sound_end(store.time_seconds, time.time())
+    last = valid_end(store.time_seconds, time.time())
     stray = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
     if not stray or math.isfinite(end):
         return seconds

@@ -48,7 +48,7 @@ def test_a_short_line_is_refused_by_its_number(
     name: str, rows: str, line: int, fields: int, others: int, tmp_path: Path
 ) -> None:
     more = rf" \(and {others} more lines have fewer\)" if others else ""
-    with pytest.raises(DataError, match=rf"but line {line} has {fields}{more}: is the file whole"):
+    with pytest.raises(DataError, match=rf"but line {line} has {fields}{more}: is the file complete"):
         check_lines(table(tmp_path, rows, name), ",", 3)
 
 
@@ -85,12 +85,12 @@ ROWS = "".join(f"{row},{row}.5,0\n" for row in range(9))
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ('a,5" x,0\n' + ROWS, "line 2: a quote does not stand around a whole field"),
+        ('a,5" x,0\n' + ROWS, "line 2: a quote does not enclose a complete field"),
         (ROWS + '"a,1,0\n' + ROWS + '"b,1,0\n', "line 11: a quote is not closed before line 21"),
         (ROWS + '"a,1,0\n' + ROWS + 'b",1,0\n', "line 11: a quote is not closed before line 21"),
         (ROWS + 'a,",0\n' + ROWS + 'b,",0\n', "line 11: a quote is not closed before line 21"),
         (ROWS + 'a,1,"0\n' + ROWS, "line 11: a quote is not closed before line 20"),
-        ('"a"x,1,0\n' + ROWS, "line 2: a quote does not stand around a whole field"),
+        ('"a"x,1,0\n' + ROWS, "line 2: a quote does not enclose a complete field"),
         ('"a\n5" x",1,0\n', "line 2: a quote is not closed before line 3"),
         ("a, b,1,\n", "line 2: has 4 fields and the first line 3: put quotes around a field that holds ','"),
         (ROWS + "a,1,0,\r\n", "line 11: has 4 fields"),

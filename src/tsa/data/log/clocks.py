@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tsa.times import DAY_SECONDS
 
-STRAY, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
+TIMES_PER_OUTLIER, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
 """Which times are ignored: see `sound_end`. With fewer times than the last value, none are."""
 
 
-def sound_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
+def valid_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
     """The last of n ascending times that is not a clock error: one payment dated far ahead does not end the log.
 
     Times after now are ignored, unless all are. So is at most one time in `STRAY` (one at least) after a gap that is
@@ -26,13 +26,13 @@ def sound_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
     if len(times) < MIN_TIMES:
         return float(times[-1])
     gaps = np.diff(times)
-    tail = gaps[-max(1, len(times) // STRAY) :]
+    tail = gaps[-max(1, len(times) // TIMES_PER_OUTLIER) :]
     long = np.flatnonzero(tail > max(GAP_SECONDS, GAP_TIMES * float(np.quantile(gaps, 0.99))))
     return float(times[len(gaps) - len(tail) + long[0]]) if len(long) else float(times[-1])
 
 
-def sound_span(time_seconds: NDArray[Any], now_seconds: float) -> tuple[float, float]:
+def valid_span(time_seconds: NDArray[Any], now_seconds: float) -> tuple[float, float]:
     """The first and last times that are not clock errors. The same rule on gaps applies at the start."""
-    last = sound_end(time_seconds, now_seconds)
+    last = valid_end(time_seconds, now_seconds)
     times = np.asarray(time_seconds, np.float64)
-    return -sound_end(-times[times <= last][::-1], math.inf), last
+    return -valid_end(-times[times <= last][::-1], math.inf), last

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.data.log.clocks import sound_span
+from tsa.data.log.clocks import valid_span
 
 KEY_SHARE, KEY_TIMES, KEY_ROWS = 0.1, 5, 50
 """A key is large if it has more than this share of rows, this multiple of the mean key's share, and this many rows."""
@@ -90,11 +90,11 @@ def _times(market: Market, time_seconds: NDArray[np.float64], now_seconds: float
             f"{later:,} of {n:,} payments lie in the future: is a clock wrong, or the time zone or unit of the times?"
         )
         yield Note(kind="future", column=name, text=text, share=later / n)
-    first, last = sound_span(time_seconds, now_seconds)
-    stray = int(np.count_nonzero((time_seconds < first) | (time_seconds > last))) - later
-    if stray > 0:
-        text = f"{stray:,} of {n:,} payments lie far before or after all others: is a clock wrong?"
-        yield Note(kind="stray", column=name, text=text, share=stray / n)
+    first, last = valid_span(time_seconds, now_seconds)
+    outliers = int(np.count_nonzero((time_seconds < first) | (time_seconds > last))) - later
+    if outliers > 0:
+        text = f"{outliers:,} of {n:,} payments lie far before or after all others: is a clock wrong?"
+        yield Note(kind="stray", column=name, text=text, share=outliers / n)
 
 
 def _amounts(market: Market, rows: pl.LazyFrame) -> Iterator[Note]:

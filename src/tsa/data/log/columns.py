@@ -14,14 +14,14 @@ from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spel
 from tsa.times import DAY_SECONDS, ISO
 
 
-def is_texty(dtype: pl.DataType) -> bool:
+def is_text_type(dtype: pl.DataType) -> bool:
     """Text, with or without a dictionary."""
     return isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
 
 
 def is_number(dtype: pl.DataType) -> bool:
     """Types that can hold numbers. A text column may turn out to hold none."""
-    return dtype.is_numeric() or is_texty(dtype) or isinstance(dtype, pl.Boolean | pl.Null)
+    return dtype.is_numeric() or is_text_type(dtype) or isinstance(dtype, pl.Boolean | pl.Null)
 
 
 def is_plain(dtype: pl.DataType) -> bool:
@@ -31,7 +31,7 @@ def is_plain(dtype: pl.DataType) -> bool:
 
 def is_time(dtype: pl.DataType, unit: str | None) -> bool:
     """Types that can hold times. Numbers can only if their unit is known, and not as 32-bit floats."""
-    if isinstance(dtype, pl.Datetime | pl.Date | pl.Null) or is_texty(dtype):
+    if isinstance(dtype, pl.Datetime | pl.Date | pl.Null) or is_text_type(dtype):
         return True
     return dtype.is_numeric() and unit is not None and not is_short(dtype)
 
@@ -49,7 +49,7 @@ def is_small_integer(dtype: pl.DataType) -> bool:
 def missing(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
     """Null, NaN, or a text that is blank or means "no value"."""
     column = pl.col(name)
-    if is_texty(dtype):
+    if is_text_type(dtype):
         texts = column.cast(pl.String)
         blank = texts.str.strip_chars() == "" if spelling.exact else texts.str.contains(spelling.missing_pattern)
         return column.is_null() | blank
@@ -57,23 +57,25 @@ def missing(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
 
 
 def text(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
-    """String; what means "no value" is null; 3.0 is "3"."""
+    """String. Texts that mean "no value" are null; the float 3.0 is "3"."""
     column = pl.col(name)
     if isinstance(dtype, pl.Decimal):
-        spelled = column.cast(pl.String)
-        return spelled if not dtype.scale else spelled.str.replace(r"\.?0+$", "")
+        texts = column.cast(pl.String)
+        return texts if not dtype.scale else texts.str.replace(r"\.?0+$", "")
     if dtype.is_float():
-        whole = (column == column.floor()) & (column.abs() < MAX_EXACT)
-        spelled = (
-            pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
+        is_integer = (column == column.floor()) & (column.abs() < MAX_EXACT)
+        texts = (
+            pl.when(is_integer)
+            .then(column.cast(pl.Int64, strict=False).cast(pl.String))
+            .otherwise(column.cast(pl.String))
         )
         return pl.when(column.is_not_nan()).then(
-            spelled.map_batches(_without_exponents, return_dtype=pl.String(), is_elementwise=True)
+            texts.map_batches(_without_exponents, return_dtype=pl.String(), is_elementwise=True)
         )
     if isinstance(dtype, pl.Datetime):
         return column.cast(pl.String).str.replace(r"\.0+$", "")  # so that it is the same in every unit and text format
     column = column.cast(pl.String)
-    if not is_texty(dtype):
+    if not is_text_type(dtype):
         return column
     if spelling.exact:
         return pl.when(column != "").then(column)
@@ -82,21 +84,21 @@ def text(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
 
 def _without_exponents(texts: pl.Series) -> pl.Series:
     """Floats as JSON lines have them: all digits, however large or small the number is."""
-    odd = texts.str.contains("e", literal=True) | texts.str.ends_with(".0")
-    if not odd.any():
+    irregular = texts.str.contains("e", literal=True) | texts.str.ends_with(".0")
+    if not irregular.any():
         return texts
-    different = texts.filter(odd).unique()
+    different = texts.filter(irregular).unique()
     return texts.replace(different, pl.Series([plain_digits(text) for text in different.to_list()], dtype=pl.String))
 
 
 def _spelled(texts: pl.Series, spelling: Spelling) -> pl.Series:
     """Most columns have no text that needs normalising, so check once and work on the few that do."""
-    odd = texts.str.contains(spelling.odd_pattern)
-    if not odd.any():
+    irregular = texts.str.contains(spelling.odd_pattern)
+    if not irregular.any():
         return texts
-    different = texts.filter(odd).unique()
-    spelled = pl.Series([spelling.of_text(value) for value in different.to_list()], dtype=pl.String)
-    return texts.replace(different, spelled)
+    different = texts.filter(irregular).unique()
+    normalised = pl.Series([spelling.of_text(value) for value in different.to_list()], dtype=pl.String)
+    return texts.replace(different, normalised)
 
 
 def key(name: str, dtype: pl.DataType, spelling: Spelling, *, integer: bool) -> pl.Expr:
@@ -108,7 +110,7 @@ def inexact(name: str, dtype: pl.DataType) -> pl.Expr | None:
     """True where a key or id may be ambiguous: a float that cannot hold the number exactly, or a text with dropped
     digits.
     """
-    if is_texty(dtype):
+    if is_text_type(dtype):
         return pl.col(name).cast(pl.String).str.contains(SHORTENED)
     if not dtype.is_float():
         return None
@@ -125,11 +127,11 @@ def nested(name: str) -> pl.Expr:
 
 def number(name: str, dtype: pl.DataType) -> pl.Expr:
     """Float64; null where it cannot be parsed, and where it is missing, unless it is NaN."""
-    if not is_texty(dtype):
+    if not is_text_type(dtype):
         return pl.col(name).cast(pl.Float64)
-    spelled = pl.col(name).cast(pl.String).str.strip_chars()
-    truth = pl.when(spelled.is_in(TRUE)).then(1.0).when(spelled.is_in(FALSE)).then(0.0)
-    return truth.otherwise(spelled.cast(pl.Float64, strict=False))
+    texts = pl.col(name).cast(pl.String).str.strip_chars()
+    truth = pl.when(texts.is_in(TRUE)).then(1.0).when(texts.is_in(FALSE)).then(0.0)
+    return truth.otherwise(texts.cast(pl.Float64, strict=False))
 
 
 def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
@@ -147,7 +149,7 @@ def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
     if unit != "ns" or dtype.is_float():
         return given
     # as floats, present-day nanoseconds would lose their last digits
-    whole = column.cast(pl.String).str.strip_chars() if is_texty(dtype) else column
+    whole = column.cast(pl.String).str.strip_chars() if is_text_type(dtype) else column
     return ((whole.cast(pl.Int64, strict=False) // 1000).cast(pl.Float64) / 1e6).fill_null(given)
 
 

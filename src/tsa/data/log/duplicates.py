@@ -11,7 +11,7 @@ import polars as pl
 
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 
-COUNT, OUTCOMES, ALIKE, NEWEST = "__count", "__outcomes", "__alike", "__newest"
+COUNT, OUTCOMES, SAME_ROW, NEWEST = "__count", "__outcomes", "__alike", "__newest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +52,19 @@ def judge(rows: pl.DataFrame, id_name: str, row: str, bad: str, *, last: bool) -
     # a row may be bad because of its outcome, so a bad one counts as different
     outcome = pl.struct(LABEL, KNOWN_AT, bad).n_unique().over(id_name)
     differs = {name: pl.col(name).n_unique().over(id_name) > 1 for name in compared}
-    alike = ~pl.any_horizontal(differs.values()) if differs else pl.lit(True)
+    same_row = ~pl.any_horizontal(differs.values()) if differs else pl.lit(True)
     judged = rows.with_columns(
         (outcome > 1).alias(OUTCOMES),
-        alike.alias(ALIKE),
+        same_row.alias(SAME_ROW),
         pl.col(bad).any().over(id_name).alias(COUNT),
         (pl.col(row) == pl.col(row).max().over(id_name)).alias(NEWEST),
     )
     again = ~pl.col(id_name).is_first_distinct()
-    told_anew = pl.col(ALIKE) & ~pl.col(COUNT)
-    contradicts = pl.col(ALIKE) & pl.col(OUTCOMES)
+    repeats_outcome = pl.col(SAME_ROW) & ~pl.col(COUNT)
+    contradicts = pl.col(SAME_ROW) & pl.col(OUTCOMES)
     if last:
-        broken = pl.when(told_anew).then(False).when(contradicts).then(True).otherwise(again)
-        replaced = told_anew & ~pl.col(NEWEST)
+        broken = pl.when(repeats_outcome).then(False).when(contradicts).then(True).otherwise(again)
+        replaced = repeats_outcome & ~pl.col(NEWEST)
     else:
         broken, replaced = pl.when(contradicts).then(True).otherwise(again), pl.lit(False)
     return Repeated(
@@ -77,17 +77,17 @@ def judge(rows: pl.DataFrame, id_name: str, row: str, bad: str, *, last: bool) -
 def _text(judged: pl.DataFrame, id_name: str, differs: dict[str, pl.Expr], *, last: bool) -> str:
     """What is expected, and how the repeated rows differ."""
     ids = judged.select(
-        id_name, OUTCOMES, ALIKE, *(differs[name].alias(f"__differs:{name}") for name in differs)
+        id_name, OUTCOMES, SAME_ROW, *(differs[name].alias(f"__differs:{name}") for name in differs)
     ).unique(id_name)
-    alike, outcomes = ids[ALIKE], ids[OUTCOMES]
+    same_row, outcomes = ids[SAME_ROW], ids[OUTCOMES]
     counts = {name: int(ids[f"__differs:{name}"].sum()) for name in differs}
-    most = sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])[:5]
-    others = ", ".join("the time" if name == TIME else name for name in most)
+    largest = sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])[:5]
+    differing = ", ".join("the time" if name == TIME else name for name in largest)
     parts = [
-        f"{int((alike & ~outcomes).sum()):,} in nothing",
-        f"{int((alike & outcomes).sum()):,} in the outcome only",
-        f"{int((~alike).sum()):,} in more" + (f" ({others})" if others else ""),
+        f"{int((same_row & ~outcomes).sum()):,} in nothing",
+        f"{int((same_row & outcomes).sum()):,} in the outcome only",
+        f"{int((~same_row).sum()):,} in more" + (f" ({differing})" if differing else ""),
     ]
     text = f"must be unique; of {len(ids):,} ids that occur more than once, the rows differ: {', '.join(parts)}"
     advice = '; [input] duplicates = "last" uses the last row where nothing or only the outcome differs'
-    return text if last or not alike.any() else text + advice
+    return text if last or not same_row.any() else text + advice

@@ -21,11 +21,11 @@ SEPARATORS = {"csv": ",", "tsv": "\t", "csv with ;": ";", "csv with |": "|"}
 """The separator of each kind of table. Only in tab-separated ones are quotes ordinary characters."""
 LINE = "line"
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
-"""How files begin that end so."""
+"""The first bytes of a file with each ending."""
 MAX_DIGITS = 38
-"""Of decimals and whole numbers, that Polars can hold."""
+"""The most digits of a decimal or an integer that Polars can hold."""
 
-_OFFSET = re.compile(r"(?:[+-](?:0[0-9]|1[0-2])|\+1[34]):?00")  # of whole hours, as zones of their own are
+_OFFSET = re.compile(r"(?:[+-](?:0[0-9]|1[0-2])|\+1[34]):?00")  # full hours only: those are time zones too
 
 _MAGIC = {
     b"PK\x03\x04": "an Excel or zip file; export it as CSV in UTF-8",
@@ -98,11 +98,11 @@ def _refuse_torn_parquet(path: str) -> None:
 
 
 def _refuse_unknown_types(path: str) -> None:
-    """DataError for a column of any name that Polars cannot hold: it ends without an error that could be caught."""
+    """DataError for a column of a type that Polars cannot hold: Polars ends the process without a Python error."""
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException):
-        return  # said by whoever reads it
+        return  # the reader reports it
     for column in schema:
         kind = column.type
         if pa.types.is_decimal(kind) and kind.precision > MAX_DIGITS:
@@ -131,7 +131,7 @@ def first_line(path: str) -> str:
 
 
 def kind_of_header(line: str, kind: str) -> str:
-    """The kind of table that a first line belongs to: some `.csv` files are tab-separated, and the other way round.
+    """The kind of table that a first line belongs to: some `.csv` files are tab-separated, some `.tsv` files are not.
 
     A tab outside quotes decides, since no column name has one. Otherwise the most frequent of commas, semicolons and
     bars decides. If there are none of these, the given kind stays.
@@ -140,8 +140,8 @@ def kind_of_header(line: str, kind: str) -> str:
     if "\t" in bare:
         return "tsv"
     counts = Counter({name: bare.count(mark) for name, mark in SEPARATORS.items()})
-    name, most = counts.most_common(1)[0]
-    return name if most else kind
+    name, highest = counts.most_common(1)[0]
+    return name if highest else kind
 
 
 def names_of(line: str, kind: str, path: str) -> list[str]:

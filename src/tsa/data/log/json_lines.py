@@ -17,7 +17,7 @@ from tsa.text import brief
 
 PEEK_ROWS = 1000
 MAX_SHORTENED = 10_000
-"""Rows of which a key lacks digits: of a file with more, no row is looked at further."""
+"""The most rows with a shortened key that are listed; a file with more is refused."""
 _PLACE = re.compile(r": line \d+ column \d+ \(char (\d+)\)$")
 _TOO_LONG = re.compile(rb'(?:"(?:[^"\\]|\\.)*"\s*:|[\[,])\s*-?[0-9]{' + str(MAX_DIGITS + 1).encode() + rb",}")
 _NO_VALUE = re.compile(rb"(?<!\w)(NaN|-?Infinity)(?!\w)")
@@ -39,7 +39,7 @@ def fields_of(path: str, columns: Sequence[str]) -> list[str]:
     occurs = {name: pl.col(LINE).str.contains(_field(name)).any() for name in columns if name not in names}
     if occurs:
         late = lines.select(**occurs).collect(engine="streaming").row(0, named=True)
-        names.update(dict.fromkeys(name for name, there in late.items() if there))
+        names.update(dict.fromkeys(name for name, occurs_later in late.items() if occurs_later))
     return list(names)
 
 
@@ -48,11 +48,15 @@ def _field(name: str) -> str:
 
 
 def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, dict[int, str]]:
-    """DataError for the first line in which a field of `names` stands twice: Polars takes the first, other readers the last.
+    """Check for repeated fields, and for keys whose digits a float dropped. Polars reports neither.
 
-    Returns, by field of `keys` and row, how floats are spelled that lack digits: Polars spells them as if they were whole.
+    Returns:
+        By field of `keys` and row number, the text of each float that lacks digits.
+
+    Raises:
+        DataError: For the first line in which a field of `names` occurs twice: readers differ in which one they use.
     """
-    found: dict[str, dict[int, str]] = {}
+    shortened: dict[str, dict[int, str]] = {}
     line = pl.col(LINE)
     spellings = {name: dict.fromkeys((json.dumps(name), json.dumps(name, ensure_ascii=False))) for name in names}
     twice = [
@@ -66,16 +70,16 @@ def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> dict[str
         suspicious |= line.str.contains(rf"(?:{spelled})\s*-?(?:{digits})")
     lines = pl.scan_lines(path, name=LINE, glob="://" in path).with_row_index("at")
     lines = lines.filter(line.str.strip_chars() != "").with_row_index("row")
-    # a value may be the name of a field, and a field inside another may have the same name: look at these lines alone
+    # a value may equal the name of a field, and a nested field may have the same name: parse these lines
     for row, at, text in lines.filter(suspicious).collect(engine="streaming").iter_rows():
         for name, value in _check_line(path, at + 1, text, frozenset(names), frozenset(keys)).items():
-            found.setdefault(name, {})[row] = f"{value:.15e}"
-            if len(found[name]) > MAX_SHORTENED:
+            shortened.setdefault(name, {})[row] = f"{value:.15e}"
+            if len(shortened[name]) > MAX_SHORTENED:
                 raise DataError(
                     f"{path}: line {at + 1}: {brief(name)} must have all its digits, which floats drop; "
                     f"more than {MAX_SHORTENED:,} lines have not: export whole numbers or texts"
                 )
-    return found
+    return shortened
 
 
 def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: frozenset[str]) -> dict[str, float]:
@@ -83,17 +87,17 @@ def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: 
     try:
         pairs = json.loads(text, object_pairs_hook=list, parse_float=_Float)
     except ValueError:
-        return {}  # said by whoever reads it
+        return {}  # the reader reports it
     seen: set[str] = set()
-    found: dict[str, float] = {}
+    shortened: dict[str, float] = {}
     for pair in pairs if isinstance(pairs, list) else ():
         name, value = pair if isinstance(pair, tuple) else ("", None)
         if name in names and name in seen:
             raise DataError(f"{path}: line {number}: field {brief(name)!r} occurs twice; remove one")
         if name in keys and isinstance(value, _Float) and abs(float(value)) >= 2**53:
-            found[name] = float(value)
+            shortened[name] = float(value)
         seen.add(name)
-    return found
+    return shortened
 
 
 class _Float(str):
@@ -103,7 +107,7 @@ class _Float(str):
 
 
 def json_fault(path: str) -> str | None:
-    """What is wrong with the first line that is no JSON object, and where; None where no line is."""
+    """The first line that is not a JSON object and why; None if there is none."""
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -132,8 +136,8 @@ def _lines(path: str) -> Iterator[bytes]:
 def _why(line: bytes, error: ValueError) -> str:
     if line.startswith(BOM.encode()):
         return "it begins with a byte order mark; save the file as UTF-8 without one"
-    if found := _NO_VALUE.search(line):
-        return f"{found[0].decode()} is no JSON value; write null"
+    if match := _NO_VALUE.search(line):
+        return f"{match[0].decode()} is no JSON value; write null"
     try:
         line.decode()
     except UnicodeDecodeError as wrong:

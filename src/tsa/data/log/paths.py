@@ -75,10 +75,10 @@ def _local(log: str) -> Iterator[str]:
         yield log
     else:
         matches = [match for match in sorted(glob.glob(log, recursive=True)) if not _is_hidden(match, log)]
-        others = [match for match in matches if not Path(match).is_dir() and _kind_or_none(match) is None]
-        if len(matches) > len(others):
-            _name_others(log, others)
-            matches = [match for match in matches if match not in others]
+        unknown = [match for match in matches if not Path(match).is_dir() and _kind_or_none(match) is None]
+        if len(matches) > len(unknown):
+            _log_ignored_files(log, unknown)
+            matches = [match for match in matches if match not in unknown]
         for match in matches:
             inner = Path(match)
             yield from _of_folder(inner) if inner.is_dir() else (match,)
@@ -94,7 +94,7 @@ def _is_hidden(match: str, pattern: str) -> bool:
 def _of_folder(folder: Path) -> Iterator[str]:
     """The tables and folders in a folder. Raises DataError if this program wrote one of them."""
     tables: list[str] = []
-    others: list[str] = []
+    unknown: list[str] = []
     _refuse_own(folder, folder)
     entered = {os.path.realpath(folder)}
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -102,13 +102,13 @@ def _of_folder(folder: Path) -> Iterator[str]:
         for name in folders:
             _refuse_own(Path(place) / name, folder)
         for name in (name for name in names if not name.startswith(HIDDEN)):
-            (others if _kind_or_none(name) is None else tables).append(str(Path(place) / name))
-    _name_others(folder, others)
+            (unknown if _kind_or_none(name) is None else tables).append(str(Path(place) / name))
+    _log_ignored_files(folder, unknown)
     yield from sorted(tables)
 
 
 def _is_new(folder: Path, entered: set[str]) -> bool:
-    """Whether a folder was not entered before, and note it: links may lead in a circle."""
+    """Whether a folder is entered for the first time; remembers it, since links may form a circle."""
     place = os.path.realpath(folder)
     if place in entered:
         return False
@@ -116,10 +116,10 @@ def _is_new(folder: Path, entered: set[str]) -> bool:
     return True
 
 
-def _name_others(log: str | Path, others: Sequence[str]) -> None:
-    if others:
-        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-        shown = ", ".join(sorted(others)[:SHOWN])
+def _log_ignored_files(log: str | Path, paths: Sequence[str]) -> None:
+    if paths:
+        more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+        shown = ", ".join(sorted(paths)[:SHOWN])
         logger.warning("%s: files of no known kind are not read: %s%s", log, shown, more)
 
 

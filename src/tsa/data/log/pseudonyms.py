@@ -1,7 +1,6 @@
-"""Pseudonyms: a keyed hash in the place of a value, as soon as it is read. The same value and secret give the same one.
+"""Replace values by pseudonyms (HMAC-SHA256, RFC 2104, cut to 128 bits) as soon as they are read.
 
-HMAC-SHA256 (RFC 2104), cut to 128 bits. The secret stands in an environment variable that the market names; it is never
-stored, so a store or bundle without it leads back to no one. This file does not know what the values mean.
+The secret is read from an environment variable that the market names, and is never stored.
 """
 
 from __future__ import annotations
@@ -35,15 +34,19 @@ class Pseudonymizer:
 
     @classmethod
     def of(cls, market: Market) -> Pseudonymizer | None:
-        """Those that the market asks for. Raises ConfigError when its secret is not in the environment, or too short."""
+        """The pseudonyms that the market asks for; None if it asks for none.
+
+        Raises:
+            ConfigError: If the secret is not in the environment, or too short.
+        """
         privacy = market.privacy
         if privacy is None or not privacy.pseudonymise:
             return None
         secret = os.environ.get(privacy.secret_env or "", "").encode()
         if len(secret) < MIN_SECRET_BYTES:
-            found = f"it has {len(secret)} bytes" if secret else "it is not set"
+            got = f"it has {len(secret)} bytes" if secret else "it is not set"
             rule = f"must hold the secret of the pseudonyms, {MIN_SECRET_BYTES} bytes or more"
-            raise ConfigError(f"environment variable {privacy.secret_env} {rule} (got {found})")
+            raise ConfigError(f"environment variable {privacy.secret_env} {rule} (got {got})")
         return cls(frozenset(privacy.pseudonymise), secret, Spelling.of(market))
 
     def __repr__(self) -> str:
@@ -54,41 +57,41 @@ class Pseudonymizer:
         return hmac.digest(self.secret, value.encode(), "sha256").hex()[:DIGITS]
 
     def series(self, texts: pl.Series) -> pl.Series:
-        """The pseudonyms of texts (n,), each different one hashed once; null stays null."""
+        """The pseudonyms of texts (n,). Each distinct text is hashed once; null stays null."""
         known = texts.drop_nulls().unique()
-        veiled = pl.Series([self.of_text(value) for value in known.to_list()], dtype=pl.String)
-        return texts.replace_strict(known, veiled, default=None, return_dtype=pl.String).alias(texts.name)
+        hashed = pl.Series([self.of_text(value) for value in known.to_list()], dtype=pl.String)
+        return texts.replace_strict(known, hashed, default=None, return_dtype=pl.String).alias(texts.name)
 
     def frame(self, frame: pl.DataFrame, leave: Sequence[str] = ()) -> pl.DataFrame:
-        """A frame with those of its columns veiled that are to be, but for those in `leave`."""
+        """The frame with pseudonyms in its columns to pseudonymize, except those in `leave`."""
         names = [name for name in frame.columns if name in self.columns and name not in leave]
         texts = frame.select(text(name, frame.schema[name], self.spelling).alias(name) for name in names)
         return frame.with_columns(self.series(texts[name]) for name in names)
 
     def market(self, market: Market) -> Market:
-        """The market as it is for veiled rows: values to exclude are veiled as well."""
+        """The market for pseudonymized rows: values to exclude are replaced by their pseudonyms."""
         features = market.features
         exclude = tuple(self._exclude(rule) if rule.column in self.columns else rule for rule in features.exclude)
         return market.model_copy(update={"features": features.model_copy(update={"exclude": exclude})})
 
     def _exclude(self, rule: Exclude) -> Exclude:
         texts = (normalise_text(value, rule.column, self.spelling) for value in rule.values)
-        return Exclude(column=rule.column, values=tuple(self.of_text(found) for found in texts if found is not None))
+        return Exclude(column=rule.column, values=tuple(self.of_text(text) for text in texts if text is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PseudonymizedSource(Source):
-    """A source some of whose columns are pseudonyms from the first look on; its schema says so."""
+    """A source that replaces some columns by pseudonyms whenever it is scanned."""
 
     pseudonyms: Pseudonymizer
     raw: Mapping[str, pl.DataType]
     """The types in the files themselves."""
 
-    is_veiled = True
+    is_pseudonymized = True
 
     @classmethod
     def over(cls, source: Source, pseudonyms: Pseudonymizer) -> PseudonymizedSource:
-        """The source with its veil."""
+        """The source with pseudonyms; its schema has them as String."""
         schema = {name: pl.String() if name in pseudonyms.columns else type_ for name, type_ in source.schema.items()}
         return cls(
             kind=source.kind,
@@ -97,29 +100,29 @@ class PseudonymizedSource(Source):
             has_literal_quotes=source.has_literal_quotes,
             blank_lines=source.blank_lines,
             table=source.table,
-            respelled=source.respelled,
+            exact_texts=source.exact_texts,
             pseudonyms=pseudonyms,
             raw=source.schema,
         )
 
     def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
-        """As `Source.scan`. Of a row whose fields are shifted, or go over several lines, nothing is told but that it is so."""
-        frame, veil = super().scan(columns, file=file), self.pseudonyms
+        """As `Source.scan`. A row with too many fields, or line breaks in one, may hold a secret in any field: all are blanked."""
+        frame, pseudonyms = super().scan(columns, file=file), self.pseudonyms
         if EXTRA in self.schema:
-            others = [name for name in columns if name in self.schema and name not in veil.columns]
-            shifted, lines = pl.col(EXTRA).is_not_null(), pl.col(others).str.contains("\n", literal=True)
+            unhashed = [name for name in columns if name in self.schema and name not in pseudonyms.columns]
+            shifted, lines = pl.col(EXTRA).is_not_null(), pl.col(unhashed).str.contains("\n", literal=True)
             frame = frame.with_columns(
-                pl.when(lines).then(pl.lit("\n")).when(~shifted).then(pl.col(others)).name.keep(),
+                pl.when(lines).then(pl.lit("\n")).when(~shifted).then(pl.col(unhashed)).name.keep(),
                 pl.when(shifted).then(pl.lit("")).alias(EXTRA),
             )
-        names = [name for name in columns if name in veil.columns and name in self.raw]
-        return frame.with_columns(self._veiled(name) for name in names)
+        names = [name for name in columns if name in pseudonyms.columns and name in self.raw]
+        return frame.with_columns(self._pseudonymized(name) for name in names)
 
-    def _veiled(self, name: str) -> pl.Expr:
-        """What is no value to be hashed, as it breaks a rule: something stands for it that breaks the same rule."""
-        veil, bad = self.pseudonyms, inexact(name, self.raw[name])
-        series = text(name, self.raw[name], veil.spelling).map_batches(
-            veil.series, return_dtype=pl.String(), is_elementwise=True
+    def _pseudonymized(self, name: str) -> pl.Expr:
+        """The pseudonyms of a column. A value that breaks a rule is replaced by a constant that breaks the same rule."""
+        pseudonyms, bad = self.pseudonyms, inexact(name, self.raw[name])
+        series = text(name, self.raw[name], pseudonyms.spelling).map_batches(
+            pseudonyms.series, return_dtype=pl.String(), is_elementwise=True
         )
         series = series if bad is None else pl.when(bad).then(pl.lit(INEXACT)).otherwise(series)
         if self.kind == "json":

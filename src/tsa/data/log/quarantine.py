@@ -14,14 +14,14 @@ LIMIT = 0.05
 
 @dataclass(frozen=True)
 class Quarantine:
-    """A file for rows that break a rule, and the largest share of the rows read that may go there. Validated when made."""
+    """A file for rows that break a rule, and the largest share of the rows read that may go there."""
 
     path: Path
     limit: float = LIMIT
     unscored: frozenset[str] = frozenset()
-    """Ids of payments that a network has no number for: they are set aside as well."""
-    told_as: Path | None = None
-    """What people are told of as the file, where it is written in two steps."""
+    """Ids of payments that a network gives no finite score: their rows go to the file as well."""
+    reported_as: Path | None = None
+    """The path to show in messages, if the file is written in two steps."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.limit <= 1:
@@ -35,7 +35,7 @@ class Quarantine:
         if given is None:
             return None
         if isinstance(given, Quarantine):
-            return cls(given.path, given.limit, given.unscored, given.told_as)
+            return cls(given.path, given.limit, given.unscored, given.reported_as)
         return cls(Path(given))
 
     def named(self, name: str) -> Quarantine:

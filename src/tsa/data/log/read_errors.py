@@ -25,22 +25,26 @@ CUT_OFF = (
 )
 
 
-def why_unreadable(path: str, kind: str, error: Exception, *, is_veiled: bool = False) -> DataError:
-    """The error to show for what Polars or the system said of a file. is_veiled: nothing that stands in it may be told."""
+def why_unreadable(path: str, kind: str, error: Exception, *, is_pseudonymized: bool = False) -> DataError:
+    """The error to show for an error of Polars or the system.
+
+    Args:
+        is_pseudonymized: The message must not quote the contents of the file.
+    """
     if kind == "json" or (kind != "parquet" and "://" not in path):
         try:
-            found = json_fault(path) if kind == "json" else None if kind in ("parquet", "table") else _no_utf8(path)
+            fault = json_fault(path) if kind == "json" else None if kind in ("parquet", "table") else _no_utf8(path)
         except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as wrong:
-            error, found = wrong, None
-        if found is not None:
-            return DataError(f"{path}: {found}")
+            error, fault = wrong, None
+        if fault is not None:
+            return DataError(f"{path}: {fault}")
     if any(sign in str(error) for sign in CUT_OFF):
         return DataError(f"{path}: is compressed and ends too early; copy it again")
     if isinstance(error, OSError) and error.errno:
         return DataError(f"{path}: cannot be read: {os.strerror(error.errno)}")
     if "utf8" in str(error) or "utf-8" in str(error):
         return DataError(f"{path}: is not in UTF-8; save it as UTF-8")
-    reason = type(error).__name__ if is_veiled else brief(error)
+    reason = type(error).__name__ if is_pseudonymized else brief(error)
     return DataError(f"{path}: cannot be read as {kind}: {reason}")
 
 

@@ -19,7 +19,7 @@ import polars as pl
 from tsa.config.market import Market
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.encoding.scaler import Domain
-from tsa.data.log.columns import is_texty
+from tsa.data.log.columns import is_text_type
 from tsa.data.log.duplicates import Repeated, judge, none_repeated
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
 from tsa.data.log.quarantine import Quarantine, SetAside
@@ -30,7 +30,7 @@ from tsa.data.log.sources import Source, open_sources, table_source
 from tsa.data.log.validation import (
     BAD,
     EXCLUDED,
-    KEPT,
+    KEEP,
     REPLACED,
     ROW,
     USE,
@@ -38,7 +38,7 @@ from tsa.data.log.validation import (
     LogScan,
     count_broken,
     duplicate_rows,
-    set_aside_text,
+    quarantine_text,
     validation_error,
     write_quarantine,
 )
@@ -85,7 +85,7 @@ def read_log(
         DataError: If rows break a rule, unless they may go to `quarantine`.
     """
     keys = (market.event.id, *(str(history.key) for history in market.history))
-    market, sources = _veiled(market, open_sources(logs, read_columns(market), keys))
+    market, sources = _pseudonymized(market, open_sources(logs, read_columns(market), keys))
     return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
 
 
@@ -102,19 +102,19 @@ def read_table(
     Raises:
         DataError: As `read_log`.
     """
-    market, sources = _veiled(market, [table_source(table, read_columns(market))])
+    market, sources = _pseudonymized(market, [table_source(table, read_columns(market))])
     log = _opened(market, sources, need_label, domains)
     try:
         staged = log.staged().collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         raise _unreadable(log, error) from None
     parts = TableParts()
-    report = _settle(log, staged.lazy(), parts, Quarantine.of(quarantine))
+    report = _write_clean(log, staged.lazy(), parts, Quarantine.of(quarantine))
     logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
     return parts.table(), report
 
 
-def _veiled(market: Market, sources: list[Source]) -> tuple[Market, list[Source]]:
+def _pseudonymized(market: Market, sources: list[Source]) -> tuple[Market, list[Source]]:
     pseudonyms = Pseudonymizer.of(market)
     if pseudonyms is None:
         return market, sources
@@ -138,7 +138,7 @@ def clean_log(
     try:
         _stage(log, staged_path)
         with ParquetChunkWriter(out) as parts:
-            report = _settle(log, pl.scan_parquet(staged_path), parts, Quarantine.of(quarantine))
+            report = _write_clean(log, pl.scan_parquet(staged_path), parts, Quarantine.of(quarantine))
     finally:
         staged_path.unlink(missing_ok=True)
     logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
@@ -168,13 +168,13 @@ def _shape(
 
 def _unreadable(log: LogScan, error: Exception) -> DataError:
     """The error for an unreadable file, naming the file. Polars' own text quotes the values where it stops."""
-    columns, veiled = read_columns(log.shape.market), any(source.is_veiled for source in log.sources)
+    columns, is_pseudonymized = read_columns(log.shape.market), any(source.is_pseudonymized for source in log.sources)
     for source in log.sources:
         for path in source.paths:
             fault = fault_of(replace(source, paths=(path,)).scan(columns))
             if fault is not None:
-                return why_unreadable(path, source.kind, fault, is_veiled=veiled)
-    return DataError(f"log: cannot be read: {type(error).__name__ if veiled else brief(error)}")
+                return why_unreadable(path, source.kind, fault, is_pseudonymized=is_pseudonymized)
+    return DataError(f"log: cannot be read: {type(error).__name__ if is_pseudonymized else brief(error)}")
 
 
 def _stage(log: LogScan, staged_path: Path) -> None:
@@ -185,7 +185,7 @@ def _stage(log: LogScan, staged_path: Path) -> None:
         raise _unreadable(log, error) from None
 
 
-def _settle(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Quarantine | None) -> dict[str, Any]:
+def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Quarantine | None) -> dict[str, Any]:
     id_name = log.shape.market.event.id
     rows = staged.select(id_name, USE).collect(engine="streaming")
     ids, use = rows[id_name], rows[USE]
@@ -195,29 +195,29 @@ def _settle(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Quaran
     use = use.scatter(repeated.broken, BAD).scatter(repeated.replaced, REPLACED)
     unscored = _unscored(ids, use, quarantine)
     use = use.scatter(unscored, BAD)
-    rows_by_use = {kind: int((use == kind).sum()) for kind in (KEPT, EXCLUDED, BAD, REPLACED)}
+    rows_by_use = {kind: int((use == kind).sum()) for kind in (KEEP, EXCLUDED, BAD, REPLACED)}
     if rows_by_use[REPLACED]:
         logger.warning("%s: %d rows are replaced by later ones of the same payment", id_name, rows_by_use[REPLACED])
-    broken = _set_aside(log, repeated, rows.height, rows_by_use[BAD], quarantine)
-    if not rows_by_use[KEPT]:
+    broken = _write_bad_rows(log, repeated, rows.height, rows_by_use[BAD], quarantine)
+    if not rows_by_use[KEEP]:
         raise DataError(
             f"log: must hold at least one row to keep (got {rows.height:,} rows, of which {rows_by_use[BAD]:,} break a rule "
             f"and {rows_by_use[EXCLUDED]:,} are excluded)"
         )
-    kept = _kept(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
-    if _are_integers(log, ids.filter(use == KEPT)):
-        kept = kept.with_columns(pl.col(id_name).cast(pl.Int64))
+    usable = _usable_rows(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
+    if _are_integers(log, ids.filter(use == KEEP)):
+        usable = usable.with_columns(pl.col(id_name).cast(pl.Int64))
     report = {
         "files": [path for source in log.sources for path in source.paths],
         "rows_read": rows.height,
-        "rows_kept": rows_by_use[KEPT],
+        "rows_kept": rows_by_use[KEEP],
         "rows_excluded": rows_by_use[EXCLUDED],
         "rows_replaced": rows_by_use[REPLACED],
         "rows_quarantined": rows_by_use[BAD],
         "by_rule": dict(broken.rows),
         "frauds_quarantined": broken.frauds,
         "frauds_by_rule": dict(broken.frauds_by_rule),
-        **_write_sorted(kept, parts, id_name),
+        **_write_sorted(usable, parts, id_name),
     }
     assert report["rows_kept"] == sum(report["labels"].values())
     assert report["rows_read"] == sum(rows_by_use.values())
@@ -229,22 +229,22 @@ def _unscored(ids: pl.Series, use: pl.Series, quarantine: Quarantine | None) -> 
     if quarantine is None or not quarantine.unscored:
         return none_repeated(ROW).rows
     unscored = ids.cast(pl.String).is_in(list(quarantine.unscored)).fill_null(False)
-    return (unscored & (use == KEPT)).arg_true()
+    return (unscored & (use == KEEP)).arg_true()
 
 
 def _repeated(log: LogScan, staged: pl.LazyFrame, ids: pl.Series, use: pl.Series) -> Repeated:
     """What to do with rows whose ids occur more than once. Most logs have none."""
-    again = duplicate_rows(ids, use)
-    if again.is_empty():
+    repeated = duplicate_rows(ids, use)
+    if repeated.is_empty():
         return none_repeated(ROW)
     market = log.shape.market
-    wanted = pl.col(market.event.id).is_in(ids.gather(again).unique().implode()) & (pl.col(USE) != EXCLUDED)
-    rows = staged.with_row_index(ROW).filter(wanted).collect(engine="streaming")
+    has_repeated_id = pl.col(market.event.id).is_in(ids.gather(repeated).unique().implode()) & (pl.col(USE) != EXCLUDED)
+    rows = staged.with_row_index(ROW).filter(has_repeated_id).collect(engine="streaming")
     rows = rows.with_columns(pl.col(USE) == BAD)
     return judge(rows, market.event.id, ROW, USE, last=market.reading.duplicates == "last")
 
 
-def _set_aside(log: LogScan, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
+def _write_bad_rows(log: LogScan, repeated: Repeated, read: int, bad: int, quarantine: Quarantine | None) -> Broken:
     """The rules that the bad rows break, after these are written to quarantine. Raises DataError if they may not be."""
     if bad == 0 and quarantine is None:
         return Broken()
@@ -258,22 +258,24 @@ def _set_aside(log: LogScan, repeated: Repeated, read: int, bad: int, quarantine
         return Broken()
     broken = count_broken(flagged, named)
     logger.warning(
-        "%s", set_aside_text(broken, read, bad, quarantine.told_as or quarantine.path, has_label=log.shape.label)
+        "%s", quarantine_text(broken, read, bad, quarantine.reported_as or quarantine.path, has_label=log.shape.label)
     )
     return broken
 
 
-def _kept(staged: pl.LazyFrame, others: pl.Series) -> pl.LazyFrame:
-    kept = pl.col(USE) == KEPT
-    if others.is_empty():
-        return staged.filter(kept).drop(USE)
-    return staged.with_row_index(ROW).filter(kept, ~pl.col(ROW).is_in(others.implode())).drop(USE, ROW)
+def _usable_rows(staged: pl.LazyFrame, dropped: pl.Series) -> pl.LazyFrame:
+    usable = pl.col(USE) == KEEP
+    if dropped.is_empty():
+        return staged.filter(usable).drop(USE)
+    return staged.with_row_index(ROW).filter(usable, ~pl.col(ROW).is_in(dropped.implode())).drop(USE, ROW)
 
 
 def _are_integers(log: LogScan, ids: pl.Series) -> bool:
     """True for ids that were scanned as text, as CSV and JSON are, and each spell an integer; "007" does not."""
     id_name = log.shape.market.event.id
-    if ids.dtype != pl.String or any(is_texty(source.schema[id_name]) and not source.is_text for source in log.sources):
+    if ids.dtype != pl.String or any(
+        is_text_type(source.schema[id_name]) and not source.is_text for source in log.sources
+    ):
         return False
     for start in range(0, len(ids), ROW_GROUP):  # the first part usually decides
         part = ids.slice(start, ROW_GROUP)
@@ -290,14 +292,14 @@ def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
     return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
 
 
-def _write_sorted(kept: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, Any]:
+def _write_sorted(rows: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, Any]:
     """Write the clean table in parts, and return what the report says about it."""
-    times = kept.select(TIME).collect(engine="streaming")[TIME].to_numpy()
-    schema = kept.collect_schema()
+    times = rows.select(TIME).collect(engine="streaming")[TIME].to_numpy()
+    schema = rows.collect_schema()
     ranges = time_chunks(times, row_bytes(schema))
     nulls: Counter[str] = Counter()
     labels: Counter[int] = Counter()
-    for part in sorted_parts(kept, ranges, TIME, _tie(id_name, schema[id_name])):
+    for part in sorted_parts(rows, ranges, TIME, _tie(id_name, schema[id_name])):
         parts.write(part)
         nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
         labels.update(dict(part[LABEL].value_counts().iter_rows()))

@@ -29,7 +29,7 @@ KNOWN_EARLY = "must not be before the payment (a date without time is the end of
 Schema = Mapping[str, pl.DataType]
 
 MAX_FINDINGS = 20
-"""Most unsuitable columns that a message names. Wire rows can lack hundreds at once."""
+"""The most unsuitable columns that a message lists. Wire rows can lack hundreds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def _domains(market: Market) -> dict[str, Domain]:
 
 
 def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
-    """As many lines as a person reads, and, of files with one column alone, what that probably means."""
+    """The first `MAX_FINDINGS` findings. A file with a single column gets a hint about its separator instead."""
     for schema in schemas:
         if len(names := [name for name in schema if not name.startswith("__")]) == 1:
             rule = "fields must be separated by commas, tabs, semicolons or bars"
@@ -152,8 +152,8 @@ def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
 def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterator[str]:
     for name in needed_columns(market, need_label=need_label):
         if name not in schema:
-            others = [other for other in schema if other not in read_columns(market) and not other.startswith("__")]
-            yield f"{name}: missing{suggest(name, others)}"
+            candidates = [other for other in schema if other not in read_columns(market) and not other.startswith("__")]
+            yield f"{name}: missing{suggest(name, candidates)}"
     event, label = market.event, market.label
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
     for name in (name for name in read_columns(market) if name in schema):
@@ -197,7 +197,7 @@ def _known_at(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
     seconds = columns.seconds(name, dtype, unit)
     if isinstance(dtype, pl.Date):
         return seconds + DAY_SECONDS
-    if unit is not None or not columns.is_texty(dtype):
+    if unit is not None or not columns.is_text_type(dtype):
         return seconds
     is_date = pl.col(name).cast(pl.String).str.strip_chars().str.len_bytes() == DATE_LENGTH
     return pl.when(is_date).then(seconds + DAY_SECONDS).otherwise(seconds)
@@ -240,9 +240,9 @@ def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> lis
             all_rules.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
     if shape.label and label.column in schema:
         blank = columns.missing(label.column, schema[label.column], shape.spelling)
-        strange = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
+        bad_label = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
         rule = "must be 0, 1, -1 or null"
-        all_rules.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=strange))
+        all_rules.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=bad_label))
     return all_rules
 
 
@@ -259,9 +259,9 @@ def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) 
     name, seconds, blank = event.time, value[TIME], columns.missing(event.time, schema[event.time], shape.spelling)
     yield Rule(name=f"null_time:{name}", column=name, text="must not be missing", broken=blank)
     yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=seconds.is_null() & ~blank)
-    absurd = ~seconds.is_between(*plausible(shape.market, shape.now))
+    implausible = ~seconds.is_between(*plausible(shape.market, shape.now))
     text = "must be from 1990 to ten years from now"
-    yield Rule(name=f"absurd_time:{name}", column=name, text=text, broken=absurd)
+    yield Rule(name=f"absurd_time:{name}", column=name, text=text, broken=implausible)
     if label.known_at is not None and label.known_at in schema and shape.known_at:
         name, seconds = label.known_at, value[KNOWN_AT]
         unread = seconds.is_null() & ~columns.missing(name, schema[name], shape.spelling)
@@ -290,10 +290,10 @@ def excluded(market: Market, schema: Schema) -> pl.Expr:
     return pl.any_horizontal(hits).fill_null(False) if hits else pl.lit(False)
 
 
-def _holds(name: str, dtype: pl.DataType, wanted: Sequence[str | float | bool], spelling: Spelling) -> pl.Expr:
-    texts = [normalise_text(value, name, spelling) for value in wanted]
+def _holds(name: str, dtype: pl.DataType, excluded_values: Sequence[str | float | bool], spelling: Spelling) -> pl.Expr:
+    texts = [normalise_text(value, name, spelling) for value in excluded_values]
     hit = columns.text(name, dtype, spelling).is_in([text for text in texts if text is not None])
-    numbers = [float(value) for value in wanted if not isinstance(value, str | bool)]
+    numbers = [float(value) for value in excluded_values if not isinstance(value, str | bool)]
     return hit | columns.number(name, dtype).is_in(numbers) if numbers and columns.is_number(dtype) else hit
 
 

@@ -40,8 +40,8 @@ def sorted_parts(
 ) -> Iterator[pl.DataFrame]:
     """The rows of each range, ordered by (time, tie)."""
     for start, end in ranges:
-        whole = len(ranges) == 1
-        part = frame if whole else frame.filter(pl.col(time) >= start, pl.col(time) < end)
+        single = len(ranges) == 1
+        part = frame if single else frame.filter(pl.col(time) >= start, pl.col(time) < end)
         yield in_order(part.collect(engine="streaming"), time, tie)
 
 

@@ -16,7 +16,7 @@ from tsa.data.log.file_heads import SEPARATORS, first_line, kind_of_header, name
 from tsa.data.log.json_lines import check_json, fields_of
 from tsa.data.log.paths import find_files
 from tsa.data.log.read_errors import why_unreadable
-from tsa.data.log.text_tables import check_lines, has_lone_quotes
+from tsa.data.log.text_tables import check_lines, has_literal_quotes_in
 from tsa.errors import DataError
 
 AT = "__at"
@@ -37,15 +37,15 @@ class Source:
     blank_lines: bool = False
     """Tables: whether there are blank lines. They are not rows."""
     passthrough: tuple[str, ...] = ()
-    """Columns that are no market's, and go along to the clean table as they are."""
-    respelled: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """Of JSON lines: by column and row the spelling of a number, where Polars has another one."""
+    """Columns outside the market that are copied to the clean table unchanged."""
+    exact_texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    """JSON lines: by column and row, the text of a number that Polars would change."""
     precomputed_rules: Mapping[str, str] = field(default_factory=dict)
-    """Rules that are checked already, with their texts: see `tsa.data.log.validation.precomputed_rules`."""
+    """Rules that were checked before, with their texts: see `tsa.data.log.validation.precomputed_rules`."""
     table: pl.DataFrame | None = field(default=None, compare=False, repr=False)
     """The rows, if they are in memory: then no files are read."""
 
-    is_veiled = False
+    is_pseudonymized = False
     """Whether messages must not quote the contents of the files."""
 
     @property
@@ -54,18 +54,18 @@ class Source:
         return self.kind not in ("parquet", TABLE)
 
     def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
-        """These columns, those that the files lack left out, in file order. file: a column that says where a row stands."""
+        """The rows in file order, with those of these columns that the files have. file: name for a column with the path."""
         present = [name for name in (*columns, *self.passthrough, EXTRA) if name in self.schema]
-        wanted = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
+        schema = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
         if self.table is not None:
             return self.table.lazy().select(*present, *([] if file is None else [pl.lit(None, pl.String).alias(file)]))
-        frame = _scan(self.kind, list(self.paths), wanted, self.has_literal_quotes, file)
+        frame = _scan(self.kind, list(self.paths), schema, self.has_literal_quotes, file)
         if self.blank_lines:
-            frame = frame.filter(pl.any_horizontal(pl.col(list(wanted)).str.strip_chars() != ""))
-        if self.respelled:
+            frame = frame.filter(pl.any_horizontal(pl.col(list(schema)).str.strip_chars() != ""))
+        if self.exact_texts:
             frame = frame.with_row_index(AT).with_columns(
                 pl.coalesce(pl.col(AT).replace_strict(texts, default=None, return_dtype=pl.String), name).alias(name)
-                for name, texts in self.respelled.items()
+                for name, texts in self.exact_texts.items()
                 if name in present
             )
         return frame.select(*present, *([] if file is None else [file]))
@@ -78,7 +78,7 @@ def table_source(table: pl.DataFrame, columns: Sequence[str]) -> Source:
         DataError: If the table is not a log.
     """
     source = Source(kind=TABLE, paths=("the table",), schema=dict(table.schema), table=table)
-    _refuse_own(source, columns, alone=True)
+    _refuse_own(source, columns, single=True)
     return source
 
 
@@ -96,24 +96,24 @@ def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str
     files = find_files(logs)
     opened = [_opened(path, kind, columns, keys) for path, kind in files]
     for source in opened:
-        _refuse_own(source, columns, alone=len(files) == 1)
+        _refuse_own(source, columns, single=len(files) == 1)
     joined: list[Source] = []
-    for _, group in groupby(opened, key=_alike):
+    for _, group in groupby(opened, key=_group_key):
         sources = list(group)
         joined.append(replace(sources[0], paths=tuple(path for source in sources for path in source.paths)))
     return joined
 
 
-def _alike(source: Source) -> tuple[Any, ...]:
+def _group_key(source: Source) -> tuple[Any, ...]:
     """Files for which this is equal are scanned together."""
-    own = source.paths if source.respelled else ()
+    own = source.paths if source.exact_texts else ()
     return source.kind, source.has_literal_quotes, source.blank_lines, tuple(source.schema.items()), own
 
 
-def _refuse_own(source: Source, columns: Sequence[str], *, alone: bool) -> None:
+def _refuse_own(source: Source, columns: Sequence[str], *, single: bool) -> None:
     """DataError for files that this program wrote next to a log: scores and quarantined rows."""
     scores = "raw_score" in source.schema and not set(columns) <= set(source.schema)
-    if scores or ("__reason" in source.schema and not alone):
+    if scores or ("__reason" in source.schema and not single):
         what = "scores that this program wrote" if scores else "rows from a --quarantine file"
         raise DataError(f"{source.paths[0]}: holds {what}, not payments; leave it out of the log or move it")
 
@@ -123,8 +123,8 @@ def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str]) -
         refuse_other_kinds(path, kind)
         if kind == "json":
             names = fields_of(path, columns)
-            respelled = check_json(path, columns, keys)
-            return Source(kind=kind, paths=(path,), schema=dict.fromkeys(names, pl.String()), respelled=respelled)
+            exact_texts = check_json(path, columns, keys)
+            return Source(kind=kind, paths=(path,), schema=dict.fromkeys(names, pl.String()), exact_texts=exact_texts)
         if kind == "parquet":
             return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
         return _table(path, kind)
@@ -141,7 +141,7 @@ def _table(path: str, kind: str) -> Source:
         kind=kind,
         paths=(path,),
         schema=dict.fromkeys([*names, EXTRA], pl.String()),
-        has_literal_quotes=tabs and has_lone_quotes(path, mark),
+        has_literal_quotes=tabs and has_literal_quotes_in(path, mark),
         blank_lines=blank,
     )
 
@@ -150,7 +150,7 @@ def _scan(
     kind: str,
     paths: list[str],
     schema: Mapping[str, pl.DataType],
-    lone_quotes: bool = False,
+    literal_quotes: bool = False,
     file: str | None = None,
 ) -> pl.LazyFrame:
     globs = "://" in paths[0]  # local ones are resolved already
@@ -158,14 +158,14 @@ def _scan(
         return pl.scan_parquet(paths, glob=globs, extra_columns="ignore", include_file_paths=file)
     if kind == "json":
         return pl.scan_ndjson(paths, schema=dict(schema), include_file_paths=file)
-    # A field too many shifts all behind it. Polars notices only when it reads every column, so ask for one more. Columns are
-    # told by their places: Polars reads some names otherwise than `file_heads` does, and takes a column that it misses for empty.
+    # An extra field shifts all after it. Polars notices only when it reads every column, so ask for one more. Columns are
+    # given by position: Polars reads some names differently from `file_heads`, and treats a column it misses as empty.
     settings: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
     settings |= {"separator": SEPARATORS[kind], "schema": dict(schema), "has_header": False, "skip_rows": 1}
     settings |= {"glob": globs, "include_file_paths": file}
-    if not lone_quotes:
+    if not literal_quotes:
         return pl.scan_csv(paths, **settings)
-    # one that nothing closes would swallow what comes after it
+    # an unclosed quote would hide the rows after it
     names = [name for name in schema if name != EXTRA]
     return pl.scan_csv(paths, quote_char=None, **settings).with_columns(strip_quotes(pl.col(names)))
 

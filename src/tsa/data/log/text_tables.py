@@ -1,7 +1,6 @@
-"""Lines of text tables: whether each is a row of as many fields as the first has. It knows separators and quotes, not columns.
+"""Check that each line of a text table has as many fields as the first.
 
-Lines are looked at all together. Only where some are odd is the table read field by field: they may be parts of rows that go
-over several lines, in quotes.
+All lines are checked at once with Polars. Only if some fail is the table parsed field by field: rows may span lines.
 """
 
 from __future__ import annotations
@@ -19,47 +18,56 @@ from tsa.errors import DataError
 
 QUOTE, MARK, NUL = '"', "\x01", "\x00"
 MAX_FIELD_BYTES = 2**24
-"""Bytes of a field that goes over several lines: of a quote that nothing closes, no more is read."""
+"""The longest field that is read, so that an unclosed quote does not read the rest of the file."""
 
 
 def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -> bool:
-    """DataError for the first line that is no row of `count` fields; whether there are blank lines, which are no rows.
+    """Check the lines of a table.
 
-    A row with more fields, the first of them not empty, is left to the rules for rows, which can set it aside.
-    quoted: whether a field may stand in quotes, separators and all.
+    A row with more fields, the first of them not empty, is left to the row rules, which can quarantine it.
+
+    Args:
+        count: The fields of a row.
+        quoted: Whether quotes may enclose a field, with separators in it.
+
+    Returns:
+        Whether there are blank lines.
+
+    Raises:
+        DataError: For the first line that is not a row of `count` fields.
     """
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
-    line, odd = pl.col(LINE), _Odd(separator, quoted)
+    line, checks = pl.col(LINE), _LineChecks(separator, quoted)
     blank = line.str.strip_chars(" \t\r".replace(separator, "")) == ""
-    fields = odd.bare.str.count_matches(separator, literal=True) + 1
-    broken = ~blank & ((fields < count) | odd.quotes | line.str.contains(NUL, literal=True))
-    found = lines.select(
-        broken=broken.any(), long=(fields > count).any(), blank=blank.any(), left=line.str.ends_with("\r").any()
+    fields = checks.bare.str.count_matches(separator, literal=True) + 1
+    broken = ~blank & ((fields < count) | checks.quotes | line.str.contains(NUL, literal=True))
+    result = lines.select(
+        broken=broken.any(), long=(fields > count).any(), blank=blank.any(), cr=line.str.ends_with("\r").any()
     ).collect(engine="streaming")
-    if found["left"].item():  # one CR before the LF is gone already
+    if result["cr"].item():  # Polars strips one CR before the LF
         at = lines.with_row_index("at").filter(line.str.ends_with("\r")).select("at").head(1).collect().item()
         raise DataError(f"{path}: line {at + 1} ends in CR CR LF; save it with line ends of LF or CRLF")
-    if found["broken"].item() or (found["long"].item() and _hides_a_comma(lines, odd.bare, separator, count)):
+    if result["broken"].item() or (result["long"].item() and _hides_a_comma(lines, checks.bare, separator, count)):
         _Table(path, separator, count, quoted).check(lines)
-    return bool(found["blank"].item())
+    return bool(result["blank"].item())
 
 
-class _Odd:
-    """Expressions over lines, for one separator."""
+class _LineChecks:
+    """Polars expressions over the lines of a table with one separator."""
 
     def __init__(self, separator: str, quoted: bool) -> None:
         line, mark = pl.col(LINE), re.escape(separator)
         self.bare, self.quotes = line, pl.lit(value=False)
         if quoted:  # quotes cost time and are rare
             has_quote = line.str.contains(QUOTE, literal=True)
-            whole = line.str.replace_all(rf'(^|{mark})"(?:[^"]|"")*"', f"${{1}}{MARK}")
-            self.bare = pl.when(has_quote).then(whole).otherwise(line)
+            unquoted = line.str.replace_all(rf'(^|{mark})"(?:[^"]|"")*"', f"${{1}}{MARK}")
+            self.bare = pl.when(has_quote).then(unquoted).otherwise(line)
             opened = self.bare.str.contains(rf'{MARK}[^{mark}\r]|(?:^|{mark})"')
             self.quotes = has_quote & (opened | (self.bare.str.count_matches(QUOTE, literal=True) % 2 == 1))
 
 
 def _hides_a_comma(lines: pl.LazyFrame, bare: pl.Expr, separator: str, count: int) -> bool:
-    """Whether the field after the last column is empty in a longer row: then nothing shows that fields are shifted."""
+    """Whether a row is longer and its first extra field is empty: the row rules would not notice that fields are shifted."""
     fields = lines.select(bare.str.strip_suffix("\r").str.split(separator).alias("fields"))
     hidden = (pl.col("fields").list.len() > count) & (pl.col("fields").list.get(count, null_on_oob=True) == "")
     return bool(fields.select(hidden.any()).collect(engine="streaming").item())
@@ -67,71 +75,71 @@ def _hides_a_comma(lines: pl.LazyFrame, bare: pl.Expr, separator: str, count: in
 
 @dataclass
 class _Table:
-    """A table that is read field by field, to find the line that is wrong."""
+    """A table that is parsed field by field, to locate the bad line."""
 
     path: str
     separator: str
     count: int
     quoted: bool
-    held: list[str] = field(default_factory=list)
-    """The lines of the row at hand."""
+    row_lines: list[str] = field(default_factory=list)
+    """The lines of the current row."""
     short: list[tuple[int, int]] = field(default_factory=list)
-    """Of rows with too few fields the last line and how many it has."""
+    """Rows with too few fields: the number of the last line, and the number of fields."""
 
     def check(self, lines: pl.LazyFrame) -> None:
-        """DataError for what is wrong first."""
+        """Raise DataError for the first bad line."""
         csv.field_size_limit(MAX_FIELD_BYTES)
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        rows = csv.reader(self._fed(lines), delimiter=self.separator, quoting=quoting, strict=True)
+        rows = csv.reader(self._lines_of(lines), delimiter=self.separator, quoting=quoting, strict=True)
         first = 1
         while (row := self._next(rows, first)) is not None:
             self._check_row(row, first)
-            first += len(self.held)
-            self.held.clear()
+            first += len(self.row_lines)
+            self.row_lines.clear()
         self._refuse_short()
 
-    def _fed(self, lines: pl.LazyFrame) -> Iterator[str]:
+    def _lines_of(self, lines: pl.LazyFrame) -> Iterator[str]:
         for batch in lines.collect_batches(maintain_order=True):
             for line in batch[LINE]:
-                self.held.append(line)
+                self.row_lines.append(line)
                 yield f"{line}\n"
 
     def _next(self, rows: Iterator[list[str]], first: int) -> list[str] | None:
         try:
             return next(rows, None)
         except csv.Error as error:
-            if len(self.held) == 1 and "field limit" in str(error):
+            if len(self.row_lines) == 1 and "field limit" in str(error):
                 raise self._fault(first, f"cannot be read: {error}") from None
             raise self._quote(first) from None
 
     def _quote(self, first: int) -> DataError:
-        last = first + len(self.held) - 1
-        what = f"is not closed before line {last}" if last > first else "does not stand around a whole field"
-        return self._fault(first, f"a quote {what}; put quotes around the whole field and double those inside it")
+        last = first + len(self.row_lines) - 1
+        what = f"is not closed before line {last}" if last > first else "does not enclose a complete field"
+        return self._fault(first, f"a quote {what}; put quotes around the complete field and double those inside it")
 
     def _check_row(self, row: list[str], first: int) -> None:
-        if any(NUL in line for line in self.held):
-            raise self._fault(first, "holds a NUL byte: is the file whole, and in UTF-8?")
-        if self.quoted and (self._swallows() or self._has_lone_quote()):
+        if any(NUL in line for line in self.row_lines):
+            raise self._fault(first, "holds a NUL byte: is the file complete, and in UTF-8?")
+        if self.quoted and (self._joins_rows() or self._has_unpaired_quote()):
             raise self._quote(first)
         if len(row) <= 1 and not "".join(row).strip():
             return
-        last = first + len(self.held) - 1
+        last = first + len(self.row_lines) - 1
         if len(row) < self.count:
             self.short.append((last, len(row)))
         elif len(row) > self.count and not row[self.count].strip("\r"):
             has = f"has {len(row)} fields and the first line {self.count}"
             raise self._fault(last, f"{has}: put quotes around a field that holds {self.separator!r}")
 
-    def _swallows(self) -> bool:
-        """Whether a row of several lines consists of lines that are rows themselves."""
-        whole = sum(line.count(self.separator) == self.count - 1 for line in self.held)
-        return min(len(self.held), self.count) > 1 and 2 * whole > len(self.held)
+    def _joins_rows(self) -> bool:
+        """Whether most lines of a row look like complete rows: then a quote is not closed."""
+        complete = sum(line.count(self.separator) == self.count - 1 for line in self.row_lines)
+        return min(len(self.row_lines), self.count) > 1 and 2 * complete > len(self.row_lines)
 
-    def _has_lone_quote(self) -> bool:
-        """Whether quotes inside fields are not in pairs: Polars takes the line's end for a part of a field then."""
-        bare = re.sub(rf'(^|{re.escape(self.separator)})"(?:[^"]|"")*"', r"\1", "\n".join(self.held))
-        return bare.count(QUOTE) % 2 == 1
+    def _has_unpaired_quote(self) -> bool:
+        """Whether quotes inside fields are not in pairs: Polars would read on past the end of the line."""
+        unquoted = re.sub(rf'(^|{re.escape(self.separator)})"(?:[^"]|"")*"', r"\1", "\n".join(self.row_lines))
+        return unquoted.count(QUOTE) % 2 == 1
 
     def _fault(self, line: int, text: str) -> DataError:
         self._refuse_short()
@@ -143,15 +151,15 @@ class _Table:
             more = f" (and {len(self.short) - 1} more lines have fewer)" if len(self.short) > 1 else ""
             raise DataError(
                 f"{self.path}: the first line has {self.count} fields, and so must all others, but line {number} "
-                f"has {has}{more}: is the file whole?"
+                f"has {has}{more}: is the file complete?"
             )
 
 
-def has_lone_quotes(path: str, separator: str) -> bool:
-    """Whether a quote stands elsewhere than around a whole field, or doubled inside such a one, which holds no separator."""
-    whole = rf'(^|{re.escape(separator)})"(?:[^"{re.escape(separator)}]|"")*"'
+def has_literal_quotes_in(path: str, separator: str) -> bool:
+    """Whether quotes are ordinary characters: one does not enclose a field, or encloses a separator."""
+    enclosed = rf'(^|{re.escape(separator)})"(?:[^"{re.escape(separator)}]|"")*"'
     line = pl.col(LINE)
-    left = line.str.replace_all(whole, f"${{1}}{MARK}")
-    lone = left.str.contains(QUOTE, literal=True) | left.str.contains(f"{MARK}[^{re.escape(separator)}]")
+    rest = line.str.replace_all(enclosed, f"${{1}}{MARK}")
+    literal = rest.str.contains(QUOTE, literal=True) | rest.str.contains(f"{MARK}[^{re.escape(separator)}]")
     lines = pl.scan_lines(path, name=LINE, glob="://" in path).filter(line.str.contains(QUOTE, literal=True))
-    return bool(lines.select(lone.any()).collect(engine="streaming").item())
+    return bool(lines.select(literal.any()).collect(engine="streaming").item())

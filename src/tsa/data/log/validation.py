@@ -1,7 +1,6 @@
-"""Find the rows of a log that break a rule; refuse the log, or set those rows aside.
+"""Find the rows of a log that break a rule; refuse the log, or write those rows to quarantine.
 
-The first pass over the files only notes whether a row breaks any rule. Which rule, and what stood there, is asked of
-the files again, and only when there is something to say: a sound log is read once.
+The first pass only flags bad rows. If there are any, a second pass reads the files again for rules and values.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from tsa.errors import DataError
 from tsa.files.writing import atomic_file
 from tsa.text import brief, shorten
 
-USE, KEPT, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
+USE, KEEP, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
 ROW, ID, FILE, REASON, FRAUD = "__row", "__id", "__file", "__reason", "__fraud"
 PROBLEM, PROBLEM_VALUE, ALL_FRAUDS = "__problem", "__problem_value", "__frauds"
 SHOWN, SHOWN_RULES, SHOWN_LETTERS = 5, 20, 40
@@ -31,7 +30,7 @@ SHOWN, SHOWN_RULES, SHOWN_LETTERS = 5, 20, 40
 
 @dataclass(frozen=True, kw_only=True)
 class LogScan:
-    """The files of one log and the shape they are brought to."""
+    """The files of one log, and how their columns are read."""
 
     shape: LogSchema
     sources: Sequence[Source]
@@ -47,18 +46,18 @@ class LogScan:
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)
-            found = [
+            row_rules = [
                 *rules(self.shape, source.schema, value),
                 *precomputed_rules(source),
                 *nested_rules(self.shape, source),
             ]
-            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in found)
+            broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in row_rules)
             use = (
                 pl.when(excluded(self.shape.market, source.schema))
                 .then(EXCLUDED)
                 .when(broken)
                 .then(BAD)
-                .otherwise(KEPT)
+                .otherwise(KEEP)
             )
             carried = [name for name in source.passthrough if name not in (PROBLEM, PROBLEM_VALUE)]
             frames.append(frame.select(*typed_columns(self.shape, value), *carried, use.cast(pl.UInt8).alias(USE)))
@@ -67,17 +66,19 @@ class LogScan:
     def flagged(
         self, repeated: Repeated, unscored: frozenset[str] = frozenset()
     ) -> tuple[pl.LazyFrame, dict[str, Rule]]:
-        """The rows that are not excluded, as they stand in the files, with a boolean column per rule, and the rules.
+        """The rows that are not excluded, as in the files, with a boolean column per rule; and the rules by name.
 
-        unscored: ids of payments that a network has no number for.
+        Args:
+            repeated: Rows that repeat an id.
+            unscored: Ids of payments that a network gives no finite score.
         """
         mixed = {name for name in read_columns(self.shape.market) if len(self._types(name)) > 1}
         file = FILE if sum(len(source.paths) for source in self.sources) > 1 else None
-        named: dict[str, Rule] = {}
+        rules_by_name: dict[str, Rule] = {}
         frames = []
         for source in self.sources:
             frame, value = self._valued(source, file)
-            found = {
+            row_rules = {
                 rule.name: rule
                 for rule in (
                     *rules(self.shape, source.schema, value),
@@ -85,7 +86,7 @@ class LogScan:
                     *nested_rules(self.shape, source),
                 )
             }
-            named.update(found)
+            rules_by_name.update(row_rules)
             raw = [
                 name for name in (*read_columns(self.shape.market), *source.passthrough, EXTRA) if name in source.schema
             ]
@@ -96,29 +97,29 @@ class LogScan:
                     (pl.lit(None, pl.String) if file is None else pl.col(file)).alias(FILE),
                     excluded(self.shape.market, source.schema).alias(USE),
                     (value[LABEL] == 1.0).fill_null(False).alias(FRAUD),
-                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in found.values()),
+                    *(rule.broken.fill_null(False).alias(flag(rule.name)) for rule in row_rules.values()),
                 )
             )
         known = [duplicate_rule(self.shape.market.event.id, repeated)]
         if unscored:
             known.append(unscored_rule(self.shape.market.event.id, unscored))
         joined = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
-        others = [pl.col(flag(name)).fill_null(False) for name in named]
-        flags = [*(rule.broken.alias(flag(rule.name)) for rule in known), *others]
-        named |= {rule.name: rule for rule in known}
-        return joined.filter(~pl.col(USE)).with_columns(flags).drop(USE), named
+        flags_of_others = [pl.col(flag(name)).fill_null(False) for name in rules_by_name]
+        flags = [*(rule.broken.alias(flag(rule.name)) for rule in known), *flags_of_others]
+        rules_by_name |= {rule.name: rule for rule in known}
+        return joined.filter(~pl.col(USE)).with_columns(flags).drop(USE), rules_by_name
 
     def _types(self, name: str) -> set[pl.DataType]:
         return {source.schema[name] for source in self.sources if name in source.schema}
 
 
 def flag(rule: str) -> str:
-    """The column that says which rows break a rule: no column of a market is called so."""
+    """The name of the column with the rows that break a rule. No column of a market can have it."""
     return f"__broken:{rule}"
 
 
 def precomputed_rules(source: Source) -> list[Rule]:
-    """Rules that were checked before: the source carries the name of the one a row breaks, and what was found."""
+    """Rules that were checked before: a column of the source names the rule that a row breaks, another the value."""
     return [
         Rule(name=name, column=PROBLEM_VALUE, text=text, broken=pl.col(PROBLEM) == name)
         for name, text in source.precomputed_rules.items()
@@ -126,7 +127,7 @@ def precomputed_rules(source: Source) -> list[Rule]:
 
 
 def nested_rules(shape: LogSchema, source: Source) -> list[Rule]:
-    """An object or a list of JSON is no text, though Polars spells it as one."""
+    """Rules against JSON objects and lists in text columns, which Polars reads as text."""
     if source.kind != "json":
         return []
     texts = [name for name in read_columns(shape.market) if name in source.schema and name not in shape.numbers]
@@ -135,21 +136,21 @@ def nested_rules(shape: LogSchema, source: Source) -> list[Rule]:
 
 
 def unscored_rule(column: str, ids: frozenset[str]) -> Rule:
-    """The rule that a payment breaks which a network has no number for."""
+    """The rule for payments that a network gives no finite score."""
     broken = pl.col(ID).is_in(list(ids)).fill_null(False)
     return Rule(name=f"no_score:{column}", column=column, text="must get a number as score", broken=broken)
 
 
 def duplicate_rule(column: str, repeated: Repeated) -> Rule:
-    """The rule whose offenders are known already."""
+    """The rule for repeated ids, which are known from the first pass."""
     broken = pl.col(ROW).is_in(repeated.broken.implode())
     return Rule(name=f"duplicate_id:{column}", column=column, text=repeated.text, broken=broken)
 
 
 def duplicate_rows(ids: pl.Series, use: pl.Series) -> pl.Series:
-    """Positions of the rows whose id stood earlier already, excluded rows and null ids left aside.
+    """Positions of the rows whose id occurred before, not counting excluded rows and null ids.
 
-    Almost every log has none, so ask cheaply first: sorted ids (texts: their hashes) have no equal neighbours.
+    Almost every log has none, so check cheaply first: sorted ids (texts: their hashes) have no equal neighbours.
     """
     live = ids.filter(use != EXCLUDED).drop_nulls()
     ordered = (live.hash() if live.dtype == pl.String else live).sort()
@@ -171,7 +172,7 @@ class Broken:
     frauds_by_rule: Mapping[str, int] = field(default_factory=dict)
     frauds: int = 0
     all_frauds: int = 0
-    """Of the whole log."""
+    """In the complete log."""
 
     def lines(self, *, has_label: bool) -> list[str]:
         """`rule: 3 rows, 1 of them fraud`."""
@@ -182,7 +183,7 @@ class Broken:
 
 
 def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
-    """What the rows break."""
+    """Count the rows and frauds that break each rule, from the result of `flagged`."""
     flags = {name: pl.col(flag(name)) for name in named}
     fraud = pl.col(FRAUD)
     counts = frame.select(
@@ -191,16 +192,16 @@ def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
         (pl.any_horizontal(flags.values()) & fraud).sum().alias(FRAUD),
         fraud.sum().alias(ALL_FRAUDS),
     )
-    found = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
-    rows = {name: found[name] for name in named if found[name]}
-    frauds = {name: found[f"{FRAUD}:{name}"] for name in rows if found[f"{FRAUD}:{name}"]}
-    return Broken(rows=rows, frauds_by_rule=frauds, frauds=found[FRAUD], all_frauds=found[ALL_FRAUDS])
+    totals = {name: int(count) for name, count in counts.collect(engine="streaming").row(0, named=True).items()}
+    rows = {name: totals[name] for name in named if totals[name]}
+    frauds = {name: totals[f"{FRAUD}:{name}"] for name in rows if totals[f"{FRAUD}:{name}"]}
+    return Broken(rows=rows, frauds_by_rule=frauds, frauds=totals[FRAUD], all_frauds=totals[ALL_FRAUDS])
 
 
-def set_aside_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
+def quarantine_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
     """How many rows and frauds went to quarantine, and why."""
     frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
-    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} are set aside in {path}"
+    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} are written to quarantine in {path}"
     lines = broken.lines(has_label=has_label)
     more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []
     return "\n  ".join([what, *lines[:SHOWN_RULES], *more])
@@ -209,13 +210,14 @@ def set_aside_text(broken: Broken, read: int, bad: int, path: Path, *, has_label
 def validation_error(
     frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_bad: int, *, limit: float | None = None
 ) -> DataError:
-    """The error that says how many rows break which rules, with the first ids and values of each.
+    """The error for rows that break a rule, with counts and the first ids and values per rule.
 
-    limit: the share of rows that may be set aside, where more than that break a rule.
+    Args:
+        limit: The share of rows that may go to quarantine, if it is exceeded.
     """
     broken = count_broken(frame, named)
     counts = broken.rows
-    wanted = [
+    examples = [
         frame.filter(pl.col(flag(name)))
         .select(ROW, ID, FILE, pl.col(named[name].column).cast(pl.String).alias("value"))
         .head(SHOWN)
@@ -223,21 +225,21 @@ def validation_error(
     ]
     what = f"log: {rows_bad:,} of {rows_read:,} rows break a rule"
     if limit is None:
-        lines = [f"{what}; a quarantine file would set them aside"]
+        lines = [f"{what}; correct them, or leave them out with a quarantine file (--quarantine)"]
     else:
         frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds among them" if broken.all_frauds else ""
         share = rows_bad / rows_read
-        asked = f"to set so many aside all the same: --quarantine-limit {math.ceil(share * 100) / 100:g}"
-        lines = [f"{what} ({share:.2%}{frauds}), more than the quarantine takes ({limit:.2%}); {asked}"]
-    for (name, count), first in zip(counts.items(), pl.collect_all(wanted), strict=False):
-        shown = ", ".join(_spelled(row) for row in first.iter_rows(named=True))
+        advice = f"correct them, or allow so many with --quarantine-limit {math.ceil(share * 100) / 100:g}"
+        lines = [f"{what} ({share:.2%}{frauds}), more than the limit of {limit:.2%}; {advice}"]
+    for (name, count), first in zip(counts.items(), pl.collect_all(examples), strict=False):
+        shown = ", ".join(_row_text(row) for row in first.iter_rows(named=True))
         lines.append(f"{name}: {named[name].text}: {count:,} rows; the first: {shown}")
     if len(counts) > SHOWN_RULES:
         lines.append(f"and {len(counts) - SHOWN_RULES} further rules are broken")
     return DataError("\n  ".join(lines))
 
 
-def _spelled(row: Mapping[str, Any]) -> str:
+def _row_text(row: Mapping[str, Any]) -> str:
     who = f"row {row[ROW] + 1}" if row[ID] is None else f"id {brief(row[ID], SHOWN_LETTERS)}"
     value = repr(row["value"])
     who += "" if row[FILE] is None else f" in {row[FILE]}"
@@ -245,11 +247,11 @@ def _spelled(row: Mapping[str, Any]) -> str:
 
 
 def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path) -> None:
-    """The bad rows as they stand in the files, with `__reason`; an empty table when there are none."""
+    """The bad rows as in the files, with the column `__reason`; an empty table if there are none."""
     flags = [flag(name) for name in named]
     reasons = [pl.when(pl.col(flag(name))).then(pl.lit(name)) for name in named]
     bad = frame.filter(pl.any_horizontal(flags)).with_columns(
         pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
     )
-    with atomic_file(path) as aside:
-        bad.drop([ID, FILE, FRAUD, *flags]).sink_parquet(aside)
+    with atomic_file(path) as temporary:
+        bad.drop([ID, FILE, FRAUD, *flags]).sink_parquet(temporary)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late
-from tsa.data.log.clocks import sound_span
+from tsa.data.log.clocks import valid_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
@@ -185,7 +185,7 @@ def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, 
     """
     if not len(time_seconds):
         raise DataError("the log must have rows to train on (got none after reading)")
-    first, last = sound_span(time_seconds, time.time())
+    first, last = valid_span(time_seconds, time.time())
     splits = {}
     for name, (start, end) in market.split.resolve(first, last, market.label.gap_seconds).items():
         begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))

@@ -67,7 +67,7 @@ class WireFile:
         except (OSError, pl.exceptions.PolarsError, pa.ArrowException) as error:
             # Polars quotes the values at the position where it stops
             kind = "json" if self.source is None else self.source.kind
-            raise why_unreadable(self.path, kind, error, is_veiled=self._veiled) from None
+            raise why_unreadable(self.path, kind, error, is_pseudonymized=self._pseudonymized) from None
 
     def _json_blocks(self, rows: int) -> Iterator[RowBlock]:
         objects, spelling = _json_rows(self.path), OwnTexts(self.layout)
@@ -103,7 +103,7 @@ class WireFile:
         return text.fill_null(str(None)) if name in spelling.of_null else text
 
     @property
-    def _veiled(self) -> bool:
+    def _pseudonymized(self) -> bool:
         """Whether some values must not appear in messages because they are pseudonymised."""
         privacy = self.layout.market.privacy
         return privacy is not None and bool(privacy.pseudonymise)
@@ -125,8 +125,8 @@ class WireFile:
             rows = block[name].str.contains("\n", literal=True).fill_null(False).arg_true().to_list()
             broken += [("line_break", row, name, block[name][row]) for row in rows]
         for rule, row, name, value in broken:
-            problems.note(rule, [(row, name, "" if self._veiled else value)])
-        if broken and self._veiled:  # in such a row a value to pseudonymise may be in any field
+            problems.note(rule, [(row, name, "" if self._pseudonymized else value)])
+        if broken and self._pseudonymized:  # in such a row a value to pseudonymise may be in any field
             whole = pl.int_range(pl.len()).is_in([row for _, row, _, _ in broken]).not_()
             block = block.with_columns(pl.when(whole).then(pl.exclude(EXTRA)).otherwise(pl.lit("")).name.keep())
         gaps = block.select(*self.layout.history_fields, *self.layout.current).null_count().row(0, named=True)

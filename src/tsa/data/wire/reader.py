@@ -69,7 +69,7 @@ def read_wire(
                 reading.take(block)
         source = reading.staged(tuple(file.path for file in files))
         told = Quarantine.of(quarantine)
-        set_aside = None if told is None else replace(told, path=aside / "quarantine.parquet", told_as=told.path)
+        set_aside = None if told is None else replace(told, path=aside / "quarantine.parquet", reported_as=told.path)
         seen = market if values.pseudonyms is None else values.pseudonyms.market(market)
         try:
             clean = clean_log(seen, [source], out, quarantine=set_aside, need_label=need_label, domains={})

@@ -42,7 +42,7 @@ def number(text: str) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def respelled(texts: pl.Series, spell: Spell) -> pl.Series:
+def map_texts(texts: pl.Series, spell: Spell) -> pl.Series:
     """Texts normalised with `spell` where it applies. Each distinct text is processed once."""
     old = texts.drop_nulls().unique().to_list()
     new = [text if (normalised := spell(text)) is None else normalised for text in old]
@@ -55,12 +55,12 @@ def as_integers(texts: pl.Series) -> pl.Series:
     rest = whole.is_null() & texts.is_not_null()
     if not rest.any():
         return whole
-    return whole.zip_with(~rest, respelled(texts, integer))
+    return whole.zip_with(~rest, map_texts(texts, integer))
 
 
 def as_decimals(texts: pl.Series) -> pl.Series:
     """`decimal` of each text."""
-    return respelled(texts, decimal)
+    return map_texts(texts, decimal)
 
 
 class OwnTexts:

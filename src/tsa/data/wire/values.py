@@ -18,7 +18,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.wire.layout import FieldLayout
-from tsa.data.wire.spelling import WORDS, Spell, as_decimals, as_integers, decimal, integer, number, respelled
+from tsa.data.wire.spelling import WORDS, Spell, as_decimals, as_integers, decimal, integer, map_texts, number
 from tsa.data.wire.tokens import Read
 
 
@@ -136,7 +136,7 @@ class Values:
         names = (*self.layout.numerical, *self.layout.engineered, self.layout.market.event.time)
         unreadable = frame.select(self.bad_number(name).alias(name) for name in names).sum().row(0, named=True)
         return frame.with_columns(
-            respelled(frame[name], lambda text: repr(parsed) if math.isfinite(parsed := number(text)) else None)
+            map_texts(frame[name], lambda text: repr(parsed) if math.isfinite(parsed := number(text)) else None)
             for name, count in unreadable.items()
             if count
         )

@@ -41,7 +41,7 @@ class Specification:
     def __init__(self, market: Market, encoder: Encoder) -> None:
         self.market, self._encoder = market, encoder
         privacy = market.privacy
-        self._veiled = frozenset(() if privacy is None else privacy.pseudonymise)
+        self._pseudonymized = frozenset(() if privacy is None else privacy.pseudonymise)
 
     @property
     def columns(self) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ class Specification:
         return {
             vocabulary.name: list(vocabulary.values)
             for vocabulary in self._encoder.categorical_vocabularies
-            if len(vocabulary.values) <= MAX_CHOICES and vocabulary.name not in self._veiled
+            if len(vocabulary.values) <= MAX_CHOICES and vocabulary.name not in self._pseudonymized
         }
 
     def form(self) -> dict[str, Any]:
