@@ -91,8 +91,8 @@ def index_histories(key: Array) -> HistoryIndex:
 
 def within_retention(time_seconds: Array, now_seconds: Array, retention_seconds: float) -> NDArray[np.bool_]:
     """(e,) whether events may be seen at `now_seconds` (e,), that is, are not older than the retention limit."""
-    kept: NDArray[np.bool_] = time_seconds >= now_seconds - retention_seconds
-    return kept
+    within: NDArray[np.bool_] = time_seconds >= now_seconds - retention_seconds
+    return within
 
 
 def apply_retention(index: HistoryIndex, time_seconds: Array, retention_seconds: float) -> HistoryIndex:
@@ -116,8 +116,8 @@ def known_too_late(label: Array, known_at_seconds: Array, begins_seconds: float)
 
 def history_lengths(index: HistoryIndex, rows: Array, length: int) -> Array:
     """(B,) the number of events in the histories of `rows`, the current one included, at most `length`."""
-    held: Array = np.minimum(index.position[rows] - index.start[rows] + 1, length)
-    return held
+    lengths: Array = np.minimum(index.position[rows] - index.start[rows] + 1, length)
+    return lengths
 
 
 def gather(
@@ -136,10 +136,10 @@ def gather(
         variation: In training only, the augmentation of the B payments. Hidden events leave padding between others.
     """
     rows = np.asarray(rows)
-    held = history_lengths(index, rows, length)
-    width = int(held.max(initial=1)) if trim else length
+    lengths = history_lengths(index, rows, length)
+    width = int(lengths.max(initial=1)) if trim else length
     offset = np.arange(1 - width, 1)
-    padding = offset < (1 - held)[:, None]
+    padding = offset < (1 - lengths)[:, None]
     slot = np.where(padding, index.position[rows][:, None], index.position[rows][:, None] + offset)
     event = np.take(index.order, slot)
     now = events.time_seconds[rows][:, None]
@@ -156,11 +156,11 @@ def _read(
     """Read the values of `event` (B, L) as seen at `now` (B, 1). Padding refers to the current event and is zeroed
     here.
     """
-    shown = ~padding
+    visible = ~padding
     categorical = np.take(events.categorical, event, axis=0)
     numerical = np.take(events.numerical, event, axis=0)
-    categorical *= shown[..., None]
-    numerical *= shown[..., None]
+    categorical *= visible[..., None]
+    numerical *= visible[..., None]
     happened, known_at = np.take(events.time_seconds, event), np.take(events.known_at_seconds, event)
     since = now - happened
     age = np.minimum(since, events.age_cap_seconds).astype(np.float32)
@@ -169,5 +169,5 @@ def _read(
     outcome = np.where(known, np.take(events.label, event) + np.int8(GENUINE), np.int8(UNKNOWN_OUTCOME))
     # A delay of zero would let the current event see its own label.
     outcome[:, -1] = UNKNOWN_OUTCOME
-    outcome *= shown
+    outcome *= visible
     return HistoryArrays(categorical, numerical, age, padding, outcome)

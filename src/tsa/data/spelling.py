@@ -51,7 +51,7 @@ class Spelling:
         return rf"^\s*(?:{'|'.join(re.escape(text) for text in sorted({'', *self.missing}))})\s*$"
 
     @cached_property
-    def odd_pattern(self) -> str:
+    def changed_pattern(self) -> str:
         """A regular expression of all texts that normalising changes."""
         return rf"{self.missing_pattern}|^(?:{'|'.join((*TRUE, *FALSE))})$|^(?:{WHOLE})$"
 
@@ -64,25 +64,25 @@ class Spelling:
             return None
         if text in TRUE or text in FALSE:
             return text.lower()
-        return spelled_whole(text) if _WHOLE.fullmatch(text) else text
+        return integer_text(text) if _WHOLE.fullmatch(text) else text
 
 
 _WHOLE = re.compile(WHOLE)
 
 
 def plain_digits(text: str) -> str:
-    """A number in digits alone: `1.5e-7` is `0.00000015`, `1e16` is `10000000000000000`; what is no number stays."""
+    """A number without exponent: `1.5e-7` is `0.00000015`, `1e16` is `10000000000000000`. Other texts are unchanged."""
     try:
         number = Decimal(text)
     except InvalidOperation:
         return text
     if not number.is_finite():
         return text
-    spelled = f"{number:f}"
-    return re.sub(r"\.?0+$", "", spelled) if "." in spelled else spelled
+    digits = f"{number:f}"
+    return re.sub(r"\.?0+$", "", digits) if "." in digits else digits
 
 
-def spelled_whole(text: str) -> str:
+def integer_text(text: str) -> str:
     """`-27.00` becomes `-27`, and `-0` becomes `0`."""
-    whole = text.partition(".")[0]
-    return "0" if whole == "-0" else whole
+    digits = text.partition(".")[0]
+    return "0" if digits == "-0" else digits

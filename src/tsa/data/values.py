@@ -132,7 +132,7 @@ def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
         raise RuleViolationError("bad_time", name, f"must be a number of {unit}", value)
     if unit == "ns":  # as floats, present-day nanoseconds would lose their last digits
         text = value.strip(BLANKS) if isinstance(value, str) else ""
-        whole = int(text) if _WHOLE.fullmatch(text) else value
-        if isinstance(whole, int) and abs(whole) < 2**63:
-            return (whole // 1000) / 1e6
+        exact = int(text) if _WHOLE.fullmatch(text) else value
+        if isinstance(exact, int) and abs(exact) < 2**63:
+            return (exact // 1000) / 1e6
     return number / UNIT_SCALE[unit]

@@ -239,10 +239,10 @@ NAMES: dict[tuple[str, str], _Named] = {
     ("builtins", "bytes"): _Named(_no_bytes),
     ("__builtin__", "bytes"): _Named(_no_bytes),
 }
-for _room in ("numpy.core", "numpy._core"):
-    NAMES[f"{_room}.multiarray", "_reconstruct"] = _Named(_reconstruct)
-    NAMES[f"{_room}.multiarray", "scalar"] = _Named(_scalar)
-    NAMES[f"{_room}.numeric", "_frombuffer"] = _Named(_from_buffer)
+for _package in ("numpy.core", "numpy._core"):
+    NAMES[f"{_package}.multiarray", "_reconstruct"] = _Named(_reconstruct)
+    NAMES[f"{_package}.multiarray", "scalar"] = _Named(_scalar)
+    NAMES[f"{_package}.numeric", "_frombuffer"] = _Named(_from_buffer)
 
 
 class _Loader(pickle.Unpickler):

@@ -352,7 +352,7 @@ def test_bad_rows_are_told_of_with_counts_and_ids(tmp_path: Path) -> None:
     assert "id n3" in message
     assert "id n4" not in message
     assert "not_a_number:hist.amount: must be a finite number: 1 rows; the first: id b2 ('x')" in message
-    assert f"id b3 ('{NOW + 5} beside {NOW}')" in message
+    assert f"id b3 ('{NOW + 5} and {NOW}')" in message
     assert "missing_field:hist.device: is required: 1 rows; the first: id b4 ('')" in message
     assert not (tmp_path / "store").exists()
 

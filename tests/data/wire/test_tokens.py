@@ -117,14 +117,14 @@ def test_scaling_all_at_once_is_scaling_one_by_one(data: st.DataObject, kind: st
 
 def test_oddly_spelled_texts_are_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row of a text is the same whether it is met for the first time, again, or after it was forgotten."""
-    monkeypatch.setattr(texts_, "MAX_SEEN", 3)
+    monkeypatch.setattr(texts_, "MAX_CACHED", 3)
     of = market()
     reader = WireReader(of, encoder(of))
     for hours in [["3.00", "+12", "99", "noon"], ["1", "2", "4", "5"], ["3.00", "99", "+12", "6"]] * 2:
         past = tuple((str(at), 9 - at, "phone", hour, "1", "2") for at, hour in enumerate(hours))
         found = reader.read(row(past)).histories["cid"].categorical
         np.testing.assert_array_equal(found, WireReader(of, encoder(of)).read(row(past)).histories["cid"].categorical)
-    assert max(map(len, reader._texts._seen.values())) <= 3 + 4
+    assert max(map(len, reader._texts._cached.values())) <= 3 + 4
 
 
 @pytest.mark.parametrize("slope", [2.0, -1e300, 1e-300, 0.0])

@@ -157,8 +157,8 @@ class ScalerGroup:
         """Names of the F columns."""
         marked = [f"{s.name} is missing" for s in self.scalers if s.had_missing]
         unmarked = [s for s in self.scalers if isinstance(s, Scaler) and not s.had_missing]
-        others = ["another value is missing"] if unmarked else []
-        return (*(s.name for s in self.scalers), *marked, *others)
+        indicator = ["another value is missing"] if unmarked else []
+        return (*(s.name for s in self.scalers), *marked, *indicator)
 
     def encode(self, frame: pl.DataFrame) -> NDArray[np.float32]:
         """(n, F) float32 of n rows. Raises DataError for an absent column or a value outside a transform's domain."""

@@ -169,9 +169,9 @@ def fit_vocabulary(feature: Categorical, rows: pl.LazyFrame, first_row: int) -> 
     by value. All others count as unknown, so that the unknown row is trained.
     """
     counts = rows.select(pl.col(feature.name).cast(pl.String)).drop_nulls().group_by(feature.name).len(COUNT)
-    kept = counts.filter(pl.col(COUNT) >= feature.min_count).collect(engine="streaming")
-    kept = kept.sort([COUNT, feature.name], descending=[True, False]).head(feature.max_values)
-    return Vocabulary(name=feature.name, first_row=first_row, values=tuple(kept[feature.name].to_list()))
+    frequent = counts.filter(pl.col(COUNT) >= feature.min_count).collect(engine="streaming")
+    frequent = frequent.sort([COUNT, feature.name], descending=[True, False]).head(feature.max_values)
+    return Vocabulary(name=feature.name, first_row=first_row, values=tuple(frequent[feature.name].to_list()))
 
 
 def calendar_vocabulary(name: Calendar, first_row: int) -> Vocabulary:

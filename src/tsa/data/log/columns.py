@@ -93,7 +93,7 @@ def _without_exponents(texts: pl.Series) -> pl.Series:
 
 def _spelled(texts: pl.Series, spelling: Spelling) -> pl.Series:
     """Most columns have no text that needs normalising, so check once and work on the few that do."""
-    irregular = texts.str.contains(spelling.odd_pattern)
+    irregular = texts.str.contains(spelling.changed_pattern)
     if not irregular.any():
         return texts
     different = texts.filter(irregular).unique()

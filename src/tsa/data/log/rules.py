@@ -116,7 +116,7 @@ def shape_of(
     ]
     findings = list(dict.fromkeys(findings))
     if findings:
-        raise DataError("\n  ".join(["log: columns do not fit the market", *the_first(findings, schemas)]))
+        raise DataError("\n  ".join(["log: columns do not fit the market", *first_findings(findings, schemas)]))
     has = {name for schema in schemas for name in schema}
     types = {name: [schema[name] for schema in schemas if name in schema] for name in read_columns(market)}
     integers = (name for name, dtypes in types.items() if dtypes and all(map(columns.is_small_integer, dtypes)))
@@ -137,7 +137,7 @@ def _domains(market: Market) -> dict[str, Domain]:
     return {name: domain for name, domain in domains.items() if domain != EVERYTHING}
 
 
-def the_first(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
+def first_findings(findings: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
     """The first `MAX_FINDINGS` findings. A file with a single column gets a hint about its separator instead."""
     for schema in schemas:
         if len(names := [name for name in schema if not name.startswith("__")]) == 1:

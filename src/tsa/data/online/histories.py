@@ -95,13 +95,15 @@ def _index(
     ):
         return last
     n, members = len(payments), dict[object, int]()
-    own = [
+    own_keys = [
         members.setdefault(row if key is None else key, len(members)) for row, key in enumerate(payments.keys[history])
     ]
-    theirs = [members.get(key, -1) if name == history else -1 for name, key in past]
-    whose = np.concatenate([own, np.repeat(theirs, [len(events) for events in past.values()])]).astype(np.int64)
-    among = np.flatnonzero(whose >= 0)
-    block, when = whose[among], time_seconds[among]
+    history_keys = [members.get(key, -1) if name == history else -1 for name, key in past]
+    key_of = np.concatenate([own_keys, np.repeat(history_keys, [len(events) for events in past.values()])]).astype(
+        np.int64
+    )
+    among = np.flatnonzero(key_of >= 0)
+    block, when = key_of[among], time_seconds[among]
     order = np.lexsort((when, block))
     if len(tied := order[_tied(block[order], when[order])]):
         ids = [*payments.ids, *(id_ for events in past.values() for id_ in events.ids)]
@@ -110,7 +112,7 @@ def _index(
         order = np.lexsort((rank, when, block))
     position = np.empty(len(among), np.int64)
     position[order] = np.arange(len(among))  # the payments come first among the events
-    start = np.searchsorted(block[order], own)
+    start = np.searchsorted(block[order], own_keys)
     return HistoryIndex(order=among[order], position=position[:n], start=start)
 
 

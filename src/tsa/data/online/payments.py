@@ -94,16 +94,16 @@ class ParsedPayments:
         """The same without some payments, given by their number among `payments`, that have a violation after all."""
         if not wrong:
             return self
-        kept = [at for at in range(len(self.positions)) if at not in wrong]
+        valid = [at for at in range(len(self.positions)) if at not in wrong]
         problems = {**self.problems, **{self.positions[at]: problem for at, problem in wrong.items()}}
         return ParsedPayments(
-            payments=self.payments.take(kept), positions=tuple(self.positions[at] for at in kept), problems=problems
+            payments=self.payments.take(valid), positions=tuple(self.positions[at] for at in valid), problems=problems
         )
 
     def in_place(self, results: Sequence[Result | RuleViolation]) -> list[Result | RuleViolation]:
         """The results in the order of the rows: of a payment its result, else its violation."""
-        came = {**self.problems, **dict(zip(self.positions, results, strict=True))}
-        return [came[place] for place in range(len(came))]
+        by_position = {**self.problems, **dict(zip(self.positions, results, strict=True))}
+        return [by_position[position] for position in range(len(by_position))]
 
 
 def tie_break_key(id_: str) -> tuple[int, str]:
@@ -128,8 +128,11 @@ class PaymentReader:
         encoder.check_market(market)
         if market.wire is not None:
             raise DataError(f"market {market.name} must be one of logs (got its rows carry their own history)")
-        self._veil = Pseudonymizer.of(market)
-        self.market, self._encoder = market if self._veil is None else self._veil.market(market), encoder
+        self._pseudonymizer = Pseudonymizer.of(market)
+        self.market, self._encoder = (
+            market if self._pseudonymizer is None else self._pseudonymizer.market(market),
+            encoder,
+        )
         self._refuse_unknown = refuse_unknown_fields
         self._spelling = Spelling.of(market)
         self._keys = {market.event.id, *(history.key for history in market.history)}
@@ -221,9 +224,9 @@ class PaymentReader:
     def _text(self, row: Row, name: str) -> str | None:
         read = key_of if name in self._keys else normalise_text
         value = read(row.get(name), name, self._spelling)
-        if self._veil is None or value is None or name not in self._veil.columns:
+        if self._pseudonymizer is None or value is None or name not in self._pseudonymizer.columns:
             return value
-        return self._veil.of_text(value)
+        return self._pseudonymizer.of_text(value)
 
     def _number(self, row: Row, name: str) -> float | None:
         return number_of(row.get(name), name, self._spelling)
@@ -311,15 +314,15 @@ class _Lookup:
         self._vocabulary = vocabulary
         if isinstance(vocabulary, ImportedVocabulary):
             self._rows = dict(vocabulary.row_of)
-            self._odd = vocabulary.integers
+            self._has_spellings = vocabulary.integers
         else:
             self._rows = {value: vocabulary.known_row + at for at, value in enumerate(vocabulary.values)}
-            self._odd = False
+            self._has_spellings = False
 
     def __call__(self, text: str | None) -> int:
         if text is None:
             return self._vocabulary.missing_row
-        if self._odd:
+        if self._has_spellings:
             frame = pl.DataFrame({self._vocabulary.name: [text]}, schema={self._vocabulary.name: pl.String})
             return int(self._vocabulary.encode(frame)[0])
         return self._rows.get(text, self._vocabulary.unknown_row)

@@ -100,7 +100,7 @@ class EventPool:
             refused: Which texts of categorical features cannot be used.
             read: Parser for numbers, as for `Tokens.numbers`.
         """
-        self.spelled, self._bounds, self._read = TextInterner(n_categorical, refused), bounds, read
+        self.interned, self._bounds, self._read = TextInterner(n_categorical, refused), bounds, read
         self.wrong: dict[int, Wrong] = {}
         """Payments that have a value which cannot be used."""
         self._size, self._is_wrong = 0, np.zeros(1024, bool)
@@ -166,7 +166,7 @@ class EventPool:
             first = np.unique(key[new], return_index=True)[1]
             at = new[np.sort(first)]
             self._table.add(key[at], self._size + np.arange(len(at)))
-            codes = self.spelled.codes(tokens, categorical[at], hashes[at, : categorical.shape[1]])
+            codes = self.interned.codes(tokens, categorical[at], hashes[at, : categorical.shape[1]])
             self._keep(codes, self._numbers(tokens, numerical[at], missing))
             self._note_codes(codes)
             self._times.append(times[at])
@@ -188,9 +188,9 @@ class EventPool:
 
     def _note_codes(self, codes: NDArray[np.int32]) -> None:
         """Note which new payments, given by their codes (e, C), have a refused text."""
-        for feature, bad in self.spelled.bad.items():
+        for feature, bad in self.interned.bad.items():
             for row in np.flatnonzero(np.isin(codes[:, feature], list(bad))).tolist():
-                text = self.spelled.texts[feature][codes[row, feature]]
+                text = self.interned.texts[feature][codes[row, feature]]
                 self._note(row, Wrong("categorical", feature, text, "not_a_number"))
 
     def _note(self, row: int, wrong: Wrong) -> None:

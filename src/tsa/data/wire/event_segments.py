@@ -56,16 +56,16 @@ class EmbeddedEvents:
     def __init__(self, segments: Segments, rows: Index) -> None:
         counts, self._numbers = segments.read()
         self._begin = (np.cumsum(counts) - counts)[rows]
-        self.held: Index = counts[rows]
+        self.counts: Index = counts[rows]
         """(n,) how many."""
 
     def pieces(self) -> Iterator[tuple[slice, Index]]:
         """Batches of payments, each with the concatenated pool numbers of their earlier payments."""
-        for low in range(0, len(self.held), CHUNK_ROWS):
+        for low in range(0, len(self.counts), CHUNK_ROWS):
             rows = slice(low, low + CHUNK_ROWS)
-            held = self.held[rows]
-            shift = self._begin[rows] - np.cumsum(held) + held
-            yield rows, np.take(self._numbers, np.arange(int(held.sum())) + np.repeat(shift, held))
+            counts = self.counts[rows]
+            shift = self._begin[rows] - np.cumsum(counts) + counts
+            yield rows, np.take(self._numbers, np.arange(int(counts.sum())) + np.repeat(shift, counts))
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,17 @@ class EmbeddedHistoryStore:
     """(n,) the row of the files that each payment came from."""
 
     @cached_property
-    def _told(self) -> dict[str, EmbeddedEvents]:
+    def _by_history(self) -> dict[str, EmbeddedEvents]:
         return {name: EmbeddedEvents(segments, self.rows) for name, segments in self.segments.items()}
 
     @cached_property
     def _order(self) -> Index:
         """(P,) pool numbers of the visible payments in time order; ties are ordered by key."""
-        shown = np.zeros(len(self.pool), bool)
-        for told in self._told.values():
-            for _, numbers in told.pieces():
-                shown[numbers] = True
-        visible = np.flatnonzero(shown)
+        is_used = np.zeros(len(self.pool), bool)
+        for events in self._by_history.values():
+            for _, numbers in events.pieces():
+                is_used[numbers] = True
+        visible = np.flatnonzero(is_used)
         time, key = self.pool.time_seconds()[visible], self.pool.keys()[visible]
         return visible[np.lexsort((key, time))]
 
@@ -104,37 +104,37 @@ class EmbeddedHistoryStore:
 
     def slots(self, history: str) -> tuple[Index, Index]:
         """(n,) `position` and `start` of each payment in the history's `order`."""
-        held = self._told[history].held
-        position = np.cumsum(held + 1) - 1
-        return position, position - held
+        counts = self._by_history[history].counts
+        position = np.cumsum(counts + 1) - 1
+        return position, position - counts
 
     def order(self, history: str) -> Iterator[Index]:
         """The history's `order` in batches: the earlier payments of each payment, then the payment itself."""
         n = len(self.rows)
-        place = np.empty(len(self.pool), np.int64)
-        place[self._order] = n + np.arange(len(self._order))
-        for rows, numbers in self._told[history].pieces():
-            held = self._told[history].held[rows]
-            order = np.empty(len(held) + len(numbers), np.int64)
-            own = np.cumsum(held + 1) - 1
-            order[own] = rows.start + np.arange(len(held))
-            order[np.delete(np.arange(len(order)), own)] = place[numbers]
+        event_rows = np.empty(len(self.pool), np.int64)
+        event_rows[self._order] = n + np.arange(len(self._order))
+        for rows, numbers in self._by_history[history].pieces():
+            counts = self._by_history[history].counts[rows]
+            order = np.empty(len(counts) + len(numbers), np.int64)
+            current = np.cumsum(counts + 1) - 1
+            order[current] = rows.start + np.arange(len(counts))
+            order[np.delete(np.arange(len(order)), current)] = event_rows[numbers]
             yield order
 
     def encoded(self, encoder: Encoder, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
         """`categorical` (m, C) and `numerical` (m, F) of the earlier payments, `rows` at a time."""
         codes, numbers = self.pool.values()
-        tables = [self.values.rows_of(t, encoder, at) for at, t in enumerate(self.pool.spelled.texts)]
+        tables = [self.values.rows_of(t, encoder, at) for at, t in enumerate(self.pool.interned.texts)]
         first = np.cumsum([0, *map(len, tables)])[:-1]
         table = np.concatenate([np.empty(0, np.int32), *tables])
         for low in range(0, len(self), rows):
-            chosen = self._order[low : low + rows]
-            known = table[np.asarray(codes[chosen]) + first]
-            times = self.pool.time_seconds()[chosen]
+            numbers_of_chunk = self._order[low : low + rows]
+            known = table[np.asarray(codes[numbers_of_chunk]) + first]
+            times = self.pool.time_seconds()[numbers_of_chunk]
             calendar = [encode_calendar(vocabulary, times) for vocabulary in encoder.calendar_vocabularies]
             yield {
                 "categorical": np.column_stack([known, *calendar]).astype(np.int32),
-                "numerical": encoder.numerical(self._frame(np.asarray(numbers[chosen]))),
+                "numerical": encoder.numerical(self._frame(np.asarray(numbers[numbers_of_chunk]))),
             }
 
     def _frame(self, numbers: NDArray[np.float64]) -> pl.DataFrame:

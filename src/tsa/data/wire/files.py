@@ -20,7 +20,7 @@ from tsa.data.log import columns
 from tsa.data.log.file_heads import SEPARATORS
 from tsa.data.log.paths import find_files
 from tsa.data.log.read_errors import why_unreadable
-from tsa.data.log.rules import needed_columns, the_first
+from tsa.data.log.rules import first_findings, needed_columns
 from tsa.data.log.sources import EXTRA, Source, open_sources
 from tsa.data.spelling import Spelling
 from tsa.data.wire.layout import FieldLayout
@@ -113,7 +113,7 @@ class WireFile:
         return self.source is not None and self.source.kind in SEPARATORS and self.source.kind != "tsv"
 
     @property
-    def _told(self) -> frozenset[str]:
+    def _history_fields(self) -> frozenset[str]:
         return frozenset(self.layout.history_fields)
 
     def _checked(self, block: pl.DataFrame) -> RowBlock:
@@ -127,14 +127,14 @@ class WireFile:
         for rule, row, name, value in broken:
             problems.note(rule, [(row, name, "" if self._pseudonymized else value)])
         if broken and self._pseudonymized:  # in such a row a value to pseudonymise may be in any field
-            whole = pl.int_range(pl.len()).is_in([row for _, row, _, _ in broken]).not_()
-            block = block.with_columns(pl.when(whole).then(pl.exclude(EXTRA)).otherwise(pl.lit("")).name.keep())
+            is_valid = pl.int_range(pl.len()).is_in([row for _, row, _, _ in broken]).not_()
+            block = block.with_columns(pl.when(is_valid).then(pl.exclude(EXTRA)).otherwise(pl.lit("")).name.keep())
         gaps = block.select(*self.layout.history_fields, *self.layout.current).null_count().row(0, named=True)
         for name in [name for name, count in gaps.items() if count]:
             problems.note("missing_field", ((row, name, "") for row in block[name].is_null().arg_true().to_list()))
         histories = block.select(pl.col(self.layout.history_fields).fill_null("")).rows()
-        others = [name for name in block.columns if name not in self._told and name != EXTRA]
-        return RowBlock(block.select(others), histories, problems)
+        own_fields = [name for name in block.columns if name not in self._history_fields and name != EXTRA]
+        return RowBlock(block.select(own_fields), histories, problems)
 
     def _names(self, source: Source) -> dict[str, str]:
         """Column name in the market -> column name in the file."""
@@ -148,15 +148,19 @@ class WireFile:
         layout = self.layout
         needed = {*layout.current, *layout.history_fields, *needed_columns(layout.market, need_label=self.need_label)}
         needed -= {layout.market.event.id}
-        wanted = (*layout.current, *layout.others, *layout.history_fields)
-        others = [name for name in known if name not in wanted and not name.startswith("__")]
-        found = [f"{name}: missing{suggest(name, others)}" for name in wanted if name in needed and name not in known]
-        told = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
-        found += [f"{name}: must be a text (got {kind})" for name, kind in told.items() if kind != pl.String]
-        if found:
-            lines = the_first(found, [source.schema])
+        names = (*layout.current, *layout.others, *layout.history_fields)
+        candidates = [name for name in known if name not in names and not name.startswith("__")]
+        findings = [
+            f"{name}: missing{suggest(name, candidates)}" for name in names if name in needed and name not in known
+        ]
+        history_types = {name: source.schema[known[name]] for name in layout.history_fields if name in known}
+        findings += [
+            f"{name}: must be a text (got {kind})" for name, kind in history_types.items() if kind != pl.String
+        ]
+        if findings:
+            lines = first_findings(findings, [source.schema])
             raise DataError("\n  ".join([f"{self.path}: columns do not fit the market", *lines]))
-        return {name: known[name] for name in wanted if name in known}
+        return {name: known[name] for name in names if name in known}
 
 
 def _broken_lines(block: pl.DataFrame) -> list[str]:
@@ -183,7 +187,7 @@ def _json_rows(path: str) -> Iterator[dict[str, Any]]:
     """The objects in JSON lines, in one JSON array, or a single object."""
     with io.BufferedReader(pa.input_stream(path), 2**20) as stream:
         first = stream.readline()
-        if _is_whole(path, first):
+        if _is_single_value(path, first):
             yield from _objects(path, loads(first + stream.read(), path))
             return
         for number, line in enumerate(chain([first], stream), 1):
@@ -194,7 +198,7 @@ def _json_rows(path: str) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _is_whole(path: str, first: bytes) -> bool:
+def _is_single_value(path: str, first: bytes) -> bool:
     """Whether the file is one JSON value: an array, or an object of a `.json` file that spans several lines."""
     if first.lstrip()[:1] == b"[":
         return True
@@ -223,15 +227,15 @@ def block_of(layout: FieldLayout, spelling: OwnTexts, rows: Sequence[dict[str, A
     """A block of rows given as JSON objects."""
     problems = RowErrors()
     names = layout.current + layout.others
-    told = told_texts(layout, rows, problems)
-    own = own_texts(layout, spelling, rows, problems)
-    values = [[spelling.of(name, row.get(name), there=False) for row in rows] for name in layout.others]
+    histories = history_texts(layout, rows, problems)
+    own = current_texts(layout, spelling, rows, problems)
+    values = [[spelling.of(name, row.get(name), present=False) for row in rows] for name in layout.others]
     values = [*map(list, zip(*own, strict=True)), *values]
     frame = pl.DataFrame([pl.Series(name, column, pl.String) for name, column in zip(names, values, strict=True)])
-    return RowBlock(frame, told, problems)
+    return RowBlock(frame, histories, problems)
 
 
-def told_texts(layout: FieldLayout, rows: Sequence[Mapping[str, Any]], problems: RowErrors) -> list[tuple[str, ...]]:
+def history_texts(layout: FieldLayout, rows: Sequence[Mapping[str, Any]], problems: RowErrors) -> list[tuple[str, ...]]:
     """The history fields of each row. An absent or non-text field counts as empty and is noted."""
     names, histories = layout.history_fields, []
     get = itemgetter(*names)
@@ -255,16 +259,16 @@ def _only_texts(
     for history in layout.histories:
         deciding = history.batches or (history.parts[0].id,)
         texts = [values[place] for place in deciding]
-        unread = layout.wire.legacy and all(isinstance(text, str) for text in texts)
-        unread = unread and any(text in layout.wire.missing for text in texts)
+        unchecked = layout.wire.legacy and all(isinstance(text, str) for text in texts)
+        unchecked = unchecked and any(text in layout.wire.missing for text in texts)
         for place in range(history.fields.start, history.fields.stop):
             name, value = layout.history_fields[place], values[place]
-            if not isinstance(value, str) and not (unread and name in row):
+            if not isinstance(value, str) and not (unchecked and name in row):
                 problems.note(*_problem(at, name, value))
     return tuple(value if isinstance(value, str) else "" for value in values)
 
 
-def own_texts(
+def current_texts(
     layout: FieldLayout, spelling: OwnTexts, rows: Sequence[Mapping[str, Any]], problems: RowErrors
 ) -> list[tuple[str, ...]]:
     """The payment's own fields of each row as texts. An absent field, or one that cannot be a text, is noted."""
@@ -276,7 +280,7 @@ def own_texts(
         except KeyError:
             values = tuple(map(row.get, names))
         if set(map(type, values)) != TEXT:
-            texts = [spelling.of(n, v, there=n in row) for n, v in zip(names, values, strict=True)]
+            texts = [spelling.of(n, v, present=n in row) for n, v in zip(names, values, strict=True)]
             for name, value, text in zip(names, values, texts, strict=True):
                 if text is None:
                     problems.note(*_problem(at, name, value))

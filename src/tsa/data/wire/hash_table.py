@@ -21,18 +21,18 @@ MIN_BITS = 6
 
 
 class HashTable:
-    """Maps keys to non-negative integers. More `room` (slots per key after growing) means fewer probes per lookup."""
+    """Maps keys to non-negative integers. More `slots_per_key` (after growing) means fewer probes per lookup."""
 
-    def __init__(self, keys: Keys | None = None, values: Values | None = None, room: int = 4) -> None:
-        self._n, self._room = 0, room
-        self._allot(MIN_BITS)
+    def __init__(self, keys: Keys | None = None, values: Values | None = None, slots_per_key: int = 4) -> None:
+        self._n, self._slots_per_key = 0, slots_per_key
+        self._allocate(MIN_BITS)
         if keys is not None and values is not None:
             self.add(keys, values)
 
     def __len__(self) -> int:
         return self._n
 
-    def _allot(self, bits: int) -> None:
+    def _allocate(self, bits: int) -> None:
         self._shift, self._mask = np.uint64(64 - bits), (1 << bits) - 1
         self._keys = np.zeros(1 << bits, np.uint64)
         self._values = np.full(1 << bits, -1, np.int64)
@@ -41,17 +41,17 @@ class HashTable:
         """(n,) the value of each key (n,); -1 for a key that is not in the table."""
         keys = keys | USED
         slot = (keys >> self._shift).view(np.int64)
-        held = self._keys.take(slot)
+        stored = self._keys.take(slot)
         values = self._values.take(slot)
-        missed = np.flatnonzero(held != keys)
+        missed = np.flatnonzero(stored != keys)
         values[missed] = -1
-        open_ = missed[held[missed] != 0]
+        open_ = missed[stored[missed] != 0]
         while len(open_):
             slot[open_] = (slot[open_] + 1) & self._mask
-            held = self._keys[slot[open_]]
-            hit = held == keys[open_]
+            stored = self._keys[slot[open_]]
+            hit = stored == keys[open_]
             values[open_[hit]] = self._values[slot[open_[hit]]]
-            open_ = open_[~hit & (held != 0)]
+            open_ = open_[~hit & (stored != 0)]
         return values
 
     def add(self, keys: Keys, values: Values) -> None:
@@ -62,9 +62,9 @@ class HashTable:
         self._put(keys | USED, values)
 
     def _grow(self, n: int) -> None:
-        kept = self._keys != 0
-        keys, values = self._keys[kept], self._values[kept]
-        self._allot(max(MIN_BITS, (n * self._room - 1).bit_length()))
+        used = self._keys != 0
+        keys, values = self._keys[used], self._values[used]
+        self._allocate(max(MIN_BITS, (n * self._slots_per_key - 1).bit_length()))
         self._put(keys, values)
 
     def _put(self, keys: Keys, values: NDArray[Any]) -> None:

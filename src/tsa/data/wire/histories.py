@@ -19,21 +19,21 @@ from tsa.data.wire.row_errors import RowErrors
 from tsa.data.wire.row_pieces import Events, HistoryRows, places_of, times_of
 from tsa.data.wire.tokens import Index
 
-LATEST_SECONDS = 6e7
-"""How much later than the current payment an earlier one may be, where markets accept that at all. The legacy system's numbers
-overflow not far beyond."""
+MAX_LATER_SECONDS = 6e7
+"""How much later than the current payment an earlier one may be, in markets that accept it. The legacy system overflows
+beyond."""
 
 
 def visible_events(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> Events:
     """The payments in the rows' history. Rows that break a rule are noted; their events are meaningless."""
     legacy = rows.layout.wire.legacy
-    held = _held(rows, history, problems)
+    counts = _event_counts(rows, history, problems)
     if legacy:
-        events = legacy_events(rows, history, held, problems)
+        events = legacy_events(rows, history, counts, problems)
     else:
-        events = _told(rows, history.parts[0], held[0], problems)
+        events = _part_events(rows, history.parts[0], counts[0], problems)
         if len(history.parts) > 1:
-            events = _joined(rows, history.parts, events, held, problems)
+            events = _joined(rows, history.parts, events, counts, problems)
     _note_later(rows, history, events, problems)
     if legacy:
         note_beyond(rows, history, events, problems)
@@ -43,7 +43,7 @@ def visible_events(rows: HistoryRows, history: HistoryFields, problems: RowError
     return _latest(_in_order(events), len(rows.now), history.length - 1)
 
 
-def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> list[Index]:
+def _event_counts(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> list[Index]:
     """Per part (R,) how many payments it has: none if the batch's field, or else the field of ids, is a missing marker.
     The legacy system checks only the ids of the first part.
     """
@@ -55,57 +55,62 @@ def _held(rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> lis
     counts_by_part = []
     for part in parts:
         none = empty if legacy else empty | rows.is_marker(part.id)
-        held = np.where(none, 0, rows.count[:, part.id])
-        counts = rows.count[:, part.first : part.id]
-        wrong = (counts != held[:, None]) & ~none[:, None]
+        event_counts = np.where(none, 0, rows.count[:, part.id])
+        value_counts = rows.count[:, part.first : part.id]
+        wrong = (value_counts != event_counts[:, None]) & ~none[:, None]
         if wrong.any():
             where = zip(*(places.tolist() for places in np.nonzero(wrong)), strict=True)
-            shown = ((row, part.fields[at], f"{counts[row, at]} values for {held[row]} ids") for row, at in where)
-            problems.note("history_length", shown)
-            held[wrong.any(1)] = 0
-        counts_by_part.append(held)
+            examples = (
+                (row, part.fields[at], f"{value_counts[row, at]} values for {event_counts[row]} ids")
+                for row, at in where
+            )
+            problems.note("history_length", examples)
+            event_counts[wrong.any(1)] = 0
+        counts_by_part.append(event_counts)
     return counts_by_part
 
 
 def _note_batches(rows: HistoryRows, history: HistoryFields, wrong: NDArray[np.bool_], problems: RowErrors) -> None:
     fields = [field for part in history.parts for field in part.fields]
     name = fields[history.batches[-1] - history.parts[0].first]
-    told = rows.count_told(history)
-    shown = ((row, name, " beside ".join(map(str, told[row]))) for row in np.flatnonzero(wrong).tolist())
-    problems.note("unlike_batches", shown)
+    counts = rows.batch_counts(history)
+    examples = ((row, name, " and ".join(map(str, counts[row]))) for row in np.flatnonzero(wrong).tolist())
+    problems.note("unlike_batches", examples)
 
 
-def _told(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErrors) -> Events:
+def _part_events(rows: HistoryRows, part: FieldPart, counts: Index, problems: RowErrors) -> Events:
     """All payments of one part, in the order of the row."""
-    row, place = places_of(held)
+    row, place = places_of(counts)
     return Events(row, (place,), times_of(rows, part, row, place, problems))
 
 
 def _joined(
-    rows: HistoryRows, parts: tuple[FieldPart, ...], left: Events, held: Sequence[Index], problems: RowErrors
+    rows: HistoryRows, parts: tuple[FieldPart, ...], left: Events, counts: Sequence[Index], problems: RowErrors
 ) -> Events:
     """The payments that both parts have. Usually ids and times are the same texts in both, and nothing has to be
     matched.
     """
     one, other = parts
-    alike = [
+    same_texts = [
         rows.text(row, one.id) == rows.text(row, other.id) and rows.text(row, one.time) == rows.text(row, other.time)
         for row in range(len(rows.now))
     ]
-    both = held[0] == held[1]
-    both &= alike
+    both = counts[0] == counts[1]
+    both &= same_texts
     if both.all():
         return Events(left.row, (*left.places, *left.places), left.time_seconds)
-    right = _told(rows, other, held[1], problems)
+    right = _part_events(rows, other, counts[1], problems)
     ids = [rows.tokens.hashes(rows.first[e.row, p.id] + e.places[0]) for e, p in ((left, one), (right, other))]
-    unlike = held[0] != held[1]
-    kept = [~unlike[events.row] for events in (left, right)]
-    unlike[left.row[kept[0]][ids[0][kept[0]] != ids[1][kept[1]]]] = True
+    unlike = counts[0] != counts[1]
+    comparable = [~unlike[events.row] for events in (left, right)]
+    unlike[left.row[comparable[0]][ids[0][comparable[0]] != ids[1][comparable[1]]]] = True
     at = [np.flatnonzero(~unlike[events.row]) for events in (left, right)]
     if rows.layout.wire.mismatched == "refuse":
         field = other.fields[other.id - other.first]
-        shown = ((row, field, f"{held[1][row]} ids beside {held[0][row]}") for row in np.flatnonzero(unlike).tolist())
-        problems.note("mismatched_history", shown)
+        examples = (
+            (row, field, f"{counts[1][row]} ids and {counts[0][row]}") for row in np.flatnonzero(unlike).tolist()
+        )
+        problems.note("mismatched_history", examples)
     elif rows.layout.wire.mismatched == "align":
         matched = _aligned(rows, parts, left, right, ids, unlike)
         at = [np.concatenate(places) for places in zip(at, matched, strict=True)]
@@ -138,19 +143,19 @@ def _paired(parts: tuple[FieldPart, ...], left: Events, right: Events, problems:
     differ = np.flatnonzero(left.time_seconds != right.time_seconds)
     if len(differ):
         field = parts[1].fields[parts[1].time - parts[1].first]
-        shown = zip(left.row[differ].tolist(), right.time_seconds[differ], left.time_seconds[differ], strict=True)
-        problems.note("time_mismatch", ((row, field, f"{b:.15g} beside {a:.15g}") for row, b, a in shown))
+        examples = zip(left.row[differ].tolist(), right.time_seconds[differ], left.time_seconds[differ], strict=True)
+        problems.note("time_mismatch", ((row, field, f"{b:.15g} and {a:.15g}") for row, b, a in examples))
     return Events(left.row, (*left.places, *right.places), left.time_seconds)
 
 
 def _note_later(rows: HistoryRows, history: HistoryFields, events: Events, problems: RowErrors) -> None:
-    most = LATEST_SECONDS if rows.layout.wire.accepts("later_payment") else 0.0
-    later = np.flatnonzero(events.time_seconds - rows.now[events.row] > most)
+    max_seconds = MAX_LATER_SECONDS if rows.layout.wire.accepts("later_payment") else 0.0
+    later = np.flatnonzero(events.time_seconds - rows.now[events.row] > max_seconds)
     if len(later):
         part = history.parts[-1 if rows.layout.wire.legacy else 0]
         field = part.fields[part.time - part.first]
-        shown = zip(events.row[later].tolist(), events.time_seconds[later], rows.now[events.row[later]], strict=True)
-        problems.note("negative_age", ((row, field, f"{time:.15g} beside {now:.15g}") for row, time, now in shown))
+        examples = zip(events.row[later].tolist(), events.time_seconds[later], rows.now[events.row[later]], strict=True)
+        problems.note("negative_age", ((row, field, f"{time:.15g} and {now:.15g}") for row, time, now in examples))
 
 
 def _in_order(events: Events) -> Events:
@@ -160,9 +165,9 @@ def _in_order(events: Events) -> Events:
     return events if ordered.all() else events.take(np.lexsort((time, row)))
 
 
-def _latest(events: Events, n_rows: int, most: int) -> Events:
-    """The latest `most` events of each row."""
+def _latest(events: Events, n_rows: int, max_events: int) -> Events:
+    """The latest `max_events` events of each row."""
     count = np.bincount(events.row, minlength=n_rows)
-    if count.max(initial=0) <= most:
+    if count.max(initial=0) <= max_events:
         return events
-    return events.take(np.repeat(np.cumsum(count), count) - np.arange(len(events.row)) <= most)
+    return events.take(np.repeat(np.cumsum(count), count) - np.arange(len(events.row)) <= max_events)

@@ -161,5 +161,5 @@ class FieldLayout:
         market = self.market
         known_at = () if market.label.known_at is None else (market.label.known_at,)
         excluded = (rule.column for rule in market.features.exclude)
-        wanted = dict.fromkeys((*market.raw_columns, market.label.column, *known_at, *excluded))
-        return tuple(name for name in wanted if name not in self.current)
+        names = dict.fromkeys((*market.raw_columns, market.label.column, *known_at, *excluded))
+        return tuple(name for name in names if name not in self.current)

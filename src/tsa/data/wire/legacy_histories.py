@@ -1,4 +1,4 @@
-"""Read histories as the legacy handlers do, where that differs from this project's way.
+"""Read histories as the legacy handlers do, where that differs from other markets.
 
 Two parts of equal length are matched by position, whatever their ids; parts of different length are matched by id,
 each id once. Times are those of the numerical part.
@@ -16,55 +16,55 @@ from tsa.data.wire.row_pieces import Events, HistoryRows, places_of, times_of
 from tsa.data.wire.tokens import Index, text_hashes
 
 
-def legacy_events(rows: HistoryRows, history: HistoryFields, held: list[Index], problems: RowErrors) -> Events:
-    """The payments in the rows' history, in the order of the row. `held`: per part (R,) how many payments."""
-    for part, count in zip(history.parts, held, strict=True):
+def legacy_events(rows: HistoryRows, history: HistoryFields, counts: list[Index], problems: RowErrors) -> Events:
+    """The payments in the rows' history, in the order of the row. `counts`: per part (R,) how many payments."""
+    for part, count in zip(history.parts, counts, strict=True):
         _note_gaps(rows, part, count, problems)
-    row, place = places_of(held[0])
+    row, place = places_of(counts[0])
     places: list[Index] = [place] * len(history.parts)
-    if len(held) > 1:
-        if (unlike := held[0] != held[1]).any():
-            row, *places = _matched(rows, history, held, unlike, problems)
+    if len(counts) > 1:
+        if (unlike := counts[0] != counts[1]).any():
+            row, *places = _matched(rows, history, counts, unlike, problems)
         elif not rows.layout.wire.accepts("unlike_ids"):
             _note_unlike(rows, history, row, (place, place), problems)
     times = times_of(rows, history.parts[-1], row, places[-1], problems)
-    if len(held) > 1 and not rows.layout.wire.accepts("unlike_times"):
+    if len(counts) > 1 and not rows.layout.wire.accepts("unlike_times"):
         other = times_of(rows, history.parts[0], row, places[0], problems)
         part = history.parts[-1]
         differ = np.flatnonzero(other != times)
-        shown = zip(row[differ].tolist(), times[differ], other[differ], strict=True)
+        examples = zip(row[differ].tolist(), times[differ], other[differ], strict=True)
         field = part.fields[part.time - part.first]
-        problems.note("time_mismatch", ((at, field, f"{b:.15g} beside {a:.15g}") for at, b, a in shown))
+        problems.note("time_mismatch", ((at, field, f"{b:.15g} and {a:.15g}") for at, b, a in examples))
     return Events(row, tuple(places), times)
 
 
 def note_beyond(rows: HistoryRows, history: HistoryFields, events: Events, problems: RowErrors) -> None:
     """Note rows with more payments than the history's length, or with a payment older than the cap."""
-    part, most, cap = history.parts[-1], history.length - 1, rows.layout.wire.age_cap_seconds
+    part, max_events, cap = history.parts[-1], history.length - 1, rows.layout.wire.age_cap_seconds
     count = np.bincount(events.row, minlength=len(rows.now))
-    over = np.flatnonzero(count > most).tolist()
-    problems.note("too_many_payments", ((row, part.fields[-1], f"{count[row]} for {most}") for row in over))
+    over = np.flatnonzero(count > max_events).tolist()
+    problems.note("too_many_payments", ((row, part.fields[-1], f"{count[row]} for {max_events}") for row in over))
     age = rows.now[events.row] - events.time_seconds
     old = np.flatnonzero(age > cap)
     field = part.fields[part.time - part.first]
-    shown = zip(events.row[old].tolist(), age[old].tolist(), strict=True)
-    problems.note("too_old", ((row, field, f"{seconds:.15g} s for {cap:g} s") for row, seconds in shown))
+    examples = zip(events.row[old].tolist(), age[old].tolist(), strict=True)
+    problems.note("too_old", ((row, field, f"{seconds:.15g} s for {cap:g} s") for row, seconds in examples))
 
 
 def _default_of(rows: HistoryRows, name: str) -> str | None:
     return rows.layout.wire.defaults.get(name)
 
 
-def _note_gaps(rows: HistoryRows, part: FieldPart, held: Index, problems: RowErrors) -> None:
+def _note_gaps(rows: HistoryRows, part: FieldPart, counts: Index, problems: RowErrors) -> None:
     """Note missing ids and times that have no default."""
     event = rows.layout.market.event
-    row, place = places_of(held)
+    row, place = places_of(counts)
     for rule, name, field in (("missing_id", event.id, part.id), ("missing_time", event.time, part.time)):
-        gone = np.flatnonzero(rows.missing[rows.first[row, field] + place])
-        if len(gone) and _default_of(rows, name) is None:
-            texts = rows.tokens.texts(rows.first[row[gone], field] + place[gone])
-            shown = zip(row[gone].tolist(), texts, strict=True)
-            problems.note(rule, ((at, part.fields[field - part.first], text) for at, text in shown))
+        missing = np.flatnonzero(rows.missing[rows.first[row, field] + place])
+        if len(missing) and _default_of(rows, name) is None:
+            texts = rows.tokens.texts(rows.first[row[missing], field] + place[missing])
+            examples = zip(row[missing].tolist(), texts, strict=True)
+            problems.note(rule, ((at, part.fields[field - part.first], text) for at, text in examples))
 
 
 def _ids(rows: HistoryRows, part: FieldPart, row: Index, place: Index) -> NDArray[np.uint64]:
@@ -86,30 +86,30 @@ def _note_unlike(
 
 
 def _matched(
-    rows: HistoryRows, history: HistoryFields, held: list[Index], unlike: NDArray[np.bool_], problems: RowErrors
+    rows: HistoryRows, history: HistoryFields, counts: list[Index], unlike: NDArray[np.bool_], problems: RowErrors
 ) -> tuple[Index, Index, Index]:
     """Rows and indices in both parts: by position if the parts of a row have equal length, else by first appearance of
     the id.
     """
-    wire, parts, alike = rows.layout.wire, [], []
-    for part, count in zip(history.parts, held, strict=True):
+    settings, parts, same_length = rows.layout.wire, [], []
+    for part, count in zip(history.parts, counts, strict=True):
         row, place = places_of(count)
         same = ~unlike[row]
-        alike.append((row[same], place[same]))
+        same_length.append((row[same], place[same]))
         at = np.flatnonzero(~same)
         ids = _ids(rows, part, row[at], place[at])
         frame = pl.DataFrame({"row": row[at], "id": ids, "place": place[at]})
         parts.append(frame.unique(["row", "id"], keep="first", maintain_order=True))
-    (row, left), (_, right) = alike
-    if not wire.accepts("unlike_ids"):
+    (row, left), (_, right) = same_length
+    if not settings.accepts("unlike_ids"):
         _note_unlike(rows, history, row, (left, right), problems)
-    if wire.mismatched == "refuse":
+    if settings.mismatched == "refuse":
         part = history.parts[-1]
-        shown = (
-            (at, part.fields[-1], f"{held[1][at]} ids beside {held[0][at]}") for at in np.flatnonzero(unlike).tolist()
+        examples = (
+            (at, part.fields[-1], f"{counts[1][at]} ids and {counts[0][at]}") for at in np.flatnonzero(unlike).tolist()
         )
-        problems.note("mismatched_history", shown)
-    if wire.mismatched != "align":
+        problems.note("mismatched_history", examples)
+    if settings.mismatched != "align":
         return row, left, right
     both = parts[0].join(parts[1], on=["row", "id"], suffix="_right", maintain_order="left")
     joined = (row, both["row"].to_numpy()), (left, both["place"].to_numpy()), (right, both["place_right"].to_numpy())

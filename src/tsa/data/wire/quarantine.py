@@ -24,19 +24,19 @@ def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudon
     layout = files[0].layout
     names = [*layout.current, *layout.others, *layout.history_fields]
     if pseudonyms is not None:
-        names = [name for name in names if name not in _tells(layout, pseudonyms)]
+        names = [name for name in names if name not in _secret_fields(layout, pseudonyms)]
     empty = pl.DataFrame(schema=dict.fromkeys([*names, REASON], pl.String()))
     out.parent.mkdir(parents=True, exist_ok=True)
     with ParquetChunkWriter(out) as parts:
         parts.write(empty)
-        for rows in _found(files, bad) if len(bad) else ():
+        for rows in _bad_rows(files, bad) if len(bad) else ():
             part = pl.concat(
                 [empty, rows.select(name for name in empty.columns if name in rows.columns)], how="diagonal"
             )
             parts.write(part if pseudonyms is None else pseudonyms.frame(part))
 
 
-def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.DataFrame]:
+def _bad_rows(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """The rows that have a reason, block by block."""
     first = 0
     for file in files:
@@ -49,7 +49,7 @@ def _found(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.Data
                 yield rows.drop(ROW)
 
 
-def _tells(layout: FieldLayout, pseudonyms: Pseudonymizer) -> set[str]:
+def _secret_fields(layout: FieldLayout, pseudonyms: Pseudonymizer) -> set[str]:
     """History fields with earlier values of pseudonymised columns. A field holds all values in one text, so it is left
     out.
     """

@@ -20,7 +20,7 @@ from tsa.data.encoding.vocabulary import encode_calendar
 from tsa.data.history import UNKNOWN_OUTCOME, HistoryArrays
 from tsa.data.log.rules import plausible
 from tsa.data.spelling import UNIT_SCALE
-from tsa.data.wire.files import loads, own_texts, told_texts
+from tsa.data.wire.files import current_texts, history_texts, loads
 from tsa.data.wire.histories import visible_events
 from tsa.data.wire.layout import FieldLayout, HistoryFields
 from tsa.data.wire.row_errors import BrokenRowError, RowErrors, number_rule
@@ -98,7 +98,7 @@ class WireReader:
         """
         rows, own, ids = self._cut(_rows_of(payload))
         problems = RowErrors()
-        groups = [self._own(rows, own), *(self._told(rows, h, problems) for h in self._layout.histories)]
+        groups = [self._own(rows, own), *(self._history_group(rows, h, problems) for h in self._layout.histories)]
         _refuse(ids, problems)
         categorical, numerical = self._categorical(rows, groups, ids), self._numbers(rows, groups, ids)
         by_history = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
@@ -112,17 +112,19 @@ class WireReader:
     def _cut(self, payments: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
         """The rows' pieces; the piece of each of the payment's own fields (R, C + F + G + 2); their ids."""
         layout, problems = self._layout, RowErrors()
-        told = told_texts(layout, payments, problems)
-        own = own_texts(layout, self._spelling, payments, problems)
+        histories = history_texts(layout, payments, problems)
+        own = current_texts(layout, self._spelling, payments, problems)
         ids = self._ids([row[-1] for row in own])
         _refuse(ids, problems)
-        texts, others = list(chain.from_iterable(told)), list(chain.from_iterable(own))
-        tokens = split_texts(texts, layout.wire.separator, others)
+        texts, own_values = list(chain.from_iterable(histories)), list(chain.from_iterable(own))
+        tokens = split_texts(texts, layout.wire.separator, own_values)
         pieces = np.arange(tokens.first[-1], len(tokens.start)).reshape(len(own), -1)
-        fields = np.arange(len(told))[:, None] * len(layout.history_fields) + layout.numbers
-        wanted = np.concatenate([pieces_of(tokens, fields.ravel()), pieces[:, len(layout.categorical) : -1].ravel()])
+        fields = np.arange(len(histories))[:, None] * len(layout.history_fields) + layout.numbers
+        number_pieces = np.concatenate(
+            [pieces_of(tokens, fields.ravel()), pieces[:, len(layout.categorical) : -1].ravel()]
+        )
         missing, numbers = tokens.are(layout.wire.missing), np.full(len(tokens.start), np.nan)
-        numbers[wanted] = tokens.numbers(wanted, missing[wanted], self._values.read)
+        numbers[number_pieces] = tokens.numbers(number_pieces, missing[number_pieces], self._values.read)
         event, now = layout.market.event, numbers[pieces[:, -2]]
         now = np.where(np.isnan(now), self._values.default(event.time), now) / UNIT_SCALE[event.time_unit or "s"]
         rows = HistoryRows(layout, tokens, missing, numbers, now)
@@ -155,7 +157,7 @@ class WireReader:
         numerical = own[:, c : c + len(names)]
         return _Group(np.arange(len(own)), own[:, :c], numerical, self._layout.categorical, names, rows.now)
 
-    def _told(self, rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> _Group:
+    def _history_group(self, rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> _Group:
         """The events of one history of all rows."""
         events = visible_events(rows, history, problems)
         if problems:  # the pieces of rows that break a rule are meaningless
@@ -176,7 +178,7 @@ class WireReader:
             times = np.concatenate([group.time_seconds for group in groups])
             calendar = [encode_calendar(vocabulary, times) for vocabulary in self._encoder.calendar_vocabularies]
             rows = np.column_stack([rows, *calendar])
-        return _apart(rows, groups)
+        return _split_groups(rows, groups)
 
     def _refuse_texts(
         self, cut: HistoryRows, groups: Sequence[_Group], pieces: Index, refused: Places, ids: Sequence[str]
@@ -198,7 +200,7 @@ class WireReader:
             row = np.concatenate([group.row for group in groups])
             field = [group.fields for group in groups for _ in group.row]
             _refuse_number(rows, pieces, bad, ids, lambda at, feature: (int(row[at]), field[at][feature]))
-        return _apart(self._numerical.encode(numbers), groups)
+        return _split_groups(self._numerical.encode(numbers), groups)
 
     def _engineered_numbers(self, rows: HistoryRows, pieces: Index, ids: Sequence[str]) -> NDArray[np.float32]:
         """(R, G')"""
@@ -211,28 +213,28 @@ class WireReader:
     def _arrays(
         self,
         history: HistoryFields,
-        told: _Group,
+        group: _Group,
         now: NDArray[np.float64],
         categorical: tuple[NDArray[np.int32], NDArray[np.int32]],
         numerical: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> HistoryArrays:
         """Pad on the left: values of the earlier payments (m, ...), then those of the payments themselves (R, ...)."""
         n, length = len(now), history.length
-        end = np.cumsum(np.bincount(told.row, minlength=n))
-        place = np.arange(len(told.row)) - end[told.row] + length - 1
-        age = np.minimum(now[told.row] - told.time_seconds, self._layout.wire.age_cap_seconds)
+        end = np.cumsum(np.bincount(group.row, minlength=n))
+        place = np.arange(len(group.row)) - end[group.row] + length - 1
+        age = np.minimum(now[group.row] - group.time_seconds, self._layout.wire.age_cap_seconds)
         padding = np.ones((n, length), bool)
-        padding[told.row, place] = padding[:, -1] = False
+        padding[group.row, place] = padding[:, -1] = False
         return HistoryArrays(
-            categorical=_placed((n, length), told.row, place, *categorical),
-            numerical=_placed((n, length), told.row, place, *numerical),
-            age_seconds=_placed((n, length), told.row, place, age.astype(np.float32), np.zeros(n, np.float32)),
+            categorical=_placed((n, length), group.row, place, *categorical),
+            numerical=_placed((n, length), group.row, place, *numerical),
+            age_seconds=_placed((n, length), group.row, place, age.astype(np.float32), np.zeros(n, np.float32)),
             padding=padding,
             outcome=np.where(padding, 0, UNKNOWN_OUTCOME).astype(np.int8),
         )
 
 
-def _apart(values: NDArray[Any], groups: Sequence[_Group]) -> list[NDArray[Any]]:
+def _split_groups(values: NDArray[Any], groups: Sequence[_Group]) -> list[NDArray[Any]]:
     """The values (all m, ...) of each group."""
     ends = list(accumulate(len(group.row) for group in groups))
     return [values[start:stop] for start, stop in pairwise([0, *ends])]
@@ -253,9 +255,9 @@ def _refuse_number(
     _refuse(ids, problems)
 
 
-def _placed(shape: tuple[int, int], row: Index, place: Index, told: NDArray[Any], own: NDArray[Any]) -> NDArray[Any]:
-    out = np.zeros((*shape, *told.shape[1:]), told.dtype)
-    out[row, place], out[:, -1] = told, own
+def _placed(shape: tuple[int, int], row: Index, place: Index, past: NDArray[Any], own: NDArray[Any]) -> NDArray[Any]:
+    out = np.zeros((*shape, *past.shape[1:]), past.dtype)
+    out[row, place], out[:, -1] = past, own
     return out
 
 

@@ -41,36 +41,36 @@ class HistoryRows:
         return self._extent[1]
 
     @cached_property
-    def _told(self) -> Index:
+    def _piece_counts(self) -> Index:
         """(R, K) the number of pieces of each field, including unused ones."""
         return np.diff(self.tokens.first).reshape(len(self.now), -1)
 
     @cached_property
     def _extent(self) -> tuple[Index, Index]:
         """First piece and count of each field. If batches of fields differ in length, only what all batches have."""
-        first, count = self.tokens.first[:-1].reshape(len(self.now), -1), self._told
+        first, count = self.tokens.first[:-1].reshape(len(self.now), -1), self._piece_counts
         for history in self.layout.histories:
             if (unlike := self.unlike_batches(history)).any():
                 first, count = first.copy(), count.copy()
-                least = count[:, list(history.batches)].min(1)
-                over = np.where(unlike[:, None], np.maximum(count[:, history.fields] - least[:, None], 0), 0)
+                fewest = count[:, list(history.batches)].min(1)
+                over = np.where(unlike[:, None], np.maximum(count[:, history.fields] - fewest[:, None], 0), 0)
                 first[:, history.fields] += over
                 count[:, history.fields] -= over
         return first, count
 
-    def count_told(self, history: HistoryFields) -> Index:
+    def batch_counts(self, history: HistoryFields) -> Index:
         """(R, batches) the number of values in the field of each batch."""
-        return self._told[:, list(history.batches)]
+        return self._piece_counts[:, list(history.batches)]
 
     def unlike_batches(self, history: HistoryFields) -> NDArray[np.bool_]:
         """(R,) whether the history's batches have different numbers of values."""
-        told = self.count_told(history)
-        unlike: NDArray[np.bool_] = (told != told[:, :1]).any(1)
+        counts = self.batch_counts(history)
+        unlike: NDArray[np.bool_] = (counts != counts[:, :1]).any(1)
         return unlike
 
     def is_marker(self, field: int) -> NDArray[np.bool_]:
         """(R,) whether a field consists of a missing marker only."""
-        marked: NDArray[np.bool_] = (self._told[:, field] == 1) & self.missing[
+        marked: NDArray[np.bool_] = (self._piece_counts[:, field] == 1) & self.missing[
             self.tokens.first[:-1].reshape(len(self.now), -1)[:, field]
         ]
         return marked
@@ -99,11 +99,11 @@ class Events:
     time_seconds: Floats
     """(E,)"""
 
-    def take(self, kept: Any) -> Events:
+    def take(self, chosen: Any) -> Events:
         """The events selected by a mask, by positions or by a slice."""
-        if isinstance(kept, np.ndarray) and kept.dtype.kind == "b" and kept.all():
+        if isinstance(chosen, np.ndarray) and chosen.dtype.kind == "b" and chosen.all():
             return self
-        return Events(self.row[kept], tuple(place[kept] for place in self.places), self.time_seconds[kept])
+        return Events(self.row[chosen], tuple(place[chosen] for place in self.places), self.time_seconds[chosen])
 
     def tokens(self, rows: HistoryRows, history: HistoryFields) -> list[Index]:
         """Per part (E, features): the piece with each feature's value."""
@@ -113,10 +113,10 @@ class Events:
         ]
 
 
-def places_of(held: Index) -> tuple[Index, Index]:
-    """For `held` (R,) payments per row: each payment's row, and its index within the row."""
-    row = np.repeat(np.arange(len(held)), held)
-    return row, np.arange(len(row)) - np.repeat(np.cumsum(held) - held, held)
+def places_of(counts: Index) -> tuple[Index, Index]:
+    """For `counts` (R,) payments per row: each payment's row, and its index within the row."""
+    row = np.repeat(np.arange(len(counts)), counts)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def times_of(rows: HistoryRows, part: FieldPart, row: Index, place: Index, problems: RowErrors) -> Floats:
@@ -129,7 +129,7 @@ def times_of(rows: HistoryRows, part: FieldPart, row: Index, place: Index, probl
         for rule, broken in (("missing_time", np.isnan(times)), ("bad_time", np.isinf(times))):
             at = np.flatnonzero(broken)
             field = part.fields[part.time - part.first]
-            shown = zip(row[at].tolist(), rows.tokens.texts(token[at]), strict=True)
-            problems.note(rule, ((which, field, value) for which, value in shown))
+            examples = zip(row[at].tolist(), rows.tokens.texts(token[at]), strict=True)
+            problems.note(rule, ((which, field, value) for which, value in examples))
     seconds: Floats = times / UNIT_SCALE[event.time_unit or "s"]
     return seconds

@@ -10,7 +10,7 @@ import polars as pl
 
 from tsa.data.wire.layout import FieldLayout
 
-Spell = Callable[[str], str | None]
+Normaliser = Callable[[str], str | None]
 
 WORDS = frozenset({"false"})
 """Texts that the legacy system does not convert to a category number, in the payment itself only."""
@@ -42,20 +42,20 @@ def number(text: str) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def map_texts(texts: pl.Series, spell: Spell) -> pl.Series:
-    """Texts normalised with `spell` where it applies. Each distinct text is processed once."""
+def map_texts(texts: pl.Series, normalise: Normaliser) -> pl.Series:
+    """Texts changed by `normalise`, unless it returns None. Each distinct text is processed once."""
     old = texts.drop_nulls().unique().to_list()
-    new = [text if (normalised := spell(text)) is None else normalised for text in old]
+    new = [text if (normalised := normalise(text)) is None else normalised for text in old]
     return texts.replace(old, new) if old != new else texts
 
 
 def as_integers(texts: pl.Series) -> pl.Series:
     """`integer` of each text: what Polars parses at once, the rest one by one."""
-    whole = texts.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
-    rest = whole.is_null() & texts.is_not_null()
+    integers = texts.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
+    rest = integers.is_null() & texts.is_not_null()
     if not rest.any():
-        return whole
-    return whole.zip_with(~rest, map_texts(texts, integer))
+        return integers
+    return integers.zip_with(~rest, map_texts(texts, integer))
 
 
 def as_decimals(texts: pl.Series) -> pl.Series:
@@ -73,11 +73,11 @@ class OwnTexts:
         self._plain = frozenset(layout.categorical) - self._numbers
         self._null = self._plain if layout.wire.accepts("null_category") else frozenset[str]()
 
-    def of(self, name: str, value: Any, *, there: bool) -> str | None:
+    def of(self, name: str, value: Any, *, present: bool) -> str | None:
         """The text of a value; None if it is not a text, number or boolean.
 
         Args:
-            there: Whether the row has the field.
+            present: Whether the row has the field.
         """
         if isinstance(value, str):
             return value
@@ -87,7 +87,7 @@ class OwnTexts:
             return repr(value)
         if name == self._id and (value is None or self._legacy):
             return ""  # no rule depends on it
-        if value is None and there and name in self._null:
+        if value is None and present and name in self._null:
             return str(value)  # the legacy system looks this text up and treats it as unknown
         return None
 

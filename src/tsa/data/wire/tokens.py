@@ -27,7 +27,9 @@ TAIL = bytes(2 * WORD)
 MASKS = np.array([(1 << (8 * size)) - 1 for size in range(WORD + 1)], np.uint64)
 """By number of bytes: the mask of the bits they fill in a little-endian word."""
 
-BY_LENGTH, FIRST, SECOND = (np.uint64(odd) for odd in (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F))
+BY_LENGTH, FIRST, SECOND = (
+    np.uint64(factor) for factor in (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+)
 HALF, THIRD = np.uint64(32), np.uint64(29)
 
 
@@ -64,9 +66,9 @@ class Tokens:
         while len(longer):
             rest = length[longer] - done
             word = words[start[longer] + done] & MASKS.take(np.minimum(rest, WORD))
-            held = mixed[longer] ^ word
-            held ^= held >> HALF
-            mixed[longer] = held * FIRST
+            block = mixed[longer] ^ word
+            block ^= block >> HALF
+            mixed[longer] = block * FIRST
             done, longer = done + WORD, longer[rest > WORD]
         return mix64(mixed)
 
@@ -75,16 +77,16 @@ class Tokens:
         equal = np.zeros(len(self.length), bool)
         for text in texts:
             mark = text.encode()
-            alike = self.length == len(mark)
+            matches = self.length == len(mark)
             if mark:
-                at = np.flatnonzero(alike)
+                at = np.flatnonzero(matches)
                 begins = self._words[self.start[at]] & MASKS[min(len(mark), WORD)] == int.from_bytes(
                     mark[:WORD], "little"
                 )
-                alike[at] = begins
+                matches[at] = begins
                 at = at[begins]
-                alike[at] = self.hashes(at) == _marker(text)
-            equal |= alike
+                matches[at] = self.hashes(at) == _marker(text)
+            equal |= matches
         return equal
 
     def texts(self, index: Index) -> list[str]:
@@ -155,9 +157,9 @@ def _numbers(texts: Any) -> NDArray[np.float64]:
 def split_texts(texts: Sequence[str], separator: str, uncut: Sequence[str] = ()) -> Tokens:
     """Split texts (n,) at a separator of at most eight bytes, as `str.split` does, and append the texts `uncut` (m,)."""
     mark = separator.encode()
-    data, behind = separator.join(texts).encode(), "".join(uncut).encode()
+    data, uncut_data = separator.join(texts).encode(), "".join(uncut).encode()
     sizes = _sizes(texts, len(data) - len(mark) * max(len(texts) - 1, 0))
-    others = _sizes(uncut, len(behind))
+    uncut_sizes = _sizes(uncut, len(uncut_data))
     at = _places(data, mark)
     if len(mark) > 1 and len(at) > 1 and int(np.diff(at).min()) < len(mark):
         start, length, first = _one_by_one(texts, separator, sizes)
@@ -168,9 +170,9 @@ def split_texts(texts: Sequence[str], separator: str, uncut: Sequence[str] = ())
         begin = np.cumsum(sizes + len(mark)) - sizes - len(mark)
         first = np.append(np.searchsorted(start, begin), len(start) if texts else 0)
     start, length = start[: first[-1]], length[: first[-1]]
-    ends = np.cumsum(others) + len(data)
-    whole = b"".join([data, behind, TAIL])
-    return Tokens(whole, np.concatenate([start, ends - others]), np.concatenate([length, others]), first)
+    ends = np.cumsum(uncut_sizes) + len(data)
+    buffer = b"".join([data, uncut_data, TAIL])
+    return Tokens(buffer, np.concatenate([start, ends - uncut_sizes]), np.concatenate([length, uncut_sizes]), first)
 
 
 def _sizes(texts: Sequence[str], total: int) -> Index:

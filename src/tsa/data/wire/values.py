@@ -18,7 +18,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.wire.layout import FieldLayout
-from tsa.data.wire.spelling import WORDS, Spell, as_decimals, as_integers, decimal, integer, map_texts, number
+from tsa.data.wire.spelling import WORDS, Normaliser, as_decimals, as_integers, decimal, integer, map_texts, number
 from tsa.data.wire.tokens import Read
 
 
@@ -62,7 +62,7 @@ class Values:
         return cls(layout, Pseudonymizer.of(layout.market), domains)
 
     @cached_property
-    def _spells(self) -> dict[str, Spell]:
+    def _normalisers(self) -> dict[str, Normaliser]:
         """How to normalise values of categorical features that hold numbers, by name."""
         return {**dict.fromkeys(self.layout.numeric, integer), **dict.fromkeys(self.layout.decimal, decimal)}
 
@@ -94,22 +94,22 @@ class Values:
             return value
         if self.layout.wire.legacy:
             return value.map_batches(as_integers, return_dtype=pl.String(), is_elementwise=True)
-        return pl.coalesce(_whole(value), value)
+        return pl.coalesce(_as_integer(value), value)
 
-    def is_unreadable(self, name: str, text: str, *, told: bool) -> bool:
+    def is_unreadable(self, name: str, text: str, *, in_history: bool) -> bool:
         """Whether a text that should be the number of a category is refused, as in the legacy system.
 
         Args:
-            told: The text is in a history, where the legacy system treats only the empty text as missing.
+            in_history: The text is in a history, where the legacy system treats only the empty text as missing.
         """
-        spell = self._spells.get(name)
-        if spell is None or not self.layout.wire.legacy or (not text and text in self.layout.wire.missing):
+        normalise = self._normalisers.get(name)
+        if normalise is None or not self.layout.wire.legacy or (not text and text in self.layout.wire.missing):
             return False
-        return (told or not (text in self.layout.wire.missing or text in WORDS)) and spell(text) is None
+        return (in_history or not (text in self.layout.wire.missing or text in WORDS)) and normalise(text) is None
 
-    def refused_when_told(self, at: int, text: str) -> bool:
+    def is_refused_in_history(self, at: int, text: str) -> bool:
         """Whether a text of the categorical feature number `at` is refused in a history."""
-        return self.is_unreadable(self.layout.categorical[at], text, told=True)
+        return self.is_unreadable(self.layout.categorical[at], text, in_history=True)
 
     @property
     def read(self) -> Read | None:
@@ -118,18 +118,18 @@ class Values:
 
     def unreadable(self, frame: pl.DataFrame) -> Iterator[tuple[int, str, str]]:
         """Row, feature name and text of each unreadable value of the payments themselves."""
-        if not self.layout.wire.legacy or not self._spells:
+        if not self.layout.wire.legacy or not self._normalisers:
             return
-        doubt = frame.select(
-            (~self.missing(name) & ~pl.col(name).is_in(WORDS) & _whole(pl.col(name)).is_null()).alias(name)
-            for name in self._spells
+        suspicious = frame.select(
+            (~self.missing(name) & ~pl.col(name).is_in(WORDS) & _as_integer(pl.col(name)).is_null()).alias(name)
+            for name in self._normalisers
         )
-        for name in [name for name, count in doubt.sum().row(0, named=True).items() if count]:
-            for row in doubt[name].arg_true().to_list():
-                if self.is_unreadable(name, frame[name][row], told=False):
+        for name in [name for name, count in suspicious.sum().row(0, named=True).items() if count]:
+            for row in suspicious[name].arg_true().to_list():
+                if self.is_unreadable(name, frame[name][row], in_history=False):
                     yield row, name, frame[name][row]
 
-    def tidied(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def parseable(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Payments with numbers in a spelling that Polars parses, where the market accepts any spelling."""
         if self.read is None:
             return frame
@@ -182,9 +182,9 @@ class Values:
 
     def is_plain(self, name: str) -> bool:
         """Whether a text of this feature that is not a known value is unknown in every spelling."""
-        return name not in self._spells and (self.pseudonyms is None or name not in self.pseudonyms.columns)
+        return name not in self._normalisers and (self.pseudonyms is None or name not in self.pseudonyms.columns)
 
 
-def _whole(value: pl.Expr) -> pl.Expr:
+def _as_integer(value: pl.Expr) -> pl.Expr:
     """Texts of numbers as integers; null for a text that is not a number within 64 bits."""
     return value.str.strip_chars().cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
