@@ -78,7 +78,7 @@ def random_rows(n: int, seed: int = 0, *, cards: int = 40, shops: int = 15, gap:
 
 
 def frame(rows: Sequence[Row]) -> pl.DataFrame:
-    kinds: dict[str, Any] = dict.fromkeys(("id", "card", "shop", "kind"), pl.String)
+    kinds: dict[str, Any] = dict.fromkeys(("id", "card", "shop", "kind", "note"), pl.String)
     kinds |= dict.fromkeys(("time", "amount", "age", "reported"), pl.Float64) | {"fraud": pl.Int64}
     return pl.DataFrame(list(rows), schema=kinds)
 
@@ -114,8 +114,8 @@ class Case:
         return dict(zip(found["id"].to_list(), found["raw_score"].to_list(), strict=True))
 
 
-def make_case(folder: Path, market: dict[str, Any] = MARKET, n: int = 1500) -> Case:
-    rows = random_rows(n)
+def make_case(folder: Path, market: dict[str, Any] = MARKET, n: int = 1500, rows: list[Row] | None = None) -> Case:
+    rows = random_rows(n) if rows is None else rows
     frame(rows).write_parquet(folder / "log.parquet")
     store = prepare(Market.from_dict(market), [folder / "log.parquet"], folder / "store")
     torch.manual_seed(0)
@@ -128,7 +128,9 @@ def make_case(folder: Path, market: dict[str, Any] = MARKET, n: int = 1500) -> C
     bundle = Bundle(market=store.market, encoder=store.encoder, config=network.config, network=network, training={})
     scores = Scorer(bundle).score(folder / "log.parquet")["raw_score"].to_numpy()
     # outcomes that rise with the score: to those of the log, random weights say nothing
-    labels = (np.random.default_rng(1).random(n) < 0.6 * (scores.argsort().argsort() / n) ** 2).astype(np.int8)
+    labels = (np.random.default_rng(1).random(len(rows)) < 0.6 * (scores.argsort().argsort() / len(rows)) ** 2).astype(
+        np.int8
+    )
     bundle = replace(bundle, calibration=Calibration.fit(scores=scores, labels=labels))
     bundle.save(folder / "bundle")
     return Case(folder, rows, bundle)

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tsa.config import toml
+from tsa.config.derived import Derived
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
 from tsa.config.tables import (
     SPLITS,
@@ -36,6 +37,7 @@ from tsa.errors import MarketError
 __all__ = [
     "SPLITS",
     "Categorical",
+    "Derived",
     "Evaluation",
     "Event",
     "Exclude",

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tsa.config.tables import Column, ConfigModel
+from tsa.config.base import Column, ConfigModel
 from tsa.times import DAY_SECONDS
 
 MAX_SEPARATOR_BYTES = 8

@@ -9,8 +9,10 @@ import math
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from tsa.config.base import Column, ConfigModel
+from tsa.config.derived import Derived
 from tsa.errors import DataError
 from tsa.times import DAY_SECONDS, as_utc
 
@@ -20,14 +22,6 @@ TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 MISSING = ("", r"\N", "NULL", "null", "NaN", "nan", "NaT", "None", "<NA>")
 """Texts for a missing value: of Hive and MySQL, databases, floats, pandas, Python."""
 Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "month"]
-
-
-def _column(name: str) -> str:
-    if not name or name.startswith("__"):
-        raise ValueError(f"a column name must not be empty or begin with two underscores (got {name!r})")
-    if name == "*" or (name.startswith("^") and name.endswith("$")):
-        raise ValueError(f"a column name must not be a pattern of names (got {name!r}): rename the column in the log")
-    return name
 
 
 def _scalar(value: object) -> object:
@@ -51,16 +45,9 @@ def _marker(text: str) -> str:
     return text.strip()
 
 
-Column = Annotated[str, AfterValidator(_column)]
 Instant = Annotated[datetime, BeforeValidator(as_utc)]
 Range = tuple[Instant, Instant]
 Positive = Annotated[float, Field(gt=0, le=1)]
-
-
-class ConfigModel(BaseModel):
-    """Base class: frozen, refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Input(ConfigModel):
@@ -146,10 +133,23 @@ class Features(ConfigModel):
     numerical: tuple[Annotated[Numerical, BeforeValidator(_named)], ...] = ()
     engineered: tuple[Annotated[Numerical, BeforeValidator(_named)], ...] = ()
     exclude: tuple[Exclude, ...] = ()
+    derived: tuple[Derived, ...] | None = None
+    """Columns that are computed, and used by their names like columns of the log."""
+
+    @field_validator("derived")
+    @classmethod
+    def _none_if_empty(cls, value: tuple[Derived, ...] | None) -> tuple[Derived, ...] | None:
+        """So that the market stays the same."""
+        return value or None
+
+    @property
+    def derivations(self) -> tuple[Derived, ...]:
+        """`derived`, or nothing."""
+        return self.derived or ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns of the log that are features: categorical, numerical, engineered, in that order."""
+        """Columns that are features, derived ones included: categorical, numerical, engineered, in that order."""
         numbers = (*self.numerical, *self.engineered)
         return (*(feature.name for feature in self.categorical), *(feature.name for feature in numbers))
 

@@ -10,8 +10,10 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tsa.config.base import ConfigModel
+from tsa.config.derived import NUMBERS, TEXTS
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
-from tsa.config.tables import ConfigModel, Evaluation, Event, Features, HistoryConfig, Input, Label, Monitoring, Split
+from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, Input, Label, Monitoring, Split
 from tsa.times import DAY_SECONDS
 
 MARK = " is missing"
@@ -39,6 +41,7 @@ class MarketTables(ConfigModel):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         findings = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
+        findings += _derived_findings(self)
         findings += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
         if findings:
             raise ValueError("\n".join(findings))
@@ -63,6 +66,18 @@ class MarketTables(ConfigModel):
         amount = () if self.event.amount is None else (self.event.amount,)
         keys = (history.key for history in self.history if history.key is not None)
         return tuple(dict.fromkeys((self.event.id, *keys, *amount, *self.features.names, *self.evaluation.segments)))
+
+    @property
+    def number_columns(self) -> frozenset[str]:
+        """The clean columns that are numbers: numerical and engineered features, and the amount."""
+        features, amount = self.features, self.event.amount
+        names = {feature.name for feature in (*features.numerical, *features.engineered)}
+        return frozenset(names if amount is None else names | {amount})
+
+    @property
+    def derived_names(self) -> frozenset[str]:
+        """The clean columns that are computed, so that a log does not have them."""
+        return frozenset(feature.name for feature in self.features.derivations)
 
 
 def _range_findings(split: Split, label: Label) -> Iterator[str]:
@@ -131,8 +146,37 @@ def _role_findings(market: MarketTables) -> Iterator[str]:
             yield f"{use}: must not be {outcome[column]} (the outcome would leak) (got {column!r})"
         if use == "features" and column == event.id:
             yield f"features: must not be event.id (it identifies a payment and says nothing about it) (got {column!r})"
-        if use[:5] != "event" and column == event.time:
+        if use[:5] != "event" and use[:16] != "features.derived" and column == event.time:
             yield f"{use}: must not be event.time (use features.calendar for the time of day) (got {column!r})"
+
+
+def _derived_findings(market: MarketTables) -> Iterator[str]:
+    """Derived features that cannot be computed, or are used as what they are not."""
+    derived, names = market.features.derivations, market.derived_names
+    if derived and market.wire is not None:
+        yield "features.derived: must not be given with a [wire] section, whose rows carry all features (got both)"
+    for name in _twice([feature.name for feature in derived]):
+        yield f"features.derived: names must be unique, but {name!r} occurs twice"
+    own = {market.event.id, market.event.time, market.label.column, market.label.known_at}
+    own |= {rule.column for rule in market.features.exclude}
+    veiled = set(() if market.privacy is None else market.privacy.pseudonymise)
+    for feature in derived:
+        key, columns = (
+            f"features.derived.{feature.name}",
+            {item.column for item in feature.inputs(market.event.time, None)},
+        )
+        if feature.name in own:
+            yield f"{key}: must have another name than the columns of [event], [label] and features.exclude"
+        if inner := sorted(columns & names):
+            yield f"{key}: must be computed from columns of the log, not from derived ones (got {inner[0]!r})"
+        if feature.name not in market.raw_columns:
+            yield f"{key}: must be used: as a feature, key, segment or amount"
+        elif feature.kind in NUMBERS and feature.name not in market.number_columns:
+            yield f"{key}: kind={feature.kind!r} is a number: use it as a numerical or engineered feature"
+        elif feature.kind in TEXTS and feature.name in market.number_columns:
+            yield f"{key}: kind={feature.kind!r} is a text: use it as a categorical feature, a key or a segment"
+        for name in sorted((columns | {feature.name}) & veiled):
+            yield f"privacy.pseudonymise: must not be a derived feature or a column of one (got {name!r})"
 
 
 def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
@@ -141,6 +185,11 @@ def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
     uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
     uses += [(f"history.{history.name}.key", history.key) for history in market.history]
     uses += [("features", name) for name in market.features.names]
+    uses += [
+        (f"features.derived.{feature.name}", column)
+        for feature in market.features.derivations
+        for column in feature.columns
+    ]
     return uses + [("evaluation.segments", name) for name in market.evaluation.segments]
 
 

@@ -139,10 +139,10 @@ class Metrics:
 
 
 class MissingUnknownCounter:
-    """Counts missing and unknown values in rows as sent. Pseudonymized columns are not read."""
+    """Counts missing and unknown values in rows as sent. Pseudonymized columns and derived features are not read."""
 
     def __init__(self, encoder: Encoder, market: Market) -> None:
-        self._names = market.features.names
+        self._names = tuple(name for name in market.features.names if name not in market.derived_names)
         pseudonymized = set() if market.privacy is None else set(market.privacy.pseudonymise)
         wire = market.wire
         self._spelling = Spelling.of(market)

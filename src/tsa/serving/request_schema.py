@@ -36,8 +36,7 @@ class RequestValidator:
     def __init__(self, market: Market, settings: ServeSettings) -> None:
         self.market = market
         self._histories = frozenset(history.name for history in market.history)
-        numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
-        self._texts = frozenset({*market.raw_columns} - numbers - {market.event.amount})
+        self._texts = frozenset({*market.raw_columns} - market.number_columns)
         self._wire = market.wire is not None
         self._max_depth, self._max_list = settings.max_depth, settings.max_list
         self._max_text = settings.max_bytes if self._wire else settings.max_text

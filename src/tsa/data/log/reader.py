@@ -18,6 +18,7 @@ import polars as pl
 
 from tsa.config.market import Market
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.derived import IS_TEXT, inputs_of
 from tsa.data.encoding.scaler import Domain
 from tsa.data.log.columns import is_text_type
 from tsa.data.log.duplicates import Repeated, judge, none_repeated
@@ -84,7 +85,8 @@ def read_log(
     Raises:
         DataError: If rows break a rule, unless they may go to `quarantine`.
     """
-    keys = (market.event.id, *(str(history.key) for history in market.history))
+    digits = (item.column for item in inputs_of(market).values() if IS_TEXT.get(item.kind))
+    keys = (market.event.id, *(str(history.key) for history in market.history), *digits)
     market, sources = _pseudonymized(market, open_sources(logs, read_columns(market), keys))
     return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
 

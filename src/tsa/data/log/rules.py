@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,11 @@ import polars as pl
 from tsa.config.market import Market
 from tsa.config.toml import suggest
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.derived import LIMITS, input_columns, inputs_of
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
 from tsa.data.log import columns
+from tsa.data.log.derived_rules import derived_inputs, derived_rules
+from tsa.data.log.rule import ALL_DIGITS, Rule, range_text, readable_time
 from tsa.data.log.sources import EXTRA
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import normalise_text
@@ -30,16 +32,6 @@ Schema = Mapping[str, pl.DataType]
 
 MAX_FINDINGS = 20
 """The most unsuitable columns that a message lists. Wire rows can lack hundreds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """`broken` is true for the rows that break the rule. `name` is `rule:column`; `text` says what is expected."""
-
-    name: str
-    column: str
-    text: str
-    broken: pl.Expr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +53,8 @@ class LogSchema:
     @property
     def numbers(self) -> tuple[str, ...]:
         """Columns that are read as Float64."""
-        features, amount = self.market.features, self.market.event.amount
-        names = [feature.name for feature in (*features.numerical, *features.engineered)]
-        return tuple(dict.fromkeys([*names, *([amount] if amount else [])]))
+        numbers = self.market.number_columns - self.market.derived_names
+        return tuple(name for name in self.market.raw_columns if name in numbers)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -76,7 +67,9 @@ def read_columns(market: Market) -> tuple[str, ...]:
     label = market.label
     known_at = () if label.known_at is None else (label.known_at,)
     excluded = (rule.column for rule in market.features.exclude)
-    return tuple(dict.fromkeys((*market.raw_columns, market.event.time, label.column, *known_at, *excluded)))
+    own = (name for name in market.raw_columns if name not in market.derived_names)
+    derived = input_columns(market)
+    return tuple(dict.fromkeys((*own, market.event.time, label.column, *known_at, *excluded, *derived)))
 
 
 def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
@@ -87,7 +80,7 @@ def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
         return read_columns(market)
     keys = (history.key for history in market.history if history.key is not None and market.wire is None)
     excluded = (rule.column for rule in market.features.exclude)
-    inputs = {market.event.id, market.event.time, *keys, *market.features.names, *excluded}
+    inputs = {market.event.id, market.event.time, *keys, *market.features.names, *excluded, *input_columns(market)}
     return tuple(name for name in read_columns(market) if name in inputs)
 
 
@@ -167,13 +160,20 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
             yield f"{name}: must be a number (got {dtype})"
         elif not columns.is_plain(dtype):
             yield f"{name}: must be a text, a number or a time (got {dtype})"
+    for item in (item for item in inputs_of(market).values() if item.column in schema and item.column != event.time):
+        dtype = schema[item.column]
+        if item.kind == "time" and not columns.is_time(dtype, item.time_unit):
+            hint = " (numbers need the time_unit of the derived feature)" if dtype.is_numeric() else ""
+            yield f"{item.column}: must be a time{hint} (got {dtype})"
+        elif item.kind in ("number", *LIMITS) and not columns.is_number(dtype):
+            yield f"{item.column}: must be a number (got {dtype})"
 
 
 def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
     """The values as read, before any rule is applied: floats may be NaN or infinite, a label may be anything."""
     event, label = shape.market.event, shape.market.label
-    read: dict[str, pl.Expr] = {}
-    for name in shape.market.raw_columns:
+    read = derived_inputs(shape.market, schema, shape.spelling)
+    for name in (name for name in shape.market.raw_columns if name not in shape.market.derived_names):
         if name not in schema:
             read[name] = pl.lit(None, pl.Float64 if name in shape.numbers else pl.String)
         elif name in shape.numbers:
@@ -201,13 +201,6 @@ def _known_at(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
         return seconds
     is_date = pl.col(name).cast(pl.String).str.strip_chars().str.len_bytes() == DATE_LENGTH
     return pl.when(is_date).then(seconds + DAY_SECONDS).otherwise(seconds)
-
-
-def range_text(low: float, high: float) -> str:
-    """The text of the rule for a number that a feature has to scale."""
-    if math.isinf(high):
-        return f'must be above {low:g} to be scaled (transform = "signed_log1p" takes any number)'
-    return f"must be between {low:g} and {high:g} to be scaled"
 
 
 def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> list[Rule]:
@@ -238,6 +231,7 @@ def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> lis
             low, high = shape.domains[name]
             outside = value[name].is_finite() & ~value[name].is_between(low, high, closed="none")
             all_rules.append(Rule(name=f"out_of_range:{name}", column=name, text=range_text(low, high), broken=outside))
+    all_rules += derived_rules(shape.market, schema, shape.spelling, shape.domains, value)
     if shape.label and label.column in schema:
         blank = columns.missing(label.column, schema[label.column], shape.spelling)
         bad_label = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
@@ -255,7 +249,7 @@ def plausible(market: Market, now: float) -> tuple[float, float]:
 
 def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> Iterator[Rule]:
     event, label = shape.market.event, shape.market.label
-    readable = f"must be a number of {event.time_unit}" if event.time_unit else "must be like 2018-05-07T12:00:00Z"
+    readable = readable_time(event.time_unit)
     name, seconds, blank = event.time, value[TIME], columns.missing(event.time, schema[event.time], shape.spelling)
     yield Rule(name=f"null_time:{name}", column=name, text="must not be missing", broken=blank)
     yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=seconds.is_null() & ~blank)
@@ -279,8 +273,7 @@ def _key_rules(shape: LogSchema, schema: Schema) -> Iterator[Rule]:
     for name in (name for name in keys if name in schema and not shape.spelling.exact):
         broken = columns.inexact(str(name), schema[str(name)])
         if broken is not None:
-            text = "must have all its digits, which floats and spreadsheets drop: export whole numbers or texts"
-            yield Rule(name=f"inexact:{name}", column=str(name), text=text, broken=broken)
+            yield Rule(name=f"inexact:{name}", column=str(name), text=ALL_DIGITS, broken=broken)
 
 
 def excluded(market: Market, schema: Schema) -> pl.Expr:

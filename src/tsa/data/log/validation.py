@@ -14,9 +14,11 @@ from typing import Any
 import polars as pl
 
 from tsa.data.clean_columns import LABEL
+from tsa.data.derived import derived_columns
 from tsa.data.log.columns import nested
 from tsa.data.log.duplicates import Repeated
-from tsa.data.log.rules import LogSchema, Rule, excluded, read_columns, rules, typed_columns, values
+from tsa.data.log.rule import Rule
+from tsa.data.log.rules import LogSchema, excluded, read_columns, rules, typed_columns, values
 from tsa.data.log.sources import EXTRA, Source
 from tsa.errors import DataError
 from tsa.files.writing import atomic_file
@@ -39,7 +41,10 @@ class LogScan:
         read = values(self.shape, source.schema)
         frame = source.scan(read_columns(self.shape.market), file=file)
         frame = frame.with_columns(expression.alias(f"__value:{name}") for name, expression in read.items())
-        return frame, {name: pl.col(f"__value:{name}") for name in read}
+        value = {name: pl.col(f"__value:{name}") for name in read}
+        derived = derived_columns(self.shape.market, value.__getitem__)
+        frame = frame.with_columns(expression.alias(f"__value:{name}") for name, expression in derived.items())
+        return frame, value | {name: pl.col(f"__value:{name}") for name in derived}
 
     def staged(self) -> pl.LazyFrame:
         """All rows in file order: the clean columns, and in `__use` whether the row is kept, excluded or bad."""

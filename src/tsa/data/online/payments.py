@@ -17,16 +17,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tsa.config.derived import DerivedInput
 from tsa.config.market import Exclude, Market
+from tsa.data.derived import IS_TEXT, LIMITS, derive, inputs_of
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING
 from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.data.log.pseudonyms import Pseudonymizer
-from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns, range_text
+from tsa.data.log.rule import degrees_text, range_text
+from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import RuleViolation, RuleViolationError, key_of, normalise_text, number_of, parse_epoch_seconds
 from tsa.data.wire.scales import VectorizedScaler
 from tsa.errors import DataError
+from tsa.text import truncate_repr
 from tsa.times import DAY_SECONDS
 
 __all__ = [
@@ -137,7 +141,8 @@ class PaymentReader:
         self._spelling = Spelling.of(market)
         self._keys = {market.event.id, *(history.key for history in market.history)}
         self._needed = needed_columns(market, need_label=False)
-        self._columns = market.raw_columns
+        self._columns = tuple(name for name in market.raw_columns if name not in market.derived_names)
+        self._inputs = inputs_of(market)
         self._known = {
             *self._columns,
             market.event.time,
@@ -148,8 +153,7 @@ class PaymentReader:
         features = market.features
         self._texts = tuple(feature.name for feature in features.categorical)
         self._numbers = tuple(feature.name for feature in (*features.numerical, *features.engineered))
-        amount = () if market.event.amount is None else (market.event.amount,)
-        self._number_columns = frozenset((*self._numbers, *amount))
+        self._number_columns = market.number_columns
         self._domains = {name: domain for name, domain in encoder.domains.items() if domain != EVERYTHING}
         self._rows_of = [_Lookup(vocabulary) for vocabulary in encoder.categorical_vocabularies]
         self._numerical = VectorizedScaler(encoder.numerical_scaling, [math.nan] * len(features.numerical))
@@ -175,6 +179,11 @@ class PaymentReader:
                 places.append(place)
             except RuleViolationError as error:
                 problems[place] = error.problem
+        if self._inputs:
+            outside = {at: problem for at, row in enumerate(self._derive(valid)) if (problem := self._outside(row))}
+            problems |= {places[at]: problem for at, problem in outside.items()}
+            valid = [row for at, row in enumerate(valid) if at not in outside]
+            places = [place for at, place in enumerate(places) if at not in outside]
         return ParsedPayments(payments=self._encoded(valid), positions=tuple(places), problems=problems)
 
     def read_all(self, rows: Sequence[Row], *, outcomes: bool = False) -> EncodedPayments:
@@ -204,13 +213,41 @@ class PaymentReader:
         for name in self._columns:
             values[name] = self._number(row, name) if name in self._number_columns else self._text(row, name)
         for name, (low, high) in self._domains.items():
-            if (number := values[name]) is not None and not low < number < high:
+            if (number := values.get(name)) is not None and not low < number < high:
                 raise RuleViolationError("out_of_range", name, range_text(low, high), row[name])
         if values[event.id] is None:
             raise RuleViolationError("null_id", event.id, "must not be missing", row.get(event.id))
         self._refuse_excluded(row)
         label, known_at = self._outcome(row, now) if outcomes else (-1, math.inf)
-        return _Clean(values, now, label, known_at)
+        inputs = {place: self._input(row, item) for place, item in self._inputs.items()}
+        return _Clean(values, now, label, known_at, inputs)
+
+    def _input(self, row: Row, item: DerivedInput) -> str | float | None:
+        """A typed input of a derived feature, as `tsa.data.log.derived_rules` reads it from a log."""
+        name = item.column
+        if IS_TEXT.get(item.kind):
+            read = key_of if item.kind == "digits" else normalise_text
+            return read(row.get(name), name, self._spelling)
+        if item.kind == "time":
+            return parse_epoch_seconds(row.get(name), name, item.time_unit, self._spelling)
+        number, limit = self._number(row, name), LIMITS.get(item.kind)
+        if number is not None and limit is not None and abs(number) > limit:
+            raise RuleViolationError("out_of_range", name, degrees_text(limit), row[name])
+        return number
+
+    def _derive(self, rows: Sequence[_Clean]) -> Sequence[_Clean]:
+        """Add the derived features to the values of the rows."""
+        for row, derived in zip(rows, derive(self.market, [row.inputs for row in rows]), strict=True):
+            row.values.update(derived)
+        return rows
+
+    def _outside(self, row: _Clean) -> RuleViolation | None:
+        """The violation of a row with a derived feature that cannot be scaled."""
+        for name in self.market.derived_names & self._domains.keys():
+            low, high = self._domains[name]
+            if (number := row.values[name]) is not None and not low < number < high:
+                return RuleViolation("out_of_range", name, range_text(low, high), truncate_repr(number))
+        return None
 
     def _check_fields(self, row: Row) -> None:
         for name in self._needed:
@@ -305,6 +342,8 @@ class _Clean:
     time_seconds: float
     label: int
     known_at_seconds: float
+    inputs: dict[str, str | float | None]
+    """The typed inputs of derived features."""
 
 
 class _Lookup:

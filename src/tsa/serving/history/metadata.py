@@ -96,6 +96,11 @@ def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None
     }
 
 
+def _derivations(market: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """How each derived feature of a market is computed."""
+    return {feature["name"]: feature for feature in market["features"].get("derived", ())}
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     """The differences that prevent a bundle from reading the store."""
     for name in sorted({*old["histories"], *new["histories"]}):
@@ -106,6 +111,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
             yield f"history {name}: its key is {was[0]!r} in the store, {asked[0]!r} in the bundle"
         elif was[1] < asked[1]:
             yield f"history {name}: holds {was[1]} events in the store, {asked[1]} in the bundle: load a new store"
+    was_derived, derived = (_derivations(metadata["market"]) for metadata in (old, new))
+    for name in sorted(derived.keys() & set(old["columns"])):
+        if was_derived.get(name) != derived[name]:
+            yield f"features.derived.{name}: computed from {was_derived.get(name)} in the store, {derived[name]} in the bundle"
     features = Market.from_dict(new["market"]).features.names
     if lacking := sorted(set(features) - set(new["columns"])):
         yield f"columns {lacking}: the payments in the store do not have them"

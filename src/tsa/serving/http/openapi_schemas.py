@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from tsa.config.market import Market, Serving
+from tsa.data.derived import input_columns, inputs_of
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.log.rules import needed_columns
 from tsa.data.wire.layout import FieldLayout
 from tsa.serving.problems import CONTENT_TYPE, TYPES
 
+FORM_KINDS = {"latitude": "number", "longitude": "number", "number": "number", "time": "time"}
+"""Kinds of columns that only derived features are computed from."""
 MAX_CHOICES = 100
 """A feature with more known values is a free text field in the form."""
 DECIMAL = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}
@@ -48,12 +51,16 @@ class Specification:
         """The columns of a payment in the order of the form: name, kind (id, time, key, text, number), known values."""
         market = self.market
         keys = {history.key for history in market.history}
-        numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
+        derived = input_columns(market)
         found = [{"name": market.event.id, "kind": "id"}, {"name": market.event.time, "kind": "time"}]
         for name in needed_columns(market, need_label=False):
             if name in (market.event.id, market.event.time):
                 continue
-            kind = "number" if name in numbers or name == market.event.amount else "key" if name in keys else "text"
+            kind = "key" if name in keys else "text"
+            if name in market.number_columns:
+                kind = "number"
+            elif name not in market.raw_columns and name in derived:
+                kind = FORM_KINDS.get(derived[name], "text")
             found.append({"name": name, "kind": kind})
         choices = self._choices()
         return [{**column, "choices": choices.get(column["name"], [])} for column in found]
@@ -89,15 +96,18 @@ class Specification:
             case "id":
                 return "example-1"
             case "time":
-                return self._example_time()
+                return self._example_time(column["name"])
             case "number":
                 return 12.5
             case "key":
                 return f"example-{column['name']}"
         return column["choices"][0] if column["choices"] else "example"
 
-    def _example_time(self) -> Any:
-        unit = self.market.event.time_unit
+    def _example_time(self, name: str | None = None) -> Any:
+        """name: the column; None: event.time."""
+        own = name in (None, self.market.event.time)
+        units = [item.time_unit for item in inputs_of(self.market).values() if item.column == name]
+        unit = self.market.event.time_unit if own else units[0]
         return EXAMPLE_TIME if unit is None else EXAMPLE_EPOCH * UNITS[unit]
 
     def _wire_example(self) -> dict[str, Any]:
@@ -218,8 +228,8 @@ def tensors_of(market: Market) -> list[dict[str, Any]]:
         layout = FieldLayout(market)
         names = dict.fromkeys((*layout.current, *layout.history_fields))
         return [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in names]
-    numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
-    kinds = dict.fromkeys(numbers | {market.event.amount}, "FP64")
+    derived = {name for name, kind in input_columns(market).items() if FORM_KINDS.get(kind) == "number"}
+    kinds = dict.fromkeys(market.number_columns | (derived - {*market.raw_columns}), "FP64")
     if market.event.time_unit is not None:
         kinds[market.event.time] = "INT64"
     names = dict.fromkeys((market.event.id, market.event.time, *needed_columns(market, need_label=False)))

@@ -1,0 +1,24 @@
+"""What the models of all sections of a market file are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def _column(name: str) -> str:
+    if not name or name.startswith("__"):
+        raise ValueError(f"a column name must not be empty or begin with two underscores (got {name!r})")
+    if name == "*" or (name.startswith("^") and name.endswith("$")):
+        raise ValueError(f"a column name must not be a pattern of names (got {name!r}): rename the column in the log")
+    return name
+
+
+Column = Annotated[str, AfterValidator(_column)]
+
+
+class ConfigModel(BaseModel):
+    """Base class: frozen, refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
