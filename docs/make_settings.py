@@ -1,7 +1,8 @@
 """Write docs/settings.md: every setting of the training, the model, a market file and the server.
 
-Names, defaults and allowed values come from the models in `tsa`. The column "Meaning" is written by hand in the page
-and is kept. A new setting appears with an empty meaning, which the tests refuse.
+Names, defaults, allowed values and meanings come from the models in `tsa`. Where a model has no text for a setting, the
+column "Meaning" is written by hand in the page and is kept. A new setting without either appears with an empty meaning,
+which the tests refuse.
 
     python docs/make_settings.py
 """
@@ -64,13 +65,21 @@ class Setting(typing.NamedTuple):
     metadata: Sequence[Any]
     default: Any
     """PydanticUndefined where it is required."""
+    meaning: str = ""
+    """Empty where it is written in the page."""
 
 
 def settings_of(kind: type) -> list[Setting]:
     """The settings of a Pydantic model or a dataclass, in the order of their declaration."""
     if issubclass(kind, BaseModel):
         return [
-            Setting(name, field.annotation, field.metadata, field.get_default(call_default_factory=True))
+            Setting(
+                name,
+                field.annotation,
+                field.metadata,
+                field.get_default(call_default_factory=True),
+                in_cell(field.description or ""),
+            )
             for name, field in kind.model_fields.items()
         ]
     hints = typing.get_type_hints(kind)
@@ -79,6 +88,12 @@ def settings_of(kind: type) -> list[Setting]:
         default = PydanticUndefined if field.default is dataclasses.MISSING else field.default
         found.append(Setting(field.name, hints[field.name], (), default))
     return found
+
+
+def in_cell(text: str) -> str:
+    """A text of a model as a cell of a table has it: one line, no capital at the start, no full stop."""
+    line = " ".join(text.split()).removesuffix(".")
+    return line[:1].lower() + line[1:] if line[1:2].islower() or line[1:2] == " " else line
 
 
 def written(value: Any) -> str:
@@ -158,22 +173,18 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def training() -> list[Row]:
     """Of the training."""
-    return [(s.name, written(s.default), allowed(s.annotation, s.metadata)) for s in settings_of(TrainingConfig)]
+    return [(s.name, written(s.default), allowed(s.annotation, s.metadata), "") for s in settings_of(TrainingConfig)]
 
 
 def network() -> list[Row]:
     """With the values of the presets, where they set one."""
     rows = []
     for setting in settings_of(model.ModelConfig):
-        values = allowed(setting.annotation)
-        if setting.name in model.CHOICES:
-            values = ", ".join(f"`{choice}`" for choice in model.CHOICES[setting.name])
-        elif setting.name in model.MINIMA:
-            values = f"integer ≥ {model.MINIMA[setting.name]}"
+        values = allowed(setting.annotation, setting.metadata)
         name, preset = setting.name, model.PRESETS
         default = MARKET if name in FROM_MARKET else written(preset["default"].get(name, setting.default))
         reference = MARKET if name in SIZES else written(preset["reference"].get(name, setting.default))
-        rows.append((name, default, reference, values))
+        rows.append((name, default, reference, values, setting.meaning))
     return rows
 
 
@@ -191,7 +202,7 @@ def server() -> list[Row]:
             continue
         option = OPTIONS.get(setting.name, "--" + setting.name.replace("_", "-"))
         shown = f"`{option}`" if option in known else "BUNDLE" if setting.name == "bundle" else ""
-        rows.append((setting.name, shown, written(setting.default), allowed(setting.annotation)))
+        rows.append((setting.name, shown, written(setting.default), allowed(setting.annotation), ""))
     return rows
 
 
@@ -221,7 +232,7 @@ def sections() -> Iterator[tuple[str, str, Row, list[Row]]]:
     for name, kind in tables(MarketTables):
         heading = "### Top of the file" if name == "top" else f"### `[{name}]`"
         rows = [
-            (s.name, written(s.default), allowed(s.annotation, s.metadata))
+            (s.name, written(s.default), allowed(s.annotation, s.metadata), s.meaning)
             for s in settings_of(kind)
             if not any(_models(s.annotation))
         ]
@@ -254,8 +265,8 @@ def render(page: str) -> str:
         lines = [heading, ""] + ([text, ""] if text else [])
         if rows:
             lines += ["| " + " | ".join((*columns, "Meaning")) + " |", "|---" * (len(columns) + 1) + "|"]
-            for name, *cells in rows:
-                meaning = known.get((heading, name), "")
+            for name, *cells, text in rows:
+                meaning = text or known.get((heading, name), "")
                 lines.append("| " + " | ".join((f"`{name}`", *cells, meaning)) + " |")
             lines.append("")
         parts.append("\n".join(lines))
@@ -273,7 +284,7 @@ tsa run --market markets/demo.toml payments.parquet --out run \\
 ```
 
 `python docs/make_settings.py` writes the names, defaults and values of this page from the code. A
-test checks that it is up to date. Edit only the column "Meaning".
+test checks that it is up to date. Edit only the column "Meaning"; that of the model is in the code.
 """
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def _parts(contents: Contents) -> dict[str, Any]:
     def read(name: str) -> Any:
         return json.loads(contents[name]) if name in contents else None
 
-    config = ModelConfig.from_dict(read("model.json"))
+    config = ModelConfig.make(read("model.json"))
     _refuse_larger(config, len(contents[WEIGHTS]))
     network = TSANetwork(config)
     network.load_state_dict(load(contents[WEIGHTS]))

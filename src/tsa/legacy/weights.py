@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from tsa.errors import ConfigError, ModelError
-from tsa.model.config import ModelConfig
+from tsa.model.config import Blocks, ModelConfig
 from tsa.model.network import TSANetwork
 
 ARGUMENTS: dict[str, Any] = {  # with the legacy defaults; None: required
@@ -136,7 +136,9 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
             biases=bool(given["emb_tbl_use_bias"]),
             mlp=bool(given["use_mlp"]),
             n_experts=int(given["num_experts"]) if given["use_moe"] else 0,
-            experts_in=tuple(p for p, mark in places.items() if any(_stands_in(name, p, mark) for name in experts)),
+            experts_in=cast(
+                Blocks, tuple(p for p, mark in places.items() if any(_stands_in(name, p, mark) for name in experts))
+            ),
             aggregation_floor=0,
         )
     except (ConfigError, TypeError, ValueError) as error:

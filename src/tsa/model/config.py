@@ -1,172 +1,126 @@
-"""The settings of a network, checked when made, and the three presets built from them.
-
-Knows sizes and choices only: no tensors, no markets, no files.
-"""
+"""The settings of a network, and the three presets built from them."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from tsa.config.toml import suggest
+from pydantic import ConfigDict, Field, model_validator
+
+from tsa.config.settings import Settings
 from tsa.errors import ConfigError
 from tsa.model.time_encoding import AGE_CAP_SECONDS, MAX_CAP_SECONDS
-from tsa.text import brief
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "event_embedding": ("aggregate", "factorise", "sum"),
-    "norm": ("post", "pre"),
-    "activation": ("relu", "gelu"),
-    "time_attention": ("none", "exponential", "log"),
-    "order_attention": ("self", "cross"),
-    "pooling": ("cls", "last"),
-    "fusion": ("gate", "softmax", "concat"),
-    "expert_policy": ("all", "none", "threshold", "random"),
-}
-MINIMA: dict[str, int] = {
-    "n_categorical": 0,
-    "n_numerical": 0,
-    "n_engineered": 0,
-    "n_match_features": 0,
-    "n_missing_indicators": 0,
-    "n_ensemble": 1,
-    "n_embedding": 1,
-    "n_classes": 2,
-    "width": 1,
-    "n_heads": 1,
-    "n_order_layers": 1,
-    "n_feature_layers": 0,
-    "feedforward_width": 1,
-    "classifier_width": 1,
-    "n_frequencies": 1,
-    "n_experts": 0,
-    "n_expert_groups": 1,
-    "aggregation_floor": 0,
-    "gate_width": 1,
-    "gate_feedforward_width": 1,
-    "gate_hidden_width": 1,
-}
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Blocks = Annotated[tuple[Literal["order", "feature", "gate"], ...], Field(strict=False)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Sizes and choices of a network (C, F, G features; D = `width`).
+class ModelConfig(Settings):
+    """Sizes and choices of a network (C, F, G features; D = `width`)."""
 
-    histories               names of the histories, the one whose current event feeds the feature attention first
-    n_embedding             N: the shared table has N + 2 rows of width D; row 0 is padding and stays zero, rows
-                            1 … N − F hold categorical values, N − F + 1 … N the numerical features
-    feature_dropout         share of the payments from which, in training, a categorical feature is left out, in all events:
-                            so little is learned by heart of a feature that says nothing
-    event_embedding         "aggregate": folded over the feature axis, width 2D (reference);
-                            "factorise": factorisation machine in its place, width 2D;
-                            "sum": width D: embeddings of categorical values and outcome, a linear map of the numbers, of
-                            their differences from the current event's and of the age, plain and periodic, all summed
-    n_match_features               "sum" only: so many leading categorical features tell of each event whether it has the same
-                            value as the current one (the same device, another country)
-    n_missing_indicators                 "sum" only: so many trailing numerical features are 0 or 1, marks of missing
-                                         values; they are told
-                            as they are, without waves and distances
-    known_outcomes          "sum" only: embed History.outcome (0 padding, 1 not known, 2 genuine, 3 fraud)
-    norm, activation        of the order attention's layers; the feature attention's are always pre-norm
-    time_attention          "exponential": logits × exp((age_i − age_j) / 1e6 s) (reference);
-                            "log": logits − exp(s_head) · log1p(|age_i − age_j| in days), s learned; "none"
-    age_cap_seconds         "exponential" only: no age counts as more. Where rows carry their history it is
-                            wire.age_cap_seconds
-    time_encoding           add to each event, as embedded, a learned periodic encoding of its age (Time2Vec)
-    order_attention         "self": in each layer every event attends to every event (reference); "cross": the current
-                            event alone attends, layer after layer, to the events as embedded, for a fraction of the work
-    n_ensemble               "cross" only: M small networks in one, each with its own passes over the events as embedded and
-                            its own classifier; each learns for itself, and their logits are averaged
-    pooling                what an order attention returns: a learned token "cls" (reference), or the current event, "last"
-    combine                 "gate": importances from a small order attention of its own, applied before the others run
-                            (reference); "softmax": importances from the order embeddings, which then stand side by side, each
-                            times its importance; "concat": side by side
-    biases                  a learned bias per token of the feature attention
-    n_feature_layers        0 leaves the feature attention out
-    mlp                     add the branch that reads the current numerical and engineered features directly
-    n_experts               experts in place of each feed-forward of the blocks in `experts_in` ("order", "feature",
-                            "gate"); 0: none. n_expert_groups > 1: two-level routing
-    balance_weight          weight of the experts' balance loss in `TSANetwork.auxiliary_loss`
-    aggregation_floor       least width inside a feature aggregation of fewer than 32 features; 0: the legacy system's rule
-    """
+    model_config = ConfigDict(strict=True)
+    section: ClassVar[str] = "model"
 
-    n_categorical: int
-    n_numerical: int
-    n_engineered: int = 0
-    n_embedding: int
-    histories: tuple[str, ...] = ("history",)
-    n_classes: int = 2
-    width: int = 64
-    n_heads: int = 1
-    n_order_layers: int = 6
-    n_feature_layers: int = 4
-    feedforward_width: int = 256
-    classifier_width: int = 1024
-    dropout: float = 0.1
-    feature_dropout: float = 0.0
-    event_embedding: str = "aggregate"
-    n_match_features: int = 0
-    n_missing_indicators: int = 0
+    n_categorical: int = Field(ge=0)
+    """Number of categorical features."""
+    n_numerical: int = Field(ge=0)
+    """Number of numerical features."""
+    n_engineered: int = Field(default=0, ge=0)
+    """Number of engineered features."""
+    n_embedding: int = Field(ge=1)
+    """Size of the shared embedding table: categorical values and numerical features."""
+    histories: Names = ("history",)
+    """Names of the histories; the current event of the first one feeds the feature attention."""
+    n_classes: int = Field(default=2, ge=2)
+    """Number of classes."""
+    width: int = Field(default=64, ge=1)
+    """Width D of the embeddings."""
+    n_heads: int = Field(default=1, ge=1)
+    """Attention heads; must divide `width`."""
+    n_order_layers: int = Field(default=6, ge=1)
+    """Layers of the attention over events."""
+    n_feature_layers: int = Field(default=4, ge=0)
+    """Layers of the attention over features; 0: none."""
+    feedforward_width: int = Field(default=256, ge=1)
+    """Hidden width of the feed-forward layers."""
+    classifier_width: int = Field(default=1024, ge=1)
+    """Hidden width of the classifier."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout rate, at least 0 and below 1."""
+    feature_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of training payments that lose a categorical feature, in all events."""
+    event_embedding: Literal["aggregate", "factorise", "sum"] = "aggregate"
+    """How an event is embedded. `aggregate`: folded over the features, width 2D. `factorise`: factorisation machine,
+    width 2D. `sum`: sum of the embeddings of values, outcome, numbers and age, width D."""
+    n_match_features: int = Field(default=0, ge=0)
+    """`sum` only: for this many first categorical features, add whether an event has the same value as the current
+    one."""
+    n_missing_indicators: int = Field(default=0, ge=0)
+    """`sum` only: this many last numerical features are 0 or 1 and mark missing values; they get no periodic
+    encoding."""
     known_outcomes: bool = False
-    n_frequencies: int = 16
-    frequency_scale: float = 0.3
-    norm: str = "post"
-    activation: str = "relu"
-    time_attention: str = "exponential"
-    age_cap_seconds: float = AGE_CAP_SECONDS
+    """`sum` only: embed the known outcomes of earlier payments."""
+    n_frequencies: int = Field(default=16, ge=1)
+    """Number of frequencies of the periodic encoding of numbers."""
+    frequency_scale: float = Field(default=0.3, gt=0)
+    """Scale of these frequencies, above 0."""
+    norm: Literal["post", "pre"] = "post"
+    """Layer norm after or before each block of the attention over events; the feature attention is always `pre`."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Activation function."""
+    time_attention: Literal["none", "exponential", "log"] = "exponential"
+    """How ages change attention. `exponential`: logits × exp(age difference / 1e6 s). `log`: logits minus a learned
+    multiple of log(1 + age difference in days) per head."""
+    age_cap_seconds: float = Field(default=AGE_CAP_SECONDS, gt=0)
+    """`exponential` only: no age counts as more. With inline histories it is `wire.age_cap_seconds`."""
     time_encoding: bool = False
-    order_attention: str = "self"
-    n_ensemble: int = 1
-    pooling: str = "cls"
-    fusion: str = "gate"
+    """Add a learned periodic encoding of the age (Time2Vec) to each event."""
+    order_attention: Literal["self", "cross"] = "self"
+    """`self`: every event attends to every event. `cross`: only the current event attends to the events, for a
+    fraction of the cost; needs `norm` `pre` and `pooling` `last`."""
+    n_ensemble: int = Field(default=1, ge=1)
+    """`cross` only: number of ensemble members with separate attention and classifiers; their logits are averaged."""
+    pooling: Literal["cls", "last"] = "cls"
+    """Output of the attention over events: a learned token (`cls`), or the current event (`last`)."""
+    fusion: Literal["gate", "softmax", "concat"] = "gate"
+    """How several histories are combined. `gate`: weights from a small attention over events, applied before the
+    others run. `softmax`: concatenated, each weighted by its importance. `concat`: concatenated."""
     biases: bool = True
+    """Learned bias per token of the feature attention."""
     mlp: bool = False
-    n_experts: int = 0
-    n_expert_groups: int = 1
-    experts_in: tuple[str, ...] = ("order", "feature")
-    expert_policy: str = "random"
-    balance_weight: float = 1e-2
-    aggregation_floor: int = 8
-    gate_width: int = 16
-    gate_feedforward_width: int = 128
-    gate_hidden_width: int = 256
-    gate_threshold: float = 0.05
+    """Add a branch that reads the current numerical and engineered features directly."""
+    n_experts: int = Field(default=0, ge=0)
+    """Experts in place of each feed-forward layer of the blocks in `experts_in`; 0: none."""
+    n_expert_groups: int = Field(default=1, ge=1)
+    """Groups of experts; above 1, routing has two levels. Must divide `n_experts`."""
+    experts_in: Blocks = ("order", "feature")
+    """Blocks with experts: `order`, `feature`, `gate`."""
+    expert_policy: Literal["all", "none", "threshold", "random"] = "random"
+    """When a second expert is used: always (`all`), never (`none`), if its gate exceeds 0.2 (`threshold`), or with
+    probability gate / 0.2 in training and always in evaluation (`random`)."""
+    balance_weight: float = Field(default=1e-2, ge=0)
+    """Weight of the experts' balance loss."""
+    aggregation_floor: int = Field(default=8, ge=0)
+    """Smallest width inside an aggregation of fewer than 32 features; 0: the rule of the legacy TSA system."""
+    gate_width: int = Field(default=16, ge=1)
+    """`gate` fusion: width of the gate's embeddings."""
+    gate_feedforward_width: int = Field(default=128, ge=1)
+    """`gate` fusion: hidden width of its feed-forward layers."""
+    gate_hidden_width: int = Field(default=256, ge=1)
+    """`gate` fusion: hidden width of its classifier."""
+    gate_threshold: float = Field(default=0.05, ge=0, lt=1)
+    """`gate` fusion: histories with a smaller weight are skipped."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "histories", tuple(self.histories))
-        object.__setattr__(self, "experts_in", tuple(self.experts_in))
-        for name, least in MINIMA.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name} must be an integer of at least {least} (got {name}={value!r})")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be one of {', '.join(choices)} (got {name}={getattr(self, name)!r})")
-        self._check_together()
-
-    def _check_together(self) -> None:
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
         def refuse(rule: str, *names: str) -> None:
             values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-            raise ConfigError(f"{rule} (got {values})")
+            raise ValueError(f"{rule} (got {values})")
 
         if self.width % self.n_heads:
             refuse("n_heads must divide width", "n_heads", "width")
-        if not 0.0 <= self.dropout < 1.0:
-            refuse("dropout must lie in [0, 1)", "dropout")
-        if not 0.0 <= self.feature_dropout < 1.0:
-            refuse("feature_dropout must lie in [0, 1)", "feature_dropout")
-        if not 0.0 <= self.gate_threshold < 1.0:
-            refuse("gate_threshold must lie in [0, 1)", "gate_threshold")
-        if self.balance_weight < 0.0:
-            refuse("balance_weight must not be negative", "balance_weight")
-        if self.frequency_scale <= 0.0:
-            refuse("frequency_scale must be above 0", "frequency_scale")
         capped = self.time_attention == "exponential"
-        if not 0.0 < self.age_cap_seconds < math.inf or (capped and self.age_cap_seconds > MAX_CAP_SECONDS):
-            refuse(f"age_cap_seconds must be above 0 and at most {MAX_CAP_SECONDS:g}", "age_cap_seconds")
+        if capped and self.age_cap_seconds > MAX_CAP_SECONDS:
+            refuse(f"age_cap_seconds must be at most {MAX_CAP_SECONDS:g}", "age_cap_seconds")
         if not self.histories or len(set(self.histories)) < len(self.histories):
             refuse("histories must be one or more different names", "histories")
         if self.n_categorical + self.n_numerical == 0:
@@ -197,10 +151,9 @@ class ModelConfig:
             refuse(rule, "n_ensemble", "order_attention", "fusion")
         if self.mlp and self.n_numerical + self.n_engineered == 0:
             refuse("mlp needs numerical or engineered features", "n_numerical", "n_engineered")
-        if not set(self.experts_in) <= {"order", "feature", "gate"}:
-            refuse("experts_in must be among order, feature, gate", "experts_in")
         if self.n_expert_groups > 1 and (self.n_experts < 2 or self.n_experts % self.n_expert_groups):
             refuse("n_expert_groups must divide n_experts", "n_expert_groups", "n_experts")
+        return self
 
     @property
     def event_width(self) -> int:
@@ -212,27 +165,6 @@ class ModelConfig:
         """Width of what the classifier reads."""
         n_orders = len(self.histories) if self.fusion in ("concat", "softmax") else 1
         return n_orders * self.event_width + self.width * (int(self.n_feature_layers > 0) + int(self.mlp))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them; `from_dict` reads them back."""
-        lists = {"histories": list(self.histories), "experts_in": list(self.experts_in)}
-        return {**dataclasses.asdict(self), **lists}
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> ModelConfig:
-        """Settings from JSON or the command line. ConfigError on a name that does not exist or is missing."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(settings) - set(fields)):
-            rule = f"model settings must be those of the network (got {brief(', '.join(unknown))})"
-            raise ConfigError(f"{rule}{suggest(unknown[0], list(fields))}")
-        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-        if missing := sorted(required - set(settings)):
-            raise ConfigError(f"model settings must hold {', '.join(sorted(required))}, missing: {', '.join(missing)}")
-        return cls(**settings)
-
-    def replace(self, **changes: Any) -> ModelConfig:
-        """A copy with some settings changed, checked again."""
-        return self.from_dict({**self.to_dict(), **changes})
 
 
 _DEFAULT: dict[str, Any] = {
@@ -270,4 +202,4 @@ def preset(name: str, **settings: Any) -> ModelConfig:
     """
     if name not in PRESETS:
         raise ConfigError(f"preset must be one of {', '.join(PRESETS)} (got preset={name!r})")
-    return ModelConfig.from_dict({**PRESETS[name], **settings})
+    return ModelConfig.make({**PRESETS[name], **settings})

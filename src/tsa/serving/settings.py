@@ -6,14 +6,12 @@ Each setting, its bounds, its text of help and its default are declared here onc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tsa.config.toml import Layer, findings
-from tsa.errors import ConfigError
+from tsa.config.settings import Settings
 from tsa.serving.history.identity import Seen
 
 
@@ -22,10 +20,8 @@ def _option(default: Any, option: str, help: str, *, env: str | None = None, **r
     return Field(default, description=help, json_schema_extra={"option": option, "env": env}, **rules)
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(Settings):
     """The settings of `tsa serve`. Units are in the names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     bundle: Path
     """A bundle, or a link to one: if the link changes, the new bundle is loaded."""
@@ -111,21 +107,6 @@ class ServeSettings(BaseModel):
     drain_seconds: float = _option(
         1.0, "--drain-seconds", "Seconds to answer 503 after SIGTERM before the socket closes.", ge=0
     )
-
-    @classmethod
-    def make(cls, values: dict[str, Any], layers: Sequence[Layer] = ()) -> Self:
-        """Build from a plain dict.
-
-        Args:
-            layers: the sources of the values, such as environment variables, which error messages then name.
-
-        Raises:
-            ConfigError: naming each invalid setting, its value and the rule that it breaks.
-        """
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            raise ConfigError("; ".join(findings(error, cls, layers))) from None
 
     @classmethod
     def variables(cls) -> dict[str, str]:

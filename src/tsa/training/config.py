@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from tsa.config.toml import findings
-from tsa.errors import ConfigError
+from tsa.config.settings import Settings
 
 Defaults = Mapping[str, Mapping[str, Any]]
 
@@ -38,11 +37,12 @@ SCHEDULES: Defaults = {"one_cycle": {"cycle_momentum": True}, "cosine": {}, "con
 CHOICES: Mapping[str, Defaults] = {"loss": LOSSES, "optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES}
 
 
-class ChoiceSettings(BaseModel):
+class ChoiceSettings(Settings):
     """The part of TrainingConfig that chooses. A setting of the chosen loss, optimiser or schedule that is not given takes
     that one's default; the settings of others stay None, and setting one is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(allow_inf_nan=True)
+    section: ClassVar[str] = "training"
 
     loss: Literal[
         "cross_entropy",
@@ -237,11 +237,3 @@ class TrainingConfig(ChoiceSettings):
     def samples_by_importance(self, epoch: int) -> bool:
         """Whether genuine payments are scored before `epoch`, the first being 1."""
         return self.importance_sampling_every > 0 and epoch >= 2 and (epoch - 2) % self.importance_sampling_every == 0
-
-    @classmethod
-    def make(cls, settings: dict[str, Any]) -> Self:
-        """Build from a plain dict; ConfigError names each setting, its value and the rule it breaks."""
-        try:
-            return cls(**settings)
-        except ValidationError as error:
-            raise ConfigError("; ".join(findings(error, cls, table="training"))) from None

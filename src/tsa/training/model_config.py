@@ -20,10 +20,7 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
         raise ConfigError(f"{rule}: without one a history tells nothing; name what the payments have")
     if given := sorted({*sizes, "name"} & set(settings)):
         raise ConfigError(f"model.{given[0]} comes with the store, it cannot be set")
-    try:
-        config = preset(name, **sizes, **settings)
-    except TypeError as error:
-        raise ConfigError(f"model settings must be of their types (got {dict(settings)} ({error}))") from None
+    config = preset(name, **sizes, **settings)
     if config.event_embedding != "sum":
         return config
     # calendar features come last and are left out: that another payment was made at the same hour says little

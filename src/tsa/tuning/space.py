@@ -17,7 +17,7 @@ from tsa.training.config import TrainingConfig
 DEFAULT = Path(__file__).with_name("space.toml")
 SECTIONS: dict[str, list[str]] = {
     "training": list(TrainingConfig.model_fields),
-    "model": [field.name for field in dataclasses.fields(ModelConfig)],
+    "model": list(ModelConfig.model_fields),
 }
 """The tables of a space, and the settings that each may name."""
 

@@ -1,0 +1,56 @@
+"""The base class of settings: a frozen Pydantic model whose errors are ConfigErrors that name the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tsa.config.toml import Layer, findings
+from tsa.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Settings with their defaults, bounds and meanings, each declared once.
+
+    The meaning of a field is the text below it. Unknown names are refused.
+
+    Raises:
+        ConfigError: naming each invalid setting, its value and the rule that it breaks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    section: ClassVar[str] = ""
+    """What error messages put before the names of settings: `model.width`."""
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(findings(error, type(self), table=self.section))) from error
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any], layers: Sequence[Layer] = ()) -> Self:
+        """Build from a plain dict.
+
+        Args:
+            layers: the sources of the values, such as environment variables, which error messages then name.
+
+        Raises:
+            ConfigError: naming each invalid setting, its value and the rule that it breaks.
+        """
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            if not layers or not isinstance(error.__cause__, ValidationError):
+                raise
+            raise ConfigError("; ".join(findings(error.__cause__, cls, layers, table=cls.section))) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them; `make` reads them back."""
+        return self.model_dump(mode="json")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed, checked again."""
+        return type(self)(**{**self.model_dump(), **changes})
