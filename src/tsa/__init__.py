@@ -10,7 +10,6 @@ scores = tsa.Scorer.load("run/bundle").score("payments.parquet")
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import typing
 
@@ -45,7 +44,11 @@ __all__ = ["EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "eval
 def __getattr__(name: str) -> typing.Any:
     """Import a public name on first use, so that `tsa prepare` does not wait for PyTorch."""
     if name == "__version__":
-        return importlib.metadata.version("tsa-fraud")
+        from importlib.metadata import (
+            version,
+        )  # takes 0.1 s, in which the first process of a container hears no SIGTERM
+
+        return version("tsa-fraud")
     if name not in _HOME:
         raise AttributeError(f"module 'tsa' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -137,6 +137,116 @@ def test_a_connection_is_not_held_for_ever(bundle: Path, monkeypatch: pytest.Mon
         assert time.monotonic() - began < 5
 
 
+def drip(connection: socket.socket, text: bytes, seconds: float) -> bytes:
+    """Send a byte at a time until the server answers or closes the connection; what it says."""
+    connection.settimeout(0.02)
+    end, found, at = time.monotonic() + seconds, b"", 0
+    while time.monotonic() < end:
+        with contextlib.suppress(TimeoutError):
+            if not (data := connection.recv(65536)):
+                return found
+            found += data
+        with contextlib.suppress(OSError):
+            connection.sendall(text[at % len(text) :][:1])
+        at += 1
+    raise AssertionError(f"the connection is still open: {found!r}")
+
+
+GET = b"GET /ping HTTP/1.1\r\nHost: x\r\n"
+SLOW = {
+    "request line": (b"GET /", b"a", b"408"),
+    "headers": (GET, b"X-A: b\r\n", b"408"),
+    "empty lines": (b"", b"\r\n", b"408"),
+    "second request": (GET + b"\r\n" + GET, b"X-A: b\r\n", b"200, 408"),
+    "empty lines after a request": (GET + b"\r\n", b"\r\n", b"200, 408"),
+    "body that nobody reads": (GET + b"content-length: 5000\r\n\r\n", b"a", b"200"),
+    "body of an unknown path": (HEAD.replace(b"v1", b"x") + b"content-length: 5000\r\n\r\n", b"a", b"404"),
+    "trailers": (GET + b"transfer-encoding: chunked\r\n\r\n0\r\n", b"X-A: b\r\n", b"200"),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_slow_request_is_cut_off(port: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.5)
+    begun, slow, statuses = SLOW[kind]
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(begun)
+        found = drip(connection, slow, 20)
+    assert b", ".join(re.findall(rb"HTTP/1.1 (\d+)", found)) == statuses
+    if statuses.endswith(b"408"):
+        assert json.loads(found.split(b"\r\n\r\n")[-1])["rule"] == "slow_head"
+
+
+def test_a_connection_without_a_request_is_closed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = protocol.Protocol.connection_made
+
+    def soon(self: Any, transport: Any) -> None:
+        self.timeout_keep_alive = 0.3
+        made(self, transport)
+
+    monkeypatch.setattr(protocol.Protocol, "connection_made", soon)
+    assert answered(port) == b""
+    assert answered(port, GET + b"\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_slow_request_does_not_wait_for_the_answer_before_it(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time limit is that of the client, not that of the server's work."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        body = json.dumps([payment(f"n{at}") for at in range(300)]).encode()
+        connection.sendall(HEAD + b"content-type: application/json\r\n")
+        connection.sendall(b"content-length: %d\r\n\r\n" % len(body) + body[:10])
+        time.sleep(0.6)  # the limit of a body is another one
+        connection.sendall(body[10:] + GET + b"connection: close\r\n\r\n")
+        found = b""
+        while data := connection.recv(65536):
+            found += data
+    assert found.count(b"HTTP/1.1 200") == 2
+
+
+def test_what_came_before_a_broken_request_is_answered_whole(port: int) -> None:
+    """Its refusal does not stand in the middle of another answer."""
+    one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    for broken in (b"G" * 100, CHUNKED + b"2\r\n{}zz", b"GET / HTTP/1.1\r\nX: " + b"b" * 200_000):
+        found = answered(port, one * 20 + broken)
+        heads = re.findall(rb"HTTP/1.1 (\d+).*?content-length: (\d+).*?\r\n\r\n", found, re.DOTALL | re.IGNORECASE)
+        assert [status for status, _ in heads[:20]] == [b"200"] * 20
+        for status, length in heads:
+            head, _, found = found.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 " + status)
+            assert json.loads(found[: int(length)])
+            found = found[int(length) :]
+        assert found == b""
+
+
+@pytest.mark.parametrize("ending", [b"", b"connection: close\r\n"])
+def test_a_client_that_does_not_read_is_disconnected(port: int, ending: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.5)
+    one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n"
+    left = (one + b"\r\n") * 1000 + one + ending + b"\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", port))
+        connection.settimeout(0.1)
+        for _ in range(300):
+            try:
+                left = left[connection.send(left or b"G") :]
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return
+            if not left:
+                time.sleep(1.5)
+        raise AssertionError("it is still connected")
+
+
+def test_an_upgrade_is_not_taken(port: int) -> None:
+    upgrade = b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    found = answered(port, GET + upgrade + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/outcome", "/invocations", "/v2/models/shop/infer"])
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "x-gzip"])
 def test_an_encoded_body_is_refused(client: httpx.Client, path: str, encoding: str) -> None:

@@ -14,7 +14,7 @@ from support.endpoint import endpoint, made_bundle
 from support.endpoint import payment as shop_payment
 from support.history_case import START, Case, RedisServer, answer_of
 from tsa.errors import ConfigError, HistoryError, HistoryLost, HistoryUnavailable
-from tsa.serving.history import sqlite_rows
+from tsa.serving.history import sqlite_file, sqlite_rows
 from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.maintenance import erase
@@ -120,10 +120,30 @@ def test_a_store_of_another_bundle_is_not_adopted(
     shorter = [{**table, "length": 3} for table in market["history"]]
     with open_history(history_url) as other:
         ScoringService(case.scorer(history=shorter), other)
-    time.sleep(LOOK_SECONDS)  # until then the removed file may be read, as if it were there after the adoption
     problem = scoring_service.score([payment(10, "q")])[0]
     assert isinstance(problem, RuleViolation)
     assert (problem.rule, problem.value) == ("history_lost", "it is not of this bundle")
+
+
+def test_a_removed_file_that_is_still_read_after_the_adoption(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks at the path the removed file answers. The store adopted meanwhile need not be adopted again."""
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    with open_history(url) as store:
+        scoring_service = ScoringService(case.scorer(), store)
+        answer_of(scoring_service.score([payment(0, "a")])[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(sqlite_file, "LOOK_SECONDS", 3600.0)
+            store.check()
+            time.sleep(2 * LOOK_SECONDS)
+            store.check()  # the next look is an hour away
+            emptied(url)
+            adopted(url)
+            assert store.read([(PAYMENTS, "a")]), "of the removed file"
+        store._file._look_at = 0.0  # type: ignore[attr-defined]
+        assert rule_of(scoring_service, payment(1, "b")) == "scored"
+        assert store.turns == 1
 
 
 def test_a_store_that_has_gone_back(

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], object], seconds: float = 180.0) -> None:
+    """Wait for a condition. The limit is only for what never comes: a loaded machine may be ten times slower."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
@@ -55,9 +57,17 @@ def running(pid: int) -> bool:
     return False
 
 
+def hears_sigterm(pid: int) -> bool:
+    """Whether the process has a handler: until then the kernel drops a signal to the first process of a container."""
+    with contextlib.suppress(OSError):
+        caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+        return bool(int(caught, 16) & 1 << (signal.SIGTERM - 1))
+    return False
+
+
 def status(url: str, **options: Any) -> int:
     try:
-        return httpx.get(f"{url}/ping", timeout=10, **options).status_code
+        return httpx.get(f"{url}/ping", timeout=60, **options).status_code
     except httpx.TransportError:
         return 0
 
@@ -68,7 +78,7 @@ def test_sigterm_ends_the_start(bundle: Path, tmp_path: Path, words: tuple[objec
     process = subprocess.Popen([str(word) for word in (TSA, "serve", bundle, *options)], stderr=subprocess.DEVNULL)
     time.sleep(seconds)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) in (0, 143, -signal.SIGTERM)
+    assert process.wait(120) in (0, 143, -signal.SIGTERM)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a process space of its own")
@@ -79,10 +89,9 @@ def test_the_first_process_of_a_container_hears_sigterm_while_it_starts(bundle: 
     words = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "tsa.integrations.sagemaker.serving"]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: children(process.pid))
-        time.sleep(0.7)
+        until(lambda: children(process.pid) and hears_sigterm(children(process.pid)[0]))
         os.kill(children(process.pid)[0], signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()
@@ -102,18 +111,18 @@ def test_workers_end_with_their_parent_and_a_restart_finds_the_address_free(bund
         words = [TSA, "serve", bundle, "--history", history, "--port", port]
         again = subprocess.Popen([str(word) for word in words], stderr=subprocess.DEVNULL)
         try:
-            until(lambda: not any(map(running, begun)), 10)
+            until(lambda: not any(map(running, begun)))
             until(lambda: status(url) == 200)
             assert httpx.post(f"{url}/v1/score", json=payment("a")).json()["replayed"]
         finally:
             again.terminate()
-            again.wait(30)
+            again.wait(120)
 
 
 def test_workers_that_cannot_stay_end_the_server(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "TRIES", 2)
     settings = settings_of(tmp_path / "gone", workers=1, port=free_port())
-    with pytest.raises(ServerError, match=r"workers must stay up \(got 2 in a row .* the last with 2\)"):
+    with pytest.raises(ServerError, match=r"workers must stay up \(got 2 failures in a row .* the last with 2\)"):
         workers.supervise(settings)
     assert signal.getsignal(signal.SIGTERM) is not None
 
@@ -168,7 +177,9 @@ def presented(port: int, folder: Path) -> bytes | None:
         return wrapped.getpeercert(binary_form=True)
 
 
-def test_a_renewed_certificate_and_new_tokens_are_read_without_a_restart(bundle: Path, tmp_path: Path) -> None:
+def test_a_renewed_certificate_and_new_tokens_are_read_without_a_restart(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     certificates(tmp_path)
     (tmp_path / "tokens").write_text("a-token-of-some-length\n")
     secured = {"ssl_certificate": tmp_path / "server.pem", "ssl_key": tmp_path / "server.key"}
@@ -186,12 +197,12 @@ def test_a_renewed_certificate_and_new_tokens_are_read_without_a_restart(bundle:
         renewed = {name: (tmp_path / name).read_bytes() for name in before}
         (tmp_path / "server.key").write_bytes(before["server.key"])  # half of a renewal: the pair before stays
         (tmp_path / "tokens").write_text("")
-        time.sleep(2.5)
+        until(lambda: "the certificate could not be reloaded" in caplog.text and "the tokens could" in caplog.text)
         assert presented(port, tmp_path) == first
         (tmp_path / "server.key").write_bytes(renewed["server.key"])
         (tmp_path / "tokens").write_text("another-token-of-some-length\n")
-        until(lambda: presented(port, tmp_path) != first, 10)
-        assert opens("another-token-of-some-length")
+        until(lambda: presented(port, tmp_path) != first)
+        until(lambda: opens("another-token-of-some-length"))
         assert not opens("a-token-of-some-length")
 
 
@@ -203,10 +214,12 @@ def test_an_authority_that_is_taken_away_lets_nobody_in(bundle: Path, tmp_path: 
         assert status(url, verify=known) == 200
         shutil.copy(tmp_path / "stranger.pem", tmp_path / "authority.pem")
         found.renew()
-        until(lambda: status(url, verify=known) == 0, 10)
+        until(lambda: status(url, verify=known) == 0)
 
 
-def test_sighup_takes_another_bundle_over_and_opens_the_shadows_file_anew(bundle: Path, tmp_path: Path) -> None:
+def test_sighup_takes_another_bundle_over_and_opens_the_shadows_file_anew(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own = tmp_path / "bundle"
     shutil.copytree(bundle, own)
     log = tmp_path / "shadow.jsonl"
@@ -225,7 +238,7 @@ def test_sighup_takes_another_bundle_over_and_opens_the_shadows_file_anew(bundle
         until(lambda: log.read_text().count("\n") >= 1)
         shutil.rmtree(own)
         found.renew()
-        time.sleep(0.5)
+        until(lambda: "the bundle was not reloaded" in caplog.text)
         assert httpx.post(url, json=payment("d")).status_code == 200, "what cannot be read leaves what was there"
 
 
@@ -244,7 +257,7 @@ def test_running_out_of_open_files_is_logged(bundle: Path, tmp_path: Path) -> No
         with contextlib.ExitStack() as opened:
             for _ in range(60):
                 opened.enter_context(socket.create_connection(("127.0.0.1", port), 5))
-            until(lambda: "open files" in log.read_text(), 15)
+            until(lambda: "open files" in log.read_text())
         until(lambda: status(f"http://127.0.0.1:{port}") == 200)
     finally:
         process.kill()
@@ -264,16 +277,122 @@ def test_no_request_waits_for_workers_that_are_gone(bundle: Path, tmp_path: Path
     with served(bundle, f"sqlite:///{tmp_path}/h.db", "--workers", 2) as (process, url):
         until(lambda: len(workers_of(process.pid)) == 2)
         assert httpx.post(f"{url}/v1/score", json=payment("a"), timeout=30).status_code == 200
-        begun = time.monotonic()
         for pid in workers_of(process.pid):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: status(url) == 0, 15)
-        assert time.monotonic() - begun < 5, "turned away, not timed out"
-        until(lambda: status(url) == 200, 60)
-        figures = httpx.get(f"{url}/metrics", timeout=10).text
-        assert "tsa_workers_ended_total 2.0" in figures
-        assert abs(float(figures.partition("\ntsa_start_time_seconds ")[2].split()[0]) - time.time()) < 300
+        errors = [errors_of(url) for _ in range(20)]
+        assert not any(isinstance(error, httpx.TimeoutException) for error in errors), "turned away, not timed out"
+        until(lambda: status(url) == 200)
+        assert metric(url, "tsa_workers_ended_total") == 2
+        assert abs(metric(url, "tsa_start_time_seconds") - time.time()) < 600
+        until(lambda: metric(url, "tsa_workers_ready") == 2)
+
+
+class Ended:
+    """A worker that has ended."""
+
+    pid, exitcode = 1, -9
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def test_restarts_come_more_and_more_seldom_and_end_only_without_a_healthy_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+
+    def start(self: Any) -> None:
+        self.member, self.worker, self.begun, self._gone = workers.Member(), Ended(), now[0], False
+        starts.append(now[0])
+
+    starts: list[float] = []
+    monkeypatch.setattr(workers.Place, "start", start)
+    failing, other = (workers.Place(None, None, workers.Together()) for _ in range(2))  # type: ignore[arg-type]
+    starts.clear()
+    while now[0] < 1300:
+        failing.look()
+        now[0] += 0.25
+    pauses = [round(after - before) for before, after in pairwise(starts)]
+    assert pauses[:5] == [1, 3, 7, 15, 31]
+    assert set(pauses[5:]) == {60}
+    assert "is replaced in 60 s (failure 8 in a row)" in caplog.text
+
+    workers._end_if_none_stays([failing, other])  # the other one may still come up
+    other.lost = workers.TRIES
+    with pytest.raises(ServerError, match=r"failures in a row in each place, the last with -9 \(SIGKILL\)"):
+        workers._end_if_none_stays([failing, other])
+    monkeypatch.setattr(Ended, "is_alive", lambda self: True)
+    other.member.ready_at = now[0] - workers.STEADY_SECONDS - 1
+    workers._end_if_none_stays([failing, other])
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tsa.serving import server
+from tsa.serving.settings import ServeSettings
+if __name__ == "__main__":
+    server.STEADY_SECONDS, server.MAX_WAIT_SECONDS = 0.2, 0.2
+    bundle, history, port = sys.argv[1:]
+    server.run(ServeSettings(bundle=Path(bundle), history=history, new_store=True, port=int(port), workers=2))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("TSA_LONG"), reason="starts ten workers, one after the other: TSA_LONG=1")
+def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Path, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "run.py").write_text(RUN)
+    words = [sys.executable, tmp_path / "run.py", bundle, f"sqlite:///{tmp_path}/h.db", port]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen([str(word) for word in words], stderr=file)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: status(url) == 200 and metric(url, "tsa_workers_ready") == 2)
+        healthy, *others = workers_of(process.pid)
+        time.sleep(0.3)  # it counts as healthy from here on
+        for _ in range(workers.TRIES + 2):
+            for pid in others:
+                os.kill(pid, signal.SIGKILL)
+            until(lambda others=others: set(workers_of(process.pid)) - {healthy, *others})  # type: ignore[misc]
+            others = [pid for pid in workers_of(process.pid) if pid != healthy]
+            assert status(url) == 200
+        assert metric(url, "tsa_workers_ended_total") == workers.TRIES + 2
+        until(lambda: metric(url, "tsa_workers_ready") == 2)
+        assert healthy in workers_of(process.pid)
+        while process.poll() is None:
+            for pid in workers_of(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert "workers must stay up (got 5 failures in a row in each place, the last with -9 (SIGKILL))" in log.read_text()
+
+
+def errors_of(url: str) -> httpx.TransportError | None:
+    try:
+        httpx.get(f"{url}/ping", timeout=60)
+    except httpx.TransportError as error:
+        return error
+    return None
+
+
+def metric(url: str, name: str) -> float:
+    return float(httpx.get(f"{url}/metrics", timeout=60).text.partition(f"\n{name} ")[2].split()[0])
 
 
 def workers_of(pid: int) -> list[int]:
-    return [child for child in children(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    found = []
+    with contextlib.suppress(OSError):
+        found = children(pid)
+    return [child for child in found if b"spawn_main" in command_of(child)]
+
+
+def command_of(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

@@ -103,7 +103,7 @@ def test_variables_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_variable_that_breaks_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSA_MAX_LIST", "0")
-    with pytest.raises(ConfigError, match=r"max_list: must be .* 1 \(got '0' \(from TSA_MAX_LIST\)\)"):
+    with pytest.raises(ConfigError, match=r"max_list: must be .* 1 \(got '0', from TSA_MAX_LIST\)"):
         _bounds()
     monkeypatch.setenv("TSA_MAX_LIST", "10")
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "six")

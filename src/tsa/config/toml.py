@@ -153,7 +153,8 @@ def _lines(
             yield (f"{key}: {line}" if key else line) + origin
     else:
         message = re.sub(r"^\w+ should", "must", str(detail["msg"])).replace(" after validation, not", ", not")
-        yield f"{key}: {message} (got {truncate_repr(detail['input'], MAX_SHOWN)}{origin})"
+        got = truncate_repr(detail["input"], MAX_SHOWN)
+        yield f"{key}: {message} (got {got}{', ' + origin[2:-1] if origin else ''})"
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from tsa.data.values import normalise_text
 from tsa.optional import imported
 from tsa.serving.history.base import REASONS
 from tsa.serving.problems import RULES
-from tsa.serving.worker_metrics import START, WORKERS_ENDED, Family, Page
+from tsa.serving.worker_metrics import START, WORKERS_ENDED, WORKERS_READY, Family, Page
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Metrics:
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
         self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
         client.Gauge(START[0], START[1], registry=self.registry).set(time.time())
+        client.Gauge(WORKERS_READY[0], WORKERS_READY[1], registry=self.registry).set(1)
         counter(*WORKERS_ENDED)
         for reason in REASONS:
             self.history_failures.labels(reason)

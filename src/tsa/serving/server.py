@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -139,6 +139,7 @@ def _config(settings: ServeSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app="tsa.serving.http.app:create_app",
         http=Protocol,
+        ws="none",
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -200,13 +201,13 @@ LOOK_SECONDS = 1.0
 MAX_SECONDS = 30.0
 """Time limit for workers to end; their settings allow no more."""
 TRIES = 5
-"""The server stops after this many quick failures in a row of a worker and its replacements."""
+"""The server stops if no worker is healthy and each place had this many quick failures in a row."""
 STEADY_SECONDS = 10.0
-"""A worker that ran this long has started well and does not count as a quick failure."""
+"""A worker that ran this long has started well: it is healthy, and its end does not count as a quick failure."""
 START_SECONDS = 600.0
 """Time limit for a worker to start."""
-MAX_WAIT_SECONDS = 8.0
-"""Longest wait between the end of a worker and its restart."""
+MAX_WAIT_SECONDS = 60.0
+"""Longest wait between the end of a worker and its restart; the wait doubles with each quick failure."""
 ADDRESS_SECONDS = 3.0
 """How long to wait for an address in use: workers of a killed server release it shortly after."""
 REFUSED = 2
@@ -218,6 +219,8 @@ class Place:
     def __init__(self, settings: ServeSettings, listening: socket.socket, together: Together) -> None:
         self._settings, self._listening, self._together = settings, listening, together
         self.lost, self._again_at = 0, 0.0
+        self.last = ""
+        """How its last worker ended."""
         self.start()
 
     def start(self) -> None:
@@ -232,7 +235,7 @@ class Place:
         self._together.join(self.member)
 
     def look(self) -> None:
-        """Replace the worker if it has ended. Raises ServerError after TRIES quick failures in a row."""
+        """Replace the worker if it has ended, after a pause that grows with the number of quick failures in a row."""
         now, ready = time.monotonic(), self.member.ready_at
         if self.worker.is_alive():
             if ready is None and now - self.begun > START_SECONDS:
@@ -243,15 +246,32 @@ class Place:
             self._gone = True
             self._together.leave(self.member)
             self.lost = 1 if ready is not None and now - ready > STEADY_SECONDS else self.lost + 1
-            if self.lost >= TRIES:
-                raise ServerError(
-                    f"workers must stay up (got {self.lost} in a row that ended soon after their start, the last with "
-                    f"{_how(self.worker.exitcode)}): see the log lines above"
-                )
-            logger.error("worker %s ended with %s and is replaced", self.worker.pid, _how(self.worker.exitcode))
-            self._again_at = now + min(MAX_WAIT_SECONDS, 2.0 ** (self.lost - 1) - 1.0)
+            pause = min(MAX_WAIT_SECONDS, 2.0 ** (self.lost - 1) - 1.0)
+            self.last = _how(self.worker.exitcode)
+            logger.error(
+                "worker %s ended with %s and is replaced%s",
+                *(self.worker.pid, self.last),
+                f" in {pause:g} s (failure {self.lost} in a row)" if pause else "",
+            )
+            self._again_at = now + pause
+            return
         if now >= self._again_at:
             self.start()
+
+    def is_healthy(self) -> bool:
+        """Whether its worker has been serving for some time."""
+        ready = self.member.ready_at
+        return self.worker.is_alive() and ready is not None and time.monotonic() - ready > STEADY_SECONDS
+
+
+def _end_if_none_stays(places: Sequence[Place]) -> None:
+    """Raise ServerError if no worker stays up. One that does goes on serving, however often the others fail."""
+    fewest = min(place.lost for place in places)
+    if fewest >= TRIES and not any(place.is_healthy() for place in places):
+        raise ServerError(
+            f"workers must stay up (got {fewest} failures in a row in each place, the last with {places[0].last}): "
+            "see the log lines above"
+        )
 
 
 class Asked:
@@ -300,7 +320,7 @@ def supervise(settings: ServeSettings) -> None:
 
     Raises:
         ConfigError: the address is in use.
-        ServerError: workers fail again and again.
+        ServerError: no worker stays up.
     """
     listening, asked, together = bind(settings), Asked(), Together()
     places: list[Place] = []
@@ -322,6 +342,7 @@ def supervise(settings: ServeSettings) -> None:
                     _renew(places)
                 for place in places:
                     place.look()
+                _end_if_none_stays(places)
                 together.gather()
         finally:
             _end([place.worker for place in places], asked)

@@ -24,7 +24,8 @@ ASK_SECONDS = 4.0
 READY = "ready"
 START = ("tsa_start_time_seconds", "When the server was started, in epoch seconds")
 WORKERS_ENDED = ("tsa_workers_ended_total", "Workers that ended unasked, and were replaced")
-OF_THE_SERVER = (START[0], WORKERS_ENDED[0].removesuffix("_total"))
+WORKERS_READY = ("tsa_workers_ready", "Workers that serve")
+OF_THE_SERVER = (START[0], WORKERS_READY[0], WORKERS_ENDED[0].removesuffix("_total"))
 """Told by the parent for all workers, and not added up."""
 
 Sample = tuple[str, tuple[tuple[str, str], ...], float]
@@ -186,9 +187,11 @@ class Together:
 
     def _own(self) -> list[Family]:
         """What the parent has to tell."""
-        (start, text), (ended, text_ended) = START, WORKERS_ENDED
+        (start, text), (ended, text_ended), (ready, text_ready) = START, WORKERS_ENDED, WORKERS_READY
+        count = sum(member.ready_at is not None for member in self._members)
         return [
             Family(start, text, "gauge", [(start, (), self._started)]),
+            Family(ready, text_ready, "gauge", [(ready, (), float(count))]),
             Family(ended.removesuffix("_total"), text_ended, "counter", [(ended, (), float(self._ended))]),
         ]
 

@@ -265,7 +265,7 @@ def test_without_a_context_a_refusal_is_raised(bundle: Path) -> None:
 
 def test_settings_that_are_no_numbers_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAGEMAKER_MODEL_SERVER_WORKERS", "many")
-    with pytest.raises(ConfigError, match=r"workers: must be .*'many' \(from SAGEMAKER_MODEL_SERVER_WORKERS\)"):
+    with pytest.raises(ConfigError, match=r"workers: must be .*'many', from SAGEMAKER_MODEL_SERVER_WORKERS\)"):
         model_fn(str(bundle))
 
 

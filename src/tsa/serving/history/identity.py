@@ -91,7 +91,7 @@ class Seen(NamedTuple):
     identity: bytes
     generation: int
     at: float
-    """Epoch seconds."""
+    """Epoch seconds when it was known to be the store at its address."""
 
 
 class Guard:
@@ -128,14 +128,17 @@ class Guard:
         own: Mark | None = None,
         found: bytes | None = None,
         sure: bool = True,
+        at: float | None = None,
     ) -> None:
-        """Note what a call of the store has met. before, own: `seen` and `own` as they were before the call. found: the mark
-        that the store has in the place of `own`. sure: whether a store that has gone back is to be refused from now on; else it
-        may still turn out that another server has answered.
+        """Compare what a call of the store has read with the last known state.
 
         Args:
             before: `seen` before the call.
+            own: `own` before the call.
+            found: the mark that the store has in the place of `own`.
             sure: refuse the store from now on if it has gone back; false if a wrong server may have answered.
+            at: epoch seconds when this store was last known to be the one at its address; None for now. A store that was
+                adopted later may take its place.
 
         Raises:
             HistoryLost: it is not the store that was used before, or an earlier state of it.
@@ -145,26 +148,26 @@ class Guard:
         with self._lock:
             seen = self._seen
             if seen is None or identity != seen.identity:
-                self._turn(identity, generation, seen)
+                self._turn(identity, generation, seen, _now(at))
                 return
             same = before is not None and before.identity == identity
             lower = before is not None and generation < before.generation
             if self._went_back or (same and (lower or _lacks(own, Mark.unpack(found)))):
                 self._went_back = self._went_back or sure
                 raise self._older()
-            self._seen = Seen(identity=identity, generation=max(generation, seen.generation), at=time.time())
+            self._seen = Seen(identity=identity, generation=max(generation, seen.generation), at=_now(at))
 
-    def note(self, identity: bytes, mark: Mark) -> None:
-        """Note a change that was made here."""
+    def note(self, identity: bytes, mark: Mark, *, at: float | None = None) -> None:
+        """Note a change that was made here. at: see `check`."""
         with self._lock:
             if (seen := self._seen) is None or seen.identity != identity:
                 return
             if mark.generation > seen.generation:
-                self._seen = Seen(identity=identity, generation=mark.generation, at=time.time())
+                self._seen = Seen(identity=identity, generation=mark.generation, at=_now(at))
             if self._own is None or mark.generation > self._own.generation:
                 self._own = mark
 
-    def _turn(self, identity: bytes, generation: int, seen: Seen | None) -> None:
+    def _turn(self, identity: bytes, generation: int, seen: Seen | None, at: float) -> None:
         """Accept a store that was not seen before, or refuse it."""
         current = Identity.unpack(identity)
         if current.lost:
@@ -174,7 +177,7 @@ class Guard:
             if not follows and (current.adopted_at is None or current.adopted_at <= seen.at):
                 raise HistoryLost(f"history store {self._name} was replaced by another one: {ADVICE}", "replaced")
             self.turns += 1
-        self._seen, self._went_back = Seen(identity=identity, generation=generation, at=time.time()), False
+        self._seen, self._went_back = Seen(identity=identity, generation=generation, at=at), False
         self._own = None
 
     def _older(self) -> HistoryLost:
@@ -208,6 +211,10 @@ class GuardedStore(ABC):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _now(at: float | None) -> float:
+    return time.time() if at is None else at
 
 
 def _lacks(own: Mark | None, found: Mark | None) -> bool:

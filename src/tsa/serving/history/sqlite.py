@@ -122,7 +122,8 @@ class SQLiteStore(GuardedStore):
                 rows.end(link)
             if mark is None or self._file.has_moved():
                 return False  # what went to a file that is no longer there is not acknowledged
-        self._guard.note(identity, mark)
+            same_at = self._file.same_at
+        self._guard.note(identity, mark, at=same_at)
         return True
 
     def scan(self, namespace: str) -> Iterator[tuple[StoreKey, VersionedValue]]:
@@ -216,7 +217,8 @@ class SQLiteStore(GuardedStore):
         row = rows.store_row(link)
         identity, generation = row or (None, None)
         try:
-            self._guard.check(identity, generation, before, own=own, found=rows.read_mark(link, own))
+            found = rows.read_mark(link, own)
+            self._guard.check(identity, generation, before, own=own, found=found, at=self._file.same_at)
         except HistoryLost as lost:
             if lost.reason == "older" and row is not None:
                 self._condemn(link, row[0])

@@ -56,6 +56,8 @@ class SQLiteFile:
         self._link: sqlite3.Connection | None = None
         self._marks: _Marks = ()
         self._look_at = 0.0
+        self.same_at = 0.0
+        """Epoch seconds when the opened file was last known to be the one at the path."""
 
     @property
     def opened(self) -> sqlite3.Connection | None:
@@ -86,15 +88,19 @@ class SQLiteFile:
         if self._link is None:
             if not self.is_there():
                 raise HistoryLost(f"history store {self.path} is gone, its file was removed: {ADVICE}", "lost")
+            self.same_at = time.time()
             self._link = self._opened()
             self._marks = self._found(self._names)
         return self._link
 
     def has_moved(self) -> bool:
         """Whether the file or its WAL was removed or replaced; if so, it is reopened at the next use."""
+        before = time.time()
         moved = self._found(self._names[:2]) != self._marks[:2]
         if moved:
             self._look_at = 0.0
+        else:
+            self.same_at = before
         return moved
 
     def close(self) -> None:
@@ -166,8 +172,11 @@ class SQLiteFile:
 
     def _is_same(self) -> bool:
         """Whether the file and its WAL are the opened ones."""
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        return self._found(self._names) == self._marks
+        before, self._look_at = time.time(), time.monotonic() + LOOK_SECONDS
+        same = self._found(self._names) == self._marks
+        if same:
+            self.same_at = before
+        return same
 
     @staticmethod
     def _found(names: Sequence[str]) -> _Marks:
