@@ -1,15 +1,14 @@
-"""Write docs/settings.md: every setting of the training, the model, a market file and the server.
+"""Write docs/settings.md: every setting of the training, the model, a market file, the server and the simulator.
 
-Names, defaults, allowed values and meanings come from the models in `tsa`. Where a model has no text for a setting, the
-column "Meaning" is written by hand in the page and is kept. A new setting without either appears with an empty meaning,
-which the tests refuse.
+Names, defaults, options, allowed values and meanings come from the models in `tsa`. The sections of a market file have
+no texts in their models: there the column "Meaning" is written by hand in the page and is kept. A new setting without
+either appears with an empty meaning, which the tests refuse.
 
     python docs/make_settings.py
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import types
 import typing
@@ -25,6 +24,7 @@ from pydantic_core import PydanticUndefined
 from tsa.config.validation import MarketTables
 from tsa.model import config as model
 from tsa.serving.settings import ServeSettings
+from tsa.simulation import SimulationConfig
 from tsa.training import TrainingConfig
 
 PAGE = Path(__file__).with_name("settings.md")
@@ -32,15 +32,8 @@ ROW = re.compile(r"^\| `(\w+)` \|.*\| (.*) \|$")
 HEADING = re.compile(r"^##+ (.+)$")
 ABSENT = "none"
 MARKET = "from the market"
-OPTIONS = {
-    "overrides": "--set",
-    "token_files": "--token-file",
-    "admin_token_files": "--admin-token-file",
-    "ssl_certificate": "--certificate",
-    "ssl_key": "--key",
-    "ssl_client_ca": "--client-ca",
-}
-"""Options of `tsa serve` that do not have the name of their setting."""
+OPTIONS = {"bundle": "BUNDLE", "overrides": "--set", "payments": "--payments"}
+"""Arguments and options that the commands declare themselves."""
 SIZES = {"n_categorical", "n_numerical", "n_engineered", "n_embedding", "histories"}
 """Settings of the model that the market and its encoder determine."""
 FROM_MARKET = {*SIZES, "known_outcomes", "n_match_features", "n_missing_indicators"}
@@ -58,7 +51,7 @@ Row = tuple[str, ...]
 
 
 class Setting(typing.NamedTuple):
-    """A setting of any of the models, whatever kind of class that is."""
+    """A setting of any of the models."""
 
     name: str
     annotation: Any
@@ -67,27 +60,20 @@ class Setting(typing.NamedTuple):
     """PydanticUndefined where it is required."""
     meaning: str = ""
     """Empty where it is written in the page."""
+    option: str = ""
+    """The option of the command line, if there is one."""
 
 
-def settings_of(kind: type) -> list[Setting]:
-    """The settings of a Pydantic model or a dataclass, in the order of their declaration."""
-    if issubclass(kind, BaseModel):
-        return [
-            Setting(
-                name,
-                field.annotation,
-                field.metadata,
-                field.get_default(call_default_factory=True),
-                in_cell(field.description or ""),
-            )
-            for name, field in kind.model_fields.items()
-        ]
-    hints = typing.get_type_hints(kind)
-    found = []
-    for field in dataclasses.fields(kind):
-        default = PydanticUndefined if field.default is dataclasses.MISSING else field.default
-        found.append(Setting(field.name, hints[field.name], (), default))
-    return found
+def settings_of(kind: type[BaseModel]) -> list[Setting]:
+    """The settings of a model, in the order of their declaration."""
+    settings = []
+    for name, field in kind.model_fields.items():
+        extra = field.json_schema_extra
+        option = str(extra["option"]) if isinstance(extra, dict) and "option" in extra else ""
+        default = field.get_default(call_default_factory=True)
+        meaning = in_cell(field.description or "")
+        settings.append(Setting(name, field.annotation, field.metadata, default, meaning, option))
+    return settings
 
 
 def in_cell(text: str) -> str:
@@ -173,7 +159,9 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def training() -> list[Row]:
     """Of the training."""
-    return [(s.name, written(s.default), allowed(s.annotation, s.metadata), "") for s in settings_of(TrainingConfig)]
+    return [
+        (s.name, written(s.default), allowed(s.annotation, s.metadata), s.meaning) for s in settings_of(TrainingConfig)
+    ]
 
 
 def network() -> list[Row]:
@@ -190,19 +178,23 @@ def network() -> list[Row]:
 
 def server() -> list[Row]:
     """With the options of `tsa serve`."""
-    import typer.main
+    return _with_options(ServeSettings)
 
-    from tsa.cli import app
 
-    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    known = {option for parameter in serve.params for option in parameter.opts}
+def simulation() -> list[Row]:
+    """With the options of `tsa simulate`."""
+    return _with_options(SimulationConfig)
+
+
+def _with_options(kind: type[BaseModel]) -> list[Row]:
     rows = []
-    for setting in settings_of(ServeSettings):
+    for setting in settings_of(kind):
         if setting.name in INTERNAL:
             continue
-        option = OPTIONS.get(setting.name, "--" + setting.name.replace("_", "-"))
-        shown = f"`{option}`" if option in known else "BUNDLE" if setting.name == "bundle" else ""
-        rows.append((setting.name, shown, written(setting.default), allowed(setting.annotation), ""))
+        option = setting.option or OPTIONS.get(setting.name, "")
+        shown = f"`{option}`" if option.startswith("--") else option
+        values = allowed(setting.annotation, setting.metadata)
+        rows.append((setting.name, shown, written(setting.default), values, setting.meaning))
     return rows
 
 
@@ -244,6 +236,13 @@ def sections() -> Iterator[tuple[str, str, Row, list[Row]]]:
         ("Setting", "Option", "Default", "Values"),
         server(),
     )
+    yield (
+        "## Simulation",
+        "Options of `tsa simulate`, and arguments of `SimulationConfig` ([simulator](simulator.md)).\n"
+        "Wire rows are 2000 by default.",
+        ("Setting", "Option", "Default", "Values"),
+        simulation(),
+    )
 
 
 def meanings(page: str) -> dict[tuple[str, str], str]:
@@ -284,7 +283,7 @@ tsa run --market markets/demo.toml payments.parquet --out run \\
 ```
 
 `python docs/make_settings.py` writes the names, defaults and values of this page from the code. A
-test checks that it is up to date. Edit only the column "Meaning"; that of the model is in the code.
+test checks that it is up to date. Edit the column "Meaning" only in the tables of the market file.
 """
 
 if __name__ == "__main__":

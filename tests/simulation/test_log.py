@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -38,12 +37,12 @@ def log() -> pl.DataFrame:
 
 def test_the_same_settings_give_the_same_log_and_another_seed_another(log: pl.DataFrame) -> None:
     assert simulate(CONFIG).equals(log)
-    assert not simulate(replace(CONFIG, seed=8)).equals(log)
+    assert not simulate(CONFIG.replace(seed=8)).equals(log)
 
 
 def test_columns_are_those_of_the_market_and_truth_only_on_request(log: pl.DataFrame) -> None:
     assert dict(log.schema) == {**SCHEMA, "fraud_kind": pl.String}
-    plain = simulate(replace(CONFIG, with_truth=False))
+    plain = simulate(CONFIG.replace(with_truth=False))
     assert plain.equals(log.drop("fraud_kind"))
     market = Market.load(MARKET)
     wanted = {*market.raw_columns, market.event.time, market.label.column}
@@ -121,7 +120,7 @@ def test_a_takeover_brings_a_new_device_and_a_stolen_card_a_burst(log: pl.DataFr
 
 def test_pieces_are_joined_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package.log, "PIECE_ROWS", 1_000)
-    log = simulate(replace(CONFIG, payments=10_000, days=30))
+    log = simulate(CONFIG.replace(payments=10_000, days=30))
     assert log["payment_id"].to_list() == list(range(1, 10_001))
     assert log["paid_at"].is_sorted()
     assert log["fraud_kind"].drop_nulls().len() == 90
@@ -137,7 +136,7 @@ def test_pieces_are_joined_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_small_and_odd_sizes_keep_their_counts(config: SimulationConfig) -> None:
-    log = simulate(replace(config, with_truth=True))
+    log = simulate(config.replace(with_truth=True))
     assert len(log) == config.payments
     assert log["fraud_kind"].drop_nulls().len() == config.n_frauds
     assert log["paid_at"].dt.date().n_unique() <= config.days
@@ -188,17 +187,17 @@ def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ({"payments": 0}, "payments must be an integer of at least 1 (got payments=0"),
-        ({"payments": 2.5}, "payments=2.5"),
-        ({"days": 0}, "days=0"),
+        ({"payments": 0}, "simulation.payments: must be greater than or equal to 1 (got 0)"),
+        ({"payments": 2.5}, "simulation.payments: "),
+        ({"days": 0}, "simulation.days: "),
         ({"days": 1, "payments": 3_000_000}, "at most 2000000 a day"),
-        ({"customers": 0}, "customers=0"),
-        ({"terminals": -1}, "terminals=-1"),
-        ({"seed": -1}, "seed=-1"),
-        ({"fraud_rate": 0.6}, "fraud_rate=0.6"),
-        ({"fraud_rate": float("nan")}, "fraud_rate=nan"),
-        ({"start": "1st of May"}, "start must be a date like 2025-01-01 (got start='1st of May')"),
-        ({"start": "2025-1-1"}, "start must be a date like 2025-01-01"),
+        ({"customers": 0}, "simulation.customers: "),
+        ({"terminals": -1}, "simulation.terminals: "),
+        ({"seed": -1}, "simulation.seed: "),
+        ({"fraud_rate": 0.6}, "simulation.fraud_rate: must be less than or equal to 0.5 (got 0.6)"),
+        ({"fraud_rate": float("nan")}, "simulation.fraud_rate: "),
+        ({"start": "1st of May"}, "simulation.start: "),
+        ({"start": "2025-1-1"}, "simulation.start: "),
         ({"start": "2025-02-30"}, "start must be a date like 2025-01-01"),
     ],
 )

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
-from typer.core import TyperGroup
 
 import tsa
+from tsa.cli.groups import make_group
 from tsa.data.log.quarantine import Quarantine as Quarantined
 from tsa.errors import ConfigError
 from tsa.files.outputs import is_stream
 
-
-class PlainHelp(TyperGroup):
-    """A command group that escapes its help texts: `[monitoring]` is a table of a market file and not markup."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        for command in self.commands.values():
-            command.help = escape(command.help or "")
-            for parameter in command.params:
-                if text := getattr(parameter, "help", None):
-                    parameter.help = escape(text)  # type: ignore[attr-defined]
-
-
-app = typer.Typer(
-    cls=PlainHelp,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    help="Detect fraud in payments with Temporal Self-Attention: from a log to a report, a bundle and scores.",
+app = make_group(
+    "Detect fraud in payments with Temporal Self-Attention: from a log to a report, a bundle and scores.",
     epilog="To get started: tsa simulate --out log.parquet, then tsa run --market markets/demo.toml log.parquet --out run",
 )
 

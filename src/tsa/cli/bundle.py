@@ -12,11 +12,12 @@ from rich.table import Table
 
 from tsa.cli.app import Quiet, app, log_path_for
 from tsa.cli.console import command_session, console, print_line
+from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 
-bundles = typer.Typer(no_args_is_help=True, help="Show, pack, sign, verify and compare bundles.")
+bundles = make_group("Show, pack, sign, verify and compare bundles.")
 app.add_typer(bundles, name="bundle")
 
 Log = Annotated[list[str] | None, typer.Argument(help="A log on which to compare the scores.", show_default=False)]

@@ -11,10 +11,12 @@ from rich.table import Table
 
 from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, set_aside
 from tsa.cli.console import command_session, console, print_line
+from tsa.cli.options import options_of
 from tsa.config.overrides import Overrides
 from tsa.data.log.quarantine import SetAside
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
+from tsa.simulation.config import SimulationConfig
 
 if TYPE_CHECKING:
     from tsa.progress import Progress
@@ -28,6 +30,7 @@ class Format(StrEnum):
 
 
 @app.command()
+@options_of(SimulationConfig)
 def simulate(
     out: Annotated[
         Path, typer.Option("--out", help="File to write; its suffix determines the format.", show_default=False)
@@ -35,11 +38,6 @@ def simulate(
     payments: Annotated[
         int | None, typer.Option(help="How many payments. [default: 200000, wire rows 2000]", show_default=False)
     ] = None,
-    days: Annotated[int, typer.Option(help="Number of days.")] = 120,
-    start: Annotated[str, typer.Option(help="The first day.")] = "2025-01-01",
-    fraud_rate: Annotated[float, typer.Option(help="Share of payments that are fraud.")] = 0.009,
-    seed: Annotated[int, typer.Option(help="Random seed; the same seed and size give the same file.")] = 0,
-    truth: Annotated[bool, typer.Option("--truth", help="Add the kind of each fraud as a column.")] = False,
     format_: Annotated[
         Format, typer.Option("--format", help="A log, or wire rows: each payment carries its own history.")
     ] = Format.LOG,
@@ -54,22 +52,23 @@ def simulate(
     ] = None,
     set_: Sets = None,
     quiet: Quiet = False,
+    **values: Any,
 ) -> None:
     """Simulate a log of payments with several kinds of fraud, for experiments. No substitute for real data.
 
     With --format wire and a market of wire rows: rows that carry their own history, as TSV or CSV (.gz), JSON
     lines or Parquet, with missing values, values never seen before, and histories whose two parts differ.
     """
-    from tsa.simulation import SimulationConfig, write_simulation, write_wire
+    from tsa.simulation import write_simulation, write_wire
 
-    wire = format_ is Format.WIRE
+    wire, truth = format_ is Format.WIRE, values["with_truth"]
     if wire != (market is not None) or (set_ and market is None) or (wire and truth):
         rule = "--format wire goes with --market, and not with --truth"
         raise ConfigError(f"{rule} (got --format {format_.value}, --market {market}, --truth {truth}, --set {set_})")
     check_outputs([market], files={"--out": out, "its log file": log_path_for(out)})
     settings = Overrides.read(set_, market, learns=False)
     n = payments if payments is not None else 2_000 if wire else 200_000
-    config = SimulationConfig(payments=n, days=days, start=start, fraud_rate=fraud_rate, seed=seed, with_truth=truth)
+    config = SimulationConfig.make({"payments": n, **values})
     with command_session(quiet, log_path_for(out)) as bars, bars("simulating", 1) as advance:
         counts = write_simulation(config, out) if settings.market is None else write_wire(config, settings.market, out)
         advance(1)

@@ -11,15 +11,14 @@ import typer
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
 from tsa.cli.console import command_session, print_line
+from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
 from tsa.config.market import Market
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.times import DAY_SECONDS
 
-history = typer.Typer(
-    no_args_is_help=True, help="Manage the history store that `tsa serve` uses: load, show, delete, prune, adopt."
-)
+history = make_group("Manage the history store that `tsa serve` uses: load, show, delete, prune, adopt.")
 app.add_typer(history, name="history")
 
 Url = Annotated[

@@ -9,11 +9,12 @@ import typer
 
 from tsa.cli.app import MarketFile, Quiet, Sets, app, log_path_for
 from tsa.cli.console import command_session, print_line
+from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
 from tsa.config.overrides import Overrides
 from tsa.files.outputs import check_outputs
 
-legacy = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Models of the legacy TSA system.")
+legacy = make_group("Models of the legacy TSA system.")
 app.add_typer(legacy, name="legacy")
 
 

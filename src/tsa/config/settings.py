@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tsa.config.toml import Layer, findings
 from tsa.errors import ConfigError
+
+
+def option(default: Any, name: str, help: str, *, env: str | None = None, **rules: Any) -> Any:
+    """A field of settings that a command takes as the option `name`, or from the environment variable `env`."""
+    return Field(default, description=help, json_schema_extra={"option": name, "env": env}, **rules)
 
 
 class Settings(BaseModel):

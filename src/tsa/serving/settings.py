@@ -7,17 +7,12 @@ Each setting, its bounds, its text of help and its default are declared here onc
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from tsa.config.settings import Settings
+from tsa.config.settings import Settings, option
 from tsa.serving.history.identity import Seen
-
-
-def _option(default: Any, option: str, help: str, *, env: str | None = None, **rules: Any) -> Any:
-    """A setting that `tsa serve` takes as `option`, or from the environment variable `env`."""
-    return Field(default, description=help, json_schema_extra={"option": option, "env": env}, **rules)
 
 
 class ServeSettings(Settings):
@@ -25,7 +20,7 @@ class ServeSettings(Settings):
 
     bundle: Path
     """A bundle, or a link to one: if the link changes, the new bundle is loaded."""
-    history: str | None = _option(
+    history: str | None = option(
         None,
         "--history",
         "The history store: sqlite:///FILE or redis://HOST:PORT/0.",
@@ -33,11 +28,11 @@ class ServeSettings(Settings):
         repr=False,
     )
     """None only for markets whose rows carry their own history."""
-    new_store: bool = _option(
+    new_store: bool = option(
         False, "--new-store", "Start with an empty history store if there is none yet.", env="TSA_NEW_STORE"
     )
     """Otherwise a missing store is an error."""
-    allow_eviction: bool = _option(
+    allow_eviction: bool = option(
         False,
         "--allow-eviction",
         "Allow a Redis that may evict keys. Payments of an evicted history are refused or scored without it.",
@@ -47,27 +42,27 @@ class ServeSettings(Settings):
     """State of the history store as read by another process of this server."""
     overrides: tuple[str, ...] = ()
     """`key=value` settings that override the bundle's market."""
-    host: str = _option("127.0.0.1", "--host", "The address to listen on; 0.0.0.0 for all.")
-    port: int = _option(8080, "--port", "The port to listen on.", ge=0, lt=2**16)
-    workers: int = _option(1, "--workers", "Processes; they share the history store.", ge=1)
-    engine: str = _option("auto", "--engine", "torch, onnxruntime, or auto: onnxruntime if possible.", env="TSA_ENGINE")
-    precision: str = _option("float32", "--precision", "float32, bf16 or int8.", env="TSA_PRECISION")
-    threads: int = _option(1, "--threads", "Threads of the model in each worker.", env="TSA_THREADS", ge=1)
-    shadow: Path | None = _option(
+    host: str = option("127.0.0.1", "--host", "The address to listen on; 0.0.0.0 for all.")
+    port: int = option(8080, "--port", "The port to listen on.", ge=0, lt=2**16)
+    workers: int = option(1, "--workers", "Processes; they share the history store.", ge=1)
+    engine: str = option("auto", "--engine", "torch, onnxruntime, or auto: onnxruntime if possible.", env="TSA_ENGINE")
+    precision: str = option("float32", "--precision", "float32, bf16 or int8.", env="TSA_PRECISION")
+    threads: int = option(1, "--threads", "Threads of the model in each worker.", env="TSA_THREADS", ge=1)
+    shadow: Path | None = option(
         None, "--shadow", "A second bundle that scores the same payments without affecting answers."
     )
     """Differences of its scores are only counted and written."""
-    shadow_file: Path | None = _option(None, "--shadow-file", "JSON lines with the shadow's differences.")
+    shadow_file: Path | None = option(None, "--shadow-file", "JSON lines with the shadow's differences.")
     shadow_difference: float = Field(0.01, ge=0)
     """Smaller differences of raw scores are not written."""
     watch_seconds: float = Field(2.0, ge=0)
     """How often the bundle is checked for a change; 0 for never."""
 
-    max_batch: int = _option(32, "--max-batch", "Largest batch of payments for the model.", ge=1)
+    max_batch: int = option(32, "--max-batch", "Largest batch of payments for the model.", ge=1)
     """A request with a longer list is one batch."""
-    batch_wait_ms: float = _option(0.0, "--batch-wait-ms", "How long a batch that is not full waits for more.", ge=0)
-    max_queue: int = _option(64, "--max-queue", "Payments that may wait; more are refused with 429.", ge=1)
-    max_queue_wait_ms: float = _option(
+    batch_wait_ms: float = option(0.0, "--batch-wait-ms", "How long a batch that is not full waits for more.", ge=0)
+    max_queue: int = option(64, "--max-queue", "Payments that may wait; more are refused with 429.", ge=1)
+    max_queue_wait_ms: float = option(
         100.0,
         "--max-queue-wait-ms",
         "Once a full batch is queued: how long its first payment may wait before more are refused with 429.",
@@ -78,33 +73,33 @@ class ServeSettings(Settings):
     stop_seconds: float = Field(25.0, gt=0)
     """After `drain_seconds`: how long accepted requests may take to finish."""
 
-    max_list: int = _option(1000, "--max-list", "Payments in a request.", env="TSA_MAX_LIST", ge=1)
-    max_bytes: int = _option(4 * 2**20, "--max-bytes", "Bytes of a request's body.", ge=1)
+    max_list: int = option(1000, "--max-list", "Payments in a request.", env="TSA_MAX_LIST", ge=1)
+    max_bytes: int = option(4 * 2**20, "--max-bytes", "Bytes of a request's body.", ge=1)
     max_depth: int = Field(6, ge=1)
     """Deepest nesting of lists and objects."""
     max_text: int = Field(4096, ge=1)
     """Most characters of a value; rows that carry their own history are limited by `max_bytes` only."""
     read_seconds: float = Field(10.0, gt=0)
     """How long a body may take to arrive."""
-    rate: float | None = _option(None, "--rate", "Payments a second that one client may send.", gt=0)
+    rate: float | None = option(None, "--rate", "Payments a second that one client may send.", gt=0)
     """On average; None for no limit."""
     burst: float = Field(200.0, gt=0)
     """Payments that a client may send at once."""
 
-    token_env: tuple[str, ...] = _option(
+    token_env: tuple[str, ...] = option(
         (), "--token-env", "An environment variable with a token that may score. Repeatable."
     )
-    token_files: tuple[Path, ...] = _option((), "--token-file", "A file of such tokens, one a line. Repeatable.")
-    admin_token_env: tuple[str, ...] = _option(
+    token_files: tuple[Path, ...] = option((), "--token-file", "A file of such tokens, one a line. Repeatable.")
+    admin_token_env: tuple[str, ...] = option(
         (), "--admin-token-env", "An environment variable with a token that may reload. Repeatable."
     )
-    admin_token_files: tuple[Path, ...] = _option((), "--admin-token-file", "A file of such tokens. Repeatable.")
+    admin_token_files: tuple[Path, ...] = option((), "--admin-token-file", "A file of such tokens. Repeatable.")
     """Without an admin token nobody may reload."""
-    ssl_certificate: Path | None = _option(None, "--certificate", "PEM file for TLS.")
-    ssl_key: Path | None = _option(None, "--key", "PEM file with its key.")
-    ssl_client_ca: Path | None = _option(None, "--client-ca", "PEM file: clients must show a certificate of these.")
-    public_key: Path | None = _option(None, "--public-key", "PEM file: serve only bundles that its private key signed.")
-    drain_seconds: float = _option(
+    ssl_certificate: Path | None = option(None, "--certificate", "PEM file for TLS.")
+    ssl_key: Path | None = option(None, "--key", "PEM file with its key.")
+    ssl_client_ca: Path | None = option(None, "--client-ca", "PEM file: clients must show a certificate of these.")
+    public_key: Path | None = option(None, "--public-key", "PEM file: serve only bundles that its private key signed.")
+    drain_seconds: float = option(
         1.0, "--drain-seconds", "Seconds to answer 503 after SIGTERM before the socket closes.", ge=0
     )
 

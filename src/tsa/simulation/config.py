@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 
-from tsa.errors import ConfigError
+from tsa.config.settings import Settings, option
 from tsa.times import as_utc, parse_time, to_seconds
 
 SECONDS_A_DAY = 86_400
 MAX_PAYMENTS_A_DAY = 2_000_000  # a day is the smallest chunk in memory
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimulationConfig:
-    """Size, time and randomness of a simulated log. The same settings give a byte-identical log.
+class SimulationConfig(Settings):
+    """Size, time and randomness of a simulated log. The same settings give a byte-identical log."""
 
-    payments     rows of the log, frauds included
-    days, start  the period: number of days from an ISO date, UTC
-    customers    None: one for each 25 payments
-    terminals    None: one for each 50 payments
-    fraud_rate   share of payments that are fraud; slightly fewer are labelled, since some fraud is never reported
-    with_truth   add the column `fraud_kind`, null for genuine payments; never a feature
+    model_config = ConfigDict(strict=True)
+    section: ClassVar[str] = "simulation"
 
-    Raises ConfigError for a setting out of bounds.
-    """
+    payments: int = Field(default=200_000, ge=1)
+    """Rows of the log, frauds included."""
+    days: int = option(120, "--days", "Number of days.", ge=1)
+    start: str = option("2025-01-01", "--start", "The first day, in UTC.", pattern=r"^\d{4}-\d\d-\d\d$")
+    customers: int | None = Field(default=None, ge=1)
+    """Number of customers; none for one to each 25 payments."""
+    terminals: int | None = Field(default=None, ge=1)
+    """Number of terminals; none for one to each 50 payments."""
+    fraud_rate: float = option(0.009, "--fraud-rate", "Share of payments that are fraud.", ge=0, le=0.5)
+    """Slightly fewer are labelled, since some fraud is never reported."""
+    seed: int = option(0, "--seed", "Random seed; the same seed and size give the same file.", ge=0)
+    with_truth: bool = option(False, "--truth", "Add the kind of each fraud as a column.")
+    """The column is `fraud_kind`, null for genuine payments. It is never a feature."""
 
-    payments: int = 200_000
-    days: int = 120
-    start: str = "2025-01-01"
-    customers: int | None = None
-    terminals: int | None = None
-    fraud_rate: float = 0.009
-    seed: int = 0
-    with_truth: bool = False
-
-    def __post_init__(self) -> None:
-        _at_least("payments", self.payments, 1)
-        _at_least("days", self.days, 1)
-        _at_least("seed", self.seed, 0)
-        for name, value in (("customers", self.customers), ("terminals", self.terminals)):
-            if value is not None:
-                _at_least(name, value, 1)
-        if not 0.0 <= self.fraud_rate <= 0.5:
-            raise ConfigError(f"fraud_rate must lie in [0, 0.5] (got fraud_rate={self.fraud_rate})")
+    @model_validator(mode="after")
+    def _check_period(self) -> Self:
         if self.payments > self.days * MAX_PAYMENTS_A_DAY:
             rule = f"payments must be at most {MAX_PAYMENTS_A_DAY} a day"
-            raise ConfigError(f"{rule} (got payments={self.payments}, days={self.days})")
-        if not isinstance(self.start, str) or len(self.start) != len("2025-01-01") or parse_time(self.start) is None:
-            raise ConfigError(f"start must be a date like 2025-01-01 (got start={self.start!r})")
+            raise ValueError(f"{rule} (got payments={self.payments}, days={self.days})")
+        if parse_time(self.start) is None:
+            raise ValueError(f"start must be a date like 2025-01-01 (got start={self.start!r})")
+        return self
 
     @property
     def n_frauds(self) -> int:
@@ -85,8 +77,3 @@ class SimulationConfig:
     def generator(self, purpose: str, part: int = 0) -> np.random.Generator:
         """A separate random stream per purpose, so that a change to one does not affect the others."""
         return np.random.default_rng(np.random.SeedSequence([self.seed, zlib.crc32(purpose.encode()), part]))
-
-
-def _at_least(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} must be an integer of at least {least} (got {name}={value!r})")

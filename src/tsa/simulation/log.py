@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def write_simulation(config: SimulationConfig, out: Path) -> dict[str, Any]:
     out = Path(out)
     counts: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
-    truth = replace(config, with_truth=True)
+    truth = config.replace(with_truth=True)
     with log_writer(out) as write:
         for piece in _pieces(truth):
             counts["payments"] += len(piece)

@@ -53,36 +53,43 @@ class ChoiceSettings(Settings):
         "asymmetric_multi_label",
         "asl_focal",
     ] = "cross_entropy"
+    """Loss function; the [formulas](training-losses.md) are listed there."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=1)
     """Share of the target that is spread evenly over the classes."""
     loss_fraud_weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """How many genuine payments' losses a fraud's counts as."""
+    """`weighted`: how many times the loss of a fraud counts."""
     loss_gamma: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Focusing: the loss of a payment is weighted with (1 − probability of its class) to this power."""
+    """`focal`, `asl_focal`: focusing exponent of the factor (1 − probability of the true class)."""
     loss_alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Factor of the whole loss."""
+    """`focal`: factor of the loss."""
     loss_gamma_pos: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Focusing of the class that is the case."""
+    """Focusing exponent of the true class."""
     loss_gamma_neg: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Focusing of the classes that are not the case."""
+    """Focusing exponent of the other classes."""
     loss_gamma_hc: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Weight, (1 + probability) to this power, of what the network is sure of, early and late in the run."""
+    """`cyclical_focal`: exponent of (1 + probability), which favours confident predictions early and late in the
+    run."""
     loss_cycle_factor: float | None = Field(default=None, ge=1, allow_inf_nan=False)
-    """The focus is sharpest after this fraction, 1 / factor, of the epochs; at 1 it only ever sharpens."""
+    """`cyclical_focal`: focusing is strongest after 1 / factor of the epochs; at 1 it only increases."""
     loss_clip: float | None = Field(default=None, ge=0, lt=1)
-    """Probability by which genuine payments are shifted down: those below it count nothing."""
+    """`asymmetric_multi_label`: amount subtracted from the fraud probability of genuine payments; those below it have
+    no loss."""
 
     optimizer: Literal["adamw", "adam", "sgd", "schedule_free_adamw"] = "adamw"
+    """Optimiser."""
     betas: tuple[float, float] | None = None
-    """Decay of the running means of the gradient and of its square."""
+    """`adamw`, `adam`, `schedule_free_adamw`: decay of the running means of the gradient and of its square."""
     momentum: float | None = Field(default=None, ge=0, lt=1)
+    """`sgd`: momentum."""
     nesterov: bool | None = None
+    """`sgd`: use Nesterov momentum; needs `momentum` above 0."""
 
     lr_schedule: Literal["one_cycle", "cosine", "constant"] = "constant"
+    """Learning-rate schedule; `schedule_free_adamw` needs `constant`."""
     lr_schedule_interval: Literal["step", "epoch"] = "step"
-    """When the rate moves."""
+    """Change the learning rate after each step or after each epoch."""
     cycle_momentum: bool | None = None
-    """Momentum, or the first beta, falls from 0.95 to 0.85 while the rate rises, and comes back, whatever it was set to."""
+    """`one_cycle`: momentum, or the first beta, falls from 0.95 to 0.85 while the rate rises, then rises again."""
 
     @model_validator(mode="before")
     @classmethod
@@ -144,62 +151,68 @@ class TrainingConfig(ChoiceSettings):
     """How a network is trained. The defaults are those the handbook figures in the README were made with."""
 
     epochs: int = Field(default=10, ge=1)
+    """Maximum number of epochs."""
     batch_size: int = Field(default=256, ge=1)
-    """Payments in a step of the optimiser, over all processes together."""
+    """Payments per optimiser step, over all processes together."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
-    """Parts that a batch is worked off in, one after the other: less memory, the same batch."""
+    """Split each batch into this many parts, computed one after the other; needs less memory and gives the same
+    batch."""
     length_bucket_batches: int = Field(default=0, ge=0)
-    """Batches in a window whose payments are put together by length of history, so that less is padding; 0: as drawn."""
+    """Number of batches whose payments are sorted by history length, so that there is less padding; 0: off."""
     num_workers: int | None = Field(default=None, ge=0)
-    """Processes that gather the next batches; 0 gathers each when it is needed. None: 0 on a CPU, 2 for each GPU."""
+    """Processes that prepare the next batches. 0: in the main process. none: 0 on a CPU, 2 per GPU."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """What matrix products are computed in. auto: float32 on a CPU; on a GPU bf16 where it has it, else fp16."""
+    """Precision of matrix products. `auto`: float32 on a CPU; on a GPU bf16 if it supports it, otherwise fp16."""
     compile: bool = False
-    """Compile the network for training with torch.compile."""
+    """Compile the network with `torch.compile`."""
     learning_rate: float = Field(default=1.5e-3, gt=0, allow_inf_nan=False)
-    """The highest rate of the schedule."""
+    """Highest learning rate of the schedule."""
     warmup_fraction: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the steps that the rate rises."""
+    """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=3e-2, ge=0, allow_inf_nan=False)
-    """On weight matrices alone: not on biases, norms and embeddings."""
+    """Weight decay of weight matrices; biases, norms and embeddings have none."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
     genuine_per_fraud: float = Field(default=15.0, gt=0, allow_inf_nan=False)
-    """Genuine payments per fraud in an epoch, drawn anew each epoch."""
+    """Genuine payments per fraud in an epoch; they are sampled again for each epoch."""
     importance_sampling_every: int = Field(default=2, ge=0)
-    """From the second epoch on, and again after so many, all genuine payments are scored, and drawn by importance: those
-    that look risky more often. 0: all are equally likely, always."""
+    """From epoch 2, and then every N epochs, score the genuine payments and sample the risky ones more often; 0:
+    sample uniformly."""
     label_delay_augmentation: float = Field(default=0.5, ge=0, le=1)
-    """Share of the payments drawn that learn of earlier outcomes sooner or later than in truth, after 0 to 2 times the delay
-    by chance: few frauds then teach as many more would. Only training varies it; whatever is scored keeps to the delay."""
+    """Share of training payments that see earlier outcomes with a random delay of 0 to 2 times the real one. Scoring
+    always uses the real delay."""
     event_dropout: float = Field(default=0.5, ge=0, le=1)
-    """Share of the payments drawn of whose earlier events some are left out, up to half of them by chance. As with
-    `label_delay_augmentation`, whatever is scored sees all."""
+    """Share of training payments that lose some earlier events at random, up to half of them. Scoring always uses all
+    events."""
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
-    """Decay of the running average of the weights, which is what is validated and kept; 0 keeps the weights themselves.
-    It settles what a constant rate leaves moving."""
+    """Decay of the running average of the weights, which is the model that is validated and saved; 0: no
+    averaging."""
     train_on: tuple[Literal["train", "validation", "calibration"], ...] = Field(default=("train",), min_length=1)
-    """Ranges whose labelled payments are learned from. Adding later ranges once the settings are chosen costs their use
-    as a check: early stopping on a range that is trained on is refused."""
+    """Ranges to train on. Early stopping needs a validation range that is not trained on."""
     early_stopping: bool = True
     """Keep the weights of the epoch with the best `monitor`; otherwise those of the last epoch."""
     monitor: str = "validation_average_precision"
-    """What early stopping goes by: one of METRICS."""
+    """The metric for early stopping: `validation_average_precision`, `validation_roc_auc`, `validation_loss`,
+    `validation_accuracy`, `validation_precision`, `validation_recall`, `validation_f1` or `loss`."""
     monitor_mode: Literal["auto", "max", "min"] = "auto"
-    """Which `monitor` is better. auto: a lower loss, a higher value of all else."""
+    """Which direction of `monitor` is better. `auto`: a lower loss, a higher value of everything else."""
     patience: int = Field(default=3, ge=1)
-    """Epochs without a better `monitor` before training stops."""
+    """Epochs without improvement before training stops."""
     min_delta: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """By how much more than this a `monitor` must differ to be better."""
+    """Smallest change of `monitor` that counts as an improvement."""
     save_top_k: int = Field(default=1, ge=1)
-    """Of how many of the best epochs, by early stopping's `monitor`, the weights are kept in the run's folder `checkpoints`."""
+    """Number of best epochs whose weights are saved in `checkpoints`."""
     checkpoint_every_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    """A checkpoint is written after so many minutes, beside the one at each epoch's end."""
+    """Write a checkpoint at this interval, in addition to the one at the end of each epoch."""
     calibration: Literal["bspline", "isotonic", "platt", "beta", "sampling"] = "bspline"
-    """How probabilities are fitted to the scores of the calibration range once training has ended."""
+    """How probabilities are fitted on the calibration range after training ([scores](scores.md)); `sampling` needs
+    `importance_sampling_every` 0."""
     tensorboard: bool = False
-    """Write what each epoch measured for TensorBoard, to the run's folder `tensorboard`."""
+    """Write metrics for TensorBoard to the folder `tensorboard` of the run."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Random seed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device to train on."""
 
     @model_validator(mode="after")
     def _validate_apart(self) -> Self:

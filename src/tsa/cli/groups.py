@@ -1,0 +1,53 @@
+"""Groups of commands, whose help is plain text: no markup and no emoji codes, so `[training]` stays as it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+SECTIONS = {
+    "From a log to a model": ("simulate", "prepare", "train", "evaluate", "compare", "run", "tune"),
+    "Scores and what follows from them": ("score", "explain", "thresholds", "calibrate", "monitor"),
+    "Bundles and the endpoint": ("bundle", "export", "history", "serve"),
+    "The predecessor of this package": ("legacy",),
+}
+"""The commands of `tsa` in the order of work."""
+
+
+class SectionedGroup(TyperGroup):
+    """A group that lists its commands with the whole first sentence of their help, those of SECTIONS under headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands to the help. Those of no section come last."""
+        shown = {name: command for name, command in self.commands.items() if not command.hidden}
+        listed = {title: [name for name in names if name in shown] for title, names in SECTIONS.items()}
+        rest = [name for name in shown if not any(name in names for names in listed.values())]
+        if len(rest) == len(shown):
+            listed = {"Commands": rest}
+        elif rest:
+            listed["Other commands"] = rest
+        for title, names in listed.items():
+            if names:
+                with formatter.section(title):
+                    formatter.write_dl([(name, _first_sentence(shown[name].help or "")) for name in names])
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return paragraph.split(". ")[0].removesuffix(".") + "." if paragraph else ""
+
+
+def make_group(help: str, **settings: Any) -> typer.Typer:
+    """A group of commands: help as wide as the terminal, up to 120 columns."""
+    return typer.Typer(
+        cls=SectionedGroup,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"max_content_width": 120},
+        help=help,
+        **settings,
+    )
