@@ -182,11 +182,12 @@ def attach_metrics(run: TrainedRun, report: Mapping[str, Any]) -> None:
 
 
 def metrics_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that a bundle stores, taken from a report."""
+    """The metrics that a bundle stores, taken from a report. The same run gives the same, so times are left out."""
     keys = ("evaluation", "calibration", "comparison")
     metrics = {key: to_plain(report[key]) for key in keys if report.get(key) is not None}
     for found in (metrics["evaluation"], metrics.get("comparison", {}).get("evaluation", {})):
         found.pop("curves", None)
+    metrics.get("comparison", {}).pop("seconds", None)
     return metrics
 
 

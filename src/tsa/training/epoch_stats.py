@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,15 @@ import torch
 
 from tsa.training.data.loader import Microbatch
 from tsa.training.train_step import StepResult
+
+
+NOT_REPRODUCIBLE = ("payments_per_second", "waiting_share", "checkpoint_seconds", "memory_bytes", "seconds")
+"""Figures of the machine. The same run has others the next time, so a bundle does not hold them."""
+
+
+def reproducible(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records of epochs without the figures of the machine."""
+    return [{name: value for name, value in record.items() if name not in NOT_REPRODUCIBLE} for record in records]
 
 
 @dataclass

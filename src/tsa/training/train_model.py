@@ -24,6 +24,7 @@ from tsa.training.config import TrainingConfig
 from tsa.training.data.sampler import Sampler
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext, distributed_context
+from tsa.training.epoch_stats import reproducible
 from tsa.training.finalize import fit_calibration, score_splits, write_split_scores
 from tsa.training.model_config import network_settings
 from tsa.training.preemption import capture_sigterm
@@ -291,7 +292,7 @@ class _Run:
             encoder=self.store.encoder,
             config=self.model,
             network=network,
-            training={**self.account, **end},
+            training={**self.account, **end, "epochs": reproducible(end["epochs"])},
             calibration=self.processes.broadcast(calibration),
             data=data_summary(self.store),
         )
