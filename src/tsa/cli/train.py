@@ -87,7 +87,7 @@ def run(
     With --resume the store in the run folder is used as it is, and training continues from its last checkpoint.
     """
     from tsa.data.store.store import EventStore
-    from tsa.evaluation.baseline.lightgbm import refuse_incomparable
+    from tsa.evaluation.baseline.lightgbm import not_comparable
     from tsa.evaluation.evaluate import require_lightgbm
     from tsa.training.job import measure_trained
     from tsa.training.train_model import train_network
@@ -102,8 +102,9 @@ def run(
         work = partial(prepare_store, settings, logs, out / "store", aside, bars)
         made = processes.run_then_barrier("store", work if missing else None)
         store = EventStore.open(out / "store", settings.market) if made is None else made
-        if comparison:
-            refuse_incomparable(store)
+        if comparison and (reason := not_comparable(store)) is not None:
+            logger.warning("there is no comparison with LightGBM: %s", reason)
+            comparison = False
         shown = processes.is_main and not quiet
         trained = train_run(settings, store, out, preset, bars, resume=resume, shown=shown, train=train_network)
         report = measure_trained(trained, comparison=comparison, progress=bars) if processes.is_main else {}

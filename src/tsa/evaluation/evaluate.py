@@ -286,7 +286,7 @@ def _report(run: TrainedRun, measured: dict[str, Any], comparison: dict[str, Any
             "sampling_rate_genuine": account["sampling_rate_genuine"],
             "weights": run.weights_hash,
         },
-        "training": {"epochs": account["epochs"], "best_epoch": account["best_epoch"]},
+        "training": {name: account.get(name) for name in ("epochs", "best_epoch", "adapted")},
         "evaluation": measured,
         "comparison": comparison,
         "environment": account.get("environment"),

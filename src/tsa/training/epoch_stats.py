@@ -13,7 +13,6 @@ import torch
 from tsa.training.data.loader import Microbatch
 from tsa.training.train_step import StepResult
 
-
 NOT_REPRODUCIBLE = ("payments_per_second", "waiting_share", "checkpoint_seconds", "memory_bytes", "seconds")
 """Figures of the machine. The same run has others the next time, so a bundle does not hold them."""
 

@@ -43,6 +43,7 @@ from tsa.training.run_folder import (
     run_metadata,
     utc_now,
 )
+from tsa.training.small_logs import Adapted, adapt_to_log
 from tsa.training.tracking import CURVES, Track, draw_curves, refuse_missing, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
 from tsa.training.validation import Scores, ScoringInterruptedError, has_both_classes
@@ -191,12 +192,15 @@ class _Run:
         processes: DistributedContext,
     ) -> _Run:
         """The run of these settings. ConfigError, TrainingError for what cannot be."""
+        rows = _rows(store, config)
+        adapted = adapt_to_log(config, settings, *(store.label[rows[name]] for name in ("train", "validation")))
+        config = adapted.training
+        _check_learnable(store, rows, config)
         torch.manual_seed(config.seed)
-        model = network_settings(store, preset, settings)
+        model = _network_of(store, preset, settings, adapted)
         network = TSANetwork(model).to(processes.device)
         if processes.count > 1:
             torch.manual_seed(config.seed + processes.rank)  # each process drops out values of its own
-        rows = _rows(store, config)
         return cls(
             store=store,
             out=out,
@@ -204,7 +208,7 @@ class _Run:
             model=model,
             network=network,
             rows=rows,
-            account=run_metadata(store, rows, config, preset, model),
+            account={**run_metadata(store, rows, config, preset, model), "adapted": list(adapted.notes)},
             processes=processes,
         )
 
@@ -268,6 +272,8 @@ class _Run:
         around = environment_metadata(self.store, self.out, self.processes.count, loop.learner.precision.name)
         run = {**self.account, **around, "started": utc_now(), **kept}
         write_json(self.out / RUN, run)
+        for note in self.account["adapted"]:
+            logger.info("%s", note)
         with tracked(self.out, self.config, run, loop.history.epochs) as track:
             write_json(self.out / RUN, run)
             yield run, track
@@ -312,19 +318,29 @@ def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, re
 
 
 def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
-    """Labelled rows to train on and to validate on. TrainingError where that cannot be."""
+    """Labelled rows to train on and to validate on."""
     train = np.concatenate([store.labelled(name) for name in config.train_on])
     # what is learned from says nothing as a check
     validation = train[:0] if "validation" in config.train_on else store.labelled("validation")
-    Sampler(store, train, config)  # refuses what cannot be learned from, before anything is written
-    label = store.label[validation]
+    return {"train": train, "validation": validation}
+
+
+def _network_of(store: EventStore, preset: str, settings: Mapping[str, Any], adapted: Adapted) -> ModelConfig:
+    """The network's settings; an ensemble is adapted only where the preset has one."""
+    model = network_settings(store, preset, settings)
+    return model.replace(**adapted.model) if model.n_ensemble > 1 else model
+
+
+def _check_learnable(store: EventStore, rows: Mapping[str, Rows], config: TrainingConfig) -> None:
+    """Raise TrainingError where the rows cannot be learned from, before anything is written."""
+    Sampler(store, rows["train"], config)
+    label = store.label[rows["validation"]]
     if config.early_stopping and config.monitor != "loss" and not has_both_classes(label):
         n_fraud = int((label == 1).sum())
         raise TrainingError(
             "early stopping needs a validation range with both outcomes "
             f"(got frauds={n_fraud}, genuine={len(label) - n_fraud})"
         )
-    return {"train": train, "validation": validation}
 
 
 def _nothing(record: dict[str, Any]) -> None:

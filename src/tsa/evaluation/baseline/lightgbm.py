@@ -127,11 +127,14 @@ def _sample(store: EventStore, rows: Array, most: int, seed: int) -> tuple[Array
     return rows[keep], n_sampled / len(genuine)
 
 
-def refuse_incomparable(store: EventStore) -> None:
-    """Raise DataError if `compare` could not learn from a store's training and validation ranges."""
-    _check(
-        store, {name: store.labelled(split) for name, split in (("training", "train"), ("validation", "validation"))}
-    )
+def not_comparable(store: EventStore) -> str | None:
+    """Why `compare` could not learn from a store's training and validation ranges; None if it can."""
+    ranges = {"training": "train", "validation": "validation"}
+    try:
+        _check(store, {name: store.labelled(split) for name, split in ranges.items()})
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def _check(store: EventStore, parts: dict[str, Array]) -> None:

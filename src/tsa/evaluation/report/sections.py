@@ -210,6 +210,7 @@ def training(account: Dict) -> dict[str, Any] | None:
     return {
         "epochs": epochs,
         "best": best,
+        "notes": account.get("adapted") or [],
         "seconds": sum(e.get("seconds") or 0 for e in epochs),
         "charts": [c for c in (_loss(epochs), _validation(epochs, best)) if c],
     }
