@@ -378,8 +378,8 @@ def test_neighbours_that_skip_a_history_change_nothing(demo_store: EventStore) -
             batch = gather_batch(demo_store, rows_)
             importance = network.combine.importance(batch.ordered_histories(network.config))[:, 1].numpy()
             by_importance = np.argsort(importance)
-            network.combine.skips_below = float(importance[by_importance[-40]])
-            others = np.where(importance > network.combine.skips_below, rows_[by_importance[0]], rows_)
+            network.combine.min_importance = float(importance[by_importance[-40]])
+            others = np.where(importance > network.combine.min_importance, rows_[by_importance[0]], rows_)
             others[by_importance[-1]] = rows_[by_importance[-1]]
             alone = network(gather_batch(demo_store, others))[by_importance[-1]]
             assert torch.equal(network(batch)[by_importance[-1]], alone)

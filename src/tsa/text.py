@@ -8,36 +8,34 @@ SHOWN = 40
 """Default number of characters of a value in a message."""
 
 
-def shorten(text: str, most: int = SHOWN, mark: str = "...") -> str:
-    """The text, or its beginning and `mark` if it has more than `most` characters. The result never has more than
-    `most`.
-    """
-    return text if len(text) <= most else f"{text[: max(0, most - len(mark))]}{mark}"[:most]
+def shorten(text: str, max_length: int = SHOWN, mark: str = "...") -> str:
+    """The text; if it has more than `max_length` characters, its beginning and `mark`, `max_length` in all."""
+    return text if len(text) <= max_length else f"{text[: max(0, max_length - len(mark))]}{mark}"[:max_length]
 
 
-def brief(text: object, most: int = 100) -> str:
-    """One line of at most `most` characters, to quote files and other programs in a message."""
-    return shorten(" ".join(str(text).split()), most)
+def brief(text: object, max_length: int = 100) -> str:
+    """One line of at most `max_length` characters, to quote files and other programs in a message."""
+    return shorten(" ".join(str(text).split()), max_length)
 
 
-def truncate_repr(value: object, most: int = SHOWN) -> str:
-    """`repr(value)` in at most `most` characters. Large and nested values are visited only as far as needed."""
+def truncate_repr(value: object, max_length: int = SHOWN) -> str:
+    """`repr(value)` in at most `max_length` characters. Large and nested values are visited only as far as needed."""
     try:
-        return shorten(_Short(most).repr(value), most)
+        return shorten(_Short(max_length).repr(value), max_length)
     except ValueError:  # a number with more digits than Python converts to text
-        return shorten(f"{type(value).__name__} with too many digits to show", most)
+        return shorten(f"{type(value).__name__} with too many digits to show", max_length)
 
 
 class _Short(reprlib.Repr):
-    """Visits at most `most` values, each of which takes at least one character. A few hundred bytes of a pickle can
+    """Visits at most `max_length` values, each of which takes at least one character. A few hundred bytes of a pickle can
     hold a list of 10^16 parts, so a limit per list and level is not enough.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_length: int) -> None:
         super().__init__()
-        self.maxlevel, self._left = 4, most
-        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = self.maxdeque = most
-        self.maxstring = self.maxlong = self.maxother = 2 * most
+        self.maxlevel, self._left = 4, max_length
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = self.maxdeque = max_length
+        self.maxstring = self.maxlong = self.maxother = 2 * max_length
 
     def repr1(self, x: object, level: int) -> str:
         """As `reprlib.Repr`."""

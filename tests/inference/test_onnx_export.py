@@ -87,7 +87,7 @@ def test_what_is_no_row_is_refused(exported: tuple[TSANetwork, bytes], value: fl
 def test_eight_bits(exported: tuple[TSANetwork, bytes]) -> None:
     network, graph = exported
     small = quantize_int8(graph)
-    found = verify_graph(small, network, random_batch(network.config, LENGTHS, 100), most=0.2)
+    found = verify_graph(small, network, random_batch(network.config, LENGTHS, 100), max_difference=0.2)
     assert 0 < found.mean <= found.largest
 
 

@@ -37,7 +37,7 @@ def test_what_all_share_is_given_to_each() -> None:
 
 def test_members_learn_apart_and_are_averaged() -> None:
     net, batch = network(n_ensemble=3, dropout=0.0, feature_dropout=0.0), random_batch(network().config, LENGTHS, 6)
-    apart = net.eval()(batch, apart=True)
+    apart = net.eval()(batch, per_member=True)
     assert apart.shape == (6, 3, 2)
     assert (apart[:, 0] - apart[:, 1]).abs().max() > 1e-3
     torch.testing.assert_close(net(batch), apart.mean(1))
@@ -46,7 +46,7 @@ def test_members_learn_apart_and_are_averaged() -> None:
 
 def test_a_member_learns_nothing_from_the_errors_of_another() -> None:
     net, batch = network(n_ensemble=3), random_batch(network().config, LENGTHS, 6)
-    net.train()(batch, apart=True)[:, 1].sum().backward()
+    net.train()(batch, per_member=True)[:, 1].sum().backward()
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1 and parameter.shape[0] == 3 and "in_proj_weight" in name and "order" in name:
             assert parameter.grad is not None

@@ -166,7 +166,7 @@ def test_a_network_of_one_history_takes_any_name(small, make_batch):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda b: Batch({}, b.engineered), r"reads the histories customer, terminal [(]got"),
+        (lambda b: Batch({}, b.engineered), r"histories must be customer, terminal [(]got"),
         (
             lambda b: Batch({"customer": b.histories["customer"], "card": b.histories["terminal"]}),
             r"[(]got customer, card",

@@ -88,7 +88,7 @@ class Folder:
         """As `BundleSource`."""
         names = sorted(path.name for path in self._path.iterdir() if not is_marker(path.name))
         present = {name: self._size(name) for name in names if name not in HEAD}
-        _refuse_others(present, sizes, str(self._path))
+        _refuse_unlisted(present, sizes, str(self._path))
         return {name: self._read(name, size) for name, size in present.items()}
 
     def _size(self, name: str) -> int:
@@ -134,7 +134,7 @@ class Archive:
                 _refuse_size(name, size, sizes, str(self._path))
                 there[name] = size
                 contents[name] = tape.read(size)
-        _refuse_others(there, sizes, str(self._path))
+        _refuse_unlisted(there, sizes, str(self._path))
         return contents
 
     def _members(self) -> Iterator[tuple[str, int, Tape]]:
@@ -198,7 +198,7 @@ def _refuse_size(name: str, size: int, sizes: Sizes, where: str) -> None:
         raise BundleError(f"{where}/{name} was changed: {rule}")
 
 
-def _refuse_others(present: Sizes, sizes: Sizes, where: str) -> None:
+def _refuse_unlisted(present: Sizes, sizes: Sizes, where: str) -> None:
     """Raise BundleError unless these are the listed files with the listed sizes."""
     for name, size in present.items():
         _refuse_size(name, size, sizes, where)
@@ -209,10 +209,10 @@ def _refuse_others(present: Sizes, sizes: Sizes, where: str) -> None:
 
 
 def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
-    most = MAX_BYTES if name in (WEIGHTS, *GRAPHS.values()) else MAX_HEAD if name in HEAD else MAX_TEXT
-    most = min(most, MAX_BYTES)
-    if size > most or total > MAX_BYTES:
-        rule = f"must have at most {most:,} bytes, and all files {MAX_BYTES:,}"
+    limit = MAX_BYTES if name in (WEIGHTS, *GRAPHS.values()) else MAX_HEAD if name in HEAD else MAX_TEXT
+    limit = min(limit, MAX_BYTES)
+    if size > limit or total > MAX_BYTES:
+        rule = f"must have at most {limit:,} bytes, and all files {MAX_BYTES:,}"
         raise BundleError(f"{where} {rule} (got {size:,} of {max(size, total):,})")
 
 

@@ -150,9 +150,9 @@ class Bundle:
             "histories": (len(config.histories), len(self.market.history)),
             **{f"n_{kind}": (getattr(config, f"n_{kind}"), len(names)) for kind, names in columns.items()},
         }
-        for name, (size, wanted) in pairs.items():
-            if size != wanted:
-                raise BundleError(f"model.json: {name} must be {wanted} as in market and encoder (got {size})")
+        for name, (size, expected) in pairs.items():
+            if size != expected:
+                raise BundleError(f"model.json: {name} must be {expected} as in market and encoder (got {size})")
         last = config.n_embedding - config.n_numerical
         if self.encoder.n_rows - 1 > last:
             raise BundleError(f"encoder.json must have at most {last} rows (got {self.encoder.n_rows - 1})")

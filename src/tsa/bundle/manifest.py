@@ -45,8 +45,8 @@ def sizes_of(manifest: Mapping[str, Any], where: str) -> dict[str, int]:
     for name in FILES:
         if name not in listed:
             raise BundleError(f"{where}/{MANIFEST} must list {name} (got {sorted(listed)})")
-    if others := sorted(set(listed) - {*FILES, *OPTIONAL}):
-        raise BundleError(f"{where}/{MANIFEST} must list files of a bundle only (got {others[0]!a})")
+    if unknown := sorted(set(listed) - {*FILES, *OPTIONAL}):
+        raise BundleError(f"{where}/{MANIFEST} must list files of a bundle only (got {unknown[0]!a})")
     return {name: entry["bytes"] for name, entry in listed.items()}
 
 

@@ -106,9 +106,9 @@ def _network(bundle: CardFacts) -> list[str]:
     ]
 
 
-def _listed(names: list[str], most: int = 12) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _listed(names: list[str], max_names: int = 12) -> str:
+    first = ", ".join(f"`{name}`" for name in names[:max_names])
+    return first if len(names) <= max_names else f"{first} and {len(names) - max_names} more"
 
 
 def _data(data: Mapping[str, Any] | None, training: Mapping[str, Any]) -> list[str]:
@@ -161,8 +161,8 @@ def _segment(name: str, values: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "| value | payments | frauds | average precision | ROC AUC |"
     yield "|---|---|---|---|---|"
     for row in values:
-        shown = [_value(row["metrics"].get(metric)) for metric in ("average_precision", "roc_auc")]
-        yield f"| {row['value']} | {row['n']:,} | {row['frauds']:,} | {shown[0]} | {shown[1]} |"
+        scores = [_value(row["metrics"].get(metric)) for metric in ("average_precision", "roc_auc")]
+        yield f"| {row['value']} | {row['n']:,} | {row['frauds']:,} | {scores[0]} | {scores[1]} |"
 
 
 def _value(metric: Mapping[str, Any] | None) -> str:

@@ -37,8 +37,10 @@ def make_keys(private: Path, public: Path) -> None:
         try:
             file.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
             file.flush()
-            with atomic_file(public) as aside:
-                aside.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+            with atomic_file(public) as temporary:
+                temporary.write_bytes(
+                    key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+                )
         except BaseException:
             private.unlink()  # do not leave half a pair
             raise
@@ -148,10 +150,10 @@ def _parts(contents: Contents, where: str) -> tuple[str, str, bytes, bytes]:
         signed = json.loads(contents[SIGNATURE])
         kind, signer = signed["kind"], signed["key"]
         public, signature = (base64.b64decode(signed[name], validate=True) for name in ("public", "signature"))
-        whole = to_json(_signed(kind, signer, public, signature)) == contents[SIGNATURE]
+        is_complete = to_json(_signed(kind, signer, public, signature)) == contents[SIGNATURE]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{where}/{SIGNATURE} cannot be read: {error!r}") from None
-    if not whole:
+    if not is_complete:
         raise BundleError(f"{where}/{SIGNATURE} was changed: it does not contain a signature")
     return kind, signer, public, signature
 

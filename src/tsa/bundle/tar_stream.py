@@ -48,7 +48,7 @@ class Tape:
             member = self._header()
             if member is None:
                 if extension:
-                    raise self._odd(extension)
+                    raise self._misplaced(extension)
                 self._refuse_more()
                 return
             if member.type in (PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK):
@@ -58,15 +58,15 @@ class Tape:
                 elif member.type == PAX:
                     records = dict(_records(data, self._where))
                     if any(key.startswith("GNU.sparse") for key in records):
-                        raise self._odd(member.name)
-                    name, size = records.get("path", name), _whole(records.get("size"), size)
+                        raise self._misplaced(member.name)
+                    name, size = records.get("path", name), _integer(records.get("size"), size)
                 continue
             path, own = name if name is not None else member.name, member.size if size is None else size
             name, size, extension = None, None, ""
             plain = member.type in PLAIN and not (member.type == tarfile.AREGTYPE and path.endswith("/"))
             self._left, self._gap = (own, -own % tarfile.BLOCKSIZE) if plain else (0, 0)
             if own < 0:
-                raise self._odd(path)
+                raise self._misplaced(path)
             folder, last = self._split(path)
             if any(is_marker(part) for part in path.split("/")):
                 if member.type in PLAIN or member.isdir():
@@ -76,7 +76,7 @@ class Tape:
             elif plain and last:
                 yield folder, last, own
                 continue
-            raise self._odd(path)
+            raise self._misplaced(path)
         raise BundleError(f"{self._where} must have at most {MAX_HEADERS:,} entries")
 
     def read(self, size: int) -> bytes:
@@ -95,7 +95,7 @@ class Tape:
 
     def _extension(self, member: tarfile.TarInfo) -> bytes:
         if not 0 <= member.size <= MAX_EXTENSION:
-            raise self._odd(member.name)
+            raise self._misplaced(member.name)
         data = self._take(member.size)
         self._take(-member.size % tarfile.BLOCKSIZE)
         return data
@@ -104,9 +104,9 @@ class Tape:
         """Folder and name of an entry at the top or in one folder; both are empty for the top itself."""
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if path.startswith("/") or ".." in parts or "\\" in path:
-            raise self._odd(path)
+            raise self._misplaced(path)
         if len(parts) > 2:
-            raise BundleError(f"{self._where}/{_shown(path)} does not belong to the bundle")
+            raise BundleError(f"{self._where}/{_printable(path)} does not belong to the bundle")
         return "/".join(parts[:-1]), parts[-1] if parts else ""
 
     def _take(self, size: int) -> bytes:
@@ -123,15 +123,15 @@ class Tape:
         if len(rest) > MAX_AFTER or rest.strip(b"\0"):
             raise BundleError(f"{self._where} must end after its last file (got more data)")
 
-    def _odd(self, path: str) -> BundleError:
+    def _misplaced(self, path: str) -> BundleError:
         return BundleError(
-            f"{self._where}/{_shown(path)} must be a regular file, at the top of the archive or in one folder"
+            f"{self._where}/{_printable(path)} must be a regular file, at the top of the archive or in one folder"
         )
 
     def _too_much(self, path: str) -> BundleError:
-        most = f"{MAX_TIMES} times its size, or {FREE_BYTES:,} bytes"
-        where = f"{self._where}/{_shown(path)}" if path else self._where
-        return BundleError(f"{where} must not unpack to more than {most}; this is not a bundle")
+        limit = f"{MAX_TIMES} times its size, or {FREE_BYTES:,} bytes"
+        where = f"{self._where}/{_printable(path)}" if path else self._where
+        return BundleError(f"{where} must not unpack to more than {limit}; this is not a bundle")
 
 
 def _records(data: bytes, where: str) -> Iterator[tuple[str, str]]:
@@ -146,7 +146,7 @@ def _records(data: bytes, where: str) -> Iterator[tuple[str, str]]:
         data = data[length:]
 
 
-def _whole(text: str | None, otherwise: int | None) -> int | None:
+def _integer(text: str | None, otherwise: int | None) -> int | None:
     if text is None:
         return otherwise
     if not text.isascii() or not text.isdigit() or len(text) > 18:
@@ -154,5 +154,5 @@ def _whole(text: str | None, otherwise: int | None) -> int | None:
     return int(text)
 
 
-def _shown(path: str) -> str:
+def _printable(path: str) -> str:
     return path if path.isprintable() else ascii(path)

@@ -28,7 +28,7 @@ MIN_POINTS = 10
 
 TOP_LEVELS = (0.9, 0.99, 0.999, 0.9999)
 MAX_STEPS = 200
-SETTLED = 1e-6
+TOLERANCE = 1e-6
 """Relative decrease of the loss at which to stop: with only frauds at the top, coefficients would grow for ever."""
 
 MIN_COEFFICIENT = -25.0
@@ -75,12 +75,12 @@ def inner_knots(score: Floats, points: Floats) -> Floats:
     contains more than `MIN_POINTS` of the points (m,), which are the distinct scores."""
     count = 20 if len(score) < 10_000 else 50 if len(score) <= 1_000_000 else 100
     quantiles = np.quantile(score, [*np.linspace(0, 1, count), *TOP_LEVELS])
-    wanted = np.unique([*quantiles, *np.linspace(0, 1, 11)])
-    wanted = wanted[(wanted > 0) & (wanted < 1)]
+    knots = np.unique([*quantiles, *np.linspace(0, 1, 11)])
+    knots = knots[(knots > 0) & (knots < 1)]
     merged: list[float] = []
-    below = np.searchsorted(points, wanted, side="left")
+    below = np.searchsorted(points, knots, side="left")
     begun = 0
-    for knot, passed in zip(wanted.tolist(), below.tolist(), strict=True):
+    for knot, passed in zip(knots.tolist(), below.tolist(), strict=True):
         if passed - begun > MIN_POINTS:
             merged.append(knot)
             begun = passed
@@ -98,7 +98,7 @@ class _SplineFit:
         second = np.diff(np.eye(size), n=2, axis=0)
         self.penalty = 2 * PENALTY * second.T @ second
         self.steps = np.tril(np.ones((size, size)))  # coefficients = steps @ (the first, then the increments)
-        self.least = np.r_[MIN_COEFFICIENT, np.full(size - 1, MIN_RISE)]
+        self.min_coefficients = np.r_[MIN_COEFFICIENT, np.full(size - 1, MIN_RISE)]
 
     def loss(self, coefficients: Floats) -> float:
         """The negative log likelihood, with the penalty."""
@@ -115,7 +115,7 @@ class _SplineFit:
         for _ in range(MAX_STEPS):
             after, loss_after = self._shortened(at, loss, self._newton(at))
             gain, at, loss = loss - loss_after, after, loss_after
-            if gain <= SETTLED * abs(loss):
+            if gain <= TOLERANCE * abs(loss):
                 return at
         rule = f"it must converge in {MAX_STEPS} steps"
         raise CalibrationError(f"bspline fit fails its check: {rule} (it does not)")
@@ -132,7 +132,7 @@ class _SplineFit:
         square = root[:, None] * vectors.T
         increments = np.diff(at, prepend=0.0)
         target = square @ increments - (vectors.T @ (self.steps.T @ gradient)) / root
-        out: Floats = self.steps @ lsq_linear(square, target, bounds=(self.least, np.inf), method="bvls").x
+        out: Floats = self.steps @ lsq_linear(square, target, bounds=(self.min_coefficients, np.inf), method="bvls").x
         return out
 
     def _shortened(self, at: Floats, loss: float, goal: Floats) -> tuple[Floats, float]:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 MIN_ROWS, MIN_FRAUDS = 1000, 10
 MIN_VALUES = 11
 """Minimum number of distinct probabilities of a useful map."""
-TOLD_DIGITS = 6
+COMPARED_DIGITS = 6
 
 
 def fit_probability(scores: ArrayLike, labels: ArrayLike, method: str = "bspline") -> ProbabilityMap:
@@ -59,7 +59,7 @@ def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
     """Reject a fit with too few distinct values, or worse than the constant fraud rate."""
     probability = fitted(score)
     # do not count the tiny slope that keeps the order of scores on constant parts
-    different = len(np.unique(np.round(probability, TOLD_DIGITS)))
+    different = len(np.unique(np.round(probability, COMPARED_DIGITS)))
     if different < MIN_VALUES:
         rule = f"must give {MIN_VALUES} different probabilities or more"
         raise CalibrationError(f"{fitted.method} fit fails its check: it {rule} (got {different})")
@@ -71,8 +71,8 @@ def _self_check(fitted: ProbabilityMap, score: Floats, label: Floats) -> None:
 
 def deviance(probability: Floats, label: Floats) -> float:
     """−2 log likelihood, with probabilities clipped to within 1e-15 of 0 and 1."""
-    held = np.clip(probability, 1e-15, 1 - 1e-15)
-    return float(-2 * (np.log(held[label == 1]).sum() + np.log1p(-held[label == 0]).sum()))
+    clipped = np.clip(probability, 1e-15, 1 - 1e-15)
+    return float(-2 * (np.log(clipped[label == 1]).sum() + np.log1p(-clipped[label == 0]).sum()))
 
 
 def _bspline(score: Floats, label: Floats) -> BSplineMap:
@@ -87,17 +87,17 @@ def _isotonic(score: Floats, label: Floats) -> IsotonicMap:
 
 
 def _platt(score: Floats, label: Floats) -> LogitMap:
-    logit = np.log(_held(score)) - np.log1p(-_held(score))
+    logit = np.log(_clipped(score)) - np.log1p(-_clipped(score))
     a, c = _logistic(logit[:, None], label)
     return LogitMap("platt", a, a, c)
 
 
 def _beta(score: Floats, label: Floats) -> LogitMap:
-    a, b, c = _logistic(np.column_stack([np.log(_held(score)), -np.log1p(-_held(score))]), label)
+    a, b, c = _logistic(np.column_stack([np.log(_clipped(score)), -np.log1p(-_clipped(score))]), label)
     return LogitMap("beta", a, b, c)
 
 
-def _held(score: Floats) -> Floats:
+def _clipped(score: Floats) -> Floats:
     return np.clip(score, EPSILON, 1 - EPSILON)
 
 

@@ -76,8 +76,8 @@ class PercentileMap:
             actual = f"{len(values)} payments with {len(distinct)} different scores"
             raise CalibrationError(f"percentiles need payments with different scores (got {actual})")
         share = first / len(values)
-        wanted = np.searchsorted(share, _levels(len(values)), side="left")
-        positions = np.unique(np.clip([*wanted, 0, len(share) - 1], 0, len(share) - 1))
+        knots_at = np.searchsorted(share, _levels(len(values)), side="left")
+        positions = np.unique(np.clip([*knots_at, 0, len(share) - 1], 0, len(share) - 1))
         positions = np.unique(
             np.clip([*positions, *positions[np.flatnonzero(_is_leap(share, positions))] - 1], 0, None)
         )
@@ -96,7 +96,7 @@ class PercentileMap:
     def __call__(self, raw: ArrayLike) -> Floats:
         """Percentiles of raw scores, of any shape, as float64. Raises CalibrationError for a score that is not finite."""
         values = as_finite_array("raw score", raw)
-        inside = self._look_up(values) if self.rule == "legacy" else self._interpolate(values)
+        inside = self._legacy_lookup(values) if self.rule == "legacy" else self._interpolate(values)
         out: Floats = np.where(values <= 0, 0.0, np.where(values >= 1, 1.0, inside))
         return out
 
@@ -114,9 +114,10 @@ class PercentileMap:
         scores, percentiles = self._arrays
         return (scores, percentiles) if scores[-1] >= 1 else (np.append(scores, 1.0), np.append(percentiles, 1.0))
 
-    def _look_up(self, raw: Floats) -> Floats:
-        """The legacy system's rule: the pair after the last one whose score is not above; `_exact_matches` handles scores that
-        equal a pair's."""
+    def _legacy_lookup(self, raw: Floats) -> Floats:
+        """The legacy system's rule: the pair after the last one whose score is not above `raw`; `_exact_matches` handles
+        scores that equal a pair's.
+        """
         scores, percentiles = self._arrays
         after = np.searchsorted(scores, raw, side="right")
         last = np.maximum(after - 1, 0)
@@ -127,8 +128,10 @@ class PercentileMap:
 
     @cached_property
     def _exact_matches(self) -> Floats:
-        """(n,) the percentile of raw scores that equal a pair's. The legacy system's bisection stops at the first such pair it
-        meets; with several, that depends on the order of the search, which is repeated here."""
+        """(n,) the percentile of raw scores that equal a pair's.
+
+        The legacy system's bisection stops at the first such pair. Which one depends on the search, repeated here.
+        """
         scores, percentiles = self._arrays
         low, high = np.zeros(len(scores), np.int64), np.full(len(scores), len(scores) - 1)
         for _ in range(len(scores).bit_length()):

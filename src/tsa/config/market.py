@@ -116,8 +116,8 @@ def _join(lower: toml.Table, upper: toml.Table) -> toml.Table:
     """Merge, but let one form of a split replace the other, since both together are invalid."""
     below, above = lower.get("split"), upper.get("split")
     if isinstance(below, dict) and isinstance(above, dict):
-        gone = set(SPLITS) if "fractions" in above else {"fractions"} if set(SPLITS) & set(above) else set()
-        lower = {**lower, "split": {key: value for key, value in below.items() if key not in gone}}
+        replaced = set(SPLITS) if "fractions" in above else {"fractions"} if set(SPLITS) & set(above) else set()
+        lower = {**lower, "split": {key: value for key, value in below.items() if key not in replaced}}
     return toml.merge(lower, upper)
 
 

@@ -146,9 +146,9 @@ class InlineHistory(ConfigModel):
         """
         prefixes = self.prefixes or {}
         begin = max((begin for begin in prefixes if feature.startswith(begin)), key=len, default="")
-        shown = prefixes.get(begin, "") + feature[len(begin) :]
-        names = {"history": history, "part": part, "feature": shown}
-        names["feature_lower"] = shown.lower().replace(".", "_")
+        name = prefixes.get(begin, "") + feature[len(begin) :]
+        names = {"history": history, "part": part, "feature": name}
+        names["feature_lower"] = name.lower().replace(".", "_")
         return re.sub(r"\{(\w+)\}", lambda match: names.get(match[1], match[0]), pattern)
 
 
@@ -171,7 +171,7 @@ class LeftOut(ConfigModel):
 
 
 class LegacyArtifacts(ConfigModel):
-    """What `tsa legacy import` needs to know beside the folder (docs/legacy.md).
+    """What `tsa legacy import` needs in addition to the folder (docs/legacy.md).
 
     Attributes:
         leave_out: Positions of the preprocessor's arrays that the legacy handler deletes when it loads them.

@@ -45,29 +45,29 @@ class Overrides:
         from tsa.config.toml import parse_override
 
         own = _tables(file)
-        others, foreign = [], []
+        other_keys, unused = [], []
         for text in texts or []:
             (section, *key), value = parse_override(text)
             if section in own and len(key) == 1:
                 own[section][key[0]] = value
-                foreign += [] if learns else [text]
+                unused += [] if learns else [text]
             else:
-                others.append(text)
-        foreign += others if market is None else []
-        if foreign:
-            takes = "training.KEY and model.KEY" if market is None else "the market's"
-            raise ConfigError(f"this command takes {takes} settings only (got {', '.join(foreign)})")
-        return cls(Market.load(market, others) if market else None, **own)
+                other_keys.append(text)
+        unused += other_keys if market is None else []
+        if unused:
+            allowed = "training.KEY and model.KEY" if market is None else "the market's"
+            raise ConfigError(f"this command takes {allowed} settings only (got {', '.join(unused)})")
+        return cls(Market.load(market, other_keys) if market else None, **own)
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     """The settings in a file by section. Raises ConfigError for an unknown section or key."""
     from tsa.config.toml import merge_layers, read_layers
 
-    rooms: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
+    sections: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
     tables = {} if file is None else merge_layers(read_layers(file))
     for name, table in tables.items():
-        if name not in rooms or not isinstance(table, dict):
+        if name not in sections or not isinstance(table, dict):
             raise ConfigError(f"{file} must contain only the sections [training] and [model] (got {name})")
-        rooms[name] = dict(table)
-    return rooms
+        sections[name] = dict(table)
+    return sections

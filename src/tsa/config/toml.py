@@ -53,17 +53,17 @@ def read_layers(path: Path) -> list[Layer]:
 
 
 def _read(path: Path, chain: Sequence[Path]) -> Table:
-    wanted_by = f", which {chain[-1]} extends" if chain else ""
+    extended_by = f", which {chain[-1]} extends" if chain else ""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8").lstrip(BOM))
     except FileNotFoundError:
-        raise MarketError(f"{path}{wanted_by}: no such file") from None
+        raise MarketError(f"{path}{extended_by}: no such file") from None
     except OSError as error:
-        raise MarketError(f"{path}{wanted_by}: cannot be read: {error.strerror or brief(error)}") from error
+        raise MarketError(f"{path}{extended_by}: cannot be read: {error.strerror or brief(error)}") from error
     except UnicodeDecodeError as error:
-        raise MarketError(f"{path}{wanted_by}: is not in UTF-8; save it as UTF-8") from error
+        raise MarketError(f"{path}{extended_by}: is not in UTF-8; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise MarketError(f"{path}{wanted_by}: is not valid TOML: {brief(error)}") from error
+        raise MarketError(f"{path}{extended_by}: is not valid TOML: {brief(error)}") from error
 
 
 def merge(lower: Table, upper: Table) -> Table:

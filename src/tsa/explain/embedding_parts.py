@@ -43,7 +43,7 @@ def actual_parts(events: nn.Module, history: History, table: Tensor) -> Tensor:
     """A history of (B, L) events and the table (N + 2, D) → (B, L, P, D)."""
     vectors = functional.embedding(history.categorical, table)
     if not isinstance(events, SummedEvents):
-        return _apart(vectors, history.numerical, table)
+        return _feature_vectors(vectors, history.numerical, table)
     return _summands(events, vectors, events.same(history).to(table.dtype), history)
 
 
@@ -53,7 +53,7 @@ def neutral_parts(events: nn.Module, history: History, table: Tensor, neutral: B
     vectors = neutral.vectors(table).expand(*shape, -1, -1)
     numbers = neutral.numerical.to(table).expand(*shape, -1)
     if not isinstance(events, SummedEvents):
-        return _apart(vectors, numbers, table)
+        return _feature_vectors(vectors, numbers, table)
     outcome = None if history.outcome is None else torch.full_like(history.outcome, UNKNOWN_OUTCOME)
     same = table.new_ones(*shape, events.n_match_features)
     return _summands(events, vectors, same, replace(history, numerical=numbers, outcome=outcome))
@@ -81,7 +81,7 @@ def embedded(events: nn.Module, parts: Tensor, n_categorical: int) -> Tensor:
     return out
 
 
-def _apart(vectors: Tensor, numbers: Tensor, table: Tensor) -> Tensor:
+def _feature_vectors(vectors: Tensor, numbers: Tensor, table: Tensor) -> Tensor:
     """The vector of each feature: that of its value, or its number times its vector."""
     return torch.cat([vectors, numbers.unsqueeze(-1) * numerical_rows(table, numbers.shape[-1])], dim=-2)
 
@@ -111,8 +111,9 @@ def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: Hist
 
 
 def _of_numbers(events: SummedEvents, numbers: Tensor) -> Tensor:
-    """The linear map's output for each number alone, linear and periodic terms: (B, L, m) → (B, L, m, E). Missing indicators
-    have no periodic terms."""
+    """The linear map's output for each number separately: (B, L, m) → (B, L, m, E). Missing indicators have no periodic
+    terms.
+    """
     n, k = events.frequency.shape
     plain, sine, cosine = torch.split(events.linear.weight, [numbers.shape[-1], n * k, n * k], dim=1)
     angle = numbers[..., :n].unsqueeze(-1) * events.frequency

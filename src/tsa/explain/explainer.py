@@ -73,8 +73,10 @@ class Explainer:
         weights = None if importances is None else importances.tolist()
         attention = [values.tolist() for values in passage.attention()]
         histories = tuple(
-            _history(past, shares.names, shown, looks, None if weights is None else weights[k])
-            for k, (past, shown, looks) in enumerate(zip(pasts, shares.histories, attention, strict=True))
+            _history(past, shares.names, attributions, event_attention, None if weights is None else weights[k])
+            for k, (past, attributions, event_attention) in enumerate(
+                zip(pasts, shares.histories, attention, strict=True)
+            )
         )
         features = [
             FeatureShare(name=name, value=current.values.get(name), attribution=float(value))

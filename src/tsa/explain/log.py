@@ -58,9 +58,9 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     market, known = store.market, store.ids().cast(pl.String)
     spelled = pl.Series([str(id_) for id_ in ids], dtype=pl.String)
     rows = _places(known, spelled)
-    veil = Pseudonymizer.of(market)
-    if veil is not None and market.event.id in veil.columns:
-        rows = rows.fill_null(_places(known, veil.series(spelled)))
+    pseudonyms = Pseudonymizer.of(market)
+    if pseudonyms is not None and market.event.id in pseudonyms.columns:
+        rows = rows.fill_null(_places(known, pseudonyms.series(spelled)))
     lost = spelled.filter(rows.is_null()).to_list()
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
@@ -69,10 +69,10 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     return rows.to_list()
 
 
-def _places(known: pl.Series, wanted: pl.Series) -> pl.Series:
-    """The position of each of `wanted` among the distinct `known`; null if it is not there."""
-    table = pl.DataFrame({"id": known}).with_row_index("row").filter(pl.col("id").is_in(wanted.implode()))
-    return pl.DataFrame({"id": wanted}).join(table, on="id", how="left", maintain_order="left")["row"].cast(pl.Int64)
+def _places(known: pl.Series, ids: pl.Series) -> pl.Series:
+    """The position of each of `ids` among the distinct `known`; null if it is not there."""
+    table = pl.DataFrame({"id": known}).with_row_index("row").filter(pl.col("id").is_in(ids.implode()))
+    return pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")["row"].cast(pl.Int64)
 
 
 def write_explanations(explanations: Sequence[Explanation], out: Path) -> None:

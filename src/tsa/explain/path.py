@@ -95,8 +95,8 @@ class InterpolationPath:
         with torch.no_grad():
             weights = []
             for k, order in enumerate(self._orders):
-                x, around = self._tokens(order, at, "events", k)
-                weights.append(_last_weights(order, x, around)[0].mean(0)[: at[InputSite("events", k)].shape[1]])
+                x, context = self._tokens(order, at, "events", k)
+                weights.append(_last_weights(order, x, context)[0].mean(0)[: at[InputSite("events", k)].shape[1]])
         return weights
 
     @property
@@ -106,10 +106,13 @@ class InterpolationPath:
     def _ends(self, neutral: Baseline) -> Iterator[tuple[InputSite, tuple[Tensor, Tensor]]]:
         network, table = self.network, self.network.table.weight
         for k, (order, history) in enumerate(zip(self._orders, self.histories, strict=True)):
-            yield InputSite("events", k), self._apart(InputSite("events", k), order, table, neutral)
+            yield InputSite("events", k), self._add_event_site(InputSite("events", k), order, table, neutral)
             if isinstance(network.combine, GatedFusion):
                 gate = network.combine
-                yield InputSite("gate", k), self._apart(InputSite("gate", k), gate.order, gate.table.weight, neutral)
+                yield (
+                    InputSite("gate", k),
+                    self._add_event_site(InputSite("gate", k), gate.order, gate.table.weight, neutral),
+                )
             there = table.new_ones(1, history.padding.shape[1] - 1)
             yield InputSite("presence", k), (there, torch.zeros_like(there))
         current = self.histories[0].categorical[:, -1], self.histories[0].numerical[:, -1], self.engineered
@@ -121,7 +124,7 @@ class InterpolationPath:
             at_rest = [neutral.numerical, *([neutral.engineered] if self.engineered is not None else [])]
             yield InputSite("numbers"), (torch.cat(parts, -1), torch.cat(at_rest).to(table)[None])
 
-    def _apart(
+    def _add_event_site(
         self, place: InputSite, order: OrderAttention, table: Tensor, neutral: Baseline
     ) -> tuple[Tensor, Tensor]:
         """Set both ends for the events of a history, and store their parts."""
@@ -163,8 +166,8 @@ class InterpolationPath:
 
     def _order(self, order: OrderAttention, at: dict[InputSite, Tensor], kind: str, k: int) -> Tensor:
         """(n, E), or (n, M, E) for members, the output of an order attention for history k."""
-        x, around = self._tokens(order, at, kind, k)
-        out: Tensor = order.last_norm(order.layers.last(x, around))
+        x, context = self._tokens(order, at, kind, k)
+        out: Tensor = order.last_norm(order.layers.last(x, context))
         return out
 
     def _tokens(
@@ -178,9 +181,9 @@ class InterpolationPath:
         if order.token is not None:
             x = torch.cat([x, order.token.to(x.dtype).expand(len(x), 1, -1)], dim=1)
             presence, age = functional.pad(presence, (0, 1)), functional.pad(age, (0, 1))
-        around = order.around(torch.zeros_like(age, dtype=torch.bool), age)
-        around.key_log_weight = presence
-        return order.norm(x), around
+        context = order.make_context(torch.zeros_like(age, dtype=torch.bool), age)
+        context.key_log_weight = presence
+        return order.norm(x), context
 
     def _gated(
         self, combine: GatedFusion, at: dict[InputSite, Tensor], encode: Callable[[int, History], Tensor]
@@ -204,7 +207,7 @@ class InterpolationPath:
         if not isinstance(combine, GatedFusion):
             return [True] * len(self.histories)
         importance = self._gate(combine, dict(zip(self.places, self.actual, strict=True)))[0]
-        return [k == 0 or bool(value > combine.skips_below) for k, value in enumerate(importance)]
+        return [k == 0 or bool(value > combine.min_importance) for k, value in enumerate(importance)]
 
 
 def log_odds(logits: Tensor) -> Tensor:
@@ -213,11 +216,11 @@ def log_odds(logits: Tensor) -> Tensor:
     return logits[:, 1] - torch.cat([logits[:, :1], logits[:, 2:]], dim=-1).logsumexp(-1)
 
 
-def _last_weights(order: OrderAttention, x: Tensor, around: AttentionContext) -> Tensor:
+def _last_weights(order: OrderAttention, x: Tensor, context: AttentionContext) -> Tensor:
     """(n, heads, L) the weights of the position that is read out, in the last layer."""
     if isinstance(order.layers, CrossAttention):
-        return order.layers.last_weights(x, around)
+        return order.layers.last_weights(x, context)
     *firsts, last = (layer for layer in order.layers if isinstance(layer, AttentionLayer))
     for layer in firsts:
-        x = layer(x, around)
-    return last.last_weights(x, around)
+        x = layer(x, context)
+    return last.last_weights(x, context)

@@ -48,8 +48,10 @@ def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[RawHistory]:
     seen = {
         row: {h.name: _earlier(store.histories[h.name], row, h.length) for h in store.market.history} for row in rows
     }
-    wanted = {int(event) for events in seen.values() for shown in events.values() for event in shown} | set(rows)
-    payments = _payments(store, np.array(sorted(wanted), np.int64))
+    events_needed = {
+        int(event) for events in seen.values() for events_of_history in events.values() for event in events_of_history
+    } | set(rows)
+    payments = _payments(store, np.array(sorted(events_needed), np.int64))
     for row in rows:
         yield RawHistory(
             payments[row], {name: [payments[int(e)] for e in events] for name, events in seen[row].items()}

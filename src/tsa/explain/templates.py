@@ -55,12 +55,12 @@ def of_number(name: str, value: float | None, pasts: Sequence[HistoryContext]) -
     """Compare a number with the usual one of the first of `pasts` with enough values."""
     if value is None:
         return ReasonTemplate("missing_value")
-    shown = {"value": number(value)}
+    fields = {"value": number(value)}
     for past in pasts:
         if len(values := past.values(name)) < MIN_EVENTS:
             continue
         usual = statistics.median(values)
-        facts = {**shown, "usual": number(usual), "total": len(values)}
+        facts = {**fields, "usual": number(usual), "total": len(values)}
         if value == usual:
             return ReasonTemplate("near_usual", facts, past.name)
         if usual <= 0 or value < 0:
@@ -69,7 +69,7 @@ def of_number(name: str, value: float | None, pasts: Sequence[HistoryContext]) -
         near = usual / FAR < value < usual * FAR
         ratio = {} if near else {"ratio": number(value / usual, 2)}
         return ReasonTemplate("near_usual" if near else kind, facts | ratio, past.name)
-    return ReasonTemplate("value", shown)
+    return ReasonTemplate("value", fields)
 
 
 def of_text(name: str, value: str | None, known: bool, pasts: Sequence[HistoryContext]) -> ReasonTemplate:
@@ -90,8 +90,8 @@ def of_calendar(name: str, value: str | None, pasts: Sequence[HistoryContext]) -
         return ReasonTemplate("missing_value")
     for past in pasts:
         if len(values := past.values(name)) >= MIN_EVENTS:
-            apart = [abs(int(value) - int(other)) for other in values]
-            near = [min(a, 24 - a) <= 2 if name == "hour_of_day" else a == 0 for a in apart]
+            differences = [abs(int(value) - int(other)) for other in values]
+            near = [min(a, 24 - a) <= 2 if name == "hour_of_day" else a == 0 for a in differences]
             facts = {"value": value, "count": sum(near), "total": len(values)}
             return ReasonTemplate("unusual_time" if sum(near) < SELDOM * len(near) else "usual_time", facts, past.name)
     return ReasonTemplate("value", {"value": value})
@@ -128,8 +128,8 @@ def of_pace(past: HistoryContext) -> ReasonTemplate | None:
 
 def _count(past: HistoryContext, n: int, more: int = 0) -> str:
     """A count of payments; "at least" if the history may reach further back."""
-    at_least = "at least " if past.full and n == len(past.ages) else ""
-    return f"{at_least}{n + more}"
+    prefix = "at least " if past.full and n == len(past.ages) else ""
+    return f"{prefix}{n + more}"
 
 
 def span(seconds: float) -> str:

@@ -66,12 +66,12 @@ def check_outputs(
     Raises:
         ConfigError: Names the option and the input.
     """
-    wanted = [*_outputs(files, False), *_outputs(into, False), *_outputs(replaced, True)]
+    outputs = [*_outputs(files, False), *_outputs(into, False), *_outputs(replaced, True)]
     input_paths = list(_inputs(inputs))
-    for output in wanted:
+    for output in outputs:
         for path in input_paths:
             _check_input(output, path)
-    for one, other in itertools.combinations(wanted, 2):
+    for one, other in itertools.combinations(outputs, 2):
         _check_pair(one, other)
 
 
@@ -94,8 +94,8 @@ def check_folder(out: Path, what: str, marker: str, is_own: Callable[[str], bool
     if not out.exists() or (out / marker).is_file():
         return
     names = [path.name for path in out.iterdir() if not is_marker(path.name)]
-    if others := sorted(name for name in names if is_own is None or not is_own(name)):
-        listed = ", ".join(others[:MAX_NAMED])
+    if unknown := sorted(name for name in names if is_own is None or not is_own(name)):
+        listed = ", ".join(unknown[:MAX_NAMED])
         raise ConfigError(f"{out} must be empty or contain {what} (it contains {listed}); choose another folder")
 
 
@@ -113,10 +113,10 @@ def check_file(out: Path, what: str, is_one: Callable[[Path], object]) -> None:
     if not out.exists():
         return
     try:
-        is_ours = bool(is_one(out))
+        may_replace = bool(is_one(out))
     except UNREADABLE:
-        is_ours = False
-    if not is_ours:
+        may_replace = False
+    if not may_replace:
         raise ConfigError(f"{out} must be {what} to be replaced (it is something else); choose another name")
 
 

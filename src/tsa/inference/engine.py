@@ -86,11 +86,11 @@ class OnnxEngine:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
         self._session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._wanted = {entry.name for entry in self._session.get_inputs()}
+        self._input_names = {entry.name for entry in self._session.get_inputs()}
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """(B,)"""
-        feed = {name: value for name, value in named_inputs(batch).items() if name in self._wanted}
+        feed = {name: value for name, value in named_inputs(batch).items() if name in self._input_names}
         size = len(batch)
         parts = [
             self._session.run(None, {name: value[first : first + AT_ONCE] for name, value in feed.items()})[0]

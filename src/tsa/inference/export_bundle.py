@@ -22,7 +22,7 @@ from tsa.progress import Progress, silent
 
 COMPARED = 1000
 """Number of payments on which graph and network are compared."""
-MOVES_AT_MOST = 0.1
+MAX_MOVEMENT = 0.1
 TIMED = 50
 
 
@@ -68,14 +68,14 @@ def export_bundle(
             graph = quantize_int8(graph)
         advance(1)
         batch = _batch(bundle, log)
-        difference = verify_graph(graph, bundle.network, batch, AGREES if precision == "float32" else MOVES_AT_MOST)
+        difference = verify_graph(graph, bundle.network, batch, AGREES if precision == "float32" else MAX_MOVEMENT)
         one = batch.rows(torch.tensor([len(batch) - 1]))
         seconds = {"graph": _seconds(OnnxEngine(graph), one), "network": _seconds(TorchEngine(bundle.network), one)}
         advance(1)
     replace(bundle, graphs={**bundle.graphs, precision: graph}).save(path)
     if copy is not None:
-        with atomic_file(copy) as aside:
-            aside.write_bytes(graph)
+        with atomic_file(copy) as temporary:
+            temporary.write_bytes(graph)
     return Exported(GRAPHS[precision], len(graph), difference, len(batch), seconds)
 
 

@@ -151,14 +151,14 @@ class Difference:
     mean: float
 
 
-def verify_graph(graph: bytes, network: TSANetwork, batch: Batch, most: float = AGREES) -> Difference:
-    """Compare a graph with the network on a batch. Raises ModelError if a score differs by more than `most`."""
+def verify_graph(graph: bytes, network: TSANetwork, batch: Batch, max_difference: float = AGREES) -> Difference:
+    """Compare a graph with the network on a batch. Raises ModelError if a score differs by more than `max_difference`."""
     own, other = TorchEngine(network)(batch), OnnxEngine(graph)(batch)
-    apart = np.abs(own.astype(np.float64) - other)
-    deviation = Difference(float(apart.max(initial=0.0)), float(apart.mean()))
-    if not deviation.largest <= most:
+    difference = np.abs(own.astype(np.float64) - other)
+    deviation = Difference(float(difference.max(initial=0.0)), float(difference.mean()))
+    if not deviation.largest <= max_difference:
         raise ModelError(
-            f"the exported graph must agree with the network to {most:g} (got a difference of {deviation.largest:g})"
+            f"the exported graph must agree with the network to {max_difference:g} (got a difference of {deviation.largest:g})"
         )
     return deviation
 
@@ -172,9 +172,9 @@ def random_batch(config: ModelConfig, lengths: Mapping[str, int], size: int, see
 
 
 def _random_history(config: ModelConfig, length: int, size: int, rng: np.random.Generator) -> History:
-    held = rng.integers(1, length + 1, size)
-    padding = np.arange(length) < (length - held)[:, None]
-    shown = ~padding[..., None]
+    lengths = rng.integers(1, length + 1, size)
+    padding = np.arange(length) < (length - lengths)[:, None]
+    visible = ~padding[..., None]
     categorical = rng.integers(1, config.n_embedding - config.n_numerical + 1, (size, length, config.n_categorical))
     age = np.sort(rng.exponential(1e6, (size, length)), axis=1)[:, ::-1].astype(np.float32)
     age[:, -1] = 0.0
@@ -182,8 +182,8 @@ def _random_history(config: ModelConfig, length: int, size: int, rng: np.random.
     outcome[:, -1] = 1
     numerical = rng.normal(size=(size, length, config.n_numerical)).astype(np.float32)
     return History(
-        categorical=torch.from_numpy((categorical * shown).astype(np.int32)),
-        numerical=torch.from_numpy((numerical * shown).astype(np.float32)),
+        categorical=torch.from_numpy((categorical * visible).astype(np.int32)),
+        numerical=torch.from_numpy((numerical * visible).astype(np.float32)),
         age_seconds=torch.from_numpy(age * ~padding),
         padding=torch.from_numpy(padding),
         outcome=torch.from_numpy(outcome * ~padding) if config.known_outcomes else None,

@@ -177,7 +177,7 @@ class Scorer:
             collected = None if quarantine is None else unscored
             yield from self._store_parts(store, first, last, part_rows, progress, collected)
             if unscored:
-                self._set_aside(payments, quarantine, frozenset(unscored))
+                self._quarantine_unscored(payments, quarantine, frozenset(unscored))
 
     def score_store(self, store: EventStore, *, progress: Progress = silent) -> pl.DataFrame:
         """The result of `score` for a log already encoded with this bundle's encoder: all its payments, in time order."""
@@ -203,7 +203,7 @@ class Scorer:
                         ids, scores = ids.filter(valid), scores[valid]
                 yield pl.DataFrame({"id": ids, **self.with_calibration(scores)})
 
-    def _set_aside(self, payments: Files, quarantine: SetAside, unscored: frozenset[str]) -> None:
+    def _quarantine_unscored(self, payments: Files, quarantine: SetAside, unscored: frozenset[str]) -> None:
         """Write the quarantine file again, including payments without a score. Raises DataError if that exceeds the limit."""
         quarantine_file = Quarantine.of(quarantine)
         assert quarantine_file is not None

@@ -1,4 +1,4 @@
-"""The network and what it reads."""
+"""The network and its inputs."""
 
 from __future__ import annotations
 

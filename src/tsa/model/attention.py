@@ -1,7 +1,4 @@
-"""Multi-head attention that knows the time between two events, for all positions or for the last one alone.
-
-Knows tokens, ages and padding; not what a token stands for.
-"""
+"""Multi-head attention that depends on the time between events, for all positions or only for the last."""
 
 from __future__ import annotations
 
@@ -17,17 +14,19 @@ from torch.nn import functional
 from tsa.model.dropout import attention_with_dropout, dropout, relu_dropout
 from tsa.model.time_encoding import AGE_CAP_SECONDS, OLDEST_SECONDS, age_distance, age_growth
 
-FAR = 1e30  # so far away that no head sees it, yet finite: 0 · inf would spoil the gradient of what heads learn
+FAR = 1e30  # a distance that hides a key, but finite: 0 · inf would make the gradient of the decay NaN
 
 
 @dataclass
 class AttentionContext:
-    """What every layer of a stack needs to know of its tokens beside their values, made once per forward.
+    """Masks and ages of the tokens, computed once per forward pass and shared by all layers of a stack.
 
-    hidden   (B, L) bool      True where a key must not be seen; None where all may
-    growth   (B, L) float     exp(age / 1e6 s) for "exponential" attention
-    distance (B, L, L) float  (1 query for recall) log1p of the days between two events for "log" attention; FAR for hidden keys
-    presence (B, L) float     added to the logits of each key, log of how far it is there; None: all are. Only reasons ask for it
+    Attributes:
+        key_padding_mask: (B, L) bool, True for hidden keys; None: no key is hidden.
+        growth: (B, L) float, exp(age / 1e6 s) for "exponential" attention.
+        distance: (B, L, L) float, or (B, 1, L) for cross-attention: log1p of the days between two events for "log"
+            attention; FAR for hidden keys.
+        key_log_weight: (B, L) float, added to the logits of each key. Only explanations use it.
     """
 
     key_padding_mask: Tensor | None = None
@@ -45,9 +44,14 @@ class AttentionContext:
         last_only: bool = False,
         cap_seconds: float = AGE_CAP_SECONDS,
     ) -> AttentionContext:
-        """For a history: padding (B, L) bool, age_seconds (B, L). `last_only`: for the last position's queries alone.
+        """The context of a history.
 
-        cap_seconds: no age counts as more, for "exponential".
+        Args:
+            padding: (B, L) bool.
+            age_seconds: (B, L).
+            time: The market's `time_attention`.
+            last_only: Only the last position attends.
+            cap_seconds: The largest age, for "exponential".
         """
         growth = None
         if time == "exponential":
@@ -61,7 +65,7 @@ class AttentionContext:
         return cls(padding, growth, distance)
 
     def split(self, size: int) -> Iterator[AttentionContext]:
-        """Those of `size` payments at a time, without end where nothing is known."""
+        """The contexts of `size` payments at a time. Endless if no tensor is set."""
         known = (self.key_padding_mask, self.growth, self.distance, self.key_log_weight)
         columns = (itertools.repeat(None) if v is None else torch.split(v, size) for v in known)
         return itertools.starmap(AttentionContext, zip(*columns, strict=False))
@@ -87,44 +91,44 @@ class TemporalAttention(nn.Module):
         if time == "log":
             self.decay = nn.Parameter(torch.linspace(-3.0, 1.0, n_heads))
 
-    def forward(self, x: Tensor, around: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """x (B, L, E) → (B, L, E)."""
         batch, length, width = x.shape
-        if self.n_heads == 1 and length > 2 * width and around.growth is None and not torch.is_grad_enabled():
-            return self._one_head(x, around)
+        if self.n_heads == 1 and length > 2 * width and context.growth is None and not torch.is_grad_enabled():
+            return self._one_head(x, context)
         packed = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = packed.view(batch, length, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4).unbind(0)
-        if around.growth is not None:
-            growth = around.growth[:, None, :, None].to(x.dtype)
+        if context.growth is not None:
+            growth = context.growth[:, None, :, None].to(x.dtype)
             q, k = q * growth, k / growth
-        seen = attention_with_dropout(
-            q, k, v, self._bias(around, slice(None), x.dtype), self.dropout if self.training else 0.0
+        attended = attention_with_dropout(
+            q, k, v, self._bias(context, slice(None), x.dtype), self.dropout if self.training else 0.0
         )
-        out: Tensor = self.out_proj(seen.transpose(1, 2).reshape(batch, length, width))
+        out: Tensor = self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
         return out
 
-    def _one_head(self, x: Tensor, around: AttentionContext) -> Tensor:
+    def _one_head(self, x: Tensor, context: AttentionContext) -> Tensor:
         """As `forward`, for one head, many tokens and no gradients: two projections of all tokens instead of four.
 
-        q·k is x_i · (Wqᵀ Wk) x_j + (Wkᵀ bq) · x_j but for a constant per query, which softmax does not see; and since the
-        weights sum to 1, the value projection can be applied after them, together with the last one.
+        q·k equals x_i · (Wqᵀ Wk) x_j + (Wkᵀ bq) · x_j up to a constant per query, which softmax ignores. Since the weights
+        sum to 1, the value projection can be applied after them, merged with the output projection.
         """
         (wq, wk, wv), (bq, _, bv) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q = functional.linear(x, wk.t() @ wq, wk.t() @ bq).unsqueeze(1)
         tokens, last = x.unsqueeze(1), self.out_proj
-        seen = attention_with_dropout(q, tokens, tokens, self._bias(around, slice(None), x.dtype), 0.0)[:, 0]
-        return functional.linear(seen, last.weight @ wv, torch.addmv(last.bias, last.weight, bv))
+        attended = attention_with_dropout(q, tokens, tokens, self._bias(context, slice(None), x.dtype), 0.0)[:, 0]
+        return functional.linear(attended, last.weight @ wv, torch.addmv(last.bias, last.weight, bv))
 
-    def last(self, x: Tensor, around: AttentionContext) -> Tensor:
-        """The result at the last position alone: x (B, L, E) → (B, E).
+    def last(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """The result at the last position only: x (B, L, E) → (B, E).
 
-        One query needs no keys and values of its own: the key projection is folded into the query, the value projection
-        applied to the weighted mean of the tokens. That saves two projections of all L tokens.
+        With one query, the key projection can be folded into the query, and the value projection applied to the weighted
+        mean of the tokens. That saves two projections of all L tokens.
         """
         width = x.shape[-1]
         head = width // self.n_heads
         wv, bv = self.in_proj_weight.chunk(3)[2], self.in_proj_bias.chunk(3)[2]
-        weights = dropout(self.last_weights(x, around), self.dropout, self.training)
+        weights = dropout(self.last_weights(x, context), self.dropout, self.training)
         mixed = (weights @ x).transpose(0, 1)
         values = (mixed @ wv.view(self.n_heads, head, width).transpose(1, 2)).transpose(0, 1)
         # weights sum to 1 except under dropout, where the bias is scaled with them
@@ -133,7 +137,7 @@ class TemporalAttention(nn.Module):
         out: Tensor = self.out_proj(values.flatten(1))
         return out
 
-    def last_weights(self, x: Tensor, around: AttentionContext) -> Tensor:
+    def last_weights(self, x: Tensor, context: AttentionContext) -> Tensor:
         """How much the last position attends to each token per head: x (B, L, E) → (B, H, L)."""
         batch, _, width = x.shape
         head = width // self.n_heads
@@ -142,29 +146,29 @@ class TemporalAttention(nn.Module):
         q = functional.linear(x[:, -1], wq, bq).view(batch, self.n_heads, head) / math.sqrt(head)
         folded = (q.transpose(0, 1) @ wk.view(self.n_heads, head, width)).transpose(0, 1)  # (B, H, E)
         logits = folded @ x.transpose(1, 2)
-        if around.growth is not None:
-            # elsewhere the key's bias adds the same to all logits, which softmax does not see
+        if context.growth is not None:
+            # without growth the key's bias adds the same to all logits, which softmax ignores
             logits = logits + (q * bk.view(self.n_heads, head)).sum(-1, keepdim=True)
-            logits = logits * (around.growth[:, -1:] / around.growth)[:, None].to(x.dtype)
-        if (bias := self._bias(around, slice(-1, None), x.dtype)) is not None:
+            logits = logits * (context.growth[:, -1:] / context.growth)[:, None].to(x.dtype)
+        if (bias := self._bias(context, slice(-1, None), x.dtype)) is not None:
             logits = logits + bias[:, :, 0]
         return torch.softmax(logits, dim=-1)
 
-    def _bias(self, around: AttentionContext, queries: slice, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the logits of the `queries`: (B, 1 or H, 1 or L, L), −inf or next to it at hidden keys."""
-        bias = self._mask(around, queries, dtype)
-        if around.key_log_weight is None:
+    def _bias(self, context: AttentionContext, queries: slice, dtype: torch.dtype) -> Tensor | None:
+        """The term added to the logits of the `queries`: (B, 1 or H, 1 or L, L), −inf or −FAR · decay at hidden keys."""
+        bias = self._mask(context, queries, dtype)
+        if context.key_log_weight is None:
             return bias
-        present = around.key_log_weight[:, None, None].to(dtype)
-        return present if bias is None else bias + present
+        key_weight = context.key_log_weight[:, None, None].to(dtype)
+        return key_weight if bias is None else bias + key_weight
 
-    def _mask(self, around: AttentionContext, queries: slice, dtype: torch.dtype) -> Tensor | None:
-        if around.distance is not None:
-            return (around.distance[:, None, queries] * -self.decay.exp()[:, None, None]).to(dtype)
-        if around.key_padding_mask is None:
+    def _mask(self, context: AttentionContext, queries: slice, dtype: torch.dtype) -> Tensor | None:
+        if context.distance is not None:
+            return (context.distance[:, None, queries] * -self.decay.exp()[:, None, None]).to(dtype)
+        if context.key_padding_mask is None:
             return None
-        bias = torch.zeros(around.key_padding_mask.shape, dtype=dtype, device=around.key_padding_mask.device)
-        return bias.masked_fill_(around.key_padding_mask, -math.inf)[:, None, None]
+        bias = torch.zeros(context.key_padding_mask.shape, dtype=dtype, device=context.key_padding_mask.device)
+        return bias.masked_fill_(context.key_padding_mask, -math.inf)[:, None, None]
 
 
 class FeedForward(nn.Module):
@@ -176,13 +180,13 @@ class FeedForward(nn.Module):
         self.dropout, self.activation = dropout, activation
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """x (…, E) → (…, E); `key_padding_mask`, which experts need, makes no difference here."""
-        h = self.widen(x)
+        """x (…, E) → (…, E). `hidden` is for experts, which have the same signature; it is ignored here."""
+        inner = self.widen(x)
         if self.activation == "relu":
-            h = relu_dropout(h, self.dropout, self.training)
+            inner = relu_dropout(inner, self.dropout, self.training)
         else:
-            h = dropout(functional.gelu(h), self.dropout, self.training)
-        out: Tensor = self.narrow(h)
+            inner = dropout(functional.gelu(inner), self.dropout, self.training)
+        out: Tensor = self.narrow(inner)
         return out
 
 
@@ -201,19 +205,19 @@ class AttentionLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.dropout, self.norm = dropout, norm
 
-    def forward(self, x: Tensor, around: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """All positions: x (B, L, E) → (B, L, E)."""
-        seen = self.attention(self._before(self.norm1, x), around)
-        return self._feed(self._after(self.norm1, x, seen), around.key_padding_mask)
+        attended = self.attention(self._before(self.norm1, x), context)
+        return self._feed(self._after(self.norm1, x, attended), context.key_padding_mask)
 
-    def last(self, x: Tensor, around: AttentionContext) -> Tensor:
-        """The last position alone: x (B, L, E) → (B, E)."""
-        seen = self.attention.last(self._before(self.norm1, x), around)
-        return self._feed(self._after(self.norm1, x[:, -1], seen), None)
+    def last(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Only the last position: x (B, L, E) → (B, E)."""
+        attended = self.attention.last(self._before(self.norm1, x), context)
+        return self._feed(self._after(self.norm1, x[:, -1], attended), None)
 
-    def last_weights(self, x: Tensor, around: AttentionContext) -> Tensor:
+    def last_weights(self, x: Tensor, context: AttentionContext) -> Tensor:
         """How much the last position attends to each per head: x (B, L, E) → (B, H, L)."""
-        return self.attention.last_weights(self._before(self.norm1, x), around)
+        return self.attention.last_weights(self._before(self.norm1, x), context)
 
     def _feed(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         return self._after(self.norm2, x, self.feedforward(self._before(self.norm2, x), hidden))

@@ -1,7 +1,4 @@
-"""What a network reads: per history the events, and the engineered features of the current payment.
-
-Knows tensors and their shapes; not where they come from, nor what the features mean.
-"""
+"""The inputs of a network as tensors: the events of each history, and the engineered features of the current payment."""
 
 from __future__ import annotations
 
@@ -18,13 +15,13 @@ from tsa.model.config import ModelConfig
 
 @dataclass
 class History:
-    """The events of one key up to the current one, which stands last; padded on the left.
+    """The events of one key up to the current one, which is last; padded on the left.
 
     categorical (B, L, C) int    rows of the shared embedding table, 0 = padding
     numerical   (B, L, F) float  scaled values, 0 at padding
     age_seconds (B, L) float     the current event's time minus this event's, ≥ 0; 0 at padding
     padding     (B, L) bool      True where there is no event
-    outcome     (B, L) int       0 padding, 1 not known, 2 genuine, 3 fraud; None where outcomes are no input
+    outcome     (B, L) int       0 padding, 1 not known, 2 genuine, 3 fraud; None if outcomes are not an input
     """
 
     categorical: Tensor
@@ -54,7 +51,7 @@ class History:
         return self.categorical, self.numerical, self.age_seconds, self.padding, self.outcome
 
     def split(self, size: int) -> Iterator[History]:
-        """Histories of `size` payments at a time, the last one of what is left."""
+        """Histories of `size` payments at a time; the last one may be smaller."""
         for first in range(0, self.padding.shape[0], size):
             yield self._map(partial(torch.narrow, dim=0, start=first, length=min(size, self.padding.shape[0] - first)))
 
@@ -66,7 +63,11 @@ class History:
         return self._map(lambda x: x[:, first:]) if first else self
 
     def check(self, name: str, config: ModelConfig) -> None:
-        """ModelError where a shape does not fit the configuration, or a row lies outside the table."""
+        """Check shapes and types against the configuration.
+
+        Raises:
+            ModelError: If one does not match, or a row is outside the table.
+        """
         if self.padding.ndim != 2 or self.padding.shape[1] == 0:
             raise ModelError(f"history {name}: padding must be (B, L ≥ 1) (got {tuple(self.padding.shape)})")
         batch, length = self.padding.shape
@@ -77,7 +78,7 @@ class History:
         }
         if config.known_outcomes:
             if self.outcome is None:
-                raise ModelError(f"history {name}: known_outcomes is on, so outcome must be given")
+                raise ModelError(f"history {name}: outcome must be given, since known_outcomes is on (got None)")
             expected["outcome"] = (batch, length)
         for field, shape in expected.items():
             if (actual := tuple(getattr(self, field).shape)) != shape:
@@ -127,14 +128,18 @@ class Batch:
         return Batch({name: history.trimmed() for name, history in self.histories.items()}, self.engineered)
 
     def ordered_histories(self, config: ModelConfig) -> list[History]:
-        """The histories in the order of `config.histories`, checked; a network of one takes any name. ModelError."""
-        wanted, given = config.histories, self.histories
-        if len(wanted) != len(given) or (len(wanted) > 1 and set(wanted) != set(given)):
-            raise ModelError(f"the network reads the histories {', '.join(wanted)} (got {', '.join(given)})")
-        histories = list(given.values()) if len(wanted) == 1 else [given[name] for name in wanted]
-        for name, history in zip(wanted, histories, strict=True):
+        """The histories in the order of `config.histories`, checked. A network of one history accepts any name.
+
+        Raises:
+            ModelError: If names, shapes or types do not match the configuration.
+        """
+        names, given = config.histories, self.histories
+        if len(names) != len(given) or (len(names) > 1 and set(names) != set(given)):
+            raise ModelError(f"histories must be {', '.join(names)} (got {', '.join(given)})")
+        histories = list(given.values()) if len(names) == 1 else [given[name] for name in names]
+        for name, history in zip(names, histories, strict=True):
             history.check(name, config)
-        sizes = {name: history.padding.shape[0] for name, history in zip(wanted, histories, strict=True)}
+        sizes = {name: history.padding.shape[0] for name, history in zip(names, histories, strict=True)}
         size = histories[0].padding.shape[0]
         if any(other != size for other in sizes.values()):
             raise ModelError(f"histories must hold the same number of payments (got {sizes})")

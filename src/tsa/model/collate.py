@@ -1,4 +1,4 @@
-"""From a store to a batch: the one place where gathered arrays become tensors, for training and every kind of scoring."""
+"""Turn gathered histories into batches of tensors, for training and all kinds of scoring."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def gather_batch(
     widths: Mapping[str, int] | None = None,
     variation: HistoryAugmentation | None = None,
 ) -> Batch:
-    """The histories of the events `rows` (B,) under every key of the store's market, as tensors that share their memory.
+    """The histories of the events `rows` (B,) for every key of the store's market, as tensors without copying.
 
-    With `trim`, each history is only as wide as the longest in the batch: the same scores to rounding, for less work.
-    widths: how wide each history is to be, where that is settled elsewhere; older events than fit are left out.
-    variation: as `gather` takes it, for training alone.
+    Args:
+        trim: Make each history only as wide as the longest in the batch: the same scores up to rounding, less work.
+        widths: By history, the width to use instead of the market's; the oldest events that do not fit are left out.
+        variation: In training only, the augmentation: see `gather`.
     """
     lengths = {key.name: (widths or {}).get(key.name, key.length) for key in store.market.history}
     histories = {
@@ -39,7 +40,7 @@ def gather_batch(
 
 
 def request_batch(requests: Requests) -> Batch:
-    """What was read of single requests, as tensors that share its memory."""
+    """Parsed requests as tensors, without copying."""
     engineered = torch.from_numpy(requests.engineered) if requests.engineered.shape[1] else None
     return Batch({name: _tensors(arrays) for name, arrays in requests.histories.items()}, engineered)
 

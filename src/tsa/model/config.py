@@ -157,12 +157,12 @@ class ModelConfig(Settings):
 
     @property
     def event_width(self) -> int:
-        """E, the width of an order attention: 2D, or D where events are embedded by a sum."""
+        """E, the width of an order attention: 2D, or D with event_embedding="sum"."""
         return self.width if self.event_embedding == "sum" else 2 * self.width
 
     @property
     def ensemble_width(self) -> int:
-        """Width of what the classifier reads."""
+        """Width of the classifier's input."""
         n_orders = len(self.histories) if self.fusion in ("concat", "softmax") else 1
         return n_orders * self.event_width + self.width * (int(self.n_feature_layers > 0) + int(self.mlp))
 
@@ -197,7 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str, **settings: Any) -> ModelConfig:
     """A named configuration with some settings replaced.
 
-    "reference" and "reference-two-history" come with the production sizes of the legacy system (EU and NA); "default"
+    "reference" and "reference-two-history" have the production sizes of the legacy system (EU and NA); "default"
     needs n_categorical, n_numerical and n_embedding from the market. ConfigError on an unknown name or setting.
     """
     if name not in PRESETS:

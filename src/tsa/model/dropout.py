@@ -1,7 +1,6 @@
-"""Dropout, and attention under dropout, for training on a CPU: quick random bits, and little kept for the backward pass.
+"""Dropout, and attention with dropout, for training on a CPU: faster random bits and less memory than PyTorch's.
 
-The same distribution as PyTorch's own, from the same seeded generator, but other draws. On a GPU PyTorch's fused
-kernels are used instead.
+The distribution and the seeded generator are PyTorch's, the draws differ. On a GPU PyTorch's kernels are used.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def feature_dropout(histories: Sequence[History], p: float) -> list[History]:
-    """The histories of B payments, of each of which a categorical feature is left out with probability p.
+    """The histories of B payments with each categorical feature left out with probability p, independently per payment.
 
-    Its values are then those of padding, row 0, in all events of all histories, as if there were no such feature.
+    Its values are then row 0, as for padding, in all events of all histories.
     """
     categorical = histories[0].categorical
-    kept = torch.rand(categorical.shape[0], 1, categorical.shape[2], device=categorical.device) >= p
-    return [replace(history, categorical=history.categorical * kept) for history in histories]
+    keep = torch.rand(categorical.shape[0], 1, categorical.shape[2], device=categorical.device) >= p
+    return [replace(history, categorical=history.categorical * keep) for history in histories]
 
 
 def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """dropout(relu(x)), which may be written over x."""
+    """dropout(relu(x)). May overwrite x."""
     if not training or p == 0.0:
         return torch.relu_(x)
     if not x.is_cpu or torch.compiler.is_compiling():
@@ -52,22 +51,22 @@ def relu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
 def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
     """dropout(softmax(q·k / √d + bias)) · v: q, k, v (B, H, L, d), bias (B, 1 or H, 1 or L, L) → (B, H, L, d)."""
     learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
-    # on a CPU the fused kernel knows neither dropout nor a learned bias, and is slower in bfloat16 than plain products
+    # on a CPU the fused kernel supports neither dropout nor a learned bias, and is slow in bfloat16
     if not q.is_cpu or (p == 0.0 and not learned and q.dtype != torch.bfloat16):
         return functional.scaled_dot_product_attention(q, k, v, bias, p)
     if bias is None and p > 0.0:
-        seen: Tensor = _DroppedAttention.apply(q, k, v, p)  # type: ignore[no-untyped-call]
-        return seen
+        attended: Tensor = _DroppedAttention.apply(q, k, v, p)  # type: ignore[no-untyped-call]
+        return attended
     logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
     logits = logits if bias is None else logits + bias
     return dropout(torch.softmax(logits, dim=-1), p, True) @ v
 
 
 def _keep(shape: torch.Size, p: float) -> Tensor:
-    """Float, 0 with probability p (to 1 / 65536) and 1 elsewhere; several times quicker than bernoulli."""
+    """Float, 0 with probability p (rounded to 1 / 65536), else 1. Several times faster than `bernoulli`."""
     n = shape.numel()
     bits = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    # sixteen bits an element; comparing and converting floats is vectorised, with bools it is not
+    # 16 bits per element; comparing floats is vectorised, with bools it is not
     return bits.view(torch.int16)[:n].float().ge_(p * 65_536 - 32_768).view(shape)
 
 
@@ -87,7 +86,7 @@ class _Dropout(torch.autograd.Function):
 
 
 class _DroppedReLU(torch.autograd.Function):
-    """Only the result is kept: it is above 0 just where a gradient flows."""
+    """Stores only the result, which is above 0 exactly where a gradient flows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
@@ -104,7 +103,7 @@ class _DroppedReLU(torch.autograd.Function):
 
 
 class _DroppedAttention(torch.autograd.Function):
-    """Keeps the attention weights, with a minus sign on those dropped, and nothing else of their size."""
+    """Stores the attention weights, negative if dropped, and nothing else of their size."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, p: float) -> Tensor:

@@ -1,7 +1,4 @@
-"""From the features of each event to one vector per event.
-
-Knows the shared table; not the other events of the history.
-"""
+"""Embed the features of each event into one vector."""
 
 from __future__ import annotations
 
@@ -19,9 +16,9 @@ from tsa.model.time_encoding import OLDEST_SECONDS
 from tsa.times import DAY_SECONDS
 
 OUTCOMES = 4  # padding, not known, genuine, fraud
-LOG_AGE_SCALE = 0.3  # log1p of an age in hours reaches about 8: brought to the range that scaled features have
-FEW_FEATURES = 16  # so many are looked up and added one by one in a graph, instead of side by side
-AGE_DAYS, MAX_AGE = 20.0, 4.0  # the linear age counts in these, up to so many: whole months stay apart
+LOG_AGE_SCALE = 0.3  # log1p of an age in hours reaches about 8; this brings it to the range of scaled features
+FEW_FEATURES = 16  # up to this many are added one by one in an exported graph, which is faster
+AGE_DAYS, MAX_AGE = 20.0, 4.0  # unit and limit of the linear age: months remain distinct
 
 
 def numerical_rows(table: Tensor, n_numerical: int) -> Tensor:
@@ -33,16 +30,16 @@ def summed_rows(rows: Tensor, table: Tensor) -> Tensor:
     """Σ over the features of the table's rows, none of them expanded: rows (n, C) int, table (N, D) → (n, D)."""
     if rows.shape[1] == 0:
         return table.new_zeros(rows.shape[0], table.shape[1])
-    if torch.compiler.is_exporting():  # other engines know no bags; row 0 is zero, so nothing needs to be left out
+    if torch.compiler.is_exporting():  # ONNX has no embedding_bag; row 0 is zero, so padding adds nothing
         if rows.shape[1] > FEW_FEATURES:
             return functional.embedding(rows, table).sum(1)
-        first, *others = (functional.embedding(column, table) for column in rows.unbind(1))
-        return sum(others, start=first)
+        first, *rest = (functional.embedding(column, table) for column in rows.unbind(1))
+        return sum(rest, start=first)
     return functional.embedding_bag(rows, table, mode="sum", padding_idx=0)
 
 
 class AggregatedEvents(nn.Module):
-    """The reference: the embeddings of an event folded over the feature axis, categorical and numerical apart."""
+    """The reference: linear layers over the feature axis, separate for categorical and numerical features."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,11 +51,11 @@ class AggregatedEvents(nn.Module):
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events and the shared table (N + 2, D) → (B, L, 2D)."""
         rows, values = history.categorical.flatten(0, 1), history.numerical.flatten(0, 1)
-        nothing = table.new_zeros(rows.shape[0], table.shape[1])
-        left = nothing if self.categorical is None else self.categorical.of_rows(rows, table)
+        zeros = table.new_zeros(rows.shape[0], table.shape[1])
+        left = zeros if self.categorical is None else self.categorical.of_rows(rows, table)
         values = values.masked_fill(history.padding.flatten().unsqueeze(-1), 0.0)
         vectors = numerical_rows(table, values.shape[1])
-        right = nothing if self.numerical is None else self.numerical.of_values(values, vectors)
+        right = zeros if self.numerical is None else self.numerical.of_values(values, vectors)
         out: Tensor = self.norm(torch.cat([left, right], dim=-1).view(*history.padding.shape, 2 * table.shape[1]))
         return out
 
@@ -83,7 +80,7 @@ class FactorisedEvents(nn.Module):
 
 
 class EventParts(NamedTuple):
-    """What `SummedEvents` sums up."""
+    """The inputs of `SummedEvents`."""
 
     numbers: Tensor
     """(…, 3V + 2 + M)"""
@@ -95,7 +92,7 @@ class EventParts(NamedTuple):
     """(…)"""
 
     def of(self, events: Tensor) -> EventParts:
-        """Those of the events with these numbers (n,) among all B · L."""
+        """The parts of the events with these indices (n,) among all B · L."""
 
         def some(part: Tensor) -> Tensor:
             return part.flatten(0, 1).index_select(0, events)
@@ -107,10 +104,9 @@ class EventParts(NamedTuple):
 class SummedEvents(nn.Module):
     """Σ of the embeddings of categorical values, of the known outcome and of all numbers; then a small feed-forward.
 
-    The numbers of an event are its V numerical features, how far they are from the current event's and from what is usual in
-    the history, and its age on a logarithmic and on a linear scale; each goes in as it is and periodically (Gorishniy et al.
-    2022). M marks of missing values go in as they are. What is usual is given, not left to be learned: whether training
-    finds a mean over fifty events is a matter of luck.
+    The numbers of an event are its V numerical features, their differences from the current event's and from the history's
+    mean, and its age on a logarithmic and a linear scale, each also in periodic form (Gorishniy et al. 2022), and M missing
+    indicators. The mean is given as an input because training does not learn it reliably.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -127,24 +123,24 @@ class SummedEvents(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.widen, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
         if self.outcome is not None:
-            # loud enough to be heard beside the numbers from the first step on
+            # large enough to matter next to the numbers from the first step on
             nn.init.normal_(self.outcome.weight, std=0.5)
 
     def forward(self, history: History, table: Tensor) -> Tensor:
         """A history of (B, L) events and the shared table (N + 2, D) → (B, L, D)."""
         same = None if self.match is None else self.same(history)
         parts = EventParts(self.numbers(history), history.categorical, same, history.outcome)
-        # in training alone: how a score is rounded must not depend on how many events the other payments have
+        # in training only: the rounding of a score must not depend on the other payments of its batch
         if self.training and table.is_cpu and not torch.compiler.is_compiling():
             return self._without_padding(history.padding, parts, table)
         return self._embedded(parts, table)
 
     def _without_padding(self, padding: Tensor, parts: EventParts, table: Tensor) -> Tensor:
-        """The same without work for padding (B, L), which becomes 0: (B, L, D)."""
-        shown = torch.nonzero(~padding.flatten()).squeeze(1)
-        embedded = self._embedded(parts.of(shown), table)
-        whole = embedded.new_zeros(padding.numel(), embedded.shape[-1])
-        return whole.index_copy(0, shown, embedded).view(*padding.shape, -1)
+        """As `_embedded`, skipping padding (B, L), whose result is 0: (B, L, D)."""
+        visible = torch.nonzero(~padding.flatten()).squeeze(1)
+        embedded = self._embedded(parts.of(visible), table)
+        padded = embedded.new_zeros(padding.numel(), embedded.shape[-1])
+        return padded.index_copy(0, visible, embedded).view(*padding.shape, -1)
 
     def _embedded(self, parts: EventParts, table: Tensor) -> Tensor:
         """(…, D) of the parts of events."""
@@ -159,7 +155,7 @@ class SummedEvents(nn.Module):
     def of_numbers(self, numbers: Tensor) -> Tensor:
         """The numbers (…, 3V + 2 + M) of events, as they are and periodically, through one linear layer: (…, D)."""
         each = len(self.frequency)
-        if torch.compiler.is_exporting():  # engines that fuse little: fewer, larger steps, and nothing copied
+        if torch.compiler.is_exporting():  # for engines that fuse little: fewer and larger steps, no copies
             n, first = self.frequency.numel(), each + self.n_missing_indicators
             spread = (torch.eye(first, each).unsqueeze(-1) * self.frequency).flatten(1)  # one block per number
             angle, weight = numbers @ spread, self.linear.weight.t()
@@ -170,19 +166,20 @@ class SummedEvents(nn.Module):
         return out
 
     def mix(self, x: Tensor) -> Tensor:
-        """What the sum (…, D) of an event's parts becomes, (…, D)."""
+        """The feed-forward after the sum of an event's parts: (…, D) → (…, D)."""
         out: Tensor = x + self.narrow(functional.gelu(self.widen(self.norm(x))))
         return out
 
     def same(self, history: History) -> Tensor:
-        """(B, L, `n_match_features`) bool: whether an event has the current event's value; False at padding, and
-        where there is none."""
+        """(B, L, `n_match_features`) bool: whether an event has the current event's value; False at padding and for missing
+        values.
+        """
         values = history.categorical[..., : self.n_match_features]
         current = values[:, -1:]
         return (values == current) & (current != 0) & ~history.padding.unsqueeze(-1)
 
     def numbers(self, history: History) -> Tensor:
-        """(B, L, 3V + 2 + M): values, distances, ages, marks. At padding they mean nothing, whatever stands there."""
+        """(B, L, 3V + 2 + M): values, differences, ages, missing indicators. Meaningless at padding."""
         known = history.numerical.masked_fill(history.padding.unsqueeze(-1), 0.0)
         age_seconds = history.age_seconds.masked_fill(history.padding, 0.0).clamp(0.0, OLDEST_SECONDS)
         age_days = age_seconds.unsqueeze(-1) / DAY_SECONDS
@@ -194,7 +191,7 @@ class SummedEvents(nn.Module):
 
 
 def history_mean(values: Tensor, padding: Tensor) -> Tensor:
-    """The mean over the events before the current one, which stands for them where there are none.
+    """The mean over the events before the current one; the current event's values if there are none.
 
     values (B, L, V), 0 at padding; padding (B, L) → (B, 1, V).
     """
@@ -204,6 +201,6 @@ def history_mean(values: Tensor, padding: Tensor) -> Tensor:
 
 
 def event_embedding(config: ModelConfig) -> nn.Module:
-    """The embedding of events that the configuration names."""
+    """The event embedding of a configuration."""
     kinds = {"aggregate": AggregatedEvents, "factorise": FactorisedEvents, "sum": SummedEvents}
     return kinds[config.event_embedding](config)

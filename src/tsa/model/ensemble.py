@@ -1,8 +1,6 @@
-"""Members: several small networks in one, which read the same embedded events and are averaged.
+"""Ensembles of M small networks that share the embedded events, and whose logits are averaged.
 
-Networks trained apart with other seeds err differently, and their mean errs less; members that share the costly part do so for
-a fraction of the work (Gorishniy, Kotelnikov and Babenko 2025, TabM). Knows tensors with a dimension of M members; not what
-they stand for.
+An ensemble errs less than one network, and sharing the costly part makes it cheap (TabM, Gorishniy et al. 2025).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 
 
 class BatchedLinear(nn.Module):
-    """A linear map of its own for each of M members, made as `nn.Linear` makes one."""
+    """A separate linear map for each of M members, initialised as `nn.Linear`."""
 
     def __init__(self, n_ensemble: int, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -28,7 +26,7 @@ class BatchedLinear(nn.Module):
 
 
 def concat_members(parts: Sequence[Tensor]) -> Tensor:
-    """Parts (B, n) or (B, M, n) along their last dimension; what all members share is given to each."""
+    """Concatenate parts (B, n) or (B, M, n) along the last dimension. Parts without M are repeated for each member."""
     members = next((part.shape[1] for part in parts if part.ndim == 3), None)
     if members is not None:
         parts = [part if part.ndim == 3 else part.unsqueeze(1).expand(-1, members, -1) for part in parts]
@@ -36,5 +34,5 @@ def concat_members(parts: Sequence[Tensor]) -> Tensor:
 
 
 def mean_over_members(logits: Tensor) -> Tensor:
-    """The mean of what members say, (B, M, classes) → (B, classes); of a network without members, what it says."""
+    """The mean logits of the members, (B, M, classes) → (B, classes); logits (B, classes) are returned unchanged."""
     return logits.mean(1) if logits.ndim == 3 else logits

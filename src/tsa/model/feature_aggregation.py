@@ -1,7 +1,4 @@
-"""Folding the features of an event into one vector, without ever holding the embeddings of a whole batch.
-
-Knows the shared table and row numbers; not time, and not the other events.
-"""
+"""Aggregate the features of an event into one vector, without storing the embeddings of a complete batch."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 SLOPE = 0.01
-VALUES_AT_ONCE = 6912  # values whose embeddings stand side by side: few enough for the processor's cache
+VALUES_AT_ONCE = 6912  # values whose embeddings are in memory at once: few enough for the processor's cache
 
 
 def aggregation_widths(n_features: int, floor: int) -> list[int]:
-    """n, n//2, n//4, n//8, n//16, n//32, 1: the legacy system's widths, of which those of n < 32 end in 0.
+    """n, n//2, n//4, n//8, n//16, n//32, 1: the legacy system's widths.
 
-    A width of 0 lets nothing through, so for n < 32 no layer gives less than `floor`; floor 0: the legacy system's widths.
+    For n < 32 one of them is 0, which outputs nothing; then no width is below `floor`. floor 0: the legacy widths.
     """
     widths = [n_features >> halvings for halvings in range(6)]
     if widths[-1] == 0:
@@ -40,7 +37,7 @@ class FeatureAggregation(nn.Module):
         widths = aggregation_widths(n_features, floor)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for n_in, n_out in itertools.pairwise(widths):
-            bound = (6 / max(n_in, 1)) ** 0.5  # He et al. 2015: keeps the signal's size through all six layers
+            bound = (6 / max(n_in, 1)) ** 0.5  # He et al. 2015: preserves the scale through all six layers
             self.weights.append(nn.Parameter(torch.empty(n_out, n_in).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.zeros(n_out)))
 
@@ -54,11 +51,11 @@ class FeatureAggregation(nn.Module):
 
     def of_values(self, values: Tensor, vectors: Tensor) -> Tensor:
         """Events of numerical features with one vector each: values (n, F), vectors (F, D) → (n, D)."""
-        # the numbers go straight into the first layer: no value · vector is ever stored
+        # the values are multiplied with the first layer's weights: value · vector is never stored
         return _by_parts(self._of_values, values, self.weights[0].unsqueeze(-1) * vectors)
 
     def _of_rows(self, rows: Tensor, table: Tensor) -> Tensor:
-        if self.weights[0].dtype != table.dtype:  # scoring with the greatest product in a smaller type
+        if self.weights[0].dtype != table.dtype:  # scoring with the largest product in a smaller type
             x = functional.embedding(rows.t(), table.to(self.weights[0].dtype)).flatten(1)
             folded = self._rest((self.weights[0] @ x).to(table.dtype).add_(self.biases[0][:, None]))
         elif torch.is_grad_enabled():
@@ -86,7 +83,7 @@ def _by_parts(function: Callable[[Tensor, Tensor], Tensor], events: Tensor, shar
 
 
 class _LinearOfRows(torch.autograd.Function):
-    """weight · table[rows], rows (C, n) of the table (N, D), weight (m, C) → (m, n · D); what is looked up is not kept."""
+    """weight · table[rows], rows (C, n) of the table (N, D), weight (m, C) → (m, n · D), without storing table[rows]."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, table: Tensor, weight: Tensor) -> Tensor:

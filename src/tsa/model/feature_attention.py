@@ -1,7 +1,4 @@
-"""Feature attention: how the features of the current event interact.
-
-Knows the current event alone; not its history.
-"""
+"""Feature attention: attention over the features of the current event."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ from tsa.model.layers import stack
 
 
 class FeatureAttention(nn.Module):
-    """A token per feature of the current event and a read-out token, through pre-norm layers without mask or time.
+    """Attends over a token per feature of the current event and a "cls" token, in pre-norm layers without mask or time.
 
-    The shared table (N + 2, D) is handed in, since several blocks read it.
+    The shared table (N + 2, D) is an argument, since several blocks read it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, n_tokens = config.width, config.n_categorical + config.n_numerical
-        # row 0 is the read-out token: zero, which LayerNorm turns into its learned bias, and never trained, since
+        # row 0 is the "cls" token: zero, which LayerNorm turns into its learned bias, and never trained, since
         # LayerNorm's slope at zero is 1 / √ε
         self.engineered = nn.Parameter(torch.randn(config.n_engineered + 1, width))
         self.bias = nn.Parameter(torch.zeros(n_tokens, width)) if config.biases else None
@@ -41,7 +38,7 @@ class FeatureAttention(nn.Module):
         return self.layers.last(self.norm(tokens), AttentionContext())
 
     def tokens(self, categorical: Tensor, numerical: Tensor, engineered: Tensor | None, table: Tensor) -> Tensor:
-        """One per feature and the read-out token, which stands last: (B, C + F + G + 1, D)."""
+        """One token per feature, and the "cls" token last: (B, C + F + G + 1, D)."""
         vectors = numerical_rows(table, numerical.shape[1])
         tokens = [functional.embedding(categorical, table, padding_idx=0), numerical.unsqueeze(-1) * vectors]
         if self.bias is not None:

@@ -1,7 +1,4 @@
-"""From one embedding per history to one for the payment.
-
-Knows the order attentions it is handed and how much each history matters; not what is in them.
-"""
+"""Combine the embeddings of several histories into one per payment."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ Encode = Callable[[int, History], Tensor]  # number of the history, its events (
 
 
 class IdentityFusion(nn.Module):
-    """One history: its embedding as it is."""
+    """For one history: its embedding unchanged."""
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
         """→ (B, E), or (B, M, E) for members."""
@@ -28,7 +25,7 @@ class IdentityFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """All embeddings side by side."""
+    """The embeddings concatenated."""
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
         """n histories → (B, n · E), or (B, M, n · E) for members."""
@@ -36,9 +33,9 @@ class ConcatFusion(nn.Module):
 
 
 class SoftmaxFusion(nn.Module):
-    """[g_1 · embedding_1 | … | g_n · embedding_n], the importances g a softmax over what a small network makes of all.
+    """[g_1 · embedding_1 | … | g_n · embedding_n], with importances g from a small network that reads all embeddings.
 
-    Side by side rather than summed: what the histories say apart is not lost, and g still tells how much each counted.
+    They are concatenated and not summed, so that the classifier can still tell the histories apart.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -47,7 +44,7 @@ class SoftmaxFusion(nn.Module):
         self.gate = GateHead(n * width, config.gate_hidden_width, n, config.dropout)
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
-        """→ (B, n · E), or (B, M, n · E) for members, whose importances are their own."""
+        """→ (B, n · E), or (B, M, n · E) for members, each with its own importances."""
         orders = torch.stack([encode(k, history) for k, history in enumerate(histories)], dim=-2)
         importance = torch.softmax(self.gate(orders.flatten(-2)), dim=-1)
         return (len(histories) * importance.unsqueeze(-1) * orders).flatten(-2)
@@ -67,17 +64,16 @@ class GateHead(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """The reference: a small order attention looks at all histories first and says how much each matters.
+    """The reference: a small order attention reads all histories first and gives each an importance.
 
-    A history other than the first that holds nothing but the current event gets importance 0. An order attention runs
-    only for the payments where its history's importance exceeds `gate_threshold`; elsewhere its embedding is 0. The
-    first history's always runs.
+    A history with only the current event gets importance 0, except the first. A history's order attention runs only
+    for payments whose importance exceeds `gate_threshold`, else its embedding is 0. The first history's always runs.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         small = gate_config(config)
-        self.skips_below = config.gate_threshold
+        self.min_importance = config.gate_threshold
         self.width = config.event_width
         self.table = nn.Embedding(config.n_embedding + 2, config.gate_width, padding_idx=0)
         self.order = OrderAttention(small)
@@ -86,28 +82,28 @@ class GatedFusion(nn.Module):
         self.norm = nn.LayerNorm(config.event_width)
 
     def importance(self, histories: list[History]) -> Tensor:
-        """Softmax over the n histories, before the rule for those that hold nothing else: (B, n)."""
+        """Softmax over the n histories, before the rule for histories with only the current event: (B, n)."""
         small = torch.cat([self.order(history, self.table.weight) for history in histories], dim=-1)
         return torch.softmax(self.head(small), dim=-1)
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
         """→ (B, E)."""
         importance = self.importance(histories)
-        alone = torch.stack([(~history.padding).sum(1) <= 1 for history in histories], dim=1)
-        alone[:, 0] = False
-        importance = importance.masked_fill(alone, 0.0)
+        is_single = torch.stack([(~history.padding).sum(1) <= 1 for history in histories], dim=1)
+        is_single[:, 0] = False
+        importance = importance.masked_fill(is_single, 0.0)
         total = importance[:, :1] * encode(0, histories[0])
         for k in range(1, len(histories)):
-            if torch.compiler.is_exporting():  # a graph for other engines computes all, and leaves out by a factor
-                counted = torch.where(importance[:, k, None] > self.skips_below, importance[:, k, None], 0.0)
+            if torch.compiler.is_exporting():  # an exported graph computes all histories, with a factor of 0
+                counted = torch.where(importance[:, k, None] > self.min_importance, importance[:, k, None], 0.0)
                 total = total + counted * encode(k, histories[k])
                 continue
-            wanted = (importance[:, k] > self.skips_below).nonzero()[:, 0]
-            if not len(wanted) and not self.training:  # in training no rows still give gradients, of zero
+            active = (importance[:, k] > self.min_importance).nonzero()[:, 0]
+            if not len(active) and not self.training:  # in training, empty rows still give zero gradients
                 continue
-            encoded = encode(k, histories[k].select(pad_rows(wanted, len(importance))))[: len(wanted)]
-            part = importance[wanted, k, None] * encoded
-            total = total.index_add(0, wanted, part.to(total.dtype))
+            encoded = encode(k, histories[k].select(pad_rows(active, len(importance))))[: len(active)]
+            part = importance[active, k, None] * encoded
+            total = total.index_add(0, active, part.to(total.dtype))
         out: Tensor = self.norm(total)
         return out
 
@@ -133,7 +129,7 @@ def gate_config(config: ModelConfig) -> ModelConfig:
 
 
 def make_fusion(config: ModelConfig) -> nn.Module:
-    """The way the configuration names; one history needs none."""
+    """The fusion of a configuration."""
     if len(config.histories) == 1:
         return IdentityFusion()
     kinds = {"gate": GatedFusion, "softmax": SoftmaxFusion}

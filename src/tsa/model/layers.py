@@ -1,4 +1,4 @@
-"""Stacks of layers as the configuration asks for them: attention, then a feed-forward or experts."""
+"""Stacks of attention layers, each with a feed-forward or experts, built from the configuration."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ def _feedforward(config: ModelConfig, block: str, width: int) -> nn.Module:
 
 
 class Stack(nn.ModuleList):
-    """Attention layers one after the other.
+    """A sequence of attention layers.
 
-    On a CPU a few payments go through all layers before the next few do: their values then stay in its cache.
+    On a CPU, a few payments at a time go through all layers, so that their values stay in the cache.
     """
 
-    def forward(self, x: Tensor, around: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """All positions: x (B, L, E) → (B, L, E)."""
         for layer in self:
-            x = layer(x, around)
+            x = layer(x, context)
         return x
 
-    def last(self, x: Tensor, around: AttentionContext) -> Tensor:
-        """What the stack makes of the last position: x (B, L, E) → (B, E). The last layer computes nothing else."""
+    def last(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """The output at the last position: x (B, L, E) → (B, E). The last layer computes only that."""
         at_once = max(1, TOKENS_AT_ONCE // x.shape[1])
         if not x.is_cpu or torch.compiler.is_compiling() or (self.training and self._has_experts()):
-            return self._last(x, around)
-        parts = zip(torch.split(x, at_once), around.split(at_once), strict=False)
+            return self._last(x, context)
+        parts = zip(torch.split(x, at_once), context.split(at_once), strict=False)
         return torch.cat([self._last(*part) for part in parts])
 
     def to_bfloat16(self) -> None:
-        """For scoring only, in place: the products of all layers but the last in bfloat16."""
+        """Convert all layers except the last to bfloat16, in place. For scoring only."""
         for layer in list(self)[:-1]:
             if isinstance(layer, AttentionLayer):
                 layer.attention.bfloat16()
                 layer.feedforward.bfloat16()
 
-    def _last(self, x: Tensor, around: AttentionContext) -> Tensor:
+    def _last(self, x: Tensor, context: AttentionContext) -> Tensor:
         *firsts, last = (layer for layer in self if isinstance(layer, AttentionLayer))
         for layer in firsts:
-            x = layer(x, around)
-        return last.last(x, around)
+            x = layer(x, context)
+        return last.last(x, context)
 
     def _has_experts(self) -> bool:
         # in training they balance their load over all of a batch

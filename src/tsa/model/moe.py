@@ -1,7 +1,7 @@
-"""Mixture of experts in place of a feed-forward: each position is served by its two best experts.
+"""Mixture of experts instead of a feed-forward: each position is processed by its two best experts.
 
-Knows groups of positions (a history, or the features of one payment). A group is routed by itself, so that nothing
-depends on what else is in the batch; in evaluation routing is deterministic and, inside networks, drops nothing.
+Each group of positions (a history, or the features of a payment) is routed separately, so that a score does not depend
+on its batch. In evaluation routing is deterministic and, inside networks, drops nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ TRAINING_FACTOR = 1.25
 
 @dataclass
 class Routing:
-    """What a gate decides for n positions per group and X experts.
+    """The routing of n positions per group to X experts.
 
-    weights (groups, n, X)  of the at most two experts that serve a position, 0 elsewhere
-    slots   (groups, n, X)  place in the queue of the expert, where weights are not 0
-    balance scalar          X² · mean over groups and experts of (share of first choices · mean gate): 1 when even
+    Attributes:
+        weights: (groups, n, X), not 0 for the at most two experts of a position.
+        slots: (groups, n, X), position in the expert's queue, where weights are not 0.
+        balance: Scalar: X² · mean over groups and experts of (share of first choices · mean gate); 1 if balanced.
     """
 
     weights: Tensor
@@ -34,12 +35,12 @@ class Routing:
 
 
 class Top2Gate(nn.Module):
-    """Softmax gate that sends a position to its best two experts (Shazeer et al. 2017; GShard, Lepikhin et al. 2020).
+    """Softmax gate that routes a position to its best two experts (Shazeer et al. 2017; GShard, Lepikhin et al. 2020).
 
-    policy: the second expert is kept "all" always, "none" never, "threshold" where its gate exceeds 0.2, "random" with
+    policy: the second expert is used "all" always, "none" never, "threshold" if its gate exceeds 0.2, "random" with
     probability gate / 0.2 in training and always in evaluation.
-    Capacity: an expert serves at most min(n, int(n · factor / X)) positions of a group, though at least 4; those past
-    it are dropped, second choices first. A factor of None sets no limit.
+    Capacity: an expert processes at most min(n, int(n · factor / X)) positions of a group, but at least 4. Further ones
+    are dropped, second choices first. A factor of None sets no limit.
     """
 
     def __init__(self, width: int, n_experts: int, policy: str, factors: tuple[float | None, float | None]) -> None:
@@ -48,17 +49,17 @@ class Top2Gate(nn.Module):
         self.policy, self.factors = policy, factors
 
     def forward(self, x: Tensor, hidden: Tensor | None = None) -> Routing:
-        """x (groups, n, width), hidden (groups, n) bool: positions that take no part."""
+        """x (groups, n, width); hidden (groups, n) bool: positions to ignore."""
         gates = torch.softmax(x @ self.w_gating, dim=-1)
         if hidden is not None:
             gates = gates.masked_fill(hidden.unsqueeze(-1), 0.0)
         first = self._choose(gates)
-        others = gates * (1 - first)
-        second = self._choose(others)
+        rest = gates * (1 - first)
+        second = self._choose(rest)
         if hidden is not None:
             first, second = (choice.masked_fill(hidden.unsqueeze(-1), 0.0) for choice in (first, second))
         balance = self._balance(gates, first, hidden)
-        gate1, gate2 = (gates * first).sum(-1, keepdim=True), (others * second).sum(-1, keepdim=True)
+        gate1, gate2 = (gates * first).sum(-1, keepdim=True), (rest * second).sum(-1, keepdim=True)
         total = gate1 + gate2 + 1e-9
         gate1, gate2 = gate1 / total, gate2 / total
         second = second * self._keeps(gate2)
@@ -80,7 +81,7 @@ class Top2Gate(nn.Module):
 
     @staticmethod
     def _balance(gates: Tensor, first: Tensor, hidden: Tensor | None) -> Tensor:
-        if gates.shape[1] == 1:  # one position says nothing about balance: take all of the batch as one group
+        if gates.shape[1] == 1:  # balance needs several positions: use the batch as one group
             gates, first = gates.transpose(0, 1), first.transpose(0, 1)
             hidden = None if hidden is None else hidden.t()
         size = gates.shape[1] if hidden is None else (~hidden).sum(1).clamp(min=1)[:, None]
@@ -88,7 +89,7 @@ class Top2Gate(nn.Module):
         return (share * mean).mean() * gates.shape[-1] ** 2
 
     def _queue(self, first: Tensor, second: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the positions stand in their experts' queues; choices past the capacity are dropped."""
+        """The positions in the experts' queues; choices beyond the capacity are dropped."""
         place1 = (first.cumsum(1) - first) * first
         factor = self.factors[0 if self.training else 1]
         if factor is not None:
@@ -102,7 +103,7 @@ class Top2Gate(nn.Module):
     @staticmethod
     def _capacity(factor: float, first: Tensor, hidden: Tensor | None) -> Tensor:
         n = torch.full((len(first),), first.shape[1], device=first.device) if hidden is None else (~hidden).sum(1)
-        # in whole numbers: int(n · factor / X), but never more than n, then at least 4
+        # integers: int(n · factor / X), at most n, then at least 4
         share = (n * factor / first.shape[-1]).long()
         return torch.minimum(n, share).clamp(min=MIN_CAPACITY)[:, None, None]
 
@@ -126,7 +127,7 @@ class Experts(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Experts behind one gate; `balance` holds the balance losses of training forwards until it is cleared."""
+    """Experts with one gate. `balance` collects the balance losses of training forwards until it is cleared."""
 
     def __init__(
         self,

@@ -1,7 +1,4 @@
-"""The whole network: a batch of payments in, logits out.
-
-Knows batches and the blocks; not markets, files, losses or how it is trained.
-"""
+"""`TSANetwork`, the complete network: a batch of payments in, logits out."""
 
 from __future__ import annotations
 
@@ -29,14 +26,14 @@ MLP_DROPOUT = 0.1
 class TSANetwork(nn.Module):
     """Temporal Self-Attention: attends over the events of each history and over the current event's features.
 
-    Rounding apart, a payment's logits depend on nothing else in the batch, nor on how far its histories are padded.
+    Except for rounding, a payment's logits do not depend on the rest of its batch or on padding.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.table = nn.Embedding(config.n_embedding + 2, config.width, padding_idx=0)
-        # quiet at first: what an event shows in numbers is not to be drowned by random vectors, nor learned by heart
+        # small, so that random vectors do not hide the numbers of an event and are not memorised
         nn.init.normal_(self.table.weight, std=0.1)
         with torch.no_grad():
             self.table.weight[0].zero_()
@@ -46,17 +43,28 @@ class TSANetwork(nn.Module):
         self.mlp = NumericalBranch(config) if config.mlp else None
         self.classifier = Classifier(config)
 
-    def forward(self, batch: Batch, *, apart: bool = False) -> Tensor:
-        """Logits (B, classes), float32 at least; `apart`: those of each member, (B, M, classes), where there are several.
+    def forward(self, batch: Batch, *, per_member: bool = False) -> Tensor:
+        """The logits of a batch.
 
-        ModelError where the batch does not fit.
+        Args:
+            per_member: Return the logits of each member of an ensemble instead of their mean.
+
+        Returns:
+            (B, classes), or (B, M, classes) per member; at least float32.
+
+        Raises:
+            ModelError: If the batch does not match the configuration.
         """
         logits: Tensor = self.classifier(self.embed(batch))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits if apart else mean_over_members(logits)
+        return logits if per_member else mean_over_members(logits)
 
     def embed(self, batch: Batch) -> Tensor:
-        """What the classifier reads, [order | feature | mlp]: (B, `config.ensemble_width`), or (B, M, …). ModelError."""
+        """The classifier's input, [order | feature | mlp]: (B, `config.ensemble_width`), or (B, M, …) for an ensemble.
+
+        Raises:
+            ModelError: If the batch does not match the configuration.
+        """
         self._clear_balance()
         batch = batch.to_dtype(self.table.weight.dtype)
         histories = batch.ordered_histories(self.config)
@@ -79,10 +87,10 @@ class TSANetwork(nn.Module):
         return self.config.balance_weight * torch.stack(terms).sum()
 
     def to_bfloat16(self) -> TSANetwork:
-        """For scoring only, in place: the greatest matrix products in bfloat16; scores move by about 1e-3.
+        """Convert the largest matrix products to bfloat16, in place. For scoring only; scores change by about 1e-3.
 
-        Those are the first of the aggregation of categorical features and all in layers of self-attention but the last
-        of each stack. The gate, residuals, norms and whatever comes after the last layers stay as they are.
+        Those are the first product of the aggregation of categorical features, and all in self-attention layers except
+        the last of each stack. The gate, residuals, norms and later layers do not change.
         """
         for block in nn.ModuleList([self.order, self.feature] if self.feature else [self.order]).modules():
             if isinstance(block, Stack):
@@ -123,7 +131,7 @@ class NumericalBranch(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Linear, activation, dropout, Linear: (B, `config.ensemble_width`) → logits (B, classes); each member has its own."""
+    """Linear, activation, dropout, Linear: (B, `config.ensemble_width`) → logits (B, classes), separate for each member."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

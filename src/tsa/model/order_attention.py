@@ -1,7 +1,4 @@
-"""Order attention: what happened under one key, in which order, how long ago.
-
-Knows one history; not the other ones, and not how the current event's features interact.
-"""
+"""Order attention: attention over the events of one history, their order and their ages."""
 
 from __future__ import annotations
 
@@ -20,14 +17,14 @@ from tsa.times import DAY_SECONDS
 
 
 def _tokens_at_once() -> int:
-    """One thread is quickest on what stays in its cache; several want more, since after each product they wait for all."""
+    """One thread is fastest on tokens that fit its cache; several need more, since they synchronise after each product."""
     return TOKENS_AT_ONCE if torch.get_num_threads() == 1 else 4 * TOKENS_AT_ONCE
 
 
 class OrderAttention(nn.Module):
-    """Embeds the events of a history and attends over them; read out at a learned token, or at the current event.
+    """Embeds the events of a history and attends over them. The output is that of a learned token or the current event.
 
-    The shared table (N + 2, D) is handed in, since several blocks read it.
+    The shared table (N + 2, D) is an argument, since several blocks read it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -37,18 +34,18 @@ class OrderAttention(nn.Module):
         self.age = TimeEncode(width) if config.time_encoding else None
         self.events = event_embedding(config)
         self.token = nn.Parameter(torch.randn(1, width)) if config.pooling == "cls" else None
-        self.recalls = config.order_attention == "cross"
-        self.norm = nn.Identity() if self.recalls else nn.LayerNorm(width)
+        self.is_cross = config.order_attention == "cross"
+        self.norm = nn.Identity() if self.is_cross else nn.LayerNorm(width)
         self.layers = (
             CrossAttention(config)
-            if self.recalls
+            if self.is_cross
             else stack(config, "order", width, config.norm, config.time_attention)
         )
         self.last_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
 
     def forward(self, history: History, table: Tensor) -> Tensor:
-        """A history of (B, L) events → (B, E), or (B, M, E) for members. The last layer computes only what is read out."""
-        if not (self.recalls and table.is_cpu) or torch.compiler.is_exporting():
+        """A history of (B, L) events → (B, E), or (B, M, E) for members. The last layer computes only the output position."""
+        if not (self.is_cross and table.is_cpu) or torch.compiler.is_exporting():
             return self._read(history, table)
         at_once = max(1, _tokens_at_once() // history.padding.shape[1])
         if len(history.padding) <= at_once:
@@ -57,7 +54,7 @@ class OrderAttention(nn.Module):
         return torch.cat([self._read(part, table) for part in history.split(at_once)])
 
     def aged(self, events: Tensor, age_seconds: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Events as embedded (B, L, E), each with what its age (B, L) is encoded as, where there is such an encoding."""
+        """Embedded events (B, L, E) plus the encoding of their ages (B, L), if there is a time encoding."""
         if self.age is None:
             return events
         if padding is not None:
@@ -68,19 +65,19 @@ class OrderAttention(nn.Module):
 
     def sequence(self, history: History, table: Tensor) -> Tensor:
         """All positions: (B, L, E), or (B, L + 1, E) with the learned token last. For order_attention="self" only."""
-        x, around = self._start(history, table)
-        out: Tensor = self.last_norm(self.layers(x, around))
+        x, context = self._start(history, table)
+        out: Tensor = self.last_norm(self.layers(x, context))
         return out
 
-    def around(self, padding: Tensor, age_seconds: Tensor) -> AttentionContext:
-        """What the layers need to know of a history's tokens: padding and ages (B, L)."""
+    def make_context(self, padding: Tensor, age_seconds: Tensor) -> AttentionContext:
+        """The context of a history with padding and ages (B, L)."""
         return AttentionContext.of(
-            padding, age_seconds, self.time, last_only=self.recalls, cap_seconds=self.cap_seconds
+            padding, age_seconds, self.time, last_only=self.is_cross, cap_seconds=self.cap_seconds
         )
 
     def _read(self, history: History, table: Tensor) -> Tensor:
-        x, around = self._start(history, table)
-        out: Tensor = self.last_norm(self.layers.last(x, around))
+        x, context = self._start(history, table)
+        out: Tensor = self.last_norm(self.layers.last(x, context))
         return out
 
     def _start(self, history: History, table: Tensor) -> tuple[Tensor, AttentionContext]:
@@ -90,6 +87,6 @@ class OrderAttention(nn.Module):
             x = torch.cat([x, self.token.to(x.dtype).expand(x.shape[0], 1, -1)], dim=1)
             padding, age = functional.pad(padding, (0, 1)), functional.pad(age, (0, 1))
         else:
-            # the current event is always there: without this a row that is all padding would have nothing to see
+            # the current event is always visible: else a row of padding only would attend to nothing
             padding = functional.pad(padding[:, :-1], (0, 1))
-        return self.norm(x), self.around(padding, age)
+        return self.norm(x), self.make_context(padding, age)

@@ -1,7 +1,7 @@
-"""A score must not tell how many of its neighbours went the same way, not even by a bit.
+"""Pad small groups of rows with copies, so that a score is bit-identical whatever else is in its batch.
 
-Matrix products of few rows round differently from those of many. Where rows of a batch go different ways, those that go one
-way are filled up with copies.
+Matrix products of few rows round differently from those of many. This matters where only some rows of a batch are
+processed: experts, and gated histories.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 MIN_ROWS = 32
-"""Below about sixteen rows the matrix products of some processors take other ways (measured on AVX-512)."""
+"""Below about 16 rows some processors use other algorithms for matrix products (measured on AVX-512)."""
 
 
 def pad_rows(chosen: Tensor, n: int) -> Tensor:
-    """The indices `chosen` (m,) of n rows, with copies of the last one up to min(n, FEWEST). None stays none."""
+    """The indices `chosen` (m,) of n rows, with copies of the last one up to min(n, `MIN_ROWS`). Empty stays empty."""
     missing = min(n, MIN_ROWS) - len(chosen)
     if torch.compiler.is_exporting() or missing <= 0 or not len(chosen):
         return chosen

@@ -1,7 +1,7 @@
-"""What time does to attention, and learned encodings of a time or a number.
+"""The effect of age on attention, and a learned encoding of time.
 
-Ages are seconds before the current event, capped at `age_cap_seconds` of the configuration: an old query's factor grows by
-e every 1e6 s, and its logits leave the range of float32 some time after `MAX_CAP_SECONDS`.
+Ages are seconds before the current event. They are capped, since the factor of "exponential" attention grows by e every
+1e6 s and overflows float32 beyond `MAX_CAP_SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from tsa.times import DAY_SECONDS
 
 FOLDING_SECONDS = 1e6  # an attention logit shrinks by e for each of these between query and key
 AGE_CAP_SECONDS = 1e7
-"""The cap where none is said: 116 days, as the legacy system's parsing for one history has it."""
+"""The default cap, 116 days: the legacy system's for one history."""
 MAX_CAP_SECONDS = 6e7
-"""The largest cap, and how much later than the current event one can be: logits times exp(60) still are float32s."""
+"""The largest cap, and the most that an event can be later than the current one: exp(60) · logit is still a float32."""
 OLDEST_SECONDS = 1e10
-"""Ages beyond these 300 years, and below 0, count as the bound: where distances are taken, they would be no numbers."""
+"""Ages are clipped to 0 … 300 years where distances are computed, which would be NaN otherwise."""
 
 
 def age_growth(age_seconds: Tensor, cap_seconds: float = AGE_CAP_SECONDS) -> Tensor:
-    """exp(age / 1e6 s), the age capped at `cap_seconds`: from 1 on, float32 at least; same shape.
+    """exp(age / 1e6 s), with ages capped at `cap_seconds`; at least float32, same shape.
 
-    An event after the current one has a negative age, and a factor below 1.
-
-    The factor exp((age_i − age_j) / 1e6) on the logit of query i and key j is growth_i / growth_j: it is applied to the
-    queries and the keys, so that no (B, L, L) factor is ever made.
+    An event after the current one has a negative age and a factor below 1. The factor exp((age_i − age_j) / 1e6) on the
+    logit of query i and key j is growth_i / growth_j. It is applied to queries and keys separately, so that no
+    (B, L, L) factor is stored.
     """
     age = age_seconds.to(torch.promote_types(age_seconds.dtype, torch.float32))
     return torch.exp(age.clamp(-MAX_CAP_SECONDS, cap_seconds) / FOLDING_SECONDS)

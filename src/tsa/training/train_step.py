@@ -116,7 +116,7 @@ class TrainStep:
         device = self.processes.device
         batch, target, weight = part.batch.to(device), part.target.to(device), part.weight.to(device)
         with self.precision.products():
-            logits = module(batch, apart=True)
+            logits = module(batch, per_member=True)
         if logits.ndim == 3:  # each member learns for itself: its own errors, not their mean's
             each = self.criterion(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]), epoch)
             each = each.view(logits.shape[:2]).mean(1)
