@@ -24,8 +24,10 @@ import torch
 
 import tsa
 from tsa.data.online.histories import HistoryEvents, Key
+from tsa.data.online.payments import EVENT_ARRAYS
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer, score_events
+from tsa.serving.history.blocks import visible_lengths
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"
@@ -37,13 +39,13 @@ ROUNDS = 5
 def past_of(store: tsa.EventStore, row: int) -> dict[Key, HistoryEvents]:
     """The earlier events of a payment's keys, as a history store would hand them out."""
     past: dict[Key, HistoryEvents] = {}
+    lengths = visible_lengths(store.market)
     for history in store.market.history:
         index = store.histories[history.name]
         end = int(index.position[row])
-        rows = index.order[max(int(index.start[row]), end - history.length + 1) : end]
-        names = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
+        rows = index.order[max(int(index.start[row]), end - lengths[history.name] + 1) : end]
         past[history.name, _key(store, history.key, row)] = HistoryEvents(
-            ids=tuple(map(str, rows)), **{name: np.asarray(getattr(store, name)[rows]) for name in names}
+            ids=tuple(map(str, rows)), **{name: np.asarray(getattr(store, name)[rows]) for name in EVENT_ARRAYS}
         )
     return past
 

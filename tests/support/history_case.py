@@ -50,6 +50,7 @@ MARKET: dict[str, Any] = {
         "engineered": [{"name": "age"}],
     },
     "split": {"fractions": [0.4, 0.2, 0.2, 0.2]},
+    "trees": {"history_length": 2},
 }
 Row = dict[str, Any]
 

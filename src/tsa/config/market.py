@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tsa.config import toml
 from tsa.config.derived import Derived
-from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
+from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
 from tsa.config.tables import (
     SPLITS,
     Categorical,
@@ -54,6 +54,7 @@ __all__ = [
     "Reasons",
     "Serving",
     "Split",
+    "Trees",
 ]
 
 
@@ -90,8 +91,10 @@ class Market(MarketTables):
 
     @property
     def canonical_dict(self) -> dict[str, Any]:
-        """The part that defines the market, as plain JSON values: all but `[reasons]`, `[serving]` and `[legacy]`."""
-        return {key: value for key, value in self.to_dict().items() if key not in ("reasons", "serving", "legacy")}
+        """The part that defines the market, as plain JSON values: all but `[reasons]`, `[serving]`, `[trees]` and
+        `[legacy]`."""
+        left_out = ("reasons", "serving", "trees", "legacy")
+        return {key: value for key, value in self.to_dict().items() if key not in left_out}
 
     @property
     def fingerprint(self) -> str:

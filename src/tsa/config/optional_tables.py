@@ -1,10 +1,11 @@
-"""The optional sections of a market file: `[wire]`, `[privacy]`, `[reasons]`, `[serving]`, `[legacy]`.
+"""The optional sections of a market file: `[wire]`, `[privacy]`, `[reasons]`, `[serving]`, `[trees]`, `[legacy]`.
 
 Each model checks the rules within its section.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from typing import Annotated, Literal, Self
@@ -50,6 +51,35 @@ Unwise = Literal[
     "later_payment", "unlike_ids", "unlike_times", "unlike_batches", "implausible_time", "loose_number", "null_category"
 ]
 """What the legacy system scores, and a market with legacy rules may still refuse (docs/wire-format.md)."""
+
+
+_UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
+
+
+class Trees(ConfigModel):
+    """What the boosted trees see of a history: aggregates of its last events.
+
+    Attributes:
+        history_length: Events of each key that aggregates reach back over, the current one included. The history store
+            keeps as many.
+        windows: Lengths of time that events are counted and summed over, such as "30m", "1h" or "7d", in addition to
+            all events.
+    """
+
+    history_length: int = Field(default=256, ge=2, le=100_000)
+    windows: tuple[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}[mhd]$")], ...] = ("1h", "1d", "7d", "30d")
+
+    @model_validator(mode="after")
+    def _longer_and_longer(self) -> Self:
+        seconds = self.window_seconds
+        if any(later <= earlier for earlier, later in itertools.pairwise(seconds)):
+            raise ValueError(f"windows must become longer and longer (got {list(self.windows)})")
+        return self
+
+    @property
+    def window_seconds(self) -> tuple[int, ...]:
+        """The windows in seconds."""
+        return tuple(int(window[:-1]) * _UNIT_SECONDS[window[-1]] for window in self.windows)
 
 
 class InlineHistoryFields(ConfigModel):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tsa.config.base import ConfigModel
 from tsa.config.derived import NUMBERS, TEXTS
-from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving
+from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
 from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, Input, Label, Monitoring, Split
 from tsa.times import DAY_SECONDS
 
@@ -36,6 +36,7 @@ class MarketTables(ConfigModel):
     privacy: Privacy | None = None
     serving: Serving | None = None
     reasons: Reasons | None = None
+    trees: Trees | None = None
     legacy: LegacyArtifacts | None = None
 
     @model_validator(mode="after")
@@ -47,6 +48,12 @@ class MarketTables(ConfigModel):
             raise ValueError("\n".join(findings))
         return self
 
+    @field_validator("trees")
+    @classmethod
+    def _usual_trees(cls, value: Trees | None) -> Trees | None:
+        """As for `input`."""
+        return None if value == Trees() else value
+
     @field_validator("input")
     @classmethod
     def _usual(cls, value: Input | None) -> Input | None:
@@ -57,6 +64,11 @@ class MarketTables(ConfigModel):
     def reading(self) -> Input:
         """`[input]`, or its defaults."""
         return self.input or Input()
+
+    @property
+    def aggregation(self) -> Trees:
+        """`[trees]`, or its defaults."""
+        return self.trees or Trees()
 
     @property
     def raw_columns(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ history of event i is `order[max(start[i], position[i] - L + 1) : position[i] + 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,27 @@ class EventArrays:
     """(n,) float64: when the label becomes known; +inf for never."""
     age_cap_seconds: float = math.inf
     """Ages are capped at this."""
+    tokens: Array | None = None
+    """(n, S) uint32: numbers for the texts of categorical features and keys (`tsa.data.raw_values`); no columns, or None,
+    where only encoded values are known."""
+    raw_numerical: Array | None = None
+    """(n, F') float32: numerical features as they are, NaN for missing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EventHistories:
+    """Events, and the positions of B payments, the first of the events, in each history. An EventStore has the same."""
+
+    events: EventArrays
+    histories: Mapping[str, HistoryIndex]
+
+    def only(self, rows: slice) -> EventHistories:
+        """Some of the payments, with all events."""
+        histories = {
+            name: HistoryIndex(order=index.order, position=index.position[rows], start=index.start[rows])
+            for name, index in self.histories.items()
+        }
+        return EventHistories(events=self.events, histories=histories)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.sorting import ParquetChunkWriter
-from tsa.data.online.histories import HistoryEvents, Key, gather_histories
+from tsa.data.online.histories import HistoryEvents, Key, event_histories, gather_histories
 from tsa.data.online.payments import EncodedPayments as EncodedPayments
 from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, encoded_log
@@ -227,11 +227,13 @@ class Scorer:
     def requests(self, payments: EncodedPayments, histories: Past | None = None) -> Requests:
         """Encoded payments with their histories, from earlier events of their keys, including those of this batch."""
         past = (histories(payments) if callable(histories) else histories) or {}
+        seen = event_histories(self.bundle.market, payments, past)
         return Requests(
             ids=payments.ids,
             time_seconds=payments.time_seconds,
-            histories=gather_histories(self.bundle.market, payments, past),
+            histories=gather_histories(self.bundle.market, seen),
             engineered=payments.engineered,
+            seen=seen,
         )
 
     def score_requests(self, requests: Requests) -> dict[str, NDArray[Any]]:

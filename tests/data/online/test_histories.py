@@ -19,6 +19,8 @@ def events(times: list[int]) -> HistoryEvents:
         time_seconds=np.array(times, np.float64),
         categorical=np.zeros((n, 1), np.int32),
         numerical=np.zeros((n, 1), np.float32),
+        tokens=np.zeros((n, 0), np.uint32),
+        raw_numerical=np.zeros((n, 0), np.float32),
         label=np.zeros(n, np.int8),
         known_at_seconds=np.zeros(n),
     )

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import gather
-from tsa.data.online.histories import ARRAYS, HistoryEvents, gather_histories
-from tsa.data.online.payments import EncodedPayments, PaymentReader, RuleViolation
+from tsa.data.online.histories import HistoryEvents, event_histories, gather_histories
+from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, PaymentReader, RuleViolation
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError, MarketError
 
@@ -116,7 +116,7 @@ def test_histories_as_of_a_log(
     past = past_of(reader.read_all(others, outcomes=True), market)
     order = np.random.default_rng(seed).permutation(len(current))
     payments = reader.read_all([rows[current[at]] for at in order])
-    found = gather_histories(market, payments, past)
+    found = gather_histories(market, event_histories(market, payments, past))
     for history in market.history:
         wanted = gather(log.events, log.histories[history.name], np.asarray(current)[order], history.length)
         own = found[history.name]
@@ -147,11 +147,14 @@ def test_retention(store: EventStore, reader: PaymentReader, tmp_path: Path) -> 
     log = stored(rows, tmp_path / "log", limited, store.encoder)
     payments = reader.read_all(rows[60:])
     past = past_of(reader.read_all(rows[:60], outcomes=True), limited)
-    found = gather_histories(limited, payments, past)
+    found = gather_histories(limited, event_histories(limited, payments, past))
     for history in limited.history:
         wanted = gather(log.events, log.histories[history.name], np.arange(60, 120), history.length)
         np.testing.assert_array_equal(found[history.name].padding, wanted.padding)
-    assert found["card"].padding.sum() > gather_histories(reader.market, payments, past)["card"].padding.sum()
+    assert (
+        found["card"].padding.sum()
+        > gather_histories(reader.market, event_histories(reader.market, payments, past))["card"].padding.sum()
+    )
 
 
 GOOD: dict[str, Any] = {"id": 1, "time": START, "card": 2, "shop": "s1", "kind": "a", "amount": 3, "age": 1}
@@ -296,4 +299,4 @@ def test_other_features_are_refused(store: EventStore) -> None:
 
 
 def test_arrays_are_those_of_events() -> None:
-    assert set(ARRAYS) <= set(HistoryEvents.__dataclass_fields__) & set(EncodedPayments.__dataclass_fields__)
+    assert set(EVENT_ARRAYS) <= set(HistoryEvents.__dataclass_fields__) & set(EncodedPayments.__dataclass_fields__)

@@ -220,7 +220,7 @@ def _files(store: EventStore) -> list[str]:
 @pytest.mark.parametrize(("damage", "verify"), [(_cut, False), (Path.unlink, False), (_flip, True)])
 def test_a_torn_or_changed_file_is_refused_by_name(damage: Callable[[Path], None], verify: bool, folder: Path) -> None:
     store = _prepare(_example(), folder / "store")
-    assert len(_files(store)) == 6 + 2 * 3 + 4
+    assert len(_files(store)) == 8 + 2 * 3 + 4
     for name in _files(store):
         torn = folder / "torn"
         shutil.copytree(store.path, torn)
@@ -245,7 +245,7 @@ def test_a_manifest_that_does_not_fit_is_refused(folder: Path) -> None:
             "files": {**good["files"], "label.npy": {**good["files"]["label.npy"], "shape": 1}},
         },
         "not what this program writes": {**good, "files": {"label.npy": 3}},
-        "must have the keys": {"kind": good["kind"], "version": 2},
+        "must have the keys": {"kind": good["kind"], "version": good["version"]},
     }
     for message, manifest in changes.items():
         path.write_text(json.dumps(manifest))

@@ -18,6 +18,6 @@ def test_an_older_store_is_refused(place: tuple[str, str], data: bytes, tmp_path
         assert read_metadata(store) is None
         assert store.commit(WriteBatch(expected_versions={place: None}, puts={place: data}))
         with pytest.raises(
-            HistoryError, match=r"reads history stores of version 2.*; load a new one with tsa history load"
+            HistoryError, match=r"reads history stores of version 3.*; load a new one with tsa history load"
         ):
             read_metadata(store)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.data.history import EventArrays, HistoryArrays, HistoryIndex, gather
-from tsa.data.online.payments import EncodedPayments, tie_break_key
+from tsa.data.history import EventArrays, EventHistories, HistoryArrays, HistoryIndex, gather
+from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, tie_break_key
 
 Key = tuple[str, str]
 """A history's name, and the key value."""
@@ -32,6 +32,10 @@ class HistoryEvents:
     """(k, C)"""
     numerical: NDArray[np.float32]
     """(k, F)"""
+    tokens: NDArray[np.uint32]
+    """(k, S) numbers for the texts of `tsa.data.raw_values.token_columns`."""
+    raw_numerical: NDArray[np.float32]
+    """(k, F') numerical features as they are, NaN for missing."""
     label: NDArray[np.int8]
     """(k,) 1 fraud, 0 genuine, -1 unknown."""
     known_at_seconds: NDArray[np.float64]
@@ -47,16 +51,11 @@ class HistoryEvents:
             range(len(payments)), key=lambda row: (payments.time_seconds[row], tie_break_key(payments.ids[row]))
         )
         ordered = payments.take(order)
-        return cls(ids=ordered.ids, **{name: getattr(ordered, name) for name in ARRAYS})
+        return cls(ids=ordered.ids, **{name: getattr(ordered, name) for name in EVENT_ARRAYS})
 
 
-ARRAYS = ("time_seconds", "categorical", "numerical", "label", "known_at_seconds")
-
-
-def gather_histories(
-    market: Market, payments: EncodedPayments, past: Mapping[Key, HistoryEvents]
-) -> dict[str, HistoryArrays]:
-    """The histories of B payments by name.
+def event_histories(market: Market, payments: EncodedPayments, past: Mapping[Key, HistoryEvents]) -> EventHistories:
+    """The events that B payments may see, and where each payment is among those of its keys.
 
     An event at or after a payment, in (time, id) order, is never part of its history.
 
@@ -64,23 +63,32 @@ def gather_histories(
         past: The earlier events of the payments' keys. A key without events may be absent.
     """
     events = _events(payments, list(past.values()))
-    rows = np.arange(len(payments))
     histories = {}
     for history in market.history:
         index = _index(history.name, payments, past, events.time_seconds)
         if not math.isinf(market.retention_seconds):
             index = _retained(index, events.time_seconds, market.retention_seconds)
-        histories[history.name] = gather(events, index, rows, history.length)
-    return histories
+        histories[history.name] = index
+    return EventHistories(events=events, histories=histories)
+
+
+def gather_histories(market: Market, seen: EventHistories) -> dict[str, HistoryArrays]:
+    """The histories of B payments by name, at the lengths of the market, from what `event_histories` gives."""
+    return {
+        history.name: gather(
+            seen.events, index := seen.histories[history.name], np.arange(len(index.position)), history.length
+        )
+        for history in market.history
+    }
 
 
 def _events(payments: EncodedPayments, past: Sequence[HistoryEvents]) -> EventArrays:
     """The payments themselves, with their outcomes unknown, then all past events."""
     n = len(payments)
-    own: dict[str, Any] = {name: getattr(payments, name) for name in ARRAYS}
+    own: dict[str, Any] = {name: getattr(payments, name) for name in EVENT_ARRAYS}
     own |= {"label": np.full(n, -1, np.int8), "known_at_seconds": np.full(n, np.inf)}
     joined: dict[str, Any] = {
-        name: np.concatenate([own[name], *(getattr(events, name) for events in past)]) for name in ARRAYS
+        name: np.concatenate([own[name], *(getattr(events, name) for events in past)]) for name in EVENT_ARRAYS
     }
     return EventArrays(**joined)
 

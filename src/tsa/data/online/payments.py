@@ -26,6 +26,7 @@ from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.rule import degrees_text, range_text
 from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns
+from tsa.data.raw_values import as_numbers, row_tokens, token_columns
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import RuleViolation, RuleViolationError, key_of, normalise_text, number_of, parse_epoch_seconds
 from tsa.data.wire.scales import VectorizedScaler
@@ -46,6 +47,18 @@ Row = Mapping[str, Any]
 Result = TypeVar("Result")
 
 
+EVENT_ARRAYS = (
+    "time_seconds",
+    "categorical",
+    "numerical",
+    "tokens",
+    "raw_numerical",
+    "label",
+    "known_at_seconds",
+)
+"""The arrays that payments and the events of histories have in common."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedPayments:
     """B encoded payments."""
@@ -62,6 +75,10 @@ class EncodedPayments:
     """(B, F)"""
     engineered: NDArray[np.float32]
     """(B, G)"""
+    tokens: NDArray[np.uint32]
+    """(B, S) numbers for the texts of `tsa.data.raw_values.token_columns`."""
+    raw_numerical: NDArray[np.float32]
+    """(B, F') numerical features as they are, NaN for missing."""
     label: NDArray[np.int8]
     """(B,) 1 fraud, 0 genuine, -1 unknown; never an input of the payment itself."""
     known_at_seconds: NDArray[np.float64]
@@ -75,7 +92,7 @@ class EncodedPayments:
     def take(self, rows: Sequence[int]) -> EncodedPayments:
         """Some of the payments, in the order of `rows`."""
         at = np.asarray(rows, np.int64)
-        arrays = ("time_seconds", "categorical", "numerical", "engineered", "label", "known_at_seconds")
+        arrays = (*EVENT_ARRAYS, "engineered")
         return EncodedPayments(
             ids=tuple(self.ids[row] for row in rows),
             keys={name: tuple(keys[row] for row in rows) for name, keys in self.keys.items()},
@@ -151,6 +168,7 @@ class PaymentReader:
             *self._needed,
         }
         features = market.features
+        self._token_columns = token_columns(self.market)
         self._texts = tuple(feature.name for feature in features.categorical)
         self._numbers = tuple(feature.name for feature in (*features.numerical, *features.engineered))
         self._number_columns = market.number_columns
@@ -330,6 +348,8 @@ class PaymentReader:
             categorical=np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.int32),
             numerical=self._numerical.encode(numbers[:, :n_own]),
             engineered=self._engineered.encode(numbers[:, n_own:]),
+            tokens=row_tokens(values, self._token_columns),
+            raw_numerical=as_numbers(numbers[:, :n_own]),
             label=np.array([row.label for row in rows], np.int8),
             known_at_seconds=np.array([row.known_at_seconds for row in rows], np.float64),
             raw=tuple(values),

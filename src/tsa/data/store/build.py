@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from tsa.data.log.clocks import valid_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
+from tsa.data.raw_values import frame_numbers, frame_tokens, number_columns, token_columns
 from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
 from tsa.data.store.manifest import (
     ARRAYS,
@@ -34,6 +35,7 @@ from tsa.data.store.manifest import (
     KIND,
     MANIFEST,
     MARKET,
+    OF_PAYMENTS,
     REPORT,
     ROWS,
     VERSION,
@@ -82,7 +84,7 @@ def build_store(
             first, last = splits["train"]["rows"]
             encoder = Encoder.fit(market, rows.slice(first, last - first))
         n = len(time_seconds)
-        features, unknown = _write_features(encoder, rows, n, arrays, progress, carried)
+        features, unknown = _write_features(market, encoder, rows, n, arrays, progress, carried)
         entries |= features
         entries |= _write_histories(market, rows, time_seconds, arrays, progress, carried)
         report = _report(market, rows, time_seconds, clean.report, unknown, splits, is_fitted=is_fitted)
@@ -110,16 +112,18 @@ def build_in_memory(
     clean, read = read_table(market, table, quarantine=checked, need_label=False, domains=encoder.domains)
     rows, arrays = clean.lazy(), MemoryArrays()
     _, time_seconds = _write_times(rows, arrays, None)
-    _, unknown = _write_features(encoder, rows, len(clean), arrays, progress, None)
+    _, unknown = _write_features(market, encoder, rows, len(clean), arrays, progress, None)
     _write_histories(market, rows, time_seconds, arrays, progress, None)
     report = _report(market, rows, time_seconds, read, unknown, {}, is_fitted=False)
     _log.info("%d events encoded in memory", len(clean))
     return clean, arrays, report
 
 
-def encode_rows(encoder: Encoder, rows: pl.LazyFrame, n: int, arrays: Arrays, progress: Progress) -> None:
-    """Write only the encoded features of n clean rows of a log."""
-    _write_features(encoder, rows, n, arrays, progress, None)
+def encode_rows(
+    market: Market, encoder: Encoder, rows: pl.LazyFrame, n: int, arrays: Arrays, progress: Progress
+) -> None:
+    """Write only the features of n clean rows of a log, encoded and raw."""
+    _write_features(market, encoder, rows, n, arrays, progress, None)
 
 
 def _report(
@@ -238,6 +242,7 @@ def _chunks(rows: pl.LazyFrame, columns: Sequence[str], n: int) -> Iterator[pl.D
 
 
 def _write_features(
+    market: Market,
     encoder: Encoder,
     rows: pl.LazyFrame,
     n: int,
@@ -250,16 +255,26 @@ def _write_features(
     Returns the number of payments with an unknown value, by categorical feature.
     """
     unknown: Counter[str] = Counter()
-    encode = {"categorical": encoder.categorical, "numerical": encoder.numerical, "engineered": encoder.engineered}
+    texts, numbers = ((), ()) if market.wire is not None else (token_columns(market), number_columns(market))
+    encode: dict[str, Callable[[pl.DataFrame], NDArray[Any]]] = {
+        "categorical": encoder.categorical,
+        "numerical": encoder.numerical,
+        "engineered": encoder.engineered,
+        "tokens": lambda chunk: frame_tokens(chunk, texts),
+        "raw_numerical": lambda chunk: frame_numbers(chunk, numbers),
+    }
     behind = 0 if carried is None else len(carried)
-    sizes = {"categorical": n + behind, "numerical": n + behind, "engineered": n}
+    widths = {name: len(columns) for name, columns in encoder.columns.items()}
+    widths |= {"tokens": len(texts), "raw_numerical": len(numbers)}
     with ExitStack() as stack:
         writers = {
-            name: stack.enter_context(arrays.writer(array_file(name), ARRAYS[name], (sizes[name], len(columns))))
-            for name, columns in encoder.columns.items()
+            name: stack.enter_context(
+                arrays.writer(array_file(name), ARRAYS[name], (n + (0 if name in OF_PAYMENTS else behind), width))
+            )
+            for name, width in widths.items()
         }
         advance = stack.enter_context(progress("encoding", n + behind))
-        for chunk in _chunks(rows, list(dict.fromkeys([TIME, *encoder.raw_columns])), n):
+        for chunk in _chunks(rows, list(dict.fromkeys([TIME, *encoder.raw_columns, *texts])), n):
             for name, writer in writers.items():
                 made = encode[name](chunk)
                 writer.append(made)
@@ -268,9 +283,11 @@ def _write_features(
             advance(len(chunk))
         if carried is not None:
             for pieces in carried.encoded(encoder, _chunk_rows(len(encoder.raw_columns))):
-                for name, piece in pieces.items():
+                size = len(pieces["categorical"])
+                none = {name: np.empty((size, 0), ARRAYS[name]) for name in ("tokens", "raw_numerical")}
+                for name, piece in (pieces | none).items():
                     writers[name].append(piece)
-                advance(len(pieces["categorical"]))
+                advance(size)
     return {array_file(name): writer.entry for name, writer in writers.items()}, dict(unknown)
 
 

@@ -1,6 +1,7 @@
 """The files of a store, and its manifest.
 
     categorical.npy numerical.npy engineered.npy      encoded features, one row per event
+    tokens.npy raw_numerical.npy                      raw values of events that aggregates compare and sum
     time_seconds.npy label.npy known_at_seconds.npy
     NAME.order.npy NAME.position.npy NAME.start.npy   per history
     rows.parquet       the clean rows, in the same order
@@ -8,7 +9,8 @@
     market.json encoder.json
     manifest.json      version, number of events, splits, and the size and sha256 of each file
 
-If rows carry their own history, the earlier payments follow the n payments in all arrays but `engineered`, in time order.
+If rows carry their own history, tokens.npy and raw_numerical.npy have no columns, and the earlier payments follow the n
+payments in all arrays but `engineered`, in time order.
 The manifest has the total (`n_stored`), and NAME.order.npy lists each payment once for each row that shows it.
 
 The manifest is written last. The same rows in files of the same names give the same manifest, in any order.
@@ -27,7 +29,7 @@ from tsa.config.market import Market
 from tsa.errors import StoreError
 from tsa.files.writing import read_json, sha256_of
 
-VERSION = 2
+VERSION = 3
 KIND = "tsa event store"
 KEYS = ("n_events", "market", "columns", "histories", "splits", "files")
 """Keys of a manifest in addition to kind and version."""
@@ -42,6 +44,8 @@ ARRAYS: dict[str, type[np.generic]] = {
     "categorical": np.int32,
     "numerical": np.float32,
     "engineered": np.float32,
+    "tokens": np.uint32,
+    "raw_numerical": np.float32,
     "time_seconds": np.float64,
     "label": np.int8,
     "known_at_seconds": np.float64,

@@ -232,9 +232,10 @@ class EventStore(EventArrays):
             folder: An empty folder for the arrays, if the store has files.
         """
         arrays = MemoryArrays() if self.is_in_memory else FolderArrays(folder)
-        encode_rows(encoder, self.clean, len(self), arrays, progress)
-        made: dict[str, Any] = {name: arrays.array(array_file(name)) for name in encoder.columns}
-        events = replace(self.events, categorical=made["categorical"], numerical=made["numerical"])
+        encode_rows(market, encoder, self.clean, len(self), arrays, progress)
+        names = (*encoder.columns, "tokens", "raw_numerical")
+        made: dict[str, Any] = {name: arrays.array(array_file(name)) for name in names}
+        events = replace(self.events, **{name: array for name, array in made.items() if name not in OF_PAYMENTS})
         return replace(self, market=market, encoder=encoder, events=events, is_encoded_again=True, **made)
 
     def __len__(self) -> int:

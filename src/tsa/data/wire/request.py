@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import encode_calendar
-from tsa.data.history import UNKNOWN_OUTCOME, HistoryArrays
+from tsa.data.history import UNKNOWN_OUTCOME, EventArrays, EventHistories, HistoryArrays, HistoryIndex
 from tsa.data.log.rules import plausible
 from tsa.data.spelling import UNIT_SCALE
 from tsa.data.wire.files import current_texts, history_texts, loads
@@ -46,6 +46,8 @@ class Requests:
     histories: dict[str, HistoryArrays]
     engineered: NDArray[np.float32]
     """(B, G)"""
+    seen: EventHistories
+    """The events behind the histories, as many as are known."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,35 @@ class WireReader:
             for history, group, texts, values in by_history
         }
         engineered = self._engineered_numbers(rows, own[:, len(self._layout.events) : -2], ids)
-        return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered)
+        seen = self._seen(groups, categorical, numerical)
+        return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered, seen=seen)
+
+    def _seen(
+        self,
+        groups: Sequence[_Group],
+        categorical: Sequence[NDArray[np.int32]],
+        numerical: Sequence[NDArray[np.float32]],
+    ) -> EventHistories:
+        """The payments, then the events of each history, as flat arrays. Outcomes of events that rows carry are unknown."""
+        time_seconds = np.concatenate([group.time_seconds for group in groups])
+        m, n = len(time_seconds), len(groups[0].row)
+        events = EventArrays(
+            categorical=np.concatenate(categorical),
+            numerical=np.concatenate(numerical),
+            time_seconds=time_seconds,
+            label=np.full(m, -1, np.int8),
+            known_at_seconds=np.full(m, np.inf),
+        )
+        histories, first = {}, n
+        for history, group in zip(self._layout.histories, groups[1:], strict=True):
+            held = np.bincount(group.row, minlength=n)
+            position = np.cumsum(held + 1) - 1
+            order = np.empty(n + len(group.row), np.int64)
+            order[position] = np.arange(n)
+            order[np.arange(len(group.row)) + group.row] = first + np.arange(len(group.row))
+            histories[history.name] = HistoryIndex(order=order, position=position, start=position - held)
+            first += len(group.row)
+        return EventHistories(events=events, histories=histories)
 
     def _cut(self, payments: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
         """The rows' pieces; the piece of each of the payment's own fields (R, C + F + G + 2); their ids."""

@@ -19,7 +19,8 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.history import index_histories
 from tsa.data.log.quarantine import SetAside
-from tsa.data.online.histories import ARRAYS, HistoryEvents, Key
+from tsa.data.online.histories import HistoryEvents, Key
+from tsa.data.online.payments import EVENT_ARRAYS
 from tsa.data.store.build import key_codes
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError
@@ -208,7 +209,7 @@ def _blocks(
 ) -> Iterator[tuple[Key, HistoryBlock]]:
     for at in some:
         rows = runs.order[runs.bounds[at] : runs.bounds[at + 1]]
-        arrays = {name: getattr(log, name)[rows] for name in ARRAYS}
+        arrays = {name: getattr(log, name)[rows] for name in EVENT_ARRAYS}
         events = HistoryEvents(ids=tuple(ids[row] for row in rows.tolist()), **arrays)
         block = HistoryBlock(events=events, encoder_hash=mark, complete_after_seconds=float(runs.complete_after[at]))
         yield (runs.history, runs.keys[at]), block

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -17,23 +17,27 @@ import orjson
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.data.online.histories import ARRAYS, HistoryEvents
-from tsa.data.online.payments import tie_break_key
+from tsa.data.online.histories import HistoryEvents
+from tsa.data.online.payments import EVENT_ARRAYS, tie_break_key
 from tsa.errors import HistoryError
 from tsa.times import DAY_SECONDS
 
 MARK_BYTES = 8
 TIE_EVENTS = 4096
 """Most events with the same time in a block."""
-_MAGIC = b"tsa1"
-_HEAD = struct.Struct(f"<4sIHHd{MARK_BYTES}s")
+_MAGIC = b"tsa2"
+_HEAD = struct.Struct(f"<4sIHHHHd{MARK_BYTES}s")
 _TYPES: dict[str, np.dtype[Any]] = {
     "time_seconds": np.dtype("<f8"),
     "known_at_seconds": np.dtype("<f8"),
     "categorical": np.dtype("<i4"),
     "numerical": np.dtype("<f4"),
+    "tokens": np.dtype("<u4"),
+    "raw_numerical": np.dtype("<f4"),
     "label": np.dtype("i1"),
 }
+_WIDE = ("categorical", "numerical", "tokens", "raw_numerical")
+"""Arrays with several columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +77,8 @@ class HistoryBlock:
     def pack(self) -> bytes:
         """Encode as bytes."""
         events = self.events
-        (k, c), f = events.categorical.shape, events.numerical.shape[1]
-        head = _HEAD.pack(_MAGIC, k, c, f, self.complete_after_seconds, self.encoder_hash)
+        widths = [getattr(events, name).shape[1] for name in _WIDE]
+        head = _HEAD.pack(_MAGIC, len(events), *widths, self.complete_after_seconds, self.encoder_hash)
         arrays = (getattr(events, name).astype(dtype, copy=False).tobytes() for name, dtype in _TYPES.items())
         return b"".join((head, *arrays, orjson.dumps(events.ids)))
 
@@ -82,11 +86,12 @@ class HistoryBlock:
     def unpack(cls, data: bytes) -> Self:
         """Decode a block; its arrays are read-only views of `data`. Raises HistoryError if the bytes are invalid."""
         try:
-            magic, k, c, f, complete_after, mark = _HEAD.unpack_from(data)
+            magic, k, *widths, complete_after, mark = _HEAD.unpack_from(data)
             if magic != _MAGIC:
                 raise HistoryError(f"a block must begin with {_MAGIC!r} (got {magic!r})")
-            at, arrays = _HEAD.size, {}
-            for (name, dtype), shape in zip(_TYPES.items(), ((k,), (k,), (k, c), (k, f), (k,)), strict=True):
+            at, arrays, columns = _HEAD.size, {}, dict(zip(_WIDE, widths, strict=True))
+            for name, dtype in _TYPES.items():
+                shape = (k, columns[name]) if name in columns else (k,)
                 count = math.prod(shape)
                 arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
                 at += count * dtype.itemsize
@@ -118,24 +123,21 @@ class HistoryBlock:
         labels[at], known[at] = label, known_at_seconds
         return replace(self, events=replace(self.events, label=labels, known_at_seconds=known))
 
-    def with_encoding(
-        self, mark: bytes, categorical: NDArray[np.int32], numerical: NDArray[np.float32]
-    ) -> HistoryBlock:
-        """The same events in another encoding: categorical (k, C'), numerical (k, F')."""
-        return replace(
-            self, encoder_hash=mark, events=replace(self.events, categorical=categorical, numerical=numerical)
-        )
+    def with_encoding(self, mark: bytes, values: Mapping[str, NDArray[Any]]) -> HistoryBlock:
+        """The same events in another encoding: new arrays by name."""
+        changes: dict[str, Any] = dict(values)
+        return replace(self, encoder_hash=mark, events=replace(self.events, **changes))
 
 
 def select_events(events: HistoryEvents, rows: slice | NDArray[np.int64]) -> HistoryEvents:
     """Some of the events, in the order of `rows`."""
     ids = events.ids[rows] if isinstance(rows, slice) else tuple(events.ids[row] for row in rows)
-    return HistoryEvents(ids=ids, **{name: getattr(events, name)[rows] for name in ARRAYS})
+    return HistoryEvents(ids=ids, **{name: getattr(events, name)[rows] for name in EVENT_ARRAYS})
 
 
 def merge_events(first: HistoryEvents, second: HistoryEvents) -> HistoryEvents:
     """The events of both, in (time, id) order."""
-    arrays = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ARRAYS}
+    arrays = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in EVENT_ARRAYS}
     both = HistoryEvents(ids=(*first.ids, *second.ids), **arrays)
     if not len(first) or not len(second) or first.time_seconds[-1] < second.time_seconds[0]:
         return both
@@ -151,20 +153,18 @@ def merge_events(first: HistoryEvents, second: HistoryEvents) -> HistoryEvents:
     return select_events(both, np.array(sorted(range(len(both)), key=moment), np.int64))
 
 
-def empty_events(categorical: int, numerical: int) -> HistoryEvents:
-    """Empty events with these numbers of columns."""
-    return HistoryEvents(
-        ids=(),
-        time_seconds=np.empty(0),
-        categorical=np.empty((0, categorical), np.int32),
-        numerical=np.empty((0, numerical), np.float32),
-        label=np.empty(0, np.int8),
-        known_at_seconds=np.empty(0),
-    )
+def no_events(like: HistoryEvents) -> HistoryEvents:
+    """Empty events with the columns of others."""
+    return HistoryEvents(ids=(), **{name: getattr(like, name)[:0] for name in EVENT_ARRAYS})
 
 
 LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
 """How long, and how many, recent events are kept beyond a history's length if the market sets no `max_late_days`."""
+
+
+def visible_lengths(market: Market) -> dict[str, int]:
+    """Events of each history that a payment sees, itself included: as many as the network or the trees ask for."""
+    return {h.name: max(h.length, market.aggregation.history_length) for h in market.history}
 
 
 def retention_policies(market: Market) -> dict[str, RetentionPolicy]:
@@ -172,5 +172,6 @@ def retention_policies(market: Market) -> dict[str, RetentionPolicy]:
     late_days = None if market.serving is None else market.serving.max_late_days
     late = LATE_SECONDS if late_days is None else late_days * DAY_SECONDS
     return {
-        h.name: RetentionPolicy(length=h.length, late_seconds=late, late_events=LATE_EVENTS) for h in market.history
+        name: RetentionPolicy(length=length, late_seconds=late, late_events=LATE_EVENTS)
+        for name, length in visible_lengths(market).items()
     }

@@ -18,6 +18,7 @@ from tsa.config.market import Market
 from tsa.data.clean_columns import TIME
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.online.histories import Key
+from tsa.data.raw_values import frame_numbers, number_columns, row_tokens, token_columns
 from tsa.errors import HistoryError
 from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.blocks import MARK_BYTES, HistoryBlock
@@ -82,11 +83,19 @@ def _encode_again(
 ) -> list[HistoryBlock]:
     ids = [id_ for block in blocks for id_ in block.events.ids]
     times = [time for block in blocks for time in block.events.time_seconds.tolist()]
-    frame = to_frame(market, [records[id_].raw for id_ in ids], times)
-    categorical, numerical = encoder.categorical(frame), encoder.numerical(frame)
-    bounds = np.cumsum([len(block) for block in blocks])[:-1]
-    parts = zip(blocks, np.split(categorical, bounds), np.split(numerical, bounds), strict=True)
-    return [block.with_encoding(mark, rows, numbers) for block, rows, numbers in parts]
+    raw = [records[id_].raw for id_ in ids]
+    frame = to_frame(market, raw, times)
+    values = {
+        "categorical": encoder.categorical(frame),
+        "numerical": encoder.numerical(frame),
+        "tokens": row_tokens(raw, token_columns(market)),
+        "raw_numerical": frame_numbers(frame, number_columns(market)),
+    }
+    ends = np.cumsum([len(block) for block in blocks]).tolist()
+    return [
+        block.with_encoding(mark, {name: array[end - len(block) : end] for name, array in values.items()})
+        for block, end in zip(blocks, ends, strict=True)
+    ]
 
 
 def to_frame(market: Market, raw: Sequence[Mapping[str, Any]], times: Sequence[float]) -> pl.DataFrame:

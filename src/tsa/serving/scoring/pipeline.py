@@ -199,4 +199,5 @@ def _select_row(requests: Requests, row: int) -> Requests:
         time_seconds=requests.time_seconds[own],
         histories=histories,
         engineered=requests.engineered[own],
+        seen=requests.seen.only(own),
     )

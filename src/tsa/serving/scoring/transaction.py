@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EncodedPayments, RuleViolation, tie_break_key
+from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, RuleViolation, tie_break_key
 from tsa.errors import HistoryLost
 from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, WriteBatch
-from tsa.serving.history.blocks import HistoryBlock, empty_events, select_events
+from tsa.serving.history.blocks import HistoryBlock, no_events, select_events
 from tsa.serving.history.identity import ADVICE
 from tsa.serving.history.records import Record
 from tsa.serving.history.reencode import RecordsGoneError, encode_stale
@@ -225,9 +225,7 @@ class ScoringTransaction:
 
     def _joined(self, block: HistoryBlock | None, new: HistoryEvents, history: str) -> HistoryBlock:
         if block is None:
-            block = HistoryBlock(
-                events=empty_events(new.categorical.shape[1], new.numerical.shape[1]), encoder_hash=self._pipeline.mark
-            )
+            block = HistoryBlock(events=no_events(new), encoder_hash=self._pipeline.mark)
         return block.with_events(new, self._pipeline.keep[history])
 
 
@@ -236,14 +234,9 @@ def _events(payments: EncodedPayments, rows: list[int]) -> HistoryEvents:
     times = payments.time_seconds
     order = rows if len(rows) == 1 else sorted(rows, key=lambda row: (times[row], tie_break_key(payments.ids[row])))
     n = len(order)
-    return HistoryEvents(
-        ids=tuple(payments.ids[row] for row in order),
-        time_seconds=times[order],
-        categorical=payments.categorical[order],
-        numerical=payments.numerical[order],
-        label=np.full(n, -1, np.int8),
-        known_at_seconds=np.full(n, np.inf),
-    )
+    arrays = {name: getattr(payments, name)[order] for name in EVENT_ARRAYS}
+    arrays |= {"label": np.full(n, -1, np.int8), "known_at_seconds": np.full(n, np.inf)}
+    return HistoryEvents(ids=tuple(payments.ids[row] for row in order), **arrays)
 
 
 def _exclude_ids(blocks: Mapping[Key, HistoryBlock], ids: set[str]) -> dict[Key, HistoryEvents]:
