@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Axis:
+class EventAxis:
     """m places, of which Q are asked payments. A payment with two histories is asked twice, once in each."""
 
     event: Array
@@ -96,7 +96,7 @@ class Axis:
 
 def make_axis(
     indices: Sequence[HistoryIndex], rows_of: Sequence[Array], length: int | None, time_seconds: Array
-) -> Axis:
+) -> EventAxis:
     """The axis of payments in some histories, history after history.
 
     Args:
@@ -131,7 +131,7 @@ def make_axis(
         base += total
     event = _joined(orders)
     block = _joined(blocks)
-    return Axis(event, block, _joined(ats), _joined(lows), _rising(np.take(time_seconds, event), block))
+    return EventAxis(event, block, _joined(ats), _joined(lows), _rising(np.take(time_seconds, event), block))
 
 
 def _joined(parts: Sequence[Array]) -> Array:

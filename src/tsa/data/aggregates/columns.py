@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.aggregates import kernels
-from tsa.data.aggregates.axis import Axis
+from tsa.data.aggregates.axis import EventAxis
 from tsa.data.aggregates.spec import COMPARED, DETAILED, AggregateSpec
 from tsa.data.history import EventArrays
 from tsa.data.raw_values import MISSING_TOKEN
@@ -33,7 +33,7 @@ class AxisEvents:
     """(m,)"""
 
 
-def read_events(spec: AggregateSpec, events: EventArrays, axis: Axis) -> AxisEvents:
+def read_events(spec: AggregateSpec, events: EventArrays, axis: EventAxis) -> AxisEvents:
     """The values of the events at the places of an axis."""
     texts, numbers = (events.tokens, events.raw_numerical) if spec.raw else (events.categorical, events.numerical)
     if texts is None or numbers is None:
@@ -51,7 +51,7 @@ def read_events(spec: AggregateSpec, events: EventArrays, axis: Axis) -> AxisEve
     )
 
 
-def all_columns(spec: AggregateSpec, axis: Axis, events: AxisEvents) -> Array:
+def all_columns(spec: AggregateSpec, axis: EventAxis, events: AxisEvents) -> Array:
     """(Q, K') float64 aggregates in the order of `AggregateSpec.of_history`, but with those of every key."""
     starts = axis.window_starts(np.array(spec.window_seconds, np.float64))
     starts = np.concatenate([starts, axis.low[:, None]], axis=1)
@@ -65,7 +65,7 @@ def all_columns(spec: AggregateSpec, axis: Axis, events: AxisEvents) -> Array:
     return np.concatenate(parts, axis=1)
 
 
-def _gaps(axis: Axis) -> Array:
+def _gaps(axis: EventAxis) -> Array:
     """(Q, 4) seconds since the last event, from the one before to that, between events on average, since the first."""
     seen, now = axis.at - axis.low, axis.now_seconds
     last = axis.time_seconds[np.maximum(axis.at - 1, 0)]
@@ -78,7 +78,7 @@ def _gaps(axis: Axis) -> Array:
     return gaps
 
 
-def _numbers(spec: AggregateSpec, axis: Axis, starts: Array, events: AxisEvents) -> list[Array]:
+def _numbers(spec: AggregateSpec, axis: EventAxis, starts: Array, events: AxisEvents) -> list[Array]:
     """Statistics of the first features in all windows, then of the others over all events."""
     n = min(DETAILED, len(spec.numerical))
     parts = [_statistics(spec, axis, starts, events, slice(0, n))]
@@ -87,7 +87,7 @@ def _numbers(spec: AggregateSpec, axis: Axis, starts: Array, events: AxisEvents)
     return parts
 
 
-def _statistics(spec: AggregateSpec, axis: Axis, starts: Array, events: AxisEvents, which: slice) -> Array:
+def _statistics(spec: AggregateSpec, axis: EventAxis, starts: Array, events: AxisEvents, which: slice) -> Array:
     """(Q, features x windows x statistics)"""
     values, present = events.values[:, which], events.present[:, which]
     sums = kernels.window_sums(axis, starts, values, present)
@@ -105,7 +105,7 @@ def _nonzero(values: Array) -> Array:
     return np.where(values != 0, values, np.nan)
 
 
-def _same(spec: AggregateSpec, axis: Axis, codes: Array) -> list[Array]:
+def _same(spec: AggregateSpec, axis: EventAxis, codes: Array) -> list[Array]:
     """Per compared column: how often the current value occurred, how long ago, its share, how many different ones."""
     n_texts = len(spec.categorical)
     found = kernels.repeats(axis, codes)
@@ -123,7 +123,7 @@ def _same(spec: AggregateSpec, axis: Axis, codes: Array) -> list[Array]:
     return parts
 
 
-def _outcomes(spec: AggregateSpec, axis: Axis, events: AxisEvents) -> list[Array]:
+def _outcomes(spec: AggregateSpec, axis: EventAxis, events: AxisEvents) -> list[Array]:
     """Known outcomes: counts and rates by when they became known; the last and first fraud; numbers of known frauds."""
     q = axis.n_asked
     # the greatest time is enough: no asked payment comes after it
@@ -155,12 +155,12 @@ def _outcomes(spec: AggregateSpec, axis: Axis, events: AxisEvents) -> list[Array
     return parts
 
 
-def _age(axis: Axis, place: Array) -> Array:
+def _age(axis: EventAxis, place: Array) -> Array:
     return np.where(place >= 0, axis.now_seconds - axis.time_seconds[place], np.nan)
 
 
 def _fraud_numbers(
-    spec: AggregateSpec, axis: Axis, events: AxisEvents, places: Array, since: Array, until: Array, n_frauds: Array
+    spec: AggregateSpec, axis: EventAxis, events: AxisEvents, places: Array, since: Array, until: Array, n_frauds: Array
 ) -> Array:
     """(Q, features x 2) mean of the known frauds' values, and the current value against it. Missing values count as 0."""
     n = min(DETAILED, len(spec.numerical))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.aggregates.axis import Axis
+from tsa.data.aggregates.axis import EventAxis
 
 Array = NDArray[Any]
 
@@ -53,7 +53,7 @@ def quantise(values: Array, scale: Array) -> tuple[Array, Array]:
     return np.rint(units).astype(np.int64), present
 
 
-def window_sums(axis: Axis, starts: Array, values: Array, present: Array) -> WindowSums:
+def window_sums(axis: EventAxis, starts: Array, values: Array, present: Array) -> WindowSums:
     """Statistics of the earlier values in each window.
 
     Args:
@@ -108,7 +108,7 @@ class Repeats:
     """Different values of the earlier visible events."""
 
 
-def repeats(axis: Axis, codes: Array) -> Repeats:
+def repeats(axis: EventAxis, codes: Array) -> Repeats:
     """How often, and where, the current codes occurred among the earlier visible events.
 
     Args:
@@ -141,7 +141,7 @@ def repeats(axis: Axis, codes: Array) -> Repeats:
     return Repeats(count.T, last.T, _distinct(axis, previous).T)
 
 
-def _distinct(axis: Axis, previous: Array) -> Array:
+def _distinct(axis: EventAxis, previous: Array) -> Array:
     """(S, Q) different values among the earlier visible events: those without an equal one before them in sight.
 
     previous: (S, m) the place before each with the same value; -1 for none.
@@ -169,7 +169,7 @@ def visible_sums(since: Array, until: Array, values: Array, n: int) -> Array:
     return np.cumsum(change, axis=0)[:n]
 
 
-def last_visible(axis: Axis, places: Array, since: Array) -> Array:
+def last_visible(axis: EventAxis, places: Array, since: Array) -> Array:
     """(Q,) the latest visible of e places, each visible from an asked payment on until it is too old; -1 for none."""
     seen = np.full(axis.n_asked + 1, -1)
     np.maximum.at(seen, since, places)
@@ -177,7 +177,7 @@ def last_visible(axis: Axis, places: Array, since: Array) -> Array:
     return np.where(latest >= axis.low, latest, -1)
 
 
-def first_visible(axis: Axis, places: Array, since: Array) -> Array:
+def first_visible(axis: EventAxis, places: Array, since: Array) -> Array:
     """(Q,) the earliest visible of e rising places, each visible from an asked payment on; -1 for none."""
     ever = since < axis.last_before[places]
     places, since = places[ever], since[ever]
