@@ -79,7 +79,7 @@ def random_rows(n: int, seed: int = 0, *, cards: int = 40, shops: int = 15, gap:
 
 
 def frame(rows: Sequence[Row]) -> pl.DataFrame:
-    kinds: dict[str, Any] = dict.fromkeys(("id", "card", "shop", "kind", "note"), pl.String)
+    kinds: dict[str, Any] = dict.fromkeys(("id", "card", "shop", "kind", "note", "what"), pl.String)
     kinds |= dict.fromkeys(("time", "amount", "age", "reported"), pl.Float64) | {"fraud": pl.Int64}
     return pl.DataFrame(list(rows), schema=kinds)
 
@@ -129,9 +129,8 @@ def make_case(folder: Path, market: dict[str, Any] = MARKET, n: int = 1500, rows
     bundle = Bundle(market=store.market, encoder=store.encoder, config=network.config, network=network, training={})
     scores = Scorer(bundle).score(folder / "log.parquet")["raw_score"].to_numpy()
     # outcomes that rise with the score: to those of the log, random weights say nothing
-    labels = (np.random.default_rng(1).random(len(rows)) < 0.6 * (scores.argsort().argsort() / len(rows)) ** 2).astype(
-        np.int8
-    )
+    n = len(scores)
+    labels = (np.random.default_rng(1).random(n) < 0.6 * (scores.argsort().argsort() / n) ** 2).astype(np.int8)
     bundle = replace(bundle, calibration=Calibration.fit(scores=scores, labels=labels))
     bundle.save(folder / "bundle")
     return Case(folder, rows, bundle)
@@ -160,7 +159,9 @@ def replay(scoring_service: ScoringService, rows: Sequence[Row]) -> dict[str, fl
     for row, told in in_time(rows):
         for earlier in told:
             assert scoring_service.record_outcome(earlier["id"], bool(earlier["fraud"]), earlier["reported"])
-        scores[row["id"]] = answer_of(scoring_service.score([request(row)])[0]).raw_score
+        score = answer_of(scoring_service.score([request(row)])[0]).raw_score
+        if score is not None:
+            scores[row["id"]] = score
     return scores
 
 

@@ -106,9 +106,18 @@ def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: S
 
 def print_store(store: Any) -> None:
     """Print the numbers of payments and frauds in each range."""
-    table = Table("range", "payments", "labelled", "frauds", title=f"store of {len(store):,} payments")
+    table = Table("range", "payments", "labelled", "frauds", title=f"store of {_counted(store)}")
     for name in ("train", "validation", "calibration", "test"):
-        rows, labelled = store.split(name), store.labelled(name)
+        rows, labelled = store.split_rows(name), store.labelled(name)
         frauds = int((store.label[labelled] == 1).sum())
-        table.add_row(name, f"{rows.stop - rows.start:,}", f"{len(labelled):,}", f"{frauds:,}")
+        table.add_row(name, f"{len(rows):,}", f"{len(labelled):,}", f"{frauds:,}")
     console.print(table)
+
+
+def _counted(store: Any) -> str:
+    """How many events of which kind a store has."""
+    roles = store.data_report.get("roles")
+    if roles is None:
+        return f"{len(store):,} payments"
+    others = f"{roles['not_scored']:,} other events, {roles['only_ask']:,} rows that only ask"
+    return f"{roles['payments']:,} payments, {others}"

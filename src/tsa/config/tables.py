@@ -62,13 +62,36 @@ class Input(ConfigModel):
     duplicates: Literal["refuse", "last"] = "refuse"
 
 
+class RowRule(ConfigModel):
+    """Rows whose `column` has one of `values`; without these, `column` is true or false. "x" is `{ column = "x" }`."""
+
+    column: Column
+    values: tuple[Annotated[Any, AfterValidator(_scalar)], ...] | None = Field(default=None, min_length=1)
+
+
+def _rule(value: object) -> object:
+    return {"column": value} if isinstance(value, str) else value
+
+
 class Event(ConfigModel):
-    """The columns of the payment itself. `time_unit` is for numeric times: epoch s, ms, us or ns."""
+    """The columns of the payment itself. `time_unit` is for numeric times: epoch s, ms, us or ns.
+
+    Attributes:
+        scored: The events that are scored; all others are only part of histories. None: all are scored.
+        asks: Events that only ask for a score: scored, and part of no later history. None: there are none.
+    """
 
     id: Column
     time: Column
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     amount: Column | None = None
+    scored: Annotated[RowRule, BeforeValidator(_rule)] | None = None
+    asks: Annotated[RowRule, BeforeValidator(_rule)] | None = None
+
+    @property
+    def role_rules(self) -> tuple[RowRule, ...]:
+        """`scored` and `asks`, those that are given."""
+        return tuple(rule for rule in (self.scored, self.asks) if rule is not None)
 
 
 class Label(ConfigModel):

@@ -172,6 +172,7 @@ def _derived_findings(market: MarketTables) -> Iterator[str]:
     own = {market.event.id, market.event.time, market.label.column, market.label.known_at}
     own |= {rule.column for rule in market.features.exclude}
     veiled = set(() if market.privacy is None else market.privacy.pseudonymise)
+    own |= {rule.column for rule in market.event.role_rules}
     for feature in derived:
         key, columns = (
             f"features.derived.{feature.name}",
@@ -197,6 +198,8 @@ def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
     uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
     uses += [(f"history.{history.name}.key", history.key) for history in market.history]
     uses += [("features", name) for name in market.features.names]
+    uses += [("event.scored", event.scored.column)] if event.scored else []
+    uses += [("event.asks", event.asks.column)] if event.asks else []
     uses += [
         (f"features.derived.{feature.name}", column)
         for feature in market.features.derivations
@@ -215,6 +218,8 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
         )
     if market.event.time_unit is None:
         yield "event.time_unit: is required with a [wire] section: times in histories are numbers"
+    if market.event.role_rules:
+        yield "event.scored, event.asks: must not be given with a [wire] section, whose rows are all scored (got both)"
     if market.label.as_feature:
         yield "label.as_feature: must be false with a [wire] section (histories contain no outcomes) (got true)"
     if not (features.categorical or features.numerical):
@@ -296,6 +301,7 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
     keys = {history.key for history in market.history if history.key is not None}
     allowed = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
     allowed -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
+    allowed -= {rule.column for rule in market.event.role_rules}
     for name in [name for name in privacy.pseudonymise if name not in allowed]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments (got {name!r})"
 

@@ -3,3 +3,8 @@
 from __future__ import annotations
 
 TIME, LABEL, KNOWN_AT = "__time_seconds", "__label", "__known_at_seconds"
+ROLE = "__role"
+"""Of markets with event.scored or event.asks: SCORED, HISTORY_ONLY or ASKS (Int8)."""
+
+SCORED, HISTORY_ONLY, ASKS = 0, 1, 2
+"""A payment that is scored; an event that is only part of histories; one that is scored and in no later history."""

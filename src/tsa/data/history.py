@@ -30,8 +30,8 @@ class HistoryIndex:
     """The positions of n events in a history. All arrays are integers."""
 
     order: Array
-    """(m,) rows of events, history after history. For a log m is n. If rows carry their own history, an earlier event
-    occurs once for each row that contains it."""
+    """(m,) rows of events, history after history. For a log m is n, unless some events only ask (`without_asking`). If
+    rows carry their own history, an earlier event occurs once for each row that contains it."""
     position: Array
     """(n,) index of each event in `order`."""
     start: Array
@@ -125,6 +125,32 @@ def apply_retention(index: HistoryIndex, time_seconds: Array, retention_seconds:
     block = index.start[index.order]
     place = np.searchsorted(block * (n + 1) + index.order, index.start * (n + 1) + oldest)
     return HistoryIndex(order=index.order, position=index.position, start=place.astype(np.int64))
+
+
+def without_asking(index: HistoryIndex, asks: Array, length: int) -> HistoryIndex:
+    """The index in which events that only ask are in no history but their own.
+
+    They have histories of their own at the end of `order`: at most `length` events, themselves included.
+
+    Args:
+        index: Of n events, in whose `order` each of them occurs.
+        asks: (e,) which events only ask, at least the n events that the index has positions for.
+    """
+    real = ~asks[index.order]
+    count = np.concatenate([[0], np.cumsum(real)])  # events that stay, before each index of `order`
+    order, position, start = index.order[real], count[index.position], count[index.start]
+    asking = np.flatnonzero(asks[: len(position)])
+    first = np.maximum(start[asking], position[asking] - (length - 1))
+    held = position[asking] - first
+    begin = len(order) + np.cumsum(held + 1) - (held + 1)
+    which = np.repeat(np.arange(len(asking)), held + 1)
+    offset = np.arange(len(which)) - np.repeat(begin - len(order), held + 1)
+    own = asking[which]
+    if len(order):
+        earlier = order[np.minimum(first[which] + offset, len(order) - 1)]
+        own = np.where(offset < held[which], earlier, own)
+    position[asking], start[asking] = begin + held, begin
+    return HistoryIndex(order=np.concatenate([order, own]), position=position, start=start)
 
 
 def known_too_late(label: Array, known_at_seconds: Array, begins_seconds: float) -> NDArray[np.bool_]:

@@ -90,5 +90,4 @@ def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]
 
 
 def _size(run: TrainedRun, name: str) -> int:
-    split = run.store.split(name)
-    return int(split.stop - split.start)
+    return len(run.store.split_rows(name))

@@ -202,7 +202,7 @@ def best_f1_threshold(run: TrainedRun, progress: Progress = silent) -> float:
     label = run.store.label[rows]
     if not label.any():
         return 0.5
-    return _best_f1(label, run.range_scores("validation", progress)[rows - run.store.split("validation").start])
+    return _best_f1(label, run.range_scores("validation", progress)[run.store.labels("validation") >= 0])
 
 
 def _best_f1(label: Array, score: Array) -> float:

@@ -83,9 +83,8 @@ class TrainedRun:
         return split_summary(self.store)
 
     def range_scores(self, name: str, progress: Progress = silent) -> Array:
-        """(m,) float32 raw scores of all payments of a range: from training if available, else computed."""
-        split = self.store.split(name)
-        rows = np.arange(split.start, split.stop)
+        """(m,) float32 raw scores of `split_rows`, all payments of a range: from training if available, else computed."""
+        rows = self.store.split_rows(name)
         scores = self.scored.get(name)
         if scores is None:
             scores = _kept_scores(self.path / f"{name}_scores.parquet", self.weights_hash)

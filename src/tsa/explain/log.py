@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from tsa.bundle.bundle import Bundle
@@ -66,7 +67,13 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         rule = f"ids must occur in the column {market.event.id} of the log"
         raise DataError(f"{rule} (got {', '.join(brief(id_, 40) for id_ in lost[:SHOWN])}{more})")
-    return rows.to_list()
+    found: list[int] = rows.to_list()
+    scored = store.scored_rows()
+    if others := [
+        str(ids[at]) for at, row in enumerate(found) if scored[np.searchsorted(scored, row) % len(scored)] != row
+    ]:
+        raise DataError(f"ids must be of events that are scored (got {brief(', '.join(others[:SHOWN]))})")
+    return found
 
 
 def _places(known: pl.Series, ids: pl.Series) -> pl.Series:

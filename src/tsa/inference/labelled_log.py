@@ -70,11 +70,11 @@ def open_log(
     quarantine_file = Quarantine.of(quarantine)
     with scorer.encoded(list(logs), quarantine=quarantine_file, progress=progress) as store:
         first, last = (int(row) for row in np.searchsorted(store.time_seconds, window))
-        rows = np.arange(first, last, dtype=np.int64)
+        rows = store.scored_rows(first, last)
         with progress("scoring", len(rows)) as advance:
             scores = scorer.score_rows(store, rows, advance=advance)
         if not (valid := np.isfinite(scores)).all():
-            ids = store.ids(slice(first, last))
+            ids = store.ids_of(rows)
             if quarantine_file is None:
                 check_finite(ids, scores)
             else:  # write the file again, including them

@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
+from tsa.data.clean_columns import HISTORY_ONLY
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.sorting import ParquetChunkWriter
 from tsa.data.online.histories import HistoryEvents, Key, event_histories, gather_histories
@@ -146,7 +147,8 @@ class Scorer:
 
         Returns:
             `id`, `raw_score` (float32), `percentile` and `probability` (float64), the last two only if the bundle is
-            calibrated for them. A log is in time order, rows are in the given order.
+            calibrated for them. A log is in time order, without events that are not scored; rows are in the given order,
+            and those that are not scored have no scores.
 
         Raises:
             DataError: Names the payments that cannot be scored.
@@ -188,13 +190,14 @@ class Scorer:
     ) -> Iterator[pl.DataFrame]:
         """Score the payments from `first` to `last` in parts. unscored: collects the ids of payments without a finite score;
         if None, they raise DataError."""
-        with progress("scoring", last - first) as advance:
-            for begin in range(first, max(last, first + 1), part_rows):
+        scored = store.scored_rows(first, last)
+        with progress("scoring", len(scored)) as advance:
+            for begin in range(0, max(len(scored), 1), part_rows):
                 # reopen for each part, to release the memory of the previous memory maps
                 store = store.reopened()
-                rows = np.arange(begin, min(begin + part_rows, last), dtype=np.int64)
+                rows = scored[begin : begin + part_rows]
                 scores = self.score_rows(store, rows, advance=advance)
-                ids = store.ids(slice(begin, begin + len(rows)))
+                ids = store.ids_of(rows)
                 if not (valid := np.isfinite(scores)).all():
                     if unscored is None:
                         check_finite(ids, scores)
@@ -218,11 +221,16 @@ class Scorer:
         if self.bundle.market.wire is not None:
             if histories is not None:
                 raise DataError("histories must not be given: rows of this market contain their histories")
-            requests = self.wire_reader.read(rows)
+            payments, requests = None, self.wire_reader.read(rows)
         else:
-            requests = self.requests(self.reader.read_all(rows), histories)
+            payments = self.reader.read_all(rows)
+            requests = self.requests(payments, histories)
         ids = pl.Series([id_ or None for id_ in requests.ids], dtype=pl.String)
-        return pl.DataFrame({"id": ids, **self.score_requests(requests)})
+        scores = pl.DataFrame({"id": ids, **self.score_requests(requests)})
+        if payments is None or not self.bundle.market.event.role_rules:
+            return scores
+        is_scored = pl.Series(payments.role != HISTORY_ONLY)
+        return scores.select("id", pl.when(is_scored).then(pl.exclude("id")).name.keep())
 
     def requests(self, payments: EncodedPayments, histories: Past | None = None) -> Requests:
         """Encoded payments with their histories, from earlier events of their keys, including those of this batch."""

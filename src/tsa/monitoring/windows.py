@@ -68,7 +68,8 @@ class ScoredWindow:
     """The n payments of [start, end) of a store, scored. Times are epoch seconds."""
 
     store: EventStore
-    rows: slice
+    rows: NDArray[np.int64]
+    """(n,) of the store."""
     start: float
     end: float
     scores: Mapping[str, Array]
@@ -90,20 +91,21 @@ class ScoredWindow:
         """
         times = store.time_seconds
         first, last = (int(row) for row in np.searchsorted(times, range_seconds))
-        if first >= last:
+        rows = store.scored_rows(first, last)
+        if not len(rows):
             extent = f"the log goes from {iso_time(times[0])} to {iso_time(times[-1])}"
             raise ConfigError(f"{what} must contain payments (got none in the given range); {extent}")
-        with progress(f"scoring {what}", last - first) as advance:
-            raw = scorer.score_rows(store, np.arange(first, last, dtype=np.int64), advance=advance)
+        with progress(f"scoring {what}", len(rows)) as advance:
+            raw = scorer.score_rows(store, rows, advance=advance)
         # start at the first payment: earlier ones may not be in the file. End as requested: a log that stops early is a finding
         start = float(times[first])
         if math.isfinite(range_seconds[0]) and range_seconds[0] // DAY_SECONDS == start // DAY_SECONDS:
             start = range_seconds[0]
         end = range_seconds[1] if math.isfinite(range_seconds[1]) else math.nextafter(float(times[last - 1]), math.inf)
-        return cls(store=store, rows=slice(first, last), start=start, end=end, scores=scorer.with_calibration(raw))
+        return cls(store=store, rows=rows, start=start, end=end, scores=scorer.with_calibration(raw))
 
     def __len__(self) -> int:
-        return int(self.rows.stop - self.rows.start)
+        return len(self.rows)
 
     @cached_property
     def time_seconds(self) -> NDArray[np.float64]:

@@ -18,7 +18,8 @@ class ScoreResult:
 
     id: str | None
     """As the client sent it; None if it sent none, which is allowed for rows that carry their own history."""
-    raw_score: float
+    raw_score: float | None = None
+    """None for an event that is not scored."""
     percentile: float | None = None
     probability: float | None = None
     decision: str | None = None

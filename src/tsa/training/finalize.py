@@ -30,7 +30,7 @@ RANGES = ("validation", "calibration")
 def score_splits(network: TSANetwork, scoring: DistributedScorer) -> dict[str, Scores]:
     """Raw scores of all payments of each range, labelled or not."""
     store = scoring.store
-    rows = {name: np.arange(store.split(name).start, store.split(name).stop) for name in RANGES}
+    rows = {name: store.split_rows(name) for name in RANGES}
     return {name: scoring(network, found, f"scoring the {name} range") for name, found in rows.items()}
 
 
@@ -40,10 +40,10 @@ def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path, 
     weights: the sha256 of the weights that gave the scores. It stands in the file, so that evaluation uses these scores
     for these weights alone.
     """
-    rows = store.split(name)
+    rows = store.split_rows(name)
     frame = pl.DataFrame(
         {
-            "id": store.ids()[rows],
+            "id": store.ids_of(rows),
             "time": (store.time_seconds[rows] * 1e6).round().astype(np.int64),
             "raw_score": scores,
             "label": store.labels(name),

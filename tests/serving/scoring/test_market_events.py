@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tsa.config.market import Market
 from tsa.errors import HistoryError
 from tsa.serving.history.backfill import backfill
 from tsa.serving.history.base import PAYMENTS
+from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.records import Record
@@ -39,6 +41,76 @@ DERIVED_MARKET = {
 
 def rows_with_notes(n: int, seed: int) -> list[dict[str, Any]]:
     return [{**row, "note": ("a", "b", None)[at % 3]} for at, row in enumerate(random_rows(n, seed))]
+
+
+ROLES_MARKET = {
+    **MARKET,
+    "event": {
+        **MARKET["event"],
+        "scored": {"column": "what", "values": ["payment"]},
+        "asks": {"column": "what", "values": ["question"]},
+    },
+}
+
+
+def rows_with_roles(n: int, seed: int) -> list[dict[str, Any]]:
+    whats = ("payment", "login", "question", "payment")
+    return [{**row, "what": whats[at * 7 % 4]} for at, row in enumerate(random_rows(n, seed, cards=9, shops=4))]
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return make_case(tmp_path_factory.mktemp("roles"), ROLES_MARKET, rows=rows_with_roles(800, 0))
+
+
+def test_logins_and_questions_online_as_offline(roles: Case, history_url: str) -> None:
+    rows = rows_with_roles(300, 1)
+    with open_history(history_url) as store:
+        found = replay(ScoringService(roles.scorer(), store), rows)
+        stored = {id_ for _, block in store.scan("card") for id_ in HistoryBlock.unpack(block.data).events.ids}
+    assert set(found) == {row["id"] for row in rows if row["what"] != "login"}
+    assert_same(found, roles.offline(rows))
+    assert not stored & {row["id"] for row in rows if row["what"] == "question"}
+    assert stored & {row["id"] for row in rows if row["what"] == "login"}
+
+
+def test_logins_matter_and_questions_do_not(roles: Case) -> None:
+    rows = rows_with_roles(300, 1)
+    expected = roles.offline(rows)
+    payments = [row["id"] for row in rows if row["what"] == "payment"]
+    alone = roles.offline([row for row in rows if row["what"] != "question"])
+    assert {id_: alone[id_] for id_ in payments} == {id_: expected[id_] for id_ in payments}
+    without = roles.offline([row for row in rows if row["what"] != "login"])
+    assert sum(without[id_] != expected[id_] for id_ in payments) > len(payments) / 2
+
+
+def test_a_batch_with_questions_is_that_of_a_log(roles: Case, tmp_path: Path) -> None:
+    rows = [{**row, "fraud": None, "reported": None} for row in rows_with_roles(120, 2)]
+    found = {}
+    with open_history(f"sqlite:///{tmp_path / 'x.db'}") as store:
+        service = ScoringService(roles.scorer(), store)
+        for at in range(0, len(rows), 40):
+            answers = service.score([request(row) for row in rows[at : at + 40][::-1]])
+            found |= {a.id: a.raw_score for a in map(answer_of, answers) if a.raw_score is not None}
+        again = answer_of(service.score([request(rows[2])])[0])
+    assert_same(found, roles.offline(rows))
+    assert (again.raw_score, again.replayed) == (found.get(rows[2]["id"]), True)
+    table = roles.scorer().score([request(row) for row in rows])
+    expected = roles.offline(rows)
+    assert table["id"].to_list() == [row["id"] for row in rows]
+    for id_, score in table.select("id", "raw_score").iter_rows():
+        assert score == (None if id_ not in expected else pytest.approx(expected[id_], abs=1e-6))
+
+
+def test_a_filled_store_has_no_questions(roles: Case, history_url: str) -> None:
+    later = {**roles.rows[-1], "id": "later", "what": "question", "time": roles.rows[-1]["time"] + 172_800.0}
+    later |= {"fraud": None, "reported": None}
+    with open_history(history_url) as store:
+        backfill(store, roles.bundle, [roles.log])
+        stored = {id_ for _, block in store.scan("shop") for id_ in HistoryBlock.unpack(block.data).events.ids}
+        answer = answer_of(ScoringService(roles.scorer(), store).score([request(later)])[0])
+    assert not stored & {row["id"] for row in roles.rows if row["what"] == "question"}
+    assert_same({"later": answer.raw_score or 0.0}, roles.offline([*roles.rows, later]))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import polars as pl
 
 ALL_DIGITS = "must have all its digits, which floats and spreadsheets drop: export whole numbers or texts"
 NUMBER = ("not_a_number", "must be a number")
+BOOLEAN = ("not_a_boolean", "must be true or false")
+"""Names and texts of rules."""
 
 
 @dataclass(frozen=True, kw_only=True)

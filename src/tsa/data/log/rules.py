@@ -10,15 +10,15 @@ import polars as pl
 
 from tsa.config.market import Market
 from tsa.config.toml import suggest
-from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.clean_columns import KNOWN_AT, LABEL, ROLE, TIME
 from tsa.data.derived import LIMITS, input_columns, inputs_of
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
 from tsa.data.log import columns
 from tsa.data.log.derived_rules import derived_inputs, derived_rules
+from tsa.data.log.row_sets import boolean_rules, role
 from tsa.data.log.rule import ALL_DIGITS, Rule, range_text, readable_time
 from tsa.data.log.sources import EXTRA
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
-from tsa.data.values import normalise_text
 from tsa.errors import DataError
 from tsa.text import brief
 from tsa.times import DAY_SECONDS
@@ -69,7 +69,8 @@ def read_columns(market: Market) -> tuple[str, ...]:
     excluded = (rule.column for rule in market.features.exclude)
     own = (name for name in market.raw_columns if name not in market.derived_names)
     derived = input_columns(market)
-    return tuple(dict.fromkeys((*own, market.event.time, label.column, *known_at, *excluded, *derived)))
+    roles = (rule.column for rule in market.event.role_rules)
+    return tuple(dict.fromkeys((*own, market.event.time, label.column, *known_at, *excluded, *derived, *roles)))
 
 
 def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
@@ -80,7 +81,16 @@ def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
         return read_columns(market)
     keys = (history.key for history in market.history if history.key is not None and market.wire is None)
     excluded = (rule.column for rule in market.features.exclude)
-    inputs = {market.event.id, market.event.time, *keys, *market.features.names, *excluded, *input_columns(market)}
+    roles = (rule.column for rule in market.event.role_rules)
+    inputs = {
+        market.event.id,
+        market.event.time,
+        *keys,
+        *market.features.names,
+        *excluded,
+        *input_columns(market),
+        *roles,
+    }
     return tuple(name for name in read_columns(market) if name in inputs)
 
 
@@ -149,6 +159,7 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
             yield f"{name}: missing{suggest(name, candidates)}"
     event, label = market.event, market.label
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
+    booleans = {rule.column for rule in event.role_rules if rule.values is None}
     for name in (name for name in read_columns(market) if name in schema):
         dtype = schema[name]
         if name in (event.time, label.known_at) and not columns.is_time(dtype, event.time_unit):
@@ -156,7 +167,7 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
             if columns.is_short(dtype):
                 hint = " (32-bit floats hold times in steps of 128 s: export a timestamp or whole numbers)"
             yield f"{name}: must be a time{hint} (got {dtype})"
-        elif name in {*numbers, event.amount, label.column} and not columns.is_number(dtype):
+        elif name in {*numbers, event.amount, label.column, *booleans} and not columns.is_number(dtype):
             yield f"{name}: must be a number (got {dtype})"
         elif not columns.is_plain(dtype):
             yield f"{name}: must be a text, a number or a time (got {dtype})"
@@ -182,6 +193,8 @@ def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
             read[name] = columns.text(name, schema[name], shape.spelling)
         else:
             read[name] = columns.key(name, schema[name], shape.spelling, integer=name in shape.integers)
+    if event.role_rules:
+        read[ROLE] = role(shape.market, schema, shape.spelling)
     read[TIME] = columns.seconds(event.time, schema[event.time], event.time_unit)
     has_label = shape.label and label.column in schema
     read[LABEL] = columns.label(label.column, schema[label.column]) if has_label else pl.lit(None, pl.Float64)
@@ -210,6 +223,7 @@ def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> lis
         name=f"null_id:{event.id}", column=event.id, text="must not be missing", broken=value[event.id].is_null()
     )
     all_rules = [missing, *_time_rules(shape, schema, value), *_key_rules(shape, schema)]
+    all_rules += boolean_rules(shape.market, schema, shape.spelling)
     if EXTRA in schema:
         text = "a row must not have more fields than the header"
         all_rules.append(Rule(name="extra_field", column=EXTRA, text=text, broken=pl.col(EXTRA).is_not_null()))
@@ -276,20 +290,6 @@ def _key_rules(shape: LogSchema, schema: Schema) -> Iterator[Rule]:
             yield Rule(name=f"inexact:{name}", column=str(name), text=ALL_DIGITS, broken=broken)
 
 
-def excluded(market: Market, schema: Schema) -> pl.Expr:
-    """True for the rows that `features.exclude` names, in any spelling of the values."""
-    spelling = Spelling.of(market)
-    hits = [_holds(rule.column, schema[rule.column], rule.values, spelling) for rule in market.features.exclude]
-    return pl.any_horizontal(hits).fill_null(False) if hits else pl.lit(False)
-
-
-def _holds(name: str, dtype: pl.DataType, excluded_values: Sequence[str | float | bool], spelling: Spelling) -> pl.Expr:
-    texts = [normalise_text(value, name, spelling) for value in excluded_values]
-    hit = columns.text(name, dtype, spelling).is_in([text for text in texts if text is not None])
-    numbers = [float(value) for value in excluded_values if not isinstance(value, str | bool)]
-    return hit | columns.number(name, dtype).is_in(numbers) if numbers and columns.is_number(dtype) else hit
-
-
 def typed_columns(shape: LogSchema, value: Mapping[str, pl.Expr]) -> list[pl.Expr]:
     """The clean columns: raw ones under their own names, then time, label (Int8) and the time it is known (seconds)."""
     label = shape.market.label
@@ -298,6 +298,7 @@ def typed_columns(shape: LogSchema, value: Mapping[str, pl.Expr]) -> list[pl.Exp
     clean = [value[name].fill_nan(None) if name in shape.numbers else value[name] for name in shape.market.raw_columns]
     return [
         *(column.alias(name) for column, name in zip(clean, shape.market.raw_columns, strict=True)),
+        *([value[ROLE].alias(ROLE)] if shape.market.event.role_rules else []),
         value[TIME].alias(TIME),
         pl.when(known).then(value[LABEL]).otherwise(-1.0).cast(pl.Int8).alias(LABEL),
         pl.when(known).then(at).fill_null(float("inf")).alias(KNOWN_AT),

@@ -17,8 +17,9 @@ from tsa.data.clean_columns import LABEL
 from tsa.data.derived import derived_columns
 from tsa.data.log.columns import nested
 from tsa.data.log.duplicates import Repeated
+from tsa.data.log.row_sets import excluded
 from tsa.data.log.rule import Rule
-from tsa.data.log.rules import LogSchema, excluded, read_columns, rules, typed_columns, values
+from tsa.data.log.rules import LogSchema, read_columns, rules, typed_columns, values
 from tsa.data.log.sources import EXTRA, Source
 from tsa.errors import DataError
 from tsa.files.writing import atomic_file

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.data.history import EventArrays, EventHistories, HistoryArrays, HistoryIndex, gather
+from tsa.data.clean_columns import ASKS
+from tsa.data.history import EventArrays, EventHistories, HistoryArrays, HistoryIndex, gather, without_asking
 from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, tie_break_key
 
 Key = tuple[str, str]
@@ -46,10 +47,9 @@ class HistoryEvents:
 
     @classmethod
     def of(cls, payments: EncodedPayments) -> HistoryEvents:
-        """Payments, in any order, as past events."""
-        order = sorted(
-            range(len(payments)), key=lambda row: (payments.time_seconds[row], tie_break_key(payments.ids[row]))
-        )
+        """Payments, in any order, as past events, without those that only ask."""
+        rows = np.flatnonzero(payments.role != ASKS).tolist()
+        order = sorted(rows, key=lambda row: (payments.time_seconds[row], tie_break_key(payments.ids[row])))
         ordered = payments.take(order)
         return cls(ids=ordered.ids, **{name: getattr(ordered, name) for name in EVENT_ARRAYS})
 
@@ -68,6 +68,10 @@ def event_histories(market: Market, payments: EncodedPayments, past: Mapping[Key
         index = _index(history.name, payments, past, events.time_seconds)
         if not math.isinf(market.retention_seconds):
             index = _retained(index, events.time_seconds, market.retention_seconds)
+        if (asks := payments.role == ASKS).any():
+            asking = np.zeros(len(events.time_seconds), bool)
+            asking[: len(asks)] = asks
+            index = without_asking(index, asking, history.length)
         histories[history.name] = index
     return EventHistories(events=events, histories=histories)
 

@@ -18,13 +18,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.derived import DerivedInput
-from tsa.config.market import Exclude, Market
+from tsa.config.market import Market
+from tsa.config.tables import RowRule
+from tsa.data.clean_columns import ASKS, HISTORY_ONLY, SCORED
 from tsa.data.derived import IS_TEXT, LIMITS, derive, inputs_of
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING
 from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.data.log.pseudonyms import Pseudonymizer
-from tsa.data.log.rule import degrees_text, range_text
+from tsa.data.log.rule import BOOLEAN, degrees_text, range_text
 from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns
 from tsa.data.raw_values import as_numbers, row_tokens, token_columns
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
@@ -83,6 +85,8 @@ class EncodedPayments:
     """(B,) 1 fraud, 0 genuine, -1 unknown; never an input of the payment itself."""
     known_at_seconds: NDArray[np.float64]
     """(B,) when the label becomes known; +inf for never."""
+    role: NDArray[np.int8]
+    """(B,) SCORED, HISTORY_ONLY or ASKS (`tsa.data.clean_columns`)."""
     raw: tuple[Mapping[str, Any], ...]
     """The clean values by column, enough to encode the payment again."""
 
@@ -92,7 +96,7 @@ class EncodedPayments:
     def take(self, rows: Sequence[int]) -> EncodedPayments:
         """Some of the payments, in the order of `rows`."""
         at = np.asarray(rows, np.int64)
-        arrays = (*EVENT_ARRAYS, "engineered")
+        arrays = (*EVENT_ARRAYS, "engineered", "role")
         return EncodedPayments(
             ids=tuple(self.ids[row] for row in rows),
             keys={name: tuple(keys[row] for row in rows) for name, keys in self.keys.items()},
@@ -238,7 +242,25 @@ class PaymentReader:
         self._refuse_excluded(row)
         label, known_at = self._outcome(row, now) if outcomes else (-1, math.inf)
         inputs = {place: self._input(row, item) for place, item in self._inputs.items()}
-        return _Clean(values, now, label, known_at, inputs)
+        return _Clean(values, now, label, known_at, inputs, self._role(row))
+
+    def _role(self, row: Row) -> int:
+        """As `tsa.data.log.row_sets.role`."""
+        event = self.market.event
+        if event.asks is not None and self._applies(event.asks, row):
+            return ASKS
+        return SCORED if event.scored is None or self._applies(event.scored, row) else HISTORY_ONLY
+
+    def _applies(self, rule: RowRule, row: Row) -> bool:
+        if rule.values is not None:
+            return self._is_one_of(row, rule.column, rule.values)
+        try:
+            value = self._number(row, rule.column)
+        except RuleViolationError:
+            value = None
+        if value not in (0.0, 1.0):
+            raise RuleViolationError(BOOLEAN[0], rule.column, BOOLEAN[1], row[rule.column])
+        return value == 1.0
 
     def _input(self, row: Row, item: DerivedInput) -> str | float | None:
         """A typed input of a derived feature, as `tsa.data.log.derived_rules` reads it from a log."""
@@ -291,23 +313,22 @@ class PaymentReader:
 
     def _refuse_excluded(self, row: Row) -> None:
         for rule in self.market.features.exclude:
-            if self._is_one_of(row, rule):
+            if self._is_one_of(row, rule.column, rule.values):
                 text = "must not be one of those that the market excludes"
                 raise RuleViolationError("excluded", rule.column, text, row.get(rule.column))
 
-    def _is_one_of(self, row: Row, rule: Exclude) -> bool:
-        """As `tsa.data.log.rules.excluded`: the same text, or the same number however it is spelled."""
-        name = rule.column
+    def _is_one_of(self, row: Row, name: str, values: Sequence[Any]) -> bool:
+        """As `tsa.data.log.row_sets` tells it: the same text, or the same number however it is spelled."""
         text = self._text(row, name)
         if text is None:
             return False
-        if text in {normalise_text(value, name, self._spelling) for value in rule.values}:
+        if text in {normalise_text(value, name, self._spelling) for value in values}:
             return True
         try:
             number = self._number(row, name)
         except RuleViolationError:
             return False
-        return number in [float(value) for value in rule.values if not isinstance(value, str | bool)]
+        return number in [float(value) for value in values if not isinstance(value, str | bool)]
 
     def _outcome(self, row: Row, now: float) -> tuple[int, float]:
         """(label, when it is known)."""
@@ -352,6 +373,7 @@ class PaymentReader:
             raw_numerical=as_numbers(numbers[:, :n_own]),
             label=np.array([row.label for row in rows], np.int8),
             known_at_seconds=np.array([row.known_at_seconds for row in rows], np.float64),
+            role=np.array([row.role for row in rows], np.int8),
             raw=tuple(values),
         )
 
@@ -364,6 +386,7 @@ class _Clean:
     known_at_seconds: float
     inputs: dict[str, str | float | None]
     """The typed inputs of derived features."""
+    role: int
 
 
 class _Lookup:

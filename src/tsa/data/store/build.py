@@ -19,9 +19,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.config.market import Market
+from tsa.config.market import HistoryConfig, Market
+from tsa.data.clean_columns import ASKS, HISTORY_ONLY, ROLE, SCORED
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late
+from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late, without_asking
 from tsa.data.log.clocks import valid_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, SetAside
@@ -50,6 +51,9 @@ from tsa.progress import Progress
 
 MAX_NOTES = 20
 """Most notes on columns that are logged. The report has all of them."""
+
+ROLES = {SCORED: "payments", HISTORY_ONLY: "not_scored", ASKS: "only_ask"}
+"""The names of the roles of events in the report."""
 
 CODE = "__code"  # no market column starts with two underscores
 
@@ -80,7 +84,7 @@ def build_store(
         splits: dict[str, Split] = {}
         is_fitted = encoder is None
         if encoder is None:
-            splits = find_splits(market, time_seconds)
+            splits = find_splits(market, time_seconds, is_scored(market, rows))
             first, last = splits["train"]["rows"]
             encoder = Encoder.fit(market, rows.slice(first, last - first))
         n = len(time_seconds)
@@ -152,6 +156,9 @@ def _report(
     if len(notes) > MAX_NOTES:
         _log.warning("and %d more notes on columns in %s", len(notes) - MAX_NOTES, REPORT)
     rates = {name: count / n for name, count in unknown.items()}
+    if market.event.role_rules:
+        counts = dict(rows.select(ROLE).collect().to_series().value_counts().iter_rows())
+        report = {**report, "roles": {name: int(counts.get(role, 0)) for role, name in ROLES.items()}}
     return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
 
 
@@ -179,8 +186,17 @@ def _quarantine(quarantine: SetAside) -> Quarantine | None:
     return checked
 
 
-def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, Split]:
-    """Row ranges of the market's splits in ascending times (n,).
+def is_scored(market: Market, rows: pl.LazyFrame) -> NDArray[np.bool_] | None:
+    """(n,) which of the clean rows are scored; None if all are."""
+    if not market.event.role_rules:
+        return None
+    return rows.select(pl.col(ROLE) != HISTORY_ONLY).collect().to_series().to_numpy()
+
+
+def find_splits(
+    market: Market, time_seconds: NDArray[np.float64], scored: NDArray[np.bool_] | None = None
+) -> dict[str, Split]:
+    """Row ranges of the market's splits in ascending times (n,). scored: (n,) the events that are scored; None: all.
 
     Fractions divide the time from the first to the last payment, ignoring payments with a wrong clock.
 
@@ -193,7 +209,7 @@ def find_splits(market: Market, time_seconds: NDArray[np.float64]) -> dict[str, 
     splits = {}
     for name, (start, end) in market.split.resolve(first, last, market.label.gap_seconds).items():
         begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
-        if begin == stop:
+        if begin == stop or (scored is not None and not scored[begin:stop].any()):
             raise DataError(
                 f"split.{name} must hold payments (got none from {_shown(start)} to {_shown(end)}); "
                 f"the log spans {_shown(first)} to {_shown(last)}"
@@ -315,9 +331,9 @@ def _write_histories(
     with progress("indexing histories", len(market.history)) as advance:
         for history in market.history:
             if carried is None:
-                index = _log_index(rows, str(history.key), time_seconds, market.retention_seconds)
+                index = _log_index(market, history, rows, time_seconds)
                 arrays_by_name = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
-                total = len(time_seconds)
+                total = len(index.order)
             else:
                 position, start = carried.slots(history.name)
                 arrays_by_name = {"order": carried.order(history.name), "position": [position], "start": [start]}
@@ -337,18 +353,25 @@ def _write_array(arrays: Arrays, file: str, kind: type[np.generic], n: int, piec
 
 
 def _log_index(
-    rows: pl.LazyFrame, key: str, time_seconds: NDArray[np.float64], retention_seconds: float
+    market: Market, history: HistoryConfig, rows: pl.LazyFrame, time_seconds: NDArray[np.float64]
 ) -> HistoryIndex:
     """The histories of a log for one key, without events older than the retention limit."""
-    index = index_histories(key_codes(rows.select(key).collect().to_series()))
-    return index if math.isinf(retention_seconds) else apply_retention(index, time_seconds, retention_seconds)
+    index = index_histories(key_codes(rows.select(str(history.key)).collect().to_series()))
+    if not math.isinf(market.retention_seconds):
+        index = apply_retention(index, time_seconds, market.retention_seconds)
+    if market.event.asks is None:
+        return index
+    asks = rows.select(pl.col(ROLE) == ASKS).collect().to_series().to_numpy()
+    return without_asking(index, asks, history.length)
 
 
 def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:
+    asks = {} if market.event.asks is None else {"asks": True}  # then `order` has another length
     return {
         "kind": KIND,
         "version": VERSION,
         "n_events": n,
+        **asks,
         "market": {"name": market.name, "fingerprint": market.fingerprint},
         "encoder": {"market_fingerprint": encoder.market_fingerprint, "table_rows": encoder.n_rows},
         "columns": encoder.columns,

@@ -25,7 +25,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.log.quarantine import SetAside
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
-from tsa.data.store.build import build_in_memory, build_store, encode_rows
+from tsa.data.store.build import build_in_memory, build_store, encode_rows, is_scored
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
@@ -250,27 +250,45 @@ class EventStore(EventArrays):
         first, last = splits[name]["rows"]
         return slice(first, last)
 
+    @cached_property
+    def _scored(self) -> NDArray[np.int64] | None:
+        """Rows of the events that are scored; None if all are."""
+        mask = is_scored(self.market, self.clean)
+        return None if mask is None else np.flatnonzero(mask)
+
+    def scored_rows(self, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
+        """(m,) rows from `first` to before `last` of the events that are scored: all, unless event.scored says other."""
+        last = len(self) if last is None else last
+        if self._scored is None:
+            return np.arange(first, last, dtype=np.int64)
+        begin, end = np.searchsorted(self._scored, [first, last])
+        return self._scored[begin:end]
+
+    def split_rows(self, name: str) -> NDArray[np.int64]:
+        """(m,) rows of the scored events of a range, whether their outcome is known or not."""
+        rows = self.split(name)
+        return self.scored_rows(rows.start, rows.stop)
+
     def labels(self, name: str) -> NDArray[np.int8]:
-        """(m,) labels of the split, as known when the tested model is trained: 1 fraud, 0 genuine, -1 unknown.
+        """(m,) labels of `split_rows`, as known when the tested model is trained: 1 fraud, 0 genuine, -1 unknown.
 
         Outside the test range, an outcome that becomes known only after the test range has begun counts as unknown.
         """
-        label = np.asarray(self.label[self.split(name)])
+        label = np.asarray(self.label[self.split_rows(name)])
         return np.where(self._is_late(name), np.int8(-1), label)
 
     def labelled(self, name: str) -> NDArray[np.int64]:
         """(m,) rows of the split whose label is known according to `labels`."""
-        rows: NDArray[np.int64] = np.flatnonzero(self.labels(name) >= 0) + self.split(name).start
-        return rows
+        return self.split_rows(name)[self.labels(name) >= 0]
 
     def known_too_late(self, name: str) -> int:
         """Number of outcomes of the split that become known only after the test range has begun; they are not used."""
         return int(np.count_nonzero(self._is_late(name)))
 
     def _is_late(self, name: str) -> NDArray[np.bool_]:
-        rows = self.split(name)
+        rows = self.split_rows(name)
         if name == TEST:
-            return np.zeros(rows.stop - rows.start, bool)
+            return np.zeros(len(rows), bool)
         begins = self.manifest["splits"][TEST]["start_seconds"]
         return known_too_late(np.asarray(self.label[rows]), np.asarray(self.known_at_seconds[rows]), begins)
 
@@ -288,6 +306,13 @@ class EventStore(EventArrays):
     def data_report(self) -> dict[str, Any]:
         """The report on the rows of the log: read, excluded, quarantined, used."""
         return read_json(self.path / REPORT, StoreError) if self.report is None else dict(self.report)
+
+    def ids_of(self, rows: NDArray[np.int64]) -> pl.Series:
+        """(m,) ids of the events `rows`, ascending."""
+        if not len(rows):
+            return self.ids(slice(0, 0))
+        first = int(rows[0])
+        return self.ids(slice(first, int(rows[-1]) + 1)).gather(rows - first)
 
     def ids(self, rows: slice = slice(None)) -> pl.Series:
         """(n,) ids of the events, or of those in `rows` (without a step), in store order."""
@@ -308,7 +333,7 @@ def _open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _open_index(folder: Path, history: str, manifest: Mapping[str, Any]) -> HistoryIndex:
-    n = None if "n_stored" in manifest else int(manifest["n_events"])
+    n = None if "n_stored" in manifest or manifest.get("asks") else int(manifest["n_events"])
     sizes = {name: n if name == "order" else int(manifest["n_events"]) for name in INDEX_ARRAYS}
     files = ((index_file(history, name), sizes[name]) for name in INDEX_ARRAYS)
     return HistoryIndex(*(open_array(folder, file, manifest, np.int64, size) for file, size in files))
@@ -335,7 +360,7 @@ def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:
 def refuse_unmeasured(store: EventStore) -> None:
     """Raise DataError if no outcome of the test range is known: the trained model could not be evaluated."""
     if not len(store.labelled("test")):
-        n = len(store.label[store.split("test")])
+        n = len(store.split_rows("test"))
         raise DataError(
             f"split.test must hold payments whose outcome is known, but none of {n} is; "
             "wait for outcomes, or move the ranges of [split] back"

@@ -1,7 +1,7 @@
 """The events that the automatic aggregates read from a store, in time order, and each payment's past as blocks of them.
 
 For a log, a block is all payments of a key. If rows carry their own history, or events are visible for a limited time
-only, each payment has its own block, which is its history.
+only, or rows only ask, each payment has its own block, which is its history.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class EventTable:
     def read(cls, store: EventStore, windows_days: Sequence[int]) -> EventTable:
         """Read the events of a store, with the windows (in days) that the aggregates need."""
         windows = {f"{days}d": days * DAY_SECONDS for days in windows_days}
-        whole = store.market.wire is None and math.isinf(store.market.retention_seconds)
+        whole = (
+            store.market.wire is None and math.isinf(store.market.retention_seconds) and store.market.event.asks is None
+        )
         past = cls._of_log(store, windows, whole) if store.market.wire is None else cls._of_wire(store, windows)
         return past
 

@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
+from tsa.data.clean_columns import ASKS, KNOWN_AT, LABEL, ROLE, TIME
 from tsa.data.history import index_histories
 from tsa.data.log.quarantine import SetAside
 from tsa.data.online.histories import HistoryEvents, Key
@@ -84,7 +84,8 @@ def backfill(
         )
         bind_store(store, market, bundle.encoder)
         keep = retention_policies(market)
-        runs = [_runs(log, str(h.key), h.name, keep[h.name], market.retention_seconds) for h in market.history]
+        asks = None if market.event.asks is None else log.columns([ROLE]).to_series() == ASKS
+        runs = [_runs(log, str(h.key), h.name, keep[h.name], market.retention_seconds, asks) for h in market.history]
         in_a_block = np.zeros(len(log), bool)
         for run in runs:
             in_a_block[run.order] = True
@@ -94,9 +95,20 @@ def backfill(
         return BackfillSummary(read=len(log), added=added, changed=changed)
 
 
-def _runs(log: EventStore, column: str, history: str, keep: RetentionPolicy, retention_seconds: float) -> _KeyGroups:
-    """The events of each key that `HistoryBlock.with_events` would keep, computed for all keys at once."""
+def _runs(
+    log: EventStore,
+    column: str,
+    history: str,
+    keep: RetentionPolicy,
+    retention_seconds: float,
+    asks: pl.Series | None = None,
+) -> _KeyGroups:
+    """The events of each key that `HistoryBlock.with_events` would keep, computed for all keys at once.
+
+    asks: which events only ask, and so are in no history.
+    """
     key = log.columns([column]).to_series().cast(pl.String)
+    key = key if asks is None else key.set(asks, None)
     codes = key_codes(key)
     order = np.asarray(index_histories(codes).order)
     order = order[codes[order] >= 0]

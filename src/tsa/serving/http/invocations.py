@@ -45,7 +45,7 @@ def to_legacy_format(
     calibration: Calibration, results: Sequence[ScoreResult | RuleViolation], documents: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Replace results by the legacy system's format; problems do not change."""
-    raw = [result.raw_score for result in results if isinstance(result, ScoreResult)]
+    raw = [result.raw_score for result in results if isinstance(result, ScoreResult) and result.raw_score is not None]
     said = iter(legacy_response(raw, calibration)[PREDICTIONS] if raw else ())
     return [
         next(said) if isinstance(result, ScoreResult) else document

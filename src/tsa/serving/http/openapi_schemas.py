@@ -141,7 +141,8 @@ class Specification:
     def schemas(self) -> dict[str, Any]:
         """The named schemas."""
         number, text = {"type": ["number", "null"]}, {"type": ["string", "null"]}
-        scores = {"raw_score": {"type": "number"}, "percentile": number, "probability": number, "decision": text}
+        raw: dict[str, Any] = {"type": "number"} if self.market.event.scored is None else number
+        scores = {"raw_score": raw, "percentile": number, "probability": number, "decision": text}
         id_ = text if self.market.wire is not None else {"type": "string"}
         flags = {"degraded": {"type": "boolean"}, "replayed": {"type": "boolean"}}
         one = {"anyOf": [ref("Payment"), ref("PaymentWithHistories")]}

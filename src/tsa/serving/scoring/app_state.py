@@ -157,7 +157,7 @@ class AppState:
             metrics.payments.labels(
                 "replayed" if result.replayed else "degraded" if result.degraded else "scored"
             ).inc()
-            if not result.replayed:
+            if not result.replayed and result.raw_score is not None:
                 metrics.scores.observe(result.raw_score)
                 rows.append(entry.row)
         if rows:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tsa.config.market import Serving
+from tsa.data.clean_columns import HISTORY_ONLY
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.data.online.payments import EncodedPayments, ParsedPayments, PaymentReader, RuleViolation, tie_break_key
 from tsa.data.spelling import Spelling
@@ -107,13 +108,22 @@ class ScoringPipeline:
     def score(
         self, payments: EncodedPayments, past: Mapping[Key, HistoryEvents], ids: Sequence[str]
     ) -> list[ScoreResult | RuleViolation]:
-        """Score B payments.
+        """Score B payments. Events that are not scored get a result without scores.
 
         Args:
             past: history events by key.
             ids: (B,) ids as the clients sent them, used in the answers.
         """
-        return self._score(self.scorer.requests(payments, past), ids) if len(payments) else []
+        if not len(payments):
+            return []
+        answers = self._score(self.scorer.requests(payments, past), ids)
+        if not self.market.event.role_rules:
+            return answers
+        is_scored = (payments.role != HISTORY_ONLY).tolist()
+        return [
+            answer if scored or isinstance(answer, RuleViolation) else ScoreResult(id=id_, version=self.version)
+            for answer, scored, id_ in zip(answers, is_scored, ids, strict=True)
+        ]
 
     def score_rows_with_history(self, rows: Sequence[Row]) -> list[ScoreResult | RuleViolation]:
         """Parse and score rows that carry their own history."""

@@ -79,6 +79,8 @@ class Shadow:
                     logger.error("the shadow failed: %s", safe_traceback(error))
 
     def _compare(self, entry: PaymentRequest, answer: ScoreResult) -> None:
+        if answer.raw_score is None:
+            return
         seen = load_scoring_input(self._pipeline, self._store, entry.row, entry.histories)
         if isinstance(seen, RuleViolation):
             self._metrics.shadow_lost.inc()

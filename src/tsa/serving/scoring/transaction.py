@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tsa.data.clean_columns import ASKS
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, RuleViolation, tie_break_key
 from tsa.errors import HistoryLost
@@ -212,7 +213,8 @@ class ScoringTransaction:
             put[PAYMENTS, id_] = (
                 Record.of(payments, row, result) if record is None else record.with_result(result)
             ).pack()
-            for name, of in payments.keys.items() if record is None else ():
+            asks = payments.role[row] == ASKS  # recorded with its answer, but in no history
+            for name, of in payments.keys.items() if record is None and not asks else ():
                 if (key := of[row]) is not None:
                     members.setdefault((name, key), []).append(row)
         events: dict[tuple[int, ...], HistoryEvents] = {}

@@ -188,8 +188,8 @@ def _values(tensor: dict[str, Any], name: str, most: int) -> list[Any]:
 
 
 def _has(output: str, answers: Sequence[ScoreResult]) -> bool:
-    """Whether every payment has this output: a bundle may be uncalibrated."""
-    return all(getattr(answer, output) is not None for answer in answers)
+    """Whether a payment has this output: a bundle may be uncalibrated, and some events are not scored."""
+    return any(getattr(answer, output) is not None for answer in answers)
 
 
 def _tensor(output: str, answers: Sequence[ScoreResult]) -> dict[str, Any]:
