@@ -185,8 +185,8 @@ def test_a_bad_set_of_the_market(
         (["training.batch_size=1000000"], "an epoch must fill a batch"),
         (["model.widht=3"], "widht"),
         (["model.dropout=abc"], "dropout"),
-        (["model.name=abc"], "model.name comes with the store"),
-        (["model.n_categorical=3"], "model.n_categorical comes with the store"),
+        (["model.name=abc"], "model.name must not be set"),
+        (["model.n_categorical=3"], "model.n_categorical must not be set"),
         (["event.id=x"], r"takes training.KEY and model.KEY settings only [(]got event.id=x"),
     ],
 )

@@ -81,13 +81,13 @@ def test_stopped_by_sigterm_and_resumed(tsa: Tsa, easy_store: EventStore, file: 
     os.kill(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert err.startswith("note: asked to stop by SIGTERM: a checkpoint was saved in epoch ")
+    assert err.startswith("note: stopped by a signal: a checkpoint was saved in epoch ")
     assert err.count("\n") == 1
     assert "TrainingStopped" in (run / "train.log").read_text()
 
     refused = tsa(*words)
     assert refused.code == 2
-    assert "holds a run that has not finished: --resume goes on with it" in refused.err
+    assert "holds an unfinished run; continue it with --resume" in refused.err
     refused = tsa(*words, "--resume", "--set", "training.epochs=2999")
     assert refused.code == 2
     assert "training.epochs: 3000, 2999" in refused.err

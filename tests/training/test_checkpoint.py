@@ -162,7 +162,7 @@ def test_a_torn_one_is_skipped(checkpoints: Checkpoints, how: str, caplog: pytes
     found = checkpoints.load_latest()
     assert found is not None
     assert found["epoch"] == 1
-    assert f"{torn} is skipped, it is torn-{torn.name} now: " in caplog.text
+    assert f"{torn} is damaged and was renamed to torn-{torn.name}: " in caplog.text
     checkpoints.save(3, 0, state(7), [1])
     again = checkpoints.load_latest()
     assert again is not None

@@ -26,7 +26,7 @@ from tsa.inference.scorer import score_events
 from tsa.model import TSANetwork
 from tsa.progress import silent
 from tsa.training import train
-from tsa.training.distributed import LOST, DistributedContext, distributed_context
+from tsa.training.distributed import LOST_PROCESS, DistributedContext, distributed_context
 from tsa.training.preemption import StopRequest
 from tsa.training.train_model import network_settings
 from tsa.training.train_step import StepResult
@@ -143,7 +143,7 @@ def raising(how: str) -> None:
     [
         (1, "typed", "process 1: TrainingError: the disk is on fire"),
         (0, "bug", "process 0: ZeroDivisionError: a bug"),
-        (1, "killed", LOST),
+        (1, "killed", LOST_PROCESS),
     ],
 )
 def test_one_failure_ends_all_and_is_told(

@@ -71,5 +71,5 @@ def test_nothing_left_to_calibrate_on(easy_store: EventStore, tmp_path: Path) ->
     assert calibration is not None
     assert calibration.percentile is None
     assert calibration.probability is None
-    assert "were learned from or hold no payments" in str(calibration.note)
+    assert "were trained on or hold no payments" in str(calibration.note)
     assert Bundle.open(tmp_path / "run" / "bundle").calibration is not None

@@ -44,9 +44,9 @@ def outcome(out: Path) -> tuple[bytes, list[dict[str, Any]], bytes]:
     epochs = json.loads((out / "run.json").read_text())["epochs"]
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines == epochs, "each epoch once, however often the run was killed"
-    figures = [{name: value for name, value in record.items() if name not in TIMES} for record in epochs]
+    metric_values = [{name: value for name, value in record.items() if name not in TIMES} for record in epochs]
     weights, scores = "bundle/weights.safetensors", "validation_scores.parquet"
-    return (out / weights).read_bytes(), figures, (out / scores).read_bytes()
+    return (out / weights).read_bytes(), metric_values, (out / scores).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "after tidying up": (checkpoint.Checkpoints, "prune"),
     "after the best weights": (checkpoint.Checkpoints, "save_best"),
     "in a step": (TrainStep, "_gradients"),
-    "in a draw": (Sampler, "_look"),
+    "in a draw": (Sampler, "_score_candidates"),
     "in scoring": (DistributedScorer, "_all"),
     "before the bundle": (Bundle, "save"),
     "after the bundle": (Bundle, "save"),
@@ -143,13 +143,13 @@ def test_sigterm_saves_and_stops(easy_store: EventStore, unkilled: Path, tmp_pat
     for place in ("in a step", "in scoring"):
         ends = alone(asked_to_stop, place, str(easy_store.path), str(out), rare)
         assert ends.error is not None
-        assert "TrainingStopped: asked to stop by SIGTERM: a checkpoint was saved in epoch" in ends.error
+        assert "TrainingStopped: stopped by a signal: a checkpoint was saved in epoch" in ends.error
     assert alone(run, str(easy_store.path), str(out), rare) == Ended(0)
     assert outcome(out) == outcome(unkilled)
 
 
 def asked_to_stop(place: str, path: str, out: str, changes: dict[str, Any]) -> None:
-    owner, name = (TrainStep, "_gradients") if place == "in a step" else (DistributedScorer, "_advancing")
+    owner, name = (TrainStep, "_gradients") if place == "in a step" else (DistributedScorer, "_stoppable")
     original, seen = getattr(owner, name), 0
 
     def patched(*arguments: Any, **settings: Any) -> Any:
@@ -171,7 +171,7 @@ def test_two_processes_are_stopped_and_go_on(easy_store: EventStore, tmp_path: P
     for place in ("in a step", "in scoring"):
         stopped = side_by_side(2, second_asked_to_stop, place, str(easy_store.path), str(out), rare)
         assert stopped[0].error == stopped[1].error
-        assert "TrainingStopped: asked to stop by SIGTERM" in str(stopped[0].error)
+        assert "TrainingStopped: stopped by a signal" in str(stopped[0].error)
     assert side_by_side(2, run, str(easy_store.path), str(out), rare) == [Ended(0)] * 2
     assert outcome(out) == outcome(whole)
 
@@ -265,7 +265,7 @@ def test_sigterm_to_all_processes_of_a_job(easy_store: EventStore, unkilled: Pat
     """As torchrun sends it: the workers that gather batches get it too, and gather on until a checkpoint is saved."""
     out, rare = tmp_path / "run", {**OFTEN, "checkpoint_every_minutes": 60.0, "num_workers": 1}
     ends = alone(group_asked_to_stop, str(easy_store.path), str(out), rare)
-    assert "TrainingStopped: asked to stop by SIGTERM: a checkpoint was saved in epoch" in str(ends.error)
+    assert "TrainingStopped: stopped by a signal: a checkpoint was saved in epoch" in str(ends.error)
     assert alone(run, str(easy_store.path), str(out), rare) == Ended(0)
     assert outcome(out) == outcome(unkilled)
 
@@ -309,13 +309,13 @@ def test_without_a_good_checkpoint_it_begins_anew(
     for path in (stopped / "checkpoints").glob("last-*"):
         flip(path / "tensors.safetensors")
     go_on(easy_store, stopped)
-    assert "holds no checkpoint to go on from: beginning anew" in caplog.text
+    assert "has no checkpoint to resume from" in caplog.text
     assert load_file(stopped / "bundle" / "weights.safetensors")
 
 
 def test_an_unfinished_run_is_not_overwritten(easy_store: EventStore, stopped: Path) -> None:
     """Only --resume, or removing its checkpoints by hand, touches it."""
-    with pytest.raises(ConfigError, match="holds a run that has not finished: --resume goes on with it"):
+    with pytest.raises(ConfigError, match="holds an unfinished run; continue it with --resume"):
         train(easy_store, stopped, model=TINY, training=settings())
     shutil.rmtree(stopped / "checkpoints")
     train(easy_store, stopped, model=TINY, training=settings(epochs=1))
@@ -326,6 +326,8 @@ def test_a_finished_run_is_left_alone(easy_store: EventStore, unkilled: Path, tm
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     bundle = train(easy_store, out, model=TINY, training=settings(**OFTEN), resume=True, progress=silent)
     assert bundle.training["best_epoch"] == 6
-    with pytest.raises(ConfigError, match=r"is another run, and finished \(it, then this\):\n  training.seed: 0, 5"):
+    with pytest.raises(
+        ConfigError, match=r"holds another, finished run \(that run, then this\):\n  training.seed: 0, 5"
+    ):
         train(easy_store, out, model=TINY, training=settings(**OFTEN, seed=5), resume=True)
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

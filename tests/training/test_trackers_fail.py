@@ -19,7 +19,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.training import train
 from tsa.training.trackers import queue as tracker_queue
-from tsa.training.trackers.queue import Feed
+from tsa.training.trackers.queue import RecordQueue
 from tsa.training.tracking import draw_curves
 
 
@@ -90,8 +90,8 @@ def test_mlflow_that_goes_away_ends_no_run(
     assert "finished" in json.loads((tmp_path / "run" / "run.json").read_text())
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert any("MLflow does not take records" in line for line in said)
-    assert any("MLflow lacks the records of the last" in line for line in said)
+    assert any("MLflow does not accept records" in line for line in said)
+    assert any("MLflow did not receive the records of the last" in line for line in said)
 
 
 def test_mlflow_that_comes_back_gets_what_it_missed(easy_store: EventStore, tmp_path: Path, tracker: Tracker) -> None:
@@ -115,16 +115,16 @@ def test_mlflow_that_is_down_at_the_start_is_one_sentence(
 ) -> None:
     tracker.down = lambda path: True
     with pytest.raises(
-        ConfigError, match=r"MLFLOW_TRACKING_URI must lead to an MLflow that takes runs \(got http://127"
+        ConfigError, match=r"MLFLOW_TRACKING_URI must be the address of a running MLflow \(got http://127"
     ):
         train(easy_store, tmp_path / "run", model=TINY, training=settings())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    with pytest.raises(ConfigError, match="must lead to an MLflow") as caught:
+    with pytest.raises(ConfigError, match="must be the address of a running MLflow") as caught:
         train(easy_store, tmp_path / "run", model=TINY, training=settings())
     assert "secret" not in str(caught.value)
-    assert "secret" not in tracker_queue.shown(ConnectionError("to http://user:secret@127.0.0.1:9 it failed"))
+    assert "secret" not in tracker_queue.error_text(ConnectionError("to http://user:secret@127.0.0.1:9 it failed"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "carrier-pigeon://x")
-    with pytest.raises(ConfigError, match="must lead to an MLflow"):
+    with pytest.raises(ConfigError, match="must be the address of a running MLflow"):
         train(easy_store, tmp_path / "run", model=TINY, training=settings())
     assert not (tmp_path / "run").exists()
 
@@ -141,27 +141,27 @@ def test_tensorboard_that_cannot_write_ends_no_run(
     monkeypatch.setattr(SummaryWriter, "add_scalar", full)
     train(easy_store, tmp_path / "run", model=TINY, training=settings(tensorboard=True))
     assert (tmp_path / "run" / "bundle" / "manifest.json").exists()
-    assert "TensorBoard does not take records" in caplog.text
+    assert "TensorBoard does not accept records" in caplog.text
 
 
 def test_a_tracker_that_hangs_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracker_queue, "LAST_SECONDS", 0.2)
+    monkeypatch.setattr(tracker_queue, "CLOSE_SECONDS", 0.2)
     released = threading.Event()
-    hanging = Feed("Stone", lambda record: released.wait(30), lambda well: None)
+    hanging = RecordQueue("Stone", lambda record: released.wait(30), lambda well: None)
     begun = time.monotonic()
     for number in range(100):
         hanging(number)
     hanging.close(True)
     assert time.monotonic() - begun < 2
     assert "Stone does not answer" in caplog.text
-    assert "Stone lacks the records of the last 100 epochs" in caplog.text
+    assert "Stone did not receive the records of the last 100 epochs" in caplog.text
     released.set()
 
 
 def test_records_come_in_order_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker_queue, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(tracker_queue, "RETRY_SECONDS", 0.01)
     taken: list[int] = []
     ends: list[bool] = []
     failures = iter([False, True, True, False, True, False, False])
@@ -171,7 +171,7 @@ def test_records_come_in_order_and_once(monkeypatch: pytest.MonkeyPatch) -> None
             raise ConnectionError("away")
         taken.append(record)
 
-    found = Feed("Mill", write, ends.append)
+    found = RecordQueue("Mill", write, ends.append)
     for number in range(5):
         found(number)
     deadline = time.monotonic() + 10

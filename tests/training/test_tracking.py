@@ -14,7 +14,7 @@ from tsa import optional
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.training import train
-from tsa.training.tracking import draw_curves, figures
+from tsa.training.tracking import draw_curves, metric_values
 
 FIGURES = {
     *("loss", "gradient_norm", "learning_rate", "payments_per_second", "padding_share", "waiting_share"),
@@ -88,7 +88,7 @@ def test_mlflow(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.Monk
     assert run.data.params["training.batch_size"] == "64"
     assert run.data.params["model.width"] == "8"
     last = bundle.training["epochs"][-1]
-    assert run.data.metrics == pytest.approx(figures(last))
+    assert run.data.metrics == pytest.approx(metric_values(last))
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert sorted({point.step for point in history}) == [1, 2, 3]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["mlflow_run"] == run.info.run_id
@@ -137,4 +137,4 @@ def test_the_picture(tmp_path: Path, record: dict[str, float]) -> None:
 
 
 def test_figures_are_finite() -> None:
-    assert figures({"epoch": 3, "loss": 0.5, "gradient_norm": float("inf")}) == {"loss": 0.5}
+    assert metric_values({"epoch": 3, "loss": 0.5, "gradient_norm": float("inf")}) == {"loss": 0.5}

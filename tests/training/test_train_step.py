@@ -133,7 +133,7 @@ def test_it_goes_on_from_its_state_to_the_bit(easy_store: EventStore) -> None:
 
 def test_wishes_are_handed_on(easy_store: EventStore) -> None:
     one = made(easy_store, settings())
-    assert one.step(batches(easy_store, settings())[0], 1, (1.0, 0.0)).wishes == [1.0, 0.0]
+    assert one.step(batches(easy_store, settings())[0], 1, (1.0, 0.0)).flags == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9])

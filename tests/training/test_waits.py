@@ -57,20 +57,23 @@ def test_waits_for_a_batch_end(easy_store: EventStore, tmp_path: Path, monkeypat
 
     config = settings(num_workers=1)
     waiting = EpochLoader(easy_store, config, DistributedContext(torch.device("cpu")))
-    with pytest.raises(TrainingError, match="workers must gather a batch in time"), translate_resource_errors(tmp_path):
+    with (
+        pytest.raises(TrainingError, match="a worker process must gather a batch in time"),
+        translate_resource_errors(tmp_path),
+    ):
         next(waiting.steps(drawn(easy_store, config)))
 
 
 def work_in_the_first() -> str:
     """One that is too busy to give signs of life is not waited for longer than it may be silent."""
-    distributed.SIGN_SECONDS, distributed.SILENCE_SECONDS = 30.0, 1.0
+    distributed.HEARTBEAT_SECONDS, distributed.MAX_SILENCE_SECONDS = 30.0, 1.0
     with distributed_context("cpu") as processes:
         processes.run_then_barrier("a long work", (lambda: time.sleep(4)) if processes.is_main else None)
     return "done"
 
 
 def work_with_signs() -> str:
-    distributed.SIGN_SECONDS, distributed.SILENCE_SECONDS = 0.2, 1.5
+    distributed.HEARTBEAT_SECONDS, distributed.MAX_SILENCE_SECONDS = 0.2, 1.5
     with distributed_context("cpu") as processes:
         processes.run_then_barrier("a long work", (lambda: time.sleep(4)) if processes.is_main else None)
     return "done"
@@ -80,7 +83,7 @@ def test_processes_wait_for_signs_of_life_alone() -> None:
     assert [one.value for one in side_by_side(2, work_with_signs)] == ["done", "done"]
     _, other = side_by_side(2, work_in_the_first)
     assert other.error is not None
-    assert "a process must give signs of life at its work (a long work; got none in 1 s)" in other.error
+    assert "a process must send heartbeats during a long work (got none in 1 s)" in other.error
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -30,8 +30,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         "training.patience": Range(low=1, high=3),
         "model.dropout": Range(low=0, high=0.5),
     }
-    assert entries["training.patience"].whole
-    assert not entries["model.dropout"].whole
+    assert entries["training.patience"].is_integer
+    assert not entries["model.dropout"].is_integer
 
 
 def test_what_lies_in_it() -> None:
@@ -47,9 +47,9 @@ def test_what_lies_in_it() -> None:
 @pytest.mark.parametrize(
     ("table", "text"),
     [
-        ({}, "a space must name a setting to search, but it is empty"),
-        ({"market": {"x": [1, 2]}}, r"a space has the tables training and model [(]got market"),
-        ({"training": 3}, r"a space has the tables training and model [(]got training"),
+        ({}, "a space must contain at least one setting"),
+        ({"market": {"x": [1, 2]}}, r"a space must contain only the sections training and model [(]got market"),
+        ({"training": 3}, r"a space must contain only the sections training and model [(]got training"),
         (
             {"training": {"learning_rte": [1, 2]}},
             "training.learning_rte: unknown key; did you mean `learning_rate`",
@@ -82,7 +82,7 @@ def test_bad_spaces_are_refused(table: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"[training", r"must be TOML [(]got "), (b"\xff", r"must be TOML [(]got "), (b"", "it is empty")],
+    [(b"[training", r"must be TOML [(]got "), (b"\xff", r"must be TOML [(]got "), (b"", "must contain at least one setting")],
 )
 def test_bad_files_are_refused_by_name(tmp_path: Path, content: bytes, text: str) -> None:
     (tmp_path / "space.toml").write_bytes(content)

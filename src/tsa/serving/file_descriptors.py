@@ -12,7 +12,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-AGAIN_SECONDS = 10.0
+RETRY_SECONDS = 10.0
 """Shortest time between two log lines about the same error, which may occur at each connection."""
 NEARLY = 0.9
 
@@ -65,6 +65,6 @@ def log_once_a_while(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -
 def say_seldom(text: str) -> None:
     """Log a text, unless it was logged shortly before."""
     now, kind = time.monotonic(), text[:12]
-    if now - _said.get(kind, -AGAIN_SECONDS) >= AGAIN_SECONDS:
+    if now - _said.get(kind, -RETRY_SECONDS) >= RETRY_SECONDS:
         _said[kind] = now
         logger.error("%s", text)

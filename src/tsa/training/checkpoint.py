@@ -1,7 +1,7 @@
-"""Checkpoints: folders `last-EPOCH-STEP` that a killed run goes on from, and files `best-EPOCH.safetensors`.
+"""Checkpoints of a run: folders `last-EPOCH-STEP` to resume from, and files `best-EPOCH.safetensors`.
 
-Each folder is written aside and renamed: it is whole, or torn by the disk, which its hashes show. The newest two are kept,
-and whatever weights they say are among the best. Knows trees of values; not what they mean to a run.
+Each folder is written under another name, then renamed; hashes detect damage. The newest two are stored, with the best
+weights that they need.
 """
 
 from __future__ import annotations
@@ -30,70 +30,78 @@ logger = logging.getLogger(__name__)
 
 VERSION = 4
 MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
-KEPT = 2
-"""Checkpoints to go on from that are kept: one, and one before it should that be torn."""
+MAX_CHECKPOINTS = 2
+"""The number of checkpoints to store: the newest, and the one before it in case that is damaged."""
 
 Weights = dict[str, Tensor]
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 class CorruptCheckpointError(Exception):
-    """A checkpoint is not, to the byte, what was written."""
+    """A checkpoint differs from what was written."""
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a run, in `folder`; `identity` says which run: what it reads, and how it is set."""
+    """The checkpoints of a run, in `folder`. `identity`: the store and settings that make it this run."""
 
     folder: Path
     identity: Mapping[str, Any]
 
     def save(self, epoch: int, step: int, state: Mapping[str, Any], best: Sequence[int] = ()) -> Path:
-        """Write where the run stands. best: the epochs whose weights, if they were saved, are to be kept."""
+        """Write a checkpoint and remove old ones.
+
+        Args:
+            epoch: The current epoch.
+            step: The steps done in it.
+            state: The state to resume from.
+            best: The epochs whose saved weights to retain.
+        """
         path = self.folder / f"last-{epoch:06}-{step:09}"
-        with atomic_folder(path, MANIFEST, private=True) as aside:
+        with atomic_folder(path, MANIFEST, private=True) as temporary:
             tensors: Tensors = {}
             packed = pack(dict(state), tensors)
-            save_file(tensors, aside / TENSORS)
-            (aside / STATE).write_text(json.dumps(packed), encoding="utf-8")
-            write_json(aside / MANIFEST, self._manifest(aside, best))
+            save_file(tensors, temporary / TENSORS)
+            (temporary / STATE).write_text(json.dumps(packed), encoding="utf-8")
+            write_json(temporary / MANIFEST, self._manifest(temporary, best))
         self.prune()
         return path
 
     def save_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Write the weights of an epoch that is among the best."""
-        with atomic_file(self._best(epoch), private=True) as aside:
-            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, aside)
+        with atomic_file(self._best(epoch), private=True) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
 
     def load_latest(self) -> dict[str, Any] | None:
-        """The state to go on from: of the newest checkpoint that is whole; None where there is none.
+        """The state of the newest undamaged checkpoint; None if there is none.
 
-        ConfigError where it is of another run: with what differs.
+        Raises:
+            ConfigError: If it belongs to another run, with the differences.
         """
         for path in self._lasts():
             try:
-                self._check_whole(path)
-            except CorruptCheckpointError as torn:
-                aside = path.with_name(f"torn-{path.name}")
-                logger.warning("%s is skipped, it is %s now: %s", path, aside.name, torn)
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
+                self._check_hashes(path)
+            except CorruptCheckpointError as corrupt:
+                renamed = path.with_name(f"torn-{path.name}")
+                logger.warning("%s is damaged and was renamed to %s: %s", path, renamed.name, corrupt)
+                shutil.rmtree(renamed, ignore_errors=True)
+                path.rename(renamed)
                 continue
             self._check_own(path)
             tensors = load_file(path / TENSORS)
             state: dict[str, Any] = unpack(json.loads((path / STATE).read_text(encoding="utf-8")), tensors)
-            logger.info("going on from %s", path)
+            logger.info("resuming from %s", path)
             return state
         return None
 
     def best_weights(self, epoch: int) -> Weights:
-        """The weights of an epoch that is among the best; nothing for 0, when none has ended."""
+        """The weights of one of the best epochs; empty for epoch 0."""
         if epoch == 0:
             return {}
         return {name: value.clone() for name, value in load_file(self._best(epoch)).items()}
 
     def exists(self) -> bool:
-        """Whether there is anything to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return bool(self._lasts())
 
     def clear(self) -> None:
@@ -109,43 +117,43 @@ class Checkpoints:
 
     def _manifest(self, folder: Path, best: Sequence[int]) -> dict[str, Any]:
         files = {name: sha256_of(folder / name) for name in (STATE, TENSORS)}
-        there = [file for epoch in best if (file := self._best(epoch)).exists()]
-        bests = {file.name: sha256_of(file) for file in there}
+        existing = [file for epoch in best if (file := self._best(epoch)).exists()]
+        bests = {file.name: sha256_of(file) for file in existing}
         return {"version": VERSION, "identity": dict(self.identity), "files": files, "best": bests}
 
-    def _check_whole(self, path: Path) -> None:
-        """Raise CorruptCheckpointError unless all that belongs to the checkpoint is as it was written."""
+    def _check_hashes(self, path: Path) -> None:
+        """Raise CorruptCheckpointError if a file of the checkpoint has changed."""
         try:
             manifest = _manifest_of(path)
             files = {path / name: sha256 for name, sha256 in manifest["files"].items()}
             files |= {self.folder / name: sha256 for name, sha256 in manifest["best"].items()}
             for file, sha256 in files.items():
                 if sha256_of(file) != sha256:
-                    raise CorruptCheckpointError(f"{file} is not what was written")
+                    raise CorruptCheckpointError(f"{file} has changed since it was written")
         except UNREADABLE as error:
             raise CorruptCheckpointError(str(error)) from error
 
     def _check_own(self, path: Path) -> None:
         manifest = _manifest_of(path)
         if manifest["version"] != VERSION:
-            found = f"version={manifest['version']!r}"
+            got = f"version={manifest['version']!r}"
             raise ConfigError(
-                f"{path}: this program reads checkpoints of version {VERSION} (got {found}); "
+                f"{path}: this program reads checkpoints of version {VERSION} (got {got}); "
                 "train again in another folder"
             )
         if lines := list(differences(manifest["identity"], json.loads(json.dumps(dict(self.identity))))):
             raise ConfigError(f"{path} is of another run (checkpoint, then this run):\n  " + "\n  ".join(lines))
 
-    def prune(self, kept: int = KEPT) -> None:
-        """Remove all but the newest checkpoints, and best weights that none of those left needs."""
+    def prune(self, max_checkpoints: int = MAX_CHECKPOINTS) -> None:
+        """Remove all but the newest checkpoints, and best weights that the remaining ones do not need."""
         lasts = self._lasts()
-        for path in lasts[kept:]:
+        for path in lasts[max_checkpoints:]:
             shutil.rmtree(path, ignore_errors=True)
-        needed = {name for path in lasts[:kept] for name in _best_of(path)}
+        needed = {name for path in lasts[:max_checkpoints] for name in _best_of(path)}
         for path in self.folder.glob("best-*"):
             if path.name not in needed:
                 path.unlink(missing_ok=True)
-        for path in self.folder.glob(".*.tmp"):  # what a killed process was writing
+        for path in self.folder.glob(".*.tmp"):  # unfinished files of a killed process
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -155,7 +163,7 @@ def _manifest_of(path: Path) -> dict[str, Any]:
 
 
 def _best_of(path: Path) -> list[str]:
-    """The files of best weights that a checkpoint needs; none where it is torn."""
+    """The files of best weights that a checkpoint needs; none if it is damaged."""
     try:
         return list(_manifest_of(path)["best"])
     except UNREADABLE:
@@ -166,9 +174,9 @@ Tensors = dict[str, Tensor]
 PLAIN = (str, bool, int, float, type(None))
 
 
-def pack(value: Any, tensors: Tensors, place: str = "") -> Any:
-    """`value` as JSON can hold it; its tensors and arrays go into `tensors`, named by where they stand."""
-    name = f"{len(tensors)} {place}"  # the number makes it one of its own, whatever keys hold
+def pack(value: Any, tensors: Tensors, path: str = "") -> Any:
+    """`value` as JSON values. Its tensors and arrays are moved to `tensors`, named by their path."""
+    name = f"{len(tensors)} {path}"  # the number makes the name unique for any keys
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous()
         return {"tensor": name}
@@ -178,20 +186,18 @@ def pack(value: Any, tensors: Tensors, place: str = "") -> Any:
         return {"array": name}
     if isinstance(value, dict):
         return {
-            "dict": [
-                [pack(k, tensors), pack(v, tensors, f"{place}.{k}" if place else str(k))] for k, v in value.items()
-            ]
+            "dict": [[pack(k, tensors), pack(v, tensors, f"{path}.{k}" if path else str(k))] for k, v in value.items()]
         }
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [pack(item, tensors, f"{place}.{at}") for at, item in enumerate(value)]}
+        return {kind: [pack(item, tensors, f"{path}.{at}") for at, item in enumerate(value)]}
     if isinstance(value, PLAIN):
         return value
-    raise TypeError(f"{place} must be plain, a tensor or an array (got {type(value).__name__})")
+    raise TypeError(f"{path} must be plain, a tensor or an array (got {type(value).__name__})")
 
 
 def unpack(value: Any, tensors: Tensors) -> Any:
-    """What `pack` packed. Tensors are copies: in aligned memory of their own."""
+    """The inverse of `pack`. Tensors are copies, in aligned memory."""
     if not isinstance(value, dict):
         return value
     ((kind, inner),) = value.items()
@@ -209,7 +215,7 @@ State = dict[str, Any]
 
 
 def random_state(device: torch.device) -> State:
-    """Where the generators of Python, numpy, torch and, on a GPU, of its device stand."""
+    """The states of the generators of Python, numpy, torch and, on a GPU, the device."""
     state: State = {"python": random.getstate(), "torch": torch.get_rng_state()}
     state["numpy"] = np.random.get_state()  # noqa: NPY002 the global one, which libraries may draw from
     if device.type == "cuda":
@@ -218,7 +224,7 @@ def random_state(device: torch.device) -> State:
 
 
 def restore_random_state(state: State, device: torch.device) -> None:
-    """Go on drawing where `random_state` was taken."""
+    """Restore the generators from a `random_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     torch.set_rng_state(state["torch"])

@@ -38,8 +38,7 @@ CHOICES: Mapping[str, Defaults] = {"loss": LOSSES, "optimizer": OPTIMIZERS, "lr_
 
 
 class ChoiceSettings(Settings):
-    """The part of TrainingConfig that chooses. A setting of the chosen loss, optimiser or schedule that is not given takes
-    that one's default; the settings of others stay None, and setting one is refused."""
+    """Loss, optimiser and schedule. Settings of the chosen ones have defaults; settings of the others are None and refused."""
 
     model_config = ConfigDict(allow_inf_nan=True)
     section: ClassVar[str] = "training"
@@ -94,15 +93,15 @@ class ChoiceSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """Give the chosen ones their defaults; refuse what only others would read."""
+        """Fill in the defaults of the chosen loss, optimiser and schedule; refuse settings of others."""
         if not isinstance(given, dict):
             return given
         filled = dict(given)
         for kind, defaults in CHOICES.items():
             chosen = given.get(kind, cls.model_fields[kind].default)
             if not isinstance(chosen, str) or chosen not in defaults:
-                continue  # refused by its own rule, which says what there is
-            _refuse_foreign(given, kind, chosen)
+                continue  # refused by the rule of that setting
+            _refuse_unused(given, kind, chosen)
             filled |= {name: value for name, value in defaults[chosen].items() if given.get(name) is None}
         return filled
 
@@ -120,8 +119,8 @@ class ChoiceSettings(Settings):
         return self
 
 
-def _refuse_foreign(given: Mapping[str, Any], kind: str, chosen: str) -> None:
-    """Raise ValueError for a setting that the chosen one would not read: it would be without effect, and unnoticed."""
+def _refuse_unused(given: Mapping[str, Any], kind: str, chosen: str) -> None:
+    """Raise ValueError for a setting that the chosen loss, optimiser or schedule would silently ignore."""
     defaults = CHOICES[kind]
     every = sorted({name for names in defaults.values() for name in names})
     for name in every:
@@ -215,7 +214,7 @@ class TrainingConfig(ChoiceSettings):
     """Device to train on."""
 
     @model_validator(mode="after")
-    def _validate_apart(self) -> Self:
+    def _validate_combinations(self) -> Self:
         if self.early_stopping and "validation" in self.train_on:
             raise ValueError("early_stopping needs a validation range that is not trained on, but train_on has it")
         if len(set(self.train_on)) < len(self.train_on):
@@ -229,8 +228,8 @@ class TrainingConfig(ChoiceSettings):
             )
             raise ValueError(f"{rule} (got importance_sampling_every={self.importance_sampling_every})")
         if self.gradient_accumulation_steps > self.batch_size:
-            found = f"gradient_accumulation_steps={self.gradient_accumulation_steps}, batch_size={self.batch_size}"
-            raise ValueError(f"gradient_accumulation_steps must not be above batch_size (got {found})")
+            got = f"gradient_accumulation_steps={self.gradient_accumulation_steps}, batch_size={self.batch_size}"
+            raise ValueError(f"gradient_accumulation_steps must not be above batch_size (got {got})")
         return self
 
     @model_validator(mode="after")

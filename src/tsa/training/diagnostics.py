@@ -1,6 +1,6 @@
-"""What can go wrong with numbers and machines, put into one sentence that says what to do: NaN, no memory, no disk.
+"""Turn NaN, lack of memory and lack of disk space into one error that says what to do.
 
-Knows errors by their looks, since each library raises its own.
+Errors are recognised by their text, since each library raises other types.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tsa.system_errors import full
 logger = logging.getLogger(__name__)
 
 NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory", "bad_alloc")
-"""How PyTorch's allocator for CPUs, oneDNN and C++ say it."""
+"""Texts of PyTorch's CPU allocator, oneDNN and C++."""
 SHOWN = 5
 """Payments that an error names; the log names all."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of the machine or of a GPU, was asked for and not there."""
+    """Whether an error is due to lack of memory, of the machine or of a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 def find_max_batch_size(size: int, attempt: Callable[[int], object]) -> int:
-    """How many payments fit: the first of half, a quarter, … of `size` that `attempt` gets through; 0 where none does."""
-    gc.collect()  # what the failed step left in circles of references
+    """How many payments fit: the first of half, a quarter, … of `size` for which `attempt` succeeds; 0 if none does."""
+    gc.collect()  # reference cycles of the failed step
     while (size := size // 2) > 0:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -49,29 +49,29 @@ def find_max_batch_size(size: int, attempt: Callable[[int], object]) -> int:
 
 
 def out_of_memory_error(n: int, fits: int, processes: int, accumulate: int) -> TrainingError:
-    """The error of a step on `n` payments per process and part, of which only `fits` would have fitted into memory."""
-    found = f"a step must fit into memory (got {n} payments in one of {processes} processes)"
+    """The error for a step with `n` payments per process and part, if only `fits` fit into memory."""
+    problem = f"a step must fit into memory (got {n} payments in one of {processes} processes)"
     if fits == 0:
-        return TrainingError(f"{found}, and not even one fits")
+        return TrainingError(f"{problem}, and not even one fits")
     return TrainingError(
-        f"{found}; {fits} fit: training.gradient_accumulation_steps={accumulate * -(-n // fits)} learns the same in smaller parts, "
+        f"{problem}; {fits} fit: training.gradient_accumulation_steps={accumulate * -(-n // fits)} does the same in smaller parts, "
         f"training.batch_size={fits * processes * accumulate} fits as it is"
     )
 
 
-def not_finite(found: str, at: str, ids: Sequence[object]) -> TrainingError:
-    """The error of a loss that is not finite, with the payments that it was the loss of; all of them go to the log."""
+def not_finite(got: str, at: str, ids: Sequence[object]) -> TrainingError:
+    """The error for a loss that is not finite, with the first payments of its batch. All are logged."""
     logger.error("the payments of %s: %s", at, ", ".join(map(str, ids)))
     more = f" and {len(ids) - SHOWN} more (see the log)" if len(ids) > SHOWN else ""
     return TrainingError(
-        f"the loss and its gradient must be finite (got {found}, in {at}, payments "
-        f"{', '.join(map(str, ids[:SHOWN]))}{more}); nothing was saved since, earlier checkpoints are as they were"
+        f"the loss and its gradient must be finite (got {got}, in {at}, payments "
+        f"{', '.join(map(str, ids[:SHOWN]))}{more}); earlier checkpoints are not affected"
     )
 
 
 @contextmanager
 def translate_resource_errors(out: Path) -> Iterator[None]:
-    """TrainingError where a file of the run `out` cannot be written for lack of space, or memory runs out."""
+    """Inside the block, errors due to lack of memory or of space for the run `out` are raised as TrainingError."""
     try:
         yield
     except (OSError, EOFError, MemoryError, RuntimeError, SafetensorError) as error:
@@ -81,16 +81,16 @@ def translate_resource_errors(out: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception, out: Path) -> str | None:
-    """What the machine lacks; None where the error is another."""
+    """What the machine lacks; None for other errors."""
     if isinstance(error, EOFError | ConnectionError) or "DataLoader worker" in str(error):
-        # a signal says so, anywhere, or it is found out by reading from it
-        return f"workers that gather batches (training.num_workers) must live (got {error or 'one was killed'})"
+        # reported by a signal, or when reading from it
+        return f"a worker process (training.num_workers) ended early (got {error or 'one was killed'})"
     if "DataLoader timed out" in str(error):
-        return f"workers must gather a batch in time (got {error}): look into the disk of the store, or set training.num_workers=0"
+        return f"a worker process must gather a batch in time (got {error}); check the store's disk, or set training.num_workers=0"
     if full(error):
         free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
         return (
-            f"{out} needs more disk space, but {free:,} bytes are free ({error}); checkpoints that were written "
-            "before are whole, and the run can be resumed"
+            f"{out} needs more disk space (got {free:,} bytes free: {error}); earlier checkpoints are complete: free some "
+            "space, then --resume"
         )
     return f"a run must fit into memory (got {error})" if out_of_memory(error) else None

@@ -1,7 +1,6 @@
-"""Several processes that train one network: who they are, what they exchange, and how the failure of one ends all.
+"""Distributed training with torchrun: ranks, collective operations, and one failure that ends all processes.
 
-Torchrun starts them; one process alone needs no group, and every exchange is then nothing. Knows tensors and plain
-values; no batches, no epochs.
+A single process needs no group, and its collective operations do nothing.
 """
 
 from __future__ import annotations
@@ -36,36 +35,38 @@ from tsa.model.config import ModelConfig
 logger = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(minutes=60)
-"""How long one process waits for another. A process that died is noticed at once; this is for one that hangs."""
+"""How long a process waits for another that hangs. One that died is noticed at once."""
 FAILURE_KEY = "tsa: how the run failed"
-LOST = "another process of the run ended without a word here: it was killed, or ran out of memory, or says itself what was wrong"
-PATIENCE_SECONDS = 1.0
-"""How long a process that lost another waits for its last words, which come before it leaves."""
+LOST_PROCESS = (
+    "another process exited without reporting an error: it may have been killed (out of memory?); see its log"
+)
+FAILURE_WAIT_SECONDS = 1.0
+"""How long a process that lost another waits for its error message."""
 
 POLL_SECONDS = 0.1
-SIGNS = "/signs"
-SIGN_SECONDS = 5.0
-"""How often a process that works alone says that it lives, and"""
-SILENCE_SECONDS = 900.0
-"""how long the others wait without hearing so: a machine may be short of time, but not for so long."""
+HEARTBEATS = "/signs"
+HEARTBEAT_SECONDS = 5.0
+"""How often a process that works while the others wait reports that it is alive."""
+MAX_SILENCE_SECONDS = 900.0
+"""How long the others wait without such a report."""
 
 _groups: list[Any] = []
-"""Groups live as long as the process. The last to let one go may else be a wrapped network in the trace of an error, which
-waits, holding Python's lock, for a thread that waits for that lock."""
+"""Keeps groups alive until the process ends. Else the last reference may be a wrapped network in a traceback, whose
+destructor holds the GIL and waits for a thread that needs the GIL."""
 
 
 class OtherProcessError(TrainingError):
-    """Another process of the run failed, and this one cannot go on without it."""
+    """Another process of the run failed, and this one cannot continue."""
 
 
 class PendingReduce:
-    """Sums on their way."""
+    """Sums that are still being computed."""
 
     def __init__(self, values: Tensor, work: dist.Work | None) -> None:
         self._values, self._work = values, work
 
     def barrier(self) -> list[float]:
-        """The sums, once every process has said its part."""
+        """Wait for the sums."""
         if self._work is not None:
             self._work.wait()
         sums: list[float] = self._values.tolist()
@@ -74,9 +75,9 @@ class PendingReduce:
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process's number and device, how many processes there are, and what they do together.
+    """The rank and device of this process, the number of processes, and collective operations.
 
-    What they do together all of them must do, in the same order.
+    All processes must call the same operations in the same order.
     """
 
     device: torch.device
@@ -89,33 +90,33 @@ class DistributedContext:
         return self.rank == 0
 
     def shard(self, n: int) -> slice:
-        """This process's part of n things in a row; the parts differ by one at most, and none is in two."""
+        """This process's part of n items; the sizes differ by at most one."""
         return slice(n * self.rank // self.count, n * (self.rank + 1) // self.count)
 
     def wrap_ddp(self, network: nn.Module) -> nn.Module:
-        """`network` with gradients that are means over the processes."""
+        """`network` with gradients averaged over the processes."""
         return network if self.count == 1 else DistributedDataParallel(network)
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Inside the block gradients of a wrapped network are only summed up, and exchanged with the next outside it."""
+        """Inside the block, gradients of a wrapped network are accumulated without exchange."""
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def sum(self, values: Tensor) -> PendingReduce:
-        """Sums of float values (k,) over all processes, begun; they arrive while other work is done."""
+        """Start to sum float values (k,) over all processes, in the background."""
         return PendingReduce(values, None if self.count == 1 else dist.all_reduce(values, async_op=True))
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """(m,) float: each value from the one process that has it, the others having 0 in its place. Exact."""
+        """(m,) float: each value from the one process that has it; the others must have 0 there. Exact."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Whether the flag is true in any process."""
         return self.sum(torch.tensor([float(flag)], device=self.device)).barrier()[0] > 0
 
     def all_gather(self, value: Any) -> list[Any]:
-        """What each process has, in their order."""
+        """The value of each process, by rank."""
         if self.count == 1:
             return [value]
         values = [None] * self.count
@@ -123,7 +124,7 @@ class DistributedContext:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """What the first process has."""
+        """The value of the first process."""
         if self.count == 1:
             return value
         values = [value]
@@ -131,48 +132,55 @@ class DistributedContext:
         return values[0]
 
     def run_then_barrier(self, name: str, work: Callable[[], Any] | None) -> Any:
-        """Do `work`, if there is any, and go on when all processes have done theirs, for as long as those give signs of life.
+        """Run `work`, if given, then wait for the work of all processes, as long as they send heartbeats.
 
-        name: of this work, unlike all others'. Returns what the work of this process gave, None where it had none. Raises
-        OtherProcessError where another one fails, or is not heard of.
+        Args:
+            name: A unique name for this work.
+            work: The work of this process; None: nothing.
+
+        Returns:
+            The result of `work`.
+
+        Raises:
+            OtherProcessError: If another process fails or sends no heartbeat.
         """
         if self.count == 1:
             return None if work is None else work()
         store = dist.distributed_c10d._get_default_store()
-        made = None
+        result = None
         if work is not None:
-            with _signs_of_life(store, name):
-                made = work()
+            with _heartbeats(store, name):
+                result = work()
         store.add(name, 1)
-        signs, heard = -1, time.monotonic()
+        beats, last_change = -1, time.monotonic()
         while store.add(name, 0) < self.count:
             if store.check([FAILURE_KEY]):
                 raise OtherProcessError(store.get(FAILURE_KEY).decode())
-            if (now := store.add(f"{name}{SIGNS}", 0)) != signs:
-                signs, heard = now, time.monotonic()
-            elif time.monotonic() - heard > SILENCE_SECONDS:
+            if (now := store.add(f"{name}{HEARTBEATS}", 0)) != beats:
+                beats, last_change = now, time.monotonic()
+            elif time.monotonic() - last_change > MAX_SILENCE_SECONDS:
                 raise OtherProcessError(
-                    f"a process must give signs of life at its work ({name}; got none in {SILENCE_SECONDS:g} s)"
+                    f"a process must send heartbeats during {name} (got none in {MAX_SILENCE_SECONDS:g} s)"
                 )
             time.sleep(POLL_SECONDS)
-        return made
+        return result
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have called this."""
         self.any(False)
 
 
 @contextmanager
-def _signs_of_life(store: Store, name: str) -> Iterator[None]:
-    """Inside the block a thread tells the other processes that this one works."""
+def _heartbeats(store: Store, name: str) -> Iterator[None]:
+    """Inside the block, a thread sends heartbeats to the other processes."""
     done = threading.Event()
 
-    def tell() -> None:
-        with suppress(RuntimeError):  # the store went with the process that held it
-            while not done.wait(SIGN_SECONDS):
-                store.add(f"{name}{SIGNS}", 1)
+    def beat() -> None:
+        with suppress(RuntimeError):  # the process with the store has ended
+            while not done.wait(HEARTBEAT_SECONDS):
+                store.add(f"{name}{HEARTBEATS}", 1)
 
-    thread = threading.Thread(target=tell, name="tsa-signs", daemon=True)
+    thread = threading.Thread(target=beat, name="tsa-heartbeats", daemon=True)
     thread.start()
     try:
         yield
@@ -182,28 +190,33 @@ def _signs_of_life(store: Store, name: str) -> Iterator[None]:
 
 @contextmanager
 def distributed_context(device: str) -> Iterator[DistributedContext]:
-    """The processes that torchrun started, or this one alone. device: auto, cpu or cuda.
+    """The processes that torchrun started, or a single one. Blocks may be nested.
 
-    The failure of one is told to the others, which then raise OtherProcessError. ConfigError where there is no such
-    device. Such a block may stand in another.
+    A failure of one process is reported to the others, which then raise OtherProcessError.
+
+    Args:
+        device: auto, cpu or cuda.
+
+    Raises:
+        ConfigError: If there is no such device.
     """
     launch = launched()
     if launch is None:
         yield DistributedContext(_device(device))
         return
     outermost = not dist.is_initialized()
-    found = DistributedContext(_device(device, launch.local_rank), launch.rank, launch.count)
-    store = _group(found) if outermost else dist.distributed_c10d._get_default_store()
+    processes = DistributedContext(_device(device, launch.local_rank), launch.rank, launch.count)
+    store = _group(processes) if outermost else dist.distributed_c10d._get_default_store()
     try:
-        with _failing_together(store, found.rank):
-            yield found
+        with _failing_together(store, processes.rank):
+            yield processes
     finally:
         if outermost:
             dist.destroy_process_group()
 
 
 def _group(processes: DistributedContext) -> Store:
-    """Make the group of the processes; returns the store of texts that they share."""
+    """Create the process group; returns its key-value store."""
     store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
     backend = "cpu:gloo,cuda:nccl" if processes.device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
@@ -213,58 +226,58 @@ def _group(processes: DistributedContext) -> Store:
 
 @contextmanager
 def _failing_together(store: Store, rank: int) -> Iterator[None]:
-    """Tell the others of a failure in the block, or find out which of theirs was the cause of it."""
+    """Report a failure in the block to the other processes, or find out which of theirs caused it."""
     try:
         yield
     except (TrainingStopped, OtherProcessError):
         raise
     except Exception as error:
         own = f"process {rank}: {type(error).__name__}: {error}"
-        words = _last_words(store, own, lost=_lost_another(error))
-        if words != own:
-            raise OtherProcessError(words) from error
+        failure = _failure_of(store, own, lost=_lost_another(error))
+        if failure != own:
+            raise OtherProcessError(failure) from error
         get_error_handler().record_exception(error)  # torchrun repeats it at the end
         raise
 
 
-def _last_words(store: Store, own: str, *, lost: bool) -> str:
-    """How the run failed: by what this process says, unless another was first."""
+def _failure_of(store: Store, own: str, *, lost: bool) -> str:
+    """The failure of the run: this process's, unless another reported one first."""
     try:
         if not lost:
             return str(store.compare_set(FAILURE_KEY, "", own).decode())
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + FAILURE_WAIT_SECONDS
         while time.monotonic() < until:
             if store.check([FAILURE_KEY]):
                 return str(store.get(FAILURE_KEY).decode())
             time.sleep(0.05)
-    except RuntimeError:  # the store went with the process that held it
+    except RuntimeError:  # the process with the store has ended
         pass
-    return LOST if lost else own
+    return LOST_PROCESS if lost else own
 
 
 def _lost_another(error: Exception) -> bool:
-    """Whether it is the network of processes that failed, and not this one."""
+    """Whether the error is a lost connection to another process."""
     if isinstance(error, TSAError):
         return False
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
 def _device(name: str, local_rank: int = 0) -> torch.device:
-    """The device of this process; of several on one machine each takes its own GPU."""
+    """The device of this process. Several on one machine use one GPU each."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("training.device: no CUDA device is available (got device='cuda')")
     if local_rank >= torch.cuda.device_count():
-        found = f"process {local_rank} of a machine with {torch.cuda.device_count()} of them"
-        raise ConfigError(f"training.device: each process needs a GPU of its own (got {found})")
+        got = f"process {local_rank} of a machine with {torch.cuda.device_count()} of them"
+        raise ConfigError(f"training.device: each process needs a separate GPU (got {got})")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun tells each process that it starts."""
+    """The environment that torchrun sets for each process."""
 
     rank: int
     count: int
@@ -272,7 +285,7 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """How torchrun started this process; None where it did not, or started one alone."""
+    """The environment set by torchrun; None without torchrun, or for a single process."""
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
     rank = int(os.environ["RANK"])
@@ -280,44 +293,44 @@ def launched() -> Launch | None:
 
 
 def mlflow_uri() -> str | None:
-    """Where MLflow keeps its runs; None where it is not wanted."""
+    """The address of MLflow; None if MLflow is not used."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def mlflow_experiment() -> tuple[str | None, str | None]:
-    """Number and name of the experiment that runs belong to, by MLflow's own variables."""
+    """Id and name of the experiment, from MLflow's variables."""
     return os.environ.get("MLFLOW_EXPERIMENT_ID") or None, os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
 
 
 def mlflow_run() -> str | None:
-    """The number of the run that is to be gone on with, by MLflow's own variable."""
+    """The id of the run to continue, from MLflow's variable."""
     return os.environ.get("MLFLOW_RUN_ID") or None
 
 
 def bound_mlflow() -> None:
-    """Bound MLflow's calls, unless its own variables say otherwise: by itself one may take half an hour."""
+    """Limit the time of MLflow's calls, unless its variables do: by default one may take half an hour."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # results alone are printed there
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
 
 
 def freeze_parameters_without_grad(network: TSANetwork) -> list[str]:
-    """Let gradients be asked of no weight that gets none; returns their names. No random number is used up."""
+    """Freeze the weights that get no gradient; returns their names. Uses up no random numbers."""
     device = network.table.weight.device
     parameters = dict(network.named_parameters())
     network.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
         logits = network(_some_batch(network.config).to(device))
         total = logits.sum() + network.auxiliary_loss()
-    found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    unused = [name for name, gradient in zip(parameters, found, strict=True) if gradient is None]
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    unused = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
     for name in unused:
         parameters[name].requires_grad_(False)
     return unused
 
 
 def _some_batch(config: ModelConfig, payments: int = 2, events: int = 2) -> Batch:
-    """Two payments with two events each, all alike."""
+    """Identical payments with identical events."""
     shape = payments, events
     history = History(
         categorical=torch.ones(*shape, config.n_categorical, dtype=torch.int32),

@@ -1,4 +1,4 @@
-"""What happened in each epoch, which was the best, and whether to go on. Knows records of figures, not what they measure."""
+"""Early stopping: the record of each epoch, the best epoch, and whether to continue."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class EarlyStopping:
-    """What happened in each epoch, and the weights that are to be kept."""
+    """The record of each epoch, and the best weights."""
 
     epochs: list[Record] = field(default_factory=list)
     best_epoch: int = 0
     best: Weights = field(default_factory=dict)
 
     def should_continue(self, config: TrainingConfig) -> bool:
-        """Whether there is another epoch: not after the last, and not after `patience` epochs that were no better."""
+        """Whether to train another epoch: not after the last, nor after `patience` epochs without improvement."""
         done = len(self.epochs)
         return done < config.epochs and not (config.early_stopping and done - self.best_epoch >= config.patience)
 
     def add(self, record: Record, config: TrainingConfig) -> bool:
-        """Take in the record of the next epoch; whether its weights are to be kept as the best."""
+        """Add the record of the next epoch; returns whether it is the best so far."""
         better = not config.early_stopping or not self.epochs or self._better(record, config)
         self.epochs.append(record)
         if better:
@@ -36,7 +36,7 @@ class EarlyStopping:
         return better
 
     def best_epochs(self, config: TrainingConfig) -> list[int]:
-        """The epochs that are among the `save_top_k` best, the best first; of equal ones the earlier."""
+        """The `save_top_k` best epochs, the best first; of equal ones the earlier."""
         if not config.early_stopping:
             return [len(self.epochs)] if self.epochs else []
         sign = -1.0 if config.higher_is_better else 1.0
@@ -50,9 +50,9 @@ class EarlyStopping:
         return gain > config.min_delta
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the weights, which are kept apart."""
+        """Everything except the weights, which are saved separately."""
         return {"epochs": self.epochs, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from an earlier history."""
+        """Restore an earlier state."""
         self.epochs, self.best_epoch = list(state["epochs"]), int(state["best_epoch"])

@@ -1,4 +1,4 @@
-"""The figures of an epoch as its steps go by: means, speed, padding, waiting, memory."""
+"""Statistics of an epoch: mean loss, speed, padding, waiting time, memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reproducible(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 @dataclass
 class EpochStats:
-    """Sums over the steps of an epoch so far, and seconds spent."""
+    """Sums over the steps of an epoch, and seconds spent."""
 
     steps: int = 0
     loss: float = 0.0
@@ -39,7 +39,7 @@ class EpochStats:
     seconds: float = 0.0
 
     def add(self, step: StepResult, parts: Sequence[Microbatch]) -> None:
-        """Take in a step. A gradient that overflowed, and was left out, does not count in the mean norm."""
+        """Add a step. A gradient that overflowed is not part of the mean norm."""
         self.steps += 1
         self.loss += step.loss
         self.learning_rate = step.learning_rate
@@ -50,7 +50,7 @@ class EpochStats:
         self.filled += sum(part.task.filled for part in parts)
 
     def record(self, batch_size: int, device: torch.device) -> dict[str, Any]:
-        """Means, rate and speed. Shares are of the time spent on steps; memory is the most this process has held."""
+        """Means, rate and speed. Shares are of the time spent on steps; memory is the peak of this process."""
         return {
             "loss": self.loss / self.steps,
             "gradient_norm": self.gradient_norm / max(self.finite_norms, 1),
@@ -68,7 +68,7 @@ class EpochStats:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU the most that tensors took there, else the most that this process took."""
+    """Peak memory in bytes: of tensors on a GPU, else of the process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

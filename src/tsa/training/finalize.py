@@ -1,7 +1,4 @@
-"""What a run ends with: scores of the ranges that were not learned from, calibration fitted on them, the bundle.
-
-Knows the trained network and the store; not how it was trained.
-"""
+"""The end of a run: score the validation and calibration ranges, and fit the calibration."""
 
 from __future__ import annotations
 
@@ -31,14 +28,15 @@ def score_splits(network: TSANetwork, scoring: DistributedScorer) -> dict[str, S
     """Raw scores of all payments of each range, labelled or not."""
     store = scoring.store
     rows = {name: store.split_rows(name) for name in RANGES}
-    return {name: scoring(network, found, f"scoring the {name} range") for name, found in rows.items()}
+    return {name: scoring(network, of_range, f"scoring the {name} range") for name, of_range in rows.items()}
 
 
 def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path, weights: str) -> None:
     """`NAME_scores.parquet`: id, time (UTC), raw score and label (null where it is not known), in time order.
 
-    weights: the sha256 of the weights that gave the scores. It stands in the file, so that evaluation uses these scores
-    for these weights alone.
+    Args:
+        weights: The sha256 of the weights that gave the scores. It is stored in the file, so that evaluation uses the
+            scores only for these weights.
     """
     rows = store.split_rows(name)
     frame = pl.DataFrame(
@@ -50,31 +48,29 @@ def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path, 
         }
     )
     known = pl.when(pl.col("label") >= 0).then(pl.col("label"))
-    with atomic_file(out / f"{name}_scores.parquet") as aside:
+    with atomic_file(out / f"{name}_scores.parquet") as temporary:
         typed = frame.with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")), label=known)
-        typed.write_parquet(aside, metadata={WEIGHTS_SHA256: weights})
+        typed.write_parquet(temporary, metadata={WEIGHTS_SHA256: weights})
 
 
 def fit_calibration(
     store: EventStore, scores: Mapping[str, Scores], train: NDArray[np.int64], config: TrainingConfig
 ) -> Calibration:
-    """Fitted on the calibration range; on the validation range where the former was learned from or is empty.
+    """Fit the calibration on the calibration range, or on the validation range if the former was trained on or is empty.
 
-    Where both were, there is no calibration, which says so: on what it has learned a network is too sure.
+    Without either the bundle has no calibration, with the reason: a network is overconfident on its training rows.
     """
     usable = [name for name in ("calibration", "validation") if name not in config.train_on and len(scores[name])]
     if not usable:
-        reason = (
-            "the calibration and validation ranges were learned from or hold no payments; one of them must be kept out"
-        )
+        reason = "the calibration and validation ranges were trained on or hold no payments; leave one of them out of train_on"
         return Calibration(reasons=dict.fromkeys(("percentile", "probability"), reason))
     name = usable[0]
-    found = Calibration.fit(
+    calibration = Calibration.fit(
         scores=scores[name],
         labels=store.labels(name),
         method=config.calibration,
         sampling_rate_genuine=genuine_sampling_rate(store.label[train], config.genuine_per_fraud),
     )
-    if found.note:
-        logger.warning("%s", found.note)
-    return found
+    if calibration.note:
+        logger.warning("%s", calibration.note)
+    return calibration

@@ -1,4 +1,4 @@
-"""The end of the main job: a trained run is measured, and its bundle written once, with what was measured."""
+"""Evaluate a trained run, then write its bundle with the metrics."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from tsa.training.train_model import Trained
 
 
 def measure_trained(trained: Trained, *, comparison: bool, progress: Progress = silent) -> dict[str, Any]:
-    """Evaluate a trained run, and where asked for compare it with LightGBM; then write its bundle, once.
+    """Evaluate a trained run, optionally compare it with LightGBM, then write its bundle.
 
-    The store, the network and the scores of the validation and calibration ranges are taken as training left them. What
-    is written is what `train`, `evaluate` and `compare_run` write one after the other. Where measuring fails, the bundle
-    is written all the same, with what was measured until then.
+    Writes the same files as `train`, `evaluate` and `compare_run` in turn, without scoring anything twice. If evaluation
+    fails, the bundle is still written, with the metrics so far.
 
     Args:
-        trained: What training came to.
-        comparison: Whether to train LightGBM beside it.
-        progress: Told of what takes long.
+        trained: The result of training.
+        comparison: Whether to train LightGBM for comparison.
+        progress: Reports progress.
 
     Returns:
-        What report.json holds.
+        The content of report.json.
 
     Raises:
-        DataError: Where no outcome of the test range is known, or LightGBM cannot be trained on these rows.
+        DataError: If no outcome of the test range is known, or LightGBM cannot be trained on these rows.
     """
     run = TrainedRun(
         path=trained.out,

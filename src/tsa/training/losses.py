@@ -1,4 +1,4 @@
-"""Losses: from logits and true classes to one number per payment. Knows no batches' weights, no epochs' order, no network.
+"""Loss functions: from logits and true classes to one number per payment.
 
 Every loss takes logits (B, K) of K ≥ 2 classes, class 1 being fraud, and the true classes (B,) int64, and returns the
 losses (B,): a mean or a weighted mean is the caller's. It computes in float32 (in float64 where the logits are) and in
@@ -128,8 +128,8 @@ def asymmetric_multi_label(
     """
     logits = _exact(logits)
     own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    others = logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(dim=2)
-    odds = (logits - others)[:, 1:]
+    other_classes = logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(dim=2)
+    odds = (logits - other_classes)[:, 1:]
     case = functional.one_hot(target, logits.shape[1])[:, 1:].bool()
     log_p, log_not = functional.logsigmoid(odds), functional.logsigmoid(-odds)
     positive = -_power(log_not, gamma_pos) * log_p

@@ -1,4 +1,4 @@
-"""From a store to the settings of a network for it. Knows sizes; no tensors, no training."""
+"""The settings of a network for a store."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ from tsa.model import ModelConfig, preset
 
 
 def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) -> ModelConfig:
-    """The preset `name`, at the sizes of the store and with `settings` of one's own. ConfigError for what does not fit."""
+    """The preset `name` with the sizes of the store and other `settings`.
+
+    Raises:
+        ConfigError: If a setting breaks a rule or comes with the store.
+    """
     market, sizes = store.market, network_sizes(store.market, store.encoder)
     if not (sizes["n_categorical"] or sizes["n_numerical"]):
         rule = "[features] must name a categorical, calendar or numerical feature (got none)"
-        raise ConfigError(f"{rule}: without one a history tells nothing; name what the payments have")
+        raise ConfigError(f"{rule}; name those of the log's columns that describe a payment")
     if given := sorted({*sizes, "name"} & set(settings)):
-        raise ConfigError(f"model.{given[0]} comes with the store, it cannot be set")
+        raise ConfigError(f"model.{given[0]} must not be set (got {settings.get(given[0])!r}); it comes with the store")
     config = preset(name, **sizes, **settings)
     if config.event_embedding != "sum":
         return config
-    # calendar features come last and are left out: that another payment was made at the same hour says little
-    ours = {
+    # without calendar features, which are last: another payment at the same hour means little
+    from_store = {
         "known_outcomes": market.label.as_feature,
         "n_match_features": len(market.features.categorical),
         "n_missing_indicators": store.encoder.numerical_scaling.n_missing_indicators,
     }
-    return config.replace(**{key: value for key, value in ours.items() if key not in settings})
+    return config.replace(**{key: value for key, value in from_store.items() if key not in settings})
 
 
 def network_sizes(market: Market, encoder: Encoder) -> dict[str, Any]:
-    """The settings of a network that come with the market and its encoder."""
+    """The settings of a network that the market and its encoder determine."""
     n_numerical = len(encoder.numerical_names)
     return {
         "histories": [history.name for history in market.history],
         "n_categorical": len(encoder.categorical_names),
         "n_numerical": n_numerical,
         "n_engineered": len(encoder.engineered_names),
-        # the table holds the encoder's rows but padding's, which it adds itself, and a row per numerical feature
+        # the encoder's rows except padding, which the table adds, and a row per numerical feature
         "n_embedding": encoder.n_rows - 1 + n_numerical,
         **({} if market.wire is None else {"age_cap_seconds": market.wire.age_cap_seconds}),
     }

@@ -1,7 +1,4 @@
-"""Optimisers, by name: which weights decay, and which weights are validated where the optimiser keeps an average itself.
-
-It knows parameters and their names, and no data.
-"""
+"""Optimisers and learning-rate schedules by name, and the parameters to which weight decay applies."""
 
 from __future__ import annotations
 
@@ -28,37 +25,38 @@ if TYPE_CHECKING:
 Groups = list[dict[str, Any]]
 
 NO_LINEAR_MAP = ("bias", "engineered", "frequency", "token")
-"""How the names of matrices end that no event is multiplied with: embeddings and biases per feature, frequencies."""
+"""Endings of the names of matrices that are not linear maps: embeddings and biases per feature, frequencies."""
 
 
 def make_optimizer(network: nn.Module, config: TrainingConfig) -> Optimizer:
-    """The optimiser that the settings name, ready to train. See OPTIMIZERS for what each is."""
+    """The optimiser of the settings, in training mode. See OPTIMIZERS."""
     return OPTIMIZERS[config.optimizer](parameter_groups(network, config.weight_decay), config)
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> Groups:
     """Weights of linear maps decay; biases, norms and embeddings do not (Loshchilov and Hutter 2019)."""
-    kept = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm)}
+    undecayed = {
+        id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm)
+    }
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
-        linear = parameter.ndim > 1 and id(parameter) not in kept and not name.endswith(NO_LINEAR_MAP)
+        linear = parameter.ndim > 1 and id(parameter) not in undecayed and not name.endswith(NO_LINEAR_MAP)
         (decay if linear else rest).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 @contextmanager
 def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Inside the block the network holds the weights to validate and to keep; after it, to the bit, those it had.
+    """Inside the block the network has the weights to validate and save; after it, exactly the previous ones.
 
-    They are the same but for a schedule-free optimiser, which takes gradients at a point between its average, which is
-    to be kept, and its newest weights.
+    They differ only for a schedule-free optimiser, whose gradients are taken between its average and its newest weights.
     """
     if not isinstance(optimizer, AdamWScheduleFree):
         yield
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    before = [parameter.detach().clone() for parameter in parameters]  # going there and back would round
+    before = [parameter.detach().clone() for parameter in parameters]  # switching back would round
     optimizer.eval()
     try:
         yield
@@ -83,7 +81,7 @@ def _sgd(groups: Groups, config: TrainingConfig) -> Optimizer:
     """Gradient descent with momentum; Nesterov's as in Sutskever et al. 2013. Weight decay is a part of the gradient."""
     momentum, nesterov = config.momentum or 0.0, bool(config.nesterov)
     if config.cycle_momentum:
-        momentum = momentum or 0.9  # any: the schedule sets it, but Nesterov's is refused without
+        momentum = momentum or 0.9  # any value: the schedule sets it, but Nesterov momentum requires one
     return SGD(groups, lr=config.learning_rate, momentum=momentum, nesterov=nesterov, fused=True)
 
 
@@ -95,7 +93,7 @@ def _schedule_free_adamw(groups: Groups, config: TrainingConfig) -> Optimizer:
 
 
 def _betas(config: TrainingConfig) -> tuple[float, float]:
-    assert config.betas is not None  # filled in by the settings of every optimiser that has them
+    assert config.betas is not None  # the settings fill it in for every optimiser that has betas
     return config.betas
 
 
@@ -108,7 +106,7 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainingConfig], Optimizer]] = {
 
 
 class Schedule:
-    """A scheduler that moves every `every` steps: 1, or as many as an epoch has.
+    """A scheduler that changes the rate every `every` steps: 1, or the steps of an epoch.
 
     Call `step` after each step of the optimiser. The state is plain numbers, texts and lists of them.
     """
@@ -117,27 +115,27 @@ class Schedule:
         self._scheduler, self._every, self._steps = scheduler, every, 0
 
     def step(self) -> None:
-        """A step of the optimiser was made."""
+        """Count a step of the optimiser."""
         self._steps += 1
         if self._steps % self._every == 0:
             self._scheduler.step()
 
     def get_last_lr(self) -> list[float]:
-        """The learning rate of each group, that the next step of the optimiser is made with."""
+        """The learning rate of each group for the next step."""
         return [float(rate) for rate in self._scheduler.get_last_lr()]
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the schedule is. The rates themselves stand in the optimiser's state."""
+        """The position of the schedule. The rates are in the optimiser's state."""
         return {"steps": self._steps, "scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where a schedule of the same settings was. The optimiser's state is loaded beside it."""
+        """Restore the position of a schedule of the same settings. The optimiser's state is loaded separately."""
         self._steps = state["steps"]
         self._scheduler.load_state_dict(state["scheduler"])
 
 
 def make_schedule(optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, config: TrainingConfig) -> Schedule:
-    """The schedule that the settings name, over so many epochs of so many steps of the optimiser each."""
+    """The schedule of the settings, for `epochs` epochs of `steps_per_epoch` steps."""
     by_epoch = config.lr_schedule_interval == "epoch"
     moves = epochs if by_epoch else epochs * steps_per_epoch
     every = steps_per_epoch if by_epoch else 1
@@ -149,9 +147,9 @@ def make_schedule(optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, co
 
 
 def _one_cycle(optimizer: Optimizer, moves: int, config: TrainingConfig) -> OneCycleLR:
-    """Up to the learning rate in the first share `warmup_fraction` of the moves, then down to almost nothing (Smith 2018)."""
+    """Up to the learning rate in the first share `warmup_fraction` of the moves, then down to almost 0 (Smith 2018)."""
     share = config.warmup_fraction
-    if share * moves == 1.0:  # a rise of no moves at all, which OneCycleLR would divide by
+    if share * moves == 1.0:  # OneCycleLR would divide by zero
         share *= 1.0 + 1e-6
     cycles = bool(config.cycle_momentum)
     return OneCycleLR(optimizer, config.learning_rate, total_steps=moves, pct_start=share, cycle_momentum=cycles)

@@ -1,4 +1,4 @@
-"""What matrix products are computed in, and how gradients of small types are kept from vanishing.
+"""The type of matrix products, and loss scaling for fp16.
 
 Weights, norms, losses and the optimiser stay in float32 (mixed precision, Micikevicius et al. 2018).
 """
@@ -15,10 +15,14 @@ TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """The type of matrix products on a device, and the scaler of losses that fp16 needs.
+    """The type of matrix products on a device, and the loss scaler for fp16.
 
-    name: auto, float32, bf16 or fp16; auto is float32 on a CPU, on a GPU bf16 where it has it, else fp16.
-    ConfigError for fp16 on a CPU, which has no such products.
+    Args:
+        name: auto, float32, bf16 or fp16. auto: float32 on a CPU; on a GPU bf16 if it supports it, else fp16.
+        device: The device.
+
+    Raises:
+        ConfigError: For fp16 on a CPU.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -26,14 +30,14 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
 
     def products(self) -> AbstractContextManager[object]:
-        """A block in which products are computed in the type."""
+        """Inside the block, matrix products have this type."""
         if self.name == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, TYPES[self.name])
 
     @property
     def may_overflow(self) -> bool:
-        """Whether a gradient that is not finite only means that its loss was scaled too high: the step is left out then."""
+        """Whether a gradient that is not finite is only due to loss scaling; the step is then skipped."""
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1.0
 
 

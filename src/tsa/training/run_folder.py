@@ -1,4 +1,4 @@
-"""What a run tells of itself: settings, rows, surroundings, and what makes it this run and no other."""
+"""The metadata of a run: settings, rows, environment, and its identity."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Rows = NDArray[np.int64]
 def run_metadata(
     store: EventStore, rows: Mapping[str, Rows], config: TrainingConfig, preset: str, model: ModelConfig
 ) -> dict[str, Any]:
-    """What the bundle tells of its making. `sampling_rate_genuine` is what scores are to be corrected with."""
+    """The metadata of training in a bundle. `sampling_rate_genuine` is for the correction of scores."""
     label = store.label[rows["train"]]
     counts = {name: {"n": len(r), "frauds": int((store.label[r] == 1).sum())} for name, r in rows.items()}
     return {
@@ -46,13 +46,13 @@ def run_metadata(
 
 
 def data_summary(store: EventStore) -> dict[str, Any]:
-    """What became of each row that was read, and what stands in the ranges; of files their names alone."""
+    """Counts of the rows read, and the ranges. Files are given by name, without folders."""
     report = store.data_report
     return {**report, "files": [Path(file).name for file in report["files"]], "splits": split_summary(store)}
 
 
 def environment_metadata(store: EventStore, out: Path, processes: int, precision: str) -> dict[str, Any]:
-    """Where the store stands as seen from the run, so that both may move together, and what the run was made on."""
+    """The path of the store relative to the run, so that both may be moved together, and the environment of the run."""
     return {
         "store": os.path.relpath(store.path.resolve(), out.resolve()),
         "store_manifest": sha256_of(store.path / MANIFEST),
@@ -63,7 +63,7 @@ def environment_metadata(store: EventStore, out: Path, processes: int, precision
 
 
 def environment() -> dict[str, Any]:
-    """What a result depends on beside data, settings and seed."""
+    """What a result depends on besides data, settings and seed."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -73,15 +73,14 @@ def environment() -> dict[str, Any]:
 
 
 def content_of(store: EventStore) -> dict[str, Any]:
-    """What can be learned from a store: all that its manifest says but where the log lay, how its rows were counted, and how
-    its market file words reasons."""
+    """The part of a store's manifest that training depends on: not the paths of the log, counts of rows or wordings."""
     manifest: dict[str, Any] = json.loads((store.path / MANIFEST).read_text(encoding="utf-8"))
     files = {name: entry for name, entry in manifest["files"].items() if name not in (REPORT, MARKET)}
     return {**manifest, "files": files}
 
 
 def run_identity(store: EventStore, config: TrainingConfig, model: ModelConfig) -> dict[str, Any]:
-    """What must be the same for a run to go on from a checkpoint, in values that JSON holds."""
+    """What must not change when a run is resumed from a checkpoint, as JSON values."""
     return {
         "market": store.market.canonical_dict,
         "store": content_of(store),
@@ -91,7 +90,7 @@ def run_identity(store: EventStore, config: TrainingConfig, model: ModelConfig) 
 
 
 def identity_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a run, from its account."""
+    """The identity of a run from its metadata."""
     return {
         "market": run["market"],
         "store": run["store_content"],
@@ -101,7 +100,7 @@ def identity_of(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_that_change_weights(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those that make no difference to the weights."""
+    """The settings that affect the weights."""
     return {name: value for name, value in training.items() if name not in WITHOUT_EFFECT}
 
 
@@ -116,34 +115,34 @@ CONTENT = {
     *("validation_scores.parquet", "calibration_scores.parquet"),
     *("scores.parquet", "report.json", "report.html"),
 }
-"""What stands in a run folder, beside logs and hidden files, before or without its run.json."""
+"""Files and folders of a run, besides logs and hidden files."""
 
 
 def ensure_run_folder(out: Path) -> None:
-    """Raise ConfigError where `out` cannot become a run folder: a file, or a folder that holds other things."""
+    """Raise ConfigError if `out` cannot become a run folder: a file, or a folder with other content."""
     check_folder(out, "a run", RUN, lambda name: name in CONTENT or is_side_file(name))
 
 
 def is_side_file(name: str) -> bool:
-    """Whether a file is a log or hidden: both may lie in the folder of any run or search."""
+    """Whether a file is a log or hidden; the folder of a run or search may contain both."""
     return name.endswith(".log") or name.startswith(".")
 
 
 def ensure_no_unfinished_run(out: Path) -> None:
-    """Raise ConfigError where `out` holds checkpoints of a run that did not finish: days of work, perhaps."""
+    """Raise ConfigError if `out` has checkpoints of an unfinished run, which may be days of work."""
     if any(not is_marker(path.name) for path in (out / CHECKPOINTS).glob("last-*")) and not finished(out):
         raise ConfigError(
-            f"{out} holds a run that has not finished: --resume goes on with it; to begin anew, remove {out / CHECKPOINTS}"
+            f"{out} holds an unfinished run; continue it with --resume, or remove {out / CHECKPOINTS} to start over"
         )
 
 
 def finished(out: Path) -> bool:
-    """Whether a run in `out` was trained to its end."""
+    """Whether `out` holds a finished run."""
     return "finished" in read_run_metadata(out)
 
 
 def read_run_metadata(out: Path) -> dict[str, Any]:
-    """What the run in `out` tells of itself; nothing where there is none."""
+    """The metadata of the run in `out`; empty if there is none."""
     try:
         account: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
         return account

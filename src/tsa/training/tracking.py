@@ -1,7 +1,6 @@
-"""Where the records of epochs go: metrics.jsonl always, TensorBoard and MLflow where they are wanted, a picture at the end.
+"""Write the record of each epoch to metrics.jsonl, the log, and optionally TensorBoard and MLflow; draw the curves.
 
-TensorBoard, MLflow and matplotlib are extras; what is asked for and not installed is refused before training. Knows
-records as flat tables of figures.
+TensorBoard, MLflow and matplotlib are optional; a missing one is refused before training starts.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from tsa.optional import is_installed, need
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import mlflow_uri
 from tsa.training.trackers.mlflow import MLflowRun, refuse_unreachable
-from tsa.training.trackers.queue import Feed
+from tsa.training.trackers.queue import RecordQueue
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +28,7 @@ Track = Callable[[Record], None]
 
 
 def refuse_missing(config: TrainingConfig) -> None:
-    """Raise ConfigError for what is asked for and not installed, or does not answer: better before hours of training than
-    after."""
+    """Raise ConfigError before training if a requested tracker is not installed or does not answer."""
     if config.tensorboard:
         need("training.tensorboard", "tensorboard", extra="track")
     if uri := mlflow_uri():
@@ -40,14 +38,21 @@ def refuse_missing(config: TrainingConfig) -> None:
 
 @contextmanager
 def tracked(out: Path, config: TrainingConfig, run: Record, before: Sequence[Record]) -> Iterator[Track]:
-    """A call that takes the record of each epoch. before: those of a run that goes on; run: its account, for its settings."""
+    """A function to call with the record of each epoch.
+
+    Args:
+        out: The run folder.
+        config: Which trackers to use.
+        run: The metadata of the run, for its settings.
+        before: The earlier records of a resumed run.
+    """
     with ExitStack() as stack:
         tracks = [stack.enter_context(_lines(out / METRICS, before)), _log]
         if config.tensorboard:
             tracks.append(stack.enter_context(_tensorboard(out / TENSORBOARD, len(before))))
         if uri := mlflow_uri():
-            tracker = MLflowRun(uri, out, run, figures)
-            tracks.append(stack.enter_context(_fed("MLflow", tracker.write, tracker.end)))
+            tracker = MLflowRun(uri, out, run, metric_values)
+            tracks.append(stack.enter_context(_queued("MLflow", tracker.write, tracker.end)))
 
         def track(record: Record) -> None:
             for each in tracks:
@@ -58,9 +63,9 @@ def tracked(out: Path, config: TrainingConfig, run: Record, before: Sequence[Rec
 
 @contextmanager
 def _lines(path: Path, before: Sequence[Record]) -> Iterator[Track]:
-    """One JSON line an epoch, so that a run can be followed and its figures outlive its process."""
-    with atomic_file(path) as aside:
-        aside.write_text("".join(json.dumps(record) + "\n" for record in before), encoding="utf-8")
+    """Write one JSON line per epoch, at once, so that a run can be followed."""
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in before), encoding="utf-8")
     with path.open("a", encoding="utf-8") as file:
 
         def write(record: Record) -> None:
@@ -76,24 +81,24 @@ def _log(record: Record) -> None:
 
 @contextmanager
 def _tensorboard(folder: Path, epochs: int) -> Iterator[Track]:
-    """What comes after the first `epochs`: what a killed process wrote of later ones is not shown."""
+    """Write to TensorBoard after the first `epochs`; later values of a killed process are removed."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder), purge_step=epochs + 1)
 
     def write(record: Record) -> None:
-        for name, value in figures(record).items():
+        for name, value in metric_values(record).items():
             writer.add_scalar(name, value, record["epoch"])
         writer.flush()
 
-    with _fed("TensorBoard", write, lambda well: writer.close()) as track:
+    with _queued("TensorBoard", write, lambda well: writer.close()) as track:
         yield track
 
 
 @contextmanager
-def _fed(name: str, write: Track, end: Callable[[bool], None]) -> Iterator[Track]:
-    """A tracker of which nothing, and no wait, reaches the run."""
-    feed, well = Feed(name, write, end), False
+def _queued(name: str, write: Track, end: Callable[[bool], None]) -> Iterator[Track]:
+    """A tracker whose errors and delays do not affect the run."""
+    feed, well = RecordQueue(name, write, end), False
     try:
         yield feed
         well = True
@@ -107,14 +112,13 @@ def epochs_of(out: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """The finite figures of a record, the number of the epoch left out."""
+def metric_values(record: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a record, without the epoch."""
     return {name: float(value) for name, value in record.items() if name != "epoch" and math.isfinite(value)}
 
 
 def draw_curves(records: Sequence[Record], out: Path) -> None:
-    """The picture `out`: loss, validation, rate and gradient over the epochs. Nothing where matplotlib is not installed, or
-    does not come to it: no reason to fail a run."""
+    """Plot loss, validation, rate and gradient over the epochs to `out`. Failures are logged and do not fail the run."""
     if not is_installed("matplotlib"):
         logger.info("no %s: pip install 'tsa-fraud[track]' to have it drawn", out.name)
         return
@@ -142,5 +146,5 @@ def _draw(records: Sequence[Record], out: Path) -> None:
             )
         axes.set(title=title, xlabel="epoch")
         axes.legend(frameon=False)
-    with atomic_file(out) as aside:
-        figure.savefig(aside, format="png", dpi=110)
+    with atomic_file(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""One training run, from a store to a folder: settings, metrics of each epoch, the bundle. Evaluation comes after."""
+"""One training run, from a store to a run folder with settings, metrics of each epoch and the bundle."""
 
 from __future__ import annotations
 
@@ -65,14 +65,28 @@ def train(
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Bundle:
-    """Train a network on a store and write the run to the folder `out`: `bundle/`, `fit.json`, `metrics.jsonl`, the
-    scores of the validation and the calibration range, `checkpoints/`.
+    """Train a network on a store and write a run folder. Under torchrun all processes train together.
 
-    preset, model: a preset of the network and settings that differ from it. resume: go on from the last good checkpoint in
-    `out`, if there is one. on_epoch: called with the record of each epoch. Under torchrun all processes train together.
-    Raises ConfigError for a setting out of bounds, an `out` that holds something else, or a checkpoint of another run;
-    TrainingError where the store cannot be learned from, the loss is not finite, or the machine is too small;
-    TrainingStopped once a checkpoint is saved after SIGTERM.
+    The folder holds `bundle/`, `run.json`, `metrics.jsonl`, the scores of the validation and calibration ranges, and
+    `checkpoints/`.
+
+    Args:
+        store: The store or its folder.
+        out: The run folder.
+        preset: A preset of the network.
+        model: Settings of the network that differ from the preset.
+        training: The training settings; None: the defaults.
+        progress: Reports progress.
+        resume: Continue from the last good checkpoint in `out`, if there is one.
+        on_epoch: Called with the record of each epoch.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        ConfigError: If a setting breaks a rule, `out` has other content, or the checkpoint is of another run.
+        TrainingError: If the store cannot be trained on, the loss is not finite, or memory or disk space run out.
+        TrainingStopped: After SIGTERM, once a checkpoint is saved.
     """
     given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
     return _trained(store, out, resume=resume, on_epoch=on_epoch, with_bundle=True, **given).bundle
@@ -89,10 +103,9 @@ def train_network(
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Trained:
-    """As `train`, but the bundle is left to `Trained.write`, so that what is measured first goes into it.
+    """As `train`, but without writing the bundle: call `Trained.write`, for example with the metrics of an evaluation.
 
-    The run has finished once the bundle is written. Where the process is killed before, the same call with `resume` goes on
-    from the last checkpoint, after the last epoch.
+    The run is finished once the bundle is written. If the process is killed before, call it again with `resume`.
     """
     given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
     return _trained(store, out, resume=resume, on_epoch=on_epoch, with_bundle=False, **given)
@@ -100,24 +113,27 @@ def train_network(
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training comes to, before it is written."""
+    """The result of training, before the bundle is written."""
 
     out: Path
     store: EventStore
     bundle: Bundle
     account: Mapping[str, Any]
-    """What run.json says once the run has finished, but for when."""
+    """The content of run.json for a finished run, without the time."""
     weights_sha256: str
     scores: Mapping[str, Scores] = field(default_factory=dict)
-    """Raw scores of all payments of the validation and the calibration range. None of a run that had finished before."""
+    """Raw scores of all payments of the validation and calibration ranges. Empty for a run that was finished before."""
     is_written: bool = False
-    """Whether the run had finished before: its bundle stands in the folder."""
+    """Whether the run was finished before, so that its folder has a bundle."""
 
     def write(self, metrics: Mapping[str, Any] | None = None) -> Bundle:
-        """Write the bundle, with what was measured if anything was, and note that the run has finished.
+        """Write the bundle, with metrics if given, and mark the run as finished. An equal bundle is not written again.
 
-        A bundle that stands there and says the same stays as it is. Returns what stands there. Raises TrainingError where
-        there is no space for it.
+        Returns:
+            The bundle in the folder.
+
+        Raises:
+            TrainingError: If disk space runs out.
         """
         bundle = self.bundle if metrics is None else replace(self.bundle, metrics=metrics)
         with translate_resource_errors(self.out):
@@ -126,7 +142,7 @@ class Trained:
             if not self.is_written:
                 draw_curves(self.account["epochs"], self.out / CURVES)
                 write_json(self.out / RUN, {**self.account, "finished": utc_now()})
-                Checkpoints(self.out / CHECKPOINTS, {}).prune(kept=1)
+                Checkpoints(self.out / CHECKPOINTS, {}).prune(max_checkpoints=1)
         return bundle
 
 
@@ -145,21 +161,25 @@ def _trained(
     if not isinstance(store, EventStore):
         store = EventStore.open(Path(store))
     config, out = training or TrainingConfig(), Path(out)
-    with capture_sigterm() as asked, distributed_context(config.device) as processes, translate_resource_errors(out):
+    with (
+        capture_sigterm() as stop_request,
+        distributed_context(config.device) as processes,
+        translate_resource_errors(out),
+    ):
         _refuse(out, config, processes, resume)
         run = _Run.make(store, out, preset, model or {}, config, processes)
         if resume and run.is_finished():
-            logger.info("%s has finished: nothing is left to do", out)
-            # of several machines only the first may have the folder
-            found = processes.broadcast(_finished(out) if processes.is_main else None)
-            return Trained(out=out, store=store, is_written=True, **found)
+            logger.info("%s is finished already", out)
+            # with several machines, only the first may have the folder
+            finished = processes.broadcast(_finished(out) if processes.is_main else None)
+            return Trained(out=out, store=store, is_written=True, **finished)
         return run.train(
-            Callbacks(progress=progress, asked=asked), resume, on_epoch or _nothing, with_bundle=with_bundle
+            Callbacks(progress=progress, asked=stop_request), resume, on_epoch or _nothing, with_bundle=with_bundle
         )
 
 
 def _finished(out: Path) -> dict[str, Any]:
-    """The bundle of a run that has finished, and what the run tells of itself."""
+    """The bundle and metadata of a finished run."""
     bundle = Bundle.open(out / BUNDLE)
     return {
         "bundle": bundle,
@@ -170,7 +190,7 @@ def _finished(out: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """A run as it is set: nothing is written yet."""
+    """A run with its settings, before anything is written."""
 
     store: EventStore
     out: Path
@@ -191,7 +211,7 @@ class _Run:
         config: TrainingConfig,
         processes: DistributedContext,
     ) -> _Run:
-        """The run of these settings. ConfigError, TrainingError for what cannot be."""
+        """The run of these settings. Raises ConfigError or TrainingError if they are not possible."""
         rows = _rows(store, config)
         adapted = adapt_to_log(config, settings, *(store.label[rows[name]] for name in ("train", "validation")))
         config = adapted.training
@@ -200,7 +220,7 @@ class _Run:
         model = _network_of(store, preset, settings, adapted)
         network = TSANetwork(model).to(processes.device)
         if processes.count > 1:
-            torch.manual_seed(config.seed + processes.rank)  # each process drops out values of its own
+            torch.manual_seed(config.seed + processes.rank)  # dropout differs between processes
         return cls(
             store=store,
             out=out,
@@ -213,21 +233,21 @@ class _Run:
         )
 
     def train(self, hooks: Callbacks, resume: bool, on_epoch: Track, *, with_bundle: bool) -> Trained:
-        """Train, from the start or from the last checkpoint, and write what comes of it; the bundle if asked to."""
+        """Train, from the start or the last checkpoint, and write the results; the bundle only `with_bundle`."""
         checkpoints = Checkpoints(self.out / CHECKPOINTS, self.identity())
         loop = Trainer(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
-        self._go_on(loop, checkpoints) if resume else self._begin(checkpoints)
-        with closing(loop.loader), self._written(loop) as (run, track):
+        self._resume(loop, checkpoints) if resume else self._begin(checkpoints)
+        with closing(loop.loader), self._open_run(loop) as (run, track):
             history = loop.fit(track, on_epoch)
             end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
-            trained = self._ended(loop, end, {**run, **end})
+            trained = self._finish(loop, end, {**run, **end})
             if self.processes.is_main and with_bundle:
                 trained.write()
             self.processes.wait()
         return trained
 
     def identity(self) -> dict[str, Any]:
-        """What makes it this run. ConfigError where the processes do not all have the same store and settings."""
+        """The identity of the run. Raises ConfigError if the processes have different stores or settings."""
         own = run_identity(self.store, self.config, self.model)
         for rank, other in enumerate(self.processes.all_gather(own)):
             if lines := list(differences(other, own)):
@@ -236,12 +256,12 @@ class _Run:
         return own
 
     def is_finished(self) -> bool:
-        """Whether this very run stands finished in its folder. ConfigError where another one does."""
-        there = self.processes.broadcast(read_run_metadata(self.out))
-        if "finished" not in there:
+        """Whether this run is finished. Raises ConfigError if the folder holds another finished run."""
+        earlier = self.processes.broadcast(read_run_metadata(self.out))
+        if "finished" not in earlier:
             return False
-        if lines := list(differences(identity_of(there), run_identity(self.store, self.config, self.model))):
-            raise ConfigError(f"{self.out} is another run, and finished (it, then this):\n  " + "\n  ".join(lines))
+        if lines := list(differences(identity_of(earlier), run_identity(self.store, self.config, self.model))):
+            raise ConfigError(f"{self.out} holds another, finished run (that run, then this):\n  " + "\n  ".join(lines))
         return True
 
     def _begin(self, checkpoints: Checkpoints) -> None:
@@ -249,28 +269,28 @@ class _Run:
             checkpoints.clear()
         self.processes.wait()
 
-    def _go_on(self, loop: Trainer, checkpoints: Checkpoints) -> None:
-        """Read by the first process and sent to the others, which may be on other machines."""
-        found = None
+    def _resume(self, loop: Trainer, checkpoints: Checkpoints) -> None:
+        """Load the last checkpoint in the first process and send it to the others, which may be on other machines."""
+        saved = None
         if self.processes.is_main and (state := checkpoints.load_latest()) is not None:
-            found = state, checkpoints.best_weights(state["history"]["best_epoch"])
-        found = self.processes.broadcast(found)
-        if found is None:
-            logger.warning("%s holds no checkpoint to go on from: beginning anew", self.out)
+            saved = state, checkpoints.best_weights(state["history"]["best_epoch"])
+        saved = self.processes.broadcast(saved)
+        if saved is None:
+            logger.warning("%s has no checkpoint to resume from: starting from the beginning", self.out)
             self._begin(checkpoints)
         else:
-            loop.load_state_dict(*found)
+            loop.load_state_dict(*saved)
 
     @contextmanager
-    def _written(self, loop: Trainer) -> Iterator[tuple[dict[str, Any], Track]]:
-        """The account of the run, written, and what takes the records of epochs: in the first process alone."""
+    def _open_run(self, loop: Trainer) -> Iterator[tuple[dict[str, Any], Track]]:
+        """The metadata of the run, written to the folder, and the tracker of epochs; in the first process only."""
         if not self.processes.is_main:
             yield {}, _nothing
             return
         earlier = read_run_metadata(self.out) if loop.history.epochs or loop.position.step else {}
-        kept: dict[str, Any] = {name: earlier[name] for name in ("started", "mlflow_run") if name in earlier}
-        around = environment_metadata(self.store, self.out, self.processes.count, loop.learner.precision.name)
-        run = {**self.account, **around, "started": utc_now(), **kept}
+        from_before: dict[str, Any] = {name: earlier[name] for name in ("started", "mlflow_run") if name in earlier}
+        environment = environment_metadata(self.store, self.out, self.processes.count, loop.learner.precision.name)
+        run = {**self.account, **environment, "started": utc_now(), **from_before}
         write_json(self.out / RUN, run)
         for note in self.account["adapted"]:
             logger.info("%s", note)
@@ -278,20 +298,20 @@ class _Run:
             write_json(self.out / RUN, run)
             yield run, track
 
-    def _ended(self, loop: Trainer, end: Mapping[str, Any], account: Mapping[str, Any]) -> Trained:
-        """Score the ranges that were not learned from, write their scores, calibrate. The bundle is not written."""
+    def _finish(self, loop: Trainer, end: Mapping[str, Any], account: Mapping[str, Any]) -> Trained:
+        """Score the validation and calibration ranges, write the scores, and calibrate. Does not write the bundle."""
         try:
             scores = score_splits(self.network, loop.scoring)
         except ScoringInterruptedError:
             raise TrainingStopped(
-                f"{self.out}: asked to stop by SIGTERM after the last epoch: --resume ends it"
+                f"{self.out}: stopped by a signal after the last epoch; continue with --resume"
             ) from None
         calibration = None
         network = self.network.cpu()
         weights = sha256(weights_of(network))
         if self.processes.is_main:
-            for name, found in scores.items():
-                write_split_scores(self.store, name, found, self.out, weights)
+            for name, of_range in scores.items():
+                write_split_scores(self.store, name, of_range, self.out, weights)
             calibration = fit_calibration(self.store, scores, self.rows["train"], self.config)
         bundle = Bundle(
             market=self.store.market,
@@ -308,7 +328,7 @@ class _Run:
 
 
 def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, resume: bool) -> None:
-    """Refuse, before anything is written, what cannot be; the first process looks, and the others wait."""
+    """Check the folder and trackers in the first process, before anything is written."""
     if processes.is_main:
         ensure_run_folder(out)
         refuse_missing(config)
@@ -320,7 +340,7 @@ def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, re
 def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
     """Labelled rows to train on and to validate on."""
     train = np.concatenate([store.labelled(name) for name in config.train_on])
-    # what is learned from says nothing as a check
+    # rows that are trained on cannot validate
     validation = train[:0] if "validation" in config.train_on else store.labelled("validation")
     return {"train": train, "validation": validation}
 
@@ -344,4 +364,4 @@ def _check_learnable(store: EventStore, rows: Mapping[str, Rows], config: Traini
 
 
 def _nothing(record: dict[str, Any]) -> None:
-    """Take no notice."""
+    """Ignore the record."""

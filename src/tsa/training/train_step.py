@@ -1,7 +1,4 @@
-"""One step of learning: loss, gradient, clipping, optimiser, schedule, running average. Knows batches, but no epochs' order.
-
-All that changes with a step and is to survive the process is in `state_dict`.
-"""
+"""One training step: loss, gradient, clipping, optimiser, schedule, running average."""
 
 from __future__ import annotations
 
@@ -24,19 +21,19 @@ from tsa.training.optim import evaluation_weights, make_optimizer, make_schedule
 from tsa.training.precision import Precision
 
 RECENT = 2.0
-"""A step counts for this share of all steps so far, until the decay counts it for more: 2 makes its weight grow with its number."""
+"""The weight of step n in the running average is this / (this + n), at least 1 − decay."""
 PARTS = ("network", "average", "optimizer", "schedule", "scaler")
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step found: the loss over the whole batch, the gradient's norm before clipping, the rate it was made with."""
+    """The loss over the batch, the gradient norm before clipping, and the learning rate."""
 
     loss: float
     gradient_norm: float
     learning_rate: float
-    wishes: Sequence[float]
-    """Sums over the processes of what each had to say beside."""
+    flags: Sequence[float]
+    """The flags of all processes, summed."""
 
 
 class NotFiniteError(Exception):
@@ -44,7 +41,7 @@ class NotFiniteError(Exception):
 
 
 class TrainStep:
-    """A network with everything that its training moves."""
+    """A network with its optimiser, schedule, running average and loss scaler."""
 
     def __init__(
         self, network: TSANetwork, config: TrainingConfig, processes: DistributedContext, *, steps_per_epoch: int
@@ -65,14 +62,18 @@ class TrainStep:
 
     @property
     def ema_network(self) -> TSANetwork:
-        """The network that is validated and kept: the running average."""
+        """The network that is validated and saved: the running average."""
         return cast(TSANetwork, self.average.module)
 
-    def step(self, parts: Sequence[Microbatch], epoch: int, wishes: Sequence[float] = ()) -> StepResult:
-        """Learn from a batch that comes in `parts`. Raises NotFiniteError, in all processes, before anything is ruined."""
+    def step(self, parts: Sequence[Microbatch], epoch: int, flags: Sequence[float] = ()) -> StepResult:
+        """Train on a batch, given in `parts`.
+
+        Raises:
+            NotFiniteError: In all processes, before the weights change.
+        """
         self.network.train()
         rate = self.schedule.get_last_lr()[0]
-        loss, *told = self._gradients(parts, epoch, wishes)
+        loss, *flag_sums = self._gradients(parts, epoch, flags)
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not math.isfinite(loss) or not (math.isfinite(norm) or self.precision.may_overflow):
@@ -81,31 +82,31 @@ class TrainStep:
         self.scaler.update()
         self.schedule.step()
         self.average.update_parameters(self.network)
-        return StepResult(loss, norm, rate, told)
+        return StepResult(loss, norm, rate, flag_sums)
 
-    def _gradients(self, parts: Sequence[Microbatch], epoch: int, wishes: Sequence[float]) -> list[float]:
-        """Gradients of the mean loss over all processes; returns that mean and the sums of the wishes."""
+    def _gradients(self, parts: Sequence[Microbatch], epoch: int, flags: Sequence[float]) -> list[float]:
+        """Compute gradients of the mean loss over all processes; returns that mean and the sums of the flags."""
         self.optimizer.zero_grad()
-        seen = torch.zeros((), device=self.processes.device)
+        summed = torch.zeros((), device=self.processes.device)
         for part in parts[:-1]:
             with self.processes.no_sync(self._module):
                 loss = self.loss(part, epoch)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                seen += loss.detach()
+                summed += loss.detach()
         loss = self.loss(parts[-1], epoch)
-        total = loss.detach() if len(parts) == 1 else seen + loss.detach()
-        # on its way while gradients are computed
-        sums = self.processes.sum(torch.stack([total.double(), *total.new_tensor(wishes, dtype=torch.float64)]))
+        total = loss.detach() if len(parts) == 1 else summed + loss.detach()
+        # summed while gradients are computed
+        sums = self.processes.sum(torch.stack([total.double(), *total.new_tensor(flags, dtype=torch.float64)]))
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        mean, *told = sums.barrier()
-        return [mean / self.processes.count, *told]
+        mean, *flag_sums = sums.barrier()
+        return [mean / self.processes.count, *flag_sums]
 
     def loss(self, part: Microbatch, epoch: int) -> Tensor:
-        """The weighted mean loss of a part, times its share in the step, with the balance loss of experts; scalar."""
+        """The weighted mean loss of a part plus the experts' balance loss, times its share in the step; scalar."""
         return self._loss(self._module, self.network, part, epoch)
 
     def try_batch(self, part: Microbatch, epoch: int) -> None:
-        """Only see whether a step on `part` fits into memory; the network to keep lends itself, and learns nothing."""
+        """Check whether a step on `part` fits into memory, using the averaged network, without training."""
         self.optimizer.zero_grad()
         try:
             self._loss(self.ema_network.train(), self.ema_network, part, epoch).backward()  # type: ignore[no-untyped-call]
@@ -117,7 +118,7 @@ class TrainStep:
         batch, target, weight = part.batch.to(device), part.target.to(device), part.weight.to(device)
         with self.precision.products():
             logits = module(batch, per_member=True)
-        if logits.ndim == 3:  # each member learns for itself: its own errors, not their mean's
+        if logits.ndim == 3:  # each member is trained on its own errors, not on those of the mean
             each = self.criterion(logits.flatten(0, 1), target.repeat_interleave(logits.shape[1]), epoch)
             each = each.view(logits.shape[:2]).mean(1)
         else:
@@ -126,18 +127,18 @@ class TrainStep:
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
-        """A block in which the network to keep is as it is to be validated: some optimisers average by themselves."""
+        """Inside the block, the network to save has the weights to validate; some optimisers compute the average themselves."""
         with evaluation_weights(self.optimizer):
             if self.config.ema_decay == 0.0:
                 self.ema_network.load_state_dict(self.network.state_dict())
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """All that steps have moved."""
+        """Everything that steps change."""
         return {name: getattr(self, name).state_dict() for name in PARTS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where a learner of the same settings was."""
+        """Restore the state of the same settings."""
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
 
@@ -145,7 +146,7 @@ class TrainStep:
 def running_average(decay: float) -> Callable[..., None]:
     """An average over about the last half of the steps so far, at most over 1 / (1 − decay) of them.
 
-    So it forgets the starting point however short a run is (polynomial-decay averaging, Shamir and Zhang 2013).
+    Unlike a plain moving average it forgets the initial weights in short runs (Shamir and Zhang 2013).
     """
 
     @torch.no_grad()

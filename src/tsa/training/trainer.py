@@ -1,7 +1,4 @@
-"""The training loop: draw, learn, validate, epoch after epoch; a checkpoint now and then.
-
-It knows tensors and rows; where a run is written and what becomes of its weights is in fit.py.
-"""
+"""The training loop: sample an epoch, train, validate, save checkpoints. Runs and their files are in `train_model`."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 @dataclass
 class TrainerState:
-    """Where a run stands: before step `step` + 1 of an epoch whose payments are drawn, or are yet to be."""
+    """The position of a run: after `step` steps of `epoch`. drawn: its payments, if they were drawn."""
 
     epoch: int = 1
     step: int = 0
@@ -51,7 +48,7 @@ class TrainerState:
 
 @dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What a loop tells and asks of its surroundings."""
+    """Callbacks of the loop, and the request to stop."""
 
     progress: Progress = silent
     on_step: Callable[[StepResult], None] = lambda step: None
@@ -59,7 +56,7 @@ class Callbacks:
 
 
 class Trainer:
-    """A run of training on the labelled rows `train`, validated on the rows `validation`."""
+    """Trains a network on the labelled rows `train`, validating on the rows `validation`."""
 
     def __init__(
         self,
@@ -76,22 +73,23 @@ class Trainer:
         self.loader = EpochLoader(store, config, processes)
         self.learner = TrainStep(network, config, processes, steps_per_epoch=self.sampler.steps)
         self.scoring = DistributedScorer(store, processes, hooks.progress, hooks.asked)
-        self.watch = PreemptionMonitor(config.checkpoint_every_minutes, hooks.asked, keeps_time=processes.is_main)
+        self.preemption = PreemptionMonitor(config.checkpoint_every_minutes, hooks.asked, keeps_time=processes.is_main)
         self.validation, self.checkpoints = rows["validation"], checkpoints
-        self.history, self.position, self.tally = EarlyStopping(), TrainerState(), EpochStats()
+        self.history, self.position, self.stats = EarlyStopping(), TrainerState(), EpochStats()
 
     def fit(self, *on_epoch: OnEpoch) -> EarlyStopping:
-        """Train, from where the run stands, and leave the network with the weights that are to be kept.
+        """Train from the current position; afterwards the network has the best weights.
 
-        on_epoch: each takes the record of every epoch.
+        Args:
+            on_epoch: Called with the record of each epoch.
         """
         try:
             while self.history.should_continue(self.config):
                 drawn = self.sample_epoch()
                 self.train_epoch(drawn)
                 record = self.validate()
-                for take in on_epoch:
-                    take(record)
+                for callback in on_epoch:
+                    callback(record)
                 self.save()
         except ScoringInterruptedError:
             self.save()
@@ -101,17 +99,17 @@ class Trainer:
         return self.history
 
     def sample_epoch(self) -> EpochSample:
-        """The payments of the epoch, in the order they are learned from."""
+        """The payments of the epoch, in order."""
         if self.position.drawn is None:
             started = time.perf_counter()
-            score = partial(self.scoring, self.learner.ema_network, what="looking for genuine payments that look risky")
+            score = partial(self.scoring, self.learner.ema_network, what="scoring genuine payments")
             drawn = self.sampler.epoch(self.position.epoch, score)
             self.position.drawn = self.loader.bucket_by_length(drawn, self.position.epoch)
-            self.tally = EpochStats(seconds=time.perf_counter() - started, saving=self.tally.saving)
+            self.stats = EpochStats(seconds=time.perf_counter() - started, saving=self.stats.saving)
         return self.position.drawn
 
     def train_epoch(self, drawn: EpochSample) -> None:
-        """The steps of the epoch that are still to be made."""
+        """Train the remaining steps of the epoch."""
         epoch = self.position.epoch
         what = f"epoch {epoch} of {self.config.epochs}"
         with self.hooks.progress(what, self.sampler.steps) as advance:
@@ -119,27 +117,27 @@ class Trainer:
             for parts in self._timed(self.loader.steps(drawn, after=self.position.step)):
                 step = self._step(parts, epoch)
                 self.position.step += 1
-                self.tally.add(step, parts)
+                self.stats.add(step, parts)
                 advance(1)
                 self._handle_stop_and_save(step)
 
     def validate(self) -> dict[str, Any]:
-        """What the epoch came to; its weights are kept if they are the best so far."""
+        """Validate, add the epoch's record, and keep its weights if they are the best so far."""
         started = time.perf_counter()
-        record = {"epoch": self.position.epoch, **self.tally.record(self.config.batch_size, self.processes.device)}
+        record = {"epoch": self.position.epoch, **self.stats.record(self.config.batch_size, self.processes.device)}
         with self.learner.evaluation_mode():
             record |= self._measured()
-            record["seconds"] = self.tally.seconds + self.tally.learning + time.perf_counter() - started
+            record["seconds"] = self.stats.seconds + self.stats.learning + time.perf_counter() - started
             if self.history.add(self.processes.broadcast(record), self.config):
                 self.history.best = _copied(self.learner.ema_network.state_dict())
             self._save_best()
-        self.position, self.tally = TrainerState(self.position.epoch + 1), EpochStats()
+        self.position, self.stats = TrainerState(self.position.epoch + 1), EpochStats()
         if not self.history.should_continue(self.config) and len(self.history.epochs) < self.config.epochs:
             logger.info("no better %s for %d epochs: stopping", self.config.monitor, self.config.patience)
         return self.history.epochs[-1]
 
     def save(self) -> None:
-        """Write a checkpoint of where the run stands. All processes take part, the first one writes."""
+        """Write a checkpoint. All processes must call this; the first one writes."""
         if self.checkpoints is None:
             return
         started = time.perf_counter()
@@ -148,11 +146,11 @@ class Trainer:
             best = self.history.best_epochs(self.config)
             self.checkpoints.save(self.position.epoch, self.position.step, state, best)
         self.processes.wait()
-        self.watch.saved()
-        self.tally.saving += time.perf_counter() - started
+        self.preemption.saved()
+        self.stats.saving += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the run needs to go on as if it had not been interrupted, but for the best weights, saved before."""
+        """Everything needed to resume the run exactly, except the best weights, which are saved separately."""
         drawn = self.position.drawn
         return {
             "epoch": self.position.epoch,
@@ -161,12 +159,12 @@ class Trainer:
             "learner": self.learner.state_dict(),
             "sampler": self.sampler.state_dict(),
             "history": self.history.state_dict(),
-            "tally": self.tally.state_dict(),
+            "tally": self.stats.state_dict(),
             "random": self.processes.all_gather(random_state(self.processes.device)),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], best: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint, `best` being the weights of its best epoch."""
+        """Restore a checkpoint. best: the weights of its best epoch."""
         drawn = state["drawn"]
         self.position = TrainerState(
             state["epoch"], state["step"], None if drawn is None else EpochSample.from_state_dict(drawn)
@@ -175,56 +173,56 @@ class Trainer:
         self.sampler.load_state_dict(state["sampler"])
         self.history.load_state_dict(state["history"])
         self.history.best = {name: value.to(self.processes.device) for name, value in best.items()}
-        self.tally = EpochStats(**state["tally"])
+        self.stats = EpochStats(**state["tally"])
         self._restore_rng(state["random"])
 
     def _restore_rng(self, states: Sequence[Any]) -> None:
-        """Go on drawing as the process of this number did; one that was not there draws numbers of its own."""
+        """Restore the generators of this rank; a new rank is seeded."""
         rank, count = self.processes.rank, self.processes.count
         if len(states) != count:
-            logger.warning("going on with %d processes instead of %d: dropout draws other numbers", count, len(states))
+            logger.warning("resuming with %d processes instead of %d: dropout draws other numbers", count, len(states))
         if rank < len(states):
             restore_random_state(states[rank], self.processes.device)
         else:
             torch.manual_seed(self.config.seed + rank)
 
     def _measured(self) -> dict[str, float]:
-        """Nothing where the range lacks one of the two outcomes: early stopping, which would need it, was refused then."""
+        """The validation metrics; empty if the range lacks one of the two outcomes, for which early stopping is refused."""
         label = self.store.label[self.validation]
         if not has_both_classes(label):
             return {}
         return validation_metrics(label, self.scoring(self.learner.ema_network, self.validation, "validation"))
 
     def _save_best(self) -> None:
-        """Keep the weights of this epoch in a file if it is among the best."""
+        """Save the weights of this epoch if it is among the best."""
         number = len(self.history.epochs)
         if self.checkpoints and self.processes.is_main and number in self.history.best_epochs(self.config):
             self.checkpoints.save_best(number, self.learner.ema_network.state_dict())
 
     def _timed(self, steps: Iterator[list[Microbatch]]) -> Iterator[list[Microbatch]]:
-        """The steps; how long each was waited for, and took in all, goes into the tally."""
-        began = time.perf_counter()
+        """The steps; adds waiting and training time to the stats."""
+        started = time.perf_counter()
         for parts in steps:
-            self.tally.waiting += time.perf_counter() - began
+            self.stats.waiting += time.perf_counter() - started
             yield parts
-            self.tally.learning += time.perf_counter() - began
-            began = time.perf_counter()
+            self.stats.learning += time.perf_counter() - started
+            started = time.perf_counter()
 
     def _step(self, parts: Sequence[Microbatch], epoch: int) -> StepResult:
         try:
-            return self.learner.step(parts, epoch, self.watch.local_flags)
+            return self.learner.step(parts, epoch, self.preemption.local_flags)
         except NotFiniteError as error:
             raise self._not_finite(parts, str(error)) from None
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-        # out of the handler: the error holds on to what fills the memory
+        # outside the handler: the error references the tensors that fill the memory
         raise self._too_large(max(parts, key=lambda part: len(part.task.rows)), epoch)
 
     def _handle_stop_and_save(self, step: StepResult) -> None:
-        """Save, or save and stop, where any process wishes to."""
+        """Save, or save and stop, if any process requests it."""
         self.hooks.on_step(step)
-        stop, save = self.watch.decide(step.wishes)
+        stop, save = self.preemption.decide(step.flags)
         if save:
             self.save()
         if stop:
@@ -232,16 +230,16 @@ class Trainer:
 
     def _stop(self) -> NoReturn:
         at = f"epoch {self.position.epoch}, step {self.position.step}"
-        raise TrainingStopped(f"asked to stop by SIGTERM: a checkpoint was saved in {at}, --resume goes on from there")
+        raise TrainingStopped(f"stopped by a signal: a checkpoint was saved in {at}; continue with --resume")
 
-    def _not_finite(self, parts: Sequence[Microbatch], found: str) -> TrainingError:
-        """What was found, where, and with which payments over all processes."""
+    def _not_finite(self, parts: Sequence[Microbatch], got: str) -> TrainingError:
+        """The error with the values, the step, and the payments of all processes."""
         rows = np.concatenate(self.processes.all_gather(np.concatenate([part.task.rows for part in parts])))
         at = f"epoch {self.position.epoch}, step {self.position.step + 1}"
-        return not_finite(found, at, self.store.ids()[rows].to_list())
+        return not_finite(got, at, self.store.ids()[rows].to_list())
 
     def _too_large(self, part: Microbatch, epoch: int) -> TrainingError:
-        """How many payments would have fitted into memory: found by trying."""
+        """The error with the number of payments that would fit into memory, found by trial."""
         n = len(part.task.rows)
         fits = find_max_batch_size(
             n, lambda size: self.learner.try_batch(first_rows(self.store, part.task, size), epoch)

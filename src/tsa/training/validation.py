@@ -1,4 +1,4 @@
-"""Scores over all processes, and what they say of a network. Knows payments and labels; not how it is trained."""
+"""Validation: distributed scoring, and metrics."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Scores = NDArray[np.float32]
 
 
 class ScoringInterruptedError(Exception):
-    """Scoring was left because the run was asked to stop. Raised in all processes."""
+    """Scoring was interrupted by a signal to stop. Raised in all processes."""
 
 
-class _LeftOffError(Exception):
-    """This process leaves off scoring; the others are to be told."""
+class _StoppedError(Exception):
+    """This process stops scoring; the others have to be notified."""
 
 
 class DistributedScorer:
-    """Scores payments of a store, each process its part, and gives all of them all scores."""
+    """Scores payments of a store, each process a part; all processes get all scores."""
 
     def __init__(
         self, store: EventStore, processes: DistributedContext, progress: Progress, asked: StopRequest
@@ -38,40 +38,40 @@ class DistributedScorer:
         self.store, self.processes, self.progress, self.asked = store, processes, progress, asked
 
     def __call__(self, network: TSANetwork, rows: Rows, what: str) -> Scores:
-        """(m,) raw scores of the payments `rows` (m,). The same, to the bit, however many processes there are."""
+        """(m,) raw scores of the payments `rows` (m,), bit-identical for any number of processes."""
         blocks = self.processes.shard(-(-len(rows) // BATCH_SIZE))
         own = slice(blocks.start * BATCH_SIZE, min(blocks.stop * BATCH_SIZE, len(rows)))
         scores = np.zeros(len(rows), np.float32)
-        left_off = False
+        stopped = False
         with self.progress(what, len(rows[own])) as advance:
             try:
-                scores[own] = score_events(network, self.store, rows[own], advance=self._advancing(advance))
-            except _LeftOffError:
-                left_off = True
-        if self.processes.any(left_off):
+                scores[own] = score_events(network, self.store, rows[own], advance=self._stoppable(advance))
+            except _StoppedError:
+                stopped = True
+        if self.processes.any(stopped):
             raise ScoringInterruptedError
         return self._all(scores)
 
-    def _advancing(self, advance: Advance) -> Advance:
-        """Between two batches there is time to heed what was asked."""
+    def _stoppable(self, advance: Advance) -> Advance:
+        """`advance`, which also checks for a signal to stop, between two batches."""
 
         def advanced(done: int) -> None:
             advance(done)
             if self.asked.to_stop:
-                raise _LeftOffError
+                raise _StoppedError
 
         return advanced
 
     def _all(self, scores: Scores) -> Scores:
-        """The scores that any process made; TrainingError where one is not finite."""
+        """The scores of all processes. Raises TrainingError if one is not finite."""
         every: Scores = self.processes.all_reduce(torch.from_numpy(scores).to(self.processes.device)).cpu().numpy()
         if not np.isfinite(every).all():
-            raise TrainingError(f"scores must be finite, but {np.count_nonzero(~np.isfinite(every))} are not")
+            raise TrainingError(f"scores must be finite (got {np.count_nonzero(~np.isfinite(every))} that are not)")
         return every
 
 
 def validation_metrics(label: NDArray[Any], score: Scores) -> dict[str, float]:
-    """What scores (m,) say about labels (m,) of both kinds. Counts are at a score of one half; the loss is cross-entropy."""
+    """Metrics of scores (m,) for labels (m,) of both kinds. Counts are at a score of 0.5; the loss is cross-entropy."""
     fraud, flagged = label == 1, score >= 0.5
     hits = int(np.count_nonzero(fraud & flagged))
     exact = score.astype(np.float64).clip(1e-12, 1 - 1e-12)
@@ -87,5 +87,5 @@ def validation_metrics(label: NDArray[Any], score: Scores) -> dict[str, float]:
 
 
 def has_both_classes(label: NDArray[Any]) -> bool:
-    """Whether labels (m,) are of both kinds, without which there is nothing to measure."""
+    """Whether labels (m,) are of both kinds, as metrics require."""
     return bool((label == 1).any() and (label == 0).any())

@@ -1,4 +1,4 @@
-"""What a search for settings is made of, and the folder that is its own. How it goes is in tune.py."""
+"""A hyper-parameter search: store, preset, search space, and its folder. `tsa.tuning.tune` runs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched: on which store, from which preset and settings, in which space. ConfigError where that cannot be."""
+    """The store, preset, fixed settings and space of a search.
+
+    Raises:
+        ConfigError: If the space has invalid values, or settings that must not vary.
+    """
 
     store: EventStore
     preset: str = "default"
@@ -35,10 +39,10 @@ class Search:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if judge := sorted({"training.monitor", "training.monitor_mode"} & set(self.space.entries)):
-            raise ConfigError(f"what trials are compared by must be the same for all, but {judge[0]} is searched")
-        if both := sorted(set(self.fixed) & set(self.space.entries)):
-            raise ConfigError(f"a setting is either set or searched, but {', '.join(both)} is both")
+        if fixed := sorted({"training.monitor", "training.monitor_mode"} & set(self.space.entries)):
+            raise ConfigError(f"the space must not contain {fixed[0]}: trials are compared by it")
+        if repeated := sorted(set(self.fixed) & set(self.space.entries)):
+            raise ConfigError(f"a setting must be either set or searched (got both for {', '.join(repeated)})")
         self.build_config({})
         for key, entry in self.space.entries.items():
             for value in entry.bounds:
@@ -48,20 +52,20 @@ class Search:
                     raise ConfigError(f"space: {key}: {error}") from None
 
     def build_config(self, chosen: Settings) -> tuple[TrainingConfig, Settings]:
-        """The training and the model's settings with `chosen` on top. ConfigError where they are refused."""
-        rooms: dict[str, Settings] = {room: {} for room in SECTIONS}
+        """The training and model settings with `chosen` on top. Raises ConfigError if they break a rule."""
+        sections: dict[str, Settings] = {section: {} for section in SECTIONS}
         for key, value in {**self.fixed, **chosen}.items():
-            room, _, name = key.partition(".")
-            rooms[room][name] = value
-        network_settings(self.store, self.preset, rooms["model"])
-        training = TrainingConfig.make(rooms["training"])
+            section, _, name = key.partition(".")
+            sections[section][name] = value
+        network_settings(self.store, self.preset, sections["model"])
+        training = TrainingConfig.make(sections["training"])
         if not training.early_stopping:
-            raise ConfigError("a search goes by the best epoch, it needs training.early_stopping, but it is off")
-        return training, rooms["model"]
+            raise ConfigError("training.early_stopping must be on for a search, which compares best epochs (got false)")
+        return training, sections["model"]
 
     @property
     def metric(self) -> str:
-        """What each epoch is judged by."""
+        """The metric that trials are compared by."""
         return self.build_config({})[0].monitor
 
     @property
@@ -71,7 +75,7 @@ class Search:
 
     @property
     def default_settings(self) -> Settings:
-        """The settings as they are without a search, so far as they lie in the space."""
+        """The settings without a search, as far as they are in the space."""
         training, model = self.build_config({})
         config = network_settings(self.store, self.preset, model)
         values = {f"training.{name}": value for name, value in training} | {
@@ -80,30 +84,32 @@ class Search:
         return {key: values[key] for key, entry in self.space.entries.items() if entry.contains(values[key])}
 
     def account(self) -> dict[str, Any]:
-        """What makes two searches the same."""
+        """The identity of the search, as JSON values."""
         rest = {"preset": self.preset, "fixed": self.fixed, "space": self.space.to_dict(), "seed": self.seed}
         account: dict[str, Any] = json.loads(json.dumps({"store": content_of(self.store), **rest}))
         return account
 
 
 def acquire_folder(search: Search, out: Path) -> None:
-    """Make `out` the folder of this search. ConfigError where it holds other things, or a search that differs."""
+    """Make `out` the folder of this search. Raises ConfigError if it has other content or another search."""
     check_folder(out, "a search", "search.json", is_side_file)
-    account, kept = search.account(), out / "search.json"
-    if not kept.is_file():
-        write_json(kept, account)
-    before = json.loads(kept.read_text(encoding="utf-8"))
+    account, file = search.account(), out / "search.json"
+    if not file.is_file():
+        write_json(file, account)
+    before = json.loads(file.read_text(encoding="utf-8"))
     if lines := list(differences(before, account)):
-        found = "; ".join(lines)
-        raise ConfigError(f"{out} must hold a search of the same things to go on, however (there, here): {found}")
+        differing = "; ".join(lines)
+        raise ConfigError(f"{out} holds another search (that search, then this: {differing}); choose another folder")
 
 
 @contextmanager
 def lock_folder(out: Path) -> Iterator[None]:
-    """Hold the folder against another search; the hold ends with the process."""
+    """Lock the folder against another search. The lock ends with the process."""
     with (out / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{out} must not be searched twice at once, but another search is at work") from None
+            raise ConfigError(
+                f"{out} is in use by another search; wait until it ends, or choose another folder"
+            ) from None
         yield

@@ -1,4 +1,4 @@
-"""The space of a search: which settings are tried, and between which ends. Knows nothing of how it is searched."""
+"""The space of a search: the settings to vary, with their ranges and choices."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ SECTIONS: dict[str, list[str]] = {
     "training": list(TrainingConfig.model_fields),
     "model": list(ModelConfig.model_fields),
 }
-"""The tables of a space, and the settings that each may name."""
+"""The sections of a space, and the settings that each may contain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """All numbers from `low` to `high`, both included; whole ones if both are. `log`: evenly in the logarithm."""
+    """Numbers from `low` to `high`, inclusive; integers if both are. `log`: uniform in the logarithm."""
 
     low: float
     high: float
     log: bool = False
 
     @property
-    def whole(self) -> bool:
-        """Whether it holds whole numbers alone."""
+    def is_integer(self) -> bool:
+        """Whether it contains only integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def bounds(self) -> tuple[Any, ...]:
-        """What must be allowed, if all between is to be."""
+        """The values to validate: if both ends are allowed, so are all between."""
         return self.low, self.high
 
     def contains(self, value: Any) -> bool:
         """Whether the value is one of these."""
-        return isinstance(value, int if self.whole else int | float) and self.low <= value <= self.high
+        return isinstance(value, int if self.is_integer else int | float) and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Choice:
 
     @property
     def bounds(self) -> tuple[Any, ...]:
-        """What must be allowed."""
+        """The values to validate."""
         return self.values
 
     def contains(self, value: Any) -> bool:
@@ -69,7 +69,7 @@ class Space:
 
     @classmethod
     def read(cls, path: Path = DEFAULT) -> Self:
-        """Read a TOML file with the tables [training] and [model]. ConfigError for what cannot be searched."""
+        """Read a TOML file with the sections [training] and [model]. Raises ConfigError for an invalid entry."""
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -83,21 +83,21 @@ class Space:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Self:
-        """A space as TOML holds it. ConfigError names the entry, the rule and the value."""
+        """A space from parsed TOML. Raises ConfigError for an invalid entry."""
         entries: dict[str, Range | Choice] = {}
-        for room, settings in table.items():
-            if room not in SECTIONS or not isinstance(settings, dict):
-                raise ConfigError(f"a space has the tables {' and '.join(SECTIONS)} (got {room})")
+        for section, settings in table.items():
+            if section not in SECTIONS or not isinstance(settings, dict):
+                raise ConfigError(f"a space must contain only the sections {' and '.join(SECTIONS)} (got {section})")
             for name, given in settings.items():
-                if name not in SECTIONS[room]:
-                    raise ConfigError(f"{room}.{name}: unknown key{suggest(name, SECTIONS[room])}")
-                entries[f"{room}.{name}"] = _entry(f"{room}.{name}", given)
+                if name not in SECTIONS[section]:
+                    raise ConfigError(f"{section}.{name}: unknown key{suggest(name, SECTIONS[section])}")
+                entries[f"{section}.{name}"] = _entry(f"{section}.{name}", given)
         if not entries:
-            raise ConfigError("a space must name a setting to search, but it is empty")
+            raise ConfigError("a space must contain at least one setting (got none)")
         return cls(entries)
 
     def to_dict(self) -> dict[str, Any]:
-        """The space as plain values, to be compared and kept."""
+        """The space as plain values."""
         return {key: dataclasses.asdict(entry) for key, entry in self.entries.items()}
 
 

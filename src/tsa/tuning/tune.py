@@ -1,9 +1,6 @@
-"""A search for settings: so many trainings, each with settings that the earlier ones make likely to be good.
+"""Hyper-parameter search with Optuna (Akiba et al. 2019) and its TPE sampler (Bergstra et al. 2011).
 
-It knows what to vary, when to give a training up and what to keep; how a training goes is in fit.py. Optuna chooses
-(Akiba et al. 2019) by a tree-structured Parzen estimator (Bergstra et al. 2011). The search stands in a folder and
-goes on from there: the choice of each trial depends on the seed and the trials before it alone, so a search that was
-killed and goes on tries what it would have tried.
+A search can be resumed: the choice of each trial depends only on the seed and the trials before it.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 N_STARTUP_TRIALS = 5
-"""So many trials are trained to their end before one is given up for being worse than their median."""
+"""The number of trials that are completed before one can be stopped for being worse than their median."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +48,13 @@ class BestTrial:
 
 
 def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progress = silent) -> BestTrial:
-    """Search until the folder `out` holds so many trials; an interrupted search goes on. The first trial changes nothing.
+    """Search until the folder `out` has `trials` trials, or resume a search. The first trial has the default settings.
 
-    Writes `trials.csv` and `best.toml`, the preset for `tsa train --settings`. Raises ConfigError for a folder that
-    holds something else or another search, TrainingError where no trial came to an end.
+    Writes `trials.csv`, and `best.toml` for `tsa train --settings`.
+
+    Raises:
+        ConfigError: If the folder has other content or another search.
+        TrainingError: If no trial was completed.
     """
     need("a search", "optuna", extra="tune")
     out = Path(out)
@@ -63,18 +63,18 @@ def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progres
     acquire_folder(search, out)
     with lock_folder(out), progress("tuning", trials) as advance:
         study = _open(search, out)
-        advance(min(len(_tried(study)), trials))
-        while (number := len(_tried(study))) < trials:
+        advance(min(len(_counted_trials(study)), trials))
+        while (number := len(_counted_trials(study))) < trials:
             _run_trial(search, study, number, out, progress)
             _write(search, study, out)
             advance(1)
-        return _write(search, study, out) or _none_ended(study)
+        return _write(search, study, out) or _no_trial_completed(study)
 
 
 def _run_trial(search: Search, study: Study, number: int, out: Path, progress: Progress) -> None:
-    """One trial: settings, a training, its value. One that is given up or cannot be trained counts as tried.
+    """Run one trial. A trial that is pruned or cannot be trained counts.
 
-    One that is asked to stop does not: the next search goes on with its training.
+    One that is stopped by a signal does not: the next search resumes its training.
     """
     from optuna import TrialPruned
     from optuna.trial import TrialState
@@ -85,13 +85,13 @@ def _run_trial(search: Search, study: Study, number: int, out: Path, progress: P
     try:
         value = _value(search, trial, chosen, out / "trials" / f"{number:04}", progress)
     except TrialPruned:
-        logger.info("trial %d is worse than the median of those before it: given up", number)
+        logger.info("trial %d is worse than the median of the earlier trials: stopped", number)
         study.tell(trial, state=TrialState.PRUNED)
     except TrainingStopped:
         raise
     except (ConfigError, TrainingError) as error:
         if number == 0:
-            raise  # the settings as they are cannot be trained: no setting of the space is the cause
+            raise  # the default settings cannot be trained: the space is not the cause
         logger.warning("trial %d cannot be trained: %s", number, error)
         trial.set_user_attr("refused", str(error))
         study.tell(trial, state=TrialState.PRUNED)
@@ -113,20 +113,22 @@ def _ask(search: Search, study: Study, number: int) -> Trial:
 
 
 def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: Progress) -> float:
-    """Train with the chosen settings, or go on with it; the best epoch's metric. TrialPruned where that is not worth it."""
+    """Train with the chosen settings, or resume; returns the best epoch's metric. Raises TrialPruned for a poor trial."""
     from optuna import TrialPruned
 
-    told: set[int] = set()
+    reported: set[int] = set()
 
-    def tell(records: Sequence[dict[str, Any]]) -> None:
+    def report(records: Sequence[dict[str, Any]]) -> None:
         for record in records:
-            if record["epoch"] not in told:
+            if record["epoch"] not in reported:
                 trial.report(record[search.metric], record["epoch"])
-                told.add(record["epoch"])
+                reported.add(record["epoch"])
 
     def on_epoch(record: dict[str, Any]) -> None:
-        before = [] if told else epochs_of(out)  # an interruption's too: later trials are compared with them
-        tell([*before, record])
+        before = (
+            [] if reported else epochs_of(out)
+        )  # also those before an interruption: later trials are compared with them
+        report([*before, record])
         if trial.should_prune():
             raise TrialPruned
 
@@ -134,7 +136,7 @@ def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: 
     settings: dict[str, Any] = {"preset": search.preset, "model": model, "training": training}
     bundle = train(search.store, out, **settings, progress=progress, on_epoch=on_epoch, resume=out.exists())
     epochs = bundle.training["epochs"]
-    tell(epochs)
+    report(epochs)
     values = [float(epoch[search.metric]) for epoch in epochs]
     return max(values) if search.higher_is_better else min(values)
 
@@ -142,17 +144,17 @@ def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: 
 def _suggested(trial: Trial, key: str, entry: Range | Choice) -> Any:
     if isinstance(entry, Choice):
         return trial.suggest_categorical(key, list(entry.values))
-    if entry.whole:
+    if entry.is_integer:
         return trial.suggest_int(key, int(entry.low), int(entry.high), log=entry.log)
     return trial.suggest_float(key, entry.low, entry.high, log=entry.log)
 
 
 def _open(search: Search, out: Path) -> Study:
-    """The study in the folder, without what an interruption left unfinished."""
+    """The study in the folder; interrupted trials are marked as failed."""
     import optuna
 
     optuna.logging.disable_default_handler()
-    # by a connection instead of a URL, in which a path would have to do without some characters
+    # a connection instead of a URL, in which some characters of a path are not allowed
     connect = partial(sqlite3.connect, out / "study.db", check_same_thread=False)
     study = optuna.create_study(
         study_name="tsa",
@@ -167,7 +169,7 @@ def _open(search: Search, out: Path) -> Study:
     return study
 
 
-def _tried(study: Study) -> list[FrozenTrial]:
+def _counted_trials(study: Study) -> list[FrozenTrial]:
     """The trials that count, in order."""
     from optuna.trial import TrialState
 
@@ -175,10 +177,10 @@ def _tried(study: Study) -> list[FrozenTrial]:
 
 
 def _best(search: Search, study: Study) -> BestTrial | None:
-    """The best of the trials that came to an end; None where none did."""
-    tried = _tried(study)
+    """The best completed trial; None if there is none."""
+    tried = _counted_trials(study)
     sign = 1 if search.higher_is_better else -1
-    # one that was given up has a value too, its last
+    # a pruned trial has a value too, its last
     values = [trial.value if trial.state.name == "COMPLETE" else None for trial in tried]
     ended = [(sign * value, -number) for number, value in enumerate(values) if value is not None]
     if not ended:
@@ -188,8 +190,8 @@ def _best(search: Search, study: Study) -> BestTrial | None:
     return BestTrial(trial=-number, metric=search.metric, value=sign * value, settings=settings, tried=len(tried))
 
 
-def _none_ended(study: Study) -> NoReturn:
-    raise TrainingError(f"a trial must come to its end, but none of {len(_tried(study))} did")
+def _no_trial_completed(study: Study) -> NoReturn:
+    raise TrainingError(f"at least one trial must be completed (got none of {len(_counted_trials(study))})")
 
 
 def _write(search: Search, study: Study, out: Path) -> BestTrial | None:
@@ -203,23 +205,23 @@ def _write(search: Search, study: Study, out: Path) -> BestTrial | None:
             **trial.params,
             "refused": trial.user_attrs.get("refused"),
         }
-        for number, trial in enumerate(_tried(study))
+        for number, trial in enumerate(_counted_trials(study))
     ]
-    with atomic_file(out / "trials.csv") as aside:
-        pl.DataFrame(rows, infer_schema_length=None, strict=False).write_csv(aside)
+    with atomic_file(out / "trials.csv") as temporary:
+        pl.DataFrame(rows, infer_schema_length=None, strict=False).write_csv(temporary)
     if best := _best(search, study):
         write_text(out / "best.toml", _preset(search, best))
     return best
 
 
 def _preset(search: Search, best: BestTrial) -> str:
-    """The best settings as TOML, with the tables that `tsa train --settings` reads."""
+    """The best settings as TOML, with the sections that `tsa train --settings` reads."""
     lines = [
         f"# The best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.5f}.",
         f"# Over the preset {search.preset}: tsa train STORE --preset {search.preset} --settings best.toml --out RUN",
     ]
-    for room in SECTIONS:
-        own = {key.partition(".")[2]: value for key, value in best.settings.items() if key.startswith(f"{room}.")}
+    for section in SECTIONS:
+        own = {key.partition(".")[2]: value for key, value in best.settings.items() if key.startswith(f"{section}.")}
         # JSON writes numbers, texts, truth values and lists of them as TOML reads them
-        lines += ["", f"[{room}]", *(f"{name} = {json.dumps(value)}" for name, value in sorted(own.items()))]
+        lines += ["", f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in sorted(own.items()))]
     return "\n".join(lines) + "\n"

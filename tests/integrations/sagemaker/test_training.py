@@ -291,7 +291,7 @@ def interrupted(command: list[str], folder: Folder, **more: str) -> int:
         time.sleep(0.01)
     process.terminate()
     said, _ = process.communicate(timeout=120)
-    assert "asked to stop by SIGTERM: a checkpoint was saved" in said
+    assert "stopped by a signal: a checkpoint was saved" in said
     return process.returncode
 
 
@@ -306,7 +306,7 @@ def test_by_the_toolkit(folder: Folder) -> None:
     done = subprocess.run(TOOLKIT, env=environment(**module), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Reporting training SUCCESS" in done.stdout + done.stderr
-    assert "going on from" in done.stdout + done.stderr
+    assert "resuming from" in done.stdout + done.stderr
     assert (folder.base / "output" / "success").is_file()
     found = load_file(folder.base / "model" / "weights.safetensors")
     for name in ("checkpoints", "model", "output"):
@@ -324,4 +324,4 @@ def test_a_failure_by_the_toolkit(folder: Folder) -> None:
     module = {"SAGEMAKER_TRAINING_MODULE": "tsa.integrations.sagemaker.training:start"}
     done = subprocess.run(TOOLKIT, env=environment(**module), capture_output=True, text=True)
     assert done.returncode == 1
-    assert folder.failure.startswith("TrainingError: the training range must hold both outcomes, but frauds=0")
+    assert folder.failure.startswith("TrainingError: the training range must hold both outcomes (got frauds=0")

@@ -1,7 +1,4 @@
-"""From the payments of an epoch to the batches on which a process works: order, parts, histories, prefetching.
-
-Knows rows and histories; not what is learned from them.
-"""
+"""Turn the payments of an epoch into the batches of each process: order, parts, histories, prefetching."""
 
 from __future__ import annotations
 
@@ -32,34 +29,34 @@ from tsa.training.distributed import DistributedContext
 Rows = NDArray[np.int64]
 
 PREFETCHED = 4
-"""Batches that each worker process has ready."""
+"""Batches that each worker process prepares in advance."""
 MAX_WAIT_SECONDS = 600
-"""How long a batch of a worker process is waited for."""
+"""How long to wait for a batch of a worker process."""
 CHECK_SECONDS = 5.0
-"""How often it is checked meanwhile that worker processes live."""
+"""How often to check in this time that worker processes are alive."""
 LAST_SECONDS = 20
 """How long a worker process outlives a SIGTERM or SIGHUP."""
 
 
 @dataclass(frozen=True)
 class MicrobatchSpec:
-    """What one process does in one part of a step."""
+    """The payments of one process in one part of a step."""
 
     rows: Rows
-    """(B,) its payments."""
+    """(B,) the payments."""
     weight: NDArray[np.float32]
-    """(B,) how much each counts."""
+    """(B,) the weight of each in the loss."""
     variation: HistoryAugmentation
-    """How each sees its histories."""
+    """The augmentation of their histories."""
     loss_weight: float
     """Their share in the step: the sum over parts and processes is the number of processes, so that a mean over these
     is the mean over the batch."""
     widths: dict[str, int]
-    """How wide each history is: as the longest among all processes, so that all of them have as much to do."""
+    """The width of each history: the longest in all processes, so that all of them have equal work."""
     positions: int
-    """Positions of all histories over all processes together, and"""
+    """Positions of all histories in all processes."""
     filled: int
-    """those of them that hold an event."""
+    """Positions with an event, in all processes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Microbatch:
 
 
 class EpochLoader:
-    """The steps of an epoch, each as the tensors of its parts in turn."""
+    """Iterates over the steps of an epoch, each as the tensors of its parts."""
 
     def __init__(self, store: EventStore, config: TrainingConfig, processes: DistributedContext) -> None:
         self.store, self.config, self.processes = store, config, processes
@@ -82,37 +79,39 @@ class EpochLoader:
         self._prefetching = self._workers()
 
     def steps(self, drawn: EpochSample, after: int = 0) -> Iterator[list[Microbatch]]:
-        """The steps of an epoch, the first `after` left out: per step the parts that this process works on."""
+        """The parts of this process for each step of an epoch, without the first `after` steps."""
         self._epoch = drawn, after
         tensors = self._loaded()
         for _ in range(after, len(drawn.rows) // self.config.batch_size):
             yield [next(tensors) for _ in range(self.config.gradient_accumulation_steps)]
 
     def tasks(self) -> Iterator[MicrobatchSpec]:
-        """What this process does in the steps of the epoch at hand, part by part."""
+        """The parts of this process in the current epoch."""
         if self._epoch is not None:
             drawn, after = self._epoch
             for first in range(after * self.config.batch_size, len(drawn.rows), self.config.batch_size):
                 yield from self._split(drawn, first)
 
     def bucket_by_length(self, drawn: EpochSample, epoch: int) -> EpochSample:
-        """The same payments with those of similar length in one batch, where the settings ask for it."""
+        """The payments reordered so that batches have similar history lengths, if `length_bucket_batches` is set."""
         if self.config.length_bucket_batches == 0:
             return drawn
         rng = np.random.default_rng([self.config.seed, epoch, 1])
-        order = bucketed(self._held(drawn.rows), self.config.batch_size, self.config.length_bucket_batches, rng)
+        order = bucketed(
+            self._history_lengths(drawn.rows), self.config.batch_size, self.config.length_bucket_batches, rng
+        )
         return drawn.part(order)
 
     def close(self) -> None:
-        """End the processes that gather ahead: left to the end of this one, they would outlive a SIGTERM for a while."""
+        """End the worker processes, which would otherwise outlive a SIGTERM."""
         iterator = getattr(self._prefetching, "_iterator", None)
         if (shut_down := getattr(iterator, "_shutdown_workers", None)) is not None:
             shut_down()
 
     def _refuse_idle(self) -> None:
-        """TrainingError where a process would get no payment."""
-        least, count = self.config.batch_size // self.config.gradient_accumulation_steps, self.processes.count
-        if least < count:
+        """Raise TrainingError if a process would get no payment."""
+        fewest, count = self.config.batch_size // self.config.gradient_accumulation_steps, self.processes.count
+        if fewest < count:
             raise TrainingError(
                 "each process must get a payment of each part of a batch "
                 f"(got {count} processes, training.batch_size={self.config.batch_size}, "
@@ -120,37 +119,37 @@ class EpochLoader:
             )
 
     def _split(self, drawn: EpochSample, first: int) -> Iterator[MicrobatchSpec]:
-        """The parts of the batch that begins at `first`."""
+        """The parts of the batch starting at `first`."""
         size, parts = self.config.batch_size, self.config.gradient_accumulation_steps
         for number in range(parts):
             begin, end = size * number // parts, size * (number + 1) // parts
             yield self._task(drawn, slice(first + begin, first + end))
 
-    def _task(self, drawn: EpochSample, whole: slice) -> MicrobatchSpec:
+    def _task(self, drawn: EpochSample, chosen: slice) -> MicrobatchSpec:
         """This process's share of one part, with widths that are the same in all."""
-        n = whole.stop - whole.start
+        n = chosen.stop - chosen.start
         own = self.processes.shard(n)
-        held = self._held(drawn.rows[whole])
+        lengths = self._history_lengths(drawn.rows[chosen])
         names = [key.name for key in self.store.market.history]
-        widths = dict(zip(names, held.max(axis=1).tolist(), strict=True))
-        mine = slice(whole.start + own.start, whole.start + own.stop)
+        widths = dict(zip(names, lengths.max(axis=1).tolist(), strict=True))
+        own_rows = slice(chosen.start + own.start, chosen.start + own.stop)
         return MicrobatchSpec(
-            rows=drawn.rows[mine],
-            weight=drawn.weight[mine],
-            variation=drawn.variation.select(mine),
+            rows=drawn.rows[own_rows],
+            weight=drawn.weight[own_rows],
+            variation=drawn.variation.select(own_rows),
             loss_weight=(own.stop - own.start) * self.processes.count / self.config.batch_size,
             widths=widths,
             positions=n * sum(widths.values()),
-            filled=int(held.sum()),
+            filled=int(lengths.sum()),
         )
 
-    def _held(self, rows: Rows) -> NDArray[np.int64]:
-        """(histories, B) how many events the histories of `rows` (B,) hold."""
+    def _history_lengths(self, rows: Rows) -> NDArray[np.int64]:
+        """(histories, B) the number of events in the histories of `rows` (B,)."""
         keys = self.store.market.history
         return np.stack([history_lengths(self.store.histories[key.name], rows, key.length) for key in keys])
 
     def _workers(self) -> DataLoader[Any] | None:
-        """The processes that gather ahead, if any."""
+        """The loader with worker processes, if any."""
         workers = self.config.num_workers
         if workers is None:
             workers = min(2, (os.cpu_count() or 1) - 1) if self.processes.device.type == "cuda" else 0
@@ -164,7 +163,7 @@ class EpochLoader:
             num_workers=workers,
             prefetch_factor=PREFETCHED,
             persistent_workers=True,
-            generator=torch.Generator(),  # of its own: the global one belongs to the network
+            generator=torch.Generator(),  # not the global one, which the network uses
             worker_init_fn=_outlive_signals,
             timeout=MAX_WAIT_SECONDS,
         )
@@ -178,8 +177,10 @@ class EpochLoader:
 
 
 def _check_while_waiting(iterator: Any) -> None:
-    """Check every few seconds that the workers live: a signal tells only of those that this process forked itself, and
-    torch would notice the end of others only after `MAX_WAIT_SECONDS`."""
+    """Check every few seconds that the workers are alive.
+
+    A signal reports only workers that this process forked itself; torch would notice others after `MAX_WAIT_SECONDS`.
+    """
     attempt = type(iterator)._try_get_data
 
     def attempts(timeout: float) -> tuple[bool, Any]:
@@ -194,8 +195,7 @@ def _check_while_waiting(iterator: Any) -> None:
 
 
 def _outlive_signals(worker: int) -> None:
-    """Gather on for a while: what is sent to all processes of a job is for the one that saves a checkpoint, and needs
-    batches until then."""
+    """Continue for a while after a signal to all processes of a job: saving a checkpoint may need more batches."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: signal.alarm(LAST_SECONDS))
 
@@ -208,38 +208,38 @@ def loaded(store: EventStore, task: MicrobatchSpec) -> Microbatch:
 
 
 def first_rows(store: EventStore, task: MicrobatchSpec, size: int) -> Microbatch:
-    """The tensors of the first `size` payments of a task alone."""
+    """The tensors of the first `size` payments of a task."""
     first = slice(size)
     part = replace(task, rows=task.rows[first], weight=task.weight[first], variation=task.variation.select(first))
     return loaded(store, part)
 
 
-def bucketed(held: NDArray[np.int64], size: int, window: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def bucketed(lengths: NDArray[np.int64], size: int, window: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """(n,) an order of n payments in which batches of `size` hold payments of similar history lengths.
 
-    held: (histories, n). Within windows of `window` batches payments are sorted by length and cut into batches, which then
-    come in random order; inside a batch payments keep the order they had. n is a multiple of `size`.
+    lengths: (histories, n). Within windows of `window` batches payments are sorted by length and cut into batches, in random
+    order; the order inside a batch does not change. n is a multiple of `size`.
     """
     order = []
-    for first in range(0, held.shape[1], size * window):
-        here = held[:, first : first + size * window]
-        batches = _sorted_by_length(here, size).reshape(-1, size)
+    for first in range(0, lengths.shape[1], size * window):
+        window_lengths = lengths[:, first : first + size * window]
+        batches = _sorted_by_length(window_lengths, size).reshape(-1, size)
         order.append(first + np.sort(batches, axis=1)[rng.permutation(len(batches))].ravel())
     return np.concatenate(order)
 
 
-def _sorted_by_length(held: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _sorted_by_length(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Sorted by the first history; then, in strips of about √(number of batches) batches, by the second, and so on."""
-    order = np.argsort(held[0], kind="stable")
-    if len(held) == 1 or len(order) <= size:
+    order = np.argsort(lengths[0], kind="stable")
+    if len(lengths) == 1 or len(order) <= size:
         return order
-    strip = size * max(1, round((len(order) / size) ** (1 - 1 / len(held))))
+    strip = size * max(1, round((len(order) / size) ** (1 - 1 / len(lengths))))
     strips = [order[first : first + strip] for first in range(0, len(order), strip)]
-    return np.concatenate([part[_sorted_by_length(held[1:, part], size)] for part in strips])
+    return np.concatenate([part[_sorted_by_length(lengths[1:, part], size)] for part in strips])
 
 
 class _Gathered(Dataset[Any]):
-    """Tasks with their tensors, packed. Workers that are not forked open the store again: memory maps are not sent."""
+    """Tasks with their tensors, packed. Workers that are not forked open the store again, since memory maps cannot be sent."""
 
     def __init__(self, store: EventStore) -> None:
         self.store = store
@@ -256,7 +256,7 @@ def _reopened(path: Any) -> _Gathered:
 
 
 class _Tasks:
-    """What is to be gathered in the epoch at hand."""
+    """The tasks of the current epoch."""
 
     def __init__(self, loader: EpochLoader) -> None:
         self._loader = loader

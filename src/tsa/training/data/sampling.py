@@ -1,9 +1,7 @@
-"""Which training rows an epoch sees: every fraud, and a fresh draw of genuine payments.
+"""Sample the rows of an epoch: every fraud, and genuine payments at random or by importance.
 
-Drawing fewer genuine payments than there are shifts every score; `genuine_sampling_rate` is the number that a score must be
-corrected with. Most genuine payments teach little. Once the network has an opinion, they are drawn by importance: the
-riskier a payment looks, the likelier it is drawn, and the less it counts (after Katharopoulos and Fleuret 2018). The
-correction by the rate is then only roughly right; it is exact where all are drawn alike.
+Importance sampling draws risky payments more often and weights them less (Katharopoulos and Fleuret 2018). Scores are
+corrected with `genuine_sampling_rate`: exactly if all are equally likely, approximately with importance sampling.
 """
 
 from __future__ import annotations
@@ -20,11 +18,11 @@ from tsa.data.augmentation import HistoryAugmentation
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 IMPORTANCE_SLOPE = 5.0
-"""How much more often a payment is drawn whose score is the mean score than one whose score is 0, less one."""
+"""A payment with the mean score is drawn 1 + this many times as often as one with score 0."""
 
 WEIGHT_POWER = 0.25
-"""How much less a payment counts that is likelier to be drawn. 1 would undo the preference in expectation; less keeps some of
-it, and the ranks at the top, where teams work, gain by that."""
+"""The weight of a payment is its probability to the power of minus this. 1 would be unbiased; less improves the top
+ranks."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +31,26 @@ class EpochSample:
 
     rows: Rows
     weight: NDArray[np.float32]
-    """(m,) how much each counts in the loss, 1 on average over genuine ones."""
+    """(m,) the weight of each in the loss; the mean over genuine ones is 1."""
     variation: HistoryAugmentation
-    """How each sees its histories."""
+    """The augmentation of their histories."""
 
     def part(self, which: slice | Rows) -> EpochSample:
-        """Some of it, in the order of `which`."""
+        """The rows `which`, in that order."""
         return EpochSample(self.rows[which], self.weight[which], self.variation.select(which))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain arrays by name; `from_state_dict` makes it anew."""
+        """Plain arrays by name; see `from_state_dict`."""
         return {**vars(self), "variation": vars(self.variation)}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> EpochSample:
-        """What `state_dict` was of."""
+        """The inverse of `state_dict`."""
         return cls(state["rows"], state["weight"], HistoryAugmentation(**state["variation"]))
 
 
 def genuine_drawn(label: NDArray[Any], genuine_per_fraud: float) -> int:
-    """How many genuine rows one epoch draws: one at least, and all where they are too few. label: (n,) of 0 and 1."""
+    """The number of genuine rows that one epoch draws: at least one, at most all. label: (n,) of 0 and 1."""
     n_fraud, n_genuine = int(np.count_nonzero(label == 1)), int(np.count_nonzero(label == 0))
     return min(n_genuine, max(1, round(n_fraud * genuine_per_fraud)))
 
@@ -74,10 +72,14 @@ def sample_epoch(
 ) -> EpochSample:
     """All frauds and `genuine_per_fraud` times as many genuine rows, drawn without replacement, in random order.
 
-    rows: (m,) row numbers; label: (m,) their labels, 0 or 1. Too few genuine rows: all of them. genuine_score: a score
-    of each genuine row, in their order among `rows`, to draw by importance; without it all are equally likely.
-    label_delay_augmentation,
-    event_dropout: the shares of rows that see their histories otherwise than they were.
+    Args:
+        rows: (m,) row numbers.
+        label: (m,) their labels, 0 or 1.
+        genuine_per_fraud: If there are too few genuine rows, all are used.
+        rng: The random generator.
+        genuine_score: A score for each genuine row, in their order among `rows`, for importance sampling.
+        label_delay_augmentation: Share of rows with augmented label delays.
+        event_dropout: Share of rows with event dropout.
     """
     fraud, genuine = rows[label == 1], rows[label == 0]
     chance = _chances(len(genuine), genuine_drawn(label, genuine_per_fraud), genuine_score)
@@ -92,19 +94,19 @@ def sample_epoch(
     return EpochSample(all_rows[order], weights[order].astype(np.float32), variation)
 
 
-def _chances(n: int, wanted: int, score: NDArray[Any] | None) -> Floats:
-    """(n,) the chance of each to be drawn; they add up to `wanted`, and none is above 1."""
-    if score is None or wanted == n:
-        return np.full(n, wanted / n if n else 0.0)
+def _chances(n: int, n_drawn: int, score: NDArray[Any] | None) -> Floats:
+    """(n,) the probability of each to be drawn; at most 1, with sum `n_drawn`."""
+    if score is None or n_drawn == n:
+        return np.full(n, n_drawn / n if n else 0.0)
     share = 1.0 + IMPORTANCE_SLOPE * score.astype(np.float64) / max(float(score.mean()), 1e-12)
-    chance = share * (wanted / share.sum())
+    chance = share * (n_drawn / share.sum())
     while chance.max() > 1.0 + 1e-9:
-        # what a certain one cannot take is spread over the others
+        # probability above 1 is spread over the others
         certain = chance >= 1.0
         chance[certain] = 1.0
-        chance[~certain] *= (wanted - certain.sum()) / chance[~certain].sum()
-    held: Floats = np.minimum(chance, 1.0)
-    return held
+        chance[~certain] *= (n_drawn - certain.sum()) / chance[~certain].sum()
+    limited: Floats = np.minimum(chance, 1.0)
+    return limited
 
 
 def _systematic(chance: Floats, rng: np.random.Generator) -> Rows:

@@ -1,7 +1,7 @@
-"""Batches on their way from a worker process: plain arrays through a pipe.
+"""Send batches from worker processes as plain arrays through a pipe.
 
-PyTorch would put tensors into /dev/shm and send their file descriptors. Where that is small, as in containers, or many
-files are open, a batch would be lost in the worker and waited for without end. A pipe needs neither.
+PyTorch would use /dev/shm and file descriptors. In containers with a small /dev/shm, or with many open files, batches
+would be lost and the run would hang.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from tsa.errors import TrainingError
 
 SEMAPHORES, OF_EACH = 12, 8
-"""By which processes wait for one another: of all together, and of each worker. A page of /dev/shm each."""
+"""Semaphores that a loader needs in total, and per worker. Each needs a page of /dev/shm."""
 PAGE_KB = 4
 
 
@@ -30,25 +30,25 @@ class Plain:
 
 
 def refuse_without_semaphores(workers: int) -> None:
-    """Raise TrainingError where not even what processes wait for one another with can be made."""
+    """Raise TrainingError if the semaphores of the workers cannot be created."""
     count = SEMAPHORES + OF_EACH * workers
     try:
         made = [multiprocessing.Lock() for _ in range(count)]
     except OSError as error:
         raise TrainingError(
-            f"training.num_workers={workers} needs {count * PAGE_KB} kB in /dev/shm (got {error}): make room there, or set "
-            "training.num_workers=0"
+            f"training.num_workers={workers} needs {count * PAGE_KB} kB in /dev/shm (got {error}); free some space there, or "
+            "set training.num_workers=0"
         ) from error
     del made
 
 
 def packed(value: Any) -> Any:
-    """The same with each tensor, in whatever dataclass or dictionary it stands, as plain values."""
+    """The value with each tensor in its dataclasses and dictionaries replaced by plain values."""
     return _mapped(value, Tensor, lambda tensor: Plain(tensor.numpy()))
 
 
 def unpacked(value: Any) -> Any:
-    """What was packed, with its tensors."""
+    """The inverse of `packed`."""
     return _mapped(value, Plain, lambda plain: torch.from_numpy(plain.values))
 
 

@@ -1,6 +1,6 @@
-"""A run as MLflow keeps it: settings, figures, how it ended. Every call is bounded, and none is made in training's own thread.
+"""Log a run to MLflow: settings, metrics, status. Calls have time limits, and metrics are sent from another thread.
 
-MLflow's client is used by itself: its active run would be ended when the process ends, with waits of its own.
+Uses MLflow's client directly: MLflow's active run would delay the end of the process.
 """
 
 from __future__ import annotations
@@ -12,52 +12,64 @@ from typing import Any
 
 from tsa.errors import ConfigError
 from tsa.training.distributed import bound_mlflow, mlflow_experiment, mlflow_run
-from tsa.training.trackers.queue import USER, shown
+from tsa.training.trackers.queue import USER, error_text
 
 MAX_PARAMETERS = 100
-"""In one call."""
+"""The most parameters of one call."""
 DEFAULT = "0"
-"""The experiment of runs for which none is named."""
+"""The id of the default experiment."""
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 
 
 class MLflowRun:
-    """A run of the experiment that MLflow's own variables name; one that is resumed goes on under its number."""
+    """A run of the experiment that MLflow's variables name. A resumed run has the same id."""
 
     def __init__(
-        self, uri: str, out: Path, run: dict[str, Any], figures: Callable[[Mapping[str, Any]], dict[str, float]]
+        self, uri: str, out: Path, run: dict[str, Any], metric_values: Callable[[Mapping[str, Any]], dict[str, float]]
     ):
-        """run: the account of the run, in which its number is kept. ConfigError where MLflow cannot be reached."""
-        self._client, self._figures = _client(uri), figures
+        """Create or reopen the run and log its settings.
+
+        Args:
+            uri: The address of MLflow.
+            out: The run folder, which names the run.
+            run: The metadata of the run; its id is stored there.
+            metric_values: Returns the numbers of an epoch's record.
+
+        Raises:
+            ConfigError: If MLflow cannot be reached.
+        """
+        self._client, self._metric_values = _client(uri), metric_values
         try:
             self._id, known = self._opened(out, run)
             run["mlflow_run"] = self._id
-            settings = {f"{room}.{key}": value for room in ("training", "model") for key, value in run[room].items()}
-            # what was logged cannot be changed; of a run that goes on, the settings that may differ make no difference
+            settings = {
+                f"{section}.{key}": value for section in ("training", "model") for key, value in run[section].items()
+            }
+            # logged settings cannot be changed; those that may differ in a resumed run do not affect the weights
             self._log_settings({key: value for key, value in settings.items() if key not in known})
         except Exception as error:
             raise _unreachable(uri, error) from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Log the figures of an epoch."""
+        """Log the metrics of an epoch."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, record["epoch"]) for name, value in self._figures(record).items()]
+        metrics = [Metric(name, value, now, record["epoch"]) for name, value in self._metric_values(record).items()]
         self._client.log_batch(self._id, metrics=metrics)
 
     def end(self, well: bool) -> None:
-        """Say how the run ended."""
+        """Set the final status of the run."""
         self._client.set_terminated(self._id, "FINISHED" if well else "FAILED")
 
     def _opened(self, out: Path, run: Mapping[str, Any]) -> tuple[str, Mapping[str, str]]:
-        """The number of the run, and the settings that it has already."""
+        """The id of the run, and the settings logged before."""
         from mlflow.tracking.context.registry import resolve_tags
 
-        found = run.get("mlflow_run") or mlflow_run()
-        if found and (known := _unless_missing(lambda: self._client.get_run(found))) is not None:
-            self._client.update_run(found, status="RUNNING")
-            return found, known.data.params
+        run_id = run.get("mlflow_run") or mlflow_run()
+        if run_id and (known := _unless_missing(lambda: self._client.get_run(run_id))) is not None:
+            self._client.update_run(run_id, status="RUNNING")
+            return run_id, known.data.params
         created = self._client.create_run(_experiment(self._client), run_name=out.resolve().name, tags=resolve_tags())
         return created.info.run_id, {}
 
@@ -70,7 +82,7 @@ class MLflowRun:
 
 
 def refuse_unreachable(uri: str) -> None:
-    """Raise ConfigError where MLflow does not answer: before anything is written."""
+    """Raise ConfigError if MLflow does not answer."""
     client = _client(uri)
     try:
         _unless_missing(lambda: client.get_experiment(DEFAULT))
@@ -92,12 +104,12 @@ def _experiment(client: Any) -> str:
     number, name = mlflow_experiment()
     if number or not name:
         return number or DEFAULT
-    found = client.get_experiment_by_name(name)
-    return str(client.create_experiment(name) if found is None else found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    return str(client.create_experiment(name) if experiment is None else experiment.experiment_id)
 
 
 def _unless_missing(call: Callable[[], Any]) -> Any:
-    """What a call gives; None where there is no such thing, which MLflow has answered then."""
+    """The result of a call; None if MLflow answers that the object does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -109,9 +121,9 @@ def _unless_missing(call: Callable[[], Any]) -> Any:
 
 
 def _unreachable(uri: str, error: Exception) -> ConfigError:
-    """The address without what may be a password in it."""
+    """The error with the address, without a password in it."""
     address = USER.sub("://", uri)
     return ConfigError(
-        f"MLFLOW_TRACKING_URI must lead to an MLflow that takes runs (got {address}: {type(error).__name__}: {shown(error)}); "
-        "start it, or unset the variable to train without it"
+        "MLFLOW_TRACKING_URI must be the address of a running MLflow "
+        f"(got {address}: {type(error).__name__}: {error_text(error)}); start it, or unset the variable to train without it"
     )

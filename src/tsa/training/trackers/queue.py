@@ -1,6 +1,6 @@
-"""Records on their way to a tracker, in a thread of its own: a run neither fails nor waits because of a tracker.
+"""Send records to a tracker from a separate thread, so that a run neither fails nor waits because of a tracker.
 
-What a tracker does not take is kept and tried again. It knows no tracker.
+Records that could not be sent are retried.
 """
 
 from __future__ import annotations
@@ -17,91 +17,99 @@ from tsa.text import brief
 
 logger = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 15.0
-"""After a record was not taken: until it is tried again, should no new one come before."""
-LAST_SECONDS, LAST_TRIES, LAST_PAUSE_SECONDS = 30.0, 3, 1.0
-"""How long the end of a run waits for a tracker, how often it tries, and what it waits between two tries."""
+RETRY_SECONDS = 15.0
+"""How long after a failure a record is sent again, unless a new one comes before."""
+CLOSE_SECONDS, CLOSE_TRIES, CLOSE_PAUSE_SECONDS = 30.0, 3, 1.0
+"""At the end of a run: how long to wait for the tracker, the number of tries, and the pause between them."""
 SHOWN = 200
 USER = re.compile(r"://[^/\s@]+@")
-"""A name and a password in an address."""
+"""A user name and password in an address."""
 
 
-class Feed:
-    """Takes records at once, and hands them on in their order."""
+class RecordQueue:
+    """Accepts records without waiting, and sends them in order."""
 
     def __init__(self, name: str, write: Callable[[Any], object], end: Callable[[bool], object]) -> None:
-        """name: of the tracker, for the log. write: hands a record on. end: is told whether the run went well."""
+        """Start the thread.
+
+        Args:
+            name: The tracker's name, for the log.
+            write: Sends a record.
+            end: Called at the end with whether the run succeeded.
+        """
         self.name, self._write, self._end = name, write, end
-        self._waiting: deque[Any] = deque()
+        self._pending: deque[Any] = deque()
         self._changed = threading.Condition()
         self._closing, self._well, self._failing = False, False, False
         self._thread = threading.Thread(target=self._run, name=f"tsa-{name}", daemon=True)
         self._thread.start()
 
     def __call__(self, record: Any) -> None:
-        """Take a record. Never waits, never raises."""
+        """Add a record. Never waits, never raises."""
         with self._changed:
-            self._waiting.append(record)
+            self._pending.append(record)
             self._changed.notify()
 
     def close(self, well: bool) -> None:
-        """Hand on what is left, for at most LAST_SECONDS. well: how the run ended."""
+        """Send the remaining records, for at most CLOSE_SECONDS. well: whether the run succeeded."""
         with self._changed:
             self._closing, self._well = True, well
             self._changed.notify()
-        self._thread.join(LAST_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            logger.warning("%s does not answer: the run goes on without it", self.name)
-        if left := len(self._waiting):
-            logger.warning("%s lacks the records of the last %d epochs: metrics.jsonl has them", self.name, left)
+            logger.warning("%s does not answer; the run continues without it", self.name)
+        if unsent := len(self._pending):
+            logger.warning(
+                "%s did not receive the records of the last %d epochs; metrics.jsonl has them", self.name, unsent
+            )
 
     def _run(self) -> None:
         tries = 0
         while (record := self._next()) is not None:
-            if self._tried(lambda record=record: self._write(record)):  # type: ignore[misc]
-                self._waiting.popleft()
+            if self._attempt(lambda record=record: self._write(record)):  # type: ignore[misc]
+                self._pending.popleft()
             elif not self._closing:
                 self._pause()
-            elif (tries := tries + 1) < LAST_TRIES:
-                time.sleep(LAST_PAUSE_SECONDS)
+            elif (tries := tries + 1) < CLOSE_TRIES:
+                time.sleep(CLOSE_PAUSE_SECONDS)
             else:
                 break
-        if self._closing and not self._waiting:
-            self._tried(lambda: self._end(self._well))
+        if self._closing and not self._pending:
+            self._attempt(lambda: self._end(self._well))
 
     def _next(self) -> Any:
-        """The first record that waits, which stays there until it was taken; None at the end."""
+        """The first pending record, which is removed once it was sent; None at the end."""
         with self._changed:
-            while not self._waiting and not self._closing:
+            while not self._pending and not self._closing:
                 self._changed.wait()
-            return self._waiting[0] if self._waiting else None
+            return self._pending[0] if self._pending else None
 
     def _pause(self) -> None:
-        """Until there is something new, or it is time to try again."""
-        end, known = time.monotonic() + AGAIN_SECONDS, len(self._waiting)
+        """Wait for a new record or the time to retry."""
+        end, known = time.monotonic() + RETRY_SECONDS, len(self._pending)
         with self._changed:
-            while not self._closing and len(self._waiting) == known and (left := end - time.monotonic()) > 0:
-                self._changed.wait(left)
+            while not self._closing and len(self._pending) == known and (remaining := end - time.monotonic()) > 0:
+                self._changed.wait(remaining)
 
-    def _tried(self, call: Callable[[], object]) -> bool:
-        """Whether it went well. The log says so when that changes."""
+    def _attempt(self, call: Callable[[], object]) -> bool:
+        """Whether the call succeeded. Changes are logged."""
         try:
             call()
-        except Exception as error:  # whatever a tracker does, training goes on
+        except Exception as error:  # an error of a tracker must not stop training
             if not self._failing:
-                said = shown(error)
+                reason = error_text(error)
                 logger.warning(
-                    "%s does not take records: %s: %s; training goes on, they are kept and sent later",
-                    *(self.name, type(error).__name__, said),
+                    "%s does not accept records: %s: %s; training continues, they are sent later",
+                    *(self.name, type(error).__name__, reason),
                 )
             self._failing = True
             return False
         if self._failing:
-            logger.warning("%s takes records again", self.name)
+            logger.warning("%s accepts records again", self.name)
         self._failing = False
         return True
 
 
-def shown(error: Exception) -> str:
-    """The text of an error in one line, short, and without passwords of addresses."""
+def error_text(error: Exception) -> str:
+    """The text of an error in one short line, without passwords."""
     return brief(USER.sub("://", str(error)), SHOWN)
