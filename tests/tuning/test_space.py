@@ -82,7 +82,11 @@ def test_bad_spaces_are_refused(table: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"[training", r"must be TOML [(]got "), (b"\xff", r"must be TOML [(]got "), (b"", "must contain at least one setting")],
+    [
+        (b"[training", r"must be TOML [(]got "),
+        (b"\xff", r"must be TOML [(]got "),
+        (b"", "must contain at least one setting"),
+    ],
 )
 def test_bad_files_are_refused_by_name(tmp_path: Path, content: bytes, text: str) -> None:
     (tmp_path / "space.toml").write_bytes(content)
