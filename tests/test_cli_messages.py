@@ -50,7 +50,6 @@ def test_no_markup_and_no_pictures_in_names_and_values(
     [
         (None, r"split.test must hold payments whose outcome is known, but none of \d+ is; wait for outcomes"),
         ("minus one", r"training rows must contain fraud and genuine .* \(got (\d+) of \1 fraud\); a label of -1"),
-        ("validation", r"validation rows must contain fraud and genuine payments \(got 0 of \d+ fraud"),
     ],
 )
 def test_what_is_known_after_preparing_is_refused_before_training(
@@ -60,7 +59,6 @@ def test_what_is_known_after_preparing_is_refused_before_training(
     changed = {
         None: pl.when(at >= date(2025, 4, 16)).then(None).otherwise(fraud),
         "minus one": pl.when(fraud == 1).then(1).otherwise(-1),
-        "validation": pl.when(at.is_between(date(2025, 3, 20), date(2025, 3, 29))).then(0).otherwise(fraud),
     }
     log = tmp_path / "log.parquet"
     pl.read_parquet(demo_log).with_columns(is_fraud=changed[label]).write_parquet(log)

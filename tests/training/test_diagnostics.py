@@ -185,7 +185,7 @@ def test_ranges_whose_labels_are_not_known(easy_log: Path, tmp_path: Path) -> No
     unknown = pl.when(late).then(None).otherwise(pl.col("fraud"))
     store = stored(log.with_columns(fraud=unknown), tmp_path)
     with pytest.raises(TrainingError, match=r"validation range with both outcomes [(]got frauds=0, genuine=0"):
-        train(store, tmp_path / "run", model=TINY, training=settings())
+        train(store, tmp_path / "run", model=TINY, training=settings(early_stopping=True))
     bundle = train(store, tmp_path / "run", model=TINY, training=settings(epochs=1, early_stopping=False))
     assert bundle.calibration is not None
     assert bundle.calibration.counts["labelled"] == 0

@@ -22,9 +22,15 @@ FIGURES = {
 }
 
 
+def epochs_of(run: Path) -> list[dict[str, Any]]:
+    """The records of all epochs, with the figures of the machine that a bundle does not hold."""
+    epochs: list[dict[str, Any]] = json.loads((run / "run.json").read_text())["epochs"]
+    return epochs
+
+
 def test_the_figures_of_an_epoch(easy_store: EventStore, tmp_path: Path) -> None:
-    bundle = train(easy_store, tmp_path / "run", model=TINY, training=settings(epochs=2))
-    for record in bundle.training["epochs"]:
+    train(easy_store, tmp_path / "run", model=TINY, training=settings(epochs=2))
+    for record in epochs_of(tmp_path / "run"):
         assert record.keys() > FIGURES
         assert 0 <= record["waiting_share"] < 1
         assert 0 <= record["padding_share"] < 1
@@ -58,13 +64,14 @@ def test_tensorboard(easy_store: EventStore, tmp_path: Path) -> None:
 
     with pytest.raises(KeyError):
         train(easy_store, tmp_path / "run", model=TINY, training=config, on_epoch=stop)
-    bundle = train(easy_store, tmp_path / "run", model=TINY, training=config, resume=True)
+    train(easy_store, tmp_path / "run", model=TINY, training=config, resume=True)
+    records = epochs_of(tmp_path / "run")
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    assert set(events.Tags()["scalars"]) == bundle.training["epochs"][0].keys() - {"epoch"}
+    assert set(events.Tags()["scalars"]) == records[0].keys() - {"epoch"}
     for name in ("loss", "validation_average_precision"):
         found = {event.step: event.value for event in events.Scalars(name)}
-        assert found == pytest.approx({record["epoch"]: record[name] for record in bundle.training["epochs"]})
+        assert found == pytest.approx({record["epoch"]: record[name] for record in records})
         assert len(events.Scalars(name)) == 3
 
 
@@ -79,15 +86,13 @@ def test_mlflow(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(KeyError):
         train(easy_store, tmp_path / "run", model=TINY, training=settings(), on_epoch=stop)
-    bundle = train(
-        easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_every_minutes=7.0), resume=True
-    )
+    train(easy_store, tmp_path / "run", model=TINY, training=settings(checkpoint_every_minutes=7.0), resume=True)
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.run_name == "run"
     assert run.info.status == "FINISHED"
     assert run.data.params["training.batch_size"] == "64"
     assert run.data.params["model.width"] == "8"
-    last = bundle.training["epochs"][-1]
+    last = epochs_of(tmp_path / "run")[-1]
     assert run.data.metrics == pytest.approx(metric_values(last))
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert sorted({point.step for point in history}) == [1, 2, 3]
