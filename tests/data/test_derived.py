@@ -161,6 +161,14 @@ rows_ = st.lists(
 )
 
 
+def test_times_of_a_log_and_single_payments_agree(store: EventStore, tmp_path: Path) -> None:
+    """Polars divides by a constant with one rounding more than Python."""
+    opened = [*range(1_525_651_200_001, 1_525_651_200_100), 725_940_381_034]
+    rows = [payment(at, opened=value) for at, value in enumerate(opened)]
+    log = stored(rows, tmp_path, "parquet", encoder=store.encoder)
+    assert [values_of(row, store)["since"] for row in rows] == log.columns(["since"])["since"].to_list()
+
+
 @settings(max_examples=30, deadline=None)
 @given(given_=rows_, suffix=st.sampled_from(["parquet", "csv"]))
 def test_a_log_and_single_payments_agree(

@@ -140,17 +140,22 @@ def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
         ticks = column.to_physical()
         microseconds = {"ns": ticks // 1000, "us": ticks, "ms": ticks * 1000}[dtype.time_unit]
-        return microseconds.cast(pl.Float64) / 1e6
+        return _quotient(microseconds.cast(pl.Float64), 1e6)
     if isinstance(dtype, pl.Date):
         return column.to_physical().cast(pl.Float64) * DAY_SECONDS
     if unit is None:
         return _iso_seconds(column.cast(pl.String).str.strip_chars())
-    given = number(name, dtype).fill_nan(None) / UNIT_SCALE[unit]
+    given = _quotient(number(name, dtype).fill_nan(None), UNIT_SCALE[unit])
     if unit != "ns" or dtype.is_float():
         return given
     # as floats, present-day nanoseconds would lose their last digits
     whole = column.cast(pl.String).str.strip_chars() if is_text_type(dtype) else column
-    return ((whole.cast(pl.Int64, strict=False) // 1000).cast(pl.Float64) / 1e6).fill_null(given)
+    return _quotient((whole.cast(pl.Int64, strict=False) // 1000).cast(pl.Float64), 1e6).fill_null(given)
+
+
+def _quotient(values: pl.Expr, divisor: float) -> pl.Expr:
+    """Rounded once, as in Python: Polars multiplies by 1 / divisor where the divisor is a constant."""
+    return values / (values.clip(0.0, 0.0) + divisor)
 
 
 def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
@@ -167,7 +172,7 @@ def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
     minutes = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
     whole = (date + " " + time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False).to_physical()
     microseconds = whole + fraction.fill_null(0) - minutes.fill_null(0) * 60_000_000
-    return pl.when(spelled.str.contains(ISO)).then(microseconds.cast(pl.Float64) / 1e6)
+    return pl.when(spelled.str.contains(ISO)).then(_quotient(microseconds.cast(pl.Float64), 1e6))
 
 
 def label(name: str, dtype: pl.DataType) -> pl.Expr:
