@@ -15,7 +15,6 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.errors import HistoryError
 from tsa.serving.history.base import METADATA, HistoryStore, WriteBatch
-from tsa.serving.history.blocks import visible_lengths
 from tsa.serving.history.reencode import encoder_hash
 
 PLACE = (METADATA, "metadata")
@@ -84,13 +83,13 @@ def pseudonymised(market: Market, column: str, value: str) -> str:
 
 def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None) -> dict[str, Any]:
     pseudonymizer = Pseudonymizer.of(market)
-    columns, lengths = set(market.raw_columns), visible_lengths(market)
+    columns = set(market.raw_columns)
     return {
         "version": VERSION,
         "market": market.to_dict(),
         "market_fingerprint": market.fingerprint,
         "encoding": encoder_hash(encoder).hex(),
-        "histories": {history.name: [history.key, lengths[history.name]] for history in market.history},
+        "histories": {history.name: [history.key, history.length] for history in market.history},
         "columns": sorted(columns if old is None else columns & set(old["columns"])),
         "veiled": sorted(pseudonymizer.columns & columns) if pseudonymizer else [],
         "secret": pseudonymizer.of_text(_WORD) if pseudonymizer else None,
