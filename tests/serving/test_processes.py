@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import shutil
@@ -22,9 +23,9 @@ import pytest
 
 from support.endpoint import TSA, certificates, context_of, made_bundle, payment, served, server, settings_of
 from tsa.errors import ConfigError, ServerError
-from tsa.serving import server as workers
-from tsa.serving import tls
+from tsa.serving import supervisor, tls
 from tsa.serving.file_descriptors import say_seldom
+from tsa.serving.server import bind
 from tsa.serving.settings import ServeSettings
 
 
@@ -120,10 +121,11 @@ def test_workers_end_with_their_parent_and_a_restart_finds_the_address_free(bund
 
 
 def test_workers_that_cannot_stay_end_the_server(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "TRIES", 2)
+    monkeypatch.setattr(supervisor, "TRIES", 2)
     settings = settings_of(tmp_path / "gone", workers=1, port=free_port())
-    with pytest.raises(ServerError, match=r"workers must stay up \(got 2 failures in a row .* the last with 2\)"):
-        workers.supervise(settings)
+    text = r"workers must stay up \(got 2 failures in a row .* the last with 2\)"
+    with bind(settings) as listening, pytest.raises(ServerError, match=text):
+        supervisor.supervise(settings, listening)
     assert signal.getsignal(signal.SIGTERM) is not None
 
 
@@ -226,16 +228,20 @@ def test_sighup_takes_another_bundle_over_and_opens_the_shadows_file_anew(
     shadow = {"shadow": made_bundle(tmp_path / "shadow", seed=5), "shadow_file": log, "shadow_difference": 0.0}
     with server(own, **shadow) as (found, port):
         url = f"http://127.0.0.1:{port}/v1/score"
-        first = httpx.post(url, json=payment("a")).json()["version"]
+        ids = map(str, itertools.count())  # a payment that was scored before gets its first answer again
+
+        def version() -> str:
+            return str(httpx.post(url, json=payment(next(ids))).json()["version"])
+
+        first = version()
         until(lambda: log.read_text().count("\n") == 1)
         log.rename(tmp_path / "shadow.1")
         shutil.rmtree(own)
         made_bundle(own, seed=3)
         found.renew()
-        until(lambda: httpx.post(url, json=payment("b")).json()["version"] != first)
+        until(lambda: version() != first)
         until(log.exists)
-        httpx.post(url, json=payment("c"))
-        until(lambda: log.read_text().count("\n") >= 1)
+        until(lambda: version() and log.read_text().count("\n") >= 1)
         shutil.rmtree(own)
         found.renew()
         until(lambda: "the bundle was not reloaded" in caplog.text)
@@ -300,15 +306,15 @@ def test_restarts_come_more_and_more_seldom_and_end_only_without_a_healthy_worke
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
 
     def start(self: Any) -> None:
-        self.member, self.worker, self.begun, self._gone = workers.Member(), Ended(), now[0], False
+        self.member, self.worker, self.begun, self._gone = supervisor.Member(), Ended(), now[0], False
         starts.append(now[0])
 
     starts: list[float] = []
-    monkeypatch.setattr(workers.Place, "start", start)
-    failing, other = (workers.Place(None, None, workers.Together()) for _ in range(2))  # type: ignore[arg-type]
+    monkeypatch.setattr(supervisor.Place, "start", start)
+    failing, other = (supervisor.Place(None, None, supervisor.Together()) for _ in range(2))  # type: ignore[arg-type]
     starts.clear()
     while now[0] < 1300:
         failing.look()
@@ -318,22 +324,23 @@ def test_restarts_come_more_and_more_seldom_and_end_only_without_a_healthy_worke
     assert set(pauses[5:]) == {60}
     assert "is replaced in 60 s (failure 8 in a row)" in caplog.text
 
-    workers._end_if_none_stays([failing, other])  # the other one may still come up
-    other.lost = workers.TRIES
+    supervisor._end_if_none_stays([failing, other])  # the other one may still come up
+    other.lost = supervisor.TRIES
     with pytest.raises(ServerError, match=r"failures in a row in each place, the last with -9 \(SIGKILL\)"):
-        workers._end_if_none_stays([failing, other])
+        supervisor._end_if_none_stays([failing, other])
     monkeypatch.setattr(Ended, "is_alive", lambda self: True)
-    other.member.ready_at = now[0] - workers.STEADY_SECONDS - 1
-    workers._end_if_none_stays([failing, other])
+    other.member.ready_at = now[0] - supervisor.STEADY_SECONDS - 1
+    supervisor._end_if_none_stays([failing, other])
 
 
 RUN = """
 import sys
 from pathlib import Path
-from tsa.serving import server
+from tsa.serving import server, supervisor
+from tsa.serving.server import bind
 from tsa.serving.settings import ServeSettings
 if __name__ == "__main__":
-    server.STEADY_SECONDS, server.MAX_WAIT_SECONDS = 0.2, 0.2
+    supervisor.STEADY_SECONDS, supervisor.MAX_WAIT_SECONDS = 0.2, 0.2
     bundle, history, port = sys.argv[1:]
     server.run(ServeSettings(bundle=Path(bundle), history=history, new_store=True, port=int(port), workers=2))
 """
@@ -353,13 +360,13 @@ def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Pa
         until(lambda: status(url) == 200 and metric(url, "tsa_workers_ready") == 2)
         healthy, *others = workers_of(process.pid)
         time.sleep(0.3)  # it counts as healthy from here on
-        for _ in range(workers.TRIES + 2):
+        for _ in range(supervisor.TRIES + 2):
             for pid in others:
                 os.kill(pid, signal.SIGKILL)
             until(lambda others=others: set(workers_of(process.pid)) - {healthy, *others})  # type: ignore[misc]
             others = [pid for pid in workers_of(process.pid) if pid != healthy]
             assert status(url) == 200
-        assert metric(url, "tsa_workers_ended_total") == workers.TRIES + 2
+        assert metric(url, "tsa_workers_ended_total") == supervisor.TRIES + 2
         until(lambda: metric(url, "tsa_workers_ready") == 2)
         assert healthy in workers_of(process.pid)
         while process.poll() is None:

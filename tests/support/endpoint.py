@@ -26,8 +26,8 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.log.reader import TIME
 from tsa.model import ModelConfig, TSANetwork
 from tsa.model.config import preset
-from tsa.serving.server import Server
 from tsa.serving.settings import ServeSettings
+from tsa.serving.worker import Server
 from tsa.training.model_config import network_sizes
 
 TSA = Path(sys.executable).with_name("tsa")

@@ -20,8 +20,8 @@ def run(settings: ServeSettings) -> None:
 
 def _serve(settings: ServeSettings) -> None:
     need("tsa serve", "fastapi", "uvicorn", extra="serve")
-    from tsa.serving.server import log_to_terminal
     from tsa.serving.server import run as serve
+    from tsa.serving.worker import log_to_terminal
 
     log_to_terminal()
     serve(settings)

@@ -300,6 +300,6 @@ def test_the_word_serve_says_in_one_line_what_is_wrong(
 ) -> None:
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
     monkeypatch.setattr(logging.getLogger("tsa"), "propagate", True)
-    monkeypatch.setattr("tsa.serving.server.log_to_terminal", lambda: None)
+    monkeypatch.setattr("tsa.serving.worker.log_to_terminal", lambda: None)
     assert main() == 2
     assert "is not a bundle" in caplog.records[-1].getMessage()
