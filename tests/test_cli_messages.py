@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import subprocess
 import sys
@@ -72,3 +74,27 @@ def test_what_is_known_after_preparing_is_refused_before_training(
         made = tsa("train", run / "store", "--out", tmp_path / "other", *small)
         assert made.code == 2
         assert re.search(message, made.err), made.err
+
+
+def test_a_log_without_frauds_to_validate_on_is_not_compared(
+    tsa: Tsa,
+    demo_log: Path,
+    demo_market: Path,
+    small: tuple[str, ...],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The network can still be trained: only early stopping and LightGBM need frauds there."""
+    monkeypatch.setattr(logging.getLogger("tsa"), "propagate", True)
+    in_validation = pl.col("paid_at").dt.date().is_between(date(2025, 3, 20), date(2025, 3, 29))
+    log, run = tmp_path / "log.parquet", tmp_path / "run"
+    none = pl.when(in_validation).then(0).otherwise(pl.col("is_fraud"))
+    pl.read_parquet(demo_log).with_columns(is_fraud=none).write_parquet(log)
+    made = tsa("run", "-m", demo_market, log, "--out", run, *small)
+    assert made.code == 0, made.err
+    rule = r"no comparison with LightGBM: validation rows must contain fraud and genuine payments \(got 0 of \d+ fraud"
+    assert re.search(rule, caplog.text)
+    report = json.loads((run / "report.json").read_text())
+    assert report["comparison"] is None
+    assert any("Early stopping is off" in note for note in report["training"]["adapted"])
