@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 import tsa
+from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EVENT_ARRAYS
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer, score_events
 from tsa.serving.history.blocks import visible_lengths

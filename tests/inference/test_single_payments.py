@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import torch
 
+from tsa.data.online.encoded import EncodedPayments
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EncodedPayments
 from tsa.errors import ConfigError, DataError
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer

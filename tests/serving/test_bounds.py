@@ -482,7 +482,7 @@ def test_before_a_token_nothing_is_read(bundle: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_refusal_tells_its_status_by_its_rule(bundle: Path) -> None:
-    from tsa.data.online.payments import RuleViolation
+    from tsa.data.values import RuleViolation
 
     told = ProblemError.of(RuleViolation("not_a_number", "x", "must be there (rule history_unavailable)", "503"))
     assert told.status == 422

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from support.endpoint import PAYMENT, SHOP, WIRE, payment
 from tsa.config.market import Market
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.serving import formats
 from tsa.serving.formats import CSV, JSON, JSON_LINES, PARQUET, RequestRows
 from tsa.serving.problems import ProblemError

@@ -27,7 +27,7 @@ To rank payments of this market by how likely they are fraud, and, where it is c
 can review the riskiest or rules can act on them. Histories must be of the same kind as those it was trained on, and outcomes
 must reach it no sooner than the market says they are known."""
 LIMITS = (
-    "It has learned from the payments of the ranges above and does not know kinds of fraud that did not occur in them.",
+    "It was trained on the payments of the ranges above; it cannot recognise kinds of fraud that did not occur in them.",
     "Another market, currency, label policy or label delay needs a separate model.",
     "Scores drift with the payments: monitor them, and calibrate or train again.",
     "It learns associations. A reason given for a score does not prove its cause, and does not prove fraud.",

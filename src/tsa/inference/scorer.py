@@ -19,8 +19,8 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.clean_columns import HISTORY_ONLY
 from tsa.data.log.quarantine import Quarantine, SetAside
 from tsa.data.log.sorting import ParquetChunkWriter
+from tsa.data.online.encoded import EncodedPayments as EncodedPayments
 from tsa.data.online.histories import HistoryEvents, Key, event_histories, gather_histories
-from tsa.data.online.payments import EncodedPayments as EncodedPayments
 from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, encoded_log
 from tsa.data.wire import Requests, WireReader

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.serving.parquet_body import NotParquetError, TooManyRowsError, TooMuchError
 from tsa.serving.parquet_process import ParquetProcess, ReaderDownError
 from tsa.serving.problems import NOT_ACCEPTABLE, TOO_LARGE, UNREADABLE, WRONG_TYPE, ProblemError, shorten_value

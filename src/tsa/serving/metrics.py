@@ -15,9 +15,8 @@ from typing import Any
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import ImportedVocabulary
-from tsa.data.online.payments import RuleViolationError
 from tsa.data.spelling import Spelling
-from tsa.data.values import normalise_text
+from tsa.data.values import RuleViolationError, normalise_text
 from tsa.optional import imported
 from tsa.serving.history.base import REASONS
 from tsa.serving.problems import RULES

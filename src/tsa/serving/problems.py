@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.data.wire.row_errors import TEXTS
 from tsa.text import shorten, truncate_repr
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tsa.config.market import Market
-from tsa.data.online.payments import RuleViolation
 from tsa.data.spelling import MAX_EXACT
+from tsa.data.values import RuleViolation
 from tsa.serving.formats import RequestRows
 from tsa.serving.problems import shorten_value
 from tsa.serving.settings import ServeSettings

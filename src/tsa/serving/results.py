@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.serving.problems import ProblemError, item_problem
 
 

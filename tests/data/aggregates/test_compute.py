@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.past_events import past_of
 from tsa.config.market import Market
 from tsa.data.aggregates import compute
 from tsa.data.aggregates.compute import compute_aggregates
 from tsa.data.aggregates.spec import Aggregate, AggregateSpec
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.online.histories import HistoryEvents, event_histories
-from tsa.data.online.payments import EncodedPayments, PaymentReader
+from tsa.data.online.histories import event_histories
+from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, encoded_log, prepare
 
 START = 1_525_651_200
@@ -93,16 +94,6 @@ def spec(trained: EventStore) -> AggregateSpec:
 def of_log(market: Market, encoder: Encoder, spec: AggregateSpec, rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
     with encoded_log(market, pl.DataFrame(rows, schema=SCHEMA), encoder) as store:
         return compute_aggregates(spec, store)
-
-
-def past_of(payments: EncodedPayments, market: Market) -> dict[tuple[str, str], HistoryEvents]:
-    past = {}
-    for history in market.history:
-        keys = payments.keys[history.name]
-        for key in {key for key in keys if key is not None}:
-            rows = [row for row, other in enumerate(keys) if other == key]
-            past[history.name, key] = HistoryEvents.of(payments.take(rows))
-    return past
 
 
 def same_bits(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any], spec: AggregateSpec) -> None:

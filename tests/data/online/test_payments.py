@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.past_events import past_of
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import gather
+from tsa.data.online.encoded import EVENT_ARRAYS, EncodedPayments
 from tsa.data.online.histories import HistoryEvents, event_histories, gather_histories
-from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, PaymentReader, RuleViolation
+from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, prepare
+from tsa.data.values import RuleViolation
 from tsa.errors import ConfigError, DataError, MarketError
 
 MARKET: dict[str, Any] = {
@@ -128,16 +131,6 @@ def test_histories_as_of_a_log(
         np.testing.assert_array_equal(own.outcome, told)
         if size == 1:
             np.testing.assert_array_equal(own.outcome, wanted.outcome)
-
-
-def past_of(payments: EncodedPayments, market: Market) -> dict[tuple[str, str], HistoryEvents]:
-    past = {}
-    for history in market.history:
-        keys = payments.keys[history.name]
-        for key in {key for key in keys if key is not None}:
-            rows = [row for row, other in enumerate(keys) if other == key]
-            past[history.name, key] = HistoryEvents.of(payments.take(rows))
-    return past
 
 
 def test_retention(store: EventStore, reader: PaymentReader, tmp_path: Path) -> None:

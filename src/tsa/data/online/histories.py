@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tsa.config.market import Market
 from tsa.data.clean_columns import ASKS
 from tsa.data.history import EventArrays, EventHistories, HistoryArrays, HistoryIndex, gather, without_asking
-from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, tie_break_key
+from tsa.data.online.encoded import EVENT_ARRAYS, EncodedPayments, tie_break_key
 
 Key = tuple[str, str]
 """A history's name, and the key value."""

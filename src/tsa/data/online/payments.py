@@ -11,11 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from tsa.config.derived import DerivedInput
 from tsa.config.market import Market
@@ -28,6 +27,7 @@ from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.rule import BOOLEAN, degrees_text, range_text
 from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, TEN_YEARS_SECONDS, needed_columns
+from tsa.data.online.encoded import EncodedPayments, ParsedPayments
 from tsa.data.raw_values import as_numbers, row_tokens, token_columns
 from tsa.data.spelling import EARLIEST_SECONDS, Spelling
 from tsa.data.values import RuleViolation, RuleViolationError, key_of, normalise_text, number_of, parse_epoch_seconds
@@ -36,104 +36,7 @@ from tsa.errors import DataError
 from tsa.text import truncate_repr
 from tsa.times import DAY_SECONDS
 
-__all__ = [
-    "EncodedPayments",
-    "ParsedPayments",
-    "PaymentReader",
-    "RuleViolation",
-    "RuleViolationError",
-    "tie_break_key",
-]
-
 Row = Mapping[str, Any]
-Result = TypeVar("Result")
-
-
-EVENT_ARRAYS = (
-    "time_seconds",
-    "categorical",
-    "numerical",
-    "tokens",
-    "raw_numerical",
-    "label",
-    "known_at_seconds",
-)
-"""The arrays that payments and the events of histories have in common."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedPayments:
-    """B encoded payments."""
-
-    ids: tuple[str, ...]
-    """As texts, or as pseudonyms where the market asks for them."""
-    time_seconds: NDArray[np.float64]
-    """(B,)"""
-    keys: Mapping[str, tuple[str | None, ...]]
-    """By history: the key of each payment; None: no key, so no history."""
-    categorical: NDArray[np.int32]
-    """(B, C)"""
-    numerical: NDArray[np.float32]
-    """(B, F)"""
-    engineered: NDArray[np.float32]
-    """(B, G)"""
-    tokens: NDArray[np.uint32]
-    """(B, S) numbers for the texts of `tsa.data.raw_values.token_columns`."""
-    raw_numerical: NDArray[np.float32]
-    """(B, F') numerical features as they are, NaN for missing."""
-    label: NDArray[np.int8]
-    """(B,) 1 fraud, 0 genuine, -1 unknown; never an input of the payment itself."""
-    known_at_seconds: NDArray[np.float64]
-    """(B,) when the label becomes known; +inf for never."""
-    role: NDArray[np.int8]
-    """(B,) SCORED, HISTORY_ONLY or ASKS (`tsa.data.clean_columns`)."""
-    raw: tuple[Mapping[str, Any], ...]
-    """The clean values by column, enough to encode the payment again."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: Sequence[int]) -> EncodedPayments:
-        """Some of the payments, in the order of `rows`."""
-        at = np.asarray(rows, np.int64)
-        arrays = (*EVENT_ARRAYS, "engineered", "role")
-        return EncodedPayments(
-            ids=tuple(self.ids[row] for row in rows),
-            keys={name: tuple(keys[row] for row in rows) for name, keys in self.keys.items()},
-            raw=tuple(self.raw[row] for row in rows),
-            **{name: getattr(self, name)[at] for name in arrays},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParsedPayments:
-    """The rows of a request: the valid payments, with their positions, and the violations of the others."""
-
-    payments: EncodedPayments
-    positions: tuple[int, ...]
-    """The position of each payment among the rows."""
-    problems: Mapping[int, RuleViolation]
-    """By position among the rows."""
-
-    def without(self, wrong: Mapping[int, RuleViolation]) -> ParsedPayments:
-        """The same without some payments, given by their number among `payments`, that have a violation after all."""
-        if not wrong:
-            return self
-        valid = [at for at in range(len(self.positions)) if at not in wrong]
-        problems = {**self.problems, **{self.positions[at]: problem for at, problem in wrong.items()}}
-        return ParsedPayments(
-            payments=self.payments.take(valid), positions=tuple(self.positions[at] for at in valid), problems=problems
-        )
-
-    def in_place(self, results: Sequence[Result | RuleViolation]) -> list[Result | RuleViolation]:
-        """The results in the order of the rows: of a payment its result, else its violation."""
-        by_position = {**self.problems, **dict(zip(self.positions, results, strict=True))}
-        return [by_position[position] for position in range(len(by_position))]
-
-
-def tie_break_key(id_: str) -> tuple[int, str]:
-    """The key that breaks ties in time, as in `tsa.data.log.reader`: texts by length in bytes, then alphabetically."""
-    return len(id_.encode()), id_
 
 
 class PaymentReader:
@@ -143,7 +46,7 @@ class PaymentReader:
         """Prepare the reader.
 
         Args:
-            refuse_unknown_fields: Whether a field that the market does not know breaks a rule; else it is ignored.
+            refuse_unknown_fields: Refuse rows with fields that the market does not name; by default they are ignored.
 
         Raises:
             MarketError: If the encoder is for other features.

@@ -35,7 +35,7 @@ from typing import Any, cast
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Serving
 from tsa.config.toml import Layer
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.errors import ConfigError, TSAError
 from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer

@@ -19,8 +19,8 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.clean_columns import ASKS, KNOWN_AT, LABEL, ROLE, TIME
 from tsa.data.history import index_histories
 from tsa.data.log.quarantine import SetAside
+from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EVENT_ARRAYS
 from tsa.data.store.build import key_codes
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError

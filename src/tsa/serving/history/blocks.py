@@ -17,8 +17,8 @@ import orjson
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
+from tsa.data.online.encoded import EVENT_ARRAYS, tie_break_key
 from tsa.data.online.histories import HistoryEvents
-from tsa.data.online.payments import EVENT_ARRAYS, tie_break_key
 from tsa.errors import HistoryError
 from tsa.times import DAY_SECONDS
 
@@ -162,16 +162,10 @@ LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
 """How long, and how many, recent events are kept beyond a history's length if the market sets no `max_late_days`."""
 
 
-def visible_lengths(market: Market) -> dict[str, int]:
-    """Events of each history that a payment sees, itself included: as many as the network or the trees ask for."""
-    return {h.name: max(h.length, market.aggregation.history_length) for h in market.history}
-
-
 def retention_policies(market: Market) -> dict[str, RetentionPolicy]:
     """The retention policy of each history, by name."""
     late_days = None if market.serving is None else market.serving.max_late_days
     late = LATE_SECONDS if late_days is None else late_days * DAY_SECONDS
     return {
-        name: RetentionPolicy(length=length, late_seconds=late, late_events=LATE_EVENTS)
-        for name, length in visible_lengths(market).items()
+        h.name: RetentionPolicy(length=h.length, late_seconds=late, late_events=LATE_EVENTS) for h in market.history
     }

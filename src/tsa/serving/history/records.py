@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import orjson
 
-from tsa.data.online.payments import EncodedPayments
+from tsa.data.online.encoded import EncodedPayments
 from tsa.errors import HistoryError
 
 

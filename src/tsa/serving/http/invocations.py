@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from tsa.calibration.calibration import Calibration
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.legacy.response import legacy_response
 from tsa.serving import formats
 from tsa.serving.formats import CSV, JSON, JSON_LINES, PARQUET, RequestRows

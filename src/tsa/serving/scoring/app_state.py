@@ -14,9 +14,8 @@ from typing import Any, cast
 
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market, Serving
-from tsa.data.online.payments import RuleViolation
 from tsa.data.spelling import Spelling
-from tsa.data.values import normalise_text
+from tsa.data.values import RuleViolation, normalise_text
 from tsa.errors import ConfigError, TSAError
 from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer

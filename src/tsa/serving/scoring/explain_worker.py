@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.errors import ConfigError
 from tsa.explain.explainer import Explainer
 from tsa.explain.explanation import Explanation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.errors import DataError, HistoryUnavailable
 from tsa.serving.errors import safe_traceback
 from tsa.serving.request_schema import PaymentRequest

@@ -14,10 +14,11 @@ import numpy as np
 
 from tsa.config.market import Serving
 from tsa.data.clean_columns import HISTORY_ONLY
+from tsa.data.online.encoded import EncodedPayments, ParsedPayments, tie_break_key
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EncodedPayments, ParsedPayments, PaymentReader, RuleViolation, tie_break_key
+from tsa.data.online.payments import PaymentReader
 from tsa.data.spelling import Spelling
-from tsa.data.values import normalise_text
+from tsa.data.values import RuleViolation, normalise_text
 from tsa.data.wire import Requests
 from tsa.data.wire.layout import FieldLayout
 from tsa.data.wire.row_errors import BrokenRowError

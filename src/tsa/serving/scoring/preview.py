@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tsa.data.online.encoded import EncodedPayments, tie_break_key
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EncodedPayments, RuleViolation, tie_break_key
+from tsa.data.values import RuleViolation
 from tsa.data.wire import Requests
 from tsa.errors import HistoryUnavailable
 from tsa.explain.raw_values import Payment

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from tsa.data.online.encoded import EncodedPayments
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EncodedPayments, RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.errors import ConfigError, HistoryError, HistoryLost, HistoryUnavailable
 from tsa.inference.scorer import Scorer
 from tsa.serving.history.base import REASONS, HistoryStore

@@ -16,7 +16,7 @@ from typing import IO
 
 import orjson
 
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.errors import TSAError
 from tsa.inference.scorer import Scorer
 from tsa.serving.errors import safe_traceback

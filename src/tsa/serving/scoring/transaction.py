@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tsa.data.clean_columns import ASKS
+from tsa.data.online.encoded import EVENT_ARRAYS, EncodedPayments, tie_break_key
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.online.payments import EVENT_ARRAYS, EncodedPayments, RuleViolation, tie_break_key
+from tsa.data.values import RuleViolation
 from tsa.errors import HistoryLost
 from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, WriteBatch
 from tsa.serving.history.blocks import HistoryBlock, no_events, select_events

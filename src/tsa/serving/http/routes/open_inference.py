@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tsa.data.online.payments import RuleViolation
+from tsa.data.values import RuleViolation
 from tsa.serving import formats
 from tsa.serving.formats import JSON, RequestRows
 from tsa.serving.http.openapi_schemas import tensors_of

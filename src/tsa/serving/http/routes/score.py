@@ -10,9 +10,8 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from tsa.data.online.payments import RuleViolation, RuleViolationError
 from tsa.data.spelling import Spelling
-from tsa.data.values import key_of, parse_epoch_seconds
+from tsa.data.values import RuleViolation, RuleViolationError, key_of, parse_epoch_seconds
 from tsa.errors import HistoryUnavailable
 from tsa.serving import formats
 from tsa.serving.errors import DeadlineExceededError, QueueFullError

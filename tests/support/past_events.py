@@ -1,0 +1,18 @@
+"""The histories of payments, as the endpoint would have them."""
+
+from __future__ import annotations
+
+from tsa.config.market import Market
+from tsa.data.online.encoded import EncodedPayments
+from tsa.data.online.histories import HistoryEvents
+
+
+def past_of(payments: EncodedPayments, market: Market) -> dict[tuple[str, str], HistoryEvents]:
+    """The events of each history and key."""
+    past = {}
+    for history in market.history:
+        keys = payments.keys[history.name]
+        for key in {key for key in keys if key is not None}:
+            rows = [row for row, other in enumerate(keys) if other == key]
+            past[history.name, key] = HistoryEvents.of(payments.take(rows))
+    return past
