@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Market
-from tsa.data.derived import YEAR_SECONDS, derive, input_name
+from tsa.data.derived import YEARS_PER_SECOND, derive, input_name
 from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, encoded_log, prepare
 from tsa.errors import DataError, MarketError
@@ -115,7 +115,7 @@ def test_the_values(store: EventStore) -> None:
     cosine = math.sin(here) * math.sin(there) + math.cos(here) * math.cos(there) * math.cos(math.radians(13.4 - 11.6))
     assert found["distance"] == pytest.approx(6371.0088 * math.acos(cosine), abs=1e-6)
     assert found["age"] == pytest.approx(
-        (datetime(2025, 3, 9, 7, 30) - datetime(1985, 3, 9)).total_seconds() / YEAR_SECONDS
+        (datetime(2025, 3, 9, 7, 30) - datetime(1985, 3, 9)).total_seconds() * YEARS_PER_SECOND
     )
     assert found["since"] == 0.0
     assert (found["share"], found["left"]) == (0.08, 92.0)
@@ -162,11 +162,12 @@ rows_ = st.lists(
 
 
 def test_times_of_a_log_and_single_payments_agree(store: EventStore, tmp_path: Path) -> None:
-    """Polars divides by a constant with one rounding more than Python."""
+    """Polars divides many rows by a constant with one rounding more than one row."""
     opened = [*range(1_525_651_200_001, 1_525_651_200_100), 725_940_381_034]
-    rows = [payment(at, opened=value) for at, value in enumerate(opened)]
+    rows = [payment(at, opened=value, born=date(1940, 1, 1) + timedelta(at * 251)) for at, value in enumerate(opened)]
     log = stored(rows, tmp_path, "parquet", encoder=store.encoder)
-    assert [values_of(row, store)["since"] for row in rows] == log.columns(["since"])["since"].to_list()
+    for name in ("since", "age"):
+        assert [values_of(row, store)[name] for row in rows] == log.columns([name])[name].to_list()
 
 
 @settings(max_examples=30, deadline=None)

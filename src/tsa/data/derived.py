@@ -16,7 +16,7 @@ from tsa.times import DAY_SECONDS
 
 EARTH_RADIUS_KM = 6371.0088
 """The mean radius (IUGG)."""
-YEAR_SECONDS = 365.2425 * DAY_SECONDS
+YEARS_PER_SECOND = 1.0 / (365.2425 * DAY_SECONDS)
 """The mean year of the Gregorian calendar."""
 LIMITS: dict[InputKind, float] = {"latitude": 90.0, "longitude": 180.0}
 """Degrees of a place, up to these on both sides of 0."""
@@ -110,7 +110,8 @@ def _ratio(_: Derived, inputs: Sequence[pl.Expr]) -> pl.Expr:
 
 _VALUES: dict[str, Callable[[Derived, Sequence[pl.Expr]], pl.Expr]] = {
     "distance_km": _distance,
-    "years_between": lambda feature, inputs: _seconds(feature, inputs) / YEAR_SECONDS,
+    # a product: Polars divides one row and many rows by a constant with different rounding
+    "years_between": lambda feature, inputs: _seconds(feature, inputs) * YEARS_PER_SECOND,
     "seconds_between": _seconds,
     "ratio": _ratio,
     "difference": lambda _, inputs: inputs[0] - inputs[1],
