@@ -30,6 +30,8 @@ from support.legacy_folder import GOLDEN
 from tsa.cli import main
 from tsa.data.store.store import EventStore
 
+for _name in [name for name in os.environ if name.startswith("TSA_") and name != "TSA_LONG"]:
+    del os.environ[_name]  # settings of the person who runs the tests, such as TSA_NEW_STORE
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that are started from here
 torch.set_num_threads(1)
 
