@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -175,3 +176,11 @@ def easy_store(easy_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Even
 @pytest.fixture(scope="session")
 def golden_scores() -> dict[str, Any]:
     return json.loads((GOLDEN / "scores.json").read_text())
+
+
+@pytest.fixture
+def hangup_ends() -> Iterator[None]:
+    """SIGHUP has its usual effect, also if pytest itself was started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

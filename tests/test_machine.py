@@ -170,6 +170,7 @@ def test_any_terminal_takes_what_is_printed(demo_run: Path, tmp_path: Path, enco
         assert (found.stdout + found.stderr).decode(encoding)
 
 
+@pytest.mark.usefixtures("hangup_ends")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: signal.Signals, code: int) -> None:
     out = tmp_path / "log.parquet"

@@ -86,6 +86,7 @@ def test_processes_wait_for_signs_of_life_alone() -> None:
     assert "a process must send heartbeats during a long work (got none in 1 s)" in other.error
 
 
+@pytest.mark.usefixtures("hangup_ends")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_noted(number: signal.Signals) -> None:
     before = signal.getsignal(number)
