@@ -14,7 +14,7 @@ import pytest
 
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_file, check_folder, check_outputs
-from tsa.files.writing import atomic_file
+from tsa.files.writing import atomic_file, open_stream
 
 Tsa = Callable[..., Any]
 SPELLINGS = ("itself", "link", "hard link", "relative", "folder by link", "dots")
@@ -194,6 +194,29 @@ def test_devices_and_pipes_are_written_into(tmp_path: Path) -> None:
     assert os.read(reader, 100) == b"scores"
     os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    """Opening it would wait for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="must have a reader"), atomic_file(pipe) as aside:
+        aside.write_bytes(b"scores")
+    with pytest.raises(ConfigError, match="must have a reader"):
+        open_stream(pipe, "ab")
+    with pytest.raises(ConfigError, match="must be a bundle"):
+        check_file(pipe, "a bundle", lambda path: path.read_bytes())
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    with pytest.raises(ConfigError, match="a link to itself"), atomic_file(one) as aside:
+        aside.write_bytes(b"scores")
+    assert one.is_symlink()
+    assert other.is_symlink()
 
 
 def test_a_device_stays_one(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Path) -> None:

@@ -44,9 +44,8 @@ __all__ = ["EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "eval
 def __getattr__(name: str) -> typing.Any:
     """Import a public name on first use, so that `tsa prepare` does not wait for PyTorch."""
     if name == "__version__":
-        from importlib.metadata import (
-            version,
-        )  # takes 0.1 s, in which the first process of a container hears no SIGTERM
+        # imported here: it takes 0.1 s, in which the first process of a container would hear no SIGTERM
+        from importlib.metadata import version
 
         return version("tsa-fraud")
     if name not in _HOME:

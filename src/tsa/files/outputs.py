@@ -113,7 +113,7 @@ def check_file(out: Path, what: str, is_one: Callable[[Path], object]) -> None:
     if not out.exists():
         return
     try:
-        may_replace = bool(is_one(out))
+        may_replace = out.is_file() and bool(is_one(out))  # opening a pipe would wait for its writer
     except UNREADABLE:
         may_replace = False
     if not may_replace:

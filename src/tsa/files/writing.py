@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import IO, Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,8 @@ def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
         private: Only the owner may read the file.
 
     Raises:
-        ConfigError: For a folder, a block device, a socket, or a mount point, which cannot be replaced.
+        ConfigError: For a folder, a block device, a socket, a mount point or a link to itself, which cannot be replaced,
+            and for a pipe that nobody reads.
     """
     if is_stream(path):
         with _poured_into(path) as temporary:
@@ -93,12 +94,26 @@ def _poured_into(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tsa-out-") as folder:
         temporary = Path(folder) / path.name
         yield temporary
-        with temporary.open("rb") as made, path.open("wb", buffering=0) as stream:
+        with temporary.open("rb") as made, open_stream(path, "wb") as stream:
             shutil.copyfileobj(made, stream)
+
+
+def open_stream(path: Path, mode: Literal["ab", "wb"]) -> IO[bytes]:
+    """Open a file, device or pipe to write to, unbuffered. Raises ConfigError for a pipe that nobody reads: it would block."""
+    if path.is_fifo():
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            raise ConfigError(f"{path} must have a reader (it is a pipe that nobody reads); start the reader") from None
+    return path.open(mode, buffering=0)
 
 
 def _followed(path: Path) -> Path:
     """The file to write to: the target of a link, existing or not. Raises ConfigError if it is not a file."""
+    if path.is_symlink() and os.path.islink(os.path.realpath(path)):
+        raise ConfigError(f"{path} must be a file or not exist (it is a link to itself)")
     if path.exists() and not path.is_file():
         raise ConfigError(f"{path} must be a file or not exist (it is a folder, a block device or a socket)")
     return Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -18,6 +18,7 @@ import orjson
 
 from tsa.data.values import RuleViolation
 from tsa.errors import TSAError
+from tsa.files.writing import open_stream
 from tsa.inference.scorer import Scorer
 from tsa.serving.errors import safe_traceback
 from tsa.serving.history.base import HistoryStore
@@ -111,4 +112,4 @@ def _opened(path: Path | None) -> IO[bytes] | None:
     if path is None:
         return None
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("ab", buffering=0)
+    return open_stream(path, "ab")
