@@ -95,7 +95,7 @@ def test_the_main_job_learns_something(run: Path) -> None:
     assert report["evaluation"]["metrics"]["roc_auc"]["value"] > 0.6
     assert report["evaluation"]["metrics"]["precision_at_k"]["value"] is not None
     assert report["comparison"]["evaluation"]["metrics"]["roc_auc"]["value"] > 0.6
-    assert any(feature["name"].startswith("ccid.") for feature in report["comparison"]["features"])
+    assert any(feature["name"].startswith("ccid/") for feature in report["comparison"]["features"])
     assert (run / "report.html").stat().st_size > 10_000
     store = EventStore.open(run / "store")
     assert store.columns(["customer_id"])["customer_id"].str.len_chars().unique().to_list() == [32]

@@ -40,7 +40,9 @@ def test_the_baseline_finds_fraud_in_a_real_store_and_says_how(store: EventStore
     assert roc_auc_score(store.label[test], result.scores) > 0.75
     assert sum(result.feature_importance.values()) == pytest.approx(1)
     assert list(result.feature_importance.values()) == sorted(result.feature_importance.values(), reverse=True)
-    assert {"device", "customer.device.seen_before", "customer.amount.mean_7d"} <= set(result.feature_importance)
+    assert {"device", "customer/categorical/device/count_all", "customer/number/amount/mean_7d"} <= set(
+        result.feature_importance
+    )
     assert len(result.validation_average_precision) == 2
     best = int(np.argmax(result.validation_average_precision))
     assert result.params.items() >= GRID[best].items()

@@ -66,9 +66,14 @@ class EventAxis:
         return self.block * (len(self.event) + 1) + rank
 
     @cached_property
+    def _sorted_now(self) -> Array:
+        return np.sort(self.now_seconds)
+
+    @cached_property
     def _asked_moments(self) -> Array:
-        moments: Array = self._moments[self.at]
-        return moments
+        """(Q,) as `_moments`, by the rank among the times of the asked payments."""
+        rank = np.searchsorted(self._sorted_now, self.now_seconds)
+        return self.block[self.at] * (self.n_asked + 1) + rank
 
     def window_starts(self, seconds: Array) -> Array:
         """(Q, W) the first place within each window (now - seconds, now], at least the first visible place.
@@ -88,8 +93,8 @@ class EventAxis:
             places: (e,) places, which give the blocks.
             seconds: (e,) or (e, W) times.
         """
-        rank = np.searchsorted(self._sorted_times, seconds)
-        block = self.block[places] * (len(self.event) + 1)
+        rank = np.searchsorted(self._sorted_now, seconds)
+        block = self.block[places] * (self.n_asked + 1)
         first: Array = np.searchsorted(self._asked_moments, rank + (block if rank.ndim == 1 else block[:, None]))
         return first
 

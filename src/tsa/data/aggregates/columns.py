@@ -137,13 +137,12 @@ def _outcomes(spec: AggregateSpec, axis: EventAxis, events: AxisEvents) -> list[
     seen = since < until
     places, since, until, moments = places[seen], since[seen], until[seen], moments[seen]
     fraud = events.label[places] == 1
-    ends = [np.maximum(np.minimum(until, moments[:, at]), since) for at in range(1, len(windows))] + [until]
-    out = np.empty((q, len(ends), 3))
-    for at, end in enumerate(ends):
-        known = kernels.visible_counts(since, end, q)
-        frauds = kernels.visible_counts(since[fraud], end[fraud], q)
-        out[:, at, 0], out[:, at, 1] = known, frauds
-        out[:, at, 2] = frauds / np.where(known > 0, known, np.nan)
+    ends = np.maximum(np.minimum(moments, until[:, None]), since[:, None])
+    ends[:, 0] = until
+    ends = np.roll(ends, -1, axis=1)  # all events last
+    known = kernels.visible_counts(since, ends, q)
+    frauds = kernels.visible_counts(since[fraud], ends[fraud], q)
+    out = np.stack([known, frauds, frauds / np.where(known > 0, known, np.nan)], axis=2)
     last = kernels.last_visible(axis, places, since)
     last_fraud = kernels.last_visible(axis, places[fraud], since[fraud])
     first_fraud = kernels.first_visible(axis, places[fraud], since[fraud])

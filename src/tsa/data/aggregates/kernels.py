@@ -25,6 +25,9 @@ _PLACE_BITS = 30
 _LOW_PLACE = (1 << _PLACE_BITS) - 1
 _LOWEST = -(1 << 62)
 
+FEW = 16
+"""Up to this many asked payments, a loop over them is faster than a pass over all places."""
+
 
 @dataclass(frozen=True, eq=False)
 class WindowSums:
@@ -85,6 +88,9 @@ def window_maxima(values: Array, starts: Array, ends: Array) -> Array:
     A sparse table of one level at a time: two runs of 2^k places cover any range. Very low where a range is empty.
     """
     best = np.full((*starts.shape, values.shape[1]), _LOWEST)
+    if len(ends) <= FEW:
+        _few_maxima(values, starts, ends, best)
+        return best
     level = np.frexp(ends[:, None] - starts)[1] - 1
     runs = values
     for k in range(int(level.max(initial=-1)) + 1):
@@ -94,6 +100,14 @@ def window_maxima(values: Array, starts: Array, ends: Array) -> Array:
         if len(runs) > 2**k:
             runs = np.maximum(runs[: -(2**k)], runs[2**k :])
     return best
+
+
+def _few_maxima(values: Array, starts: Array, ends: Array, best: Array) -> None:
+    """The same for a few ends, into `best`: running maxima backwards from each end."""
+    for row, end in enumerate(ends.tolist()):
+        backwards = np.maximum.accumulate(values[int(starts[row].min()) : end][::-1])
+        some = starts[row] < end
+        best[row, some] = backwards[end - 1 - starts[row, some]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +142,12 @@ def repeats(axis: EventAxis, codes: Array) -> Repeats:
     before = np.full((s, m), -1)
     before[:, 1:] = place[:, :-1]
     before[is_first] = -1
-    column = np.arange(s)[:, None]
-    previous = np.empty((s, m), np.int64)
-    previous[column, place] = before
-    rank = np.empty((s, m), np.int64)
-    rank[column, place] = np.arange(s * m).reshape(s, m)
+    cell = (place + np.arange(0, s * m, m)[:, None]).ravel()
+    previous = np.empty(s * m, np.int64)
+    previous[cell] = before.ravel()
+    rank = np.empty(s * m, np.int64)
+    rank[cell] = np.arange(s * m)
+    previous, rank = previous.reshape(s, m), rank.reshape(s, m)
     group = np.cumsum(is_first.ravel()) - 1
     flat = (group << _PLACE_BITS) | place.ravel()
     mine = rank[:, axis.at]
@@ -147,23 +162,43 @@ def _distinct(axis: EventAxis, previous: Array) -> Array:
     previous: (S, m) the place before each with the same value; -1 for none.
     """
     s, q = len(previous), axis.n_asked
+    if q <= FEW:
+        ranges = zip(axis.low.tolist(), axis.at.tolist(), strict=True)
+        counts: Array = np.stack([(previous[:, low:at] < low).sum(axis=1) for low, at in ranges], axis=1)
+        return counts
     column, place = np.nonzero(previous >= 0)
     since, until = axis.first_after[place], axis.last_before[previous[column, place]]
     both = since < until
-    repeated = visible_counts(since[both] + column[both] * (q + 1), until[both] + column[both] * (q + 1), s * (q + 1))
-    return (axis.at - axis.low) - repeated.reshape(s, q + 1)[:, :q]
+    repeated = _change(since[both] + column[both] * (q + 1), s * (q + 1))
+    repeated -= _change(until[both] + column[both] * (q + 1), s * (q + 1))
+    distinct: Array = (axis.at - axis.low) - np.cumsum(repeated.reshape(s, q + 1), axis=1)[:, :q]
+    return distinct
+
+
+def _change(moments: Array, n: int) -> Array:
+    change: Array = np.bincount(moments, minlength=n)
+    return change
 
 
 def visible_counts(since: Array, until: Array, n: int) -> Array:
-    """(n,) how many of e things are visible at each of n moments; a thing is visible at the moments [since, until)."""
-    change = np.bincount(since, minlength=n + 1) - np.bincount(until, minlength=n + 1)
-    counts: Array = np.cumsum(change)[:n]
+    """(n, W) how many of e things are visible at each of n moments; one is visible at the moments [since, until).
+
+    Args:
+        since: (e,)
+        until: (e, W) at least `since`.
+        n: Number of moments.
+    """
+    w = until.shape[1]
+    gone = _change((until + np.arange(0, w * (n + 1), n + 1)).ravel(), w * (n + 1)).reshape(w, n + 1)
+    counts: Array = np.cumsum(_change(since, n + 1) - gone, axis=1)[:, :n].T
     return counts
 
 
 def visible_sums(since: Array, until: Array, values: Array, n: int) -> Array:
     """(n, F) int64 sums of the values (e, F) of the visible things."""
     change = np.zeros((n + 1, values.shape[1]), np.int64)
+    if not len(values):
+        return change[:n]
     np.add.at(change, since, values)
     np.subtract.at(change, until, values)
     return np.cumsum(change, axis=0)[:n]
@@ -171,6 +206,8 @@ def visible_sums(since: Array, until: Array, values: Array, n: int) -> Array:
 
 def last_visible(axis: EventAxis, places: Array, since: Array) -> Array:
     """(Q,) the latest visible of e places, each visible from an asked payment on until it is too old; -1 for none."""
+    if not len(places):
+        return np.full(axis.n_asked, -1)
     seen = np.full(axis.n_asked + 1, -1)
     np.maximum.at(seen, since, places)
     latest = np.maximum.accumulate(seen[:-1])
@@ -182,6 +219,8 @@ def first_visible(axis: EventAxis, places: Array, since: Array) -> Array:
     ever = since < axis.last_before[places]
     places, since = places[ever], since[ever]
     found = np.full(axis.n_asked, -1)
+    if not len(places):
+        return found
     candidate = np.searchsorted(places, axis.low)
     open_ = np.arange(axis.n_asked)
     # a place may become visible after a later one: move on past those that are not visible yet

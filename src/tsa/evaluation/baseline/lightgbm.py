@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tsa.data.aggregates.spec import AggregateSpec
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation.baseline.aggregates import Aggregates, aggregate
+from tsa.evaluation.baseline.features import BaselineFeatures, baseline_features
 from tsa.optional import imported
 
 if TYPE_CHECKING:
@@ -150,10 +151,11 @@ def _check(store: EventStore, parts: dict[str, Array]) -> None:
             )
 
 
-def _features(store: EventStore, parts: tuple[Array, ...]) -> tuple[Aggregates, list[Array]]:
+def _features(store: EventStore, parts: tuple[Array, ...]) -> tuple[BaselineFeatures, list[Array]]:
     """Compute the features of all parts at once, and return (rows, K) of each; parts may overlap, contiguous ones are views."""
     rows = np.unique(np.concatenate(parts))
-    features = aggregate(store, rows=rows)
+    spec = AggregateSpec.of(store, parts[0], history_length=None)
+    features = baseline_features(store, rows, spec)
     logger.info("made %d features of %d payments", len(features.names), len(rows))
     return features, [_take(features.values, np.searchsorted(rows, part)) for part in parts]
 
@@ -163,7 +165,7 @@ def _take(values: Array, at: Array) -> Array:
     return values[at[0] : at[-1] + 1] if run else values[at]
 
 
-def _base_params(features: Aggregates, seed: int, threads: int) -> Params:
+def _base_params(features: BaselineFeatures, seed: int, threads: int) -> Params:
     own = set(features.current)
     return {
         **BINNING,
@@ -179,7 +181,7 @@ def _base_params(features: Aggregates, seed: int, threads: int) -> Params:
 
 
 def _dataset(
-    lgb: Any, features: Aggregates, values: Array, label: Array, params: Params, reference: Any = None
+    lgb: Any, features: BaselineFeatures, values: Array, label: Array, params: Params, reference: Any = None
 ) -> lightgbm.Dataset:
     codes = [at for at, name in enumerate(features.names) if name in features.categorical]
     data: lightgbm.Dataset = lgb.Dataset(
