@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from tsa.files.writing import atomic_file, atomic_folder, write_text
-from tsa.system_errors import full, lack
+from tsa.system_errors import full, resource_problem
 
 TSA = Path(sys.executable).with_name("tsa")
 
@@ -44,7 +44,7 @@ def hidden(folder: Path) -> list[Path]:
     ],
 )
 def test_each_library_is_understood(error: Exception, said: str) -> None:
-    found = lack(error)
+    found = resource_problem(error)
     assert found is not None
     assert found.startswith(said)
     assert full(error) == (errno.ENOSPC in (getattr(error, "errno", None),) or "space left" in said or "quota" in said)
@@ -61,7 +61,7 @@ def test_each_library_is_understood(error: Exception, said: str) -> None:
     ],
 )
 def test_a_bug_stays_a_bug(error: Exception) -> None:
-    assert lack(error) is None
+    assert resource_problem(error) is None
 
 
 def caused(first: Exception, then: Exception) -> Exception:
@@ -77,7 +77,7 @@ def caused(first: Exception, then: Exception) -> Exception:
 
 def test_the_cause_of_another_error_counts() -> None:
     assert full(caused(OSError(errno.ENOSPC, "No space left on device"), KeyError("a file that was to be there")))
-    assert lack(caused(PermissionError(errno.EACCES, "tried, and not needed"), KeyError("a bug"))) is None
+    assert resource_problem(caused(PermissionError(errno.EACCES, "tried, and not needed"), KeyError("a bug"))) is None
 
 
 def write_half(aside: Path) -> None:
@@ -90,8 +90,8 @@ def test_the_file_that_was_to_be_is_named_and_nothing_stays(tmp_path: Path) -> N
     for writing in (atomic_file(tmp_path / "there.txt"), atomic_folder(tmp_path / "folder", "marker")):
         with pytest.raises(OSError, match="space") as caught, writing as aside:
             write_half(aside)
-        assert str(lack(caught.value)).startswith(str(tmp_path))
-        assert ".tmp" not in str(lack(caught.value))
+        assert str(resource_problem(caught.value)).startswith(str(tmp_path))
+        assert ".tmp" not in str(resource_problem(caught.value))
     assert [path.name for path in tmp_path.iterdir()] == ["there.txt"]
     assert (tmp_path / "there.txt").read_text() == "before"
 

@@ -70,8 +70,8 @@ def end_on_signals(
     if threading.current_thread() is not threading.main_thread():
         return {}
     numbers = [number for name in names if (number := getattr(signal.Signals, name, None)) is not None]
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    return {number: signal.signal(number, end) or signal.SIG_DFL for number in heard}
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, end) or signal.SIG_DFL for number in handled}
 
 
 def _end_after(seconds: float, code: int) -> None:

@@ -39,7 +39,7 @@ ADVICE = {
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NEVER_MEANT = {*FULL, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 """Errors that no code expects. If another error is raised while one of these is handled, this one is the cause."""
-SAID = {os.strerror(number).lower(): number for number in ADVICE if number not in (errno.EAGAIN, errno.EPERM)} | {
+NUMBERS = {os.strerror(number).lower(): number for number in ADVICE if number not in (errno.EAGAIN, errno.EPERM)} | {
     "database or disk is full": errno.ENOSPC,
     "readonly database": errno.EROFS,
 }
@@ -58,15 +58,17 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def lack(error: BaseException) -> str | None:
+def resource_problem(error: BaseException) -> str | None:
     """What the system lacks, in one sentence, if that caused `error`; None for all other errors."""
     for cause in _causes(error):
         if isinstance(cause, MemoryError):
             return f"not enough memory ({str(cause) or 'an allocation failed'}): {ADVICE[errno.ENOMEM]}"
         if (number := number_of(cause)) is not None:
             path = _path(cause) or _path(error)
-            said = os.strerror(number).lower()
-            return f"{path}: {said}: {ADVICE[number]}" if path else f"{said}: {ADVICE[number]} ({error})"
+            text_of_error = os.strerror(number).lower()
+            return (
+                f"{path}: {text_of_error}: {ADVICE[number]}" if path else f"{text_of_error}: {ADVICE[number]} ({error})"
+            )
     return None
 
 
@@ -82,7 +84,7 @@ def number_of(error: BaseException) -> int | None:
     text = str(error)
     if (match := NUMBER.search(text)) and int(match[1]) in ADVICE:
         return int(match[1])
-    return next((number for said, number in SAID.items() if said in text.lower()), None) if _outside(error) else None
+    return next((number for said, number in NUMBERS.items() if said in text.lower()), None) if _outside(error) else None
 
 
 def _outside(error: BaseException) -> bool:

@@ -177,14 +177,14 @@ def test_days_that_the_range_covers_in_part_are_left_out():
     times = [MONDAY + DAY / 2 + i * DAY / 10 for i in range(20)]
     days = count_days(seen_of(times))
     assert days.n.tolist() == [5, 10, 5]
-    assert days.whole.tolist() == [False, True, False]
-    found = compare_volume(seen_of(times), None, Windows.whole(times[0], times[-1] + 1))
+    assert days.is_complete.tolist() == [False, True, False]
+    found = compare_volume(seen_of(times), None, Windows.full_range(times[0], times[-1] + 1))
     assert found["whole"]["reason"] == "the reference contains no complete day"
 
 
 def measured(seen, as_of, windows=None, **settings):
     settings = {"min_frauds": 10, "replicates": 20, **settings}
-    return performance(seen, windows or Windows.whole(seen.start, seen.end), as_of=as_of, **settings)
+    return performance(seen, windows or Windows.full_range(seen.start, seen.end), as_of=as_of, **settings)
 
 
 def test_an_outcome_that_comes_later_does_not_count():

@@ -19,7 +19,7 @@ from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.maintenance import erase
 from tsa.serving.history.metadata import stored_market
-from tsa.serving.history.sqlite_file import LOOK_SECONDS
+from tsa.serving.history.sqlite_file import CHECK_SECONDS
 from tsa.serving.scoring.scoring_service import RuleViolation, ScoringService
 
 IDENTITY, GENERATION, BLOCKS = "{tsa}:.:identity", "{tsa}:.:generation", "{tsa}:.:blocks"
@@ -134,14 +134,14 @@ def test_a_removed_file_that_is_still_read_after_the_adoption(
         scoring_service = ScoringService(case.scorer(), store)
         answer_of(scoring_service.score([payment(0, "a")])[0])
         with monkeypatch.context() as patched:
-            patched.setattr(sqlite_file, "LOOK_SECONDS", 3600.0)
+            patched.setattr(sqlite_file, "CHECK_SECONDS", 3600.0)
             store.check()
-            time.sleep(2 * LOOK_SECONDS)
+            time.sleep(2 * CHECK_SECONDS)
             store.check()  # the next look is an hour away
             emptied(url)
             adopted(url)
             assert store.read([(PAYMENTS, "a")]), "of the removed file"
-        store._file._look_at = 0.0  # type: ignore[attr-defined]
+        store._file._check_at = 0.0  # type: ignore[attr-defined]
         assert rule_of(scoring_service, payment(1, "b")) == "scored"
         assert store.turns == 1
 

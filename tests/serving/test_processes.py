@@ -24,7 +24,7 @@ import pytest
 from support.endpoint import TSA, certificates, context_of, made_bundle, payment, served, server, settings_of
 from tsa.errors import ConfigError, ServerError
 from tsa.serving import supervisor, tls
-from tsa.serving.file_descriptors import say_seldom
+from tsa.serving.file_descriptors import log_rarely
 from tsa.serving.server import bind
 from tsa.serving.settings import ServeSettings
 
@@ -274,7 +274,7 @@ def test_running_out_of_open_files_is_logged(bundle: Path, tmp_path: Path) -> No
 def test_the_same_trouble_is_not_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("ERROR"):
         for _ in range(100):
-            say_seldom("a trouble of this test")
+            log_rarely("a trouble of this test")
     assert len(caplog.records) == 1
 
 
@@ -309,28 +309,28 @@ def test_restarts_come_more_and_more_seldom_and_end_only_without_a_healthy_worke
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
 
     def start(self: Any) -> None:
-        self.member, self.worker, self.begun, self._gone = supervisor.Member(), Ended(), now[0], False
+        self.member, self.worker, self.started_at, self._has_ended = supervisor.WorkerMember(), Ended(), now[0], False
         starts.append(now[0])
 
     starts: list[float] = []
     monkeypatch.setattr(supervisor.Place, "start", start)
-    failing, other = (supervisor.Place(None, None, supervisor.Together()) for _ in range(2))  # type: ignore[arg-type]
+    failing, other = (supervisor.Place(None, None, supervisor.MetricsSum()) for _ in range(2))  # type: ignore[arg-type]
     starts.clear()
     while now[0] < 1300:
-        failing.look()
+        failing.check()
         now[0] += 0.25
     pauses = [round(after - before) for before, after in pairwise(starts)]
     assert pauses[:5] == [1, 3, 7, 15, 31]
     assert set(pauses[5:]) == {60}
     assert "is replaced in 60 s (failure 8 in a row)" in caplog.text
 
-    supervisor._end_if_none_stays([failing, other])  # the other one may still come up
+    supervisor._end_if_none_healthy([failing, other])  # the other one may still come up
     other.lost = supervisor.TRIES
     with pytest.raises(ServerError, match=r"failures in a row in each place, the last with -9 \(SIGKILL\)"):
-        supervisor._end_if_none_stays([failing, other])
+        supervisor._end_if_none_healthy([failing, other])
     monkeypatch.setattr(Ended, "is_alive", lambda self: True)
     other.member.ready_at = now[0] - supervisor.STEADY_SECONDS - 1
-    supervisor._end_if_none_stays([failing, other])
+    supervisor._end_if_none_healthy([failing, other])
 
 
 RUN = """

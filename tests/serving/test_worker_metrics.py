@@ -13,25 +13,27 @@ import prometheus_client as client
 import pytest
 
 from tsa.serving import worker_metrics
-from tsa.serving.worker_metrics import Family, Figures, Member, Page, Together, added, families_of
+from tsa.serving.worker_metrics import Family, MetricsSum, Page, WorkerMember, WorkerMetrics, added, families_of
 
 
 class Worker:
     """What a worker has: a registry, and its line to the parent."""
 
-    def __init__(self, together: Together) -> None:
+    def __init__(self, together: MetricsSum) -> None:
         self.registry = client.CollectorRegistry()
         self.payments = client.Counter("payments", "Payments", ["outcome"], registry=self.registry)
         self.waiting = client.Gauge("waiting", "Payments that wait", registry=self.registry)
         self.seconds = client.Histogram("seconds", "Time", buckets=(1.0, 2.0), registry=self.registry)
-        self.member, self.orphaned = Member(), threading.Event()
+        self.member, self.orphaned = WorkerMember(), threading.Event()
         line = self.member.line
         # both ends are in this process here: the parent is to close its copies alone
-        self.figures = Figures(worker_metrics.Line(duplicated(line.ask), duplicated(line.tell)), self.orphaned.set)
+        self.figures = WorkerMetrics(
+            worker_metrics.WorkerPipes(duplicated(line.ask), duplicated(line.tell)), self.orphaned.set
+        )
         together.join(self.member)
         self.figures.serve(self.registry.collect)
 
-    def end(self, together: Together) -> None:
+    def end(self, together: MetricsSum) -> None:
         together.leave(self.member)
 
 
@@ -45,7 +47,7 @@ def page(families: list[Family] | None) -> str:
 
 
 def test_sums_are_what_the_workers_counted() -> None:
-    together = Together()
+    together = MetricsSum()
     one, other = Worker(together), Worker(together)
     one.payments.labels("scored").inc(2)
     other.payments.labels("scored").inc(3)
@@ -70,7 +72,7 @@ def test_sums_are_what_the_workers_counted() -> None:
 
 
 def test_what_a_worker_counted_outlives_it_and_how_it_stood_does_not() -> None:
-    together = Together()
+    together = MetricsSum()
     one, other = Worker(together), Worker(together)
     one.payments.labels("scored").inc(2)
     one.waiting.set(4)
@@ -86,7 +88,7 @@ def test_what_a_worker_counted_outlives_it_and_how_it_stood_does_not() -> None:
 
 def test_a_silent_worker_counts_with_what_it_told_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_metrics, "GATHER_SECONDS", 0.1)
-    together, released = Together(), threading.Event()
+    together, released = MetricsSum(), threading.Event()
     one, other = Worker(together), Worker(together)
     one.payments.labels("scored").inc(2)
     together.gather()
@@ -105,7 +107,7 @@ def test_a_silent_worker_counts_with_what_it_told_last(monkeypatch: pytest.Monke
 
 def test_without_a_parent_there_is_no_sum_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_metrics, "ASK_SECONDS", 0.1)
-    together = Together()
+    together = MetricsSum()
     one = Worker(together)
     with together._lock:  # it does not come to answer
         assert one.figures.total() is None

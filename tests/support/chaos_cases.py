@@ -116,7 +116,7 @@ def parent_killed(chaos: Chaos) -> None:
 @case(
     what="SIGTERM under load, and the server is started again",
     promise="accepted requests are answered, others are rejected with `stopping`; no process is left",
-    logged={"": ("the server ends: new requests are refused",)},
+    logged={"": ("shutting down: new requests are refused",)},
     counted={"": ("tsa_start_time_seconds",)},
 )
 def stopped(chaos: Chaos) -> None:

@@ -27,7 +27,7 @@ from tsa.cli.process_title import strike_out_passwords
 from tsa.cli.streams import flush_or_drop, print_any_character
 from tsa.errors import TSAError
 from tsa.signals import ending_in_order
-from tsa.system_errors import lack
+from tsa.system_errors import resource_problem
 
 __all__ = [
     "app",
@@ -62,7 +62,7 @@ def main() -> None:
         except TSAError as error:
             _refuse(f"{type(error).__name__}: {error}")
         except Exception as error:
-            if (text := lack(error) or _of_file(error)) is None:
+            if (text := resource_problem(error) or _of_file(error)) is None:
                 raise
             _refuse(text)
 

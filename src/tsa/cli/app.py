@@ -19,8 +19,8 @@ app = make_group(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"tsa {tsa.__version__}")
         raise typer.Exit
 
@@ -73,7 +73,7 @@ Preset = Annotated[str, typer.Option(help="The network: default, reference or re
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `tsa train` or `tsa run` wrote.", show_default=False)]
 
 
-def set_aside(path: Path | None, limit: float | None) -> Quarantined | None:
+def quarantine_of(path: Path | None, limit: float | None) -> Quarantined | None:
     """The quarantine of invalid rows, if any. Raises ConfigError for a limit without a quarantine."""
     if path is None and limit is not None:
         raise ConfigError(f"--quarantine-limit needs --quarantine (got {limit} alone): give the file for invalid rows")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, set_aside
+from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.options import options_of
 from tsa.config.overrides import Overrides
-from tsa.data.log.quarantine import SetAside
+from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.simulation.config import SimulationConfig
@@ -86,16 +86,16 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Read and check a log, fit the encoder on its training rows, write the event store."""
-    aside = set_aside(quarantine, quarantine_limit)
+    quarantined = quarantine_of(quarantine, quarantine_limit)
     files = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     check_outputs([*logs, market], files=files, replaced={"--out": out})
     settings = Overrides.read(set_, market, learns=False)
     with command_session(quiet, log_path_for(out)) as bars:
-        store = prepare_store(settings, logs, out, aside, bars)
+        store = prepare_store(settings, logs, out, quarantined, bars)
     print_store(store)
 
 
-def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: SetAside, bars: Progress) -> Any:
+def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: QuarantineLike, bars: Progress) -> Any:
     """Prepare the store of a log, with progress bars."""
     from tsa.data.store.store import prepare
 
@@ -119,5 +119,5 @@ def _counted(store: Any) -> str:
     roles = store.data_report.get("roles")
     if roles is None:
         return f"{len(store):,} payments"
-    others = f"{roles['not_scored']:,} other events, {roles['only_ask']:,} rows that only ask"
-    return f"{roles['payments']:,} payments, {others}"
+    not_scored = f"{roles['not_scored']:,} other events, {roles['only_ask']:,} rows that only ask"
+    return f"{roles['payments']:,} payments, {not_scored}"

@@ -20,7 +20,7 @@ from tsa.cli.app import (
     RunFolder,
     app,
     log_path_for,
-    set_aside,
+    quarantine_of,
 )
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.score import BundleFolder
@@ -79,7 +79,7 @@ def evaluate(
     With --log: evaluate a bundle, also an imported one, on any log whose outcomes are known. Histories are built from the
     complete log, so include earlier payments and use --from. The bundle is not changed.
     """
-    quarantine_target = set_aside(quarantine, quarantine_limit)
+    quarantine_target = quarantine_of(quarantine, quarantine_limit)
     if log or more:
         bundle = run / "bundle" if (run / "run.json").is_file() else run
         folder = out or Path("evaluation")
@@ -163,7 +163,7 @@ def calibrate(
     side_files: dict[str, str | Path | None] = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     outputs = {"files": side_files, kind: {**(side_files if kind == "files" else {}), "--out": out}}
     check_outputs([bundle, *logs], **outputs)
-    quarantine_target = set_aside(quarantine, quarantine_limit)
+    quarantine_target = quarantine_of(quarantine, quarantine_limit)
     with command_session(quiet, log_path_for(out)) as bars:
         calibrated = calibrate_bundle(
             bundle,

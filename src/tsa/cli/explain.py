@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.score import BundleFolder
 from tsa.files.outputs import check_outputs
@@ -51,11 +51,13 @@ def explain(
         need_suffix("--out", out, ".json")
     opened = Scorer.load(bundle, set_ or ()).bundle
     with command_session(quiet, log) as bars:
-        found = explain_log(opened, logs, id_, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
-    for explanation in found:
+        explained = explain_log(
+            opened, logs, id_, quarantine=quarantine_of(quarantine, quarantine_limit), progress=bars
+        )
+    for explanation in explained:
         print_explanation(explanation)
     if out is not None:
-        write_explanations(found, out)
+        write_explanations(explained, out)
         print_line(f"explanations: {out}")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, print_line
 from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
@@ -59,7 +59,7 @@ def load(
     check_outputs([bundle, *logs], files={"--history": file, "--quarantine": quarantine, "its log file": log})
     opened = Scorer.load(bundle, set_ or ()).bundle
     with open_history(url, allow_eviction=allow_eviction) as store, command_session(quiet, log) as bars:
-        filled = backfill(store, opened, logs, quarantine=set_aside(quarantine, quarantine_limit), progress=bars)
+        filled = backfill(store, opened, logs, quarantine=quarantine_of(quarantine, quarantine_limit), progress=bars)
     print_line(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, set_aside
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, quarantine_of
 from tsa.cli.console import command_session, print_line
 from tsa.cli.score import BundleFolder
 from tsa.files.outputs import check_outputs
@@ -91,7 +91,7 @@ def monitor(
             as_of=as_of,
             market=market,
             overrides=set_ or (),
-            quarantine=set_aside(quarantine, quarantine_limit),
+            quarantine=quarantine_of(quarantine, quarantine_limit),
             replicates=replicates,
             progress=bars,
         )

@@ -23,5 +23,5 @@ def strike_out_passwords() -> None:
         shown = Path("/proc/self/cmdline").read_bytes()
         if not 0 < len(shown) <= end - begin or ctypes.string_at(begin, len(shown)) != shown:
             return
-        for found in _PASSWORD.finditer(shown):
-            ctypes.memset(begin + found.start(), ord("*"), found.end() - found.start())
+        for match in _PASSWORD.finditer(shown):
+            ctypes.memset(begin + match.start(), ord("*"), match.end() - match.start())

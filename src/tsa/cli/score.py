@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, set_aside
+from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, print_line
 from tsa.files.outputs import check_outputs
 
@@ -46,12 +46,12 @@ def score(
     """
     from tsa.inference.scorer import Scorer, write_scores
 
-    aside = set_aside(quarantine, quarantine_limit)
+    quarantined = quarantine_of(quarantine, quarantine_limit)
     check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log_path_for(out)})
     scorer = Scorer.load(bundle, set_ or (), engine=engine, precision=precision)
     calibration = scorer.bundle.calibration
     with command_session(quiet, log_path_for(out)) as bars:
-        count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=aside, progress=bars), out)
+        count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=quarantined, progress=bars), out)
         if calibration is not None and calibration.note:
             logger.warning("%s", calibration.note)
     print_line(f"{out}: {count:,} payments")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, set_aside
+from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
 from tsa.cli.console import command_session, errors, logger, print_line
 from tsa.cli.data import prepare_store
 from tsa.cli.epoch_table import epoch_table
@@ -92,14 +92,14 @@ def run(
     from tsa.training.job import measure_trained
     from tsa.training.train_model import train_network
 
-    aside = set_aside(quarantine, quarantine_limit)
+    quarantined = quarantine_of(quarantine, quarantine_limit)
     _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
     settings = Overrides.read(set_, market, file=settings_file)
     if comparison:
         require_lightgbm()
     with distributed_session(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
         missing = processes.is_main and not (resume and (out / "store").exists())
-        work = partial(prepare_store, settings, logs, out / "store", aside, bars)
+        work = partial(prepare_store, settings, logs, out / "store", quarantined, bars)
         made = processes.run_then_barrier("store", work if missing else None)
         store = EventStore.open(out / "store", settings.market) if made is None else made
         if comparison and (reason := not_comparable(store)) is not None:

@@ -141,15 +141,15 @@ def without_asking(index: HistoryIndex, asks: Array, length: int) -> HistoryInde
     order, position, start = index.order[real], count[index.position], count[index.start]
     asking = np.flatnonzero(asks[: len(position)])
     first = np.maximum(start[asking], position[asking] - (length - 1))
-    held = position[asking] - first
-    begin = len(order) + np.cumsum(held + 1) - (held + 1)
-    which = np.repeat(np.arange(len(asking)), held + 1)
-    offset = np.arange(len(which)) - np.repeat(begin - len(order), held + 1)
+    n_before = position[asking] - first
+    begin = len(order) + np.cumsum(n_before + 1) - (n_before + 1)
+    which = np.repeat(np.arange(len(asking)), n_before + 1)
+    offset = np.arange(len(which)) - np.repeat(begin - len(order), n_before + 1)
     own = asking[which]
     if len(order):
         earlier = order[np.minimum(first[which] + offset, len(order) - 1)]
-        own = np.where(offset < held[which], earlier, own)
-    position[asking], start[asking] = begin + held, begin
+        own = np.where(offset < n_before[which], earlier, own)
+    position[asking], start[asking] = begin + n_before, begin
     return HistoryIndex(order=np.concatenate([order, own]), position=position, start=start)
 
 

@@ -57,8 +57,8 @@ def frame_tokens(frame: pl.DataFrame, columns: Sequence[str]) -> Tokens:
             out[:, at] = MISSING_TOKEN
             continue
         tokens = pl.Series([token(text) for text in values], dtype=pl.UInt32)
-        found = texts.replace_strict(values, tokens, default=MISSING_TOKEN, return_dtype=pl.UInt32)
-        out[:, at] = found.fill_null(MISSING_TOKEN).to_numpy()
+        tokens_of_texts = texts.replace_strict(values, tokens, default=MISSING_TOKEN, return_dtype=pl.UInt32)
+        out[:, at] = tokens_of_texts.fill_null(MISSING_TOKEN).to_numpy()
     return out
 
 

@@ -21,7 +21,7 @@ UNIT_SCALE = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 """The characters that Polars strips; Python's `strip` removes four more."""
 
-WHOLE = r"-?(?:0|[1-9][0-9]*)\.0+|-0"
+INTEGER_FLOAT = r"-?(?:0|[1-9][0-9]*)\.0+|-0"
 """Integers with a zero fraction, as floats are written, without leading zeros."""
 SHORTENED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$|^-?[0-9]\.[0-9]+[eE][0-9]+$"
 """Numbers from which a spreadsheet or float column has dropped digits: different ids may look the same."""
@@ -53,7 +53,7 @@ class Spelling:
     @cached_property
     def changed_pattern(self) -> str:
         """A regular expression of all texts that normalising changes."""
-        return rf"{self.missing_pattern}|^(?:{'|'.join((*TRUE, *FALSE))})$|^(?:{WHOLE})$"
+        return rf"{self.missing_pattern}|^(?:{'|'.join((*TRUE, *FALSE))})$|^(?:{INTEGER_FLOAT})$"
 
     def of_text(self, text: str) -> str | None:
         """The normal form of a text; None if it means "no value"."""
@@ -64,10 +64,10 @@ class Spelling:
             return None
         if text in TRUE or text in FALSE:
             return text.lower()
-        return integer_text(text) if _WHOLE.fullmatch(text) else text
+        return integer_text(text) if _INTEGER_TEXT.fullmatch(text) else text
 
 
-_WHOLE = re.compile(WHOLE)
+_INTEGER_TEXT = re.compile(INTEGER_FLOAT)
 
 
 def plain_digits(text: str) -> str:

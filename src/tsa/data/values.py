@@ -19,7 +19,7 @@ _SHORTENED = re.compile(SHORTENED)
 _TRUTH = {**dict.fromkeys(TRUE, 1.0), **dict.fromkeys(FALSE, 0.0)}
 # no adjacent repetitions of the same characters: time is linear in the text's length, not quadratic
 _NUMBER = re.compile(r"[+-]?(([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan)", re.IGNORECASE)
-_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
         raise RuleViolationError("bad_time", name, f"must be a number of {unit}", value)
     if unit == "ns":  # as floats, present-day nanoseconds would lose their last digits
         text = value.strip(BLANKS) if isinstance(value, str) else ""
-        exact = int(text) if _WHOLE.fullmatch(text) else value
+        exact = int(text) if _INTEGER_TEXT.fullmatch(text) else value
         if isinstance(exact, int) and abs(exact) < 2**63:
             return (exact // 1000) / 1e6
     return number / UNIT_SCALE[unit]

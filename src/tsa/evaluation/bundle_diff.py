@@ -29,7 +29,7 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
         `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `calibration`, `thresholds`, `metrics` and, with
         a log, `scores`. Nested settings are listed as lines, `key: one, other`.
     """
-    found: dict[str, Any] = {
+    differences_by_part: dict[str, Any] = {
         "schema": list(differences(one.market.to_dict(), other.market.to_dict())),
         "vocabulary": _vocabulary(one, other),
         "scaling": list(differences(_scalers(one), _scalers(other))),
@@ -40,7 +40,11 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
         "thresholds": list(differences(_thresholds(one), _thresholds(other))),
         "metrics": _metrics(one, other),
     }
-    return found if log is None else {**found, "scores": score_movement(*_scores(one, other, log, progress))}
+    return (
+        differences_by_part
+        if log is None
+        else {**differences_by_part, "scores": score_movement(*_scores(one, other, log, progress))}
+    )
 
 
 def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -49,14 +53,14 @@ def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple
     same = one.encoder.to_dict() == other.encoder.to_dict()
     with scorers[0].encoded(log, progress=progress) as store, tempfile.TemporaryDirectory(prefix="tsa-diff-") as folder:
         first = scorers[0].score_store(store, progress=progress)
-        if not _read_alike(one, other) or not (same or one.market.wire is None):
+        if not _have_same_inputs(one, other) or not (same or one.market.wire is None):
             return first, scorers[1].score(log, progress=progress)
         if not same:
             store = store.encoded_by(other.market, other.encoder, Path(folder), progress)
         return first, scorers[1].score_store(store, progress=progress)
 
 
-def _read_alike(one: Bundle, other: Bundle) -> bool:
+def _have_same_inputs(one: Bundle, other: Bundle) -> bool:
     """Whether both bundles use the same rows of a log, in the same order, with the same histories. Name, ranges and
     monitoring settings do not matter."""
     parts = [
@@ -73,13 +77,13 @@ def _read_alike(one: Bundle, other: Bundle) -> bool:
 def _vocabulary(one: Bundle, other: Bundle) -> dict[str, Any]:
     """Values added and removed, per feature that both have."""
     values = [{v.name: v.values for v in bundle.encoder.categorical_vocabularies} for bundle in (one, other)]
-    found = {}
+    changes = {}
     for name in values[0].keys() & values[1].keys():
         added = sorted(set(values[1][name]) - set(values[0][name]))
         removed = sorted(set(values[0][name]) - set(values[1][name]))
         if added or removed:
-            found[name] = {"added": added, "removed": removed, "kept": len(values[0][name]) - len(removed)}
-    return dict(sorted(found.items()))
+            changes[name] = {"added": added, "removed": removed, "kept": len(values[0][name]) - len(removed)}
+    return dict(sorted(changes.items()))
 
 
 def _scalers(bundle: Bundle) -> dict[str, Any]:
@@ -90,14 +94,14 @@ def _scalers(bundle: Bundle) -> dict[str, Any]:
 def _weights(one: Bundle, other: Bundle) -> dict[str, Any]:
     """Relative difference per tensor that both have; and the tensors that only one has."""
     first, second = one.network.state_dict(), other.network.state_dict()
-    apart, lacking = {}, sorted(first.keys() ^ second.keys())
+    changed, missing = {}, sorted(first.keys() ^ second.keys())
     for name in first.keys() & second.keys():
         if first[name].shape != second[name].shape:
-            lacking.append(name)
+            missing.append(name)
         elif (distance := _distance(first[name], second[name])) > 0:
-            apart[name] = distance
-    tensors = dict(sorted(apart.items(), key=lambda pair: -pair[1]))
-    return {"equal": not apart and not lacking, "changed": len(apart), "relative": tensors, "of_one_alone": lacking}
+            changed[name] = distance
+    tensors = dict(sorted(changed.items(), key=lambda pair: -pair[1]))
+    return {"equal": not changed and not missing, "changed": len(changed), "relative": tensors, "of_one_alone": missing}
 
 
 def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -112,7 +116,7 @@ def _calibration(one: Bundle, other: Bundle) -> dict[str, Any]:
     values = {}
     for name, bundle in (("one", one), ("other", other)):
         columns = {} if bundle.calibration is None else bundle.calibration.columns(raw)
-        values[name] = {column: found.tolist() for column, found in columns.items()}
+        values[name] = {column: values_of_column.tolist() for column, values_of_column in columns.items()}
     return {"equal": maps[0] == maps[1], "raw_score": raw.tolist(), "methods": [*map(_method, (one, other))], **values}
 
 
@@ -139,14 +143,16 @@ def score_movement(one: pl.DataFrame, other: pl.DataFrame) -> dict[str, Any]:
     first, second = (both[name].to_numpy().astype(np.float64) for name in ("raw_score", "raw_score_other"))
     n = len(both)
     correlation = spearmanr(first, second).statistic if n > 1 else float("nan")
-    most = np.argsort(-np.abs(first - second), kind="stable")[:MOVED]
+    largest = np.argsort(-np.abs(first - second), kind="stable")[:MOVED]
     return {
         "n": n,
         "rank_correlation": None if np.isnan(correlation) else float(correlation),
         "top_overlap": {name: _overlap(first, second, top) for name, top in TOPS.items()},
         "psi": psi(first, second),
         "largest": float(np.abs(first - second).max(initial=0.0)),
-        "moved_most": [{"id": both["id"][int(at)], "one": float(first[at]), "other": float(second[at])} for at in most],
+        "moved_most": [
+            {"id": both["id"][int(at)], "one": float(first[at]), "other": float(second[at])} for at in largest
+        ],
     }
 
 

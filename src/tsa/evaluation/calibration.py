@@ -58,12 +58,12 @@ def _part(
     label: Array, forms: dict[str, Array | None], purpose: str, replicates: int, rows: NDArray[np.intp]
 ) -> dict[str, Any]:
     """n, frauds, and the metrics of a segment before and after."""
-    found: dict[str, Any] = {"n": len(rows), "frauds": int(label[rows].sum())}
+    result: dict[str, Any] = {"n": len(rows), "frauds": int(label[rows].sum())}
     for name, values in forms.items():
         if values is not None:
             measured = _measured(label[rows], values[rows], f"{purpose} {name} {rows[0]}", replicates=replicates)
-            found[name] = {figure: measured["metrics"][figure] for figure in PART_FIGURES}
-    return found
+            result[name] = {figure: measured["metrics"][figure] for figure in PART_FIGURES}
+    return result
 
 
 def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]:
@@ -80,13 +80,13 @@ def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]
         return {"reference": None, "psi": None}
     name = ranges[0]
     label, before = run.store.labels(name), run.range_scores(name, progress).astype(np.float64)
-    found: dict[str, Any] = {"reference": name, "psi": population_stability(before, scores)}
+    result: dict[str, Any] = {"reference": name, "psi": population_stability(before, scores)}
     calibration = run.scorer.bundle.calibration
     if calibration is not None and calibration.probability is not None:
         known = label >= 0
         expected = float(calibration.probability(before[known]).sum())
-        found |= {"payments": int(known.sum()), "observed": int(label[known].sum()), "expected": expected}
-    return found
+        result |= {"payments": int(known.sum()), "observed": int(label[known].sum()), "expected": expected}
+    return result
 
 
 def _size(run: TrainedRun, name: str) -> int:

@@ -89,7 +89,7 @@ def report_on(
         run,
         "scoring the test range",
         flagged_at=lambda: best_f1_threshold(run, progress) if threshold is None else threshold,
-        comparison=_kept_comparison(run),
+        comparison=_earlier_comparison(run),
         segments=segments,
         replicates=replicates,
         progress=progress,
@@ -185,8 +185,8 @@ def metrics_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics that a bundle stores, taken from a report. The same run gives the same, so times are left out."""
     keys = ("evaluation", "calibration", "comparison")
     metrics = {key: to_plain(report[key]) for key in keys if report.get(key) is not None}
-    for found in (metrics["evaluation"], metrics.get("comparison", {}).get("evaluation", {})):
-        found.pop("curves", None)
+    for evaluation in (metrics["evaluation"], metrics.get("comparison", {}).get("evaluation", {})):
+        evaluation.pop("curves", None)
     metrics.get("comparison", {}).pop("seconds", None)
     return metrics
 
@@ -262,7 +262,7 @@ def _write_scores(run: TrainedRun, scores: Array) -> None:
         frame.write_parquet(temporary)
 
 
-def _kept_comparison(run: TrainedRun) -> dict[str, Any] | None:
+def _earlier_comparison(run: TrainedRun) -> dict[str, Any] | None:
     """The earlier comparison, if it was made with the same weights."""
     path = run.path / "comparison.json"
     if not path.exists():

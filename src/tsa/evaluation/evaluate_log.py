@@ -15,7 +15,7 @@ import numpy as np
 from tsa.bundle.bundle import Bundle
 from tsa.bundle.manifest import WEIGHTS, sha256
 from tsa.bundle.signing import read_bundle
-from tsa.data.log.quarantine import SetAside
+from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
 from tsa.evaluation.run import Array, TrainedRun
@@ -45,8 +45,8 @@ class BundleOnLog(TrainedRun):
 
     def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
         """(m,) float32 raw scores of payments of the log, computed when it was opened."""
-        found: Array = self.log.scores[np.searchsorted(self.log.payments, rows)]
-        return found
+        scores: Array = self.log.scores[np.searchsorted(self.log.payments, rows)]
+        return scores
 
     @property
     def ranges(self) -> dict[str, dict[str, Any]]:
@@ -66,7 +66,7 @@ def evaluate_bundle(
     segments: Sequence[str] = (),
     threshold: float | None = None,
     replicates: int = 200,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     overrides: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def evaluate_bundle(
         note = learned_note(scorer.bundle, log.store.time_seconds[run.rows], MADE_WITH)
         if note:
             _log.warning("%s", note)
-        said = f"The threshold of {flagged_at:.6g} is {source}, and was not chosen on these payments."
+        threshold_note = f"The threshold of {flagged_at:.6g} is {source}, and was not chosen on these payments."
         more = {
             "called": "payments",
             "place": "this log",
-            "notes": [said, *([f"Mind that {note}."] if note else [])],
+            "notes": [threshold_note, *([f"Mind that {note}."] if note else [])],
             "bundle": {"sha256": scorer.bundle.sha256, "logs": [Path(str(name)).name for name in logs]},
         }
         return measure(

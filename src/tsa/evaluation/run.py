@@ -87,7 +87,7 @@ class TrainedRun:
         rows = self.store.split_rows(name)
         scores = self.scored.get(name)
         if scores is None:
-            scores = _kept_scores(self.path / f"{name}_scores.parquet", self.weights_hash)
+            scores = _stored_scores(self.path / f"{name}_scores.parquet", self.weights_hash)
         fits = scores is not None and len(scores) == len(rows)
         return scores if fits and scores is not None else self.score(rows, f"scoring the {name} range", progress)
 
@@ -103,8 +103,8 @@ class TrainedRun:
             StoreError, DataError: If the store cannot be read, or a column is missing.
         """
         store, market, rows = self.store, self.market, self.rows
-        wanted = list(dict.fromkeys([*market.evaluation.segments, *segments]))
-        names = list(dict.fromkeys([*wanted, *([market.event.amount] if market.event.amount else [])]))
+        segment_names = list(dict.fromkeys([*market.evaluation.segments, *segments]))
+        names = list(dict.fromkeys([*segment_names, *([market.event.amount] if market.event.amount else [])]))
         columns = (
             store.columns(names)[rows] if names else pl.DataFrame()
         )  # a frame without columns has no rows to select
@@ -115,12 +115,12 @@ class TrainedRun:
             time_seconds=store.time_seconds[rows],
             amount=columns[market.event.amount].cast(pl.Float64).to_numpy() if market.event.amount else None,
             entity=_entity(self),
-            segments={name: columns[name].cast(pl.String).to_numpy() for name in wanted},
+            segments={name: columns[name].cast(pl.String).to_numpy() for name in segment_names},
             history_length=lengths,
         )
 
 
-def _kept_scores(path: Path, weights: str) -> Array | None:
+def _stored_scores(path: Path, weights: str) -> Array | None:
     """(m,) float32 raw scores from a file that training wrote, if they were computed with these weights."""
     try:
         if pl.read_parquet_metadata(path).get(WEIGHTS_SHA256) != weights:

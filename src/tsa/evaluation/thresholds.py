@@ -110,9 +110,9 @@ def choose_thresholds(
     if queue.value is None and costs.capacity is None:
         raise ConfigError("choosing a threshold needs amounts, a cost of a missed fraud, or a review capacity")
     best = _best(queue, costs)
-    found = None
+    recommended = None
     if best is not None:
-        found = {**_row(queue, best, costs), **_net_interval(queue, best, costs, replicates, seed)}
+        recommended = {**_row(queue, best, costs), **_net_interval(queue, best, costs, replicates, seed)}
     value = None if queue.value is None else float(queue.value[queue.fraud].sum() / costs.recovered)
     return {
         "n": len(queue.score),
@@ -120,7 +120,7 @@ def choose_thresholds(
         "fraud_value": value,
         "days": queue.days,
         "rows": [_row(queue, cut, costs) for cut in sorted(_cuts(queue, costs, best))],
-        "best": found,
+        "best": recommended,
         "by_expected_loss": _by_expected_loss(payments, costs, probability),
         "frauds_with_amount": _frauds_with_amount(payments, costs),
         "costs": asdict(costs),
@@ -138,9 +138,9 @@ def _cuts(queue: _Queue, costs: Costs, best: int | None) -> set[int]:
     """The thresholds of the table; far beyond the capacity nothing changes any more."""
     if not len(queue.ends):
         return set()
-    most = math.inf if costs.capacity is None else FAR * costs.capacity
-    wanted = [per_day for per_day in PER_DAY if per_day <= most] + ([costs.capacity] if costs.capacity else [])
-    return {_cut_at(queue, per_day * queue.days) for per_day in wanted} | ({best} if best is not None else set())
+    max_per_day = math.inf if costs.capacity is None else FAR * costs.capacity
+    volumes = [per_day for per_day in PER_DAY if per_day <= max_per_day] + ([costs.capacity] if costs.capacity else [])
+    return {_cut_at(queue, per_day * queue.days) for per_day in volumes} | ({best} if best is not None else set())
 
 
 def _values(payments: ScoredPayments, costs: Costs) -> Floats | None:
@@ -201,7 +201,7 @@ def _outcome(queue: _Queue, reviewed: NDArray[np.bool_], part: slice, costs: Cos
     """Counts, costs and savings of the reviewed payments."""
     count, frauds = int(reviewed.sum()), int(queue.fraud.sum())
     caught = int((reviewed & queue.fraud[part]).sum())
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "reviewed": count,
         "reviewed_per_day": count / queue.days if queue.days else 0.0,
         "caught": caught,
@@ -210,10 +210,10 @@ def _outcome(queue: _Queue, reviewed: NDArray[np.bool_], part: slice, costs: Cos
         "cost": count * costs.review,
     }
     if queue.value is None:
-        return {**found, "saved": None, "net": None, "missed": None}
+        return {**result, "saved": None, "net": None, "missed": None}
     saved = float(queue.value[part][reviewed & queue.fraud[part]].sum())
     missed = float(queue.value[queue.fraud].sum()) - saved
-    return {**found, "saved": saved, "net": saved - found["cost"], "missed": missed}
+    return {**result, "saved": saved, "net": saved - result["cost"], "missed": missed}
 
 
 def _net_interval(queue: _Queue, cut: int, costs: Costs, replicates: int, seed: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.pseudonyms import Pseudonymizer
-from tsa.data.log.quarantine import SetAside
+from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.store.store import EventStore, encoded_log
 from tsa.errors import DataError
 from tsa.explain.explainer import Explainer
@@ -29,7 +29,7 @@ def explain_log(
     payments: pl.DataFrame | str | Path | Sequence[str | Path],
     ids: Sequence[Any],
     *,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     progress: Progress = silent,
 ) -> list[Explanation]:
     """Explain the scores of the payments `ids` of a log, in that order.
@@ -67,13 +67,13 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         rule = f"ids must occur in the column {market.event.id} of the log"
         raise DataError(f"{rule} (got {', '.join(brief(id_, 40) for id_ in lost[:SHOWN])}{more})")
-    found: list[int] = rows.to_list()
+    positions: list[int] = rows.to_list()
     scored = store.scored_rows()
-    if others := [
-        str(ids[at]) for at, row in enumerate(found) if scored[np.searchsorted(scored, row) % len(scored)] != row
+    if ambiguous := [
+        str(ids[at]) for at, row in enumerate(positions) if scored[np.searchsorted(scored, row) % len(scored)] != row
     ]:
-        raise DataError(f"ids must be of events that are scored (got {brief(', '.join(others[:SHOWN]))})")
-    return found
+        raise DataError(f"ids must be of events that are scored (got {brief(', '.join(ambiguous[:SHOWN]))})")
+    return positions
 
 
 def _places(known: pl.Series, ids: pl.Series) -> pl.Series:

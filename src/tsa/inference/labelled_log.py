@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.store.store import EventStore
 from tsa.inference.scorer import Scorer, check_finite, window_seconds
 from tsa.progress import Progress, silent
@@ -55,7 +55,7 @@ def open_log(
     *,
     start: When = None,
     end: When = None,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     progress: Progress = silent,
 ) -> Iterator[KnownLog]:
     """Yield the payments of `logs` in [start, end), UTC, encoded and scored; the store is deleted afterwards.

@@ -12,7 +12,7 @@ from tsa.bundle.archive import is_archive
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.calibration.fitting import METHODS
-from tsa.data.log.quarantine import SetAside
+from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import CalibrationError, ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.inference.labelled_log import Logs, When, learned_note, open_log
@@ -30,7 +30,7 @@ def calibrate_bundle(
     method: str = "bspline",
     start: When = None,
     end: When = None,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     overrides: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Bundle:

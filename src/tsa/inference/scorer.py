@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.clean_columns import HISTORY_ONLY
-from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.sorting import ParquetChunkWriter
 from tsa.data.online.encoded import EncodedPayments as EncodedPayments
 from tsa.data.online.histories import HistoryEvents, Key, event_histories, gather_histories
@@ -132,7 +132,7 @@ class Scorer:
         histories: Past | None = None,
         start: str | datetime | None = None,
         end: str | datetime | None = None,
-        quarantine: SetAside = None,
+        quarantine: QuarantineLike = None,
         progress: Progress = silent,
     ) -> pl.DataFrame:
         """Score the payments of a log, or single payments.
@@ -165,7 +165,7 @@ class Scorer:
         *,
         start: str | datetime | None = None,
         end: str | datetime | None = None,
-        quarantine: SetAside = None,
+        quarantine: QuarantineLike = None,
         progress: Progress = silent,
         part_rows: int = PART_ROWS,
     ) -> Iterator[pl.DataFrame]:
@@ -206,7 +206,7 @@ class Scorer:
                         ids, scores = ids.filter(valid), scores[valid]
                 yield pl.DataFrame({"id": ids, **self.with_calibration(scores)})
 
-    def _quarantine_unscored(self, payments: Files, quarantine: SetAside, unscored: frozenset[str]) -> None:
+    def _quarantine_unscored(self, payments: Files, quarantine: QuarantineLike, unscored: frozenset[str]) -> None:
         """Write the quarantine file again, including payments without a score. Raises DataError if that exceeds the limit."""
         quarantine_file = Quarantine.of(quarantine)
         assert quarantine_file is not None

@@ -96,7 +96,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     safe = path.suffix == ".safetensors"
     try:
         if not safe:
-            _refuse_swelling(path)
+            _refuse_decompression_bomb(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about some pickles; they load, or are refused below
             state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
@@ -113,7 +113,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _refuse_swelling(path: Path) -> None:
+def _refuse_decompression_bomb(path: Path) -> None:
     """Raise ArtefactError for a .pt that unpacks to much more than its size, or that allocates memory by a number."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         asks = content.find(BY_NUMBER) >= 0
@@ -126,9 +126,9 @@ def _refuse_swelling(path: Path) -> None:
                         rule = f"must describe its tensors in at most {MAX_PICKLE:,} bytes"
                         raise ArtefactError(f"{path.name} {rule} (got {part.file_size:,})")
                     asks |= BY_NUMBER in archive.read(part)
-        unpacked, most = sum(part.file_size for part in parts), max(FREE_BYTES, MAX_TIMES * path.stat().st_size)
-        if unpacked > most:
-            rule = f"must unpack to at most {most:,} bytes (got {unpacked:,})"
+        unpacked, limit = sum(part.file_size for part in parts), max(FREE_BYTES, MAX_TIMES * path.stat().st_size)
+        if unpacked > limit:
+            rule = f"must unpack to at most {limit:,} bytes (got {unpacked:,})"
             raise ArtefactError(f"{path.name} {rule}: save it again with torch.save")
     if asks:
         raise ArtefactError(f"{path.name} must contain only tensors (it asks for a bytearray)")
@@ -148,8 +148,8 @@ def _refuse_repeated(path: Path, state: Mapping[str, Tensor]) -> None:
                 f"{path.name}: {name} must store each of its numbers (its shape is {tuple(value.shape)})"
             )
         total += size
-    if total > (most := max(FREE_BYTES, MAX_TIMES * path.stat().st_size)):
-        raise ArtefactError(f"{path.name} must hold tensors of at most {most:,} bytes in all (got {total:,})")
+    if total > (limit := max(FREE_BYTES, MAX_TIMES * path.stat().st_size)):
+        raise ArtefactError(f"{path.name} must hold tensors of at most {limit:,} bytes in all (got {total:,})")
 
 
 def _reason(error: Exception) -> str:

@@ -96,12 +96,12 @@ def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: 
         if key not in wire and set(features) <= names:
             wire[key] = list(features)
     if market.wire.age_cap_seconds != age_cap_seconds:
-        said = f"wire.age_cap_seconds: {market.wire.age_cap_seconds:g} is ignored"
-        _log.warning("%s, the imported model uses ages up to %g s", said, age_cap_seconds)
+        note = f"wire.age_cap_seconds: {market.wire.age_cap_seconds:g} is ignored"
+        _log.warning("%s, the imported model uses ages up to %g s", note, age_cap_seconds)
     wire["age_cap_seconds"] = age_cap_seconds
     event = {name: defaults[name] for name in (market.event.time, market.event.id) if defaults.get(name) is not None}
-    kept = {name: value for name, value in table["wire"]["defaults"].items() if name not in names}
-    wire["defaults"] = {**{name: str(value) for name, value in event.items()}, **kept}
+    own_defaults = {name: value for name, value in table["wire"]["defaults"].items() if name not in names}
+    wire["defaults"] = {**{name: str(value) for name, value in event.items()}, **own_defaults}
     return Market.from_dict({**table, "wire": wire})
 
 

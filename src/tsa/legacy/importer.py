@@ -125,9 +125,9 @@ def _read_all(state: _ImportState, folder: Path, weights: Path | None, config: P
             state.notes.append(f"There is no percentile score: {NO_PERCENTILES}.")
             continue
         state.take(name, folder / name, noting.get(name, reader))
-    others = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
+    other_files = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
     if path := config or _only(
-        state, "constructor arguments", "--config", "a .json file in addition to the artefacts", others
+        state, "constructor arguments", "--config", "a .json file in addition to the artefacts", other_files
     ):
         state.take("config", path, read_table)
     candidates = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS]

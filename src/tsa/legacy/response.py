@@ -23,12 +23,12 @@ def legacy_response(raw: ArrayLike, calibration: Calibration) -> dict[str, list[
     scores = calibration.columns(values)
     predictions = []
     for at, score in enumerate(values.tolist()):
-        said = {"legacy-score": positional(score)}
+        response = {"legacy-score": positional(score)}
         if "percentile" in scores:
-            said = {"score-percentile": _calibrated(score, float(scores["percentile"][at])), **said}
+            response = {"score-percentile": _calibrated(score, float(scores["percentile"][at])), **response}
         if "probability" in scores:
-            said["ProbabilityScore"] = _calibrated(score, float(scores["probability"][at]))
-        predictions.append(said)
+            response["ProbabilityScore"] = _calibrated(score, float(scores["probability"][at]))
+        predictions.append(response)
     return {"predictions": predictions}
 
 

@@ -115,22 +115,22 @@ class _Stack:
         elif name == "POP":
             kinds.pop()
         else:
-            taken = self._taken(opcode.stack_before)
-            keys = {"SETITEM": taken[1:2], "SETITEMS": taken[1::2], "DICT": taken[::2]}.get(name, [])
+            popped = self._pop(opcode.stack_before)
+            keys = {"SETITEM": popped[1:2], "SETITEMS": popped[1::2], "DICT": popped[::2]}.get(name, [])
             if pickletools.pytuple in keys:
                 raise ArtefactError("must hold plain data (got a tuple as a key)")
-            kinds += taken[:1] if name in ("BUILD", "APPEND", "APPENDS") else opcode.stack_after
+            kinds += popped[:1] if name in ("BUILD", "APPEND", "APPENDS") else opcode.stack_after
 
-    def _taken(self, before: list[Any]) -> list[Any]:
+    def _pop(self, before: list[Any]) -> list[Any]:
         """The kinds that an opcode pops from the stack, lowest first, without the mark."""
         kinds, marked = self.kinds, pickletools.markobject in before
         below = before.index(pickletools.markobject) if marked else len(before)
         at = len(kinds) - 1 - kinds[::-1].index(pickletools.markobject) if marked else len(kinds)
         if below > at:
             raise IndexError("the stack is empty")
-        taken = [*kinds[at - below : at], *kinds[at + 1 :]]
+        popped = [*kinds[at - below : at], *kinds[at + 1 :]]
         del kinds[at - below :]
-        return taken
+        return popped
 
 
 class _Named:
@@ -250,10 +250,10 @@ class _Loader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a numpy name. Raises ArtefactError for any other name."""
-        stand_in = NAMES.get((module, name))
-        if stand_in is None:
+        placeholder = NAMES.get((module, name))
+        if placeholder is None:
             raise ArtefactError(f"must hold plain data, but it asks for {brief(f'{module}.{name}', 150)}")
-        return stand_in
+        return placeholder
 
 
 class _Plain:
@@ -261,7 +261,7 @@ class _Plain:
 
     def __init__(self) -> None:
         self.made: dict[int, Any] = {}
-        self.kept: list[Any] = []
+        self.backing_arrays: list[Any] = []
 
     def of(self, value: Any, depth: int) -> Any:
         """The plain value. Raises ArtefactError for a value that is not data, or that contains itself."""
@@ -273,7 +273,7 @@ class _Plain:
             raise ArtefactError(
                 f"must be at most {DEEPEST} lists deep (got a deeper list, or one that contains itself)"
             )
-        self.kept.append(value)  # an id is valid only while its object lives
+        self.backing_arrays.append(value)  # an id is valid only while its object lives
         self.made[id(value)] = made = self._made(value, depth + 1)
         return made
 

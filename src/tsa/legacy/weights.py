@@ -137,7 +137,8 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
             mlp=bool(given["use_mlp"]),
             n_experts=int(given["num_experts"]) if given["use_moe"] else 0,
             experts_in=cast(
-                Blocks, tuple(p for p, mark in places.items() if any(_stands_in(name, p, mark) for name in experts))
+                Blocks,
+                tuple(p for p, mark in places.items() if any(_is_placeholder(name, p, mark) for name in experts)),
             ),
             aggregation_floor=0,
         )
@@ -145,7 +146,7 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
         raise ModelError(f"constructor arguments: {error}") from error
 
 
-def _stands_in(name: str, place: str, mark: str) -> bool:
+def _is_placeholder(name: str, place: str, mark: str) -> bool:
     return mark in name and (place == "gate" or not name.startswith("gate_emb."))
 
 

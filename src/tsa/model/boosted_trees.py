@@ -108,8 +108,8 @@ def check_trees(text: str, n_columns: int) -> None:
     facts = _fields(head)
     if not head.startswith("tree\n") or not trees or "average_output" in head.splitlines():
         raise ModelError("the trees must be a text model of LightGBM with at least one tree")
-    wanted = {"num_class": "1", "num_tree_per_iteration": "1", "max_feature_idx": str(n_columns - 1)}
-    for name, value in wanted.items():
+    expected = {"num_class": "1", "num_tree_per_iteration": "1", "max_feature_idx": str(n_columns - 1)}
+    for name, value in expected.items():
         if facts.get(name) != value:
             raise ModelError(f"the trees must have {name}={value} (got {facts.get(name)})")
     at = len(head) + 1

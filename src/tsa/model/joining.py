@@ -105,9 +105,9 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any]) -> Jo
     def loss(at: Floats) -> tuple[float, Floats]:
         eta = x @ at[:2] + at[2]
         residual = expit(eta) - y
-        apart = at[0] - at[1]
-        value = float((np.logaddexp(0, eta) - y * eta).sum() + 0.5 * PENALTY * apart * apart)
-        slope = np.append(x.T @ residual + PENALTY * apart * np.array([1.0, -1.0]), residual.sum())
+        difference = at[0] - at[1]
+        value = float((np.logaddexp(0, eta) - y * eta).sum() + 0.5 * PENALTY * difference * difference)
+        slope = np.append(x.T @ residual + PENALTY * difference * np.array([1.0, -1.0]), residual.sum())
         return value / len(y), slope / len(y)
 
     start = np.array([0.5, 0.5, math.log(y.mean() / (1 - y.mean()))])

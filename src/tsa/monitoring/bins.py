@@ -79,14 +79,14 @@ class Counts:
     def total(self) -> Counts:
         """The sum over all windows."""
         hours = None if self.hours is None else self.hours.sum(0, keepdims=True)
-        kept = {name: getattr(self, name).sum(0, keepdims=True) for name in ("known", "missing", "unknown")}
-        return Counts(**kept, hours=hours)
+        counts = {name: getattr(self, name).sum(0, keepdims=True) for name in ("known", "missing", "unknown")}
+        return Counts(**counts, hours=hours)
 
     def window(self, at: int) -> Counts:
         """One window."""
         hours = None if self.hours is None else self.hours[at : at + 1]
-        kept = {name: getattr(self, name)[at : at + 1] for name in ("known", "missing", "unknown")}
-        return Counts(**kept, hours=hours)
+        counts = {name: getattr(self, name)[at : at + 1] for name in ("known", "missing", "unknown")}
+        return Counts(**counts, hours=hours)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

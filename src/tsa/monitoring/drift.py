@@ -34,17 +34,17 @@ def compare_features(seen: ScoredWindow, reference: Reference, windows: Windows)
 
 
 def _feature(feature: Feature, before: Counts, after: Counts) -> Dict:
-    whole = after.total()
+    full = after.total()
     return {
         "name": feature.name,
         "kind": feature.kind,
         "reference": _rates(before),
-        "whole": {**stability(feature, before, whole), **_rates(whole)},
+        "whole": {**stability(feature, before, full), **_rates(full)},
         "windows": [
-            {**stability(feature, before, one, whole), **_rates(one)}
+            {**stability(feature, before, one, full), **_rates(one)}
             for one in (after.window(at) for at in range(len(after.missing)))
         ],
-        "bins": _bins(feature, before, whole),
+        "bins": _bins(feature, before, full),
     }
 
 
@@ -71,10 +71,10 @@ def compare_scores(seen: ScoredWindow, reference: Reference, windows: Windows) -
     for at, point in enumerate(reference.points):
         old = {"n": before, "above": reference.above[at]}
         counted = [_change(old, int(k), int(m)) for k, m in zip(above[:, at], n, strict=True)]
-        whole = _change(old, int(above[:, at].sum()), len(seen))
+        full = _change(old, int(above[:, at].sum()), len(seen))
         share = old["above"] / before if before else None
         facts = {"name": point.name, "score": point.score, "at_least": point.at_least, "share": point.share}
-        points.append({**facts, "reference": {**old, "share": share}, "whole": whole, "windows": counted})
+        points.append({**facts, "reference": {**old, "share": share}, "whole": full, "windows": counted})
     return {**score, "points": points}
 
 
@@ -100,11 +100,11 @@ def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windo
     expected = None if by_weekday is None else np.array(by_weekday)[days.weekday]
     starts = (days.first + np.arange(len(days.n))) * DAY_SECONDS
     code = windows.codes(np.maximum(starts, windows.edges[0]))
-    listed = zip(days.names, days.n.tolist(), days.whole.tolist(), strict=True)
+    listed = zip(days.names, days.n.tolist(), days.is_complete.tolist(), strict=True)
     return {
         "days": [
-            {"day": name, "n": n, "whole": whole, "expected": None if expected is None else float(expected[at])}
-            for at, (name, n, whole) in enumerate(listed)
+            {"day": name, "n": n, "whole": is_complete, "expected": None if expected is None else float(expected[at])}
+            for at, (name, n, is_complete) in enumerate(listed)
         ],
         "whole": _volume(days, expected, np.ones(len(days.n), bool)),
         "windows": [_volume(days, expected, code == at) for at in range(len(windows))],
@@ -112,7 +112,7 @@ def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windo
 
 
 def _volume(days: Days, expected: Any, inside: Any) -> Dict:
-    used = inside & days.whole
+    used = inside & days.is_complete
     result: Dict = {"days": int(used.sum()), "n": int(days.n[used].sum()), "expected": None, "change": None}
     if expected is None:
         return {**result, "reason": "the reference contains no complete day"}

@@ -20,7 +20,7 @@ import numpy as np
 from tsa.config.market import Market
 from tsa.config.tables import Monitoring
 from tsa.data.log.clocks import valid_end
-from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.report.report import page, to_plain
@@ -75,7 +75,7 @@ def monitor(
     as_of: When = None,
     market: Path | None = None,
     overrides: Sequence[str] = (),
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     replicates: int = 200,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def monitor(
             before = measures.reference(
                 *_payments_of_reference(Path(bundle), encoding, store, reference, reference_span)
             )
-        seen = ScoredWindow.score(scorer, store, _sound(store, span.seconds, "the log"), "the payments", progress)
+        seen = ScoredWindow.score(scorer, store, _valid_range(store, span.seconds, "the log"), "the payments", progress)
         result = {**_head(scorer, store, settings), **measures.compare(seen, before)}
     result["summary"] = plain(result)
     result = dict(to_plain(result))
@@ -137,15 +137,15 @@ class _Encoding:
 
     scorer: Scorer
     folder: Path
-    quarantine: SetAside
+    quarantine: QuarantineLike
     progress: Progress
 
     def store(self, name: str, logs: Logs) -> EventStore:
         """Encode a log. Invalid rows of the reference go into a separate quarantine file."""
-        aside, bundle = Quarantine.of(self.quarantine), self.scorer.bundle
-        if aside is not None and name != "log":
-            aside = aside.named(name)
-        settings: dict[str, Any] = {"quarantine": aside, "encoder": bundle.encoder, "progress": self.progress}
+        quarantine, bundle = Quarantine.of(self.quarantine), self.scorer.bundle
+        if quarantine is not None and name != "log":
+            quarantine = quarantine.named(name)
+        settings: dict[str, Any] = {"quarantine": quarantine, "encoder": bundle.encoder, "progress": self.progress}
         return prepare(bundle.market, logs, self.folder / name, **settings)
 
 
@@ -167,12 +167,12 @@ class _Measures:
 
     def compare(self, seen: ScoredWindow, reference: Reference) -> dict[str, Any]:
         """All measurements and the alerts."""
-        kind, least = self.settings.window, self.settings.min_frauds
-        windows, whole = Windows.of(seen.start, seen.end, kind), Windows.whole(seen.start, seen.end)
-        measure: dict[str, Any] = {"as_of": self.as_of, "min_frauds": least, "replicates": self.replicates}
+        kind, min_frauds = self.settings.window, self.settings.min_frauds
+        windows, full_range = Windows.of(seen.start, seen.end, kind), Windows.full_range(seen.start, seen.end)
+        measure: dict[str, Any] = {"as_of": self.as_of, "min_frauds": min_frauds, "replicates": self.replicates}
         result: dict[str, Any] = {
             "as_of": iso_time(self.as_of),
-            "range": whole.names()[0],
+            "range": full_range.names()[0],
             "n": len(seen),
             "windows": windows.names(),
             "reference": {"source": reference.source, "as_of": reference.as_of, **reference.facts},
@@ -181,21 +181,21 @@ class _Measures:
             "volume": compare_volume(seen, reference.by_weekday, windows),
             "performance": {
                 "reference": dict(reference.performance),
-                "whole": performance(seen, whole, **measure)[0],
+                "whole": performance(seen, full_range, **measure)[0],
                 "windows": performance(seen, windows, **measure, progress=self.progress),
             },
         }
         return {**result, "alerts": find_alerts(result, self.settings)}
 
 
-def _sound(store: EventStore, seconds: tuple[float, float], what: str) -> tuple[float, float]:
+def _valid_range(store: EventStore, seconds: tuple[float, float], what: str) -> tuple[float, float]:
     """The range; if it has no end, it ends before payments that a wrong clock has dated far in the future."""
     start, end = seconds
     last = valid_end(store.time_seconds, time.time())
-    stray = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
-    if not stray or math.isfinite(end):
+    outliers = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
+    if not outliers or math.isfinite(end):
         return seconds
-    _log.warning("%s: %d payments dated after %s are left out; include them with --to", what, stray, iso_time(last))
+    _log.warning("%s: %d payments dated after %s are left out; include them with --to", what, outliers, iso_time(last))
     return start, math.nextafter(last, math.inf)
 
 
@@ -206,7 +206,7 @@ def _payments_of_reference(
     if reference:
         source = ", ".join(Path(name).name for name in map(str, reference))
         other = encoding.store("reference", reference)
-        return other, _sound(other, span.seconds, "the reference"), source
+        return other, _valid_range(other, span.seconds, "the reference"), source
     return _calibrated_on(bundle) if span.is_open else (store, span.seconds, "other payments of the log")
 
 

@@ -30,7 +30,7 @@ RELATIVE = ("operating_point_change", "volume", "average_precision_drop")
 KINDS = {"numerical": "number", "categorical": "category", "calendar": "calendar"}
 DRAWN = 6
 NAMED = 3
-ROOM = 1.04
+HEADROOM = 1.04
 """How far an axis extends beyond its last label, so that the label is not cut off."""
 
 
@@ -113,7 +113,7 @@ def _days(window: Dict) -> str:
 
 def _cards(result: Dict) -> list[dict[str, str]]:
     volume, score = result["volume"]["whole"], result["scores"]["whole"]
-    whole, before = result["performance"]["whole"], result["performance"]["reference"]
+    full, before = result["performance"]["whole"], result["performance"]["reference"]
     moved = sum(_has_moved(feature["whole"], result["settings"]["psi"][0]) for feature in result["features"])
     change = volume.get("reason") if volume["change"] is None else f"{volume['change']:+.0%} of what was expected"
     return [
@@ -126,18 +126,18 @@ def _cards(result: Dict) -> list[dict[str, str]]:
         },
         {
             "title": "Outcome known",
-            "figure": formatting.share(whole["share"], 1),
-            "note": f"{whole['frauds']:,} frauds",
+            "figure": formatting.share(full["share"], 1),
+            "note": f"{full['frauds']:,} frauds",
         },
         {
             "title": "Average precision",
-            "figure": formatting.decimal(whole["metrics"].get("average_precision", {}).get("value")),
-            "note": whole.get("reason") or f"reference {_value(before, 'average_precision')}",
+            "figure": formatting.decimal(full["metrics"].get("average_precision", {}).get("value")),
+            "note": full.get("reason") or f"reference {_value(before, 'average_precision')}",
         },
         {
             "title": "Expected to observed frauds",
-            "figure": formatting.decimal(whole["metrics"].get("ratio", {}).get("value"), 2),
-            "note": whole.get("reason") or f"reference {_value(before, 'ratio', 2)}",
+            "figure": formatting.decimal(full["metrics"].get("ratio", {}).get("value"), 2),
+            "note": full.get("reason") or f"reference {_value(before, 'ratio', 2)}",
         },
     ]
 
@@ -152,19 +152,19 @@ def _value(measured: Dict, name: str, digits: int = 3) -> str:
 
 def _feature(feature: Dict, ignored: Sequence[str]) -> dict[str, Any]:
     """A row of the feature table: the full range, and the worst window."""
-    whole, before = feature["whole"], feature["reference"]
+    full, before = feature["whole"], feature["reference"]
     known = [one for one in feature["windows"] if one["psi"] is not None]
     beyond = [one["psi"] for one in known if one["psi"] > one["by_chance"]]
     worst = max(beyond or [one["psi"] for one in known], default=None)
     rates = {
-        name: f"{formatting.share(before[name])} → {formatting.share(whole[name])}"
+        name: f"{formatting.share(before[name])} → {formatting.share(full[name])}"
         for name in ("missing_rate", "unknown_rate")
     }
     return {
         "name": feature["name"],
         "kind": f"{KINDS[feature['kind']]}{', ignored' if feature['name'] in ignored else ''}",
-        "psi": formatting.decimal(whole["psi"]),
-        "reason": whole.get("reason"),
+        "psi": formatting.decimal(full["psi"]),
+        "reason": full.get("reason"),
         "worst": formatting.decimal(worst),
         "chance": bool(known) and not beyond,
         "missing": rates["missing_rate"],
@@ -186,7 +186,7 @@ def _window(window: Dict, measured: Dict) -> dict[str, Any]:
 
 
 def _axis(labels: Sequence[str], label: str = "Window (first day)") -> Axis:
-    return Axis(label=label, high=max(len(labels) - 1, 1) * ROOM, labels=labels)
+    return Axis(label=label, high=max(len(labels) - 1, 1) * HEADROOM, labels=labels)
 
 
 def _line(name: str, values: Sequence[float | None], style: str, *, dots: bool = True) -> Series:
@@ -268,9 +268,9 @@ def _calibration(windows: Sequence[Dict], labels: Sequence[str]) -> Any:
 
 def _shares(identifier: str, title: str, bins: Sequence[Dict]) -> Any:
     """The share of each bin; for many bins, those with the largest shares."""
-    most = 24
-    kept = sorted(range(len(bins)), key=lambda at: -max(bins[at]["reference"], bins[at]["current"]))[:most]
-    rows = [bins[at] for at in sorted(kept)]
+    max_bins = 24
+    largest = sorted(range(len(bins)), key=lambda at: -max(bins[at]["reference"], bins[at]["current"]))[:max_bins]
+    rows = [bins[at] for at in sorted(largest)]
     lines = [
         _line("now", [row["current"] for row in rows], "one"),
         _line("reference", [row["reference"] for row in rows], "two"),

@@ -69,22 +69,24 @@ class Reference:
         progress: Progress = silent,
     ) -> Self:
         """Make the reference from scored payments."""
-        whole = Windows.whole(seen.start, seen.end)
+        full_range = Windows.full_range(seen.start, seen.end)
         features, score = features_of(seen), score_feature(seen)
         points = operating_points(bundle, seen, settings.top_shares)
-        least = settings.min_frauds
-        measured = performance(seen, whole, as_of=as_of, min_frauds=least, replicates=replicates, progress=progress)
+        min_frauds = settings.min_frauds
+        measured = performance(
+            seen, full_range, as_of=as_of, min_frauds=min_frauds, replicates=replicates, progress=progress
+        )
         return cls(
             source=source,
             model=fingerprint(bundle),
             facts=shown_facts(seen),
             as_of=iso_time(as_of),
             features=features,
-            counts=count_features(seen, features, whole),
+            counts=count_features(seen, features, full_range),
             score=score,
-            score_counts=count_scores(seen, score, whole),
+            score_counts=count_scores(seen, score, full_range),
             points=points,
-            above=count_points(seen, points, whole)[0].tolist(),
+            above=count_points(seen, points, full_range)[0].tolist(),
             by_weekday=count_days(seen).by_weekday(),
             performance=measured[0],
         )
@@ -97,10 +99,10 @@ class Reference:
         """
         if self.model != fingerprint(bundle):
             raise ConfigError(f"{path} must be made with the monitored bundle (got a reference of another model)")
-        wanted = sorted(settings.top_shares)
+        expected = sorted(settings.top_shares)
         made = sorted(point.share for point in self.points if point.share is not None)
         decided = [point for point in self.points if point.share is None]
-        if wanted != made or decided != decision_points(bundle):
+        if expected != made or decided != decision_points(bundle):
             raise ConfigError(
                 f"{path} must have the operating points of the market and the bundle (they have changed); "
                 "make it again from the payments of the reference"

@@ -19,7 +19,7 @@ from tsa.monitoring.windows import ScoredWindow, Windows
 from tsa.times import DAY_SECONDS
 
 RAW = "raw_score"
-WHOLE_DAY = 0.9
+COMPLETE_DAY = 0.9
 """A day counts as complete if the range covers at least this share of it."""
 
 
@@ -41,7 +41,7 @@ class Days:
     """Days since 1970."""
     n: Integers
     """(D,)"""
-    whole: NDArray[np.bool_]
+    is_complete: NDArray[np.bool_]
     """(D,) whether the range covers (almost) the complete day."""
 
     @property
@@ -59,10 +59,10 @@ class Days:
         """Mean payments of a complete day by weekday, Monday first; the overall mean for a weekday that does not occur.
 
         None without complete days."""
-        if not self.whole.any():
+        if not self.is_complete.any():
             return None
-        mean = float(self.n[self.whole].mean())
-        days = [self.n[self.whole & (self.weekday == weekday)] for weekday in range(7)]
+        mean = float(self.n[self.is_complete].mean())
+        days = [self.n[self.is_complete & (self.weekday == weekday)] for weekday in range(7)]
         return [float(counts.mean()) if len(counts) else mean for counts in days]
 
 
@@ -116,4 +116,4 @@ def count_days(seen: ScoredWindow) -> Days:
     starts = (first + np.arange(last - first + 1)) * DAY_SECONDS
     covered = np.minimum(seen.end, starts + DAY_SECONDS) - np.maximum(seen.start, starts)
     n = np.bincount(days, minlength=len(starts))
-    return Days(first=first, n=n, whole=covered >= WHOLE_DAY * DAY_SECONDS)
+    return Days(first=first, n=n, is_complete=covered >= COMPLETE_DAY * DAY_SECONDS)

@@ -29,11 +29,11 @@ MIN_HOURS = 20
 """A weekday, day of the month, or month is compared if both ranges cover at least this much of it."""
 
 
-def stability(feature: Feature, reference: Counts, current: Counts, whole: Counts | None = None) -> dict[str, Any]:
+def stability(feature: Feature, reference: Counts, current: Counts, full: Counts | None = None) -> dict[str, Any]:
     """The PSI of one window against the reference.
 
     Args:
-        whole: The counts that decide which values are rare, by default those of the window.
+        full: The counts that decide which values are rare, by default those of the window.
 
     Returns:
         {psi, by_chance}, or psi None and a reason. `by_chance` is a value that 999 of 1,000 samples of an unchanged
@@ -48,7 +48,7 @@ def stability(feature: Feature, reference: Counts, current: Counts, whole: Count
     else:
         before, after = reference.known[0].astype(np.float64), current.known[0].astype(np.float64)
     if feature.kind == "categorical":
-        before, after = _pooled(before, after, (whole or current).known.sum(0))
+        before, after = _pooled(before, after, (full or current).known.sum(0))
     used = int(((before > 0) | (after > 0)).sum())
     by_chance = float(chi2.ppf(CONFIDENCE, used - 1) * (1 / n + 1 / m)) if used > 1 else 0.0
     return {"psi": psi_of_shares(before, after), "by_chance": by_chance}
@@ -71,8 +71,8 @@ def _per_hour(name: str, reference: Counts, current: Counts) -> tuple[Floats, Fl
     """Payments per hour by value, so that a range with two Mondays and one Sunday does not count as a change."""
     assert reference.hours is not None
     assert current.hours is not None
-    least = 1 if name == "hour_of_day" else MIN_HOURS
-    both = (reference.hours[0] >= least) & (current.hours[0] >= least)
+    min_hours = 1 if name == "hour_of_day" else MIN_HOURS
+    both = (reference.hours[0] >= min_hours) & (current.hours[0] >= min_hours)
     return per_hour(reference)[both], per_hour(current)[both]
 
 
@@ -83,7 +83,7 @@ def per_hour(counts: Counts) -> Floats:
     return rates
 
 
-def _pooled(before: Floats, after: Floats, whole: Integers) -> tuple[Floats, Floats]:
+def _pooled(before: Floats, after: Floats, full: Integers) -> tuple[Floats, Floats]:
     """Merge rare values into one bin, the last."""
-    own = (before >= RARE * before.sum()) | (whole >= RARE * whole.sum())
+    own = (before >= RARE * before.sum()) | (full >= RARE * full.sum())
     return np.append(before[own], before[~own].sum()), np.append(after[own], after[~own].sum())

@@ -46,7 +46,7 @@ class Windows:
         return cls(np.array([start, *(day + width * np.arange(1, inner + 1)), end], np.float64))
 
     @classmethod
-    def whole(cls, start: float, end: float) -> Self:
+    def full_range(cls, start: float, end: float) -> Self:
         """One window."""
         return cls(np.array([start, end], np.float64))
 

@@ -31,14 +31,14 @@ MIN_TOKEN = 16
 """Fewest characters of a token, so that it cannot be guessed."""
 
 
-_ODD = re.compile(r"[^!-~]")
+_INVALID_BYTE = re.compile(r"[^!-~]")
 
 
 class BearerTokens:
     """The digests of the tokens for one kind of access. Without any token, `given` is False."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        if any(_ODD.search(token) for token in tokens):
+        if any(_INVALID_BYTE.search(token) for token in tokens):
             raise ConfigError(
                 "a token must have only printable ASCII characters without spaces, as HTTP headers require"
             )
@@ -115,8 +115,8 @@ class TokenBucketLimiter:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._levels: dict[str, tuple[float, float]] = {}
 
-    def take(self, client: str, count: float = 1.0, *, at_least: float = 0.0) -> int | None:
-        """Take `count` tokens if there are more than `at_least`.
+    def take(self, client: str, count: float = 1.0, *, min_tokens: float = 0.0) -> int | None:
+        """Take `count` tokens if there are more than `min_tokens`.
 
         A bucket may go below zero, because the number of payments is only known after the body was read.
 
@@ -128,8 +128,8 @@ class TokenBucketLimiter:
         now = self._clock()
         level, then = self._levels.get(client, (self._burst, now))
         level = min(self._burst, level + (now - then) * self._rate)
-        if level < at_least:
-            return max(1, math.ceil((at_least - level) / self._rate))
+        if level < min_tokens:
+            return max(1, math.ceil((min_tokens - level) / self._rate))
         if len(self._levels) >= MAX_CLIENTS and client not in self._levels:
             self._forget()
         self._levels[client] = (level - count, now)

@@ -66,7 +66,7 @@ def problem_from_exception(error: Exception) -> ProblemError:
             detail = f"histories cannot be read or written at the moment: {REASONS[error.reason]}"
             return ProblemError(503, rule, detail, headers=headers)
     logger.error("%s", safe_traceback(error))
-    return ProblemError(500, "internal", "something went wrong here; the log of the server says what")
+    return ProblemError(500, "internal", "internal error; see the log of the server")
 
 
 def safe_traceback(error: BaseException) -> str:

@@ -16,7 +16,7 @@ RETRY_SECONDS = 10.0
 """Shortest time between two log lines about the same error, which may occur at each connection."""
 NEARLY = 0.9
 
-_said: dict[str, float] = {}
+_logged_at: dict[str, float] = {}
 
 
 def allow_many() -> None:
@@ -28,27 +28,27 @@ def allow_many() -> None:
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ImportError, OSError, ValueError) as error:
-        logger.info("the limit of open files stays as it is: %s", error)
+        logger.info("the limit of open files cannot be raised: %s", error)
 
 
-def look_at_descriptors() -> None:
+def warn_if_descriptors_run_out() -> None:
     """Log a warning when nearly all allowed files are open."""
     try:
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         used = len(os.listdir("/proc/self/fd"))
     except (ImportError, FileNotFoundError):
         return
     except OSError as error:  # no descriptor is left even for this check
         if error.errno in EXHAUSTED:
-            say_seldom(
-                "open files are used up: no connection is taken until others are closed (ulimit -n raises the limit)"
+            log_rarely(
+                "no open files are left: connections are refused until others are closed; raise the limit with ulimit -n"
             )
         return
-    if used >= NEARLY * most:
-        say_seldom(
-            f"{used} of {most} open files are in use: once all are, no connection is taken (ulimit -n raises the limit)"
+    if used >= NEARLY * limit:
+        log_rarely(
+            f"{used} of {limit} open files are in use; if all are, connections are refused: raise the limit with ulimit -n"
         )
 
 
@@ -56,15 +56,15 @@ def log_once_a_while(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -
     """Log an error of the event loop, without its text, which may contain values; missing resources are named."""
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in EXHAUSTED:
-        said = os.strerror(error.errno or 0).lower()
-        say_seldom(f"a connection could not be taken: {said} (ulimit -n raises the limit)")
+        reason = os.strerror(error.errno or 0).lower()
+        log_rarely(f"a connection was refused: {reason}; raise the limit with ulimit -n")
         return
-    say_seldom(f"the event loop: {context.get('message', 'trouble')} ({type(error).__name__})")
+    log_rarely(f"the event loop: {context.get('message', 'trouble')} ({type(error).__name__})")
 
 
-def say_seldom(text: str) -> None:
+def log_rarely(text: str) -> None:
     """Log a text, unless it was logged shortly before."""
     now, kind = time.monotonic(), text[:12]
-    if now - _said.get(kind, -RETRY_SECONDS) >= RETRY_SECONDS:
-        _said[kind] = now
+    if now - _logged_at.get(kind, -RETRY_SECONDS) >= RETRY_SECONDS:
+        _logged_at[kind] = now
         logger.error("%s", text)

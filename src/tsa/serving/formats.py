@@ -140,14 +140,14 @@ def not_json(body: bytes, error: orjson.JSONDecodeError) -> ProblemError:
     return ProblemError(UNREADABLE, "not_json", f"the body must be JSON: {error.msg}", value=start)
 
 
-def _lines(body: bytes, most: int) -> Iterator[Any]:
+def _lines(body: bytes, max_rows: int) -> Iterator[Any]:
     count = 0
     for line in body.removeprefix(BOM).split(b"\n"):
         if not line.strip():
             continue
         count += 1
-        if count > most:
-            raise too_many(most)
+        if count > max_rows:
+            raise too_many(max_rows)
         try:
             yield orjson.loads(line)
         except orjson.JSONDecodeError:
@@ -156,7 +156,7 @@ def _lines(body: bytes, most: int) -> Iterator[Any]:
             )
 
 
-def _csv(body: bytes, most: int) -> Iterator[Any]:
+def _csv(body: bytes, max_rows: int) -> Iterator[Any]:
     try:
         reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True)
         header = next(reader, [])
@@ -164,8 +164,8 @@ def _csv(body: bytes, most: int) -> Iterator[Any]:
             detail = "the first line of a CSV body must name its columns, each once"
             raise ProblemError(UNREADABLE, "bad_header", detail, value=",".join(header[:10]))
         for count, fields in enumerate((fields for fields in reader if fields), 1):
-            if count > most:
-                raise too_many(most)
+            if count > max_rows:
+                raise too_many(max_rows)
             if len(fields) != len(header):
                 text = f"must have {len(header)} fields, as the first line has"
                 yield RuleViolation("wrong_number_of_fields", "payment", text, str(len(fields)))
@@ -175,13 +175,13 @@ def _csv(body: bytes, most: int) -> Iterator[Any]:
         raise ProblemError(UNREADABLE, "not_csv", f"the body must be CSV in UTF-8: {type(error).__name__}") from None
 
 
-def _parquet(body: bytes, most: int, max_bytes: int) -> list[dict[str, Any]]:
+def _parquet(body: bytes, max_rows: int, max_bytes: int) -> list[dict[str, Any]]:
     try:
-        return _reader.read(body, max_list=most, max_columns=MAX_COLUMNS, max_bytes=max_bytes)
+        return _reader.read(body, max_list=max_rows, max_columns=MAX_COLUMNS, max_bytes=max_bytes)
     except ReaderDownError:
         raise ProblemError(503, "reader_down", "Parquet bodies cannot be read at the moment") from None
     except TooManyRowsError:
-        raise too_many(most) from None
+        raise too_many(max_rows) from None
     except TooMuchError as error:
         raise ProblemError(TOO_LARGE, "too_large", f"the Parquet file {error}") from None
     except NotParquetError as error:

@@ -36,8 +36,8 @@ class Pages:
     """Whether `bytes` passed the limit; later pages were not read."""
 
 
-def walk(body: bytes, first: int, size: int, most: int) -> Pages:
-    """Read page headers until their pages unpack to more than `most` bytes.
+def walk(body: bytes, first: int, size: int, max_bytes: int) -> Pages:
+    """Read page headers until their pages unpack to more than `max_bytes` bytes.
 
     Args:
         first: offset of the first page in `body`.
@@ -62,7 +62,7 @@ def walk(body: bytes, first: int, size: int, most: int) -> Pages:
             if isinstance(about, dict):
                 pages.encodings.add(_size(about, encoding))
                 pages.values += _size(about, VALUES)
-        if pages.bytes > most:
+        if pages.bytes > max_bytes:
             pages.over = True
             break
     return pages

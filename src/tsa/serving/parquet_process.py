@@ -152,9 +152,9 @@ def _limit_memory(more: int) -> None:
 
 
 def _limit_time() -> None:
-    """Limit the CPU time for this body, in case the server, which would kill a slow reader, is gone."""
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + 2 * SECONDS), most))
+    """Limit the CPU time for this body, in case the server, which kills slow readers, has ended."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + 2 * SECONDS), hard_limit))
 
 
 if __name__ == "__main__":

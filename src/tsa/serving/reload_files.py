@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from tsa.errors import TSAError
 from tsa.serving.auth import Credentials
-from tsa.serving.file_descriptors import look_at_descriptors
+from tsa.serving.file_descriptors import warn_if_descriptors_run_out
 from tsa.serving.problems import ProblemError
 from tsa.serving.tls import Certificates
-from tsa.system_errors import lack
+from tsa.system_errors import resource_problem
 
 if TYPE_CHECKING:
     from tsa.serving.scoring.app_state import AppState
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 
 Marks = dict[Path, tuple[int, int, int] | None]
 
@@ -36,7 +36,7 @@ class Renewal:
         settings = service.settings
         tls = (settings.ssl_certificate, settings.ssl_key, settings.ssl_client_ca)
         self._files = [*settings.token_files, *settings.admin_token_files, *(path for path in tls if path is not None)]
-        self._marks = self._look()
+        self._marks = self._file_marks()
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -56,10 +56,10 @@ class Renewal:
     async def _run(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._asked.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._asked.wait(), CHECK_SECONDS)
             except TimeoutError:
-                look_at_descriptors()
-                if self._look() != self._marks:
+                warn_if_descriptors_run_out()
+                if self._file_marks() != self._marks:
                     self._read_files()
                 continue
             self._asked.clear()
@@ -72,7 +72,7 @@ class Renewal:
             if self._service.shadow is not None:
                 self._service.shadow.reopen()
         except OSError as error:
-            logger.error("the shadow's file was not reopened: %s", lack(error) or error.strerror)
+            logger.error("the shadow's file was not reopened: %s", resource_problem(error) or error.strerror)
         try:
             await self._service.reload()
         except ProblemError:  # reload has logged why
@@ -81,13 +81,13 @@ class Renewal:
             logger.error("the bundle was not reloaded: %s", type(error).__name__)
 
     def _read_files(self) -> None:
-        self._marks = self._look()
+        self._marks = self._file_marks()
         for what, read in (("tokens", self._read_tokens), ("certificate", self._read_certificate)):
             try:
                 read()
             except (TSAError, OSError, ValueError) as error:
-                said = str(error) if isinstance(error, TSAError) else lack(error) or type(error).__name__
-                logger.error("the %s could not be reloaded, the old ones stay in use: %s", what, said)
+                reason = str(error) if isinstance(error, TSAError) else resource_problem(error) or type(error).__name__
+                logger.error("the %s could not be reloaded, the old ones stay in use: %s", what, reason)
 
     def _read_tokens(self) -> None:
         self._service.secrets = Credentials(self._service.settings)
@@ -96,7 +96,7 @@ class Renewal:
         if self._certificates is not None:
             self._certificates.renew()
 
-    def _look(self) -> Marks:
+    def _file_marks(self) -> Marks:
         """Inode, time and size of each file; links are followed, because Kubernetes updates files by changing links."""
         return {path: _mark(path) for path in self._files}
 

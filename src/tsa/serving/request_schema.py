@@ -62,9 +62,9 @@ class RequestValidator:
         return self._check_limits(row) or PaymentRequest(row)
 
     def _with_histories(self, row: dict[str, Any]) -> PaymentRequest | RuleViolation:
-        if others := sorted(set(row) - {"payment", "histories"}):
+        if unknown := sorted(set(row) - {"payment", "histories"}):
             text = "must not be given together with payment and histories"
-            return RuleViolation("unknown_field", shorten_value(others[0]), text, shorten_value(others[0]))
+            return RuleViolation("unknown_field", shorten_value(unknown[0]), text, shorten_value(unknown[0]))
         payment, histories = row["payment"], row.get("histories")
         if problem := self._check_limits(payment):
             return problem
@@ -118,10 +118,10 @@ class RequestValidator:
         return None
 
 
-def exceeds_depth(value: Any, most: int) -> bool:
-    """Whether lists and objects are nested deeper than `most`. Not recursive, because recursion is limited."""
+def exceeds_depth(value: Any, max_depth: int) -> bool:
+    """Whether lists and objects are nested deeper than `max_depth`. Not recursive, because recursion is limited."""
     level = [value]
-    for _ in range(most):
+    for _ in range(max_depth):
         level = [inner for outer in level for inner in _inside(outer)]
         if not level:
             return False

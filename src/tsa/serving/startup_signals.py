@@ -35,14 +35,14 @@ class Hangup:
 
 
 hangup = Hangup()
-"""Of this process: signals are the process's."""
+"""The handler of this process."""
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Inside the block SIGTERM ends the start, with exit code 0, and SIGHUP is kept for `hangup`, even under nohup.
+    """Inside the block SIGTERM ends the start with exit code 0, and SIGHUP is stored for `hangup`, even under nohup.
 
-    What serves takes SIGTERM over for as long as it serves. Outside of the main thread nothing is changed.
+    The server handles SIGTERM while it serves. Outside the main thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

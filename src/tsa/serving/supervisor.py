@@ -18,11 +18,11 @@ from types import FrameType
 from tsa.errors import ServerError
 from tsa.serving.settings import ServeSettings
 from tsa.serving.worker import run_worker
-from tsa.serving.worker_metrics import Member, Together
+from tsa.serving.worker_metrics import MetricsSum, WorkerMember
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 MAX_SECONDS = 30.0
 """Time limit for workers to end; their settings allow no more."""
 TRIES = 5
@@ -38,7 +38,7 @@ MAX_WAIT_SECONDS = 60.0
 class Place:
     """A worker slot: its current process, and the number of quick failures in a row."""
 
-    def __init__(self, settings: ServeSettings, listening: socket.socket, together: Together) -> None:
+    def __init__(self, settings: ServeSettings, listening: socket.socket, together: MetricsSum) -> None:
         self._settings, self._listening, self._together = settings, listening, together
         self.lost, self._again_at = 0, 0.0
         self.last = ""
@@ -47,25 +47,25 @@ class Place:
 
     def start(self) -> None:
         """Start a worker process."""
-        self.member = Member()
+        self.member = WorkerMember()
         context = multiprocessing.get_context("spawn")
         arguments = (self._settings, self._listening, self.member.line)
         self.worker: BaseProcess = context.Process(target=run_worker, args=arguments, name="tsa-worker")
-        self.begun, self._gone = time.monotonic(), False
+        self.started_at, self._has_ended = time.monotonic(), False
         with _signals_later():
             self.worker.start()
         self._together.join(self.member)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Replace the worker if it has ended, after a pause that grows with the number of quick failures in a row."""
         now, ready = time.monotonic(), self.member.ready_at
         if self.worker.is_alive():
-            if ready is None and now - self.begun > START_SECONDS:
+            if ready is None and now - self.started_at > START_SECONDS:
                 logger.error("worker %s did not start within %d s and is killed", self.worker.pid, START_SECONDS)
                 self.worker.kill()
             return
-        if not self._gone:
-            self._gone = True
+        if not self._has_ended:
+            self._has_ended = True
             self._together.leave(self.member)
             self.lost = 1 if ready is not None and now - ready > STEADY_SECONDS else self.lost + 1
             pause = min(MAX_WAIT_SECONDS, 2.0 ** (self.lost - 1) - 1.0)
@@ -86,12 +86,12 @@ class Place:
         return self.worker.is_alive() and ready is not None and time.monotonic() - ready > STEADY_SECONDS
 
 
-def _end_if_none_stays(places: Sequence[Place]) -> None:
+def _end_if_none_healthy(places: Sequence[Place]) -> None:
     """Raise ServerError if no worker stays up. One that does goes on serving, however often the others fail."""
-    fewest = min(place.lost for place in places)
-    if fewest >= TRIES and not any(place.is_healthy() for place in places):
+    failures = min(place.lost for place in places)
+    if failures >= TRIES and not any(place.is_healthy() for place in places):
         raise ServerError(
-            f"workers must stay up (got {fewest} failures in a row in each place, the last with {places[0].last}): "
+            f"workers must stay up (got {failures} failures in a row in each place, the last with {places[0].last}): "
             "see the log lines above"
         )
 
@@ -100,7 +100,7 @@ class Asked:
     """Signal handler of the parent: it only sets flags and wakes the loop, since handlers must do little."""
 
     def __init__(self) -> None:
-        self.to_end, self.hurried, self.to_renew = False, False, False
+        self.to_end, self.is_urgent, self.to_renew = False, False, False
         self.woken, self._wake = os.pipe()
         for end in (self.woken, self._wake):
             os.set_blocking(end, False)
@@ -108,7 +108,7 @@ class Asked:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if number in (signal.SIGTERM, signal.SIGINT):
-            self.hurried, self.to_end = self.to_end, True
+            self.is_urgent, self.to_end = self.to_end, True
         else:
             self.to_renew = True
         with suppress(OSError):
@@ -146,7 +146,7 @@ def supervise(settings: ServeSettings, listening: socket.socket) -> None:
     Raises:
         ServerError: no worker stays up.
     """
-    asked, together = Asked(), Together()
+    asked, together = Asked(), MetricsSum()
     places: list[Place] = []
     listened = False
     with _heeded(asked):
@@ -157,7 +157,7 @@ def supervise(settings: ServeSettings, listening: socket.socket) -> None:
                 is_up = any(place.member.ready_at is not None for place in alive)
                 listened = listened or is_up
                 turned_away = [listening] if listened and not is_up else []
-                wait([asked.woken, *turned_away, *(place.worker.sentinel for place in alive)], LOOK_SECONDS)
+                wait([asked.woken, *turned_away, *(place.worker.sentinel for place in alive)], CHECK_SECONDS)
                 if turned_away:
                     _turn_away(listening)
                 asked.drain()
@@ -165,15 +165,15 @@ def supervise(settings: ServeSettings, listening: socket.socket) -> None:
                     asked.to_renew = False
                     _renew(places)
                 for place in places:
-                    place.look()
-                _end_if_none_stays(places)
+                    place.check()
+                _end_if_none_healthy(places)
                 together.gather()
         finally:
             _end([place.worker for place in places], asked)
 
 
 def _turn_away(listening: socket.socket) -> None:
-    """Close connections that were made while no worker is up: they would wait for as long as one takes to start."""
+    """Close connections made while no worker is up, which would otherwise wait until one has started."""
     listening.setblocking(False)
     with suppress(OSError):
         while True:
@@ -203,18 +203,18 @@ def _end(workers: list[BaseProcess], asked: Asked) -> None:
     """Terminate all workers, again at a second signal, and kill those that do not end in time."""
     for worker in workers:
         worker.terminate()
-    end, hurried = time.monotonic() + MAX_SECONDS, False
+    end, is_urgent = time.monotonic() + MAX_SECONDS, False
     while (left := [worker for worker in workers if worker.is_alive()]) and time.monotonic() < end:
-        wait([asked.woken, *(worker.sentinel for worker in left)], LOOK_SECONDS)
+        wait([asked.woken, *(worker.sentinel for worker in left)], CHECK_SECONDS)
         asked.drain()
-        if asked.hurried and not hurried:
-            hurried = True
+        if asked.is_urgent and not is_urgent:
+            is_urgent = True
             for worker in left:
                 worker.terminate()
     for worker in workers:
         if worker.is_alive():
             worker.kill()
-        worker.join(LOOK_SECONDS)
+        worker.join(CHECK_SECONDS)
 
 
 def _how(code: int | None) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tsa.errors import ConfigError
 from tsa.serving.settings import ServeSettings
-from tsa.system_errors import lack
+from tsa.system_errors import resource_problem
 
 
 class Certificates:
-    """The certificate of new connections. `context` stays the same for the server; what it presents is renewed."""
+    """The certificate of new connections. `context` remains the same object when the certificate is reloaded."""
 
     def __init__(self, settings: ServeSettings) -> None:
         """Load the files. Raises ConfigError if they cannot be read or do not match."""
@@ -42,9 +42,9 @@ def context_of(settings: ServeSettings) -> ssl.SSLContext:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"the key must belong to the certificate (got {key} and {certificate})") from None
-        said = error.reason or error.strerror
+        reason = error.reason or error.strerror
         raise ConfigError(
-            f"the certificate and its key must be PEM files (got {certificate} and {key}: {said})"
+            f"the certificate and its key must be PEM files (got {certificate} and {key}: {reason})"
         ) from None
     if authority is not None:
         context.verify_mode = ssl.CERT_REQUIRED
@@ -62,7 +62,7 @@ def _check_readable(path: Path) -> None:
     try:
         path.read_bytes()
     except OSError as error:
-        raise ConfigError(lack(error) or f"{path}: {error.strerror}") from None
+        raise ConfigError(resource_problem(error) or f"{path}: {error.strerror}") from None
 
 
 def _refuse_password(key: Path) -> str:

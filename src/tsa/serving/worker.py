@@ -30,8 +30,8 @@ from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 from tsa.serving.startup_signals import hangup
 from tsa.serving.tls import Certificates
-from tsa.serving.worker_metrics import Figures, Line
-from tsa.system_errors import lack
+from tsa.serving.worker_metrics import WorkerMetrics, WorkerPipes
+from tsa.system_errors import resource_problem
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ REFUSED = 2
 class Server(uvicorn.Server):
     """One worker. Its application is created in its own process."""
 
-    def __init__(self, settings: ServeSettings, figures: Figures | None = None) -> None:
+    def __init__(self, settings: ServeSettings, figures: WorkerMetrics | None = None) -> None:
         """Args:
         figures: metrics shared with the other workers; None if this is the only one.
         """
@@ -106,11 +106,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
-        """Close the listening sockets, answer the requests of the last moment with 503, then end.
+        """Close the listening sockets, answer the last requests with 503, then end.
 
-        An idle connection that is closed while a request is on its way looks to a client like a lost payment.
+        If an idle connection is closed while a request is in transit, the client cannot tell whether it was scored.
         """
-        logger.info("the server ends: new requests are refused, accepted ones are finished")
+        logger.info("shutting down: new requests are refused, accepted ones are finished")
         for server in self.servers:
             server.close()
         if self.settings.drain_seconds and not self.force_exit:
@@ -166,27 +166,27 @@ def log_to_terminal(level: int = logging.INFO) -> None:
     """Log to standard error: TSA's messages from `level` on, and only errors of uvicorn."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(FORMAT))
-    for name, lowest in (("tsa", level), ("uvicorn", logging.ERROR)):
+    for name, min_level in (("tsa", level), ("uvicorn", logging.ERROR)):
         target = logging.getLogger(name)
-        target.setLevel(lowest)
+        target.setLevel(min_level)
         target.handlers[:] = [handler]
         target.propagate = False
 
 
-def run_worker(settings: ServeSettings, listening: socket.socket, line: Line) -> None:
+def run_worker(settings: ServeSettings, listening: socket.socket, line: WorkerPipes) -> None:
     """Worker process: serve until stopped, or until the parent process is gone."""
     signal.signal(signal.SIGHUP, hangup)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent stops its workers
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT})
     orphan = Orphan(settings.stop_seconds)
-    figures = Figures(line, orphan.end)
+    figures = WorkerMetrics(line, orphan.end)
 
     log_to_terminal()
     try:
         server = orphan.server = Server(settings, figures)
         server.run(sockets=[listening])
     except Exception as error:
-        if (text := str(error) if isinstance(error, TSAError) else lack(error)) is None:
+        if (text := str(error) if isinstance(error, TSAError) else resource_problem(error)) is None:
             raise
         logger.error("a worker cannot start: %s", text)
         raise SystemExit(REFUSED) from None

@@ -1,7 +1,7 @@
 """Metrics summed over several workers: each worker sends its metrics to the parent over a pipe and requests the sum.
 
-Nothing is in files: a disk that is full or cleaned cannot end a worker. No wait is longer than a few seconds, and a
-worker that does not answer counts with what it told last. What a worker that ended had counted stays in the sums.
+Waits are limited to a few seconds: a worker that does not answer counts with its last values. Counts of workers that
+ended remain in the sum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 GATHER_SECONDS = 1.5
-"""How long workers are waited for that are to tell their figures."""
+"""How long the parent waits for the metrics of the workers."""
 ASK_SECONDS = 4.0
 """How long a worker waits for the sum."""
 READY = "ready"
@@ -26,7 +26,7 @@ START = ("tsa_start_time_seconds", "When the server was started, in epoch second
 WORKERS_ENDED = ("tsa_workers_ended_total", "Workers that ended unasked, and were replaced")
 WORKERS_READY = ("tsa_workers_ready", "Workers that serve")
 OF_THE_SERVER = (START[0], WORKERS_READY[0], WORKERS_ENDED[0].removesuffix("_total"))
-"""Told by the parent for all workers, and not added up."""
+"""Metrics that the parent reports for all workers."""
 
 Sample = tuple[str, tuple[tuple[str, str], ...], float]
 """Name, labels, value."""
@@ -77,17 +77,17 @@ def counts_of(families: Iterable[Family]) -> list[Family]:
 
 
 @dataclass
-class Line:
+class WorkerPipes:
     """A worker's pipe ends, passed to it at its start: it requests sums over `ask` and sends its metrics over `tell`."""
 
     ask: Connection
-    tell: Connection
+    report_pipe: Connection
 
 
-class Figures:
+class WorkerMetrics:
     """Worker side: sends its metrics on request, and requests the sum of all workers."""
 
-    def __init__(self, line: Line, orphaned: Callable[[], object]) -> None:
+    def __init__(self, line: WorkerPipes, orphaned: Callable[[], object]) -> None:
         """Args:
         orphaned: called from a thread once the parent process is gone.
         """
@@ -123,20 +123,20 @@ class Figures:
     def _listen(self) -> None:
         try:
             while True:
-                number = self._line.tell.recv()
-                self._line.tell.send((number, families_of(self._collect())))
+                number = self._line.report_pipe.recv()
+                self._line.report_pipe.send((number, families_of(self._collect())))
         except (OSError, EOFError):
             self._orphaned()
 
 
-class Member:
+class WorkerMember:
     """Parent side of one worker: its last metrics and whether it is ready."""
 
     def __init__(self) -> None:
         context = get_context("spawn")
         self.asked, ask = context.Pipe()
-        self.reports, tell = context.Pipe()
-        self.line = Line(ask, tell)
+        self.reports, report_pipe = context.Pipe()
+        self.line = WorkerPipes(ask, report_pipe)
         self.last: list[Family] = []
         self.ready_at: float | None = None
         self.waiting: int | None = None
@@ -145,7 +145,7 @@ class Member:
     def started(self) -> None:
         """Close the worker's ends in this process; while they are open, the end of the worker cannot be noticed."""
         self.line.ask.close()
-        self.line.tell.close()
+        self.line.report_pipe.close()
 
     def close(self) -> None:
         """Close the pipes."""
@@ -153,24 +153,24 @@ class Member:
         self.reports.close()
 
 
-class Together:
+class MetricsSum:
     """Parent side of all workers, with the sum of their metrics."""
 
     def __init__(self) -> None:
-        self._members: list[Member] = []
+        self._members: list[WorkerMember] = []
         self._past: list[Family] = []
         self._started, self._ended = time.time(), 0
         self._lock, self._number = threading.Lock(), 0
 
-    def join(self, member: Member) -> None:
+    def join(self, member: WorkerMember) -> None:
         """Add a worker that was started."""
         member.started()
         with self._lock:
             self._members.append(member)
         threading.Thread(target=self._answer, args=(member,), name="tsa-figures", daemon=True).start()
 
-    def leave(self, member: Member) -> None:
-        """A worker has ended unasked: what it counted stays."""
+    def leave(self, member: WorkerMember) -> None:
+        """Remove a worker that ended unexpectedly; its counts remain in the sum."""
         with self._lock:
             if member in self._members:
                 self._ended += 1
@@ -186,7 +186,7 @@ class Together:
             return [*added([self._past, *(member.last for member in self._members)]), *self._own()]
 
     def _own(self) -> list[Family]:
-        """What the parent has to tell."""
+        """The metrics of the parent."""
         (start, text), (ended, text_ended), (ready, text_ready) = START, WORKERS_ENDED, WORKERS_READY
         count = sum(member.ready_at is not None for member in self._members)
         return [
@@ -216,7 +216,7 @@ class Together:
                 except (OSError, EOFError):
                     continue
 
-    def _answer(self, member: Member) -> None:
+    def _answer(self, member: WorkerMember) -> None:
         """Answer one worker, in a separate thread, so that a worker that does not read its answer delays no other."""
         try:
             while True:

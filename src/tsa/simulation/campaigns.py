@@ -18,9 +18,9 @@ class Campaigns:
     step: np.ndarray
 
     @staticmethod
-    def draw(rng: np.random.Generator, total: int, least: int, mean: float) -> Campaigns:
-        """Campaigns of at least `least` payments, `mean` on average; the last is cut so that the sum is `total`."""
-        sizes = least - 1 + rng.geometric(1.0 / (mean - least + 1.0), total // least + 1)
+    def draw(rng: np.random.Generator, total: int, min_size: int, mean: float) -> Campaigns:
+        """Campaigns of at least `min_size` payments, `mean` on average; the last is cut so that the sum is `total`."""
+        sizes = min_size - 1 + rng.geometric(1.0 / (mean - min_size + 1.0), total // min_size + 1)
         ends = np.minimum(np.cumsum(sizes), total)
         k = int(np.searchsorted(ends, total) + 1) if total else 0
         sizes = np.diff(ends[:k], prepend=0)
@@ -48,10 +48,10 @@ def burst_seconds(
 
 
 def window_days(
-    config: SimulationConfig, rng: np.random.Generator, campaigns: Campaigns, shortest: float, longest: float
+    config: SimulationConfig, rng: np.random.Generator, campaigns: Campaigns, min_days: float, max_days: float
 ) -> np.ndarray:
     """Days (n,) within a separate random window for each campaign, inside the period."""
-    window = np.minimum(rng.uniform(shortest, longest, campaigns.k), config.days)
+    window = np.minimum(rng.uniform(min_days, max_days, campaigns.k), config.days)
     first = rng.random(campaigns.k) * (config.days - window)
     days = np.floor(first[campaigns.of] + rng.random(len(campaigns)) * window[campaigns.of])
     return np.asarray(np.minimum(days, config.days - 1.0))

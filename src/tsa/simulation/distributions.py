@@ -57,8 +57,8 @@ _OLD_SYSTEMS = ("android-12", "ios-15", "macos-13", "android-11", "ios-18", "lin
 _PROGRAMS = ("browser-a", "bank-app", "browser-b")
 COMMON_DEVICES = tuple(f"{system}/{program}" for program in _PROGRAMS for system in (*_NEW_SYSTEMS, *_OLD_SYSTEMS))
 NEW_DEVICE = "android-15/bank-app"  # released late in the period: a value that a training range may not contain
-ODD_DEVICES = tuple(f"other-{number:03d}" for number in range(300))  # each of them rare
-DEVICES = (*COMMON_DEVICES, NEW_DEVICE, *ODD_DEVICES)
+RARE_DEVICES = tuple(f"other-{number:03d}" for number in range(300))  # each of them rare
+DEVICES = (*COMMON_DEVICES, NEW_DEVICE, *RARE_DEVICES)
 
 DRIFT = (
     "gift_cards",

@@ -28,15 +28,15 @@ _RING_SIZE, _RING_SHOPS, _RING_DEVICES = 150, 3, 2  # payments of a fraud ring; 
 def special_payments(config: SimulationConfig, people: Population) -> SimulatedPayments:
     """All frauds, and the genuine payments that resemble fraud, in time order."""
     counts = _counts(config.n_frauds)
-    alike = round((config.payments - config.n_frauds) * LOOKALIKE_SHARE)
+    n_lookalikes = round((config.payments - config.n_frauds) * LOOKALIKE_SHARE)
     parts = [
         _stolen_card(config, people, counts[0]),
         _compromised_terminal(config, people, counts[1]),
         _account_takeover(config, people, counts[2]),
         _amount_rule(config, people, counts[3]),
         _drifting_ring(config, people, counts[4]),
-        _shopping_spree(config, people, alike - alike // 3),
-        _busy_terminal(config, people, alike // 3),
+        _shopping_spree(config, people, n_lookalikes - n_lookalikes // 3),
+        _busy_terminal(config, people, n_lookalikes // 3),
     ]
     return SimulatedPayments.join(parts).by_time()
 

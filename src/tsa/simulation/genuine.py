@@ -96,9 +96,9 @@ def usual_device(
     customers = people.customers
     column = np.where(rng.random(len(customer)) < 0.15, 1, np.where(seconds > customers.switch_seconds[customer], 2, 0))
     device = customers.devices[customer, column].astype(np.int64)
-    odd = rng.random(len(customer)) < 0.001
-    first_odd = len(distributions.DEVICES) - len(distributions.ODD_DEVICES)
-    device[odd] = rng.integers(first_odd, len(distributions.DEVICES), int(odd.sum()))
+    is_rare = rng.random(len(customer)) < 0.001
+    first_rare = len(distributions.DEVICES) - len(distributions.RARE_DEVICES)
+    device[is_rare] = rng.integers(first_rare, len(distributions.DEVICES), int(is_rare.sum()))
     device[channel == distributions.STORE] = -1
     return np.asarray(device)
 

@@ -29,7 +29,7 @@ PIECE_ROWS = 2000
 MARKER_SHARE = 0.3  # share of missing values written as the last marker instead of the first
 GAP_SHARE = 0.02  # share of invented values that are missing
 NEW_SHARE, NEW_FROM = 0.01, 0.6  # share of invented values that first occur after this part of the period
-WHOLE_SHARE = 0.3  # share of numeric categorical values written with a fraction
+INTEGER_SHARE = 0.3  # share of numeric categorical values written with a fraction
 MISMATCH_SHARE = 0.02  # share of rows whose numerical history lacks its oldest payment
 WINDOWS = {"payments_1d": 1, "payments_7d": 7, "payments_30d": 30}
 
@@ -85,7 +85,9 @@ class WireRows:
         own = self._own()
         for first in range(0, len(own), PIECE_ROWS):
             rows = np.arange(first, min(first + PIECE_ROWS, len(own)))
-            histories = [series for history in self.market.history for series in self._told(own, history.name, rows)]
+            histories = [
+                series for history in self.market.history for series in self._history_columns(own, history.name, rows)
+            ]
             yield pl.DataFrame([*own[rows].get_columns(), *histories])
 
     def _own(self) -> pl.DataFrame:
@@ -100,15 +102,15 @@ class WireRows:
             if history.key is not None:
                 columns[history.key] = history.key[:4] + self.log[history.key].cast(pl.String)
         wire = market.wire
-        whole = set() if wire is None else set(wire.numeric_categorical)
-        columns |= {f.name: self._text(f.name, f.name in whole) for f in market.features.categorical}
+        integer_names = set() if wire is None else set(wire.numeric_categorical)
+        columns |= {f.name: self._text(f.name, f.name in integer_names) for f in market.features.categorical}
         numbers = (*market.features.numerical, *market.features.engineered)
         columns |= {f.name: self._marked(f.name, self._number(f.name).round(2).cast(pl.String)) for f in numbers}
         return pl.DataFrame([series.alias(name) for name, series in columns.items()])
 
-    def _text(self, name: str, whole: bool) -> pl.Series:
+    def _text(self, name: str, as_integers: bool) -> pl.Series:
         """A categorical feature: the simulator's if it has one, or a habit of the customer or the terminal, or random."""
-        if name in self.log.columns and not whole:
+        if name in self.log.columns and not as_integers:
             return self._marked(name, self.log[name].cast(pl.String))
         rng, n = self._rng(name), len(self.log)
         kinds = int(rng.integers(2, 40))
@@ -117,8 +119,8 @@ class WireRows:
         value = np.where(rng.random(n) < 0.3, rng.integers(0, kinds, n), value)
         value = np.where((rng.random(n) < NEW_SHARE) & (np.arange(n) > NEW_FROM * n), kinds + value % 3, value)
         texts = pl.Series(value).cast(pl.String)
-        if whole:
-            fraction = pl.Series(np.where(rng.random(n) < WHOLE_SHARE, ".0", ""))
+        if as_integers:
+            fraction = pl.Series(np.where(rng.random(n) < INTEGER_SHARE, ".0", ""))
             return self._marked(name, self._gaps(name, texts + fraction))
         return self._marked(name, self._gaps(name, f"{name[:2]}-" + texts))
 
@@ -154,20 +156,20 @@ class WireRows:
     def _index(self, key: str) -> HistoryIndex:
         return index_histories(self.log[key].cast(pl.Int64).fill_null(-1).to_numpy())
 
-    def _told(self, own: pl.DataFrame, name: str, rows: NDArray[np.int64]) -> Iterator[pl.Series]:
+    def _history_columns(self, own: pl.DataFrame, name: str, rows: NDArray[np.int64]) -> Iterator[pl.Series]:
         """The history fields of some rows."""
         history = next(history for history in self.market.history if history.name == name)
         wire, event, features = self.market.wire, self.market.event, self.market.features
         assert wire is not None
         index = self._index(str(history.key))
-        held = np.minimum(index.position[rows] - index.start[rows], history.length - 1)
-        lacks = self._rng(f"{name} {rows[0]}").random(len(rows)) < (
+        lengths = np.minimum(index.position[rows] - index.start[rows], history.length - 1)
+        is_shorter = self._rng(f"{name} {rows[0]}").random(len(rows)) < (
             MISMATCH_SHARE if wire.mismatched != "refuse" else 0.0
         )
         groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
         for part, group in zip(wire.parts, groups, strict=True):
-            counts = np.where(lacks, np.maximum(held - 1, 0), held) if part == wire.parts[1] else held
-            past = _Told.of(index, rows, counts)
+            counts = np.where(is_shorter, np.maximum(lengths - 1, 0), lengths) if part == wire.parts[1] else lengths
+            past = _HistoryTexts.of(index, rows, counts)
             for feature in group:
                 yield past.joined(own[feature], wire.separator).alias(wire.field(name, part, feature))
             for column in (event.time, event.id) if group else ():
@@ -175,7 +177,7 @@ class WireRows:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _HistoryTexts:
     """The earlier payments in the histories of some rows, row by row, oldest first."""
 
     event: NDArray[np.int64]
@@ -183,7 +185,7 @@ class _Told:
     n_rows: int
 
     @classmethod
-    def of(cls, index: HistoryIndex, rows: NDArray[np.int64], counts: NDArray[np.int64]) -> _Told:
+    def of(cls, index: HistoryIndex, rows: NDArray[np.int64], counts: NDArray[np.int64]) -> _HistoryTexts:
         """The `counts` (r,) payments before each of `rows` (r,)."""
         row = np.repeat(np.arange(len(rows)), counts)
         back = np.repeat(np.cumsum(counts), counts) - np.arange(len(row))

@@ -32,9 +32,9 @@ def log_writer(out: Path) -> Iterator[Write]:
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in (_TEXT if packed else (*_TEXT, ".parquet")):
         raise ConfigError(f"out must end in .parquet or {', '.join(_TEXT)}, the latter also in .gz (got out={out})")
-    with atomic_file(out) as aside:
+    with atomic_file(out) as temporary:
         writer: AbstractContextManager[Write] = (
-            _parquet(aside) if suffix == ".parquet" else _text(aside, suffix, packed)
+            _parquet(temporary) if suffix == ".parquet" else _text(temporary, suffix, packed)
         )
         with writer as write:
             yield write

@@ -26,7 +26,7 @@ def events(times: list[int]) -> HistoryEvents:
     )
 
 
-class Together(SimpleNamespace):
+class MetricsSum(SimpleNamespace):
     """Payments, as far as an index looks at them."""
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ def test_a_lone_payment_stands_where_it_stands_in_company(times: list[int], othe
     before = np.concatenate([one.time_seconds for one in past.values()])
 
     def seen(ids: list[str], keys: tuple[str, ...]) -> list[int]:
-        payments: Any = Together(ids=ids, keys={"customer": keys})
+        payments: Any = MetricsSum(ids=ids, keys={"customer": keys})
         found = _index("customer", payments, past, np.append(np.full(len(ids), float(now)), before))
         rows = found.order[found.start[0] : found.position[0] + 1] - len(ids)  # the payments come first
         return [int(row) for row in rows[:-1]]

@@ -22,7 +22,7 @@ def test_ticks_are_few_even_and_inside(low, span, most):
 
 def test_ticks_are_round():
     assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert ticks(1, 3, whole=True) == [1, 2, 3]
+    assert ticks(1, 3, integers=True) == [1, 2, 3]
     assert ticks(5, 5) == [5]
 
 

@@ -15,7 +15,7 @@ from tsa.data.online.histories import Key
 from tsa.serving.history.base import PAYMENTS, HistoryStore, WriteBatch
 from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.factory import open_history
-from tsa.serving.history.reencode import RecordsGoneError, encode_stale, encoder_hash, read_records, to_frame
+from tsa.serving.history.reencode import MissingRecordsError, encode_stale, encoder_hash, read_records, to_frame
 from tsa.serving.scoring.scoring_service import ScoringService
 
 
@@ -76,7 +76,7 @@ def test_a_record_that_is_gone_is_named(case: Case, blocks: dict[Key, HistoryBlo
         assert store.commit(
             WriteBatch(expected_versions={(PAYMENTS, lost): stamp}, deletes=frozenset({(PAYMENTS, lost)}))
         )
-        with pytest.raises(RecordsGoneError) as caught:
+        with pytest.raises(MissingRecordsError) as caught:
             encode_stale(store, blocks, case.bundle.market, encoder, encoder_hash(encoder))
         assert caught.value.ids == {lost}
         assert list(caught.value.keys) == list(blocks)

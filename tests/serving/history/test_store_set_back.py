@@ -14,7 +14,7 @@ from support.history_case import RedisServer
 from tsa.errors import HistoryLost
 from tsa.serving.history.base import HistoryStore, StoreKey, WriteBatch
 from tsa.serving.history.factory import open_history
-from tsa.serving.history.sqlite_file import LOOK_SECONDS
+from tsa.serving.history.sqlite_file import CHECK_SECONDS
 
 
 def put(store: HistoryStore, name: str) -> None:
@@ -29,7 +29,7 @@ def put(store: HistoryStore, name: str) -> None:
 
 def look() -> None:
     """The file is not looked at with every read."""
-    time.sleep(2 * LOOK_SECONDS)
+    time.sleep(2 * CHECK_SECONDS)
 
 
 def set_back(url: str, folder: Path, server: Any, at: dict[str, Any]) -> None:

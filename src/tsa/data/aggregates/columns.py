@@ -108,18 +108,18 @@ def _nonzero(values: Array) -> Array:
 def _same(spec: AggregateSpec, axis: EventAxis, codes: Array) -> list[Array]:
     """Per compared column: how often the current value occurred, how long ago, its share, how many different ones."""
     n_texts = len(spec.categorical)
-    found = kernels.repeats(axis, codes)
+    repeats = kernels.repeats(axis, codes)
     seen = axis.at - axis.low
-    ago = np.where(found.last >= 0, axis.now_seconds[:, None] - axis.time_seconds[found.last], np.nan)
-    share = found.count / np.where(seen > 0, seen, np.nan)[:, None]
-    columns = np.stack([found.count, ago, share, found.distinct], axis=2)
+    ago = np.where(repeats.last >= 0, axis.now_seconds[:, None] - axis.time_seconds[repeats.last], np.nan)
+    share = repeats.count / np.where(seen > 0, seen, np.nan)[:, None]
+    columns = np.stack([repeats.count, ago, share, repeats.distinct], axis=2)
     if spec.keys:
         no_key = codes[axis.at, n_texts:] == MISSING_TOKEN
         columns[:, n_texts:, :3][no_key] = np.nan
     full = np.concatenate([columns[:, : min(COMPARED, n_texts)], columns[:, n_texts:]], axis=1)
     parts = [full.reshape(axis.n_asked, -1)]
     if n_texts > COMPARED:
-        parts.append(found.count[:, COMPARED:n_texts])
+        parts.append(repeats.count[:, COMPARED:n_texts])
     return parts
 
 

@@ -57,9 +57,9 @@ def compute_aggregates(spec: AggregateSpec, seen: Histories, rows: Array | None 
         return out
     first = 0
     for history in spec.histories:
-        kept = spec.kept[history]
-        _compute_history(spec, seen, history, rows, out[:, first : first + len(kept)], kept)
-        first += len(kept)
+        stored_columns = spec.stored_columns[history]
+        _compute_history(spec, seen, history, rows, out[:, first : first + len(stored_columns)], stored_columns)
+        first += len(stored_columns)
     return out
 
 
@@ -73,17 +73,19 @@ def _compute_together(spec: AggregateSpec, seen: Histories, rows: Array, out: Ar
     made = all_columns(spec, axis, read_events(spec, seen.events, axis))
     first = 0
     for at, (history, order) in enumerate(zip(spec.histories, orders, strict=True)):
-        kept = spec.kept[history]
-        out[order, first : first + len(kept)] = made[at * len(rows) : (at + 1) * len(rows), kept]
-        first += len(kept)
+        stored_columns = spec.stored_columns[history]
+        out[order, first : first + len(stored_columns)] = made[at * len(rows) : (at + 1) * len(rows), stored_columns]
+        first += len(stored_columns)
 
 
-def _compute_history(spec: AggregateSpec, seen: Histories, history: str, rows: Array, out: Array, kept: Array) -> None:
+def _compute_history(
+    spec: AggregateSpec, seen: Histories, history: str, rows: Array, out: Array, stored_columns: Array
+) -> None:
     index, time_seconds = seen.histories[history], np.asarray(seen.events.time_seconds)
     order = np.argsort(np.asarray(index.position)[rows], kind="stable")
     for piece in _pieces(spec, index, rows[order]):
         axis = make_axis([index], [rows[order[piece]]], spec.history_length, time_seconds)
-        out[order[piece]] = all_columns(spec, axis, read_events(spec, seen.events, axis))[:, kept]
+        out[order[piece]] = all_columns(spec, axis, read_events(spec, seen.events, axis))[:, stored_columns]
 
 
 def _pieces(spec: AggregateSpec, index: HistoryIndex, rows: Array) -> Iterator[slice]:

@@ -218,9 +218,9 @@ def first_visible(axis: EventAxis, places: Array, since: Array) -> Array:
     """(Q,) the earliest visible of e rising places, each visible from an asked payment on; -1 for none."""
     ever = since < axis.last_before[places]
     places, since = places[ever], since[ever]
-    found = np.full(axis.n_asked, -1)
+    first = np.full(axis.n_asked, -1)
     if not len(places):
-        return found
+        return first
     candidate = np.searchsorted(places, axis.low)
     open_ = np.arange(axis.n_asked)
     # a place may become visible after a later one: move on past those that are not visible yet
@@ -231,7 +231,7 @@ def first_visible(axis: EventAxis, places: Array, since: Array) -> Array:
         inside = places[candidate] < axis.at[open_]
         open_, candidate = open_[inside], candidate[inside]
         if not len(open_):
-            return found
+            return first
         visible = since[candidate] <= open_
-        found[open_[visible]] = places[candidate[visible]]
+        first[open_[visible]] = places[candidate[visible]]
         open_, candidate = open_[~visible], candidate[~visible] + 1

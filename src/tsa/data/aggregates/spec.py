@@ -139,7 +139,7 @@ class AggregateSpec:
         return [Aggregate(history, *column) for column in made]
 
     @cached_property
-    def kept(self) -> dict[str, NDArray[np.int64]]:
+    def stored_columns(self) -> dict[str, NDArray[np.int64]]:
         """By history: which of the columns that compare every key are its own columns, all but those of its own key."""
         every = self.of_history("")
         own = {name: [one.kind == "key" and one.feature == name for one in every] for name in self.histories}

@@ -149,8 +149,8 @@ def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
     if unit != "ns" or dtype.is_float():
         return given
     # as floats, present-day nanoseconds would lose their last digits
-    whole = column.cast(pl.String).str.strip_chars() if is_text_type(dtype) else column
-    return _quotient((whole.cast(pl.Int64, strict=False) // 1000).cast(pl.Float64), 1e6).fill_null(given)
+    integers = column.cast(pl.String).str.strip_chars() if is_text_type(dtype) else column
+    return _quotient((integers.cast(pl.Int64, strict=False) // 1000).cast(pl.Float64), 1e6).fill_null(given)
 
 
 def _quotient(values: pl.Expr, divisor: float) -> pl.Expr:
@@ -170,8 +170,8 @@ def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
     minutes = offset.str.slice(1, 2).cast(pl.Int64, strict=False) * 60
     minutes += pl.when(offset.str.len_bytes() > 3).then(offset.str.slice(-2).cast(pl.Int64, strict=False)).otherwise(0)
     minutes = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
-    whole = (date + " " + time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False).to_physical()
-    microseconds = whole + fraction.fill_null(0) - minutes.fill_null(0) * 60_000_000
+    to_second = (date + " " + time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False).to_physical()
+    microseconds = to_second + fraction.fill_null(0) - minutes.fill_null(0) * 60_000_000
     return pl.when(spelled.str.contains(ISO)).then(_quotient(microseconds.cast(pl.Float64), 1e6))
 
 

@@ -30,7 +30,7 @@ class Quarantine:
             )
 
     @classmethod
-    def of(cls, given: SetAside) -> Self | None:
+    def of(cls, given: QuarantineLike) -> Self | None:
         """A quarantine from a path, with the default limit, or from a `Quarantine`."""
         if given is None:
             return None
@@ -43,5 +43,5 @@ class Quarantine:
         return replace(self, path=self.path.with_stem(f"{self.path.stem}-{name}"))
 
 
-SetAside = Path | Quarantine | None
+QuarantineLike = Path | Quarantine | None
 """Where rows that break a rule go. None: such rows are an error."""

@@ -23,7 +23,7 @@ from tsa.data.encoding.scaler import Domain
 from tsa.data.log.columns import is_text_type
 from tsa.data.log.duplicates import Repeated, judge, none_repeated
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
-from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.read_errors import fault_of, why_unreadable
 from tsa.data.log.rules import LogSchema, read_columns, shape_of
 from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, TableParts, row_bytes, sorted_parts, time_chunks
@@ -71,7 +71,7 @@ def read_log(
     logs: Sequence[str],
     out: Path,
     *,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
 ) -> CleanLog:
@@ -95,7 +95,7 @@ def read_table(
     market: Market,
     table: pl.DataFrame,
     *,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -128,7 +128,7 @@ def clean_log(
     sources: Sequence[Source],
     out: Path,
     *,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
 ) -> CleanLog:

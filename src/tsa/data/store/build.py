@@ -25,7 +25,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late, without_asking
 from tsa.data.log.clocks import valid_span
 from tsa.data.log.column_checks import late_note, notes_on
-from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
 from tsa.data.raw_values import frame_numbers, frame_tokens, number_columns, token_columns
 from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
@@ -73,7 +73,7 @@ def build_store(
     logs: Sequence[str],
     folder: Path,
     *,
-    quarantine: SetAside,
+    quarantine: QuarantineLike,
     encoder: Encoder | None,
     progress: Progress,
 ) -> None:
@@ -102,7 +102,7 @@ def build_store(
 
 
 def build_in_memory(
-    market: Market, table: pl.DataFrame, *, quarantine: SetAside, encoder: Encoder, progress: Progress
+    market: Market, table: pl.DataFrame, *, quarantine: QuarantineLike, encoder: Encoder, progress: Progress
 ) -> tuple[pl.DataFrame, MemoryArrays, dict[str, Any]]:
     """What `build_store` writes for the Parquet file of a small table, in memory, for a market of logs.
 
@@ -164,7 +164,7 @@ def _report(
 
 @contextmanager
 def _read(
-    market: Market, logs: Sequence[str], folder: Path, *, quarantine: SetAside, encoder: Encoder | None
+    market: Market, logs: Sequence[str], folder: Path, *, quarantine: QuarantineLike, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows; and, if rows carry their own history, their earlier payments."""
     checked = _quarantine(quarantine)
@@ -179,7 +179,7 @@ def _read(
         yield log
 
 
-def _quarantine(quarantine: SetAside) -> Quarantine | None:
+def _quarantine(quarantine: QuarantineLike) -> Quarantine | None:
     checked = Quarantine.of(quarantine)
     if checked is not None:
         need_suffix("quarantine", checked.path, ".parquet")

@@ -23,7 +23,7 @@ from tsa.config.market import SPLITS, Market
 from tsa.config.toml import suggest
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
-from tsa.data.log.quarantine import SetAside
+from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.store.build import build_in_memory, build_store, encode_rows, is_scored
 from tsa.data.store.manifest import (
@@ -60,7 +60,7 @@ def prepare(
     logs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     encoder: Encoder | None = None,
     progress: Progress = silent,
 ) -> EventStore:
@@ -95,7 +95,7 @@ def encoded_log(
     payments: pl.DataFrame | Logs,
     encoder: Encoder,
     *,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     progress: Progress = silent,
 ) -> Iterator[EventStore]:
     """Yield the payments of a log as a temporary store made with `encoder`; nothing is fitted.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.log.quarantine import Quarantine, SetAside
+from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.reader import CleanLog, clean_log
 from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter
 from tsa.data.log.sources import Source
@@ -47,7 +47,7 @@ STAGED_ROWS = 8192
 
 @contextmanager
 def read_wire(
-    market: Market, logs: Sequence[str], out: Path, *, quarantine: SetAside, encoder: Encoder | None
+    market: Market, logs: Sequence[str], out: Path, *, quarantine: QuarantineLike, encoder: Encoder | None
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore]]:
     """Read wire rows into a clean table in `out`, as `read_log` makes it, and a store of their earlier payments.
 

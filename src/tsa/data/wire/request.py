@@ -130,12 +130,12 @@ class WireReader:
         )
         histories, first = {}, n
         for history, group in zip(self._layout.histories, groups[1:], strict=True):
-            held = np.bincount(group.row, minlength=n)
-            position = np.cumsum(held + 1) - 1
+            lengths = np.bincount(group.row, minlength=n)
+            position = np.cumsum(lengths + 1) - 1
             order = np.empty(n + len(group.row), np.int64)
             order[position] = np.arange(n)
             order[np.arange(len(group.row)) + group.row] = first + np.arange(len(group.row))
-            histories[history.name] = HistoryIndex(order=order, position=position, start=position - held)
+            histories[history.name] = HistoryIndex(order=order, position=position, start=position - lengths)
             first += len(group.row)
         return EventHistories(events=events, histories=histories)
 

@@ -52,8 +52,8 @@ class HistoryRows:
         for history in self.layout.histories:
             if (unlike := self.unlike_batches(history)).any():
                 first, count = first.copy(), count.copy()
-                fewest = count[:, list(history.batches)].min(1)
-                over = np.where(unlike[:, None], np.maximum(count[:, history.fields] - fewest[:, None], 0), 0)
+                min_count = count[:, list(history.batches)].min(1)
+                over = np.where(unlike[:, None], np.maximum(count[:, history.fields] - min_count[:, None], 0), 0)
                 first[:, history.fields] += over
                 count[:, history.fields] -= over
         return first, count

@@ -114,13 +114,13 @@ def _lightgbm() -> Any:
     return imported("comparing", "lightgbm", "compare")
 
 
-def _sample(store: EventStore, rows: Array, most: int, seed: int) -> tuple[Array, float]:
-    """Keep every fraud, and sample genuine rows so that about `most` rows remain; also return the sampling rate."""
-    if len(rows) <= most:
+def _sample(store: EventStore, rows: Array, max_rows: int, seed: int) -> tuple[Array, float]:
+    """Keep every fraud, and sample genuine rows so that about `max_rows` rows remain; also return the sampling rate."""
+    if len(rows) <= max_rows:
         return rows, 1.0
     label = np.asarray(store.label[rows])
     genuine = np.flatnonzero(label == 0)
-    n_sampled = max(most - (len(rows) - len(genuine)), most // 10)
+    n_sampled = max(max_rows - (len(rows) - len(genuine)), max_rows // 10)
     if n_sampled >= len(genuine):
         return rows, 1.0
     chosen = np.random.default_rng(seed).choice(genuine, n_sampled, replace=False)

@@ -41,13 +41,13 @@ class Bins:
     """(B + 1,) the lowest probability of each bin, then the overall maximum."""
 
     @classmethod
-    def of(cls, probability: Floats, most: int = MAX_BINS, *, split_top: int = 1) -> Bins:
-        """Make at most `most` bins of at least `PER_BIN` payments; the last one is split again into `split_top`."""
-        n, wanted = len(probability), min(most, max(1, len(probability) // PER_BIN))
-        last = (wanted - 1) * n // wanted
+    def of(cls, probability: Floats, max_bins: int = MAX_BINS, *, split_top: int = 1) -> Bins:
+        """Make at most `max_bins` bins of at least `PER_BIN` payments; the last one is split again into `split_top`."""
+        n, n_bins = len(probability), min(max_bins, max(1, len(probability) // PER_BIN))
+        last = (n_bins - 1) * n // n_bins
         top = last + np.arange(1, split_top) * (n - last) // split_top
         ordered = np.sort(probability)
-        starts = np.unique(ordered[[*(np.arange(wanted) * n // wanted), *top]]) if n else np.zeros(1)
+        starts = np.unique(ordered[[*(np.arange(n_bins) * n // n_bins), *top]]) if n else np.zeros(1)
         code = np.searchsorted(starts, probability, side="right") - 1
         return cls(code, np.append(starts, ordered[-1] if len(ordered) else 1.0))
 
@@ -72,9 +72,9 @@ def reliability(label: Array, probability: Array) -> list[dict[str, Any]]:
     for at in range(len(bins)):
         if not n[at]:
             continue
-        found = binomtest(int(frauds[at]), int(n[at])).proportion_ci(0.95)
+        confidence = binomtest(int(frauds[at]), int(n[at])).proportion_ci(0.95)
         row = {"low": bins.edges[at], "high": bins.edges[at + 1], "n": int(n[at]), "frauds": int(frauds[at])}
-        rate = {"observed": frauds[at] / n[at], "observed_low": found.low, "observed_high": found.high}
+        rate = {"observed": frauds[at] / n[at], "observed_low": confidence.low, "observed_high": confidence.high}
         rows.append({**row, "expected": expected[at] / n[at], **rate})
     return rows
 
@@ -160,16 +160,16 @@ def _spread(code: NDArray[np.int64], bins: int) -> Floats:
 
 def _described(value: Floats, samples: Floats | None, frauds: int, confidence: float) -> dict[str, Any]:
     """{value, low, high}, with a reason if one is None, as for every other metric."""
-    found = float(value[0])
-    if not math.isfinite(found):
+    number = float(value[0])
+    if not math.isfinite(number):
         return {"value": None, "low": None, "high": None, "reason": "no fraud"}
     if samples is None:
-        return {"value": found, "low": None, "high": None, "reason": "no replicates"}
+        return {"value": number, "low": None, "high": None, "reason": "no replicates"}
     if frauds < MINIMUM_EVENTS:
         reason = f"{frauds} fraud{'s' if frauds != 1 else ''}: no interval below {MINIMUM_EVENTS}"
-        return {"value": found, "low": None, "high": None, "reason": reason}
-    low, high = interval(samples[np.isfinite(samples)], confidence, found)
-    return {"value": found, "low": low, "high": high}
+        return {"value": number, "low": None, "high": None, "reason": reason}
+    low, high = interval(samples[np.isfinite(samples)], confidence, number)
+    return {"value": number, "low": low, "high": high}
 
 
 def _ece_by_chance(bins: Bins, probability: Floats, generator: np.random.Generator) -> float:

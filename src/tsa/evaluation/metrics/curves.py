@@ -25,8 +25,8 @@ def roc_curve(weights: WeightedCounts) -> dict[str, list[float]] | None:
         / genuines
     )
     y = np.concatenate([[0], np.ravel([before, caught], order="F"), [frauds]]) / frauds
-    kept = thin(x, y)
-    return {"false_positive_rate": _short(x[kept]), "recall": _short(y[kept])}
+    chosen = thin(x, y)
+    return {"false_positive_rate": _short(x[chosen]), "recall": _short(y[chosen])}
 
 
 def precision_recall_curve(weights: WeightedCounts) -> dict[str, list[float]] | None:
@@ -37,8 +37,8 @@ def precision_recall_curve(weights: WeightedCounts) -> dict[str, list[float]] | 
     caught = weights.caught[0][steps]
     x = caught / weights.frauds[0]
     y = ratio(caught, caught + weights.alarms_at[0][steps])
-    kept = thin(x, y)
-    return {"recall": _short(x[kept]), "precision": _short(y[kept])}
+    chosen = thin(x, y)
+    return {"recall": _short(x[chosen]), "precision": _short(y[chosen])}
 
 
 def score_histogram(label: Array, score: Array) -> dict[str, list[float] | list[int]] | None:
@@ -53,13 +53,13 @@ def score_histogram(label: Array, score: Array) -> dict[str, list[float] | list[
     return {"edges": _short(edges), "genuine": genuine, "fraud": fraud}
 
 
-def thin(x: Floats, y: Floats, most: int = MAX_POINTS) -> NDArray[np.intp]:
-    """Indices of at most `most` points of a curve: half evenly along its length, half evenly along its points."""
-    if len(x) <= most:
+def thin(x: Floats, y: Floats, max_points: int = MAX_POINTS) -> NDArray[np.intp]:
+    """Indices of at most `max_points` points of a curve: half evenly along its length, half evenly along its points."""
+    if len(x) <= max_points:
         return np.arange(len(x))
     length = np.cumsum(np.abs(np.diff(x, prepend=x[0])) + np.abs(np.diff(y, prepend=y[0])))
-    along = np.searchsorted(length, np.linspace(0, length[-1], most // 2))
-    every = np.linspace(0, len(x) - 1, most // 2).astype(np.intp)
+    along = np.searchsorted(length, np.linspace(0, length[-1], max_points // 2))
+    every = np.linspace(0, len(x) - 1, max_points // 2).astype(np.intp)
     return np.unique(np.concatenate([along, every]).clip(0, len(x) - 1))
 
 

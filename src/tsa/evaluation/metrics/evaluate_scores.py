@@ -128,12 +128,12 @@ def _part(payments: ScoredPayments, settings: _Settings, name: str, rows: NDArra
 
 
 def _rank(payments: ScoredPayments, rows: NDArray[np.intp] | None, settings: _Settings) -> Ranking:
-    taken = slice(None) if rows is None else rows
+    selected = slice(None) if rows is None else rows
     return rank(
-        payments.label[taken],
-        payments.score[taken],
+        payments.label[selected],
+        payments.score[selected],
         threshold=settings.threshold,
-        amount=None if payments.amount is None else payments.amount[taken],
+        amount=None if payments.amount is None else payments.amount[selected],
         keep_rows=settings.resample == "entities",
     )
 
@@ -154,7 +154,7 @@ def _measured(
     blocks = [measure(w, **options) for w in resample(ranking, generator, settings.replicates, clusters=clusters)]
     events = _events(ranking, seen)
     metrics = {
-        name: _described(float(value[0]), [b[name] for b in blocks], _fewest(name, events), settings.confidence)
+        name: _described(float(value[0]), [b[name] for b in blocks], _rarest_event(name, events), settings.confidence)
         for name, value in measure(seen, **options).items()
     }
     for rate in settings.rates:
@@ -163,9 +163,9 @@ def _measured(
     return {"n": n, "frauds": ranking.frauds, "fraud_rate": ranking.frauds / n if n else None, "metrics": metrics}
 
 
-def _described(value: float, samples: list[Floats], fewest: tuple[int, str], confidence: float) -> dict[str, Any]:
+def _described(value: float, samples: list[Floats], rarest: tuple[int, str], confidence: float) -> dict[str, Any]:
     """{value, low, high} of a metric from its value and its replicates, with a reason if one is None."""
-    count, event = fewest
+    count, event = rarest
     if math.isnan(value):
         return {"value": None, "low": None, "high": None, "reason": f"no {event}"}
     if not samples:
@@ -202,7 +202,7 @@ _NEEDS = {
 }
 
 
-def _fewest(metric: str, events: dict[str, int]) -> tuple[int, str]:
+def _rarest_event(metric: str, events: dict[str, int]) -> tuple[int, str]:
     """The rarest kind of payment that a metric requires, and its number."""
     fixed_rate = ("fraud", "genuine payment") if metric.startswith("recall_at_fpr_") else ("fraud",)
     return min((events[event], event) for event in _NEEDS.get(metric, fixed_rate))
@@ -238,9 +238,9 @@ def _precision_at_k(payments: ScoredPayments, settings: _Settings) -> dict[str, 
     if settings.replicates and len(per_day):
         samples = [resampled_precision(table, k, settings.generator("precision_at_k"), settings.replicates)]
     compromised = len(np.unique(table.entity[table.fraud]))
-    fewest = (compromised, "entity with a fraud") if len(per_day) else (0, "payment with an entity")
+    rarest = (compromised, "entity with a fraud") if len(per_day) else (0, "payment with an entity")
     dates = table.days.astype("datetime64[D]").astype(str).tolist()
-    return _described(value, samples, fewest, settings.confidence) | {
+    return _described(value, samples, rarest, settings.confidence) | {
         "k": k,
         "per_day": [{"day": d, "precision": p} for d, p in zip(dates, per_day.tolist(), strict=True)],
     }

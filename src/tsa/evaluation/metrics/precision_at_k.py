@@ -77,11 +77,11 @@ def daily_precision(table: EntityDays, k: int, *, remove_caught: bool = True) ->
     precision = np.zeros(len(table.days))
     for index, (start, end) in enumerate(pairwise(table.starts)):
         entity, fraud = table.entity[start:end], table.fraud[start:end]
-        looked_at = np.flatnonzero(~caught[entity])[:k]
-        found = looked_at[fraud[looked_at]]
-        precision[index] = len(found) / k
+        reviewed = np.flatnonzero(~caught[entity])[:k]
+        hits = reviewed[fraud[reviewed]]
+        precision[index] = len(hits) / k
         if remove_caught:
-            caught[entity[found]] = True
+            caught[entity[hits]] = True
     return precision
 
 
@@ -112,10 +112,10 @@ def _resampled_day(
         if reach == len(entity) or (places[:, -1] >= k).all():
             break
         reach = min(len(entity), 2 * reach)
-    taken = np.clip(k - (places - weights), 0, weights) * fraud[:reach]
+    hits = np.clip(k - (places - weights), 0, weights) * fraud[:reach]
     if remove_caught:
-        draws.caught[:, columns] |= taken > 0
-    return np.asarray(taken.sum(axis=1, dtype=np.int64))
+        draws.caught[:, columns] |= hits > 0
+    return np.asarray(hits.sum(axis=1, dtype=np.int64))
 
 
 class _EntityDraws:

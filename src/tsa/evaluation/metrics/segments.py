@@ -24,9 +24,9 @@ def by_value(values: Array, measure: Measure) -> list[dict[str, Any]]:
     """
     column = pl.Series("value", values if values.dtype.kind != "O" else values.tolist(), dtype=None).cast(pl.String)
     counts = column.value_counts().sort("count", "value", descending=[True, False])
-    kept = counts.head(MAX_VALUES).with_columns(code=pl.int_range(pl.len(), dtype=pl.Int8))
-    codes = column.to_frame().join(kept, on="value", how="left", nulls_equal=True, maintain_order="left")["code"]
-    names = kept["value"].to_list()
+    largest = counts.head(MAX_VALUES).with_columns(code=pl.int_range(pl.len(), dtype=pl.Int8))
+    codes = column.to_frame().join(largest, on="value", how="left", nulls_equal=True, maintain_order="left")["code"]
+    names = largest["value"].to_list()
     parts = []
     for code, rows in _rows_by_code(codes.fill_null(len(names)).to_numpy()):
         rest = {"value": "other", "rest": len(counts) - len(names)} if code == len(names) else {"value": names[code]}

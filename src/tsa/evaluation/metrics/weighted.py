@@ -139,5 +139,5 @@ def ratio(above: Array, below: Array, *, otherwise: float = np.nan) -> Floats:
 
 def _up_to(cumulated: Array, steps: Integers) -> Array:
     """cumulated (b, G) after that many steps (b); 0 after none."""
-    taken = np.take_along_axis(cumulated, np.maximum(steps - 1, 0)[:, None], axis=1)[:, 0]
-    return np.where(steps > 0, taken, 0)
+    values = np.take_along_axis(cumulated, np.maximum(steps - 1, 0)[:, None], axis=1)[:, 0]
+    return np.where(steps > 0, values, 0)

@@ -22,32 +22,32 @@ ROWS = {
 }
 
 
-def calibration(found: Dict | None, place: str = "the test range") -> dict[str, Any] | None:
+def calibration(result: Dict | None, place: str = "the test range") -> dict[str, Any] | None:
     """The values that the template shows; None for a report without calibration. place: a name for the payments."""
-    if not found:
+    if not result:
         return None
-    best = found["after"] or found["before"]
+    best = result["after"] or result["before"]
     if not best["metrics"]:
         return None
     return {
-        "sentences": [*_verdict(found, best, place), *_drift(found["drift"])],
-        "method": found["method"],
-        "rows": [_row(name, found) for name in ROWS],
+        "sentences": [*_verdict(result, best, place), *_drift(result["drift"])],
+        "method": result["method"],
+        "rows": [_row(name, result) for name in ROWS],
         "frauds": best["frauds"],
-        "charts": [one for one in (_reliability(found["reliability"]), _daily(found["per_day"])) if one],
-        "parts": [_parts(name, parts) for name, parts in found["segments"].items()],
+        "charts": [one for one in (_reliability(result["reliability"]), _daily(result["per_day"])) if one],
+        "parts": [_parts(name, parts) for name, parts in result["segments"].items()],
     }
 
 
-def _verdict(found: Dict, best: Dict, place: str) -> list[str]:
+def _verdict(result: Dict, best: Dict, place: str) -> list[str]:
     ratio, ece = best["metrics"]["ratio"], best["metrics"]["ece"]
     expected = best["metrics"]["expected"]["value"]
-    what = "The raw scores taken as probabilities" if found["after"] is None else "The probabilities"
+    what = "The raw scores taken as probabilities" if result["after"] is None else "The probabilities"
     counted = f"{what} add up to {expected:,.1f} frauds on {place}; {best['frauds']:,} were observed"
     spread = formatting.interval(ratio, 2)
     share = f" (ratio {ratio['value']:.2f}{f', {spread}' if spread else ''})" if ratio["value"] is not None else ""
     off = f"The expected calibration error is {ece['value']:.4f}; by chance alone it would be {ece['by_chance']:.4f}."
-    return [*([found["note"]] if found.get("note") else []), f"{counted}{share}.", off]
+    return [*([result["note"]] if result.get("note") else []), f"{counted}{share}.", off]
 
 
 def _drift(drift: Dict) -> list[str]:
@@ -65,10 +65,10 @@ def _drift(drift: Dict) -> list[str]:
     return lines
 
 
-def _row(name: str, found: Dict) -> dict[str, Any]:
+def _row(name: str, result: Dict) -> dict[str, Any]:
     title, explanation = ROWS[name]
     digits = {"ece": 4, "brier": 4, "expected": 1, "ratio": 2}[name]
-    cells = {form: _cell(found[form], name, digits) for form in ("before", "after")}
+    cells = {form: _cell(result[form], name, digits) for form in ("before", "after")}
     return {"title": title, "explanation": explanation, **cells}
 
 
@@ -93,19 +93,19 @@ def _part(part: Dict) -> dict[str, Any]:
     }
 
 
-def _reliability(found: Dict) -> dict[str, Any] | None:
+def _reliability(result: Dict) -> dict[str, Any] | None:
     """Observed rate over probability; the axes are logarithmic because most probabilities are small."""
     forms = {"before": ("raw score", "muted"), "after": ("probability", "one")}
     lines = []
     for form, (name, style) in forms.items():
-        rows = [row for row in found[form] or [] if row["expected"] > 0 and row["frauds"] > 0]
+        rows = [row for row in result[form] or [] if row["expected"] > 0 and row["frauds"] > 0]
         if rows:
             x, y = [row["expected"] for row in rows], [row["observed"] for row in rows]
             lines.append(Series(name=name, x=x, y=y, style=style, dots=True))
     if not lines:
         return None
-    least = min(value for line in lines for value in (*line.x, *line.y))
-    low = 10.0 ** math.floor(math.log10(max(least, LOWEST)))
+    lowest = min(value for line in lines for value in (*line.x, *line.y))
+    low = 10.0 ** math.floor(math.log10(max(lowest, LOWEST)))
     ideal = Series(name="ideal", x=[low, 1], y=[low, 1], style="two")
     description = "Observed fraud rate over the mean probability of payments, in bins of equal mass that hold a fraud."
     axes = Axis(label="Mean probability of a bin", low=low, log=True), Axis(label="Observed rate", low=low, log=True)

@@ -48,14 +48,14 @@ def _rows(data: Dict, splits: Dict) -> Iterator[dict[str, Any]]:
     if replaced := data.get("rows_replaced"):
         yield row("replaced by a later row of the same payment", replaced, 1)
     yield row("excluded by the market file", data.get("rows_excluded") or 0, 1)
-    kept = data.get("rows_kept")
-    if kept is None:
+    rows_kept = data.get("rows_kept")
+    if rows_kept is None:
         return
-    yield row("kept", kept, 1)
+    yield row("kept", rows_kept, 1)
     for name, split in splits.items():
         yield row(f"{name}, outcome known", split.get("n") or 0, 2)
     if splits:
-        yield row("histories only: outside these ranges, or outcome not known", kept - _in_splits(splits), 2)
+        yield row("histories only: outside these ranges, or outcome not known", rows_kept - _in_splits(splits), 2)
 
 
 def _in_splits(splits: Dict) -> int:
@@ -63,11 +63,11 @@ def _in_splits(splits: Dict) -> int:
 
 
 def _balanced(data: Dict, splits: Dict) -> bool | None:
-    read, kept = data.get("rows_read"), data.get("rows_kept")
-    if read is None or kept is None:
+    read, rows_kept = data.get("rows_read"), data.get("rows_kept")
+    if read is None or rows_kept is None:
         return None
-    parts = kept + sum(data.get(name) or 0 for name in ("rows_excluded", "rows_replaced", "rows_quarantined"))
-    return bool(read == parts and _in_splits(splits) <= kept)
+    parts = rows_kept + sum(data.get(name) or 0 for name in ("rows_excluded", "rows_replaced", "rows_quarantined"))
+    return bool(read == parts and _in_splits(splits) <= rows_kept)
 
 
 def settings(report: Dict) -> list[dict[str, Any]]:

@@ -79,10 +79,8 @@ def headline(evaluation: Mapping[str, Any], comparison: Mapping[str, Any] | None
         if own["value"] is None:
             sentence = f"The average precision of {MODEL} is not known: {own.get('reason', 'undefined')}."
         else:
-            found = interval(own)
-            sentence = f"{MODEL} reaches an average precision of {own['value']:.3f}" + (
-                f" ({found})." if found else "."
-            )
+            text = interval(own)
+            sentence = f"{MODEL} reaches an average precision of {own['value']:.3f}" + (f" ({text})." if text else ".")
         return {"tone": "unclear", "sentence": sentence, "also": "It was not compared with another model."}
     other = comparison["model_name"]
     level = share(evaluation["settings"]["confidence"], digits=0)
@@ -115,5 +113,5 @@ def decision(evaluation: Mapping[str, Any]) -> str:
     hits, alarms = tally["true_positives"], tally["false_positives"]
     frauds = hits + tally["false_negatives"]
     flagged = f"{MODEL} flags {hits + alarms:,} of {evaluation['n']:,} payments"
-    found = f"{hits:,} of the {frauds:,} frauds, and {alarms:,} genuine payments"
-    return f"At a threshold of {evaluation['threshold']:.4g}, {flagged}: {found}."
+    text = f"{hits:,} of the {frauds:,} frauds, and {alarms:,} genuine payments"
+    return f"At a threshold of {evaluation['threshold']:.4g}, {flagged}: {text}."

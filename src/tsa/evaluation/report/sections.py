@@ -68,9 +68,9 @@ def _signed(difference: Dict) -> dict[str, str]:
 
 def features(comparison: Dict | None) -> list[dict[str, Any]]:
     """The other model's most important features, with the width of their bars in percent of the first."""
-    found = sorted((comparison or {}).get("features") or [], key=lambda f: -(f["importance"] or 0))[:MAX_FEATURES]
-    most = max((f["importance"] or 0 for f in found), default=0) or 1
-    return [f | {"width": round(100 * (f["importance"] or 0) / most, 1)} for f in found]
+    largest = sorted((comparison or {}).get("features") or [], key=lambda f: -(f["importance"] or 0))[:MAX_FEATURES]
+    max_importance = max((f["importance"] or 0 for f in largest), default=0) or 1
+    return [f | {"width": round(100 * (f["importance"] or 0) / max_importance, 1)} for f in largest]
 
 
 def part_tables(evaluation: Dict, comparison: Dict | None) -> list[dict[str, Any]]:
@@ -79,14 +79,14 @@ def part_tables(evaluation: Dict, comparison: Dict | None) -> list[dict[str, Any
     tables = []
     for kind, title in (("segments", "By {}"), ("history_length", "By length of the {} history")):
         for column, parts in evaluation[kind].items():
-            others = {_part_key(p): p for p in other.get(kind, {}).get(column, [])}
-            rows = [_part_row(part, others.get(_part_key(part))) for part in parts]
+            other_parts = {_part_key(p): p for p in other.get(kind, {}).get(column, [])}
+            rows = [_part_row(part, other_parts.get(_part_key(part))) for part in parts]
             tables.append(
                 {
                     "title": title.format(column),
                     "column": "events, this one included" if kind == "history_length" else column,
                     "metrics": [formatting.metric_name(name)[0] for name in PART_METRICS],
-                    "compared": bool(others),
+                    "compared": bool(other_parts),
                     "rows": rows,
                 }
             )
@@ -169,18 +169,20 @@ def _listed(lines: Sequence[Series]) -> str:
 
 
 def _histogram(evaluation: Dict) -> dict[str, Any] | None:
-    found = evaluation["curves"]["score_histogram"]
-    if not found:
+    histogram = evaluation["curves"]["score_histogram"]
+    if not histogram:
         return None
-    edges = found["edges"]
+    edges = histogram["edges"]
     x = [edge for edge in edges for _ in range(2)][1:-1]
     series = [
-        Series(name=name, x=x, y=[n for n in found[key] for _ in range(2)], style=style, filled=True)
+        Series(name=name, x=x, y=[n for n in histogram[key] for _ in range(2)], style=style, filled=True)
         for name, key, style in (("genuine", "genuine", "genuine"), ("fraud", "fraud", "fraud"))
     ]
-    most = max(*found["genuine"], *found["fraud"], 1)
-    y = Axis(label="Payments per bin (logarithmic)", low=0.5, high=1.3 * most, log=True)
-    description = f"Number of payments by score: {sum(found['genuine']):,} genuine, {sum(found['fraud']):,} frauds."
+    max_count = max(*histogram["genuine"], *histogram["fraud"], 1)
+    y = Axis(label="Payments per bin (logarithmic)", low=0.5, high=1.3 * max_count, log=True)
+    description = (
+        f"Number of payments by score: {sum(histogram['genuine']):,} genuine, {sum(histogram['fraud']):,} frauds."
+    )
     return card("scores", "Scores", description, Axis(label="Raw score", low=edges[0], high=edges[-1]), y, series)
 
 
@@ -218,7 +220,7 @@ def training(account: Dict) -> dict[str, Any] | None:
 
 def _epoch_axis(epochs: Sequence[Dict]) -> Axis:
     first, last = epochs[0]["epoch"], epochs[-1]["epoch"]
-    return Axis(label="Epoch", low=min(first, last - 1), high=last, whole=True)
+    return Axis(label="Epoch", low=min(first, last - 1), high=last, integers=True)
 
 
 def _over_epochs(epochs: Sequence[Dict], key: str, name: str, style: str) -> Series:

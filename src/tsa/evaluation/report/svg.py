@@ -41,7 +41,7 @@ class Axis:
     high: float = 1.0
     log: bool = False
     percent: bool = False
-    whole: bool = False
+    integers: bool = False
     labels: Sequence[str] | None = None
 
 
@@ -69,15 +69,15 @@ def interval_bar(value: float | None, low: float | None, high: float | None, sca
     ).format(_n(left), _n(right), _n(middle))
 
 
-def ticks(low: float, high: float, most: int = _MAX_TICKS, *, whole: bool = False) -> list[float]:
-    """At most `most` round numbers within [low, high]."""
+def ticks(low: float, high: float, max_ticks: int = _MAX_TICKS, *, integers: bool = False) -> list[float]:
+    """At most `max_ticks` round numbers within [low, high]."""
     if not high > low:
         return [low]
-    for power in count(math.floor(math.log10((high - low) / most))):
+    for power in count(math.floor(math.log10((high - low) / max_ticks))):
         for factor in (1, 2, 5):
             step = factor * 10.0**power
             first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-            if last - first < most and (step >= 1 or not whole):
+            if last - first < max_ticks and (step >= 1 or not integers):
                 return [k * step for k in range(first, last + 1)]
     raise AssertionError("unreachable: steps grow without end")
 
@@ -114,7 +114,7 @@ def _tick_values(axis: Axis) -> list[tuple[float, str]]:
         powers = range(math.ceil(math.log10(axis.low) - 1e-9), math.floor(math.log10(axis.high) + 1e-9) + 1)
         every = math.ceil(len(powers) / _MAX_TICKS)
         return [(10.0**p, tick_label(10.0**p, min(10.0**p, 1.0), axis)) for p in powers if p % every == 0]
-    values = ticks(axis.low, axis.high, whole=axis.whole)
+    values = ticks(axis.low, axis.high, integers=axis.integers)
     step = values[1] - values[0] if len(values) > 1 else 1.0
     return [(value, tick_label(value, step, axis)) for value in values]
 

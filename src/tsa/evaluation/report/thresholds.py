@@ -47,18 +47,18 @@ def thresholds(
     if amount_column is not None:
         payments = replace(payments, amount=_amounts(run, amount_column))
     probability = scores["probability"].to_numpy() if "probability" in scores.columns else None
-    found = choose_thresholds(payments, costs, probability=probability, replicates=replicates)
-    for row in (*found["rows"], *([found["best"]] if found["best"] else [])):
-        others = run.scorer.with_calibration(np.array([row["threshold"]], np.float32))
-        row.update({name: float(value[0]) for name, value in others.items() if name != "raw_score"})
-    found |= {
+    result = choose_thresholds(payments, costs, probability=probability, replicates=replicates)
+    for row in (*result["rows"], *([result["best"]] if result["best"] else [])):
+        other_scores = run.scorer.with_calibration(np.array([row["threshold"]], np.float32))
+        row.update({name: float(value[0]) for name, value in other_scores.items() if name != "raw_score"})
+    result |= {
         "amount_column": amount_column or run.market.event.amount,
         "market": run.market.name,
     }
-    found["summary"] = plain(found)
-    write_json(run.path / "thresholds.json", to_plain(found))
-    write_text(run.path / "thresholds.html", page("thresholds.html", view(to_plain(found))))
-    return found
+    result["summary"] = plain(result)
+    write_json(run.path / "thresholds.json", to_plain(result))
+    write_text(run.path / "thresholds.html", page("thresholds.html", view(to_plain(result))))
+    return result
 
 
 def _scores(run: TrainedRun) -> pl.DataFrame:
@@ -79,18 +79,18 @@ def _amounts(run: TrainedRun, column: str) -> Any:
     return values.cast(pl.Float64).to_numpy()[run.rows]
 
 
-def plain(found: Dict) -> str:
+def plain(result: Dict) -> str:
     """One sentence on the best threshold and its savings."""
-    best = found["best"]
-    if found.get("frauds_with_amount") == 0 and found["frauds"]:
+    best = result["best"]
+    if result.get("frauds_with_amount") == 0 and result["frauds"]:
         return (
-            f"No fraud of the test range has an amount above 0 (column {found['amount_column']}), and lower amounts count as "
+            f"No fraud of the test range has an amount above 0 (column {result['amount_column']}), and lower amounts count as "
             "no loss, so no review saves anything: write amounts as positive numbers, or give --cost-fraud."
         )
     if best is None:
         return "No threshold saves more than its reviews cost: review nothing, or make a review cheaper."
     daily = f"{best['reviewed_per_day']:,.1f} reviews per day"
-    caught = f"{best['caught']:,} of {found['frauds']:,} frauds in {found['days']:,} days"
+    caught = f"{best['caught']:,} of {result['frauds']:,} frauds in {result['days']:,} days"
     sentence = f"Review payments with a raw score of at least {best['threshold']:.6g}: {daily} catch {caught}"
     if best["net"] is None:
         return f"{sentence}; the savings are not known without amounts or a cost of a missed fraud."
@@ -100,18 +100,18 @@ def plain(found: Dict) -> str:
     return f"{sentence}, save {best['saved']:,.0f} and cost {best['cost']:,.0f}: {best['net']:,.0f} net{spread}."
 
 
-def view(found: Dict) -> dict[str, Any]:
+def view(result: Dict) -> dict[str, Any]:
     """The values that the page shows."""
     rows = [
-        {**row, "best": found["best"] is not None and row["threshold"] == found["best"]["threshold"]}
-        for row in found["rows"]
+        {**row, "best": result["best"] is not None and row["threshold"] == result["best"]["threshold"]}
+        for row in result["rows"]
     ]
     return {
-        "title": f"{found['market']}: thresholds for review",
-        "found": found,
-        "tone": "unclear" if found["best"] is None else "better",
+        "title": f"{result['market']}: thresholds for review",
+        "found": result,
+        "tone": "unclear" if result["best"] is None else "better",
         "rows": rows,
-        "charts": [chart for chart in (_money(found), _found(found["rows"], found["best"])) if chart],
+        "charts": [chart for chart in (_money(result), _detection(result["rows"], result["best"])) if chart],
     }
 
 
@@ -121,8 +121,8 @@ def _across(rows: Sequence[Dict]) -> Axis:
     return Axis(label="Reviews per day", low=lowest, high=highest, log=True)
 
 
-def _money(found: Dict) -> dict[str, Any] | None:
-    rows, best = found["rows"], found["best"]
+def _money(result: Dict) -> dict[str, Any] | None:
+    rows, best = result["rows"], result["best"]
     if not rows or rows[0]["net"] is None:
         return None
     x = [row["reviewed_per_day"] for row in rows]
@@ -136,7 +136,7 @@ def _money(found: Dict) -> dict[str, Any] | None:
     return card("money", "Saved and net", description, _across(rows), Axis(label="Money", low=low, high=high), lines)
 
 
-def _found(rows: Sequence[Dict], best: Dict | None) -> dict[str, Any] | None:
+def _detection(rows: Sequence[Dict], best: Dict | None) -> dict[str, Any] | None:
     known = [row for row in rows if row["recall"] is not None and row["precision"] is not None]
     if not known:
         return None

@@ -35,17 +35,17 @@ MIN_SPAN = DAY_SECONDS
 Dict = Mapping[str, Any]
 
 
-def reasons(found: Dict | None) -> dict[str, Any] | None:
+def reasons(result: Dict | None) -> dict[str, Any] | None:
     """The values that the template shows of the riskiest payments; None for a report without them."""
-    if not found or not (found["payments"] or found["note"]):
+    if not result or not (result["payments"] or result["note"]):
         return None
-    shown = [_payment(rank, payment) for rank, payment in enumerate(found["payments"], 1)]
-    return {"note": found["note"], "payments": shown}
+    shown = [_payment(rank, payment) for rank, payment in enumerate(result["payments"], 1)]
+    return {"note": result["note"], "payments": shown}
 
 
 def _payment(rank: int, payment: Dict) -> dict[str, Any]:
     events = [event for history in payment["histories"] for event in history["events"]]
-    loudest = max((abs(event["attribution"]) for event in events), default=0.0) or 1.0
+    max_attribution = max((abs(event["attribution"]) for event in events), default=0.0) or 1.0
     strongest = max((abs(reason["attribution"]) for reason in payment["reasons"]), default=0.0) or 1.0
     return {
         "rank": rank,
@@ -65,44 +65,45 @@ def _payment(rank: int, payment: Dict) -> dict[str, Any]:
             for reason in payment["reasons"]
         ],
         "histories": [
-            _history(f"h{rank}-{number}", history, loudest) for number, history in enumerate(payment["histories"])
+            _history(f"h{rank}-{number}", history, max_attribution)
+            for number, history in enumerate(payment["histories"])
         ],
     }
 
 
-def _history(identifier: str, history: Dict, loudest: float) -> dict[str, Any]:
+def _history(identifier: str, history: Dict, max_attribution: float) -> dict[str, Any]:
     n, importance = len(history["events"]), history["importance"]
     counted = "" if importance is None else f", counts for {formatting.share(importance, digits=0)}"
     payments = f"{n} earlier payment{'' if n == 1 else 's'}" if n else "no earlier payment"
     caption = f"{payments}{counted}, adds {history['attribution']:+.2f}"
-    picture = time_line(identifier, f"{history['name']}: {caption}", history["events"], loudest) if n else None
+    picture = time_line(identifier, f"{history['name']}: {caption}", history["events"], max_attribution) if n else None
     return {"name": history["name"], "caption": caption, "svg": picture}
 
 
-def time_line(identifier: str, title: str, events: Sequence[Dict], loudest: float) -> Markup:
-    """Events with age_seconds, attribution, attention and outcome, oldest first; a dot of size 1 adds ±`loudest`."""
-    longest = max(MIN_SPAN, *(event["age_seconds"] for event in events))
-    most = max(event["attention"] for event in events) or 1.0
+def time_line(identifier: str, title: str, events: Sequence[Dict], max_attribution: float) -> Markup:
+    """Events with age_seconds, attribution, attention and outcome, oldest first; a dot of size 1 adds ±`max_attribution`."""
+    max_age = max(MIN_SPAN, *(event["age_seconds"] for event in events))
+    max_attention = max(event["attention"] for event in events) or 1.0
     frauds = sum(event["outcome"] == "fraud" for event in events)
     description = (
-        f"{len(events)} earlier payments over {longest / DAY_SECONDS:.1f} days, {frauds} of them known to be fraud."
+        f"{len(events)} earlier payments over {max_age / DAY_SECONDS:.1f} days, {frauds} of them known to be fraud."
     )
-    drawn = [_axis(longest)]
-    drawn += [_bar(event, longest, most) for event in events]
+    drawn = [_axis(max_age)]
+    drawn += [_bar(event, max_age, max_attention) for event in events]
     # the largest first, so that none hides a smaller one
-    drawn += [_dot(event, longest, loudest) for event in sorted(events, key=lambda e: -abs(e["attribution"]))]
-    drawn += [_mark(event, longest) for event in events if event["outcome"] == "fraud"]
+    drawn += [_dot(event, max_age, max_attribution) for event in sorted(events, key=lambda e: -abs(e["attribution"]))]
+    drawn += [_mark(event, max_age) for event in events if event["outcome"] == "fraud"]
     return Markup(
         '<svg class="timeline" viewBox="0 0 {} {}" role="img" aria-labelledby="{id}-t {id}-d">'
         '<title id="{id}-t">{}</title><desc id="{id}-d">{}</desc>{}</svg>'
     ).format(WIDTH, HEIGHT, title, description, Markup("").join(drawn), id=identifier)
 
 
-def _x(age_seconds: float, longest: float) -> float:
-    return WIDTH - RIGHT - (WIDTH - RIGHT - LEFT) * math.log1p(age_seconds / FOLD) / math.log1p(longest / FOLD)
+def _x(age_seconds: float, max_age: float) -> float:
+    return WIDTH - RIGHT - (WIDTH - RIGHT - LEFT) * math.log1p(age_seconds / FOLD) / math.log1p(max_age / FOLD)
 
 
-def _axis(longest: float) -> Markup:
+def _axis(max_age: float) -> Markup:
     now = WIDTH - RIGHT
     rails = Markup('<path class="axis" d="M{} {}H{}M{} {}H{}"/>').format(LEFT, LINE, now, LEFT, FLOOR, now)
     here = Markup('<path class="now" d="M{} 22V{}"/><text class="label" x="{}" y="14" text-anchor="end">now</text>')
@@ -110,32 +111,32 @@ def _axis(longest: float) -> Markup:
     line = Markup('<path class="grid" d="M{} 26V{}"/><text x="{}" y="{}" text-anchor="middle">{}</text>')
     last = float(now - 8)
     for age, name in TICKS:
-        x = _x(age, longest)
-        if age <= longest and last - x >= 42 and x >= LEFT + 14:  # names must not overlap
+        x = _x(age, max_age)
+        if age <= max_age and last - x >= 42 and x >= LEFT + 14:  # names must not overlap
             parts.append(line.format(f"{x:.1f}", FLOOR + 5, f"{x:.1f}", HEIGHT - 8, name))
             last = x
     return Markup("").join(parts)
 
 
-def _dot(event: Dict, longest: float, loudest: float) -> Markup:
-    share = min(1.0, abs(event["attribution"]) / loudest)
+def _dot(event: Dict, max_age: float, max_attribution: float) -> Markup:
+    share = min(1.0, abs(event["attribution"]) / max_attribution)
     radius = MIN_DOT + (MAX_DOT - MIN_DOT) * math.sqrt(share)
     who = "earlier payment" if event["id"] is None else f"payment {event['id']}"
     description = f"{who}, {formatting.moment(event['time'])}: {event['attribution']:+.3f}, {event['outcome']}"
     return Markup('<circle class="event {}" cx="{}" cy="{}" r="{}"><title>{}</title></circle>').format(
-        _sign(event["attribution"]), f"{_x(event['age_seconds'], longest):.1f}", LINE, f"{radius:.1f}", description
+        _sign(event["attribution"]), f"{_x(event['age_seconds'], max_age):.1f}", LINE, f"{radius:.1f}", description
     )
 
 
-def _mark(event: Dict, longest: float) -> Markup:
+def _mark(event: Dict, max_age: float) -> Markup:
     """A triangle that points down at an event."""
-    return Markup('<path class="known" d="M{} 31l-5 -9h10z"/>').format(f"{_x(event['age_seconds'], longest):.1f}")
+    return Markup('<path class="known" d="M{} 31l-5 -9h10z"/>').format(f"{_x(event['age_seconds'], max_age):.1f}")
 
 
-def _bar(event: Dict, longest: float, most: float) -> Markup:
-    height = BAR * event["attention"] / most
+def _bar(event: Dict, max_age: float, max_attention: float) -> Markup:
+    height = BAR * event["attention"] / max_attention
     return Markup('<path class="attention" d="M{} {}v-{}"/>').format(
-        f"{_x(event['age_seconds'], longest):.1f}", FLOOR, f"{height:.1f}"
+        f"{_x(event['age_seconds'], max_age):.1f}", FLOOR, f"{height:.1f}"
     )
 
 

@@ -29,20 +29,20 @@ def explain_riskiest(run: TrainedRun, scores: NDArray[Any], progress: Progress =
         return {"note": str(missing), "payments": []}
     rows = run.rows[np.argsort(-scores, kind="stable")[:MAX_SHOWN]]
     with progress("explaining the riskiest payments", len(rows)) as advance:
-        found = []
+        explained = []
         for row, explanation in zip(
             rows, Explainer(run.scorer.bundle).explain_rows(run.store, rows.tolist()), strict=True
         ):
-            found.append(_shown(explanation, bool(run.store.label[row] == 1)))
+            explained.append(_shown(explanation, bool(run.store.label[row] == 1)))
             advance(1)
-    return {"note": None, "payments": found}
+    return {"note": None, "payments": explained}
 
 
 def _shown(explanation: Explanation, fraud: bool) -> dict[str, Any]:
-    whole = explanation.to_dict()
+    integers = explanation.to_dict()
     histories = [
         {**history, "events": [{name: event[name] for name in EVENT} for event in history["events"]]}
-        for history in whole["histories"]
+        for history in integers["histories"]
     ]
-    kept = ("id", "time", "scores", "score", "baseline", "total", "residual", "reasons")
-    return {"fraud": fraud, **{name: whole[name] for name in kept}, "histories": histories}
+    fields = ("id", "time", "scores", "score", "baseline", "total", "residual", "reasons")
+    return {"fraud": fraud, **{name: integers[name] for name in fields}, "histories": histories}

@@ -49,11 +49,11 @@ def pack_for_sagemaker(bundle: Path, out: Path, wheel: Path | None = None) -> in
         raise ConfigError(f"out must end in .tar.gz for SageMaker (got {out})")
     check_file(out, "a model.tar.gz of this program", _is_packed)
     contents = {BUNDLE: to_tar_gz(read_bundle(bundle)[0]), INFERENCE: INFERENCE_TEXT.encode()}
-    wanted = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}"
+    requirement = f"tsa-fraud[{EXTRAS}]=={version('tsa-fraud')}"
     if wheel is not None:
         contents[f"{CODE}/{wheel.name}"] = _read_wheel(wheel)
-        wanted = f"tsa-fraud[{EXTRAS}] @ file://{FOLDER}/{CODE}/{wheel.name}"
-    contents[f"{CODE}/requirements.txt"] = f"{wanted}\n".encode()
+        requirement = f"tsa-fraud[{EXTRAS}] @ file://{FOLDER}/{CODE}/{wheel.name}"
+    contents[f"{CODE}/requirements.txt"] = f"{requirement}\n".encode()
     with atomic_file(out) as temporary:
         temporary.write_bytes(to_tar_gz(contents))
     return len(contents)

@@ -54,7 +54,7 @@ from tsa.serving.scoring.bundle_watch import version_of
 from tsa.serving.scoring.isolation import score_isolating_failures
 from tsa.serving.scoring.scoring_service import ScoringService
 from tsa.serving.settings import ServeSettings
-from tsa.system_errors import lack
+from tsa.system_errors import resource_problem
 
 __all__ = ["input_fn", "main", "model_fn", "output_fn", "predict_fn"]
 
@@ -193,7 +193,7 @@ def main() -> int:
     try:
         run(settings_of(base / "model"))
     except (TSAError, OSError) as error:
-        logger.error("%s", lack(error) or error)
+        logger.error("%s", resource_problem(error) or error)
         return 2
     return 0
 

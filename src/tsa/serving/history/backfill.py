@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tsa.bundle.bundle import Bundle
 from tsa.data.clean_columns import ASKS, KNOWN_AT, LABEL, ROLE, TIME
 from tsa.data.history import index_histories
-from tsa.data.log.quarantine import SetAside
+from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.data.store.build import key_codes
@@ -30,7 +30,7 @@ from tsa.serving.history.blocks import HistoryBlock, RetentionPolicy, retention_
 from tsa.serving.history.maintenance import record_outcome, retry_on_conflict
 from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import RecordsGoneError, encode_stale, encoder_hash
+from tsa.serving.history.reencode import MissingRecordsError, encode_stale, encoder_hash
 
 RECORDS_AT_ONCE, BLOCKS_AT_ONCE = 20_000, 1000
 
@@ -66,7 +66,7 @@ def backfill(
     bundle: Bundle,
     logs: Sequence[str | Path],
     *,
-    quarantine: SetAside = None,
+    quarantine: QuarantineLike = None,
     progress: Progress = silent,
 ) -> BackfillSummary:
     """Load the payments of a log with their outcomes and when these are known, without those past the retention time.
@@ -257,7 +257,7 @@ def _joined(
         return old
     try:
         old = encode_stale(store, {key: old}, bundle.market, bundle.encoder, block.encoder_hash)[key]
-    except RecordsGoneError:
+    except MissingRecordsError:
         return None
     complete_after = max(old.complete_after_seconds, block.complete_after_seconds)
     return replace(old, complete_after_seconds=complete_after).with_events(select_events(block.events, rows), keep)

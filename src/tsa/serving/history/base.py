@@ -120,8 +120,8 @@ class HistoryStore(Protocol):
         """Remove deleted data from the files, as far as this engine can."""
         ...
 
-    def tell_failures(self, call: Callable[[str], object]) -> None:
-        """Whom to tell of calls that came to nothing, for one of `REASONS`, and were made again at once."""
+    def on_failure(self, call: Callable[[str], object]) -> None:
+        """Set a function to call with one of `REASONS` when a call has failed and is retried."""
         ...
 
     def close(self) -> None:
@@ -165,8 +165,8 @@ def url_options(query: str, known: Mapping[str, str]) -> tuple[dict[str, str], d
     if not all(name.isidentifier() for name, _ in pairs):
         raise ConfigError("history: the part after the ? must be name=value pairs joined by &")
     given = dict(pairs)
-    others = {name: given[name] for name in given if name not in known}
-    return {**known, **{name: given[name] for name in given if name in known}}, others
+    unknown = {name: given[name] for name in given if name not in known}
+    return {**known, **{name: given[name] for name in given if name in known}}, unknown
 
 
 def seconds_of_setting(name: str, text: str) -> float:

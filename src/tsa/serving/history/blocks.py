@@ -100,9 +100,9 @@ class HistoryBlock:
             raise HistoryError(f"a block of {len(data)} bytes cannot be read: {error}") from error
         return cls(events=HistoryEvents(ids=ids, **arrays), encoder_hash=mark, complete_after_seconds=complete_after)
 
-    def with_events(self, others: HistoryEvents, keep: RetentionPolicy) -> HistoryBlock:
+    def with_events(self, more: HistoryEvents, keep: RetentionPolicy) -> HistoryBlock:
         """The block with more events, without those that the policy no longer keeps."""
-        events = merge_events(self.events, others)
+        events = merge_events(self.events, more)
         times, older, n = events.time_seconds, keep.length - 1, len(events)
         late, tied = np.searchsorted(times, times[-1:] - [keep.late_seconds, 0.0]).tolist() if n else (0, 0)
         first = min(max(late, n - keep.late_events), tied)
@@ -112,9 +112,9 @@ class HistoryBlock:
         complete_after = max(self.complete_after_seconds, float(times[first + older - 1]))
         return replace(self, events=select_events(events, slice(first, None)), complete_after_seconds=complete_after)
 
-    def drop_events(self, gone: Sequence[bool]) -> HistoryBlock:
-        """The block without some events. gone: (k,) true for events to remove."""
-        return replace(self, events=select_events(self.events, np.flatnonzero(~np.asarray(gone, bool))))
+    def drop_events(self, removed: Sequence[bool]) -> HistoryBlock:
+        """The block without some events. removed: (k,) true for events to remove."""
+        return replace(self, events=select_events(self.events, np.flatnonzero(~np.asarray(removed, bool))))
 
     def with_outcome(self, id_: str, label: int, known_at_seconds: float) -> HistoryBlock:
         """The block with the outcome of one of its events."""

@@ -1,10 +1,7 @@
 """Detection of lost history stores: each store has an identity and a generation number that each commit increments.
 
-A store has an identity, made once, and a generation, which each change raises. Who reads remembers both: a store without an
-identity was emptied, another identity is another store, a lower generation is an earlier state of it. Others may have raised the
-generation of an earlier state again before it is looked at: so each process also looks for the mark of its own last change.
-Each is refused until an operator says that the store is to be gone on with, which gives it a new identity (`adopt`). It
-knows no engine.
+No identity: the store was emptied; another one: it was replaced; a lower generation, or without the mark of this process's
+last change: an older copy was restored. Such a store is refused until an operator adopts it.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ ADVICE = "to use the store as it is, run tsa history adopt"
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a store says of itself."""
+    """The identity of a store, as it is stored there."""
 
     id: str
     adopted_at: float | None = None
@@ -65,7 +62,7 @@ class Identity:
 
 
 RING = 1024
-"""Marks of so many changes are kept: what was changed longer ago is not looked for any more."""
+"""The number of changes whose marks are stored; older changes are not looked up."""
 
 
 class Mark(NamedTuple):
@@ -76,12 +73,12 @@ class Mark(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes | None) -> Mark | None:
-        """Of these bytes; None where there is none."""
+        """Decode a mark; None if the bytes are none."""
         generation, has, text = (data or b"").partition(b":")
         return cls(int(generation), text) if has and generation.isdigit() else None
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Encode as bytes."""
         return b"%d:%b" % self
 
 
@@ -126,7 +123,7 @@ class Guard:
         before: Seen | None,
         *,
         own: Mark | None = None,
-        found: bytes | None = None,
+        mark_found: bytes | None = None,
         sure: bool = True,
         at: float | None = None,
     ) -> None:
@@ -135,7 +132,7 @@ class Guard:
         Args:
             before: `seen` before the call.
             own: `own` before the call.
-            found: the mark that the store has in the place of `own`.
+            mark_found: the mark that the store has in the place of `own`.
             sure: refuse the store from now on if it has gone back; false if a wrong server may have answered.
             at: epoch seconds when this store was last known to be the one at its address; None for now. A store that was
                 adopted later may take its place.
@@ -152,13 +149,13 @@ class Guard:
                 return
             same = before is not None and before.identity == identity
             lower = before is not None and generation < before.generation
-            if self._went_back or (same and (lower or _lacks(own, Mark.unpack(found)))):
+            if self._went_back or (same and (lower or _lost_mark(own, Mark.unpack(mark_found)))):
                 self._went_back = self._went_back or sure
                 raise self._older()
             self._seen = Seen(identity=identity, generation=max(generation, seen.generation), at=_now(at))
 
     def note(self, identity: bytes, mark: Mark, *, at: float | None = None) -> None:
-        """Note a change that was made here. at: see `check`."""
+        """Record a change made by this process. at: see `check`."""
         with self._lock:
             if (seen := self._seen) is None or seen.identity != identity:
                 return
@@ -217,6 +214,6 @@ def _now(at: float | None) -> float:
     return time.time() if at is None else at
 
 
-def _lacks(own: Mark | None, found: Mark | None) -> bool:
-    """Whether a store is without a change that was made. In its place may stand one that was made much later."""
-    return own is not None and (found is None or (found != own and found.generation <= own.generation))
+def _lost_mark(own: Mark | None, stored: Mark | None) -> bool:
+    """Whether a store lacks a change of this process. The place of its mark may have that of a much later change."""
+    return own is not None and (stored is None or (stored != own and stored.generation <= own.generation))

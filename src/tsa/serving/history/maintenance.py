@@ -103,8 +103,8 @@ def erase(store: HistoryStore, key: Key) -> DeletionCounts:
     payments = events = 0
     for place, stored in store.scan(PAYMENTS):
         if Record.unpack(stored.data).keys.get(name) == value:
-            gone = retry_on_conflict(lambda place=place: _delete_payment(store, place))  # type: ignore[misc]
-            payments, events = payments + 1, events + gone
+            deleted = retry_on_conflict(lambda place=place: _delete_payment(store, place))  # type: ignore[misc]
+            payments, events = payments + 1, events + deleted
     rest = store.read([key]).get(key)
     if rest is not None:  # empty, unless payments arrived in the meantime: delete these too
         events += retry_on_conflict(lambda: _drop_block(store, key))
@@ -123,21 +123,21 @@ def _delete_payment(store: HistoryStore, place: StoreKey) -> int | None:
     drop, events = {place}, 0
     for key, stored in blocks.items():
         block = HistoryBlock.unpack(stored.data)
-        gone = [id_ == place[1] for id_ in block.events.ids]
-        if any(gone):
+        removed = [id_ == place[1] for id_ in block.events.ids]
+        if any(removed):
             events += 1
-            _put_or_delete(key, block, gone, put, drop)
+            _put_or_delete(key, block, removed, put, drop)
     seen = {place: stored_record.version, **{key: stored.version for key, stored in blocks.items()}}
     return events if store.commit(WriteBatch(expected_versions=seen, puts=put, deletes=frozenset(drop))) else None
 
 
 def _put_or_delete(
-    key: Key, block: HistoryBlock, gone: list[bool], put: dict[StoreKey, bytes], drop: set[StoreKey]
+    key: Key, block: HistoryBlock, removed: list[bool], put: dict[StoreKey, bytes], drop: set[StoreKey]
 ) -> None:
-    if all(gone):
+    if all(removed):
         drop.add(key)
     else:
-        put[key] = block.drop_events(gone).pack()
+        put[key] = block.drop_events(removed).pack()
 
 
 def _drop_block(store: HistoryStore, key: Key) -> int | None:
@@ -181,12 +181,12 @@ def _expire_block(store: HistoryStore, key: Key, before_seconds: float) -> int:
         if stored is None:
             return 0
         block = HistoryBlock.unpack(stored.data)
-        gone = (block.events.time_seconds < before_seconds).tolist()
+        removed = (block.events.time_seconds < before_seconds).tolist()
         put: dict[StoreKey, bytes] = {}
         drop: set[StoreKey] = set()
-        _put_or_delete(key, block, gone, put, drop)
+        _put_or_delete(key, block, removed, put, drop)
         committed = store.commit(WriteBatch(expected_versions={key: stored.version}, puts=put, deletes=frozenset(drop)))
-        return sum(gone) if committed else None
+        return sum(removed) if committed else None
 
     return retry_on_conflict(attempt)
 

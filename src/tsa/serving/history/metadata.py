@@ -116,8 +116,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         if was_derived.get(name) != derived[name]:
             yield f"features.derived.{name}: computed from {was_derived.get(name)} in the store, {derived[name]} in the bundle"
     features = Market.from_dict(new["market"]).features.names
-    if lacking := sorted(set(features) - set(new["columns"])):
-        yield f"columns {lacking}: the payments in the store do not have them"
+    if missing := sorted(set(features) - set(new["columns"])):
+        yield f"columns {missing}: the payments in the store do not have them"
     if old["veiled"] != new["veiled"]:
         yield f"pseudonymized columns: {old['veiled']} in the store, {new['veiled']} in the bundle"
     elif old["secret"] != new["secret"]:

@@ -49,7 +49,7 @@ class MonitoredStore:
     def __init__(self, store: HistoryStore, watcher: Watcher | None = None) -> None:
         self._store, self._watcher = store, watcher
         if watcher is not None:
-            store.tell_failures(watcher.history_failed)
+            store.on_failure(watcher.history_failed)
         self._lock = threading.Lock()
         self._reasons: dict[str, str] = {}
         """The last failure of each kind of call that fails."""
@@ -97,9 +97,9 @@ class MonitoredStore:
         """As the store's; not watched."""
         self._store.adopt()
 
-    def tell_failures(self, call: Callable[[str], object]) -> None:
+    def on_failure(self, call: Callable[[str], object]) -> None:
         """As the store's."""
-        self._store.tell_failures(call)
+        self._store.on_failure(call)
 
     def close(self) -> None:
         """As the store's."""

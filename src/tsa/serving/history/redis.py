@@ -41,7 +41,7 @@ from tsa.serving.history.redis_client import (
 STAMP_BYTES = 8
 AT_ONCE = 1000
 MARK = "mark:"
-LOOK_SECONDS = 30.0
+CHECK_SECONDS = 30.0
 """How often the server's eviction policy is checked."""
 
 _log = logging.getLogger(__name__)
@@ -65,12 +65,12 @@ class RedisStore(GuardedStore):
             ConfigError: the server may evict keys and `allow_eviction` is false.
         """
         self._address, self._name, self._prefix = address, address.name, f"{{{address.prefix}}}"
-        self._allow_eviction, self._look_at = allow_eviction or new == "adopt", 0.0
+        self._allow_eviction, self._check_at = allow_eviction or new == "adopt", 0.0
         self._identity, self._generation, self._blocks, self._store_metadata = (
             self._key((METADATA, name)) for name in ("identity", "generation", "blocks", "metadata")
         )
         self._mark = self._key((METADATA, f"{MARK}{uuid.uuid4().hex}"))
-        """Where the last change of this process is noted."""
+        """The key with the mark of the last change of this process."""
         self._failed: Callable[[str], object] = lambda reason: None
         self._guard = Guard(f"in Redis {self._name}", seen)
         self._client: Any = address.client()
@@ -98,10 +98,10 @@ class RedisStore(GuardedStore):
             return {}
         keys = [self._key(place) for place in places]
         values = self._checked_get(keys)
-        if lacking := [
+        if absent := [
             at for at, place in enumerate(places) if values[at] is None and place[0] not in (PAYMENTS, METADATA)
         ]:
-            for at, value in zip(lacking, self._missing([keys[at] for at in lacking]), strict=True):
+            for at, value in zip(absent, self._missing([keys[at] for at in absent]), strict=True):
                 values[at] = value
         return {place: _stored(data) for place, data in zip(places, values, strict=True) if data is not None}
 
@@ -152,7 +152,7 @@ class RedisStore(GuardedStore):
 
     def check(self) -> None:
         """See `HistoryStore`."""
-        self._look_at = 0.0
+        self._check_at = 0.0
         self._checked_get([])
 
     def adopt(self) -> None:
@@ -186,7 +186,7 @@ class RedisStore(GuardedStore):
                 self._ask(self._client.delete, self._mark)
         self._client.close()
 
-    def tell_failures(self, call: Callable[[str], object]) -> None:
+    def on_failure(self, call: Callable[[str], object]) -> None:
         """See `HistoryStore`."""
         self._failed = call
 
@@ -200,7 +200,7 @@ class RedisStore(GuardedStore):
                 raise ConfigError(f"{text}, or allow it by --allow-eviction")
             _log.warning("%s; an evicted history is detected and not used for scoring", text)
         note_durability(server, self._name)
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._check_at = time.monotonic() + CHECK_SECONDS
         if new == "adopt":
             return
         (identity,) = self._ask(self._client.mget, [self._identity])
@@ -232,7 +232,7 @@ class RedisStore(GuardedStore):
         A store that seems lost is read again over a new connection: the old one may lead to a former primary server.
         """
         self._connect()
-        self._look_again()
+        self._check_eviction()
         try:
             return self._get_once(keys, sure=False)
         except HistoryLost:
@@ -248,9 +248,9 @@ class RedisStore(GuardedStore):
         before, own = self._guard.seen, self._guard.own
         values: list[bytes | None]
         notes = [self._identity, self._generation, self._mark]
-        *values, identity, generation, found = self._ask(self._client.mget, [*keys, *notes])
+        *values, identity, generation, mark = self._ask(self._client.mget, [*keys, *notes])
         number = None if generation is None else int(generation)
-        self._guard.check(identity, number, before, own=own, found=found, sure=sure)
+        self._guard.check(identity, number, before, own=own, mark_found=mark, sure=sure)
         return values
 
     def _condemn(self) -> None:
@@ -305,18 +305,18 @@ class RedisStore(GuardedStore):
                 return call(*arguments)
             except redis.ReadOnlyError:
                 self._failed("read_only")
-                _log.warning("Redis %s is a replica by now (READONLY): its address is asked for again", self._name)
+                _log.warning("Redis %s is a replica now (READONLY): connecting again", self._name)
                 drop_connections(self._client)
                 return call(*arguments)
 
-    def _look_again(self) -> None:
+    def _check_eviction(self) -> None:
         """Check the eviction policy now and then: a different server may be at the address by now."""
-        if self._allow_eviction or time.monotonic() < self._look_at:
+        if self._allow_eviction or time.monotonic() < self._check_at:
             return
         if (policy := eviction_policy(node_of(self._client, self._identity), self._name)) is not None:
             text = f"Redis {self._name} may drop histories when its memory is full (maxmemory-policy {policy})"
             raise HistoryUnavailable(f"{text}: set it to noeviction", "evicting")
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._check_at = time.monotonic() + CHECK_SECONDS
 
     def _key(self, place: StoreKey) -> bytes:
         return f"{self._prefix}:{place[0]}:{place[1]}".encode()

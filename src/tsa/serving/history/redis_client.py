@@ -35,7 +35,7 @@ class RedisAddress:
         if "#" in rest or (at and any(mark in before for mark in "/?@")):
             raise ConfigError(f"{LIKE}: write # as %23, / as %2F, ? as %3F and @ as %40 in user and password")
         place, _, query = url.partition("?")
-        own, others = url_options(query, {"timeout_seconds": str(timeout_seconds), "prefix": "tsa"})
+        own, options = url_options(query, {"timeout_seconds": str(timeout_seconds), "prefix": "tsa"})
         try:
             parts = urlsplit(place)
             self.name = (
@@ -47,11 +47,11 @@ class RedisAddress:
             raise ConfigError(f"{LIKE}: the part after the host must be the number of a database")
         self.prefix = own["prefix"]
         self.seconds = seconds_of_setting("timeout_seconds", own["timeout_seconds"])
-        self._url = place + ("?" + "&".join(f"{name}={value}" for name, value in others.items()) if others else "")
+        self._url = place + ("?" + "&".join(f"{name}={value}" for name, value in options.items()) if options else "")
         try:
             self.client().connection_pool.make_connection()  # does not connect, but checks the settings
         except (ValueError, TypeError, AttributeError):
-            raise ConfigError(f"{LIKE}, with settings of the Redis library (got {sorted(others)})") from None
+            raise ConfigError(f"{LIKE}, with settings of the Redis library (got {sorted(options)})") from None
 
     def client(self) -> Any:
         """A client of the server at this address."""

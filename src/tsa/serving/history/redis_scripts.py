@@ -62,6 +62,6 @@ generation = redis.call('INCR', KEYS[2])
 redis.call('SET', KEYS[4], generation .. ':' .. ARGV[3])
 return generation
 """
-"""Keys: identity, generation, blocks, the mark of the process, then places. Arguments: the identity, the least generation, the
-text of the mark, then for each place the stamp that was seen, or nothing; what to do with it; and what to write there. -1: this is
-not the store that was read."""
+"""Keys: identity, generation, blocks, the mark of the process, then the keys to change. Arguments: the identity, the lowest
+generation, the text of the mark, then for each key the version that was read or nothing, the operation, and the value.
+Returns -1 if this is not the store that was read."""

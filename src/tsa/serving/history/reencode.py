@@ -31,7 +31,7 @@ def encoder_hash(encoder: Encoder) -> bytes:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).digest()[:MARK_BYTES]
 
 
-class RecordsGoneError(Exception):
+class MissingRecordsError(Exception):
     """Stored blocks contain events of payments whose records the store no longer has.
 
     The two are written and removed together, or the block's events first: either the blocks have changed since they were
@@ -67,7 +67,7 @@ def encode_stale(
     ids = dict.fromkeys(id_ for key in stale for id_ in blocks[key].events.ids)
     records = read_records(store, list(ids))
     if len(records) < len(ids):
-        raise RecordsGoneError(ids.keys() - records.keys(), stale)
+        raise MissingRecordsError(ids.keys() - records.keys(), stale)
     again = _encode_again([blocks[key] for key in stale], records, market, encoder, mark)
     return {**blocks, **dict(zip(stale, again, strict=True))}
 
@@ -102,7 +102,7 @@ def to_frame(market: Market, raw: Sequence[Mapping[str, Any]], times: Sequence[f
     """Clean values as the columns that an encoder reads."""
     kinds: dict[str, pl.DataType] = {feature.name: pl.String() for feature in market.features.categorical}
     kinds |= {feature.name: pl.Float64() for feature in (*market.features.numerical, *market.features.engineered)}
-    if lacking := sorted({name for values in raw for name in kinds if name not in values}):
-        raise HistoryError(f"payments in the history store must have all features of the bundle, but no {lacking}")
+    if missing := sorted({name for values in raw for name in kinds if name not in values}):
+        raise HistoryError(f"payments in the history store must have all features of the bundle, but no {missing}")
     columns = {name: [values[name] for values in raw] for name in kinds}
     return pl.DataFrame({**columns, TIME: times}, schema={**kinds, TIME: pl.Float64()})

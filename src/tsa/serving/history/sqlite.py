@@ -87,9 +87,9 @@ class SQLiteStore(GuardedStore):
         if path == ":memory:":
             raise ConfigError("history must be a file (got :memory:): a store in memory is lost when the process ends")
         known = {"synchronous": "normal", "timeout_seconds": str(timeout_seconds)}
-        settings, others = url_options(query, known)
-        if others:
-            raise ConfigError(f"history: settings must be of {sorted(known)} (got {sorted(others)})")
+        settings, unknown = url_options(query, known)
+        if unknown:
+            raise ConfigError(f"history: settings must be of {sorted(known)} (got {sorted(unknown)})")
         seconds = seconds_of_setting("timeout_seconds", settings["timeout_seconds"])
         return cls(Path(path), synchronous=settings["synchronous"], timeout_seconds=seconds, new=new, seen=seen)
 
@@ -179,7 +179,7 @@ class SQLiteStore(GuardedStore):
         with self._lock:
             self._file.close()
 
-    def tell_failures(self, call: Callable[[str], object]) -> None:
+    def on_failure(self, call: Callable[[str], object]) -> None:
         """See `HistoryStore`. No call is made again here."""
 
     def _begin(self, new: New) -> None:
@@ -217,8 +217,8 @@ class SQLiteStore(GuardedStore):
         row = rows.store_row(link)
         identity, generation = row or (None, None)
         try:
-            found = rows.read_mark(link, own)
-            self._guard.check(identity, generation, before, own=own, found=found, at=self._file.same_at)
+            mark = rows.read_mark(link, own)
+            self._guard.check(identity, generation, before, own=own, mark_found=mark, at=self._file.same_at)
         except HistoryLost as lost:
             if lost.reason == "older" and row is not None:
                 self._condemn(link, row[0])
@@ -244,8 +244,8 @@ class SQLiteStore(GuardedStore):
         finally:
             self._lock.release()
 
-    def _look(self) -> None:
-        """Look at the file also where nobody reads or writes: before another process opens it beside a log of another file."""
+    def _check_file(self) -> None:
+        """Check the file also without traffic, before another process opens it with a WAL of another file."""
         with contextlib.suppress(HistoryUnavailable), self._alone():
             pass
 
@@ -253,7 +253,7 @@ class SQLiteStore(GuardedStore):
         """Run a WAL checkpoint now and then, without blocking anyone."""
         link, of = None, None
         while not self._closing.wait(CHECKPOINT_SECONDS):
-            self._look()
+            self._check_file()
             try:
                 if link is None or of is not self._file.opened:
                     if link is not None:

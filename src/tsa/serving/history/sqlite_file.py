@@ -1,8 +1,7 @@
 """The connection to the file of a SQLite history store; reopened if the file or its WAL was removed or replaced.
 
-SQLite goes on writing to a file that was unlinked, and nobody ever sees what it wrote. So the file that the path leads to is
-compared with the one that was opened, and its log likewise: after each commit, and now and then. A log is found by its name
-alone: one that was left beside another file is put aside, since SQLite would mix the two.
+SQLite continues to write to an unlinked file. So the file at the path and its WAL are compared with the opened ones after
+each commit and now and then. A WAL that belongs to another file is renamed, since SQLite would mix the two.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from tsa.serving.history.identity import ADVICE
 
 CHECKPOINT_PAGES = 16_384
 """A commit runs the checkpoint itself if the WAL has this many pages, that is if the thread falls behind."""
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 """How often the file, its WAL and the WAL index are compared with the opened ones, besides after each commit."""
 OWNER_ONLY = 0o600
-ASIDE = ".of-another-file"
+STALE_SUFFIX = ".of-another-file"
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ _REASONS = {
     sqlite3.SQLITE_PROTOCOL: "locked",
 }
 
-_Marks = tuple[tuple[int, int], ...]
+_FileIds = tuple[tuple[int, int], ...]
 
 
 class SQLiteFile:
@@ -54,8 +53,8 @@ class SQLiteFile:
         self.path, self._synchronous, self._timeout = path, synchronous, timeout_seconds
         self._names = tuple(f"{path}{end}" for end in ("", "-wal", "-shm"))
         self._link: sqlite3.Connection | None = None
-        self._marks: _Marks = ()
-        self._look_at = 0.0
+        self._ids_seen: _FileIds = ()
+        self._check_at = 0.0
         self.same_at = 0.0
         """Epoch seconds when the opened file was last known to be the one at the path."""
 
@@ -68,7 +67,7 @@ class SQLiteFile:
         """Create an empty file, readable by its owner only, if there is none. Raises HistoryUnavailable."""
         with self.refusing(), contextlib.suppress(FileExistsError):
             if not self.is_there():
-                self._put_log_aside()
+                self._rename_stale_wal()
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY))
 
     def is_there(self) -> bool:
@@ -81,24 +80,24 @@ class SQLiteFile:
         Raises:
             HistoryLost: there is no file at the path.
         """
-        if self._link is not None and time.monotonic() > self._look_at and not self._is_same():
+        if self._link is not None and time.monotonic() > self._check_at and not self._is_same():
             self._save_log(self._link)
             self.close()
-            self._part_from_log()
+            self._drop_stale_wal()
         if self._link is None:
             if not self.is_there():
                 raise HistoryLost(f"history store {self.path} is gone, its file was removed: {ADVICE}", "lost")
             self.same_at = time.time()
             self._link = self._opened()
-            self._marks = self._found(self._names)
+            self._ids_seen = self._file_ids(self._names)
         return self._link
 
     def has_moved(self) -> bool:
         """Whether the file or its WAL was removed or replaced; if so, it is reopened at the next use."""
         before = time.time()
-        moved = self._found(self._names[:2]) != self._marks[:2]
+        moved = self._file_ids(self._names[:2]) != self._ids_seen[:2]
         if moved:
-            self._look_at = 0.0
+            self._check_at = 0.0
         else:
             self.same_at = before
         return moved
@@ -150,21 +149,23 @@ class SQLiteFile:
         """If only the WAL was removed, write its content, which only this connection can still read, into the file."""
         with contextlib.suppress(OSError, sqlite3.Error):
             status = os.stat(self.path)
-            if self._marks[:1] == ((status.st_dev, status.st_ino),) and not os.path.exists(self._names[1]):
+            if self._ids_seen[:1] == ((status.st_dev, status.st_ino),) and not os.path.exists(self._names[1]):
                 link.execute("pragma wal_checkpoint(passive)")
 
-    def _part_from_log(self) -> None:
-        """Where another file stands at the path, and beside it the log of the one that was opened: put the log aside."""
-        now, before = self._found(self._names[:1]), self._marks[:1]
-        if now and before and now != before and self._found(self._names[1:2]) == self._marks[1:2]:
-            self._put_log_aside()
+    def _drop_stale_wal(self) -> None:
+        """Rename the WAL if the file at the path was replaced, but the WAL is still that of the opened file."""
+        now, before = self._file_ids(self._names[:1]), self._ids_seen[:1]
+        if now and before and now != before and self._file_ids(self._names[1:2]) == self._ids_seen[1:2]:
+            self._rename_stale_wal()
 
-    def _put_log_aside(self) -> None:
-        """What was left beside a file that is gone: the log is kept under another name, its index is not."""
+    def _rename_stale_wal(self) -> None:
+        """Rename the WAL of a file that was removed, and delete the WAL index."""
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self._names[1]).st_size:
-                os.replace(self._names[1], f"{self._names[1]}{ASIDE}")
-                _log.error("%s was left by another file: it is kept as %s%s", self._names[1], self._names[1], ASIDE)
+                os.replace(self._names[1], f"{self._names[1]}{STALE_SUFFIX}")
+                _log.error(
+                    "%s belongs to another file and was renamed to %s%s", self._names[1], self._names[1], STALE_SUFFIX
+                )
             else:
                 os.unlink(self._names[1])
         with contextlib.suppress(FileNotFoundError):
@@ -172,14 +173,14 @@ class SQLiteFile:
 
     def _is_same(self) -> bool:
         """Whether the file and its WAL are the opened ones."""
-        before, self._look_at = time.time(), time.monotonic() + LOOK_SECONDS
-        same = self._found(self._names) == self._marks
+        before, self._check_at = time.time(), time.monotonic() + CHECK_SECONDS
+        same = self._file_ids(self._names) == self._ids_seen
         if same:
             self.same_at = before
         return same
 
     @staticmethod
-    def _found(names: Sequence[str]) -> _Marks:
+    def _file_ids(names: Sequence[str]) -> _FileIds:
         try:
             return tuple((status.st_dev, status.st_ino) for status in map(os.stat, names))
         except OSError:

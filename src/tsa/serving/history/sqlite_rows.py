@@ -137,7 +137,7 @@ def raise_generation(link: sqlite3.Connection, identity: bytes) -> Mark | None:
 
 
 def read_mark(link: sqlite3.Connection, own: Mark | None) -> bytes | None:
-    """What stands in the place of this mark."""
+    """The mark stored in the place of this one."""
     if own is None:
         return None
     row = link.execute(_READ_MARK, (own.generation % RING,)).fetchone()

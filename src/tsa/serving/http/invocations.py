@@ -46,9 +46,9 @@ def to_legacy_format(
 ) -> list[dict[str, Any]]:
     """Replace results by the legacy system's format; problems do not change."""
     raw = [result.raw_score for result in results if isinstance(result, ScoreResult) and result.raw_score is not None]
-    said = iter(legacy_response(raw, calibration)[PREDICTIONS] if raw else ())
+    predictions = iter(legacy_response(raw, calibration)[PREDICTIONS] if raw else ())
     return [
-        next(said) if isinstance(result, ScoreResult) else document
+        next(predictions) if isinstance(result, ScoreResult) else document
         for result, document in zip(results, documents, strict=True)
     ]
 
@@ -58,9 +58,11 @@ def serialize(out: str, documents: Sequence[dict[str, Any]]) -> tuple[bytes, str
     if out == JSON_LINES:
         return formats.to_json_lines(documents), JSON_LINES
     if out == CSV:
-        imported = next((found for found in documents if "raw_score" not in found and PROBLEM not in found), None)
+        imported = next(
+            (document for document in documents if "raw_score" not in document and PROBLEM not in document), None
+        )
         columns = COLUMNS if imported is None else tuple(imported)
-        if PROBLEM not in columns and any(PROBLEM in found for found in documents):
+        if PROBLEM not in columns and any(PROBLEM in document for document in documents):
             columns = (*columns, PROBLEM)
         return formats.to_csv(documents, columns, _cell), "text/csv; charset=utf-8"
     return orjson.dumps({PREDICTIONS: documents}), JSON

@@ -79,9 +79,9 @@ def _model(address: str, parameters: list[Any]) -> dict[str, Any]:
 
 
 def _post(
-    summary: str, body: dict[str, Any], found: dict[str, Any], parameters: list[Any], more: tuple[str, ...] = ()
+    summary: str, body: dict[str, Any], response: dict[str, Any], parameters: list[Any], more: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    responses = {"200": {"description": summary, "content": found}}
+    responses = {"200": {"description": summary, "content": response}}
     responses |= {status: problem_response(status) for status in REFUSALS}
     responses |= {status: _other(status) for status in more}
     request = {"required": True, "content": body}
@@ -90,21 +90,21 @@ def _post(
 
 def _get(
     summary: str,
-    found: dict[str, Any],
+    response: dict[str, Any],
     parameters: list[Any] | None = None,
     more: tuple[str, ...] = (),
     security: list[Any] | None = None,
 ) -> dict[str, Any]:
-    responses = {"200": {"description": summary, "content": found}}
+    responses = {"200": {"description": summary, "content": response}}
     responses |= {status: problem_response(status) for status in PLAIN}
     responses |= {status: _other(status) for status in more}
     operation = {"summary": summary, "parameters": parameters or [], "responses": responses}
     return {"get": operation if security is None else {**operation, "security": security}}
 
 
-def _admin(found: dict[str, Any]) -> dict[str, Any]:
+def _admin(response: dict[str, Any]) -> dict[str, Any]:
     summary = "Load the bundle that is now at the server's path"
-    responses: dict[str, Any] = {"200": {"description": summary, "content": found}}
+    responses: dict[str, Any] = {"200": {"description": summary, "content": response}}
     responses |= {status: problem_response(status) for status in (*PLAIN, "409")}
     responses["403"] = _other("403")
     return {"post": {"summary": summary, "parameters": [], "responses": responses, "security": [{"token": []}]}}

@@ -52,7 +52,7 @@ class Specification:
         market = self.market
         keys = {history.key for history in market.history}
         derived = input_columns(market)
-        found = [{"name": market.event.id, "kind": "id"}, {"name": market.event.time, "kind": "time"}]
+        listed = [{"name": market.event.id, "kind": "id"}, {"name": market.event.time, "kind": "time"}]
         for name in needed_columns(market, need_label=False):
             if name in (market.event.id, market.event.time):
                 continue
@@ -61,9 +61,9 @@ class Specification:
                 kind = "number"
             elif name not in market.raw_columns and name in derived:
                 kind = FORM_KINDS.get(derived[name], "text")
-            found.append({"name": name, "kind": kind})
+            listed.append({"name": name, "kind": kind})
         choices = self._choices()
-        return [{**column, "choices": choices.get(column["name"], [])} for column in found]
+        return [{**column, "choices": choices.get(column["name"], [])} for column in listed]
 
     def _choices(self) -> dict[str, list[str]]:
         return {

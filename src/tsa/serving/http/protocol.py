@@ -38,7 +38,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Like uvicorn's, with a transport that delays its close."""
-        self._head = self._unheard = 0
+        self._head = self._unparsed_bytes = 0
         self._too_large = self._too_slow = self._broken = self._head_is_complete = False
         self._running: RequestResponseCycle | None = None
         self._limit: asyncio.TimerHandle | None = None
@@ -56,11 +56,11 @@ class Protocol(HttpToolsProtocol):
         """Like uvicorn's, and counts bytes that the parser has buffered."""
         if self._broken or self.transport.is_closing():
             return
-        if not self._head_is_complete and (self._limit is None or not self._unheard):
+        if not self._head_is_complete and (self._limit is None or not self._unparsed_bytes):
             self._within(HEAD_SECONDS, self._head_is_late)
-        self._unheard += len(data)
+        self._unparsed_bytes += len(data)
         super().data_received(data)
-        if self._unheard > MAX_HEAD and not self.transport.is_closing():
+        if self._unparsed_bytes > MAX_HEAD and not self.transport.is_closing():
             self._too_large = True
             self.send_400_response("")
 
@@ -85,18 +85,18 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
-        self._unheard, self._head_is_complete = 0, True
+        self._unparsed_bytes, self._head_is_complete = 0, True
         self._within()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._unheard = 0
+        self._unparsed_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
-        self._unheard, self._head_is_complete = 0, False
+        self._unparsed_bytes, self._head_is_complete = 0, False
         self._within()
         super().on_message_complete()
 

@@ -72,24 +72,24 @@ class RequestContext:
             ProblemError: it is encoded (for example gzip), too large, or too slow; the rest is then not read.
         """
         self._refuse_encoded()
-        most = self._settings.max_bytes
+        max_bytes = self._settings.max_bytes
         announced = self.header(b"content-length")
-        if announced is not None and announced.isdecimal() and int(announced) > most:
+        if announced is not None and announced.isdecimal() and int(announced) > max_bytes:
             raise self._too_large()
         try:
             async with asyncio.timeout(max(0.0, self.begun + self._settings.read_seconds - time.monotonic())):
-                return await self._read(most)
+                return await self._read(max_bytes)
         except TimeoutError:
             raise self._slow() from None
 
-    async def _read(self, most: int) -> bytes:
+    async def _read(self, max_bytes: int) -> bytes:
         parts, size, more = [], 0, True
         while more:
             message = await self._next()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             more = message.get("more_body", False)
-            if size > most:
+            if size > max_bytes:
                 raise self._too_large()
         return b"".join(parts)
 

@@ -77,10 +77,10 @@ class Batcher(Generic[Item, Result]):
     def ensure_capacity(self) -> None:
         """Raise QueueFullError if not even one item would be accepted; called before a body is read."""
         with self._changed:
-            if not self._has_room(1):
+            if not self._has_capacity(1):
                 raise self._full()
 
-    def _has_room(self, size: int) -> bool:
+    def _has_capacity(self, size: int) -> bool:
         """Whether `size` more items may be queued; any number may if the queue is empty. The lock must be held."""
         if not self._waiting or not size:
             return True
@@ -123,7 +123,7 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             if self._closed:
                 raise BatcherClosedError
-            if not self._has_room(job.size):
+            if not self._has_capacity(job.size):
                 raise self._full()
             self._jobs.append(job)
             self._waiting += job.size
@@ -163,17 +163,17 @@ class Batcher(Generic[Item, Result]):
                     return []
                 self._changed.wait()
             self._wait_for_more()
-            taken = [self._jobs.popleft()]
-            count = taken[0].size
-            while taken[0].call is None and self._jobs and self._jobs[0].call is None:
+            batch = [self._jobs.popleft()]
+            count = batch[0].size
+            while batch[0].call is None and self._jobs and self._jobs[0].call is None:
                 if count + self._jobs[0].size > self._max_batch:
                     break
-                taken.append(self._jobs.popleft())
-                count += taken[-1].size
+                batch.append(self._jobs.popleft())
+                count += batch[-1].size
             self._waiting -= count
-            for job in taken:
+            for job in batch:
                 job.begun = job.deadline >= time.monotonic() and not job.future.done()
-            return taken
+            return batch
 
     def _wait_for_more(self) -> None:
         """Wait until the batch is full or its first item has waited long enough. The lock must be held."""
@@ -214,10 +214,10 @@ def _answer(jobs: Sequence[QueuedItems[Any]], results: Sequence[Any]) -> None:
         by_loop.setdefault(job.loop, []).append((job.future, result))
     for loop, pairs in by_loop.items():
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, pairs)
+            loop.call_soon_threadsafe(_set_results, pairs)
 
 
-def _settle(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+def _set_results(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, result in pairs:
         if future.done():
             continue

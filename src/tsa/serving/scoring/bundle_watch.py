@@ -27,10 +27,10 @@ def bundle_file_id(bundle: Path) -> BundleFileId:
         files = [path for path in real.iterdir() if not is_marker(path.name)] if real.is_dir() else [real]
         if real.is_dir() and not (real / MANIFEST).is_file():
             return str(real), ()
-        found = [(path.name, path.stat()) for path in sorted(files)]
+        files_found = [(path.name, path.stat()) for path in sorted(files)]
     except OSError:  # for example, a file was removed in between
         return str(real), ()
-    return str(real), tuple((name, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for name, f in found)
+    return str(real), tuple((name, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for name, f in files_found)
 
 
 def version_of(scorer: Scorer) -> str:

@@ -19,7 +19,7 @@ from tsa.explain.raw_values import Payment
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.blocks import HistoryBlock, select_events
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import RecordsGoneError, encode_stale, read_records
+from tsa.serving.history.reencode import MissingRecordsError, encode_stale, read_records
 from tsa.serving.scoring.pipeline import Histories, Row, ScoringPipeline
 
 
@@ -99,6 +99,6 @@ def _from_store(pipeline: ScoringPipeline, store: HistoryStore, payments: Encode
     blocks = {place: HistoryBlock.unpack(stored.data) for place, stored in store.read(keys).items()}
     try:
         blocks = encode_stale(store, blocks, pipeline.market, pipeline.encoder, pipeline.mark)
-    except RecordsGoneError:
+    except MissingRecordsError:
         raise HistoryUnavailable("a payment of the history is being deleted", "busy") from None
     return {key: block.events for key, block in blocks.items()}

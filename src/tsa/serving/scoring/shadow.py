@@ -46,7 +46,7 @@ class Shadow:
             settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
         )
         self._pipeline, self._store = ScoringPipeline(scorer, version_of(scorer), time.time), store
-        self._metrics, self._least = metrics, settings.shadow_difference
+        self._metrics, self._min_difference = metrics, settings.shadow_difference
         self._path, self._file = settings.shadow_file, _opened(settings.shadow_file)
         self._writing = threading.Lock()
         self._work: queue.Queue[tuple[PaymentRequest, ScoreResult] | None] = queue.Queue(MAX_WAITING)
@@ -89,10 +89,10 @@ class Shadow:
         scores = self._pipeline.scorer.score_requests(seen.requests)
         difference = float(scores["raw_score"][0]) - answer.raw_score
         self._metrics.shadow.observe(abs(difference))
-        if self._file is not None and abs(difference) >= self._least:
-            ours = {"version": answer.version, "raw_score": answer.raw_score, "percentile": answer.percentile}
-            theirs = {"version": self._pipeline.version, **{name: float(values[0]) for name, values in scores.items()}}
-            line = {"at": round(time.time(), 3), "difference": difference, "ours": ours, "shadow": theirs}
+        if self._file is not None and abs(difference) >= self._min_difference:
+            served = {"version": answer.version, "raw_score": answer.raw_score, "percentile": answer.percentile}
+            shadow = {"version": self._pipeline.version, **{name: float(values[0]) for name, values in scores.items()}}
+            line = {"at": round(time.time(), 3), "difference": difference, "ours": served, "shadow": shadow}
             with self._writing:
                 self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 

@@ -20,7 +20,7 @@ from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, WriteBatc
 from tsa.serving.history.blocks import HistoryBlock, no_events, select_events
 from tsa.serving.history.identity import ADVICE
 from tsa.serving.history.records import Record
-from tsa.serving.history.reencode import RecordsGoneError, encode_stale
+from tsa.serving.history.reencode import MissingRecordsError, encode_stale
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.pipeline import ScoringPipeline, violation
 
@@ -65,11 +65,11 @@ class ScoringTransaction:
         """
         turns = self._store.turns
         with self._timed("read"):
-            snapshot = self._look_up()
+            snapshot = self._read_snapshot()
         if self._store.turns != turns:  # the store was adopted in between: the caller must check it against the bundle
             return None
         if suspects := self._without_record(snapshot):
-            self._check_gone(
+            self._check_evicted(
                 {self._payments.ids[row] for row in suspects}, [k for row in suspects for k in self._keys(row)]
             )
             return None
@@ -89,7 +89,7 @@ class ScoringTransaction:
             if key is not None:
                 yield name, key
 
-    def _look_up(self) -> _Snapshot:
+    def _read_snapshot(self) -> _Snapshot:
         places: dict[StoreKey, None] = {(PAYMENTS, id_): None for id_ in self._payments.ids}
         for row in range(len(self._payments)):
             places.update(dict.fromkeys(self._keys(row)))
@@ -112,16 +112,16 @@ class ScoringTransaction:
                 rows.append(row)
         return rows
 
-    def _check_gone(self, ids: set[str], keys: Sequence[Key]) -> None:
+    def _check_evicted(self, ids: set[str], keys: Sequence[Key]) -> None:
         """Raise HistoryLost if one of these blocks has an event whose record is missing from the store.
 
         A record and its events are written and deleted together, or the event is deleted first, so this means eviction.
         """
         recorded = {place[1] for place in self._store.read([(PAYMENTS, id_) for id_ in ids])}
         for stored in self._store.read(list(dict.fromkeys(keys))).values():
-            if gone := (ids - recorded).intersection(HistoryBlock.unpack(stored.data).events.ids):
+            if evicted := (ids - recorded).intersection(HistoryBlock.unpack(stored.data).events.ids):
                 raise HistoryLost(
-                    f"the history store has lost the records of {len(gone)} payments: {ADVICE}", "evicted"
+                    f"the history store has lost the records of {len(evicted)} payments: {ADVICE}", "evicted"
                 )
 
     def _to_score(
@@ -192,8 +192,8 @@ class ScoringTransaction:
         pipeline = self._pipeline
         try:
             return encode_stale(self._store, blocks, pipeline.market, pipeline.encoder, pipeline.mark)
-        except RecordsGoneError as gone:
-            self._check_gone(gone.ids, gone.keys)
+        except MissingRecordsError as error:
+            self._check_evicted(error.ids, error.keys)
             return None
 
     def _append(

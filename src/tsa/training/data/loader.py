@@ -110,8 +110,8 @@ class EpochLoader:
 
     def _refuse_idle(self) -> None:
         """Raise TrainingError if a process would get no payment."""
-        fewest, count = self.config.batch_size // self.config.gradient_accumulation_steps, self.processes.count
-        if fewest < count:
+        min_payments, count = self.config.batch_size // self.config.gradient_accumulation_steps, self.processes.count
+        if min_payments < count:
             raise TrainingError(
                 "each process must get a payment of each part of a batch "
                 f"(got {count} processes, training.batch_size={self.config.batch_size}, "

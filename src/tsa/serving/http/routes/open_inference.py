@@ -81,7 +81,7 @@ def inference_routes(service: AppState) -> APIRouter:
         formats.negotiate(exchange.header(b"accept"), (JSON,))
         content = await exchange.body()
         body = _object(formats.read_json(content).rows)
-        wanted = _outputs(body)
+        outputs = _outputs(body)
         rows = rows_of(body, service.settings.max_list)
         results = await service.score(
             service.contract.entries(RequestRows(rows, single=False)),
@@ -96,7 +96,7 @@ def inference_routes(service: AppState) -> APIRouter:
                 "model_name": service.market.name,
                 "model_version": service.version,
                 **({"id": body["id"]} if isinstance(body.get("id"), str) else {}),
-                "outputs": [_tensor(output, answers) for output in wanted if _has(output, answers)],
+                "outputs": [_tensor(output, answers) for output in outputs if _has(output, answers)],
             }
         )
 
@@ -143,7 +143,7 @@ def _outputs(body: dict[str, Any]) -> list[str]:
     return names
 
 
-def rows_of(body: dict[str, Any], most: int) -> list[dict[str, Any]]:
+def rows_of(body: dict[str, Any], max_rows: int) -> list[dict[str, Any]]:
     """Convert the tensors of a request into rows. Raises ProblemError if they do not fit together."""
     inputs = body.get("inputs")
     if not isinstance(inputs, list) or not inputs:
@@ -155,7 +155,7 @@ def rows_of(body: dict[str, Any], most: int) -> list[dict[str, Any]]:
         name = tensor["name"]
         if name in columns:
             raise ProblemError(BROKEN_RULE, "bad_tensor", "a column must be given once", field=shorten_value(name))
-        columns[name] = _values(tensor, name, most)
+        columns[name] = _values(tensor, name, max_rows)
     sizes = {len(values) for values in columns.values()}
     if len(sizes) > 1:
         detail = "all tensors must have the same number of payments"
@@ -165,7 +165,7 @@ def rows_of(body: dict[str, Any], most: int) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _values(tensor: dict[str, Any], name: str, most: int) -> list[Any]:
+def _values(tensor: dict[str, Any], name: str, max_rows: int) -> list[Any]:
     """The n values of a tensor of shape [n] or [n, 1]."""
     kind, shape, data = tensor.get("datatype"), tensor.get("shape"), tensor.get("data")
     allowed = DATATYPES.get(kind) if isinstance(kind, str) else None
@@ -175,8 +175,8 @@ def _values(tensor: dict[str, Any], name: str, most: int) -> list[Any]:
     if not isinstance(data, list) or exceeds_depth(data, 2):
         raise ProblemError(BROKEN_RULE, "bad_data", "data must be a list of values", field=shorten_value(name))
     values = [value for entry in data for value in (entry if isinstance(entry, list) else [entry])]
-    if len(values) > most:
-        raise formats.too_many(most)
+    if len(values) > max_rows:
+        raise formats.too_many(max_rows)
     is_shape = isinstance(shape, list) and all(type(size) is int for size in shape)
     if not is_shape or shape not in ([len(values)], [len(values), 1]):
         detail = f"shape must be [{len(values)}] or [{len(values)}, 1], as the data has it"

@@ -10,7 +10,7 @@ from tsa.serving import formats
 from tsa.serving.formats import JSON, PARQUET
 from tsa.serving.http.invocations import READ, response_format, rows_of, serialize, to_legacy_format
 from tsa.serving.http.request import READING, RequestContext
-from tsa.serving.http.routes.score import add_reasons, wants_reasons
+from tsa.serving.http.routes.score import add_reasons, reasons_requested
 from tsa.serving.results import single_result, to_json
 from tsa.serving.scoring.app_state import AppState
 
@@ -26,21 +26,21 @@ def sagemaker_routes(service: AppState) -> APIRouter:
     async def invocations(request: Request) -> Response:
         """Score payments. A list has a prediction or a problem for each."""
         exchange, settings = RequestContext.of(request.scope), service.settings
-        explain = wants_reasons(request.scope.get("query_string", b"")) and not service.imported
+        explain = reasons_requested(request.scope.get("query_string", b"")) and not service.imported
         kind = formats.media_type(exchange.header(b"content-type"), READ)
         out = response_format(exchange.header(b"accept"), kind, imported=service.imported)
         body = await exchange.body()
         bounds = settings.max_list, settings.max_bytes
         if kind == PARQUET:  # another process reads it, for which nobody else is to wait
-            found = await asyncio.to_thread(rows_of, body, kind, *bounds)
+            rows = await asyncio.to_thread(rows_of, body, kind, *bounds)
         else:
-            found = rows_of(body, kind, *bounds)
-        entries = service.contract.entries(found)
+            rows = rows_of(body, kind, *bounds)
+        entries = service.contract.entries(rows)
         if explain:
             service.reasoner.check(len(entries))
         results = await service.score(entries, client=exchange.client, deadline=exchange.deadline)
         documents = [to_json(result, exchange.request_id) for result in results]
-        if found.single:
+        if rows.single:
             single_result(results, documents)
         if service.imported:
             documents = to_legacy_format(service.calibration, results, documents)

@@ -36,20 +36,20 @@ def score_routes(service: AppState) -> APIRouter:
     async def score(request: Request) -> Response:
         """Score one payment or a list of them, each with its stored history or with history events from the request."""
         exchange = RequestContext.of(request.scope)
-        explain = wants_reasons(request.scope.get("query_string", b""))
+        explain = reasons_requested(request.scope.get("query_string", b""))
         kind = formats.media_type(exchange.header(b"content-type"), (JSON, JSON_LINES))
         out = formats.negotiate(exchange.header(b"accept"), (JSON, JSON_LINES), default=kind)
         settings = service.settings
         body = await exchange.body()
-        found = formats.read(body, kind, settings.max_list, settings.max_bytes)
-        entries = service.contract.entries(found)
+        rows = formats.read(body, kind, settings.max_list, settings.max_bytes)
+        entries = service.contract.entries(rows)
         if explain:
             service.reasoner.check(len(entries))
         results = await service.score(entries, client=exchange.client, deadline=exchange.deadline)
         documents = [to_json(result, exchange.request_id) for result in results]
         if explain:
             await add_reasons(service, exchange, entries, documents)
-        if found.single and out == JSON:
+        if rows.single and out == JSON:
             return Response(orjson.dumps(single_result(results, documents)), media_type=JSON)
         if out == JSON_LINES:
             return Response(formats.to_json_lines(documents), media_type=JSON_LINES)
@@ -71,7 +71,7 @@ def score_routes(service: AppState) -> APIRouter:
     return router
 
 
-def wants_reasons(query: bytes) -> bool:
+def reasons_requested(query: bytes) -> bool:
     """Parse `explain` in a query string. Raises ProblemError if it is neither true nor false."""
     if not query:
         return False
@@ -81,9 +81,9 @@ def wants_reasons(query: bytes) -> bool:
         values = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=20).get("explain", ["false"])
     except ValueError:
         raise ProblemError(400, "query", "the query must be of at most 20 fields in percent-encoding") from None
-    if (said := values[-1].lower()) not in YES | NO:
+    if (value := values[-1].lower()) not in YES | NO:
         raise ProblemError(422, "query", "explain must be true or false", field="explain", value=values[-1])
-    return said in YES
+    return value in YES
 
 
 async def add_reasons(
@@ -98,16 +98,20 @@ async def add_reasons(
     was scored by another bundle.
     """
     pairs = zip(entries, documents, strict=True)
-    scored = [(entry, found) for entry, found in pairs if isinstance(entry, PaymentRequest) and "problem" not in found]
+    scored = [
+        (entry, document)
+        for entry, document in pairs
+        if isinstance(entry, PaymentRequest) and "problem" not in document
+    ]
     explained = [pair for pair in scored if not pair[1]["degraded"] and pair[1]["version"] == service.version]
-    for _, found in scored:
-        found.update(NO_REASONS)
+    for _, document in scored:
+        document.update(NO_REASONS)
     try:
         reasons = await service.reasoner.reasons([entry for entry, _ in explained], exchange.deadline)
     except (DeadlineExceededError, QueueFullError, HistoryUnavailable):
         return
-    for (_, found), why in zip(explained, reasons, strict=True):
-        found.update(why)
+    for (_, document), why in zip(explained, reasons, strict=True):
+        document.update(why)
 
 
 def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:
@@ -115,8 +119,8 @@ def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:
     if len(rows) != 1 or not isinstance(rows[0], dict):
         raise ProblemError(422, "not_an_object", "the body must be an object with id and fraud, and maybe at")
     body = rows[0]
-    if others := sorted(set(body) - OUTCOME_FIELDS):
-        raise ProblemError(422, "unknown_field", "must be one of id, fraud, at", field=shorten_value(others[0]))
+    if unknown := sorted(set(body) - OUTCOME_FIELDS):
+        raise ProblemError(422, "unknown_field", "must be one of id, fraud, at", field=shorten_value(unknown[0]))
     if service.market.wire is not None:
         raise ProblemError(
             422, "own_history", "outcomes of this market are not stored: its rows carry their own history"
