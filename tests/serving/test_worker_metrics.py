@@ -28,7 +28,7 @@ class Worker:
         line = self.member.line
         # both ends are in this process here: the parent is to close its copies alone
         self.figures = WorkerMetrics(
-            worker_metrics.WorkerPipes(duplicated(line.ask), duplicated(line.tell)), self.orphaned.set
+            worker_metrics.WorkerPipes(duplicated(line.request_pipe), duplicated(line.report_pipe)), self.orphaned.set
         )
         together.join(self.member)
         self.figures.serve(self.registry.collect)

@@ -78,9 +78,9 @@ def counts_of(families: Iterable[Family]) -> list[Family]:
 
 @dataclass
 class WorkerPipes:
-    """A worker's pipe ends, passed to it at its start: it requests sums over `ask` and sends its metrics over `tell`."""
+    """A worker's pipe ends, passed to it at its start: requests for sums, and its reports."""
 
-    ask: Connection
+    request_pipe: Connection
     report_pipe: Connection
 
 
@@ -100,7 +100,7 @@ class WorkerMetrics:
         """Report the prometheus_client metrics that `collect` returns, and that this worker is ready."""
         self._collect = collect
         with self._lock:
-            self._line.ask.send(READY)
+            self._line.request_pipe.send(READY)
 
     def total(self) -> list[Family] | None:
         """The sum over all workers; None if the parent does not answer in time."""
@@ -108,10 +108,10 @@ class WorkerMetrics:
             return None
         try:
             self._number += 1
-            self._line.ask.send(self._number)
+            self._line.request_pipe.send(self._number)
             end = time.monotonic() + ASK_SECONDS
-            while self._line.ask.poll(max(0.0, end - time.monotonic())):
-                number, families = self._line.ask.recv()
+            while self._line.request_pipe.poll(max(0.0, end - time.monotonic())):
+                number, families = self._line.request_pipe.recv()
                 if number == self._number:  # else a late answer to an earlier request
                     return list(families)
         except (OSError, EOFError):
@@ -144,7 +144,7 @@ class WorkerMember:
 
     def started(self) -> None:
         """Close the worker's ends in this process; while they are open, the end of the worker cannot be noticed."""
-        self.line.ask.close()
+        self.line.request_pipe.close()
         self.line.report_pipe.close()
 
     def close(self) -> None:
