@@ -50,7 +50,7 @@ def test_every_column_is_named_once_and_the_own_key_is_left_out() -> None:
     assert {name.split("/")[2] for name in spec.names if "/key/" in name and name.startswith("b/")} == {"a"}
     for history in spec.histories:
         assert [one.name for one in spec.of_history(history)] == [n for n in spec.names if n.startswith(f"{history}/")]
-        assert len(spec.kept[history]) == len(spec.of_history(history))
+        assert len(spec.stored_columns[history]) == len(spec.of_history(history))
 
 
 def test_the_first_features_have_all_statistics_and_the_others_few() -> None:
