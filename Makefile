@@ -10,7 +10,7 @@ PAYMENTS ?= 200000
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
 	$(BIN)/tsa simulate --payments $(PAYMENTS) --seed 1 --out $(DEMO)/payments.parquet
-	$(BIN)/tsa run --market markets/demo.toml $(DEMO)/payments.parquet --out $(DEMO)/run
+	$(BIN)/tsa run --market markets/demo.toml $(DEMO)/payments.parquet --out $(DEMO)/run --overwrite
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2

@@ -76,7 +76,11 @@ def test_each_option_sets_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "--drain-seconds": ("drain_seconds", 4.0),
         "--set": ("overrides", ("serving.explain=false",)),
     }
-    flags = {"--new-store": "new_store", "--allow-eviction": "allow_eviction"}
+    flags = {
+        "--new-store": "new_store",
+        "--allow-eviction": "allow_eviction",
+        "--allow-unevaluated": "allow_unevaluated",
+    }
     given: list[str] = list(flags)
     for option, (_, value) in words.items():
         given += [option, str(value[0] if isinstance(value, tuple) else value)]

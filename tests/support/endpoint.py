@@ -107,8 +107,13 @@ def config_of(market: Market, encoder: Encoder) -> ModelConfig:
     )
 
 
-def made_bundle(path: Path, table: Mapping[str, Any] = SHOP, *, seed: int = 0, imported: bool = False) -> Path:
-    """A bundle with random weights, and a calibration as if it meant something."""
+EVALUATION = {"n": 3000, "frauds": 500, "threshold": 0.5, "metrics": {}, "segments": {}}
+
+
+def made_bundle(
+    path: Path, table: Mapping[str, Any] = SHOP, *, seed: int = 0, imported: bool = False, evaluated: bool = True
+) -> Path:
+    """A bundle with random weights, and a calibration and evaluation as if they meant something."""
     market = Market.from_dict(dict(table))
     encoder = encoder_of(market)
     config = config_of(market, encoder)
@@ -122,6 +127,7 @@ def made_bundle(path: Path, table: Mapping[str, Any] = SHOP, *, seed: int = 0, i
         network=TSANetwork(config).eval(),
         training={"imported": {}} if imported else {},
         calibration=Calibration.fit(scores=scores, labels=labels),
+        metrics={"evaluation": EVALUATION} if evaluated else None,
     )
     bundle.save(path)
     return path

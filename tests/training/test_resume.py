@@ -321,6 +321,18 @@ def test_an_unfinished_run_is_not_overwritten(easy_store: EventStore, stopped: P
     train(easy_store, stopped, model=TINY, training=settings(epochs=1))
 
 
+def test_a_finished_run_is_replaced_only_if_told_to(easy_store: EventStore, unkilled: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(unkilled, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ConfigError, match="holds a finished run; choose another folder, or replace it with --overwrite"
+    ):
+        train(easy_store, out, model=TINY, training=settings(epochs=1))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    train(easy_store, out, model=TINY, training=settings(epochs=1), overwrite=True)
+    assert len(json.loads((out / "run.json").read_text())["epochs"]) == 1
+
+
 def test_a_finished_run_is_left_alone(easy_store: EventStore, unkilled: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(unkilled, tmp_path / "run"))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -37,6 +37,7 @@ SettingsFile = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue from the last valid checkpoint in the run folder, if there is one.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run in the run folder.")]
 
 
 @app.command()
@@ -47,6 +48,7 @@ def train(
     settings_file: SettingsFile = None,
     set_: Sets = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a network on a store; write its bundle, the settings and each epoch's metrics.
@@ -59,9 +61,22 @@ def train(
 
     _check_run(out, [store, settings_file])
     settings = Overrides.read(set_, file=settings_file)
-    with distributed_session(settings, out, "train.log", resume=resume, quiet=quiet) as (processes, bars):
+    with distributed_session(settings, out, "train.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
+        processes,
+        bars,
+    ):
         shown = processes.is_main and not quiet
-        train_run(settings, EventStore.open(store), out, preset, bars, resume=resume, shown=shown, train=train_on)
+        train_run(
+            settings,
+            EventStore.open(store),
+            out,
+            preset,
+            bars,
+            resume=resume,
+            overwrite=overwrite,
+            shown=shown,
+            train=train_on,
+        )
     if processes.is_main:
         print_line(f"bundle: {out / 'bundle'}")
 
@@ -80,6 +95,7 @@ def run(
     settings_file: SettingsFile = None,
     set_: Sets = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the complete job: prepare, train, evaluate, compare. Prints a table of metrics and the path of the report.
@@ -97,7 +113,10 @@ def run(
     settings = Overrides.read(set_, market, file=settings_file)
     if comparison:
         require_lightgbm()
-    with distributed_session(settings, out, "run.log", resume=resume, quiet=quiet) as (processes, bars):
+    with distributed_session(settings, out, "run.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
+        processes,
+        bars,
+    ):
         missing = processes.is_main and not (resume and (out / "store").exists())
         work = partial(prepare_store, settings, logs, out / "store", quarantined, bars)
         made = processes.run_then_barrier("store", work if missing else None)
@@ -106,7 +125,9 @@ def run(
             logger.warning("there is no comparison with LightGBM: %s", reason)
             comparison = False
         shown = processes.is_main and not quiet
-        trained = train_run(settings, store, out, preset, bars, resume=resume, shown=shown, train=train_network)
+        trained = train_run(
+            settings, store, out, preset, bars, resume=resume, overwrite=overwrite, shown=shown, train=train_network
+        )
         report = measure_trained(trained, comparison=comparison, progress=bars) if processes.is_main else {}
     if processes.is_main:
         print_metrics(report)
@@ -123,7 +144,7 @@ def _check_run(
 
 @contextmanager
 def distributed_session(
-    settings: Overrides, out: Path, log: str, *, resume: bool, quiet: bool
+    settings: Overrides, out: Path, log: str, *, resume: bool, overwrite: bool, quiet: bool
 ) -> Iterator[tuple[DistributedContext, Progress]]:
     """Session of the processes that torchrun started, or of this one; only the main process has the terminal and log file.
 
@@ -131,7 +152,7 @@ def distributed_session(
     """
     from tsa.training import TrainingConfig
     from tsa.training.distributed import OtherProcessError, distributed_context
-    from tsa.training.run_folder import ensure_no_unfinished_run, ensure_run_folder
+    from tsa.training.run_folder import ensure_no_run, ensure_run_folder
 
     config = TrainingConfig.make(settings.training)
     try:
@@ -142,7 +163,7 @@ def distributed_session(
                 return
             ensure_run_folder(out)
             if not resume:
-                ensure_no_unfinished_run(out)
+                ensure_no_run(out, overwrite=overwrite)
             with command_session(quiet, out / log) as bars:
                 yield processes, bars
     except TrainingStopped as stopped:
@@ -163,6 +184,7 @@ def train_run(
     bars: Progress,
     *,
     resume: bool,
+    overwrite: bool,
     shown: bool,
     train: Callable[..., Any],
 ) -> Any:
@@ -184,5 +206,6 @@ def train_run(
         training=TrainingConfig.make(settings.training),
         progress=bars,
         resume=resume,
+        overwrite=overwrite,
         on_epoch=epoch_table(errors) if shown and errors.is_terminal else None,
     )

@@ -24,6 +24,7 @@ RULES = frozenset(
         *TEXTS,
         *("absurd_time", "accept", "bad_data", "bad_datatype", "bad_header", "bad_label"),
         *("bad_outcome", "bad_shape", "bad_tensor", "bad_time", "binary_tensors", "bundle"),
+        *("bundle_unevaluated", "bundle_without_decisions"),
         *("coarse_time", "conflicting_id", "content_encoding", "content_type", "deadline"),
         *("deadline_header", "disconnected", "duplicate_id", "empty", "excluded", "future"),
         *(

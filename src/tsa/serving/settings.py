@@ -57,6 +57,11 @@ class ServeSettings(Settings):
     """Smaller differences of raw scores are not written."""
     watch_seconds: float = Field(2.0, ge=0)
     """How often the bundle is checked for a change; 0 for never."""
+    allow_unevaluated: bool = option(
+        False,
+        "--allow-unevaluated",
+        "Let a new bundle replace the running one even if it was not evaluated or lacks its decisions.",
+    )
 
     max_batch: int = option(32, "--max-batch", "Largest batch of payments for the model.", ge=1)
     """A request with a longer list is one batch."""

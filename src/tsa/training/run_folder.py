@@ -128,9 +128,19 @@ def is_side_file(name: str) -> bool:
     return name.endswith(".log") or name.startswith(".")
 
 
-def ensure_no_unfinished_run(out: Path) -> None:
-    """Raise ConfigError if `out` has checkpoints of an unfinished run, which may be days of work."""
-    if any(not is_marker(path.name) for path in (out / CHECKPOINTS).glob("last-*")) and not finished(out):
+def ensure_no_run(out: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError if `out` has a run that a new one would replace.
+
+    A finished run may be the one that is served; checkpoints of an unfinished one may be days of work.
+
+    Args:
+        out: The run folder, which need not exist.
+        overwrite: Whether a finished run may be replaced.
+    """
+    if finished(out):
+        if not overwrite:
+            raise ConfigError(f"{out} holds a finished run; choose another folder, or replace it with --overwrite")
+    elif any(not is_marker(path.name) for path in (out / CHECKPOINTS).glob("last-*")):
         raise ConfigError(
             f"{out} holds an unfinished run; continue it with --resume, or remove {out / CHECKPOINTS} to start over"
         )

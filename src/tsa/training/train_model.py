@@ -34,7 +34,7 @@ from tsa.training.run_folder import (
     CONTENT,
     RUN,
     data_summary,
-    ensure_no_unfinished_run,
+    ensure_no_run,
     ensure_run_folder,
     environment_metadata,
     identity_of,
@@ -63,6 +63,7 @@ def train(
     training: TrainingConfig | None = None,
     progress: Progress = silent,
     resume: bool = False,
+    overwrite: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Bundle:
     """Train a network on a store and write a run folder. Under torchrun all processes train together.
@@ -78,18 +79,20 @@ def train(
         training: The training settings; None: the defaults.
         progress: Reports progress.
         resume: Continue from the last good checkpoint in `out`, if there is one.
+        overwrite: Replace a finished run in `out`.
         on_epoch: Called with the record of each epoch.
 
     Returns:
         The bundle.
 
     Raises:
-        ConfigError: If a setting breaks a rule, `out` has other content, or the checkpoint is of another run.
+        ConfigError: If a setting breaks a rule, `out` has other content or a finished run, or the checkpoint is of
+            another run.
         TrainingError: If the store cannot be trained on, the loss is not finite, or memory or disk space run out.
         TrainingStopped: After SIGTERM, once a checkpoint is saved.
     """
     given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
-    return _trained(store, out, resume=resume, on_epoch=on_epoch, with_bundle=True, **given).bundle
+    return _trained(store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, with_bundle=True, **given).bundle
 
 
 def train_network(
@@ -101,6 +104,7 @@ def train_network(
     training: TrainingConfig | None = None,
     progress: Progress = silent,
     resume: bool = False,
+    overwrite: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Trained:
     """As `train`, but without writing the bundle: call `Trained.write`, for example with the metrics of an evaluation.
@@ -108,7 +112,7 @@ def train_network(
     The run is finished once the bundle is written. If the process is killed before, call it again with `resume`.
     """
     given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
-    return _trained(store, out, resume=resume, on_epoch=on_epoch, with_bundle=False, **given)
+    return _trained(store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, with_bundle=False, **given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +159,7 @@ def _trained(
     training: TrainingConfig | None,
     progress: Progress,
     resume: bool,
+    overwrite: bool,
     on_epoch: Callable[[dict[str, Any]], None] | None,
     with_bundle: bool,
 ) -> Trained:
@@ -166,7 +171,7 @@ def _trained(
         distributed_context(config.device) as processes,
         translate_resource_errors(out),
     ):
-        _refuse(out, config, processes, resume)
+        _refuse(out, config, processes, resume=resume, overwrite=overwrite)
         run = _Run.make(store, out, preset, model or {}, config, processes)
         if resume and run.is_finished():
             logger.info("%s is finished already", out)
@@ -327,13 +332,13 @@ class _Run:
         )
 
 
-def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, resume: bool) -> None:
+def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, *, resume: bool, overwrite: bool) -> None:
     """Check the folder and trackers in the first process, before anything is written."""
     if processes.is_main:
         ensure_run_folder(out)
         refuse_missing(config)
         if not resume:
-            ensure_no_unfinished_run(out)
+            ensure_no_run(out, overwrite=overwrite)
     processes.wait()
 
 

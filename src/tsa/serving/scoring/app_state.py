@@ -34,6 +34,7 @@ from tsa.serving.scoring.explain_worker import ExplanationWorker
 from tsa.serving.scoring.isolation import score_isolating_failures
 from tsa.serving.scoring.scoring_service import ScoringService
 from tsa.serving.scoring.shadow import Shadow
+from tsa.serving.scoring.takeover import ALLOW, TakeoverRefusedError, check_takeover, is_evaluated
 from tsa.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ class AppState:
         self.settings, self.secrets = settings, Credentials(settings)
         self.mark: BundleFileId = bundle_file_id(settings.bundle)
         scorer = self._load()
+        if not (is_evaluated(scorer.bundle) or settings.allow_unevaluated):
+            logger.warning(
+                "the bundle was not evaluated (it has no metrics); a new one must be, unless %s is given", ALLOW
+            )
         self.metrics = Metrics(scorer.bundle.market)
         self.buckets = TokenBucketLimiter(settings.rate, settings.burst)
         self.store = self._open_history(scorer.bundle.market)
@@ -180,13 +185,18 @@ class AppState:
             Its version.
 
         Raises:
-            ProblemError: with status 409, if the bundle is invalid or does not fit; the old one stays in use.
+            ProblemError: with status 409, if the bundle is invalid, does not fit, was not evaluated, or lacks decisions;
+                the old one stays in use.
         """
         loop, mark = asyncio.get_running_loop(), bundle_file_id(self.settings.bundle)
         try:
             scorer = await loop.run_in_executor(None, self._load)
-            self._check_market(scorer.bundle.market)
+            check_takeover(self.scorer.bundle, scorer.bundle, allow_unevaluated=self.settings.allow_unevaluated)
             await self.batcher.run_between_batches(lambda: self._swap(scorer))
+        except TakeoverRefusedError as error:
+            self.metrics.reloads.labels(error.outcome).inc()
+            logger.error("the bundle was not reloaded: %s", error)
+            raise ProblemError(409, f"bundle_{error.outcome}", str(error)) from None
         except Exception as error:  # whatever is wrong with the new bundle, the old one stays in use
             self.metrics.reloads.labels("refused").inc()
             logger.error(
@@ -198,10 +208,6 @@ class AppState:
         self.metrics.reloads.labels("taken").inc()
         logger.info("bundle %s loaded", self.version)
         return self.version
-
-    def _check_market(self, market: Market) -> None:
-        if market.name != self.market.name or (market.wire is None) != (self.market.wire is None):
-            raise ConfigError(f"the new bundle must be of market {self.market.name} (got {market.name})")
 
     def _swap(self, scorer: Scorer) -> None:
         """Swap the bundle completely, or not at all."""
