@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,11 +107,14 @@ def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: Q
 
 def print_store(store: Any) -> None:
     """Print the numbers of payments and frauds in each range."""
-    table = Table("range", "payments", "labelled", "frauds", title=f"store of {_counted(store)}")
+    table = Table("range", "from", "to", "payments", "labelled", "frauds", title=f"store of {_counted(store)}")
     for name in ("train", "validation", "calibration", "test"):
         rows, labelled = store.split_rows(name), store.labelled(name)
         frauds = int((store.label[labelled] == 1).sum())
-        table.add_row(name, f"{len(rows):,}", f"{len(labelled):,}", f"{frauds:,}")
+        first, last = (
+            datetime.fromtimestamp(float(store.time_seconds[row]), UTC).strftime("%Y-%m-%d") for row in rows[[0, -1]]
+        )
+        table.add_row(name, first, last, f"{len(rows):,}", f"{len(labelled):,}", f"{frauds:,}")
     console.print(table)
 
 
@@ -119,5 +123,6 @@ def _counted(store: Any) -> str:
     roles = store.data_report.get("roles")
     if roles is None:
         return f"{len(store):,} payments"
-    not_scored = f"{roles['not_scored']:,} other events, {roles['only_ask']:,} rows that only ask"
-    return f"{roles['payments']:,} payments, {not_scored}"
+    kinds = {"not_scored": "other events", "only_ask": "rows that only ask", "declined": "declined payments"}
+    others = [f"{roles[name]:,} {text}" for name, text in kinds.items() if roles[name]]
+    return ", ".join([f"{roles['payments']:,} payments", *others])

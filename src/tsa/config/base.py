@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from tsa.times import as_utc
 
 
 def _column(name: str) -> str:
@@ -16,6 +19,7 @@ def _column(name: str) -> str:
 
 
 Column = Annotated[str, AfterValidator(_column)]
+Instant = Annotated[datetime, BeforeValidator(as_utc)]
 
 
 class ConfigModel(BaseModel):

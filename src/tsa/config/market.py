@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from tsa.config import toml
 from tsa.config.derived import Derived
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
+from tsa.config.split import SPLITS, Split
 from tsa.config.tables import (
-    SPLITS,
     Categorical,
     Evaluation,
     Event,
@@ -29,7 +29,6 @@ from tsa.config.tables import (
     Label,
     Monitoring,
     Numerical,
-    Split,
 )
 from tsa.config.validation import MarketTables
 from tsa.errors import MarketError

@@ -6,19 +6,18 @@ Rules between sections are in `tsa.config.validation`.
 from __future__ import annotations
 
 import math
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from tsa.config.base import Column, ConfigModel
+from tsa.config.base import Column, ConfigModel, Instant
 from tsa.config.derived import Derived
-from tsa.errors import DataError
-from tsa.times import DAY_SECONDS, as_utc
+from tsa.times import DAY_SECONDS
 
-SPLITS = ("train", "validation", "calibration", "test")
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 """Spellings of the booleans in formats and programs."""
+LABEL_TEXTS = {**dict.fromkeys(("true", "t", "yes", "y"), 1), **dict.fromkeys(("false", "f", "no", "n"), 0)}
+"""Further spellings of an outcome, in upper or lower case."""
 MISSING = ("", r"\N", "NULL", "null", "NaN", "nan", "NaT", "None", "<NA>")
 """Texts for a missing value: of Hive and MySQL, databases, floats, pandas, Python."""
 Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "month"]
@@ -45,8 +44,6 @@ def _marker(text: str) -> str:
     return text.strip()
 
 
-Instant = Annotated[datetime, BeforeValidator(as_utc)]
-Range = tuple[Instant, Instant]
 Positive = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -79,6 +76,8 @@ class Event(ConfigModel):
     Attributes:
         scored: The events that are scored; all others are only part of histories. None: all are scored.
         asks: Events that only ask for a score: scored, and part of no later history. None: there are none.
+        earliest: An event before this breaks a rule. None: 1990.
+        latest: So does one after this. None: ten years from now.
     """
 
     id: Column
@@ -87,6 +86,15 @@ class Event(ConfigModel):
     amount: Column | None = None
     scored: Annotated[RowRule, BeforeValidator(_rule)] | None = None
     asks: Annotated[RowRule, BeforeValidator(_rule)] | None = None
+    earliest: Instant | None = None
+    latest: Instant | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.earliest is not None and self.latest is not None and not self.earliest < self.latest:
+            got = f"{self.earliest.isoformat()} to {self.latest.isoformat()}"
+            raise ValueError(f"earliest must be before latest (got {got})")
+        return self
 
     @property
     def role_rules(self) -> tuple[RowRule, ...]:
@@ -94,13 +102,34 @@ class Event(ConfigModel):
         return tuple(rule for rule in (self.scored, self.asks) if rule is not None)
 
 
+Outcomes = tuple[Annotated[Any, AfterValidator(_scalar)], ...]
+
+
 class Label(ConfigModel):
-    """The outcome (0, 1; null or -1: unknown). It is known `delay_days` later, or at the time in column `known_at`."""
+    """The outcome. It is known `delay_days` later, or at the time in column `known_at`.
+
+    Attributes:
+        column: 1 or yes (fraud), 0 or no (genuine); null or -1: unknown. Or the values of `fraud` and `genuine`.
+        fraud: Values that mean fraud. "" is a missing value.
+        genuine: Values that mean genuine.
+        decision: The payments that were declined. They have no outcome, whatever the column says.
+    """
 
     column: Column
     delay_days: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     known_at: Column | None = None
     as_feature: bool = False
+    fraud: Outcomes | None = Field(default=None, min_length=1)
+    genuine: Outcomes | None = Field(default=None, min_length=1)
+    decision: Annotated[RowRule, BeforeValidator(_rule)] | None = None
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if (self.fraud is None) != (self.genuine is None):
+            raise ValueError("fraud and genuine must be given together (got one of them)")
+        if both := [value for value in self.fraud or () if value in (self.genuine or ())]:
+            raise ValueError(f"fraud and genuine must not share values (got {both[0]!r} in both)")
+        return self
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -175,58 +204,6 @@ class Features(ConfigModel):
         """Columns that are features, derived ones included: categorical, numerical, engineered, in that order."""
         numbers = (*self.numerical, *self.engineered)
         return (*(feature.name for feature in self.categorical), *(feature.name for feature in numbers))
-
-
-class Split(ConfigModel):
-    """Half-open time ranges [start, end); or `fractions` of the log's time span, in the order of `SPLITS`."""
-
-    train: Range | None = None
-    validation: Range | None = None
-    calibration: Range | None = None
-    test: Range | None = None
-    fractions: tuple[Positive, Positive, Positive, Positive] | None = None
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        missing = [name for name in SPLITS if getattr(self, name) is None]
-        if self.fractions is None and missing:
-            raise ValueError(f"needs four time ranges, or fractions (missing: {', '.join(missing)})")
-        if self.fractions is not None and len(missing) < len(SPLITS):
-            raise ValueError("takes time ranges or fractions (got both)")
-        if self.fractions is not None and not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
-            raise ValueError(f"fractions must add up to 1 (got {list(self.fractions)})")
-        return self
-
-    @property
-    def ranges(self) -> dict[str, Range]:
-        """The time ranges by name; empty when the split is given as fractions."""
-        pairs = ((name, getattr(self, name)) for name in SPLITS)
-        return {name: pair for name, pair in pairs if pair is not None}
-
-    def resolve(
-        self, first_seconds: float, last_seconds: float, delay_seconds: float
-    ) -> dict[str, tuple[float, float]]:
-        """Ranges [start, end) in epoch seconds.
-
-        Fractions divide the time from the first to the last event (which is in the test range), without the label
-        delay that is left out before the test range.
-
-        Raises:
-            DataError: If the log is too short.
-        """
-        if self.fractions is None:
-            return {name: (start.timestamp(), end.timestamp()) for name, (start, end) in self.ranges.items()}
-        usable = last_seconds - first_seconds - delay_seconds
-        if usable <= 0:
-            days = (last_seconds - first_seconds) / DAY_SECONDS
-            raise DataError(
-                f"split.fractions needs a log longer than the label delay of {delay_seconds / DAY_SECONDS:g} days, "
-                f"but the log spans {days:g} days"
-            )
-        ends = [first_seconds + usable * sum(self.fractions[: i + 1]) for i in range(3)]
-        edges = [(first_seconds, ends[0]), (ends[0], ends[1]), (ends[1], ends[2])]
-        edges.append((ends[2] + delay_seconds, math.nextafter(last_seconds, math.inf)))
-        return dict(zip(SPLITS, edges, strict=True))
 
 
 class Evaluation(ConfigModel):

@@ -13,7 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from tsa.config.base import ConfigModel
 from tsa.config.derived import NUMBERS, TEXTS
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
-from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, Input, Label, Monitoring, Split
+from tsa.config.split import Split
+from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, Input, Label, Monitoring, RowRule
 from tsa.times import DAY_SECONDS
 
 MARK = " is missing"
@@ -87,6 +88,11 @@ class MarketTables(ConfigModel):
         return frozenset(names if amount is None else names | {amount})
 
     @property
+    def role_rules(self) -> tuple[RowRule, ...]:
+        """The rules that give events other roles than that of a payment which is scored and has an outcome."""
+        return (*self.event.role_rules, *(() if self.label.decision is None else (self.label.decision,)))
+
+    @property
     def derived_names(self) -> frozenset[str]:
         """The clean columns that are computed, so that a log does not have them."""
         return frozenset(feature.name for feature in self.features.derivations)
@@ -153,6 +159,8 @@ def _role_findings(market: MarketTables) -> Iterator[str]:
     outcome = {label.column: "label.column", **({label.known_at: "label.known_at"} if label.known_at else {})}
     if label.column == label.known_at:
         yield f"label.known_at: must be another column than label.column, but both are {label.column!r}"
+    if label.decision is not None:  # only known after the score
+        outcome[label.decision.column] = "label.decision"
     for use, column in _uses(market):
         if column in outcome:
             yield f"{use}: must not be {outcome[column]} (the outcome would leak) (got {column!r})"
@@ -172,7 +180,7 @@ def _derived_findings(market: MarketTables) -> Iterator[str]:
     own = {market.event.id, market.event.time, market.label.column, market.label.known_at}
     own |= {rule.column for rule in market.features.exclude}
     veiled = set(() if market.privacy is None else market.privacy.pseudonymise)
-    own |= {rule.column for rule in market.event.role_rules}
+    own |= {rule.column for rule in market.role_rules}
     for feature in derived:
         key, columns = (
             f"features.derived.{feature.name}",
@@ -218,8 +226,9 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
         )
     if market.event.time_unit is None:
         yield "event.time_unit: is required with a [wire] section: times in histories are numbers"
-    if market.event.role_rules:
-        yield "event.scored, event.asks: must not be given with a [wire] section, whose rows are all scored (got both)"
+    if market.role_rules:
+        keys = "event.scored, event.asks, label.decision"
+        yield f"{keys}: must not be given with a [wire] section, whose rows are all scored (got both)"
     if market.label.as_feature:
         yield "label.as_feature: must be false with a [wire] section (histories contain no outcomes) (got true)"
     if not (features.categorical or features.numerical):
@@ -301,7 +310,7 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
     keys = {history.key for history in market.history if history.key is not None}
     allowed = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
     allowed -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
-    allowed -= {rule.column for rule in market.event.role_rules}
+    allowed -= {rule.column for rule in market.role_rules}
     for name in [name for name in privacy.pseudonymise if name not in allowed]:
         yield f"privacy.pseudonymise: must be the id, keys, categorical features or segments (got {name!r})"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 
-from tsa.config.tables import FALSE, TRUE
+from tsa.config.tables import FALSE, LABEL_TEXTS, TRUE, Label
 from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
 from tsa.text import truncate_repr
 from tsa.times import as_moment, to_seconds
@@ -136,3 +138,44 @@ def _counted(value: object, name: str, unit: str, spelling: Spelling) -> float:
         if isinstance(exact, int) and abs(exact) < 2**63:
             return (exact // 1000) / 1e6
     return number / UNIT_SCALE[unit]
+
+
+def label_text(label: Label) -> str:
+    """The text of the rule for outcomes."""
+    if label.fraud is None or label.genuine is None:
+        return "must be 0, 1, -1, yes, no, true, false or null"
+    values = ", ".join(repr(value) for value in (*label.fraud, *label.genuine))
+    return f"must be one of label.fraud and label.genuine: {values}"
+
+
+def label_of(value: object, label: Label, spelling: Spelling) -> int:
+    """1 fraud, 0 genuine, -1 unknown, as `tsa.data.log.row_sets.label`. Raises RuleViolationError."""
+    text = normalise_text(value, label.column, spelling)
+    if label.fraud is None or label.genuine is None:
+        if text is None:
+            return -1
+        known = LABEL_TEXTS.get(text.strip(BLANKS).lower())
+        try:
+            number = number_of(value, label.column, spelling) if known is None else float(known)
+        except RuleViolationError:
+            number = math.nan
+        if number in (0.0, 1.0, -1.0):
+            return int(number)
+        raise RuleViolationError("bad_label", label.column, label_text(label), value)
+    for outcome, values in ((1, label.fraud), (0, label.genuine)):
+        if ("" in values) if text is None else is_one_of(value, text, values, label.column, spelling):
+            return outcome
+    if text is None:
+        return -1
+    raise RuleViolationError("bad_label", label.column, label_text(label), value)
+
+
+def is_one_of(value: object, text: str, values: Sequence[Any], name: str, spelling: Spelling) -> bool:
+    """Whether a value, whose text is `text`, is one of `values`: the same text, or the same number however it is spelled."""
+    if text in {normalise_text(other, name, spelling) for other in values}:
+        return True
+    try:
+        number = number_of(value, name, spelling)
+    except RuleViolationError:
+        return False
+    return number in [float(other) for other in values if not isinstance(other, str | bool)]

@@ -22,6 +22,7 @@ from tsa.data.store.store import refuse_unmeasured
 from tsa.errors import ConfigError
 from tsa.evaluation.baseline.lightgbm import BaselineResult, compare
 from tsa.evaluation.calibration import assess_calibration
+from tsa.evaluation.declined import declined_note, declined_summary
 from tsa.evaluation.metrics.evaluate_scores import evaluate_scores, paired_difference
 from tsa.evaluation.report.report import to_plain, write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
@@ -127,7 +128,10 @@ def measure(
         advance(1)
     _write_scores(run, scores)
     reasons = explain_riskiest(run, scores, progress)
+    declined = declined_summary(run, scores, threshold, progress)
     report = {**_report(run, measured, comparison), "calibration": calibration, "reasons": reasons, **(more or {})}
+    if declined is not None:
+        report |= {"declined": declined, "notes": [*report.get("notes", ()), *declined_note(declined)]}
     write_report(run.path, report)
     return report
 

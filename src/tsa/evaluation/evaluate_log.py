@@ -43,6 +43,11 @@ class BundleOnLog(TrainedRun):
         """Payments in the window whose outcome is known."""
         return self.log.labelled
 
+    @property
+    def scored_rows(self) -> Array:
+        """Payments in the window, whether their outcome is known or not."""
+        return self.log.payments
+
     def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
         """(m,) float32 raw scores of payments of the log, computed when it was opened."""
         scores: Array = self.log.scores[np.searchsorted(self.log.payments, rows)]

@@ -78,6 +78,11 @@ class TrainedRun:
         return self.store.labelled("test")
 
     @property
+    def scored_rows(self) -> Array:
+        """Rows of the test range, whether their outcome is known or not."""
+        return self.store.split_rows("test")
+
+    @property
     def ranges(self) -> dict[str, dict[str, Any]]:
         """Counts and times of each range: see `tsa.data.store.store.split_summary`."""
         return split_summary(self.store)

@@ -227,7 +227,7 @@ class Scorer:
             requests = self.requests(payments, histories)
         ids = pl.Series([id_ or None for id_ in requests.ids], dtype=pl.String)
         scores = pl.DataFrame({"id": ids, **self.score_requests(requests)})
-        if payments is None or not self.bundle.market.event.role_rules:
+        if payments is None or not self.bundle.market.role_rules:
             return scores
         is_scored = pl.Series(payments.role != HISTORY_ONLY)
         return scores.select("id", pl.when(is_scored).then(pl.exclude("id")).name.keep())

@@ -321,7 +321,7 @@ def test_all_findings_at_once_and_five_ids_of_each(read: Callable[..., CleanLog]
     assert "infinite:amount: must be finite: 7 rows; the first: id 100 ('inf'), id 101" in message
     assert "id 104" in message
     assert "id 105" not in message
-    assert "bad_label:fraud: must be 0, 1, -1 or null: 2 rows; the first: id 100 ('7')" in message
+    assert "bad_label:fraud: must be 0, 1, -1, yes, no, true, false or null: 2 rows; the first: id 100 ('7')" in message
     result = read(frame, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert result.report["by_rule"] == {"infinite:amount": 7, "bad_label:fraud": 2}
     assert result.report["rows_quarantined"] == 7

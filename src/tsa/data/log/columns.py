@@ -9,7 +9,7 @@ from functools import partial
 
 import polars as pl
 
-from tsa.config.tables import FALSE, TRUE
+from tsa.config.tables import FALSE, LABEL_TEXTS, TRUE
 from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
 from tsa.times import DAY_SECONDS, ISO
 
@@ -177,4 +177,8 @@ def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
 
 def label(name: str, dtype: pl.DataType) -> pl.Expr:
     """Float64: 0, 1, -1, null, or any other value, for the rule on labels to report."""
-    return number(name, dtype).fill_nan(None)
+    value = number(name, dtype).fill_nan(None)
+    if not is_text_type(dtype):
+        return value
+    spelled = pl.col(name).cast(pl.String).str.strip_chars().str.to_lowercase()
+    return pl.coalesce(spelled.replace_strict(LABEL_TEXTS, default=None, return_dtype=pl.Float64), value)

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import polars as pl
 
 from tsa.config.market import Market
-from tsa.config.tables import RowRule
-from tsa.data.clean_columns import ASKS, HISTORY_ONLY, SCORED
+from tsa.config.tables import Label, RowRule
+from tsa.data.clean_columns import ASKS, DECLINED, HISTORY_ONLY, SCORED
 from tsa.data.log import columns
 from tsa.data.log.rule import BOOLEAN, Rule
 from tsa.data.spelling import Spelling
 from tsa.data.values import normalise_text
+
+OTHER_LABEL = 2.0
+"""In the place of a label that is none of the named values."""
 
 
 def excluded(market: Market, schema: Mapping[str, pl.DataType]) -> pl.Expr:
@@ -30,10 +33,29 @@ def _holds(name: str, dtype: pl.DataType, excluded_values: Sequence[str | float 
 
 
 def role(market: Market, schema: Mapping[str, pl.DataType], spelling: Spelling) -> pl.Expr:
-    """SCORED, HISTORY_ONLY or ASKS (Int8). A row that asks is scored, whatever event.scored says."""
+    """SCORED, HISTORY_ONLY, ASKS or DECLINED (Int8). A row that asks is scored, whatever event.scored says.
+
+    A log without the column of label.decision has no declined payments: it is known only after the score.
+    """
     scored = pl.lit(value=True) if market.event.scored is None else _applies(market.event.scored, schema, spelling)
     asks = pl.lit(value=False) if market.event.asks is None else _applies(market.event.asks, schema, spelling)
-    return pl.when(asks).then(ASKS).when(scored).then(SCORED).otherwise(HISTORY_ONLY).cast(pl.Int8)
+    declined = pl.lit(value=False)
+    if market.label.decision is not None and market.label.decision.column in schema:
+        declined = _applies(market.label.decision, schema, spelling)
+    payment = pl.when(declined).then(DECLINED).otherwise(SCORED)
+    return pl.when(asks).then(ASKS).when(scored).then(payment).otherwise(HISTORY_ONLY).cast(pl.Int8)
+
+
+def label(name: str, dtype: pl.DataType, rule: Label, spelling: Spelling) -> pl.Expr:
+    """Float64: 1 fraud, 0 genuine, -1 or null unknown; NaN or another number breaks the rule on labels."""
+    if rule.fraud is None or rule.genuine is None:
+        return columns.label(name, dtype)
+    blank = columns.missing(name, dtype, spelling)
+    is_fraud, is_genuine = (
+        _holds(name, dtype, values, spelling).fill_null(False) | (blank & ("" in values))
+        for values in (rule.fraud, rule.genuine)
+    )
+    return pl.when(is_fraud).then(1.0).when(is_genuine).then(0.0).when(~blank).then(OTHER_LABEL)
 
 
 def _applies(rule: RowRule, schema: Mapping[str, pl.DataType], spelling: Spelling) -> pl.Expr:
@@ -44,8 +66,8 @@ def _applies(rule: RowRule, schema: Mapping[str, pl.DataType], spelling: Spellin
 
 
 def boolean_rules(market: Market, schema: Mapping[str, pl.DataType], spelling: Spelling) -> Iterator[Rule]:
-    """The rule for columns of event.scored and event.asks without values."""
-    for name in (rule.column for rule in market.event.role_rules if rule.values is None):
+    """The rule for columns of event.scored, event.asks and label.decision without values."""
+    for name in (rule.column for rule in market.role_rules if rule.values is None and rule.column in schema):
         value = columns.number(name, schema[name])
         text = BOOLEAN[1]
         yield Rule(

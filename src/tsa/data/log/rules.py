@@ -10,22 +10,20 @@ import polars as pl
 
 from tsa.config.market import Market
 from tsa.config.toml import suggest
-from tsa.data.clean_columns import KNOWN_AT, LABEL, ROLE, TIME
+from tsa.data.clean_columns import DECLINED, KNOWN_AT, LABEL, ROLE, TIME
 from tsa.data.derived import LIMITS, input_columns, inputs_of
 from tsa.data.encoding.scaler import EVERYTHING, Domain, domain_of
-from tsa.data.log import columns
+from tsa.data.log import columns, row_sets
 from tsa.data.log.derived_rules import derived_inputs, derived_rules
 from tsa.data.log.row_sets import boolean_rules, role
-from tsa.data.log.rule import ALL_DIGITS, Rule, range_text, readable_time
+from tsa.data.log.rule import ALL_DIGITS, Rule, earliest, plausible, range_text, readable_time, time_text
 from tsa.data.log.sources import EXTRA
-from tsa.data.spelling import EARLIEST_SECONDS, Spelling
+from tsa.data.spelling import Spelling
+from tsa.data.values import label_text
 from tsa.errors import DataError
 from tsa.text import brief
 from tsa.times import DAY_SECONDS
 
-TEN_YEARS_SECONDS = 10 * 365.25 * DAY_SECONDS
-ANY_TIME = (-6e10, 2e11)
-"""The range of dates that date libraries support."""
 DATE_LENGTH = len("2025-01-31")
 KNOWN_EARLY = "must not be before the payment (a date without time is the end of that day)"
 Schema = Mapping[str, pl.DataType]
@@ -69,7 +67,7 @@ def read_columns(market: Market) -> tuple[str, ...]:
     excluded = (rule.column for rule in market.features.exclude)
     own = (name for name in market.raw_columns if name not in market.derived_names)
     derived = input_columns(market)
-    roles = (rule.column for rule in market.event.role_rules)
+    roles = (rule.column for rule in market.role_rules)
     return tuple(dict.fromkeys((*own, market.event.time, label.column, *known_at, *excluded, *derived, *roles)))
 
 
@@ -159,7 +157,8 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
             yield f"{name}: missing{suggest(name, candidates)}"
     event, label = market.event, market.label
     numbers = {feature.name for feature in (*market.features.numerical, *market.features.engineered)}
-    booleans = {rule.column for rule in event.role_rules if rule.values is None}
+    booleans = {rule.column for rule in market.role_rules if rule.values is None}
+    labels = set() if label.fraud is not None else {label.column}
     for name in (name for name in read_columns(market) if name in schema):
         dtype = schema[name]
         if name in (event.time, label.known_at) and not columns.is_time(dtype, event.time_unit):
@@ -167,7 +166,7 @@ def _schema_findings(market: Market, schema: Schema, need_label: bool) -> Iterat
             if columns.is_short(dtype):
                 hint = " (32-bit floats hold times in steps of 128 s: export a timestamp or whole numbers)"
             yield f"{name}: must be a time{hint} (got {dtype})"
-        elif name in {*numbers, event.amount, label.column, *booleans} and not columns.is_number(dtype):
+        elif name in {*numbers, event.amount, *labels, *booleans} and not columns.is_number(dtype):
             yield f"{name}: must be a number (got {dtype})"
         elif not columns.is_plain(dtype):
             yield f"{name}: must be a text, a number or a time (got {dtype})"
@@ -193,11 +192,13 @@ def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
             read[name] = columns.text(name, schema[name], shape.spelling)
         else:
             read[name] = columns.key(name, schema[name], shape.spelling, integer=name in shape.integers)
-    if event.role_rules:
+    if shape.market.role_rules:
         read[ROLE] = role(shape.market, schema, shape.spelling)
     read[TIME] = columns.seconds(event.time, schema[event.time], event.time_unit)
     has_label = shape.label and label.column in schema
-    read[LABEL] = columns.label(label.column, schema[label.column]) if has_label else pl.lit(None, pl.Float64)
+    read[LABEL] = pl.lit(None, pl.Float64)
+    if has_label:
+        read[LABEL] = row_sets.label(label.column, schema[label.column], label, shape.spelling)
     if label.known_at is not None:
         has = shape.known_at and label.known_at in schema
         known_at = _known_at(label.known_at, schema[label.known_at], event.time_unit) if has else None
@@ -249,16 +250,9 @@ def rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> lis
     if shape.label and label.column in schema:
         blank = columns.missing(label.column, schema[label.column], shape.spelling)
         bad_label = value[LABEL].is_null() & ~blank | ~value[LABEL].is_in([0.0, 1.0, -1.0])
-        rule = "must be 0, 1, -1 or null"
-        all_rules.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=rule, broken=bad_label))
+        text = label_text(label)
+        all_rules.append(Rule(name=f"bad_label:{label.column}", column=label.column, text=text, broken=bad_label))
     return all_rules
-
-
-def plausible(market: Market, now: float) -> tuple[float, float]:
-    """The range of epoch seconds in which a payment's time must lie."""
-    if market.wire is not None and market.wire.accepts("implausible_time"):
-        return ANY_TIME
-    return EARLIEST_SECONDS, now + TEN_YEARS_SECONDS
 
 
 def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) -> Iterator[Rule]:
@@ -268,14 +262,13 @@ def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) 
     yield Rule(name=f"null_time:{name}", column=name, text="must not be missing", broken=blank)
     yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=seconds.is_null() & ~blank)
     implausible = ~seconds.is_between(*plausible(shape.market, shape.now))
-    text = "must be from 1990 to ten years from now"
-    yield Rule(name=f"absurd_time:{name}", column=name, text=text, broken=implausible)
+    yield Rule(name=f"absurd_time:{name}", column=name, text=time_text(shape.market), broken=implausible)
     if label.known_at is not None and label.known_at in schema and shape.known_at:
         name, seconds = label.known_at, value[KNOWN_AT]
         unread = seconds.is_null() & ~columns.missing(name, schema[name], shape.spelling)
         yield Rule(name=f"bad_time:{name}", column=name, text=readable, broken=unread)
-        early = seconds < EARLIEST_SECONDS  # some logs write "never" as a date far in the future
-        yield Rule(name=f"absurd_time:{name}", column=name, text="must be 1990 or later", broken=early)
+        early = seconds < earliest(shape.market)  # some logs write "never" as a date far in the future
+        yield Rule(name=f"absurd_time:{name}", column=name, text=time_text(shape.market), broken=early)
         before = (seconds < value[TIME]) & value[LABEL].is_in([0.0, 1.0])
         yield Rule(name=f"known_too_early:{name}", column=name, text=KNOWN_EARLY, broken=before)
 
@@ -294,11 +287,13 @@ def typed_columns(shape: LogSchema, value: Mapping[str, pl.Expr]) -> list[pl.Exp
     """The clean columns: raw ones under their own names, then time, label (Int8) and the time it is known (seconds)."""
     label = shape.market.label
     known = value[LABEL].is_in([0.0, 1.0])
+    if label.decision is not None:
+        known &= value[ROLE] != DECLINED
     at = value[KNOWN_AT] if label.known_at is not None else value[TIME] + label.gap_seconds
     clean = [value[name].fill_nan(None) if name in shape.numbers else value[name] for name in shape.market.raw_columns]
     return [
         *(column.alias(name) for column, name in zip(clean, shape.market.raw_columns, strict=True)),
-        *([value[ROLE].alias(ROLE)] if shape.market.event.role_rules else []),
+        *([value[ROLE].alias(ROLE)] if shape.market.role_rules else []),
         value[TIME].alias(TIME),
         pl.when(known).then(value[LABEL]).otherwise(-1.0).cast(pl.Int8).alias(LABEL),
         pl.when(known).then(at).fill_null(float("inf")).alias(KNOWN_AT),

@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import HistoryConfig, Market
-from tsa.data.clean_columns import ASKS, HISTORY_ONLY, ROLE, SCORED
+from tsa.data.clean_columns import ASKS, DECLINED, HISTORY_ONLY, ROLE, SCORED
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late, without_asking
 from tsa.data.log.clocks import valid_span
@@ -52,7 +52,7 @@ from tsa.progress import Progress
 MAX_NOTES = 20
 """Most notes on columns that are logged. The report has all of them."""
 
-ROLES = {SCORED: "payments", HISTORY_ONLY: "not_scored", ASKS: "only_ask"}
+ROLES = {SCORED: "payments", HISTORY_ONLY: "not_scored", ASKS: "only_ask", DECLINED: "declined"}
 """The names of the roles of events in the report."""
 
 CODE = "__code"  # no market column starts with two underscores
@@ -156,7 +156,7 @@ def _report(
     if len(notes) > MAX_NOTES:
         _log.warning("and %d more notes on columns in %s", len(notes) - MAX_NOTES, REPORT)
     rates = {name: count / n for name, count in unknown.items()}
-    if market.event.role_rules:
+    if market.role_rules:
         counts = dict(rows.select(ROLE).collect().to_series().value_counts().iter_rows())
         report = {**report, "roles": {name: int(counts.get(role, 0)) for role, name in ROLES.items()}}
     return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
@@ -188,7 +188,7 @@ def _quarantine(quarantine: QuarantineLike) -> Quarantine | None:
 
 def is_scored(market: Market, rows: pl.LazyFrame) -> NDArray[np.bool_] | None:
     """(n,) which of the clean rows are scored; None if all are."""
-    if not market.event.role_rules:
+    if not market.role_rules:
         return None
     return rows.select(pl.col(ROLE) != HISTORY_ONLY).collect().to_series().to_numpy()
 
@@ -198,7 +198,8 @@ def find_splits(
 ) -> dict[str, Split]:
     """Row ranges of the market's splits in ascending times (n,). scored: (n,) the events that are scored; None: all.
 
-    Fractions divide the time from the first to the last payment, ignoring payments with a wrong clock.
+    Fractions divide the time from the first to the last payment, or the payments by their number, ignoring payments with
+    a wrong clock.
 
     Raises:
         DataError: If a split has no rows.
@@ -207,7 +208,14 @@ def find_splits(
         raise DataError("the log must have rows to train on (got none after reading)")
     first, last = valid_span(time_seconds, time.time())
     splits = {}
-    for name, (start, end) in market.split.resolve(first, last, market.label.gap_seconds).items():
+    if market.split.by == "rows":
+        valid = (time_seconds >= first) & (time_seconds <= last)
+        ranges = market.split.resolve_rows(
+            time_seconds[valid if scored is None else valid & scored], market.label.gap_seconds
+        )
+    else:
+        ranges = market.split.resolve(first, last, market.label.gap_seconds)
+    for name, (start, end) in ranges.items():
         begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
         if begin == stop or (scored is not None and not scored[begin:stop].any()):
             raise DataError(

@@ -18,7 +18,7 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import encode_calendar
 from tsa.data.history import UNKNOWN_OUTCOME, EventArrays, EventHistories, HistoryArrays, HistoryIndex
-from tsa.data.log.rules import plausible
+from tsa.data.log.rule import plausible
 from tsa.data.spelling import UNIT_SCALE
 from tsa.data.wire.files import current_texts, history_texts, loads
 from tsa.data.wire.histories import visible_events

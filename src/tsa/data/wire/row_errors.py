@@ -16,7 +16,7 @@ TEXTS = {
     "not_a_text": "must be a text",
     "null_id": "must not be missing",
     "null_time": "must not be missing",
-    "absurd_time": "must be from 1990 to ten years from now",
+    "absurd_time": "must be from event.earliest (1990) to event.latest (ten years from now)",
     "not_a_number": "must be a finite number",
     "out_of_range": "must be a number that its feature can scale",
     "history_length": "must have as many values as its history has ids",

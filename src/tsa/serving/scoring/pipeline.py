@@ -118,7 +118,7 @@ class ScoringPipeline:
         if not len(payments):
             return []
         answers = self._score(self.scorer.requests(payments, past), ids)
-        if not self.market.event.role_rules:
+        if not self.market.role_rules:
             return answers
         is_scored = (payments.role != HISTORY_ONLY).tolist()
         return [
