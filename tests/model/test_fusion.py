@@ -82,3 +82,21 @@ def test_concatenated_histories_keep_their_order(small, make_batch):
     second = network.order[1](batch.histories["b"], network.table.weight)
     width = config.event_width
     torch.testing.assert_close(network.embed(batch)[:, width : 2 * width], second, atol=1e-6, rtol=1e-6)
+
+
+def test_no_history_can_be_ignored(small, make_batch):
+    """However sure the gate is, each history has its share of the weight, and goes on learning."""
+    networks = {}
+    for floor in (0.0, 0.3):
+        config = small(histories=("cid", "ccid"), fusion="softmax", norm="pre", pooling="last", fusion_floor=floor)
+        torch.manual_seed(0)
+        network = networks[floor] = TSANetwork(config).eval()
+        network.combine.gate.narrow.bias.data = torch.tensor([500.0, -500.0])
+        network(make_batch(config)).sum().backward()
+    weights = networks[0.3].combine.importance(torch.zeros(3, 2 * config.event_width))
+    torch.testing.assert_close(weights, torch.tensor([[0.85, 0.15]]).expand(3, 2))
+    learns = {
+        floor: any(bool(p.grad.any()) for p in network.order[1].parameters() if p.grad is not None)
+        for floor, network in networks.items()
+    }
+    assert learns == {0.0: False, 0.3: True}

@@ -86,7 +86,7 @@ class InterpolationPath:
                 return (self._gate(combine, at) * runs)[0]
             if isinstance(combine, SoftmaxFusion):
                 orders = [self._order(order, at, "events", k) for k, order in enumerate(self._orders)]
-                return torch.softmax(combine.gate(torch.cat(orders, dim=-1)), dim=-1).flatten(0, -2).mean(0)
+                return combine.importance(torch.cat(orders, dim=-1)).flatten(0, -2).mean(0)
         return torch.ones(1) if len(self.histories) == 1 else None
 
     def attention(self) -> list[Tensor]:

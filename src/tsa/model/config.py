@@ -84,6 +84,9 @@ class ModelConfig(Settings):
     fusion: Literal["gate", "softmax", "concat"] = "gate"
     """How several histories are combined. `gate`: weights from a small attention over events, applied before the
     others run. `softmax`: concatenated, each weighted by its importance. `concat`: concatenated."""
+    fusion_floor: float = Field(default=0.0, ge=0, lt=1)
+    """`softmax` fusion: share of the weight that all histories get alike, so that none can be ignored. 0: a history's
+    weight may become 0, and then it no longer learns."""
     biases: bool = True
     """Learned bias per token of the feature attention."""
     mlp: bool = False
@@ -184,6 +187,7 @@ _DEFAULT: dict[str, Any] = {
     "pooling": "last",
     "frequency_scale": 1.0,
     "fusion": "softmax",
+    "fusion_floor": 0.3,
 }
 _EU = {"n_categorical": 108, "n_numerical": 51, "n_engineered": 413, "n_embedding": 2403, "histories": ("cid",)}
 _NA = {"n_categorical": 109, "n_numerical": 67, "n_engineered": 297, "n_embedding": 2070, "histories": ("cid", "ccid")}

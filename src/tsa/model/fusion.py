@@ -41,13 +41,19 @@ class SoftmaxFusion(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         n, width = len(config.histories), config.event_width
+        self.floor = config.fusion_floor
         self.gate = GateHead(n * width, config.gate_hidden_width, n, config.dropout)
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
         """→ (B, n · E), or (B, M, n · E) for members, each with its own importances."""
         orders = torch.stack([encode(k, history) for k, history in enumerate(histories)], dim=-2)
-        importance = torch.softmax(self.gate(orders.flatten(-2)), dim=-1)
+        importance = self.importance(orders.flatten(-2))
         return (len(histories) * importance.unsqueeze(-1) * orders).flatten(-2)
+
+    def importance(self, orders: Tensor) -> Tensor:
+        """(…, n · E) → (…, n): the weight of each history, `fusion_floor` / n at least, with sum 1."""
+        importance = torch.softmax(self.gate(orders), dim=-1)
+        return self.floor / importance.shape[-1] + (1.0 - self.floor) * importance if self.floor else importance
 
 
 class GateHead(nn.Module):

@@ -27,6 +27,8 @@ from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
 from tsa.evaluation.metrics.weighted import WeightedCounts, area_metrics
 
 Verdict = Literal["a better", "b better", "no clear difference"]
+DIGITS = 3
+"""Digits of the values and intervals in reports."""
 
 
 def paired_difference(
@@ -43,7 +45,7 @@ def paired_difference(
 
     Returns:
         average_precision and roc_auc -> {a, b, difference (a - b), low, high, verdict}; None with a reason if undefined.
-        The verdict names one only if the interval excludes 0.
+        The verdict names one only if the interval, rounded to DIGITS, excludes 0.
     """
     check_settings(replicates=replicates, confidence=confidence)
     order = _shared_order(a, b, payments)
@@ -94,5 +96,8 @@ def _no_difference(values: list[dict[str, float]], name: str, reason: str) -> di
 def _difference(values: list[dict[str, float]], name: str, samples: Floats, confidence: float) -> dict[str, Any]:
     a, b = (value[name] for value in values)
     low, high = interval(samples, confidence, a - b)
-    verdict: Verdict = "a better" if low > 0 else "b better" if high < 0 else "no clear difference"
+    # at the digits that are shown: nobody believes "better" beside an interval that begins at 0.000
+    verdict: Verdict = "no clear difference"
+    if round(a, DIGITS) != round(b, DIGITS) and (round(low, DIGITS) > 0 or round(high, DIGITS) < 0):
+        verdict = "a better" if low > 0 else "b better"
     return {"a": a, "b": b, "difference": a - b, "low": low, "high": high, "verdict": verdict}
