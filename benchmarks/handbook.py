@@ -29,7 +29,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import tsa
 from tsa.config.overrides import Overrides
 from tsa.evaluation.metrics.evaluate_scores import card_precision_at_k
-from tsa.inference.scorer import score_events
+from tsa.inference.parts import score_events
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"

@@ -26,7 +26,8 @@ import tsa
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.inference.export_bundle import export_bundle
-from tsa.inference.scorer import Scorer, score_events
+from tsa.inference.parts import score_events
+from tsa.inference.scorer import Scorer
 from tsa.serving.history.blocks import visible_lengths
 from tsa.training import TrainingConfig
 

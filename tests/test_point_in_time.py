@@ -26,7 +26,8 @@ from tsa.config.market import Market
 from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError
-from tsa.inference.scorer import BATCH_SIZE, Scorer
+from tsa.inference.parts import BATCH_SIZE
+from tsa.inference.scorer import Scorer
 from tsa.model import Batch, History, TSANetwork
 from tsa.model.collate import gather_batch
 from tsa.training.train_model import network_settings

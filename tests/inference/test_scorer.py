@@ -17,8 +17,10 @@ from tsa.calibration.calibration import Calibration
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
-from tsa.inference.scorer import Scorer, score_events, write_scores
+from tsa.inference.parts import score_events
+from tsa.inference.scorer import Scorer, write_scores
 from tsa.model import Batch
+from tsa.model.joining import raw_scores
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +228,7 @@ def test_a_payment_without_a_score_does_not_cost_the_others(
 
         def __call__(self, batch: Batch) -> NDArray[np.float32]:
             found = scorer.engine(batch)
-            return np.where(np.isin(found, lost), np.float32("nan"), found)
+            return np.where(np.isin(raw_scores(found), lost), np.float32("nan"), found)
 
     lost = scores.filter(pl.col("id").is_in(gone))["raw_score"].to_numpy()
     gaps = copy.copy(scorer)

@@ -22,7 +22,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.cli import main
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
-from tsa.inference.scorer import score_events
+from tsa.inference.parts import score_events
 from tsa.model import TSANetwork
 from tsa.progress import silent
 from tsa.training import train

@@ -17,7 +17,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, TrainingError
-from tsa.inference.scorer import score_events
+from tsa.inference.parts import score_events
 from tsa.training import TrainingConfig, train
 from tsa.training.data.sampling import genuine_sampling_rate
 from tsa.training.epoch_stats import reproducible

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from tsa.bundle.manifest import FILES, GRAPHS, HEAD, MANIFEST, OPTIONAL, SIGNATURE, WEIGHTS, Contents
+from tsa.bundle.manifest import FILES, GRAPHS, HEAD, MANIFEST, OPTIONAL, SIGNATURE, TREES, WEIGHTS, Contents
 from tsa.bundle.tar_stream import Tape
 from tsa.errors import BundleError
 from tsa.files.outputs import check_file
@@ -209,7 +209,7 @@ def _refuse_unlisted(present: Sizes, sizes: Sizes, where: str) -> None:
 
 
 def _refuse_large(where: str, name: str, size: int, total: int = 0) -> None:
-    limit = MAX_BYTES if name in (WEIGHTS, *GRAPHS.values()) else MAX_HEAD if name in HEAD else MAX_TEXT
+    limit = MAX_BYTES if name in (WEIGHTS, TREES, *GRAPHS.values()) else MAX_HEAD if name in HEAD else MAX_TEXT
     limit = min(limit, MAX_BYTES)
     if size > limit or total > MAX_BYTES:
         rule = f"must have at most {limit:,} bytes, and all files {MAX_BYTES:,}"

@@ -10,6 +10,8 @@
     thresholds.json       decisions by one of the scores
     metrics.json          the evaluation: metrics with intervals, by segment; calibration; comparison
     data.json             counts of the rows read for training (kept, excluded, ...), and the time ranges
+    trees.txt             the boosted trees, in LightGBM's text format, if the model has them
+    parts.json            the columns of the trees, how network and trees are joined, and why
     model.onnx, model.int8.onnx   the network as graphs for ONNX Runtime, if it was exported
     manifest.json         format version, market fingerprint, size and sha256 of each file, and its own sha256
     signature.json        the signature of the manifest, if it was signed
@@ -43,10 +45,13 @@ from tsa.bundle.manifest import (
     MANIFEST,
     METRICS,
     OPTIONAL,
+    PARTS,
     THRESHOLDS,
+    TREES,
     WEIGHTS,
     Contents,
     build_manifest,
+    sha256,
     to_json,
 )
 from tsa.bundle.model_card import model_card
@@ -56,25 +61,33 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.errors import BundleError, ConfigError, TSAError
 from tsa.model import ModelConfig, TSANetwork
+from tsa.model.joining import ALONE, Joining
+from tsa.model.tree_model import TreeModel
 
 UNREADABLE = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError, MemoryError, RuntimeError),
     *(SafetensorError, TSAError),
 )
 """Exceptions for intact files that this program did not write."""
+PARTS_VERSION = 1
 
 __all__ = ["CALIBRATION", "FILES", "GRAPHS", "MANIFEST", "OPTIONAL", "Bundle"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A network in evaluation mode, with the market and encoder that make its input."""
+    """A network in evaluation mode and boosted trees, with the market and encoder that make their input."""
 
     market: Market
     encoder: Encoder
     config: ModelConfig
     network: TSANetwork
     training: Mapping[str, Any]
+    trees: TreeModel | None = None
+    joining: Joining = ALONE["network"]
+    """How the log odds of network and trees are joined."""
+    choice: Mapping[str, Any] = field(default_factory=dict)
+    """Why they are joined so: what was measured on payments that neither has learned from."""
     calibration: Calibration | None = None
     thresholds: DecisionPolicy | None = None
     metrics: Mapping[str, Any] | None = None
@@ -90,6 +103,19 @@ class Bundle:
     def lengths(self) -> dict[str, int]:
         """Events of each history, including the current one, by the network's names for the histories."""
         return dict(zip(self.config.histories, (history.length for history in self.market.history), strict=True))
+
+    @property
+    def model_sha256(self) -> str:
+        """Identifies what raw scores are computed with; for a network alone, the sha256 of its weights file."""
+        weights = weights_of(self.network)
+        if self.trees is None:
+            return sha256(weights)
+        return sha256(b"".join((weights, self.trees.trees.text.encode(), to_json(self._parts_table()))))
+
+    def _parts_table(self) -> dict[str, Any]:
+        assert self.trees is not None
+        joined = {"joining": self.joining.to_dict(), "choice": dict(self.choice)}
+        return {"version": PARTS_VERSION, "trees": self.trees.to_dict(), **joined}
 
     def save(self, path: Path) -> None:
         """Write the bundle atomically as the folder `path`, or as one file if `path` ends in .tar.gz.
@@ -108,12 +134,14 @@ class Bundle:
             "training.json": to_json(self.training),
             CARD: model_card(self).encode(),
             **{GRAPHS[precision]: graph for precision, graph in self.graphs.items()},
+            **({} if self.trees is None else {TREES: self.trees.trees.text.encode()}),
         }
         optional = {
             CALIBRATION: None if self.calibration is None else self.calibration.to_dict(),
             THRESHOLDS: None if self.thresholds is None else self.thresholds.to_dict(),
             METRICS: self.metrics,
             DATA: self.data,
+            PARTS: None if self.trees is None else self._parts_table(),
         }
         files |= {name: to_json(value) for name, value in optional.items() if value is not None}
         facts = {"market_fingerprint": self.market.fingerprint, "torch": str(torch.__version__)}
@@ -145,6 +173,10 @@ class Bundle:
         for precision, graph in self.graphs.items():
             refuse_outside(graph, GRAPHS[precision])
         self.encoder.check_market(self.market)
+        if self.trees is not None:
+            self.trees.columns.check(self.market, self.encoder)
+        elif "trees" in self.joining.parts:
+            raise BundleError(f"{PARTS}: a model of trees must have {TREES} (got none)")
         config, columns = self.config, self.encoder.columns
         pairs: dict[str, tuple[Any, Any]] = {
             "histories": (len(config.histories), len(self.market.history)),
@@ -185,6 +217,21 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "metrics": read(METRICS),
         "data": read(DATA),
         "graphs": {precision: contents[name] for precision, name in GRAPHS.items() if name in contents},
+        **_trees_of(contents),
+    }
+
+
+def _trees_of(contents: Contents) -> dict[str, Any]:
+    """The trees and how they are joined with the network; nothing for a network alone."""
+    if TREES not in contents and PARTS not in contents:
+        return {}
+    table = json.loads(contents[PARTS])
+    if table["version"] != PARTS_VERSION:
+        raise BundleError(f"{PARTS}: this program reads version {PARTS_VERSION} (got {table['version']!r})")
+    return {
+        "trees": TreeModel.read(contents[TREES].decode(), table["trees"]),
+        "joining": Joining.from_dict(table["joining"]),
+        "choice": table["choice"],
     }
 
 

@@ -21,7 +21,8 @@ FILES = (WEIGHTS, "model.json", "market.json", "encoder.json", "training.json", 
 CALIBRATION, THRESHOLDS, METRICS, DATA = "calibration.json", "thresholds.json", "metrics.json", "data.json"
 GRAPHS = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """Files of exported graphs, by the precision of their matrix products."""
-OPTIONAL = (CALIBRATION, THRESHOLDS, METRICS, DATA, *GRAPHS.values())
+TREES, PARTS = "trees.txt", "parts.json"
+OPTIONAL = (CALIBRATION, THRESHOLDS, METRICS, DATA, TREES, PARTS, *GRAPHS.values())
 """Optional files; the manifest lists those that the bundle has."""
 
 Contents = Mapping[str, bytes]

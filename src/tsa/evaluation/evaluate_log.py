@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 
 from tsa.bundle.bundle import Bundle
-from tsa.bundle.manifest import WEIGHTS, sha256
-from tsa.bundle.signing import read_bundle
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
@@ -115,7 +113,7 @@ def evaluate_bundle(
             metadata=_account(scorer.bundle),
             market=scorer.bundle.market,
             log=log,
-            weights_hash=sha256(read_bundle(path)[0][WEIGHTS]),
+            weights_hash=scorer.bundle.model_sha256,
         )
         note = learned_note(scorer.bundle, log.store.time_seconds[run.rows], MADE_WITH)
         if note:

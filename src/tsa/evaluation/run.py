@@ -13,8 +13,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.bundle.manifest import MANIFEST as BUNDLE_MANIFEST
-from tsa.bundle.manifest import WEIGHTS
 from tsa.config.market import Market
 from tsa.data.history import history_lengths
 from tsa.data.store.build import key_codes
@@ -43,7 +41,7 @@ class TrainedRun:
     market: Market
     """The store's market, with `evaluation.KEY=value` overrides applied."""
     weights_hash: str
-    """The sha256 of the weights file."""
+    """`Bundle.model_sha256`."""
     scored: Mapping[str, Array] = field(default_factory=dict)
     """Raw scores (m,) of all payments per range, if training has computed them."""
 
@@ -68,9 +66,8 @@ class TrainedRun:
         store = EventStore.open(folder, market=scorer.bundle.market)
         if sha256_of(folder / MANIFEST) != manifest:
             raise StoreError(f"{folder} was prepared again after {path} was trained on it; train again")
-        sealed = json.loads((path / "bundle" / BUNDLE_MANIFEST).read_text(encoding="utf-8"))
-        weights = str(sealed["files"][WEIGHTS]["sha256"])
-        return cls(path, scorer, store, account, _for_evaluation(store.market, overrides), weights)
+        market = _for_evaluation(store.market, overrides)
+        return cls(path, scorer, store, account, market, scorer.bundle.model_sha256)
 
     @cached_property
     def rows(self) -> Array:

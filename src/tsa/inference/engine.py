@@ -1,4 +1,4 @@
-"""Engines that compute raw scores of a batch, with PyTorch or ONNX Runtime. Both agree up to rounding.
+"""Engines that compute the log odds of a batch, with PyTorch or ONNX Runtime. Both agree up to rounding.
 
 `make_engine` gives an engine; call it with a batch.
 """
@@ -33,7 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """Called with a batch of B payments, returns raw scores (B,) float32: the softmax probability of fraud."""
+    """Called with a batch of B payments, returns the log odds of fraud (B,) float32.
+
+    `tsa.model.joining.raw_scores` turns them into raw scores, the softmax probability of fraud.
+    """
 
     name: str
 
@@ -60,8 +63,9 @@ class TorchEngine:
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """(B,)"""
         with torch.inference_mode():
-            scores: NDArray[np.float32] = self.network(batch.to(self._device)).softmax(-1)[:, 1].float().cpu().numpy()
-        return scores
+            logits: torch.Tensor = self.network(batch.to(self._device))
+            log_odds: NDArray[np.float32] = log_odds_of(logits).float().cpu().numpy()
+        return log_odds
 
 
 class OnnxEngine:
@@ -93,10 +97,16 @@ class OnnxEngine:
         feed = {name: value for name, value in named_inputs(batch).items() if name in self._input_names}
         size = len(batch)
         parts = [
-            self._session.run(None, {name: value[first : first + AT_ONCE] for name, value in feed.items()})[0]
+            self._session.run(["log_odds"], {name: value[first : first + AT_ONCE] for name, value in feed.items()})[0]
             for first in range(0, size, AT_ONCE)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def log_odds_of(logits: torch.Tensor) -> torch.Tensor:
+    """(B,) log odds of fraud, the second of the classes, from logits (B, classes)."""
+    others = torch.cat([logits[:, :1], logits[:, 2:]], dim=1)
+    return logits[:, 1] - (others[:, 0] if others.shape[1] == 1 else others.logsumexp(-1))
 
 
 def named_inputs(batch: Batch) -> dict[str, NDArray[Any]]:

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor, nn
 
 from tsa.errors import ModelError
-from tsa.inference.engine import INPUTS, OnnxEngine, TorchEngine
+from tsa.inference.engine import INPUTS, OnnxEngine, TorchEngine, log_odds_of
 from tsa.inference.onnx_runtime import onnx_quantisation, onnx_runtime
 from tsa.model import Batch, ModelConfig, TSANetwork
 from tsa.model.batch import History
@@ -39,23 +40,23 @@ class _Flat(nn.Module):
         super().__init__()
         self.network, self.fields = network, fields
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        """→ (B,) raw scores."""
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """→ (B,) raw scores and log odds."""
         n, config = len(self.fields), self.network.config
         histories = {
             name: History(**dict(zip(self.fields, tensors[at * n : (at + 1) * n], strict=True)))
             for at, name in enumerate(config.histories)
         }
         engineered = tensors[-1] if config.n_engineered else None
-        scores: Tensor = self.network(Batch(histories, engineered)).softmax(-1)[:, 1]
-        return scores
+        logits: Tensor = self.network(Batch(histories, engineered))
+        return logits.softmax(-1)[:, 1], log_odds_of(logits)
 
 
 def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
     """The graph of a network in evaluation mode. lengths: events of each history, including the current one.
 
     Its inputs are `HISTORY.FIELD` and `engineered`, as `tsa.inference.engine.named_inputs` names them, of B payments; its
-    output `raw_score` (B,).
+    outputs `raw_score` and `log_odds` (B,).
 
     Raises:
         ConfigError: If the required packages are missing.
@@ -72,7 +73,7 @@ def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
             tensors,
             dynamo=True,
             input_names=names,
-            output_names=["raw_score"],
+            output_names=["raw_score", "log_odds"],
             dynamic_shapes=(tuple({0: size} for _ in tensors),),
             opset_version=OPSET,
             verbose=False,
@@ -149,13 +150,16 @@ class Difference:
 
     largest: float
     mean: float
+    log_odds: float
+    """The largest difference of log odds."""
 
 
 def verify_graph(graph: bytes, network: TSANetwork, batch: Batch, max_difference: float = AGREES) -> Difference:
     """Compare a graph with the network on a batch. Raises ModelError if a score differs by more than `max_difference`."""
-    own, other = TorchEngine(network)(batch), OnnxEngine(graph)(batch)
-    difference = np.abs(own.astype(np.float64) - other)
-    deviation = Difference(float(difference.max(initial=0.0)), float(difference.mean()))
+    own, other = (engine(batch).astype(np.float64) for engine in (TorchEngine(network), OnnxEngine(graph)))
+    difference = np.abs(expit(own) - expit(other))
+    log_odds = float(np.abs(own - other).max(initial=0.0))
+    deviation = Difference(float(difference.max(initial=0.0)), float(difference.mean()), log_odds)
     if not deviation.largest <= max_difference:
         raise ModelError(
             f"the exported graph must agree with the network to {max_difference:g} (got a difference of {deviation.largest:g})"

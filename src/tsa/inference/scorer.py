@@ -26,17 +26,15 @@ from tsa.data.store.store import EventStore, encoded_log
 from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError
 from tsa.files.writing import atomic_file, need_suffix
-from tsa.inference.engine import Engine, EngineName, Precision, TorchEngine, make_engine
-from tsa.model import TSANetwork
-from tsa.model.collate import gather_batch, request_batch
-from tsa.progress import Advance, Progress, silent
+from tsa.inference.engine import EngineName, Precision, make_engine
+from tsa.inference.parts import ModelParts
+from tsa.progress import Progress, silent
 from tsa.text import brief
 from tsa.times import as_moment, to_seconds
 
 if TYPE_CHECKING:
     from tsa.explain import Explanation
 
-BATCH_SIZE = 512
 PART_ROWS = 2**18
 """Payments of a log scored per part."""
 
@@ -45,30 +43,6 @@ Rows = Sequence[Mapping[str, Any]]
 Payments = Files | Rows
 Past = Mapping[Key, HistoryEvents] | Callable[[EncodedPayments], Mapping[Key, HistoryEvents]]
 """Earlier events of the keys of payments, or a function that returns them."""
-
-
-def score_events(
-    network: TSANetwork | Engine,
-    store: EventStore,
-    rows: NDArray[np.int64],
-    *,
-    batch_size: int = BATCH_SIZE,
-    advance: Advance | None = None,
-) -> NDArray[np.float32]:
-    """(m,) raw scores, the softmax probability of fraud, of the events `rows` (m,) of a store.
-
-    Every batch has the same shape: the last one is padded with copies of its last row, and histories are not trimmed.
-    Matrix products round differently for other shapes, and scores must not change by even a bit when later events arrive.
-    """
-    engine = TorchEngine(network) if isinstance(network, TSANetwork) else network
-    scores = np.empty(len(rows), np.float32)
-    for first in range(0, len(rows), batch_size):
-        chunk = rows[first : first + batch_size]
-        full = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")
-        scores[first : first + len(chunk)] = engine(gather_batch(store, full))[: len(chunk)]
-        if advance:
-            advance(len(chunk))
-    return scores
 
 
 class Scorer:
@@ -90,6 +64,11 @@ class Scorer:
         """
         self.bundle = bundle
         self.engine = make_engine(engine, bundle.network, bundle.graphs, precision, threads)
+
+    @property
+    def model(self) -> ModelParts:
+        """The parts of the bundle's model, with this scorer's engine."""
+        return ModelParts(engine=self.engine, trees=self.bundle.trees, joining=self.bundle.joining)
 
     @classmethod
     def load(
@@ -249,7 +228,7 @@ class Scorer:
 
         Raises DataError if a score is not finite.
         """
-        scores = self.engine(request_batch(requests))
+        scores = self.model.of_requests(requests)
         check_finite(requests.ids, scores)
         return self.with_calibration(scores)
 
@@ -264,7 +243,7 @@ class Scorer:
 
     def score_rows(self, store: EventStore, rows: NDArray[np.int64], **settings: Any) -> NDArray[np.float32]:
         """(m,) raw scores of the events `rows` (m,) of a store made with this bundle's encoder."""
-        return score_events(self.engine, store, rows, **settings)
+        return self.model.of_store(store, rows, **settings)
 
     def explain(self, payments: Files, ids: Sequence[Any], **settings: Any) -> list[Explanation]:
         """Explain the scores of the payments `ids` of a log; settings as for `tsa.explain.explain_log`."""

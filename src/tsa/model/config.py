@@ -112,6 +112,9 @@ class ModelConfig(Settings):
     """`gate` fusion: hidden width of its classifier."""
     gate_threshold: float = Field(default=0.05, ge=0, lt=1)
     """`gate` fusion: histories with a smaller weight are skipped."""
+    parts: Literal["auto", "network", "trees", "combined"] = "network"
+    """What scores: this `network`, boosted `trees` on aggregates of the histories, or both (`combined`: their log odds,
+    weighted). `auto`: the simplest of these that is not worse on payments that neither has learned from."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

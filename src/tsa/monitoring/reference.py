@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from safetensors.torch import save
-
 from tsa.bundle.bundle import Bundle
 from tsa.config.tables import Monitoring
 from tsa.errors import ConfigError
@@ -160,8 +158,7 @@ def _feature(table: Mapping[str, Any]) -> Feature:
 
 
 def fingerprint(bundle: Bundle) -> str:
-    """sha256 of the weights, the encoder and the calibration; equal for bundles that give the same scores."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in bundle.network.state_dict().items()}
+    """sha256 of the model, the encoder and the calibration; equal for bundles that give the same scores."""
     calibration = None if bundle.calibration is None else bundle.calibration.to_dict()
     rest = json.dumps([bundle.encoder.to_dict(), calibration], sort_keys=True)
-    return hashlib.sha256(save(weights) + rest.encode()).hexdigest()
+    return hashlib.sha256(bundle.model_sha256.encode() + rest.encode()).hexdigest()

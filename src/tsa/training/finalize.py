@@ -16,7 +16,6 @@ from tsa.evaluation.run import WEIGHTS_SHA256
 from tsa.files.writing import atomic_file
 from tsa.model import TSANetwork
 from tsa.training.config import TrainingConfig
-from tsa.training.data.sampling import genuine_sampling_rate
 from tsa.training.validation import DistributedScorer, Scores
 
 logger = logging.getLogger(__name__)
@@ -24,11 +23,15 @@ logger = logging.getLogger(__name__)
 RANGES = ("validation", "calibration")
 
 
-def score_splits(network: TSANetwork, scoring: DistributedScorer) -> dict[str, Scores]:
-    """Raw scores of all payments of each range, labelled or not."""
-    store = scoring.store
-    rows = {name: store.split_rows(name) for name in RANGES}
-    return {name: scoring(network, of_range, f"scoring the {name} range") for name, of_range in rows.items()}
+def range_rows(store: EventStore) -> dict[str, NDArray[np.int64]]:
+    """The rows of all payments of each range, labelled or not."""
+    return {name: store.split_rows(name) for name in RANGES}
+
+
+def log_odds_of_ranges(network: TSANetwork, scoring: DistributedScorer) -> dict[str, Scores]:
+    """(m,) log odds of the network, of all payments of each range."""
+    rows = range_rows(scoring.store)
+    return {name: scoring.log_odds(network, of_range, f"scoring the {name} range") for name, of_range in rows.items()}
 
 
 def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path, weights: str) -> None:
@@ -54,7 +57,7 @@ def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path, 
 
 
 def fit_calibration(
-    store: EventStore, scores: Mapping[str, Scores], train: NDArray[np.int64], config: TrainingConfig
+    store: EventStore, scores: Mapping[str, Scores], sampling_rate_genuine: float, config: TrainingConfig
 ) -> Calibration:
     """Fit the calibration on the calibration range, or on the validation range if the former was trained on or is empty.
 
@@ -69,7 +72,7 @@ def fit_calibration(
         scores=scores[name],
         labels=store.labels(name),
         method=config.calibration,
-        sampling_rate_genuine=genuine_sampling_rate(store.label[train], config.genuine_per_fraud),
+        sampling_rate_genuine=sampling_rate_genuine,
     )
     if calibration.note:
         logger.warning("%s", calibration.note)

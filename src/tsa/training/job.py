@@ -35,7 +35,7 @@ def measure_trained(trained: Trained, *, comparison: bool, progress: Progress = 
         store=trained.store,
         metadata=json.loads(json.dumps(trained.account)),
         market=trained.store.market,
-        weights_hash=trained.weights_sha256,
+        weights_hash=trained.bundle.model_sha256,
         scored=trained.scores,
     )
     report: dict[str, Any] = {}

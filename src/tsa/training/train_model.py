@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsa.bundle.bundle import Bundle, weights_of
-from tsa.bundle.manifest import WEIGHTS, sha256
+from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.files.writing import write_json
 from tsa.model import ModelConfig, TSANetwork
+from tsa.model.joining import ALONE
 from tsa.progress import Progress, silent
 from tsa.training.checkpoint import Checkpoints
 from tsa.training.config import TrainingConfig
@@ -25,8 +25,9 @@ from tsa.training.data.sampler import Sampler
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext, distributed_context
 from tsa.training.epoch_stats import reproducible
-from tsa.training.finalize import fit_calibration, score_splits, write_split_scores
+from tsa.training.finalize import fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
+from tsa.training.parts.build import join_parts
 from tsa.training.preemption import capture_sigterm
 from tsa.training.run_folder import (
     BUNDLE,
@@ -124,7 +125,6 @@ class Trained:
     bundle: Bundle
     account: Mapping[str, Any]
     """The content of run.json for a finished run, without the time."""
-    weights_sha256: str
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """Raw scores of all payments of the validation and calibration ranges. Empty for a run that was finished before."""
     is_written: bool = False
@@ -189,7 +189,6 @@ def _finished(out: Path) -> dict[str, Any]:
     return {
         "bundle": bundle,
         "account": read_run_metadata(out),
-        "weights_sha256": sha256((out / BUNDLE / WEIGHTS).read_bytes()),
     }
 
 
@@ -306,30 +305,35 @@ class _Run:
     def _finish(self, loop: Trainer, end: Mapping[str, Any], account: Mapping[str, Any]) -> Trained:
         """Score the validation and calibration ranges, write the scores, and calibrate. Does not write the bundle."""
         try:
-            scores = score_splits(self.network, loop.scoring)
+            log_odds = log_odds_of_ranges(self.network, loop.scoring)
         except ScoringInterruptedError:
             raise TrainingStopped(
                 f"{self.out}: stopped by a signal after the last epoch; continue with --resume"
             ) from None
-        calibration = None
-        network = self.network.cpu()
-        weights = sha256(weights_of(network))
-        if self.processes.is_main:
-            for name, of_range in scores.items():
-                write_split_scores(self.store, name, of_range, self.out, weights)
-            calibration = fit_calibration(self.store, scores, self.rows["train"], self.config)
+        joined = join_parts(
+            self.model.parts, self.store, self.rows, log_odds, self.config, self.processes, loop.hooks.progress
+        )
         bundle = Bundle(
             market=self.store.market,
             encoder=self.store.encoder,
             config=self.model,
-            network=network,
+            network=self.network.cpu(),
+            trees=joined.trees,
+            joining=joined.joining,
+            choice=joined.choice,
             training={**self.account, **end, "epochs": reproducible(end["epochs"])},
-            calibration=self.processes.broadcast(calibration),
             data=data_summary(self.store),
         )
-        return Trained(
-            out=self.out, store=self.store, bundle=bundle, account=account, weights_sha256=weights, scores=scores
-        )
+        calibration = None
+        if self.processes.is_main:
+            for name, scores in joined.scores.items():
+                write_split_scores(self.store, name, scores, self.out, bundle.model_sha256)
+            # weights fitted on later payments already correct for the genuine payments that were not drawn
+            is_sampled = joined.joining == ALONE["network"]
+            rate = self.account["sampling_rate_genuine"] if is_sampled else 1.0
+            calibration = fit_calibration(self.store, joined.scores, rate, self.config)
+        bundle = replace(bundle, calibration=self.processes.broadcast(calibration))
+        return Trained(out=self.out, store=self.store, bundle=bundle, account=account, scores=joined.scores)
 
 
 def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, *, resume: bool, overwrite: bool) -> None:

@@ -11,8 +11,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
-from tsa.inference.scorer import BATCH_SIZE, score_events
+from tsa.inference.parts import BATCH_SIZE, event_log_odds
 from tsa.model import TSANetwork
+from tsa.model.joining import raw_scores
 from tsa.progress import Advance, Progress
 from tsa.training.distributed import DistributedContext
 from tsa.training.preemption import StopRequest
@@ -39,13 +40,17 @@ class DistributedScorer:
 
     def __call__(self, network: TSANetwork, rows: Rows, what: str) -> Scores:
         """(m,) raw scores of the payments `rows` (m,), bit-identical for any number of processes."""
+        return raw_scores(self.log_odds(network, rows, what))
+
+    def log_odds(self, network: TSANetwork, rows: Rows, what: str) -> Scores:
+        """(m,) float32 log odds of the payments `rows` (m,), as `__call__`."""
         blocks = self.processes.shard(-(-len(rows) // BATCH_SIZE))
         own = slice(blocks.start * BATCH_SIZE, min(blocks.stop * BATCH_SIZE, len(rows)))
         scores = np.zeros(len(rows), np.float32)
         stopped = False
         with self.progress(what, len(rows[own])) as advance:
             try:
-                scores[own] = score_events(network, self.store, rows[own], advance=self._stoppable(advance))
+                scores[own] = event_log_odds(network, self.store, rows[own], advance=self._stoppable(advance))
             except _StoppedError:
                 stopped = True
         if self.processes.any(stopped):

@@ -1,0 +1,95 @@
+"""What training adds to a network: trees, and how both are joined. All processes take part, the first one computes.
+
+Nothing of it is kept in checkpoints: a run that was killed trains the same trees again, which takes a moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsa.data.store.store import EventStore
+from tsa.model.joining import ALONE, Joining, raw_scores
+from tsa.model.tree_model import TreeModel
+from tsa.progress import Progress
+from tsa.training.config import TrainingConfig
+from tsa.training.distributed import DistributedContext
+from tsa.training.finalize import range_rows
+from tsa.training.parts.choice import Choice, choose_form
+from tsa.training.parts.trees import fit_trees
+
+Array = NDArray[Any]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedParts:
+    """Trees (None for a network alone), how they are joined with the network, and what was measured to decide it."""
+
+    trees: TreeModel | None = None
+    joining: Joining = ALONE["network"]
+    choice: Mapping[str, Any]
+    scores: Mapping[str, NDArray[np.float32]]
+    """Raw scores of all payments per range; in the first process alone."""
+
+
+def join_parts(
+    parts: str,
+    store: EventStore,
+    rows: Mapping[str, Rows],
+    network: Mapping[str, Array],
+    config: TrainingConfig,
+    processes: DistributedContext,
+    progress: Progress,
+) -> JoinedParts:
+    """Train trees on the rows of a run, and join them with its network.
+
+    Args:
+        parts: `model.parts`.
+        rows: Labelled rows, "train" and "validation".
+        network: (m,) log odds of the trained network, of all payments per range.
+    """
+    if parts == "network":
+        return JoinedParts(choice={}, scores={name: raw_scores(log_odds) for name, log_odds in network.items()})
+
+    def work() -> tuple[str, dict[str, Any], Choice, dict[str, NDArray[np.float32]]]:
+        threads = max(1, torch.get_num_threads())
+        with progress("training trees", 1) as advance:
+            model = fit_trees(store, rows["train"], rows["validation"], seed=config.seed, threads=threads)
+            advance(1)
+        trees = {name: model.of_store(store, some) for name, some in range_rows(store).items()}
+        choice = _choice(parts, store, {"network": network, "trees": trees}, config)
+        scores = {name: raw_scores(choice.joining({"network": network[name], "trees": trees[name]})) for name in trees}
+        return model.trees.text, model.to_dict(), choice, scores
+
+    made = processes.run_then_barrier("trees", work if processes.is_main else None)
+    text, table, choice = processes.broadcast(None if made is None else made[:3])
+    return JoinedParts(
+        trees=TreeModel.read(text, table),
+        joining=choice.joining,
+        choice=choice.to_dict(),
+        scores={} if made is None else made[3],
+    )
+
+
+def _choice(
+    parts: str, store: EventStore, log_odds: Mapping[str, Mapping[str, Array]], config: TrainingConfig
+) -> Choice:
+    """Decided on the labelled payments of the ranges that were not learned from.
+
+    Both parts stopped early by the validation range, which is little: without it, the calibration range alone would have
+    half the frauds or fewer.
+    """
+    ranges = [name for name in range_rows(store) if name not in config.train_on]
+    known = {name: store.labels(name) >= 0 for name in ranges}
+    label = [store.labels(name)[known[name]] for name in ranges]
+    values = {
+        part: np.concatenate([np.empty(0), *(of_range[name][known[name]] for name in ranges)])
+        for part, of_range in log_odds.items()
+    }
+    return choose_form(parts, values, np.concatenate([np.empty(0, np.int8), *label]), seed=config.seed)

@@ -1,0 +1,65 @@
+"""Trees and network as one model: trained, joined, written and read back; the same bits each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from support.easy_log import TINY, settings
+from tsa.bundle.bundle import Bundle
+from tsa.bundle.manifest import PARTS, TREES
+from tsa.data.store.store import EventStore
+from tsa.inference.scorer import Scorer
+from tsa.model.joining import ALONE, MEAN
+from tsa.training import train
+
+FORMS = ("network", "trees", "combined")
+
+
+@pytest.mark.parametrize("parts", ["auto", "combined", "trees"])
+def test_scores_of_the_ranges_are_those_of_the_bundle(easy_store: EventStore, tmp_path: Path, parts: str) -> None:
+    train(easy_store, tmp_path / "run", model={**TINY, "parts": parts}, training=settings(epochs=1))
+    bundle = Bundle.open(tmp_path / "run" / "bundle")
+    assert bundle.trees is not None
+    assert bundle.choice["form"] in FORMS
+    assert parts == "auto" or bundle.choice["form"] == parts
+    assert parts != "trees" or bundle.joining == ALONE["trees"]
+    for name in ("validation", "calibration"):
+        rows = np.arange(easy_store.split(name).start, easy_store.split(name).stop)
+        written = pl.read_parquet(tmp_path / "run" / f"{name}_scores.parquet")["raw_score"]
+        np.testing.assert_array_equal(written, Scorer(bundle).score_rows(easy_store, rows))
+
+
+def test_a_run_gives_the_same_bundle_each_time(easy_store: EventStore, tmp_path: Path) -> None:
+    files = []
+    for name in ("one", "other"):
+        train(easy_store, tmp_path / name, model={**TINY, "parts": "combined"}, training=settings(epochs=1))
+        folder = tmp_path / name / "bundle"
+        files.append({file: (folder / file).read_bytes() for file in (TREES, PARTS, "weights.safetensors")})
+    assert files[0] == files[1]
+
+
+def test_a_network_alone_has_no_trees(easy_store: EventStore, tmp_path: Path) -> None:
+    bundle = train(easy_store, tmp_path / "run", model={**TINY, "parts": "network"}, training=settings(epochs=1))
+    assert bundle.trees is None
+    assert bundle.joining == ALONE["network"]
+    assert not (tmp_path / "run" / "bundle" / TREES).exists()
+
+
+@pytest.mark.parametrize(
+    ("train_on", "joined_on"),
+    [(("train", "validation"), "calibration"), (("train", "validation", "calibration"), None)],
+)
+def test_weights_are_never_fitted_on_what_was_learned_from(
+    easy_store: EventStore, tmp_path: Path, train_on: tuple[str, ...], joined_on: str | None
+) -> None:
+    config = settings(epochs=1, train_on=train_on, early_stopping=False)
+    bundle = train(easy_store, tmp_path / "run", model={**TINY, "parts": "combined"}, training=config)
+    if joined_on is None:
+        assert bundle.joining == MEAN
+        assert bundle.choice["payments"] == 0
+    else:
+        assert bundle.choice["payments"] == len(easy_store.labelled(joined_on))
