@@ -23,6 +23,9 @@ from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
 from tsa.errors import BundleError, ConfigError
 from tsa.inference.scorer import Scorer
+from tsa.model.joining import MEAN
+from tsa.model.tree_model import TreeModel
+from tsa.training.parts.trees import fit_trees
 
 ALL = (*FILES, *OPTIONAL)
 GRAPH = b"\x08\x08\x3a\x06\x12\x04none"
@@ -33,8 +36,14 @@ def contents_of(path: Path) -> dict[str, bytes]:
     return read_bundle(path)[0]
 
 
+@pytest.fixture(scope="module")
+def trees(demo_store: EventStore) -> TreeModel:
+    rows = [demo_store.labelled(name) for name in ("train", "validation")]
+    return fit_trees(demo_store, *rows, seed=0, threads=1)
+
+
 @pytest.fixture
-def bundle(demo_run: Path, tmp_path: Path) -> Path:
+def bundle(demo_run: Path, trees: TreeModel, tmp_path: Path) -> Path:
     """A bundle with every file that one can have."""
     scores = np.linspace(0, 1, 3000)
     labels = np.random.default_rng(0).random(3000) < scores**3
@@ -42,6 +51,7 @@ def bundle(demo_run: Path, tmp_path: Path) -> Path:
     thresholds = DecisionPolicy(score="percentile", decisions=(Decision("review", 0.98), Decision("decline", 0.999)))
     graphs = {"float32": GRAPH + b"\x12\x05plain", "int8": GRAPH + b"\x12\x05small"}
     parts = {"calibration": calibration, "thresholds": thresholds, "graphs": graphs}
+    parts |= {"trees": trees, "joining": MEAN, "choice": {"form": "combined"}}
     replace(Bundle.open(demo_run / "bundle"), **parts).save(tmp_path / "bundle")
     return tmp_path / "bundle"
 
@@ -178,10 +188,10 @@ def test_another_version_is_refused(bundle: Path) -> None:
 
 
 def test_nothing_in_it_can_execute(bundle: Path) -> None:
-    """JSON, safetensors, graphs and a text: no pickle, which safetensors would not have either."""
+    """JSON, safetensors, graphs and texts: no pickle, which safetensors would not have either."""
     for name in ALL:
         content = (bundle / name).read_bytes()
-        assert name.endswith((".json", ".safetensors", ".onnx", ".md"))
+        assert name.endswith((".json", ".safetensors", ".onnx", ".md", ".txt"))
         assert not content.startswith((b"\x80", b"PK"))
 
 

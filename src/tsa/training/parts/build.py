@@ -20,7 +20,7 @@ from tsa.progress import Progress
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import DistributedContext
 from tsa.training.finalize import range_rows
-from tsa.training.parts.choice import Choice, choose_form
+from tsa.training.parts.choice import PartsChoice, choose_form
 from tsa.training.parts.trees import fit_trees
 
 Array = NDArray[Any]
@@ -57,7 +57,7 @@ def join_parts(
     if parts == "network":
         return JoinedParts(choice={}, scores={name: raw_scores(log_odds) for name, log_odds in network.items()})
 
-    def work() -> tuple[str, dict[str, Any], Choice, dict[str, NDArray[np.float32]]]:
+    def work() -> tuple[str, dict[str, Any], PartsChoice, dict[str, NDArray[np.float32]]]:
         threads = max(1, torch.get_num_threads())
         with progress("training trees", 1) as advance:
             model = fit_trees(store, rows["train"], rows["validation"], seed=config.seed, threads=threads)
@@ -79,7 +79,7 @@ def join_parts(
 
 def _choice(
     parts: str, store: EventStore, log_odds: Mapping[str, Mapping[str, Array]], config: TrainingConfig
-) -> Choice:
+) -> PartsChoice:
     """Decided on the labelled payments of the ranges that were not learned from.
 
     Both parts stopped early by the validation range, which is little: without it, the calibration range alone would have

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class PartsChoice:
     """The form of a model: how its parts are joined, and what was measured to decide it."""
 
     form: str
@@ -41,7 +41,7 @@ class Choice:
         return {"form": self.form, **self.measured}
 
 
-def choose_form(parts: str, log_odds: Mapping[str, Array], label: Array, *, seed: int = 0) -> Choice:
+def choose_form(parts: str, log_odds: Mapping[str, Array], label: Array, *, seed: int = 0) -> PartsChoice:
     """Join both parts as the setting `parts` asks.
 
     Args:
@@ -51,19 +51,19 @@ def choose_form(parts: str, log_odds: Mapping[str, Array], label: Array, *, seed
         seed: Of the bootstrap.
     """
     if parts in ALONE:
-        return Choice(parts, ALONE[parts], {"reason": "set"})
+        return PartsChoice(parts, ALONE[parts], {"reason": "set"})
     frauds, n = int((label == 1).sum()), len(label)
     counts = {"payments": n, "frauds": frauds}
     if min(frauds, n - frauds) < MINIMUM_EVENTS:
         reason = f"with fewer than {MINIMUM_EVENTS} frauds or genuine payments to compare on, the mean of both is taken"
         logger.warning("parts: %s (got %d payments, %d frauds)", reason, n, frauds)
-        return Choice("combined", MEAN, {**counts, "reason": reason})
+        return PartsChoice("combined", MEAN, {**counts, "reason": reason})
     joining = fit_joining(log_odds, label)
     if parts == "combined":
-        return Choice("combined", joining, {**counts, "reason": "set"})
+        return PartsChoice("combined", joining, {**counts, "reason": "set"})
     scores = {**log_odds, "combined": joining(log_odds)}
     form, differences = _simplest(scores, label, seed)
-    chosen = Choice(form, {**ALONE, "combined": joining}[form], {**counts, "reason": "measured", **differences})
+    chosen = PartsChoice(form, {**ALONE, "combined": joining}[form], {**counts, "reason": "measured", **differences})
     logger.info("parts: %s", describe(chosen))
     return chosen
 
@@ -90,7 +90,7 @@ def _simplest(scores: Mapping[str, Array], label: Array, seed: int) -> tuple[str
     }
 
 
-def describe(choice: Choice) -> str:
+def describe(choice: PartsChoice) -> str:
     """The form and what was measured, in one sentence."""
     precision = choice.measured.get("average_precision", {})
     shown = ", ".join(f"{form} {value:.3f}" for form, value in precision.items())
