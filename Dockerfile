@@ -30,9 +30,13 @@ FROM sources AS serving-packages
 RUN pip install --no-cache-dir -c constraints.txt '.[explain,onnx,redis,serve,sign]'
 
 FROM sources AS training-packages
-RUN pip install --no-cache-dir -c constraints.txt '.[compare,mlflow,track,tune]'
+RUN pip install --no-cache-dir -c constraints.txt '.[mlflow,track,tune]'
 
 FROM base AS runtime
+# OpenMP for LightGBM
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home tsa && mkdir -p /opt/ml && chown tsa /opt/ml
 WORKDIR /home/tsa
 COPY markets markets
@@ -50,9 +54,9 @@ CMD ["serve"]
 # docker run --rm -v $PWD:/data tsa-training tsa train ...    or by hand
 FROM runtime AS training
 ARG RUN_AS=tsa
-# OpenMP for LightGBM, a compiler for training.compile
+# a compiler for training.compile
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libgomp1 \
+    && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=training-packages /opt/tsa /opt/tsa
 COPY --chmod=755 docker/train /usr/local/bin/train

@@ -7,8 +7,6 @@ import pytest
 
 from tsa.bundle.signing import _cryptography
 from tsa.errors import ConfigError
-from tsa.evaluation.baseline.lightgbm import _lightgbm
-from tsa.evaluation.evaluate import require_lightgbm
 from tsa.explain import need_captum
 from tsa.inference.onnx_export import _refuse_missing
 from tsa.inference.onnx_runtime import has_runtime, onnx_runtime
@@ -58,8 +56,6 @@ def serve() -> None:
 @pytest.mark.parametrize(
     ("call", "module", "extra"),
     [
-        (_lightgbm, "lightgbm", "compare"),
-        (require_lightgbm, "lightgbm", "compare"),
         (need_captum, "captum", "explain"),
         (_refuse_missing, "onnxscript", "onnx"),
         (onnx_runtime, "onnxruntime", "onnx"),

@@ -181,9 +181,9 @@ def test_what_is_no_bundle(bundle: Path, demo_run: Path, tmp_path: Path) -> None
 
 
 def test_another_version_is_refused(bundle: Path) -> None:
-    text = (bundle / MANIFEST).read_text().replace('"version": 3', '"version": 2')
+    text = (bundle / MANIFEST).read_text().replace('"version": 4', '"version": 2')
     (bundle / MANIFEST).write_text(text)
-    with pytest.raises(BundleError, match=r"reads bundles of version 3 [(]got version=2.*again"):
+    with pytest.raises(BundleError, match=r"reads bundles of version 4 and 3 [(]got version=2.*again"):
         Bundle.open(bundle)
 
 

@@ -105,6 +105,14 @@ class Bundle:
         return dict(zip(self.config.histories, (history.length for history in self.market.history), strict=True))
 
     @property
+    def visible_lengths(self) -> dict[str, int]:
+        """Events of each history that a score depends on, including the current one, by the market's names."""
+        reads_trees = self.trees is not None and "trees" in self.joining.parts
+        least = self.trees.columns.aggregates.history_length if self.trees is not None and reads_trees else 0
+        assert least is not None  # `check`
+        return {history.name: max(history.length, least) for history in self.market.history}
+
+    @property
     def model_sha256(self) -> str:
         """Identifies what raw scores are computed with; for a network alone, the sha256 of its weights file."""
         weights = weights_of(self.network)
@@ -175,6 +183,8 @@ class Bundle:
         self.encoder.check_market(self.market)
         if self.trees is not None:
             self.trees.columns.check(self.market, self.encoder)
+            if self.trees.columns.aggregates.history_length is None:
+                raise BundleError(f"{PARTS}: aggregates must have a history_length (got none, for all events)")
         elif "trees" in self.joining.parts:
             raise BundleError(f"{PARTS}: a model of trees must have {TREES} (got none)")
         config, columns = self.config, self.encoder.columns

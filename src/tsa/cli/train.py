@@ -104,15 +104,12 @@ def run(
     """
     from tsa.data.store.store import EventStore
     from tsa.evaluation.baseline.lightgbm import not_comparable
-    from tsa.evaluation.evaluate import require_lightgbm
     from tsa.training.job import measure_trained
     from tsa.training.train_model import train_network
 
     quarantined = quarantine_of(quarantine, quarantine_limit)
     _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
     settings = Overrides.read(set_, market, file=settings_file)
-    if comparison:
-        require_lightgbm()
     with distributed_session(settings, out, "run.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
         processes,
         bars,

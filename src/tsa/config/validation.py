@@ -71,6 +71,10 @@ class MarketTables(ConfigModel):
         """`[trees]`, or its defaults."""
         return self.trees or Trees()
 
+    def longest(self, history: HistoryConfig) -> int:
+        """Events of a history that some part of a model may read: the network, or trees through aggregates."""
+        return max(history.length, self.aggregation.history_length)
+
     @property
     def raw_columns(self) -> tuple[str, ...]:
         """Columns that a clean table has under their own names, without duplicates: id, keys, amount, features,

@@ -28,7 +28,6 @@ from tsa.evaluation.report.report import to_plain, write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
 from tsa.evaluation.run import TrainedRun, read_report
 from tsa.files.writing import atomic_file, write_json
-from tsa.optional import need
 from tsa.progress import Progress, silent
 
 __all__ = [
@@ -37,7 +36,6 @@ __all__ = [
     "compare_run",
     "evaluate",
     "read_report",
-    "require_lightgbm",
     "verdict_sentence",
 ]
 
@@ -193,11 +191,6 @@ def metrics_of(report: Mapping[str, Any]) -> dict[str, Any]:
         evaluation.pop("curves", None)
     metrics.get("comparison", {}).pop("seconds", None)
     return metrics
-
-
-def require_lightgbm() -> None:
-    """Raise ConfigError if LightGBM is not installed: better before hours of training than after."""
-    need("comparing (which --no-compare leaves out)", "lightgbm", extra="compare")
 
 
 def best_f1_threshold(run: TrainedRun, progress: Progress = silent) -> float:

@@ -11,12 +11,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.errors import ModelError
+from tsa.errors import ConfigError, ModelError
+from tsa.text import brief
 
 Array = NDArray[Any]
 MAX_ROWS = 8192
@@ -46,11 +48,10 @@ class BoostedTrees:
 
     @cached_property
     def _booster(self) -> Any:
-        import lightgbm
-
+        library = lightgbm_library()
         try:
-            booster = lightgbm.Booster(model_str=self.text)
-        except lightgbm.basic.LightGBMError as error:
+            booster = library.Booster(model_str=self.text)
+        except library.basic.LightGBMError as error:
             raise ModelError(f"the trees cannot be read by LightGBM: {error}") from error
         if booster.num_feature() != len(self.names):
             raise ModelError(f"the trees must read {len(self.names)} columns (got {booster.num_feature()})")
@@ -94,6 +95,17 @@ class BoostedTrees:
 def _parts(values: Array) -> Iterator[Array]:
     for first in range(0, len(values), MAX_ROWS):
         yield values[first : first + MAX_ROWS]
+
+
+def lightgbm_library() -> Any:
+    """The library LightGBM, which takes a moment to import. Raises ConfigError if it cannot be imported."""
+    try:
+        return import_module("lightgbm")
+    except (ImportError, OSError) as error:  # OSError: a system library is missing
+        raise ConfigError(
+            f"trees need LightGBM, which cannot be imported ({brief(error)}): pip install lightgbm, and on Linux "
+            "install OpenMP (such as apt-get install libgomp1)"
+        ) from error
 
 
 def check_trees(text: str, n_columns: int) -> None:

@@ -155,6 +155,7 @@ def test_a_store_with_other_derived_values_is_refused(derived: Case, history_url
     market = derived.bundle.market.to_dict()
     market["features"]["derived"][2]["length"] = 1
     with open_history(history_url) as store:
-        bind_store(store, derived.bundle.market, derived.bundle.encoder)
+        lengths = derived.bundle.visible_lengths
+        bind_store(store, derived.bundle.market, derived.bundle.encoder, lengths)
         with pytest.raises(HistoryError, match=r"features\.derived\.group: computed from"):
-            bind_store(store, Market.from_dict(market), derived.bundle.encoder)
+            bind_store(store, Market.from_dict(market), derived.bundle.encoder, lengths)

@@ -71,7 +71,7 @@ def event_histories(market: Market, payments: EncodedPayments, past: Mapping[Key
         if (asks := payments.role == ASKS).any():
             asking = np.zeros(len(events.time_seconds), bool)
             asking[: len(asks)] = asks
-            index = without_asking(index, asking, history.length)
+            index = without_asking(index, asking, market.longest(history))
         histories[history.name] = index
     return EventHistories(events=events, histories=histories)
 

@@ -370,7 +370,7 @@ def _log_index(
     if market.event.asks is None:
         return index
     asks = rows.select(pl.col(ROLE) == ASKS).collect().to_series().to_numpy()
-    return without_asking(index, asks, history.length)
+    return without_asking(index, asks, market.longest(history))
 
 
 def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:

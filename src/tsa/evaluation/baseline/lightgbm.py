@@ -1,7 +1,7 @@
 """The baseline: LightGBM on automatic aggregates, with the same rows, log and label delay as the model.
 
-`compare` tries a small fixed grid of settings and selects by average precision on the validation range. LightGBM is an
-optional extra and imported only here.
+`compare` tries a small fixed grid of settings and selects by average precision on the validation range. LightGBM is
+imported when it is used, since that takes a moment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tsa.data.aggregates.spec import AggregateSpec
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.baseline.features import BaselineFeatures, baseline_features
-from tsa.optional import imported
+from tsa.model.boosted_trees import lightgbm_library
 
 if TYPE_CHECKING:
     import lightgbm
@@ -85,9 +85,9 @@ def compare(
 
     Raises:
         DataError: If training or validation rows have labels other than 0 and 1, or lack one of the two.
-        ConfigError: If LightGBM is not installed.
+        ConfigError: If LightGBM cannot be imported.
     """
-    lgb = _lightgbm()
+    lgb = lightgbm_library()
     began = time.perf_counter()
     train, rate = _sample(store, np.asarray(rows_train), max_training_rows, seed)
     validation, test = np.asarray(rows_validation), np.asarray(rows_test)
@@ -108,10 +108,6 @@ def compare(
         negative_rate=rate,
         note=_note(len(train), len(rows_train), rate, len(features.names)),
     )
-
-
-def _lightgbm() -> Any:
-    return imported("comparing", "lightgbm", "compare")
 
 
 def _sample(store: EventStore, rows: Array, max_rows: int, seed: int) -> tuple[Array, float]:

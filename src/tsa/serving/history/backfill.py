@@ -82,8 +82,7 @@ def backfill(
         log = prepare(
             market, logs, Path(folder) / "store", quarantine=quarantine, encoder=bundle.encoder, progress=progress
         )
-        bind_store(store, market, bundle.encoder)
-        keep = retention_policies(market)
+        keep = retention_policies(market, bind_store(store, market, bundle.encoder, bundle.visible_lengths))
         asks = None if market.event.asks is None else log.columns([ROLE]).to_series() == ASKS
         runs = [_runs(log, str(h.key), h.name, keep[h.name], market.retention_seconds, asks) for h in market.history]
         in_a_block = np.zeros(len(log), bool)

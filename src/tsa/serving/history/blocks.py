@@ -162,10 +162,11 @@ LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
 """How long, and how many, recent events are kept beyond a history's length if the market sets no `max_late_days`."""
 
 
-def retention_policies(market: Market) -> dict[str, RetentionPolicy]:
-    """The retention policy of each history, by name."""
+def retention_policies(market: Market, lengths: Mapping[str, int]) -> dict[str, RetentionPolicy]:
+    """The retention policy of each history, by name. lengths: events that a payment sees of it, including itself."""
     late_days = None if market.serving is None else market.serving.max_late_days
     late = LATE_SECONDS if late_days is None else late_days * DAY_SECONDS
     return {
-        h.name: RetentionPolicy(length=h.length, late_seconds=late, late_events=LATE_EVENTS) for h in market.history
+        name: RetentionPolicy(length=length, late_seconds=late, late_events=LATE_EVENTS)
+        for name, length in lengths.items()
     }

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -43,8 +43,15 @@ def read_metadata(store: HistoryStore) -> dict[str, Any] | None:
     return store_metadata
 
 
-def bind_store(store: HistoryStore, market: Market, encoder: Encoder) -> None:
+def bind_store(store: HistoryStore, market: Market, encoder: Encoder, lengths: Mapping[str, int]) -> dict[str, int]:
     """Check that the store fits this market and encoder, and store their metadata in it.
+
+    Args:
+        lengths: Events of each history that a score depends on (`Bundle.visible_lengths`).
+
+    Returns:
+        How many events of each history the store has to hold: `lengths`, or more if it was first used with a bundle that
+        reads more, so that this bundle may be used again.
 
     Raises:
         HistoryError: with the differences: the histories have other columns or are shorter, the payments lack columns
@@ -53,16 +60,24 @@ def bind_store(store: HistoryStore, market: Market, encoder: Encoder) -> None:
     while True:
         stored = store.read([PLACE]).get(PLACE)
         old = read_metadata(store)
-        new = _store_metadata(market, encoder, old)
-        if old is not None and (lines := list(_differences(old, new))):
-            raise HistoryError("\n  ".join([f"the history store does not fit the bundle of {market.name}", *lines]))
+        new = _store_metadata(market, encoder, lengths, old)
+        if old is not None:
+            _refuse_differences(old, new)
+            new["histories"] = old["histories"]  # as long as they were, or longer than this bundle needs
+        holds = {name: length for name, (_, length) in new["histories"].items()}
         if new == old:
-            return
+            return holds
         change = WriteBatch(
             expected_versions={PLACE: None if stored is None else stored.version}, puts={PLACE: orjson.dumps(new)}
         )
         if store.commit(change):
-            return
+            return holds
+
+
+def check_store(store: HistoryStore, market: Market, encoder: Encoder, lengths: Mapping[str, int]) -> None:
+    """As `bind_store`, but nothing is written; a new store fits."""
+    if (old := read_metadata(store)) is not None:
+        _refuse_differences(old, _store_metadata(market, encoder, lengths, old))
 
 
 def stored_market(store: HistoryStore) -> Market:
@@ -81,7 +96,9 @@ def pseudonymised(market: Market, column: str, value: str) -> str:
     return pseudonymizer.of_text(value) if pseudonymizer is not None and column in pseudonymizer.columns else value
 
 
-def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None) -> dict[str, Any]:
+def _store_metadata(
+    market: Market, encoder: Encoder, lengths: Mapping[str, int], old: dict[str, Any] | None
+) -> dict[str, Any]:
     pseudonymizer = Pseudonymizer.of(market)
     columns = set(market.raw_columns)
     return {
@@ -89,7 +106,7 @@ def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None
         "market": market.to_dict(),
         "market_fingerprint": market.fingerprint,
         "encoding": encoder_hash(encoder).hex(),
-        "histories": {history.name: [history.key, history.length] for history in market.history},
+        "histories": {history.name: [history.key, lengths[history.name]] for history in market.history},
         "columns": sorted(columns if old is None else columns & set(old["columns"])),
         "veiled": sorted(pseudonymizer.columns & columns) if pseudonymizer else [],
         "secret": pseudonymizer.of_text(_WORD) if pseudonymizer else None,
@@ -99,6 +116,12 @@ def _store_metadata(market: Market, encoder: Encoder, old: dict[str, Any] | None
 def _derivations(market: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """How each derived feature of a market is computed."""
     return {feature["name"]: feature for feature in market["features"].get("derived", ())}
+
+
+def _refuse_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
+    if lines := list(_differences(old, new)):
+        name = new["market"]["name"]
+        raise HistoryError("\n  ".join([f"the history store does not fit the bundle of {name}", *lines]))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The scoring pipeline of one bundle: parses rows into payments and scores payments with their history events.
 
-Immutable: reloading a bundle creates a new pipeline.
+Reloading a bundle creates a new pipeline.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from tsa.data.wire.layout import FieldLayout
 from tsa.data.wire.row_errors import BrokenRowError
 from tsa.errors import DataError
 from tsa.inference.scorer import Scorer
+from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.blocks import retention_policies
+from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.reencode import encoder_hash
 from tsa.serving.request_schema import invalid_unicode
 from tsa.serving.results import ScoreResult
@@ -50,7 +52,8 @@ class ScoringPipeline:
         self.mark = encoder_hash(self.encoder)
         late_days = self.serving.max_late_days
         self.late_seconds = None if late_days is None else late_days * DAY_SECONDS
-        self.keep = retention_policies(self.market)
+        self.keep = retention_policies(self.market, scorer.bundle.visible_lengths)
+        """What the store keeps of a history; more where the store was first used with a bundle that reads more."""
         refuse = self.serving.unknown_fields == "refuse"
         self._known: frozenset[str] | None = None
         if self.market.wire is None:
@@ -58,6 +61,11 @@ class ScoringPipeline:
         elif refuse:
             layout = FieldLayout(self.market)
             self._known = frozenset({*layout.current, *layout.history_fields, self.market.label.column})
+
+    def bind(self, store: HistoryStore) -> None:
+        """Check that the store fits the bundle. Raises HistoryError."""
+        lengths = bind_store(store, self.market, self.encoder, self.scorer.bundle.visible_lengths)
+        self.keep = retention_policies(self.market, lengths)
 
     def parse_rows(self, rows: Sequence[Row]) -> ParsedPayments:
         """Parse rows of a market whose histories are stored; rows that break a rule are among the problems."""

@@ -18,7 +18,7 @@ from tsa.errors import ConfigError, HistoryError, HistoryLost, HistoryUnavailabl
 from tsa.inference.scorer import Scorer
 from tsa.serving.history.base import REASONS, HistoryStore
 from tsa.serving.history.maintenance import record_outcome, retry_on_conflict
-from tsa.serving.history.metadata import bind_store, pseudonymised
+from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.pipeline import Histories, Row, ScoringPipeline
 from tsa.serving.scoring.transaction import ScoringTransaction
@@ -123,7 +123,7 @@ class ScoringService:
         if self._store is not None and pipeline.market.wire is None:
             self._fitted = self._store.turns
             try:
-                bind_store(self._store, pipeline.market, pipeline.encoder)
+                pipeline.bind(self._store)
             except HistoryUnavailable:
                 if not may_wait:
                     raise
@@ -136,7 +136,7 @@ class ScoringService:
             return
         turns = self._store.turns
         try:
-            bind_store(self._store, pipeline.market, pipeline.encoder)
+            pipeline.bind(self._store)
         except HistoryUnavailable:
             raise
         except HistoryError as error:

@@ -6,6 +6,7 @@ it never delays or changes an answer.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -17,11 +18,12 @@ from typing import IO
 import orjson
 
 from tsa.data.values import RuleViolation
-from tsa.errors import TSAError
+from tsa.errors import HistoryUnavailable, TSAError
 from tsa.files.writing import open_stream
 from tsa.inference.scorer import Scorer
 from tsa.serving.errors import safe_traceback
 from tsa.serving.history.base import HistoryStore
+from tsa.serving.history.metadata import check_store
 from tsa.serving.metrics import Metrics
 from tsa.serving.request_schema import PaymentRequest
 from tsa.serving.results import ScoreResult
@@ -46,6 +48,10 @@ class Shadow:
             settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
         )
         self._pipeline, self._store = ScoringPipeline(scorer, version_of(scorer), time.time), store
+        self._fitted: int | None = None
+        """The store's `turns` when it was last checked."""
+        with contextlib.suppress(HistoryUnavailable):  # then it is checked before the first payment
+            self._check_store()
         self._metrics, self._min_difference = metrics, settings.shadow_difference
         self._path, self._file = settings.shadow_file, _opened(settings.shadow_file)
         self._writing = threading.Lock()
@@ -82,6 +88,7 @@ class Shadow:
     def _compare(self, entry: PaymentRequest, answer: ScoreResult) -> None:
         if answer.raw_score is None:
             return
+        self._check_store()
         seen = load_scoring_input(self._pipeline, self._store, entry.row, entry.histories)
         if isinstance(seen, RuleViolation):
             self._metrics.shadow_lost.inc()
@@ -95,6 +102,14 @@ class Shadow:
             line = {"at": round(time.time(), 3), "difference": difference, "ours": served, "shadow": shadow}
             with self._writing:
                 self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _check_store(self) -> None:
+        """Raise HistoryError if the store, which the served bundle fills, holds less than the shadow reads."""
+        if self._store is None or self._store.turns == self._fitted or self._pipeline.market.wire is not None:
+            return
+        turns, bundle = self._store.turns, self._pipeline.scorer.bundle
+        check_store(self._store, bundle.market, bundle.encoder, bundle.visible_lengths)
+        self._fitted = turns
 
     def close(self, within: float = 5.0) -> None:
         """Finish the queued payments, within this many seconds."""

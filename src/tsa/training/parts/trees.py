@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tsa.data.store.store import EventStore
 from tsa.data.tree_columns import TreeColumns
-from tsa.model.boosted_trees import BoostedTrees
+from tsa.model.boosted_trees import BoostedTrees, lightgbm_library
 from tsa.model.tree_model import TreeModel
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def fit_trees(store: EventStore, train: Rows, validation: Rows, *, seed: int, th
         seed: Of the sampling and of LightGBM.
         threads: Of LightGBM.
     """
-    import lightgbm
-
+    library = lightgbm_library()
     columns = TreeColumns.of(store, train)
     settings = {**SETTINGS, "seed": seed % 2**31, "num_threads": threads}
     train, rate = _sample(np.asarray(store.label), train, MAX_VALUES // len(columns.names), seed)
@@ -64,12 +63,12 @@ def fit_trees(store: EventStore, train: Rows, validation: Rows, *, seed: int, th
     learned = train if len(validation) else np.setdiff1d(train, later)
     data = _dataset(store, columns, learned, settings)
     check = _dataset(store, columns, later, settings, reference=data)
-    stop = lightgbm.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
-    booster = lightgbm.train(settings, data, MAX_ROUNDS, valid_sets=[check], valid_names=["later"], callbacks=[stop])
+    stop = library.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
+    booster = library.train(settings, data, MAX_ROUNDS, valid_sets=[check], valid_names=["later"], callbacks=[stop])
     rounds = max(1, int(booster.best_iteration))
     logger.info("trees: %d of %d columns, trained on %d payments", rounds, len(columns.names), len(learned))
     if not len(validation):
-        booster = lightgbm.train(settings, _dataset(store, columns, train, settings), rounds)
+        booster = library.train(settings, _dataset(store, columns, train, settings), rounds)
     text = booster.model_to_string(num_iteration=rounds)
     return TreeModel(columns=columns, trees=BoostedTrees(text=text, names=columns.names, shift=math.log(rate)))
 
@@ -93,14 +92,12 @@ def _latest(rows: Rows) -> Rows:
 def _dataset(
     store: EventStore, columns: TreeColumns, rows: Rows, settings: dict[str, Any], reference: Any = None
 ) -> lightgbm.Dataset:
-    import lightgbm
-
     values = np.empty((len(rows), len(columns.names)), np.float32)
     first = 0
     for part in columns.parts(store, rows):
         values[first : first + len(part)] = part
         first += len(part)
-    data = lightgbm.Dataset(
+    data: lightgbm.Dataset = lightgbm_library().Dataset(
         values,
         np.asarray(store.label[rows], np.float32),
         reference=reference,
@@ -108,4 +105,5 @@ def _dataset(
         categorical_feature=columns.codes,
         free_raw_data=True,
     )
-    return data.construct()
+    data.construct()
+    return data
