@@ -26,10 +26,12 @@ import pytest
 import torch
 
 from support.easy_log import stored
+from support.history_case import MARKET as HISTORY_MARKET
 from support.history_case import Case, RedisServer, make_case
 from support.legacy_folder import GOLDEN
 from tsa.cli import main
 from tsa.data.store.store import EventStore
+from tsa.model.joining import Joining
 
 for _name in [name for name in os.environ if name.startswith("TSA_") and name != "TSA_LONG"]:
     del os.environ[_name]  # settings of the person who runs the tests, such as TSA_NEW_STORE
@@ -148,6 +150,14 @@ def threads(number: int) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return make_case(tmp_path_factory.mktemp("case"))
+
+
+@pytest.fixture(scope="session")
+def combined_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """As `case`, with trees that see more events than the network."""
+    market = {**HISTORY_MARKET, "trees": {"history_length": 20}}
+    joining = Joining(network=0.5, trees=0.7, intercept=-0.3)
+    return make_case(tmp_path_factory.mktemp("combined"), market, joining=joining)
 
 
 @pytest.fixture(scope="session")

@@ -333,6 +333,7 @@ def test_the_card_tells_what_is_there(bundle: Path, demo_run: Path) -> None:
         "`decline` from a percentile of 0.999 on",
     ):
         assert text in card
+    assert "The log odds of a score are 0.5 x network + 0.5 x trees + 0." in card
     assert str(demo_run) not in card
     plain = replace(Bundle.open(bundle), metrics=None, data=None, calibration=None, thresholds=None)
     text = plain.contents()["model_card.md"].decode()

@@ -175,6 +175,7 @@ def test_a_bundle_does_not_differ_from_itself(tsa: Tsa, bundle: Path, demo_log: 
     table = json.loads((tmp_path / "diff.json").read_text())
     assert table["schema"] == table["scaling"] == table["model"] == table["training"] == []
     assert table["vocabulary"] == {}
+    assert table["parts"] == []
     assert table["weights"]["equal"] is table["calibration"]["equal"] is True
     assert table["scores"]["rank_correlation"] == pytest.approx(1.0)
     assert table["scores"]["psi"] == table["scores"]["largest"] == 0.0

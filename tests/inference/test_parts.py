@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.online.histories import HistoryEvents
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
+from tsa.evaluation.bundle_diff import diff_bundles
+from tsa.explain import Explainer
 from tsa.inference.parts import ModelParts
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import Joining
+from tsa.model.joining import ALONE, Joining
 from tsa.training import train
 
 
@@ -79,3 +82,18 @@ def test_a_part_that_does_not_count_is_not_computed(scorer: Scorer, easy_store: 
     assert network.of_store(easy_store, np.arange(9)).shape == (9,)
     with pytest.raises(ConfigError, match="must have trees"):
         ModelParts(engine=scorer.engine, joining=scorer.bundle.joining).of_store(easy_store, np.arange(9))
+
+
+def test_a_difference_of_bundles_names_their_parts(scorer: Scorer) -> None:
+    bundle = scorer.bundle
+    alone = replace(bundle, trees=None, joining=ALONE["network"])
+    found = diff_bundles(alone, bundle)
+    assert found["weights"]["equal"]
+    assert any(line.startswith("trees.number") for line in found["parts"])
+    assert any(line.startswith("joining.trees: 0.0, ") for line in found["parts"])
+
+
+def test_reasons_of_the_network_are_not_given_for_scores_of_trees(scorer: Scorer) -> None:
+    with pytest.raises(ConfigError, match="needs a bundle that scores by its network alone"):
+        Explainer(scorer.bundle)
+    Explainer(replace(scorer.bundle, joining=ALONE["network"]))

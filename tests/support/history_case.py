@@ -27,11 +27,13 @@ from tsa.config.market import Market
 from tsa.data.store.store import prepare
 from tsa.inference.scorer import Scorer
 from tsa.model import TSANetwork
+from tsa.model.joining import ALONE, Joining
 from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.records import Record
 from tsa.serving.scoring.scoring_service import RuleViolation, ScoreResult, ScoringService
 from tsa.training.model_config import network_settings
+from tsa.training.parts.trees import fit_trees
 
 DAY = 86_400
 START = 1_525_651_200
@@ -115,7 +117,14 @@ class Case:
         return dict(zip(found["id"].to_list(), found["raw_score"].to_list(), strict=True))
 
 
-def make_case(folder: Path, market: dict[str, Any] = MARKET, n: int = 1500, rows: list[Row] | None = None) -> Case:
+def make_case(
+    folder: Path,
+    market: dict[str, Any] = MARKET,
+    n: int = 1500,
+    rows: list[Row] | None = None,
+    joining: Joining = ALONE["network"],
+) -> Case:
+    """joining: with trees, for trees too; they are trained on the outcomes of the log, which are random."""
     rows = random_rows(n) if rows is None else rows
     frame(rows).write_parquet(folder / "log.parquet")
     store = prepare(Market.from_dict(market), [folder / "log.parquet"], folder / "store")
@@ -127,6 +136,10 @@ def make_case(folder: Path, market: dict[str, Any] = MARKET, n: int = 1500, rows
         for weight in network.parameters():
             weight.mul_(1.5)
     bundle = Bundle(market=store.market, encoder=store.encoder, config=network.config, network=network, training={})
+    if "trees" in joining.parts:
+        learned = store.labelled("train")
+        trees = fit_trees(store, learned, learned, seed=0, threads=1, max_rounds=60)  # of what they have learned: many
+        bundle = replace(bundle, trees=trees, joining=joining)
     scores = Scorer(bundle).score(folder / "log.parquet")["raw_score"].to_numpy()
     # outcomes that rise with the score: to those of the log, random weights say nothing
     n = len(scores)

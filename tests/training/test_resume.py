@@ -23,6 +23,7 @@ from tsa.errors import ConfigError
 from tsa.progress import silent
 from tsa.training import checkpoint, train
 from tsa.training.data.sampler import Sampler
+from tsa.training.parts import build
 from tsa.training.train_step import TrainStep
 from tsa.training.validation import DistributedScorer
 
@@ -69,6 +70,32 @@ def test_killed_at_ten_random_points(easy_store: EventStore, unkilled: Path, tmp
     assert steps == sorted(steps)
     assert len(set(steps)) == KILLS, "spread over the run"
     assert alone(run, str(easy_store.path), str(out), OFTEN) == Ended(0)
+    assert outcome(out) == outcome(unkilled)
+
+
+def dies_with_trees(number: int, path: str, out: str) -> None:
+    """Train network and trees; the process kills itself when LightGBM begins for the `number`th time."""
+    original, seen = build.fit_trees, 0
+
+    def patched(*arguments: Any, **settings: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        made = original(*arguments, **settings)
+        if seen == number:
+            die()
+        return made
+
+    build.fit_trees = patched
+    train(path, out, model={**TINY, "parts": "combined"}, training=settings(**OFTEN), resume=True)
+
+
+def test_killed_while_trees_are_trained(easy_store: EventStore, tmp_path: Path) -> None:
+    unkilled, out = tmp_path / "unkilled", tmp_path / "run"
+    assert alone(dies_with_trees, 0, str(easy_store.path), str(unkilled)) == Ended(0)
+    assert alone(dies_with_trees, 1, str(easy_store.path), str(out)).code == -signal.SIGKILL
+    assert alone(dies_with_trees, 0, str(easy_store.path), str(out)) == Ended(0)
+    for file in ("bundle/trees.txt", "bundle/parts.json", "bundle/calibration.json"):
+        assert (out / file).read_bytes() == (unkilled / file).read_bytes()
     assert outcome(out) == outcome(unkilled)
 
 

@@ -12,6 +12,8 @@ from tsa.bundle.decisions import DecisionPolicy
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.model import ModelConfig, TSANetwork
+from tsa.model.joining import Joining
+from tsa.model.tree_model import TreeModel
 
 SHOWN = {
     "roc_auc": "ROC AUC",
@@ -51,6 +53,14 @@ class CardFacts(Protocol):
         """The network."""
 
     @property
+    def trees(self) -> TreeModel | None:
+        """The boosted trees."""
+
+    @property
+    def joining(self) -> Joining:
+        """How network and trees are joined."""
+
+    @property
     def training(self) -> Mapping[str, Any]:
         """How it was trained."""
 
@@ -75,7 +85,7 @@ def model_card(bundle: CardFacts) -> str:
     """The card of a bundle."""
     sections = [
         [f"# {bundle.market.name}: Temporal Self-Attention"],
-        _network(bundle),
+        [*_network(bundle), *_trees(bundle)],
         _data(bundle.data, bundle.training),
         _metrics(bundle.metrics),
         _scores(bundle),
@@ -103,6 +113,22 @@ def _network(bundle: CardFacts) -> list[str]:
         "",
         *(f"- {kind} features: {_listed(names)}" for kind, names in kinds.items() if names),
         f"- market fingerprint: `{market.fingerprint}`",
+    ]
+
+
+def _trees(bundle: CardFacts) -> list[str]:
+    """The trees, and what a score consists of; nothing for a network alone."""
+    if bundle.trees is None:
+        return []
+    columns, joining = bundle.trees.columns, bundle.joining
+    reach = columns.aggregates.history_length
+    weights = " + ".join(f"{getattr(joining, part):.3g} x {part}" for part in joining.parts)
+    return [
+        "",
+        f"{bundle.trees.trees.n_trees:,} boosted trees that read {len(columns.names):,} columns: the payment's own values, and "
+        f"aggregates of each history over up to {reach} events.",
+        "",
+        f"The log odds of a score are {weights} {'-' if joining.intercept < 0 else '+'} {abs(joining.intercept):.3g}.",
     ]
 
 
@@ -174,7 +200,7 @@ def _value(metric: Mapping[str, Any] | None) -> str:
 
 def _scores(bundle: CardFacts) -> list[str]:
     calibration, thresholds = bundle.calibration, bundle.thresholds
-    lines = ["## Scores", "", "- `raw_score`: the network's output; it ranks payments and is not a probability"]
+    lines = ["## Scores", "", "- `raw_score`: the model's output; it ranks payments and is not a probability"]
     if calibration is not None and calibration.percentile is not None:
         lines.append("- `percentile`: the share of calibration payments that score lower")
     if calibration is not None and calibration.probability is not None:

@@ -127,6 +127,7 @@ def print_diff(differences: Mapping[str, Any]) -> None:
     alone = f", {len(weights['of_one_alone'])} in one alone" if weights["of_one_alone"] else ""
     changed = f"weights: {weights['changed']} tensors changed{alone}" + (f", most: {largest}" if largest else "")
     print_line("weights: the same" if weights["equal"] else changed)
+    print_line("trees and weights of the parts: " + ("; ".join(differences["parts"]) or "the same"))
     calibration, thresholds = differences["calibration"], differences["thresholds"]
     methods = " → ".join(method or "none" for method in calibration["methods"])
     print_line("calibration: " + ("the same" if calibration["equal"] else f"different, probabilities by {methods}"))

@@ -60,8 +60,8 @@ class Trees(ConfigModel):
     """What the boosted trees see of a history: aggregates of its last events.
 
     Attributes:
-        history_length: Events of each key that aggregates reach back over, the current one included. No model reads
-            aggregates yet: this setting prepares for trees.
+        history_length: Events of each key that aggregates reach back over, the current one included. A history
+            store keeps as many where the bundle has trees.
         windows: Lengths of time that events are counted and summed over, such as "30m", "1h" or "7d", in addition to
             all events.
     """

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 from tsa.bundle.bundle import Bundle
+from tsa.bundle.manifest import sha256, to_json
 from tsa.evaluation.metrics.psi import psi
 from tsa.inference.scorer import Files, Scorer
 from tsa.progress import Progress, silent
@@ -26,7 +27,7 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
     """The differences of two bundles.
 
     Returns:
-        `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `calibration`, `thresholds`, `metrics` and, with
+        `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `parts`, `calibration`, `thresholds`, `metrics` and, with
         a log, `scores`. Nested settings are listed as lines, `key: one, other`.
     """
     differences_by_part: dict[str, Any] = {
@@ -36,6 +37,7 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
         "model": list(differences(one.config.to_dict(), other.config.to_dict())),
         "training": list(differences(one.training.get("training", {}), other.training.get("training", {}))),
         "weights": _weights(one, other),
+        "parts": _parts(one, other),
         "calibration": _calibration(one, other),
         "thresholds": list(differences(_thresholds(one), _thresholds(other))),
         "metrics": _metrics(one, other),
@@ -107,6 +109,22 @@ def _weights(one: Bundle, other: Bundle) -> dict[str, Any]:
 def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
     one, other = one.double(), other.double()
     return float((one - other).norm() / one.norm().clamp(min=1e-12))
+
+
+def _parts(one: Bundle, other: Bundle) -> list[str]:
+    """The differences of trees, of the columns that they read, and of how they are joined with the network."""
+    return list(differences(_parts_of(one), _parts_of(other)))
+
+
+def _parts_of(bundle: Bundle) -> dict[str, Any]:
+    joining, trees = bundle.joining.to_dict(), bundle.trees
+    if trees is None:
+        return {"joining": joining, "trees": {"number": 0, "columns": 0, "history_length": 0, "sha256": None}}
+    columns = trees.columns
+    counts = {"number": trees.trees.n_trees, "columns": len(columns.names)}
+    reach = {"history_length": columns.aggregates.history_length}
+    content = sha256(trees.trees.text.encode() + to_json(trees.to_dict()))
+    return {"joining": joining, "trees": {**counts, **reach, "sha256": content}}
 
 
 def _calibration(one: Bundle, other: Bundle) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.optional_tables import Reasons
 from tsa.data.history import FRAUD, GENUINE
 from tsa.data.store.store import EventStore
-from tsa.errors import DataError
+from tsa.errors import ConfigError, DataError
 from tsa.explain.aggregate import EventAttributions, shares_of
 from tsa.explain.baseline import Baseline
 from tsa.explain.explanation import EventShare, Explanation, FeatureShare, HistoryShare
@@ -33,6 +33,8 @@ class Explainer:
     """Explains scores of a bundle. Create it once and reuse it; it is thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
+        """Raises ConfigError for a bundle whose trees count."""
+        refuse_trees(bundle)
         self.market, self.encoder, self.calibration = bundle.market, bundle.encoder, bundle.calibration
         self.network = bundle.network
         if any(value.dtype != torch.float32 for value in self.network.parameters()):
@@ -144,6 +146,14 @@ class Explainer:
             calendar=frozenset(v.name for v in self.encoder.calendar_vocabularies),
             unknown=frozenset(unknown),
             alone=frozenset(scaler.name for scaler in self.encoder.engineered_scaling.scalers),
+        )
+
+
+def refuse_trees(bundle: Bundle) -> None:
+    """Raise ConfigError for a bundle whose trees count: reasons of the network alone would be wrong."""
+    if "trees" in bundle.joining.parts:
+        raise ConfigError(
+            "explaining needs a bundle that scores by its network alone (got one that scores by trees too)"
         )
 
 

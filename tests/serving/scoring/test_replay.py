@@ -18,6 +18,12 @@ pytestmark = pytest.mark.slow
 N = 20_000 if os.environ.get("TSA_LONG") else 2_000
 
 
+@pytest.fixture(params=["network", "combined"])
+def case(request: pytest.FixtureRequest, case: Case, combined_case: Case) -> Case:
+    """A network alone, and network and trees."""
+    return case if request.param == "network" else combined_case
+
+
 def test_one_payment_at_a_time(case: Case, history_url: str) -> None:
     rows = random_rows(N, seed=1, cards=max(40, N // 100), shops=max(15, N // 400))
     with open_history(history_url) as store:

@@ -36,7 +36,8 @@ class ExplanationWorker:
 
     def set_bundle(self, scorer: Scorer, version: str) -> None:
         """Explain with this bundle from now on."""
-        self._with = ScoringPipeline(scorer, version, time.time), Explainer(scorer.bundle)
+        explained = "trees" not in scorer.bundle.joining.parts
+        self._with = ScoringPipeline(scorer, version, time.time), Explainer(scorer.bundle) if explained else None
 
     def check(self, count: int) -> None:
         """Raise ProblemError for too many payments, or if a library is missing."""
@@ -45,6 +46,9 @@ class ExplanationWorker:
         except ConfigError:
             detail = "explain must be false: this server was installed without the libraries for explanations"
             raise ProblemError(422, "no_reasons", detail, field="explain") from None
+        if self._with[1] is None:
+            detail = "explain must be false: scores of trees are not explained"
+            raise ProblemError(422, "no_reasons", detail, field="explain")
         if count > MAX_EXPLAINED:
             raise ProblemError(413, "too_many", f"at most {MAX_EXPLAINED} payments are explained at once")
 
@@ -54,6 +58,7 @@ class ExplanationWorker:
 
     def _explain(self, entries: Sequence[PaymentRequest]) -> list[dict[str, Any]]:
         pipeline, explainer = self._with
+        assert explainer is not None  # `check`
         explained = []
         for entry in entries:
             seen = load_scoring_input(pipeline, self._store, entry.row, entry.histories)

@@ -46,7 +46,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def fit_trees(store: EventStore, train: Rows, validation: Rows, *, seed: int, threads: int) -> TreeModel:
+def fit_trees(
+    store: EventStore, train: Rows, validation: Rows, *, seed: int, threads: int, max_rounds: int = MAX_ROUNDS
+) -> TreeModel:
     """Train on the labelled rows `train`; `validation` decides how many trees there are.
 
     Without validation rows, the latest training rows decide, and then all are learned from.
@@ -54,6 +56,7 @@ def fit_trees(store: EventStore, train: Rows, validation: Rows, *, seed: int, th
     Args:
         seed: Of the sampling and of LightGBM.
         threads: Of LightGBM.
+        max_rounds: Trees at most.
     """
     library = lightgbm_library()
     columns = TreeColumns.of(store, train)
@@ -64,7 +67,7 @@ def fit_trees(store: EventStore, train: Rows, validation: Rows, *, seed: int, th
     data = _dataset(store, columns, learned, settings)
     check = _dataset(store, columns, later, settings, reference=data)
     stop = library.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
-    booster = library.train(settings, data, MAX_ROUNDS, valid_sets=[check], valid_names=["later"], callbacks=[stop])
+    booster = library.train(settings, data, max_rounds, valid_sets=[check], valid_names=["later"], callbacks=[stop])
     rounds = max(1, int(booster.best_iteration))
     logger.info("trees: %d of %d columns, trained on %d payments", rounds, len(columns.names), len(learned))
     if not len(validation):
