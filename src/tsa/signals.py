@@ -52,6 +52,8 @@ def end_on_signals(
 ) -> dict[signal.Signals, signal._HANDLER]:
     """As `ending_in_order`, for the rest of the process. Returns the previous handlers.
 
+    Signals that whoever started the process has blocked, so that none is lost before this call, are unblocked.
+
     at_once: end without cleaning up. For imports: an exception there may come out of a library as another one.
     """
     begun = False
@@ -71,7 +73,12 @@ def end_on_signals(
         return {}
     numbers = [number for name in names if (number := getattr(signal.Signals, name, None)) is not None]
     handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    return {number: signal.signal(number, end) or signal.SIG_DFL for number in handled}
+    before: dict[signal.Signals, signal._HANDLER] = {
+        number: signal.signal(number, end) or signal.SIG_DFL for number in handled
+    }
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+    return before
 
 
 def _end_after(seconds: float, code: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
@@ -105,6 +107,32 @@ def test_the_package_builds_from_what_is_copied(tmp_path: Path) -> None:
 def test_sagemaker_finds_its_word(word: str, module: str, target: str) -> None:
     assert f"docker/{word}" in copied()
     assert os.access(ROOT / "docker" / word, os.X_OK)
-    assert (ROOT / "docker" / word).read_text().endswith(f"exec python -m {module}\n")
+    assert (ROOT / "docker" / word).read_text().endswith(f"exec env --block-signal=TERM python -m {module}\n")
     assert ["CMD", f'["{word}"]'] in stages()[target][1]
     assert "ENTRYPOINT" not in {instruction for instruction, _ in stages()[target][1]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a process space of its own")
+@pytest.mark.parametrize(("word", "code"), [("serve", 0), ("train", 143)])
+def test_sigterm_is_not_lost_while_python_starts(word: str, code: int, tmp_path: Path) -> None:
+    """The kernel drops a signal to the first process of a container unless that handles it, or has it blocked."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SAGEMAKER_BASE_DIR": str(tmp_path)}
+    words = ["unshare", "--pid", "--fork", "--kill-child", str(ROOT / "docker" / word)]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL) as process:
+        first = started_by(process.pid)
+        while process.poll() is None and not is_blocked(first, signal.SIGTERM):
+            time.sleep(0.001)
+        os.kill(first, signal.SIGTERM)
+        assert process.wait(120) == code
+
+
+def started_by(pid: int) -> int:
+    while not (pids := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        time.sleep(0.001)
+    return int(pids[0])
+
+
+def is_blocked(pid: int, number: int) -> bool:
+    mask = Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0]
+    return bool(int(mask, 16) & 1 << (number - 1))

@@ -243,6 +243,29 @@ def test_torchrun(easy_store: EventStore, tmp_path: Path) -> None:
     assert "Traceback" not in (run / "train.log").read_text()
 
 
+def test_processes_end_with_torchrun(easy_store: EventStore, tmp_path: Path) -> None:
+    """Nobody is left to end them if it is killed."""
+    run = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tsa"]
+    words = [*torchrun, *command(easy_store, run, "training.epochs=5000", "training.early_stopping=false")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(run / "checkpoints" / "last-000002-000000000" / "manifest.json", process)
+        left = workers(process.pid)
+        process.kill()
+        process.communicate(timeout=120)  # its processes share the pipe: this waits for them as well
+    assert len(left) == 2
+    assert not any(running(pid) for pid in left)
+    assert "the parent process is gone" in (run / "train.log").read_text()
+
+
+def running(pid: int) -> bool:
+    """Whether a process has not ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not path.exists() and process.poll() is None:

@@ -6,6 +6,7 @@ A single process needs no group, and its collective operations do nothing.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +23,10 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from tsa.errors import ConfigError, TrainingError, TrainingStopped, TSAError
+from tsa.training.preemption import ending_with_parent
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
-
-import os
 
 from tsa.model import TSANetwork
 from tsa.model.batch import Batch, History
@@ -208,7 +208,7 @@ def distributed_context(device: str) -> Iterator[DistributedContext]:
     processes = DistributedContext(_device(device, launch.local_rank), launch.rank, launch.count)
     store = _group(processes) if outermost else dist.distributed_c10d._get_default_store()
     try:
-        with _failing_together(store, processes.rank):
+        with ending_with_parent() if outermost else nullcontext(), _failing_together(store, processes.rank):
             yield processes
     finally:
         if outermost:

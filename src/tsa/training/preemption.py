@@ -1,10 +1,12 @@
 """Handle SIGTERM, by which a scheduler ends a job, and SIGHUP, of a closed terminal, between two training steps.
 
-If SIGHUP is ignored, as with nohup, it remains ignored.
+If SIGHUP is ignored, as with nohup, it remains ignored. The end of the process that started this one can count as SIGTERM.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
 import time
@@ -12,6 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+logger = logging.getLogger(__name__)
+
+PARENT_SECONDS = 1.0
+"""How often a process looks whether the one that started it is still there."""
+ORPHAN_SECONDS = 60.0
+"""How long an orphan may take to save a checkpoint and exit."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -41,6 +50,30 @@ def capture_sigterm() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ending_with_parent() -> Iterator[None]:
+    """Inside the block the process gets SIGTERM when its parent ends, and is killed if it does not exit in time.
+
+    For processes of torchrun: if that is killed, nobody ends them, and they may wait for each other.
+    """
+    parent, done = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if done.wait(PARENT_SECONDS):
+                return
+        logger.error("the parent process is gone: this process exits")
+        os.kill(os.getpid(), signal.SIGTERM)
+        if not done.wait(ORPHAN_SECONDS):
+            os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 class PreemptionMonitor:

@@ -14,6 +14,11 @@ checkpoint saved.
 
 from __future__ import annotations
 
+from tsa.signals import end_on_signals
+
+if __name__ == "__main__":  # before seconds of imports, as in `serving`; the training itself saves a checkpoint first
+    end_on_signals(names=("SIGTERM",))
+
 import json
 import logging
 import os
