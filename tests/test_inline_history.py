@@ -128,6 +128,23 @@ def test_a_request_gives_the_score_of_the_file(run: Path, rows: Path) -> None:
     assert found == pytest.approx(expected["raw_score"].to_list(), abs=1e-5)
 
 
+def test_a_bad_row_does_not_cost_the_others_in_python(run: Path, rows: Path) -> None:
+    scorer = Scorer(Bundle.open(run / "bundle"))
+    frame = pl.read_csv(rows, separator="\t", infer_schema=False).fill_null("")
+    good = list(frame.rename(lambda name: name.replace("__DOT__", "."))[-5:].iter_rows(named=True))
+    expected = scorer.score(good)
+    time_name = scorer.bundle.market.event.time
+    late = {**good[0], time_name: "never"}
+    mixed = [late, good[0], {}, good[1], good[2], {**good[3], time_name: "\ud800"}, good[3], good[4]]
+    found = scorer.score(mixed, on_error="null")
+    places = [1, 3, 4, 6, 7]
+    assert found["id"].gather(places).to_list() == expected["id"].to_list()
+    assert found["raw_score"].gather(places).to_list() == pytest.approx(expected["raw_score"].to_list(), abs=1e-6)
+    assert found["error"].is_null().to_list() == [at in places for at in range(len(mixed))]
+    assert found["raw_score"].is_null().to_list() == [at not in places for at in range(len(mixed))]
+    assert time_name in found["error"][0]
+
+
 def test_each_command_by_itself(folder: Path, rows: Path, tsa: Callable[..., Any], small: tuple[str, ...]) -> None:
     steps = [
         ("prepare", "--market", folder / "tiny.toml", rows, "--out", folder / "store"),

@@ -12,9 +12,16 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tsa.config.market import Market
+from tsa.data.log.quarantine import Quarantine
+from tsa.data.store.store import prepare
 from tsa.errors import ConfigError
+from tsa.evaluation.evaluate_log import evaluate_bundle
 from tsa.files.outputs import check_file, check_folder, check_outputs
 from tsa.files.writing import atomic_file, open_stream
+from tsa.inference.recalibrate import calibrate_bundle
+from tsa.inference.scorer import Scorer
+from tsa.monitoring.monitor import monitor
 
 Tsa = Callable[..., Any]
 SPELLINGS = ("itself", "link", "hard link", "relative", "folder by link", "dots")
@@ -79,6 +86,35 @@ def test_no_command_writes_over_its_log(
         assert "must not" in made.err, made.err
         assert str(out) in made.err
         assert log.read_bytes() == before
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("how", ["itself", "link", "dots"])
+def test_no_function_writes_over_its_log(
+    how: str, log: Path, demo_run: Path, demo_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same guard as for the commands. The log, given alone, need not be in a list."""
+    other = Path(shutil.copy(log, tmp_path / "scores-reference.parquet"))
+    before, out, elsewhere = log.read_bytes(), spelled(log, how, monkeypatch), tmp_path / "elsewhere"
+    market, path = Market.load(demo_market), demo_run / "bundle"
+    scorer = Scorer.load(path)
+    for attempt in (
+        lambda: prepare(market, log, elsewhere, quarantine=out),
+        lambda: prepare(market, [log.parent / "*.parquet"], log.parent),
+        lambda: scorer.score(log, quarantine=out),
+        lambda: scorer.score([log.parent], quarantine=Quarantine(out)),
+        lambda: scorer.explain(log, [1], quarantine=out),
+        lambda: evaluate_bundle(path, log, elsewhere, quarantine=out),
+        lambda: evaluate_bundle(path, log.parent, log.parent),
+        lambda: calibrate_bundle(path, log, elsewhere, quarantine=out),
+        lambda: monitor(path, log, elsewhere, reference=[demo_run / "store/rows.parquet"], quarantine=out),
+        lambda: monitor(path, log, elsewhere, reference=other, quarantine=tmp_path / "scores.parquet"),
+        lambda: monitor(path, log.parent, log.parent),
+    ):
+        with pytest.raises(ConfigError, match="must not be"):
+            attempt()
+        assert log.read_bytes() == before
+        assert other.read_bytes() == before
     assert not elsewhere.exists()
 
 

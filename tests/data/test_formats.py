@@ -98,7 +98,6 @@ FILES = {
     "lists.jsonl": (b'{"id": 1}\n[1, 2]\n', "line 2 must hold an object of fields (got a list)"),
     "texts.jsonl": (b'{"id": 1}\n"x"\n', "line 2 must hold an object of fields (got a text)"),
     "latin.jsonl": (b'{"id": 1}\n{"kind": "caf\xe9"}\n', "line 2 is not JSON: byte 0xe9 is not UTF-8"),
-    "twice.jsonl": (b'{"id": 1}\n{"id": 2, "card": 1, "card": 2}\n', "line 2: field 'card' occurs twice"),
 }
 
 
@@ -301,6 +300,67 @@ def test_what_is_nested_in_json_is_no_text(tmp_path: Path) -> None:
     assert "not_a_text:card" in text
     kept = read(tmp_path, path, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
     assert kept["id"].to_list() == [0, 3, 4, 5]
+
+
+def test_a_text_that_looks_like_a_list_is_a_text_in_json(tmp_path: Path) -> None:
+    """As the endpoint reads it. What is a list in the same column of the same file is none."""
+    rows = [{"id": at, "at": "2025-01-01", "card": 7, "kind": "w", "amount": 5, "fraud": 0} for at in range(7)]
+    rows[1]["kind"], rows[2]["kind"], rows[3]["card"], rows[4]["card"] = "[1,2]", [1, 2], ' {"a": 1}', {"a": 1}
+    rows[5]["kind"], rows[6]["note"] = '["x"]', {"kind": "[1]"}
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) + "\n" for row in rows))
+    kept = read(tmp_path, path, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
+    assert kept["id"].to_list() == [0, 1, 3, 5, 6]
+    assert kept["kind"].to_list() == ["w", "[1,2]", "w", '["x"]', "w"]
+    assert kept["card"].to_list() == ["7", "7", ' {"a": 1}', "7", "7"]
+    assert dict(pl.read_parquet(tmp_path / "bad.parquet").select("id", "__reason").iter_rows()) == {
+        "2": "not_a_text:kind",
+        "4": "not_a_text:card",
+    }
+
+
+def test_a_field_that_occurs_twice_in_a_json_line_costs_that_row(tmp_path: Path) -> None:
+    rows = [{"id": at, "at": "2025-01-01", "card": 7, "kind": "w", "amount": 5, "fraud": 0} for at in range(5)]
+    lines = [json.dumps(row) for row in rows]
+    lines[1] = lines[1][:-1] + ', "amount": 500}'
+    lines[2] = lines[2][:-1] + ', "note": {"card": 1}, "also": "card"}'  # neither is the row's own field
+    lines[3] = lines[3][:-1] + ', "note": 1, "note": 2}'  # not a column of the market
+    lines[4] = lines[4][:-1] + ', "card": 8, "card": 7, "kind": "v"}'
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    assert "repeated_field:amount: must occur once in its line" in refused(tmp_path, path)
+    kept = read(tmp_path, path, quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
+    assert kept["id"].to_list() == [0, 2, 3]
+    assert dict(pl.read_parquet(tmp_path / "bad.parquet").select("id", "__reason").iter_rows()) == {
+        "1": "repeated_field:amount",
+        "4": "repeated_field:card; repeated_field:kind",
+    }
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl", "a.tsv.gz"])
+def test_columns_in_the_names_of_folders_are_read(name: str, tmp_path: Path) -> None:
+    """As Hive and Spark write them; a column in the file counts first."""
+    values = {
+        "web": "kind=web",
+        "a b/c": "kind=a%20b%2Fc",
+        None: "kind=__HIVE_DEFAULT_PARTITION__",
+        "in file": "kind=no",
+    }
+    for at, (kind, folder) in enumerate(values.items()):
+        row = {"id": [at], "at": ["2025-01-01"], "card": [7], "kind": [kind], "amount": [5.0], "fraud": [0]}
+        frame = pl.DataFrame(row) if kind == "in file" else pl.DataFrame(row).drop("kind")
+        place = tmp_path / "log" / "year=2025" / folder
+        place.mkdir(parents=True)
+        if name.endswith("parquet"):
+            frame.write_parquet(place / name)
+        elif name.endswith("jsonl"):
+            frame.write_ndjson(place / name)
+        elif name.endswith("gz"):
+            (place / name).write_bytes(gzip.compress(frame.write_csv(separator="\t").encode()))
+        else:
+            frame.write_csv(place / name)
+    kept = read(tmp_path, tmp_path / "log").sort("id")
+    assert kept["kind"].to_list() == ["web", "a b/c", None, "in file"]
 
 
 KEYS = ["7", "007", "1e3", "9100000000000000001", None, "27", "27", "x", "0"]

@@ -240,3 +240,81 @@ def test_the_commands(tsa: Any, bundle_path: Path, demo_run: Path, demo_log: Pat
     refused = tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "x.csv", "--engine", "onnxruntime", "-q")
     assert refused.code == 2
     assert "tsa export" in refused.err
+
+
+def test_a_bad_payment_does_not_cost_the_others(
+    scorer: Scorer, rows: list[dict[str, Any]], earlier: dict[Key, HistoryEvents]
+) -> None:
+    """Each row in its place: of one without a score, nulls and the reason."""
+    good = rows[LATER : LATER + 9]
+    wrong: list[Any] = [
+        {**good[0], "amount": "ten"},
+        {**good[0], "amount": float("inf")},
+        {**good[0], "customer_id": "\ud800"},
+        {**good[0], "customer_id": 10**5000},
+        {**good[0], "payment_id": None},
+        {**good[0], "paid_at": [1]},
+        {},
+        None,
+    ]
+    mixed = [row for pair in zip(good, [*wrong, good[8]], strict=True) for row in pair][:-1]
+    whole = scorer.score(good, histories=lambda payments: known_before(earlier, payments))
+    found = scorer.score(mixed, histories=lambda payments: known_before(earlier, payments), on_error="null")
+    assert found.columns == [*whole.columns, "error"]
+    assert found["id"][::2].to_list() == whole["id"].to_list()
+    np.testing.assert_allclose(found["raw_score"][::2], whole["raw_score"], rtol=0, atol=1e-6)
+    assert found["error"][::2].null_count() == len(good)
+    assert found["raw_score"][1::2].null_count() == len(wrong)
+    for error, part in zip(
+        found["error"][1::2],
+        ["not_a_number", "infinite", "Unicode", "fewer digits", "null_id", "paid_at", "is required", "not_an_object"],
+        strict=True,
+    ):
+        assert part in error
+    assert found["id"][1] == str(good[0]["payment_id"])
+    everything = scorer.score(wrong, on_error="null")
+    assert everything["raw_score"].null_count() == len(wrong)
+    assert everything.schema == found.schema
+    assert scorer.score([], on_error="null").schema == found.schema
+    with pytest.raises(DataError, match="payment number 2"):
+        scorer.score([good[0], None])  # type: ignore[list-item]
+
+
+def test_a_payment_without_a_number_does_not_cost_the_others(scorer: Scorer, rows: list[dict[str, Any]]) -> None:
+    class Gaps:
+        name = "gaps"
+
+        def __call__(self, batch: Any) -> Any:
+            found = scorer.engine(batch)
+            found[1::2] = np.nan
+            return found
+
+    gaps = Scorer(scorer.bundle)
+    gaps.engine = Gaps()
+    found = gaps.score(rows[:4], on_error="null")
+    assert found["raw_score"].is_null().to_list() == [False, True, False, True]
+    assert found["error"].str.contains("no_score").to_list() == [None, True, None, True]
+
+
+def test_events_that_are_not_scored_say_so(scorer: Scorer, rows: list[dict[str, Any]]) -> None:
+    channels = [row["channel"] for row in rows[:20]]
+    market = scorer.bundle.market.override([f'event.scored={{column="channel",values=["{channels[0]}"]}}'])
+    some = Scorer(replace(scorer.bundle, market=market))
+    is_scored = [channel == channels[0] for channel in channels]
+    assert not all(is_scored)
+    found = some.score(rows[:20], on_error="null")
+    assert found["raw_score"].is_not_null().to_list() == is_scored
+    assert found["error"].is_null().to_list() == is_scored
+    assert found["error"].str.contains("event.scored").fill_null(False).to_list() == [not is_ for is_ in is_scored]
+    assert found.drop("error").equals(some.score(rows[:20]))
+
+
+def test_arguments_that_would_be_ignored_are_refused(
+    scorer: Scorer, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    for settings in ({"quarantine": tmp_path / "bad.parquet"}, {"start": "2025-01-01"}, {"on_error": "drop"}):
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            scorer.score(rows[:2], **settings)  # type: ignore[arg-type]
+    for settings in ({"histories": {}}, {"on_error": "null"}):
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            scorer.score(pl.DataFrame(rows[:2]), **settings)  # type: ignore[arg-type]

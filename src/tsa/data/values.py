@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -14,7 +14,7 @@ import polars as pl
 
 from tsa.config.tables import FALSE, LABEL_TEXTS, TRUE, Label
 from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
-from tsa.text import truncate_repr
+from tsa.text import shorten, truncate_repr
 from tsa.times import as_moment, to_seconds
 
 _SHORTENED = re.compile(SHORTENED)
@@ -45,6 +45,21 @@ class RuleViolationError(Exception):
         super().__init__(str(self.problem))
 
 
+def invalid_unicode(row: object) -> RuleViolation | None:
+    """The problem of a row with a lone surrogate, which JSON allows: such a text can be neither stored nor hashed."""
+    for name, value in row.items() if isinstance(row, Mapping) else ():
+        for text in (name, value):
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    field = str(name).encode(errors="replace").decode()
+                    return RuleViolation(
+                        "not_a_text", field, "must be a text of Unicode characters", shorten(ascii(value))
+                    )
+    return None
+
+
 def normalise_text(value: object, name: str, spelling: Spelling) -> str | None:
     """As `columns.text`: None if there is no value. Raises RuleViolationError for a value that has no text form."""
     if value is None:
@@ -54,13 +69,20 @@ def normalise_text(value: object, name: str, spelling: Spelling) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
-        return str(value)
+        return _digits(value, name)
     if isinstance(value, float):
         return _spelled(value)
     if isinstance(value, Decimal) and value.is_finite():
         spelled = plain_digits(str(value))
         return "0" if spelled == "-0" else spelled
     raise RuleViolationError("not_a_text", name, "must be a text, a number, true, false or null", value)
+
+
+def _digits(value: int, name: str) -> str:
+    try:
+        return str(value)
+    except ValueError:  # more digits than Python converts to text
+        raise RuleViolationError("not_a_text", name, "must be a number of fewer digits", value) from None
 
 
 def key_of(value: object, name: str, spelling: Spelling) -> str | None:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.log.quarantine import QuarantineLike
+from tsa.data.log.quarantine import QuarantineLike, quarantine_path
+from tsa.data.store.store import Logs, log_names
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
 from tsa.evaluation.run import Array, TrainedRun
-from tsa.inference.labelled_log import KnownLog, Logs, When, learned_note, open_log
+from tsa.files.outputs import check_outputs
+from tsa.inference.labelled_log import KnownLog, When, learned_note, open_log
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 
@@ -95,8 +97,11 @@ def evaluate_bundle(
 
     Raises:
         DataError: If the log cannot be read, or none of its outcomes is known.
+        ConfigError: If an output is an input.
     """
-    path, out = Path(bundle), Path(out)
+    path, out, logs = Path(bundle), Path(out), log_names(logs)
+    files = {"quarantine": quarantine_path(quarantine), **{f"{name} in out": out / name for name in WRITTEN}}
+    check_outputs([path, *logs], files=files, into={"out": out})
     scorer = Scorer.load(path, overrides)
     flagged_at, source = _threshold(scorer.bundle, threshold)
     with open_log(scorer, logs, start=start, end=end, quarantine=quarantine, progress=progress) as log:
@@ -123,7 +128,7 @@ def evaluate_bundle(
             "called": "payments",
             "place": "this log",
             "notes": [threshold_note, *([f"Mind that {note}."] if note else [])],
-            "bundle": {"sha256": scorer.bundle.sha256, "logs": [Path(str(name)).name for name in logs]},
+            "bundle": {"sha256": scorer.bundle.sha256, "logs": [Path(name).name for name in logs]},
         }
         return measure(
             run,

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,12 +16,11 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
-from tsa.data.store.store import EventStore
+from tsa.data.store.store import EventStore, Logs, log_names
 from tsa.inference.scorer import Scorer, check_finite, window_seconds
 from tsa.progress import Progress, silent
 from tsa.times import as_utc, to_seconds
 
-Logs = Sequence[str | Path]
 When = str | datetime | None
 
 
@@ -68,7 +66,7 @@ def open_log(
     """
     window = window_seconds(start, end)
     quarantine_file = Quarantine.of(quarantine)
-    with scorer.encoded(list(logs), quarantine=quarantine_file, progress=progress) as store:
+    with scorer.encoded(log_names(logs), quarantine=quarantine_file, progress=progress) as store:
         first, last = (int(row) for row in np.searchsorted(store.time_seconds, window))
         rows = store.scored_rows(first, last)
         with progress("scoring", len(rows)) as advance:
@@ -79,7 +77,7 @@ def open_log(
                 check_finite(ids, scores)
             else:  # write the file again, including them
                 unscored = frozenset(ids.filter(~valid).cast(pl.String))
-                with scorer.encoded(list(logs), quarantine=replace(quarantine_file, unscored=unscored)):
+                with scorer.encoded(log_names(logs), quarantine=replace(quarantine_file, unscored=unscored)):
                     pass
             rows, scores = rows[valid], scores[valid]
         yield KnownLog(store, rows, scores)

@@ -13,9 +13,10 @@ from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.calibration.fitting import METHODS
 from tsa.data.log.quarantine import QuarantineLike
+from tsa.data.store.store import Logs, log_names
 from tsa.errors import CalibrationError, ConfigError
 from tsa.files.outputs import check_outputs
-from tsa.inference.labelled_log import Logs, When, learned_note, open_log
+from tsa.inference.labelled_log import When, learned_note, open_log
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 
@@ -58,7 +59,7 @@ def calibrate_bundle(
         ConfigError: For an unknown method, or if `out` is an input.
         DataError: For a log that cannot be read.
     """
-    path, out = Path(path), Path(out)
+    path, out, logs = Path(path), Path(out), log_names(logs)
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)} (got {method!r})")
     kind = "files" if is_archive(out) else "replaced"
@@ -78,7 +79,7 @@ def calibrate_bundle(
         _log.warning("the bundle's decisions go by %s, and from now on by the new one", bundle.thresholds.score)
     account = {
         "bundle": bundle.sha256,
-        "files": [Path(str(log)).name for log in logs],
+        "files": [Path(log).name for log in logs],
         "method": method,
         "from": None if start is None else str(start),
         "to": None if end is None else str(end),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -16,11 +16,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.clean_columns import HISTORY_ONLY
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.sorting import ParquetChunkWriter
 from tsa.data.online.encoded import EncodedPayments as EncodedPayments
-from tsa.data.online.histories import HistoryEvents, Key, event_histories, gather_histories
+from tsa.data.online.histories import event_histories, gather_histories
 from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, encoded_log
 from tsa.data.wire import Requests, WireReader
@@ -28,6 +27,7 @@ from tsa.errors import ConfigError, DataError
 from tsa.files.writing import atomic_file, need_suffix
 from tsa.inference.engine import EngineName, Precision, make_engine
 from tsa.inference.parts import ModelParts
+from tsa.inference.row_scores import OnError, Past, Rows, score_rows
 from tsa.progress import Progress, silent
 from tsa.text import brief
 from tsa.times import as_moment, to_seconds
@@ -39,10 +39,7 @@ PART_ROWS = 2**18
 """Payments of a log scored per part."""
 
 Files = pl.DataFrame | str | Path | Sequence[str | Path]
-Rows = Sequence[Mapping[str, Any]]
 Payments = Files | Rows
-Past = Mapping[Key, HistoryEvents] | Callable[[EncodedPayments], Mapping[Key, HistoryEvents]]
-"""Earlier events of the keys of payments, or a function that returns them."""
 
 
 class Scorer:
@@ -112,6 +109,7 @@ class Scorer:
         start: str | datetime | None = None,
         end: str | datetime | None = None,
         quarantine: QuarantineLike = None,
+        on_error: OnError = "raise",
         progress: Progress = silent,
     ) -> pl.DataFrame:
         """Score the payments of a log, or single payments.
@@ -122,19 +120,24 @@ class Scorer:
             histories: For rows: earlier events by (history, key), or a function from the encoded payments to these.
             start, end: Of a log, score only payments in [start, end), in UTC.
             quarantine: A file for rows of a log that break a rule; without it they are an error.
+            on_error: For rows. "raise": a row that gets no score is an error. "null": its scores are null, the column
+                `error` says why, and the other rows are scored.
             progress: Receives the progress of long steps.
 
         Returns:
             `id`, `raw_score` (float32), `percentile` and `probability` (float64), the last two only if the bundle is
-            calibrated for them. A log is in time order, without events that are not scored; rows are in the given order,
-            and those that are not scored have no scores.
+            calibrated for them; `error` (text, null for a row with scores) if `on_error` is "null". A log is in time
+            order, without events that are not scored; rows are in the given order, and those that are not scored have
+            no scores.
 
         Raises:
             DataError: Names the payments that cannot be scored.
-            ConfigError: For an invalid time.
+            ConfigError: For an invalid time, a quarantine file that is an input, or an argument that does not fit.
         """
         if _is_rows(payments):
-            return self._score_rows(payments, histories)
+            _refuse_given("a log, not for rows", start=start, end=end, quarantine=quarantine)
+            return score_rows(self, payments, histories, on_error)
+        _refuse_given("rows, not for a log", histories=histories, on_error=None if on_error == "raise" else on_error)
         parts = self.parts(cast(Files, payments), start=start, end=end, quarantine=quarantine, progress=progress)
         return pl.concat(list(parts), rechunk=True)
 
@@ -192,25 +195,6 @@ class Scorer:
         with self.encoded(payments, quarantine=replace(quarantine_file, unscored=unscored)):
             pass
 
-    def _score_rows(self, rows: Rows, histories: Past | None) -> pl.DataFrame:
-        if not rows:
-            return pl.DataFrame(
-                {"id": pl.Series([], dtype=pl.String), **self.with_calibration(np.empty(0, np.float32))}
-            )
-        if self.bundle.market.wire is not None:
-            if histories is not None:
-                raise DataError("histories must not be given: rows of this market contain their histories")
-            payments, requests = None, self.wire_reader.read(rows)
-        else:
-            payments = self.reader.read_all(rows)
-            requests = self.requests(payments, histories)
-        ids = pl.Series([id_ or None for id_ in requests.ids], dtype=pl.String)
-        scores = pl.DataFrame({"id": ids, **self.score_requests(requests)})
-        if payments is None or not self.bundle.market.role_rules:
-            return scores
-        is_scored = pl.Series(payments.role != HISTORY_ONLY)
-        return scores.select("id", pl.when(is_scored).then(pl.exclude("id")).name.keep())
-
     def requests(self, payments: EncodedPayments, histories: Past | None = None) -> Requests:
         """Encoded payments with their histories, from earlier events of their keys, including those of this batch."""
         past = (histories(payments) if callable(histories) else histories) or {}
@@ -260,11 +244,19 @@ def _check_cap(bundle: Bundle) -> None:
         raise ConfigError(f"{rule} (got {wire.age_cap_seconds:g}): train or import the model with another cap")
 
 
+def _refuse_given(what: str, **arguments: Any) -> None:
+    """Raise ConfigError for an argument that is not None and would be ignored."""
+    if given := [name for name, value in arguments.items() if value is not None]:
+        raise ConfigError(
+            f"{', '.join(given)} must be left out: {'it is' if len(given) == 1 else 'they are'} for {what}"
+        )
+
+
 def _is_rows(payments: Payments) -> TypeGuard[Rows]:
-    """Whether these are rows, not a table or file names."""
+    """Whether these are rows, not a table or file names. One that is no row among others breaks a rule of rows."""
     if isinstance(payments, pl.DataFrame | str | Path):
         return False
-    return all(isinstance(row, Mapping) for row in payments)
+    return not payments or any(isinstance(row, Mapping) for row in payments)
 
 
 def check_finite(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) -> None:

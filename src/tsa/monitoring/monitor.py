@@ -21,10 +21,11 @@ from tsa.config.market import Market
 from tsa.config.tables import Monitoring
 from tsa.data.log.clocks import valid_end
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.store import EventStore, Logs, log_names, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.report.report import page, to_plain
 from tsa.evaluation.run import TrainedRun
+from tsa.files.outputs import check_outputs
 from tsa.files.writing import write_json, write_text
 from tsa.inference.scorer import Scorer, epoch_seconds, window_seconds
 from tsa.monitoring.alerts import find_alerts
@@ -35,7 +36,6 @@ from tsa.monitoring.reference import KIND, Reference
 from tsa.monitoring.windows import ScoredWindow, Windows, iso_time
 from tsa.progress import Progress, silent
 
-Logs = Sequence[str | Path]
 When = str | datetime | None
 PEEK = 200
 
@@ -104,6 +104,8 @@ def monitor(
         DataError: For a log that cannot be read.
         BundleError: For a bundle that cannot be read.
     """
+    logs, reference = log_names(logs), log_names(reference)
+    _check_outputs([bundle, *logs, *reference, market], Path(out), Quarantine.of(quarantine))
     scorer = Scorer.load(bundle, overrides)
     settings = _settings(scorer, market, overrides)
     span, reference_span = span or Span(), reference_span or Span()
@@ -200,11 +202,11 @@ def _valid_range(store: EventStore, seconds: tuple[float, float], what: str) -> 
 
 
 def _payments_of_reference(
-    bundle: Path, encoding: _Encoding, store: EventStore, reference: Logs, span: Span
+    bundle: Path, encoding: _Encoding, store: EventStore, reference: Sequence[str], span: Span
 ) -> tuple[EventStore, tuple[float, float], str]:
     """The store with the reference payments, their range in seconds, and a description of their source."""
     if reference:
-        source = ", ".join(Path(name).name for name in map(str, reference))
+        source = ", ".join(Path(name).name for name in reference)
         other = encoding.store("reference", reference)
         return other, _valid_range(other, span.seconds, "the reference"), source
     return _calibrated_on(bundle) if span.is_open else (store, span.seconds, "other payments of the log")
@@ -216,7 +218,15 @@ def _settings(scorer: Scorer, market: Path | None, overrides: Sequence[str]) -> 
     return own.monitoring or Monitoring()
 
 
-def _check_spans(span: Span, reference_span: Span, reference: Logs) -> None:
+def _check_outputs(inputs: Sequence[str | Path | None], out: Path, quarantine: Quarantine | None) -> None:
+    """Raise ConfigError if an output is an input."""
+    files: dict[str, str | Path | None] = {f"{name} in out": out / name for name in ("monitor.json", "monitor.html")}
+    if quarantine is not None:
+        files |= {"quarantine": quarantine.path, "quarantine of the reference": quarantine.named("reference").path}
+    check_outputs(inputs, files=files, into={"out": out})
+
+
+def _check_spans(span: Span, reference_span: Span, reference: Sequence[str]) -> None:
     """Reject ranges that do not fit together, before anything is scored."""
     (start, end), (first, last) = span.seconds, reference_span.seconds
     if _is_reference_file(reference) and not reference_span.is_open:
@@ -228,7 +238,7 @@ def _check_spans(span: Span, reference_span: Span, reference: Logs) -> None:
         )
 
 
-def _is_reference_file(reference: Logs) -> Path | None:
+def _is_reference_file(reference: Sequence[str]) -> Path | None:
     """The path of the reference if it is a reference.json that an earlier call wrote, else None."""
     if len(reference) != 1 or not (path := Path(reference[0])).is_file() or path.suffix != ".json":
         return None

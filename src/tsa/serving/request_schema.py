@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 from tsa.config.market import Market
 from tsa.data.spelling import MAX_EXACT
-from tsa.data.values import RuleViolation
+from tsa.data.values import RuleViolation, invalid_unicode
 from tsa.serving.formats import RequestRows
 from tsa.serving.problems import shorten_value
 from tsa.serving.settings import ServeSettings
-from tsa.text import shorten
 
 Events = Sequence[Mapping[str, Any]]
 Result = TypeVar("Result")
@@ -132,18 +131,3 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [inner for inner in value.values() if isinstance(inner, dict | list)]
     return [inner for inner in value if isinstance(inner, dict | list)] if isinstance(value, list) else []
-
-
-def invalid_unicode(row: object) -> RuleViolation | None:
-    """The problem of a row with a lone surrogate, which JSON allows: such a text can be neither stored nor hashed."""
-    for name, value in row.items() if isinstance(row, Mapping) else ():
-        for text in (name, value):
-            if isinstance(text, str) and not text.isascii():
-                try:
-                    text.encode()
-                except UnicodeEncodeError:
-                    field = str(name).encode(errors="replace").decode()
-                    return RuleViolation(
-                        "not_a_text", field, "must be a text of Unicode characters", shorten(ascii(value))
-                    )
-    return None

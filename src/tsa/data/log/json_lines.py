@@ -6,6 +6,8 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 import polars as pl
@@ -47,57 +49,78 @@ def _field(name: str) -> str:
     return rf"(?:{re.escape(json.dumps(name))}|{re.escape(json.dumps(name, ensure_ascii=False))})\s*:"
 
 
-def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> dict[str, dict[int, str]]:
-    """Check for repeated fields, and for keys whose digits a float dropped. Polars reports neither.
+@dataclass(frozen=True)
+class JsonFindings:
+    """What a file of JSON lines holds that Polars reads differently, by row (blank lines are no rows)."""
 
-    Returns:
-        By field of `keys` and row number, the text of each float that lacks digits.
+    exact_texts: dict[str, dict[int, str]] = field(default_factory=dict)
+    """By key column and row: the spelling of a float that lacks digits. Polars spells it as if it were whole."""
+    repeated: dict[str, list[int]] = field(default_factory=dict)
+    """By column: the rows in which the field occurs twice. Polars takes the first, other readers the last."""
+    texts: dict[str, list[int]] = field(default_factory=dict)
+    """By column: the rows in which it is a text that looks like a list or an object. Polars spells both alike."""
+
+
+def check_json(path: str, names: Sequence[str], keys: Sequence[str]) -> JsonFindings:
+    """Find the values of the columns `names` that Polars reads differently.
+
+    Args:
+        keys: Those of the columns in which every digit matters.
 
     Raises:
-        DataError: For the first line in which a field of `names` occurs twice: readers differ in which one they use.
+        DataError: If too many keys lack digits.
     """
-    shortened: dict[str, dict[int, str]] = {}
-    line = pl.col(LINE)
-    spellings = {name: dict.fromkeys((json.dumps(name), json.dumps(name, ensure_ascii=False))) for name in names}
-    twice = [
-        pl.sum_horizontal(line.str.count_matches(text, literal=True) for text in texts) > 1
-        for texts in spellings.values()
-    ]
-    suspicious = pl.any_horizontal([*twice, pl.lit(value=False)])
-    if keys:
-        spelled = "|".join(map(_field, keys))
-        digits = r"(?:[0-9]{17,}|9[0-9]{15})\.[0-9]|[0-9]+(?:\.[0-9]+)?[eE]\+?(?:1[6-9]|[2-9][0-9]|[0-9]{3})"
-        suspicious |= line.str.contains(rf"(?:{spelled})\s*-?(?:{digits})")
+    findings, line = JsonFindings(), pl.col(LINE)
     lines = pl.scan_lines(path, name=LINE, glob="://" in path).with_row_index("at")
     lines = lines.filter(line.str.strip_chars() != "").with_row_index("row")
-    # a value may equal the name of a field, and a nested field may have the same name: parse these lines
-    for row, at, text in lines.filter(suspicious).collect(engine="streaming").iter_rows():
-        for name, value in _check_line(path, at + 1, text, frozenset(names), frozenset(keys)).items():
-            shortened.setdefault(name, {})[row] = f"{value:.15e}"
-            if len(shortened[name]) > MAX_SHORTENED:
+    # a value may be the name of a field, and a field inside another may have the same name: parse these lines alone
+    suspicious = lines.filter(_suspicious(names, keys))
+    for batch in suspicious.collect_batches(maintain_order=True):
+        for row, at, text in batch.iter_rows():
+            _check_line(findings, row, text, frozenset(names), frozenset(keys))
+            if any(len(texts) > MAX_SHORTENED for texts in findings.exact_texts.values()):
+                name = max(findings.exact_texts, key=lambda name: len(findings.exact_texts[name]))
                 raise DataError(
                     f"{path}: line {at + 1}: {brief(name)} must have all its digits, which floats drop; "
                     f"more than {MAX_SHORTENED:,} lines have not: export whole numbers or texts"
                 )
-    return shortened
+    return findings
 
 
-def _check_line(path: str, number: int, text: str, names: frozenset[str], keys: frozenset[str]) -> dict[str, float]:
-    """The floats among `keys` that lack digits."""
+def _suspicious(names: Sequence[str], keys: Sequence[str]) -> pl.Expr:
+    """Whether a line may hold one of the findings."""
+    line = pl.col(LINE)
+    spellings = [dict.fromkeys((json.dumps(name), json.dumps(name, ensure_ascii=False))) for name in names]
+    tests = [pl.sum_horizontal(line.str.count_matches(text, literal=True) for text in texts) > 1 for texts in spellings]
+    if names:
+        tests.append(line.str.contains(rf'(?:{"|".join(map(_field, names))})\s*"\s*[\[{{]'))
+    if keys:
+        digits = r"(?:[0-9]{17,}|9[0-9]{15})\.[0-9]|[0-9]+(?:\.[0-9]+)?[eE]\+?(?:1[6-9]|[2-9][0-9]|[0-9]{3})"
+        tests.append(line.str.contains(rf"(?:{'|'.join(map(_field, keys))})\s*-?(?:{digits})"))
+    return pl.any_horizontal([*tests, pl.lit(value=False)])
+
+
+def _check_line(findings: JsonFindings, row: int, text: str, names: frozenset[str], keys: frozenset[str]) -> None:
+    """Add the findings of one line."""
     try:
-        pairs = json.loads(text, object_pairs_hook=list, parse_float=_Float)
-    except ValueError:
-        return {}  # the reader reports it
+        pairs = json.loads(text, object_pairs_hook=_Pairs, parse_float=_Float)
+    except (ValueError, RecursionError):
+        return  # whoever reads the file reports it
     seen: set[str] = set()
-    shortened: dict[str, float] = {}
-    for pair in pairs if isinstance(pairs, list) else ():
-        name, value = pair if isinstance(pair, tuple) else ("", None)
-        if name in names and name in seen:
-            raise DataError(f"{path}: line {number}: field {brief(name)!r} occurs twice; remove one")
-        if name in keys and isinstance(value, _Float) and abs(float(value)) >= 2**53:
-            shortened[name] = float(value)
+    for name, value in pairs if isinstance(pairs, _Pairs) else ():
+        if name not in names:
+            continue
+        if name in seen and row not in findings.repeated.setdefault(name, [])[-1:]:
+            findings.repeated[name].append(row)
+        elif name in keys and isinstance(value, _Float) and abs(float(value)) >= 2**53:
+            findings.exact_texts.setdefault(name, {})[row] = f"{float(value):.15e}"
+        elif type(value) is str and value.lstrip()[:1] in ("[", "{"):
+            findings.texts.setdefault(name, []).append(row)
         seen.add(name)
-    return shortened
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The fields of an object, in order, repeated ones included."""
 
 
 class _Float(str):

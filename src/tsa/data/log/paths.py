@@ -5,8 +5,12 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote, unquote
+
+import polars as pl
 
 from tsa.errors import DataError
 
@@ -32,6 +36,7 @@ OWN_FOLDERS = {
 }
 """Folders that this program writes, by the names of the files in them."""
 HIDDEN = ("_", ".")
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 SHOWN = 3
 
 
@@ -65,6 +70,25 @@ def kind_of(path: str) -> str:
         ends = ", ".join(f".{end}" for end in KINDS)
         raise DataError(f"log: a file must end in one of {ends} (text also in .gz or .zst) (got {path!r})")
     return kind
+
+
+def folder_names(path: str) -> set[str]:
+    """The names of columns in folders of a path such as `sales/month=01/day=02/part.parquet`, as Hive and Spark write."""
+    parts = (part.partition("=") for part in path.split("/")[:-1])
+    return {unquote(name) for name, mark, _ in parts if name and mark}
+
+
+def folder_value(path: pl.Expr, name: str) -> pl.Expr:
+    """The value of the column `name` in the folders of paths, as a text; null for Hive's name of no value."""
+    part = rf"(?:^|/)(?:{re.escape(name)}|{re.escape(quote(name))})=([^/]*)/"
+    value = path.str.extract(part, 1)
+    value = pl.when(value != NO_VALUE).then(value)
+    return value.map_batches(_unquoted, return_dtype=pl.String(), is_elementwise=True)
+
+
+def _unquoted(texts: pl.Series) -> pl.Series:
+    different = texts.drop_nulls().unique()
+    return texts.replace(different, pl.Series([unquote(text) for text in different], dtype=pl.String))
 
 
 def _local(log: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ import polars as pl
 
 from tsa.config.market import Exclude, Market
 from tsa.data.log.columns import inexact, nested, text
-from tsa.data.log.sources import EXTRA, Source
+from tsa.data.log.sources import EXTRA, Source, text_mark
 from tsa.data.spelling import Spelling
 from tsa.data.values import normalise_text
 from tsa.errors import ConfigError
@@ -101,6 +101,8 @@ class PseudonymizedSource(Source):
             blank_lines=source.blank_lines,
             table=source.table,
             exact_texts=source.exact_texts,
+            marks=source.marks,
+            folder_columns=source.folder_columns,
             pseudonyms=pseudonyms,
             raw=source.schema,
         )
@@ -126,5 +128,6 @@ class PseudonymizedSource(Source):
         )
         series = series if bad is None else pl.when(bad).then(pl.lit(INEXACT)).otherwise(series)
         if self.kind == "json":
-            series = pl.when(nested(name)).then(pl.lit("[]")).otherwise(series)
+            is_list = nested(name) & ~pl.col(text_mark(name)) if text_mark(name) in self.marks else nested(name)
+            series = pl.when(is_list).then(pl.lit("[]")).otherwise(series)
         return series.alias(name)

@@ -45,3 +45,9 @@ class Quarantine:
 
 QuarantineLike = Path | Quarantine | None
 """Where rows that break a rule go. None: such rows are an error."""
+
+
+def quarantine_path(given: QuarantineLike) -> Path | None:
+    """The file of a quarantine; None without one."""
+    made = Quarantine.of(given)
+    return None if made is None else made.path

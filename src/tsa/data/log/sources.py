@@ -13,13 +13,14 @@ from typing import Any
 import polars as pl
 
 from tsa.data.log.file_heads import SEPARATORS, first_line, kind_of_header, names_of, refuse_other_kinds
-from tsa.data.log.json_lines import check_json, fields_of
-from tsa.data.log.paths import find_files
+from tsa.data.log.json_lines import JsonFindings, check_json, fields_of
+from tsa.data.log.paths import find_files, folder_names, folder_value
 from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.text_tables import check_lines, has_literal_quotes_in
 from tsa.errors import DataError
 
 AT = "__at"
+PATH = "__path"
 TABLE = "table"
 """The kind of a source whose rows are in memory."""
 EXTRA = "__beyond the header"  # in CSV: the field after the last column of the header
@@ -39,7 +40,11 @@ class Source:
     passthrough: tuple[str, ...] = ()
     """Columns outside the market that are copied to the clean table unchanged."""
     exact_texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """JSON lines: by column and row, the text of a number that Polars would change."""
+    """Of JSON lines: by column and row the spelling of a number, where Polars has another one."""
+    marks: Mapping[str, pl.Series] = field(default_factory=dict)
+    """Of JSON lines: columns to add, true in these rows (`repeated_mark`, `text_mark`)."""
+    folder_columns: tuple[str, ...] = ()
+    """Columns whose values are in the names of folders, as in `month=01/`: also in `schema`."""
     precomputed_rules: Mapping[str, str] = field(default_factory=dict)
     """Rules that were checked before, with their texts: see `tsa.data.log.validation.precomputed_rules`."""
     table: pl.DataFrame | None = field(default=None, compare=False, repr=False)
@@ -56,19 +61,47 @@ class Source:
     def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
         """The rows in file order, with those of these columns that the files have. file: name for a column with the path."""
         present = [name for name in (*columns, *self.passthrough, EXTRA) if name in self.schema]
-        schema = {name: self.schema[name] for name in present} if self.kind == "json" else self.schema
         if self.table is not None:
             return self.table.lazy().select(*present, *([] if file is None else [pl.lit(None, pl.String).alias(file)]))
-        frame = _scan(self.kind, list(self.paths), schema, self.has_literal_quotes, file)
+        in_files = {name: kind for name, kind in self.schema.items() if name not in self.folder_columns}
+        wanted = {name: in_files[name] for name in present if name in in_files} if self.kind == "json" else in_files
+        from_folders = [name for name in self.folder_columns if name in present]
+        path = PATH if file is None and from_folders else file
+        frame = _scan(self.kind, list(self.paths), wanted, self.has_literal_quotes, path)
         if self.blank_lines:
-            frame = frame.filter(pl.any_horizontal(pl.col(list(schema)).str.strip_chars() != ""))
-        if self.exact_texts:
-            frame = frame.with_row_index(AT).with_columns(
-                pl.coalesce(pl.col(AT).replace_strict(texts, default=None, return_dtype=pl.String), name).alias(name)
-                for name, texts in self.exact_texts.items()
-                if name in present
-            )
-        return frame.select(*present, *([] if file is None else [file]))
+            frame = frame.filter(pl.any_horizontal(pl.col(list(wanted)).str.strip_chars() != ""))
+        if path is not None and from_folders:
+            frame = frame.with_columns(folder_value(pl.col(path), name).alias(name) for name in from_folders)
+        if self.exact_texts or self.marks:
+            frame = self._with_findings(frame.with_row_index(AT), present)
+        return frame.select(*present, *self.marks, *([] if file is None else [file]))
+
+    def _with_findings(self, frame: pl.LazyFrame, present: Sequence[str]) -> pl.LazyFrame:
+        """The rows with the spellings and marks of `JsonFindings`, by their number."""
+        spelled = [
+            pl.coalesce(pl.col(AT).replace_strict(texts, default=None, return_dtype=pl.String), name).alias(name)
+            for name, texts in self.exact_texts.items()
+            if name in present
+        ]
+        return frame.with_columns(
+            *spelled, *(pl.col(AT).is_in(rows.implode()).alias(name) for name, rows in self.marks.items())
+        )
+
+
+def repeated_mark(name: str) -> str:
+    """The column that says in which rows the field `name` occurs twice."""
+    return f"__repeated:{name}"
+
+
+def text_mark(name: str) -> str:
+    """The column that says in which rows `name` is a text that only looks like a list or an object."""
+    return f"__text:{name}"
+
+
+def _marks(findings: JsonFindings) -> dict[str, pl.Series]:
+    rows = {repeated_mark(name): at for name, at in findings.repeated.items()}
+    rows |= {text_mark(name): at for name, at in findings.texts.items()}
+    return {name: pl.Series(at, dtype=pl.get_index_type()) for name, at in rows.items()}
 
 
 def table_source(table: pl.DataFrame, columns: Sequence[str]) -> Source:
@@ -94,7 +127,7 @@ def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str
             says.
     """
     files = find_files(logs)
-    opened = [_opened(path, kind, columns, keys) for path, kind in files]
+    opened = [_with_folders(_opened(path, kind, columns, keys), columns) for path, kind in files]
     for source in opened:
         _refuse_own(source, columns, single=len(files) == 1)
     joined: list[Source] = []
@@ -106,8 +139,15 @@ def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str
 
 def _group_key(source: Source) -> tuple[Any, ...]:
     """Files for which this is equal are scanned together."""
-    own = source.paths if source.exact_texts else ()
-    return source.kind, source.has_literal_quotes, source.blank_lines, tuple(source.schema.items()), own
+    own = source.paths if source.exact_texts or source.marks else ()
+    return (
+        source.kind,
+        source.has_literal_quotes,
+        source.blank_lines,
+        tuple(source.schema.items()),
+        source.folder_columns,
+        own,
+    )
 
 
 def _refuse_own(source: Source, columns: Sequence[str], *, single: bool) -> None:
@@ -123,13 +163,24 @@ def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str]) -
         refuse_other_kinds(path, kind)
         if kind == "json":
             names = fields_of(path, columns)
-            exact_texts = check_json(path, columns, keys)
-            return Source(kind=kind, paths=(path,), schema=dict.fromkeys(names, pl.String()), exact_texts=exact_texts)
+            findings = check_json(path, columns, keys)
+            schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
+            return Source(
+                kind=kind, paths=(path,), schema=schema, exact_texts=findings.exact_texts, marks=_marks(findings)
+            )
         if kind == "parquet":
             return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
         return _table(path, kind)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise why_unreadable(path, kind, error) from error
+
+
+def _with_folders(source: Source, columns: Sequence[str]) -> Source:
+    """The source with those of the columns that its file lacks and its folders name."""
+    names = folder_names(source.paths[0])
+    wanted = tuple(name for name in columns if name in names and name not in source.schema)
+    schema = {**source.schema, **dict.fromkeys(wanted, pl.String())}
+    return replace(source, schema=schema, folder_columns=wanted) if wanted else source
 
 
 def _table(path: str, kind: str) -> Source:

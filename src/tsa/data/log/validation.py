@@ -20,7 +20,7 @@ from tsa.data.log.duplicates import Repeated
 from tsa.data.log.row_sets import excluded
 from tsa.data.log.rule import Rule
 from tsa.data.log.rules import LogSchema, read_columns, rules, typed_columns, values
-from tsa.data.log.sources import EXTRA, Source
+from tsa.data.log.sources import EXTRA, Source, repeated_mark, text_mark
 from tsa.errors import DataError
 from tsa.files.writing import atomic_file
 from tsa.text import brief, shorten
@@ -55,7 +55,7 @@ class LogScan:
             row_rules = [
                 *rules(self.shape, source.schema, value),
                 *precomputed_rules(source),
-                *nested_rules(self.shape, source),
+                *json_rules(self.shape, source),
             ]
             broken = pl.any_horizontal(rule.broken.fill_null(False) for rule in row_rules)
             use = (
@@ -89,7 +89,7 @@ class LogScan:
                 for rule in (
                     *rules(self.shape, source.schema, value),
                     *precomputed_rules(source),
-                    *nested_rules(self.shape, source),
+                    *json_rules(self.shape, source),
                 )
             }
             rules_by_name.update(row_rules)
@@ -132,13 +132,21 @@ def precomputed_rules(source: Source) -> list[Rule]:
     ]
 
 
-def nested_rules(shape: LogSchema, source: Source) -> list[Rule]:
-    """Rules against JSON objects and lists in text columns, which Polars reads as text."""
+def json_rules(shape: LogSchema, source: Source) -> list[Rule]:
+    """A list or an object is no text, though Polars spells it as one; and a field must occur once."""
     if source.kind != "json":
         return []
-    texts = [name for name in read_columns(shape.market) if name in source.schema and name not in shape.numbers]
-    rule = "must be a text, a number, true, false or null"
-    return [Rule(name=f"not_a_text:{name}", column=name, text=rule, broken=nested(name)) for name in texts]
+    names = [name for name in read_columns(shape.market) if name in source.schema]
+    text = "must be a text, a number, true, false or null"
+    row_rules = []
+    for name in (name for name in names if name not in shape.numbers):
+        broken = nested(name) & ~pl.col(text_mark(name)) if text_mark(name) in source.marks else nested(name)
+        row_rules.append(Rule(name=f"not_a_text:{name}", column=name, text=text, broken=broken))
+    for name in (name for name in names if repeated_mark(name) in source.marks):
+        rule = "must occur once in its line (the first value is shown)"
+        broken = pl.col(repeated_mark(name))
+        row_rules.append(Rule(name=f"repeated_field:{name}", column=name, text=rule, broken=broken))
+    return row_rules
 
 
 def unscored_rule(column: str, ids: frozenset[str]) -> Rule:

@@ -7,7 +7,7 @@ with `PaymentReader`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ from tsa.data.log.rule import range_text
 from tsa.data.online.encoded import EncodedPayments, ParsedPayments
 from tsa.data.online.rows import Row, RowReader, TypedRow
 from tsa.data.raw_values import as_numbers, row_tokens, token_columns
-from tsa.data.values import RuleViolation, RuleViolationError
+from tsa.data.values import RuleViolation, RuleViolationError, invalid_unicode
 from tsa.data.wire.scales import VectorizedScaler
 from tsa.errors import DataError
 from tsa.text import truncate_repr
@@ -61,20 +61,18 @@ class PaymentReader:
         self._numerical = VectorizedScaler(encoder.numerical_scaling, [math.nan] * len(features.numerical))
         self._engineered = VectorizedScaler(encoder.engineered_scaling, [math.nan] * len(features.engineered))
 
-    def read(
-        self, rows: Sequence[Row], *, outcomes: bool = False, known: Mapping[int, RuleViolation] | None = None
-    ) -> ParsedPayments:
+    def read(self, rows: Sequence[Row], *, outcomes: bool = False) -> ParsedPayments:
         """Read payments.
 
         Args:
             outcomes: Read the outcome of each, for past events. A current payment has none yet.
-            known: Violations found before, by position; such rows are not read.
         """
         valid: list[TypedRow] = []
         places: list[int] = []
-        problems: dict[int, RuleViolation] = dict(known or {})
+        problems: dict[int, RuleViolation] = {}
         for place, row in enumerate(rows):
-            if place in problems:
+            if (problem := invalid_unicode(row)) is not None:
+                problems[place] = problem
                 continue
             try:
                 valid.append(self._row_reader.read(row, outcomes))

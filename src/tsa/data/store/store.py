@@ -23,7 +23,7 @@ from tsa.config.market import SPLITS, Market
 from tsa.config.toml import suggest
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
-from tsa.data.log.quarantine import QuarantineLike
+from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.store.build import build_in_memory, build_store, encode_rows, is_scored
 from tsa.data.store.manifest import (
@@ -43,6 +43,7 @@ from tsa.data.store.manifest import (
     read_manifest,
 )
 from tsa.errors import DataError, MarketError, StoreError
+from tsa.files.outputs import check_outputs
 from tsa.files.writing import atomic_folder, read_json
 from tsa.progress import Progress, silent
 from tsa.text import brief
@@ -57,7 +58,7 @@ MAX_TABLE_BYTES = 256 * 2**20
 
 def prepare(
     market: Market,
-    logs: str | Path | Sequence[str | Path],
+    logs: Logs,
     out: str | Path,
     *,
     quarantine: QuarantineLike = None,
@@ -75,9 +76,10 @@ def prepare(
     Raises:
         DataError: For rows that cannot be used, or a split without rows.
         MarketError: If the encoder is for other features.
-        ConfigError: If `out` is a folder with other content.
+        ConfigError: If `out` is a folder with other content, or if an output is an input.
     """
-    names = _names(logs)
+    names = log_names(logs)
+    check_outputs(names, files={"quarantine": quarantine_path(quarantine)}, replaced={"out": out})
     if encoder is not None:
         encoder.check_market(market)
     with atomic_folder(Path(out), MANIFEST, private=True) as folder:
@@ -85,7 +87,8 @@ def prepare(
     return EventStore.open(out, market)
 
 
-def _names(logs: Logs) -> list[str]:
+def log_names(logs: Logs) -> list[str]:
+    """The names of logs, of which one alone need not be in a list."""
     return [str(logs)] if isinstance(logs, str | Path) else [str(log) for log in logs]
 
 

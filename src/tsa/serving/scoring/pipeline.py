@@ -28,7 +28,6 @@ from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.blocks import retention_policies
 from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.reencode import encoder_hash
-from tsa.serving.request_schema import invalid_unicode
 from tsa.serving.results import ScoreResult
 from tsa.text import SHOWN, brief, truncate_repr
 from tsa.times import DAY_SECONDS
@@ -69,8 +68,7 @@ class ScoringPipeline:
 
     def parse_rows(self, rows: Sequence[Row]) -> ParsedPayments:
         """Parse rows of a market whose histories are stored; rows that break a rule are among the problems."""
-        invalid = {place: problem for place, row in enumerate(rows) if (problem := invalid_unicode(row))}
-        parsed = self._reader.read(rows, known=invalid)
+        parsed = self._reader.read(rows)
         future = np.flatnonzero(parsed.payments.time_seconds > self._latest).tolist()
         return parsed.without({at: self._future_problem(rows[parsed.positions[at]]) for at in future})
 
@@ -90,14 +88,10 @@ class ScoringPipeline:
         for name, events in histories.items():
             if name not in names:
                 return violation("unknown_history", name, f"must be one of {sorted(names)}", name)
-            problem = next((problem for event in events if (problem := invalid_unicode(event))), None)
-            parsed = self._reader.read(
-                [{**absent, **event} for event in events] if problem is None else [], outcomes=True
-            )
-            for place in sorted(parsed.problems):
-                problem = problem or parsed.problems[place]
-            if problem is not None:
-                return replace(problem, field=f"histories.{name}.{problem.field}")
+            parsed = self._reader.read([{**absent, **event} for event in events], outcomes=True)
+            if parsed.problems:
+                first = parsed.problems[min(parsed.problems)]
+                return replace(first, field=f"histories.{name}.{first.field}")
             past[name] = HistoryEvents.of(parsed.payments)
             if (problem := self._order_problem(name, past[name], now, row)) is not None:
                 return problem
