@@ -19,6 +19,7 @@ if typing.TYPE_CHECKING:
     from tsa.errors import TSAError
     from tsa.evaluation.evaluate import evaluate
     from tsa.inference.scorer import Scorer
+    from tsa.registry import Registry
     from tsa.training import TrainingConfig, train
 
     __version__: str
@@ -30,6 +31,7 @@ os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 _HOME = {
     "EventStore": "tsa.data.store.store",
     "Market": "tsa.config.market",
+    "Registry": "tsa.registry",
     "Scorer": "tsa.inference.scorer",
     "TSAError": "tsa.errors",
     "TrainingConfig": "tsa.training",
@@ -38,7 +40,7 @@ _HOME = {
     "train": "tsa.training",
 }
 
-__all__ = ["EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "evaluate", "prepare", "train"]
+__all__ = ["EventStore", "Market", "Registry", "Scorer", "TSAError", "TrainingConfig", "evaluate", "prepare", "train"]
 
 
 def __getattr__(name: str) -> typing.Any:

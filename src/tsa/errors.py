@@ -10,6 +10,7 @@
     │   └── TrainingStopped   the run was asked to stop, saved a checkpoint, and can be resumed
     ├── CalibrationError  scores cannot be calibrated: too few rows or frauds, or a fit that fails its check
     ├── BundleError       a bundle is missing a file, was changed, or has another version
+    ├── RegistryError     a registry has no such version or alias, cannot be reached, or was changed by somebody else
     ├── HistoryError      a history store is for another market, or has invalid content
     │   └── HistoryUnavailable  it cannot be reached, or does not answer in time
     │       └── HistoryLost     it is not the store used before, or has lost data
@@ -68,6 +69,10 @@ class ArtefactError(TSAError):
 
 class ServerError(TSAError):
     """The endpoint cannot continue."""
+
+
+class RegistryError(TSAError):
+    """A registry has no such version or alias, cannot be reached, or was changed by somebody else at the same time."""
 
 
 class HistoryError(TSAError):

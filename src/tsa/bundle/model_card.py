@@ -173,7 +173,7 @@ def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
         "",
         "| metric | value |",
         "|---|---|",
-        *(f"| {text} | {_value(evaluation['metrics'].get(name))} |" for name, text in SHOWN.items()),
+        *(f"| {text} | {metric_text(evaluation['metrics'].get(name))} |" for name, text in SHOWN.items()),
     ]
     for segment, values in sorted((evaluation.get("segments") or {}).items()):
         lines += ["", *_segment(segment, values)]
@@ -187,11 +187,12 @@ def _segment(name: str, values: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "| value | payments | frauds | average precision | ROC AUC |"
     yield "|---|---|---|---|---|"
     for row in values:
-        scores = [_value(row["metrics"].get(metric)) for metric in ("average_precision", "roc_auc")]
+        scores = [metric_text(row["metrics"].get(metric)) for metric in ("average_precision", "roc_auc")]
         yield f"| {row['value']} | {row['n']:,} | {row['frauds']:,} | {scores[0]} | {scores[1]} |"
 
 
-def _value(metric: Mapping[str, Any] | None) -> str:
+def metric_text(metric: Mapping[str, Any] | None) -> str:
+    """A metric with its interval, such as 0.741 [0.690, 0.790]; – if it has no value."""
     if not metric or metric.get("value") is None:
         return "–"
     low, high = metric.get("low"), metric.get("high")

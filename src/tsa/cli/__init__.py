@@ -20,7 +20,7 @@ import logging
 import sys
 from typing import NoReturn
 
-from tsa.cli import bundle, data, evaluate, explain, history, legacy, monitor, score, serve, train, tune
+from tsa.cli import bundle, data, evaluate, explain, history, legacy, monitor, registry, score, serve, train, tune
 from tsa.cli.app import app
 from tsa.cli.console import INTERRUPTED, errors, print_line
 from tsa.cli.process_title import strike_out_passwords
@@ -39,6 +39,7 @@ __all__ = [
     "legacy",
     "main",
     "monitor",
+    "registry",
     "score",
     "serve",
     "train",

@@ -1,0 +1,331 @@
+"""`Registry`: versions of a model's bundles, and aliases that name the one to use.
+
+    registry.json                   what the registry demands: the public key that bundles must be signed with
+    versions/SHA256/bundle.tar.gz   the bundle, without its signature
+    versions/SHA256/signature.json  its signature, if it is signed
+    versions/SHA256/version.json    what is known of it; written last, so a version is complete if it has this
+    aliases/NAME/00000001.json      the moves of an alias, numbered
+
+No object is ever changed. Of two promotions at the same time one writes the next number, and the other fails.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from tsa.bundle.archive import to_tar_gz, write_contents
+from tsa.bundle.bundle import Bundle
+from tsa.bundle.manifest import SIGNATURE, sha256
+from tsa.bundle.signing import read_bundle, refuse_unsigned, signer_of
+from tsa.errors import BundleError, RegistryError
+from tsa.registry.records import Action, AliasEntry, Version, entry_from, to_bytes, version_from
+from tsa.registry.storage import NAME, Storage, open_storage
+
+FORMAT = 1
+ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+HEX = re.compile(r"[0-9a-f]{6,64}")
+
+
+class Registry:
+    """The versions of one model. Any number of processes and machines may use it at the same time."""
+
+    def __init__(self, storage: Storage, public_key: bytes | None = None) -> None:
+        """Use a storage; `open` does this from a URL.
+
+        Args:
+            public_key: PEM; bundles must be signed with its private key.
+        """
+        self.storage, self.public_key = storage, public_key
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open a registry, or an empty place for a new one.
+
+        Args:
+            url: A folder, `file:///FOLDER` or `s3://BUCKET/PREFIX`.
+
+        Raises:
+            RegistryError: If it cannot be reached, or has another format.
+        """
+        storage = open_storage(url)
+        data = storage.read(NAME)
+        return cls(storage, None if data is None else _key_of(data, storage.url))
+
+    @classmethod
+    def create(cls, url: str, public_key: bytes | None = None) -> Self:
+        """Create a registry.
+
+        Args:
+            url: As for `open`.
+            public_key: PEM; only bundles signed with its private key can be published and pulled.
+
+        Raises:
+            RegistryError: If there is one already.
+        """
+        storage = open_storage(url)
+        key = None if public_key is None else public_key.decode()
+        table = {"version": FORMAT, "public_key": key}
+        if not storage.create(NAME, (json.dumps(table, indent=1) + "\n").encode()):
+            raise RegistryError(f"{storage.url} is a registry already; use it, or choose another place")
+        return cls(storage, public_key)
+
+    def publish(self, bundle: str | Path, *, by: str, note: str = "") -> Version:
+        """Add a bundle. One that is there already is not added again; a signature that it lacks is added.
+
+        Args:
+            bundle: A folder or a .tar.gz.
+            by: Who publishes it.
+            note: Anything worth knowing about it.
+
+        Returns:
+            The version.
+
+        Raises:
+            BundleError: If the bundle is invalid, or not signed as the registry demands.
+            RegistryError: If the registry cannot be reached.
+        """
+        contents, _ = read_bundle(Path(bundle), self.public_key)
+        opened = Bundle.open(bundle, key=self.public_key)
+        signature = contents.pop(SIGNATURE, None)
+        archive, folder = to_tar_gz(contents), f"versions/{opened.sha256}"
+        if self.storage.read(NAME) is None:
+            self.storage.create(NAME, (json.dumps({"version": FORMAT, "public_key": None}, indent=1) + "\n").encode())
+        if not self.storage.create(f"{folder}/bundle.tar.gz", archive):
+            # another version of zlib may have packed the same files into other bytes
+            archive = self.storage.read(f"{folder}/bundle.tar.gz") or b""
+        version = Version.of(opened, archive_sha256=sha256(archive), published=_now(), by=by, note=note)
+        if signature is not None:
+            self.storage.create(f"{folder}/{SIGNATURE}", signature)
+        self.contents(version)
+        self.storage.create(f"{folder}/version.json", to_bytes(version))
+        return self.version(version.sha256)
+
+    def versions(self) -> list[Version]:
+        """All complete versions, the earliest published first."""
+        names = self.storage.names("versions/")
+        complete = [name.split("/")[1] for name in names if name.endswith("/version.json")]
+        return sorted(map(self.version, complete), key=lambda version: (version.published, version.sha256))
+
+    def version(self, sha: str) -> Version:
+        """The version with this complete sha256. Raises RegistryError if there is none."""
+        name = f"versions/{sha}/version.json"
+        data = self.storage.read(name)
+        if data is None:
+            raise RegistryError(f"{self.storage.url} has no version {sha[:12]}; tsa registry list shows its versions")
+        version = version_from(data, f"{self.storage.url}/{name}")
+        signature = self.storage.read(f"versions/{sha}/{SIGNATURE}")
+        return replace(version, signed_by=None if signature is None else signer_of({SIGNATURE: signature}))
+
+    def resolve(self, name: str) -> Version:
+        """The version that an alias or the beginning of a sha256 names.
+
+        Args:
+            name: An alias, or at least 6 hex digits.
+
+        Raises:
+            RegistryError: If nothing has this name, or several versions begin so.
+        """
+        entries = self.history(name) if ALIAS.fullmatch(name) else []
+        if entries:
+            return self.version(entries[-1].sha256)
+        known = self._shas() if HEX.fullmatch(name) else []
+        matching = [sha for sha in known if sha.startswith(name)]
+        if len(matching) == 1:
+            return self.version(matching[0])
+        if matching:
+            raise RegistryError(f"{name} must name one version (it begins {len(matching)}); give more of its digits")
+        aliases = ", ".join(self.aliases()) or "none"
+        raise RegistryError(f"{self.storage.url} has no alias or version {name!r} (its aliases: {aliases})")
+
+    def aliases(self) -> dict[str, AliasEntry]:
+        """The entry in force of each alias, by name."""
+        return {name: self.history(name)[-1] for name in sorted(self._numbers())}
+
+    def history(self, alias: str) -> list[AliasEntry]:
+        """All moves of an alias, the first one first; empty if there is no such alias."""
+        numbers = self._numbers(alias).get(alias, [])
+        return [self._entry(alias, number) for number in numbers]
+
+    def promote(
+        self,
+        name: str,
+        alias: str = "champion",
+        *,
+        by: str,
+        why: str = "",
+        evidence: Mapping[str, Any] | None = None,
+    ) -> AliasEntry:
+        """Let an alias name a version. If it does already, nothing is written.
+
+        Args:
+            name: The version: an alias, or the beginning of its sha256.
+            alias: Lower-case letters, digits, `-` and `_`.
+            by: Who does it.
+            why: The reason.
+            evidence: Plain JSON values, such as the report of a promotion gate.
+
+        Returns:
+            The entry in force.
+
+        Raises:
+            RegistryError: For an unknown version or an invalid alias, or if somebody else moved the alias at the same time.
+            BundleError: If the version's bundle was changed, or is not signed as the registry demands.
+        """
+        if not ALIAS.fullmatch(alias) or HEX.fullmatch(alias):
+            rule = "an alias must begin with a lower-case letter and have letters, digits, - and _ only, not hex digits alone"
+            raise RegistryError(f"{rule} (got {alias!r:.70})")
+        version, entries = self.resolve(name), self.history(alias)
+        self.contents(version)
+        if entries and entries[-1].sha256 == version.sha256:
+            return entries[-1]
+        return self._move(alias, entries, version.sha256, "promote", by=by, why=why, evidence=evidence)
+
+    def rollback(self, alias: str = "champion", *, by: str, why: str = "") -> AliasEntry:
+        """Let an alias name the version before the current one again.
+
+        Several rollbacks go back step by step.
+
+        Args:
+            alias: An alias that was promoted at least twice.
+            by: Who does it.
+            why: The reason.
+
+        Returns:
+            The entry in force.
+
+        Raises:
+            RegistryError: If there is no version before, or somebody else moved the alias at the same time.
+            BundleError: If that version's bundle was changed.
+        """
+        entries = self.history(alias)
+        if not entries:
+            raise RegistryError(f"{self.storage.url} has no alias {alias!r}; tsa registry list shows its aliases")
+        promoted = _in_force(entries)
+        if len(promoted) < 2:
+            raise RegistryError(f"{alias} has no version before {promoted[-1][:12]}; promote the one that you want")
+        self.contents(self.version(promoted[-2]))
+        return self._move(alias, entries, promoted[-2], "rollback", by=by, why=why, evidence=None)
+
+    def contents(self, version: Version) -> dict[str, bytes]:
+        """The files of a version's bundle, verified.
+
+        Raises:
+            BundleError: If the bundle was changed or is not signed as the registry demands.
+            RegistryError: If it is missing.
+        """
+        folder = f"versions/{version.sha256}"
+        archive = self.storage.read(f"{folder}/bundle.tar.gz")
+        where = f"{self.storage.url}/{folder}"
+        if archive is None:
+            raise RegistryError(f"{where}/bundle.tar.gz is missing; publish the bundle again")
+        if sha256(archive) != version.archive_sha256:
+            raise BundleError(f"{where}/bundle.tar.gz was changed: its sha256 is not the one in version.json")
+        with tempfile.TemporaryDirectory(prefix="tsa-registry-") as temporary:
+            path = Path(temporary) / "bundle.tar.gz"
+            path.write_bytes(archive)
+            contents, manifest = read_bundle(path)
+        if manifest["sha256"] != version.sha256:
+            raise BundleError(f"{where}/bundle.tar.gz was changed: it is the bundle {manifest['sha256'][:12]}")
+        signature = self.storage.read(f"{folder}/{SIGNATURE}")
+        contents |= {} if signature is None else {SIGNATURE: signature}
+        if self.public_key is not None:
+            refuse_unsigned(contents, self.public_key, where)
+        return contents
+
+    def pull(self, name: str, out: str | Path) -> Version:
+        """Write a version's bundle, with its signature, into a folder or a .tar.gz.
+
+        Args:
+            name: An alias, or the beginning of a sha256.
+            out: Replaced if it is a bundle.
+
+        Returns:
+            The version.
+
+        Raises:
+            RegistryError: If there is no such version.
+            BundleError: If its bundle was changed or is not signed as the registry demands.
+            ConfigError: If something other than a bundle is at `out`.
+        """
+        version = self.resolve(name)
+        write_contents(self.contents(version), Path(out))
+        return version
+
+    def _move(
+        self,
+        alias: str,
+        entries: list[AliasEntry],
+        sha: str,
+        action: Action,
+        *,
+        by: str,
+        why: str,
+        evidence: Mapping[str, Any] | None,
+    ) -> AliasEntry:
+        number = entries[-1].number + 1 if entries else 1
+        entry = AliasEntry(
+            number=number, alias=alias, sha256=sha, action=action, by=by, at=_now(), why=why, evidence=evidence
+        )
+        if not self.storage.create(_entry_name(alias, number), to_bytes(entry)):
+            other = self._entry(alias, number)
+            done = f"{other.by} moved {alias} to {other.sha256[:12]} at the same time"
+            raise RegistryError(f"{done}; nothing was changed: look at tsa registry show {alias} and decide again")
+        return entry
+
+    def _entry(self, alias: str, number: int) -> AliasEntry:
+        name = _entry_name(alias, number)
+        data = self.storage.read(name)
+        if data is None:
+            raise RegistryError(f"{self.storage.url}/{name} is missing; entries of an alias must never be removed")
+        return entry_from(data, f"{self.storage.url}/{name}")
+
+    def _numbers(self, alias: str | None = None) -> dict[str, list[int]]:
+        """The numbers of the entries, in order, by alias. Other files are ignored."""
+        numbers: dict[str, list[int]] = {}
+        for name in self.storage.names("aliases/" if alias is None else f"aliases/{alias}/"):
+            if match := re.fullmatch(r"aliases/([^/]+)/([0-9]{8})\.json", name):
+                numbers.setdefault(match[1], []).append(int(match[2]))
+        return numbers
+
+    def _shas(self) -> list[str]:
+        return [name.split("/")[1] for name in self.storage.names("versions/") if name.endswith("/version.json")]
+
+
+def _in_force(entries: list[AliasEntry]) -> list[str]:
+    """The promoted versions that were not rolled back, the current one last."""
+    promoted: list[str] = []
+    for entry in entries:
+        if entry.action == "rollback":
+            promoted.pop()
+        else:
+            promoted.append(entry.sha256)
+    return promoted
+
+
+def _entry_name(alias: str, number: int) -> str:
+    return f"aliases/{alias}/{number:08}.json"
+
+
+def _key_of(data: bytes, where: str) -> bytes | None:
+    """The public key that a registry demands, of its registry.json."""
+    try:
+        table = json.loads(data)
+        version, key = table["version"], table["public_key"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RegistryError(f"{where}/{NAME} cannot be read: {error!r}; {where} is not a registry") from None
+    if version != FORMAT:
+        raise RegistryError(
+            f"{where}/{NAME}: this program reads registries of version {FORMAT} (got version={version!r})"
+        )
+    return None if key is None else str(key).encode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
