@@ -11,8 +11,8 @@ def past_of(payments: EncodedPayments, market: Market) -> dict[tuple[str, str], 
     """The events of each history and key."""
     past = {}
     for history in market.history:
-        keys = payments.keys[history.name]
-        for key in {key for key in keys if key is not None}:
-            rows = [row for row, other in enumerate(keys) if other == key]
+        keys = list(zip(*(payments.keys[view.name] for view in history.views), strict=True))
+        for key in {key for of_payment in keys for key in of_payment if key is not None}:
+            rows = [row for row, others in enumerate(keys) if key in others]
             past[history.name, key] = HistoryEvents.of(payments.take(rows))
     return past

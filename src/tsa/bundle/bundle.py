@@ -102,7 +102,7 @@ class Bundle:
     @property
     def lengths(self) -> dict[str, int]:
         """Events of each history, including the current one, by the network's names for the histories."""
-        return dict(zip(self.config.histories, (history.length for history in self.market.history), strict=True))
+        return dict(zip(self.config.histories, (history.length for history in self.market.views), strict=True))
 
     @property
     def visible_lengths(self) -> dict[str, int]:
@@ -189,7 +189,7 @@ class Bundle:
             raise BundleError(f"{PARTS}: a model of trees must have {TREES} (got none)")
         config, columns = self.config, self.encoder.columns
         pairs: dict[str, tuple[Any, Any]] = {
-            "histories": (len(config.histories), len(self.market.history)),
+            "histories": (len(config.histories), len(self.market.views)),
             **{f"n_{kind}": (getattr(config, f"n_{kind}"), len(names)) for kind, names in columns.items()},
         }
         for name, (size, expected) in pairs.items():

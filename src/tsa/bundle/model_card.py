@@ -98,7 +98,7 @@ def model_card(bundle: CardFacts) -> str:
 def _network(bundle: CardFacts) -> list[str]:
     market, config = bundle.market, bundle.config
     parameters = sum(value.numel() for value in bundle.network.parameters())
-    histories = ", ".join(f"{history.name} ({history.length} events)" for history in market.history)
+    histories = ", ".join(f"{history.name} ({history.length} events)" for history in market.views)
     known = f" Outcomes are seen {market.label.delay_days:g} days later." if market.label.delay_days is not None else ""
     features = market.features
     kinds: dict[str, list[str]] = {

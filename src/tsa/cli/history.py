@@ -88,7 +88,7 @@ def show(
         )
         print_line(f"payments: {sum(1 for _ in store.scan(PAYMENTS)):,}")
         for entry in market.history:
-            print_line(f"{entry.name} ({entry.key}): {sum(1 for _ in store.scan(entry.name)):,} keys")
+            print_line(f"{entry.name} ({', '.join(entry.columns)}): {sum(1 for _ in store.scan(entry.name)):,} keys")
 
 
 @history.command("delete")
@@ -159,7 +159,7 @@ def _key(market: Market, text: str) -> tuple[str, str]:
     from tsa.serving.history.metadata import pseudonymised
 
     name, has, value = text.partition("=")
-    columns = {entry.name: str(entry.key) for entry in market.history}
+    columns = {entry.name: entry.columns[0] for entry in market.history}  # of several, all or none are pseudonyms
     if not has or name not in columns or not value:
         raise ConfigError(f"--key must be HISTORY=VALUE with a history of {sorted(columns)} (got {text!r})")
     return name, pseudonymised(market, columns[name], value)

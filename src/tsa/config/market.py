@@ -25,6 +25,7 @@ from tsa.config.tables import (
     Exclude,
     Features,
     HistoryConfig,
+    HistoryView,
     Input,
     Label,
     Monitoring,
@@ -42,6 +43,7 @@ __all__ = [
     "Exclude",
     "Features",
     "HistoryConfig",
+    "HistoryView",
     "InlineHistory",
     "Input",
     "Label",
@@ -109,9 +111,9 @@ class Market(MarketTables):
         return math.inf if self.privacy is None else self.privacy.retention_seconds
 
     @property
-    def entity(self) -> HistoryConfig:
+    def entity(self) -> HistoryView:
         """The history whose keys the report ranks."""
-        return next(h for h in self.history if self.evaluation.entity in (None, h.name))
+        return next(view for view in self.views if self.evaluation.entity in (None, view.name))
 
 
 def _join(lower: toml.Table, upper: toml.Table) -> toml.Table:

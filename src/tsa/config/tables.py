@@ -6,7 +6,8 @@ Rules between sections are in `tsa.config.validation`.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -143,15 +144,66 @@ class Label(ConfigModel):
         return (self.delay_days or 0.0) * DAY_SECONDS
 
 
+class HistoryView(NamedTuple):
+    """A history as one column of the current payment names its key."""
+
+    name: str
+    """As the model, aggregates and reasons call it: the history's name or, of one with several columns, `account_sender`."""
+    history: str
+    """The history's name."""
+    key: str | None
+    """The column."""
+    length: int
+    columns: tuple[str, ...]
+    """All columns that name a key of this history."""
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether an event of the history can have its key in one of several columns."""
+        return len(self.columns) > 1
+
+
 class HistoryConfig(ConfigModel):
     """One history: the last `length` events (the current one included) with the same value of `key`.
 
+    With `keys`, a value in any of these columns is the same key: an account that sends here and receives there. The
+    model then sees one history for each of the columns, and in which of them each event has the key (its role).
     If rows carry their own history, the key is optional and only used in the report.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     key: Column | None = None
+    keys: tuple[Column, ...] | None = Field(default=None, min_length=2, max_length=8)
     length: int = Field(default=51, ge=2)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.key is not None and self.keys is not None:
+            raise ValueError("takes key, or keys (got both)")
+        if self.keys is not None and len(set(self.keys)) < len(self.keys):
+            raise ValueError(f"keys must be different columns (got {list(self.keys)})")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that name a key."""
+        return self.keys or (() if self.key is None else (self.key,))
+
+    @property
+    def role_name(self) -> str:
+        """The feature that says in which of `keys` an event has the key."""
+        return f"{self.name} role"
+
+    @property
+    def views(self) -> tuple[HistoryView, ...]:
+        """The history once for each of its columns."""
+        if self.keys is None:
+            return (HistoryView(self.name, self.name, self.key, self.length, self.columns),)
+        names = (f"{self.name}_{re.sub(r'[^A-Za-z0-9_]', '_', column)}" for column in self.keys)
+        return tuple(
+            HistoryView(name, self.name, column, self.length, self.keys)
+            for name, column in zip(names, self.keys, strict=True)
+        )
 
 
 class Categorical(ConfigModel):

@@ -14,7 +14,7 @@ from tsa.config.base import ConfigModel
 from tsa.config.derived import NUMBERS, TEXTS
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
 from tsa.config.split import Split
-from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, Input, Label, Monitoring, RowRule
+from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, HistoryView, Input, Label, Monitoring, RowRule
 from tsa.times import DAY_SECONDS
 
 MARK = " is missing"
@@ -81,8 +81,24 @@ class MarketTables(ConfigModel):
         segments.
         """
         amount = () if self.event.amount is None else (self.event.amount,)
-        keys = (history.key for history in self.history if history.key is not None)
-        return tuple(dict.fromkeys((self.event.id, *keys, *amount, *self.features.names, *self.evaluation.segments)))
+        return tuple(
+            dict.fromkeys((self.event.id, *self.key_columns, *amount, *self.features.names, *self.evaluation.segments))
+        )
+
+    @property
+    def views(self) -> tuple[HistoryView, ...]:
+        """The histories that the model sees of a payment, one for each column that names a key."""
+        return tuple(view for history in self.history for view in history.views)
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns that name keys, without duplicates."""
+        return tuple(dict.fromkeys(column for history in self.history for column in history.columns))
+
+    @property
+    def role_names(self) -> tuple[str, ...]:
+        """The features that say in which column an event has the key, of the histories with several."""
+        return tuple(history.role_name for history in self.history if history.keys is not None)
 
     @property
     def number_columns(self) -> frozenset[str]:
@@ -127,15 +143,18 @@ def _twice(names: Sequence[str]) -> list[str]:
 
 
 def _name_findings(market: MarketTables) -> Iterator[str]:
-    features, names = market.features, [history.name for history in market.history]
+    features, names = market.features, [view.name for view in market.views]
     if not names:
         yield "history: at least one history is needed (got none)"
     for history in market.history:
-        if history.key is None and market.wire is None:
+        if not history.columns and market.wire is None:
             yield f"history.{history.name}.key: is required unless rows carry their own history (a [wire] section)"
-    for name in _twice(names):
-        yield f"history: names must be unique, but {name!r} occurs twice"
-    for name in _twice([*features.names, *features.calendar]):
+        if history.keys is not None and market.wire is not None:
+            yield f"history.{history.name}.keys: must not be given with a [wire] section (got both): give one key"
+    own = [history.name for history in market.history if history.keys is not None]
+    for name in _twice([*names, *own]):
+        yield f"history: names must be unique (with keys: NAME and NAME_COLUMN), but {name!r} occurs twice"
+    for name in _twice([*features.names, *features.calendar, *market.role_names]):
         yield f"features: names must be unique over all kinds of features, but {name!r} occurs twice"
     for feature in (*features.numerical, *features.engineered):
         if feature.name.endswith(MARK):
@@ -208,7 +227,7 @@ def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
     """What each column is used for, except the outcome, which is not an input."""
     event = market.event
     uses = [("event.id", event.id), ("event.time", event.time), ("event.amount", event.amount)]
-    uses += [(f"history.{history.name}.key", history.key) for history in market.history]
+    uses += [(f"history.{view.history}.key", view.key) for view in market.views]
     uses += [("features", name) for name in market.features.names]
     uses += [("event.scored", event.scored.column)] if event.scored else []
     uses += [("event.asks", event.asks.column)] if event.asks else []
@@ -311,8 +330,17 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
         # customer.gender and gender.code are gender too
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden (got {column!r})"
-    keys = {history.key for history in market.history if history.key is not None}
-    allowed = {market.event.id, *keys, *(f.name for f in features.categorical), *market.evaluation.segments}
+    for history in market.history:
+        veiled = [name for name in history.columns if name in privacy.pseudonymise]
+        if 0 < len(veiled) < len(history.columns):
+            rule = f"must name all or none of history.{history.name}.keys, {list(history.columns)}"
+            yield f"privacy.pseudonymise: {rule} (got {veiled})"
+    allowed = {
+        market.event.id,
+        *market.key_columns,
+        *(f.name for f in features.categorical),
+        *market.evaluation.segments,
+    }
     allowed -= {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.amount}
     allowed -= {rule.column for rule in market.role_rules}
     for name in [name for name in privacy.pseudonymise if name not in allowed]:
@@ -331,6 +359,6 @@ def _legacy_findings(market: MarketTables) -> Iterator[str]:
 
 def _reason_findings(market: MarketTables) -> Iterator[str]:
     features = market.features
-    known = {*features.names, *features.calendar, *(history.name for history in market.history)}
+    known = {*features.names, *features.calendar, *market.role_names, *(view.name for view in market.views)}
     for name in sorted((market.reasons or Reasons()).subjects - known):
         yield f"reasons: must name features or histories (got {name!r})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,15 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class RoleEncoding:
+    """Where roles are among the categorical features."""
+
+    column: int
+    first_row: int
+    """Row of the embedding table for role 0."""
+
+
+@dataclass(frozen=True)
 class HistoryIndex:
     """The positions of n events in a history. All arrays are integers."""
 
@@ -36,6 +45,10 @@ class HistoryIndex:
     """(n,) index of each event in `order`."""
     start: Array
     """(n,) index in `order` of the first event that it may see."""
+    role: Array | None = None
+    """(m,) int8: the role that the event at each place has there (`tsa.data.key_roles`). None if one column names the key."""
+    encoding: RoleEncoding | None = None
+    """How roles become a categorical feature."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +84,7 @@ class EventHistories:
     def only(self, rows: slice) -> EventHistories:
         """Some of the payments, with all events."""
         histories = {
-            name: HistoryIndex(order=index.order, position=index.position[rows], start=index.start[rows])
+            name: replace(index, position=index.position[rows], start=index.start[rows])
             for name, index in self.histories.items()
         }
         return EventHistories(events=self.events, histories=histories)
@@ -124,7 +137,7 @@ def apply_retention(index: HistoryIndex, time_seconds: Array, retention_seconds:
     oldest = np.searchsorted(time_seconds, time_seconds - retention_seconds)
     block = index.start[index.order]
     place = np.searchsorted(block * (n + 1) + index.order, index.start * (n + 1) + oldest)
-    return HistoryIndex(order=index.order, position=index.position, start=place.astype(np.int64))
+    return replace(index, start=place.astype(np.int64))
 
 
 def without_asking(index: HistoryIndex, asks: Array, length: int) -> HistoryIndex:
@@ -138,19 +151,21 @@ def without_asking(index: HistoryIndex, asks: Array, length: int) -> HistoryInde
     """
     real = ~asks[index.order]
     count = np.concatenate([[0], np.cumsum(real)])  # events that stay, before each index of `order`
-    order, position, start = index.order[real], count[index.position], count[index.start]
+    stays, position, start = np.flatnonzero(real), count[index.position], count[index.start]
     asking = np.flatnonzero(asks[: len(position)])
     first = np.maximum(start[asking], position[asking] - (length - 1))
     n_before = position[asking] - first
-    begin = len(order) + np.cumsum(n_before + 1) - (n_before + 1)
+    begin = len(stays) + np.cumsum(n_before + 1) - (n_before + 1)
     which = np.repeat(np.arange(len(asking)), n_before + 1)
-    offset = np.arange(len(which)) - np.repeat(begin - len(order), n_before + 1)
-    own = asking[which]
-    if len(order):
-        earlier = order[np.minimum(first[which] + offset, len(order) - 1)]
+    offset = np.arange(len(which)) - np.repeat(begin - len(stays), n_before + 1)
+    own = np.asarray(index.position)[asking][which]  # places in the old `order`
+    if len(stays):
+        earlier = stays[np.minimum(first[which] + offset, len(stays) - 1)]
         own = np.where(offset < n_before[which], earlier, own)
     position[asking], start[asking] = begin + n_before, begin
-    return HistoryIndex(order=np.concatenate([order, own]), position=position, start=start)
+    places = np.concatenate([stays, own])
+    role = None if index.role is None else index.role[places]
+    return replace(index, order=np.asarray(index.order)[places], position=position, start=start, role=role)
 
 
 def known_too_late(label: Array, known_at_seconds: Array, begins_seconds: float) -> NDArray[np.bool_]:
@@ -192,10 +207,21 @@ def gather(
     event = np.take(index.order, slot)
     now = events.time_seconds[rows][:, None]
     if variation is None:
-        return _read(events, event, padding, now)
+        return _with_roles(index, slot, _read(events, event, padding, now))
     padding[:, :-1] |= ~variation.keep_mask(event[:, :-1])
     event = np.where(padding, event[:, -1:], event)
-    return _read(events, event, padding, now, variation.delay_factor[:, None])
+    return _with_roles(index, slot, _read(events, event, padding, now, variation.delay_factor[:, None]))
+
+
+def _with_roles(index: HistoryIndex, slot: Array, arrays: HistoryArrays) -> HistoryArrays:
+    """The arrays with the role of each event in this history as a categorical feature, where it has roles."""
+    if index.role is None:
+        return arrays
+    if index.encoding is None:
+        raise ValueError("a history with roles needs to know how they are encoded (got encoding=None)")
+    rows = np.take(index.role, slot).astype(np.int32) + np.int32(index.encoding.first_row)
+    arrays.categorical[..., index.encoding.column] = np.where(arrays.padding, 0, rows)
+    return arrays
 
 
 def _read(

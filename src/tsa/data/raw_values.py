@@ -26,9 +26,15 @@ Numbers = NDArray[np.float32]
 
 
 def token_columns(market: Market) -> tuple[str, ...]:
-    """Columns whose texts are compared: the categorical features, then the key of each history, by its name."""
-    keys = (history.key for history in sorted(market.history, key=lambda history: history.name))
+    """Columns whose texts are compared: the categorical features, then the key of each view of a history, by its name."""
+    keys = (view.key for view in sorted(market.views, key=lambda view: view.name))
     return (*(f.name for f in market.features.categorical), *(key for key in keys if key is not None))
+
+
+def key_token_columns(market: Market) -> dict[str, int]:
+    """The position of the key of each view among `token_columns`, by the view's name."""
+    names = sorted(view.name for view in market.views if view.key is not None)
+    return {name: at for at, name in enumerate(names, len(market.features.categorical))}
 
 
 def number_columns(market: Market) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class TrainedRun:
         columns = (
             store.columns(names)[rows] if names else pl.DataFrame()
         )  # a frame without columns has no rows to select
-        lengths = {h.name: history_lengths(store.histories[h.name], rows, h.length) for h in market.history}
+        lengths = {h.name: history_lengths(store.histories[h.name], rows, h.length) for h in market.views}
         return ScoredPayments(
             label=store.label[rows],
             score=np.asarray(scores, np.float64),

@@ -68,7 +68,7 @@ class Explainer:
         shares = shares_of(self.encoder, passage, attributed)
         current = self._current(batch, payment or Payment())
         pasts = [
-            self._past(k, history, current, (earlier or {}).get(self.market.history[k].name, ()))
+            self._past(k, history, current, (earlier or {}).get(self.market.views[k].name, ()))
             for k, history in enumerate(passage.histories)
         ]
         importances = passage.importances()
@@ -125,10 +125,11 @@ class Explainer:
         for at, (payment, age) in enumerate(zip(given, ages, strict=True)):
             if payment.time_seconds is None and current.time_seconds is not None:
                 payment = Payment(payment.id, current.time_seconds - age, payment.values)
-            values = payment.values or self._read_back(history, at)
-            payments.append(self._completed(payment, values))
+            values = self._read_back(history, at)
+            roles = {v.name: values[v.name] for v in self.encoder.role_vocabularies}
+            payments.append(self._completed(payment, {**roles, **(payment.values or values)}))
         outcomes = [0] * n if history.outcome is None else history.outcome[0, :n].tolist()
-        key = self.market.history[k]
+        key = self.market.views[k]
         return HistoryContext(key.name, payments, ages, outcomes, full=n + 1 >= key.length)
 
     def _read_back(self, history: History, at: int) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class Explainer:
         rows = history.categorical[0, -1].tolist()
         unknown = [v.name for v, row in zip(self.encoder.vocabularies, rows, strict=True) if row == v.unknown_row]
         return Kinds(
-            texts=frozenset(v.name for v in self.encoder.categorical_vocabularies),
+            texts=frozenset(v.name for v in (*self.encoder.categorical_vocabularies, *self.encoder.role_vocabularies)),
             calendar=frozenset(v.name for v in self.encoder.calendar_vocabularies),
             unknown=frozenset(unknown),
             alone=frozenset(scaler.name for scaler in self.encoder.engineered_scaling.scalers),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import ImportedScaler, Scaler, ScalerGroup
-from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
+from tsa.data.encoding.vocabulary import PADDING_ROW, ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.data.history import HistoryIndex
 from tsa.data.store.store import EventStore
 
@@ -45,9 +45,7 @@ class RawHistory:
 
 def store_facts(store: EventStore, rows: Sequence[int]) -> Iterator[RawHistory]:
     """The facts of the payments `rows` of a store, one at a time."""
-    seen = {
-        row: {h.name: _earlier(store.histories[h.name], row, h.length) for h in store.market.history} for row in rows
-    }
+    seen = {row: {h.name: _earlier(store.histories[h.name], row, h.length) for h in store.market.views} for row in rows}
     events_needed = {
         int(event) for events in seen.values() for events_of_history in events.values() for event in events_of_history
     } | set(rows)
@@ -116,7 +114,7 @@ def _text(vocabulary: Vocabulary | ImportedVocabulary, row: int) -> str | None:
     if isinstance(vocabulary, ImportedVocabulary):
         known = dict(zip(reversed(vocabulary.rows), reversed(vocabulary.values), strict=True))
         return known.get(row, UNKNOWN)
-    if row == vocabulary.missing_row:
+    if row in (vocabulary.missing_row, PADDING_ROW):  # no role in this history
         return None
     return vocabulary.values[row - vocabulary.known_row] if row >= vocabulary.known_row else UNKNOWN
 

@@ -202,7 +202,7 @@ class Scorer:
         return Requests(
             ids=payments.ids,
             time_seconds=payments.time_seconds,
-            histories=gather_histories(self.bundle.market, seen),
+            histories=gather_histories(self.bundle.market, self.bundle.encoder, seen),
             engineered=payments.engineered,
             seen=seen,
         )

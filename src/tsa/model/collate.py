@@ -30,7 +30,7 @@ def gather_batch(
         widths: By history, the width to use instead of the market's; the oldest events that do not fit are left out.
         variation: In training only, the augmentation: see `gather`.
     """
-    lengths = {key.name: (widths or {}).get(key.name, key.length) for key in store.market.history}
+    lengths = {key.name: (widths or {}).get(key.name, key.length) for key in store.market.views}
     histories = {
         name: _tensors(gather(store.events, store.histories[name], rows, length, trim=trim, variation=variation))
         for name, length in lengths.items()

@@ -34,7 +34,7 @@ class RequestValidator:
 
     def __init__(self, market: Market, settings: ServeSettings) -> None:
         self.market = market
-        self._histories = frozenset(history.name for history in market.history)
+        self._histories = frozenset(view.name for view in market.views)
         self._texts = frozenset({*market.raw_columns} - market.number_columns)
         self._wire = market.wire is not None
         self._max_depth, self._max_list = settings.max_depth, settings.max_list

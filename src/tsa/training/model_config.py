@@ -40,7 +40,7 @@ def network_sizes(market: Market, encoder: Encoder) -> dict[str, Any]:
     """The settings of a network that the market and its encoder determine."""
     n_numerical = len(encoder.numerical_names)
     return {
-        "histories": [history.name for history in market.history],
+        "histories": [view.name for view in market.views],
         "n_categorical": len(encoder.categorical_names),
         "n_numerical": n_numerical,
         "n_engineered": len(encoder.engineered_names),

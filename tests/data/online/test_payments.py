@@ -119,7 +119,7 @@ def test_histories_as_of_a_log(
     past = past_of(reader.read_all(others, outcomes=True), market)
     order = np.random.default_rng(seed).permutation(len(current))
     payments = reader.read_all([rows[current[at]] for at in order])
-    found = gather_histories(market, event_histories(market, payments, past))
+    found = gather_histories(market, store.encoder, event_histories(market, payments, past))
     for history in market.history:
         wanted = gather(log.events, log.histories[history.name], np.asarray(current)[order], history.length)
         own = found[history.name]
@@ -140,13 +140,15 @@ def test_retention(store: EventStore, reader: PaymentReader, tmp_path: Path) -> 
     log = stored(rows, tmp_path / "log", limited, store.encoder)
     payments = reader.read_all(rows[60:])
     past = past_of(reader.read_all(rows[:60], outcomes=True), limited)
-    found = gather_histories(limited, event_histories(limited, payments, past))
+    found = gather_histories(limited, store.encoder, event_histories(limited, payments, past))
     for history in limited.history:
         wanted = gather(log.events, log.histories[history.name], np.arange(60, 120), history.length)
         np.testing.assert_array_equal(found[history.name].padding, wanted.padding)
     assert (
         found["card"].padding.sum()
-        > gather_histories(reader.market, event_histories(reader.market, payments, past))["card"].padding.sum()
+        > gather_histories(reader.market, store.encoder, event_histories(reader.market, payments, past))[
+            "card"
+        ].padding.sum()
     )
 
 

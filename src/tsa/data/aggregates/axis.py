@@ -33,6 +33,10 @@ class EventAxis:
     """(Q,) the first place that it sees, rising; `at` if it sees no earlier event."""
     time_seconds: Array
     """(m,) float64, rising within a block."""
+    role_bits: Array | None = None
+    """(m,) the roles of the event at each place, one bit per column of keys; None if no history has roles."""
+    partner: Array | None = None
+    """(m,) the column of `EventArrays.tokens` with the other key of the event, of histories with two; -1 for none."""
 
     @property
     def n_asked(self) -> int:
@@ -100,7 +104,11 @@ class EventAxis:
 
 
 def make_axis(
-    indices: Sequence[HistoryIndex], rows_of: Sequence[Array], length: int | None, time_seconds: Array
+    indices: Sequence[HistoryIndex],
+    rows_of: Sequence[Array],
+    length: int | None,
+    time_seconds: Array,
+    columns: Sequence[Sequence[int]] = (),
 ) -> EventAxis:
     """The axis of payments in some histories, history after history.
 
@@ -109,10 +117,13 @@ def make_axis(
         rows_of: For each history, the rows (R,) of the payments; their positions must rise.
         length: Events that a payment sees at most, itself included; None for no limit.
         time_seconds: (n,) times of the events.
+        columns: For each history the columns of tokens with its keys, if these are several; empty if no history has roles.
     """
     orders, lows, ats, blocks = [], [], [], []
+    roles: list[Array] = []
+    partners: list[Array] = []
     base = n_blocks = 0
-    for index, rows in zip(indices, rows_of, strict=True):
+    for number, (index, rows) in enumerate(zip(indices, rows_of, strict=True)):
         position = np.asarray(index.position)[rows]
         low = np.asarray(index.start)[rows]
         if length is not None:
@@ -127,6 +138,10 @@ def make_axis(
         total = int(end[-1]) if len(end) else 0
         slot = np.arange(total) + np.repeat(new_from - (end - count), count)
         orders.append(np.take(index.order, slot))
+        if columns:
+            role = np.zeros(len(slot), np.int64) if index.role is None else np.take(index.role, slot).astype(np.int64)
+            roles.append(_role_bits(role, len(columns[number])))
+            partners.append(_partners(role, columns[number]))
         at = end - 1 + base
         ats.append(at)
         lows.append(at - (position - low))
@@ -136,7 +151,23 @@ def make_axis(
         base += total
     event = _joined(orders)
     block = _joined(blocks)
-    return EventAxis(event, block, _joined(ats), _joined(lows), _rising(np.take(time_seconds, event), block))
+    time = _rising(np.take(time_seconds, event), block)
+    of_roles = (_joined(roles), _joined(partners)) if columns else (None, None)
+    return EventAxis(event, block, _joined(ats), _joined(lows), time, *of_roles)
+
+
+def _role_bits(role: Array, n_roles: int) -> Array:
+    """The roles of events, one bit each: all bits for an event with the key in several columns."""
+    if not n_roles:
+        return np.zeros(len(role), np.int64)
+    return np.where(role < n_roles, 1 << role, (1 << n_roles) - 1)
+
+
+def _partners(role: Array, columns: Sequence[int]) -> Array:
+    """The column with the other of two keys; the first column for an event with the same key in both."""
+    if len(columns) != 2:
+        return np.full(len(role), -1)
+    return np.where(role == 0, columns[1], columns[0])
 
 
 def _joined(parts: Sequence[Array]) -> Array:

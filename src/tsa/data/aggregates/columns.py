@@ -40,6 +40,10 @@ def read_events(spec: AggregateSpec, events: EventArrays, axis: EventAxis) -> Ax
         raise ValueError("events must have raw values for these aggregates (got encoded values only)")
     n_texts, n_numbers = len(spec.categorical) + len(spec.keys), len(spec.numerical)
     codes = np.take(texts, axis.event, axis=0)[:, :n_texts].astype(np.int64)
+    if axis.partner is not None and spec.has_partners:
+        partner = texts[axis.event, np.maximum(axis.partner, 0)]
+        partner = np.where(axis.partner >= 0, partner, MISSING_TOKEN).astype(np.int64)
+        codes = np.concatenate([codes, partner[:, None]], axis=1)
     values = np.take(numbers, axis.event, axis=0)[:, :n_numbers].astype(np.float64)
     scaled, present = kernels.quantise(values, np.array(spec.scale, np.float64))
     return AxisEvents(
@@ -62,7 +66,34 @@ def all_columns(spec: AggregateSpec, axis: EventAxis, events: AxisEvents) -> Arr
         parts += _same(spec, axis, events.codes)
     if spec.outcomes:
         parts += _outcomes(spec, axis, events)
+    if axis.role_bits is not None:
+        for role in range(spec.n_roles):
+            parts += _of_role(spec, axis, starts, events, (axis.role_bits >> role & 1).astype(np.bool_))
     return np.concatenate(parts, axis=1)
+
+
+def _of_role(spec: AggregateSpec, axis: EventAxis, starts: Array, events: AxisEvents, has: Array) -> list[Array]:
+    """The aggregates of the events in one role. has: (m,) which events have it."""
+    running = np.concatenate([[0], np.cumsum(has)])
+    parts = [running[axis.at][:, None] - running[starts], _gaps_between(axis, np.flatnonzero(has))]
+    if spec.numerical:
+        parts.append(_statistics(spec, axis, starts[:, -1:], events, slice(0, DETAILED), has))
+    return parts + (_outcomes(spec, axis, events, has) if spec.outcomes else [])
+
+
+def _gaps_between(axis: EventAxis, places: Array) -> Array:
+    """As `_gaps`, of the events at some places (e,), ascending."""
+    if not len(places):
+        return np.full((axis.n_asked, 4), np.nan)
+    end, begin = np.searchsorted(places, axis.at), np.searchsorted(places, axis.low)
+    seen, now, time = end - begin, axis.now_seconds, axis.time_seconds[places]
+    last, before = time[np.maximum(end - 1, 0)], time[np.maximum(end - 2, 0)]
+    first = time[np.minimum(begin, len(places) - 1)]
+    mean = (last - first) / np.maximum(seen - 1, 1)
+    gaps = np.stack([now - last, last - before, mean, now - first], axis=1)
+    gaps[seen < 2, 1:3] = np.nan
+    gaps[seen < 1] = np.nan
+    return gaps
 
 
 def _gaps(axis: EventAxis) -> Array:
@@ -87,10 +118,12 @@ def _numbers(spec: AggregateSpec, axis: EventAxis, starts: Array, events: AxisEv
     return parts
 
 
-def _statistics(spec: AggregateSpec, axis: EventAxis, starts: Array, events: AxisEvents, which: slice) -> Array:
-    """(Q, features x windows x statistics)"""
+def _statistics(
+    spec: AggregateSpec, axis: EventAxis, starts: Array, events: AxisEvents, which: slice, has: Array | None = None
+) -> Array:
+    """(Q, features x windows x statistics). has: (m,) which events count; None for all."""
     values, present = events.values[:, which], events.present[:, which]
-    sums = kernels.window_sums(axis, starts, values, present)
+    sums = kernels.window_sums(axis, starts, values, present if has is None else present & has[:, None])
     current = np.where(present[axis.at], values[axis.at], np.nan)[:, None]
     units = np.array(spec.scale[which], np.float64)
     out = np.empty((axis.n_asked, values.shape[1], starts.shape[1], 6))
@@ -123,11 +156,15 @@ def _same(spec: AggregateSpec, axis: EventAxis, codes: Array) -> list[Array]:
     return parts
 
 
-def _outcomes(spec: AggregateSpec, axis: EventAxis, events: AxisEvents) -> list[Array]:
-    """Known outcomes: counts and rates by when they became known; the last and first fraud; numbers of known frauds."""
+def _outcomes(spec: AggregateSpec, axis: EventAxis, events: AxisEvents, has: Array | None = None) -> list[Array]:
+    """Known outcomes: counts and rates by when they became known; the last and first fraud; numbers of known frauds.
+
+    has: (m,) which events count; None for all.
+    """
     q = axis.n_asked
     # the greatest time is enough: no asked payment comes after it
-    places = np.flatnonzero((events.label >= 0) & np.isfinite(events.known_at_seconds))
+    known = (events.label >= 0) & np.isfinite(events.known_at_seconds)
+    places = np.flatnonzero(known if has is None else known & has)
     known_at = events.known_at_seconds[places]
     seconds = dict(zip(spec.windows, spec.window_seconds, strict=True))
     windows = np.array([0, *(seconds[window] for window in spec.outcome_windows)], np.float64)

@@ -67,9 +67,8 @@ def _compute_together(spec: AggregateSpec, seen: Histories, rows: Array, out: Ar
     """All histories on one axis."""
     indices = [seen.histories[history] for history in spec.histories]
     orders = [np.argsort(np.asarray(index.position)[rows], kind="stable") for index in indices]
-    axis = make_axis(
-        indices, [rows[order] for order in orders], spec.history_length, np.asarray(seen.events.time_seconds)
-    )
+    rows_of, times = [rows[order] for order in orders], np.asarray(seen.events.time_seconds)
+    axis = make_axis(indices, rows_of, spec.history_length, times, spec.key_columns(spec.histories))
     made = all_columns(spec, axis, read_events(spec, seen.events, axis))
     first = 0
     for at, (history, order) in enumerate(zip(spec.histories, orders, strict=True)):
@@ -84,7 +83,7 @@ def _compute_history(
     index, time_seconds = seen.histories[history], np.asarray(seen.events.time_seconds)
     order = np.argsort(np.asarray(index.position)[rows], kind="stable")
     for piece in _pieces(spec, index, rows[order]):
-        axis = make_axis([index], [rows[order[piece]]], spec.history_length, time_seconds)
+        axis = make_axis([index], [rows[order[piece]]], spec.history_length, time_seconds, spec.key_columns([history]))
         out[order[piece]] = all_columns(spec, axis, read_events(spec, seen.events, axis))[:, stored_columns]
 
 

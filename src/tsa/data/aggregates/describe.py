@@ -21,6 +21,7 @@ def describe(aggregate: Aggregate, value: float, names: Mapping[str, str] | None
     """
     called = dict(names or {})
     history = called.get(aggregate.history, aggregate.history)
+    history += f" as {called.get(aggregate.role, aggregate.role)}" if aggregate.role else ""
     feature = called.get(aggregate.feature, aggregate.feature)
     text = _TEXTS[aggregate.kind, aggregate.statistic]
     if math.isnan(value):

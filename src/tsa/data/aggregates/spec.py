@@ -6,7 +6,7 @@ It is made once, when a model is trained, and saved as JSON with the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -32,6 +32,9 @@ DETAILED = 4
 COMPARED = 12
 """This many categorical features have all statistics of `Kind` "same"; the others only a count."""
 
+PARTNER = "partner"
+"""The other key of an event in a history with two columns of keys, whichever of them it is in."""
+
 OUTCOME_SECONDS = 86_400
 """Outcomes are counted in windows of at least a day: most become known after days."""
 
@@ -52,11 +55,14 @@ class Aggregate:
     statistic: str
     window: str
     """As in the market file, or "all"."""
+    role: str = ""
+    """The column of keys in which the aggregated events have the key; empty for all events."""
 
     @property
     def name(self) -> str:
         """Such as `customer/number/amount/mean_7d`. A history's name has no slash, so no two aggregates share one."""
-        parts = (self.history, self.kind, self.feature, f"{self.statistic}_{self.window}")
+        role = f"as {self.role}" if self.role else ""
+        parts = (self.history, role, self.kind, self.feature, f"{self.statistic}_{self.window}")
         return "/".join(part for part in parts if part)
 
 
@@ -80,6 +86,8 @@ class AggregateSpec:
     """Whether outcomes of earlier events are used."""
     raw: bool
     """Whether events are compared by their texts and numbers as they are, or encoded: if rows carry their history."""
+    roles: tuple[tuple[str, ...], ...] = ()
+    """Of each history with several columns of keys: its name and these columns, its roles."""
 
     @classmethod
     def of(cls, store: EventStore, rows: NDArray[np.int64], *, history_length: int | Literal["market"] | None) -> Self:
@@ -97,8 +105,8 @@ class AggregateSpec:
         assert numbers is not None
         names = number_columns(market)
         return cls(
-            histories=tuple(history.name for history in market.history),
-            keys=tuple(sorted(history.name for history in market.history)) if raw else (),
+            histories=tuple(view.name for view in market.views),
+            keys=tuple(sorted(view.name for view in market.views)) if raw else (),
             categorical=tuple(feature.name for feature in market.features.categorical),
             numerical=names,
             scale=tuple(unit_scale(np.asarray(numbers[sample, at], np.float64)) for at in range(len(names))),
@@ -107,6 +115,7 @@ class AggregateSpec:
             history_length=settings.history_length if history_length == "market" else history_length,
             outcomes=market.label.as_feature,
             raw=raw,
+            roles=tuple((view.name, *view.columns) for view in market.views if view.has_roles),
         )
 
     @cached_property
@@ -136,19 +145,72 @@ class AggregateSpec:
             made += [("outcome", "", name, ALL) for name in LAST_OUTCOMES]
             for feature in self.numerical[:DETAILED]:
                 made += [("fraud_number", feature, name, ALL) for name in FRAUD_NUMBERS]
-        return [Aggregate(history, *column) for column in made]
+        every = tuple(map(str, range(self.n_roles)))
+        of_roles = (
+            Aggregate(history, *column, role)
+            for role in self.roles_of.get(history, () if history else every)
+            for column in self._of_role()
+        )
+        return [*(Aggregate(history, *column) for column in made), *of_roles]
+
+    def _of_role(self) -> list[tuple[Kind, str, str, str]]:
+        """The columns of the events in one role."""
+        spans = (*self.windows, ALL)
+        made: list[tuple[Kind, str, str, str]] = [("events", "", "count", span) for span in spans]
+        made += [("gap", "", name, ALL) for name in GAPS]
+        made += [("number", feature, name, ALL) for feature in self.numerical[:DETAILED] for name in NUMBERS]
+        if self.outcomes:
+            for span in (*self.outcome_windows, ALL):
+                made += [("outcome", "", name, span) for name in OUTCOMES]
+            made += [("outcome", "", name, ALL) for name in LAST_OUTCOMES]
+            made += [("fraud_number", f, name, ALL) for f in self.numerical[:DETAILED] for name in FRAUD_NUMBERS]
+        return made
+
+    @cached_property
+    def roles_of(self) -> dict[str, tuple[str, ...]]:
+        """By history with several columns of keys: these columns."""
+        return {name: tuple(columns) for name, *columns in self.roles}
+
+    def key_columns(self, histories: Sequence[str]) -> list[list[int]]:
+        """For each history the columns of tokens with its keys, where these are several; empty if no history has roles."""
+        found = []
+        for history in histories if self.roles else ():
+            columns = self.roles_of.get(history, ())
+            views = [name for name, others in self.roles_of.items() if others == columns][: len(columns)]
+            found.append([len(self.categorical) + self.keys.index(view) for view in views])
+        return found
+
+    @cached_property
+    def has_partners(self) -> bool:
+        """Whether a history has two columns of keys, so that an event has another key, its partner."""
+        return any(len(columns) == 2 for columns in self.roles_of.values())
+
+    @cached_property
+    def n_roles(self) -> int:
+        """The most columns of keys that a history has; 0 if each has one."""
+        return max((len(columns) for columns in self.roles_of.values()), default=0)
 
     @cached_property
     def stored_columns(self) -> dict[str, NDArray[np.int64]]:
         """By history: which of the columns that compare every key are its own columns, all but those of its own key."""
         every = self.of_history("")
-        own = {name: [one.kind == "key" and one.feature == name for one in every] for name in self.histories}
-        return {name: np.flatnonzero(~np.array(left_out)) for name, left_out in own.items()}
+        left_out = {
+            name: [
+                (one.kind == "key" and one.feature == name and name not in self.roles_of)
+                or (one.kind == "key" and one.feature == PARTNER and len(self.roles_of.get(name, ())) != 2)
+                or (one.role != "" and int(one.role) >= len(self.roles_of.get(name, ())))
+                for one in every
+            ]
+            for name in self.histories
+        }
+        return {name: np.flatnonzero(~np.array(flags)) for name, flags in left_out.items()}
 
     def compared(self, history: str) -> list[tuple[Kind, str]]:
         """What the current event's value of is looked for among the earlier events of a history."""
         features: list[tuple[Kind, str]] = [("categorical", feature) for feature in self.categorical[:COMPARED]]
-        return features + [("key", key) for key in self.keys if key != history]
+        keys = [key for key in self.keys if key != history or key in self.roles_of]
+        has_partner = len(self.roles_of.get(history, ())) == 2 if history else self.has_partners
+        return features + [("key", key) for key in ([*keys, PARTNER] if has_partner else keys)]
 
     @cached_property
     def outcome_windows(self) -> tuple[str, ...]:
@@ -170,6 +232,7 @@ class AggregateSpec:
             "history_length": self.history_length,
             "outcomes": self.outcomes,
             "raw": self.raw,
+            **({"roles": [list(role) for role in self.roles]} if self.roles else {}),
         }
 
     @classmethod
@@ -178,6 +241,7 @@ class AggregateSpec:
         try:
             if table["version"] != VERSION:
                 raise StoreError(f"aggregates: this program reads version {VERSION} (got version={table['version']!r})")
+            table = {**table, "roles": [tuple(role) for role in table.get("roles", ())]}
             fields: dict[str, Any] = {name: table[name] for name in cls.__dataclass_fields__}
             fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
             return cls(**fields)
@@ -187,7 +251,8 @@ class AggregateSpec:
     def check_market(self, market: Market) -> None:
         """Raise StoreError if these are not aggregates of the market's features and histories."""
         declared = {
-            "histories": tuple(history.name for history in market.history),
+            "histories": tuple(view.name for view in market.views),
+            "roles": tuple((view.name, *view.columns) for view in market.views if view.has_roles),
             "categorical": tuple(feature.name for feature in market.features.categorical),
             "numerical": number_columns(market),
         }

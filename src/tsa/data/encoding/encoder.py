@@ -6,7 +6,7 @@ The encoding of a row depends on that row alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from tsa.data.clean_columns import TIME
 from tsa.data.encoding.scaler import Domain, ImportedScaler, Scaler, ScalerGroup, read_scaler
 from tsa.data.encoding.vocabulary import (
     FIRST_ROW,
+    PADDING_ROW,
     ImportedVocabulary,
     Vocabulary,
     calendar_vocabulary,
@@ -35,7 +36,7 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """Fitted vocabularies and scalers, in the market's order. Calendar features follow the categorical ones."""
+    """Fitted vocabularies and scalers, in the market's order. Calendar features follow the categorical ones, then roles."""
 
     market_name: str
     market_fingerprint: str
@@ -43,6 +44,8 @@ class Encoder:
     calendar_vocabularies: tuple[Vocabulary, ...]
     numerical_scaling: ScalerGroup
     engineered_scaling: ScalerGroup
+    role_vocabularies: tuple[Vocabulary, ...] = ()
+    """Of the histories with several columns of keys. A role depends on the history, so `gather` fills these columns in."""
 
     @classmethod
     def fit(cls, market: Market, rows: pl.DataFrame | pl.LazyFrame) -> Self:
@@ -63,12 +66,13 @@ class Encoder:
             calendar_vocabularies=tuple(calendar),
             numerical_scaling=ScalerGroup.fit(features.numerical, rows),
             engineered_scaling=ScalerGroup.fit(features.engineered, rows),
+            role_vocabularies=tuple(_role_vocabularies(market, next_row)),
         )
 
     @property
     def vocabularies(self) -> tuple[Vocabulary | ImportedVocabulary, ...]:
         """One per categorical column. They map values to rows of the embedding table, and back."""
-        return (*self.categorical_vocabularies, *self.calendar_vocabularies)
+        return (*self.categorical_vocabularies, *self.calendar_vocabularies, *self.role_vocabularies)
 
     @property
     def n_rows(self) -> int:
@@ -120,6 +124,8 @@ class Encoder:
             time_seconds = _times(frame)
             for column, vocabulary in enumerate(self.calendar_vocabularies, len(self.categorical_vocabularies)):
                 out[:, column] = encode_calendar(vocabulary, time_seconds)
+        if self.role_vocabularies:
+            out[:, -len(self.role_vocabularies) :] = PADDING_ROW
         return out
 
     def numerical(self, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -143,12 +149,14 @@ class Encoder:
             "features.calendar": list(market.features.calendar),
             "features.numerical": _declared(market.features.numerical, self.numerical_scaling),
             "features.engineered": _declared(market.features.engineered, self.engineered_scaling),
+            "history.keys": [[v.name, *v.values] for v in _role_vocabularies(market, FIRST_ROW)],
         }
         fitted = {
             "features.categorical": [vocabulary.name for vocabulary in self.categorical_vocabularies],
             "features.calendar": [vocabulary.name for vocabulary in self.calendar_vocabularies],
             "features.numerical": _declared(self.numerical_scaling.scalers, self.numerical_scaling),
             "features.engineered": _declared(self.engineered_scaling.scalers, self.engineered_scaling),
+            "history.keys": [[v.name, *v.values] for v in self.role_vocabularies],
         }
         for key, names in declared.items():
             if names != fitted[key]:
@@ -158,6 +166,7 @@ class Encoder:
 
     def to_dict(self) -> dict[str, Any]:
         """The encoder as plain JSON values."""
+        roles = [vocabulary.to_dict() for vocabulary in self.role_vocabularies]
         return {
             "version": VERSION,
             "market": {"name": self.market_name, "fingerprint": self.market_fingerprint},
@@ -165,6 +174,7 @@ class Encoder:
             "calendar": [vocabulary.to_dict() for vocabulary in self.calendar_vocabularies],
             "numerical": [scaler.to_dict() for scaler in self.numerical_scaling.scalers],
             "engineered": [scaler.to_dict() for scaler in self.engineered_scaling.scalers],
+            **({"roles": roles} if roles else {}),
         }
 
     @classmethod
@@ -180,6 +190,7 @@ class Encoder:
                 calendar_vocabularies=tuple(Vocabulary.from_dict(entry) for entry in table["calendar"]),
                 numerical_scaling=ScalerGroup(tuple(read_scaler(entry) for entry in table["numerical"])),
                 engineered_scaling=ScalerGroup(tuple(read_scaler(entry) for entry in table["engineered"])),
+                role_vocabularies=tuple(Vocabulary.from_dict(entry) for entry in table.get("roles", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"encoder: not what this program writes: {error!r}") from error
@@ -192,6 +203,16 @@ class Encoder:
     def load(cls, path: Path) -> Self:
         """The encoder in the file `path`. Raises StoreError naming it."""
         return cls.from_dict(read_json(path, StoreError))
+
+
+def _role_vocabularies(market: Market, first_row: int) -> Iterator[Vocabulary]:
+    """The vocabulary of the roles of each history with several columns of keys."""
+    for history in market.history:
+        if history.keys is not None:
+            several = "both" if len(history.keys) == 2 else "several"
+            made = Vocabulary(name=history.role_name, first_row=first_row, values=(*history.keys, several))
+            yield made
+            first_row = made.next_row
 
 
 def _declared(features: Sequence[Numerical | Scaler | ImportedScaler], scaling: ScalerGroup) -> list[str]:

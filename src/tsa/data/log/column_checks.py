@@ -122,7 +122,7 @@ def _labels(market: Market, labels: Mapping[str, int]) -> Iterator[Note]:
 
 
 def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
-    for name in dict.fromkeys(history.key for history in market.history if history.key is not None):
+    for name in market.key_columns:
         counts = rows.select(pl.col(name).alias("__key")).drop_nulls().group_by("__key").agg(pl.len().alias("__count"))
         largest = counts.sort("__count", descending=True).head(1)
         top, number = pl.collect_all([largest, counts.select(pl.len())], engine="streaming")
@@ -136,9 +136,8 @@ def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
 
 
 def _missing(market: Market, rates: Mapping[str, float]) -> Iterator[Note]:
-    keys = (history.key for history in market.history if history.key is not None)
     amount = () if market.event.amount is None else (market.event.amount,)
-    for name in dict.fromkeys((*market.features.names, *amount, *keys)):
+    for name in dict.fromkeys((*market.features.names, *amount, *market.key_columns)):
         if (share := rates.get(name, 0.0)) >= NEARLY_ALL:
             yield Note(kind="missing", column=name, text=f"{share:.1%} of the rows have no value", share=share)
 

@@ -86,7 +86,7 @@ def read_log(
         DataError: If rows break a rule, unless they may go to `quarantine`.
     """
     digits = (item.column for item in inputs_of(market).values() if IS_TEXT.get(item.kind))
-    keys = (market.event.id, *(str(history.key) for history in market.history), *digits)
+    keys = (market.event.id, *market.key_columns, *digits)
     market, sources = _pseudonymized(market, open_sources(logs, read_columns(market), keys))
     return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
 

@@ -77,7 +77,7 @@ def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:
     """
     if need_label:
         return read_columns(market)
-    keys = (history.key for history in market.history if history.key is not None and market.wire is None)
+    keys = market.key_columns if market.wire is None else ()
     excluded = (rule.column for rule in market.features.exclude)
     roles = (rule.column for rule in market.event.role_rules)
     inputs = {
@@ -276,7 +276,7 @@ def _time_rules(shape: LogSchema, schema: Schema, value: Mapping[str, pl.Expr]) 
 def _key_rules(shape: LogSchema, schema: Schema) -> Iterator[Rule]:
     """Two customers must not become one because a format dropped digits of their numbers."""
     market = shape.market
-    keys = dict.fromkeys((market.event.id, *(history.key for history in market.history)))
+    keys = dict.fromkeys((market.event.id, *market.key_columns))
     for name in (name for name in keys if name in schema and not shape.spelling.exact):
         broken = columns.inexact(str(name), schema[str(name)])
         if broken is not None:

@@ -34,7 +34,7 @@ class EncodedPayments:
     time_seconds: NDArray[np.float64]
     """(B,)"""
     keys: Mapping[str, tuple[str | None, ...]]
-    """By history: the key of each payment; None: no key, so no history."""
+    """By view of a history (`Market.views`): the key of each payment; None: no key, so no history."""
     categorical: NDArray[np.int32]
     """(B, C)"""
     numerical: NDArray[np.float32]

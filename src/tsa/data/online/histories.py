@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.config.market import Market
+from tsa.config.market import HistoryConfig, Market
 from tsa.data.clean_columns import ASKS
+from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, EventHistories, HistoryArrays, HistoryIndex, gather, without_asking
+from tsa.data.key_roles import find_roles, token_places, with_role_rows
 from tsa.data.online.encoded import EVENT_ARRAYS, EncodedPayments, tie_break_key
 
 Key = tuple[str, str]
@@ -65,24 +67,27 @@ def event_histories(market: Market, payments: EncodedPayments, past: Mapping[Key
     events = _events(payments, list(past.values()))
     histories = {}
     for history in market.history:
-        index = _index(history.name, payments, past, events.time_seconds)
-        if not math.isinf(market.retention_seconds):
-            index = _retained(index, events.time_seconds, market.retention_seconds)
-        if (asks := payments.role == ASKS).any():
-            asking = np.zeros(len(events.time_seconds), bool)
-            asking[: len(asks)] = asks
-            index = without_asking(index, asking, market.longest(history))
-        histories[history.name] = index
+        if history.keys is None:
+            indices = {history.name: _index(history.name, payments, past, events.time_seconds)}
+        else:
+            indices = _view_indices(market, history, payments, past, events)
+        for name, index in indices.items():
+            if not math.isinf(market.retention_seconds):
+                index = _retained(index, events.time_seconds, market.retention_seconds)
+            if (asks := payments.role == ASKS).any():
+                asking = np.zeros(len(events.time_seconds), bool)
+                asking[: len(asks)] = asks
+                index = without_asking(index, asking, market.longest(history))
+            histories[name] = index
     return EventHistories(events=events, histories=histories)
 
 
-def gather_histories(market: Market, seen: EventHistories) -> dict[str, HistoryArrays]:
+def gather_histories(market: Market, encoder: Encoder, seen: EventHistories) -> dict[str, HistoryArrays]:
     """The histories of B payments by name, at the lengths of the market, from what `event_histories` gives."""
+    indices = with_role_rows(market, encoder, seen.histories)
     return {
-        history.name: gather(
-            seen.events, index := seen.histories[history.name], np.arange(len(index.position)), history.length
-        )
-        for history in market.history
+        view.name: gather(seen.events, index := indices[view.name], np.arange(len(index.position)), view.length)
+        for view in market.views
     }
 
 
@@ -115,17 +120,84 @@ def _index(
         np.int64
     )
     among = np.flatnonzero(key_of >= 0)
-    block, when = key_of[among], time_seconds[among]
-    order = np.lexsort((when, block))
-    if len(tied := order[_tied(block[order], when[order])]):
-        ids = [*payments.ids, *(id_ for events in past.values() for id_ in events.ids)]
-        rank = np.zeros(len(among), np.int64)
-        rank[sorted(tied, key=lambda at: tie_break_key(ids[among[at]]))] = np.arange(len(tied))
-        order = np.lexsort((rank, when, block))
+    block = key_of[among]
+    order = _in_order(among, block, time_seconds, payments, past)
     position = np.empty(len(among), np.int64)
     position[order] = np.arange(len(among))  # the payments come first among the events
     start = np.searchsorted(block[order], own_keys)
     return HistoryIndex(order=among[order], position=position[:n], start=start)
+
+
+def _in_order(
+    event: NDArray[np.int64],
+    block: NDArray[np.int64],
+    time_seconds: NDArray[np.float64],
+    payments: EncodedPayments,
+    past: Mapping[Key, HistoryEvents],
+) -> NDArray[np.int64]:
+    """(m,) the order of events (m,) by block (m,), time and id."""
+    when = time_seconds[event]
+    order = np.lexsort((when, block))
+    if len(tied := order[_tied(block[order], when[order])]):
+        ids = [*payments.ids, *(id_ for events in past.values() for id_ in events.ids)]
+        rank = np.zeros(len(event), np.int64)
+        rank[sorted(tied, key=lambda at: tie_break_key(ids[event[at]]))] = np.arange(len(tied))
+        order = np.lexsort((rank, when, block))
+    return order
+
+
+def _view_indices(
+    market: Market,
+    history: HistoryConfig,
+    payments: EncodedPayments,
+    past: Mapping[Key, HistoryEvents],
+    events: EventArrays,
+) -> dict[str, HistoryIndex]:
+    """As `_index`, of a history whose key is named by several columns: an index for each of them, with roles.
+
+    A payment has a place in the history of each of its keys: one, if several columns name the same key.
+    """
+    assert events.tokens is not None
+    n, columns = len(payments), token_places(market, history)
+    members: dict[object, int] = {}
+    place_of = np.empty((n, len(history.views)), np.int64)
+    event_of: list[int] = []
+    block_of: list[int] = []
+    column_of: list[int] = []
+    for row in range(n):
+        own: dict[str, int] = {}
+        for at, view in enumerate(history.views):
+            key = payments.keys[view.name][row]
+            if key is not None and key in own:
+                place_of[row, at] = own[key]
+                continue
+            place_of[row, at] = len(event_of)
+            if key is not None:
+                own[key] = len(event_of)
+            event_of.append(row)
+            block_of.append(members.setdefault((row, at) if key is None else key, len(members)))
+            column_of.append(at)
+    token_of = np.zeros(len(members), np.uint32)  # of each block
+    token_of[block_of] = payments.tokens[event_of, [columns[at] for at in column_of]]
+    first = n
+    pieces = [(np.array(event_of, np.int64), np.array(block_of, np.int64), np.array(column_of, np.int64))]
+    for (name, key), earlier in past.items():
+        if name == history.name and key in members:
+            count = len(earlier)
+            pieces.append((np.arange(first, first + count), np.full(count, members[key]), np.zeros(count, np.int64)))
+        first += len(earlier)
+    event, block, column = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    order = _in_order(event, block, events.time_seconds, payments, past)
+    position = np.empty(len(event), np.int64)
+    position[order] = np.arange(len(event))
+    start = np.searchsorted(block[order], block)
+    roles = find_roles(token_of[block], events.tokens[event][:, columns], column)
+    return {
+        view.name: HistoryIndex(
+            order=event[order], position=position[place_of[:, at]], start=start[place_of[:, at]], role=roles[order]
+        )
+        for at, view in enumerate(history.views)
+    }
 
 
 def _append_only_index(
@@ -163,4 +235,4 @@ def _retained(index: HistoryIndex, time_seconds: NDArray[np.float64], retention_
     for row, (begin, end) in enumerate(zip(index.start, index.position, strict=True)):
         times = time_seconds[index.order[begin : end + 1]]
         start[row] += np.searchsorted(times, times[-1] - retention_seconds)
-    return HistoryIndex(order=index.order, position=index.position, start=start)
+    return replace(index, start=start)

@@ -16,7 +16,7 @@ from tsa.config.market import Market
 from tsa.data.derived import derive, inputs_of
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import EVERYTHING
-from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary, encode_calendar
+from tsa.data.encoding.vocabulary import PADDING_ROW, ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.rule import range_text
 from tsa.data.online.encoded import EncodedPayments, ParsedPayments
@@ -119,13 +119,14 @@ class PaymentReader:
             for lookup, name in zip(self._rows_of, self._texts, strict=True)
         ]
         columns += [encode_calendar(vocabulary, times) for vocabulary in self._encoder.calendar_vocabularies]
+        columns += [np.full(len(rows), PADDING_ROW, np.int32)] * len(self._encoder.role_vocabularies)
         n_own = len(market.features.numerical)
         numbers = np.array([[row[name] for name in self._numbers] for row in values], np.float64)
         numbers = numbers.reshape(len(rows), len(self._numbers))
         return EncodedPayments(
             ids=tuple(row[market.event.id] for row in values),
             time_seconds=times,
-            keys={h.name: tuple(row[str(h.key)] for row in values) for h in market.history},
+            keys={view.name: tuple(row[str(view.key)] for row in values) for view in market.views},
             categorical=np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), np.int32),
             numerical=self._numerical.encode(numbers[:, :n_own]),
             engineered=self._engineered.encode(numbers[:, n_own:]),

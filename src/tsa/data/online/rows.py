@@ -63,7 +63,7 @@ class RowReader:
         self.market, self._pseudonymizer = market, pseudonymizer
         self._refuse_unknown = refuse_unknown_fields
         self._spelling = Spelling.of(market)
-        self._keys = {market.event.id, *(history.key for history in market.history)}
+        self._keys = {market.event.id, *market.key_columns}
         self._needed = needed_columns(market, need_label=False)
         self._columns = tuple(name for name in market.raw_columns if name not in market.derived_names)
         self._inputs = inputs_of(market)

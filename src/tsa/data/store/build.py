@@ -23,6 +23,7 @@ from tsa.config.market import HistoryConfig, Market
 from tsa.data.clean_columns import ASKS, DECLINED, HISTORY_ONLY, ROLE, SCORED
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late, without_asking
+from tsa.data.key_roles import index_views
 from tsa.data.log.clocks import valid_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
@@ -38,6 +39,7 @@ from tsa.data.store.manifest import (
     MARKET,
     OF_PAYMENTS,
     REPORT,
+    ROLE_ARRAY,
     ROWS,
     VERSION,
     array_file,
@@ -234,6 +236,12 @@ def key_codes(key: pl.Series) -> NDArray[np.int64]:
     return codes.cast(pl.Int64).fill_null(-1).to_numpy()
 
 
+def key_code_table(keys: pl.DataFrame) -> NDArray[np.int64]:
+    """(n, K) codes of the keys in K columns, where a key has the same code in any of them; -1 for null."""
+    texts = pl.concat([keys[name].cast(pl.String).alias("__key") for name in keys.columns])
+    return key_codes(texts).reshape(len(keys.columns), len(keys)).T
+
+
 def _shown(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
@@ -339,17 +347,24 @@ def _write_histories(
     with progress("indexing histories", len(market.history)) as advance:
         for history in market.history:
             if carried is None:
-                index = _log_index(market, history, rows, time_seconds)
-                arrays_by_name = {name: [getattr(index, name)] for name in INDEX_ARRAYS}
-                total = len(index.order)
+                for name, index in _log_indices(market, history, rows, time_seconds).items():
+                    entries |= _write_index(arrays, name, index)
             else:
                 position, start = carried.slots(history.name)
                 arrays_by_name = {"order": carried.order(history.name), "position": [position], "start": [start]}
                 total = int((position - start + 1).sum())
-            for name, pieces in arrays_by_name.items():
-                size = total if name == "order" else len(time_seconds)
-                entries |= _write_array(arrays, index_file(history.name, name), np.int64, size, pieces)
+                for name, pieces in arrays_by_name.items():
+                    size = total if name == "order" else len(time_seconds)
+                    entries |= _write_array(arrays, index_file(history.name, name), np.int64, size, pieces)
             advance(1)
+    return entries
+
+
+def _write_index(arrays: Arrays, view: str, index: HistoryIndex) -> Entries:
+    entries: Entries = {}
+    for name, dtype in (INDEX_ARRAYS if index.role is None else INDEX_ARRAYS | ROLE_ARRAY).items():
+        array = getattr(index, name)
+        entries |= _write_array(arrays, index_file(view, name), dtype, len(array), [array])
     return entries
 
 
@@ -360,17 +375,22 @@ def _write_array(arrays: Arrays, file: str, kind: type[np.generic], n: int, piec
     return {file: writer.entry}
 
 
-def _log_index(
+def _log_indices(
     market: Market, history: HistoryConfig, rows: pl.LazyFrame, time_seconds: NDArray[np.float64]
-) -> HistoryIndex:
-    """The histories of a log for one key, without events older than the retention limit."""
-    index = index_histories(key_codes(rows.select(str(history.key)).collect().to_series()))
+) -> dict[str, HistoryIndex]:
+    """The histories of a log by the name of the view, without events older than the retention limit."""
+    asks = None
+    if market.event.asks is not None:
+        asks = rows.select(pl.col(ROLE) == ASKS).collect().to_series().to_numpy()
+    keys = rows.select(history.columns).collect()
+    if history.keys is not None:
+        tokens = frame_tokens(keys, history.columns)
+        limits = market.retention_seconds, market.longest(history)
+        return index_views(history, key_code_table(keys), tokens, time_seconds, *limits, asks)
+    index = index_histories(key_codes(keys.to_series()))
     if not math.isinf(market.retention_seconds):
         index = apply_retention(index, time_seconds, market.retention_seconds)
-    if market.event.asks is None:
-        return index
-    asks = rows.select(pl.col(ROLE) == ASKS).collect().to_series().to_numpy()
-    return without_asking(index, asks, market.longest(history))
+    return {history.name: index if asks is None else without_asking(index, asks, market.longest(history))}
 
 
 def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:
@@ -383,7 +403,7 @@ def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split]
         "market": {"name": market.name, "fingerprint": market.fingerprint},
         "encoder": {"market_fingerprint": encoder.market_fingerprint, "table_rows": encoder.n_rows},
         "columns": encoder.columns,
-        "histories": [history.name for history in market.history],
+        "histories": [view.name for view in market.views],
         "splits": splits,
         "files": dict(sorted(entries.items())),
     }

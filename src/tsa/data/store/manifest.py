@@ -3,7 +3,7 @@
     categorical.npy numerical.npy engineered.npy      encoded features, one row per event
     tokens.npy raw_numerical.npy                      raw values of events that aggregates compare and sum
     time_seconds.npy label.npy known_at_seconds.npy
-    NAME.order.npy NAME.position.npy NAME.start.npy   per history
+    NAME.order.npy NAME.position.npy NAME.start.npy   per history, with NAME.role.npy if its key is named by several columns
     rows.parquet       the clean rows, in the same order
     data_report.json   the report on the rows that were read
     market.json encoder.json
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.config.market import Market
+from tsa.config.market import HistoryView, Market
 from tsa.errors import StoreError
 from tsa.files.writing import read_json, sha256_of
 
@@ -55,8 +55,11 @@ ARRAYS: dict[str, type[np.generic]] = {
 OF_PAYMENTS = ("engineered",)
 """Arrays without rows for the earlier payments that rows carry."""
 
-INDEX_ARRAYS = ("order", "position", "start")
-"""The arrays of each history, int64."""
+INDEX_ARRAYS: dict[str, type[np.generic]] = {"order": np.int64, "position": np.int64, "start": np.int64}
+"""The arrays of each view of a history."""
+
+ROLE_ARRAY: dict[str, type[np.generic]] = {"role": np.int8}
+"""Of a history with several columns of keys, also the role of the event at each place of `order`."""
 
 
 def array_file(name: str) -> str:
@@ -69,10 +72,15 @@ def index_file(history: str, name: str) -> str:
     return f"{history}.{name}.npy"
 
 
+def index_arrays(view: HistoryView) -> dict[str, type[np.generic]]:
+    """The arrays of a view of a history and their types."""
+    return INDEX_ARRAYS | ROLE_ARRAY if view.has_roles else INDEX_ARRAYS
+
+
 def files_of(market: Market) -> list[str]:
     """All files of a store of this market, except the manifest."""
     arrays = [array_file(name) for name in ARRAYS]
-    indices = [index_file(history.name, name) for history in market.history for name in INDEX_ARRAYS]
+    indices = [index_file(view.name, name) for view in market.views for name in index_arrays(view)]
     return [*arrays, *indices, ROWS, REPORT, MARKET, ENCODER]
 
 

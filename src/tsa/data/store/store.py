@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,17 +19,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.config.market import SPLITS, Market
+from tsa.config.market import SPLITS, HistoryView, Market
 from tsa.config.toml import suggest
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
+from tsa.data.key_roles import with_role_rows
 from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.store.build import build_in_memory, build_store, encode_rows, is_scored
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
-    INDEX_ARRAYS,
     MANIFEST,
     MARKET,
     OF_PAYMENTS,
@@ -37,6 +37,7 @@ from tsa.data.store.manifest import (
     ROWS,
     array_file,
     check_complete,
+    index_arrays,
     index_file,
     n_stored,
     open_array,
@@ -188,8 +189,9 @@ class EventStore(EventArrays):
         if own.wire is not None:
             stored["age_cap_seconds"] = arrays["age_cap_seconds"] = own.wire.age_cap_seconds
         events = EventArrays(**{name: value for name, value in stored.items() if name not in OF_PAYMENTS})
-        histories = {history.name: _open_index(folder, history.name, manifest) for history in own.history}
         encoder = Encoder.load(folder / ENCODER)
+        indices = {view.name: _open_index(folder, view, manifest) for view in own.views}
+        histories = with_role_rows(own, encoder, indices)
         if encoder.columns != manifest["columns"]:
             raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']} (got {encoder.columns})")
         arrays |= {"market": own, "encoder": encoder, "manifest": manifest, "events": events, "histories": histories}
@@ -208,10 +210,11 @@ class EventStore(EventArrays):
             encoder=encoder,
             manifest={"n_events": len(clean), "splits": {}},
             events=EventArrays(**of_events),
-            histories={
-                history.name: HistoryIndex(*(made.array(index_file(history.name, name)) for name in INDEX_ARRAYS))
-                for history in market.history
-            },
+            histories=with_role_rows(
+                market,
+                encoder,
+                {view.name: _index(view, lambda file, _: made.array(file)) for view in market.views},
+            ),
             report=report,
             **arrays,
         )
@@ -239,6 +242,7 @@ class EventStore(EventArrays):
         names = (*encoder.columns, "tokens", "raw_numerical")
         made: dict[str, Any] = {name: arrays.array(array_file(name)) for name in names}
         events = replace(self.events, **{name: array for name, array in made.items() if name not in OF_PAYMENTS})
+        made["histories"] = with_role_rows(market, encoder, self.histories)
         return replace(self, market=market, encoder=encoder, events=events, is_encoded_again=True, **made)
 
     def __len__(self) -> int:
@@ -335,11 +339,21 @@ def _open_arrays(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Array]:
     return {name: open_array(folder, array_file(name), manifest, dtype, rows[name]) for name, dtype in ARRAYS.items()}
 
 
-def _open_index(folder: Path, history: str, manifest: Mapping[str, Any]) -> HistoryIndex:
-    n = None if "n_stored" in manifest or manifest.get("asks") else int(manifest["n_events"])
-    sizes = {name: n if name == "order" else int(manifest["n_events"]) for name in INDEX_ARRAYS}
-    files = ((index_file(history, name), sizes[name]) for name in INDEX_ARRAYS)
-    return HistoryIndex(*(open_array(folder, file, manifest, np.int64, size) for file, size in files))
+def _open_index(folder: Path, view: HistoryView, manifest: Mapping[str, Any]) -> HistoryIndex:
+    n = None if "n_stored" in manifest or manifest.get("asks") or view.has_roles else int(manifest["n_events"])
+    sizes = {"order": n, "role": n}
+
+    def read(file: str, name: str) -> Array:
+        rows = sizes.get(name, int(manifest["n_events"]))
+        return open_array(folder, file, manifest, index_arrays(view)[name], rows)
+
+    return _index(view, read)
+
+
+def _index(view: HistoryView, read: Callable[[str, str], Array]) -> HistoryIndex:
+    """The index of a view from its arrays. read: the array of a file, by its name in `index_arrays`."""
+    arrays: dict[str, Any] = {name: read(index_file(view.name, name), name) for name in index_arrays(view)}
+    return HistoryIndex(**arrays)
 
 
 def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:

@@ -16,12 +16,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
+from tsa.config.market import HistoryConfig
 from tsa.data.clean_columns import ASKS, KNOWN_AT, LABEL, ROLE, TIME
 from tsa.data.history import index_histories
+from tsa.data.key_roles import first_columns
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.store.build import key_codes
+from tsa.data.store.build import key_code_table
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError
 from tsa.progress import Progress, silent
@@ -84,7 +86,7 @@ def backfill(
         )
         keep = retention_policies(market, bind_store(store, market, bundle.encoder, bundle.visible_lengths))
         asks = None if market.event.asks is None else log.columns([ROLE]).to_series() == ASKS
-        runs = [_runs(log, str(h.key), h.name, keep[h.name], market.retention_seconds, asks) for h in market.history]
+        runs = [_runs(log, h, keep[h.name], market.retention_seconds, asks) for h in market.history]
         in_a_block = np.zeros(len(log), bool)
         for run in runs:
             in_a_block[run.order] = True
@@ -96,8 +98,7 @@ def backfill(
 
 def _runs(
     log: EventStore,
-    column: str,
-    history: str,
+    history: HistoryConfig,
     keep: RetentionPolicy,
     retention_seconds: float,
     asks: pl.Series | None = None,
@@ -106,16 +107,20 @@ def _runs(
 
     asks: which events only ask, and so are in no history.
     """
-    key = log.columns([column]).to_series().cast(pl.String)
-    key = key if asks is None else key.set(asks, None)
-    codes = key_codes(key)
+    frame = log.columns(history.columns).cast(pl.String)
+    if asks is not None:
+        frame = frame.with_columns(pl.when(~asks).then(pl.all()).name.keep())
+    table = key_code_table(frame)
+    event, column = np.nonzero(first_columns(table) == np.arange(table.shape[1]))
+    codes = table[event, column]
     order = np.asarray(index_histories(codes).order)
     order = order[codes[order] >= 0]
     if not len(order):
         return _KeyGroups(
-            history=history, order=order, bounds=np.zeros(1, np.int64), keys=[], complete_after=np.empty(0)
+            history=history.name, order=order, bounds=np.zeros(1, np.int64), keys=[], complete_after=np.empty(0)
         )
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    columns, order = column[order], event[order]
     counts = np.diff(starts, append=len(order))
     times, older = log.time_seconds[order], keep.length - 1
     newest = times[starts + counts - 1]
@@ -127,13 +132,23 @@ def _runs(
     offset = np.arange(len(order)) - np.repeat(starts, counts)
     stays = (offset >= np.repeat(first, counts)) & (times >= log.time_seconds[-1] - retention_seconds)
     left = np.add.reduceat(stays, starts)
+    named = starts[left > 0]
     return _KeyGroups(
-        history=history,
+        history=history.name,
         order=order[stays],
         bounds=np.concatenate([[0], np.cumsum(left[left > 0])]),
-        keys=key.gather(order[starts[left > 0]]).to_list(),
+        keys=_keys(frame, order[named], columns[named]),
         complete_after=complete_after[left > 0],
     )
+
+
+def _keys(frame: pl.DataFrame, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> list[str]:
+    """The texts of a frame in these rows and columns."""
+    if frame.width == 1:
+        return frame.to_series().gather(rows).to_list()
+    texts = np.stack([frame[name].gather(rows).to_numpy() for name in frame.columns])
+    found: list[str] = texts[columns, np.arange(len(rows))].tolist()
+    return found
 
 
 def _fill_records(store: HistoryStore, log: EventStore, rows: NDArray[np.int64], progress: Progress) -> int:
@@ -177,7 +192,7 @@ def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[StoreKey, bytes]:
     frame = log.columns(names) if last - first > 4 * len(rows) else _slice(log, names, first, last)
     frame = frame[(rows if len(frame) == len(log) else rows - first)]
     raw = [pl.col(name) if name in numbers else pl.col(name).cast(pl.String) for name in market.raw_columns]
-    keys = [pl.col(str(history.key)).cast(pl.String).alias(history.name) for history in market.history]
+    keys = [_key_of(history) for history in market.history]
     known_at = pl.when(pl.col(KNOWN_AT).is_finite()).then(pl.col(KNOWN_AT))
     record = pl.struct(
         pl.col(TIME).alias("time"),
@@ -189,6 +204,12 @@ def _records(log: EventStore, rows: NDArray[np.int64]) -> dict[StoreKey, bytes]:
     )
     records = frame.select(id=pl.col(market.event.id).cast(pl.String), record=record.struct.json_encode())
     return {(PAYMENTS, id_): text.encode() for id_, text in records.iter_rows()}
+
+
+def _key_of(history: HistoryConfig) -> pl.Expr:
+    """The key as `Record.keys` has it: a list where several columns name keys."""
+    columns = [pl.col(name).cast(pl.String) for name in history.columns]
+    return (columns[0] if history.keys is None else pl.concat_list(columns)).alias(history.name)
 
 
 def _slice(log: EventStore, names: list[str], first: int, last: int) -> pl.DataFrame:

@@ -77,7 +77,7 @@ def _note_once(store: HistoryStore, id_: str, label: int, known_at_seconds: floa
     updated = record.with_outcome(label, max(known_at_seconds, record.time_seconds))
     if updated == record:
         return True
-    keys = keys_of(record)
+    keys = record.places
     blocks = store.read(keys)
     put: dict[StoreKey, bytes] = {place: updated.pack()}
     for key, stored in blocks.items():
@@ -88,21 +88,15 @@ def _note_once(store: HistoryStore, id_: str, label: int, known_at_seconds: floa
     return store.commit(WriteBatch(expected_versions=seen, puts=put)) or None
 
 
-def keys_of(record: Record) -> list[Key]:
-    """The history keys of a payment."""
-    return [(name, key) for name, key in record.keys.items() if key is not None]
-
-
 def erase(store: HistoryStore, key: Key) -> DeletionCounts:
     """Delete all payments of a key: their events in every history, their values and answers; then compact the files.
 
     Args:
         key: as stored, that is pseudonymized where the market asks for it.
     """
-    name, value = key
     payments = events = 0
     for place, stored in store.scan(PAYMENTS):
-        if Record.unpack(stored.data).keys.get(name) == value:
+        if key in Record.unpack(stored.data).places:
             deleted = retry_on_conflict(lambda place=place: _delete_payment(store, place))  # type: ignore[misc]
             payments, events = payments + 1, events + deleted
     rest = store.read([key]).get(key)
@@ -117,7 +111,7 @@ def _delete_payment(store: HistoryStore, place: StoreKey) -> int | None:
     stored_record = store.read([place]).get(place)
     if stored_record is None:
         return 0
-    keys = keys_of(Record.unpack(stored_record.data))
+    keys = Record.unpack(stored_record.data).places
     blocks = store.read(keys)
     put: dict[StoreKey, bytes] = {}
     drop, events = {place}, 0

@@ -106,7 +106,7 @@ def _store_metadata(
         "market": market.to_dict(),
         "market_fingerprint": market.fingerprint,
         "encoding": encoder_hash(encoder).hex(),
-        "histories": {history.name: [history.key, lengths[history.name]] for history in market.history},
+        "histories": {h.name: [h.key if h.keys is None else list(h.keys), lengths[h.name]] for h in market.history},
         "columns": sorted(columns if old is None else columns & set(old["columns"])),
         "veiled": sorted(pseudonymizer.columns & columns) if pseudonymizer else [],
         "secret": pseudonymizer.of_text(_WORD) if pseudonymizer else None,

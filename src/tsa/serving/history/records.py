@@ -12,7 +12,9 @@ from typing import Any, Self
 
 import orjson
 
+from tsa.config.market import Market
 from tsa.data.online.encoded import EncodedPayments
+from tsa.data.online.histories import Key
 from tsa.errors import HistoryError
 
 
@@ -21,8 +23,8 @@ class Record:
     """One payment."""
 
     time_seconds: float
-    keys: Mapping[str, str | None]
-    """Key by history name; None if the payment has no key there."""
+    keys: Mapping[str, str | list[str | None] | None]
+    """Key by history name, or a list where several columns name keys; None if the payment has no key there."""
     raw: Mapping[str, Any]
     """Clean values by column, pseudonymized where the market asks for it."""
     label: int = -1
@@ -31,9 +33,12 @@ class Record:
     """The stored fields of the result; None for a payment that was loaded from a log and never scored."""
 
     @classmethod
-    def of(cls, payments: EncodedPayments, row: int, answer: Mapping[str, Any] | None) -> Self:
+    def of(cls, market: Market, payments: EncodedPayments, row: int, answer: Mapping[str, Any] | None) -> Self:
         """Create the record of payment `row`, which has no outcome yet."""
-        keys = {name: values[row] for name, values in payments.keys.items()}
+        keys: dict[str, str | list[str | None] | None] = {}
+        for history in market.history:
+            own = [payments.keys[view.name][row] for view in history.views]
+            keys[history.name] = own[0] if history.keys is None else own
         time_seconds = float(payments.time_seconds[row])
         return cls(time_seconds=time_seconds, keys=keys, raw=payments.raw[row], answer=answer)
 
@@ -67,6 +72,12 @@ class Record:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise HistoryError(f"a payment's record cannot be read: {error!r}") from error
+
+    @property
+    def places(self) -> list[Key]:
+        """The histories that the payment is in, with its key there: each once."""
+        keys = ((name, of if isinstance(of, list) else [of]) for name, of in self.keys.items())
+        return list(dict.fromkeys((name, key) for name, own in keys for key in own if key is not None))
 
     def first_difference(self, time_seconds: float, raw: Mapping[str, Any]) -> str | None:
         """The first column in which a payment with the same id differs from this record; "time" for its time.

@@ -50,7 +50,7 @@ class Specification:
     def columns(self) -> list[dict[str, Any]]:
         """The columns of a payment in the order of the form: name, kind (id, time, key, text, number), known values."""
         market = self.market
-        keys = {history.key for history in market.history}
+        keys = set(market.key_columns)
         derived = input_columns(market)
         listed = [{"name": market.event.id, "kind": "id"}, {"name": market.event.time, "kind": "time"}]
         for name in needed_columns(market, need_label=False):
@@ -80,7 +80,7 @@ class Specification:
             "columns": self.columns,
             "time_unit": market.event.time_unit,
             "amount": market.event.amount,
-            "histories": [{"name": h.name, "key": h.key, "length": h.length} for h in market.history],
+            "histories": [{"name": h.name, "key": h.key, "length": h.length} for h in market.views],
             "wire": market.wire is not None,
             "example": self.example(),
         }
@@ -189,7 +189,7 @@ class Specification:
         events = {"type": "array", "items": {"type": "object"}}
         histories = {
             "type": "object",
-            "properties": {history.name: events for history in self.market.history},
+            "properties": {view.name: events for view in self.market.views},
             "additionalProperties": False,
         }
         return {

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tsa.config.market import Serving
+from tsa.config.market import HistoryView, Serving
 from tsa.data.clean_columns import HISTORY_ONLY
 from tsa.data.online.encoded import EncodedPayments, ParsedPayments, tie_break_key
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.data.online.payments import PaymentReader
+from tsa.data.raw_values import MISSING_TOKEN, key_token_columns
 from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolation, normalise_text
 from tsa.data.wire import Requests
@@ -82,20 +83,38 @@ class ScoringPipeline:
         Returns:
             The events by history name, or the RuleViolation of the first invalid event.
         """
-        names = {history.name for history in self.market.history}
-        absent: dict[str, Any] = dict.fromkeys(str(history.key) for history in self.market.history)
+        views = {view.name: view for view in self.market.views}
+        absent: dict[str, Any] = dict.fromkeys(self.market.key_columns)
         past = {}
         for name, events in histories.items():
-            if name not in names:
-                return violation("unknown_history", name, f"must be one of {sorted(names)}", name)
+            if name not in views:
+                return violation("unknown_history", name, f"must be one of {sorted(views)}", name)
             parsed = self._reader.read([{**absent, **event} for event in events], outcomes=True)
             if parsed.problems:
                 first = parsed.problems[min(parsed.problems)]
                 return replace(first, field=f"histories.{name}.{first.field}")
             past[name] = HistoryEvents.of(parsed.payments)
-            if (problem := self._order_problem(name, past[name], now, row)) is not None:
+            problem = self._order_problem(name, past[name], now, row) or self._role_problem(
+                views[name], past[name], now, row
+            )
+            if problem is not None:
                 return problem
         return past
+
+    def _role_problem(
+        self, view: HistoryView, past: HistoryEvents, now: EncodedPayments, row: int
+    ) -> RuleViolation | None:
+        """The violation of history events that do not have the payment's key, so that their role is not known."""
+        if not view.has_roles:
+            return None
+        places = key_token_columns(self.market)
+        columns = [places[other.name] for other in self.market.views if other.history == view.history]
+        own = now.tokens[row, places[view.name]]
+        lost = np.flatnonzero(~(past.tokens[:, columns] == own).any(axis=1) | (own == MISSING_TOKEN))
+        if not len(lost):
+            return None
+        text = f"must contain only payments with this payment's {view.key} as {' or '.join(view.columns)}"
+        return violation("no_role", f"histories.{view.name}", text, past.ids[int(lost[0])])
 
     def _order_problem(self, name: str, past: HistoryEvents, now: EncodedPayments, row: int) -> RuleViolation | None:
         """The violation of history events that repeat an id or do not come before the payment."""

@@ -53,8 +53,10 @@ def load_scoring_input(
         given = pipeline.parse_histories(histories, payments, 0)
         if isinstance(given, RuleViolation):
             return given
-        payments = replace(payments, keys={history.name: ("",) for history in pipeline.market.history})
-        return _assemble(pipeline, payments, {(name, ""): events for name, events in given.items()}, {})
+        views = pipeline.market.views  # each has events of its own: the name of the view is the key
+        payments = replace(payments, keys={view.name: (view.name,) for view in views})
+        past = {(view.history, view.name): given[view.name] for view in views if view.name in given}
+        return _assemble(pipeline, payments, past, {})
     past = {} if store is None else _from_store(pipeline, store, payments)
     seen = {key: _before(events, payments, pipeline) for key, events in past.items()}
     ids = dict.fromkeys(id_ for events in seen.values() for id_ in events.ids)
@@ -67,7 +69,11 @@ def _assemble(
     past: Mapping[Key, HistoryEvents],
     records: Mapping[str, Record],
 ) -> ScoringInput:
-    earlier = {name: _payments(events, records) for (name, _), events in past.items()}
+    earlier = {}
+    for view in pipeline.market.views:
+        (key,) = payments.keys[view.name]
+        if key is not None and (events := past.get((view.history, key))) is not None:
+            earlier[view.name] = _payments(events, records)
     id_, now = payments.ids[0], float(payments.time_seconds[0])
     return ScoringInput(
         requests=pipeline.scorer.requests(payments, past),
@@ -95,7 +101,9 @@ def _before(events: HistoryEvents, payments: EncodedPayments, pipeline: ScoringP
 
 
 def _from_store(pipeline: ScoringPipeline, store: HistoryStore, payments: EncodedPayments) -> dict[Key, HistoryEvents]:
-    keys: list[Key] = [(name, key) for name, (key,) in payments.keys.items() if key is not None]
+    names = {view.name: view.history for view in pipeline.market.views}
+    keys: list[Key] = [(names[name], key) for name, (key,) in payments.keys.items() if key is not None]
+    keys = list(dict.fromkeys(keys))
     blocks = {place: HistoryBlock.unpack(stored.data) for place, stored in store.read(keys).items()}
     try:
         blocks = encode_stale(store, blocks, pipeline.market, pipeline.encoder, pipeline.mark)

@@ -171,9 +171,12 @@ class ScoringService:
             parsed = pipeline.parse_histories(given, payments, row)
             out.append(parsed if isinstance(parsed, RuleViolation) else None)
             if not isinstance(parsed, RuleViolation):
-                past |= {(name, str(row)): events for name, events in parsed.items()}
+                names = {view.name: view.history for view in pipeline.market.views}
+                past |= {(names[name], f"{row}/{name}"): events for name, events in parsed.items()}
         todo = [row for row, got in enumerate(out) if got is None]
-        keys = {history.name: tuple(map(str, range(len(payments)))) for history in pipeline.market.history}
+        keys = {
+            view.name: tuple(f"{row}/{view.name}" for row in range(len(payments))) for view in pipeline.market.views
+        }
         with self._timed("score"):
             own = replace(payments, keys=keys).take(todo)
             scored = iter(pipeline.score(own, past, [ids[row] for row in todo]))

@@ -84,10 +84,10 @@ class ScoringTransaction:
         return [out[row] for row in range(len(self._payments))]
 
     def _keys(self, row: int) -> Iterator[Key]:
-        for name, keys in self._payments.keys.items():
-            key = keys[row]
+        for view in self._pipeline.market.views:
+            key = self._payments.keys[view.name][row]
             if key is not None:
-                yield name, key
+                yield view.history, key
 
     def _read_snapshot(self) -> _Snapshot:
         places: dict[StoreKey, None] = {(PAYMENTS, id_): None for id_ in self._payments.ids}
@@ -131,7 +131,7 @@ class ScoringTransaction:
         first_row: dict[str, int] = {}
         for row, id_ in enumerate(self._payments.ids):
             first, record = first_row.setdefault(id_, row), snapshot.records.get(id_)
-            other = record or (Record.of(self._payments, first, None) if first != row else None)
+            other = record or (Record.of(self._pipeline.market, self._payments, first, None) if first != row else None)
             if other is not None and (column := other.first_difference(self._times[row], self._payments.raw[row])):
                 out[row] = self._conflict(row, column)
             elif record is not None and record.answer is not None:
@@ -212,12 +212,16 @@ class ScoringTransaction:
                 continue
             record, result = snapshot.records.get(id_), answer.stored_fields()
             put[PAYMENTS, id_] = (
-                Record.of(payments, row, result) if record is None else record.with_result(result)
+                Record.of(self._pipeline.market, payments, row, result)
+                if record is None
+                else record.with_result(result)
             ).pack()
             asks = payments.role[row] == ASKS  # recorded with its answer, but in no history
-            for name, of in payments.keys.items() if record is None and not asks else ():
-                if (key := of[row]) is not None:
-                    members.setdefault((name, key), []).append(row)
+            for view in self._pipeline.market.views if record is None and not asks else ():
+                if (key := payments.keys[view.name][row]) is not None:
+                    rows = members.setdefault((view.history, key), [])
+                    if row not in rows[-1:]:  # the same key in two columns: one place
+                        rows.append(row)
         events: dict[tuple[int, ...], HistoryEvents] = {}
         for place, rows in members.items():
             if (new := events.get(tuple(rows))) is None:

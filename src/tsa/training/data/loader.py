@@ -130,7 +130,7 @@ class EpochLoader:
         n = chosen.stop - chosen.start
         own = self.processes.shard(n)
         lengths = self._history_lengths(drawn.rows[chosen])
-        names = [key.name for key in self.store.market.history]
+        names = [key.name for key in self.store.market.views]
         widths = dict(zip(names, lengths.max(axis=1).tolist(), strict=True))
         own_rows = slice(chosen.start + own.start, chosen.start + own.stop)
         return MicrobatchSpec(
@@ -145,7 +145,7 @@ class EpochLoader:
 
     def _history_lengths(self, rows: Rows) -> NDArray[np.int64]:
         """(histories, B) the number of events in the histories of `rows` (B,)."""
-        keys = self.store.market.history
+        keys = self.store.market.views
         return np.stack([history_lengths(self.store.histories[key.name], rows, key.length) for key in keys])
 
     def _workers(self) -> DataLoader[Any] | None:
