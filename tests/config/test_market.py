@@ -107,7 +107,7 @@ def test_defaults_and_short_forms(write: Write) -> None:
     assert market.features.names == ("country", "shop", "amount", "risk")
     assert market.history[0].length == 51
     assert not market.label.as_feature
-    assert (market.evaluation.top_k, market.evaluation.entity, market.entity.name) == (100, None, "card")
+    assert (market.evaluation.top_k, market.evaluation.entity, market.entity.name) == (None, None, "card")
 
 
 def test_extends_merges_tables_and_replaces_arrays(write: Write) -> None:

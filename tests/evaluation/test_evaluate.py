@@ -24,7 +24,7 @@ TRAINING = {"epochs": 1, "batch_size": 64}
 
 
 def retrain(run: Path, **changes: Any) -> None:
-    train(run / "store", run, model=SMALL, training=TrainingConfig.make({**TRAINING, **changes}))
+    train(run / "store", run, model=SMALL, training=TrainingConfig.make({**TRAINING, **changes}), overwrite=True)
 
 
 @pytest.fixture(scope="module")

@@ -287,6 +287,9 @@ SHOWN = {
 
 def print_metrics(report: Mapping[str, Any]) -> None:
     """Print the main metrics of TSA and, if it was trained, of LightGBM, with their confidence intervals."""
+    from tsa.evaluation.report.formatting import operating_point
+    from tsa.evaluation.report.warnings import warnings_of
+
     evaluation, comparison = report["evaluation"], report.get("comparison")
     columns = {"TSA": evaluation, **({comparison["model_name"]: comparison["evaluation"]} if comparison else {})}
     table = Table(
@@ -295,11 +298,15 @@ def print_metrics(report: Mapping[str, Any]) -> None:
         title=f"{evaluation['n']:,} {report.get('called') or 'test payments'}, {evaluation['frauds']:,} frauds",
     )
     for name, label in SHOWN.items():
-        k = report["market"]["evaluation"]["top_k"]
+        k = evaluation["settings"]["top_k"]
         table.add_row(label.format(k=k), *(_cell(column["metrics"].get(name)) for column in columns.values()))
     console.print(table)
     if comparison:
         print_line(comparison["summary"])
+    if sentence := operating_point(evaluation, comparison):
+        print_line(sentence)
+    for warning in warnings_of(report):
+        print_line(f"warning: {warning}")
 
 
 def _cell(metric: Mapping[str, Any] | None) -> str:

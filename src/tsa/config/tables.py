@@ -259,11 +259,12 @@ class Features(ConfigModel):
 
 
 class Evaluation(ConfigModel):
-    """Columns to report by, the history whose keys are ranked (default: the first), and how many of them a day."""
+    """Columns to report by, the history whose keys are ranked (default: the first), and how many of them a day; by default
+    as many as fit the number of keys that have a fraud a day."""
 
     segments: tuple[Column, ...] = ()
     entity: str | None = None
-    top_k: int = Field(default=100, ge=1)
+    top_k: int | None = Field(default=None, ge=1)
 
 
 def _levels(pair: tuple[float, float]) -> tuple[float, float]:

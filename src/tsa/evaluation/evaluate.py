@@ -23,7 +23,8 @@ from tsa.errors import ConfigError
 from tsa.evaluation.baseline.lightgbm import BaselineResult, compare
 from tsa.evaluation.calibration import assess_calibration
 from tsa.evaluation.declined import declined_note, declined_summary
-from tsa.evaluation.metrics.evaluate_scores import evaluate_scores, paired_difference
+from tsa.evaluation.history_weights import measure_history_weights
+from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
 from tsa.evaluation.report.report import to_plain, write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
 from tsa.evaluation.run import TrainedRun, read_report
@@ -117,7 +118,7 @@ def measure(
         measured = evaluate_scores(
             replace(payments, score=scores.astype(np.float64)),
             threshold=threshold,
-            top_k=run.market.evaluation.top_k,
+            top_k=run.top_k,
             replicates=replicates,
         )
         advance(1)
@@ -128,6 +129,7 @@ def measure(
     reasons = explain_riskiest(run, scores, progress)
     declined = declined_summary(run, scores, threshold, progress)
     report = {**_report(run, measured, comparison), "calibration": calibration, "reasons": reasons, **(more or {})}
+    report["history_weights"] = measure_history_weights(run)
     if declined is not None:
         report |= {"declined": declined, "notes": [*report.get("notes", ()), *declined_note(declined)]}
     write_report(run.path, report)
@@ -216,8 +218,7 @@ def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int) -> d
     on_validation, on_test = np.split(baseline.scores, [len(valid)])
     payments = run.payments(on_test)
     threshold = _best_f1(store.label[valid], on_validation)
-    top_k = run.market.evaluation.top_k
-    measured = evaluate_scores(payments, threshold=threshold, top_k=top_k, replicates=replicates)
+    measured = evaluate_scores(payments, threshold=threshold, top_k=run.top_k, replicates=replicates)
     difference = paired_difference(own, on_test, payments, replicates=replicates)
     return {
         "model_name": "LightGBM",
@@ -225,10 +226,20 @@ def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int) -> d
         "params": baseline.params,
         "evaluation": measured,
         "difference": difference,
+        "validation": _on_validation(run, on_validation, replicates),
         "summary": verdict_sentence(difference),
         "features": [{"name": n, "importance": v} for n, v in list(baseline.feature_importance.items())[:25]],
         "seconds": baseline.seconds,
     }
+
+
+def _on_validation(run: TrainedRun, baseline: Array, replicates: int) -> dict[str, Any]:
+    """The paired difference of average precision to the baseline's scores (v,) on the validation range."""
+    rows = run.store.labelled("validation")
+    own = run.range_scores("validation")[run.store.labels("validation") >= 0].astype(np.float64)
+    label, time_seconds = np.asarray(run.store.label[rows]), np.asarray(run.store.time_seconds[rows])
+    payments = ScoredPayments(label=label, score=own, time_seconds=time_seconds)
+    return paired_difference(own, baseline, payments, replicates=replicates)["average_precision"]
 
 
 def _own_scores(run: TrainedRun) -> Array:

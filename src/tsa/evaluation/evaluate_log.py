@@ -18,6 +18,7 @@ from tsa.data.store.store import Logs, log_names
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
 from tsa.evaluation.run import Array, TrainedRun
+from tsa.evaluation.top_k import bundle_k
 from tsa.files.outputs import check_outputs
 from tsa.inference.labelled_log import KnownLog, When, learned_note, open_log
 from tsa.inference.scorer import Scorer
@@ -47,6 +48,11 @@ class BundleOnLog(TrainedRun):
     def scored_rows(self) -> Array:
         """Payments in the window, whether their outcome is known or not."""
         return self.log.payments
+
+    @cached_property
+    def top_k(self) -> int:
+        """As the bundle was evaluated with, unless the market says otherwise."""
+        return bundle_k(self.scorer.bundle)
 
     def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
         """(m,) float32 raw scores of payments of the log, computed when it was opened."""

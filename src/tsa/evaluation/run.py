@@ -20,6 +20,7 @@ from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.store import EventStore, split_summary
 from tsa.errors import ConfigError, StoreError
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
+from tsa.evaluation.top_k import bundle_k, fitting_k
 from tsa.files.writing import sha256_of
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
@@ -84,6 +85,17 @@ class TrainedRun:
         """Counts and times of each range: see `tsa.data.store.store.split_summary`."""
         return split_summary(self.store)
 
+    @cached_property
+    def top_k(self) -> int:
+        """The k of card precision@k: the market's, or one that fits the validation range, or the bundle's."""
+        if self.market.evaluation.top_k is not None:
+            return self.market.evaluation.top_k
+        rows = self.store.labelled("validation")
+        entity = _entity(self, rows)
+        if entity is None or not (self.store.label[rows] == 1).any():
+            return bundle_k(self.scorer.bundle)
+        return fitting_k(entity, self.store.label[rows], self.store.time_seconds[rows])
+
     def range_scores(self, name: str, progress: Progress = silent) -> Array:
         """(m,) float32 raw scores of `split_rows`, all payments of a range: from training if available, else computed."""
         rows = self.store.split_rows(name)
@@ -116,7 +128,7 @@ class TrainedRun:
             score=np.asarray(scores, np.float64),
             time_seconds=store.time_seconds[rows],
             amount=columns[market.event.amount].cast(pl.Float64).to_numpy() if market.event.amount else None,
-            entity=_entity(self),
+            entity=_entity(self, rows),
             segments={name: columns[name].cast(pl.String).to_numpy() for name in segment_names},
             history_length=lengths,
         )
@@ -139,11 +151,11 @@ def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
     return changed
 
 
-def _entity(run: TrainedRun) -> Array | None:
+def _entity(run: TrainedRun, rows: Array) -> Array | None:
     """(n,) a code for each key of the ranked history, -1 if the key is null. None if rows carry their own history without
     a key."""
     key = run.market.entity.key
-    return None if key is None else key_codes(run.store.columns([key])[key])[run.rows]
+    return None if key is None else key_codes(run.store.columns([key])[key])[rows]
 
 
 def read_report(run: Path) -> dict[str, Any]:

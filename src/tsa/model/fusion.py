@@ -23,9 +23,16 @@ class IdentityFusion(nn.Module):
         """→ (B, E), or (B, M, E) for members."""
         return encode(0, histories[0])
 
+    def weights(self, histories: list[History], encode: Encode) -> Tensor:
+        """→ (B, 1) ones."""
+        return histories[0].age_seconds.new_ones(len(histories[0].padding), 1)
+
 
 class ConcatFusion(nn.Module):
     """The embeddings concatenated."""
+
+    def weights(self, histories: list[History], encode: Encode) -> None:
+        """None: no history has a weight of its own."""
 
     def forward(self, histories: list[History], encode: Encode) -> Tensor:
         """n histories → (B, n · E), or (B, M, n · E) for members."""
@@ -49,6 +56,12 @@ class SoftmaxFusion(nn.Module):
         orders = torch.stack([encode(k, history) for k, history in enumerate(histories)], dim=-2)
         importance = self.importance(orders.flatten(-2))
         return (len(histories) * importance.unsqueeze(-1) * orders).flatten(-2)
+
+    def weights(self, histories: list[History], encode: Encode) -> Tensor:
+        """→ (B, n) the importance of each history, the mean of the members."""
+        orders = torch.stack([encode(k, history) for k, history in enumerate(histories)], dim=-2)
+        importance = self.importance(orders.flatten(-2))
+        return importance.mean(1) if importance.ndim == 3 else importance
 
     def importance(self, orders: Tensor) -> Tensor:
         """(…, n · E) → (…, n): the weight of each history, `fusion_floor` / n at least, with sum 1."""
@@ -92,12 +105,15 @@ class GatedFusion(nn.Module):
         small = torch.cat([self.order(history, self.table.weight) for history in histories], dim=-1)
         return torch.softmax(self.head(small), dim=-1)
 
-    def forward(self, histories: list[History], encode: Encode) -> Tensor:
-        """→ (B, E)."""
-        importance = self.importance(histories)
+    def weights(self, histories: list[History], encode: Encode) -> Tensor:
+        """→ (B, n) the importances, 0 for histories with only the current event, except the first."""
         is_single = torch.stack([(~history.padding).sum(1) <= 1 for history in histories], dim=1)
         is_single[:, 0] = False
-        importance = importance.masked_fill(is_single, 0.0)
+        return self.importance(histories).masked_fill(is_single, 0.0)
+
+    def forward(self, histories: list[History], encode: Encode) -> Tensor:
+        """→ (B, E)."""
+        importance = self.weights(histories, encode)
         total = importance[:, :1] * encode(0, histories[0])
         for k in range(1, len(histories)):
             if torch.compiler.is_exporting():  # an exported graph computes all histories, with a factor of 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,18 @@ class TSANetwork(nn.Module):
         if self.mlp is not None:
             parts.append(self.mlp(*current[1:]))
         return concat_members(parts)
+
+    def history_weights(self, batch: Batch) -> Tensor | None:
+        """(B, n) the weight that each of the n histories has when they are combined; None if `fusion` gives none.
+
+        Raises:
+            ModelError: If the batch does not match the configuration.
+        """
+        histories = batch.to_dtype(self.table.weight.dtype).ordered_histories(self.config)
+        combine: Any = self.combine
+        weights: Tensor | None = combine.weights(histories, self._attend_over_events)
+        self._clear_balance()
+        return weights
 
     def auxiliary_loss(self) -> Tensor:
         """The experts' balance losses of the last training forward, summed and weighted; scalar, 0 without experts."""

@@ -25,6 +25,7 @@ from tsa.data.store.store import EventStore, Logs, log_names, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.report.report import page, to_plain
 from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.top_k import bundle_k
 from tsa.files.outputs import check_outputs
 from tsa.files.writing import write_json, write_text
 from tsa.inference.scorer import Scorer, epoch_seconds, window_seconds
@@ -172,6 +173,7 @@ class _Measures:
         kind, min_frauds = self.settings.window, self.settings.min_frauds
         windows, full_range = Windows.of(seen.start, seen.end, kind), Windows.full_range(seen.start, seen.end)
         measure: dict[str, Any] = {"as_of": self.as_of, "min_frauds": min_frauds, "replicates": self.replicates}
+        measure["top_k"] = bundle_k(self.scorer.bundle)
         result: dict[str, Any] = {
             "as_of": iso_time(self.as_of),
             "range": full_range.names()[0],
@@ -282,7 +284,7 @@ def _head(scorer: Scorer, store: EventStore, settings: Monitoring) -> dict[str, 
         "market": scorer.bundle.market.name,
         "bundle": scorer.bundle.sha256,
         "rows": rows,
-        "top_k": scorer.bundle.market.evaluation.top_k,
+        "top_k": bundle_k(scorer.bundle),
         "calibrated": scorer.bundle.calibration is not None and scorer.bundle.calibration.probability is not None,
         "settings": settings.model_dump(mode="json"),
     }

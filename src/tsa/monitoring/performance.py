@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tsa.evaluation.metrics.calibration import measure_calibration
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores
+from tsa.evaluation.top_k import NOT_KNOWN
 from tsa.monitoring.windows import ScoredWindow, Windows
 from tsa.progress import Progress, silent
 
@@ -28,6 +29,7 @@ def performance(
     as_of: float,
     min_frauds: int,
     replicates: int,
+    top_k: int = NOT_KNOWN,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
@@ -43,7 +45,7 @@ def performance(
     with progress("measuring performance", len(windows)) as advance:
         for at in range(len(windows)):
             inside = codes == at
-            measured = _measured(seen, np.flatnonzero(inside & known), min_frauds, replicates, seed)
+            measured = _measured(seen, np.flatnonzero(inside & known), min_frauds, replicates, top_k, seed)
             n = int(inside.sum())
             share = measured["matured"] / n if n else None
             result.append({"n": n, "share": share, **measured})
@@ -52,7 +54,7 @@ def performance(
 
 
 def _measured(
-    seen: ScoredWindow, rows: NDArray[np.intp], min_frauds: int, replicates: int, seed: int
+    seen: ScoredWindow, rows: NDArray[np.intp], min_frauds: int, replicates: int, top_k: int, seed: int
 ) -> dict[str, Any]:
     label = np.asarray(seen.store.label[seen.rows])[rows]
     n, frauds = len(label), int(label.sum())
@@ -65,7 +67,6 @@ def _measured(
         time_seconds=seen.time_seconds[rows],
         entity=None if seen.entity is None else seen.entity[rows],
     )
-    top_k = seen.store.market.evaluation.top_k
     settings: dict[str, Any] = {"fixed_false_positive_rates": (0.01,), "fixed_precisions": ()}
     evaluation = evaluate_scores(
         payments, threshold=UNUSED_THRESHOLD, top_k=top_k, replicates=replicates, seed=seed, **settings

@@ -15,6 +15,7 @@ from typing import Any, Self
 from tsa.bundle.bundle import Bundle
 from tsa.config.tables import Monitoring
 from tsa.errors import ConfigError
+from tsa.evaluation.top_k import bundle_k
 from tsa.monitoring.bins import Counts, Feature
 from tsa.monitoring.features import count_features, features_of
 from tsa.monitoring.performance import performance
@@ -70,10 +71,8 @@ class Reference:
         full_range = Windows.full_range(seen.start, seen.end)
         features, score = features_of(seen), score_feature(seen)
         points = operating_points(bundle, seen, settings.top_shares)
-        min_frauds = settings.min_frauds
-        measured = performance(
-            seen, full_range, as_of=as_of, min_frauds=min_frauds, replicates=replicates, progress=progress
-        )
+        measure: dict[str, Any] = {"as_of": as_of, "min_frauds": settings.min_frauds, "replicates": replicates}
+        measured = performance(seen, full_range, **measure, top_k=bundle_k(bundle), progress=progress)
         return cls(
             source=source,
             model=fingerprint(bundle),

@@ -8,6 +8,9 @@ from typing import Any
 MODEL = "TSA"
 DASH = "–"
 
+CLEAR_F1 = 0.02
+"""A difference in F1 from which it is mentioned where average precision shows no clear difference."""
+
 METRICS = {
     "average_precision": ("Average precision", "Precision averaged over all frauds, from the highest score down"),
     "roc_auc": ("ROC AUC", "Chance that a fraud scores higher than a genuine payment"),
@@ -105,6 +108,30 @@ def _verdict(other: str, metric: str, difference: Mapping[str, Any], level: str)
     if difference["verdict"] == "b better":
         return "worse", f"{MODEL} is worse than {other}: {values}"
     return "unclear", f"No clear difference between {MODEL} and {other}: {values}"
+
+
+def operating_point(evaluation: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> str | None:
+    """Precision, recall and F1 of both models at their thresholds, if these say something else than average precision.
+
+    That is: the other model has the higher F1, or average precision shows no clear difference where F1 does (`CLEAR_F1`).
+    """
+    if not comparison:
+        return None
+    own, other = evaluation["metrics"], comparison["evaluation"]["metrics"]
+    names = ("precision", "recall", "f1")
+    if any(metrics.get(name, {}).get("value") is None for metrics in (own, other) for name in names):
+        return None
+    verdict = comparison["difference"]["average_precision"].get("verdict")
+    gain = round(own["f1"]["value"], 3) - round(other["f1"]["value"], 3)
+    agrees = {"a better": gain >= 0, "b better": gain <= 0}.get(verdict or "", abs(gain) < CLEAR_F1)
+    if agrees:
+        return None
+    better = MODEL if gain > 0 else comparison["model_name"]
+    values = (
+        f"{title} {own[name]['value']:.3f} against {other[name]['value']:.3f}"
+        for name, title in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+    )
+    return f"At their thresholds, {better} is ahead: {', '.join(values)} ({MODEL} first)."
 
 
 def decision(evaluation: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from tsa.evaluation.report import data_summary, formatting, sections
 from tsa.evaluation.report.calibration import calibration
 from tsa.evaluation.report.timelines import reasons
+from tsa.evaluation.report.warnings import warnings_of
 from tsa.files.writing import write_json, write_text
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -69,10 +70,13 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "created": report.get("created"),
         "market": (report.get("market") or {}).get("name"),
         "headline": formatting.headline(evaluation, comparison),
+        "operating_point": formatting.operating_point(evaluation, comparison),
         "decision": formatting.decision(evaluation),
         "evaluation": evaluation,
         "called": report.get("called") or "test payments",
         "notes": report.get("notes") or [],
+        "warnings": warnings_of(report),
+        "history_weights": report.get("history_weights"),
         "confidence": formatting.share(evaluation["settings"]["confidence"], digits=0),
         "other": comparison["model_name"] if comparison else None,
         "note": (comparison or {}).get("note"),

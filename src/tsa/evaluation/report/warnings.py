@@ -1,0 +1,42 @@
+"""What a report warns of: a history that counts for nothing, and validation clearly behind boosted trees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tsa.evaluation.report.formatting import MODEL, signed
+
+NOTHING = 0.02
+"""A history counts for nothing if it has less than this share of the weight that is free to move."""
+
+
+def warnings_of(report: Mapping[str, Any]) -> list[str]:
+    """The warnings of a report, each one or two sentences; empty if there are none."""
+    return [*_ignored(report.get("history_weights")), *_behind(report.get("comparison"))]
+
+
+def _ignored(weights: Mapping[str, Any] | None) -> list[str]:
+    if not weights:
+        return []
+    floor, n = weights["floor"], len(weights["histories"])
+    free = 1.0 - n * floor
+    least = f", near the least that model.fusion_floor allows ({floor:.2f})" if floor else ""
+    return [
+        f"The {history['name']} history counts for almost nothing: its mean weight is {history['mean']:.3f} of 1{least}. "
+        "If its events should matter, try another training.seed, more epochs, or model.fusion=concat."
+        for history in weights["histories"]
+        if history["mean"] is not None and history["mean"] - floor < NOTHING * free
+    ]
+
+
+def _behind(comparison: Mapping[str, Any] | None) -> list[str]:
+    difference = (comparison or {}).get("validation")
+    if not comparison or not difference or difference["verdict"] != "b better":
+        return []
+    interval = f"95 % interval {signed(difference['low'])} to {signed(difference['high'])}"
+    return [
+        f"On the validation range, {MODEL} is clearly behind {comparison['model_name']}: average precision "
+        f"{difference['a']:.3f} against {difference['b']:.3f} (difference {signed(difference['difference'])}, {interval}). "
+        "Training may have gone wrong: try another training.seed or more epochs before this model is used."
+    ]
