@@ -23,7 +23,7 @@ from tsa.errors import DataError, MarketError
 from tsa.legacy.encoder import legacy_encoder
 
 MAPS = {
-    "device": {"phone": 1, "tablet": 2, "True": 3, "None": 4},
+    "device": {"phone": 1, "tablet": 2, "true": 3, "None": 4},
     "hour": {"0": 5, "1": 6, "3": 7, "12": 8, "false": 9, "-1.0": 10},
     "risk": {"0": 11, "0.95": 12, "1.0": 13, "0.4285": 14},
 }
@@ -161,7 +161,7 @@ def test_a_market_of_its_own_may_name_decimals_too(tmp_path: Path) -> None:
 
 def test_truth_and_null_of_a_plain_category(tmp_path: Path) -> None:
     assert known(both(market(), line(device=True), tmp_path / "true"), 4)[0] == 3
-    assert known(both(market(), {**line(), "device": None}, tmp_path / "null"), 4)[0] == 4
+    assert known(both(market(), {**line(), "device": None}, tmp_path / "null"), 4)[0] == 0
     of = market(refuse=["null_category"])
     assert refused(of, {**line(), "device": None}, tmp_path / "refused") == "missing_field:device"
     assert refused(market(), {**line(), "amount": None}, tmp_path / "number") == "missing_field:amount"
@@ -248,13 +248,15 @@ def test_parts_of_one_length_belong_together_by_place(tmp_path: Path) -> None:
     assert refused(market(refuse=["unlike_times"]), line(**fields), tmp_path / "times") == "time_mismatch:hist.num.at"
 
 
-def test_parts_of_other_lengths_belong_together_by_id_once(tmp_path: Path) -> None:
+def test_parts_of_other_lengths_belong_together_by_id(tmp_path: Path) -> None:
     fields = parts(PAST, (PAST[2], PAST[0]))
     found = both(market(), line(**fields), tmp_path / "two")
     assert found.age_seconds.tolist() == [[0, 0, 300, 100, 0]]
-    twice = (PAST[0], PAST[0], PAST[1])
-    found = both(market(), line(twice, **parts(twice, (PAST[0], PAST[1], PAST[1], PAST[2]))), tmp_path / "twice")
-    assert found.age_seconds.tolist() == [[0, 0, 300, 200, 0]]
+    twice = (PAST[0], PAST[0], PAST[1])  # which of the two is meant, no request to the legacy system shows
+    more = (PAST[0], PAST[1], PAST[1], PAST[2])
+    for name, fields_ in (("cat", parts(twice, PAST[:2])), ("num", parts(PAST, more))):
+        assert refused(market(), line(**fields_), tmp_path / name) == f"mismatched_history:hist.{name}.id"
+    assert both(market(), line(**parts(twice, twice)), tmp_path / "equal").padding.sum() == 1
     none = both(market(), line(**parts(PAST, (("y", 5, "phone", "3", "1", "1"),))), tmp_path / "none")
     assert none.padding.tolist() == [[True] * 4 + [False]]
     of = market(mismatched="refuse")

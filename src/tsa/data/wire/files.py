@@ -25,7 +25,7 @@ from tsa.data.log.sources import EXTRA, Source, open_sources
 from tsa.data.spelling import Spelling
 from tsa.data.wire.layout import FieldLayout
 from tsa.data.wire.row_errors import RowErrors
-from tsa.data.wire.spelling import OwnTexts
+from tsa.data.wire.spelling import JSON_NULL, OwnTexts
 from tsa.errors import DataError
 
 DOT = "__DOT__"
@@ -100,7 +100,7 @@ class WireFile:
             )
         if name == self.layout.market.event.id or (format_ in SEPARATORS and isinstance(kind, pl.String)):
             return text.fill_null("")
-        return text.fill_null(str(None)) if name in spelling.of_null else text
+        return text.fill_null(JSON_NULL) if name in spelling.of_null else text
 
     @property
     def _pseudonymized(self) -> bool:

@@ -1,7 +1,7 @@
 """Read histories as the legacy handlers do, where that differs from other markets.
 
-Two parts of equal length are matched by position, whatever their ids; parts of different length are matched by id,
-each id once. Times are those of the numerical part.
+Two parts of equal length are matched by position, whatever their ids; parts of different length are matched by id, and
+an id that a part has twice is refused then. Times are those of the numerical part.
 """
 
 from __future__ import annotations
@@ -85,12 +85,19 @@ def _note_unlike(
     problems.note("mismatched_history", ((at, part.fields[-1], rows.text(at, part.id).decode()) for at in mismatched))
 
 
+def _note_repeated(rows: HistoryRows, part: FieldPart, ids: pl.DataFrame, problems: RowErrors) -> None:
+    """Note rows in which an id occurs twice, so that it says not which payment of the other part it is."""
+    twice = ids.filter(pl.struct("row", "id").is_duplicated())
+    row, place = twice["row"].to_numpy(), twice["place"].to_numpy()
+    texts = rows.tokens.texts(rows.first[row, part.id] + place)
+    field = part.fields[part.id - part.first]
+    problems.note("mismatched_history", ((at, field, text) for at, text in zip(row.tolist(), texts, strict=True)))
+
+
 def _matched(
     rows: HistoryRows, history: HistoryFields, counts: list[Index], unlike: NDArray[np.bool_], problems: RowErrors
 ) -> tuple[Index, Index, Index]:
-    """Rows and indices in both parts: by position if the parts of a row have equal length, else by first appearance of
-    the id.
-    """
+    """Rows and indices in both parts: by position if the parts of a row have equal length, else by id."""
     settings, parts, same_length = rows.layout.wire, [], []
     for part, count in zip(history.parts, counts, strict=True):
         row, place = places_of(count)
@@ -99,7 +106,9 @@ def _matched(
         at = np.flatnonzero(~same)
         ids = _ids(rows, part, row[at], place[at])
         frame = pl.DataFrame({"row": row[at], "id": ids, "place": place[at]})
-        parts.append(frame.unique(["row", "id"], keep="first", maintain_order=True))
+        if settings.mismatched == "align":
+            _note_repeated(rows, part, frame, problems)
+        parts.append(frame)
     (row, left), (_, right) = same_length
     if not settings.accepts("unlike_ids"):
         _note_unlike(rows, history, row, (left, right), problems)

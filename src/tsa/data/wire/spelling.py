@@ -63,6 +63,10 @@ def as_decimals(texts: pl.Series) -> pl.Series:
     return map_texts(texts, decimal)
 
 
+JSON_NULL = "JSON null"
+"""The text of a null in a category: no value of a vocabulary, so that it is unknown."""
+
+
 class OwnTexts:
     """Converts the values of a payment's own fields to texts, as the market says."""
 
@@ -88,14 +92,12 @@ class OwnTexts:
         if name == self._id and (value is None or self._legacy):
             return ""  # no rule depends on it
         if value is None and present and name in self._null:
-            return str(value)  # the legacy system looks this text up and treats it as unknown
+            return JSON_NULL
         return None
 
     def of_truth(self, name: str, value: bool) -> str:
         """A boolean as text: `true` is 1 in a category that holds numbers."""
-        if name in self._numbers:
-            return str(int(value))
-        return str(value) if self._legacy and name in self._plain else str(value).lower()
+        return str(int(value)) if name in self._numbers else str(value).lower()
 
     @property
     def of_null(self) -> frozenset[str]:
