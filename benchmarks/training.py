@@ -105,9 +105,9 @@ def measured(path: str, way: Way, steps: int) -> dict[str, float]:
         except EnoughError:
             pass
         finally:
-            tally = loop.tally
+            stats = loop.stats
     seconds = ends[-1] - ends[WARM_UP - 1]
-    padding = 1.0 - tally.filled / tally.positions
+    padding = 1.0 - stats.filled / stats.positions
     return {"rate": (len(ends) - WARM_UP) * config.batch_size / seconds, "padding": padding}
 
 

@@ -38,13 +38,11 @@ from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup
-from tsa.data.history import HistoryArrays
 from tsa.data.store.store import prepare
-from tsa.data.wire.request import Requests
 from tsa.inference.export_bundle import export_bundle
 from tsa.legacy.response import legacy_response
 from tsa.model import TSANetwork, preset
-from tsa.model.collate import request_batch
+from tsa.model.batch import Batch, History
 from tsa.training.model_config import network_sizes
 from wire import MARKET, PAYMENTS_EACH, PlainReader, simulated
 
@@ -125,13 +123,11 @@ class PlainApplication:
         """Three scores of one row."""
         read = self.reader.read(body)
         outcome = np.zeros(read["padding"].shape, np.int8)
-        history = HistoryArrays(
-            **{key: value[None] for key, value in read.items() if key != "engineered"}, outcome=outcome[None]
+        arrays = {name: value[None] for name, value in read.items() if name != "engineered"}
+        history = History(
+            **{name: torch.from_numpy(value) for name, value in (arrays | {"outcome": outcome[None]}).items()}
         )
-        engineered = read["engineered"][None]
-        batch = request_batch(
-            Requests(ids=("",), time_seconds=np.zeros(1), histories={self.name: history}, engineered=engineered)
-        )
+        batch = Batch({self.name: history}, torch.from_numpy(read["engineered"][None]))
         with torch.no_grad():
             raw = self.network(batch).softmax(-1)[:, 1].numpy()
         return json.dumps(legacy_response(raw, self.calibration)).encode()
