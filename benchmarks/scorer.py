@@ -28,7 +28,6 @@ from tsa.data.online.histories import HistoryEvents, Key
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.parts import score_events
 from tsa.inference.scorer import Scorer
-from tsa.serving.history.blocks import visible_lengths
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"
@@ -40,11 +39,10 @@ ROUNDS = 5
 def past_of(store: tsa.EventStore, row: int) -> dict[Key, HistoryEvents]:
     """The earlier events of a payment's keys, as a history store would hand them out."""
     past: dict[Key, HistoryEvents] = {}
-    lengths = visible_lengths(store.market)
     for history in store.market.history:
         index = store.histories[history.name]
         end = int(index.position[row])
-        rows = index.order[max(int(index.start[row]), end - lengths[history.name] + 1) : end]
+        rows = index.order[max(int(index.start[row]), end - history.length + 1) : end]
         past[history.name, _key(store, history.key, row)] = HistoryEvents(
             ids=tuple(map(str, rows)), **{name: np.asarray(getattr(store, name)[rows]) for name in EVENT_ARRAYS}
         )

@@ -324,7 +324,7 @@ def test_the_card_tells_what_is_there(bundle: Path, demo_run: Path) -> None:
     assert f"{evaluation['n']:,} payments, {evaluation['frauds']:,} of them fraud" in card
     assert f"{evaluation['metrics']['roc_auc']['value']:.3f}" in card
     assert report["comparison"]["summary"] in card
-    assert "Of 6,000 rows read, 6,000 were kept" in card
+    assert "Of 6,000 rows read, 6,000 were used" in card
     for text in (
         "## Intended use",
         "## Limits",

@@ -246,7 +246,7 @@ def test_amounts_that_are_no_loss_are_told_of(sign, capacity):
     assert "No fraud of the test range has an amount above 0 (column debit)" in plain(
         {**found, "amount_column": "debit"}
     )
-    assert view({"market": "m", "amount_column": "debit", **found})["found"]["frauds"] > 0
+    assert view({"market": "m", "amount_column": "debit", **found})["result"]["frauds"] > 0
     fixed = choose_thresholds(payments, Costs(review=5.0, fraud=100.0), replicates=0)
     assert fixed["frauds_with_amount"] is None
     assert "amount above 0" not in plain(fixed)

@@ -166,7 +166,7 @@ def test_volume_knows_the_week():
     monday_to_wednesday = [time for time in two_weeks if time < MONDAY + 3 * DAY]
     some = seen_of(monday_to_wednesday, end=MONDAY + 3 * DAY)
     found = compare_volume(some, by_weekday, Windows.of(some.start, some.end, "week"))
-    assert found["whole"] == {"days": 3, "n": 30, "expected": 30, "change": 0}
+    assert found["full_range"] == {"days": 3, "n": 30, "expected": 30, "change": 0}
     stopped = seen_of(monday_to_wednesday, end=MONDAY + 5 * DAY)
     found = compare_volume(stopped, by_weekday, Windows.of(stopped.start, stopped.end, "day"))
     assert [day["n"] for day in found["days"]] == [10, 10, 10, 0, 0]
@@ -179,7 +179,7 @@ def test_days_that_the_range_covers_in_part_are_left_out():
     assert days.n.tolist() == [5, 10, 5]
     assert days.is_complete.tolist() == [False, True, False]
     found = compare_volume(seen_of(times), None, Windows.full_range(times[0], times[-1] + 1))
-    assert found["whole"]["reason"] == "the reference contains no complete day"
+    assert found["full_range"]["reason"] == "the reference contains no complete day"
 
 
 def measured(seen, as_of, windows=None, **settings):
@@ -209,7 +209,7 @@ def test_an_outcome_that_comes_later_does_not_count():
 
 
 @pytest.mark.parametrize(
-    ("frauds", "reason"), [(0, "0 known frauds: no figure below 10"), (1, "1 known fraud: no figure below 10")]
+    ("frauds", "reason"), [(0, "0 known frauds: no metrics below 10"), (1, "1 known fraud: no metrics below 10")]
 )
 def test_few_frauds_give_no_figure(frauds, reason):
     times = MONDAY + np.arange(100) * 60

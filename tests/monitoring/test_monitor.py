@@ -163,10 +163,10 @@ def test_frauds_that_are_missed_are_seen_once_they_are_known(tsa, still, tmp_pat
     assert not {measure for measure, _ in raised(found)} - {"average_precision_drop", "calibration"}
     done, found = watch(tsa, still, log, tmp_path / "early", "--as-of", "2018-06-06T12:00:00")
     assert (done.code, found["alerts"]) == (0, [])
-    assert found["performance"]["whole"]["share"] == 0
+    assert found["performance"]["full_range"]["share"] == 0
     assert "no outcome is known yet" in (tmp_path / "early" / "monitor.html").read_text()
     done, found = watch(tsa, still, log, tmp_path / "later", "--as-of", "2018-07-01")
-    assert found["performance"]["whole"]["share"] == 1
+    assert found["performance"]["full_range"]["share"] == 1
 
 
 def test_scores_that_have_moved_are_seen(tsa, still, tmp_path):
@@ -237,7 +237,7 @@ def test_a_bundle_without_its_run_needs_a_reference(tsa, still, tmp_path):
 
 def test_a_log_without_outcomes_has_no_performance(tsa, still, tmp_path):
     _, found = watch(tsa, still, payments().drop("fraud"), tmp_path / "out")
-    assert found["performance"]["whole"]["reason"] == "no outcome is known yet"
+    assert found["performance"]["full_range"]["reason"] == "no outcome is known yet"
     assert found["performance"]["reference"]["metrics"]
     assert found["alerts"] == []
 
@@ -249,7 +249,7 @@ def comparison(**changes):
         "name": "x",
         "kind": "numerical",
         "reference": dict(rates),
-        "whole": {"psi": 0.0, "by_chance": 0.01, **rates},
+        "full_range": {"psi": 0.0, "by_chance": 0.01, **rates},
         "windows": [{"psi": 0.0, "by_chance": 0.01, **rates}],
         "bins": [],
     }
@@ -262,8 +262,8 @@ def comparison(**changes):
         "windows": [range_],
         "features": [feature],
         "scores": {**feature, "points": []},
-        "volume": {"days": [], "whole": volume, "windows": [volume]},
-        "performance": {"reference": measured, "whole": measured, "windows": [measured]},
+        "volume": {"days": [], "full_range": volume, "windows": [volume]},
+        "performance": {"reference": measured, "full_range": measured, "windows": [measured]},
     } | changes
 
 
@@ -271,11 +271,11 @@ def test_chance_raises_nothing():
     """Each is beyond its threshold, but so few payments may show that by chance."""
     found = comparison()
     feature = found["features"][0]
-    feature["whole"] = feature["whole"] | {"psi": 0.4, "by_chance": 0.5, "missing_rate": 0.1, "n": 10}
+    feature["full_range"] = feature["full_range"] | {"psi": 0.4, "by_chance": 0.5, "missing_rate": 0.1, "n": 10}
     wide = {"average_precision": {"value": 0.2, "low": 0.0, "high": 0.45}}
-    measured = found["performance"]["whole"] | {"metrics": wide}
-    found["performance"] = found["performance"] | {"whole": measured, "windows": [measured]}
-    found["volume"]["whole"] = {"n": 2, "days": 1, "expected": 6.0, "change": -2 / 3}
+    measured = found["performance"]["full_range"] | {"metrics": wide}
+    found["performance"] = found["performance"] | {"full_range": measured, "windows": [measured]}
+    found["volume"]["full_range"] = {"n": 2, "days": 1, "expected": 6.0, "change": -2 / 3}
     assert find_alerts(found, Monitoring()) == []
 
 
@@ -296,8 +296,8 @@ def test_an_alert_tells_its_worst_window_and_passed_threshold():
 def test_performance_of_few_known_outcomes_raises_nothing():
     found = comparison()
     fallen = {"average_precision": {"value": 0.1, "low": 0.05, "high": 0.2}}
-    measured = found["performance"]["whole"] | {"metrics": fallen, "share": 0.4}
-    found["performance"] = found["performance"] | {"whole": measured, "windows": []}
+    measured = found["performance"]["full_range"] | {"metrics": fallen, "share": 0.4}
+    found["performance"] = found["performance"] | {"full_range": measured, "windows": []}
     assert find_alerts(found, Monitoring()) == []
     assert [alert["measure"] for alert in find_alerts(found, Monitoring(min_matured_share=0.3))] == [
         "average_precision_drop"

@@ -9,7 +9,7 @@
     calibration.json      maps from raw scores to percentiles and probabilities
     thresholds.json       decisions by one of the scores
     metrics.json          the evaluation: metrics with intervals, by segment; calibration; comparison
-    data.json             counts of the rows read for training (kept, excluded, ...), and the time ranges
+    data.json             counts of the rows read for training (used, excluded, ...), and the time ranges
     trees.txt             the boosted trees, in LightGBM's text format, if the model has them
     parts.json            the columns of the trees, how network and trees are joined, and why
     model.onnx, model.int8.onnx   the network as graphs for ONNX Runtime, if it was exported

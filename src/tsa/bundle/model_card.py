@@ -148,7 +148,7 @@ def _data(data: Mapping[str, Any] | None, training: Mapping[str, Any]) -> list[s
     lines = [
         "## Data",
         "",
-        f"Of {data['rows_read']:,} rows read, {data['rows_kept']:,} were kept, {data['rows_excluded']:,} excluded by the "
+        f"Of {data['rows_read']:,} rows read, {data['rows_kept']:,} were used, {data['rows_excluded']:,} excluded by the "
         f"market and {data['rows_quarantined']:,} quarantined because they broke a rule.",
         "",
         "| range | from | until | payments with a known outcome | frauds |",

@@ -120,7 +120,7 @@ def print_diff(differences: Mapping[str, Any]) -> None:
         print_line(f"{name}: " + ("; ".join(differences[name]) if differences[name] else "the same"))
     for feature, values in differences["vocabulary"].items():
         print_line(
-            f"vocabulary {feature}: {len(values['added'])} added, {len(values['removed'])} removed, {values['kept']} kept"
+            f"vocabulary {feature}: {len(values['added'])} added, {len(values['removed'])} removed, {values['unchanged']} unchanged"
         )
     weights = differences["weights"]
     largest = ", ".join(f"{name} {value:.2g}" for name, value in list(weights["relative"].items())[:5])

@@ -73,7 +73,9 @@ def print_explanation(explanation: Explanation) -> None:
     rest = explanation.total - explanation.residual - sum(reason.attribution for reason in explanation.reasons)
     table.add_row(f"{rest:+.3f}", "all else", "")
     if not explanation.adds_up:
-        table.add_row(f"{explanation.residual:+.3f}", "could not be attributed: the score jumps on the way", "")
+        table.add_row(
+            f"{explanation.residual:+.3f}", "could not be attributed: the score jumps between baseline and payment", ""
+        )
     table.add_row(f"{explanation.total:+.3f}", f"from {explanation.baseline:.3f} to {explanation.score:.3f}", "")
     console.print(table)
     for history in explanation.histories:

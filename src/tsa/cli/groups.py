@@ -17,7 +17,7 @@ SECTIONS = {
 
 
 class SectionedGroup(TyperGroup):
-    """A group that lists its commands with the whole first sentence of their help, those of SECTIONS under headings."""
+    """A group that lists its commands with the complete first sentence of their help, those of SECTIONS under headings."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands to the help. Those of no section come last."""

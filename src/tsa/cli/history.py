@@ -101,7 +101,7 @@ def delete(
 ) -> None:
     """Erase a customer's data: delete all payments of a key from every history, with their values and answers.
 
-    If the market uses pseudonyms, give the original value; the market's secret must be in the environment.
+    If the market uses pseudonyms, give the value itself; the market's secret must be in the environment.
     """
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import erase as erase_key

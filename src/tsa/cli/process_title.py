@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PASSWORD = re.compile(rb"(?<=://)[^\0]*(?=@)|(?<=[?&]password=)[^&\0]*")
 _ARGUMENTS_BEGIN, _ARGUMENTS_END = 45, 46
-"""Fields of /proc/self/stat, counted from the one after the name: where the command line stands in memory."""
+"""Fields of /proc/self/stat, counted from the one after the name: where in memory the command line begins and ends."""
 
 
 def strike_out_passwords() -> None:

@@ -46,7 +46,7 @@ def create(
         Path | None, typer.Option(help="PEM file: only bundles that its private key signed are accepted.")
     ] = None,
 ) -> None:
-    """Create a registry that demands signatures. Without --public-key, publish does this by itself."""
+    """Create a registry that demands signatures. Without --public-key, publish does this too."""
     from tsa.registry import Registry
 
     Registry.create(url, None if public_key is None else public_key.read_bytes())

@@ -202,7 +202,7 @@ def _derived_findings(market: MarketTables) -> Iterator[str]:
         yield f"features.derived: names must be unique, but {name!r} occurs twice"
     own = {market.event.id, market.event.time, market.label.column, market.label.known_at}
     own |= {rule.column for rule in market.features.exclude}
-    veiled = set(() if market.privacy is None else market.privacy.pseudonymise)
+    pseudonymised = set(() if market.privacy is None else market.privacy.pseudonymise)
     own |= {rule.column for rule in market.role_rules}
     for feature in derived:
         key, columns = (
@@ -219,7 +219,7 @@ def _derived_findings(market: MarketTables) -> Iterator[str]:
             yield f"{key}: kind={feature.kind!r} is a number: use it as a numerical or engineered feature"
         elif feature.kind in TEXTS and feature.name in market.number_columns:
             yield f"{key}: kind={feature.kind!r} is a text: use it as a categorical feature, a key or a segment"
-        for name in sorted((columns | {feature.name}) & veiled):
+        for name in sorted((columns | {feature.name}) & pseudonymised):
             yield f"privacy.pseudonymise: must not be a derived feature or a column of one (got {name!r})"
 
 

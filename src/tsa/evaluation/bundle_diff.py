@@ -84,7 +84,7 @@ def _vocabulary(one: Bundle, other: Bundle) -> dict[str, Any]:
         added = sorted(set(values[1][name]) - set(values[0][name]))
         removed = sorted(set(values[0][name]) - set(values[1][name]))
         if added or removed:
-            changes[name] = {"added": added, "removed": removed, "kept": len(values[0][name]) - len(removed)}
+            changes[name] = {"added": added, "removed": removed, "unchanged": len(values[0][name]) - len(removed)}
     return dict(sorted(changes.items()))
 
 

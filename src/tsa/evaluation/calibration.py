@@ -16,7 +16,7 @@ from tsa.evaluation.run import TrainedRun
 from tsa.progress import Progress, silent
 
 SEED = 0
-PART_FIGURES = ("ece", "ratio", "brier", "expected")
+PART_METRICS = ("ece", "ratio", "brier", "expected")
 
 
 def assess_calibration(
@@ -62,7 +62,7 @@ def _part(
     for name, values in forms.items():
         if values is not None:
             measured = _measured(label[rows], values[rows], f"{purpose} {name} {rows[0]}", replicates=replicates)
-            result[name] = {figure: measured["metrics"][figure] for figure in PART_FIGURES}
+            result[name] = {metric: measured["metrics"][metric] for metric in PART_METRICS}
     return result
 
 

@@ -280,7 +280,7 @@ def _earlier_comparison(run: TrainedRun) -> dict[str, Any] | None:
 
 
 def _report(run: TrainedRun, measured: dict[str, Any], comparison: dict[str, Any] | None) -> dict[str, Any]:
-    store, account, market = run.store, run.metadata, run.market
+    store, metadata, market = run.store, run.metadata, run.market
     return {
         "title": f"{market.name}: Temporal Self-Attention",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -288,14 +288,14 @@ def _report(run: TrainedRun, measured: dict[str, Any], comparison: dict[str, Any
         "data": {**store.data_report, "splits": run.ranges},
         "model": {
             "parameters": sum(p.numel() for p in run.scorer.bundle.network.parameters()),
-            "preset": account["preset"],
-            "config": account["model"],
-            "training": account["training"],
-            "sampling_rate_genuine": account["sampling_rate_genuine"],
+            "preset": metadata["preset"],
+            "config": metadata["model"],
+            "training": metadata["training"],
+            "sampling_rate_genuine": metadata["sampling_rate_genuine"],
             "weights": run.weights_hash,
         },
-        "training": {name: account.get(name) for name in ("epochs", "best_epoch", "adapted")},
+        "training": {name: metadata.get(name) for name in ("epochs", "best_epoch", "adapted")},
         "evaluation": measured,
         "comparison": comparison,
-        "environment": account.get("environment"),
+        "environment": metadata.get("environment"),
     }

@@ -56,11 +56,11 @@ class TrainedRun:
         """
         path = Path(path)
         try:
-            account = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            folder, manifest = (path.resolve() / account["store"]).resolve(), account["store_manifest"]
+            metadata = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            folder, manifest = (path.resolve() / metadata["store"]).resolve(), metadata["store_manifest"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} must be the folder of a run, but run.json cannot be read ({error!r})") from None
-        if "finished" not in account:
+        if "finished" not in metadata:
             advice = "finish it with the command that trained it and --resume"
             raise ConfigError(f"{path} must be the folder of a finished run (its training did not finish): {advice}")
         scorer = Scorer.load(path / "bundle")
@@ -68,7 +68,7 @@ class TrainedRun:
         if sha256_of(folder / MANIFEST) != manifest:
             raise StoreError(f"{folder} was prepared again after {path} was trained on it; train again")
         market = _for_evaluation(store.market, overrides)
-        return cls(path, scorer, store, account, market, scorer.bundle.model_sha256)
+        return cls(path, scorer, store, metadata, market, scorer.bundle.model_sha256)
 
     @cached_property
     def rows(self) -> Array:

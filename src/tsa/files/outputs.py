@@ -133,7 +133,7 @@ def _outputs(paths: Mapping[str, OptionalPath] | None, is_replaced: bool) -> Ite
     for option, path in (paths or {}).items():
         if path is not None and URL.match(str(path)):
             rule = f"{option} must be a path on this machine (got {brief(path)})"
-            raise ConfigError(f"{rule}: write there and copy the result, or leave out what stands before the path")
+            raise ConfigError(f"{rule}: write there and copy the result, or leave out what comes before the path")
         if path is not None and not is_stream(Path(path)):
             yield _Output(option, Path(path), Path(os.path.realpath(path)), is_replaced)
 

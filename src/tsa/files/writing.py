@@ -36,7 +36,7 @@ PRIVATE = 0o600
 def atomic_file(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a path to write to. The file replaces `path` when the block ends without an error.
 
-    A link is kept and its target replaced. Into a device, a pipe or an open file of the process, such as /dev/null
+    A link stays as it is and its target is replaced. Into a device, a pipe or an open file of the process, such as /dev/null
     or /dev/stdout, the bytes are written.
 
     Args:

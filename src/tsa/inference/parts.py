@@ -98,7 +98,7 @@ class ModelParts:
         batch_size: int = BATCH_SIZE,
         advance: Advance | None = None,
     ) -> dict[str, Array]:
-        """(m,) log odds of each of `parts`, of the events `rows` (m,) of a store. advance: told of rows, once each."""
+        """(m,) log odds of each of `parts`, of the events `rows` (m,) of a store. advance: called with numbers of rows scored."""
         log_odds: dict[str, Array] = {}
         if "trees" in parts:
             own = None if "network" in parts else advance

@@ -77,7 +77,7 @@ def calibrate_bundle(
         _log.warning("%s", note)
     if bundle.thresholds is not None and bundle.thresholds.score != "raw_score":
         _log.warning("the bundle's decisions go by %s, and from now on by the new one", bundle.thresholds.score)
-    account = {
+    summary = {
         "bundle": bundle.sha256,
         "files": [Path(log).name for log in logs],
         "method": method,
@@ -88,7 +88,7 @@ def calibrate_bundle(
     made = replace(
         bundle,
         calibration=calibration,
-        training={**bundle.training, "calibrated": account},
+        training={**bundle.training, "calibrated": summary},
         metrics=_without_calibration(bundle.metrics),
         sha256=None,
     )

@@ -84,7 +84,7 @@ DECIMALS = ("fingerprintRiskValue",)
 def legacy_market(market: Market, defaults: Mapping[str, Any], age_cap_seconds: float) -> Market:
     """The market with the legacy rules for reading rows, under which the imported model was served.
 
-    The market file's own `rules`, `batches` and `decimal_categorical` are kept. The cap of ages is the model's.
+    The market file's own `rules`, `batches` and `decimal_categorical` stay as they are. The cap of ages is the model's.
     Defaults of categorical features are the encoder's; those of times and ids come from default_value_dict.
     """
     if market.wire is None:

@@ -1,6 +1,6 @@
 """A safe pickle loader for the legacy system's artefacts: it builds plain data and numpy arrays of numbers only.
 
-Before anything runs, opcodes are checked against an allowlist. Names resolve only to stand-ins for numpy's own,
+Before anything runs, opcodes are checked against an allowlist. Names resolve only to placeholders for numpy's own,
 inert records that this module converts to arrays afterwards. No class, function or attribute of any module can be
 reached.
 """
@@ -134,7 +134,7 @@ class _Stack:
 
 
 class _Named:
-    """Stand-in for a name in a pickle: it can be called or passed on, and has no state to change."""
+    """Placeholder for a name in a pickle: it can be called or passed on, and has no state to change."""
 
     __slots__ = ("_call",)
     _call: Callable[..., Any]
@@ -246,10 +246,10 @@ for _package in ("numpy.core", "numpy._core"):
 
 
 class _Loader(pickle.Unpickler):
-    """Resolves names to stand-ins only."""
+    """Resolves names to placeholders only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a numpy name. Raises ArtefactError for any other name."""
+        """The placeholder for a numpy name. Raises ArtefactError for any other name."""
         placeholder = NAMES.get((module, name))
         if placeholder is None:
             raise ArtefactError(f"must hold plain data, but it asks for {brief(f'{module}.{name}', 150)}")

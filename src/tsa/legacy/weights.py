@@ -78,7 +78,7 @@ def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) ->
     """The legacy model as a network in evaluation mode, equal up to float32 rounding.
 
     Args:
-        config: The legacy constructor arguments under their original names.
+        config: The legacy constructor arguments under their legacy names.
         state: The state dict. Its names show whether it has one history or two (cid, ccid). A leading "module." from
             distributed training is removed. The MLP branch, which the legacy code never defines, is read as `mlp.0`
             (Linear), `mlp.3` (Linear) and `mlp.4` (LayerNorm).

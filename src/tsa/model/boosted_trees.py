@@ -186,7 +186,7 @@ def _splits_problem(splits: dict[str, list[int]], n_columns: int) -> str | None:
         return "each node and leaf must have one parent"
     pairs = enumerate(zip(splits["left_child"], splits["right_child"], strict=True))
     ordered = all(child < 0 or child > at for at, children in pairs for child in children)
-    return None if ordered else "a node must stand after its parent"
+    return None if ordered else "a node must come after its parent"
 
 
 def _codes_problem(splits: dict[str, list[str]], codes: dict[str, list[int]], n_codes: int) -> str | None:

@@ -42,7 +42,7 @@ class ConcatFusion(nn.Module):
 class SoftmaxFusion(nn.Module):
     """[g_1 · embedding_1 | … | g_n · embedding_n], with importances g from a small network that reads all embeddings.
 
-    They are concatenated and not summed, so that the classifier can still tell the histories apart.
+    They are concatenated and not summed, so that the classifier can still distinguish the histories.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -91,7 +91,7 @@ def _measures(comparison: Dict, settings: Monitoring) -> Iterator[tuple[str, str
 
 
 def _windows(measured: Dict) -> Iterator[tuple[int | None, Dict]]:
-    yield None, measured["whole"]
+    yield None, measured["full_range"]
     yield from enumerate(measured["windows"])
 
 

@@ -25,7 +25,7 @@ def compare_features(seen: ScoredWindow, reference: Reference, windows: Windows)
     """Compare each feature with the reference.
 
     Returns:
-        Per feature: `name`, `kind`, `bins`, the rates of the `reference`, and PSI and rates for the full range (`whole`) and
+        Per feature: `name`, `kind`, `bins`, the rates of the `reference`, and PSI and rates for the full range (`full_range`) and
         for each of the `windows`.
     """
     counted = count_features(seen, reference.features, windows)
@@ -39,7 +39,7 @@ def _feature(feature: Feature, before: Counts, after: Counts) -> Dict:
         "name": feature.name,
         "kind": feature.kind,
         "reference": _rates(before),
-        "whole": {**stability(feature, before, full), **_rates(full)},
+        "full_range": {**stability(feature, before, full), **_rates(full)},
         "windows": [
             {**stability(feature, before, one, full), **_rates(one)}
             for one in (after.window(at) for at in range(len(after.missing)))
@@ -74,7 +74,7 @@ def compare_scores(seen: ScoredWindow, reference: Reference, windows: Windows) -
         full = _change(old, int(above[:, at].sum()), len(seen))
         share = old["above"] / before if before else None
         facts = {"name": point.name, "score": point.score, "at_least": point.at_least, "share": point.share}
-        points.append({**facts, "reference": {**old, "share": share}, "whole": full, "windows": counted})
+        points.append({**facts, "reference": {**old, "share": share}, "full_range": full, "windows": counted})
     return {**score, "points": points}
 
 
@@ -93,7 +93,7 @@ def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windo
     """Compare the number of payments with the reference.
 
     Returns:
-        `days`: payments per day, and the number expected from the reference's weekdays. `whole` and `windows`: the
+        `days`: payments per day, and the number expected from the reference's weekdays. `full_range` and `windows`: the
         relative `change` over complete days only; None, with a reason, where there is nothing to compare.
     """
     days = count_days(seen)
@@ -103,10 +103,15 @@ def compare_volume(seen: ScoredWindow, by_weekday: Sequence[float] | None, windo
     listed = zip(days.names, days.n.tolist(), days.is_complete.tolist(), strict=True)
     return {
         "days": [
-            {"day": name, "n": n, "whole": is_complete, "expected": None if expected is None else float(expected[at])}
+            {
+                "day": name,
+                "n": n,
+                "is_complete": is_complete,
+                "expected": None if expected is None else float(expected[at]),
+            }
             for at, (name, n, is_complete) in enumerate(listed)
         ],
-        "whole": _volume(days, expected, np.ones(len(days.n), bool)),
+        "full_range": _volume(days, expected, np.ones(len(days.n), bool)),
         "windows": [_volume(days, expected, code == at) for at in range(len(windows))],
     }
 

@@ -185,7 +185,7 @@ class _Measures:
             "volume": compare_volume(seen, reference.by_weekday, windows),
             "performance": {
                 "reference": dict(reference.performance),
-                "whole": performance(seen, full_range, **measure)[0],
+                "full_range": performance(seen, full_range, **measure)[0],
                 "windows": performance(seen, windows, **measure, progress=self.progress),
             },
         }

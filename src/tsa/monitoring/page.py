@@ -74,12 +74,12 @@ def view(result: Dict) -> dict[str, Any]:
         _calibration(performance["windows"], labels),
         _shares("scores", "Raw scores", result["scores"]["bins"]),
     ]
-    features = sorted(result["features"], key=lambda feature: -(feature["whole"]["psi"] or 0.0))
-    moved = [feature for feature in features if feature["whole"]["psi"]][:DRAWN]
+    features = sorted(result["features"], key=lambda feature: -(feature["full_range"]["psi"] or 0.0))
+    moved = [feature for feature in features if feature["full_range"]["psi"]][:DRAWN]
     drawn = [_shares(f"feature-{at}", feature["name"], feature["bins"]) for at, feature in enumerate(moved)]
     return {
         "title": f"{result['market']}: monitoring",
-        "found": result,
+        "result": result,
         "tone": "worse" if severe else "unclear" if result["alerts"] else "better",
         "alerts": [_alert(alert) for alert in result["alerts"]],
         "cards": _cards(result),
@@ -112,31 +112,31 @@ def _days(window: Dict) -> str:
 
 
 def _cards(result: Dict) -> list[dict[str, str]]:
-    volume, score = result["volume"]["whole"], result["scores"]["whole"]
-    full, before = result["performance"]["whole"], result["performance"]["reference"]
-    moved = sum(_has_moved(feature["whole"], result["settings"]["psi"][0]) for feature in result["features"])
+    volume, score = result["volume"]["full_range"], result["scores"]["full_range"]
+    full, before = result["performance"]["full_range"], result["performance"]["reference"]
+    moved = sum(_has_moved(feature["full_range"], result["settings"]["psi"][0]) for feature in result["features"])
     change = volume.get("reason") if volume["change"] is None else f"{volume['change']:+.0%} of what was expected"
     return [
-        {"title": "Payments", "figure": formatting.count(result["n"]), "note": change or ""},
-        {"title": "Features moved", "figure": f"{moved} of {len(result['features'])}", "note": "over the full range"},
+        {"title": "Payments", "value": formatting.count(result["n"]), "note": change or ""},
+        {"title": "Features moved", "value": f"{moved} of {len(result['features'])}", "note": "over the full range"},
         {
             "title": "Score drift",
-            "figure": formatting.decimal(score["psi"]),
+            "value": formatting.decimal(score["psi"]),
             "note": score.get("reason") or "population stability index",
         },
         {
             "title": "Outcome known",
-            "figure": formatting.share(full["share"], 1),
+            "value": formatting.share(full["share"], 1),
             "note": f"{full['frauds']:,} frauds",
         },
         {
             "title": "Average precision",
-            "figure": formatting.decimal(full["metrics"].get("average_precision", {}).get("value")),
+            "value": formatting.decimal(full["metrics"].get("average_precision", {}).get("value")),
             "note": full.get("reason") or f"reference {_value(before, 'average_precision')}",
         },
         {
             "title": "Expected to observed frauds",
-            "figure": formatting.decimal(full["metrics"].get("ratio", {}).get("value"), 2),
+            "value": formatting.decimal(full["metrics"].get("ratio", {}).get("value"), 2),
             "note": full.get("reason") or f"reference {_value(before, 'ratio', 2)}",
         },
     ]
@@ -152,7 +152,7 @@ def _value(measured: Dict, name: str, digits: int = 3) -> str:
 
 def _feature(feature: Dict, ignored: Sequence[str]) -> dict[str, Any]:
     """A row of the feature table: the full range, and the worst window."""
-    full, before = feature["whole"], feature["reference"]
+    full, before = feature["full_range"], feature["reference"]
     known = [one for one in feature["windows"] if one["psi"] is not None]
     beyond = [one["psi"] for one in known if one["psi"] > one["by_chance"]]
     worst = max(beyond or [one["psi"] for one in known], default=None)

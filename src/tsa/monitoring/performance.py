@@ -84,7 +84,7 @@ def _why_not(n: int, frauds: int, min_frauds: int) -> str | None:
     if not n:
         return "no outcome is known yet"
     if frauds < min_frauds:
-        return f"{frauds} known fraud{'s' if frauds != 1 else ''}: no figure below {min_frauds}"
+        return f"{frauds} known fraud{'s' if frauds != 1 else ''}: no metrics below {min_frauds}"
     return "no genuine payment is known" if frauds == n else None
 
 

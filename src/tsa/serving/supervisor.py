@@ -87,7 +87,7 @@ class Place:
 
 
 def _end_if_none_healthy(places: Sequence[Place]) -> None:
-    """Raise ServerError if no worker stays up. One that does goes on serving, however often the others fail."""
+    """Raise ServerError if no worker stays up. A worker that stays up continues to serve, even if the others fail."""
     failures = min(place.lost for place in places)
     if failures >= TRIES and not any(place.is_healthy() for place in places):
         raise ServerError(

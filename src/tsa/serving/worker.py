@@ -47,16 +47,16 @@ REFUSED = 2
 class Server(uvicorn.Server):
     """One worker. Its application is created in its own process."""
 
-    def __init__(self, settings: ServeSettings, figures: WorkerMetrics | None = None) -> None:
+    def __init__(self, settings: ServeSettings, shared_metrics: WorkerMetrics | None = None) -> None:
         """Args:
-        figures: metrics shared with the other workers; None if this is the only one.
+        shared_metrics: metrics shared with the other workers; None if this is the only one.
         """
         super().__init__(_config(settings))
         self.settings = settings
         self.service: AppState | None = None
         """State that the routes share, while it serves."""
         self.renewal: Renewal | None = None
-        self._figures = figures
+        self._shared_metrics = shared_metrics
         self._certificates = None if settings.ssl_certificate is None else Certificates(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -81,9 +81,9 @@ class Server(uvicorn.Server):
         if self._certificates is not None:
             self.config.ssl = self._certificates.context
         await super().startup(sockets)
-        if self._figures is not None:
-            self._figures.serve(self.service.metrics.registry.collect)
-            self.service.metrics.total = self._figures.total
+        if self._shared_metrics is not None:
+            self._shared_metrics.serve(self.service.metrics.registry.collect)
+            self.service.metrics.total = self._shared_metrics.total
         # exclude all objects so far from garbage collection: full collections delayed answers by 0.2 s
         gc.collect()
         gc.freeze()
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start the graceful shutdown (exit code 0) at the first signal; skip the wait at the second."""
-        if self._figures is not None and sig == signal.SIGINT:
+        if self._shared_metrics is not None and sig == signal.SIGINT:
             return  # a terminal sends it to all processes; the parent stops its workers
         service, loop = self.service, self._loop
         if service is not None and service.ends_at is None:
@@ -179,11 +179,11 @@ def run_worker(settings: ServeSettings, listening: socket.socket, line: WorkerPi
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent stops its workers
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT})
     orphan = Orphan(settings.stop_seconds)
-    figures = WorkerMetrics(line, orphan.end)
+    shared_metrics = WorkerMetrics(line, orphan.end)
 
     log_to_terminal()
     try:
-        server = orphan.server = Server(settings, figures)
+        server = orphan.server = Server(settings, shared_metrics)
         server.run(sockets=[listening])
     except Exception as error:
         if (text := str(error) if isinstance(error, TSAError) else resource_problem(error)) is None:

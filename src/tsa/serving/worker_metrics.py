@@ -94,7 +94,7 @@ class WorkerMetrics:
         self._line, self._orphaned = line, orphaned
         self._collect: Callable[[], Iterable[Any]] = tuple
         self._lock, self._number = threading.Lock(), 0
-        threading.Thread(target=self._listen, name="tsa-figures", daemon=True).start()
+        threading.Thread(target=self._listen, name="tsa-metrics", daemon=True).start()
 
     def serve(self, collect: Callable[[], Iterable[Any]]) -> None:
         """Report the prometheus_client metrics that `collect` returns, and that this worker is ready."""
@@ -167,7 +167,7 @@ class MetricsSum:
         member.started()
         with self._lock:
             self._members.append(member)
-        threading.Thread(target=self._answer, args=(member,), name="tsa-figures", daemon=True).start()
+        threading.Thread(target=self._answer, args=(member,), name="tsa-metrics", daemon=True).start()
 
     def leave(self, member: WorkerMember) -> None:
         """Remove a worker that ended unexpectedly; its counts remain in the sum."""

@@ -1,4 +1,4 @@
-"""Settings of a training run, checked when made, written out whole with the run."""
+"""Settings of a training run, checked when they are made and saved with the run."""
 
 from __future__ import annotations
 
@@ -143,11 +143,11 @@ METRICS = (
 """What each epoch measures and early stopping may go by; `loss` is the training's."""
 
 WITHOUT_EFFECT = ("num_workers", "checkpoint_every_minutes", "tensorboard", "save_top_k")
-"""Settings that make no difference to the weights: a run may go on with others than it began with."""
+"""Settings that make no difference to the weights: a resumed run may change them."""
 
 
 class TrainingConfig(ChoiceSettings):
-    """How a network is trained. The defaults are those the handbook figures in the README were made with."""
+    """How a network is trained. The defaults are those behind the handbook results in the README."""
 
     epochs: int = Field(default=10, ge=1)
     """Maximum number of epochs."""

@@ -14,11 +14,11 @@ from tsa.training.data.loader import Microbatch
 from tsa.training.train_step import StepResult
 
 NOT_REPRODUCIBLE = ("payments_per_second", "waiting_share", "checkpoint_seconds", "memory_bytes", "seconds")
-"""Figures of the machine. The same run has others the next time, so a bundle does not hold them."""
+"""Measurements of the machine. They differ from run to run, so a bundle does not hold them."""
 
 
 def reproducible(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The records of epochs without the figures of the machine."""
+    """The records of epochs without the measurements of the machine."""
     return [{name: value for name, value in record.items() if name not in NOT_REPRODUCIBLE} for record in records]
 
 

@@ -154,7 +154,7 @@ def finished(out: Path) -> bool:
 def read_run_metadata(out: Path) -> dict[str, Any]:
     """The metadata of the run in `out`; empty if there is none."""
     try:
-        account: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
-        return account
+        metadata: dict[str, Any] = json.loads((out / RUN).read_text(encoding="utf-8"))
+        return metadata
     except (OSError, ValueError):
         return {}

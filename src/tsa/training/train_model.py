@@ -123,7 +123,7 @@ class Trained:
     out: Path
     store: EventStore
     bundle: Bundle
-    account: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     """The content of run.json for a finished run, without the time."""
     scores: Mapping[str, Scores] = field(default_factory=dict)
     """Raw scores of all payments of the validation and calibration ranges. Empty for a run that was finished before."""
@@ -144,8 +144,8 @@ class Trained:
             if not self.is_written or bundle.metrics != self.bundle.metrics:
                 bundle.save(self.out / BUNDLE)
             if not self.is_written:
-                draw_curves(self.account["epochs"], self.out / CURVES)
-                write_json(self.out / RUN, {**self.account, "finished": utc_now()})
+                draw_curves(self.metadata["epochs"], self.out / CURVES)
+                write_json(self.out / RUN, {**self.metadata, "finished": utc_now()})
                 Checkpoints(self.out / CHECKPOINTS, {}).prune(max_checkpoints=1)
         return bundle
 
@@ -188,7 +188,7 @@ def _finished(out: Path) -> dict[str, Any]:
     bundle = Bundle.open(out / BUNDLE)
     return {
         "bundle": bundle,
-        "account": read_run_metadata(out),
+        "metadata": read_run_metadata(out),
     }
 
 
@@ -202,7 +202,7 @@ class _Run:
     model: ModelConfig
     network: TSANetwork
     rows: Mapping[str, Rows]
-    account: dict[str, Any]
+    metadata: dict[str, Any]
     processes: DistributedContext
 
     @classmethod
@@ -232,7 +232,7 @@ class _Run:
             model=model,
             network=network,
             rows=rows,
-            account={**run_metadata(store, rows, config, preset, model), "adapted": list(adapted.notes)},
+            metadata={**run_metadata(store, rows, config, preset, model), "adapted": list(adapted.notes)},
             processes=processes,
         )
 
@@ -294,15 +294,15 @@ class _Run:
         earlier = read_run_metadata(self.out) if loop.history.epochs or loop.position.step else {}
         from_before: dict[str, Any] = {name: earlier[name] for name in ("started", "mlflow_run") if name in earlier}
         environment = environment_metadata(self.store, self.out, self.processes.count, loop.learner.precision.name)
-        run = {**self.account, **environment, "started": utc_now(), **from_before}
+        run = {**self.metadata, **environment, "started": utc_now(), **from_before}
         write_json(self.out / RUN, run)
-        for note in self.account["adapted"]:
+        for note in self.metadata["adapted"]:
             logger.info("%s", note)
         with tracked(self.out, self.config, run, loop.history.epochs) as track:
             write_json(self.out / RUN, run)
             yield run, track
 
-    def _finish(self, loop: Trainer, end: Mapping[str, Any], account: Mapping[str, Any]) -> Trained:
+    def _finish(self, loop: Trainer, end: Mapping[str, Any], metadata: Mapping[str, Any]) -> Trained:
         """Score the validation and calibration ranges, write the scores, and calibrate. Does not write the bundle."""
         try:
             log_odds = log_odds_of_ranges(self.network, loop.scoring)
@@ -321,7 +321,7 @@ class _Run:
             trees=joined.trees,
             joining=joined.joining,
             choice=joined.choice,
-            training={**self.account, **end, "epochs": reproducible(end["epochs"])},
+            training={**self.metadata, **end, "epochs": reproducible(end["epochs"])},
             data=data_summary(self.store),
         )
         calibration = None
@@ -330,10 +330,10 @@ class _Run:
                 write_split_scores(self.store, name, scores, self.out, bundle.model_sha256)
             # weights fitted on later payments already correct for the genuine payments that were not drawn
             is_sampled = joined.joining == ALONE["network"]
-            rate = self.account["sampling_rate_genuine"] if is_sampled else 1.0
+            rate = self.metadata["sampling_rate_genuine"] if is_sampled else 1.0
             calibration = fit_calibration(self.store, joined.scores, rate, self.config)
         bundle = replace(bundle, calibration=self.processes.broadcast(calibration))
-        return Trained(out=self.out, store=self.store, bundle=bundle, account=account, scores=joined.scores)
+        return Trained(out=self.out, store=self.store, bundle=bundle, metadata=metadata, scores=joined.scores)
 
 
 def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, *, resume: bool, overwrite: bool) -> None:

@@ -239,7 +239,7 @@ class Trainer:
         return not_finite(got, at, self.store.ids()[rows].to_list())
 
     def _too_large(self, part: Microbatch, epoch: int) -> TrainingError:
-        """The error with the number of payments that would fit into memory, found by trial."""
+        """The error with the number of payments that would fit into memory, determined by trial."""
         n = len(part.task.rows)
         fits = find_max_batch_size(
             n, lambda size: self.learner.try_batch(first_rows(self.store, part.task, size), epoch)

@@ -83,21 +83,21 @@ class Search:
         }
         return {key: values[key] for key, entry in self.space.entries.items() if entry.contains(values[key])}
 
-    def account(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The identity of the search, as JSON values."""
         rest = {"preset": self.preset, "fixed": self.fixed, "space": self.space.to_dict(), "seed": self.seed}
-        account: dict[str, Any] = json.loads(json.dumps({"store": content_of(self.store), **rest}))
-        return account
+        metadata: dict[str, Any] = json.loads(json.dumps({"store": content_of(self.store), **rest}))
+        return metadata
 
 
 def acquire_folder(search: Search, out: Path) -> None:
     """Make `out` the folder of this search. Raises ConfigError if it has other content or another search."""
     check_folder(out, "a search", "search.json", is_side_file)
-    account, file = search.account(), out / "search.json"
+    metadata, file = search.metadata(), out / "search.json"
     if not file.is_file():
-        write_json(file, account)
+        write_json(file, metadata)
     before = json.loads(file.read_text(encoding="utf-8"))
-    if lines := list(differences(before, account)):
+    if lines := list(differences(before, metadata)):
         differing = "; ".join(lines)
         raise ConfigError(f"{out} holds another search (that search, then this: {differing}); choose another folder")
 

@@ -15,7 +15,7 @@ import pytest
 from tsa.config.market import Market
 from tsa.data.log.column_checks import KEY_SHARE
 from tsa.data.store.store import EventStore, prepare
-from tsa.evaluation.report.data_summary import data_account
+from tsa.evaluation.report.data_summary import summarize_data
 
 N = 600
 TABLE: dict[str, Any] = {
@@ -81,7 +81,7 @@ def test_an_odd_column_is_told_of(kind: str, tmp_path: Path, caplog: pytest.LogC
     assert kinds(store) == {kind: column}
     (note,) = store.data_report["notes"]
     assert f"{column}: {note['text']}" in caplog.messages, "said as a note of the command"
-    assert data_account(store.data_report)["notes"] == [(column, note["text"])], "and shown on the page"
+    assert summarize_data(store.data_report)["notes"] == [(column, note["text"])], "and shown on the page"
 
 
 def test_sound_columns_are_not(tmp_path: Path) -> None:

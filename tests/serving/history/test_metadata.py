@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +26,19 @@ def test_an_older_store_is_refused(place: tuple[str, str], data: bytes, tmp_path
         assert read_metadata(store) is None
         assert store.commit(WriteBatch(expected_versions={place: None}, puts={place: data}))
         with pytest.raises(
-            HistoryError, match=r"reads history stores of version 3.*; load a new one with tsa history load"
+            HistoryError, match=r"reads history stores of version 4.*; load a new one with tsa history load"
         ):
             read_metadata(store)
+
+
+def test_tables_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "histories.db"
+    with closing(sqlite3.connect(path)) as link:
+        link.execute("create table payments (name text primary key, stamp integer not null, data blob not null)")
+    with pytest.raises(HistoryError, match=r"got those of version 3 or older\); load a new one with tsa history load"):
+        open_history(f"sqlite:///{path}")
+    with closing(sqlite3.connect(path)) as link:
+        assert link.execute("select name from sqlite_master").fetchall()[0] == ("payments",)
 
 
 def kept(store: HistoryStore, name: str) -> int:

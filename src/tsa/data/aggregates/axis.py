@@ -1,6 +1,6 @@
 """The axis of an aggregation: the events that the asked payments see, in one row of places, history after history.
 
-An asked payment stands at a place, and sees the earlier places down to its first visible one. Both only ever rise from
+An asked payment has a place, and sees the earlier places down to its first visible one. Both only ever rise from
 one asked payment to the next, so sums, counts and searches over all windows need no loop over payments.
 """
 
@@ -51,7 +51,7 @@ class EventAxis:
 
     @cached_property
     def first_after(self) -> Array:
-        """(m,) the first asked payment that stands after a place, as a number from 0 to Q."""
+        """(m,) the first asked payment after a place, as a number from 0 to Q."""
         return np.searchsorted(self.at, np.arange(len(self.event)), side="right")
 
     @cached_property

@@ -77,7 +77,7 @@ class AggregateSpec:
     categorical: tuple[str, ...]
     numerical: tuple[str, ...]
     scale: tuple[float, ...]
-    """Per numerical feature: whole units per 1 of the value."""
+    """Per numerical feature: units per 1 of the value."""
     windows: tuple[str, ...]
     window_seconds: tuple[int, ...]
     history_length: int | None
@@ -273,7 +273,7 @@ FRAUD_NUMBERS = ("mean", "ratio")
 
 
 def unit_scale(values: NDArray[np.float64]) -> float:
-    """Whole units per 1 of a value (n,): a power of ten, so that amounts in cents stay exact.
+    """Units per 1 of a value (n,): a power of ten, so that amounts in cents stay exact.
 
     2^31 units hold a thousand times the greatest usual value (99.9 % of them), and 1 unit is at most a millionth of it.
     """

@@ -197,7 +197,7 @@ def fit_scaler(feature: Numerical, values: Float64) -> Scaler:
     """Fit one scaler to training values (n,), NaN where missing. A constant feature is not divided.
 
     Raises:
-        DataError: For values outside the domain of log1p, or too far apart for float64.
+        DataError: For values outside the domain of log1p, or values whose range is too wide for float64.
     """
     missing = np.isnan(values)
     moved = _transformed(feature.name, feature.transform, values[~missing])

@@ -1,4 +1,4 @@
-"""Checks of columns as a whole, reported as notes and never refused: likely mistakes that no single row shows.
+"""Checks of complete columns for likely mistakes that no single row shows. They are reported as notes; no row is refused.
 
 A key with a large part of the log, a feature without known values, only negative amounts, outcomes of one kind,
 payments in the future.
@@ -117,7 +117,7 @@ def _labels(market: Market, labels: Mapping[str, int]) -> Iterator[Note]:
         yield Note(kind="one_outcome", column=market.label.column, text=text)
     elif labels["genuine"] == 0 and labels["fraud"] and labels["unknown"]:
         count = f"{labels['fraud']:,} are 1 and {labels['unknown']:,} are -1 or missing, which means not known"
-        text = f"no outcome is 0 (genuine): {count}; where -1 stands for genuine, write 0"
+        text = f"no outcome is 0 (genuine): {count}; where -1 means genuine, write 0"
         yield Note(kind="one_outcome", column=market.label.column, text=text)
 
 

@@ -54,7 +54,7 @@ class JsonFindings:
     """What a file of JSON lines holds that Polars reads differently, by row (blank lines are no rows)."""
 
     exact_texts: dict[str, dict[int, str]] = field(default_factory=dict)
-    """By key column and row: the spelling of a float that lacks digits. Polars spells it as if it were whole."""
+    """By key column and row: the spelling of a float that lacks digits. Polars spells it like an integer."""
     repeated: dict[str, list[int]] = field(default_factory=dict)
     """By column: the rows in which the field occurs twice. Polars takes the first, other readers the last."""
     texts: dict[str, list[int]] = field(default_factory=dict)

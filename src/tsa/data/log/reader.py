@@ -112,7 +112,7 @@ def read_table(
         raise _unreadable(log, error) from None
     parts = TableParts()
     report = _write_clean(log, staged.lazy(), parts, Quarantine.of(quarantine))
-    logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
+    logger.info("read %d rows, used %d", report["rows_read"], report["rows_kept"])
     return parts.table(), report
 
 
@@ -143,7 +143,7 @@ def clean_log(
             report = _write_clean(log, pl.scan_parquet(staged_path), parts, Quarantine.of(quarantine))
     finally:
         staged_path.unlink(missing_ok=True)
-    logger.info("read %d rows, kept %d", report["rows_read"], report["rows_kept"])
+    logger.info("read %d rows, used %d", report["rows_read"], report["rows_kept"])
     return CleanLog(path=out, report=report)
 
 

@@ -48,7 +48,7 @@ class LogScan:
         return frame, value | {name: pl.col(f"__value:{name}") for name in derived}
 
     def staged(self) -> pl.LazyFrame:
-        """All rows in file order: the clean columns, and in `__use` whether the row is kept, excluded or bad."""
+        """All rows in file order: the clean columns, and in `__use` whether the row is used, excluded or bad."""
         frames = []
         for source in self.sources:
             frame, value = self._valued(source)

@@ -163,7 +163,7 @@ class RowReader:
                 raise RuleViolationError("excluded", rule.column, text, row.get(rule.column))
 
     def _is_one_of(self, row: Row, name: str, values: Sequence[Any]) -> bool:
-        """As `tsa.data.log.row_sets` tells it: the same text, or the same number however it is spelled."""
+        """As in `tsa.data.log.row_sets`: the same text, or the same number however it is spelled."""
         text = self._text(row, name)
         return text is not None and is_one_of(row.get(name), text, values, name, self._spelling)
 

@@ -1,4 +1,4 @@
-"""The features of the baseline: the payment's own values, and the aggregates of its histories over the whole log."""
+"""The features of the baseline: the payment's own values, and the aggregates of its histories over the complete log."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def baseline_features(store: EventStore, rows: Array, spec: AggregateSpec) -> Ba
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     """Unique names: a column of the market with a name that came before gets a suffix."""
-    found: dict[str, None] = {}
+    unique: dict[str, None] = {}
     for name in names:
-        while name in found:
+        while name in unique:
             name += "'"
-        found[name] = None
-    return tuple(found)
+        unique[name] = None
+    return tuple(unique)
 
 
 def _quantities(store: EventStore, rows: Array) -> list[tuple[str, Array]]:

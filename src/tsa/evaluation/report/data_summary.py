@@ -14,7 +14,7 @@ _SHOWN = {
 }
 
 
-def data_account(data: Dict) -> dict[str, Any]:
+def summarize_data(data: Dict) -> dict[str, Any]:
     """Rows read and what happened to them, the splits, and further entries of the data report.
 
     `rows` is a list of {name, n, share, level}: level 0 for rows read, 1 for their parts, 2 for parts of these.
@@ -51,7 +51,7 @@ def _rows(data: Dict, splits: Dict) -> Iterator[dict[str, Any]]:
     rows_kept = data.get("rows_kept")
     if rows_kept is None:
         return
-    yield row("kept", rows_kept, 1)
+    yield row("used", rows_kept, 1)
     for name, split in splits.items():
         yield row(f"{name}, outcome known", split.get("n") or 0, 2)
     if splits:

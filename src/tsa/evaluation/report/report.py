@@ -88,7 +88,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": calibration(report.get("calibration"), report.get("place") or "the test range"),
         "reasons": reasons(report.get("reasons")),
         "training": sections.training(report.get("training") or {}),
-        "account": data_summary.data_account(report.get("data") or {}),
+        "data": data_summary.summarize_data(report.get("data") or {}),
         "settings": data_summary.settings(report),
     }
 

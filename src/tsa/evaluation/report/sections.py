@@ -12,7 +12,7 @@ from tsa.text import shorten
 
 Dict = Mapping[str, Any]
 
-KEY_FIGURES = ("average_precision", "roc_auc", "precision_at_k", "recall_at_fpr_0.01", "precision", "recall")
+KEY_METRICS = ("average_precision", "roc_auc", "precision_at_k", "recall_at_fpr_0.01", "precision", "recall")
 PART_METRICS = ("average_precision", "roc_auc", "recall_at_fpr_0.01", "precision", "recall")
 MAX_FEATURES = 15
 
@@ -23,7 +23,7 @@ def key_figures(evaluation: Dict, comparison: Dict | None) -> list[dict[str, Any
     k = evaluation["metrics"].get("precision_at_k", {}).get("k")
     return [
         _cell(evaluation["metrics"][name], name, k) | {"other": other.get(name, {}).get("value")}
-        for name in KEY_FIGURES
+        for name in KEY_METRICS
         if name in evaluation["metrics"]
     ]
 
@@ -203,16 +203,16 @@ def _daily(models: Sequence[tuple[str, str, Dict]]) -> dict[str, Any] | None:
     return card("daily", f"{title} by day", explanation + ", day by day.", x, up, lines)
 
 
-def training(account: Dict) -> dict[str, Any] | None:
+def training(metadata: Dict) -> dict[str, Any] | None:
     """Curves and metrics of the epochs."""
-    epochs = [e for e in account.get("epochs") or [] if e.get("epoch") is not None]
+    epochs = [e for e in metadata.get("epochs") or [] if e.get("epoch") is not None]
     if not epochs:
         return None
-    best = account.get("best_epoch")
+    best = metadata.get("best_epoch")
     return {
         "epochs": epochs,
         "best": best,
-        "notes": account.get("adapted") or [],
+        "notes": metadata.get("adapted") or [],
         "seconds": sum(e.get("seconds") or 0 for e in epochs),
         "charts": [c for c in (_loss(epochs), _validation(epochs, best)) if c],
     }

@@ -108,7 +108,7 @@ def view(result: Dict) -> dict[str, Any]:
     ]
     return {
         "title": f"{result['market']}: thresholds for review",
-        "found": result,
+        "result": result,
         "tone": "unclear" if result["best"] is None else "better",
         "rows": rows,
         "charts": [chart for chart in (_money(result), _detection(result["rows"], result["best"])) if chart],
@@ -148,4 +148,11 @@ def _detection(rows: Sequence[Dict], best: Dict | None) -> dict[str, Any] | None
     description = (
         "Share of the frauds that are caught, and share of frauds among reviewed payments, over reviews per day."
     )
-    return card("found", "Recall and precision", description, _across(known), Axis(label="Share", percent=True), lines)
+    return card(
+        "recall-precision",
+        "Recall and precision",
+        description,
+        _across(known),
+        Axis(label="Share", percent=True),
+        lines,
+    )

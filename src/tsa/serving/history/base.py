@@ -32,7 +32,7 @@ REASONS = {
     "disk": "its disk cannot be read or written",
     "read_only": "it cannot be written to",
     "denied": "it does not let this server in",
-    "cluster": "its cluster is not whole",
+    "cluster": "its cluster is incomplete",
     "damaged": "it is damaged",
     "evicting": "it may drop histories when its memory is full",
     "lost": "it was emptied or replaced",

@@ -46,7 +46,7 @@ class RetentionPolicy:
 
     So a payment at most `late_seconds` older than the newest event of its key sees its complete history, unless more than
     `late_events` events have come after it. Payments at the same time are ordered by id, so the last to arrive may be the
-    first: all events at the newest time are kept, up to `tie_events`, and the `length - 1` before them.
+    first: all events at the newest time are stored, up to `tie_events`, and the `length - 1` before them.
     """
 
     length: int
@@ -159,7 +159,7 @@ def no_events(like: HistoryEvents) -> HistoryEvents:
 
 
 LATE_SECONDS, LATE_EVENTS = DAY_SECONDS, 256
-"""How long, and how many, recent events are kept beyond a history's length if the market sets no `max_late_days`."""
+"""How long, and how many, recent events are stored beyond a history's length if the market sets no `max_late_days`."""
 
 
 def retention_policies(market: Market, lengths: Mapping[str, int]) -> dict[str, RetentionPolicy]:

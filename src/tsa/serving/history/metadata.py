@@ -18,7 +18,7 @@ from tsa.serving.history.base import METADATA, HistoryStore, WriteBatch
 from tsa.serving.history.reencode import encoder_hash
 
 PLACE = (METADATA, "metadata")
-VERSION = 3
+VERSION = 4
 OLD_PLACE = (METADATA, "charter")
 """Key of the metadata in version 1: a store that has it is refused."""
 _WORD = "metadata of a history store"
@@ -108,7 +108,7 @@ def _store_metadata(
         "encoding": encoder_hash(encoder).hex(),
         "histories": {h.name: [h.key if h.keys is None else list(h.keys), lengths[h.name]] for h in market.history},
         "columns": sorted(columns if old is None else columns & set(old["columns"])),
-        "veiled": sorted(pseudonymizer.columns & columns) if pseudonymizer else [],
+        "pseudonymised": sorted(pseudonymizer.columns & columns) if pseudonymizer else [],
         "secret": pseudonymizer.of_text(_WORD) if pseudonymizer else None,
     }
 
@@ -141,7 +141,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
     features = Market.from_dict(new["market"]).features.names
     if missing := sorted(set(features) - set(new["columns"])):
         yield f"columns {missing}: the payments in the store do not have them"
-    if old["veiled"] != new["veiled"]:
-        yield f"pseudonymized columns: {old['veiled']} in the store, {new['veiled']} in the bundle"
+    if old["pseudonymised"] != new["pseudonymised"]:
+        yield f"pseudonymized columns: {old['pseudonymised']} in the store, {new['pseudonymised']} in the bundle"
     elif old["secret"] != new["secret"]:
         yield "pseudonyms: the store was written with another secret"

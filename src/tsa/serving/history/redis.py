@@ -173,7 +173,7 @@ class RedisStore(GuardedStore):
             if cursor == 0:
                 break
         for marks in self._scanned(self._key((METADATA, MARK))):
-            if marks:  # of processes that have ended, or will take the store anew
+            if marks:  # of processes that have ended, or will open the store again
                 self._ask(self._client.delete, *marks)
         keys = [self._identity, self._generation, self._blocks]
         self._ask(self._run, scripts.ADOPT, keys, [Identity.adopted(before).pack()])
@@ -263,7 +263,7 @@ class RedisStore(GuardedStore):
                 _log.warning("the store could not be marked as lost: %s", error)
 
     def _missing(self, keys: list[bytes]) -> list[bytes | None]:
-        """Look up blocks that were not found. Raises HistoryLost if one of them was written before, so was evicted."""
+        """Look up missing blocks. Raises HistoryLost if one of them was written before, so was evicted."""
         answers: list[bytes | int] = []
         for first in range(0, len(keys), AT_ONCE):
             some = [self._blocks, *keys[first : first + AT_ONCE]]

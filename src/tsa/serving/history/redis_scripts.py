@@ -43,7 +43,7 @@ for i = 2, #KEYS do
 end
 return results
 """
-"""Keys: blocks, then keys that were not found. For each: its value if it exists by now, 1 if it was evicted, else 0."""
+"""Keys: blocks, then keys that were missing. For each: its value if it exists by now, 1 if it was evicted, else 0."""
 
 COMMIT = """
 local generation = redis.call('GET', KEYS[2])

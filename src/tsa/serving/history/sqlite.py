@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from tsa.errors import ConfigError, HistoryLost, HistoryUnavailable
+from tsa.errors import ConfigError, HistoryError, HistoryLost, HistoryUnavailable
 from tsa.serving.history import sqlite_rows as rows
 from tsa.serving.history.base import (
     New,
@@ -191,6 +191,11 @@ class SQLiteStore(GuardedStore):
             self._file.make()
         with self._file.refusing():
             link = self._file.link()
+            if rows.has_older_tables(link):
+                raise HistoryError(
+                    f"this program cannot read the tables of history store {self._path} (got those of version 3 or older); "
+                    "load a new one with tsa history load"
+                )
             link.execute("begin immediate")
             try:
                 made = rows.store_row(link) is None

@@ -11,31 +11,33 @@ from tsa.serving.history.identity import RING, Mark
 SCAN_ROWS = 1000
 
 _SCHEMA = """
-create table if not exists payments (name text primary key, stamp integer not null, data blob not null) without rowid;
-create table if not exists blocks (number integer primary key, room text not null, name text not null,
-    stamp integer not null, data blob not null, unique (room, name));
+create table if not exists payments (name text primary key, version integer not null, data blob not null) without rowid;
+create table if not exists blocks (number integer primary key, namespace text not null, name text not null,
+    version integer not null, data blob not null, unique (namespace, name));
 create table if not exists store (one integer primary key check (one = 1), identity blob not null, generation integer not null);
 create table if not exists marks (place integer primary key, mark blob not null);
 """
 _READ_MARK = "select mark from marks where place = ?"
 _WRITE_MARK = "insert into marks values (?, ?) on conflict do update set mark = excluded.mark"
 _HAS_TABLE = "select count(*) from sqlite_master where type = 'table' and name = ?"
+_OLDER_COLUMN = "select count(*) from pragma_table_info('payments') where name = 'stamp'"
+"""Up to version 3, versions of values were in a column of this name."""
 _READ_STORE = "select identity, generation from store"
 _MAKE_STORE = "insert into store values (1, ?, 0) on conflict do nothing"
 _ADOPT_STORE = "insert into store values (1, ?, 0) on conflict do update set identity = excluded.identity"
 _NEXT_GENERATION = "update store set generation = generation + 1 where identity = ? returning generation"
 _CONDEMN = "update store set identity = ? where identity = ?"
-_READ_PAYMENT = "select stamp, data from payments where name = ?"
-_READ_BLOCK = "select stamp, data from blocks where room = ? and name = ?"
-_INSERT_PAYMENT = "insert into payments (stamp, data, name) values (?, ?, ?) on conflict do nothing"
-_INSERT_BLOCK = "insert into blocks (stamp, data, room, name) values (?, ?, ?, ?) on conflict do nothing"
-_UPDATE_PAYMENT = "update payments set stamp = ?, data = ? where name = ? and stamp = ?"
-_UPDATE_BLOCK = "update blocks set stamp = ?, data = ? where room = ? and name = ? and stamp = ?"
-_DROP_PAYMENT = "delete from payments where name = ? and stamp = ?"
-_DROP_BLOCK = "delete from blocks where room = ? and name = ? and stamp = ?"
+_READ_PAYMENT = "select version, data from payments where name = ?"
+_READ_BLOCK = "select version, data from blocks where namespace = ? and name = ?"
+_INSERT_PAYMENT = "insert into payments (version, data, name) values (?, ?, ?) on conflict do nothing"
+_INSERT_BLOCK = "insert into blocks (version, data, namespace, name) values (?, ?, ?, ?) on conflict do nothing"
+_UPDATE_PAYMENT = "update payments set version = ?, data = ? where name = ? and version = ?"
+_UPDATE_BLOCK = "update blocks set version = ?, data = ? where namespace = ? and name = ? and version = ?"
+_DROP_PAYMENT = "delete from payments where name = ? and version = ?"
+_DROP_BLOCK = "delete from blocks where namespace = ? and name = ? and version = ?"
 _ANYTHING = "select 1 from blocks union all select 1 from payments limit 1"
-_SCAN_PAYMENTS = "select name, stamp, data from payments where name > ? order by name limit ?"
-_SCAN_BLOCKS = "select name, stamp, data from blocks where room = ? and name > ? order by name limit ?"
+_SCAN_PAYMENTS = "select name, version, data from payments where name > ? order by name limit ?"
+_SCAN_BLOCKS = "select name, version, data from blocks where namespace = ? and name > ? order by name limit ?"
 
 
 def store_row(link: sqlite3.Connection) -> tuple[bytes, int] | None:
@@ -47,6 +49,11 @@ def store_row(link: sqlite3.Connection) -> tuple[bytes, int] | None:
             raise
         return None
     return row
+
+
+def has_older_tables(link: sqlite3.Connection) -> bool:
+    """Whether the tables are those of a store of version 3 or older."""
+    return bool(link.execute(_OLDER_COLUMN).fetchone()[0])
 
 
 def end(link: sqlite3.Connection) -> None:

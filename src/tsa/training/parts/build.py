@@ -1,6 +1,6 @@
 """What training adds to a network: trees, and how both are joined. All processes take part, the first one computes.
 
-Nothing of it is kept in checkpoints: a run that was killed trains the same trees again, which takes a moment.
+Checkpoints hold nothing of it: a run that was killed trains the same trees again, which takes a moment.
 """
 
 from __future__ import annotations

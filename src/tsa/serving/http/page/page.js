@@ -6,17 +6,17 @@ const by = (id) => document.getElementById(id);
 let form = null;
 
 function make(tag, attributes = {}, ...children) {
-  const found = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  found.append(...children);
-  return found;
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
 }
 
 function draw(tag, attributes = {}, ...children) {
-  const found = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  found.append(...children);
-  return found;
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
 }
 
 async function ask(path, body) {
@@ -26,9 +26,9 @@ async function ask(path, body) {
   if (body !== undefined) headers["content-type"] = "application/json";
   const method = body === undefined ? "GET" : "POST";
   const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-  const found = await answer.json();
-  if (!answer.ok) throw found;
-  return found;
+  const content = await answer.json();
+  if (!answer.ok) throw content;
+  return content;
 }
 
 function freshId() { return `try-${Date.now().toString(36)}`; }
@@ -79,7 +79,7 @@ function showProblem(problem) {
   const box = by("problem");
   const title = problem.title ?? "The server could not be reached";
   box.replaceChildren(make("strong", {}, title), ` ${problem.detail ?? ""}`);
-  if (problem.value) box.append(make("div", { class: "quiet" }, `Found: ${problem.value}`));
+  if (problem.value) box.append(make("div", { class: "quiet" }, `Got: ${problem.value}`));
   box.hidden = false;
   by("answer").hidden = true;
   by("empty").hidden = true;
