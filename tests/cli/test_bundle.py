@@ -271,7 +271,7 @@ def test_what_is_different_is_said(tsa: Tsa, bundle: Path, demo_log: Path, tmp_p
     assert table["vocabulary"][first.name] == {
         "added": ["something new"],
         "removed": [first.values[-1]],
-        "kept": len(first.values) - 1,
+        "unchanged": len(first.values) - 1,
     }
     assert list(table["weights"]["relative"]) == ["classifier.narrow.weight"]
     assert not table["calibration"]["equal"]
