@@ -58,15 +58,14 @@ HOUSE_WORDS = {
     "room": "",
     "rooms": "",
     "figures": r"figures\.md",
-    "account": r"(customer's|service) account|the age of an account|account\.(attribute|number|aggregate)_\d+",
     "the original": "",
     "sealed": "",
     "however:": "",
 }
 """Words that say several things, or nothing a newcomer would know, each with the phrases that may use it: `whole numbers`
-and `odd numbers` are arithmetic, an account is one that a person has, frauds are found, `lost+found` is a folder of
-file systems, `mark_found` the mark that a store was found with, `figures.md` the page of benchmarks. `own` is no such
-word: "rows that carry their own history" is the plain way to say it."""
+and `odd numbers` are arithmetic, frauds are found, `lost+found` is a folder of
+file systems, `mark_found` the mark that a store was found with, `figures.md` the page of benchmarks. `own` and `account`
+are no such words: "rows that carry their own history" is plain English, and an account is a customer's."""
 
 
 def modules() -> dict[str, Path]:

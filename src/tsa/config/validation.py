@@ -331,10 +331,10 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden (got {column!r})"
     for history in market.history:
-        veiled = [name for name in history.columns if name in privacy.pseudonymise]
-        if 0 < len(veiled) < len(history.columns):
+        pseudonymised = [name for name in history.columns if name in privacy.pseudonymise]
+        if 0 < len(pseudonymised) < len(history.columns):
             rule = f"must name all or none of history.{history.name}.keys, {list(history.columns)}"
-            yield f"privacy.pseudonymise: {rule} (got {veiled})"
+            yield f"privacy.pseudonymise: {rule} (got {pseudonymised})"
     allowed = {
         market.event.id,
         *market.key_columns,

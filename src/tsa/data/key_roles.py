@@ -1,7 +1,7 @@
 """Histories whose key is named by several columns: an account that is the sender here and the receiver there.
 
 An event has a place in the history of each of its keys, one if several columns name the same key. Its role there is the
-column that names the key. Roles are found by comparing tokens (`tsa.data.raw_values`), in logs and single payments alike.
+column that names the key. Roles are determined by comparing tokens (`tsa.data.raw_values`), in logs and single payments alike.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ def token_places(market: Market, history: HistoryConfig) -> list[int]:
 
 def with_role_rows(market: Market, encoder: Encoder, histories: Mapping[str, HistoryIndex]) -> dict[str, HistoryIndex]:
     """The indices with the column and rows that roles are encoded by."""
-    found = dict(histories)
+    indices = dict(histories)
     for history in market.history:
         if history.keys is not None:
             encoding = role_encoding(encoder, history.role_name)
-            found |= {view.name: replace(histories[view.name], encoding=encoding) for view in history.views}
-    return found
+            indices |= {view.name: replace(histories[view.name], encoding=encoding) for view in history.views}
+    return indices
 
 
 def role_encoding(encoder: Encoder, name: str) -> RoleEncoding:

@@ -36,10 +36,10 @@ def measure_history_weights(run: TrainedRun) -> dict[str, Any] | None:
             if weights is None:
                 return None
             parts.append(weights.double().numpy())
-    found = np.concatenate(parts)
+    all_weights = np.concatenate(parts)
     histories = []
     for at, name in enumerate(names):
-        seen = found[history_lengths(run.store.histories[name], rows, 2) > 1, at]
+        seen = all_weights[history_lengths(run.store.histories[name], rows, 2) > 1, at]
         mean, std = (float(seen.mean()), float(seen.std())) if len(seen) else (None, None)
         histories.append({"name": name, "payments": len(seen), "mean": mean, "std": std})
     floor = network.config.fusion_floor / len(names) if network.config.fusion == "softmax" else 0.0

@@ -27,8 +27,8 @@ def fitting_k(entity: NDArray[np.int64], label: NDArray[np.int8], time_seconds: 
     is_fraud = (label == 1) & (entity >= 0)
     if not is_fraud.any():
         return NOT_KNOWN
-    found = np.unique(np.stack([day[is_fraud], entity[is_fraud]]), axis=1).shape[1]
-    mean = found / len(np.unique(day[entity >= 0]))
+    n_frauds = np.unique(np.stack([day[is_fraud], entity[is_fraud]]), axis=1).shape[1]
+    mean = n_frauds / len(np.unique(day[entity >= 0]))
     return next((step for step in STEPS if step >= mean), STEPS[-1])
 
 

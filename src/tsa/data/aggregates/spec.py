@@ -173,12 +173,12 @@ class AggregateSpec:
 
     def key_columns(self, histories: Sequence[str]) -> list[list[int]]:
         """For each history the columns of tokens with its keys, where these are several; empty if no history has roles."""
-        found = []
+        members = []
         for history in histories if self.roles else ():
             columns = self.roles_of.get(history, ())
             views = [name for name, others in self.roles_of.items() if others == columns][: len(columns)]
-            found.append([len(self.categorical) + self.keys.index(view) for view in views])
-        return found
+            members.append([len(self.categorical) + self.keys.index(view) for view in views])
+        return members
 
     @cached_property
     def has_partners(self) -> bool:

@@ -147,8 +147,8 @@ def _keys(frame: pl.DataFrame, rows: NDArray[np.int64], columns: NDArray[np.int6
     if frame.width == 1:
         return frame.to_series().gather(rows).to_list()
     texts = np.stack([frame[name].gather(rows).to_numpy() for name in frame.columns])
-    found: list[str] = texts[columns, np.arange(len(rows))].tolist()
-    return found
+    keys: list[str] = texts[columns, np.arange(len(rows))].tolist()
+    return keys
 
 
 def _fill_records(store: HistoryStore, log: EventStore, rows: NDArray[np.int64], progress: Progress) -> int:
