@@ -64,8 +64,8 @@ class FileContent:
         row = self._row_in_file()
         if row is None:
             return False
-        expected, found = Identity.unpack(least[0]), Identity.unpack(row[0])
-        if expected.id in (found.id, found.follows):
+        expected, actual = Identity.unpack(least[0]), Identity.unpack(row[0])
+        if expected.id in (actual.id, actual.follows):
             return row[1] >= least[1]
         with contextlib.suppress(
             sqlite3.Error
