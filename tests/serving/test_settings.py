@@ -18,6 +18,7 @@ from tsa.serving.settings import ServeSettings
 
 DEPLOYING = Path(__file__).parents[2] / "docs" / "deploying.md"
 VARIABLES = {
+    "TSA_BUNDLE_FROM": "bundle_from",
     "TSA_HISTORY": "history",
     "TSA_NEW_STORE": "new_store",
     "TSA_ALLOW_EVICTION": "allow_eviction",

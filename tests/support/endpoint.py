@@ -177,12 +177,22 @@ def endpoint(bundle: Path, **changes: Any) -> Iterator[httpx.Client]:
 
 
 @contextlib.contextmanager
-def served(bundle: Path, history: str, *options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`tsa serve` in a process of its own, which is killed in the end, and its address."""
+def served(bundle: Path | None, history: str, *options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`tsa serve` in a process of its own, which is killed in the end, and its address. None if the options name the bundle."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [TSA, "serve", bundle, "--history", history, "--new-store", "--port", port, *options]
+    words = [
+        TSA,
+        "serve",
+        *([] if bundle is None else [bundle]),
+        "--history",
+        history,
+        "--new-store",
+        "--port",
+        port,
+        *options,
+    ]
     process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):

@@ -5,8 +5,18 @@ version = registry.publish("run/bundle", by="ann")
 registry.promote(version.sha256, "champion", by="ann", why="better on May")
 """
 
+from tsa.registry.following import AliasFollower
 from tsa.registry.records import AliasEntry, Version
 from tsa.registry.registry import Registry
 from tsa.registry.storage import FolderStorage, S3Storage, Storage, open_storage
 
-__all__ = ["AliasEntry", "FolderStorage", "Registry", "S3Storage", "Storage", "Version", "open_storage"]
+__all__ = [
+    "AliasEntry",
+    "AliasFollower",
+    "FolderStorage",
+    "Registry",
+    "S3Storage",
+    "Storage",
+    "Version",
+    "open_storage",
+]

@@ -148,6 +148,13 @@ class Registry:
         """The entry in force of each alias, by name."""
         return {name: self.history(name)[-1] for name in sorted(self._numbers())}
 
+    def current(self, alias: str) -> AliasEntry:
+        """The entry in force of an alias. Raises RegistryError if there is no such alias."""
+        numbers = self._numbers(alias).get(alias) if ALIAS.fullmatch(alias) else None
+        if not numbers:
+            raise RegistryError(f"{self.storage.url} has no alias {alias!r}; tsa registry list shows its aliases")
+        return self._entry(alias, numbers[-1])
+
     def history(self, alias: str) -> list[AliasEntry]:
         """All moves of an alias, the first one first; empty if there is no such alias."""
         numbers = self._numbers(alias).get(alias, [])

@@ -76,6 +76,7 @@ class Metrics:
         )
         self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
+        self.registry_failures = counter("tsa_registry_failures_total", "Failed looks at the registry that is followed")
         self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
         client.Gauge(START[0], START[1], registry=self.registry).set(time.time())
         client.Gauge(WORKERS_READY[0], WORKERS_READY[1], registry=self.registry).set(1)

@@ -20,6 +20,16 @@ class ServeSettings(Settings):
 
     bundle: Path
     """A bundle, or a link to one: if the link changes, the new bundle is loaded."""
+    bundle_from: str | None = option(
+        None,
+        "--bundle-from",
+        "Serve the bundle that an alias of a registry names, and follow it: REGISTRY@ALIAS.",
+        env="TSA_BUNDLE_FROM",
+    )
+    """`bundle` is then the link of `tsa.registry.AliasFollower` to the local copy."""
+    bundle_cache: Path = option(
+        Path("~/.cache/tsa/bundles"), "--bundle-cache", "Folder for copies of bundles from a registry."
+    )
     history: str | None = option(
         None,
         "--history",

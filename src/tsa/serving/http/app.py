@@ -72,6 +72,7 @@ async def reload_on_change(service: AppState) -> None:
     seen = service.mark
     while True:
         await asyncio.sleep(service.settings.watch_seconds)
+        await service.follow()
         before, seen = seen, await asyncio.to_thread(bundle_file_id, service.settings.bundle)
         moved = seen[0] != service.mark[0]
         if seen == service.mark or not seen[1] or not (moved or seen == before):

@@ -19,6 +19,7 @@ from tsa.data.values import RuleViolation, normalise_text
 from tsa.errors import ConfigError, TSAError
 from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer
+from tsa.registry import AliasFollower
 from tsa.serving.auth import Credentials, TokenBucketLimiter
 from tsa.serving.errors import rate_limited, safe_traceback
 from tsa.serving.history.base import HistoryStore
@@ -53,6 +54,7 @@ class AppState:
             ConfigError: settings that do not fit the bundle. Also raises what opening these raises.
         """
         self.settings, self.secrets = settings, Credentials(settings)
+        self.source = source_of(settings)
         self.mark: BundleFileId = bundle_file_id(settings.bundle)
         scorer = self._load()
         if not (is_evaluated(scorer.bundle) or settings.allow_unevaluated):
@@ -67,7 +69,7 @@ class AppState:
         )
         self.reasoner = ExplanationWorker(self.store)
         self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
-        self.draining = False
+        self.draining, self.registry_problem = False, ""
         self.ends_at: float | None = None
         """Latest end of a shutdown that has begun, on the clock of `time.monotonic`."""
         self._set_scorer(scorer)
@@ -176,6 +178,21 @@ class AppState:
         exists: bool = await self.batcher.run_with_deadline(call, deadline)
         return exists
 
+    async def follow(self) -> None:
+        """Copy the bundle that the registry's alias names now. If that fails, the copy that is there stays in use."""
+        if self.source is None:
+            return
+        try:
+            await asyncio.to_thread(self.source.refresh)
+            self.registry_problem = ""
+        except Exception as error:
+            self.metrics.registry_failures.inc()
+            if (
+                problem := str(error) if isinstance(error, TSAError) else safe_traceback(error)
+            ) != self.registry_problem:
+                logger.error("the registry cannot be followed, and the bundle in use stays: %s", problem)
+            self.registry_problem = problem
+
     async def reload(self) -> str:
         """Load the bundle that is now at the path and use it, without a pause.
 
@@ -188,6 +205,7 @@ class AppState:
             ProblemError: with status 409, if the bundle is invalid, does not fit, was not evaluated, or lacks decisions;
                 the old one stays in use.
         """
+        await self.follow()
         loop, mark = asyncio.get_running_loop(), bundle_file_id(self.settings.bundle)
         try:
             scorer = await loop.run_in_executor(None, self._load)
@@ -227,3 +245,10 @@ class AppState:
                 closing.close(max(MIN_CLOSING_SECONDS, end - time.monotonic()))
         if self.store is not None:
             self.store.close()
+
+
+def source_of(settings: ServeSettings) -> AliasFollower | None:
+    """The registry that a server follows, if any; its settings name the link to the local copy."""
+    if settings.bundle_from is None:
+        return None
+    return AliasFollower(settings.bundle_from, settings.bundle_cache.expanduser())
