@@ -24,7 +24,6 @@ class ServeSettings(Settings):
         None,
         "--bundle-from",
         "Serve the bundle that an alias of a registry names, and follow it: REGISTRY@ALIAS.",
-        env="TSA_BUNDLE_FROM",
     )
     """`bundle` is then the link of `tsa.registry.AliasFollower` to the local copy."""
     bundle_cache: Path = option(
