@@ -49,7 +49,10 @@ def test_all_readers_agree_on_a_time(text: str) -> None:
     assert to_seconds(as_utc(text)) == SPELLED[text]
     assert epoch_seconds("start", text, 0.0) == SPELLED[text]
     assert parse_epoch_seconds(text, "time", None, Spelling(frozenset())) == SPELLED[text]
-    assert pl.select(pl.lit(text).alias("t")).select(seconds("t", pl.String(), None)).item() == SPELLED[text]
+    assert (
+        pl.select(pl.lit(text).alias("t")).select(seconds("t", pl.String(), None, Spelling(frozenset()))).item()
+        == SPELLED[text]
+    )
     assert to_seconds(TypeAdapter(Instant).validate_python(text)) == SPELLED[text]
 
 
@@ -63,7 +66,9 @@ def test_and_on_what_is_none(text: str) -> None:
     if text:
         with pytest.raises(RuleViolationError):
             parse_epoch_seconds(text, "time", None, Spelling(frozenset()))
-    assert pl.select(pl.lit(text).alias("t")).select(seconds("t", pl.String(), None)).item() is None
+    assert (
+        pl.select(pl.lit(text).alias("t")).select(seconds("t", pl.String(), None, Spelling(frozenset()))).item() is None
+    )
 
 
 def test_dates_and_datetimes() -> None:

@@ -22,8 +22,12 @@ _ISO = re.compile(ISO)
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
-def parse_time(text: str) -> datetime | None:
-    """The time of a text, with its offset, exact to the microsecond; None if the text is not a time."""
+def parse_time(text: str, zone: str | None = None) -> datetime | None:
+    """The time of a text, with its offset, exact to the microsecond; None if the text is not a time.
+
+    Args:
+        zone: The time zone of a text without an offset; None: UTC.
+    """
     match = _ISO.fullmatch(text)
     if match is None:
         return None
@@ -35,21 +39,37 @@ def parse_time(text: str) -> datetime | None:
         shift = timedelta(hours=int(digits[:2]), minutes=int(digits[2:])) * (-1 if offset[0] == "-" else 1)
     leap = second == 60  # as in Polars, a leap second is the next second
     try:
-        moment = datetime(year, month, day, hour, minute, 59 if leap else second, microsecond, timezone(shift))
-        return moment + leap * timedelta(seconds=1)
+        moment = datetime(year, month, day, hour, minute, 59 if leap else second, microsecond)
+        moment += leap * timedelta(seconds=1)
     except (ValueError, OverflowError):
         return None
+    return moment.replace(tzinfo=timezone(shift)) if offset or zone is None else in_zone(moment, zone)
 
 
-def as_moment(value: object) -> datetime | None:
-    """The time of a text, a date (its start in UTC) or a datetime (UTC if naive); None for all else."""
+def in_zone(moment: datetime, zone: str) -> datetime | None:
+    """A naive time as one of a time zone. The first of two, where clocks are set back; None where they skip it.
+
+    Polars computes it, so that it is the same for columns and single values.
+    """
+    import polars as pl
+
+    local = pl.Series([moment], dtype=pl.Datetime("us"))
+    aware = local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+    moment_utc: datetime | None = aware.dt.convert_time_zone("UTC")[0]
+    return moment_utc
+
+
+def as_moment(value: object, zone: str | None = None) -> datetime | None:
+    """The time of a text, a date (its start) or a datetime; None for all else. Without an offset it is of `zone`, or UTC."""
     if isinstance(value, str):
-        return parse_time(value)
+        return parse_time(value, zone)
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if not isinstance(value, datetime):
         return None
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if value.tzinfo:
+        return value
+    return value.replace(tzinfo=UTC) if zone is None else in_zone(value, zone)
 
 
 def as_utc(value: object) -> datetime:

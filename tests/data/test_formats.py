@@ -53,16 +53,21 @@ def refused(folder: Path, *paths: Path, **options: Any) -> str:
 
 
 CSV = f"{HEADER}\n{LINE}\n".encode()
+LONG, LATIN = CSV + f"{LINE}\n".encode() * 1999, "2,2025-01-01,8,café,1,0\n".encode("latin-1")
+"""More than the first bytes, from which an encoding is detected; and a line in another."""
 FILES = {
     "xlsx.csv": (b"PK\x03\x04" + CSV, "is an Excel or zip file; export it as CSV in UTF-8"),
     "xls.csv": (b"\xd0\xcf\x11\xe0" + CSV, "is an old Excel file"),
     "parquet.csv": (b"PAR1" + CSV, "is a Parquet file; name it .parquet"),
     "packed.csv": (gzip.compress(CSV), "is compressed by gzip; rename it to end in .gz"),
-    "wide.csv": ("\ufeff" + CSV.decode()).encode("utf-16-le") and (CSV.decode().encode("utf-16"), "is in UTF-16"),
+    "wide.jsonl": ('{"id": 1}\n'.encode("utf-16"), "is in UTF-16"),
     "wide_without_mark.csv": (CSV.decode().encode("utf-16-le"), "is in UTF-16; save it as UTF-8"),
-    "latin.csv": (CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1"), "line 3: byte 0xe9 is not UTF-8"),
-    "latin.tsv": ((CSV + "2,2025-01-01,8,café,1,0\n".encode("latin-1")).replace(b",", b"\t"), "line 3: byte 0xe9"),
-    "unused.csv": (b"id,at,card,kind,amount,fraud,m\n1,2025-01-01,7,w,5,0,\xff\n", "line 2: byte 0xff is not UTF-8"),
+    "latin.csv": (LONG + LATIN, "line 2002: byte 0xe9 is not UTF-8"),
+    "latin.tsv": ((LONG + LATIN).replace(b",", b"\t"), "line 2002: byte 0xe9"),
+    "unused.csv": (
+        LONG.replace(b",", b",m,", 1) + LATIN.replace(b",", b",\xff,", 1),
+        "line 2002: byte 0xff is not UTF-8",
+    ),
     "twice_cr.csv": (CSV.replace(b"\n", b"\r\r\n"), "line 1 ends in CR CR LF"),
     "part_cr.csv": (CSV.replace(b"\n", b"\r", 1), "line 1 holds a CR"),
     "blank_head.csv": (b"\n" + CSV, "line 1 is blank; it must hold the names of the columns"),

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsa.config.input import MISSING
 from tsa.config.market import Market
-from tsa.config.tables import MISSING
 from tsa.data.log import columns
 from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolationError, key_of, normalise_text, number_of, parse_epoch_seconds
@@ -98,7 +98,7 @@ def test_single_payments_are_spelled_as_logs(value: Any) -> None:
         assert broken
     else:
         assert not broken
-    read = of(columns.number("x", kind), value, kind)
+    read = of(columns.number("x", kind, LOG), value, kind)
     try:
         single = number_of(value, "x", LOG)
     except RuleViolationError:
@@ -163,7 +163,7 @@ AT = datetime(2025, 1, 1, 0, 16, 24, tzinfo=UTC)
     ],
 )
 def test_times_as_warehouses_write_them(spelled: str, moment: datetime | None) -> None:
-    read = of(columns.seconds("x", pl.String(), None), spelled, pl.String())
+    read = of(columns.seconds("x", pl.String(), None, LOG), spelled, pl.String())
     assert read == (None if moment is None else moment.timestamp())
     if moment is None:
         with pytest.raises(RuleViolationError):
@@ -187,9 +187,9 @@ def test_numeric_times_of_every_unit_and_type(micros: int, nanos: int, unit: str
         (Decimal(count), pl.Decimal(38, 0)),
         (str(count), pl.String()),
     ):
-        assert of(columns.seconds("x", kind, unit), value, kind) == exact  # type: ignore[arg-type]
+        assert of(columns.seconds("x", kind, unit, LOG), value, kind) == exact  # type: ignore[arg-type]
     assert parse_epoch_seconds(count, "x", unit, LOG) == parse_epoch_seconds(str(count), "x", unit, LOG) == exact
-    read = of(columns.seconds("x", pl.Float64(), unit), float(count), pl.Float64())
+    read = of(columns.seconds("x", pl.Float64(), unit, LOG), float(count), pl.Float64())
     assert parse_epoch_seconds(float(count), "x", unit, LOG) == read == pytest.approx(exact, abs=2e-6)
 
 
@@ -204,7 +204,7 @@ def test_times_with_any_offset(moment: datetime, shift: int, mark: str, spec: st
     spelled = moment.replace(tzinfo=timezone(timedelta(minutes=shift))).isoformat(sep=mark, timespec=spec)
     exact = datetime.fromisoformat(spelled)
     for form in (spelled, spelled[:-6] + " " + spelled[-6:], spelled[:-3] + spelled[-2:]):
-        read = of(columns.seconds("x", pl.String(), None), form, pl.String())
+        read = of(columns.seconds("x", pl.String(), None, LOG), form, pl.String())
         assert read == parse_epoch_seconds(form, "x", None, LOG) == exact.timestamp()
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from tsa.config import toml
 from tsa.config.derived import Derived
+from tsa.config.input import Input, Joined
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
 from tsa.config.split import SPLITS, Split
 from tsa.config.tables import (
@@ -26,7 +27,6 @@ from tsa.config.tables import (
     Features,
     HistoryConfig,
     HistoryView,
-    Input,
     Label,
     Monitoring,
     Numerical,
@@ -46,6 +46,7 @@ __all__ = [
     "HistoryView",
     "InlineHistory",
     "Input",
+    "Joined",
     "Label",
     "LegacyArtifacts",
     "Market",

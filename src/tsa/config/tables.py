@@ -15,12 +15,8 @@ from tsa.config.base import Column, ConfigModel, Instant
 from tsa.config.derived import Derived
 from tsa.times import DAY_SECONDS
 
-TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
-"""Spellings of the booleans in formats and programs."""
 LABEL_TEXTS = {**dict.fromkeys(("true", "t", "yes", "y"), 1), **dict.fromkeys(("false", "f", "no", "n"), 0)}
 """Further spellings of an outcome, in upper or lower case."""
-MISSING = ("", r"\N", "NULL", "null", "NaN", "nan", "NaT", "None", "<NA>")
-"""Texts for a missing value: of Hive and MySQL, databases, floats, pandas, Python."""
 Calendar = Literal["hour_of_day", "day_of_week", "day_of_month", "month"]
 
 
@@ -35,29 +31,7 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _marker(text: str) -> str:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isnan(number) or text in (*TRUE, *FALSE):
-        raise ValueError(f"must be a text that is neither a number nor true or false (got {text!r}); leave it out")
-    return text.strip()
-
-
 Positive = Annotated[float, Field(gt=0, le=1)]
-
-
-class Input(ConfigModel):
-    """How logs and single payments are written.
-
-    Attributes:
-        missing: Texts that mean "no value" in any column. Blank always does.
-        duplicates: Rows with the same id: "refuse" them, or use the "last" one if they differ only in the outcome.
-    """
-
-    missing: tuple[Annotated[str, AfterValidator(_marker)], ...] = MISSING
-    duplicates: Literal["refuse", "last"] = "refuse"
 
 
 class RowRule(ConfigModel):

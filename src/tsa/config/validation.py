@@ -12,9 +12,10 @@ from pydantic import Field, field_validator, model_validator
 
 from tsa.config.base import ConfigModel
 from tsa.config.derived import NUMBERS, TEXTS
+from tsa.config.input import Input
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
 from tsa.config.split import Split
-from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, HistoryView, Input, Label, Monitoring, RowRule
+from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, HistoryView, Label, Monitoring, RowRule
 from tsa.times import DAY_SECONDS
 
 MARK = " is missing"
@@ -43,7 +44,7 @@ class MarketTables(ConfigModel):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         findings = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        findings += _derived_findings(self)
+        findings += [*_derived_findings(self), *_joined_findings(self)]
         findings += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
         if findings:
             raise ValueError("\n".join(findings))
@@ -223,6 +224,23 @@ def _derived_findings(market: MarketTables) -> Iterator[str]:
             yield f"privacy.pseudonymise: must not be a derived feature or a column of one (got {name!r})"
 
 
+def _joined_findings(market: MarketTables) -> Iterator[str]:
+    """Joined columns that are not used, or as what they are not."""
+    used = {column for _, column in _uses(market)} | {market.label.column, market.label.known_at}
+    used |= {rule.column for rule in market.features.exclude} | {rule.column for rule in market.role_rules}
+    pseudonymised = set(() if market.privacy is None else market.privacy.pseudonymise)
+    for made in market.reading.joined or ():
+        key = f"input.joined.{made.name}"
+        if made.name not in used:
+            yield f"{key}: must be used: as event.time, event.id, a key or a feature"
+        if made.name in market.number_columns:
+            yield f"{key}: is a text: do not use it as a number"
+        for name in sorted(set(made.columns) & {market.label.column, market.label.known_at}):
+            yield f"{key}: must not be made of the outcome (got {name!r})"
+        for name in sorted(set(made.columns) & (market.derived_names | pseudonymised)):
+            yield f"{key}: must be made of columns of the log that are not pseudonymised (got {name!r})"
+
+
 def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
     """What each column is used for, except the outcome, which is not an input."""
     event = market.event
@@ -247,6 +265,9 @@ def _wire_findings(market: MarketTables) -> Iterator[str]:
         yield (
             "input.missing: must not be given with a [wire] section, which has wire.missing (got both); leave one out"
         )
+    for option in ("separator", "quote", "encoding", "decimal", "time_zone", "joined"):
+        if getattr(market.reading, option) is not None:
+            yield f"input.{option}: must not be given with a [wire] section (got both); leave it out"
     if market.event.time_unit is None:
         yield "event.time_unit: is required with a [wire] section: times in histories are numbers"
     if market.role_rules:
@@ -326,7 +347,8 @@ def _privacy_findings(market: MarketTables) -> Iterator[str]:
     forbidden = {name.strip().casefold() for name in privacy.forbidden}
     in_rows = [] if market.wire is None else [("wire", field) for field in _history_fields(market)]
     outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
-    for use, column in [*_uses(market), *excluded, *outcome, *in_rows]:
+    joined = [(f"input.joined.{made.name}", name) for made in market.reading.joined or () for name in made.columns]
+    for use, column in [*_uses(market), *excluded, *outcome, *in_rows, *joined]:
         # customer.gender and gender.code are gender too
         if column is not None and {name := column.strip().casefold(), *map(str.strip, name.split("."))} & forbidden:
             yield f"{use}: must not be one of privacy.forbidden (got {column!r})"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
+from tsa.config.input import FALSE, TRUE
 from tsa.config.market import Market
-from tsa.config.tables import FALSE, TRUE
 
 EARLIEST_SECONDS = 631_152_000.0  # 1990-01-01
 MAX_EXACT = 2.0**53  # beyond this, integers are not exact as floats
@@ -23,6 +23,8 @@ BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join
 
 INTEGER_FLOAT = r"-?(?:0|[1-9][0-9]*)\.0+|-0"
 """Integers with a zero fraction, as floats are written, without leading zeros."""
+COMMA_NUMBER = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)?(?:,[0-9]*)?(?:[eE][+-]?[0-9]+)?$"
+"""A number with a decimal comma: dots may group its thousands."""
 SHORTENED = r"^-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]+$|^-?[0-9]\.[0-9]+[eE][0-9]+$"
 """Numbers from which a spreadsheet or float column has dropped digits: different ids may look the same."""
 EXACT_BITS = {16: 2.0**11, 32: 2.0**24, 64: MAX_EXACT}
@@ -37,13 +39,20 @@ class Spelling:
 
     missing: frozenset[str]
     exact: bool = False
+    decimal_comma: bool = False
+    """Whether numbers in texts have a comma before the decimals."""
+    zone: str | None = None
+    """The time zone of times without an offset; None: UTC."""
 
     @classmethod
     def of(cls, market: Market) -> Spelling:
         """The spelling of a market: of logs as `[input]` says; rows that carry their own history are normalised
         already.
         """
-        return cls(frozenset(), exact=True) if market.wire is not None else cls(frozenset(market.reading.missing))
+        reading = market.reading
+        if market.wire is not None:
+            return cls(frozenset(), exact=True)
+        return cls(frozenset(reading.missing), decimal_comma=reading.decimal == ",", zone=reading.time_zone)
 
     @cached_property
     def missing_pattern(self) -> str:

@@ -12,11 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from tsa.config.tables import FALSE, LABEL_TEXTS, TRUE, Label
-from tsa.data.spelling import BLANKS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
+from tsa.config.input import FALSE, TRUE
+from tsa.config.tables import LABEL_TEXTS, Label
+from tsa.data.spelling import BLANKS, COMMA_NUMBER, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
 from tsa.text import shorten, truncate_repr
 from tsa.times import as_moment, to_seconds
 
+_COMMA_NUMBER = re.compile(COMMA_NUMBER)
 _SHORTENED = re.compile(SHORTENED)
 _TRUTH = {**dict.fromkeys(TRUE, 1.0), **dict.fromkeys(FALSE, 0.0)}
 # no adjacent repetitions of the same characters: time is linear in the text's length, not quadratic
@@ -113,6 +115,7 @@ def number_of(value: object, name: str, spelling: Spelling) -> float | None:
         if text == "" or text in spelling.missing:
             return None
         number = _TRUTH.get(text)
+        text = _with_point(text) if spelling.decimal_comma else text
         if number is None and _NUMBER.fullmatch(text):
             number = float(text)
     elif isinstance(value, int | float | Decimal):
@@ -122,6 +125,13 @@ def number_of(value: object, name: str, spelling: Spelling) -> float | None:
     if math.isinf(number):
         raise RuleViolationError("infinite", name, "must be finite", value)
     return None if math.isnan(number) else number
+
+
+def _with_point(text: str) -> str:
+    """A number with a decimal comma as one with a point. Nothing else with a digit is a number then."""
+    if _COMMA_NUMBER.fullmatch(text):
+        return text.replace(".", "").replace(",", ".")
+    return "" if any(character.isdigit() for character in text) else text
 
 
 def _float(value: int | float | Decimal) -> float:
@@ -141,7 +151,7 @@ def parse_epoch_seconds(value: object, name: str, unit: str | None, spelling: Sp
         return None
     if unit is not None and not isinstance(value, date):  # a datetime is a date
         return _counted(value, name, unit, spelling)
-    moment = as_moment(value.strip(BLANKS) if isinstance(value, str) else value)
+    moment = as_moment(value.strip(BLANKS) if isinstance(value, str) else value, spelling.zone)
     if moment is None:
         raise RuleViolationError("bad_time", name, "must be like 2018-05-07T12:00:00Z", value)
     return to_seconds(moment)

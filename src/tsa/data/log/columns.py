@@ -9,8 +9,9 @@ from functools import partial
 
 import polars as pl
 
-from tsa.config.tables import FALSE, LABEL_TEXTS, TRUE
-from tsa.data.spelling import EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
+from tsa.config.input import FALSE, TRUE
+from tsa.config.tables import LABEL_TEXTS
+from tsa.data.spelling import COMMA_NUMBER, EXACT_BITS, MAX_EXACT, SHORTENED, UNIT_SCALE, Spelling, plain_digits
 from tsa.times import DAY_SECONDS, ISO
 
 
@@ -125,27 +126,38 @@ def nested(name: str) -> pl.Expr:
     )
 
 
-def number(name: str, dtype: pl.DataType) -> pl.Expr:
+def number(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
     """Float64; null where it cannot be parsed, and where it is missing, unless it is NaN."""
     if not is_text_type(dtype):
         return pl.col(name).cast(pl.Float64)
     texts = pl.col(name).cast(pl.String).str.strip_chars()
     truth = pl.when(texts.is_in(TRUE)).then(1.0).when(texts.is_in(FALSE)).then(0.0)
+    if spelling.decimal_comma:
+        point = texts.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+        has_digit = texts.str.contains("[0-9]")
+        texts = pl.when(texts.str.contains(COMMA_NUMBER)).then(point).when(~has_digit).then(texts)
     return truth.otherwise(texts.cast(pl.Float64, strict=False))
 
 
-def seconds(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
-    """Float64 epoch seconds, exact to the microsecond; null where it cannot be parsed. Naive times are UTC."""
-    column = pl.col(name)
+def seconds(name: str, dtype: pl.DataType, unit: str | None, spelling: Spelling) -> pl.Expr:
+    """Float64 epoch seconds, exact to the microsecond; null where it cannot be parsed.
+
+    Times without an offset are of the spelling's zone, or UTC.
+    """
+    column, zone = pl.col(name), spelling.zone
+    if isinstance(dtype, pl.Date) and zone is not None:
+        column, dtype = column.cast(pl.Datetime("us")), pl.Datetime("us")
     if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is None and zone is not None:
+            column = _in_zone(column, zone)
         ticks = column.to_physical()
         microseconds = {"ns": ticks // 1000, "us": ticks, "ms": ticks * 1000}[dtype.time_unit]
         return _quotient(microseconds.cast(pl.Float64), 1e6)
     if isinstance(dtype, pl.Date):
         return column.to_physical().cast(pl.Float64) * DAY_SECONDS
     if unit is None:
-        return _iso_seconds(column.cast(pl.String).str.strip_chars())
-    given = _quotient(number(name, dtype).fill_nan(None), UNIT_SCALE[unit])
+        return _iso_seconds(column.cast(pl.String).str.strip_chars(), zone)
+    given = _quotient(number(name, dtype, spelling).fill_nan(None), UNIT_SCALE[unit])
     if unit != "ns" or dtype.is_float():
         return given
     # as floats, present-day nanoseconds would lose their last digits
@@ -158,7 +170,12 @@ def _quotient(values: pl.Expr, divisor: float) -> pl.Expr:
     return values / (values.clip(0.0, 0.0) + divisor)
 
 
-def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
+def _in_zone(naive: pl.Expr, zone: str) -> pl.Expr:
+    """As `tsa.times.in_zone`."""
+    return naive.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+
+
+def _iso_seconds(spelled: pl.Expr, zone: str | None) -> pl.Expr:
     """Slices by position instead of trying formats in turn: one pass, and each row may have its own format."""
     date, clock = spelled.str.slice(0, 10), spelled.str.slice(11)
     to_minute = clock.str.slice(5, 1) != ":"
@@ -170,14 +187,18 @@ def _iso_seconds(spelled: pl.Expr) -> pl.Expr:
     minutes = offset.str.slice(1, 2).cast(pl.Int64, strict=False) * 60
     minutes += pl.when(offset.str.len_bytes() > 3).then(offset.str.slice(-2).cast(pl.Int64, strict=False)).otherwise(0)
     minutes = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
-    to_second = (date + " " + time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False).to_physical()
+    local = (date + " " + time).str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
+    to_second = local.to_physical()
+    if zone is not None:
+        is_local = ~tail.str.contains(r"(?:[Zz]|UTC|GMT|[+-].+)$")
+        to_second = pl.when(is_local).then(_in_zone(local, zone).to_physical()).otherwise(to_second)
     microseconds = to_second + fraction.fill_null(0) - minutes.fill_null(0) * 60_000_000
     return pl.when(spelled.str.contains(ISO)).then(_quotient(microseconds.cast(pl.Float64), 1e6))
 
 
-def label(name: str, dtype: pl.DataType) -> pl.Expr:
+def label(name: str, dtype: pl.DataType, spelling: Spelling) -> pl.Expr:
     """Float64: 0, 1, -1, null, or any other value, for the rule on labels to report."""
-    value = number(name, dtype).fill_nan(None)
+    value = number(name, dtype, spelling).fill_nan(None)
     if not is_text_type(dtype):
         return value
     spelled = pl.col(name).cast(pl.String).str.strip_chars().str.to_lowercase()

@@ -28,8 +28,8 @@ def _input(schema: Mapping[str, pl.DataType], item: DerivedInput, spelling: Spel
     if IS_TEXT.get(item.kind):
         return columns.text(name, dtype, spelling)
     if item.kind == "time":
-        return columns.seconds(name, dtype, item.time_unit)
-    return columns.number(name, dtype).fill_nan(None)
+        return columns.seconds(name, dtype, item.time_unit, spelling)
+    return columns.number(name, dtype, spelling).fill_nan(None)
 
 
 def derived_rules(

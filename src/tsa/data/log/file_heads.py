@@ -17,8 +17,8 @@ from tsa.text import brief
 
 HEAD_BYTES = 65_536
 BOM = "\ufeff"
-SEPARATORS = {"csv": ",", "tsv": "\t", "csv with ;": ";", "csv with |": "|"}
-"""The separator of each kind of table. Only in tab-separated ones are quotes ordinary characters."""
+SEPARATORS = {"csv": ",", "tsv": "\t"}
+"""The usual separator of each kind of table. Only in tab-separated ones may quotes be ordinary characters."""
 LINE = "line"
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """The first bytes of a file with each ending."""
@@ -27,7 +27,7 @@ MAX_DIGITS = 38
 
 _OFFSET = re.compile(r"(?:[+-](?:0[0-9]|1[0-2])|\+1[34]):?00")  # full hours only: those are time zones too
 
-_MAGIC = {
+MAGIC = {
     b"PK\x03\x04": "an Excel or zip file; export it as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel file; export it as CSV in UTF-8",
     b"PAR1": "a Parquet file; name it .parquet",
@@ -59,7 +59,7 @@ def refuse_other_kinds(path: str, kind: str) -> None:
         head = stream.read(HEAD_BYTES)
     if not head.strip():
         raise DataError(f"{path}: is empty")
-    for magic, what in _MAGIC.items():
+    for magic, what in MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is {what}")
     if head[:400].count(0) > len(head[:400]) // 4:
@@ -130,22 +130,30 @@ def first_line(path: str) -> str:
     return str(first[LINE].item() or "").rstrip("\r").removeprefix(BOM) if len(first) else ""
 
 
-def kind_of_header(line: str, kind: str) -> str:
-    """The kind of table that a first line belongs to: some `.csv` files are tab-separated, some `.tsv` files are not.
+def separator_of_header(line: str, kind: str) -> str:
+    """The separator of a table with this first line: some `.csv` files are tab-separated, some `.tsv` files are not.
 
     A tab outside quotes decides, since no column name has one. Otherwise the most frequent of commas, semicolons and
-    bars decides. If there are none of these, the given kind stays.
+    bars decides. If there are none of these, it is the usual one of the kind.
     """
     bare = re.sub(r'"(?:[^"]|"")*"', "", line)
     if "\t" in bare:
-        return "tsv"
-    counts = Counter({name: bare.count(mark) for name, mark in SEPARATORS.items()})
-    name, highest = counts.most_common(1)[0]
-    return name if highest else kind
+        return "\t"
+    mark, highest = Counter({mark: bare.count(mark) for mark in (",", "\t", ";", "|")}).most_common(1)[0]
+    return mark if highest else SEPARATORS[kind]
 
 
-def names_of(line: str, kind: str, path: str) -> list[str]:
+def quote_of_header(line: str, separator: str) -> str:
+    """The quote of a table with this first line: `'` if that encloses every name, else `"`."""
+    names = line.split(separator)
+    return "'" if all(re.fullmatch(r"'[^']+'", name.strip()) for name in names) else '"'
+
+
+def names_of(line: str, separator: str, quote: str, path: str) -> list[str]:
     """The column names. A column without a name gets one that no market can use.
+
+    Args:
+        quote: What may enclose a name, with separators in it. In tab-separated tables it encloses complete names only.
 
     Raises:
         DataError: If two names differ only in blanks or byte order marks, or a quote is not closed.
@@ -154,11 +162,11 @@ def names_of(line: str, kind: str, path: str) -> list[str]:
         raise DataError(f"{path}: line 1 is blank; it must hold the names of the columns")
     if "\r" in line:
         raise DataError(f"{path}: line 1 holds a CR; save the file with line ends of LF or CRLF")
-    if kind == "tsv":
-        names = [_unquoted(name) for name in line.split("\t")]
+    if separator == "\t" or not quote:
+        names = [_unquoted(name, quote) for name in line.split(separator)]
     else:
         try:
-            names = next(csv.reader([line], delimiter=SEPARATORS[kind], strict=True), [])
+            names = next(csv.reader([line], delimiter=separator, quotechar=quote, strict=True), [])
         except csv.Error:
             raise DataError(
                 f"{path}: line 1: a quote is not closed, or does not enclose a complete name; correct the line"
@@ -169,5 +177,7 @@ def names_of(line: str, kind: str, path: str) -> list[str]:
     return [name if name.strip(BLANKS) else f"__unnamed_{at}" for at, name in enumerate(names)]
 
 
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', name) else name
+def _unquoted(name: str, quote: str) -> str:
+    q = re.escape(quote)
+    enclosed = quote and re.fullmatch(rf"{q}(?:[^{q}]|{q}{q})*{q}", name)
+    return name[1:-1].replace(quote * 2, quote) if enclosed else name

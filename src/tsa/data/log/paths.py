@@ -163,3 +163,13 @@ def _kind_or_none(path: str) -> str | None:
         kind = KINDS.get(parts[-2])
         return kind if kind != "parquet" else None
     return KINDS.get(parts[-1]) if parts else None
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """What files are called in ids that are made: their names, with as many folders before them as make them different."""
+    parts = [path.replace(os.sep, "/").split("/") for path in paths]
+    for count in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            break
+    return names if paths else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import polars as pl
 
@@ -93,19 +93,8 @@ class PseudonymizedSource(Source):
     def over(cls, source: Source, pseudonyms: Pseudonymizer) -> PseudonymizedSource:
         """The source with pseudonyms; its schema has them as String."""
         schema = {name: pl.String() if name in pseudonyms.columns else type_ for name, type_ in source.schema.items()}
-        return cls(
-            kind=source.kind,
-            paths=source.paths,
-            schema=schema,
-            has_literal_quotes=source.has_literal_quotes,
-            blank_lines=source.blank_lines,
-            table=source.table,
-            exact_texts=source.exact_texts,
-            marks=source.marks,
-            folder_columns=source.folder_columns,
-            pseudonyms=pseudonyms,
-            raw=source.schema,
-        )
+        own = {item.name: getattr(source, item.name) for item in fields(source)}
+        return cls(**{**own, "schema": schema}, pseudonyms=pseudonyms, raw=source.schema)
 
     def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
         """As `Source.scan`. A row with too many fields, or line breaks in one, may hold a secret in any field: all are blanked."""

@@ -54,7 +54,7 @@ def _no_utf8(path: str) -> str | None:
             try:
                 line.decode()
             except UnicodeDecodeError as wrong:
-                return f"line {number}: byte {line[wrong.start]:#04x} is not UTF-8; save the file as UTF-8"
+                return f"line {number}: byte {line[wrong.start]:#04x} is not UTF-8; set input.encoding, or save the file as UTF-8"
     return None
 
 

@@ -22,6 +22,7 @@ from tsa.data.derived import IS_TEXT, inputs_of
 from tsa.data.encoding.scaler import Domain
 from tsa.data.log.columns import is_text_type
 from tsa.data.log.duplicates import Repeated, judge, none_repeated
+from tsa.data.log.made_columns import MadeColumns
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.read_errors import fault_of, why_unreadable
@@ -87,7 +88,8 @@ def read_log(
     """
     digits = (item.column for item in inputs_of(market).values() if IS_TEXT.get(item.kind))
     keys = (market.event.id, *market.key_columns, *digits)
-    market, sources = _pseudonymized(market, open_sources(logs, read_columns(market), keys))
+    sources = open_sources(logs, read_columns(market), keys, reading=market.reading, made=MadeColumns.of(market))
+    market, sources = _pseudonymized(market, sources)
     return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
 
 
@@ -104,7 +106,7 @@ def read_table(
     Raises:
         DataError: As `read_log`.
     """
-    market, sources = _pseudonymized(market, [table_source(table, read_columns(market))])
+    market, sources = _pseudonymized(market, [table_source(table, read_columns(market), MadeColumns.of(market))])
     log = _opened(market, sources, need_label, domains)
     try:
         staged = log.staged().collect(engine="streaming")
@@ -175,7 +177,8 @@ def _unreadable(log: LogScan, error: Exception) -> DataError:
         for path in source.paths:
             fault = fault_of(replace(source, paths=(path,)).scan(columns))
             if fault is not None:
-                return why_unreadable(path, source.kind, fault, is_pseudonymized=is_pseudonymized)
+                shown = source.shown_paths[0] if source.shown_paths else path
+                return why_unreadable(shown, source.kind, fault, is_pseudonymized=is_pseudonymized)
     return DataError(f"log: cannot be read: {type(error).__name__ if is_pseudonymized else brief(error)}")
 
 
@@ -210,7 +213,7 @@ def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Q
     if _are_integers(log, ids.filter(use == KEEP)):
         usable = usable.with_columns(pl.col(id_name).cast(pl.Int64))
     report = {
-        "files": [path for source in log.sources for path in source.paths],
+        "files": [path for source in log.sources for path in source.shown_paths or source.paths],
         "rows_read": rows.height,
         "rows_kept": rows_by_use[KEEP],
         "rows_excluded": rows_by_use[EXCLUDED],

@@ -29,7 +29,7 @@ def _holds(name: str, dtype: pl.DataType, excluded_values: Sequence[str | float 
     texts = [normalise_text(value, name, spelling) for value in excluded_values]
     hit = columns.text(name, dtype, spelling).is_in([text for text in texts if text is not None])
     numbers = [float(value) for value in excluded_values if not isinstance(value, str | bool)]
-    return hit | columns.number(name, dtype).is_in(numbers) if numbers and columns.is_number(dtype) else hit
+    return hit | columns.number(name, dtype, spelling).is_in(numbers) if numbers and columns.is_number(dtype) else hit
 
 
 def role(market: Market, schema: Mapping[str, pl.DataType], spelling: Spelling) -> pl.Expr:
@@ -49,7 +49,7 @@ def role(market: Market, schema: Mapping[str, pl.DataType], spelling: Spelling) 
 def label(name: str, dtype: pl.DataType, rule: Label, spelling: Spelling) -> pl.Expr:
     """Float64: 1 fraud, 0 genuine, -1 or null unknown; NaN or another number breaks the rule on labels."""
     if rule.fraud is None or rule.genuine is None:
-        return columns.label(name, dtype)
+        return columns.label(name, dtype, spelling)
     blank = columns.missing(name, dtype, spelling)
     is_fraud, is_genuine = (
         _holds(name, dtype, values, spelling).fill_null(False) | (blank & ("" in values))
@@ -61,14 +61,14 @@ def label(name: str, dtype: pl.DataType, rule: Label, spelling: Spelling) -> pl.
 def _applies(rule: RowRule, schema: Mapping[str, pl.DataType], spelling: Spelling) -> pl.Expr:
     name = rule.column
     if rule.values is None:
-        return columns.number(name, schema[name]) == 1.0
+        return columns.number(name, schema[name], spelling) == 1.0
     return _holds(name, schema[name], rule.values, spelling).fill_null(False)
 
 
 def boolean_rules(market: Market, schema: Mapping[str, pl.DataType], spelling: Spelling) -> Iterator[Rule]:
     """The rule for columns of event.scored, event.asks and label.decision without values."""
     for name in (rule.column for rule in market.role_rules if rule.values is None and rule.column in schema):
-        value = columns.number(name, schema[name])
+        value = columns.number(name, schema[name], spelling)
         text = BOOLEAN[1]
         yield Rule(
             name=f"{BOOLEAN[0]}:{name}", column=name, text=text, broken=~value.is_in([0.0, 1.0]).fill_null(False)

@@ -187,28 +187,28 @@ def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
         if name not in schema:
             read[name] = pl.lit(None, pl.Float64 if name in shape.numbers else pl.String)
         elif name in shape.numbers:
-            read[name] = columns.number(name, schema[name])
+            read[name] = columns.number(name, schema[name], shape.spelling)
         elif name in shape.texts:
             read[name] = columns.text(name, schema[name], shape.spelling)
         else:
             read[name] = columns.key(name, schema[name], shape.spelling, integer=name in shape.integers)
     if shape.market.role_rules:
         read[ROLE] = role(shape.market, schema, shape.spelling)
-    read[TIME] = columns.seconds(event.time, schema[event.time], event.time_unit)
+    read[TIME] = columns.seconds(event.time, schema[event.time], event.time_unit, shape.spelling)
     has_label = shape.label and label.column in schema
     read[LABEL] = pl.lit(None, pl.Float64)
     if has_label:
         read[LABEL] = row_sets.label(label.column, schema[label.column], label, shape.spelling)
     if label.known_at is not None:
         has = shape.known_at and label.known_at in schema
-        known_at = _known_at(label.known_at, schema[label.known_at], event.time_unit) if has else None
+        known_at = _known_at(label.known_at, schema[label.known_at], event.time_unit, shape.spelling) if has else None
         read[KNOWN_AT] = pl.lit(None, pl.Float64) if known_at is None else known_at
     return read
 
 
-def _known_at(name: str, dtype: pl.DataType, unit: str | None) -> pl.Expr:
+def _known_at(name: str, dtype: pl.DataType, unit: str | None, spelling: Spelling) -> pl.Expr:
     """When an outcome is known. A date without time means the end of that day."""
-    seconds = columns.seconds(name, dtype, unit)
+    seconds = columns.seconds(name, dtype, unit, spelling)
     if isinstance(dtype, pl.Date):
         return seconds + DAY_SECONDS
     if unit is not None or not columns.is_text_type(dtype):

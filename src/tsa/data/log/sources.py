@@ -5,6 +5,7 @@ Text formats (CSV, TSV, JSON lines) are scanned as text: a type guessed from the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -12,12 +13,25 @@ from typing import Any
 
 import polars as pl
 
-from tsa.data.log.file_heads import SEPARATORS, first_line, kind_of_header, names_of, refuse_other_kinds
+from tsa.config.input import Input
+from tsa.data.log.file_heads import (
+    MAGIC,
+    SEPARATORS,
+    first_line,
+    names_of,
+    quote_of_header,
+    refuse_other_kinds,
+    separator_of_header,
+)
 from tsa.data.log.json_lines import JsonFindings, check_json, fields_of
-from tsa.data.log.paths import find_files, folder_names, folder_value
+from tsa.data.log.made_columns import NOTHING, MadeColumns
+from tsa.data.log.paths import find_files, folder_names, folder_value, short_names
 from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.text_tables import check_lines, has_literal_quotes_in
+from tsa.data.utf8_copy import in_utf8
 from tsa.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 AT = "__at"
 PATH = "__path"
@@ -33,8 +47,22 @@ class Source:
     kind: str
     paths: tuple[str, ...]
     schema: dict[str, pl.DataType]
+    separator: str = ","
+    """Of a table."""
+    quote: str = '"'
+    """Of a table: what may enclose a field; empty for nothing."""
     has_literal_quotes: bool = False
     """Tab-separated tables: whether quotes are ordinary characters, since not all of them enclose complete fields."""
+    made: MadeColumns = NOTHING
+    """Columns that are made when the files are read."""
+    made_schema: Mapping[str, pl.DataType] = field(default_factory=dict)
+    """Those of `schema` that are made."""
+    short_name: str = "row"
+    """What the file is called in ids that are made."""
+    copy: Any = field(default=None, compare=False, repr=False)
+    """Keeps a copy of the file in UTF-8, if it is in another encoding, until the source is no longer used."""
+    shown_paths: tuple[str, ...] = ()
+    """The paths as given, where the files are copies."""
     blank_lines: bool = False
     """Tables: whether there are blank lines. They are not rows."""
     passthrough: tuple[str, ...] = ()
@@ -61,20 +89,33 @@ class Source:
     def scan(self, columns: Sequence[str], *, file: str | None = None) -> pl.LazyFrame:
         """The rows in file order, with those of these columns that the files have. file: name for a column with the path."""
         present = [name for name in (*columns, *self.passthrough, EXTRA) if name in self.schema]
+        in_files = {
+            name: kind
+            for name, kind in self.schema.items()
+            if name not in self.folder_columns and name not in self.made_schema
+        }
+        needed = self.made.parts(present)
         if self.table is not None:
-            return self.table.lazy().select(*present, *([] if file is None else [pl.lit(None, pl.String).alias(file)]))
-        in_files = {name: kind for name, kind in self.schema.items() if name not in self.folder_columns}
-        wanted = {name: in_files[name] for name in present if name in in_files} if self.kind == "json" else in_files
-        from_folders = [name for name in self.folder_columns if name in present]
+            frame = self._with_made(self.table.lazy(), present)
+            return frame.select(*present, *([] if file is None else [pl.lit(None, pl.String).alias(file)]))
+        wanted = {name: in_files[name] for name in needed if name in in_files} if self.kind == "json" else in_files
+        from_folders = [name for name in self.folder_columns if name in needed]
         path = PATH if file is None and from_folders else file
-        frame = _scan(self.kind, list(self.paths), wanted, self.has_literal_quotes, path)
+        frame = _scan(self, wanted, path)
         if self.blank_lines:
             frame = frame.filter(pl.any_horizontal(pl.col(list(wanted)).str.strip_chars() != ""))
         if path is not None and from_folders:
             frame = frame.with_columns(folder_value(pl.col(path), name).alias(name) for name in from_folders)
         if self.exact_texts or self.marks:
-            frame = self._with_findings(frame.with_row_index(AT), present)
+            frame = self._with_findings(frame.with_row_index(AT), needed)
+        frame = self._with_made(frame, present)
+        if file is not None and self.shown_paths:
+            frame = frame.with_columns(pl.lit(self.shown_paths[0]).alias(file))
         return frame.select(*present, *self.marks, *([] if file is None else [file]))
+
+    def _with_made(self, frame: pl.LazyFrame, present: Sequence[str]) -> pl.LazyFrame:
+        names = [name for name in present if name in self.made_schema]
+        return self.made.add(frame, names, self.schema, self.short_name) if names else frame
 
     def _with_findings(self, frame: pl.LazyFrame, present: Sequence[str]) -> pl.LazyFrame:
         """The rows with the spellings and marks of `JsonFindings`, by their number."""
@@ -104,30 +145,44 @@ def _marks(findings: JsonFindings) -> dict[str, pl.Series]:
     return {name: pl.Series(at, dtype=pl.get_index_type()) for name, at in rows.items()}
 
 
-def table_source(table: pl.DataFrame, columns: Sequence[str]) -> Source:
-    """A table in memory as a source, like a Parquet file. `columns`: as for `open_sources`.
+def table_source(table: pl.DataFrame, columns: Sequence[str], made: MadeColumns = NOTHING) -> Source:
+    """A table in memory as a source, like a Parquet file. `columns`, `made`: as for `open_sources`.
 
     Raises:
         DataError: If the table is not a log.
     """
-    source = Source(kind=TABLE, paths=("the table",), schema=dict(table.schema), table=table)
+    source = _with_made(Source(kind=TABLE, paths=("the table",), schema=dict(table.schema), table=table), made, "row")
     _refuse_own(source, columns, single=True)
     return source
 
 
-def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str] = ()) -> list[Source]:
+def open_sources(
+    logs: Sequence[str],
+    columns: Sequence[str],
+    keys: Sequence[str] = (),
+    *,
+    reading: Input | None = None,
+    made: MadeColumns = NOTHING,
+) -> list[Source]:
     """All files of the logs, grouped into few sources, in order.
 
     Args:
         columns: Columns to read.
         keys: Those of the columns in which every digit matters.
+        reading: How tables are written; None: detected in their first lines.
+        made: Columns that are made when the files are read.
 
     Raises:
         DataError: With file and line, if a file is missing, empty, truncated, or of another format than its name
             says.
     """
     files = find_files(logs)
-    opened = [_with_folders(_opened(path, kind, columns, keys), columns) for path, kind in files]
+    names = short_names([path for path, _ in files])
+    columns, keys, reading = made.parts(columns), made.parts(keys), reading or Input()
+    opened = [
+        _with_made(_with_folders(_opened(path, kind, columns, keys, reading), columns), made, name)
+        for (path, kind), name in zip(files, names, strict=True)
+    ]
     for source in opened:
         _refuse_own(source, columns, single=len(files) == 1)
     joined: list[Source] = []
@@ -137,17 +192,18 @@ def open_sources(logs: Sequence[str], columns: Sequence[str], keys: Sequence[str
     return joined
 
 
+def _with_made(source: Source, made: MadeColumns, short_name: str) -> Source:
+    if not (extra := made.schema(source.schema)):
+        return source
+    return replace(source, schema={**source.schema, **extra}, made=made, made_schema=extra, short_name=short_name)
+
+
 def _group_key(source: Source) -> tuple[Any, ...]:
     """Files for which this is equal are scanned together."""
-    own = source.paths if source.exact_texts or source.marks else ()
-    return (
-        source.kind,
-        source.has_literal_quotes,
-        source.blank_lines,
-        tuple(source.schema.items()),
-        source.folder_columns,
-        own,
-    )
+    alone = source.exact_texts or source.marks or source.copy is not None or (source.made_schema and source.made.row_id)
+    own = source.paths if alone else ()
+    table = source.separator, source.quote, source.has_literal_quotes, source.blank_lines
+    return source.kind, table, tuple(source.schema.items()), source.folder_columns, own
 
 
 def _refuse_own(source: Source, columns: Sequence[str], *, single: bool) -> None:
@@ -158,21 +214,31 @@ def _refuse_own(source: Source, columns: Sequence[str], *, single: bool) -> None
         raise DataError(f"{source.paths[0]}: holds {what}, not payments; leave it out of the log or move it")
 
 
-def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str]) -> Source:
+def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str], reading: Input) -> Source:
+    shown = path
     try:
+        copy = None
+        if kind != "parquet" and (kind != "json" or reading.encoding is not None):  # JSON is UTF-8 by its standard
+            path, copy = in_utf8(path, reading.encoding, list(MAGIC))
         refuse_other_kinds(path, kind)
+        if kind == "parquet":
+            return Source(
+                kind=kind, paths=(path,), schema=dict(pl.scan_parquet(path, glob="://" in path).collect_schema())
+            )
         if kind == "json":
             names = fields_of(path, columns)
             findings = check_json(path, columns, keys)
             schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
-            return Source(
+            source = Source(
                 kind=kind, paths=(path,), schema=schema, exact_texts=findings.exact_texts, marks=_marks(findings)
             )
-        if kind == "parquet":
-            return Source(kind=kind, paths=(path,), schema=dict(_scan(kind, [path], {}).collect_schema()))
-        return _table(path, kind)
+        else:
+            source = _table(path, kind, reading)
+        return source if copy is None else replace(source, copy=copy, shown_paths=(shown,))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise why_unreadable(path, kind, error) from error
+    except DataError as error:
+        raise DataError(str(error).replace(path, shown)) from None
 
 
 def _with_folders(source: Source, columns: Sequence[str]) -> Source:
@@ -183,39 +249,40 @@ def _with_folders(source: Source, columns: Sequence[str]) -> Source:
     return replace(source, schema=schema, folder_columns=wanted) if wanted else source
 
 
-def _table(path: str, kind: str) -> Source:
+def _table(path: str, kind: str, reading: Input) -> Source:
     header = first_line(path)
-    kind = kind_of_header(header, kind)
-    names, mark, tabs = names_of(header, kind, path), SEPARATORS[kind], kind == "tsv"
-    blank = check_lines(path, mark, len(names), quoted=not tabs)
+    mark = reading.separator or separator_of_header(header, kind)
+    tabs = mark == "\t"
+    quote = quote_of_header(header, mark) if reading.quote is None else reading.quote
+    names = names_of(header, mark, quote, path)
+    quoted = quote if reading.quote is not None or not tabs else ""
+    if (mark, quote) != (SEPARATORS[kind], '"'):
+        _log.info("%s: fields separated by %r, with %r as quote", path, mark, quote)
     return Source(
-        kind=kind,
+        kind="tsv" if tabs else "csv",
         paths=(path,),
         schema=dict.fromkeys([*names, EXTRA], pl.String()),
-        has_literal_quotes=tabs and has_literal_quotes_in(path, mark),
-        blank_lines=blank,
+        separator=mark,
+        quote=quote,
+        has_literal_quotes=tabs and reading.quote is None and has_literal_quotes_in(path, mark),
+        blank_lines=check_lines(path, mark, len(names), quote=quoted),
     )
 
 
-def _scan(
-    kind: str,
-    paths: list[str],
-    schema: Mapping[str, pl.DataType],
-    literal_quotes: bool = False,
-    file: str | None = None,
-) -> pl.LazyFrame:
+def _scan(source: Source, schema: Mapping[str, pl.DataType], file: str | None = None) -> pl.LazyFrame:
+    paths = list(source.paths)
     globs = "://" in paths[0]  # local ones are resolved already
-    if kind == "parquet":
+    if source.kind == "parquet":
         return pl.scan_parquet(paths, glob=globs, extra_columns="ignore", include_file_paths=file)
-    if kind == "json":
+    if source.kind == "json":
         return pl.scan_ndjson(paths, schema=dict(schema), include_file_paths=file)
     # An extra field shifts all after it. Polars notices only when it reads every column, so ask for one more. Columns are
     # given by position: Polars reads some names differently from `file_heads`, and treats a column it misses as empty.
     settings: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
-    settings |= {"separator": SEPARATORS[kind], "schema": dict(schema), "has_header": False, "skip_rows": 1}
+    settings |= {"separator": source.separator, "schema": dict(schema), "has_header": False, "skip_rows": 1}
     settings |= {"glob": globs, "include_file_paths": file}
-    if not literal_quotes:
-        return pl.scan_csv(paths, **settings)
+    if not source.has_literal_quotes:
+        return pl.scan_csv(paths, quote_char=source.quote or None, **settings)
     # an unclosed quote would hide the rows after it
     names = [name for name in schema if name != EXTRA]
     return pl.scan_csv(paths, quote_char=None, **settings).with_columns(strip_quotes(pl.col(names)))

@@ -21,14 +21,14 @@ MAX_FIELD_BYTES = 2**24
 """The longest field that is read, so that an unclosed quote does not read the rest of the file."""
 
 
-def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -> bool:
+def check_lines(path: str, separator: str, count: int, *, quote: str = QUOTE) -> bool:
     """Check the lines of a table.
 
     A row with more fields, the first of them not empty, is left to the row rules, which can quarantine it.
 
     Args:
         count: The fields of a row.
-        quoted: Whether quotes may enclose a field, with separators in it.
+        quote: What may enclose a field, with separators in it; empty for nothing.
 
     Returns:
         Whether there are blank lines.
@@ -37,7 +37,7 @@ def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -
         DataError: For the first line that is not a row of `count` fields.
     """
     lines = pl.scan_lines(path, name=LINE, glob="://" in path)
-    line, checks = pl.col(LINE), _LineChecks(separator, quoted)
+    line, checks = pl.col(LINE), _LineChecks(separator, quote)
     blank = line.str.strip_chars(" \t\r".replace(separator, "")) == ""
     fields = checks.bare.str.count_matches(separator, literal=True) + 1
     broken = ~blank & ((fields < count) | checks.quotes | line.str.contains(NUL, literal=True))
@@ -48,22 +48,28 @@ def check_lines(path: str, separator: str, count: int, *, quoted: bool = True) -
         at = lines.with_row_index("at").filter(line.str.ends_with("\r")).select("at").head(1).collect().item()
         raise DataError(f"{path}: line {at + 1} ends in CR CR LF; save it with line ends of LF or CRLF")
     if result["broken"].item() or (result["long"].item() and _hides_a_comma(lines, checks.bare, separator, count)):
-        _Table(path, separator, count, quoted).check(lines)
+        _Table(path, separator, count, quote).check(lines)
     return bool(result["blank"].item())
 
 
 class _LineChecks:
     """Polars expressions over the lines of a table with one separator."""
 
-    def __init__(self, separator: str, quoted: bool) -> None:
-        line, mark = pl.col(LINE), re.escape(separator)
+    def __init__(self, separator: str, quote: str) -> None:
+        line, mark, q = pl.col(LINE), re.escape(separator), re.escape(quote)
         self.bare, self.quotes = line, pl.lit(value=False)
-        if quoted:  # quotes cost time and are rare
-            has_quote = line.str.contains(QUOTE, literal=True)
-            unquoted = line.str.replace_all(rf'(^|{mark})"(?:[^"]|"")*"', f"${{1}}{MARK}")
+        if quote:  # quotes cost time and are rare
+            has_quote = line.str.contains(quote, literal=True)
+            unquoted = line.str.replace_all(_enclosed(separator, quote), f"${{1}}{MARK}")
             self.bare = pl.when(has_quote).then(unquoted).otherwise(line)
-            opened = self.bare.str.contains(rf'{MARK}[^{mark}\r]|(?:^|{mark})"')
-            self.quotes = has_quote & (opened | (self.bare.str.count_matches(QUOTE, literal=True) % 2 == 1))
+            opened = self.bare.str.contains(rf"{MARK}[^{mark}\r]|(?:^|{mark}){q}")
+            self.quotes = has_quote & (opened | (self.bare.str.count_matches(quote, literal=True) % 2 == 1))
+
+
+def _enclosed(separator: str, quote: str) -> str:
+    """A regular expression of what comes before an enclosed field, as group 1, and the field."""
+    q = re.escape(quote)
+    return rf"(^|{re.escape(separator)}){q}(?:[^{q}]|{q}{q})*{q}"
 
 
 def _hides_a_comma(lines: pl.LazyFrame, bare: pl.Expr, separator: str, count: int) -> bool:
@@ -80,7 +86,7 @@ class _Table:
     path: str
     separator: str
     count: int
-    quoted: bool
+    quote: str
     row_lines: list[str] = field(default_factory=list)
     """The lines of the current row."""
     short: list[tuple[int, int]] = field(default_factory=list)
@@ -89,8 +95,11 @@ class _Table:
     def check(self, lines: pl.LazyFrame) -> None:
         """Raise DataError for the first bad line."""
         csv.field_size_limit(MAX_FIELD_BYTES)
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        rows = csv.reader(self._lines_of(lines), delimiter=self.separator, quoting=quoting, strict=True)
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
+        quote = self.quote or None
+        rows = csv.reader(
+            self._lines_of(lines), delimiter=self.separator, quotechar=quote, quoting=quoting, strict=True
+        )
         first = 1
         while (row := self._next(rows, first)) is not None:
             self._check_row(row, first)
@@ -120,7 +129,7 @@ class _Table:
     def _check_row(self, row: list[str], first: int) -> None:
         if any(NUL in line for line in self.row_lines):
             raise self._fault(first, "holds a NUL byte: is the file complete, and in UTF-8?")
-        if self.quoted and (self._joins_rows() or self._has_unpaired_quote()):
+        if self.quote and (self._joins_rows() or self._has_unpaired_quote()):
             raise self._quote(first)
         if len(row) <= 1 and not "".join(row).strip():
             return
@@ -138,8 +147,8 @@ class _Table:
 
     def _has_unpaired_quote(self) -> bool:
         """Whether quotes inside fields are not in pairs: Polars would read on past the end of the line."""
-        unquoted = re.sub(rf'(^|{re.escape(self.separator)})"(?:[^"]|"")*"', r"\1", "\n".join(self.row_lines))
-        return unquoted.count(QUOTE) % 2 == 1
+        unquoted = re.sub(_enclosed(self.separator, self.quote), r"\1", "\n".join(self.row_lines))
+        return unquoted.count(self.quote) % 2 == 1
 
     def _fault(self, line: int, text: str) -> DataError:
         self._refuse_short()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from datetime import time as dt_time
 from typing import Any
 
 from tsa.config.derived import DerivedInput
@@ -18,7 +19,7 @@ from tsa.data.encoding.scaler import Domain
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.rule import BOOLEAN, degrees_text, plausible, range_text, time_text
 from tsa.data.log.rules import DATE_LENGTH, KNOWN_EARLY, needed_columns
-from tsa.data.spelling import Spelling
+from tsa.data.spelling import BLANKS, Spelling
 from tsa.data.values import (
     RuleViolationError,
     is_one_of,
@@ -44,6 +45,22 @@ class TypedRow:
     inputs: dict[str, str | float | None]
     """The typed inputs of derived features."""
     role: int
+
+
+def with_joined(market: Market, row: Row) -> Row:
+    """The row with the columns of `[input] joined` that it lacks, as `tsa.data.log.made_columns` makes them of a log."""
+    added = {}
+    for made in market.reading.joined or ():
+        if made.name in row or not all(name in row for name in made.columns):
+            continue
+        texts = [_part(row[name], name, Spelling.of(market)) for name in made.columns]
+        added[made.name] = None if None in texts else made.separator.join(text.strip(BLANKS) for text in texts if text)
+    return {**row, **added} if added else row
+
+
+def _part(value: object, name: str, spelling: Spelling) -> str | None:
+    """A value as a text; dates and times of day as `columns.text` writes them."""
+    return normalise_text(value.isoformat() if isinstance(value, date | dt_time) else value, name, spelling)
 
 
 class RowReader:
@@ -74,6 +91,7 @@ class RowReader:
             market.label.known_at,
             *([] if market.label.decision is None else [market.label.decision.column]),
             *self._needed,
+            *(name for made in market.reading.joined or () for name in made.columns),
         }
         self._number_columns = market.number_columns
         self._domains = domains
@@ -82,6 +100,7 @@ class RowReader:
         """The typed values of a row, and its outcome if `outcomes`. Raises RuleViolationError."""
         if not isinstance(row, Mapping):
             raise RuleViolationError("not_an_object", "payment", "must be an object of fields", row)
+        row = with_joined(self.market, row)
         self._check_fields(row)
         event = self.market.event
         now = self._time(row, event.time)

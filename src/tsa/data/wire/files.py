@@ -110,7 +110,7 @@ class WireFile:
 
     @property
     def _has_quotes(self) -> bool:
-        return self.source is not None and self.source.kind in SEPARATORS and self.source.kind != "tsv"
+        return self.source is not None and self.source.kind == "csv"
 
     @property
     def _history_fields(self) -> frozenset[str]:

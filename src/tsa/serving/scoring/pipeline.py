@@ -17,6 +17,7 @@ from tsa.data.clean_columns import HISTORY_ONLY
 from tsa.data.online.encoded import EncodedPayments, ParsedPayments, tie_break_key
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.data.online.payments import PaymentReader
+from tsa.data.online.rows import with_joined
 from tsa.data.raw_values import MISSING_TOKEN, key_token_columns
 from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolation, normalise_text
@@ -173,7 +174,9 @@ class ScoringPipeline:
 
     def _future_problem(self, row: Row) -> RuleViolation:
         text = f"must not be more than {self.serving.max_future_seconds:g} s in the future"
-        return violation("future_time", self.market.event.time, text, row[self.market.event.time])
+        return violation(
+            "future_time", self.market.event.time, text, with_joined(self.market, row)[self.market.event.time]
+        )
 
     def _unknown_field(self, row: Row) -> RuleViolation | None:
         """The violation of an inline-history row with a field that is not in the market, if these are refused."""
@@ -184,7 +187,7 @@ class ScoringPipeline:
     def client_id_of(self, row: Row) -> str:
         """The payment's id as the client sent it."""
         name = self.market.event.id
-        return normalise_text(row[name], name, Spelling.of(self.market)) or ""
+        return normalise_text(with_joined(self.market, row)[name], name, Spelling.of(self.market)) or ""
 
     def _score(self, requests: Requests, ids: Sequence[str | None]) -> list[ScoreResult | RuleViolation]:
         try:
