@@ -165,7 +165,7 @@ def test_decisions_say_what_they_need() -> None:
         DecisionPolicy(score="percentile", decisions=(Decision("review", 0.5),)).decide(
             {"raw_score": np.zeros(1, np.float32)}
         )
-    with pytest.raises(ConfigError, match="not what this program writes"):
+    with pytest.raises(ConfigError, match="must be as this program writes it"):
         DecisionPolicy.from_dict({"version": 2})
 
 
@@ -265,7 +265,7 @@ def test_what_is_different_is_said(tsa: Tsa, bundle: Path, demo_log: Path, tmp_p
     found = tsa("bundle", "diff", bundle, tmp_path / "other", demo_log, "--out", tmp_path / "diff.json", "-q")
     assert found.code == 0, found.err
     table = json.loads((tmp_path / "diff.json").read_text())
-    assert table["schema"] == ["evaluation.top_k: 100, 7"]
+    assert table["schema"] == ["evaluation.top_k: None, 7"]
     assert table["training"] == ["seed: 0, 99"]
     assert any(line.endswith(", 9.0") for line in table["scaling"])
     assert table["vocabulary"][first.name] == {

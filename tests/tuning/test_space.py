@@ -47,9 +47,9 @@ def test_what_lies_in_it() -> None:
 @pytest.mark.parametrize(
     ("table", "text"),
     [
-        ({}, "a space must contain at least one setting"),
-        ({"market": {"x": [1, 2]}}, r"a space must contain only the sections training and model [(]got market"),
-        ({"training": 3}, r"a space must contain only the sections training and model [(]got training"),
+        ({}, "the search space must contain at least one setting"),
+        ({"market": {"x": [1, 2]}}, r"the search space must contain only the sections training and model [(]got market"),
+        ({"training": 3}, r"the search space must contain only the sections training and model [(]got training"),
         (
             {"training": {"learning_rte": [1, 2]}},
             "training.learning_rte: unknown key; did you mean `learning_rate`",

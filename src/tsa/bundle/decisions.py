@@ -80,4 +80,4 @@ class DecisionPolicy:
             decisions = tuple(Decision(str(d["name"]), float(d["at_least"])) for d in table["decisions"])
             return cls(score=table["score"], decisions=decisions, default=str(table["default"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"thresholds: not what this program writes: {error!r}") from error
+            raise ConfigError(f"thresholds must be as this program writes it (got {error!r})") from error

@@ -132,7 +132,7 @@ def refuse_altered(contents: Contents, where: str) -> None:
     """
     kind, signer, public, signature = _parts(contents, where)
     if kind != KIND or signer != sha256(public):
-        raise BundleError(f"{where}/{SIGNATURE} was changed: its key does not fit the id of the key")
+        raise BundleError(f"{where}/{SIGNATURE} was changed: its key does not match its key id")
     if not is_installed("cryptography"):
         return
     from cryptography.exceptions import InvalidSignature

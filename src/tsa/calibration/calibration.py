@@ -111,7 +111,7 @@ class Calibration:
                 reasons={str(name): str(reason) for name, reason in table["reasons"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CalibrationError(f"calibration: not what this program writes: {error!r}") from error
+            raise CalibrationError(f"calibration must be as this program writes it (got {error!r})") from error
 
 
 def _check(score: NDArray[np.float64], label: NDArray[Any], method: str) -> None:

@@ -41,7 +41,7 @@ def fit_probability(scores: ArrayLike, labels: ArrayLike, method: str = "bspline
 
 def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
     if score.ndim != 1 or score.shape != label.shape:
-        raise CalibrationError(f"scores and labels must be (n,) both (got {score.shape}, {label.shape})")
+        raise CalibrationError(f"scores and labels must both have shape (n,) (got {score.shape}, {label.shape})")
     if not ((score >= 0) & (score <= 1)).all():
         raise CalibrationError("calibration scores must lie in [0, 1], but some do not")
     if not ((label == 0) | (label == 1)).all():

@@ -58,7 +58,7 @@ def simulate(
     """Simulate a log of payments with several kinds of fraud, for experiments. No substitute for real data.
 
     With --format wire and a market of wire rows: rows that carry their own history, as TSV or CSV (.gz), JSON
-    lines or Parquet, with missing values, values never seen before, and histories whose two parts differ.
+    lines or Parquet, with missing values, unknown values, and rows whose numerical history lacks a payment.
     """
     from tsa.simulation import write_simulation, write_wire
 

@@ -38,8 +38,8 @@ def explain(
     """Explain the scores of payments of a log: reasons, and the contribution of each history.
 
     Contributions are in log odds and add up to the difference between the score and that of a neutral payment without
-    history. Above 0 speaks for fraud, below 0 against it. Histories are built from the complete log. The JSON file has each
-    feature and each earlier payment; see docs/reasons.md.
+    history. Positive ones raise the score, negative ones lower it. Histories are built from the complete log.
+    The JSON file has each feature and each earlier payment; see docs/reasons.md.
     """
     from tsa.explain import explain_log, write_explanations
     from tsa.files.writing import need_suffix

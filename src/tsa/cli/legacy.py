@@ -34,21 +34,21 @@ def import_legacy(
     leave_out: Annotated[
         list[str] | None,
         typer.Option(
-            help="KIND=P,P: positions of the preprocessor's numerical or engineered scales, from 0 on, that belong to no "
-            "feature. Repeatable; overrides legacy.leave_out of the market file.",
+            help="KIND=P,P: positions, from 0 on, of scales in the preprocessor that belong to no feature; KIND is numerical or "
+            "engineered. Repeatable; overrides legacy.leave_out of the market file.",
             show_default=False,
         ),
     ] = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Import a model that the legacy system trained as a bundle that gives the same three scores.
+    """Import a model of the legacy system. The bundle gives the same three scores.
 
     The folder contains the weights (a state dict), the constructor arguments (a .json file), cat_to_index.json,
-    default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json; without the percentiles the
-    bundle has none. The market file declares the features in the legacy system's order, and in [legacy] positions of the scales
-    to leave out and defaults that the folder lacks. Whatever is missing or does not fit is listed in one error; nothing
-    is executed.
+    default_value_dict.json, preprocessor.pkl, percentile_score.pkl and bspline_parameters.json. Without percentile_score.pkl
+    the bundle has no percentiles. The market file lists the features in the legacy system's order. Its [legacy] table has the
+    scales to leave out and the defaults that the folder lacks. One error lists everything that is missing or does not
+    fit. No code in the folder is executed.
     """
     from tsa.legacy.importer import import_legacy as import_folder
     from tsa.legacy.importer import left_out

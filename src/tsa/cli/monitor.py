@@ -65,7 +65,7 @@ def monitor(
 
     Writes monitor.html, monitor.json and reference.json. Exit codes: 3 if there is an alert, 0 if not (a warning is not an
     alert), 2 for bad input. Histories are built from the complete log, so include earlier payments and use --from.
-    Only outcomes that are already known count, given the label's delay. Thresholds: the market's [monitoring] table.
+    An outcome counts from the time it is known: the label's delay after the payment. Thresholds: the market's [monitoring] table.
     """
     from tsa.monitoring.monitor import Span
     from tsa.monitoring.monitor import monitor as watch

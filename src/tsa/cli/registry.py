@@ -46,7 +46,7 @@ def create(
         Path | None, typer.Option(help="PEM file: only bundles that its private key signed are accepted.")
     ] = None,
 ) -> None:
-    """Create a registry that demands signatures. Without --public-key, publish does this too."""
+    """Create a registry. To create one without --public-key is optional: publish does so."""
     from tsa.registry import Registry
 
     Registry.create(url, None if public_key is None else public_key.read_bytes())
@@ -60,7 +60,7 @@ def publish(
     note: Annotated[str, typer.Option(help="Anything worth knowing about it.")] = "",
     by: By = None,
 ) -> None:
-    """Add a bundle as a version. The same bundle is added once."""
+    """Add a bundle as a version. A bundle that is already there is not added again."""
     version = _open(url).publish(bundle, by=by or _user(), note=note)
     print_line(f"{url}: version {version.short} of market {version.market}")
 
@@ -130,7 +130,7 @@ def promote(
     why: Why = "",
     evidence: Annotated[Path | None, typer.Option(help="A JSON file, such as a report, to store with it.")] = None,
 ) -> None:
-    """Let an alias name this version. Of two promotions at the same time one fails."""
+    """Point an alias to this version. If two promotions happen at once, one fails."""
     from tsa.errors import ConfigError
     from tsa.files.writing import read_json
 
@@ -141,7 +141,7 @@ def promote(
 
 @registry.command()
 def rollback(url: Place, alias: Alias = "champion", by: By = None, why: Why = "") -> None:
-    """Let an alias name the version before the current one again."""
+    """Point an alias back to the version before the current one."""
     entry = _open(url).rollback(alias, by=by or _user(), why=why)
     print_line(f"{alias}: version {entry.sha256[:12]}")
 

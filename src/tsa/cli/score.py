@@ -71,7 +71,7 @@ def export(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Export a bundle's network as an ONNX graph, which ONNX Runtime scores with on CPUs.
+    """Export a bundle's network as an ONNX graph for ONNX Runtime, which scores faster than PyTorch on CPUs.
 
     The graph takes any number of payments. It is compared with the network and becomes part of the bundle, which is
     hashed again; `tsa score --engine onnxruntime` and `tsa serve` then use it.

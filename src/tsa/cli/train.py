@@ -53,8 +53,8 @@ def train(
 ) -> None:
     """Train a network on a store; write its bundle, the settings and each epoch's metrics.
 
-    Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. SIGTERM saves a checkpoint and ends with
-    143; the same command with --resume continues.
+    Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. At SIGTERM it saves a checkpoint and
+    exits with code 143; the same command with --resume continues.
     """
     from tsa.data.store.store import EventStore
     from tsa.training import train as train_on

@@ -40,7 +40,7 @@ def tune(
 ) -> None:
     """Tune hyperparameters: train many times and write the best settings on the validation range to OUT/best.toml.
 
-    The first trial changes nothing. Then: tsa train STORE --settings OUT/best.toml --out RUN
+    The first trial uses the settings unchanged. Then: tsa train STORE --settings OUT/best.toml --out RUN
     """
     out = out or store.with_name(f"{store.resolve().name}-tuned")
     check_outputs([store, space], files={"--out, best.toml": out / "best.toml"}, into={"--out": out})

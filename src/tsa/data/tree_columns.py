@@ -107,7 +107,7 @@ class TreeColumns:
             names = {name: tuple(map(str, table[name])) for name in ("numerical", "engineered", "categorical")}
             return cls(aggregates=AggregateSpec.from_dict(table["aggregates"]), **names)
         except (KeyError, TypeError) as error:
-            raise StoreError(f"columns of trees: not what this program writes: {error!r}") from error
+            raise StoreError(f"columns of trees must be as this program writes it (got {error!r})") from error
 
     def check(self, market: Market, encoder: Encoder) -> None:
         """Raise StoreError if these are not columns of the market and encoder."""

@@ -84,7 +84,7 @@ def _digits(value: int, name: str) -> str:
     try:
         return str(value)
     except ValueError:  # more digits than Python converts to text
-        raise RuleViolationError("not_a_text", name, "must be a number of fewer digits", value) from None
+        raise RuleViolationError("not_a_text", name, "must be a number with fewer digits", value) from None
 
 
 def key_of(value: object, name: str, spelling: Spelling) -> str | None:

@@ -71,7 +71,7 @@ class HistoryShare:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """A sentence about facts, and their attribution; above 0 speaks for fraud, below 0 against it.
+    """A sentence about facts, and their attribution; positive if it raises the score, negative if it lowers it.
 
     code is the market's name for `kind`, one of `tsa.config.optional_tables.REASONS`; facts are the values
     in the sentence.

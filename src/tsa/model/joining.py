@@ -60,7 +60,7 @@ class Joining:
         try:
             return cls(**{name: float(table[name]) for name in ("network", "trees", "intercept")})
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"weights of the parts: not what this program writes: {error!r}") from error
+            raise ModelError(f"weights of the parts must be as this program writes it (got {error!r})") from error
 
 
 ALONE = {

@@ -102,7 +102,7 @@ class Reference:
         if expected != made or decided != decision_points(bundle):
             raise ConfigError(
                 f"{path} must have the operating points of the market and the bundle (they have changed); "
-                "make it again from the payments of the reference"
+                "create it again from the payments of the reference"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -110,4 +110,4 @@ def _made(kind: type[R], table: Mapping[str, Any], where: str) -> R:
     try:
         return kind(**table)
     except TypeError as error:
-        raise RegistryError(f"{where} is not what this program writes: {error}") from None
+        raise RegistryError(f"{where} must be as this program writes it (got {error})") from None

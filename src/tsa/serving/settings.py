@@ -74,12 +74,14 @@ class ServeSettings(Settings):
 
     max_batch: int = option(32, "--max-batch", "Largest batch of payments for the model.", ge=1)
     """A request with a longer list is one batch."""
-    batch_wait_ms: float = option(0.0, "--batch-wait-ms", "How long a batch that is not full waits for more.", ge=0)
-    max_queue: int = option(64, "--max-queue", "Payments that may wait; more are refused with 429.", ge=1)
+    batch_wait_ms: float = option(
+        0.0, "--batch-wait-ms", "How long a batch that is not full waits for more payments.", ge=0
+    )
+    max_queue: int = option(64, "--max-queue", "Most payments that may wait; more are refused with 429.", ge=1)
     max_queue_wait_ms: float = option(
         100.0,
         "--max-queue-wait-ms",
-        "Once a full batch is queued: how long its first payment may wait before more are refused with 429.",
+        "More payments are refused with 429 if a full batch is queued and its first payment has waited this long.",
         gt=0,
     )
     deadline_ms: float = Field(10_000.0, gt=0)
@@ -87,8 +89,8 @@ class ServeSettings(Settings):
     stop_seconds: float = Field(25.0, gt=0)
     """After `drain_seconds`: how long accepted requests may take to finish."""
 
-    max_list: int = option(1000, "--max-list", "Payments in a request.", env="TSA_MAX_LIST", ge=1)
-    max_bytes: int = option(4 * 2**20, "--max-bytes", "Bytes of a request's body.", ge=1)
+    max_list: int = option(1000, "--max-list", "Most payments in a request.", env="TSA_MAX_LIST", ge=1)
+    max_bytes: int = option(4 * 2**20, "--max-bytes", "Largest body of a request, in bytes.", ge=1)
     max_depth: int = Field(6, ge=1)
     """Deepest nesting of lists and objects."""
     max_text: int = Field(4096, ge=1)
@@ -111,7 +113,9 @@ class ServeSettings(Settings):
     """Without an admin token nobody may reload."""
     ssl_certificate: Path | None = option(None, "--certificate", "PEM file for TLS.")
     ssl_key: Path | None = option(None, "--key", "PEM file with its key.")
-    ssl_client_ca: Path | None = option(None, "--client-ca", "PEM file: clients must show a certificate of these.")
+    ssl_client_ca: Path | None = option(
+        None, "--client-ca", "PEM file of authorities: clients must present a certificate signed by one of them."
+    )
     public_key: Path | None = option(None, "--public-key", "PEM file: serve only bundles that its private key signed.")
     drain_seconds: float = option(
         1.0, "--drain-seconds", "Seconds to answer 503 after SIGTERM before the socket closes.", ge=0

@@ -216,15 +216,17 @@ class TrainingConfig(ChoiceSettings):
     @model_validator(mode="after")
     def _validate_combinations(self) -> Self:
         if self.early_stopping and "validation" in self.train_on:
-            raise ValueError("early_stopping needs a validation range that is not trained on, but train_on has it")
+            raise ValueError(
+                f"early_stopping needs a validation range that is not trained on (got train_on={self.train_on})"
+            )
         if len(set(self.train_on)) < len(self.train_on):
             raise ValueError(f"train_on must name each range once (got {', '.join(self.train_on)})")
         if self.monitor not in METRICS:
             raise ValueError(f"monitor must be one of {', '.join(METRICS)} (got monitor={self.monitor!r})")
         if self.calibration == "sampling" and self.importance_sampling_every:
             rule = (
-                "calibration='sampling' needs importance_sampling_every=0: what is drawn by "
-                "importance shifts scores in another way too"
+                "calibration='sampling' needs importance_sampling_every=0: importance "
+                "sampling changes scores in a way that it cannot correct"
             )
             raise ValueError(f"{rule} (got importance_sampling_every={self.importance_sampling_every})")
         if self.gradient_accumulation_steps > self.batch_size:
@@ -238,7 +240,9 @@ class TrainingConfig(ChoiceSettings):
             rule = "optimizer='schedule_free_adamw' averages the weights itself, it needs ema_decay=0"
             raise ValueError(f"{rule} (got ema_decay={self.ema_decay})")
         if self.lr_schedule == "one_cycle" and self.lr_schedule_interval == "epoch" and self.epochs < 2:
-            raise ValueError(f"a cycle of one rate per epoch needs epochs of at least 2 (got epochs={self.epochs})")
+            raise ValueError(
+                f"lr_schedule='one_cycle' with lr_schedule_interval='epoch' needs epochs of at least 2 (got epochs={self.epochs})"
+            )
         return self
 
     @property

@@ -256,7 +256,7 @@ class _Run:
         for rank, other in enumerate(self.processes.all_gather(own)):
             if lines := list(differences(other, own)):
                 here = f"process {rank}, then process {self.processes.rank}"
-                raise ConfigError(f"all processes must train the same run, however ({here}): {'; '.join(lines)}")
+                raise ConfigError(f"all processes must train the same run ({here}): {'; '.join(lines)}")
         return own
 
     def is_finished(self) -> bool:

@@ -87,13 +87,15 @@ class Space:
         entries: dict[str, Range | Choice] = {}
         for section, settings in table.items():
             if section not in SECTIONS or not isinstance(settings, dict):
-                raise ConfigError(f"a space must contain only the sections {' and '.join(SECTIONS)} (got {section})")
+                raise ConfigError(
+                    f"the search space must contain only the sections {' and '.join(SECTIONS)} (got {section})"
+                )
             for name, given in settings.items():
                 if name not in SECTIONS[section]:
                     raise ConfigError(f"{section}.{name}: unknown key{suggest(name, SECTIONS[section])}")
                 entries[f"{section}.{name}"] = _entry(f"{section}.{name}", given)
         if not entries:
-            raise ConfigError("a space must contain at least one setting (got none)")
+            raise ConfigError("the search space must contain at least one setting (got none)")
         return cls(entries)
 
     def to_dict(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_saved_as_json_and_read_again() -> None:
     assert AggregateSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     with pytest.raises(StoreError, match="version 1"):
         AggregateSpec.from_dict({**spec.to_dict(), "version": 7})
-    with pytest.raises(StoreError, match="not what this program writes"):
+    with pytest.raises(StoreError, match="must be as this program writes it"):
         AggregateSpec.from_dict({"version": 1})
     spec.check_market(market())
     with pytest.raises(StoreError, match=r"categorical must be those of market 'wide', \[\] \(got \['c0'"):

@@ -126,7 +126,7 @@ def test_an_unreadable_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"encoder\.json cannot be read"):
         Encoder.load(path)
     path.write_text('{"version": 1}')
-    with pytest.raises(StoreError, match="not what this program writes"):
+    with pytest.raises(StoreError, match="must be as this program writes it"):
         Encoder.load(path)
     path.write_text('{"version": 9}')
     with pytest.raises(StoreError, match="version=9"):

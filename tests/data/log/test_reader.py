@@ -337,7 +337,7 @@ def test_a_sound_log_leaves_an_empty_quarantine(read: Callable[..., CleanLog], t
 
 def test_a_log_with_nothing_but_bad_rows_is_refused(read: Callable[..., CleanLog], tmp_path: Path) -> None:
     message = refused(read, log(fraud=[9] * 12), quarantine=Quarantine(tmp_path / "bad.parquet", limit=1))
-    assert "at least one row to keep" in message
+    assert "at least one row to use" in message
     assert pl.read_parquet(tmp_path / "bad.parquet").height == 12
 
 

@@ -244,7 +244,7 @@ def test_a_manifest_that_does_not_fit_is_refused(folder: Path) -> None:
             **good,
             "files": {**good["files"], "label.npy": {**good["files"]["label.npy"], "shape": 1}},
         },
-        "not what this program writes": {**good, "files": {"label.npy": 3}},
+        "must be as this program writes it": {**good, "files": {"label.npy": 3}},
         "must have the keys": {"kind": good["kind"], "version": good["version"]},
     }
     for message, manifest in changes.items():

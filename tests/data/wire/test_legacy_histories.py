@@ -375,7 +375,7 @@ def test_any_row_is_read_alike_alone_and_in_a_file(rows: list[Any], batches: boo
             continue
     folder = tmp_path_factory.mktemp("rows")
     if not alone:
-        with pytest.raises(DataError, match="must hold at least one row to keep"):
+        with pytest.raises(DataError, match="must hold at least one row to use"):
             in_files(of, lines, folder, quarantine=True)
         return
     store = in_files(of, lines, folder, quarantine=True)

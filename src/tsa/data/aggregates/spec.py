@@ -246,7 +246,7 @@ class AggregateSpec:
             fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
             return cls(**fields)
         except (KeyError, TypeError) as error:
-            raise StoreError(f"aggregates: not what this program writes: {error!r}") from error
+            raise StoreError(f"aggregates must be as this program writes it (got {error!r})") from error
 
     def check_market(self, market: Market) -> None:
         """Raise StoreError if these are not aggregates of the market's features and histories."""

@@ -193,7 +193,7 @@ class Encoder:
                 role_vocabularies=tuple(Vocabulary.from_dict(entry) for entry in table.get("roles", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"encoder: not what this program writes: {error!r}") from error
+            raise StoreError(f"encoder must be as this program writes it (got {error!r})") from error
 
     def save(self, path: Path) -> None:
         """Write the encoder as JSON, atomically."""

@@ -206,7 +206,7 @@ def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Q
     broken = _write_bad_rows(log, repeated, rows.height, rows_by_use[BAD], quarantine)
     if not rows_by_use[KEEP]:
         raise DataError(
-            f"log: must hold at least one row to keep (got {rows.height:,} rows, of which {rows_by_use[BAD]:,} break a rule "
+            f"log: must hold at least one row to use (got {rows.height:,} rows, of which {rows_by_use[BAD]:,} break a rule "
             f"and {rows_by_use[EXCLUDED]:,} are excluded)"
         )
     usable = _usable_rows(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)

@@ -44,7 +44,9 @@ class PaymentReader:
         """
         encoder.check_market(market)
         if market.wire is not None:
-            raise DataError(f"market {market.name} must be one of logs (got its rows carry their own history)")
+            raise DataError(
+                f"market {market.name} must take histories from a log (got rows that carry their own history)"
+            )
         self._pseudonymizer = Pseudonymizer.of(market)
         self.market, self._encoder = (
             market if self._pseudonymizer is None else self._pseudonymizer.market(market),

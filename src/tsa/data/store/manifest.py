@@ -102,7 +102,7 @@ def read_manifest(folder: Path, *, verify: bool) -> dict[str, Any]:
         for name, entry in manifest["files"].items():
             _check_file(folder / name, entry, verify=verify)
     except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{folder / MANIFEST}: not what this program writes: {error!r}") from error
+        raise StoreError(f"{folder / MANIFEST} must be as this program writes it (got {error!r})") from error
     return manifest
 
 

@@ -120,7 +120,7 @@ class MonitoredStore:
         if (why := self._open) is not None:
             if watcher is not None:
                 watcher.history_failed(why.reason)
-            raise HistoryUnavailable(f"{why} (it is not asked until it answers)", why.reason)
+            raise HistoryUnavailable(f"{why} (no request is sent to it until it answers a check)", why.reason)
         try:
             yield
         except HistoryUnavailable as error:

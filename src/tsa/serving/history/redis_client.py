@@ -44,7 +44,7 @@ class RedisAddress:
         except ValueError:
             raise ConfigError(f"{LIKE}: its port must be a number") from None
         if parts.scheme != "unix" and not (parts.path in ("", "/") or parts.path[1:].isdecimal()):
-            raise ConfigError(f"{LIKE}: the part after the host must be the number of a database")
+            raise ConfigError(f"{LIKE}: the part after the host must be a database number")
         self.prefix = own["prefix"]
         self.seconds = seconds_of_setting("timeout_seconds", own["timeout_seconds"])
         self._url = place + ("?" + "&".join(f"{name}={value}" for name, value in options.items()) if options else "")

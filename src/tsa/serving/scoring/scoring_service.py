@@ -187,7 +187,7 @@ class ScoringService:
     ) -> list[ScoreResult | RuleViolation]:
         """Score payments whose histories are in the store, and append them."""
         if self._store is None:
-            raise ConfigError("a history store is required for payments that come without their histories (got none)")
+            raise ConfigError("payments without histories in the request need a history store (got none)")
         transaction = ScoringTransaction(self._store, pipeline, payments, ids, self._timed)
 
         def attempt() -> list[ScoreResult | RuleViolation] | None:

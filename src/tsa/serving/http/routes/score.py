@@ -80,7 +80,7 @@ def reasons_requested(query: bytes) -> bool:
     try:
         values = parse_qs(query.decode("ascii"), keep_blank_values=True, max_num_fields=20).get("explain", ["false"])
     except ValueError:
-        raise ProblemError(400, "query", "the query must be of at most 20 fields in percent-encoding") from None
+        raise ProblemError(400, "query", "the query must have at most 20 percent-encoded fields") from None
     if (value := values[-1].lower()) not in YES | NO:
         raise ProblemError(422, "query", "explain must be true or false", field="explain", value=values[-1])
     return value in YES
@@ -117,7 +117,7 @@ async def add_reasons(
 def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:
     """Parse (id, fraud, epoch seconds). Raises ProblemError if the body is something else."""
     if len(rows) != 1 or not isinstance(rows[0], dict):
-        raise ProblemError(422, "not_an_object", "the body must be an object with id and fraud, and maybe at")
+        raise ProblemError(422, "not_an_object", "the body must be an object with id, fraud and, optionally, at")
     body = rows[0]
     if unknown := sorted(set(body) - OUTCOME_FIELDS):
         raise ProblemError(422, "unknown_field", "must be one of id, fraud, at", field=shorten_value(unknown[0]))
