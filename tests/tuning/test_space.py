@@ -48,7 +48,10 @@ def test_what_lies_in_it() -> None:
     ("table", "text"),
     [
         ({}, "the search space must contain at least one setting"),
-        ({"market": {"x": [1, 2]}}, r"the search space must contain only the sections training and model [(]got market"),
+        (
+            {"market": {"x": [1, 2]}},
+            r"the search space must contain only the sections training and model [(]got market",
+        ),
         ({"training": 3}, r"the search space must contain only the sections training and model [(]got training"),
         (
             {"training": {"learning_rte": [1, 2]}},
