@@ -63,7 +63,8 @@ def test_scores_are_those_of_the_scorer(
     scorer = Scorer(bundle)
     raw = scorer.score_rows(demo_store, np.array(rows))
     for name, values in scorer.with_calibration(raw).items():
-        assert [one.scores[name] for one in explanations] == pytest.approx(values.tolist(), abs=1e-6)
+        close = 1e-6 if name == "raw_score" else 1e-5  # percentiles rise more steeply
+        assert [one.scores[name] for one in explanations] == pytest.approx(values.tolist(), abs=close)
 
 
 def test_facts_are_those_of_the_log(

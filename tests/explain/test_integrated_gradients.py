@@ -86,7 +86,8 @@ def test_where_the_score_jumps_it_is_said_that_nothing_adds_up() -> None:
     assert found.steps > 100, "it was tried"
     told = Explanation(
         id="p", time=None, scores={}, score=found.score, baseline=found.baseline, total=found.total,
-        residual=found.residual, steps=found.steps, reasons=(), features=(), histories=(),
+        residual=found.residual, steps=found.steps, parts={}, reasons=(), features=(),
+        histories=(),
     )  # fmt: skip
     assert told.adds_up == (abs(found.residual) <= 0.01 * abs(found.total))
     assert not replace(told, residual=0.011 * told.total).adds_up

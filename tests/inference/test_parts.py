@@ -16,7 +16,6 @@ from tsa.data.online.histories import HistoryEvents
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.evaluation.bundle_diff import diff_bundles
-from tsa.explain import Explainer
 from tsa.inference.parts import ModelParts
 from tsa.inference.scorer import Scorer
 from tsa.model.joining import ALONE, Joining
@@ -91,9 +90,3 @@ def test_a_difference_of_bundles_names_their_parts(scorer: Scorer) -> None:
     assert found["weights"]["equal"]
     assert any(line.startswith("trees.number") for line in found["parts"])
     assert any(line.startswith("joining.trees: 0.0, ") for line in found["parts"])
-
-
-def test_reasons_of_the_network_are_not_given_for_scores_of_trees(scorer: Scorer) -> None:
-    with pytest.raises(ConfigError, match="needs a bundle that scores by its network alone"):
-        Explainer(scorer.bundle)
-    Explainer(replace(scorer.bundle, joining=ALONE["network"]))

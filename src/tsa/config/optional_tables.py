@@ -33,6 +33,7 @@ REASONS: dict[str, str] = {
     "known_frauds": "{history} had {count} known frauds in the last {span}",
     "no_known_fraud": "no fraud known of this {history}, outcomes known: {total}",
     "many_payments": "{count} payments of this {history} in the last {span}",
+    "aggregate": "{fact}",
     "after_pause": "first payment of this {history} for {span}",
     "few_payments": "{count} earlier payments of this {history} in {span}",
 }

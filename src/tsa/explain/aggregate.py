@@ -49,6 +49,26 @@ class FeatureAttributions:
     current: Float64
     histories: Sequence[EventAttributions]
 
+    def scaled(self, weight: float) -> FeatureAttributions:
+        """All attributions times a weight."""
+        histories = [
+            EventAttributions(
+                presence=weight * one.presence, outcome=weight * one.outcome, features=weight * one.features
+            )
+            for one in self.histories
+        ]
+        return FeatureAttributions(self.names, weight * self.current, histories)
+
+
+def no_shares(encoder: Encoder, lengths: Sequence[int]) -> FeatureAttributions:
+    """Attributions of 0, for histories of so many earlier events."""
+    names = _Columns(encoder).names
+    histories = [
+        EventAttributions(presence=np.zeros(e), outcome=np.zeros(e), features=np.zeros((e, len(names))))
+        for e in lengths
+    ]
+    return FeatureAttributions(names, np.zeros(len(names)), histories)
+
 
 def shares_of(encoder: Encoder, passage: InterpolationPath, attribution: Attribution) -> FeatureAttributions:
     """Aggregate attributions. A missing indicator belongs to its feature."""

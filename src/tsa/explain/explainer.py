@@ -9,22 +9,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.config.optional_tables import Reasons
 from tsa.data.history import FRAUD, GENUINE
 from tsa.data.store.store import EventStore
-from tsa.errors import ConfigError, DataError
-from tsa.explain.aggregate import EventAttributions, shares_of
+from tsa.data.wire import Requests
+from tsa.errors import DataError
+from tsa.explain.aggregate import EventAttributions
 from tsa.explain.baseline import Baseline
-from tsa.explain.explanation import EventShare, Explanation, FeatureShare, HistoryShare
-from tsa.explain.integrated_gradients import Attribution, attribute
+from tsa.explain.explanation import AggregateShare, EventShare, Explanation, FeatureShare, HistoryShare
+from tsa.explain.parts import NetworkPart, TreePart, absent_network, network_part, tree_part
 from tsa.explain.path import InterpolationPath
 from tsa.explain.raw_values import Payment, calendar_values, decoded, decoded_numbers, store_facts
 from tsa.explain.reasons import Kinds, reasons_of
 from tsa.explain.templates import HistoryContext
 from tsa.model import Batch, History
-from tsa.model.collate import gather_batch
+from tsa.model.collate import gather_batch, request_batch
+from tsa.model.joining import raw_scores
+from tsa.model.tree_model import TreeModel
 
 OUTCOMES = {FRAUD: "fraud", GENUINE: "genuine"}
 
@@ -33,10 +37,8 @@ class Explainer:
     """Explains scores of a bundle. Create it once and reuse it; it is thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Raises ConfigError for a bundle whose trees count."""
-        refuse_trees(bundle)
         self.market, self.encoder, self.calibration = bundle.market, bundle.encoder, bundle.calibration
-        self.network = bundle.network
+        self.network, self.trees, self.joining = bundle.network, bundle.trees, bundle.joining
         if any(value.dtype != torch.float32 for value in self.network.parameters()):
             self.network = copy.deepcopy(
                 self.network
@@ -48,6 +50,7 @@ class Explainer:
         batch: Batch,
         payment: Payment | None = None,
         earlier: Mapping[str, Sequence[Payment]] | None = None,
+        columns: NDArray[Any] | None = None,
     ) -> Explanation:
         """Explain the score of a batch of one payment, gathered as for scoring.
 
@@ -56,56 +59,76 @@ class Explainer:
         Args:
             payment: Its id, time and raw values.
             earlier: Per history the raw values of the earlier payments in the batch, oldest first.
+            columns: (1, K) what the bundle's trees read of the payment, if they count in its scores.
 
         Raises:
-            DataError: If the batch does not contain exactly one payment.
+            DataError: If the batch does not contain exactly one payment, or there are no columns where trees count.
             ConfigError: If captum is not installed.
         """
         if len(batch) != 1:
             raise DataError(f"one payment at a time can be explained (got a batch of {len(batch)})")
         passage = InterpolationPath(self.network, batch.trimmed(), self._neutral)
-        attributed = attribute(passage)
-        shares = shares_of(self.encoder, passage, attributed)
+        trees = self._trees(columns)
+        network = self._network(passage, 0.0 if trees is None else trees.score - trees.baseline)
         current = self._current(batch, payment or Payment())
         pasts = [
             self._past(k, history, current, (earlier or {}).get(self.market.views[k].name, ()))
             for k, history in enumerate(passage.histories)
         ]
-        importances = passage.importances()
-        weights = None if importances is None else importances.tolist()
-        attention = [values.tolist() for values in passage.attention()]
-        histories = tuple(
-            _history(past, shares.names, attributions, event_attention, None if weights is None else weights[k])
-            for k, (past, attributions, event_attention) in enumerate(
-                zip(pasts, shares.histories, attention, strict=True)
-            )
-        )
-        features = [
-            FeatureShare(name=name, value=current.values.get(name), attribution=float(value))
-            for name, value in zip(shares.names, shares.current, strict=True)
-        ]
-        wording = self.market.reasons or Reasons()
+        parts = {"network": network.score, **({} if trees is None else {"trees": trees.score})}
+        baseline = network.baseline + (0.0 if trees is None else trees.baseline) + self.joining.intercept
+        score = sum(parts.values()) + self.joining.intercept
+        kinds = self._kinds(passage.histories[0])
         return Explanation(
             id=current.id,
             time=_when(current.time_seconds),
-            scores=self._scores(attributed),
-            score=attributed.score,
-            baseline=attributed.baseline,
-            total=attributed.total,
-            residual=attributed.residual,
-            steps=attributed.steps,
-            reasons=reasons_of(shares, current, pasts, self._kinds(passage.histories[0]), wording),
-            features=tuple(sorted(features, key=lambda feature: -abs(feature.attribution))),
-            histories=histories,
+            scores=self._scores(score),
+            score=score,
+            baseline=baseline,
+            total=score - baseline,
+            residual=network.residual,
+            steps=network.steps,
+            parts={name: parts[name] for name in self.joining.parts},
+            reasons=reasons_of(network.shares, current, pasts, kinds, self.market.reasons or Reasons(), trees),
+            features=_features(network, trees, current),
+            histories=_histories(network, trees, pasts),
         )
 
     def explain_rows(self, store: EventStore, rows: Sequence[int]) -> Iterator[Explanation]:
         """Explain the payments `rows` of a store made with this bundle's encoder, one at a time."""
         for row, facts in zip(rows, store_facts(store, rows), strict=True):
-            yield self.explain(gather_batch(store, np.array([row]), trim=True), facts.payment, facts.earlier)
+            one = np.array([row])
+            columns = None if self._read is None else self._read.columns.of_store(store, one)
+            yield self.explain(gather_batch(store, one, trim=True), facts.payment, facts.earlier, columns)
 
-    def _scores(self, attribution: Attribution) -> dict[str, float]:
-        raw = np.array([1 / (1 + np.exp(-attribution.score))], np.float32)
+    def explain_request(
+        self, requests: Requests, payment: Payment | None = None, earlier: Mapping[str, Sequence[Payment]] | None = None
+    ) -> Explanation:
+        """Explain the score of requests of one payment; the other arguments are those of `explain`."""
+        columns = None
+        if self._read is not None:
+            columns = self._read.columns.of_payments(requests.seen, requests.engineered)
+        return self.explain(request_batch(requests), payment, earlier, columns)
+
+    @property
+    def _read(self) -> TreeModel | None:
+        """The trees, if they count."""
+        return self.trees if "trees" in self.joining.parts else None
+
+    def _network(self, passage: InterpolationPath, others: float) -> NetworkPart:
+        if "network" in self.joining.parts:
+            return network_part(self.encoder, passage, self.joining.network, others)
+        return absent_network(self.encoder, passage.histories)
+
+    def _trees(self, columns: NDArray[Any] | None) -> TreePart | None:
+        if self._read is None:
+            return None
+        if columns is None:
+            raise DataError("columns must be given where trees count in the score (got none)")
+        return tree_part(self._read, columns, self.joining.trees, (self.market.reasons or Reasons()).names)
+
+    def _scores(self, score: float) -> dict[str, float]:
+        raw = raw_scores(np.array([score]))
         further = {} if self.calibration is None else self.calibration.columns(raw)
         return {"raw_score": float(raw[0]), **{name: float(values[0]) for name, values in further.items()}}
 
@@ -150,12 +173,36 @@ class Explainer:
         )
 
 
-def refuse_trees(bundle: Bundle) -> None:
-    """Raise ConfigError for a bundle whose trees count: reasons of the network alone would be wrong."""
-    if "trees" in bundle.joining.parts:
-        raise ConfigError(
-            "explaining needs a bundle that scores by its network alone (got one that scores by trees too)"
+def _features(network: NetworkPart, trees: TreePart | None, current: Payment) -> tuple[FeatureShare, ...]:
+    """The features of the payment, strongest first."""
+    values: dict[str, Any] = dict(current.values)
+    total = dict(zip(network.shares.names, network.shares.current.tolist(), strict=True))
+    for name, attribution in ({} if trees is None else trees.features).items():
+        total[name] = total.get(name, 0.0) + attribution
+        if trees is not None and name not in values:
+            values[name] = trees.values.get(name)
+    shares = [FeatureShare(name=name, value=values.get(name), attribution=value) for name, value in total.items()]
+    return tuple(sorted(shares, key=lambda share: -abs(share.attribution)))
+
+
+def _histories(
+    network: NetworkPart, trees: TreePart | None, pasts: Sequence[HistoryContext]
+) -> tuple[HistoryShare, ...]:
+    aggregates = [] if trees is None else trees.aggregates
+    weights = network.importances
+    return tuple(
+        _history(
+            past,
+            network.shares.names,
+            attributions,
+            attention,
+            None if weights is None else weights[k],
+            tuple(share for share in aggregates if share.history == past.name),
         )
+        for k, (past, attributions, attention) in enumerate(
+            zip(pasts, network.shares.histories, network.attention, strict=True)
+        )
+    )
 
 
 def _history(
@@ -164,6 +211,7 @@ def _history(
     shares: EventAttributions,
     attention: Sequence[float],
     importance: float | None,
+    aggregates: tuple[AggregateShare, ...],
 ) -> HistoryShare:
     totals, attributed = shares.events, shares.features.any(0)
     events = tuple(
@@ -181,7 +229,10 @@ def _history(
         )
         for at, payment in enumerate(past.payments)
     )
-    return HistoryShare(name=past.name, importance=importance, attribution=float(totals.sum()), events=events)
+    attribution = float(totals.sum()) + sum(share.attribution for share in aggregates)
+    return HistoryShare(
+        name=past.name, importance=importance, attribution=attribution, events=events, aggregates=aggregates
+    )
 
 
 def _when(seconds: float | None) -> str | None:

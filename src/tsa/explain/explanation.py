@@ -11,7 +11,7 @@ PROMISED = 0.01
 MIN_TOTAL = 4e-3
 """Log odds: below this total, relative errors are not checked because of float32 precision."""
 MAX_SHOWN = 12
-"""Maximum number of features written per earlier event, the strongest; there may be hundreds."""
+"""Maximum number of features written per earlier event, and of aggregates per history, the strongest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,22 @@ class FeatureShare:
 
     name: str
     value: Any
+    attribution: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateShare:
+    """An aggregate of a history that the trees read: what it says in words, and its attribution.
+
+    kind and feature are those of `tsa.data.aggregates.spec.Aggregate`; value is None where there was nothing to aggregate.
+    """
+
+    name: str
+    history: str
+    kind: str
+    feature: str | None
+    text: str
+    value: float | None
     attribution: float
 
 
@@ -56,17 +72,26 @@ class EventShare:
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryShare:
-    """A history: its gate weight (None if the network has no gate), the sum of its events' attributions, and its events."""
+    """A history: its gate weight (None if the network has no gate), its earlier events, and the aggregates that trees read.
+
+    attribution is the sum of those of events and aggregates.
+    """
 
     name: str
     importance: float | None
     attribution: float
     events: tuple[EventShare, ...]
+    aggregates: tuple[AggregateShare, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         own = {"name": self.name, "importance": self.importance, "attribution": self.attribution}
-        return own | {"events": [event.to_dict() for event in self.events]}
+        shown = self.aggregates[:MAX_SHOWN]
+        return own | {
+            "events": [event.to_dict() for event in self.events],
+            "aggregates": [dataclasses.asdict(aggregate) for aggregate in shown],
+            "other_aggregates": sum(aggregate.attribution for aggregate in self.aggregates[MAX_SHOWN:]),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +116,9 @@ class Explanation:
     """Why a payment got its score.
 
     scores    raw_score; percentile and probability if the bundle is calibrated for them
-    score     log odds of the raw score; baseline: log odds of a neutral payment without histories
+    score     log odds of the raw score; baseline: log odds of a neutral payment without histories, for trees the mean of
+              the training payments
+    parts     log odds of each part of the model that counts, times its weight
     total     score − baseline: Σ of features, Σ of histories, and the residual
     residual  the total minus the sum of the attributions
     steps     of the integration
@@ -106,6 +133,7 @@ class Explanation:
     total: float
     residual: float
     steps: int
+    parts: Mapping[str, float]
     reasons: tuple[Reason, ...]
     features: tuple[FeatureShare, ...]
     histories: tuple[HistoryShare, ...]
@@ -122,6 +150,7 @@ class Explanation:
         return plain | {
             "adds_up": self.adds_up,
             "scores": dict(self.scores),
+            "parts": dict(self.parts),
             "reasons": [dataclasses.asdict(reason) for reason in self.reasons],
             "features": [dataclasses.asdict(feature) for feature in self.features],
             "histories": [history.to_dict() for history in self.histories],

@@ -70,11 +70,15 @@ class Segment:
     residual: float
 
 
-def attribute(passage: InterpolationPath) -> Attribution:
+def attribute(passage: InterpolationPath, others: float = 0.0) -> Attribution:
     """Compute the attributions of a payment.
 
     The segment with the largest residual is bisected until the residuals are small, since the score may change sharply
     along the path.
+
+    Args:
+        others: What other parts of the model add to the difference to explain, on the scale of the network's log odds: the
+            residual must be small compared with the difference of all parts together.
 
     Raises:
         ConfigError: If captum is not installed.
@@ -86,7 +90,7 @@ def attribute(passage: InterpolationPath) -> Attribution:
     if not (math.isfinite(score) and math.isfinite(baseline)):
         raise DataError(f"payments must get a number as score to be explained (got log odds of {score})")
     legs = [leg for start, end, steps in INITIAL_SEGMENTS for leg in walk.legs([start, end], steps)]
-    enough = RELATIVE_TOLERANCE * max(abs(score - baseline), ABSOLUTE_TOLERANCE)
+    enough = RELATIVE_TOLERANCE * max(abs(score - baseline + others), ABSOLUTE_TOLERANCE)
     while sum(abs(leg.residual) for leg in legs) > enough and len(legs) < MAX_LEGS:
         worst = max(legs, key=lambda leg: abs(leg.residual))
         cut = worst.start + (worst.end - worst.start) * (0.5 if worst.start else FIRST_PART)

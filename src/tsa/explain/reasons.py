@@ -1,6 +1,7 @@
 """Reasons from attributions and facts: one sentence per group of attributions, the strongest first.
 
-A group is a feature (current and earlier values), the known outcomes of a history, or its pace. The sentences come from
+A group is a feature (current and earlier values), the known outcomes of a history, or its pace; network and trees add up in
+it. The sentences come from
 `tsa.explain.templates`, with the market's wording.
 """
 
@@ -15,7 +16,9 @@ import numpy as np
 from tsa.config.optional_tables import Reasons
 from tsa.explain.aggregate import FeatureAttributions
 from tsa.explain.explanation import Reason
+from tsa.explain.parts import TreePart
 from tsa.explain.raw_values import Payment
+from tsa.explain.reason_groups import Group, Key, with_trees
 from tsa.explain.templates import HistoryContext, ReasonTemplate, of_calendar, of_number, of_outcomes, of_pace, of_text
 
 MIN_SHARE = 0.01
@@ -40,22 +43,25 @@ class Kinds:
 
 
 def reasons_of(
-    shares: FeatureAttributions, payment: Payment, pasts: Sequence[HistoryContext], kinds: Kinds, wording: Reasons
+    shares: FeatureAttributions,
+    payment: Payment,
+    pasts: Sequence[HistoryContext],
+    kinds: Kinds,
+    wording: Reasons,
+    trees: TreePart | None = None,
 ) -> tuple[Reason, ...]:
     """The reasons of a payment, strongest first, at most `wording.most`."""
-    groups = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
+    found = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
+    groups = [group for _, group in found] if trees is None else with_trees(dict(found), trees, payment)
     everything = sum(abs(attribution) for attribution, _, _ in groups)
     selected = [group for group in groups if abs(group[0]) > MIN_SHARE * everything]
     selected.sort(key=lambda group: -abs(group[0]))
     return tuple(_reason(*group, wording) for group in selected[: wording.most])
 
 
-Group = tuple[float, ReasonTemplate, str | None]  # attribution, sentence, feature
-
-
 def _features(
     shares: FeatureAttributions, payment: Payment, pasts: Sequence[HistoryContext], kinds: Kinds
-) -> Iterator[Group]:
+) -> Iterator[tuple[Key, Group]]:
     of_pasts = np.array([history.features.sum(0) for history in shares.histories])
     for at, name in enumerate(shares.names):
         attribution = float(shares.current[at] + of_pasts[:, at].sum())
@@ -68,14 +74,15 @@ def _features(
             sentence = of_text(name, value, name not in kinds.unknown, ordered)
         else:
             sentence = of_number(name, value, ordered)
-        yield attribution, sentence, name
+        yield ("feature", name), (attribution, sentence, name)
 
 
-def _histories(shares: FeatureAttributions, pasts: Sequence[HistoryContext]) -> Iterator[Group]:
+def _histories(shares: FeatureAttributions, pasts: Sequence[HistoryContext]) -> Iterator[tuple[Key, Group]]:
     for history, past in zip(shares.histories, pasts, strict=True):
-        for sentence, values in ((of_outcomes(past), history.outcome), (of_pace(past), history.presence)):
+        outcomes, pace = (of_outcomes(past), history.outcome), (of_pace(past), history.presence)
+        for kind, (sentence, values) in (("outcomes", outcomes), ("pace", pace)):
             if sentence is not None:
-                yield float(values.sum()), sentence, None
+                yield (kind, past.name), (float(values.sum()), sentence, None)
 
 
 def _reason(attribution: float, sentence: ReasonTemplate, feature: str | None, wording: Reasons) -> Reason:

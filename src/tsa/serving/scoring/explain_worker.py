@@ -12,7 +12,6 @@ from tsa.explain.explainer import Explainer
 from tsa.explain.explanation import Explanation
 from tsa.explain.integrated_gradients import need_captum
 from tsa.inference.scorer import Scorer
-from tsa.model.collate import request_batch
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.problems import ProblemError
 from tsa.serving.request_schema import PaymentRequest
@@ -22,7 +21,7 @@ from tsa.serving.scoring.preview import load_scoring_input
 
 MAX_EXPLAINED = 16
 """Most payments to explain in one request, and in the queue."""
-PARTS = ("score", "baseline", "total", "residual", "features", "histories")
+PARTS = ("score", "baseline", "total", "residual", "parts", "features", "histories")
 
 
 class ExplanationWorker:
@@ -36,8 +35,7 @@ class ExplanationWorker:
 
     def set_bundle(self, scorer: Scorer, version: str) -> None:
         """Explain with this bundle from now on."""
-        explained = "trees" not in scorer.bundle.joining.parts
-        self._with = ScoringPipeline(scorer, version, time.time), Explainer(scorer.bundle) if explained else None
+        self._with = ScoringPipeline(scorer, version, time.time), Explainer(scorer.bundle)
 
     def check(self, count: int) -> None:
         """Raise ProblemError for too many payments, or if a library is missing."""
@@ -46,9 +44,6 @@ class ExplanationWorker:
         except ConfigError:
             detail = "explain must be false: this server was installed without the libraries for explanations"
             raise ProblemError(422, "no_reasons", detail, field="explain") from None
-        if self._with[1] is None:
-            detail = "explain must be false: scores of trees are not explained"
-            raise ProblemError(422, "no_reasons", detail, field="explain")
         if count > MAX_EXPLAINED:
             raise ProblemError(413, "too_many", f"at most {MAX_EXPLAINED} payments are explained at once")
 
@@ -58,15 +53,12 @@ class ExplanationWorker:
 
     def _explain(self, entries: Sequence[PaymentRequest]) -> list[dict[str, Any]]:
         pipeline, explainer = self._with
-        assert explainer is not None  # `check`
         explained = []
         for entry in entries:
             seen = load_scoring_input(pipeline, self._store, entry.row, entry.histories)
             if isinstance(seen, RuleViolation):
                 raise ProblemError.of(seen)
-            explained.append(
-                _answer_fields(explainer.explain(request_batch(seen.requests), seen.payment, seen.earlier))
-            )
+            explained.append(_answer_fields(explainer.explain_request(seen.requests, seen.payment, seen.earlier)))
         return explained
 
     def close(self, within: float | None = None) -> None:
