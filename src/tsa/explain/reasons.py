@@ -51,8 +51,8 @@ def reasons_of(
     trees: TreePart | None = None,
 ) -> tuple[Reason, ...]:
     """The reasons of a payment, strongest first, at most `wording.most`."""
-    found = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
-    groups = [group for _, group in found] if trees is None else with_trees(dict(found), trees, payment)
+    own = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
+    groups = [group for _, group in own] if trees is None else with_trees(dict(own), trees, payment)
     everything = sum(abs(attribution) for attribution, _, _ in groups)
     selected = [group for group in groups if abs(group[0]) > MIN_SHARE * everything]
     selected.sort(key=lambda group: -abs(group[0]))
