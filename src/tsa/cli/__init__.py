@@ -20,7 +20,21 @@ import logging
 import sys
 from typing import NoReturn
 
-from tsa.cli import bundle, data, evaluate, explain, history, legacy, monitor, registry, score, serve, train, tune
+from tsa.cli import (
+    bundle,
+    data,
+    evaluate,
+    explain,
+    history,
+    legacy,
+    market,
+    monitor,
+    registry,
+    score,
+    serve,
+    train,
+    tune,
+)
 from tsa.cli.app import app
 from tsa.cli.console import INTERRUPTED, errors, print_line
 from tsa.cli.process_title import strike_out_passwords
@@ -38,6 +52,7 @@ __all__ = [
     "history",
     "legacy",
     "main",
+    "market",
     "monitor",
     "registry",
     "score",

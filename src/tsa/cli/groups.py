@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 SECTIONS = {
-    "From a log to a model": ("simulate", "prepare", "train", "evaluate", "compare", "run", "tune"),
+    "From a log to a model": ("simulate", "check", "prepare", "train", "evaluate", "compare", "run", "tune"),
     "Scores and what follows from them": ("score", "explain", "thresholds", "calibrate", "monitor"),
     "Bundles and the endpoint": ("bundle", "registry", "export", "history", "serve"),
     "The predecessor of this package": ("legacy",),

@@ -1,0 +1,74 @@
+"""The command `tsa check`: what a log looks like to a market, without writing anything."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from tsa.cli.app import Logs, MarketFile, MarketSets, Quiet, app
+from tsa.cli.console import command_session, console, print_line
+from tsa.config.market import Market
+from tsa.text import shorten
+
+if TYPE_CHECKING:
+    from tsa.data.check.log_check import LogCheck
+
+MAX_UNUSED = 20
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
+
+
+@app.command()
+def check(
+    logs: Logs, market: MarketFile, set_: MarketSets = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Check a log against a market file without writing anything: rules, columns, ranges, and what looks wrong."""
+    import orjson
+
+    from tsa.data.check.log_check import check_log
+
+    with command_session(quiet=True, log=None) as bars, bars("checking", 1) as advance:
+        checked = check_log(Market.load(market, set_ or ()), logs)
+        advance(1)
+    if as_json:
+        print_line(orjson.dumps(checked.to_dict(), option=orjson.OPT_INDENT_2).decode())
+        return
+    _print_report(checked)
+
+
+def _print_report(checked: LogCheck) -> None:
+    report = checked.report
+    print_line(
+        f"{report['rows_read']:,} rows read: {report['rows_kept']:,} usable, {report['rows_quarantined']:,} break a rule, "
+        f"{report['rows_excluded']:,} excluded, {report['rows_replaced']:,} replaced"
+    )
+    if checked.rules:
+        table = Table("rule", "rows", "frauds", "first ids", title="rows that break a rule")
+        for rule in checked.rules:
+            table.add_row(rule.name, f"{rule.rows:,}", f"{rule.frauds:,}", ", ".join(map(shorten, rule.examples)))
+        console.print(table)
+    table = Table("column", "use", "values", "missing", "unknown", "most frequent", "share", title="columns")
+    for column in checked.columns:
+        unknown = "" if column.unknown is None else f"{column.unknown:.1%}"
+        top = shorten(column.most_frequent), f"{column.share:.1%}"
+        table.add_row(column.name, column.use, f"{column.distinct:,}", f"{column.missing:.1%}", unknown, *top)
+    console.print(table)
+    if checked.ranges:
+        table = Table("range", "from", "to", "payments", "labelled", "frauds", title="ranges")
+        for one in checked.ranges:
+            counts = (f"{count:,}" for count in (one.payments, one.labelled, one.frauds))
+            table.add_row(one.name, _day(one.first), _day(one.last), *counts)
+        console.print(table)
+    if checked.unused:
+        shown = ", ".join(checked.unused[:MAX_UNUSED]) + (", ..." if len(checked.unused) > MAX_UNUSED else "")
+        print_line(f"columns of the log that the market does not use: {shown}")
+    for note in checked.notes:
+        print_line(f"note: {note.column}: {note.text}")
+    if not checked.rules and not checked.notes:
+        print_line("nothing unusual")
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
