@@ -1,23 +1,73 @@
-"""The command `tsa check`: what a log looks like to a market, without writing anything."""
+"""The commands `tsa init`, which proposes a market file for a log, and `tsa check`, which reports on one."""
 
 from __future__ import annotations
 
+import sys
+import tomllib
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 from rich.table import Table
 
 from tsa.cli.app import Logs, MarketFile, MarketSets, Quiet, app
-from tsa.cli.console import command_session, console, print_line
+from tsa.cli.console import command_session, console, errors, print_line
 from tsa.config.market import Market
+from tsa.errors import ConfigError
+from tsa.files.outputs import check_outputs
 from tsa.text import shorten
 
 if TYPE_CHECKING:
     from tsa.data.check.log_check import LogCheck
+    from tsa.data.proposal.guesses import Guess
 
 MAX_UNUSED = 20
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
+
+
+@app.command()
+def init(
+    logs: Logs,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The market file to write; printed without it.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the most likely guess instead of asking.")] = False,
+    name: Annotated[str, typer.Option("--name", help="The name of the market.")] = "my_market",
+) -> None:
+    """Propose a market file for a log: each guess has its evidence in a comment.
+
+    Where two columns are likely, it asks. Correct the file, then see what it makes of the log: tsa check.
+    """
+    from tsa.data.proposal.propose import propose
+    from tsa.files.writing import write_text
+
+    check_outputs([*logs], files={"--out": out})
+    with command_session(quiet=True, log=None):
+        text = propose(logs, _best if yes else _asked, name)
+        Market.from_dict(tomllib.loads(text))
+    if out is None:
+        print_line(text.rstrip())
+        return
+    write_text(out, text)
+    print_line(f"{out}: a proposal; next: tsa check --market {out} {' '.join(logs)}")
+
+
+def _best(question: str, options: Sequence[Guess]) -> Guess:
+    return options[0]
+
+
+def _asked(question: str, options: Sequence[Guess]) -> Guess:
+    """Ask at the terminal; the first option is the default."""
+    if not sys.stdin.isatty():
+        names = " or ".join(one.column for one in options)
+        raise ConfigError(f"{question} Likely: {names}. Answer at a terminal, or take the first with --yes")
+    for number, one in enumerate(options, 1):
+        print_line(f"  {number}. {one.column}: {one.evidence}", errors)
+    chosen: int = typer.prompt(question, default=1, type=click.IntRange(1, len(options)), err=True)
+    return options[chosen - 1]
 
 
 @app.command()

@@ -1,0 +1,308 @@
+"""Propose a market file for a log: guesses with their evidence as comments, checked against the log itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tsa.config.market import Market
+from tsa.config.split import SPLITS, Split
+from tsa.data.clean_columns import LABEL, TIME
+from tsa.data.log.quarantine import Quarantine
+from tsa.data.log.reader import read_log
+from tsa.data.log.sources import open_sources
+from tsa.data.proposal.guesses import (
+    DAYS,
+    Ask,
+    Guess,
+    Proposal,
+    events_without_outcome,
+    features,
+    guess_accounts,
+    guess_amount,
+    guess_id,
+    guess_keys,
+    guess_known_at,
+    guess_label,
+    guess_time,
+)
+from tsa.data.proposal.profile import EARLIEST, LogSample, read_sample
+from tsa.data.store.build import find_splits
+from tsa.errors import DataError
+from tsa.times import DAY_SECONDS
+
+SPLIT_OPTIONS = (
+    {"fractions": [0.7, 0.1, 0.1, 0.1]},
+    {"fractions": [0.7, 0.1, 0.1, 0.1], "by": "rows"},
+    {"fractions": [0.55, 0.15, 0.15, 0.15], "by": "rows"},
+    {"fractions": [0.4, 0.2, 0.2, 0.2], "by": "rows"},
+)
+"""Tried in turn, until each range has frauds."""
+MIN_FRAUDS = 10
+"""Each range should have so many."""
+SPANS = 10
+"""The delay of outcomes is at most this part of the time span of the log."""
+WIDTH = 44
+JOINED_TIME, JOINED_ID = "payment_time", "payment_id"
+
+
+def propose(logs: Sequence[str], ask: Ask, name: str = "my_market") -> str:
+    """A market file for a log, as text.
+
+    Args:
+        ask: Chooses where two guesses are likely.
+        name: The name of the market.
+
+    Raises:
+        DataError: If the log cannot be read, or has no column of times or of outcomes.
+    """
+    sample = read_sample(logs)
+    proposal = _guesses(sample, logs, ask)
+    split, evidence = _split({"name": name, **_tables(proposal)}, proposal, logs)
+    table = {"name": name, **_tables(proposal)}
+    return "\n".join(_lines({**table, "split": split}, proposal, evidence)) + "\n"
+
+
+def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask) -> Proposal:
+    time, parts = guess_time(sample, ask)
+    if time is None and parts is None:
+        raise DataError(
+            f"log: must have a column of times (got {', '.join(sample.columns)}): write times as 2025-01-31 12:00:00"
+        )
+    label, fraud, genuine = guess_label(sample, ask)
+    if label is None:
+        rule = "must have a column with the outcome: two values, or one with a name such as fraud"
+        raise DataError(f"log: {rule} (got {', '.join(sample.columns)})")
+    used = {label.column, *(parts or ()), *([] if time is None else [time.column])}
+    known_at = None if time is None else guess_known_at(sample, time, label)
+    used |= set() if known_at is None else {known_at.column}
+    id_, id_parts = guess_id(sample, used, ask, lambda names: _is_unique(logs, names))
+    used |= {id_.column}
+    amount = guess_amount(sample, used, ask)
+    keys = guess_keys(sample, used)
+    if not keys:
+        rule = "must have a column whose values repeat, such as a customer or an account"
+        raise DataError(f"log: {rule} (got {', '.join(sample.columns)})")
+    made = Proposal(time=time, time_parts=parts, id=id_, id_parts=id_parts, label=label, known_at=known_at)
+    made.fraud_value, made.genuine_value, made.amount, made.keys = fraud, genuine, amount, keys
+    made.accounts = guess_accounts(sample, keys, ask)
+    made.has_comma = any(one.has_comma for one in sample.columns.values())
+    for column, without, values in events_without_outcome(sample, label, used):
+        rule = f"events whose {column} is {without} never have an outcome. If they are no payments, write"
+        made.hints.append(f"{rule} scored = {{ column = {_toml(column)}, values = [{values}] }}")
+    _add_times(made, sample)
+    _add_features(made, sample, used | {key.column for key in keys}, label)
+    return made
+
+
+def _add_times(made: Proposal, sample: LogSample) -> None:
+    """The unit of times, whether they have hours, and their limits."""
+    one = sample.columns[made.time.column if made.time is not None else (made.time_parts or ("",))[0]]
+    made.time_unit = one.unit
+    made.has_hours = made.time_parts is not None or not one.is_date
+    if one.low < EARLIEST:
+        made.earliest = f"{max(1, datetime.fromtimestamp(one.low, UTC).year - 1)}-01-01"
+
+
+def _add_features(made: Proposal, sample: LogSample, used: set[str], label: Guess) -> None:
+    for kind, guess, transform in features(sample, used, label):
+        if kind == "categorical":
+            made.categorical.append(guess)
+        elif kind == "numerical":
+            made.numerical.append((guess, transform))
+        else:
+            made.left_out.append(guess)
+
+
+def _is_unique(logs: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether these columns together are different in every row of the log."""
+    frames = [
+        source.scan(list(names)).select(pl.col(list(names)).cast(pl.String)) for source in open_sources(logs, names)
+    ]
+    rows = pl.concat(frames).select(pl.concat_str(names, separator="\x1f").alias("id"))
+    counts = rows.select(
+        pl.len().alias("rows"), pl.col("id").n_unique().alias("distinct"), pl.col("id").null_count().alias("null")
+    )
+    n, distinct, null = counts.collect(engine="streaming").row(0)
+    return bool(n == distinct and null == 0)
+
+
+def _tables(made: Proposal) -> dict[str, Any]:
+    """The tables of the market file, without the split."""
+    event: dict[str, Any] = {"id": JOINED_ID if made.id_parts else made.id.column}
+    event["time"] = made.time.column if made.time is not None else JOINED_TIME
+    event |= {"time_unit": made.time_unit} if made.time_unit is not None else {}
+    event |= {"amount": made.amount.column} if made.amount is not None else {}
+    event |= {"earliest": made.earliest} if made.earliest is not None else {}
+    label: dict[str, Any] = {"column": made.label.column}
+    label |= {"delay_days": made.delay_days} if made.known_at is None else {"known_at": made.known_at.column}
+    if made.fraud_value is not None:
+        label |= {"fraud": [made.fraud_value], "genuine": [made.genuine_value]}
+    joined = [{"name": JOINED_TIME, "columns": list(made.time_parts)}] if made.time_parts else []
+    joined += [{"name": JOINED_ID, "columns": list(made.id_parts), "separator": "/"}] if made.id_parts else []
+    reading = {**({"decimal": ","} if made.has_comma else {}), **({"joined": joined} if joined else {})}
+    return {
+        "event": event,
+        **({"input": reading} if reading else {}),
+        "label": {**label, "as_feature": True},
+        "history": list(_histories(made)),
+        "features": {
+            "calendar": ["hour_of_day", "day_of_week"] if made.has_hours else ["day_of_week"],
+            "categorical": [guess.column for guess in made.categorical],
+            "numerical": [{"name": guess.column, "transform": transform} for guess, transform in made.numerical],
+        },
+    }
+
+
+def _histories(made: Proposal) -> Iterator[dict[str, Any]]:
+    taken: set[str] = set()
+    both = () if made.accounts is None else made.accounts[:2]
+    if both:
+        taken.add("account")
+        yield {"name": "account", "keys": list(both), "length": 51}
+    for key in made.keys:
+        if key.column not in both:
+            yield {"name": _history_name(key.column, taken), "key": key.column, "length": 51}
+
+
+def _history_name(column: str, taken: set[str]) -> str:
+    name = re.sub(r"\W+", "_", re.sub(r"_?(?:id|no|number)$", "", column.lower())).strip("_") or "key"
+    name = name if name[0].isalpha() else f"key_{name}"
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _split(table: Mapping[str, Any], made: Proposal, logs: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The first of `SPLIT_OPTIONS` with enough frauds in each range, with the counts and the rows that break a rule.
+
+    Sets the delay of outcomes, by the length of the log.
+    """
+    market = Market.from_dict({**table, "split": SPLIT_OPTIONS[0]})
+    with tempfile.TemporaryDirectory(prefix="tsa-init-") as name:
+        folder = Path(name)
+        clean = read_log(
+            market, logs, folder / "rows.parquet", quarantine=Quarantine(folder / "bad.parquet", limit=1.0)
+        )
+        rows = pl.scan_parquet(clean.path)
+        times, label = (rows.select(column).collect().to_series().to_numpy() for column in (TIME, LABEL))
+    made.delay_days = round(min(DAYS, (times[-1] - times[0]) / DAY_SECONDS / SPANS), 1)
+    delayed = market.label if market.label.known_at else market.label.model_copy(update={"delay_days": made.delay_days})
+    broken = ", ".join(f"{rule} {count:,}" for rule, count in clean.report["by_rule"].items())
+    invalid = f"rows that break a rule: {broken}; give --quarantine to leave them out\n" if broken else ""
+    best: tuple[int, dict[str, Any], str] = (
+        0,
+        dict(SPLIT_OPTIONS[0]),
+        "not every range has frauds: a longer log may help",
+    )
+    for option in SPLIT_OPTIONS:
+        changed = market.model_copy(update={"label": delayed, "split": Split.model_validate(option)})
+        try:
+            splits = find_splits(changed, times)
+        except DataError:
+            continue
+        frauds = {name: int((label[slice(*splits[name]["rows"])] == 1).sum()) for name in SPLITS}
+        rows_of = {name: splits[name]["rows"][1] - splits[name]["rows"][0] for name in SPLITS}
+        counts = ", ".join(f"{name} {rows_of[name]:,} ({frauds[name]:,})" for name in SPLITS)
+        if (enough := min(MIN_FRAUDS, *frauds.values())) > best[0]:
+            best = enough, dict(option), f"payments (frauds): {counts}"
+    return best[1], invalid + best[2]
+
+
+def _lines(table: Mapping[str, Any], made: Proposal, split_evidence: str) -> Iterator[str]:
+    event, label, split = table["event"], table["label"], table["split"]
+    yield "# A proposal of `tsa init`. Each guess has its evidence: correct what is wrong, then try `tsa check`."
+    yield f"name = {_toml(table['name'])}"
+    yield from ("", "[event]", _line("id", event["id"], made.id.evidence))
+    parts = made.time_parts
+    yield _line(
+        "time", event["time"], f"{parts[0]} and {parts[1]} together" if made.time is None and parts else _why(made.time)
+    )
+    if made.time_unit is not None:
+        yield _line("time_unit", made.time_unit, "")
+    if made.amount is not None:
+        yield _line("amount", event["amount"], made.amount.evidence)
+    if made.earliest is not None:
+        yield _line("earliest", made.earliest, "the log begins before 1990")
+    yield from (f"# {hint}" for hint in made.hints)
+    if "input" in table:
+        yield from _input_lines(table["input"])
+    yield from ("", "[label]", _line("column", label["column"], made.label.evidence))
+    for name in ("fraud", "genuine"):
+        if name in label:
+            yield _line(name, label[name], "the rarer value" if name == "fraud" else "the more frequent one")
+    if made.known_at is not None:
+        yield _line("known_at", label["known_at"], made.known_at.evidence)
+    else:
+        yield _line("delay_days", label["delay_days"], "no column says when outcomes are known: ask how long it takes")
+    yield _line("as_feature", True, "known outcomes of earlier payments are an input")
+    yield from _history_lines(table["history"], made)
+    yield from _feature_lines(made, table["features"])
+    yield from ("", "[split]")
+    yield from (f"# {line}" for line in split_evidence.splitlines())
+    yield from (f"{name} = {_toml(value)}" for name, value in split.items())
+
+
+def _input_lines(reading: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", "[input]")
+    if "decimal" in reading:
+        yield _line("decimal", ",", "numbers have a decimal comma")
+    for made in reading.get("joined", ()):
+        yield from ("", "[[input.joined]]", *(f"{name} = {_toml(value)}" for name, value in made.items()))
+
+
+def _history_lines(histories: Sequence[Mapping[str, Any]], made: Proposal) -> Iterator[str]:
+    evidence = {key.column: key.evidence for key in made.keys}
+    for history in histories:
+        yield from ("", "[[history]]", f"name = {_toml(history['name'])}")
+        if "keys" in history:
+            yield _line("keys", history["keys"], "" if made.accounts is None else made.accounts[2])
+        else:
+            yield _line("key", history["key"], evidence.get(history["key"], ""))
+        yield f"length = {history['length']}"
+
+
+def _feature_lines(made: Proposal, table: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", "[features]", f"calendar = {_toml(table['calendar'])}", "categorical = [")
+    yield from (f"    {_toml(guess.column)},".ljust(WIDTH) + _comment(guess.evidence) for guess in made.categorical)
+    yield from ("]", "numerical = [")
+    for guess, transform in made.numerical:
+        item = (
+            f'{{ name = {_toml(guess.column)}, transform = "{transform}" }},'
+            if transform != "none"
+            else f"{_toml(guess.column)},"
+        )
+        yield f"    {item}".ljust(WIDTH) + _comment(guess.evidence)
+    yield "]"
+    for guess in made.left_out:
+        yield f"# not used: {_toml(guess.column)}: {_flat(guess.evidence)}"
+
+
+def _line(name: str, value: object, evidence: str) -> str:
+    text = f"{name} = {_toml(value)}"
+    return text.ljust(WIDTH) + _comment(evidence) if evidence else text
+
+
+def _comment(evidence: str) -> str:
+    return f"  # {_flat(evidence)}"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _why(guess: Guess | None) -> str:
+    return "" if guess is None else guess.evidence
+
+
+def _toml(value: object) -> str:
+    """A text, a number, a boolean or a list of these in TOML, whose texts are written as in JSON."""
+    return json.dumps(value, ensure_ascii=False)
