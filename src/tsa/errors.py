@@ -52,7 +52,10 @@ class TrainingError(TSAError):
 
 
 class TrainingStopped(TrainingError):  # noqa: N818 named for the event; it is not an error
-    """A training run was asked to stop (SIGTERM) and has saved a checkpoint, from which it can be resumed."""
+    """A training run was asked to stop (by a signal) and has saved a checkpoint, from which it can be resumed."""
+
+    signal_number: int = 15
+    """The signal, SIGTERM unless another is known."""
 
 
 class CalibrationError(TSAError):

@@ -22,7 +22,7 @@ PER_EPOCH, EPOCHS = 7, 6
 def made(optimizer: str = "adamw", **changes: Any) -> tuple[torch.optim.Optimizer, Schedule]:
     config = TrainingConfig.make({"optimizer": optimizer, "learning_rate": 0.5, "epochs": EPOCHS, **changes})
     opt = make_optimizer(nn.Linear(1, 1), config)
-    return opt, make_schedule(opt, steps_per_epoch=PER_EPOCH, epochs=EPOCHS, config=config)
+    return opt, make_schedule(opt, steps_per_epoch=PER_EPOCH, steps=PER_EPOCH * EPOCHS, config=config)
 
 
 def rates(optimizer: torch.optim.Optimizer, schedule: Schedule, steps: int = PER_EPOCH * EPOCHS) -> list[float]:
@@ -102,7 +102,7 @@ def test_it_goes_on_from_its_state(schedule: str, every: str, at: int) -> None:
 def test_any_number_of_steps_and_any_warm_up(steps: int, warmup_fraction: float, schedule: str) -> None:
     config = TrainingConfig(learning_rate=0.5, warmup_fraction=warmup_fraction, lr_schedule=schedule)
     opt = make_optimizer(nn.Linear(1, 1), config)
-    found = rates(opt, make_schedule(opt, steps_per_epoch=steps, epochs=1, config=config), steps)
+    found = rates(opt, make_schedule(opt, steps_per_epoch=steps, steps=steps, config=config), steps)
     peak = found.index(max(found))
     assert 0 < found[peak] <= 0.5 + 1e-12
     assert found[: peak + 1] == sorted(found[: peak + 1])

@@ -41,7 +41,7 @@ def test_the_rate_rises_and_falls(steps: int, warmup_fraction: float) -> None:
     """Any number of steps and any warm-up: also those whose rise takes no step at all."""
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
     config = TrainingConfig(learning_rate=0.5, warmup_fraction=warmup_fraction, lr_schedule="one_cycle")
-    schedule = make_schedule(optimizer, steps_per_epoch=steps, epochs=1, config=config)
+    schedule = make_schedule(optimizer, steps_per_epoch=steps, steps=steps, config=config)
     rates = []
     for _ in range(steps):
         rates.append(schedule.get_last_lr()[0])

@@ -72,6 +72,12 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished", help="Evaluate a stopped run as it is: its best epoch so far. It can still be resumed."
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a run on its test range with confidence intervals; write report.html and report.json.
@@ -80,6 +86,8 @@ def evaluate(
     complete log, so include earlier payments and use --from. The bundle is not changed.
     """
     quarantine_target = quarantine_of(quarantine, quarantine_limit)
+    if unfinished and (log or more):
+        raise ConfigError("--unfinished must go with a run folder, not with --log, which evaluates a bundle (got both)")
     if log or more:
         bundle = run / "bundle" if (run / "run.json").is_file() else run
         folder = out or Path("evaluation")
@@ -108,10 +116,29 @@ def evaluate(
     from tsa.evaluation.evaluate import evaluate as evaluate_run
     from tsa.evaluation.run import TrainedRun
 
+    if unfinished:
+        _evaluate_unfinished(
+            run, quiet, overrides=set_ or [], segments=segment or [], threshold=threshold, replicates=replicates
+        )
+        return
     opened = TrainedRun.open(run, set_ or ())
     with command_session(quiet, run / "evaluate.log") as bars:
         report = evaluate_run(opened, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
     print_metrics(report)
+    print_line(f"report: {run / 'report.html'}")
+
+
+def _evaluate_unfinished(run: Path, quiet: bool, **settings: Any) -> None:
+    from tsa.training.job import measure_trained
+    from tsa.training.unfinished import trained_so_far
+
+    if not run.is_dir():
+        raise ConfigError(f"{run} must be the folder of a run, but is no folder")
+    with command_session(quiet, run / "evaluate.log") as bars:
+        trained = trained_so_far(run, progress=bars)
+        report = measure_trained(trained, comparison=False, progress=bars, **settings)
+    print_metrics(report)
+    print_line(str(trained.metadata["outlook"]))
     print_line(f"report: {run / 'report.html'}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,9 +24,11 @@ from tsa.progress import silent
 
 if TYPE_CHECKING:
     from tsa.progress import Progress
+    from tsa.training import TimeLimit
     from tsa.training.distributed import DistributedContext
 
-STOPPED = 128 + signal.SIGTERM
+AFTER_TRAINING = {True: 0.35, False: 0.15}
+"""Share of the time that is left for evaluation, with a comparison and without."""
 
 SettingsFile = Annotated[
     Path | None,
@@ -36,6 +38,14 @@ SettingsFile = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue from the last valid checkpoint in the run folder, if there is one.")
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes",
+        help="Time for the command: trains as many epochs as fit, uses the best, and ends in time.",
+        show_default=False,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run in the run folder.")]
 
@@ -49,6 +59,7 @@ def train(
     set_: Sets = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    minutes: Minutes = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a network on a store; write its bundle, the settings and each epoch's metrics.
@@ -56,9 +67,12 @@ def train(
     Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. At SIGTERM it saves a checkpoint and
     exits with code 143; the same command with --resume continues.
     """
+    began = time.monotonic()  # imports take seconds
     from tsa.data.store.store import EventStore
+    from tsa.training import TimeLimit
     from tsa.training import train as train_on
 
+    limit = None if minutes is None else TimeLimit(minutes=minutes, began=began)
     _check_run(out, [store, settings_file])
     settings = Overrides.read(set_, file=settings_file)
     with distributed_session(settings, out, "train.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
@@ -76,8 +90,10 @@ def train(
             overwrite=overwrite,
             shown=shown,
             train=train_on,
+            limit=limit,
         )
     if processes.is_main:
+        print_outlook(out)
         print_line(f"bundle: {out / 'bundle'}")
 
 
@@ -96,17 +112,22 @@ def run(
     set_: Sets = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    minutes: Minutes = None,
     quiet: Quiet = False,
 ) -> None:
     """Run the complete job: prepare, train, evaluate, compare. Prints a table of metrics and the path of the report.
 
     With --resume the store in the run folder is used as it is, and training continues from its last checkpoint.
     """
+    began = time.monotonic()  # imports take seconds
     from tsa.data.store.store import EventStore
     from tsa.evaluation.baseline.lightgbm import not_comparable
+    from tsa.training import TimeLimit
     from tsa.training.job import measure_trained
     from tsa.training.train_model import train_network
 
+    after = AFTER_TRAINING[comparison]
+    limit = None if minutes is None else TimeLimit(minutes=minutes, after=after, began=began)
     quarantined = quarantine_of(quarantine, quarantine_limit)
     _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
     settings = Overrides.read(set_, market, file=settings_file)
@@ -123,12 +144,31 @@ def run(
             comparison = False
         shown = processes.is_main and not quiet
         trained = train_run(
-            settings, store, out, preset, bars, resume=resume, overwrite=overwrite, shown=shown, train=train_network
+            settings,
+            store,
+            out,
+            preset,
+            bars,
+            resume=resume,
+            overwrite=overwrite,
+            shown=shown,
+            train=train_network,
+            limit=limit,
         )
-        report = measure_trained(trained, comparison=comparison, progress=bars) if processes.is_main else {}
+        measure = partial(measure_trained, trained, comparison=comparison, limit=limit, progress=bars)
+        report = measure() if processes.is_main else {}
     if processes.is_main:
         print_metrics(report)
+        print_outlook(out)
         print_line(f"report: {out / 'report.html'}")
+
+
+def print_outlook(out: Path) -> None:
+    """Print what more time would probably bring, if the time was limited."""
+    from tsa.training.run_folder import read_run_metadata
+
+    if outlook := read_run_metadata(out).get("outlook"):
+        print_line(outlook)
 
 
 def _check_run(
@@ -166,7 +206,7 @@ def distributed_session(
     except TrainingStopped as stopped:
         if processes.is_main:
             print_line(f"note: {stopped}", errors)
-        raise SystemExit(STOPPED) from None
+        raise SystemExit(128 + stopped.signal_number) from None
     except OtherProcessError:
         if processes.is_main:
             raise
@@ -184,12 +224,14 @@ def train_run(
     overwrite: bool,
     shown: bool,
     train: Callable[..., Any],
+    limit: TimeLimit | None = None,
 ) -> Any:
     """Train on a store with the settings given on the command line.
 
     Args:
         shown: on a terminal, print a line after each epoch.
         train: `tsa.train`, or a function with the same parameters.
+        limit: Time for the command.
     """
     from tsa.data.store.store import refuse_unmeasured
     from tsa.training import TrainingConfig
@@ -204,5 +246,6 @@ def train_run(
         progress=bars,
         resume=resume,
         overwrite=overwrite,
+        limit=limit,
         on_epoch=epoch_table(errors) if shown and errors.is_terminal else None,
     )

@@ -9,7 +9,6 @@ import typer
 
 from tsa.cli.app import Preset, Quiet, Sets, app
 from tsa.cli.console import command_session, errors, print_line
-from tsa.cli.train import STOPPED
 from tsa.config.overrides import Overrides
 from tsa.errors import TrainingStopped
 from tsa.files.outputs import check_outputs
@@ -60,6 +59,6 @@ def tune(
             best = search(what, out, trials=trials, progress=bars)
     except TrainingStopped as stopped:
         print_line(f"note: {stopped}; the same command continues the search", errors)
-        raise SystemExit(STOPPED) from None
+        raise SystemExit(128 + stopped.signal_number) from None
     print_line(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
     print_line(f"settings: {out / 'best.toml'}")

@@ -157,9 +157,15 @@ def compare_run(
 
 
 def comparison_on(
-    run: TrainedRun, report: Mapping[str, Any], *, seed: int = 0, replicates: int = 200, progress: Progress = silent
+    run: TrainedRun,
+    report: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    replicates: int = 200,
+    seconds: float | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """As `compare_run` with the run's report, but leave the bundle unchanged."""
+    """As `compare_run` with the run's report, but leave the bundle unchanged. seconds: after which LightGBM stops."""
     with progress("training LightGBM", 1) as advance:
         baseline = compare(
             run.store,
@@ -168,6 +174,7 @@ def comparison_on(
             rows_test=np.concatenate([run.store.labelled("validation"), run.rows]),
             seed=seed,
             threads=torch.get_num_threads(),
+            seconds=seconds,
         )
         advance(1)
     with progress("measuring", 1) as advance:
@@ -294,7 +301,7 @@ def _report(run: TrainedRun, measured: dict[str, Any], comparison: dict[str, Any
             "sampling_rate_genuine": metadata["sampling_rate_genuine"],
             "weights": run.weights_hash,
         },
-        "training": {name: metadata.get(name) for name in ("epochs", "best_epoch", "adapted")},
+        "training": {name: metadata.get(name) for name in ("epochs", "best_epoch", "adapted", "outlook")},
         "evaluation": measured,
         "comparison": comparison,
         "environment": metadata.get("environment"),

@@ -61,13 +61,13 @@ class TrainedRun:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} must be the folder of a run, but run.json cannot be read ({error!r})") from None
         if "finished" not in metadata:
-            advice = "finish it with the command that trained it and --resume"
+            advice = f"finish it with the command that trained it and --resume, or: tsa evaluate {path} --unfinished"
             raise ConfigError(f"{path} must be the folder of a finished run (its training did not finish): {advice}")
         scorer = Scorer.load(path / "bundle")
         store = EventStore.open(folder, market=scorer.bundle.market)
         if sha256_of(folder / MANIFEST) != manifest:
             raise StoreError(f"{folder} was prepared again after {path} was trained on it; train again")
-        market = _for_evaluation(store.market, overrides)
+        market = for_evaluation(store.market, overrides)
         return cls(path, scorer, store, metadata, market, scorer.bundle.model_sha256)
 
     @cached_property
@@ -144,7 +144,8 @@ def _stored_scores(path: Path, weights: str) -> Array | None:
         return None
 
 
-def _for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
+def for_evaluation(market: Market, overrides: Sequence[str]) -> Market:
+    """The market with `evaluation.KEY=value` overrides. Raises ConfigError for others."""
     changed = market.override(overrides)
     if changed.model_copy(update={"evaluation": market.evaluation}) != market:
         raise ConfigError(f"a finished run takes evaluation.KEY settings only (got {', '.join(overrides)})")

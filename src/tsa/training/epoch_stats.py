@@ -55,9 +55,9 @@ class EpochStats:
             "loss": self.loss / self.steps,
             "gradient_norm": self.gradient_norm / max(self.finite_norms, 1),
             "learning_rate": self.learning_rate,
-            "payments_per_second": self.steps * batch_size / self.learning,
+            "payments_per_second": self.steps * batch_size / max(self.learning, 1e-9),
             "padding_share": 1.0 - self.filled / self.positions,
-            "waiting_share": self.waiting / self.learning,
+            "waiting_share": self.waiting / max(self.learning, 1e-9),
             "checkpoint_seconds": self.saving,
             "memory_bytes": peak_memory(device),
         }

@@ -120,6 +120,11 @@ class Schedule:
         if self._steps % self._every == 0:
             self._scheduler.step()
 
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser so far."""
+        return self._steps
+
     def get_last_lr(self) -> list[float]:
         """The learning rate of each group for the next step."""
         return [float(rate) for rate in self._scheduler.get_last_lr()]
@@ -134,10 +139,10 @@ class Schedule:
         self._scheduler.load_state_dict(state["scheduler"])
 
 
-def make_schedule(optimizer: Optimizer, *, steps_per_epoch: int, epochs: int, config: TrainingConfig) -> Schedule:
-    """The schedule of the settings, for `epochs` epochs of `steps_per_epoch` steps."""
+def make_schedule(optimizer: Optimizer, *, steps_per_epoch: int, steps: int, config: TrainingConfig) -> Schedule:
+    """The schedule of the settings, for `steps` steps in all, `steps_per_epoch` of them in an epoch."""
     by_epoch = config.lr_schedule_interval == "epoch"
-    moves = epochs if by_epoch else epochs * steps_per_epoch
+    moves = -(-steps // steps_per_epoch) if by_epoch else steps
     every = steps_per_epoch if by_epoch else 1
     if config.lr_schedule == "one_cycle":
         return Schedule(_one_cycle(optimizer, moves, config), every)

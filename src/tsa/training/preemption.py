@@ -1,6 +1,7 @@
-"""Handle SIGTERM, by which a scheduler ends a job, and SIGHUP, of a closed terminal, between two training steps.
+"""Handle SIGTERM, by which a scheduler ends a job, SIGHUP, of a closed terminal, and Ctrl-C, between two training steps.
 
-If SIGHUP is ignored, as with nohup, it remains ignored. The end of the process that started this one can count as SIGTERM.
+A second Ctrl-C does not wait for the step and the checkpoint. If SIGHUP is ignored, as with nohup, it remains ignored. The
+end of the process that started this one can count as SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PARENT_SECONDS = 1.0
 ORPHAN_SECONDS = 60.0
 """How long an orphan may take to save a checkpoint and exit."""
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 
 
 @dataclass
@@ -30,18 +31,25 @@ class StopRequest:
     """Whether the process has received a signal to stop."""
 
     to_stop: bool = False
+    number: int = signal.SIGTERM
+    """Of the signal."""
 
 
 @contextmanager
 def capture_sigterm() -> Iterator[StopRequest]:
-    """Inside the block SIGTERM and SIGHUP only set a flag. Only the main thread can handle signals; others change nothing."""
+    """Inside the block SIGTERM, SIGHUP and the first SIGINT only set a flag.
+
+    Only the main thread can handle signals; in others nothing changes.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
-    def note(*_: Any) -> None:
-        request.to_stop = True
+    def note(number: int, _: Any) -> None:
+        if number == signal.SIGINT and request.to_stop:
+            raise KeyboardInterrupt
+        request.to_stop, request.number = True, number
 
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in handled}

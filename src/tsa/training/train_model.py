@@ -45,9 +45,10 @@ from tsa.training.run_folder import (
     utc_now,
 )
 from tsa.training.small_logs import Adapted, adapt_to_log
+from tsa.training.time_limit import TimeLimit
 from tsa.training.tracking import CURVES, Track, draw_curves, refuse_missing, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
-from tsa.training.validation import Scores, ScoringInterruptedError, has_both_classes
+from tsa.training.validation import DistributedScorer, Scores, ScoringInterruptedError, has_both_classes
 from tsa.trees import differences
 
 __all__ = ["CONTENT", "Trained", "ensure_run_folder", "network_settings", "train", "train_network"]
@@ -66,6 +67,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    limit: TimeLimit | None = None,
 ) -> Bundle:
     """Train a network on a store and write a run folder. Under torchrun all processes train together.
 
@@ -82,6 +84,7 @@ def train(
         resume: Continue from the last good checkpoint in `out`, if there is one.
         overwrite: Replace a finished run in `out`.
         on_epoch: Called with the record of each epoch.
+        limit: Time for training: as many epochs as fit, and the best of them.
 
     Returns:
         The bundle.
@@ -93,7 +96,9 @@ def train(
         TrainingStopped: After SIGTERM, once a checkpoint is saved.
     """
     given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
-    return _trained(store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, with_bundle=True, **given).bundle
+    return _trained(
+        store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, limit=limit, with_bundle=True, **given
+    ).bundle
 
 
 def train_network(
@@ -107,13 +112,16 @@ def train_network(
     resume: bool = False,
     overwrite: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    limit: TimeLimit | None = None,
 ) -> Trained:
     """As `train`, but without writing the bundle: call `Trained.write`, for example with the metrics of an evaluation.
 
     The run is finished once the bundle is written. If the process is killed before, call it again with `resume`.
     """
     given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
-    return _trained(store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, with_bundle=False, **given)
+    return _trained(
+        store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, limit=limit, with_bundle=False, **given
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,8 @@ class Trained:
     """Raw scores of all payments of the validation and calibration ranges. Empty for a run that was finished before."""
     is_written: bool = False
     """Whether the run was finished before, so that its folder has a bundle."""
+    is_unfinished: bool = False
+    """Whether the run was stopped and may be resumed: then it is not marked as finished."""
 
     def write(self, metrics: Mapping[str, Any] | None = None) -> Bundle:
         """Write the bundle, with metrics if given, and mark the run as finished. An equal bundle is not written again.
@@ -143,7 +153,7 @@ class Trained:
         with translate_resource_errors(self.out):
             if not self.is_written or bundle.metrics != self.bundle.metrics:
                 bundle.save(self.out / BUNDLE)
-            if not self.is_written:
+            if not self.is_written and not self.is_unfinished:
                 draw_curves(self.metadata["epochs"], self.out / CURVES)
                 write_json(self.out / RUN, {**self.metadata, "finished": utc_now()})
                 Checkpoints(self.out / CHECKPOINTS, {}).prune(max_checkpoints=1)
@@ -161,6 +171,7 @@ def _trained(
     resume: bool,
     overwrite: bool,
     on_epoch: Callable[[dict[str, Any]], None] | None,
+    limit: TimeLimit | None,
     with_bundle: bool,
 ) -> Trained:
     if not isinstance(store, EventStore):
@@ -172,15 +183,14 @@ def _trained(
         translate_resource_errors(out),
     ):
         _refuse(out, config, processes, resume=resume, overwrite=overwrite)
-        run = _Run.make(store, out, preset, model or {}, config, processes)
+        run = TrainingRun.make(store, out, preset, model or {}, config, processes)
         if resume and run.is_finished():
             logger.info("%s is finished already", out)
             # with several machines, only the first may have the folder
             finished = processes.broadcast(_finished(out) if processes.is_main else None)
             return Trained(out=out, store=store, is_written=True, **finished)
-        return run.train(
-            Callbacks(progress=progress, asked=stop_request), resume, on_epoch or _nothing, with_bundle=with_bundle
-        )
+        hooks = Callbacks(progress=progress, asked=stop_request, limit=limit)
+        return run.train(hooks, resume, on_epoch or _nothing, with_bundle=with_bundle)
 
 
 def _finished(out: Path) -> dict[str, Any]:
@@ -193,7 +203,7 @@ def _finished(out: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class TrainingRun:
     """A run with its settings, before anything is written."""
 
     store: EventStore
@@ -214,9 +224,9 @@ class _Run:
         settings: Mapping[str, Any],
         config: TrainingConfig,
         processes: DistributedContext,
-    ) -> _Run:
+    ) -> TrainingRun:
         """The run of these settings. Raises ConfigError or TrainingError if they are not possible."""
-        rows = _rows(store, config)
+        rows = labelled_rows(store, config)
         adapted = adapt_to_log(config, settings, *(store.label[rows[name]] for name in ("train", "validation")))
         config = adapted.training
         _check_learnable(store, rows, config)
@@ -244,7 +254,10 @@ class _Run:
         with closing(loop.loader), self._open_run(loop) as (run, track):
             history = loop.fit(track, on_epoch)
             end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
-            trained = self._finish(loop, end, {**run, **end})
+            if (sentence := loop.outlook()) is not None:
+                logger.info("%s", sentence)
+                end["outlook"] = sentence
+            trained = self.finish(loop.scoring, hooks.progress, end, {**run, **end})
             if self.processes.is_main and with_bundle:
                 trained.write()
             self.processes.wait()
@@ -302,17 +315,31 @@ class _Run:
             write_json(self.out / RUN, run)
             yield run, track
 
-    def _finish(self, loop: Trainer, end: Mapping[str, Any], metadata: Mapping[str, Any]) -> Trained:
-        """Score the validation and calibration ranges, write the scores, and calibrate. Does not write the bundle."""
+    def finish(
+        self,
+        scoring: DistributedScorer,
+        progress: Progress,
+        end: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        *,
+        is_unfinished: bool = False,
+    ) -> Trained:
+        """Score the validation and calibration ranges, write the scores, and calibrate. Does not write the bundle.
+
+        Args:
+            scoring: Scores payments of the store.
+            progress: Reports progress.
+            end: What the bundle says of the epochs.
+            metadata: The content of run.json.
+            is_unfinished: The run is not marked as finished when its bundle is written.
+        """
         try:
-            log_odds = log_odds_of_ranges(self.network, loop.scoring)
+            log_odds = log_odds_of_ranges(self.network, scoring)
         except ScoringInterruptedError:
             raise TrainingStopped(
                 f"{self.out}: stopped by a signal after the last epoch; continue with --resume"
             ) from None
-        joined = join_parts(
-            self.model.parts, self.store, self.rows, log_odds, self.config, self.processes, loop.hooks.progress
-        )
+        joined = join_parts(self.model.parts, self.store, self.rows, log_odds, self.config, self.processes, progress)
         bundle = Bundle(
             market=self.store.market,
             encoder=self.store.encoder,
@@ -333,7 +360,14 @@ class _Run:
             rate = self.metadata["sampling_rate_genuine"] if is_sampled else 1.0
             calibration = fit_calibration(self.store, joined.scores, rate, self.config)
         bundle = replace(bundle, calibration=self.processes.broadcast(calibration))
-        return Trained(out=self.out, store=self.store, bundle=bundle, metadata=metadata, scores=joined.scores)
+        return Trained(
+            out=self.out,
+            store=self.store,
+            bundle=bundle,
+            metadata=metadata,
+            scores=joined.scores,
+            is_unfinished=is_unfinished,
+        )
 
 
 def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, *, resume: bool, overwrite: bool) -> None:
@@ -346,7 +380,7 @@ def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, *,
     processes.wait()
 
 
-def _rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
+def labelled_rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
     """Labelled rows to train on and to validate on."""
     train = np.concatenate([store.labelled(name) for name in config.train_on])
     # rows that are trained on cannot validate

@@ -17,7 +17,7 @@ from tsa.training.config import TrainingConfig
 from tsa.training.data.loader import Microbatch
 from tsa.training.distributed import DistributedContext, freeze_parameters_without_grad
 from tsa.training.losses import make_loss
-from tsa.training.optim import evaluation_weights, make_optimizer, make_schedule
+from tsa.training.optim import Schedule, evaluation_weights, make_optimizer, make_schedule
 from tsa.training.precision import Precision
 
 RECENT = 2.0
@@ -49,9 +49,8 @@ class TrainStep:
         self.network, self.config, self.processes = network, config, processes
         self.parameters = list(network.parameters())
         self.optimizer = make_optimizer(network, config)
-        self.schedule = make_schedule(
-            self.optimizer, steps_per_epoch=steps_per_epoch, epochs=config.epochs, config=config
-        )
+        self.steps_per_epoch = steps_per_epoch
+        self.schedule = self._schedule(config.epochs * steps_per_epoch)
         self.average = AveragedModel(network, multi_avg_fn=running_average(config.ema_decay))
         self.precision = Precision(config.precision, processes.device)
         self.scaler = self.precision.scaler
@@ -59,6 +58,15 @@ class TrainStep:
         if processes.count > 1:
             freeze_parameters_without_grad(network)
         self._module = processes.wrap_ddp(_compiled(network) if config.compile else network)
+
+    def plan(self, steps: int) -> None:
+        """Change the schedule to one of `steps` steps in all, of which those so far count."""
+        done, self.schedule = self.schedule.steps, self._schedule(max(steps, self.schedule.steps + 1, 2))
+        for _ in range(done):
+            self.schedule.step()
+
+    def _schedule(self, steps: int) -> Schedule:
+        return make_schedule(self.optimizer, steps_per_epoch=self.steps_per_epoch, steps=steps, config=self.config)
 
     @property
     def ema_network(self) -> TSANetwork:

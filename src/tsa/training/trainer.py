@@ -28,6 +28,7 @@ from tsa.training.distributed import DistributedContext
 from tsa.training.early_stopping import EarlyStopping
 from tsa.training.epoch_stats import EpochStats
 from tsa.training.preemption import PreemptionMonitor, StopRequest
+from tsa.training.time_limit import Pace, TimeLimit, outlook
 from tsa.training.train_step import NotFiniteError, StepResult, TrainStep
 from tsa.training.validation import DistributedScorer, ScoringInterruptedError, has_both_classes, validation_metrics
 
@@ -53,6 +54,7 @@ class Callbacks:
     progress: Progress = silent
     on_step: Callable[[StepResult], None] = lambda step: None
     asked: StopRequest = field(default_factory=StopRequest)
+    limit: TimeLimit | None = None
 
 
 class Trainer:
@@ -76,6 +78,14 @@ class Trainer:
         self.preemption = PreemptionMonitor(config.checkpoint_every_minutes, hooks.asked, keeps_time=processes.is_main)
         self.validation, self.checkpoints = rows["validation"], checkpoints
         self.history, self.position, self.stats = EarlyStopping(), TrainerState(), EpochStats()
+        scored = sum(len(store.split_rows(name)) for name in ("validation", "calibration"))
+        shares = processes.count
+        self.pace = Pace(
+            self.sampler.steps, len(self.validation) // shares, scored // shares, config.batch_size // shares or 1
+        )
+        self.planned: int | None = None
+        """Steps that fit into the time, once that is measured."""
+        self.ended_by_time = False
 
     def fit(self, *on_epoch: OnEpoch) -> EarlyStopping:
         """Train from the current position; afterwards the network has the best weights.
@@ -84,7 +94,7 @@ class Trainer:
             on_epoch: Called with the record of each epoch.
         """
         try:
-            while self.history.should_continue(self.config):
+            while self.history.should_continue(self.config) and self._has_time():
                 drawn = self.sample_epoch()
                 self.train_epoch(drawn)
                 record = self.validate()
@@ -120,13 +130,25 @@ class Trainer:
                 self.stats.add(step, parts)
                 advance(1)
                 self._handle_stop_and_save(step)
+                if self.ended_by_time:
+                    break
+
+    def outlook(self) -> str | None:
+        """What more time would probably bring; None without a limit."""
+        if self.hooks.limit is None:
+            return None
+        return outlook(self.history.epochs, self.config, self.pace, ended_by_time=self.ended_by_time)
 
     def validate(self) -> dict[str, Any]:
         """Validate, add the epoch's record, and keep its weights if they are the best so far."""
         started = time.perf_counter()
         record = {"epoch": self.position.epoch, **self.stats.record(self.config.batch_size, self.processes.device)}
+        if self.stats.steps < self.sampler.steps and self.ended_by_time:
+            record["share_of_epoch"] = self.stats.steps / self.sampler.steps
         with self.learner.evaluation_mode():
+            begun = time.perf_counter()
             record |= self._measured()
+            self.pace.saw_scoring(self.pace.validated, time.perf_counter() - begun)
             record["seconds"] = self.stats.seconds + self.stats.learning + time.perf_counter() - started
             if self.history.add(self.processes.broadcast(record), self.config):
                 self.history.best = _copied(self.learner.ema_network.state_dict())
@@ -159,6 +181,7 @@ class Trainer:
             "learner": self.learner.state_dict(),
             "sampler": self.sampler.state_dict(),
             "history": self.history.state_dict(),
+            "planned": self.planned,
             "tally": self.stats.state_dict(),
             "random": self.processes.all_gather(random_state(self.processes.device)),
         }
@@ -169,6 +192,9 @@ class Trainer:
         self.position = TrainerState(
             state["epoch"], state["step"], None if drawn is None else EpochSample.from_state_dict(drawn)
         )
+        self.planned = state.get("planned")
+        if self.planned is not None:
+            self.learner.plan(self.planned)
         self.learner.load_state_dict(state["learner"])
         self.sampler.load_state_dict(state["sampler"])
         self.history.load_state_dict(state["history"])
@@ -204,13 +230,15 @@ class Trainer:
         started = time.perf_counter()
         for parts in steps:
             self.stats.waiting += time.perf_counter() - started
-            yield parts
-            self.stats.learning += time.perf_counter() - started
+            try:
+                yield parts
+            finally:  # also of the last step, if time ends the epoch
+                self.stats.learning += time.perf_counter() - started
             started = time.perf_counter()
 
     def _step(self, parts: Sequence[Microbatch], epoch: int) -> StepResult:
         try:
-            return self.learner.step(parts, epoch, self.preemption.local_flags)
+            return self.learner.step(parts, epoch, (*self.preemption.local_flags, float(self._is_late())))
         except NotFiniteError as error:
             raise self._not_finite(parts, str(error)) from None
         except (MemoryError, RuntimeError) as error:
@@ -222,15 +250,53 @@ class Trainer:
     def _handle_stop_and_save(self, step: StepResult) -> None:
         """Save, or save and stop, if any process requests it."""
         self.hooks.on_step(step)
-        stop, save = self.preemption.decide(step.flags)
+        stop, save = self.preemption.decide(step.flags[:2])
         if save:
             self.save()
         if stop:
             self._stop()
+        self._watch_time(is_late=step.flags[2] > 0)
+
+    def _is_late(self) -> bool:
+        """Whether this process finds that training must end now."""
+        limit = self.hooks.limit
+        return limit is not None and limit.seconds_to_train() <= self.pace.closing_seconds
+
+    def _watch_time(self, *, is_late: bool) -> None:
+        """Plan once the speed is known, and end the epoch when time is up: in all processes at the same step."""
+        if self.hooks.limit is None:
+            return
+        if self.pace.saw_step(self.stats.steps, time.perf_counter()) and self.planned is None:
+            self._plan(self.hooks.limit)
+        steps_used = self.planned is not None and self.learner.schedule.steps >= self.planned
+        self.ended_by_time = is_late or (steps_used and self.config.lr_schedule != "constant")
+
+    def _plan(self, limit: TimeLimit) -> None:
+        """Fit the learning-rate schedule to the steps for which there is time."""
+        done, most = self.learner.schedule.steps, self.config.epochs * self.sampler.steps
+        fits = self.processes.broadcast(done + self.pace.steps_within(limit.seconds_to_train()))
+        if fits < most:
+            self.planned = fits
+            self.learner.plan(fits)
+        epochs = min(fits, most) / self.sampler.steps
+        logger.info("about %.1f of %d epochs fit into %g minutes", epochs, self.config.epochs, limit.minutes)
+
+    def _has_time(self) -> bool:
+        """Whether another epoch may begin; the first always may."""
+        limit = self.hooks.limit
+        if limit is None or self.ended_by_time or not self.history.epochs:
+            return not self.ended_by_time
+        fits = self.pace.seconds_per_step is None or self.pace.another_epoch_fits(limit.seconds_to_train())
+        steps_used = self.planned is not None and self.learner.schedule.steps >= self.planned
+        fits = fits and not (steps_used and self.config.lr_schedule != "constant")
+        self.ended_by_time = not self.processes.broadcast(fits)
+        return not self.ended_by_time
 
     def _stop(self) -> NoReturn:
         at = f"epoch {self.position.epoch}, step {self.position.step}"
-        raise TrainingStopped(f"stopped by a signal: a checkpoint was saved in {at}; continue with --resume")
+        stopped = TrainingStopped(f"stopped by a signal: a checkpoint was saved in {at}; continue with --resume")
+        stopped.signal_number = self.hooks.asked.number
+        raise stopped
 
     def _not_finite(self, parts: Sequence[Microbatch], got: str) -> TrainingError:
         """The error with the values, the step, and the payments of all processes."""

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation.baseline.lightgbm import GRID, BaselineResult, compare
+from tsa.evaluation.baseline.lightgbm import GRID, SHORT, BaselineResult, compare
 from tsa.simulation import SimulationConfig, write_simulation
 
 DEMO = Path(__file__).parents[3] / "markets" / "demo.toml"
@@ -86,5 +86,13 @@ def test_rows_without_an_outcome_or_without_fraud_are_refused(store: EventStore)
 
 def test_without_lightgbm_it_says_what_to_install(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    with pytest.raises(ConfigError, match=r"pip install 'tsa-fraud\[compare\]'"):
+    with pytest.raises(ConfigError, match="pip install lightgbm"):
         _compare(store)
+
+
+def test_a_limit_of_time_ends_training_with_what_there_is(demo_store: EventStore) -> None:
+    rows = {f"rows_{name}": demo_store.labelled(name) for name in ("train", "validation", "test")}
+    result = compare(demo_store, **rows, seed=0, seconds=0.0)
+    assert result.note.endswith(SHORT)
+    assert result.params["num_boost_round"] == 1
+    assert np.isfinite(result.scores).all()

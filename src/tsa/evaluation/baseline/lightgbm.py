@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 MAX_TRAINING_ROWS = 3_000_000
 """Above this number of training payments, genuine ones are sampled, to limit time and memory."""
 
+SHORT = "Time ended its training early: this is not the best that it can do."
+"""Added to the note then."""
+
 PATIENCE = 50
 """Early stopping: rounds without a better average precision on the validation range."""
 
@@ -78,10 +81,12 @@ def compare(
     threads: int = 2,
     max_training_rows: int = MAX_TRAINING_ROWS,
     grid: Sequence[Params] = GRID,
+    seconds: float | None = None,
 ) -> BaselineResult:
     """Train the baseline on `rows_train`, select on `rows_validation`, score `rows_test` (row numbers of the store).
 
     The same seed gives the same scores for any number of threads. Test rows may repeat others and need no label.
+    seconds: after which training stops, with the trees so far; then the note says so.
 
     Raises:
         DataError: If training or validation rows have labels other than 0 and 1, or lack one of the two.
@@ -96,7 +101,7 @@ def compare(
     base = _base_params(features, seed, threads)
     data = _dataset(lgb, features, parts[0], np.asarray(store.label[train]), base)
     valid = _dataset(lgb, features, parts[1], np.asarray(store.label[validation]), base, reference=data)
-    best, tried = _search(lgb, data, valid, base, grid, max_rounds)
+    best, tried = _search(lgb, data, valid, base, grid, max_rounds, None if seconds is None else began + seconds)
     raw = np.asarray(best.booster.predict(parts[2], num_threads=threads), np.float64)
     return BaselineResult(
         scores=_correct(raw, rate),
@@ -106,7 +111,7 @@ def compare(
         seconds=time.perf_counter() - began,
         n_train=len(train),
         negative_rate=rate,
-        note=_note(len(train), len(rows_train), rate, len(features.names)),
+        note=_note(len(train), len(rows_train), rate, len(features.names)) + (" " + SHORT if best.is_cut else ""),
     )
 
 
@@ -197,26 +202,48 @@ class _Fit:
     params: Params
     rounds: int
     average_precision: float
+    is_cut: bool = False
+    """Whether the time ended training."""
 
 
 def _search(
-    lgb: Any, data: Any, valid: Any, base: Params, grid: Sequence[Params], max_rounds: int
+    lgb: Any, data: Any, valid: Any, base: Params, grid: Sequence[Params], max_rounds: int, ends: float | None
 ) -> tuple[_Fit, tuple[float, ...]]:
-    """Train every setting with early stopping; return the best on validation, and the average precision of each."""
+    """Train every setting with early stopping; return the best on validation, and the average precision of each.
+
+    Each setting that is left gets the same share of the time until `ends`.
+    """
     if not grid:
         raise ConfigError("grid must contain at least one setting (got an empty grid)")
-    fits = [_train(lgb, data, valid, base, setting, max_rounds) for setting in grid]
+    fits = []
+    for at, setting in enumerate(grid):
+        now = time.perf_counter()
+        until = None if ends is None else now + max(0.0, ends - now) / (len(grid) - at)
+        fits.append(_train(lgb, data, valid, base, setting, max_rounds, until))
     return max(fits, key=lambda fit: fit.average_precision), tuple(fit.average_precision for fit in fits)
 
 
-def _train(lgb: Any, data: Any, valid: Any, base: Params, setting: Params, max_rounds: int) -> _Fit:
+def _train(
+    lgb: Any, data: Any, valid: Any, base: Params, setting: Params, max_rounds: int, until: float | None = None
+) -> _Fit:
+    is_cut = False
+
+    def watch_time(env: Any) -> None:
+        nonlocal is_cut
+        if until is not None and time.perf_counter() >= until:
+            is_cut = True
+            raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
+
     stop = lgb.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
-    booster = lgb.train({**base, **setting}, data, max_rounds, valid_sets=[valid], valid_names=["v"], callbacks=[stop])
+    callbacks = [stop, watch_time]
+    booster = lgb.train(
+        {**base, **setting}, data, max_rounds, valid_sets=[valid], valid_names=["v"], callbacks=callbacks
+    )
     average_precision = float(booster.best_score["v"]["average_precision"])
     logger.info(
         "%s: validation average precision %.4f after %d rounds", setting, average_precision, booster.best_iteration
     )
-    return _Fit(booster, dict(setting), int(booster.best_iteration), average_precision)
+    return _Fit(booster, dict(setting), int(booster.best_iteration), average_precision, is_cut)
 
 
 def _correct(raw: Array, rate: float) -> Array:

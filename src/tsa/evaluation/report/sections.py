@@ -212,7 +212,7 @@ def training(metadata: Dict) -> dict[str, Any] | None:
     return {
         "epochs": epochs,
         "best": best,
-        "notes": metadata.get("adapted") or [],
+        "notes": [*(metadata.get("adapted") or []), *([metadata["outlook"]] if metadata.get("outlook") else [])],
         "seconds": sum(e.get("seconds") or 0 for e in epochs),
         "charts": [c for c in (_loss(epochs), _validation(epochs, best)) if c],
     }
