@@ -11,7 +11,7 @@ from tsa.evaluation.evaluate import comparison_on, metrics_of, report_on
 from tsa.evaluation.run import TrainedRun, for_evaluation
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
-from tsa.training.time_limit import TimeLimit
+from tsa.training.ending.time_limit import TimeLimit
 from tsa.training.train_model import Trained
 
 COMPARED_SHARE = 0.8

@@ -24,6 +24,7 @@ from tsa.training.config import TrainingConfig
 from tsa.training.data.sampler import Sampler
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext, distributed_context
+from tsa.training.ending.time_limit import TimeLimit
 from tsa.training.epoch_stats import reproducible
 from tsa.training.finalize import fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
@@ -45,7 +46,6 @@ from tsa.training.run_folder import (
     utc_now,
 )
 from tsa.training.small_logs import Adapted, adapt_to_log
-from tsa.training.time_limit import TimeLimit
 from tsa.training.tracking import CURVES, Track, draw_curves, refuse_missing, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
 from tsa.training.validation import DistributedScorer, Scores, ScoringInterruptedError, has_both_classes

@@ -16,9 +16,9 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.evaluation.run import TrainedRun
 from tsa.training import train
+from tsa.training.ending.unfinished import trained_so_far
 from tsa.training.job import measure_trained
 from tsa.training.run_folder import finished
-from tsa.training.unfinished import trained_so_far
 
 FOUR = {"epochs": 4, "early_stopping": False}
 

@@ -13,8 +13,9 @@ from support.easy_log import TINY, settings
 from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.training import TimeLimit, TrainingConfig, time_limit, train, trainer
-from tsa.training.time_limit import MEASURED_STEPS, Pace, outlook
+from tsa.training import TimeLimit, TrainingConfig, train, trainer
+from tsa.training.ending import time_limit
+from tsa.training.ending.time_limit import MEASURED_STEPS, Pace, outlook
 
 
 def measured_pace(steps: int = 100, seconds_per_step: float = 0.5) -> Pace:
