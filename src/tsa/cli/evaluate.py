@@ -129,8 +129,7 @@ def evaluate(
 
 
 def _evaluate_unfinished(run: Path, quiet: bool, **settings: Any) -> None:
-    from tsa.training.ending.unfinished import trained_so_far
-    from tsa.training.job import measure_trained
+    from tsa.training.job import measure_trained, trained_so_far
 
     if not run.is_dir():
         raise ConfigError(f"{run} must be the folder of a run, but is no folder")

@@ -1,1 +1,1 @@
-"""How a run ends before its last epoch: by a limit on time, or stopped and evaluated as it is."""
+"""How a run ends before its last epoch: by a limit on time."""

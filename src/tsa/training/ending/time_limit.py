@@ -15,12 +15,12 @@ MEASURED_STEPS = (2, 12)
 """The speed is measured between these steps of a run: the first ones are slower."""
 FORWARD_SHARE = 0.6
 """Seconds to score a payment, as a share of those to train on one, until scoring was measured."""
-SMALLEST_SHARE = 0.15
+MIN_SHARE = 0.15
 """Another epoch is begun if at least this share of it fits."""
-MOST_DECAY = 0.7
+MAX_DECAY = 0.7
 """Gains of later epochs are assumed to shrink at least by this factor."""
 TELLING_EPOCHS = 4
-"""With fewer, the gains of epochs do not say how they go on."""
+"""With fewer, the gains so far do not say what later epochs gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Pace:
 
     def another_epoch_fits(self, seconds: float) -> bool:
         """Whether enough of another epoch fits."""
-        return seconds - self.closing_seconds >= SMALLEST_SHARE * self.steps * (self.seconds_per_step or 0.0)
+        return seconds - self.closing_seconds >= MIN_SHARE * self.steps * (self.seconds_per_step or 0.0)
 
 
 def outlook(epochs: Sequence[dict[str, Any]], config: TrainingConfig, pace: Pace, *, ended_by_time: bool) -> str:
@@ -136,6 +136,6 @@ def _gain(epochs: Sequence[dict[str, Any]], config: TrainingConfig, name: str) -
     if len(values) < TELLING_EPOCHS:
         return "More time would very probably help."
     gain, earlier = values[-1] - values[-2], values[-2] - values[-3]
-    decay = min(MOST_DECAY, gain / earlier) if earlier > 0 else MOST_DECAY
+    decay = min(MAX_DECAY, gain / earlier) if earlier > 0 else MAX_DECAY
     more = gain * sum(decay ** (1 + at) for at in range(max(1, config.epochs - len(epochs))))
     return f"The last epoch changed {name} by {sign * gain:+.3f}; the rest would probably change it by about {sign * more:+.3f}."

@@ -16,8 +16,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.evaluation.run import TrainedRun
 from tsa.training import train
-from tsa.training.ending.unfinished import trained_so_far
-from tsa.training.job import measure_trained
+from tsa.training.job import measure_trained, trained_so_far
 from tsa.training.run_folder import finished
 
 FOUR = {"epochs": 4, "early_stopping": False}
