@@ -43,6 +43,17 @@ SHORT_HISTORIES = ("--set", "history.0.length=8", "--set", "history.1.length=8")
 SMALL = ("--set", "model.width=16", "--set", "training.batch_size=64", "--set", "training.epochs=2")
 
 
+SLOW_FACTOR = 6.0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked slow may take longer."""
+    seconds = float(config.getoption("timeout", None) or config.getini("timeout") or 0)
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_FACTOR * seconds))
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tsa.errors import ConfigError, StoreError
+from tsa.files.reading import read_small_file
 from tsa.files.writing import ArrayWriter, atomic_file, atomic_folder, read_json, write_json
 
 
@@ -88,3 +90,18 @@ def test_what_is_no_object_of_json(tmp_path: Path, content: bytes | None, text: 
 def test_an_object_of_json(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": ["é", 0.1]})
     assert read_json(tmp_path / "x.json", StoreError) == {"a": ["é", 0.1]}
+
+
+def test_small_files_are_regular_and_small(tmp_path: Path) -> None:
+    """A pipe would block a server, and a device has no end."""
+    path, pipe = tmp_path / "secret", tmp_path / "pipe"
+    path.write_bytes(b"x" * 100)
+    os.mkfifo(pipe)
+    assert read_small_file(path, 100) == b"x" * 100
+    with pytest.raises(ConfigError, match=r"at most 99 bytes \(got 100\)"):
+        read_small_file(path, 99)
+    for other in (pipe, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="must be a file, which can be read again"):
+            read_small_file(other)
+    with pytest.raises(OSError, match="No such file"):
+        read_small_file(tmp_path / "none")

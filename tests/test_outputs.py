@@ -245,6 +245,12 @@ def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
+def test_a_broken_link_in_the_log_folder_is_not_the_output(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "gone.csv").symlink_to(tmp_path / "nowhere")
+    check_outputs([str(tmp_path / "log")], files={"out": tmp_path / "new.parquet"})
+
+
 def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.symlink_to(other)

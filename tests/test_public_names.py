@@ -10,7 +10,7 @@ import pytest
 
 import tsa
 
-NAMES = {"EventStore", "Market", "Scorer", "TSAError", "TrainingConfig", "evaluate", "prepare", "train"}
+NAMES = {"EventStore", "Market", "Registry", "Scorer", "TSAError", "TrainingConfig", "evaluate", "prepare", "train"}
 
 
 def test_the_names() -> None:

@@ -24,7 +24,15 @@ from __future__ import annotations
 
 
 class TSAError(Exception):
-    """Base class of all errors that TSA raises deliberately."""
+    """Base class of all errors that TSA raises deliberately.
+
+    Example:
+        >>> try:
+        ...     tsa.TrainingConfig(epochs=0)
+        ... except tsa.TSAError as error:
+        ...     print(f"{type(error).__name__}: {error}")
+        ConfigError: training.epochs: must be greater than or equal to 1 (got 0)
+    """
 
 
 class MarketError(TSAError):

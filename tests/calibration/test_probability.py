@@ -216,7 +216,7 @@ def test_the_self_check(method: str) -> None:
         (np.full(2000, 1.1), np.zeros(2000), r"scores must lie in \[0, 1\]"),
         (np.full(2000, np.nan), np.zeros(2000), r"scores must lie in \[0, 1\]"),
         (np.full(2000, 0.1), np.full(2000, -1), "labels must be 0 or 1"),
-        (np.full(2000, 0.1), np.zeros(1999), r"must be \(n,\) both"),
+        (np.full(2000, 0.1), np.zeros(1999), r"must both have shape \(n,\)"),
     ],
 )
 def test_bad_values_are_refused(scores: Floats, labels: Floats, text: str) -> None:

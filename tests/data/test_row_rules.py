@@ -71,6 +71,7 @@ SPOILED = [
     ("age", -1e300, "out_of_range"),
     ("known", "2024-12-31T23:59:59Z", "known_too_early"),
     ("known", "2024-12-31", "known_too_early"),
+    ("amount", 1e39, "out_of_range"),
     ("amount", float("inf"), "infinite"),
     ("fraud", 2, "bad_label"),
 ]
@@ -97,7 +98,7 @@ def test_one_row_is_refused_by_the_same_rule_everywhere(
     assert found.positions == (1,)
 
 
-@pytest.mark.parametrize("amount", [-0.999, 0.0, 1e300, None])
+@pytest.mark.parametrize("amount", [-0.999, 0.0, 1e38, None])
 def test_numbers_that_can_be_scaled_are_kept(amount: float | None, store: EventStore, tmp_path: Path) -> None:
     rows = payments()
     rows[90] = {**rows[90], "amount": amount}

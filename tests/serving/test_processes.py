@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ import pytest
 
 from support.endpoint import TSA, certificates, context_of, made_bundle, payment, served, server, settings_of
 from tsa.errors import ConfigError, ServerError
-from tsa.serving import supervisor, tls
+from tsa.serving import supervisor, tls, worker_metrics
 from tsa.serving.file_descriptors import log_rarely
 from tsa.serving.server import bind
 from tsa.serving.settings import ServeSettings
+from tsa.serving.worker_metrics import WorkerPipes
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +342,7 @@ from tsa.serving import server, supervisor
 from tsa.serving.server import bind
 from tsa.serving.settings import ServeSettings
 if __name__ == "__main__":
-    supervisor.STEADY_SECONDS, supervisor.MAX_WAIT_SECONDS = 0.2, 0.2
+    supervisor.STEADY_SECONDS, supervisor.MAX_WAIT_SECONDS, supervisor.MAX_SILENT_ROUNDS = 0.2, 0.2, 3
     bundle, history, port = sys.argv[1:]
     server.run(ServeSettings(bundle=Path(bundle), history=history, new_store=True, port=int(port), workers=2))
 """
@@ -378,6 +380,52 @@ def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Pa
         process.kill()
         process.wait()
     assert "workers must stay up (got 5 failures in a row in each place, the last with -9 (SIGKILL))" in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("TSA_LONG"), reason="starts three workers and waits for one that hangs: TSA_LONG=1"
+)
+def test_a_worker_that_hangs_is_replaced(bundle: Path, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "run.py").write_text(RUN)
+    words = [sys.executable, tmp_path / "run.py", bundle, f"sqlite:///{tmp_path}/h.db", port]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen([str(word) for word in words], stderr=file)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: status(url) == 200 and metric(url, "tsa_workers_ready") == 2)
+        hanging, *_ = workers_of(process.pid)
+        os.kill(hanging, signal.SIGSTOP)
+        until(lambda: not running(hanging))
+        until(lambda: metric(url, "tsa_workers_ended_total") == 1)
+        until(lambda: metric(url, "tsa_workers_ready") == 2)
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert f"worker {hanging} hangs and is killed" in log.read_text()
+
+
+def test_a_worker_counts_as_silent_only_while_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_metrics, "GATHER_SECONDS", 0.01)
+    member, together = worker_metrics.WorkerMember(), worker_metrics.MetricsSum()
+    line = WorkerPipes(*(os_copy(pipe) for pipe in (member.line.request_pipe, member.line.report_pipe)))
+    together.join(member)
+    for _ in range(3):
+        together.gather()
+    assert member.rounds_without_answer == 3
+    line.report_pipe.send((line.report_pipe.recv(), []))
+    together.gather()
+    assert member.rounds_without_answer == 0
+    together.leave(member)
+
+
+def os_copy(pipe: Connection) -> Connection:
+    """As a worker gets it: the end in this process is closed."""
+    return Connection(os.dup(pipe.fileno()))
 
 
 def errors_of(url: str) -> httpx.TransportError | None:

@@ -318,7 +318,7 @@ def redis_flushed(chaos: Chaos) -> None:
     "redis",
     what="failover to a replica that has everything; the first one becomes a replica (READONLY)",
     promise="continues over a new connection to the same address",
-    logged={"": (r"is a replica by now \(READONLY\)",)},
+    logged={"": (r"is a replica now \(READONLY\)",)},
     counted={"": ('tsa_history_failures_total{reason="read_only"}',)},
 )
 def failover(chaos: Chaos) -> None:

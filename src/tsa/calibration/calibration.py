@@ -117,7 +117,7 @@ class Calibration:
 def _check(score: NDArray[np.float64], label: NDArray[Any], method: str) -> None:
     """Reject input that no map can be fitted to."""
     if score.ndim != 1 or score.shape != label.shape:
-        raise CalibrationError(f"scores and labels must be (n,) both (got {score.shape}, {label.shape})")
+        raise CalibrationError(f"scores and labels must both have shape (n,) (got {score.shape}, {label.shape})")
     if not ((score >= 0) & (score <= 1)).all():
         raise CalibrationError(f"calibration scores must lie in [0, 1] (got {score.min()} to {score.max()})")
     if not np.isin(label, (-1, 0, 1)).all():

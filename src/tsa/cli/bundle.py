@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tsa.cli.app import Quiet, app, log_path_for
+from tsa.cli.app import Logs, Quiet, app, log_path_for
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
@@ -153,6 +153,62 @@ def print_movement(moved: Mapping[str, Any]) -> None:
     for row in moved["moved_most"]:
         table.add_row(str(row["id"]), f"{row['one']:.4f}", f"{row['other']:.4f}")
     console.print(table)
+
+
+@app.command("compare-bundles")
+def compare_bundles(
+    a: BundleFolder,
+    b: BundleFolder,
+    logs: Logs,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Compare payments from this time on, such as 2025-04-16; UTC.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Compare payments before this time.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the comparison to this JSON file.")] = None,
+    replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two bundles on the same payments with known outcomes: metrics, intervals of their difference, decisions.
+
+    Histories are built from the complete log, so include earlier payments and use --from. Use payments that neither
+    bundle was trained on.
+    """
+    from tsa.evaluation.compare_bundles import compare_bundles as compare
+    from tsa.files.writing import need_suffix, write_json
+
+    check_outputs([a, b, *logs], files={"--out": out, "its log file": log_path_for(b)})
+    if out is not None:
+        need_suffix("--out", out, ".json")
+    with command_session(quiet, log_path_for(b)) as bars:
+        compared = compare(a, b, logs, start=start, end=end, replicates=replicates, progress=bars)
+    if out is not None:
+        write_json(out, compared)
+    print_comparison(compared)
+
+
+def print_comparison(compared: Mapping[str, Any]) -> None:
+    """Print which of two bundles is better on the payments of a log."""
+    title = f"{compared['payments']:,} payments, {compared['frauds']:,} frauds"
+    table = Table("metric", "A", "B", "difference", box=SIMPLE_HEAD, title=title)
+    for name, values in compared["metrics"].items():
+        shown = ("–" if values[key] is None else f"{values[key]:.3f}" for key in ("a", "b"))
+        limits = "" if values["low"] is None else f" [{values['low']:+.3f}, {values['high']:+.3f}]"
+        difference = "–" if values["difference"] is None else f"{values['difference']:+.3f}{limits}"
+        table.add_row(name, *shown, difference)
+    console.print(table)
+    print_line(compared["summary"])
+    print_line(f"PSI of the raw scores: {compared['psi']:.4f}")
+    if compared["decisions"] is not None:
+        decisions = Table("decision of A", "of B", "payments", "frauds", box=SIMPLE_HEAD)
+        for row in compared["decisions"]:
+            decisions.add_row(row["a"], row["b"], f"{row['payments']:,}", f"{row['frauds']:,}")
+        console.print(decisions)
+    for name, count in compared["only_in"].items():
+        if count:
+            print_line(f"left out: {count:,} payments that only {name.upper()} could use")
+    for name, bundle in compared["bundles"].items():
+        if bundle["note"]:
+            print_line(f"warning: {name.upper()}: {bundle['note']}")
 
 
 @bundles.command()

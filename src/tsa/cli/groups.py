@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 SECTIONS = {
     "From a log to a model": ("simulate", "init", "check", "prepare", "train", "evaluate", "compare", "run", "tune"),
     "Scores and what follows from them": ("score", "explain", "thresholds", "calibrate", "monitor"),
-    "Bundles and the endpoint": ("bundle", "registry", "export", "history", "serve"),
+    "Bundles and the endpoint": ("bundle", "compare-bundles", "registry", "export", "history", "serve"),
     "The predecessor of this package": ("legacy",),
 }
 """The commands of `tsa` in the order of work."""

@@ -61,7 +61,15 @@ __all__ = [
 
 
 class Market(MarketTables):
-    """A validated market file. Make one with `Market.load`; equal meaning gives an equal `fingerprint`."""
+    """A validated market file. Make one with `Market.load`; equal meaning gives an equal `fingerprint`.
+
+    Example:
+        >>> market = tsa.Market.load("market.toml", ["history.0.length=20"])
+        >>> market.name
+        'demo'
+        >>> [(history.name, history.length) for history in market.history]
+        [('customer', 20), ('terminal', 51)]
+    """
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Market:

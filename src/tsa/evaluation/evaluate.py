@@ -53,7 +53,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score and measure the test range of a run; write `scores.parquet`, `report.json` and `report.html`.
 
-        An earlier comparison made with the same weights stays in the report.
+    An earlier comparison made with the same weights stays in the report.
 
     Args:
         run: The run, or the path of its folder.
@@ -68,6 +68,11 @@ def evaluate(
 
     Raises:
         DataError: If no outcome of the test range is known.
+
+    Example:
+        >>> report = tsa.evaluate("run", replicates=20)
+        >>> report["evaluation"]["metrics"]["average_precision"]["value"] > 0
+        True
     """
     run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
     report = report_on(run, segments=segments, threshold=threshold, replicates=replicates, progress=progress)

@@ -160,7 +160,7 @@ def _check_input(output: _Output, path: Path) -> None:
         if own in _above(output.place):
             raise ConfigError(f"{output.option} must not be inside an input folder (got {output.path}): {advice}")
         inside = list(itertools.islice(_within(path), MAX_INSIDE))
-        if _identity(output.place) in inside:
+        if (place := _identity(output.place)) is not None and place in inside:
             raise ConfigError(f"{output.option} must not be a file of {path} (got {output.path}): {advice}")
     if output.is_replaced and _identity(output.place) in _above(Path(os.path.realpath(path))):
         raise ConfigError(f"{output.option} must not be a folder that contains {path} (got {output.path}): {advice}")

@@ -43,7 +43,13 @@ Payments = Files | Rows
 
 
 class Scorer:
-    """Scores payments with a bundle: those of a log, rows with inline history, and single payments."""
+    """Scores payments with a bundle: those of a log, rows with inline history, and single payments.
+
+    Example:
+        >>> scores = tsa.Scorer.load("run/bundle").score("payments.parquet")
+        >>> scores.columns[:2], len(scores)
+        (['id', 'raw_score'], 6000)
+    """
 
     def __init__(
         self, bundle: Bundle, *, engine: EngineName = "torch", precision: Precision = "float32", threads: int = 1

@@ -34,7 +34,15 @@ HEX = re.compile(r"[0-9a-f]{6,64}")
 
 
 class Registry:
-    """The versions of one model. Any number of processes and machines may use it at the same time."""
+    """The versions of one model. Any number of processes and machines may use it at the same time.
+
+    Example:
+        >>> registry = tsa.Registry.create("registry")
+        >>> version = registry.publish("run/bundle", by="ann")
+        >>> entry = registry.promote(version.sha256, "champion", by="ann", why="the first model")
+        >>> registry.resolve("champion").sha256 == version.sha256
+        True
+    """
 
     def __init__(self, storage: Storage, public_key: bytes | None = None) -> None:
         """Use a storage; `open` does this from a URL.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tsa.errors import ConfigError
+from tsa.files.reading import read_small_file
 from tsa.serving.settings import ServeSettings
 
 MARKS = {
@@ -27,8 +28,8 @@ MARKS = {
 }
 """Byte order marks of other encodings; the longer ones first."""
 MAX_CLIENTS = 10_000
-MIN_TOKEN = 16
-"""Fewest characters of a token, so that it cannot be guessed."""
+MIN_TOKEN, MAX_TOKEN = 16, 8192
+"""Fewest characters of a token, so that it cannot be guessed, and most, so that it fits into the headers of a request."""
 
 
 _INVALID_BYTE = re.compile(r"[^!-~]")
@@ -44,6 +45,8 @@ class BearerTokens:
             )
         if short := [token for token in tokens if len(token) < MIN_TOKEN]:
             raise ConfigError(f"a token must have at least {MIN_TOKEN} characters (got {len(short[0])})")
+        if long := [token for token in tokens if len(token) > MAX_TOKEN]:
+            raise ConfigError(f"a token must have at most {MAX_TOKEN} characters (got {len(long[0])})")
         self._digests = [_digest(token) for token in tokens]
 
     @classmethod
@@ -79,7 +82,7 @@ class BearerTokens:
 
 def _text_of(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as on Windows. Raises ConfigError."""
-    data = path.read_bytes()
+    data = read_small_file(path)
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

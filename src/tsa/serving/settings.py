@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from tsa.config.settings import Settings, option
+from tsa.files.reading import read_small_file
 from tsa.serving.history.identity import Seen
 
 
@@ -146,7 +147,7 @@ class ServeSettings(Settings):
 
     def read_key(self) -> bytes | None:
         """Read the public key that verifies bundles; None if bundles need not be signed."""
-        return None if self.public_key is None else self.public_key.read_bytes()
+        return None if self.public_key is None else read_small_file(self.public_key)
 
 
 def _in_memory(history: str | None) -> bool:

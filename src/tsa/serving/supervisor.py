@@ -31,6 +31,8 @@ STEADY_SECONDS = 10.0
 """A worker that ran this long has started well: it is healthy, and its end does not count as a quick failure."""
 START_SECONDS = 600.0
 """Time limit for a worker to start."""
+MAX_SILENT_ROUNDS = 40
+"""A ready worker that has not reported its metrics in so many rounds hangs; a round takes 1.5 s to wait for it."""
 MAX_WAIT_SECONDS = 60.0
 """Longest wait between the end of a worker and its restart; the wait doubles with each quick failure."""
 
@@ -62,6 +64,9 @@ class Place:
         if self.worker.is_alive():
             if ready is None and now - self.started_at > START_SECONDS:
                 logger.error("worker %s did not start within %d s and is killed", self.worker.pid, START_SECONDS)
+                self.worker.kill()
+            elif ready is not None and self.member.rounds_without_answer >= MAX_SILENT_ROUNDS:
+                logger.error("worker %s hangs and is killed", self.worker.pid)
                 self.worker.kill()
             return
         if not self._has_ended:

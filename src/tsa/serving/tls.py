@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from tsa.errors import ConfigError
+from tsa.files.reading import read_small_file
 from tsa.serving.settings import ServeSettings
 from tsa.system_errors import resource_problem
 
@@ -60,7 +61,7 @@ def context_of(settings: ServeSettings) -> ssl.SSLContext:
 
 def _check_readable(path: Path) -> None:
     try:
-        path.read_bytes()
+        read_small_file(path)
     except OSError as error:
         raise ConfigError(resource_problem(error) or f"{path}: {error.strerror}") from None
 

@@ -141,6 +141,8 @@ class WorkerMember:
         self.ready_at: float | None = None
         self.waiting: int | None = None
         """Number of the unanswered request; no second one is sent before its answer."""
+        self.rounds_without_answer = 0
+        """How often in a row the parent has waited for an answer in vain."""
 
     def started(self) -> None:
         """Close the worker's ends in this process; while they are open, the end of the worker cannot be noticed."""
@@ -212,9 +214,11 @@ class MetricsSum:
                 member = waited.pop(pipe)
                 try:
                     _, member.last = pipe.recv()
-                    member.waiting = None
+                    member.waiting, member.rounds_without_answer = None, 0
                 except (OSError, EOFError):
                     continue
+        for member in waited.values():
+            member.rounds_without_answer += 1
 
     def _answer(self, member: WorkerMember) -> None:
         """Answer one worker, in a separate thread, so that a worker that does not read its answer delays no other."""

@@ -147,7 +147,13 @@ WITHOUT_EFFECT = ("num_workers", "checkpoint_every_minutes", "tensorboard", "sav
 
 
 class TrainingConfig(ChoiceSettings):
-    """How a network is trained. The defaults are those behind the handbook results in the README."""
+    """How a network is trained. The defaults are those behind the handbook results in the README.
+
+    Example:
+        >>> config = tsa.TrainingConfig(epochs=3, loss="focal")
+        >>> config.epochs, config.loss_gamma, config.learning_rate
+        (3, 2.0, 0.0015)
+    """
 
     epochs: int = Field(default=10, ge=1)
     """Maximum number of epochs."""

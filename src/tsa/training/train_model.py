@@ -94,6 +94,12 @@ def train(
             another run.
         TrainingError: If the store cannot be trained on, the loss is not finite, or memory or disk space run out.
         TrainingStopped: After SIGTERM, once a checkpoint is saved.
+
+    Example:
+        >>> settings = tsa.TrainingConfig(epochs=1, batch_size=64)
+        >>> bundle = tsa.train("run/store", "small", model={"width": 16}, training=settings)
+        >>> bundle.config.width
+        16
     """
     given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
     return _trained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import polars as pl
@@ -119,3 +120,16 @@ def test_scores_and_quarantined_rows_beside_a_log_are_refused(tmp_path: Path) ->
 def test_other_endings_of_outputs_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"out must end in .parquet or .csv \(got {name}\)"):
         need_suffix("out", Path("folder") / name, ".parquet", ".csv")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_pipes_and_links_to_nothing_are_refused(whole: bool, tmp_path: Path) -> None:
+    """A pipe would be waited for; a log is read several times."""
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "a.csv").write_text("id\n1\n")
+    for name, message in (("link.csv", "link to a file that is not there"), ("pipe.csv", "pipe or a device")):
+        path = tmp_path / "log" / name
+        path.symlink_to(tmp_path / "gone.csv") if name == "link.csv" else os.mkfifo(path)
+        with pytest.raises(DataError, match=message):
+            find_files([str(tmp_path / "log" if whole else path)])
+        path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -501,7 +502,7 @@ def shuffled_logs(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
         rows,
         id=draw(st.lists(st.integers(-(2**40), 2**40), min_size=rows, max_size=rows, unique=True)),
         at=[START + timedelta(hours=h) for h in draw(st.lists(st.integers(0, 5), min_size=rows, max_size=rows))],
-        amount=draw(st.lists(st.floats(allow_infinity=False) | st.none(), min_size=rows, max_size=rows)),
+        amount=draw(st.lists(st.floats(-1e38, 1e38) | st.just(math.nan) | st.none(), min_size=rows, max_size=rows)),
         country=draw(st.lists(st.text(max_size=3) | st.none(), min_size=rows, max_size=rows)),
     ).cast({"amount": pl.Float64, "country": pl.String, "fraud": pl.Int64})
     return frame, frame[list(order)]

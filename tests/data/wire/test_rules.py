@@ -338,7 +338,7 @@ def test_a_field_must_be_a_text_or_a_number(tmp_path: Path) -> None:
 LOG_AMOUNT = {"features": {**TABLE["features"], "numerical": [{"name": "amount", "transform": "log1p"}, "items"]}}
 
 
-@pytest.mark.parametrize("value", ["-1", "-2.5", "-1e300"])
+@pytest.mark.parametrize("value", ["-1", "-2.5", "-1e38"])
 def test_5_a_number_that_cannot_be_scaled_is_refused(value: str, tmp_path: Path) -> None:
     message = refused(market(), row(orders=value), tmp_path / "engineered")
     assert f"out_of_range:orders: must be a number that its feature can scale (got {value!r}" in message

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tsa.errors import HistoryLost, HistoryUnavailable
+from tsa.errors import HistoryError, HistoryLost, HistoryUnavailable
 from tsa.serving.history import sqlite_file, sqlite_rows
-from tsa.serving.history.base import StoreKey, WriteBatch
+from tsa.serving.history.base import New, StoreKey, WriteBatch
 from tsa.serving.history.sqlite import SQLiteStore
 
 
@@ -194,3 +194,15 @@ def test_what_other_processes_write_is_no_alarm(
             assert put(other, "d")
     assert "overwritten" not in caplog.text
     assert not list(tmp_path.glob(f"*{sqlite_file.STALE_SUFFIX}"))
+
+
+@pytest.mark.parametrize("new", ["make", "refuse", "adopt"])
+def test_a_file_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, new: New) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as link:
+        link.execute("create table runs (name text)")
+    before = path.read_bytes()
+    with pytest.raises(HistoryError, match="tables of another program: runs"):
+        SQLiteStore(path, new=new)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["other.db"]

@@ -114,7 +114,7 @@ def test_counting_up_from_threads_and_processes(history_url: str) -> None:
         ("sqlite:///:memory:", "must be a file"),
         ("sqlite+x:///x.db", "must be like sqlite:///"),
         ("redis://localhost:6379/0?wrong=1", "must be like redis://"),
-        ("redis://localhost:6379/zero", "the number of a database"),
+        ("redis://localhost:6379/zero", "a database number"),
         ("redis://localhost:port/0", "port must be a number"),
     ],
 )

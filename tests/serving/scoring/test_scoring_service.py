@@ -414,7 +414,7 @@ def test_pseudonyms(case: Case, store: HistoryStore, monkeypatch: pytest.MonkeyP
 
 def test_without_a_store(case: Case) -> None:
     scoring_service = ScoringService(case.scorer(), None)
-    with pytest.raises(ConfigError, match="a history store is required"):
+    with pytest.raises(ConfigError, match="need a history store"):
         scoring_service.score([payment(0, "x")])
     assert len(scoring_service.score([payment(0, "x")], [{}])) == 1
     assert not scoring_service.record_outcome("x", True, START)

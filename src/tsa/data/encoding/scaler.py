@@ -127,8 +127,8 @@ class ImportedScaler:
 
 
 def domain_of(transform: str) -> Domain:
-    """The numbers that a transform accepts."""
-    return (-1.0, math.inf) if transform == "log1p" else EVERYTHING
+    """The numbers that a transform accepts. Raw numbers are stored as float32, too, so they must fit it."""
+    return (-1.0 if transform == "log1p" else -FLOAT32_MAX), FLOAT32_MAX
 
 
 def read_scaler(table: Mapping[str, Any]) -> Scaler | ImportedScaler:

@@ -57,10 +57,21 @@ def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
         if not paths:
             raise DataError(f"log: no such file or folder: {log!r}")
         for path in paths:
-            files.setdefault(path if "://" in path else os.path.realpath(path), (path, kind_of(path)))
+            kind = kind_of(path)
+            if "://" not in path:
+                _check_regular(path)
+            files.setdefault(path if "://" in path else os.path.realpath(path), (path, kind))
     if not files:
         raise DataError("log: at least one file must be named (got none)")
     return list(files.values())
+
+
+def _check_regular(path: str) -> None:
+    """Raise DataError for a link to nothing, and for a pipe or device: a log is read several times."""
+    if not os.path.exists(path):
+        raise DataError(f"log: {path} must be a file (it is a link to a file that is not there)")
+    if not os.path.isfile(path):
+        raise DataError(f"log: {path} must be a file (it is a pipe or a device); write its content to a file first")
 
 
 def kind_of(path: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import polars as pl
@@ -42,8 +41,8 @@ def degrees_text(limit: float) -> str:
 
 def range_text(low: float, high: float) -> str:
     """The text of the rule for a number that a feature has to scale."""
-    if math.isinf(high):
-        return f'must be above {low:g} to be scaled (transform = "signed_log1p" takes any number)'
+    if low == -1.0:
+        return 'must be above -1 and fit float32 to be scaled (transform = "signed_log1p" takes negative numbers)'
     return f"must be between {low:g} and {high:g} to be scaled"
 
 

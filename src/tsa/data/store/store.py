@@ -78,6 +78,11 @@ def prepare(
         DataError: For rows that cannot be used, or a split without rows.
         MarketError: If the encoder is for other features.
         ConfigError: If `out` is a folder with other content, or if an output is an input.
+
+    Example:
+        >>> store = tsa.prepare(tsa.Market.load("market.toml"), "payments.parquet", "store")
+        >>> len(store)
+        6000
     """
     names = log_names(logs)
     check_outputs(names, files={"quarantine": quarantine_path(quarantine)}, replaced={"out": out})
@@ -137,6 +142,13 @@ class EventStore(EventArrays):
 
     Histories are gathered from `events`: the payments, followed by the earlier payments that wire rows carry. For a
     log these are the same arrays.
+
+    Example:
+        >>> store = tsa.EventStore.open("run/store")
+        >>> store.numerical.dtype, len(store.numerical) == len(store)
+        (dtype('float32'), True)
+        >>> [name for name in ("train", "validation", "calibration", "test") if len(store.labelled(name))]
+        ['train', 'validation', 'calibration', 'test']
     """
 
     path: Path

@@ -190,6 +190,7 @@ class SQLiteStore(GuardedStore):
         if new != "refuse":
             self._file.make()
         with self._file.refusing():
+            self._file.refuse_foreign()
             link = self._file.link()
             if rows.has_older_tables(link):
                 raise HistoryError(

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from tsa.errors import HistoryLost, HistoryUnavailable
+from tsa.errors import HistoryError, HistoryLost, HistoryUnavailable
 from tsa.serving.history.identity import ADVICE
 from tsa.serving.history.sqlite_content import FileContent
+from tsa.serving.history.sqlite_rows import foreign_tables
+from tsa.text import brief
 
 CHECKPOINT_PAGES = 16_384
 """A commit runs the checkpoint itself if the WAL has this many pages, that is if the thread falls behind."""
@@ -70,6 +72,18 @@ class SQLiteFile:
             if not self.is_there():
                 self._rename_stale_wal()
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY))
+
+    def refuse_foreign(self) -> None:
+        """Raise HistoryError if the file has tables of another program. Does not change the file: it is read without locks."""
+        uri = f"file:{quote(str(self.path))}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as link:
+            others = foreign_tables(link)
+        if others:
+            names = ", ".join(map(brief, others[:5]))
+            raise HistoryError(
+                f"history store {self.path} must be a file of TSA or not exist (it has tables of another program: {names}); "
+                "choose another path"
+            )
 
     def is_there(self) -> bool:
         """Whether the file exists."""

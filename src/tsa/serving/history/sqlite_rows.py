@@ -17,6 +17,7 @@ create table if not exists blocks (number integer primary key, namespace text no
 create table if not exists store (one integer primary key check (one = 1), identity blob not null, generation integer not null);
 create table if not exists marks (place integer primary key, mark blob not null);
 """
+_TABLES = ("payments", "blocks", "store", "marks")
 _READ_MARK = "select mark from marks where place = ?"
 _WRITE_MARK = "insert into marks values (?, ?) on conflict do update set mark = excluded.mark"
 _HAS_TABLE = "select count(*) from sqlite_master where type = 'table' and name = ?"
@@ -120,6 +121,12 @@ def holds_anything(link: sqlite3.Connection) -> bool:
     """Whether the store has any payment or block."""
     has = link.execute(_HAS_TABLE, ("blocks",)).fetchone()[0]
     return bool(has) and link.execute(_ANYTHING).fetchone() is not None
+
+
+def foreign_tables(link: sqlite3.Connection) -> list[str]:
+    """Tables of another program in the file."""
+    rows = link.execute("select name from sqlite_master where type = 'table' and name not like 'sqlite~_%' escape '~'")
+    return sorted(name for (name,) in rows if name not in _TABLES)
 
 
 def make_tables(link: sqlite3.Connection, identity: bytes, *, replace: bool = False) -> None:
