@@ -64,6 +64,8 @@ class Client(threading.Thread):
         self.counts: Counter[str] = Counter()
         """Answered and refused requests by rule; "none" for connections that broke."""
         self.wrong: list[str] = []
+        self.postponed: list[tuple[str, Row]] | None = None
+        """While degraded answers are expected: what is to be sent again, in order; None at other times."""
         self.slowest, self.acknowledged, self.idle = 0.0, 0, threading.Event()
 
     def run(self) -> None:
@@ -88,10 +90,19 @@ class Client(threading.Thread):
             if row["id"] in self.answers and row["fraud"] is not None and row["reported"] <= self.now:
                 until(lambda row=row: self._done(http, "outcome", row), "an outcome is taken")  # type: ignore[misc]
 
+    def catch_up(self, http: httpx.Client) -> None:
+        """Send again, in order, what got degraded answers, or none: the store is back."""
+        steps, self.postponed = self.postponed or [], None
+        for what, row in steps:
+            until(lambda what=what, row=row: self._done(http, what, row), "a payment is scored with its history")  # type: ignore[misc]
+
+    def _is_postponed(self, row: Row) -> bool:
+        return any(what == "score" and other["id"] == row["id"] for what, other in self.postponed or ())
+
     def _all_steps(self) -> Iterator[tuple[str, Row]]:
         for at, (row, told) in enumerate(in_time(self.rows)):
             for earlier in told:
-                if earlier["id"] in self.answers:
+                if earlier["id"] in self.answers or self._is_postponed(earlier):
                     yield "outcome", earlier
             yield "score", row
             if at % 5 == 4 and self.answers:
@@ -108,13 +119,22 @@ class Client(threading.Thread):
     def _done(self, http: httpx.Client, what: str, row: Row) -> bool:
         id_ = row["id"]
         if what != "score" and id_ not in self.answers:
+            if what == "outcome" and self.postponed is not None and self._is_postponed(row):
+                self.postponed.append((what, row))
             return True  # of a store that was lost, and adopted without it
         if what == "outcome":
             found = self._post(http, "/v1/outcome", {"id": id_, "fraud": bool(row["fraud"]), "at": row["reported"]})
-            return found is not None
+            if found is None and self.postponed is not None:
+                self.postponed.append((what, row))
+            return found is not None or self.postponed is not None
         found = self._post(http, "/v1/score", request(row))
         if found is None:
             return False
+        if found["degraded"] and self.postponed is not None:
+            self.counts["degraded"] += 1
+            if what == "score":
+                self.postponed.append((what, row))
+            return True
         first = self.answers.setdefault(id_, found)
         if found["degraded"] or found["raw_score"] != first["raw_score"]:
             self.wrong.append(f"{id_}: {found} after {first}")
@@ -411,6 +431,23 @@ class Chaos:
                 for client in self.clients:
                     client.forget(held)
                     client.retell(http)
+
+    def restart(self, *options: object) -> None:
+        """Start the server again with other options."""
+        self.server.parent.send_signal(signal.SIGTERM)
+        assert self.server.parent.wait(40) == 0
+        self.server.start(self.store.url, *options)
+
+    def expect_degraded(self) -> None:
+        """From now on clients take degraded answers, and keep what to send again."""
+        for client in self.clients:
+            client.postponed = client.postponed or []
+
+    def catch_up(self) -> None:
+        """While clients pause: send again what got degraded answers."""
+        with httpx.Client(base_url=self.server.url, timeout=WITHIN_SECONDS) as http:
+            for client in self.clients:
+                client.catch_up(http)
 
     def run(self, case: Any) -> None:
         """One case: its fault under load, then what is promised and what must be seen."""

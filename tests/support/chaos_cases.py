@@ -392,6 +392,49 @@ def redis_out_of_memory(chaos: Chaos) -> None:
     client.config_set("maxmemory", 0)
 
 
+@case(
+    "redis",
+    what="Redis evicts histories: its `maxmemory-policy` was changed, and its memory is full",
+    promise="payments are rejected with `history_unavailable` while it may evict. Then those whose histories it has evicted "
+    "are rejected with `history_lost` until `tsa history adopt`",
+    logged={"": (r"histories cannot be \w+ \(evicting\)", r"histories cannot be \w+ \((evicted|lost)\)")},
+    counted={"": (failures("evicting")[0], 'tsa_refusals_total{rule="history_lost"}')},
+)
+def redis_evicts(chaos: Chaos) -> None:
+    assert isinstance(chaos.store, Redis)
+    client = chaos.store.first.client()
+    client.config_set("maxmemory-policy", "allkeys-random")
+    chaos.refused("history_unavailable")
+    keys = client.dbsize()
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - 100_000)
+    until(lambda: client.dbsize() < keys, "keys are evicted")
+    client.config_set("maxmemory", 0)
+    client.config_set("maxmemory-policy", "noeviction")
+    chaos.refused("history_lost")
+    chaos.store.first.flush()  # the histories that are left are not those of a log
+    chaos.adopt()
+
+
+@case(
+    what='the store hangs, with `on_history_unavailable = "degraded"`',
+    promise="payments are scored without their histories, marked `degraded` and not stored, after a few calls without "
+    "waiting; sent again once the store is back, they get their scores",
+    logged={"": ("is not asked until it answers", "answers and is asked again")},
+    counted={"": ('tsa_payments_total{outcome="degraded"}',)},
+)
+def degraded(chaos: Chaos) -> None:
+    chaos.restart("--set", "serving.on_history_unavailable=degraded")
+    chaos.steady()
+    with contextlib.ExitStack() as pause:
+        with chaos.store.stalled():
+            chaos.expect_degraded()
+            chaos.refused("degraded", 12)
+            chaos.counted("tsa_history_circuit_open", 1)
+            pause.enter_context(chaos.paused())
+        until(lambda: chaos.server.metrics().get("tsa_history_circuit_open") == 0, "the store is asked again")
+        chaos.catch_up()
+
+
 def table() -> str:
     """The table of the docs."""
     lines = ["| Fault | Store | What happens | Where to see it |", "|---|---|---|---|"]

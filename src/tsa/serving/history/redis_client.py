@@ -15,6 +15,15 @@ from tsa.serving.history.base import seconds_of_setting, url_options
 LIKE = "history must be like redis://localhost:6379/0"
 RETRIES, CLUSTER_RETRIES = 1, 2
 """Reconnects per call after a broken connection; a timeout is never retried."""
+REASONS = {
+    "OOM": "memory",
+    "MISCONF": "disk_full",
+    "NOREPLICAS": "read_only",
+    "READONLY": "read_only",
+    "BUSY": "busy",
+    "WRONGTYPE": "damaged",
+}
+"""Error codes in answers of Redis -> reasons."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +118,7 @@ def note_durability(server: Any, name: str) -> None:
         try:
             config: Any = server.config_get("append*")
         except redis.ResponseError:  # not allowed on managed servers
+            _log.warning("Redis does not allow CONFIG: unknown whether a crash may lose acknowledged payments")
             return
     settings = {_text(key): _text(value) for key, value in config.items()}
     if settings.get("appendonly") != "yes" or settings.get("appendfsync") != "always":
@@ -151,8 +161,7 @@ def reason_of(error: Exception) -> str:
         if isinstance(error, kind):
             return reason
     code = str(error).partition(" ")[0].lstrip("-")
-    codes = {"OOM": "memory", "MISCONF": "disk_full", "NOREPLICAS": "read_only", "READONLY": "read_only"}
-    return codes.get(code, "other")
+    return REASONS.get(code, "other")
 
 
 def _info(server: Any, name: str, section: str) -> dict[str, Any]:
