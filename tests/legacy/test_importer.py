@@ -423,6 +423,22 @@ def test_without_percentiles_there_is_a_bundle_that_says_so(original: Original, 
     assert list(legacy_response([0.5], made.calibration)["predictions"][0]) == ["legacy-score", "ProbabilityScore"]
 
 
+@pytest.mark.parametrize("case", ["missing", "neither"])
+def test_without_a_spline_there_is_a_bundle_that_says_so(original: Original, payments: pl.DataFrame, case: str) -> None:
+    (original.folder / "bspline_parameters.json").unlink()
+    if case == "neither":
+        (original.folder / "percentile_score.pkl").unlink()
+    made = import_legacy(original.folder, original.market)
+    assert made.calibration is not None
+    assert "had no bspline_parameters.json" in made.calibration.reasons["probability"]
+    assert any("There is no probability score" in note for note in made.training["imported"]["notes"])
+    columns = ["id", "raw_score", *(["percentile"] if case != "neither" else [])]
+    assert Scorer(made).score(payments).columns == columns
+    assert "ProbabilityScore" not in legacy_response([0.5], made.calibration)["predictions"][0]
+    made.save(original.folder.parent / f"{case}.bundle")
+    assert Bundle.open(original.folder.parent / f"{case}.bundle").calibration == made.calibration
+
+
 @pytest.mark.parametrize("key", ["knots", "coefficients"])
 def test_a_spline_that_falls_by_rounding_is_lifted(original: Original, key: str) -> None:
     plain = import_legacy(original.folder, original.market)
@@ -466,7 +482,7 @@ def test_a_missing_or_torn_file_is_named(original: Original, name: str) -> None:
     path = original.folder / name
     content = path.read_bytes()
     path.unlink()
-    if name != "percentile_score.pkl":  # without it there are no percentiles, and all else is as ever
+    if name not in ("percentile_score.pkl", "bspline_parameters.json"):  # without these, a score is missing
         with pytest.raises(ArtefactError, match="is missing"):
             import_legacy(original.folder, original.market)
     for torn in (b"", content[: len(content) // 2], b"\xff" * 40):

@@ -19,6 +19,7 @@ from scipy.interpolate import BSpline
 
 from tsa.calibration.percentile import as_finite_array, risen
 from tsa.errors import CalibrationError
+from tsa.text import truncate_repr
 
 Floats = NDArray[np.float64]
 
@@ -94,7 +95,10 @@ class BSplineMap(ProbabilityMap):
     def from_legacy(cls, table: Mapping[str, Any]) -> Self:
         """The map in the legacy system's `bspline_parameters.json`. Raises CalibrationError for a failed or invalid fit."""
         if table.get("status", "Success") != "Success":
-            raise CalibrationError(f"B-spline status must be 'Success' (got {table['status']!r})")
+            raise CalibrationError(
+                f"B-spline status must be 'Success' (got {truncate_repr(table['status'])}): remove the file of a failed fit, and "
+                "fit probabilities with `tsa calibrate`"
+            )
         knots, coefficients = (risen([float(v) for v in table[key]], ROUNDING) for key in ("knots", "coefficients"))
         return cls(knots=knots, coefficients=coefficients, degree=int(table["degree"]))
 

@@ -35,7 +35,11 @@ ARTEFACTS: dict[str, Callable[[Path], Any]] = {
     PERCENTILES: read_percentiles,
     BSPLINE: read_bspline,
 }
-NO_PERCENTILES = f"the imported folder had no {PERCENTILES}; `tsa calibrate` fits percentiles to a log"
+ABSENT = {
+    PERCENTILES: ("percentile", f"the imported folder had no {PERCENTILES}; `tsa calibrate` fits percentiles to a log"),
+    BSPLINE: ("probability", f"the imported folder had no {BSPLINE}; `tsa calibrate` fits probabilities to a log"),
+}
+"""Files that the legacy system does not always write: the score that is missing without them, and why."""
 WEIGHTS = (".pt", ".pth", ".safetensors")
 COUNTS = {"n_cat_features": "categorical", "n_num_features": "numerical", "n_engineered_num_features": "engineered"}
 """Constructor arguments that must equal the number of features in the market file, by kind."""
@@ -53,6 +57,13 @@ class _ImportState:
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Remarks on valid files."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By score that the bundle will not have: why."""
+
+    def lacks(self, score: str, reason: str) -> None:
+        """Record that the bundle will not have a score."""
+        self.reasons[score] = reason
+        self.notes.append(f"There is no {score} score: {reason}.")
 
     def take(self, name: str, path: Path, reader: Callable[[Path], Any]) -> None:
         """Read a file, or record why it cannot be read."""
@@ -71,9 +82,9 @@ def import_legacy(
     """A bundle of the legacy model in `folder`, for a market with the legacy features in the legacy order.
 
     The folder contains the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and
-    the five artefacts. Without `percentile_score.pkl` the bundle has no percentiles, and a note says so. The
-    market's `[legacy]` section gives positions of the scales to leave out, and defaults that the folder lacks.
-    Nothing in the files is executed.
+    the five artefacts. Without `percentile_score.pkl` the bundle has no percentiles, without `bspline_parameters.json`
+    no probabilities, and a note says so. The market's `[legacy]` section gives positions of the scales to leave out, and
+    defaults that the folder lacks. Nothing in the files is executed.
 
     Args:
         weights: The weights file, if several files could be it.
@@ -110,9 +121,8 @@ def import_legacy(
 
 
 def _calibration(state: _ImportState) -> Calibration:
-    percentile = state.read.get(PERCENTILES)
-    reasons = {} if percentile is not None else {"percentile": NO_PERCENTILES}
-    return Calibration(percentile=percentile, probability=state.read[BSPLINE], reasons=reasons)
+    percentile, probability = state.read.get(PERCENTILES), state.read.get(BSPLINE)
+    return Calibration(percentile=percentile, probability=probability, reasons=state.reasons)
 
 
 def _read_all(state: _ImportState, folder: Path, weights: Path | None, config: Path | None) -> None:
@@ -121,8 +131,8 @@ def _read_all(state: _ImportState, folder: Path, weights: Path | None, config: P
         BSPLINE: partial(read_bspline, notes=state.notes),
     }
     for name, reader in ARTEFACTS.items():
-        if name == PERCENTILES and not (folder / name).exists():
-            state.notes.append(f"There is no percentile score: {NO_PERCENTILES}.")
+        if name in ABSENT and not (folder / name).exists():
+            state.lacks(*ABSENT[name])
             continue
         state.take(name, folder / name, noting.get(name, reader))
     other_files = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
