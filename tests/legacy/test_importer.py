@@ -126,18 +126,51 @@ def test_an_imported_bundle_is_one_like_any_other(original: Original, tmp_path: 
     assert again.config.histories == ("customer",)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "plain.pt", "checkpoint.pth"])
+@pytest.mark.parametrize(
+    "form", ["safetensors", "plain.pt", "plain.PT", "pytorch_model.bin", "checkpoint.pth", "compiled.pt", "both.pt"]
+)
 def test_weights_in_any_form(original: Original, form: str) -> None:
     (original.folder / "best.pt").unlink()
     state = original.state
     if form == "safetensors":
         save_file(state, original.folder / "weights.safetensors")
-    elif form == "plain.pt":
+    elif form in ("compiled.pt", "both.pt"):
+        prefix = "_orig_mod." if form == "compiled.pt" else "module._orig_mod."
+        torch.save({prefix + name: value for name, value in state.items()}, original.folder / form)
+    elif form != "checkpoint.pth":
         torch.save(state, original.folder / form)
     else:
         torch.save({"model": state, "epoch": 3, "optimizer": {"lr": 1e-3}}, original.folder / form)
     network = import_legacy(original.folder, original.market).network
     assert torch.equal(network.table.weight, state["embedding.weight"])
+
+
+def test_arguments_may_be_texts(original: Original) -> None:
+    """As hyperparameters of training jobs are: "0" and "False" mean no."""
+    plain = import_legacy(original.folder, original.market).config
+    for spelled in (str, lambda value: str(float(value)), lambda value: f" {value} ".upper()):
+        change(
+            original.folder, "config.json", lambda t, spelled=spelled: t.update({k: spelled(v) for k, v in t.items()})
+        )
+        assert import_legacy(original.folder, original.market).config == plain
+        (original.folder / "config.json").write_text(json.dumps(original.config))
+    change(original.folder, "config.json", lambda t: t.update(use_mlp="maybe"))
+    with pytest.raises(ArtefactError, match="could not convert string to float: 'maybe'"):
+        import_legacy(original.folder, original.market)
+
+
+def test_files_of_other_programs_in_the_folder(original: Original) -> None:
+    for name in ("._best.pt", "._config.json", ".DS_Store", "README.md"):
+        (original.folder / name).write_text("x")
+    (original.folder / "code").mkdir()
+    assert import_legacy(original.folder, original.market).config.n_categorical == original.config["n_cat_features"]
+
+
+def test_a_spline_as_r_writes_it(original: Original) -> None:
+    """R writes single values as lists of one."""
+    plain = import_legacy(original.folder, original.market)
+    change(original.folder, "bspline_parameters.json", lambda t: t.update(degree=[3], status=["Success"]))
+    assert import_legacy(original.folder, original.market).calibration == plain.calibration
 
 
 def test_two_histories_by_name_and_by_order(original: Original) -> None:

@@ -65,7 +65,7 @@ def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
     Raises:
         ArtefactError: If the file holds anything else.
     """
-    table = read_table(path)
+    table = {name: _unboxed(value) for name, value in read_table(path).items()}
     try:
         spline = BSplineMap.from_legacy(table)
         for name in ("knots", "coefficients"):
@@ -73,6 +73,11 @@ def read_bspline(path: Path, notes: list[str] | None = None) -> BSplineMap:
         return spline
     except (CalibrationError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path.name} must hold knots, coefficients and degree (got {error})") from None
+
+
+def _unboxed(value: Any) -> Any:
+    """R writes a single value as a list of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _note_lifted(
@@ -93,7 +98,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtefactError: If it cannot be read or breaks these limits.
     """
-    safe = path.suffix == ".safetensors"
+    safe = path.suffix.lower() == ".safetensors"
     try:
         if not safe:
             _refuse_decompression_bomb(path)

@@ -23,7 +23,7 @@ from tsa.files.writing import sha256_of
 from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_table, read_weights
 from tsa.legacy.encoder import SCALES, encoder_findings, legacy_encoder, legacy_market, refuse
 from tsa.legacy.safe_pickle import SHOWN, read_pickle
-from tsa.legacy.weights import ARGUMENTS, TWO, reference_network
+from tsa.legacy.weights import ARGUMENTS, TWO, reference_network, without_prefixes
 from tsa.model import TSANetwork
 from tsa.text import truncate_repr
 
@@ -40,7 +40,7 @@ ABSENT = {
     BSPLINE: ("probability", f"the imported folder had no {BSPLINE}; `tsa calibrate` fits probabilities to a log"),
 }
 """Files that the legacy system does not always write: the score that is missing without them, and why."""
-WEIGHTS = (".pt", ".pth", ".safetensors")
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 COUNTS = {"n_cat_features": "categorical", "n_num_features": "numerical", "n_engineered_num_features": "engineered"}
 """Constructor arguments that must equal the number of features in the market file, by kind."""
 
@@ -81,7 +81,7 @@ def import_legacy(
 ) -> Bundle:
     """A bundle of the legacy model in `folder`, for a market with the legacy features in the legacy order.
 
-    The folder contains the weights (one .pt, .pth or .safetensors), the constructor arguments (one more .json) and
+    The folder contains the weights (one .pt, .pth, .bin or .safetensors), the constructor arguments (one more .json) and
     the five artefacts. Without `percentile_score.pkl` the bundle has no percentiles, without `bspline_parameters.json`
     no probabilities, and a note says so. The market's `[legacy]` section gives positions of the scales to leave out, and
     defaults that the folder lacks. Nothing in the files is executed.
@@ -135,13 +135,14 @@ def _read_all(state: _ImportState, folder: Path, weights: Path | None, config: P
             state.lacks(*ABSENT[name])
             continue
         state.take(name, folder / name, noting.get(name, reader))
-    other_files = [path for path in sorted(folder.glob("*.json")) if path.name not in ARTEFACTS]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    other_files = [path for path in files if path.suffix.lower() == ".json" and path.name not in ARTEFACTS]
     if path := config or _only(
         state, "constructor arguments", "--config", "a .json file in addition to the artefacts", other_files
     ):
         state.take("config", path, read_table)
-    candidates = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS]
-    if path := weights or _only(state, "weights", "--weights", "a .pt, .pth or .safetensors file", candidates):
+    candidates = [path for path in files if path.suffix.lower() in WEIGHTS]
+    if path := weights or _only(state, "weights", "--weights", "a .pt, .pth, .bin or .safetensors file", candidates):
         state.take("weights", path, read_weights)
     if (table := state.read.get("preprocessor.pkl")) is not None and not isinstance(table, dict):
         state.findings.append(f"preprocessor.pkl must hold a dict (got {type(table).__name__})")
@@ -243,20 +244,20 @@ def _inconsistencies(market: Market, read: Mapping[str, Any]) -> list[str]:
 
 def _count_findings(market: Market, config: Mapping[str, Any]) -> Iterator[str]:
     for argument, kind in COUNTS.items():
-        if (count := len(getattr(market.features, kind))) != config[argument]:
+        if (count := len(getattr(market.features, kind))) != _integer(config[argument]):
             yield f"features.{kind}: must be as many as {argument}={config[argument]} (got {count})"
     for history in market.history:
-        if history.length != config["seq_len"]:
+        if history.length != _integer(config["seq_len"]):
             rule = f"length must be seq_len={config['seq_len']}"
             yield f"history {history.name}: {rule} (got {history.length})"
 
 
 def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Rows beyond the categorical ones of the table: the rows after these belong to the numerical features."""
-    try:  # in JSON they may be 160.0 or "160"
-        last = int(float(config["n_embedding"])) - int(float(config["n_num_features"]))
-    except (TypeError, ValueError, OverflowError):
+    size, others = _integer(config["n_embedding"]), _integer(config["n_num_features"])
+    if size is None or others is None:
         return  # reported by another check
+    last = size - others
     for feature in market.features.categorical:
         rows = cat_to_index.get(feature.name)
         items = rows.items() if isinstance(rows, dict) else ()
@@ -264,6 +265,14 @@ def _row_findings(market: Market, cat_to_index: Mapping[str, Any], config: Mappi
         if beyond:
             rule = f"rows of {feature.name!r} must be at most n_embedding - n_num_features = {last}"
             yield f"cat_to_index: {rule} (got {', '.join(beyond[:5])})"
+
+
+def _integer(value: Any) -> int | None:
+    """A constructor argument as an integer, since JSON may hold 160.0 or "160"; None if it is none."""
+    try:
+        return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _beyond(row: Any, last: int) -> bool:
@@ -275,7 +284,7 @@ def _beyond(row: Any, last: int) -> bool:
 
 def _history_findings(market: Market, state: Mapping[str, Any]) -> Iterator[str]:
     marks = ("order_attention_cid.", "gate_emb.")
-    count = len(TWO) if any(name.removeprefix("module.").startswith(marks) for name in state) else 1
+    count = len(TWO) if any(name.startswith(marks) for name in without_prefixes(state)) else 1
     names = [history.name for history in market.history]
     if len(names) != count:
         yield f"history: the weights are of {count} histories, but the market has {', '.join(names)}"

@@ -69,9 +69,18 @@ RENAMED = (  # TSA name → legacy name, applied in order
 )
 EXPERTS = re.compile(r"(layer_stack(?:_feature)?\.\d+)\.(?:\w+\.)?(gate\.w_gating|experts\.w[12])$")
 """Parameters of experts. The name of their module is not specified, so any name is accepted."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What distributed training and torch.compile put before the names of parameters."""
 TWO = ("cid", "ccid")
 AGE_CAP_SECONDS = {1: 1e7, 2: 2e7}
 """By number of histories: the age of the oldest event that the legacy handler scores; the network uses ages unchanged."""
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state dict without the prefixes that all its names have."""
+    while shared := next((prefix for prefix in PREFIXES if state and all(n.startswith(prefix) for n in state)), None):
+        state = {name.removeprefix(shared): value for name, value in state.items()}
+    return state
 
 
 def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> TSANetwork:
@@ -79,16 +88,15 @@ def reference_network(config: Mapping[str, Any], state: Mapping[str, Tensor]) ->
 
     Args:
         config: The legacy constructor arguments under their legacy names.
-        state: The state dict. Its names show whether it has one history or two (cid, ccid). A leading "module." from
-            distributed training is removed. The MLP branch, which the legacy code never defines, is read as `mlp.0`
+        state: The state dict. Its names show whether it has one history or two (cid, ccid). Leading `PREFIXES` are
+            removed. The MLP branch, which the legacy code never defines, is read as `mlp.0`
             (Linear), `mlp.3` (Linear) and `mlp.4` (LayerNorm).
 
     Raises:
         ModelError: Names every argument or parameter that is missing, unexpected, of another shape, not finite, or,
             for tables stored under several names, not equal under all of them.
     """
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = without_prefixes(state)
     state = {EXPERTS.sub(r"\1.feedforward.\2", name): value for name, value in state.items()}
     settings = reference_config(config, state)
     with torch.device("meta"):
@@ -110,7 +118,10 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
     unknown = sorted(set(config) - set(ARGUMENTS))
     if missing or unknown:
         raise ModelError(f"constructor arguments: missing {missing or 'none'}, unknown {unknown or 'none'}")
-    given = {**ARGUMENTS, **config}
+    try:
+        given = {name: _plain(value) for name, value in {**ARGUMENTS, **config}.items()}
+    except ValueError as error:
+        raise ModelError(f"constructor arguments: {error}") from error
     if given["return_seq"]:
         raise ModelError("constructor arguments: a classifier needs return_seq=False (got return_seq=True)")
     places = {"order": ".layer_stack.", "feature": ".layer_stack_feature.", "gate": "gate_emb.layer_stack."}
@@ -144,6 +155,14 @@ def reference_config(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> 
         )
     except (ConfigError, TypeError, ValueError) as error:
         raise ModelError(f"constructor arguments: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A text as the number or boolean that it holds: hyperparameters of training jobs are texts, and "0" means no."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    return text == "true" if text in ("true", "false") else float(text)
 
 
 def _is_placeholder(name: str, place: str, mark: str) -> bool:
