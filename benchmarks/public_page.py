@@ -24,7 +24,7 @@ AUC, with 95 % bootstrap intervals of the payments in brackets."""
 def page_of(results: Mapping[str, Any]) -> str:
     """The page."""
     parts = [_wrapped(HEAD)]
-    parts += [_section(name, result) for name, result in results.items()]
+    parts += [_section(name, result) for name, result in results.items()] or ["No set has been measured yet."]
     return "\n\n".join(parts) + "\n"
 
 
