@@ -17,7 +17,7 @@ from support.history_case import Case, RedisServer
 
 
 def run(case: Case, store: str, folder: Path, names: set[str] | None = None) -> None:
-    if store == "redis" and not RedisServer.installed():
+    if store != "sqlite" and not RedisServer.installed():
         pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
     with small_disk(folder) as disk, Chaos(case, store, folder, disk) as chaos:
         for one in CASES:
@@ -34,7 +34,7 @@ def run(case: Case, store: str, folder: Path, names: set[str] | None = None) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["sqlite", "redis"])
+@pytest.mark.parametrize("store", ["sqlite", "redis", "cluster"])
 def test_all_faults(case: Case, store: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if not os.environ.get("TSA_LONG") and request.config.getoption("markexpr") != "slow":
         pytest.skip("takes minutes: TSA_LONG=1, or -m slow")

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from support.history_case import START, Case, RedisServer, answer_of
+from support.history_case import START, Case, RedisServer, answer_of, port_with_a_bus
 from tsa.errors import HistoryUnavailable
 from tsa.serving.history.base import PAYMENTS, WriteBatch
 from tsa.serving.history.factory import open_history
@@ -123,7 +123,7 @@ def test_a_cluster(case: Case, tmp_path: Path) -> None:
         servers = []
         for number in range(2):
             (tmp_path / str(number)).mkdir()
-            port = _port_with_a_bus()
+            port = port_with_a_bus()
             server = RedisServer(tmp_path / str(number), "--cluster-enabled", "yes")
             server.port = port
             servers.append(stack.enter_context(server))
@@ -150,12 +150,3 @@ def test_a_cluster(case: Case, tmp_path: Path) -> None:
         with open_history(servers[1].url, 2.0, new="adopt") as store:
             store.adopt()
             assert store.commit(WriteBatch(expected_versions={("card", "c"): None}, puts={("card", "c"): b"1"}))
-
-
-def _port_with_a_bus() -> int:
-    """A free port whose cluster bus, 10,000 above, is one as well."""
-    while True:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            if (port := int(found.getsockname()[1])) < 55_000:
-                return port

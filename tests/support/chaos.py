@@ -25,7 +25,16 @@ import httpx
 import torch
 
 from support.endpoint import TSA
-from support.history_case import Case, RedisServer, Row, assert_nothing_lost, in_time, random_rows, request
+from support.history_case import (
+    Case,
+    RedisServer,
+    Row,
+    assert_nothing_lost,
+    in_time,
+    port_with_a_bus,
+    random_rows,
+    request,
+)
 from tsa.inference.scorer import Scorer
 from tsa.serving.history.base import PAYMENTS
 from tsa.serving.history.factory import open_history
@@ -344,6 +353,65 @@ class Redis:
             server.kill()
 
 
+class Cluster:
+    """A history store in a cluster of two nodes. The address is the one that does not hold the store's slot at first."""
+
+    name = "cluster"
+
+    def __init__(self, folder: Path) -> None:
+        self.servers = []
+        for at in range(2):
+            place = folder / f"node{at}"
+            place.mkdir()
+            server = RedisServer(place, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+            server.port = port_with_a_bus()
+            server.start()
+            self.servers.append(server)
+        self.slot = int(self.servers[0].client().execute_command("CLUSTER KEYSLOT", "{tsa}"))
+        halves = [(0, 8191), (8192, 16383)]
+        for server, (first, last) in zip(self.servers, halves, strict=True):
+            server.client().execute_command("CLUSTER ADDSLOTSRANGE", first, last)
+        self.holder = self.servers[self.slot > 8191]
+        self.servers[0].client().execute_command("CLUSTER MEET", "127.0.0.1", self.servers[1].port)
+        self.is_up()
+        self.url = f"redis://127.0.0.1:{self.other.port}/0"
+
+    @property
+    def other(self) -> RedisServer:
+        """The node that does not hold the store."""
+        return next(server for server in self.servers if server is not self.holder)
+
+    def is_up(self) -> None:
+        """Wait until both nodes say so."""
+        clients = [server.client() for server in self.servers]
+        until(lambda: all(one.cluster("info")["cluster_state"] == "ok" for one in clients), "the cluster is up")
+
+    @contextlib.contextmanager
+    def moving(self) -> Iterator[None]:
+        """Move the store's slot to the other node: some keys before the block, and the others after it."""
+        source, target = self.holder.client(), self.other.client()
+        ids = [one.execute_command("CLUSTER MYID") for one in (source, target)]
+        target.execute_command("CLUSTER SETSLOT", self.slot, "IMPORTING", ids[0])
+        source.execute_command("CLUSTER SETSLOT", self.slot, "MIGRATING", ids[1])
+        self._move(source, 10)
+        yield
+        while self._move(source, 500):
+            pass
+        for one in (target, source):
+            one.execute_command("CLUSTER SETSLOT", self.slot, "NODE", ids[1])
+        self.holder = self.other
+
+    def _move(self, source: Any, count: int) -> bool:
+        keys = source.execute_command("CLUSTER GETKEYSINSLOT", self.slot, count)
+        if keys:
+            source.execute_command("MIGRATE", "127.0.0.1", self.other.port, "", 0, 5000, "KEYS", *keys)
+        return bool(keys)
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.kill()
+
+
 class Chaos:
     """A store, a server on it, its clients, and what is expected of them."""
 
@@ -353,7 +421,12 @@ class Chaos:
         self.other_bundle = other_bundle(case, folder / "other")
         loaded = [Scorer.load(path) for path in (self.bundle, self.other_bundle)]
         self.scorers = {str(scorer.bundle.sha256)[:12]: scorer for scorer in loaded}
-        self.store: SQLite | Redis = SQLite(disk) if store == "sqlite" else Redis(disk, folder)
+        made: dict[str, Callable[[], SQLite | Redis | Cluster]] = {
+            "sqlite": lambda: SQLite(disk),
+            "redis": lambda: Redis(disk, folder),
+            "cluster": lambda: Cluster(folder),
+        }
+        self.store = made[store]()
         self.server, self._go = Process(self.bundle, folder), threading.Event()
         self._go.set()
         self.clients = [Client(name, seed, self.server.url, self._go) for seed, name in enumerate("wxyz")]

@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.chaos import Chaos, Redis, SQLite, fill, until
+from support.chaos import Chaos, Cluster, Redis, SQLite, fill, until
 
 DOCS = next(folder for folder in Path(__file__).parents if (folder / "docs").is_dir()) / "docs" / "operations.md"
 BEGIN, END = "<!-- faults: made by tests/support/chaos_cases.py -->", "<!-- end of faults -->"
+
+STORE_NAMES = {"sqlite": "SQLite", "redis": "Redis", "cluster": "Redis cluster"}
 
 Texts = Mapping[str, tuple[str, ...]]
 """By store; "" for any."""
@@ -416,6 +418,34 @@ def redis_evicts(chaos: Chaos) -> None:
 
 
 @case(
+    "cluster",
+    what="the slot of the store moves to another node of the cluster",
+    promise="payments are rejected with `history_unavailable` while its keys move; recovers without help",
+    logged={"": (r"histories cannot be \w+ \((cluster|other)\)", r"histories can be \w+ again")},
+    counted={"": ('tsa_refusals_total{rule="history_unavailable"}',)},
+)
+def slot_moved(chaos: Chaos) -> None:
+    assert isinstance(chaos.store, Cluster)
+    with chaos.store.moving():
+        chaos.refused("history_unavailable")
+
+
+@case(
+    "cluster",
+    what="the node with the store is killed and restarted with its data (`appendfsync always`)",
+    promise="payments are rejected with `history_unavailable` meanwhile; recovers without help",
+    logged={"": (r"histories cannot be \w+ \((away|cluster|loading)\)", r"histories can be \w+ again")},
+    counted={"": ('tsa_refusals_total{rule="history_unavailable"}',)},
+)
+def node_killed(chaos: Chaos) -> None:
+    assert isinstance(chaos.store, Cluster)
+    chaos.store.holder.kill()
+    chaos.refused("history_unavailable")
+    chaos.store.holder.start()
+    chaos.store.is_up()
+
+
+@case(
     what='the store hangs, with `on_history_unavailable = "degraded"`',
     promise="payments are scored without their histories, marked `degraded` and not stored, after a few calls without "
     "waiting; sent again once the store is back, they get their scores",
@@ -439,7 +469,11 @@ def table() -> str:
     """The table of the docs."""
     lines = ["| Fault | Store | What happens | Where to see it |", "|---|---|---|---|"]
     for one in CASES:
-        stores = "any" if len(one.stores) == 2 else {"sqlite": "SQLite", "redis": "Redis"}[one.stores[0]]
+        stores = (
+            "any"
+            if len(one.stores) == 2
+            else {"sqlite": "SQLite", "redis": "Redis", "cluster": "Redis cluster"}[one.stores[0]]
+        )
         metrics = dict.fromkeys(f"`{name}`" for names in one.counted.values() for name in names)
         lines.append(f"| {one.what} | {stores} | {one.promise} | {', '.join(['log', *metrics])} |")
     return "\n".join(lines) + "\n"

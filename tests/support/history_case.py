@@ -200,6 +200,15 @@ def assert_nothing_lost(store: HistoryStore, rows: Sequence[Row], acknowledged: 
             assert set(acknowledged) & set(own[-(length - 1) :]) <= set(ids)
 
 
+def port_with_a_bus() -> int:
+    """A free port whose cluster bus, 10,000 above, is one as well."""
+    while True:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            if (port := int(found.getsockname()[1])) < 55_000:
+                return port
+
+
 class RedisServer:
     """A Redis that flushes each change to disk before it acknowledges it; killed and started again at will."""
 

@@ -88,6 +88,16 @@ def test_each_change_is_logged_once(server: RedisServer, caplog: pytest.LogCaptu
         put(store)
 
 
+def test_a_value_of_another_kind_is_damage(server: RedisServer) -> None:
+    with open_history(server.url, 0.5) as store:
+        put(store)
+        client = server.client()
+        (key,) = (key for key in client.keys("*") if key.endswith(b":" + A[1].encode()))
+        client.delete(key)
+        client.lpush(key, "x")
+        assert reason_of(store) == "damaged"
+
+
 def test_reasons_of_sqlite(tmp_path: Path) -> None:
     from tsa.serving.history.sqlite import SQLiteStore
 
