@@ -1,17 +1,12 @@
-"""Exceptions of the endpoint, and the problem that a client gets for each."""
+"""Exceptions of the scoring service. They know no HTTP: `tsa.serving.http.exceptions` has the answer to each."""
 
 from __future__ import annotations
 
-import logging
 import os
 import traceback
 from pathlib import Path
 
-from tsa.errors import HistoryLost, HistoryUnavailable
-from tsa.serving.history.base import REASONS
-from tsa.serving.problems import ProblemError
-
-logger = logging.getLogger(__name__)
+from tsa.data.values import RuleViolation
 
 
 class QueueFullError(Exception):
@@ -19,6 +14,14 @@ class QueueFullError(Exception):
 
     def __init__(self, retry_seconds: int) -> None:
         super().__init__("queue full")
+        self.retry_seconds = retry_seconds
+
+
+class RateLimitedError(Exception):
+    """A client sent too many payments. `retry_seconds`: when it should try again."""
+
+    def __init__(self, retry_seconds: int) -> None:
+        super().__init__("too many payments")
         self.retry_seconds = retry_seconds
 
 
@@ -30,43 +33,29 @@ class BatcherClosedError(Exception):
     """The batcher is closed."""
 
 
-RETRY_SECONDS = "1"
+class RefusedError(Exception):
+    """What was asked for is refused.
+
+    Attributes:
+        rule: Name of the rule, one of `tsa.serving.problems.RULES`.
+        detail: The sentence for the client.
+        field: The field of the request, if it is one.
+    """
+
+    def __init__(self, rule: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.rule, self.detail, self.field = rule, detail, field
+
+
+class PaymentRefusedError(Exception):
+    """A payment breaks a rule."""
+
+    def __init__(self, violation: RuleViolation) -> None:
+        super().__init__(violation.rule)
+        self.violation = violation
 
 
 MAX_PLACES = 12
-
-
-def rate_limited(seconds: int) -> ProblemError:
-    """The problem for a client over its rate limit."""
-    detail = f"fewer payments must be sent: try again in {seconds} s"
-    return ProblemError(429, "rate", detail, headers={"Retry-After": str(seconds)})
-
-
-def stopping() -> ProblemError:
-    """The problem for requests while the server is being stopped."""
-    headers = {"Retry-After": RETRY_SECONDS, "Connection": "close"}
-    return ProblemError(503, "stopping", "this server is being stopped", headers=headers)
-
-
-def problem_from_exception(error: Exception) -> ProblemError:
-    """The problem that a client gets for an exception."""
-    match error:
-        case ProblemError():
-            return error
-        case QueueFullError():
-            headers = {"Retry-After": str(error.retry_seconds)}
-            return ProblemError(429, "queue_full", "too many payments wait already", headers=headers)
-        case DeadlineExceededError():
-            return ProblemError(504, "deadline", "the payment could not be scored before its deadline")
-        case BatcherClosedError():
-            return stopping()
-        case HistoryUnavailable():
-            headers = {"Retry-After": RETRY_SECONDS}
-            rule = "history_lost" if isinstance(error, HistoryLost) else "history_unavailable"
-            detail = f"histories cannot be read or written at the moment: {REASONS[error.reason]}"
-            return ProblemError(503, rule, detail, headers=headers)
-    logger.error("%s", safe_traceback(error))
-    return ProblemError(500, "internal", "internal error; see the log of the server")
 
 
 def safe_traceback(error: BaseException) -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from tsa.errors import TSAError
 from tsa.serving.auth import Credentials
+from tsa.serving.errors import RefusedError
 from tsa.serving.file_descriptors import warn_if_descriptors_run_out
-from tsa.serving.problems import ProblemError
 from tsa.serving.tls import Certificates
 from tsa.system_errors import resource_problem
 
@@ -75,7 +75,7 @@ class Renewal:
             logger.error("the shadow's file was not reopened: %s", resource_problem(error) or error.strerror)
         try:
             await self._service.reload()
-        except ProblemError:  # reload has logged why
+        except RefusedError:  # reload has logged why
             logger.warning("the old bundle stays in use")
         except Exception as error:
             logger.error("the bundle was not reloaded: %s", type(error).__name__)

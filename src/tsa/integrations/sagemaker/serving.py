@@ -41,11 +41,11 @@ from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.packing import BUNDLE, CODE
 from tsa.serving import run
-from tsa.serving.errors import problem_from_exception
 from tsa.serving.formats import RequestRows, media_type
 from tsa.serving.history.base import New
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.monitored import MonitoredStore
+from tsa.serving.http.exceptions import problem_from_exception
 from tsa.serving.http.invocations import READ, response_format, rows_of, serialize, to_legacy_format
 from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
 from tsa.serving.request_schema import PaymentRequest, RequestValidator

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from tsa.serving.errors import RefusedError
 from tsa.serving.http.middleware import RequestMiddleware
 from tsa.serving.http.routes.admin import admin_routes
 from tsa.serving.http.routes.open_inference import inference_routes
@@ -79,5 +80,5 @@ async def reload_on_change(service: AppState) -> None:
             continue
         try:
             await service.reload()
-        except ProblemError:
+        except RefusedError:
             logger.warning("the old bundle stays in use; the new one is tried again when one of its files changes")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tsa.serving.scoring.app_state import AppState
 
-from tsa.serving.errors import problem_from_exception, rate_limited, stopping
+from tsa.serving.http.exceptions import problem_from_exception, rate_limited, stopping
 
 logger = logging.getLogger(__name__)
 

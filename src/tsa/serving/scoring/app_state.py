@@ -21,12 +21,11 @@ from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer
 from tsa.registry import AliasFollower
 from tsa.serving.auth import Credentials, TokenBucketLimiter
-from tsa.serving.errors import rate_limited, safe_traceback
+from tsa.serving.errors import RateLimitedError, RefusedError, safe_traceback
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.monitored import MonitoredStore
 from tsa.serving.metrics import Metrics, MissingUnknownCounter
-from tsa.serving.problems import ProblemError
 from tsa.serving.request_schema import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.batcher import Batcher
@@ -133,10 +132,10 @@ class AppState:
             A result or a rule violation for each entry.
 
         Raises:
-            ProblemError: the request is refused. Also raises what `Batcher.submit` raises.
+            RateLimitedError: the client sends too many payments. Also raises what `Batcher.submit` raises.
         """
         if len(entries) > 1 and (wait := self.buckets.take(client, len(entries) - 1)) is not None:
-            raise rate_limited(wait)
+            raise RateLimitedError(wait)
         valid = [entry for entry in entries if isinstance(entry, PaymentRequest)]
         results = self.contract.in_place(entries, await self.batcher.submit(valid, deadline))
         for result in results:
@@ -202,7 +201,7 @@ class AppState:
             Its version.
 
         Raises:
-            ProblemError: with status 409, if the bundle is invalid, does not fit, was not evaluated, or lacks decisions;
+            RefusedError: the bundle is invalid, does not fit, was not evaluated, or lacks decisions;
                 the old one stays in use.
         """
         await self.follow()
@@ -214,13 +213,13 @@ class AppState:
         except TakeoverRefusedError as error:
             self.metrics.reloads.labels(error.outcome).inc()
             logger.error("the bundle was not reloaded: %s", error)
-            raise ProblemError(409, f"bundle_{error.outcome}", str(error)) from None
+            raise RefusedError(f"bundle_{error.outcome}", str(error)) from None
         except Exception as error:  # whatever is wrong with the new bundle, the old one stays in use
             self.metrics.reloads.labels("refused").inc()
             logger.error(
                 "the bundle was not reloaded: %s", error if isinstance(error, TSAError) else safe_traceback(error)
             )
-            raise ProblemError(409, "bundle", "the bundle cannot be loaded; see the server's log") from None
+            raise RefusedError("bundle", "the bundle cannot be loaded; see the server's log") from None
         finally:
             self.mark = mark
         self.metrics.reloads.labels("taken").inc()

@@ -12,8 +12,8 @@ from tsa.explain.explainer import Explainer
 from tsa.explain.explanation import Explanation
 from tsa.explain.integrated_gradients import need_captum
 from tsa.inference.scorer import Scorer
+from tsa.serving.errors import PaymentRefusedError, RefusedError
 from tsa.serving.history.base import HistoryStore
-from tsa.serving.problems import ProblemError
 from tsa.serving.request_schema import PaymentRequest
 from tsa.serving.scoring.batcher import Batcher
 from tsa.serving.scoring.pipeline import ScoringPipeline
@@ -38,14 +38,14 @@ class ExplanationWorker:
         self._with = ScoringPipeline(scorer, version, time.time), Explainer(scorer.bundle)
 
     def check(self, count: int) -> None:
-        """Raise ProblemError for too many payments, or if a library is missing."""
+        """Raise RefusedError for too many payments, or if a library is missing."""
         try:
             need_captum()
         except ConfigError:
             detail = "explain must be false: this server was installed without the libraries for explanations"
-            raise ProblemError(422, "no_reasons", detail, field="explain") from None
+            raise RefusedError("no_reasons", detail, field="explain") from None
         if count > MAX_EXPLAINED:
-            raise ProblemError(413, "too_many", f"at most {MAX_EXPLAINED} payments are explained at once")
+            raise RefusedError("too_many", f"at most {MAX_EXPLAINED} payments are explained at once")
 
     async def reasons(self, entries: Sequence[PaymentRequest], deadline: float) -> list[dict[str, Any]]:
         """The fields to add to each answer: `reasons`, and the `explanation` that they come from."""
@@ -57,7 +57,7 @@ class ExplanationWorker:
         for entry in entries:
             seen = load_scoring_input(pipeline, self._store, entry.row, entry.histories)
             if isinstance(seen, RuleViolation):
-                raise ProblemError.of(seen)
+                raise PaymentRefusedError(seen)
             explained.append(_answer_fields(explainer.explain_request(seen.requests, seen.payment, seen.earlier)))
         return explained
 
