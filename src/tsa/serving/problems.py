@@ -38,7 +38,7 @@ RULES = frozenset(
             "infinite",
         ),
         *("internal", "method", "missing_field", "negative_age", "no_admin", "no_history"),
-        *("no_inputs", "no_reasons", "no_score", "not_a_list", "not_a_number", "not_a_text"),
+        *("no_inputs", "no_reasons", "no_role", "no_score", "not_a_list", "not_a_number", "not_a_text"),
         *("not_an_object", "not_csv", "not_found", "not_json", "not_parquet", "null_id"),
         *("null_time", "out_of_range", "own_history", "query", "queue_full", "rate"),
         *("reader_down", "request", "slow_body", "slow_head", "stopping", "token", "too_deep", "too_large"),
