@@ -39,7 +39,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home tsa && mkdir -p /opt/ml && chown tsa /opt/ml
 WORKDIR /home/tsa
-COPY markets markets
+COPY src/tsa/markets markets
 
 # docker run --rm -v $PWD/ml:/opt/ml -p 8080:8080 tsa-serving serve    as SageMaker does it
 # docker run --rm -v $PWD:/data tsa-serving tsa score /data/bundle /data/payments.parquet --out /data/scores.parquet

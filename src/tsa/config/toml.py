@@ -19,6 +19,8 @@ from tsa.errors import MarketError
 from tsa.text import brief, truncate_repr
 
 BOM = "\ufeff"
+EXAMPLES = Path(__file__).parents[1] / "markets"
+"""The example market files of the package."""
 MAX_LETTERS, MAX_SHOWN = 100, 16
 """Letters of a known name, and known names, that a message shows."""
 
@@ -38,7 +40,7 @@ def read_layers(path: Path) -> list[Layer]:
     """The file and all files it extends, lowest first. Raises MarketError for a missing file, bad TOML, or a cycle."""
     layers: list[Layer] = []
     chain: list[Path] = []
-    here: Path | None = path
+    here: Path | None = _example(path)
     while here is not None:
         if here.resolve() in [seen.resolve() for seen in chain]:
             raise MarketError(f"{path}: `extends` is circular: {' -> '.join(str(p) for p in [*chain, here])}")
@@ -48,8 +50,14 @@ def read_layers(path: Path) -> list[Layer]:
             raise MarketError(f"{here}: extends must be the name of a file (got {parent!r})")
         layers.insert(0, Layer(origin=str(here), table=table))
         chain.append(here)
-        here = None if parent is None else here.parent / parent
+        here = None if parent is None else _example(here.parent / parent)
     return layers
+
+
+def _example(path: Path) -> Path:
+    """The example of this name that comes with the package, such as `demo`, if there is no such file."""
+    own = EXAMPLES / f"{path.name}.toml"
+    return own if not path.suffix and not path.exists() and own.is_file() else path
 
 
 def _read(path: Path, chain: Sequence[Path]) -> Table:
