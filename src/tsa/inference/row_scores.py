@@ -129,7 +129,7 @@ def _wire_parts(scorer: RowScorer, rows: Rows, places: list[int]) -> tuple[Parts
         return [], {}
     try:
         return [(places, scorer.wire_reader.read([rows[at] for at in places]))], {}
-    except (DataError, UnicodeEncodeError) as error:
+    except DataError as error:
         if len(places) == 1:
             return [], {places[0]: str(error.problem if isinstance(error, BrokenRowError) else error)}
     half = len(places) // 2

@@ -29,6 +29,7 @@ from tsa.config.market import Market
 from tsa.data.history import UNKNOWN_OUTCOME, HistoryArrays
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import prepare
+from tsa.data.wire import WireReader
 from tsa.errors import DataError
 
 FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
@@ -384,3 +385,12 @@ def test_a_market_of_logs_has_no_requests(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with pytest.raises(DataError, match="at least one row, but it is empty"):
         prepare(of, write([], log), tmp_path / "store", encoder=encoder(of))
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**5000], ids=["surrogate", "digits"])
+@pytest.mark.parametrize("field", ["device", "amount", "id", "hist.device"])
+def test_a_text_that_is_none_is_a_rule_of_its_row(field: str, value: Any, tmp_path: Path) -> None:
+    """Dicts of Python may hold what no file holds: lone surrogates, and numbers of more digits than Python spells."""
+    of = market()
+    with pytest.raises(DataError, match=rf"payment .*: not_a_text:{field}: must be a text"):
+        WireReader(of, encoder(of)).read([row(), {**row(), field: value}])

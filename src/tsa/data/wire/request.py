@@ -20,6 +20,7 @@ from tsa.data.encoding.vocabulary import encode_calendar
 from tsa.data.history import UNKNOWN_OUTCOME, EventArrays, EventHistories, HistoryArrays, HistoryIndex
 from tsa.data.log.rule import plausible
 from tsa.data.spelling import UNIT_SCALE
+from tsa.data.values import invalid_unicode
 from tsa.data.wire.files import current_texts, history_texts, loads
 from tsa.data.wire.histories import visible_events
 from tsa.data.wire.layout import FieldLayout, HistoryFields
@@ -98,7 +99,12 @@ class WireReader:
         Raises:
             DataError: Names payment, rule, field and value of the first row that cannot be used.
         """
-        rows, own, ids = self._cut(_rows_of(payload))
+        payments = _rows_of(payload)
+        try:
+            rows, own, ids = self._cut(payments)
+        except UnicodeEncodeError:
+            _refuse_surrogates(payments)
+            raise
         problems = RowErrors()
         groups = [self._own(rows, own), *(self._history_group(rows, h, problems) for h in self._layout.histories)]
         _refuse(ids, problems)
@@ -300,6 +306,15 @@ def _rows_of(payload: Payload) -> Sequence[Mapping[str, Any]]:
     if wrong := [row for row in rows if not isinstance(row, Mapping)]:
         raise DataError(f"request must hold an object per payment (got {type(wrong[0]).__name__})")
     return rows
+
+
+def _refuse_surrogates(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError for the first row with a text that is not valid Unicode."""
+    problems = RowErrors()
+    for row, payment in enumerate(rows):
+        if (wrong := invalid_unicode(payment)) is not None:
+            problems.note("not_a_text", [(row, wrong.field, wrong.value)])
+    _refuse([""] * len(rows), problems)
 
 
 def _refuse(ids: Sequence[str], problems: RowErrors) -> None:

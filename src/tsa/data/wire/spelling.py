@@ -63,6 +63,14 @@ def as_decimals(texts: pl.Series) -> pl.Series:
     return map_texts(texts, decimal)
 
 
+def _digits(value: float) -> str | None:
+    """A number as Python spells it; None for an integer of more digits than Python converts to text."""
+    try:
+        return repr(value)
+    except ValueError:
+        return None
+
+
 JSON_NULL = "JSON null"
 """The text of a null in a category: no value of a vocabulary, so that it is unknown."""
 
@@ -88,7 +96,7 @@ class OwnTexts:
         if isinstance(value, bool) and name != self._id:
             return self.of_truth(name, value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return repr(value)
+            return _digits(value)
         if name == self._id and (value is None or self._legacy):
             return ""  # no rule depends on it
         if value is None and present and name in self._null:

@@ -154,7 +154,7 @@ class ScoringPipeline:
             return []
         try:
             requests = self.scorer.wire_reader.read(rows)
-        except (DataError, UnicodeEncodeError) as error:
+        except DataError as error:
             if len(rows) > 1:
                 return [self.score_rows_with_history([row])[0] for row in rows]
             return [_wire_problem(error)]
