@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +46,14 @@ Minutes = Annotated[
         "--minutes",
         help="Time for the command: trains as many epochs as fit, uses the best, and ends in time.",
         show_default=False,
+    ),
+]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        min=1,
+        help="Train with so many seeds, report their spread, and use the best on the validation range.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run in the run folder.")]
@@ -113,11 +122,13 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     minutes: Minutes = None,
+    seeds: Seeds = 1,
     quiet: Quiet = False,
 ) -> None:
     """Run the complete job: prepare, train, evaluate, compare. Prints a table of metrics and the path of the report.
 
-    With --resume the store in the run folder is used as it is, and training continues from its last checkpoint.
+    With --resume the store in the run folder is used as it is, and training continues from its last checkpoint. With --seeds
+    the run of each seed is in the folder seeds.
     """
     began = time.monotonic()  # imports take seconds
     from tsa.data.store.store import EventStore
@@ -135,6 +146,8 @@ def run(
         processes,
         bars,
     ):
+        if seeds > 1 and not resume and processes.is_main:
+            refuse_seeds(out, settings, seeds, overwrite=overwrite)
         missing = processes.is_main and not (resume and (out / "store").exists())
         work = partial(prepare_store, settings, logs, out / "store", quarantined, bars)
         made = processes.run_then_barrier("store", work if missing else None)
@@ -143,20 +156,19 @@ def run(
             logger.warning("there is no comparison with LightGBM: %s", reason)
             comparison = False
         shown = processes.is_main and not quiet
-        trained = train_run(
-            settings,
-            store,
-            out,
-            preset,
-            bars,
-            resume=resume,
-            overwrite=overwrite,
-            shown=shown,
-            train=train_network,
-            limit=limit,
-        )
-        measure = partial(measure_trained, trained, comparison=comparison, limit=limit, progress=bars)
-        report = measure() if processes.is_main else {}
+        given: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "shown": shown}
+        trained: Any = None
+        if seeds > 1:
+            folders = train_seeds(settings, seeds, store, out, preset, bars, limit=limit, **given)
+            from tsa.tuning.seeds import best_of_seeds
+
+            if processes.is_main:
+                trained = best_of_seeds(out, store, folders, progress=bars)
+        else:
+            trained = train_run(settings, store, out, preset, bars, train=train_network, limit=limit, **given)
+        report = {}
+        if processes.is_main:
+            report = measure_trained(trained, comparison=comparison, limit=limit, progress=bars)
     if processes.is_main:
         print_metrics(report)
         print_outlook(out)
@@ -164,11 +176,55 @@ def run(
 
 
 def print_outlook(out: Path) -> None:
-    """Print what more time would probably bring, if the time was limited."""
+    """Print what more time would probably bring, if it was limited, and the spread of the seeds, if there are several."""
     from tsa.training.run_folder import read_run_metadata
 
-    if outlook := read_run_metadata(out).get("outlook"):
-        print_line(outlook)
+    metadata = read_run_metadata(out)
+    for sentence in (metadata.get("outlook"), metadata.get("seeds", {}).get("summary")):
+        if sentence:
+            print_line(sentence)
+
+
+def first_seed(settings: Overrides) -> int:
+    """The seed of the settings, from which others are counted."""
+    from tsa.training import TrainingConfig
+
+    return TrainingConfig.make(settings.training).seed
+
+
+def refuse_seeds(out: Path, settings: Overrides, seeds: int, *, overwrite: bool) -> None:
+    """Raise ConfigError if a seed has a run already, before anything is replaced."""
+    from tsa.training.run_folder import ensure_no_run
+    from tsa.tuning.seeds import seed_folders
+
+    for folder in seed_folders(out, first_seed(settings), seeds).values():
+        ensure_no_run(folder, overwrite=overwrite)
+
+
+def train_seeds(
+    settings: Overrides,
+    seeds: int,
+    store: Any,
+    out: Path,
+    preset: str,
+    bars: Progress,
+    *,
+    limit: TimeLimit | None,
+    **given: Any,
+) -> dict[int, Path]:
+    """Train a run for each seed; each gets the same share of the time that is left. Returns the folder of each."""
+    from tsa.training import TimeLimit, train
+    from tsa.tuning.seeds import seed_folders
+
+    folders = seed_folders(out, first_seed(settings), seeds)
+    for at, (seed, folder) in enumerate(folders.items()):
+        own = None
+        if limit is not None:
+            share = max(limit.seconds_to_train(), 1.0) / (seeds - at)
+            own = TimeLimit(minutes=share / 60.0, after=0.0)
+        changed = replace(settings, training={**settings.training, "seed": seed})
+        train_run(changed, store, folder, preset, bars, train=train, limit=own, **given)
+    return folders
 
 
 def _check_run(

@@ -306,7 +306,7 @@ def _report(run: TrainedRun, measured: dict[str, Any], comparison: dict[str, Any
             "sampling_rate_genuine": metadata["sampling_rate_genuine"],
             "weights": run.weights_hash,
         },
-        "training": {name: metadata.get(name) for name in ("epochs", "best_epoch", "adapted", "outlook")},
+        "training": {name: metadata.get(name) for name in ("epochs", "best_epoch", "adapted", "outlook", "seeds")},
         "evaluation": measured,
         "comparison": comparison,
         "environment": metadata.get("environment"),

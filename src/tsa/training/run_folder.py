@@ -113,7 +113,7 @@ RUN, BUNDLE, CHECKPOINTS = "run.json", "bundle", "checkpoints"
 CONTENT = {
     *(BUNDLE, "store", RUN, METRICS, CHECKPOINTS, CURVES, TENSORBOARD),
     *("validation_scores.parquet", "calibration_scores.parquet"),
-    *("scores.parquet", "report.json", "report.html"),
+    *("scores.parquet", "report.json", "report.html", "seeds"),
 }
 """Files and folders of a run, besides logs and hidden files."""
 

@@ -209,10 +209,11 @@ def training(metadata: Dict) -> dict[str, Any] | None:
     if not epochs:
         return None
     best = metadata.get("best_epoch")
+    seeds = (metadata.get("seeds") or {}).get("summary")
     return {
         "epochs": epochs,
         "best": best,
-        "notes": [*(metadata.get("adapted") or []), *([metadata["outlook"]] if metadata.get("outlook") else [])],
+        "notes": [*(metadata.get("adapted") or []), *(note for note in (metadata.get("outlook"), seeds) if note)],
         "seconds": sum(e.get("seconds") or 0 for e in epochs),
         "charts": [c for c in (_loss(epochs), _validation(epochs, best)) if c],
     }
