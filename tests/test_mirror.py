@@ -44,10 +44,14 @@ ELSEWHERE = {
         "the same spellings in logs and single payments",
         "data/log/columns data/online/rows",
     ),
+    "data/proposal/test_propose.py": (
+        "a proposal is made of what the log holds",
+        "data/proposal/guesses data/proposal/profile",
+    ),
     "data/test_roles.py": ("roles compare the tokens", "data/raw_values"),
     "data/log/test_reader.py": (
         "a log is read in one piece: rules, duplicates, order and quarantine depend on each other",
-        "data/log/clocks data/log/derived_rules data/log/duplicates data/log/made_columns data/log/quarantine data/log/rule "
+        "data/log/time_outliers data/log/derived_rules data/log/duplicates data/log/made_columns data/log/quarantine data/log/rule "
         "data/log/rules data/log/sorting data/log/validation",
     ),
     "data/log/test_text_tables.py": (
@@ -89,7 +93,7 @@ ELSEWHERE = {
         "explain/baseline explain/explanation",
     ),
     "explain/test_path.py": ("the path is taken through the embeddings", "explain/embedding_parts"),
-    "test_files.py": ("files are complete or not there", "errors files/writing"),
+    "test_files.py": ("files are complete or not there", "errors files/reading files/writing"),
     "test_outputs.py": ("every command is tried with outputs that are inputs", "files/outputs"),
     "inference/test_onnx_export.py": (
         "the engines give equal scores",

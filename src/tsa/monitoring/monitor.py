@@ -19,8 +19,8 @@ import numpy as np
 
 from tsa.config.market import Market
 from tsa.config.tables import Monitoring
-from tsa.data.log.clocks import valid_end
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
+from tsa.data.log.time_outliers import valid_end
 from tsa.data.store.store import EventStore, Logs, log_names, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.report.report import page, to_plain

@@ -24,10 +24,10 @@ from tsa.data.clean_columns import ASKS, DECLINED, HISTORY_ONLY, ROLE, SCORED
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late, without_asking
 from tsa.data.key_roles import index_views
-from tsa.data.log.clocks import valid_span
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
+from tsa.data.log.time_outliers import valid_span
 from tsa.data.raw_values import frame_numbers, frame_tokens, number_columns, token_columns
 from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
 from tsa.data.store.manifest import (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tsa.times import DAY_SECONDS
 
 TIMES_PER_OUTLIER, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20, 20
-"""Which times are ignored: see `sound_end`. With fewer times than the last value, none are."""
+"""Which times are ignored: see `valid_end`. With fewer times than the last value, none are."""
 
 
 def valid_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
