@@ -44,10 +44,6 @@ ELSEWHERE = {
         "the same spellings in logs and single payments",
         "data/log/columns data/online/rows",
     ),
-    "data/proposal/test_propose.py": (
-        "a proposal is made of what the log holds",
-        "data/proposal/guesses data/proposal/profile",
-    ),
     "data/test_roles.py": ("roles compare the tokens", "data/raw_values"),
     "data/log/test_reader.py": (
         "a log is read in one piece: rules, duplicates, order and quarantine depend on each other",
