@@ -27,7 +27,7 @@ TABLE: dict[str, Any] = {
     },
 }
 FINGERPRINTS = {
-    "demo": "7f0d3c59435378a563104692b2353d2548d9657e997e2b89158aa8f5a2c6cc17",
+    "demo": "710acbceb5c4ded0efcc50a50482d1862dc8af9d4d96d5e2365eed8e49940483",
     "handbook": "29013c4852251261a899563ad062f3b38b07c34eeaffa1454b7517bbb763094c",
 }
 

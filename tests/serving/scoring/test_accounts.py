@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.history_case import MARKET, Case, answer_of, assert_same, make_case, random_rows, replay, request
+from support.history_case import MARKET, Case, answer_of, assert_same, frame, make_case, random_rows, replay, request
 from tsa.data.store.store import prepare
 from tsa.explain.explainer import Explainer
+from tsa.inference.export_bundle import export_bundle
+from tsa.inference.scorer import Scorer
 from tsa.model.collate import request_batch
 from tsa.serving.history.backfill import backfill
 from tsa.serving.history.base import PAYMENTS
@@ -114,6 +117,19 @@ def test_histories_in_the_request(accounts: Case) -> None:
     assert isinstance(problem, RuleViolation)
     assert (problem.rule, problem.field) == ("no_role", "histories.account_shop")
     assert "this payment's shop as card or shop" in problem.expectation
+
+
+def test_an_exported_graph_scores_transfers_alike(accounts: Case, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    shutil.copytree(accounts.path, tmp_path / "bundle")
+    export_bundle(tmp_path / "bundle", log=accounts.log)
+    rows = transfers(150, 5)
+    scorer = Scorer.load(tmp_path / "bundle", engine="onnxruntime")
+    found = scorer.score(frame(rows))
+    scores = dict(zip(found["id"].to_list(), found["raw_score"].to_list(), strict=True))
+    expected = accounts.offline(rows)
+    assert max(abs(scores[id_] - expected[id_]) for id_ in expected) < 1e-5
 
 
 def test_explanations_name_roles(accounts: Case, history_url: str, tmp_path: Path) -> None:
