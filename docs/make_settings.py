@@ -10,6 +10,7 @@ either appears with an empty meaning, which the tests refuse.
 from __future__ import annotations
 
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from tsa.config.toml import EXAMPLES
 from tsa.config.validation import MarketTables
 from tsa.model import config as model
 from tsa.serving.settings import ServeSettings
@@ -38,6 +40,8 @@ SIZES = {"n_categorical", "n_numerical", "n_engineered", "n_embedding", "histori
 """Settings of the model that the market and its encoder determine."""
 FROM_MARKET = {*SIZES, "known_outcomes", "n_match_features", "n_missing_indicators"}
 """Those, and settings whose value in the preset `default` is the market's."""
+EXAMPLE_MARKETS = ("cards", "accounts", "orders", "events", "handbook", "eu", "na", "base")
+MAX_EXAMPLE = 60
 INTERNAL = {"history_seen"}
 """What one process of a server passes to another: nobody sets it."""
 BOUNDS = {
@@ -147,7 +151,55 @@ def tables(kind: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[Ba
         if typing.get_origin(field.annotation) is dict:
             below += ".NAME"
         for found in nested:
-            yield from tables(found, f"[{below}]" if typing.get_origin(field.annotation) is tuple else below)
+            yield from tables(found, f"[{below}]" if _is_list(field.annotation) else below)
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a table can occur several times."""
+    parts = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
+    return any(typing.get_origin(part) is tuple for part in parts)
+
+
+def examples(table: str) -> dict[str, str]:
+    """By key of a table, the first value in the example markets, where it is short."""
+    found: dict[str, str] = {}
+    for name in EXAMPLE_MARKETS:
+        content: Any = tomllib.loads((EXAMPLES / f"{name}.toml").read_text(encoding="utf-8"))
+        for entry in _entries(content, [] if table == "top" else table.strip("[]").split(".")):
+            for key, value in entry.items():
+                text = _value(value)
+                if text and len(text) <= MAX_EXAMPLE:
+                    found.setdefault(key, f"`{text}`")
+    return found
+
+
+def _entries(content: Any, path: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The tables at a path: one, each of a list, or each of a table of NAMEs."""
+    if isinstance(content, list):
+        for one in content:
+            yield from _entries(one, path)
+    elif isinstance(content, dict) and not path:
+        yield content
+    elif isinstance(content, dict):
+        inner = content.values() if path[0] == "NAME" else [content[path[0]]] if path[0] in content else []
+        for one in inner:
+            yield from _entries(one, path[1:])
+
+
+def _value(value: Any) -> str:
+    """A value as TOML writes it; nothing for tables and lists of tables."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _quoted(value) if "|" not in value and "`" not in value else ""
+    if isinstance(value, int | float):
+        return _number(value)
+    parts = [_value(part) for part in value] if isinstance(value, list) else []
+    return f"[{', '.join(parts)}]" if parts and all(parts) else ""
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -217,18 +269,21 @@ def sections() -> Iterator[tuple[str, str, Row, list[Row]]]:
     )
     yield (
         "## Market file",
-        'One TOML file per market. `extends = "other.toml"` takes over the settings of another file.',
+        'One TOML file per market. `extends = "other.toml"` takes over the settings of another file.\n'
+        "Examples are from the [example markets](market-file.md#a-proposal-for-a-log), which are part of the\n"
+        "package.",
         (),
         [],
     )
     for name, kind in tables(MarketTables):
         heading = "### Top of the file" if name == "top" else f"### `[{name}]`"
+        shown = examples(name)
         rows = [
-            (s.name, written(s.default), allowed(s.annotation, s.metadata), s.meaning)
+            (s.name, written(s.default), allowed(s.annotation, s.metadata), shown.get(s.name, ""), s.meaning)
             for s in settings_of(kind)
             if not any(_models(s.annotation))
         ]
-        yield heading, "", ("Setting", "Default", "Values"), rows
+        yield heading, "", ("Setting", "Default", "Values", "Example"), rows
     yield (
         "## Server",
         "Options of `tsa serve`. Settings without an option can be set where the server is started from\n"
