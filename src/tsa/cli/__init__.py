@@ -8,16 +8,22 @@ saves a checkpoint and ends with 143 after either).
 from __future__ import annotations
 
 import os
+import sys
 
+from tsa.cli.process_title import strike_out_passwords
+from tsa.cli.streams import open_closed_streams
 from tsa.signals import end_on_signals
 
-if os.getpid() == 1:  # the first process of a container hears a signal only once it asks to: before the imports begin
+# before the imports, which take seconds
+if os.getpid() == 1:  # the first process of a container hears a signal only once it asks to
     end_on_signals(at_once=True)
+if os.path.basename(sys.argv[0]) in ("tsa", "__main__.py"):
+    strike_out_passwords()
+    open_closed_streams()
 
 import contextlib
 import errno
 import logging
-import sys
 from typing import NoReturn
 
 from tsa.cli import (
@@ -37,7 +43,6 @@ from tsa.cli import (
 )
 from tsa.cli.app import app
 from tsa.cli.console import INTERRUPTED, errors, print_line
-from tsa.cli.process_title import strike_out_passwords
 from tsa.cli.streams import flush_or_drop, print_any_character
 from tsa.errors import TSAError
 from tsa.signals import ending_in_order
@@ -94,8 +99,18 @@ def _run() -> None:
             raise OSError(error.errno, error.strerror, "standard output") from None
 
 
+def _has_lost_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def _of_file(error: Exception) -> str | None:
     """The message for an error of a file, or a program, that the user named; None for other errors."""
+    if isinstance(error, FileNotFoundError) and _has_lost_folder():
+        return "the current folder was removed: change to another one"
     if not isinstance(error, OSError) or (path := error.filename2 or error.filename) is None:
         return None
     return f"{path}: {error.strerror}"

@@ -43,6 +43,19 @@ def _plain(character: str) -> str:
 codecs.register_error(PLAINLY, _plainly)
 
 
+def open_closed_streams() -> None:
+    """Open standard streams that the caller has closed (`>&-`): else the next file that is opened would get their output."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
 def print_any_character() -> None:
     """Let both streams accept every character, so that none that the terminal does not support ends a command."""
     for stream in (sys.stdout, sys.stderr):
