@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 PAYMENTS ?= 200000
 
-.PHONY: demo test lint check clean
+.PHONY: demo test coverage lint check clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -14,6 +14,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+# the share of lines that the tests must run, in percent; slower than `make test`
+COVERAGE ?= 0
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

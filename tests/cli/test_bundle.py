@@ -161,7 +161,7 @@ def test_decide(tsa: Tsa, bundle: Path, own_run: Path) -> None:
 
 
 def test_decisions_say_what_they_need() -> None:
-    with pytest.raises(ConfigError, match="decisions go by percentile, but the bundle gives raw_score"):
+    with pytest.raises(ConfigError, match=r"decisions need percentile \(got a bundle with raw_score\)"):
         DecisionPolicy(score="percentile", decisions=(Decision("review", 0.5),)).decide(
             {"raw_score": np.zeros(1, np.float32)}
         )

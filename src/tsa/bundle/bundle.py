@@ -272,7 +272,7 @@ def set_decision_policy(path: Path, texts: Sequence[str], *, score: str, otherwi
     made = DecisionPolicy(score=score, decisions=tuple(map(_decision, texts)), default=otherwise)
     calibration = bundle.calibration
     if score != "raw_score" and (calibration is None or getattr(calibration, score) is None):
-        raise ConfigError(f"thresholds: decisions go by {score}, but the bundle is not calibrated for it")
+        raise ConfigError(f"thresholds: decisions need {score} (got a bundle that is not calibrated for it)")
     replace(bundle, thresholds=made).save(path)
     return made
 

@@ -57,7 +57,7 @@ class DecisionPolicy:
             ConfigError: If the bundle has no such score.
         """
         if self.score not in columns:
-            raise ConfigError(f"thresholds: decisions go by {self.score}, but the bundle gives {', '.join(columns)}")
+            raise ConfigError(f"thresholds: decisions need {self.score} (got a bundle with {', '.join(columns)})")
         limits = np.array([decision.at_least for decision in reversed(self.decisions)])
         names = [self.default, *(decision.name for decision in reversed(self.decisions))]
         return [names[at] for at in np.searchsorted(limits, columns[self.score].astype(np.float64), side="right")]

@@ -76,7 +76,7 @@ def calibrate_bundle(
     if note := learned_note(bundle, times, tuple(dict.fromkeys([*learned, "validation"]))):
         _log.warning("%s", note)
     if bundle.thresholds is not None and bundle.thresholds.score != "raw_score":
-        _log.warning("the bundle's decisions go by %s, and from now on by the new one", bundle.thresholds.score)
+        _log.warning("the bundle's decisions use %s: from now on the new one", bundle.thresholds.score)
     summary = {
         "bundle": bundle.sha256,
         "files": [Path(log).name for log in logs],

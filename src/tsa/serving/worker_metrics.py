@@ -142,7 +142,7 @@ class WorkerMember:
         self.waiting: int | None = None
         """Number of the unanswered request; no second one is sent before its answer."""
         self.rounds_without_answer = 0
-        """How often in a row the parent has waited for an answer in vain."""
+        """How often in a row the parent has waited without an answer."""
 
     def started(self) -> None:
         """Close the worker's ends in this process; while they are open, the end of the worker cannot be noticed."""

@@ -140,7 +140,7 @@ METRICS = (
     "validation_f1",
     "loss",
 )
-"""What each epoch measures and early stopping may go by; `loss` is the training's."""
+"""What each epoch measures and early stopping may use; `loss` is the training's."""
 
 WITHOUT_EFFECT = ("num_workers", "checkpoint_every_minutes", "tensorboard", "save_top_k")
 """Settings that make no difference to the weights: a resumed run may change them."""

@@ -96,7 +96,7 @@ def _no_difference(values: list[dict[str, float]], name: str, reason: str) -> di
 def _difference(values: list[dict[str, float]], name: str, samples: Floats, confidence: float) -> dict[str, Any]:
     a, b = (value[name] for value in values)
     low, high = interval(samples, confidence, a - b)
-    # at the digits that are shown: nobody believes "better" next to an interval that begins at 0.000
+    # at the digits that are shown: "better" is not credible next to an interval that begins at 0.000
     verdict: Verdict = "no clear difference"
     if round(a, DIGITS) != round(b, DIGITS) and (round(low, DIGITS) > 0 or round(high, DIGITS) < 0):
         verdict = "a better" if low > 0 else "b better"

@@ -16,7 +16,7 @@ MEASURED_STEPS = (2, 12)
 FORWARD_SHARE = 0.6
 """Seconds to score a payment, as a share of those to train on one, until scoring was measured."""
 MIN_SHARE = 0.15
-"""Another epoch is begun if at least this share of it fits."""
+"""Another epoch starts if at least this share of it fits."""
 MAX_DECAY = 0.7
 """Gains of later epochs are assumed to shrink at least by this factor."""
 TELLING_EPOCHS = 4
