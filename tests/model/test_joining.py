@@ -33,8 +33,14 @@ def test_a_part_that_says_nothing_or_the_opposite_gets_little_or_no_weight():
 
 def test_parts_that_say_the_same_share_the_weight():
     parts, label = drawn(own=(1.0, 0.0))
-    joining = fit_joining({"network": parts["network"], "trees": 3.0 * parts["network"]}, label)
-    assert joining.network == pytest.approx(3.0 * joining.trees, rel=1e-2)
+    joining = fit_joining({"network": parts["network"], "trees": parts["network"].copy()}, label)
+    assert joining.network == pytest.approx(joining.trees, rel=1e-3)
+
+
+def test_few_payments_leave_the_weights_nearly_equal():
+    joining = fit_joining(*drawn(100, own=(1.0, 0.0)))
+    assert joining.network == pytest.approx(joining.trees, abs=0.1)
+    assert joining.trees > 0.1
 
 
 def test_joined_log_odds_do_not_depend_on_the_batch():

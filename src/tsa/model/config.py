@@ -114,7 +114,7 @@ class ModelConfig(Settings):
     """`gate` fusion: histories with a smaller weight are skipped."""
     parts: Literal["auto", "network", "trees", "combined"] = "network"
     """What scores: this `network`, boosted `trees` on aggregates of the histories, or both (`combined`: their log odds,
-    weighted). `auto`: the simplest of these that is not worse on payments that neither has learned from."""
+    weighted). `auto`: both, unless one alone is better, beyond chance, on payments that neither has learned from."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -69,8 +69,8 @@ ALONE = {
 }
 MEAN = Joining(network=0.5, trees=0.5)
 """Where there are no payments to fit weights on: the plain mean of both."""
-PENALTY = 1.0
-"""How many payments' worth of evidence holds the weights of standardised log odds together."""
+PENALTY = 100.0
+"""Draws the weights towards each other: they differ by about 1 / sqrt(PENALTY) = 0.1 unless the payments say otherwise."""
 
 
 def raw_scores(log_odds: NDArray[Any]) -> NDArray[np.float32]:
@@ -82,7 +82,8 @@ def raw_scores(log_odds: NDArray[Any]) -> NDArray[np.float32]:
 def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any]) -> Joining:
     """Logistic regression of outcomes on the log odds of both parts, with weights that are not negative.
 
-    A small penalty draws the weights towards each other, which settles them where both parts say the same.
+    The prior is that both parts count alike: the errors of two kinds of models differ, and payments of a short range say
+    little about which of them will be better later (docs/design.md has measurements).
 
     Args:
         log_odds: (n,) of each part, of payments that neither has learned from.
@@ -102,12 +103,14 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any]) -> Jo
     centre = columns.mean(0)
     x = (columns - centre) / width
 
+    unlike = np.array([1.0, -1.0]) / width  # of the weights before standardising
+
     def loss(at: Floats) -> tuple[float, Floats]:
         eta = x @ at[:2] + at[2]
         residual = expit(eta) - y
-        difference = at[0] - at[1]
+        difference = at[:2] @ unlike
         value = float((np.logaddexp(0, eta) - y * eta).sum() + 0.5 * PENALTY * difference * difference)
-        slope = np.append(x.T @ residual + PENALTY * difference * np.array([1.0, -1.0]), residual.sum())
+        slope = np.append(x.T @ residual + PENALTY * difference * unlike, residual.sum())
         return value / len(y), slope / len(y)
 
     start = np.array([0.5, 0.5, math.log(y.mean() / (1 - y.mean()))])

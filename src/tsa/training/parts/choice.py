@@ -1,4 +1,4 @@
-"""Decide how the parts of a model are joined: fit their weights, and with `parts = "auto"` keep the simplest form.
+"""Decide how the parts of a model are joined: fit their weights, and with `parts = "auto"` use one alone if it is better.
 
 Everything is fitted and measured on payments that neither part has learned from.
 """
@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tsa.errors import ModelError
 from tsa.evaluation.metrics.bootstrap import MINIMUM_EVENTS
 from tsa.evaluation.metrics.paired import paired_difference
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.model.joining import ALONE, MEAN, Joining, fit_joining
 
 Array = NDArray[Any]
-FORMS = ("network", "trees", "combined")
-"""From simple to less simple."""
-CONFIDENCE = 0.5
-"""A form is worse if the interval of this confidence lies below that of the best form: if the best form has the higher
-average precision in three of four resamples."""
+CONFIDENCE = 0.95
+"""A part is used alone if, at this confidence, it has the higher average precision."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ def choose_form(parts: str, log_odds: Mapping[str, Array], label: Array, *, seed
     """Join both parts as the setting `parts` asks.
 
     Args:
-        parts: "network", "trees" or "combined": this form; "auto": the simplest that is not worse than the best.
+        parts: "network", "trees" or "combined": this form; "auto": both, unless one alone is better.
         log_odds: (n,) of each part, of payments that neither has learned from; n may be 0.
         label: (n,) 1 fraud, 0 genuine.
         seed: Of the bootstrap.
@@ -58,31 +56,35 @@ def choose_form(parts: str, log_odds: Mapping[str, Array], label: Array, *, seed
         reason = f"with fewer than {MINIMUM_EVENTS} frauds or genuine payments to compare on, the mean of both is taken"
         logger.warning("parts: %s (got %d payments, %d frauds)", reason, n, frauds)
         return PartsChoice("combined", MEAN, {**counts, "reason": reason})
-    joining = fit_joining(log_odds, label)
+    try:
+        joining = fit_joining(log_odds, label)
+    except ModelError as error:
+        reason = f"the mean of both is taken, since {error}"
+        logger.warning("parts: %s", reason)
+        return PartsChoice("combined", MEAN, {**counts, "reason": reason})
     if parts == "combined":
         return PartsChoice("combined", joining, {**counts, "reason": "set"})
-    scores = {**log_odds, "combined": joining(log_odds)}
-    form, differences = _simplest(scores, label, seed)
-    chosen = PartsChoice(form, {**ALONE, "combined": joining}[form], {**counts, "reason": "measured", **differences})
-    logger.info("parts: %s", describe(chosen))
-    return chosen
+    form, measured = _best({**log_odds, "combined": joining(log_odds)}, label, seed)
+    choice = PartsChoice(form, {**ALONE, "combined": joining}[form], {**counts, "reason": "measured", **measured})
+    logger.info("parts: %s", describe(choice))
+    return choice
 
 
-def _simplest(scores: Mapping[str, Array], label: Array, seed: int) -> tuple[str, dict[str, Any]]:
-    """The simplest form that is not worse than the best; and the average precision of each, with its difference to it."""
+def _best(scores: Mapping[str, Array], label: Array, seed: int) -> tuple[str, dict[str, Any]]:
+    """The form, and what was measured: both parts together, unless one alone is better beyond chance."""
     payments = ScoredPayments(label=label, score=np.zeros(len(label)), time_seconds=np.zeros(len(label)))
-
-    def difference(form: str, other: str) -> dict[str, Any]:
-        first, second = (np.asarray(scores[name], np.float64) for name in (form, other))
-        return paired_difference(first, second, payments, seed=seed, confidence=CONFIDENCE)["average_precision"]
-
-    precision = {form: difference(form, form)["a"] for form in FORMS}
-    best = max(reversed(FORMS), key=lambda form: precision[form])
-    compared = {form: difference(form, best) for form in FORMS if form != best}
-    form = next(form for form in FORMS if form == best or not compared[form]["high"] < 0)
+    combined = np.asarray(scores["combined"], np.float64)
+    compared = {
+        form: paired_difference(
+            np.asarray(scores[form], np.float64), combined, payments, seed=seed, confidence=CONFIDENCE
+        )["average_precision"]
+        for form in ALONE
+    }
+    precision = {**{form: values["a"] for form, values in compared.items()}, "combined": compared["trees"]["b"]}
+    better = [form for form, values in compared.items() if values["low"] > 0]
+    form = max(better, key=lambda form: precision[form], default="combined")
     return form, {
         "average_precision": precision,
-        "best": best,
         "differences": {
             name: {key: values[key] for key in ("difference", "low", "high")} for name, values in compared.items()
         },
