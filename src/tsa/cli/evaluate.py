@@ -327,6 +327,8 @@ def print_metrics(report: Mapping[str, Any]) -> None:
         k = evaluation["settings"]["top_k"]
         table.add_row(label.format(k=k), *(_cell(column["metrics"].get(name)) for column in columns.values()))
     console.print(table)
+    if parts := report.get("parts"):
+        print_line(parts["summary"])
     if comparison:
         print_line(comparison["summary"])
     if sentence := operating_point(evaluation, comparison):

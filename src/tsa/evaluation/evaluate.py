@@ -25,6 +25,7 @@ from tsa.evaluation.calibration import assess_calibration
 from tsa.evaluation.declined import declined_note, declined_summary
 from tsa.evaluation.history_weights import measure_history_weights
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
+from tsa.evaluation.parts import compare_parts
 from tsa.evaluation.report.report import to_plain, write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
 from tsa.evaluation.run import TrainedRun, read_report
@@ -117,7 +118,7 @@ def measure(
     what: the label of the progress. flagged_at: returns the threshold. more: further entries of the report.
     """
     payments = run.payments(np.zeros(len(run.rows)), segments)  # rejects an unknown column before the long part
-    scores = run.score(run.rows, what, progress)
+    scores = run.score_measured(what, progress)
     threshold = flagged_at()
     with progress("measuring", 1) as advance:
         measured = evaluate_scores(
@@ -134,6 +135,7 @@ def measure(
     reasons = explain_riskiest(run, scores, progress)
     declined = declined_summary(run, scores, threshold, progress)
     report = {**_report(run, measured, comparison), "calibration": calibration, "reasons": reasons, **(more or {})}
+    report["parts"] = compare_parts(run, scores, replicates=replicates, progress=progress)
     report["history_weights"] = measure_history_weights(run)
     if declined is not None:
         report |= {"declined": declined, "notes": [*report.get("notes", ()), *declined_note(declined)]}

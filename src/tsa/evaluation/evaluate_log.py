@@ -54,6 +54,10 @@ class BundleOnLog(TrainedRun):
         """As the bundle was evaluated with, unless the market says otherwise."""
         return bundle_k(self.scorer.bundle)
 
+    def score_measured(self, what: str, progress: Progress = silent) -> Array:
+        """(n,) float32 raw scores of `rows`, computed when the log was opened."""
+        return self.score(self.rows, what, progress)
+
     def score(self, rows: Array, what: str, progress: Progress = silent) -> Array:
         """(m,) float32 raw scores of payments of the log, computed when it was opened."""
         scores: Array = self.log.scores[np.searchsorted(self.log.payments, rows)]

@@ -23,6 +23,7 @@ from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.top_k import bundle_k, fitting_k
 from tsa.files.writing import sha256_of
 from tsa.inference.scorer import Scorer
+from tsa.model.joining import PARTS, raw_scores
 from tsa.progress import Progress, silent
 
 Array = NDArray[Any]
@@ -45,6 +46,8 @@ class TrainedRun:
     """`Bundle.model_sha256`."""
     scored: Mapping[str, Array] = field(default_factory=dict)
     """Raw scores (m,) of all payments per range, if training has computed them."""
+    part_log_odds: dict[str, Array] = field(default_factory=dict)
+    """Log odds (n,) of each part of the model, of `rows`, once `score_measured` has computed them; for a model with trees."""
 
     @classmethod
     def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainedRun:
@@ -109,6 +112,15 @@ class TrainedRun:
         """(m,) float32 raw scores of the events `rows` (m,)."""
         with progress(what, len(rows)) as advance:
             return self.scorer.score_rows(self.store, rows, advance=advance)
+
+    def score_measured(self, what: str, progress: Progress = silent) -> Array:
+        """(n,) float32 raw scores of `rows`; of a model with trees, the log odds of each part are stored."""
+        model = self.scorer.model
+        if model.trees is None:
+            return self.score(self.rows, what, progress)
+        with progress(what, len(self.rows)) as advance:
+            self.part_log_odds.update(model.log_odds_of_store(self.store, self.rows, PARTS, advance=advance))
+        return raw_scores(model.joining(self.part_log_odds))
 
     def payments(self, scores: Array, segments: Sequence[str] = ()) -> ScoredPayments:
         """The test payments with `scores` (n,), and the columns that metrics are broken down by.

@@ -191,6 +191,7 @@ _DEFAULT: dict[str, Any] = {
     "frequency_scale": 1.0,
     "fusion": "softmax",
     "fusion_floor": 0.1,
+    "parts": "auto",
 }
 _EU = {"n_categorical": 108, "n_numerical": 51, "n_engineered": 413, "n_embedding": 2403, "histories": ("cid",)}
 _NA = {"n_categorical": 109, "n_numerical": 67, "n_engineered": 297, "n_embedding": 2070, "histories": ("cid", "ccid")}

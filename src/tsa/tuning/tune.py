@@ -133,7 +133,8 @@ def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: 
             raise TrialPruned
 
     training, model = search.build_config(chosen)
-    settings: dict[str, Any] = {"preset": search.preset, "model": model, "training": training}
+    # trials are compared by the epochs of the network; trees would only take time
+    settings: dict[str, Any] = {"preset": search.preset, "model": {"parts": "network", **model}, "training": training}
     bundle = train(search.store, out, **settings, progress=progress, on_epoch=on_epoch, resume=out.exists())
     epochs = bundle.training["epochs"]
     report(epochs)

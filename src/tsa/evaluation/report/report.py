@@ -31,8 +31,9 @@ def write_report(out: Path, report: Mapping[str, Any]) -> None:
     """Write report.json and report.html into the folder `out`, each atomically.
 
     report: title, created, market, data, model, training, evaluation (from evaluate_scores), calibration (from
-    assess_calibration), reasons (from explain_riskiest), comparison or None, environment; and, for payments other than
-    the test range of a run, their name `called` and `notes`. Numbers that are not finite become null.
+    assess_calibration), parts (from compare_parts) or None, reasons (from explain_riskiest), comparison or None,
+    environment; and, for payments other than the test range of a run, their name `called` and `notes`. Numbers that
+    are not finite become null.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,7 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "charts": sections.evaluation_charts(evaluation, comparison),
         "metrics": sections.metric_rows(evaluation, comparison),
         "features": sections.features(comparison),
+        "model_parts": sections.model_parts(report.get("parts"), comparison),
         "parts": sections.part_tables(evaluation, comparison),
         "calibration": calibration(report.get("calibration"), report.get("place") or "the test range"),
         "reasons": reasons(report.get("reasons")),

@@ -66,6 +66,35 @@ def _signed(difference: Dict) -> dict[str, str]:
     return {"value": formatting.signed(difference["difference"]), "interval": spread}
 
 
+FORMS = {"combined": "network and trees", "network": "the network", "trees": "the trees"}
+PART_NAMES = {"network": "network alone", "trees": "trees alone"}
+
+
+def model_parts(parts: Dict | None, comparison: Dict | None) -> dict[str, Any] | None:
+    """The model, each of its parts alone, and the other model: metrics, and differences to the model with intervals."""
+    if not parts:
+        return None
+    differences = {PART_NAMES[part]: parts["differences"][part] for part in PART_NAMES}
+    if comparison:
+        differences[comparison["model_name"]] = comparison["difference"]
+    names = ("average_precision", "roc_auc")
+    rows = [{"name": f"the model ({FORMS[parts['form']]})", "cells": _model_cells(parts["values"]["model"], names)}]
+    for name, difference in differences.items():
+        cells = [{"value": difference[metric]["b"], "difference": _signed(difference[metric])} for metric in names]
+        rows.append({"name": name, "cells": cells})
+    return {
+        "summary": parts["summary"],
+        "metrics": [formatting.metric_name(name)[0] for name in names],
+        "rows": rows,
+        "weights": parts["weights"],
+        "choice": parts["choice"],
+    }
+
+
+def _model_cells(values: Dict, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"value": values[name], "difference": None} for name in names]
+
+
 def features(comparison: Dict | None) -> list[dict[str, Any]]:
     """The other model's most important features, with the width of their bars in percent of the first."""
     largest = sorted((comparison or {}).get("features") or [], key=lambda f: -(f["importance"] or 0))[:MAX_FEATURES]
