@@ -29,7 +29,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import tsa
 from tsa.config.overrides import Overrides
 from tsa.evaluation.metrics.evaluate_scores import card_precision_at_k
-from tsa.inference.parts import score_events
+from tsa.inference.scorer import Scorer
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"
@@ -90,7 +90,7 @@ def measure_fold(data: str, k: int, sets: list[str], folder: Path) -> dict[str, 
     bundle = tsa.train(store, folder / f"run-{k}", model=settings.model, training=training)
     seconds = time.perf_counter() - began
     rows = eligible(store, ranges)
-    score, label = score_events(bundle.network, store, rows), store.label[rows]
+    score, label = Scorer(bundle).score_rows(store, rows), store.label[rows]
     day = (store.time_seconds[rows] // DAY).astype(np.int64)
     customer = store.columns([CUSTOMER])[CUSTOMER].to_physical().to_numpy()[rows]
     return {

@@ -3,7 +3,7 @@
     python benchmarks/scorer.py LOG [--market markets/handbook.toml]
 
 A network of the default preset is trained for one short epoch (speed does not depend on what it has learned; how far a
-quicker variant moves scores does, a little), calibrated and exported. Payments are those of the test range; the earlier
+quicker variant moves scores does, a little), with trees, calibrated and exported. Payments are those of the test range; the earlier
 events of their keys are in memory, encoded, as a history store hands them out. Measured are the reading of the payment
 (JSON values to arrays), the gathering of its histories, the network and the two calibrated scores. The engines take turns
 in each round; the smallest p50 and the best rate of the rounds are printed, so that other work on the machine counts as
@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ import numpy as np
 import torch
 
 import tsa
+from tsa.bundle.bundle import Bundle
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.parts import score_events
 from tsa.inference.scorer import Scorer
+from tsa.model.joining import ALONE, MEAN
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"
@@ -36,13 +39,13 @@ SINGLE, BATCH = 200, 256
 ROUNDS = 5
 
 
-def past_of(store: tsa.EventStore, row: int) -> dict[Key, HistoryEvents]:
+def past_of(store: tsa.EventStore, row: int, lengths: Mapping[str, int]) -> dict[Key, HistoryEvents]:
     """The earlier events of a payment's keys, as a history store would hand them out."""
     past: dict[Key, HistoryEvents] = {}
     for history in store.market.history:
         index = store.histories[history.name]
         end = int(index.position[row])
-        rows = index.order[max(int(index.start[row]), end - history.length + 1) : end]
+        rows = index.order[max(int(index.start[row]), end - lengths[history.name] + 1) : end]
         past[history.name, _key(store, history.key, row)] = HistoryEvents(
             ids=tuple(map(str, rows)), **{name: np.asarray(getattr(store, name)[rows]) for name in EVENT_ARRAYS}
         )
@@ -87,7 +90,7 @@ def main() -> None:
         config = TrainingConfig.make(
             {"epochs": 2, "importance_sampling_every": 0, "genuine_per_fraud": 5, "early_stopping": False}
         )
-        tsa.train(store, folder / "run", training=config)
+        tsa.train(store, folder / "run", model={"parts": "combined"}, training=config)
         for precision in ("float32", "int8"):
             export_bundle(folder / "run" / "bundle", precision)
         compare(store, folder / "run" / "bundle", arguments.log)
@@ -96,21 +99,22 @@ def main() -> None:
 def compare(store: tsa.EventStore, bundle: Path, log: str) -> None:
     rows = np.random.default_rng(0).choice(store.labelled("test"), BATCH + SINGLE, replace=False)
     payments = payments_of(store, log, rows)
-    past = [past_of(store, int(row)) for row in rows]
+    lengths = Bundle.open(bundle).visible_lengths
+    past = [past_of(store, int(row), lengths) for row in rows]
     together: dict[Key, HistoryEvents] = {}
     for one in past[:BATCH]:
         together.update(one)
-    scorers = {variant: Scorer.load(bundle, engine=variant[0], precision=variant[1]) for variant in VARIANTS}  # type: ignore[arg-type]
-    single: dict[tuple[str, str], list[list[float]]] = {variant: [] for variant in VARIANTS}
-    batch: dict[tuple[str, str], list[float]] = {variant: [] for variant in VARIANTS}
+    scorers = scorers_of(Bundle.open(bundle))
+    single: dict[Variant, list[list[float]]] = {variant: [] for variant in scorers}
+    batch: dict[Variant, list[float]] = {variant: [] for variant in scorers}
     for _ in range(ROUNDS):
         for variant, scorer in scorers.items():
             single[variant].append(each(scorer, payments[BATCH:], past[BATCH:]))
             batch[variant].append(seconds(lambda s=scorer: scored(s, payments[:BATCH], together)))
     checked = np.random.default_rng(1).choice(store.labelled("test"), 4096, replace=False)
-    own = score_events(scorers["torch", "float32"].engine, store, checked)
+    own = score_events(scorers["torch", "float32", "network"].engine, store, checked)
     print(
-        f"{'engine':<12}{'precision':<10}{'p50 ms':>8}{'p99 ms':>8}{f'batch {BATCH}/s':>14}{'largest':>11}{'mean':>11}"
+        f"{'engine':<12}{'precision':<10}{'parts':<10}{'p50 ms':>8}{'p99 ms':>8}{f'batch {BATCH}/s':>14}{'largest':>11}{'mean':>11}"
     )
     for variant, scorer in scorers.items():
         apart = np.abs(score_events(scorer.engine, store, checked).astype(np.float64) - own)
@@ -118,9 +122,22 @@ def compare(store: tsa.EventStore, bundle: Path, log: str) -> None:
         p99 = min(np.percentile(found, 99) for found in single[variant]) * 1e3
         rate = BATCH / min(batch[variant])
         print(
-            f"{variant[0]:<12}{variant[1]:<10}{p50:>8.3f}{p99:>8.3f}{rate:>14,.0f}{apart.max():>11.2g}{apart.mean():>11.2g}"
+            f"{variant[0]:<12}{variant[1]:<10}{variant[2]:<10}{p50:>8.3f}{p99:>8.3f}{rate:>14,.0f}{apart.max():>11.2g}{apart.mean():>11.2g}"
         )
     print(f"one thread, torch {torch.__version__}; differences of {len(checked):,} scores from float32 in PyTorch")
+
+
+Variant = tuple[str, str, str]
+
+
+def scorers_of(bundle: Bundle) -> dict[Variant, Scorer]:
+    """By engine, precision and parts: the network alone, and with trees, their log odds averaged."""
+    forms = {"network": replace(bundle, joining=ALONE["network"]), "both": replace(bundle, joining=MEAN)}
+    return {
+        (engine, precision, form): Scorer(changed, engine=engine, precision=precision)  # type: ignore[arg-type]
+        for engine, precision in VARIANTS
+        for form, changed in forms.items()
+    }
 
 
 def scored(scorer: Scorer, payments: list[dict[str, Any]], past: dict[Key, HistoryEvents]) -> dict[str, Any]:

@@ -20,11 +20,18 @@ from tsa.errors import DataError, MarketError
 from tsa.explain import Explainer, Explanation, Payment, explain_log
 from tsa.inference.scorer import Scorer
 from tsa.model.collate import gather_batch
+from tsa.model.joining import ALONE
 
 
 @pytest.fixture(scope="module")
 def bundle(demo_run: Path) -> Bundle:
     return Bundle.open(demo_run / "bundle")
+
+
+@pytest.fixture(scope="module")
+def network(bundle: Bundle) -> Bundle:
+    """Its network alone, which needs nothing but a batch to be explained."""
+    return replace(bundle, joining=ALONE["network"])
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,9 @@ def test_everything_adds_up(explanations: list[Explanation]) -> None:
         assert abs(one.residual) <= 0.01 * abs(one.total)
         assert parts(one) == pytest.approx(one.total - one.residual, abs=1e-9)
         for history in one.histories:
-            assert sum(event.attribution for event in history.events) == pytest.approx(history.attribution, abs=1e-9)
+            added = sum(event.attribution for event in history.events)
+            added += sum(aggregate.attribution for aggregate in history.aggregates)
+            assert added == pytest.approx(history.attribution, abs=1e-9)
             for event in history.events:
                 told = event.presence + event.outcome_attribution + sum(event.features.values())
                 assert told == pytest.approx(event.attribution, abs=1e-9)
@@ -89,7 +98,8 @@ def test_facts_are_those_of_the_log(
 def test_payments_without_earlier_ones_have_histories_that_add_nothing(explanations: list[Explanation]) -> None:
     empty = [history for history in explanations[-1].histories if not history.events]
     assert empty
-    assert all(history.attribution == 0 for history in empty)
+    for history in empty:
+        assert history.attribution == sum(aggregate.attribution for aggregate in history.aggregates), "the trees alone"
 
 
 def test_gates_and_attention(explanations: list[Explanation]) -> None:
@@ -107,16 +117,16 @@ def test_reasons_come_strongest_first(explanations: list[Explanation]) -> None:
         assert all(reason.text and "{" not in reason.text for reason in one.reasons)
 
 
-def test_the_same_again_and_with_padding(bundle: Bundle, demo_store: EventStore, rows: list[int]) -> None:
-    explainer = Explainer(bundle)
+def test_the_same_again_and_with_padding(network: Bundle, demo_store: EventStore, rows: list[int]) -> None:
+    explainer = Explainer(network)
     row = rows[-1]
     wide, trimmed = (gather_batch(demo_store, np.array([row]), trim=trim) for trim in (False, True))
     first, again, padded = (explainer.explain(batch).to_dict() for batch in (trimmed, trimmed, wide))
     assert first == again == padded
 
 
-def test_without_raw_values_they_are_read_back(bundle: Bundle, demo_store: EventStore, rows: list[int]) -> None:
-    explainer = Explainer(bundle)
+def test_without_raw_values_they_are_read_back(network: Bundle, demo_store: EventStore, rows: list[int]) -> None:
+    explainer = Explainer(network)
     known = next(iter(explainer.explain_rows(demo_store, rows[:1])))
     bare = explainer.explain(
         gather_batch(demo_store, np.array(rows[:1])), Payment("x", float(demo_store.time_seconds[rows[0]]))
@@ -138,13 +148,13 @@ def test_one_payment_at_a_time(bundle: Bundle, demo_store: EventStore) -> None:
         Explainer(bundle).explain(gather_batch(demo_store, np.array([5, 6])))
 
 
-def test_smaller_types_are_explained_in_float32(bundle: Bundle, demo_store: EventStore, rows: list[int]) -> None:
-    network = type(bundle.network)(bundle.config).eval()
-    network.load_state_dict(bundle.network.state_dict())
-    small = Explainer(replace(bundle, network=network.bfloat16()))
+def test_smaller_types_are_explained_in_float32(network: Bundle, demo_store: EventStore, rows: list[int]) -> None:
+    smaller = type(network.network)(network.config).eval()
+    smaller.load_state_dict(network.network.state_dict())
+    small = Explainer(replace(network, network=smaller.bfloat16()))
     found = small.explain(gather_batch(demo_store, np.array(rows[:1])))
     assert abs(found.residual) <= 0.01 * abs(found.total)
-    assert all(value.dtype == torch.bfloat16 for value in network.parameters())
+    assert all(value.dtype == torch.bfloat16 for value in smaller.parameters())
 
 
 def test_a_log_gives_what_the_store_gives(

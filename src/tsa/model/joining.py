@@ -79,7 +79,7 @@ def raw_scores(log_odds: NDArray[Any]) -> NDArray[np.float32]:
     return scores
 
 
-def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any]) -> Joining:
+def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any], *, penalty: float = PENALTY) -> Joining:
     """Logistic regression of outcomes on the log odds of both parts, with weights that are not negative.
 
     The prior is that both parts count alike: the errors of two kinds of models differ, and payments of a short range say
@@ -88,6 +88,7 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any]) -> Jo
     Args:
         log_odds: (n,) of each part, of payments that neither has learned from.
         label: (n,) 1 fraud, 0 genuine; both must occur.
+        penalty: Of the squared difference of the weights.
 
     Raises:
         ModelError: If only one outcome occurs, or all log odds are equal.
@@ -109,8 +110,8 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any]) -> Jo
         eta = x @ at[:2] + at[2]
         residual = expit(eta) - y
         difference = at[:2] @ unlike
-        value = float((np.logaddexp(0, eta) - y * eta).sum() + 0.5 * PENALTY * difference * difference)
-        slope = np.append(x.T @ residual + PENALTY * difference * unlike, residual.sum())
+        value = float((np.logaddexp(0, eta) - y * eta).sum() + 0.5 * penalty * difference * difference)
+        slope = np.append(x.T @ residual + penalty * difference * unlike, residual.sum())
         return value / len(y), slope / len(y)
 
     start = np.array([0.5, 0.5, math.log(y.mean() / (1 - y.mean()))])
