@@ -188,7 +188,7 @@ class Process:
 
     def start(self, history: str, *options: object) -> None:
         words = [TSA, "serve", self.bundle, "--history", history, "--port", self.port, "--workers", 2, *options]
-        words += ["--drain-seconds", 0.3]
+        words += ["--drain-seconds", 0.3, "--allow-unevaluated"]
         with self.log_file.open("a") as log:
             self.parent = subprocess.Popen([str(word) for word in words], stderr=log, start_new_session=True)
         self.sessions.append(self.parent.pid)
