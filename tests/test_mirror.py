@@ -22,7 +22,7 @@ ELSEWHERE = {
     ),
     "cli/test_cli.py": (
         "commands run through `main`, as a user runs them",
-        "cli/console cli/data cli/evaluate cli/explain cli/legacy cli/market cli/monitor cli/score cli/streams cli/tune",
+        "cli/console cli/data cli/evaluate cli/explain cli/legacy cli/market cli/monitor cli/score cli/tune",
     ),
     "cli/test_groups.py": (
         "what all commands share is tested on every command",
@@ -176,7 +176,6 @@ ELSEWHERE = {
     "training/test_early_stopping.py": ("epochs are validated to stop early", "training/validation"),
     "training/test_tracking.py": ("every tracker gets the same records", "training/trackers/mlflow"),
     "training/test_trackers_fail.py": ("trackers fail behind their queue", "training/trackers/queue"),
-    "training/parts/test_build.py": ("the parts are built to choose among them", "training/parts/choice"),
     "tuning/test_tune.py": ("a search is run", "tuning/search"),
 }
 """Test module: (why, source modules whose tests are in it)."""
