@@ -43,10 +43,9 @@ def _section(name: str, result: Mapping[str, Any]) -> str:
     first = runs[0]
     settings = f", {' '.join(made['settings'])}" if made["settings"] else ""
     threads = "1 thread" if made["threads"] == 1 else f"{made['threads']} threads"
-    seconds = f"{first['training_seconds']:.0f} s to train, {first['baseline_seconds']:.0f} s for the baseline"
     about = (
-        f"{one.question} {first['payments']:,} test rows, {first['frauds']:,} of them positive. {seconds} "
-        f"({made['machine']}, {threads}, PyTorch {made['torch']}{settings}). Source: {one.source}"
+        f"{one.question} {first['payments']:,} test rows, {first['frauds']:,} of them positive. Made on "
+        f"{made['machine']} with {threads} and PyTorch {made['torch']}{settings}. Source: {one.source}"
     )
     parts = [f"## {name}", _wrapped(about), _table(runs), _wrapped(_verdict(runs))]
     if one.published:

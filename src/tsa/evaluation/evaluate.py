@@ -185,7 +185,7 @@ def comparison_on(
         )
         advance(1)
     with progress("measuring", 1) as advance:
-        comparison = _comparison(run, baseline, replicates)
+        comparison = _comparison(run, baseline, replicates, top_k=report["evaluation"]["settings"]["top_k"])
         advance(1)
     write_json(run.path / "comparison.json", to_plain({**comparison, "weights": run.weights_hash}))
     write_report(run.path, {**report, "comparison": comparison})
@@ -224,7 +224,7 @@ def _best_f1(label: Array, score: Array) -> float:
     return float(thresholds[np.argmax(f1[:-1])])
 
 
-def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int) -> dict[str, Any]:
+def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int, *, top_k: int) -> dict[str, Any]:
     """Measure the baseline like the run, and the differences with intervals from the same resamples."""
     store = run.store
     valid = store.labelled("validation")
@@ -232,7 +232,7 @@ def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int) -> d
     on_validation, on_test = np.split(baseline.scores, [len(valid)])
     payments = run.payments(on_test)
     threshold = _best_f1(store.label[valid], on_validation)
-    measured = evaluate_scores(payments, threshold=threshold, top_k=run.top_k, replicates=replicates)
+    measured = evaluate_scores(payments, threshold=threshold, top_k=top_k, replicates=replicates)
     difference = paired_difference(own, on_test, payments, replicates=replicates)
     return {
         "model_name": "LightGBM",
