@@ -272,3 +272,10 @@ def test_a_null_key_is_no_entity(demo_log: Path, demo_store: EventStore, tmp_pat
     missing = run.store.columns(["customer_id"])["customer_id"].is_null().to_numpy()[run.rows]
     assert ((payments.entity == -1) == missing).all()
     assert (payments.history_length["customer"][missing] == 1).all()
+
+
+def test_both_models_have_the_k_of_the_report(own_run: Path) -> None:
+    evaluate(TrainedRun.open(own_run, ["evaluation.top_k=7"]), **QUICK)
+    comparison = compare_run(own_run, **QUICK)
+    assert comparison["evaluation"]["settings"]["top_k"] == 7
+    assert comparison["evaluation"]["metrics"]["precision_at_k"]["k"] == 7
