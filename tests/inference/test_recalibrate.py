@@ -24,6 +24,7 @@ from tsa.inference.recalibrate import calibrate_bundle
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.serving import input_fn, model_fn, output_fn, predict_fn
 from tsa.legacy.importer import import_legacy
+from tsa.model.joining import ALONE
 
 Tsa = Callable[..., Any]
 METHODS = ("bspline", "isotonic", "platt", "beta")
@@ -199,7 +200,7 @@ def test_a_percentile_that_cannot_be_fitted_is_refused(demo_run: Path, demo_log:
     network = bundle.network
     for parameter in network.parameters():
         parameter.data.zero_()
-    replace(bundle, network=network).save(tmp_path / "flat")
+    replace(bundle, network=network, joining=ALONE["network"]).save(tmp_path / "flat")
     with pytest.raises(CalibrationError, match="percentiles need payments with different scores"):
         calibrate_bundle(tmp_path / "flat", [demo_log], tmp_path / "new")
 

@@ -20,7 +20,7 @@ from tsa.errors import ConfigError, DataError
 from tsa.inference.parts import score_events
 from tsa.inference.scorer import Scorer, write_scores
 from tsa.model import Batch
-from tsa.model.joining import raw_scores
+from tsa.model.joining import ALONE, raw_scores
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,8 @@ def test_a_payment_without_a_score_does_not_cost_the_others(
     scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame, tmp_path: Path
 ) -> None:
     """It is set aside with its reason, beside the rows that break a rule; it stays in the histories of the others."""
+    scorer = Scorer(replace(scorer.bundle, joining=ALONE["network"]))
+    scores = scorer.score(log).select("id", "raw_score")
     gone = scores["id"].gather([3, 700, 1500]).to_list()
 
     class Gaps:
