@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,19 +18,21 @@ from tsa.bundle.bundle import Bundle, set_decision_policy
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.compare_bundles import compare_bundles
 from tsa.inference.scorer import Scorer
+from tsa.model.joining import ALONE
 
 Tsa = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def bundles(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A trained bundle, and the same with random weights; both with decisions."""
+    """A trained network, and the same with random weights; both with decisions."""
     folder = tmp_path_factory.mktemp("bundles")
-    trained = Path(shutil.copytree(demo_run / "bundle", folder / "trained"))
-    bundle = Bundle.open(trained)
+    trained = folder / "trained"
+    bundle = replace(Bundle.open(demo_run / "bundle"), trees=None, joining=ALONE["network"], graphs={}, sha256=None)
+    bundle.save(trained)
     torch.manual_seed(0)
     network = type(bundle.network)(bundle.config).eval()
-    replace(bundle, network=network, graphs={}, sha256=None).save(folder / "random")
+    replace(bundle, network=network).save(folder / "random")
     for path in (trained, folder / "random"):
         set_decision_policy(path, ["review=0.5"], score="raw_score")
     return trained, folder / "random"

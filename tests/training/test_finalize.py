@@ -13,13 +13,17 @@ from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
 from tsa.inference.parts import score_events
+from tsa.inference.scorer import Scorer
 from tsa.training import train
 
 
+@pytest.mark.parametrize("parts", ["network", "combined"])
 @pytest.mark.parametrize("changes", [{"epochs": 2}, {"epochs": 9, "patience": 1}], ids=["last epoch", "early"])
-def test_scores_of_the_ranges_kept_out(easy_store: EventStore, tmp_path: Path, changes: dict[str, int]) -> None:
+def test_scores_of_the_ranges_kept_out(
+    easy_store: EventStore, tmp_path: Path, changes: dict[str, int], parts: str
+) -> None:
     """However it ended: all payments of both ranges, with the very scores that the bundle gives."""
-    bundle = train(easy_store, tmp_path / "run", model=TINY, training=settings(**changes))
+    bundle = train(easy_store, tmp_path / "run", model={**TINY, "parts": parts}, training=settings(**changes))
     ended_early = len(bundle.training["epochs"]) < changes["epochs"]
     assert ended_early == ("patience" in changes)
     stored = Bundle.open(tmp_path / "run" / "bundle")
@@ -31,12 +35,14 @@ def test_scores_of_the_ranges_kept_out(easy_store: EventStore, tmp_path: Path, c
         assert found["time"].dtype == pl.Datetime("us", "UTC")
         np.testing.assert_allclose(found["time"].dt.timestamp("us") / 1e6, easy_store.time_seconds[rows])
         np.testing.assert_array_equal(found["label"], easy_store.label[rows])
-        np.testing.assert_array_equal(found["raw_score"], score_events(stored.network, easy_store, rows))
+        np.testing.assert_array_equal(found["raw_score"], Scorer(stored).score_rows(easy_store, rows))
+        alone = score_events(stored.network, easy_store, rows)
+        assert np.array_equal(found["raw_score"], alone) == (parts == "network")
 
 
 def test_calibration_is_fitted_on_the_calibration_range(easy_store: EventStore, tmp_path: Path) -> None:
     changes = {"epochs": 1, "calibration": "sampling", "importance_sampling_every": 0, "genuine_per_fraud": 2.0}
-    bundle = train(easy_store, tmp_path / "run", model=TINY, training=settings(**changes))
+    bundle = train(easy_store, tmp_path / "run", model={**TINY, "parts": "network"}, training=settings(**changes))
     scores = pl.read_parquet(tmp_path / "run" / "calibration_scores.parquet")
     expected = Calibration.fit(
         scores=scores["raw_score"],
