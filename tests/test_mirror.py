@@ -170,7 +170,7 @@ ELSEWHERE = {
     "training/test_waits.py": ("processes are waited for", "training/data/worker_pipe training/preemption"),
     "training/test_train_model.py": (
         "a run folder is written by a training",
-        "training/epoch_stats training/model_config training/run_folder",
+        "training/epoch_stats training/run_folder",
     ),
     "training/test_train_step.py": ("a step is made in each precision", "training/precision"),
     "training/test_early_stopping.py": ("epochs are validated to stop early", "training/validation"),
