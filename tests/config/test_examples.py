@@ -176,3 +176,11 @@ def test_examples_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Market.load("nothing")
     with pytest.raises(MarketError, match="no such file"):
         Market.load("handbook.toml")
+
+
+def test_the_folder_of_the_repository_names_every_example() -> None:
+    """Links to the files of the package, in a folder of its own: `markets/..` is the repository."""
+    folder = Path(__file__).parents[2] / "markets"
+    assert not folder.is_symlink()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in EXAMPLES.glob("*.toml")}
+    assert all(path.resolve().parent == EXAMPLES.resolve() for path in folder.iterdir())
