@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -348,18 +348,28 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("TSA_LONG"), reason="starts ten workers, one after the other: TSA_LONG=1")
-def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Path, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def impatient_server(bundle: Path, folder: Path, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of two workers, which are ready, with short waits: the process and its address."""
     port = free_port()
-    (tmp_path / "run.py").write_text(RUN)
-    words = [sys.executable, tmp_path / "run.py", bundle, f"sqlite:///{tmp_path}/h.db", port]
-    log = tmp_path / "log"
+    (folder / "run.py").write_text(RUN)
+    words = [sys.executable, folder / "run.py", bundle, f"sqlite:///{folder}/h.db", port]
     with log.open("w") as file:
-        process = subprocess.Popen([str(word) for word in words], stderr=file)
+        process = subprocess.Popen([str(word) for word in words], stderr=file, text=True)
     url = f"http://127.0.0.1:{port}"
     try:
         until(lambda: status(url) == 200 and metric(url, "tsa_workers_ready") == 2)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("TSA_LONG"), reason="starts ten workers, one after the other: TSA_LONG=1")
+def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with impatient_server(bundle, tmp_path, log) as (process, url):
         healthy, *others = workers_of(process.pid)
         time.sleep(0.3)  # it counts as healthy from here on
         for _ in range(supervisor.TRIES + 2):
@@ -376,9 +386,6 @@ def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Pa
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
     assert "workers must stay up (got 5 failures in a row in each place, the last with -9 (SIGKILL))" in log.read_text()
 
 
@@ -387,15 +394,8 @@ def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Pa
     not os.environ.get("TSA_LONG"), reason="starts three workers and waits for one that hangs: TSA_LONG=1"
 )
 def test_a_worker_that_hangs_is_replaced(bundle: Path, tmp_path: Path) -> None:
-    port = free_port()
-    (tmp_path / "run.py").write_text(RUN)
-    words = [sys.executable, tmp_path / "run.py", bundle, f"sqlite:///{tmp_path}/h.db", port]
     log = tmp_path / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen([str(word) for word in words], stderr=file)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: status(url) == 200 and metric(url, "tsa_workers_ready") == 2)
+    with impatient_server(bundle, tmp_path, log) as (process, url):
         hanging, *_ = workers_of(process.pid)
         os.kill(hanging, signal.SIGSTOP)
         until(lambda: not running(hanging))
@@ -403,9 +403,6 @@ def test_a_worker_that_hangs_is_replaced(bundle: Path, tmp_path: Path) -> None:
         until(lambda: metric(url, "tsa_workers_ready") == 2)
         process.terminate()
         assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
     assert f"worker {hanging} hangs and is killed" in log.read_text()
 
 

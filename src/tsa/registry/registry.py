@@ -117,9 +117,7 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All complete versions, the earliest published first."""
-        names = self.storage.names("versions/")
-        complete = [name.split("/")[1] for name in names if name.endswith("/version.json")]
-        return sorted(map(self.version, complete), key=lambda version: (version.published, version.sha256))
+        return sorted(map(self.version, self._shas()), key=lambda version: (version.published, version.sha256))
 
     def version(self, sha: str) -> Version:
         """The version with this complete sha256. Raises RegistryError if there is none."""
@@ -140,9 +138,8 @@ class Registry:
         Raises:
             RegistryError: If nothing has this name, or several versions begin so.
         """
-        entries = self.history(name) if ALIAS.fullmatch(name) else []
-        if entries:
-            return self.version(entries[-1].sha256)
+        if ALIAS.fullmatch(name) and (numbers := self._numbers(name).get(name)):
+            return self.version(self._entry(name, numbers[-1]).sha256)
         known = self._shas() if HEX.fullmatch(name) else []
         matching = [sha for sha in known if sha.startswith(name)]
         if len(matching) == 1:
@@ -154,7 +151,7 @@ class Registry:
 
     def aliases(self) -> dict[str, AliasEntry]:
         """The entry in force of each alias, by name."""
-        return {name: self.history(name)[-1] for name in sorted(self._numbers())}
+        return {name: self._entry(name, numbers[-1]) for name, numbers in sorted(self._numbers().items())}
 
     def current(self, alias: str) -> AliasEntry:
         """The entry in force of an alias. Raises RegistryError if there is no such alias."""
@@ -219,9 +216,8 @@ class Registry:
             RegistryError: If there is no version before, or somebody else moved the alias at the same time.
             BundleError: If that version's bundle was changed.
         """
+        self.current(alias)
         entries = self.history(alias)
-        if not entries:
-            raise RegistryError(f"{self.storage.url} has no alias {alias!r}; tsa registry list shows its aliases")
         promoted = _in_force(entries)
         if len(promoted) < 2:
             raise RegistryError(f"{alias} has no version before {promoted[-1][:12]}; promote the one that you want")
@@ -310,6 +306,7 @@ class Registry:
         return numbers
 
     def _shas(self) -> list[str]:
+        """The sha256 of each complete version."""
         return [name.split("/")[1] for name in self.storage.names("versions/") if name.endswith("/version.json")]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from tsa.errors import RegistryError
 from tsa.files.outputs import URL
@@ -18,7 +18,6 @@ from tsa.system_errors import naming
 NAME = "registry.json"
 
 
-@runtime_checkable
 class Storage(Protocol):
     """Objects by name. Names have parts separated by `/`."""
 

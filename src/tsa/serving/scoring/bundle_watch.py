@@ -5,14 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tsa.bundle.bundle import MANIFEST
 from tsa.files.platform_files import is_marker
 from tsa.inference.scorer import Scorer
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
