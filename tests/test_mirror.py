@@ -56,7 +56,10 @@ ELSEWHERE = {
     ),
     "data/log/test_paths.py": ("errors are those of paths that cannot be read", "data/log/read_errors"),
     "data/online/test_payments.py": ("the reader of payments makes them", "data/online/encoded"),
-    "data/store/test_store.py": ("a store is built to be opened", "data/store/build data/store/manifest"),
+    "data/store/test_store.py": (
+        "a store is built to be opened",
+        "data/store/build data/store/manifest data/store/splits",
+    ),
     "data/wire/test_files.py": (
         "rows are read from files and requests with equal results",
         "data/wire/event_pool data/wire/event_segments data/wire/histories data/wire/layout data/wire/quarantine "
@@ -167,10 +170,10 @@ ELSEWHERE = {
         "a run that was killed continues with the same draws",
         "progress training/data/sampler",
     ),
-    "training/test_waits.py": ("processes are waited for", "training/data/worker_pipe training/preemption"),
+    "training/test_waits.py": ("processes are waited for", "training/data/worker_pipe training/ending/preemption"),
     "training/test_train_model.py": (
         "a run folder is written by a training",
-        "training/epoch_stats training/run_folder",
+        "training/epoch_stats training/run_folder training/training_run",
     ),
     "training/test_train_step.py": ("a step is made in each precision", "training/precision"),
     "training/test_early_stopping.py": ("epochs are validated to stop early", "training/validation"),

@@ -27,8 +27,8 @@ from tsa.model import TSANetwork
 from tsa.progress import silent
 from tsa.training import train
 from tsa.training.distributed import LOST_PROCESS, DistributedContext, distributed_context
+from tsa.training.ending.preemption import StopRequest
 from tsa.training.epoch_stats import reproducible
-from tsa.training.preemption import StopRequest
 from tsa.training.train_model import network_settings
 from tsa.training.train_step import StepResult
 from tsa.training.trainer import Callbacks, Trainer

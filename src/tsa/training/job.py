@@ -24,10 +24,10 @@ from tsa.training.config import TrainingConfig
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import distributed_context
 from tsa.training.early_stopping import EarlyStopping
+from tsa.training.ending.preemption import StopRequest
 from tsa.training.ending.time_limit import TimeLimit
-from tsa.training.preemption import StopRequest
 from tsa.training.run_folder import CHECKPOINTS, read_run_metadata, run_identity
-from tsa.training.train_model import Trained, TrainingRun, labelled_rows
+from tsa.training.training_run import Trained, TrainingRun, labelled_rows
 from tsa.training.validation import DistributedScorer
 
 COMPARED_SHARE = 0.8

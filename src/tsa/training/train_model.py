@@ -3,53 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
-from tsa.errors import ConfigError, TrainingError, TrainingStopped
-from tsa.files.writing import write_json
-from tsa.model import ModelConfig, TSANetwork
-from tsa.model.joining import ALONE
 from tsa.progress import Progress, silent
-from tsa.training.checkpoint import Checkpoints
 from tsa.training.config import TrainingConfig
-from tsa.training.data.sampler import Sampler
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext, distributed_context
+from tsa.training.ending.preemption import capture_sigterm
 from tsa.training.ending.time_limit import TimeLimit
-from tsa.training.epoch_stats import reproducible
-from tsa.training.finalize import fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
-from tsa.training.parts.build import join_parts
-from tsa.training.preemption import capture_sigterm
 from tsa.training.run_folder import (
     BUNDLE,
-    CHECKPOINTS,
     CONTENT,
-    RUN,
-    data_summary,
     ensure_no_run,
     ensure_run_folder,
-    environment_metadata,
-    identity_of,
     read_run_metadata,
-    run_identity,
-    run_metadata,
-    utc_now,
 )
-from tsa.training.small_logs import Adapted, adapt_to_log
-from tsa.training.tracking import CURVES, Track, draw_curves, refuse_missing, tracked
-from tsa.training.trainer import Callbacks, Rows, Trainer
-from tsa.training.validation import DistributedScorer, Scores, ScoringInterruptedError, has_both_classes
-from tsa.trees import differences
+from tsa.training.tracking import refuse_missing
+from tsa.training.trainer import Callbacks
+from tsa.training.training_run import Trained, TrainingRun, ignore_record
 
 __all__ = ["CONTENT", "Trained", "ensure_run_folder", "network_settings", "train", "train_network"]
 
@@ -101,9 +77,18 @@ def train(
         >>> bundle.config.width
         16
     """
-    given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
-    return _trained(
-        store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, limit=limit, with_bundle=True, **given
+    return train_network(
+        store,
+        out,
+        preset=preset,
+        model=model,
+        training=training,
+        progress=progress,
+        resume=resume,
+        overwrite=overwrite,
+        on_epoch=on_epoch,
+        limit=limit,
+        with_bundle=True,
     ).bundle
 
 
@@ -119,67 +104,14 @@ def train_network(
     overwrite: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     limit: TimeLimit | None = None,
+    with_bundle: bool = False,
 ) -> Trained:
-    """As `train`, but without writing the bundle: call `Trained.write`, for example with the metrics of an evaluation.
+    """As `train`, but without writing the bundle, unless `with_bundle`.
+
+    Call `Trained.write` to write it, for example with the metrics of an evaluation.
 
     The run is finished once the bundle is written. If the process is killed before, call it again with `resume`.
     """
-    given: dict[str, Any] = {"preset": preset, "model": model, "training": training, "progress": progress}
-    return _trained(
-        store, out, resume=resume, overwrite=overwrite, on_epoch=on_epoch, limit=limit, with_bundle=False, **given
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The result of training, before the bundle is written."""
-
-    out: Path
-    store: EventStore
-    bundle: Bundle
-    metadata: Mapping[str, Any]
-    """The content of run.json for a finished run, without the time."""
-    scores: Mapping[str, Scores] = field(default_factory=dict)
-    """Raw scores of all payments of the validation and calibration ranges. Empty for a run that was finished before."""
-    is_written: bool = False
-    """Whether the run was finished before, so that its folder has a bundle."""
-    is_unfinished: bool = False
-    """Whether the run was stopped and may be resumed: then it is not marked as finished."""
-
-    def write(self, metrics: Mapping[str, Any] | None = None) -> Bundle:
-        """Write the bundle, with metrics if given, and mark the run as finished. An equal bundle is not written again.
-
-        Returns:
-            The bundle in the folder.
-
-        Raises:
-            TrainingError: If disk space runs out.
-        """
-        bundle = self.bundle if metrics is None else replace(self.bundle, metrics=metrics)
-        with translate_resource_errors(self.out):
-            if not self.is_written or bundle.metrics != self.bundle.metrics:
-                bundle.save(self.out / BUNDLE)
-            if not self.is_written and not self.is_unfinished:
-                draw_curves(self.metadata["epochs"], self.out / CURVES)
-                write_json(self.out / RUN, {**self.metadata, "finished": utc_now()})
-                Checkpoints(self.out / CHECKPOINTS, {}).prune(max_checkpoints=1)
-        return bundle
-
-
-def _trained(
-    store: EventStore | str | Path,
-    out: str | Path,
-    *,
-    preset: str,
-    model: Mapping[str, Any] | None,
-    training: TrainingConfig | None,
-    progress: Progress,
-    resume: bool,
-    overwrite: bool,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
-    limit: TimeLimit | None,
-    with_bundle: bool,
-) -> Trained:
     if not isinstance(store, EventStore):
         store = EventStore.open(Path(store))
     config, out = training or TrainingConfig(), Path(out)
@@ -196,7 +128,7 @@ def _trained(
             finished = processes.broadcast(_finished(out) if processes.is_main else None)
             return Trained(out=out, store=store, is_written=True, **finished)
         hooks = Callbacks(progress=progress, asked=stop_request, limit=limit)
-        return run.train(hooks, resume, on_epoch or _nothing, with_bundle=with_bundle)
+        return run.train(hooks, resume, on_epoch or ignore_record, with_bundle=with_bundle)
 
 
 def _finished(out: Path) -> dict[str, Any]:
@@ -208,174 +140,6 @@ def _finished(out: Path) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun:
-    """A run with its settings, before anything is written."""
-
-    store: EventStore
-    out: Path
-    config: TrainingConfig
-    model: ModelConfig
-    network: TSANetwork
-    rows: Mapping[str, Rows]
-    metadata: dict[str, Any]
-    processes: DistributedContext
-
-    @classmethod
-    def make(
-        cls,
-        store: EventStore,
-        out: Path,
-        preset: str,
-        settings: Mapping[str, Any],
-        config: TrainingConfig,
-        processes: DistributedContext,
-    ) -> TrainingRun:
-        """The run of these settings. Raises ConfigError or TrainingError if they are not possible."""
-        rows = labelled_rows(store, config)
-        adapted = adapt_to_log(config, settings, *(store.label[rows[name]] for name in ("train", "validation")))
-        config = adapted.training
-        _check_learnable(store, rows, config)
-        torch.manual_seed(config.seed)
-        model = _network_of(store, preset, settings, adapted)
-        network = TSANetwork(model).to(processes.device)
-        if processes.count > 1:
-            torch.manual_seed(config.seed + processes.rank)  # dropout differs between processes
-        return cls(
-            store=store,
-            out=out,
-            config=config,
-            model=model,
-            network=network,
-            rows=rows,
-            metadata={**run_metadata(store, rows, config, preset, model), "adapted": list(adapted.notes)},
-            processes=processes,
-        )
-
-    def train(self, hooks: Callbacks, resume: bool, on_epoch: Track, *, with_bundle: bool) -> Trained:
-        """Train, from the start or the last checkpoint, and write the results; the bundle only `with_bundle`."""
-        checkpoints = Checkpoints(self.out / CHECKPOINTS, self.identity())
-        loop = Trainer(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
-        self._resume(loop, checkpoints) if resume else self._begin(checkpoints)
-        with closing(loop.loader), self._open_run(loop) as (run, track):
-            history = loop.fit(track, on_epoch)
-            end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
-            if (sentence := loop.outlook()) is not None:
-                logger.info("%s", sentence)
-                end["outlook"] = sentence
-            trained = self.finish(loop.scoring, hooks.progress, end, {**run, **end})
-            if self.processes.is_main and with_bundle:
-                trained.write()
-            self.processes.wait()
-        return trained
-
-    def identity(self) -> dict[str, Any]:
-        """The identity of the run. Raises ConfigError if the processes have different stores or settings."""
-        own = run_identity(self.store, self.config, self.model)
-        for rank, other in enumerate(self.processes.all_gather(own)):
-            if lines := list(differences(other, own)):
-                here = f"process {rank}, then process {self.processes.rank}"
-                raise ConfigError(f"all processes must train the same run ({here}): {'; '.join(lines)}")
-        return own
-
-    def is_finished(self) -> bool:
-        """Whether this run is finished. Raises ConfigError if the folder holds another finished run."""
-        earlier = self.processes.broadcast(read_run_metadata(self.out))
-        if "finished" not in earlier:
-            return False
-        if lines := list(differences(identity_of(earlier), run_identity(self.store, self.config, self.model))):
-            raise ConfigError(f"{self.out} holds another, finished run (that run, then this):\n  " + "\n  ".join(lines))
-        return True
-
-    def _begin(self, checkpoints: Checkpoints) -> None:
-        if self.processes.is_main:
-            checkpoints.clear()
-        self.processes.wait()
-
-    def _resume(self, loop: Trainer, checkpoints: Checkpoints) -> None:
-        """Load the last checkpoint in the first process and send it to the others, which may be on other machines."""
-        saved = None
-        if self.processes.is_main and (state := checkpoints.load_latest()) is not None:
-            saved = state, checkpoints.best_weights(state["history"]["best_epoch"])
-        saved = self.processes.broadcast(saved)
-        if saved is None:
-            logger.warning("%s has no checkpoint to resume from: starting from the beginning", self.out)
-            self._begin(checkpoints)
-        else:
-            loop.load_state_dict(*saved)
-
-    @contextmanager
-    def _open_run(self, loop: Trainer) -> Iterator[tuple[dict[str, Any], Track]]:
-        """The metadata of the run, written to the folder, and the tracker of epochs; in the first process only."""
-        if not self.processes.is_main:
-            yield {}, _nothing
-            return
-        earlier = read_run_metadata(self.out) if loop.history.epochs or loop.position.step else {}
-        from_before: dict[str, Any] = {name: earlier[name] for name in ("started", "mlflow_run") if name in earlier}
-        environment = environment_metadata(self.store, self.out, self.processes.count, loop.learner.precision.name)
-        run = {**self.metadata, **environment, "started": utc_now(), **from_before}
-        write_json(self.out / RUN, run)
-        for note in self.metadata["adapted"]:
-            logger.info("%s", note)
-        with tracked(self.out, self.config, run, loop.history.epochs) as track:
-            write_json(self.out / RUN, run)
-            yield run, track
-
-    def finish(
-        self,
-        scoring: DistributedScorer,
-        progress: Progress,
-        end: Mapping[str, Any],
-        metadata: Mapping[str, Any],
-        *,
-        is_unfinished: bool = False,
-    ) -> Trained:
-        """Score the validation and calibration ranges, write the scores, and calibrate. Does not write the bundle.
-
-        Args:
-            scoring: Scores payments of the store.
-            progress: Reports progress.
-            end: What the bundle says of the epochs.
-            metadata: The content of run.json.
-            is_unfinished: The run is not marked as finished when its bundle is written.
-        """
-        try:
-            log_odds = log_odds_of_ranges(self.network, scoring)
-        except ScoringInterruptedError:
-            raise TrainingStopped(
-                f"{self.out}: stopped by a signal after the last epoch; continue with --resume"
-            ) from None
-        joined = join_parts(self.model.parts, self.store, self.rows, log_odds, self.config, self.processes, progress)
-        bundle = Bundle(
-            market=self.store.market,
-            encoder=self.store.encoder,
-            config=self.model,
-            network=self.network.cpu(),
-            trees=joined.trees,
-            joining=joined.joining,
-            choice=joined.choice,
-            training={**self.metadata, **end, "epochs": reproducible(end["epochs"])},
-            data=data_summary(self.store),
-        )
-        calibration = None
-        if self.processes.is_main:
-            for name, scores in joined.scores.items():
-                write_split_scores(self.store, name, scores, self.out, bundle.model_sha256)
-            # weights fitted on later payments already correct for the genuine payments that were not drawn
-            is_sampled = joined.joining == ALONE["network"]
-            rate = self.metadata["sampling_rate_genuine"] if is_sampled else 1.0
-            calibration = fit_calibration(self.store, joined.scores, rate, self.config)
-        bundle = replace(bundle, calibration=self.processes.broadcast(calibration))
-        return Trained(
-            out=self.out,
-            store=self.store,
-            bundle=bundle,
-            metadata=metadata,
-            scores=joined.scores,
-            is_unfinished=is_unfinished,
-        )
-
-
 def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, *, resume: bool, overwrite: bool) -> None:
     """Check the folder and trackers in the first process, before anything is written."""
     if processes.is_main:
@@ -384,33 +148,3 @@ def _refuse(out: Path, config: TrainingConfig, processes: DistributedContext, *,
         if not resume:
             ensure_no_run(out, overwrite=overwrite)
     processes.wait()
-
-
-def labelled_rows(store: EventStore, config: TrainingConfig) -> dict[str, Rows]:
-    """Labelled rows to train on and to validate on."""
-    train = np.concatenate([store.labelled(name) for name in config.train_on])
-    # rows that are trained on cannot validate
-    validation = train[:0] if "validation" in config.train_on else store.labelled("validation")
-    return {"train": train, "validation": validation}
-
-
-def _network_of(store: EventStore, preset: str, settings: Mapping[str, Any], adapted: Adapted) -> ModelConfig:
-    """The network's settings; an ensemble is adapted only where the preset has one."""
-    model = network_settings(store, preset, settings)
-    return model.replace(**adapted.model) if model.n_ensemble > 1 else model
-
-
-def _check_learnable(store: EventStore, rows: Mapping[str, Rows], config: TrainingConfig) -> None:
-    """Raise TrainingError where the rows cannot be learned from, before anything is written."""
-    Sampler(store, rows["train"], config)
-    label = store.label[rows["validation"]]
-    if config.early_stopping and config.monitor != "loss" and not has_both_classes(label):
-        n_fraud = int((label == 1).sum())
-        raise TrainingError(
-            "early stopping needs a validation range with both outcomes "
-            f"(got frauds={n_fraud}, genuine={len(label) - n_fraud})"
-        )
-
-
-def _nothing(record: dict[str, Any]) -> None:
-    """Ignore the record."""

@@ -23,7 +23,7 @@ from tsa.data.log.quarantine import Quarantine
 from tsa.data.log.reader import read_log
 from tsa.data.log.rules import read_columns
 from tsa.data.log.sources import EXTRA, open_sources
-from tsa.data.store.build import find_splits, is_scored
+from tsa.data.store.splits import find_splits, is_scored
 from tsa.errors import DataError
 
 KEY_SHARE = 0.05

@@ -34,7 +34,7 @@ from tsa.data.proposal.guesses import (
     guess_time,
 )
 from tsa.data.proposal.profile import EARLIEST, LogSample, read_sample
-from tsa.data.store.build import find_splits
+from tsa.data.store.splits import find_splits
 from tsa.errors import DataError
 from tsa.times import DAY_SECONDS
 

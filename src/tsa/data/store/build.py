@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from tsa.data.key_roles import index_views
 from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
-from tsa.data.log.time_outliers import valid_span
 from tsa.data.raw_values import frame_numbers, frame_tokens, number_columns, token_columns
 from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
 from tsa.data.store.manifest import (
@@ -45,9 +43,9 @@ from tsa.data.store.manifest import (
     array_file,
     index_file,
 )
+from tsa.data.store.splits import Split, find_splits, is_scored
 from tsa.data.wire.event_segments import EmbeddedHistoryStore
 from tsa.data.wire.reader import read_wire
-from tsa.errors import DataError
 from tsa.files.writing import file_entry, need_suffix, write_json
 from tsa.progress import Progress
 
@@ -64,8 +62,6 @@ CHUNK_ROWS, CHUNK_VALUES = 1_000_000, 40_000_000
 
 Entries = dict[str, dict[str, Any]]
 """Manifest entries by file name."""
-
-Split = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 
@@ -188,46 +184,6 @@ def _quarantine(quarantine: QuarantineLike) -> Quarantine | None:
     return checked
 
 
-def is_scored(market: Market, rows: pl.LazyFrame) -> NDArray[np.bool_] | None:
-    """(n,) which of the clean rows are scored; None if all are."""
-    if not market.role_rules:
-        return None
-    return rows.select(pl.col(ROLE) != HISTORY_ONLY).collect().to_series().to_numpy()
-
-
-def find_splits(
-    market: Market, time_seconds: NDArray[np.float64], scored: NDArray[np.bool_] | None = None
-) -> dict[str, Split]:
-    """Row ranges of the market's splits in ascending times (n,). scored: (n,) the events that are scored; None: all.
-
-    Fractions divide the time from the first to the last payment, or the payments by their number, ignoring payments with
-    a wrong clock.
-
-    Raises:
-        DataError: If a split has no rows.
-    """
-    if not len(time_seconds):
-        raise DataError("the log must have rows to train on (got none after reading)")
-    first, last = valid_span(time_seconds, time.time())
-    splits = {}
-    if market.split.by == "rows":
-        valid = (time_seconds >= first) & (time_seconds <= last)
-        ranges = market.split.resolve_rows(
-            time_seconds[valid if scored is None else valid & scored], market.label.gap_seconds
-        )
-    else:
-        ranges = market.split.resolve(first, last, market.label.gap_seconds)
-    for name, (start, end) in ranges.items():
-        begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
-        if begin == stop or (scored is not None and not scored[begin:stop].any()):
-            raise DataError(
-                f"split.{name} must hold payments (got none from {_shown(start)} to {_shown(end)}); "
-                f"the log spans {_shown(first)} to {_shown(last)}"
-            )
-        splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}
-    return splits
-
-
 def key_codes(key: pl.Series) -> NDArray[np.int64]:
     """(n,) codes of the keys, numbered by first appearance; -1 for null."""
     name = key.name
@@ -240,10 +196,6 @@ def key_code_table(keys: pl.DataFrame) -> NDArray[np.int64]:
     """(n, K) codes of the keys in K columns, where a key has the same code in any of them; -1 for null."""
     texts = pl.concat([keys[name].cast(pl.String).alias("__key") for name in keys.columns])
     return key_codes(texts).reshape(len(keys.columns), len(keys)).T
-
-
-def _shown(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _write_times(

@@ -26,7 +26,7 @@ from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.key_roles import with_role_rows
 from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
-from tsa.data.store.build import build_in_memory, build_store, encode_rows, is_scored
+from tsa.data.store.build import build_in_memory, build_store, encode_rows
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
@@ -43,6 +43,7 @@ from tsa.data.store.manifest import (
     open_array,
     read_manifest,
 )
+from tsa.data.store.splits import is_scored
 from tsa.errors import DataError, MarketError, StoreError
 from tsa.files.outputs import check_outputs
 from tsa.files.writing import atomic_folder, read_json
@@ -369,8 +370,7 @@ def _index(view: HistoryView, read: Callable[[str, str], Array]) -> HistoryIndex
 
 
 def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:
-    """By range: `n` and `frauds` of the labelled payments, and `start` and `end`, the times of the first and last
-    payment.
+    """By range: `n` and `frauds` of the labelled payments, times of its first and last payment (`start`, `end`).
 
     `known_too_late`: unused outcomes, which become known only after the test range has begun.
     """
