@@ -40,7 +40,6 @@ class FileContent:
         """The last row of the store that the connection has read, and that was accepted."""
         self._least: StoreRow | None = None
         """A row that the file itself contains, or a later one."""
-        self._is_unknown = False
         self._seen: tuple[int, int] | None = None
         """Modification time and size of the file at the last comparison."""
 
@@ -64,15 +63,7 @@ class FileContent:
             return False
         if self._least is not None and not self._contains(self._least, link):
             return True
-        if not self._is_unknown:
-            self._seen = now
-        return False
-
-    def is_unchanged(self) -> bool:
-        """Whether nobody has written to the file since the last comparison."""
-        with contextlib.suppress(OSError):
-            status = os.stat(self._path)
-            return self._seen == (status.st_mtime_ns, status.st_size)
+        self._seen = now
         return False
 
     def _contains(self, least: StoreRow, link: sqlite3.Connection) -> bool:
@@ -80,7 +71,6 @@ class FileContent:
             row = self._row_in_file()
         except _NoStoreError:
             return False
-        self._is_unknown = row is None
         if row is None:  # a checkpoint may have met a full disk: SQLite still has everything, and reports damage itself
             return True
         expected, actual = Identity.unpack(least[0]), Identity.unpack(row[0])

@@ -99,8 +99,7 @@ class SQLiteFile:
             if self._is_overwritten():
                 self._leave_overwritten()
             else:
-                if self.content.is_unchanged():
-                    self._save_log(self._link)
+                self._save_log(self._link)
                 self.close()
                 self._drop_stale_wal()
         if self._link is None:
