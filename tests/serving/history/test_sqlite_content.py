@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tsa.errors import HistoryError, HistoryLost, HistoryUnavailable
-from tsa.serving.history import sqlite_content, sqlite_file, sqlite_rows
+from tsa.serving.history import sqlite_file, sqlite_rows
 from tsa.serving.history.base import New, StoreKey, WriteBatch
 from tsa.serving.history.sqlite import SQLiteStore
 
@@ -206,20 +206,3 @@ def test_a_file_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, 
         SQLiteStore(path, new=new)
     assert path.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["other.db"]
-
-
-def test_a_file_that_cannot_be_read_is_not_taken_for_overwritten(
-    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A checkpoint that met a full disk leaves it so. SQLite still has everything in its log."""
-
-    def malformed(link: sqlite3.Connection) -> None:
-        raise sqlite3.DatabaseError("database disk image is malformed")
-
-    store._file.checkpoint()
-    put(store, "d")
-    monkeypatch.setattr(sqlite_content, "store_row", malformed)
-    store._file.checkpoint()
-    assert put(store, "e")
-    assert names(store) == ["a", "b", "c", "d", "e"]
-    assert "overwritten" not in caplog.text

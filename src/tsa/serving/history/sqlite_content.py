@@ -18,17 +18,11 @@ from tsa.errors import HistoryLost
 from tsa.serving.history.identity import Identity
 from tsa.serving.history.sqlite_rows import store_row
 
-READS, READ_SECONDS = 3, 0.02
+READS, READ_SECONDS = 5, 0.02
 """How often an unreadable row is read again, and the pause in between: a checkpoint may be writing it."""
-
-_HAS_STORE = "select count(*) from sqlite_master where type = 'table' and name = 'store'"
 
 StoreRow = tuple[bytes, int]
 """Identity and generation of a store."""
-
-
-class _NoStoreError(Exception):
-    """The file is no history store."""
 
 
 class FileContent:
@@ -67,12 +61,9 @@ class FileContent:
         return False
 
     def _contains(self, least: StoreRow, link: sqlite3.Connection) -> bool:
-        try:
-            row = self._row_in_file()
-        except _NoStoreError:
+        row = self._row_in_file()
+        if row is None:
             return False
-        if row is None:  # a checkpoint may have met a full disk: SQLite still has everything, and reports damage itself
-            return True
         expected, actual = Identity.unpack(least[0]), Identity.unpack(row[0])
         if expected.id in (actual.id, actual.follows):
             return row[1] >= least[1]
@@ -84,21 +75,15 @@ class FileContent:
         return False
 
     def _row_in_file(self) -> StoreRow | None:
-        """The store's row; None if it cannot be read. Raises _NoStoreError if the file is empty, or of another kind."""
         uri = f"file:{quote(str(self._path))}?mode=ro&immutable=1"  # immutable: without the WAL
         for _ in range(READS):
-            try:
-                with contextlib.closing(sqlite3.connect(uri, uri=True)) as link:
-                    if not link.execute(_HAS_STORE).fetchone()[0]:
-                        raise _NoStoreError
-                    row = store_row(link)
-                    if row is not None:
-                        Identity.unpack(row[0])
-                        return row
-            except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-                    raise _NoStoreError from None
-            except HistoryLost:
-                pass
+            with (
+                contextlib.suppress(sqlite3.Error, HistoryLost),
+                contextlib.closing(sqlite3.connect(uri, uri=True)) as link,
+            ):
+                row = store_row(link)
+                if row is not None:
+                    Identity.unpack(row[0])
+                    return row
             time.sleep(READ_SECONDS)
         return None
