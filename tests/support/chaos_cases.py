@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -239,24 +238,6 @@ def file_replaced(chaos: Chaos) -> None:
 )
 def file_replaced_beside_its_log(chaos: Chaos) -> None:
     _replace_file(chaos, [])
-
-
-@case(
-    "sqlite",
-    what="another program overwrites the file, such as `cp` with an earlier copy",
-    promise=GO_ON,
-    logged={"": ("was overwritten by another program", r"histories cannot be \w+ \((older|replaced|lost)\)")},
-    counted={"": ('tsa_refusals_total{rule="history_lost"}',)},
-)
-def file_overwritten(chaos: Chaos) -> None:
-    assert isinstance(chaos.store, SQLite)
-    copy = chaos.disk / "copy.db"
-    chaos.store.copy(copy)
-    chaos.steady(20)
-    time.sleep(2)  # for a checkpoint: before it the file itself has no more than the copy
-    subprocess.run(["cp", copy, chaos.store.path], check=True)
-    chaos.refused("history_lost")
-    chaos.adopt()
 
 
 def _replace_file(chaos: Chaos, also_gone: list[Path]) -> None:

@@ -92,6 +92,15 @@ def test_marks_of_others_are_none_of_ours(history_url: str) -> None:
         put(other, "c")
 
 
+def test_two_workers_open_a_new_store_one_after_the_other(tmp_path: Path) -> None:
+    """Both see a sound file, however early the second one looks."""
+    for number in range(100):
+        url = f"sqlite:///{tmp_path}/{number}.db"
+        with open_history(url) as one, open_history(url) as other:
+            put(one, "a")
+            put(other, "b")
+
+
 def test_a_log_that_was_left_beside_another_file_is_put_aside(tmp_path: Path) -> None:
     """SQLite finds a log by its name alone, and would mix the two."""
     path = tmp_path / "x.db"

@@ -123,7 +123,6 @@ class SQLiteStore(GuardedStore):
             if mark is None or self._file.has_moved():
                 return False  # what went to a file that is no longer there is not acknowledged
             same_at = self._file.same_at
-            self._file.content.known = identity, mark.generation
         self._guard.note(identity, mark, at=same_at)
         return True
 
@@ -222,17 +221,16 @@ class SQLiteStore(GuardedStore):
         """The store's identity. Raises HistoryLost where this is not the store that it was."""
         before, own = self._guard.seen, self._guard.own
         row = rows.store_row(link)
+        identity, generation = row or (None, None)
         try:
             mark = rows.read_mark(link, own)
-            identity, generation = row or (None, None)
             self._guard.check(identity, generation, before, own=own, mark_found=mark, at=self._file.same_at)
         except HistoryLost as lost:
             if lost.reason == "older" and row is not None:
                 self._condemn(link, row[0])
             raise
-        assert row is not None
-        self._file.content.known = row
-        return row[0]
+        assert identity is not None
+        return identity
 
     def _condemn(self, link: sqlite3.Connection, identity: bytes) -> None:
         """Mark the store as lost: it went back to an earlier state, which other processes may not be able to notice."""
@@ -259,9 +257,18 @@ class SQLiteStore(GuardedStore):
 
     def _fold_in(self) -> None:
         """Run a WAL checkpoint now and then, without blocking anyone."""
-        while True:
+        link, of = None, None
+        while not self._closing.wait(CHECKPOINT_SECONDS):
             self._check_file()
-            with contextlib.suppress(sqlite3.Error):  # busy: next time
-                self._file.checkpoint()
-            if self._closing.wait(CHECKPOINT_SECONDS):
-                return
+            try:
+                if link is None or of is not self._file.opened:
+                    if link is not None:
+                        link.close()
+                    link, of = None, self._file.opened
+                    link = None if of is None else self._file.another_link()
+                if link is not None:
+                    link.execute("pragma wal_checkpoint(passive)")
+            except sqlite3.Error:  # busy: next time
+                continue
+        if link is not None:
+            link.close()

@@ -1,4 +1,4 @@
-"""The connections to the file of a SQLite history store; reopened if the file or its WAL was removed, replaced or overwritten.
+"""The connection to the file of a SQLite history store; reopened if the file or its WAL was removed or replaced.
 
 SQLite continues to write to an unlinked file. So the file at the path and its WAL are compared with the opened ones after
 each commit and now and then. A WAL that belongs to another file is renamed, since SQLite would mix the two.
@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from urllib.parse import quote
 
 from tsa.errors import HistoryError, HistoryLost, HistoryUnavailable
 from tsa.serving.history.identity import ADVICE
-from tsa.serving.history.sqlite_content import FileContent
 from tsa.serving.history.sqlite_rows import foreign_tables
 from tsa.text import brief
 
@@ -51,20 +49,21 @@ _FileIds = tuple[tuple[int, int], ...]
 
 
 class SQLiteFile:
-    """One connection to the file at a path, and another one for `checkpoint`, which alone may be called from another thread."""
+    """One connection to the file at a path. Not safe to use from several threads at once."""
 
     def __init__(self, path: Path, *, synchronous: str, timeout_seconds: float) -> None:
         self.path, self._synchronous, self._timeout = path, synchronous, timeout_seconds
         self._names = tuple(f"{path}{end}" for end in ("", "-wal", "-shm"))
         self._link: sqlite3.Connection | None = None
-        self._second_link: sqlite3.Connection | None = None
-        self._checkpoint_lock = threading.Lock()
         self._ids_seen: _FileIds = ()
-        self.content = FileContent(path)
-        """What the opened file must contain."""
         self._check_at = 0.0
         self.same_at = 0.0
         """Epoch seconds when the opened file was last known to be the one at the path."""
+
+    @property
+    def opened(self) -> sqlite3.Connection | None:
+        """The connection, if it is open."""
+        return self._link
 
     def make(self) -> None:
         """Create an empty file, readable by its owner only, if there is none. Raises HistoryUnavailable."""
@@ -76,7 +75,9 @@ class SQLiteFile:
     def refuse_foreign(self) -> None:
         """Raise HistoryError if the file has tables of another program. Does not change the file: it is read without locks."""
         uri = f"file:{quote(str(self.path))}?mode=ro&immutable=1"
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as link:
+        others: list[str] = []
+        # without locks, a read in the middle of another worker's checkpoint may fail; real damage is reported later
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(uri, uri=True)) as link:
             others = foreign_tables(link)
         if others:
             names = ", ".join(map(brief, others[:5]))
@@ -90,18 +91,15 @@ class SQLiteFile:
         return self.path.exists()
 
     def link(self) -> sqlite3.Connection:
-        """The connection, opened if needed, and reopened if the file was removed, replaced or overwritten.
+        """The connection, opened if needed, and reopened if the file was removed or replaced.
 
         Raises:
             HistoryLost: there is no file at the path.
         """
         if self._link is not None and time.monotonic() > self._check_at and not self._is_same():
-            if self._is_overwritten():
-                self._leave_overwritten()
-            else:
-                self._save_log(self._link)
-                self.close()
-                self._drop_stale_wal()
+            self._save_log(self._link)
+            self.close()
+            self._drop_stale_wal()
         if self._link is None:
             if not self.is_there():
                 raise HistoryLost(f"history store {self.path} is gone, its file was removed: {ADVICE}", "lost")
@@ -111,36 +109,21 @@ class SQLiteFile:
         return self._link
 
     def has_moved(self) -> bool:
-        """Whether the file or its WAL was removed, replaced or overwritten; if so, it is reopened at the next use."""
+        """Whether the file or its WAL was removed or replaced; if so, it is reopened at the next use."""
         before = time.time()
-        moved = self._file_ids(self._names[:2]) != self._ids_seen[:2] or self._is_overwritten()
+        moved = self._file_ids(self._names[:2]) != self._ids_seen[:2]
         if moved:
             self._check_at = 0.0
         else:
             self.same_at = before
         return moved
 
-    def checkpoint(self) -> None:
-        """Write the WAL into the file, as far as that blocks nobody. Raises sqlite3.Error."""
-        with self._checkpoint_lock:
-            if self._link is None:
-                return
-            if self._second_link is None:
-                self._second_link = self._another_link()
-            known = self.content.known
-            busy, frames, written = self._second_link.execute("pragma wal_checkpoint(passive)").fetchone()
-            if not busy and frames == written:
-                self.content.has_all_of(known)
-
     def close(self) -> None:
         """Close the file."""
-        with self._checkpoint_lock:
-            links, self._link, self._second_link = (self._link, self._second_link), None, None
-            self.content = FileContent(self.path)
-            for link in links:
-                if link is not None:
-                    with contextlib.suppress(sqlite3.Error):
-                        link.close()
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(sqlite3.Error):
+                link.close()
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -152,19 +135,20 @@ class SQLiteFile:
             reason = _REASONS.get(code & 0xFF, "other")
             text = f"history store {self.path} does not answer: {error}"
             if reason in ("damaged", "disk", "read_only", "away"):
-                self._close_broken()
+                self.close()
             raise HistoryUnavailable(text, reason) from error
         except OSError as error:
             raise HistoryUnavailable(f"history store {self.path} does not answer: {error.strerror}", "away") from error
 
-    def _another_link(self) -> sqlite3.Connection:
+    def another_link(self) -> sqlite3.Connection:
+        """A second connection, for another thread."""
         uri = f"file:{quote(str(self.path))}?mode=rw"
         link = sqlite3.connect(uri, self._timeout, isolation_level=None, check_same_thread=False, uri=True)
         link.execute("pragma secure_delete = on")
         return link
 
     def _opened(self) -> sqlite3.Connection:
-        link = self._another_link()
+        link = self.another_link()
         try:
             link.execute("pragma journal_mode = wal")
             link.execute(f"pragma synchronous = {self._synchronous}")
@@ -183,31 +167,6 @@ class SQLiteFile:
             status = os.stat(self.path)
             if self._ids_seen[:1] == ((status.st_dev, status.st_ino),) and not os.path.exists(self._names[1]):
                 link.execute("pragma wal_checkpoint(passive)")
-
-    def _close_broken(self) -> None:
-        if self._is_overwritten():
-            with contextlib.suppress(OSError):
-                self._leave_overwritten()
-                return
-        self.close()
-
-    def _is_overwritten(self) -> bool:
-        return self._link is not None and self.content.is_overwritten(self._link, (self._ids_seen or ((0, 0),))[0])
-
-    def _leave_overwritten(self) -> None:
-        """Close the file without changing it, and rename the WAL.
-
-        SQLite writes the WAL into the file when it closes it, but not if the file was moved. So it is moved for a moment.
-        """
-        _log.error("%s was overwritten by another program", self.path)
-        moved = f"{self.path}.overwritten"
-        os.rename(self.path, moved)
-        try:
-            if self._file_ids(self._names[1:2]) == self._ids_seen[1:2]:  # else another process has already renamed it
-                self._rename_stale_wal()
-            self.close()
-        finally:
-            os.rename(moved, self.path)
 
     def _drop_stale_wal(self) -> None:
         """Rename the WAL if the file at the path was replaced, but the WAL is still that of the opened file."""
@@ -229,9 +188,9 @@ class SQLiteFile:
             os.unlink(self._names[2])
 
     def _is_same(self) -> bool:
-        """Whether the file and its WAL are the opened ones, and nobody else has written to the file."""
+        """Whether the file and its WAL are the opened ones."""
         before, self._check_at = time.time(), time.monotonic() + CHECK_SECONDS
-        same = self._file_ids(self._names) == self._ids_seen and not self._is_overwritten()
+        same = self._file_ids(self._names) == self._ids_seen
         if same:
             self.same_at = before
         return same
