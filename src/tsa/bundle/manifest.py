@@ -13,8 +13,6 @@ from typing import Any
 from tsa.errors import BundleError
 
 VERSION = 4
-READABLE = (3, VERSION)
-"""Version 3 has a network alone, version 4 may have trees."""
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "model_card.md"
 HEAD = (MANIFEST, SIGNATURE)
 """The files that are read first: the list of all other files, and its signature."""
@@ -71,10 +69,10 @@ def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
                 raise TypeError(f"a size or a hash is {entry!r:.60}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
-    if version not in READABLE:
+    if version != VERSION:
         actual = f"version={version!r}"
         raise BundleError(
-            f"{where}/{MANIFEST}: this program reads bundles of version {VERSION} and {READABLE[0]} (got {actual}); "
+            f"{where}/{MANIFEST}: this program reads bundles of version {VERSION} (got {actual}); "
             "train or import it again"
         )
     own = {key: value for key, value in manifest.items() if key != "sha256"}
