@@ -20,7 +20,7 @@ from tsa.signals import end_on_signals
 if (
     __name__ == "__main__"
 ):  # before seconds of imports: the first process of a container hears SIGTERM only once it asks to
-    end_on_signals(0, names=("SIGTERM",), within=5.0)
+    end_on_signals(0, names=("SIGTERM",), at_once=True)
 
 import logging
 import os
@@ -228,5 +228,6 @@ def _payload() -> int:
 
 
 if __name__ == "__main__":
+    end_on_signals(0, names=("SIGTERM",), within=5.0)
     logging.basicConfig(level=logging.INFO)
     sys.exit(main())

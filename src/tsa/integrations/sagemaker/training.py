@@ -17,7 +17,7 @@ from __future__ import annotations
 from tsa.signals import end_on_signals
 
 if __name__ == "__main__":  # before seconds of imports, as in `serving`; the training itself saves a checkpoint first
-    end_on_signals(names=("SIGTERM",))
+    end_on_signals(names=("SIGTERM",), at_once=True)
 
 import json
 import logging
@@ -300,4 +300,5 @@ def _channels(base: Path, *, several_hosts: bool) -> dict[str, Path]:
 
 
 if __name__ == "__main__":
+    end_on_signals(names=("SIGTERM",))
     sys.exit(main())
