@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
-import torch
 
+from support.endpoint import endpoint
 from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.data.wire import WireReader
+from tsa.explain import Explainer
 from tsa.inference.scorer import Scorer
-from tsa.model.collate import request_batch
+from tsa.integrations.sagemaker.serving import input_fn, model_fn, predict_fn
+from tsa.model.joining import ALONE
 
 MARKET = """
 name = "tiny"
@@ -78,7 +83,8 @@ def rows(folder: Path, tsa: Callable[..., Any]) -> Path:
 def run(folder: Path, rows: Path, tsa: Callable[..., Any], small: tuple[str, ...]) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SECRET_OF_TESTS", "s" * 32)
-        made = tsa("run", "--market", folder / "tiny.toml", *small, rows, "--out", folder / "run")
+        parts = ("--set", "model.parts=combined")
+        made = tsa("run", "--market", folder / "tiny.toml", *small, *parts, rows, "--out", folder / "run")
     assert made.code == 0, made.err
     assert "LightGBM" in made.out
     return folder / "run"
@@ -114,18 +120,48 @@ def test_scores_are_those_of_the_run_and_keep_their_ids(
     assert (tested["raw_score"] == tested["raw_score_again"]).all()
 
 
-def test_a_request_gives_the_score_of_the_file(run: Path, rows: Path) -> None:
-    """From bytes through the reader, the batch and the network: as `tsa score` gives it, to rounding."""
-    bundle = Bundle.open(run / "bundle")
-    reader = WireReader(bundle.market, bundle.encoder)
+def last_rows(rows: Path, n: int) -> list[dict[str, Any]]:
     frame = pl.read_csv(rows, separator="\t", infer_schema=False).fill_null("")
-    frame = frame.rename(lambda name: name.replace("__DOT__", "."))[-6:]
-    lines = [json.dumps(line).encode() for line in frame.iter_rows(named=True)]
-    with torch.inference_mode():
-        found = [bundle.network(request_batch(reader.read(line))).softmax(-1)[0, 1].item() for line in lines]
-    expected = Scorer(bundle).score(rows).filter(pl.col("id").is_in(frame["payment_id"].implode()))
-    assert expected["id"].to_list() == frame["payment_id"].to_list()
-    assert found == pytest.approx(expected["raw_score"].to_list(), abs=1e-5)
+    return list(frame.rename(lambda name: name.replace("__DOT__", "."))[-n:].iter_rows(named=True))
+
+
+def test_a_request_gives_the_score_of_the_file(run: Path, rows: Path) -> None:
+    """With network and trees, and from each of them: as rows in Python, `/invocations`, and the SageMaker functions."""
+    scorer = Scorer(Bundle.open(run / "bundle"))
+    assert scorer.bundle.joining.parts == ("network", "trees")
+    some = last_rows(rows, 80)
+    ids = [row["payment_id"] for row in some]
+    expected = pl.DataFrame({"id": ids}).join(scorer.score(rows), on="id", how="left")["raw_score"].to_list()
+    assert scorer.score(some)["raw_score"].to_list() == pytest.approx(expected, abs=1e-6)
+    singles = [scorer.score([row])["raw_score"][0] for row in some[:20]]
+    assert singles == pytest.approx(expected[:20], abs=1e-6)
+    for part in ("network", "trees"):
+        alone = Scorer(replace(scorer.bundle, joining=ALONE[part]))
+        of_file = pl.DataFrame({"id": ids}).join(alone.score(rows), on="id", how="left")["raw_score"].to_list()
+        assert alone.score(some)["raw_score"].to_list() == pytest.approx(of_file, abs=1e-6)
+        assert np.abs(np.subtract(of_file, expected)).max() > 0.001
+    body, kind = json.dumps(some).encode(), "application/json"
+    predicted = predict_fn(input_fn(body, kind), model_fn(str(run / "bundle")))
+    assert [one["raw_score"] for one in predicted.documents] == pytest.approx(expected, abs=1e-6)
+    with endpoint(run / "bundle", history=None) as client:
+        answer = client.post("/invocations", content=body, headers={"content-type": kind})
+    assert answer.status_code == 200, answer.text
+    assert [one["raw_score"] for one in answer.json()["predictions"]] == pytest.approx(expected, abs=1e-6)
+
+
+def test_its_explanation_adds_up_and_names_no_scaled_number(run: Path, rows: Path) -> None:
+    bundle, some = Bundle.open(run / "bundle"), last_rows(rows, 3)
+    scorer = Scorer(bundle)
+    of_file = scorer.explain(rows, [row["payment_id"] for row in some])
+    reader = WireReader(bundle.market, bundle.encoder)
+    for row, one in zip(some, of_file, strict=True):
+        found = Explainer(bundle).explain_request(reader.read([row]))
+        assert one.adds_up
+        assert found.score == pytest.approx(one.score, abs=1e-4)
+        assert one.scores["raw_score"] == pytest.approx(scorer.score([row])["raw_score"][0], abs=1e-6)
+        texts = [share.text for history in one.histories for share in history.aggregates if share.kind == "number"]
+        assert texts
+        assert not any(re.search("average|adds up|highest", text) for text in texts)
 
 
 def test_a_bad_row_does_not_cost_the_others_in_python(run: Path, rows: Path) -> None:

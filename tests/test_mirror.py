@@ -10,7 +10,7 @@ SOURCE = TESTS.parent / "src" / "tsa"
 ELSEWHERE = {
     "bundle/test_bundle.py": (
         "a bundle is written and read in one piece",
-        "bundle/archive bundle/decisions bundle/model_card data/tree_columns model/tree_model training/parts/trees",
+        "bundle/archive bundle/decisions bundle/model_card model/tree_model training/parts/trees",
     ),
     "bundle/test_sources.py": (
         "folders, archives and manifests are changed in the same ways, and each change is refused",

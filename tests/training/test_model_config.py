@@ -1,4 +1,4 @@
-"""The network's settings for a store: sizes come from it, and rows that carry their own history get a network alone."""
+"""The network's settings for a store: sizes come from it, and every kind of log gets both parts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,10 @@ def wire_store(tmp_path: Path) -> EventStore:
     return stored(market(), rows, tmp_path)
 
 
-def test_rows_that_carry_their_own_history_get_a_network_alone(wire_store: EventStore) -> None:
-    assert network_settings(wire_store, "default", {}).parts == "network"
-    assert network_settings(wire_store, "default", {"parts": "network"}).parts == "network"
-
-
-@pytest.mark.parametrize("parts", ["auto", "trees", "combined"])
-def test_trees_for_them_are_refused(wire_store: EventStore, parts: str) -> None:
-    with pytest.raises(ConfigError, match="parts must be network for rows that carry their own history"):
-        network_settings(wire_store, "default", {"parts": parts})
+def test_rows_that_carry_their_own_history_get_both_parts(wire_store: EventStore) -> None:
+    assert network_settings(wire_store, "default", {}).parts == "auto"
+    assert network_settings(wire_store, "default", {"parts": "trees"}).parts == "trees"
+    assert network_settings(wire_store, "reference", {}).parts == "network"
 
 
 def test_other_stores_get_both_parts(easy_store: EventStore) -> None:

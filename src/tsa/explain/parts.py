@@ -99,7 +99,7 @@ def tree_part(model: TreeModel, columns: NDArray[Any], weight: float, names: Map
             history=aggregate.history,
             kind=aggregate.kind,
             feature=aggregate.feature or None,
-            text=describe(aggregate, float(values[at]), names),
+            text=describe(aggregate, float(values[at]), names, scaled=not spec.aggregates.raw),
             value=None if np.isnan(values[at]) else float(values[at]),
             attribution=float(contributions[at]),
         )

@@ -24,11 +24,6 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
         raise ConfigError(f"{rule}; name those of the log's columns that describe a payment")
     if given := sorted({*sizes, "name"} & set(settings)):
         raise ConfigError(f"model.{given[0]} must not be set (got {settings.get(given[0])!r}); it comes with the store")
-    if market.wire is not None:  # trees read other aggregates of a request than of a file
-        if settings.get("parts", "network") != "network":
-            rule = "model.parts must be network for rows that carry their own history"
-            raise ConfigError(f"{rule} (got {settings['parts']!r})")
-        settings = {**settings, "parts": "network"}
     config = preset(name, **sizes, **settings)
     if config.event_embedding != "sum":
         return config

@@ -34,3 +34,18 @@ def test_in_words(column: tuple[str, str, str, str, float], text: str) -> None:
     kind, feature, statistic, window, value = column
     aggregate = Aggregate("customer", kind, feature, statistic, window)  # type: ignore[arg-type]
     assert describe(aggregate, value, {"amount": "price", "terminal": "shop"}) == text
+
+
+def test_a_scaled_number_is_not_stated() -> None:
+    """Rows that carry their own history have scaled numbers, in no unit that an analyst knows."""
+    texts = {
+        name: describe(Aggregate("customer", "number", "amount", name, "1d"), -0.25, scaled=True)
+        for name in ("total", "mean", "std", "highest", "ratio", "difference")
+    }
+    assert texts["difference"] == "amount below what is usual for this customer in the last day"
+    assert texts["std"] == "how much amount of this customer varies in the last day"
+    assert {texts[name] for name in ("total", "mean", "highest", "ratio")} == {
+        "the usual amount of this customer in the last day"
+    }
+    count = Aggregate("customer", "events", "", "count", "1d")
+    assert describe(count, 7, scaled=True) == "7 payments of this customer in the last day"

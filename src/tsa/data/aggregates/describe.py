@@ -11,19 +11,25 @@ _UNITS = {"m": "minute", "h": "hour", "d": "day"}
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
 
 
-def describe(aggregate: Aggregate, value: float, names: Mapping[str, str] | None = None) -> str:
+def describe(
+    aggregate: Aggregate, value: float, names: Mapping[str, str] | None = None, *, scaled: bool = False
+) -> str:
     """An aggregate of a payment in words.
 
     Args:
         aggregate: One of `AggregateSpec.aggregates`.
         value: Its value; NaN where there was nothing to aggregate.
         names: What features and histories are called, as `[reasons.names]`; by default by their own names.
+        scaled: Whether numbers are of scaled values, as for rows that carry their own history: such a value is not
+            stated, since nobody knows its unit.
     """
     called = dict(names or {})
     history = called.get(aggregate.history, aggregate.history)
     history += f" as {called.get(aggregate.role, aggregate.role)}" if aggregate.role else ""
     feature = called.get(aggregate.feature, aggregate.feature)
     text = _TEXTS[aggregate.kind, aggregate.statistic]
+    if scaled and aggregate.kind == "number":
+        text = _SCALED.get(aggregate.statistic, _SCALED["mean"])
     if math.isnan(value):
         text = _MISSING.get(aggregate.kind, "no earlier payment of this {history} to compare with")
     one = value == 1
@@ -41,6 +47,7 @@ def describe(aggregate: Aggregate, value: float, names: Mapping[str, str] | None
         ratio=_number(value),
         number=_number(value),
         signed=f"{_number(abs(value))} {'above' if value >= 0 else 'below'}",
+        side="above" if value >= 0 else "below",
         fraud="fraud" if value else "genuine",
     )
 
@@ -73,6 +80,12 @@ for _kind in ("categorical", "key"):
         (_kind, "share"): "same {feature} in {percent} of this {history}'s payments",
         (_kind, "distinct"): "{values} of {feature} for this {history}",
     }
+
+_SCALED = {
+    "difference": "{feature} {side} what is usual for this {history}{span}",
+    "mean": "the usual {feature} of this {history}{span}",
+    "std": "how much {feature} of this {history} varies{span}",
+}
 
 _MISSING = {
     "outcome": "no such known outcome of this {history}",
