@@ -49,7 +49,7 @@ def bundle(demo_run: Path, trees: TreeModel, tmp_path: Path) -> Path:
     labels = np.random.default_rng(0).random(3000) < scores**3
     calibration = Calibration.fit(scores=scores, labels=labels.astype(int))
     thresholds = DecisionPolicy(score="percentile", decisions=(Decision("review", 0.98), Decision("decline", 0.999)))
-    graphs = {"float32": GRAPH + b"\x12\x05plain", "int8": GRAPH + b"\x12\x05small"}
+    graphs = {"float32": GRAPH + b"\x12\x05plain", "int8": GRAPH + b"\x12\x05small", "trees": GRAPH + b"\x12\x05trees"}
     parts = {"calibration": calibration, "thresholds": thresholds, "graphs": graphs}
     parts |= {"trees": trees, "joining": MEAN, "choice": {"form": "combined"}}
     replace(Bundle.open(demo_run / "bundle"), **parts).save(tmp_path / "bundle")

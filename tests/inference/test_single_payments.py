@@ -21,16 +21,6 @@ N, LATER = 2000, 1700
 
 
 @pytest.fixture(scope="module")
-def bundle_path(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's bundle, exported."""
-    import shutil
-
-    path = Path(shutil.copytree(demo_run / "bundle", tmp_path_factory.mktemp("exported") / "bundle"))
-    export_bundle(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def scorer(bundle_path: Path) -> Scorer:
     return Scorer.load(bundle_path)
 

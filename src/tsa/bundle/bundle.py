@@ -13,6 +13,7 @@
     trees.txt             the boosted trees, in LightGBM's text format, if the model has them
     parts.json            the columns of the trees, how network and trees are joined, and why
     model.onnx, model.int8.onnx   the network as graphs for ONNX Runtime, if it was exported
+    trees.onnx            the trees as a graph, for other programs, if they were exported
     manifest.json         format version, market fingerprint, size and sha256 of each file, and its own sha256
     signature.json        the signature of the manifest, if it was signed
 
@@ -95,7 +96,7 @@ class Bundle:
     data: Mapping[str, Any] | None = None
     """Counts of the rows that were read, with the time ranges."""
     graphs: Mapping[str, bytes] = field(default_factory=dict)
-    """The network as ONNX graphs, by precision, if it was exported (`tsa.inference.onnx_export`)."""
+    """ONNX graphs, if the model was exported: the network by precision (`tsa.inference.onnx_export`), and "trees"."""
     sha256: str | None = None
     """The sha256 in the manifest of an opened bundle; it identifies the bundle to the byte."""
 

@@ -19,8 +19,8 @@ HEAD = (MANIFEST, SIGNATURE)
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "model.json", "market.json", "encoder.json", "training.json", CARD)
 CALIBRATION, THRESHOLDS, METRICS, DATA = "calibration.json", "thresholds.json", "metrics.json", "data.json"
-GRAPHS = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-"""Files of exported graphs, by the precision of their matrix products."""
+GRAPHS = {"float32": "model.onnx", "int8": "model.int8.onnx", "trees": "trees.onnx"}
+"""Files of exported graphs: the network, by the precision of its matrix products, and the trees."""
 TREES, PARTS = "trees.txt", "parts.json"
 OPTIONAL = (CALIBRATION, THRESHOLDS, METRICS, DATA, TREES, PARTS, *GRAPHS.values())
 """Optional files; the manifest lists those that the bundle has."""

@@ -61,7 +61,12 @@ def score(
 def export(
     bundle: BundleFolder,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Also write the graph to this .onnx file.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Also write the graph to this .onnx file, and that of trees to NAME.trees.onnx.",
+            show_default=False,
+        ),
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Export an ONNX graph, the only format.")] = True,
     precision: Annotated[str, typer.Option(help="float32 or int8, for the weights of matrix products.")] = "float32",
@@ -71,14 +76,17 @@ def export(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Export a bundle's network as an ONNX graph for ONNX Runtime, which scores faster than PyTorch on CPUs.
+    """Export a bundle's network as an ONNX graph for ONNX Runtime, which scores faster than PyTorch on CPUs, and its trees
+    as another.
 
-    The graph takes any number of payments. It is compared with the network and becomes part of the bundle, which is
-    hashed again; `tsa score --engine onnxruntime` and `tsa serve` then use it.
+    The graphs take any number of payments. They are compared with network and trees and become part of the bundle, which
+    is hashed again; `tsa score --engine onnxruntime` and `tsa serve` then use that of the network. That of the trees is
+    for other programs: LightGBM computes them here.
     """
-    from tsa.inference.export_bundle import export_bundle
+    from tsa.inference.export_bundle import export_bundle, trees_copy
 
-    check_outputs([bundle, log], files={"--out": out, "its log file": log_path_for(bundle)})
+    files = {"--out": out, "the file of the trees": trees_copy(out), "its log file": log_path_for(bundle)}
+    check_outputs([bundle, log], files=files)
     with command_session(quiet, log_path_for(bundle)) as bars:
         made = export_bundle(bundle, precision, log=log, copy=out, progress=bars)
     kind = "random payments" if log is None else "payments"
@@ -86,3 +94,9 @@ def export(
     print_line(f"scores of {made.compared:,} {kind} within {made.difference.largest:.2g} of the network's")
     graph, network = (1000 * made.seconds[name] for name in ("graph", "network"))
     print_line(f"a single payment: {graph:.2f} ms, by the network {network:.2f} ms")
+    if made.trees is not None:
+        print_line(f"{bundle}: {made.trees.file}, {made.trees.bytes:,} bytes")
+        print_line(
+            f"log odds of {made.trees.compared:,} payments, most of them at the thresholds, within "
+            f"{made.trees.log_odds:.2g} of LightGBM's"
+        )

@@ -156,6 +156,6 @@ def make_engine(
     if precision not in graphs:
         raise ConfigError(
             f"engine='onnxruntime' needs the graph of precision {precision!r} in the bundle "
-            f"(got {', '.join(graphs) or 'none'}); run: tsa export BUNDLE"
+            f"(got {', '.join(name for name in graphs if name != 'trees') or 'none'}); run: tsa export BUNDLE"
         )
     return OnnxEngine(graphs[precision], threads)

@@ -135,6 +135,15 @@ def check_trees(text: str, n_columns: int) -> None:
         raise ModelError("the trees must end after the last one that is listed")
 
 
+def tree_fields(text: str) -> Iterator[dict[str, str]]:
+    """The fields of each tree of a text model, by name, as texts."""
+    head, _, _ = text.partition("\nTree=0\n")
+    at = len(head) + 1
+    for size in _integers(_fields(head)["tree_sizes"]):
+        yield _fields(text[at : at + size])
+        at += size
+
+
 def _fields(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
