@@ -1,5 +1,10 @@
 """TSA: Temporal Self-Attention for payment fraud. This module has the public names.
 
+model = tsa.fit(df, label="is_fraud", time="paid_at", id="payment_id", keys=["card", "merchant"])
+model.score(new_payments)
+
+The same in steps, with files:
+
 market = tsa.Market.load("markets/demo.toml")
 store = tsa.prepare(market, ["payments.parquet"], "store")
 tsa.train(store, "run")
@@ -17,6 +22,7 @@ if typing.TYPE_CHECKING:
     from tsa.config.market import Market
     from tsa.data.store.store import EventStore, prepare
     from tsa.errors import TSAError
+    from tsa.estimator import FraudClassifier, fit
     from tsa.evaluation.evaluate import evaluate
     from tsa.inference.scorer import Scorer
     from tsa.registry import Registry
@@ -30,17 +36,31 @@ os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 _HOME = {
     "EventStore": "tsa.data.store.store",
+    "FraudClassifier": "tsa.estimator",
     "Market": "tsa.config.market",
     "Registry": "tsa.registry",
     "Scorer": "tsa.inference.scorer",
     "TSAError": "tsa.errors",
     "TrainingConfig": "tsa.training",
     "evaluate": "tsa.evaluation.evaluate",
+    "fit": "tsa.estimator",
     "prepare": "tsa.data.store.store",
     "train": "tsa.training",
 }
 
-__all__ = ["EventStore", "Market", "Registry", "Scorer", "TSAError", "TrainingConfig", "evaluate", "prepare", "train"]
+__all__ = [
+    "EventStore",
+    "FraudClassifier",
+    "Market",
+    "Registry",
+    "Scorer",
+    "TSAError",
+    "TrainingConfig",
+    "evaluate",
+    "fit",
+    "prepare",
+    "train",
+]
 
 
 def __getattr__(name: str) -> typing.Any:

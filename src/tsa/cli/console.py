@@ -10,12 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from tsa.errors import TSAError
 from tsa.printable import LineFormatter, printable
-from tsa.progress import Advance, Progress
+from tsa.progress import Progress
+from tsa.progress_bars import terminal_bars
 
 INTERRUPTED = 130
 
@@ -35,7 +34,7 @@ def command_session(quiet: bool, log: Path | None) -> Iterator[Progress]:
     for handler in handlers:
         logger.addHandler(handler)
     try:
-        with _bars(quiet) as bars:
+        with terminal_bars(errors, shown=not quiet) as bars:
             yield bars
     except TSAError as error:
         logger.error("%s: %s", type(error).__name__, error)
@@ -65,27 +64,6 @@ def _log_file(log: Path, quiet: bool) -> LogFile | None:
         return None
     file.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return file
-
-
-@contextmanager
-def _bars(quiet: bool) -> Iterator[Progress]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=errors, transient=True, disable=quiet or not errors.is_terminal) as bars:
-
-        @contextmanager
-        def bar(what: str, total: int) -> Iterator[Advance]:
-            logger.info("%s", what)
-            task = bars.add_task(what, total=total if total > 1 else None)
-            yield lambda done: bars.advance(task, done)
-            bars.remove_task(task)
-
-        yield bar
 
 
 class LogFile(logging.FileHandler):

@@ -34,19 +34,30 @@ def init(
     out: Annotated[
         Path | None, typer.Option("--out", help="The market file to write; printed without it.", show_default=False)
     ] = None,
+    time: Annotated[str | None, typer.Option(help="The column of the time, if known.", show_default=False)] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="The column of the id.", show_default=False)] = None,
+    label: Annotated[str | None, typer.Option(help="The column of the outcome.", show_default=False)] = None,
+    amount: Annotated[str | None, typer.Option(help="The column of the amount.", show_default=False)] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="A column that names a customer, a card, ... Repeatable.", show_default=False),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the most likely guess instead of asking.")] = False,
     name: Annotated[str, typer.Option("--name", help="The name of the market.")] = "my_market",
 ) -> None:
     """Propose a market file for a log: each guess has its evidence in a comment.
 
-    Where two columns are likely, it asks. Correct the file, then see what it makes of the log: tsa check.
+    Where two columns are likely, it asks; columns given by options are not guessed. Correct the file, then see what it
+    makes of the log: tsa check.
     """
+    from tsa.data.proposal.given import Given
     from tsa.data.proposal.propose import propose
     from tsa.files.writing import write_text
 
     check_outputs([*logs], files={"--out": out})
     with command_session(quiet=True, log=None):
-        text = propose(logs, _best if yes else _asked, name)
+        given = Given(time=time, id=id_, label=label, amount=amount, keys=tuple(key or ()))
+        text = propose(logs, _best if yes else _asked, name, given).text
         Market.from_dict(tomllib.loads(text))
     if out is None:
         print_line(text.rstrip())

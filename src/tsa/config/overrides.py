@@ -25,7 +25,7 @@ class Overrides:
     def read(
         cls,
         texts: Sequence[str] | None,
-        market: Path | None = None,
+        market: Path | Market | None = None,
         *,
         learns: bool = True,
         file: Path | None = None,
@@ -34,6 +34,7 @@ class Overrides:
         market's.
 
         Args:
+            market: A market file, or a market.
             file: TOML file with the sections [training] and [model]. The texts override it.
 
         Raises:
@@ -57,7 +58,11 @@ class Overrides:
         if unused:
             allowed = "training.KEY and model.KEY" if market is None else "the market's"
             raise ConfigError(f"this command takes {allowed} settings only (got {', '.join(unused)})")
-        return cls(Market.load(market, other_keys) if market else None, **own)
+        if market is None:
+            return cls(None, **own)
+        return cls(
+            market.override(other_keys) if isinstance(market, Market) else Market.load(market, other_keys), **own
+        )
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

@@ -56,12 +56,9 @@ def explain_log(
 
 def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     """The rows of the payments `ids`, as spelled in the log, or in the store for pseudonyms. Raises DataError."""
-    market, known = store.market, store.ids().cast(pl.String)
+    market = store.market
     spelled = pl.Series([str(id_) for id_ in ids], dtype=pl.String)
-    rows = _places(known, spelled)
-    pseudonyms = Pseudonymizer.of(market)
-    if pseudonyms is not None and market.event.id in pseudonyms.columns:
-        rows = rows.fill_null(_places(known, pseudonyms.series(spelled)))
+    rows = _of_any_event(store, spelled)
     lost = spelled.filter(rows.is_null()).to_list()
     if lost:
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
@@ -74,6 +71,22 @@ def find_rows(store: EventStore, ids: Sequence[Any]) -> list[int]:
     ]:
         raise DataError(f"ids must be of events that are scored (got {brief(', '.join(ambiguous[:SHOWN]))})")
     return positions
+
+
+def rows_of_ids(store: EventStore, ids: pl.Series) -> pl.Series:
+    """(m,) the rows of the payments `ids` (m,), texts as spelled in the log; null for one that is not in the store, or that
+    is not scored."""
+    rows = _of_any_event(store, ids.str.strip_chars())
+    return pl.select(pl.when(rows.is_in(pl.Series(store.scored_rows()).implode())).then(rows)).to_series()
+
+
+def _of_any_event(store: EventStore, ids: pl.Series) -> pl.Series:
+    """(m,) the rows of events by their ids as spelled in the log, or in the store for pseudonyms; null for others."""
+    known, pseudonyms = store.ids().cast(pl.String), Pseudonymizer.of(store.market)
+    rows = _places(known, ids)
+    if pseudonyms is not None and store.market.event.id in pseudonyms.columns:
+        rows = rows.fill_null(_places(known, pseudonyms.series(ids)))
+    return rows
 
 
 def _places(known: pl.Series, ids: pl.Series) -> pl.Series:

@@ -56,7 +56,7 @@ def proposed(log: pl.DataFrame, folder: Path, name: str = "log.parquet") -> tupl
 
 
 def of_file(path: Path) -> tuple[dict[str, Any], str]:
-    text = propose([str(path)], best)
+    text = propose([str(path)], best).text
     return tomllib.loads(text), text
 
 
@@ -180,7 +180,7 @@ def test_questions_are_asked_where_two_are_likely(tmp_path: Path) -> None:
         asked[question] = [one.column for one in options]
         return options[-1]
 
-    table = tomllib.loads(propose([str(tmp_path / "log.parquet")], last))
+    table = tomllib.loads(propose([str(tmp_path / "log.parquet")], last).text)
     assert sorted(asked["Which column is the outcome?"]) == ["fraud_model", "isFraud"]
     assert table["label"]["column"] == asked["Which column is the outcome?"][-1]
 

@@ -124,7 +124,7 @@ def guess_label(sample: LogSample, ask: Ask) -> tuple[Guess | None, str | None, 
     for at, one in enumerate(sample.columns.values()):
         if one.distinct != 2 or one.kind in ("time", "time_of_day"):
             continue
-        usual = _usual(one)
+        usual = _are_usual(one.values)
         if not usual and not one.is_called(LABEL_NAME):
             continue
         share = 1 - one.top_share
@@ -133,14 +133,16 @@ def guess_label(sample: LogSample, ask: Ask) -> tuple[Guess | None, str | None, 
         evidence = f"two values, {values}; the rarer one in {share:.2%} of the rows that have one"
         options.append(Guess(one.name, evidence, score))
     best = _chosen("Which column is the outcome?", options, ask)
-    if best is None or _usual(sample.columns[best.column]):
-        return best, None, None
-    frequent, rare = sample.columns[best.column].values[:2]
-    return best, rare, frequent
+    return (best, None, None) if best is None else (best, *outcome_values(sample.columns[best.column].values))
 
 
-def _usual(one: ColumnProfile) -> bool:
-    return all(value in ("0", "1") or value.lower() in LABEL_TEXTS for value in one.values)
+def outcome_values(values: Sequence[str]) -> tuple[str | None, str | None]:
+    """The values for fraud and genuine, of two with the more frequent one first; None if they are spelled as usual."""
+    return (None, None) if _are_usual(values) else (values[1], values[0])
+
+
+def _are_usual(values: Sequence[str]) -> bool:
+    return all(value in ("0", "1") or value.lower() in LABEL_TEXTS for value in values)
 
 
 def guess_known_at(sample: LogSample, time: Guess, label: Guess) -> Guess | None:

@@ -171,10 +171,9 @@ def _numbers(numbers: pl.Series, name: str, *, has_comma: bool) -> dict[str, Any
     low, median, high = _spread(finite)
     is_integer = bool((finite == finite.floor()).all())
     if is_integer and re.search(TIME_NAME, name.lower()):
-        last = time.time() + AHEAD_SECONDS
-        for unit, scale in UNIT_SCALE.items():
-            if low / scale >= EARLIEST and high / scale <= last:
-                return {**_times(finite / scale, "s"), "unit": unit}
+        unit = unit_of(low, high)
+        if unit is not None:
+            return {**_times(finite / UNIT_SCALE[unit], "s"), "unit": unit}
     return {
         "kind": "number",
         "is_integer": is_integer,
@@ -183,6 +182,14 @@ def _numbers(numbers: pl.Series, name: str, *, has_comma: bool) -> dict[str, Any
         "median": median,
         "high": high,
     }
+
+
+def unit_of(low: float, high: float) -> Unit | None:
+    """The unit in which numbers from `low` to `high` are times since 1970, from 1990 to a year from now; None for others."""
+    last = time.time() + AHEAD_SECONDS
+    units: tuple[Unit, ...] = ("s", "ms", "us", "ns")
+    fits = (unit for unit in units if low / UNIT_SCALE[unit] >= EARLIEST and high / UNIT_SCALE[unit] <= last)
+    return next(fits, None)
 
 
 def _spread(values: pl.Series) -> tuple[float, float, float]:

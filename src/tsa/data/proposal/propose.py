@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tsa.data.clean_columns import LABEL, TIME
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.log.reader import read_log
 from tsa.data.log.sources import open_sources
+from tsa.data.proposal.given import GIVEN, NOTHING_GIVEN, Given
 from tsa.data.proposal.guesses import (
     DAYS,
     Ask,
@@ -36,6 +38,7 @@ from tsa.data.proposal.guesses import (
 from tsa.data.proposal.profile import EARLIEST, LogSample, read_sample
 from tsa.data.store.splits import find_splits
 from tsa.errors import DataError
+from tsa.text import brief
 from tsa.times import DAY_SECONDS
 
 SPLIT_OPTIONS = (
@@ -53,40 +56,56 @@ WIDTH = 44
 JOINED_TIME, JOINED_ID = "payment_time", "payment_id"
 
 
-def propose(logs: Sequence[str], ask: Ask, name: str = "my_market") -> str:
-    """A market file for a log, as text.
+@dataclass(frozen=True, kw_only=True)
+class ProposedMarket:
+    """A market for a log, as the tables of its file, with the guesses that led to it."""
+
+    table: Mapping[str, Any]
+    guesses: Proposal
+    split_evidence: str
+
+    @property
+    def text(self) -> str:
+        """The market file, with the evidence in comments."""
+        return "\n".join(_lines(self.table, self.guesses, self.split_evidence)) + "\n"
+
+
+def propose(logs: Sequence[str], ask: Ask, name: str = "my_market", given: Given = NOTHING_GIVEN) -> ProposedMarket:
+    """Propose a market for a log.
 
     Args:
         ask: Chooses where two guesses are likely.
         name: The name of the market.
+        given: Columns that are not guessed.
 
     Raises:
         DataError: If the log cannot be read, or has no column of times or of outcomes.
     """
-    sample = read_sample(logs)
-    proposal = _guesses(sample, logs, ask)
-    split, evidence = _split({"name": name, **_tables(proposal)}, proposal, logs)
-    table = {"name": name, **_tables(proposal)}
-    return "\n".join(_lines({**table, "split": split}, proposal, evidence)) + "\n"
+    guesses = _guesses(given.checked(read_sample(logs)), logs, ask, given)
+    split, evidence = _split({"name": name, **_tables(guesses)}, guesses, logs)
+    table = {"name": name, **_tables(guesses), "split": split}
+    return ProposedMarket(table=table, guesses=guesses, split_evidence=evidence)
 
 
-def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask) -> Proposal:
-    time, parts = guess_time(sample, ask)
+def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask, given: Given) -> Proposal:
+    others = _without(sample, given.columns)
+    time, parts = guess_time(others, ask) if given.time is None else (Guess(given.time, GIVEN), None)
     if time is None and parts is None:
         raise DataError(
             f"log: must have a column of times (got {', '.join(sample.columns)}): write times as 2025-01-31 12:00:00"
         )
-    label, fraud, genuine = guess_label(sample, ask)
+    label, fraud, genuine = given.label_guess(sample) or guess_label(others, ask)
     if label is None:
         rule = "must have a column with the outcome: two values, or one with a name such as fraud"
         raise DataError(f"log: {rule} (got {', '.join(sample.columns)})")
     used = {label.column, *(parts or ()), *([] if time is None else [time.column])}
-    known_at = None if time is None else guess_known_at(sample, time, label)
+    used |= set(given.columns) - {given.amount}  # it is a feature as well
+    known_at = None if time is None else guess_known_at(_without(sample, used - {time.column}), time, label)
     used |= set() if known_at is None else {known_at.column}
-    id_, id_parts = guess_id(sample, used, ask, lambda names: _is_unique(logs, names))
+    id_, id_parts = _id(sample, used, logs, ask, given)
     used |= {id_.column}
-    amount = guess_amount(sample, used, ask)
-    keys = guess_keys(sample, used)
+    amount = guess_amount(sample, used, ask) if given.amount is None else Guess(given.amount, GIVEN)
+    keys = list(given.key_guesses()) or guess_keys(sample, used)
     if not keys:
         rule = "must have a column whose values repeat, such as a customer or an account"
         raise DataError(f"log: {rule} (got {', '.join(sample.columns)})")
@@ -100,6 +119,24 @@ def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask) -> Proposal:
     _add_times(made, sample)
     _add_features(made, sample, used | {key.column for key in keys}, label)
     return made
+
+
+def _id(
+    sample: LogSample, used: set[str], logs: Sequence[str], ask: Ask, given: Given
+) -> tuple[Guess, tuple[str, str] | None]:
+    if given.id is None:
+        return guess_id(sample, used, ask, lambda names: _is_unique(logs, names))
+    if not _is_unique(logs, [given.id]):
+        raise DataError(
+            f"the id {brief(given.id)} must be different in every row, and not missing: "
+            "remove repeated rows, or leave the id out to number them"
+        )
+    return Guess(given.id, GIVEN), None
+
+
+def _without(sample: LogSample, names: Collection[str]) -> LogSample:
+    """The sample without columns that have another use."""
+    return replace(sample, columns={name: one for name, one in sample.columns.items() if name not in names})
 
 
 def _add_times(made: Proposal, sample: LogSample) -> None:
