@@ -37,7 +37,10 @@ ELSEWHERE = {
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
     "data/check/test_log_check.py": ("the check reports it", "data/check/suspicious"),
-    "data/proposal/test_propose.py": ("a proposal is made in one piece", "data/proposal/guesses data/proposal/profile"),
+    "data/proposal/test_propose.py": (
+        "a proposal is made in one piece",
+        "data/proposal/given data/proposal/guesses data/proposal/profile",
+    ),
     "data/test_formats.py": ("one log in every format", "data/clean_columns data/log/json_lines data/utf8_copy"),
     "data/test_outcomes.py": ("the same values in logs and single payments", "data/log/row_sets data/values"),
     "data/test_input_options.py": (
@@ -69,6 +72,10 @@ ELSEWHERE = {
     "data/wire/test_tokens.py": (
         "tables of tokens are compared with dictionaries",
         "data/wire/hash_table data/wire/scales data/wire/vocabulary_lookup",
+    ),
+    "estimator/test_classifier.py": (
+        "a classifier is fitted to a frame in one piece",
+        "estimator/fit estimator/fitted estimator/frames estimator/report estimator/roles",
     ),
     "evaluation/metrics/test_evaluate_scores.py": (
         "the metrics are computed together",

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from tsa.config.market import Market
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import CalibrationError, ConfigError, DataError
-from tsa.estimator.fit import Settings, fit_frame
+from tsa.estimator.fit import FitSettings, fit_frame
 from tsa.estimator.fitted import FittedModel
 from tsa.estimator.frames import Frame, like, to_polars
 from tsa.estimator.report import Report
@@ -38,7 +38,7 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     It works as scikit-learn's classifiers do: `get_params`, `clone`, the last step of a `Pipeline`, `cross_validate` with
     `TimeSeriesSplit`. It differs where payments have an order in time:
 
-    - It takes whole frames with the columns of time, id and keys, not a matrix of numbers. The outcome is a column; a
+    - It takes complete frames with the columns of time, id and keys, not a matrix of numbers. The outcome is a column; a
       separate `y` takes its place.
     - A payment's score depends on earlier payments of its keys: of the frame it was fitted on, or of `history`, and of
       the frame that is scored. Never on later ones. Outcomes of earlier payments count once they are known.
@@ -55,11 +55,11 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Example:
         >>> import polars as pl
-        >>> df = pl.read_parquet("payments.parquet").sort("time")
+        >>> df = pl.read_parquet("payments.parquet").sort("paid_at")
         >>> small = {"training.epochs": 1, "model.width": 16, "model.parts": "network"}
-        >>> model = tsa.FraudClassifier(label="fraud", time="time", keys=["customer"], settings=small, compare=False)
-        >>> model.fit(df[:5000]).predict_proba(df[5000:]).shape
-        (1000, 2)
+        >>> model = tsa.FraudClassifier(label="is_fraud", keys="card_id", settings=small, compare=False)
+        >>> model.fit(df[:5000]).decision_function(df[5000:]).shape
+        (1000,)
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ConfigError, MarketError: If a parameter breaks a rule.
             TrainingError: If there is too little to learn from.
         """
-        given = Settings.of(self.get_params(deep=False))
+        given = FitSettings.of(self.get_params(deep=False))
         frame = to_polars(df, given.columns)
         if y is not None:
             frame = _with_outcomes(frame, y, given.label_column)
@@ -174,7 +174,8 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, df: Frame, *, history: Frame = None) -> NDArray[Any]:
         """(n,) the value of fraud for payments from the threshold on, that of genuine for the others."""
-        return np.asarray(self.classes_[(self.decision_function(df, history=history) >= 0).astype(int)])
+        is_fraud = self.decision_function(df, history=history) >= 0
+        return np.asarray(self.classes_[is_fraud.astype(int)])
 
     def explain(self, df: Frame, *, history: Frame = None) -> Frame:
         """Reasons for the scores of payments, strongest first. Takes some tenths of a second for each.
@@ -199,9 +200,10 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for explanation in self.explanations(df, history=history)
             for rank, reason in enumerate(explanation.reasons, 1)
         ]
-        kinds = {"raw_score": pl.Float64, "rank": pl.Int64, "reason": pl.String, "code": pl.String}
         names = ("id", "raw_score", "rank", "reason", "code", "contribution")
-        return like(pl.DataFrame({name: [row[name] for row in rows] for name in names}, kinds), df, same_rows=False)
+        kinds: dict[str, Any] = {"raw_score": pl.Float64, "rank": pl.Int64, "reason": pl.String, "code": pl.String}
+        made = pl.DataFrame({name: [row[name] for row in rows] for name in names}, schema_overrides=kinds)
+        return like(made, df, same_rows=False)
 
     def explanations(self, df: Frame, *, history: Frame = None) -> list[Explanation]:
         """What `explain` is made of: for each payment all contributions, of features and of earlier payments."""
@@ -284,7 +286,8 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _with_outcomes(frame: pl.DataFrame, y: Any, name: str) -> pl.DataFrame:
-    values = pl.Series(name, np.asarray(y).tolist(), strict=False).fill_nan(None) if len(y) else pl.Series(name, [])
+    values = pl.Series(name, np.asarray(y).tolist(), strict=False)
+    values = values.fill_nan(None) if values.dtype.is_float() else values
     if len(values) != len(frame):
         raise DataError(f"y must have an outcome for each payment (got {len(values)} for {len(frame)})")
     return frame.with_columns(values)
@@ -315,11 +318,12 @@ def fit(
 
     Example:
         >>> import polars as pl
-        >>> df = pl.read_parquet("payments.parquet").sort("time")
+        >>> df = pl.read_parquet("payments.parquet").sort("paid_at")
         >>> small = {"training.epochs": 1, "model.width": 16, "model.parts": "network"}
-        >>> model = tsa.fit(df[:5000], label="fraud", time="time", keys=["customer"], settings=small, compare=False)
+        >>> columns = {"label": "is_fraud", "time": "paid_at", "id": "payment_id", "keys": ["card_id", "terminal_id"]}
+        >>> model = tsa.fit(df[:5000], **columns, settings=small, compare=False)
         >>> model.score(df[5000:]).columns
-        ['id', 'raw_score', 'percentile', 'probability']
+        ['id', 'raw_score', 'percentile']
     """
     settings_of = {name: value for name, value in locals().items() if name != "df"}
     return FraudClassifier(**settings_of).fit(df)

@@ -33,33 +33,33 @@ from tsa.training.job import measure_trained
 from tsa.training.train_model import train_network
 
 LABEL = "label"
-"""The column of outcomes that are given apart from the frame, if it has no name."""
+"""The column of outcomes that are given separately, if it has no name."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class FitSettings:
     """The parameters of an estimator, checked."""
 
     given: Given
     market: Market | None
     preset: str
     texts: tuple[str, ...]
-    """Settings as `key=value`."""
+    """FitSettings as `key=value`."""
     compare: bool
     quarantine: QuarantineLike
     saved: Mapping[str, Any] = field(default_factory=dict)
     """The parameters as JSON values."""
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Settings:
+    def of(cls, params: Mapping[str, Any]) -> FitSettings:
         """The settings of an estimator's parameters. Raises ConfigError, or MarketError for a market file."""
         keys = params["keys"]
         keys = (keys,) if isinstance(keys, str) else tuple(keys or ())
         named = {name: params[name] for name in ("time", "id", "label", "amount")}
-        if odd := [value for value in (*named.values(), *keys) if not isinstance(value, str | None)]:
-            raise ConfigError(f"columns must be given by their names (got {brief(odd[0])}): use texts")
+        if other := [value for value in (*named.values(), *keys) if not isinstance(value, str | None)]:
+            raise ConfigError(f"columns must be given by their names (got {brief(other[0])}): use texts")
         given = Given(**named, keys=keys)
         market = _market(params["market"])
         if market is not None and given.columns:
@@ -105,7 +105,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
 
 
-def fit_frame(frame: pl.DataFrame, settings: Settings, folder: Path, progress: Progress) -> FittedModel:
+def fit_frame(frame: pl.DataFrame, settings: FitSettings, folder: Path, progress: Progress) -> FittedModel:
     """Fit a model to a frame, with its files in an empty folder.
 
     Raises:
@@ -135,7 +135,7 @@ def fit_frame(frame: pl.DataFrame, settings: Settings, folder: Path, progress: P
     )
 
 
-def _meaning(log: Path, settings: Settings) -> tuple[Market, tuple[Role, ...]]:
+def _meaning(log: Path, settings: FitSettings) -> tuple[Market, tuple[Role, ...]]:
     """The market, with the roles of its columns: as given, or proposed for the log."""
     if settings.market is not None:
         return settings.market, roles_of_market(settings.market)
@@ -151,7 +151,7 @@ def _most_likely(question: str, options: Sequence[Guess]) -> Guess:
     return options[0]
 
 
-def _train(store: EventStore, out: Path, settings: Settings, overrides: Overrides, progress: Progress) -> None:
+def _train(store: EventStore, out: Path, settings: FitSettings, overrides: Overrides, progress: Progress) -> None:
     """Train, measure, and compare with LightGBM if that is asked for and possible."""
     refuse_unmeasured(store)
     comparison = settings.compare

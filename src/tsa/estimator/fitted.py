@@ -57,7 +57,7 @@ class FittedModel:
     @property
     def threshold(self) -> float:
         """The raw score from which a payment counts as flagged: the best F1 on the validation range."""
-        return float(self.report.content["evaluation"]["settings"]["threshold"])
+        return float(self.report.content["evaluation"]["threshold"])
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -137,7 +137,7 @@ class FittedModel:
             yield store, rows_of_ids(store, shown.cast(pl.String)), shown
 
     def save(self, path: Path, *, history: bool) -> None:
-        """Write the model as a folder: the bundle, the report, and, unless told not to, the payments it was fitted on."""
+        """Write the model as a folder: the bundle, the report, and, unless history is False, the payments it was fitted on."""
         with atomic_folder(path, MODEL, private=True) as folder:
             self.bundle.save(folder / BUNDLE)
             self.report.save(folder / "report.html")

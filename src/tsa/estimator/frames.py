@@ -36,12 +36,12 @@ def to_polars(frame: Frame, named: Collection[str] = ()) -> pl.DataFrame:
     made = _of_pandas(frame, named) if is_pandas(frame) else frame
     if not isinstance(made, pl.DataFrame):
         raise DataError(f"payments must be a data frame of pandas or Polars (got {type(frame).__name__})")
-    odd = {name for name, kind in made.schema.items() if kind.is_nested() or isinstance(kind, pl.Object)}
-    if bad := [name for name in made.columns if name in odd and name in named]:
+    unusable = {name for name, kind in made.schema.items() if kind.is_nested() or isinstance(kind, pl.Object)}
+    if bad := [name for name in made.columns if name in unusable and name in named]:
         rule = f"the column {brief(bad[0])} must hold texts, numbers or times (got {made.schema[bad[0]]})"
         raise DataError(f"{rule}: convert it first")
     as_text = (pl.col(name).cast(pl.String) for name, kind in made.schema.items() if _is_category(kind))
-    return made.drop(odd).with_columns(as_text)
+    return made.drop(unusable).with_columns(as_text)
 
 
 def _is_category(kind: pl.DataType) -> bool:
@@ -52,8 +52,8 @@ def _of_pandas(frame: Frame, named: Collection[str]) -> pl.DataFrame:
     levels = [name for name in frame.index.names if name is not None and name in named and name not in frame.columns]
     if levels:
         frame = frame.reset_index(level=levels)
-    if odd := [name for name in frame.columns if not isinstance(name, str)]:
-        raise DataError(f"names of columns must be texts (got {odd[0]!r}): rename the columns")
+    if unusable := [name for name in frame.columns if not isinstance(name, str)]:
+        raise DataError(f"names of columns must be texts (got {unusable[0]!r}): rename the columns")
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise DataError(f"names of columns must be different (got {brief(twice)} twice): rename one")

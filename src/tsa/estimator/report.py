@@ -29,7 +29,7 @@ class Report:
         """Write the report. Returns the path.
 
         Args:
-            path: Ends in .html for the page, in .json for the figures.
+            path: Ends in .html for the page, in .json for the numbers.
 
         Raises:
             ConfigError: For another suffix.
@@ -63,7 +63,7 @@ class Report:
 
     def __str__(self) -> str:
         evaluation, comparison = self.content["evaluation"], self.content.get("comparison")
-        found = evaluation["metrics"]["average_precision"]["value"]
-        lines = [f"{evaluation['n']:,} test payments, {evaluation['frauds']:,} frauds: average precision {found:.3f}"]
+        reached = evaluation["metrics"]["average_precision"]["value"]
+        lines = [f"{evaluation['n']:,} test payments, {evaluation['frauds']:,} frauds: average precision {reached:.3f}"]
         lines += [comparison["summary"]] if comparison else []
         return "\n".join(lines)

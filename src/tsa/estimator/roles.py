@@ -27,12 +27,12 @@ class Role:
 
 def roles_of_proposal(guesses: Proposal, market: Market) -> tuple[Role, ...]:
     """The uses of the columns of a proposed market."""
-    found = {key.column: key for key in guesses.keys}
+    keys = {key.column: key for key in guesses.keys}
     roles = [_of("time", guesses.time), _of("id", guesses.id), _of("label", guesses.label)]
     roles += [_of("label known at", guesses.known_at), _of("amount", guesses.amount)]
     for history in market.history:
         for column in history.columns:
-            roles.append(_of(f"history of {history.name}", found[column]))
+            roles.append(_of(f"history of {history.name}", keys[column]))
     roles += [_of("category", guess) for guess in guesses.categorical]
     roles += [_of("number", guess) for guess, _ in guesses.numerical]
     roles += [_of("not used", guess) for guess in guesses.left_out]

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tsa.cli.app import app
 from tsa.config.market import Market
+from tsa.data.proposal.given import Given
 from tsa.data.proposal.guesses import Guess
 from tsa.data.proposal.propose import propose
 from tsa.data.store.store import EventStore, prepare
@@ -239,3 +240,35 @@ def test_the_command_writes_a_file_or_prints_it(tmp_path: Path) -> None:
     unclear = CliRunner().invoke(app, arguments[:2])
     assert unclear.exit_code != 0
     assert "take the first with --yes" in f"{unclear.output}{unclear.exception}"
+
+
+def test_given_columns_are_not_guessed(tmp_path: Path) -> None:
+    log = payments().rename({"bookedAt": "t0", "isFraud": "z"}).with_columns(pl.col("t0").dt.epoch("s"))
+    log.write_parquet(tmp_path / "log.parquet")
+    given = ["--time", "t0", "--label", "z", "--key", "merchant", "--amount", "balance", "--id", "TransID"]
+    done = CliRunner().invoke(
+        app, ["init", str(tmp_path / "log.parquet"), "--yes", *given, "--out", str(tmp_path / "m.toml")]
+    )
+    assert done.exit_code == 0, done.output
+    market = Market.load(tmp_path / "m.toml")
+    assert (market.event.time, market.event.time_unit, market.event.amount) == ("t0", "s", "balance")
+    assert market.label.column == "z"
+    assert [history.key for history in market.history] == ["merchant"]
+    assert "balance" in market.features.names
+    prepare(market, tmp_path / "log.parquet", tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (Given(time="nothing"), "must have the column nothing"),
+        (Given(id="mcc"), "must be different in every row"),
+        (Given(label="mcc"), "must have two values"),
+        (Given(time="note"), "must be dates with times"),
+        (Given(id="TransID", keys=("TransID",)), "must have one use"),
+    ],
+)
+def test_given_columns_that_cannot_be_what_they_are_given_as(given: Given, text: str, tmp_path: Path) -> None:
+    payments().write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=text):
+        propose([str(tmp_path / "log.parquet")], best, given=given)
