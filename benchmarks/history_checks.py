@@ -23,6 +23,7 @@ from tsa.serving.history import redis_scripts, sqlite_rows
 from tsa.serving.history.base import PAYMENTS, HistoryStore, WriteBatch
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.redis import RedisStore
+from tsa.serving.history.redis_client import library
 from tsa.serving.history.sqlite import SQLiteStore
 
 TURN, KEYS, BLOCK_BYTES, RECORD_BYTES = 20, 500, 4000, 400
@@ -65,6 +66,22 @@ def main() -> None:
     for name, found in medians.items():
         print(f"{name:8} {1e6 * found:8.0f} µs a payment")
     print(f"ratio    {medians['with'] / medians['without']:8.3f}")
+    if arguments.redis:
+        print(f"key set  {key_set_bytes(arguments.redis):8.0f} bytes a payment, with ids of 32 characters")
+
+
+def key_set_bytes(url: str, payments: int = 100_000) -> float:
+    """Memory of the set with the keys of payments in Redis, per payment."""
+    client, name = library().Redis.from_url(url), f"{{{os.urandom(4).hex()}}}:.:keys"
+    with client.pipeline(transaction=False) as pipeline:
+        for number in range(payments):
+            pipeline.sadd(name, f"{{tsa}}::{number:032x}")
+            if number % 5000 == 4999:
+                pipeline.execute()
+        pipeline.execute()
+    size = client.memory_usage(name, samples=0)
+    client.delete(name)
+    return size / payments
 
 
 def one_payment(store: HistoryStore, number: int, key: int) -> None:
@@ -82,13 +99,14 @@ def one_payment(store: HistoryStore, number: int, key: int) -> None:
 def without_checks(store: Any) -> None:
     """Take the checks out of a store."""
     if isinstance(store, RedisStore):
-        run: Callable[..., Any] = store._run
+        redis = store._redis
+        run: Callable[..., Any] = redis.run
 
         def plain(script: str, *arguments: Any) -> Any:
             return run(PLAIN_COMMIT if script == redis_scripts.COMMIT else script, *arguments)
 
-        store._run = plain  # type: ignore[method-assign]
-        store._checked_get = lambda keys: store._ask(store._client.mget, keys)  # type: ignore[method-assign]
+        redis.run = plain  # type: ignore[method-assign]
+        store._checked_get = lambda keys: redis.ask(redis.client.mget, keys)  # type: ignore[method-assign]
         store._missing = lambda keys: [None] * len(keys)  # type: ignore[method-assign]
         store._guard.note = lambda *_: None  # type: ignore[method-assign]
     elif isinstance(store, SQLiteStore):

@@ -138,7 +138,8 @@ ELSEWHERE = {
     "serving/history/test_stores.py": (
         "both engines pass the same tests",
         "serving/history/base serving/history/factory serving/history/redis serving/history/redis_client "
-        "serving/history/redis_scripts serving/history/sqlite serving/history/sqlite_file serving/history/sqlite_rows",
+        "serving/history/redis_connection serving/history/redis_scripts serving/history/sqlite "
+        "serving/history/sqlite_file serving/history/sqlite_rows",
     ),
     "serving/history/test_store_set_back.py": (
         "a store that went back has another identity",

@@ -22,7 +22,7 @@ from tsa.serving.history.metadata import stored_market
 from tsa.serving.history.sqlite_file import CHECK_SECONDS
 from tsa.serving.scoring.scoring_service import RuleViolation, ScoringService
 
-IDENTITY, GENERATION, BLOCKS = "{tsa}:.:identity", "{tsa}:.:generation", "{tsa}:.:blocks"
+IDENTITY, GENERATION, KEY_SET = "{tsa}:.:identity", "{tsa}:.:generation", "{tsa}:.:keys"
 
 
 @pytest.fixture
@@ -227,17 +227,31 @@ def test_blocks_and_records_that_were_dropped(scoring_service: ScoringService, k
     )
     assert rule_of(scoring_service, payment(14, "r")) == "scored"
 
-    assert keys.delete(BLOCKS)
-    assert rule_of(scoring_service, payment(15, "s")) == "scored"
+    assert keys.delete(KEY_SET)
+    assert rule_of(scoring_service, payment(14, "r")) == "scored", "nothing of it is missing"
+    assert rule_of(scoring_service, payment(15, "s")) == "history_lost"
     assert rule_of(scoring_service, payment(16, "t", card="never seen")) == "history_lost"
     adopted(history_url)
     assert rule_of(scoring_service, payment(16, "t", card="never seen")) == "scored"
-    assert keys.smembers(BLOCKS) == {b"", *keys.keys("{tsa}:card:*"), *keys.keys("{tsa}:shop:*")}
+    assert keys.smembers(KEY_SET) == {b"", *(key for key in keys.keys("{tsa}:*") if not key.startswith(b"{tsa}:.:"))}
 
     keys.delete(IDENTITY)
     assert rule_of(scoring_service, payment(17, "u")) == "history_lost"
     with pytest.raises(HistoryLost, match="has no identity"):
         open_history(history_url)
+
+
+def test_a_payment_whose_record_alone_was_evicted(scoring_service: ScoringService, keys: Any) -> None:
+    """It is not taken for a payment that was never there: by an outcome, or where no history has it."""
+    assert keys.delete("{tsa}::p7")
+    with pytest.raises(HistoryLost) as lost:
+        scoring_service.record_outcome("p7", True, START + 100)
+    assert lost.value.reason == "evicted"
+    assert not scoring_service.record_outcome("never seen", True, START + 100)
+    generation, names = keys.get(GENERATION), keys.keys("*")
+    assert rule_of(scoring_service, payment(10, "p7", card="c2", shop="s2")) == "history_lost"
+    assert (keys.get(GENERATION), sorted(keys.keys("*"))) == (generation, sorted(names)), "nothing is written"
+    assert rule_of(scoring_service, payment(10, "q", card="c2", shop="s2")) == "scored"
 
 
 def test_what_was_let_go_of_is_not_missed(scoring_service: ScoringService, store: HistoryStore) -> None:

@@ -99,7 +99,15 @@ class HistoryStore(Protocol):
         ...
 
     def read(self, places: Sequence[StoreKey]) -> dict[StoreKey, VersionedValue]:
-        """The values of these keys; keys without a value are absent."""
+        """The values of these keys; keys without a value are absent.
+
+        A history that the store has lost raises HistoryLost; for a payment, ask `check_absent`, or commit it: the commit
+        of a payment as new raises HistoryLost if the store had it before.
+        """
+        ...
+
+    def check_absent(self, places: Sequence[StoreKey]) -> None:
+        """Raise HistoryLost if the store had one of these keys and lost it. They were absent when read."""
         ...
 
     def commit(self, change: WriteBatch) -> bool:

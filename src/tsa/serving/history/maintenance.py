@@ -61,6 +61,7 @@ def record_outcome(store: HistoryStore, id_: str, label: int, known_at_seconds: 
     Raises:
         DataError: the time is not finite.
         HistoryUnavailable: the store cannot be used.
+        HistoryLost: it had the payment and lost it.
     """
     if not math.isfinite(known_at_seconds):
         raise DataError(f"the time of an outcome must be finite (got {known_at_seconds})")
@@ -71,6 +72,7 @@ def _note_once(store: HistoryStore, id_: str, label: int, known_at_seconds: floa
     place = (PAYMENTS, id_)
     stored_record = store.read([place]).get(place)
     if stored_record is None:
+        store.check_absent([place])
         return False
     record = Record.unpack(stored_record.data)
     # clocks differ: an outcome cannot be known before its payment

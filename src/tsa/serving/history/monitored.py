@@ -76,6 +76,11 @@ class MonitoredStore:
         with self._watched("read"):
             return self._store.read(places)
 
+    def check_absent(self, places: Sequence[StoreKey]) -> None:
+        """As the store's; HistoryUnavailable at once while it does not answer."""
+        with self._watched("read"):
+            self._store.check_absent(places)
+
     def commit(self, change: WriteBatch) -> bool:
         """As the store's; HistoryUnavailable at once while it does not answer."""
         with self._watched("written"):

@@ -109,6 +109,9 @@ class SQLiteStore(GuardedStore):
                 rows.end(link)
         return values
 
+    def check_absent(self, places: Sequence[StoreKey]) -> None:
+        """See `HistoryStore`. SQLite evicts nothing."""
+
     def commit(self, change: WriteBatch) -> bool:
         """See `HistoryStore`."""
         with self._alone() as link:
