@@ -336,13 +336,14 @@ def test_restarts_come_more_and_more_seldom_and_end_only_without_a_healthy_worke
 
 
 RUN = """
-import sys
+import sys, time
 from pathlib import Path
-from tsa.serving import server, supervisor
-from tsa.serving.server import bind
+from tsa.serving import server, supervisor, worker
 from tsa.serving.settings import ServeSettings
+worker.Server.renew = lambda self: self._loop.call_soon_threadsafe(time.sleep, 3600)  # the loop hangs at SIGHUP
 if __name__ == "__main__":
-    supervisor.STEADY_SECONDS, supervisor.MAX_WAIT_SECONDS, supervisor.MAX_SILENT_ROUNDS = 0.2, 0.2, 3
+    supervisor.STEADY_SECONDS, supervisor.MAX_WAIT_SECONDS = 0.2, 0.2
+    supervisor.MAX_SILENT_ROUNDS, supervisor.MAX_STILL_CHECKS = 3, 5
     bundle, history, port = sys.argv[1:]
     server.run(ServeSettings(bundle=Path(bundle), history=history, new_store=True, port=int(port), workers=2))
 """
@@ -393,11 +394,12 @@ def test_a_healthy_worker_goes_on_while_another_fails_again_and_again(bundle: Pa
 @pytest.mark.skipif(
     not os.environ.get("TSA_LONG"), reason="starts three workers and waits for one that hangs: TSA_LONG=1"
 )
-def test_a_worker_that_hangs_is_replaced(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", [signal.SIGSTOP, signal.SIGHUP], ids=["all threads", "the event loop"])
+def test_a_worker_that_hangs_is_replaced(bundle: Path, tmp_path: Path, what: signal.Signals) -> None:
     log = tmp_path / "log"
     with impatient_server(bundle, tmp_path, log) as (process, url):
         hanging, *_ = workers_of(process.pid)
-        os.kill(hanging, signal.SIGSTOP)
+        os.kill(hanging, what)
         until(lambda: not running(hanging))
         until(lambda: metric(url, "tsa_workers_ended_total") == 1)
         until(lambda: metric(url, "tsa_workers_ready") == 2)
@@ -414,10 +416,29 @@ def test_a_worker_counts_as_silent_only_while_it_does_not_answer(monkeypatch: py
     for _ in range(3):
         together.gather()
     assert member.rounds_without_answer == 3
-    line.report_pipe.send((line.report_pipe.recv(), []))
+    line.report_pipe.send((line.report_pipe.recv(), 7, []))
     together.gather()
-    assert member.rounds_without_answer == 0
+    assert (member.rounds_without_answer, member.beats) == (0, 7)
     together.leave(member)
+
+
+def test_a_pause_of_all_processes_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(supervisor.Place, "start", lambda self: setattr(self, "member", worker_metrics.WorkerMember()))
+    place = supervisor.Place(None, None, None)  # type: ignore[arg-type]
+
+    def hangs(seconds: float, beats: int = 0) -> bool:
+        now[0] += seconds
+        place.member.beats += beats
+        return place._hangs(now[0])
+
+    assert not hangs(3600.0), "a long time, but one check"
+    assert not any(hangs(0.1) for _ in range(9 * supervisor.MAX_STILL_CHECKS)), "many checks in a short time"
+    assert not hangs(1.0, beats=1)
+    assert [hangs(1.0) for _ in range(supervisor.MAX_STILL_CHECKS)].index(True) == supervisor.MAX_STILL_CHECKS - 1
+    assert not hangs(1.0, beats=1)
+    place.member.close()
 
 
 def os_copy(pipe: Connection) -> Connection:

@@ -33,6 +33,10 @@ START_SECONDS = 600.0
 """Time limit for a worker to start."""
 MAX_SILENT_ROUNDS = 40
 """A ready worker that has not reported its metrics in so many rounds hangs; a round takes 1.5 s to wait for it."""
+MAX_STILL_CHECKS = 60
+"""A ready worker hangs too if its event loop has not run in so many checks, at most one a second. Checks are
+counted, not seconds: after a pause of the machine, none of its workers hangs.
+"""
 MAX_WAIT_SECONDS = 60.0
 """Longest wait between the end of a worker and its restart; the wait doubles with each quick failure."""
 
@@ -43,6 +47,7 @@ class Place:
     def __init__(self, settings: ServeSettings, listening: socket.socket, together: MetricsSum) -> None:
         self._settings, self._listening, self._together = settings, listening, together
         self.lost, self._again_at = 0, 0.0
+        self._beats, self._still, self._counted_at = 0, 0, 0.0
         self.last = ""
         """How its last worker ended."""
         self.start()
@@ -54,6 +59,7 @@ class Place:
         arguments = (self._settings, self._listening, self.member.line)
         self.worker: BaseProcess = context.Process(target=run_worker, args=arguments, name="tsa-worker")
         self.started_at, self._has_ended = time.monotonic(), False
+        self._still = 0
         with _signals_later():
             self.worker.start()
         self._together.join(self.member)
@@ -65,7 +71,7 @@ class Place:
             if ready is None and now - self.started_at > START_SECONDS:
                 logger.error("worker %s did not start within %d s and is killed", self.worker.pid, START_SECONDS)
                 self.worker.kill()
-            elif ready is not None and self.member.rounds_without_answer >= MAX_SILENT_ROUNDS:
+            elif ready is not None and self._hangs(now):
                 logger.error("worker %s hangs and is killed", self.worker.pid)
                 self.worker.kill()
             return
@@ -84,6 +90,14 @@ class Place:
             return
         if now >= self._again_at:
             self.start()
+
+    def _hangs(self, now: float) -> bool:
+        """Whether no thread of the worker answers, or its event loop does not run."""
+        if now - self._counted_at >= CHECK_SECONDS:
+            beats, self._counted_at = self.member.beats, now
+            self._still = self._still + 1 if beats == self._beats else 0
+            self._beats = beats
+        return self.member.rounds_without_answer >= MAX_SILENT_ROUNDS or self._still >= MAX_STILL_CHECKS
 
     def is_healthy(self) -> bool:
         """Whether its worker has been serving for some time."""

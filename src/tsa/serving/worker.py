@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0002
 """Switch interval of the interpreter: short, so that answers do not wait for the busy model thread."""
 KEEP_ALIVE_SECONDS = 75
+BEAT_SECONDS = 0.5
+"""How often the event loop of a worker shows that it runs."""
 LAST_SECONDS = 0.2
 """Between closing the listening sockets and closing connections: connections opened just before still get a 503."""
 REFUSED = 2
@@ -84,6 +86,7 @@ class Server(uvicorn.Server):
         if self._shared_metrics is not None:
             self._shared_metrics.serve(self.service.metrics.registry.collect)
             self.service.metrics.total = self._shared_metrics.total
+            self._beat()
         # exclude all objects so far from garbage collection: full collections delayed answers by 0.2 s
         gc.collect()
         gc.freeze()
@@ -93,6 +96,11 @@ class Server(uvicorn.Server):
         self.renewal = Renewal(self.service, self._certificates)
         self.renewal.start()
         hangup.tell(self.renew)
+
+    def _beat(self) -> None:
+        if self._shared_metrics is not None and self._loop is not None:
+            self._shared_metrics.beat()
+            self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def renew(self) -> None:
         """Reload bundle, tokens and certificate. Callable from any thread or a signal handler."""

@@ -93,7 +93,7 @@ class WorkerMetrics:
         """
         self._line, self._orphaned = line, orphaned
         self._collect: Callable[[], Iterable[Any]] = tuple
-        self._lock, self._number = threading.Lock(), 0
+        self._lock, self._number, self._beats = threading.Lock(), 0, 0
         threading.Thread(target=self._listen, name="tsa-metrics", daemon=True).start()
 
     def serve(self, collect: Callable[[], Iterable[Any]]) -> None:
@@ -101,6 +101,10 @@ class WorkerMetrics:
         self._collect = collect
         with self._lock:
             self._line.request_pipe.send(READY)
+
+    def beat(self) -> None:
+        """Note that the event loop runs; called from it again and again."""
+        self._beats += 1
 
     def total(self) -> list[Family] | None:
         """The sum over all workers; None if the parent does not answer in time."""
@@ -124,7 +128,7 @@ class WorkerMetrics:
         try:
             while True:
                 number = self._line.report_pipe.recv()
-                self._line.report_pipe.send((number, families_of(self._collect())))
+                self._line.report_pipe.send((number, self._beats, families_of(self._collect())))
         except (OSError, EOFError):
             self._orphaned()
 
@@ -143,6 +147,8 @@ class WorkerMember:
         """Number of the unanswered request; no second one is sent before its answer."""
         self.rounds_without_answer = 0
         """How often in a row the parent has waited without an answer."""
+        self.beats = 0
+        """How often its event loop had run when it last answered."""
 
     def started(self) -> None:
         """Close the worker's ends in this process; while they are open, the end of the worker cannot be noticed."""
@@ -213,7 +219,7 @@ class MetricsSum:
                 assert isinstance(pipe, Connection)
                 member = waited.pop(pipe)
                 try:
-                    _, member.last = pipe.recv()
+                    _, member.beats, member.last = pipe.recv()
                     member.waiting, member.rounds_without_answer = None, 0
                 except (OSError, EOFError):
                     continue
