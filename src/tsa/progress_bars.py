@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from rich.console import Console
@@ -47,9 +48,8 @@ def terminal_bars(console: Console, *, shown: bool) -> Iterator[Progress]:
 @contextmanager
 def notebook_bars() -> Iterator[Progress]:
     """A line of a notebook that says what is done and how long it will take; it disappears at the end."""
-    from IPython.display import HTML, display  # type: ignore[import-not-found,unused-ignore]
-
-    line: Any = display(HTML(""), display_id=True)
+    notebook: Any = import_module("IPython.display")  # Any: it may not be installed, and parts of it have no types
+    line = notebook.display(notebook.HTML(""), display_id=True)
 
     @contextmanager
     def bar(what: str, total: int) -> Iterator[Advance]:
@@ -62,15 +62,15 @@ def notebook_bars() -> Iterator[Progress]:
             done += more
             if (now := time.monotonic()) - shown >= UPDATE_SECONDS:
                 shown = now
-                line.update(HTML(_progress_line(what, done, total, now - began)))
+                line.update(notebook.HTML(_progress_line(what, done, total, now - began)))
 
-        line.update(HTML(_progress_line(what, 0, total, 0.0)))
+        line.update(notebook.HTML(_progress_line(what, 0, total, 0.0)))
         yield advance
 
     try:
         yield bar
     finally:
-        line.update(HTML(""))
+        line.update(notebook.HTML(""))
 
 
 def _progress_line(what: str, done: int, total: int, seconds: float) -> str:
