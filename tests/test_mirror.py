@@ -61,7 +61,11 @@ ELSEWHERE = {
     "data/online/test_payments.py": ("the reader of payments makes them", "data/online/encoded"),
     "data/store/test_store.py": (
         "a store is built to be opened",
-        "data/store/build data/store/manifest data/store/splits",
+        "data/store/build data/store/data_report data/store/manifest data/store/splits",
+    ),
+    "data/store/test_append.py": (
+        "files of outcomes and rows are appended",
+        "data/store/appended_rows data/store/outcomes",
     ),
     "data/wire/test_files.py": (
         "rows are read from files and requests with equal results",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from tsa.cli.app import Logs, MarketFile, Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, quarantine_of
+from tsa.cli.app import Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.options import options_of
 from tsa.config.overrides import Overrides
@@ -78,22 +78,83 @@ def simulate(
 
 @app.command()
 def prepare(
-    logs: Logs,
-    market: MarketFile,
-    out: Annotated[Path, typer.Option("--out", help="The store to write.", show_default=False)],
+    logs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Parquet, CSV, TSV or JSON lines files (.gz too), globs or URLs.", show_default=False),
+    ] = None,
+    market: Annotated[
+        Path | None,
+        typer.Option("--market", "-m", help="The market file. With --append the store's is used.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The store to write. With --append: instead of it.", show_default=False)
+    ] = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(help="Add later payments and known outcomes to this store.", show_default=False),
+    ] = None,
+    outcomes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --append: a file of ids, labels and times they were known. Repeatable.", show_default=False
+        ),
+    ] = None,
+    refit_encoder: Annotated[
+        bool, typer.Option("--refit-encoder", help="With --append: fit the encoder on the new training rows.")
+    ] = False,
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Read and check a log, fit the encoder on its training rows, write the event store."""
+    """Read and check a log, fit the encoder on its training rows, write the event store.
+
+    With --append, add a later log to a store without reading its logs again: payments that follow, and outcomes, also of
+    payments that the store has. The encoder stays, unless --refit-encoder is given.
+    """
     quarantined = quarantine_of(quarantine, quarantine_limit)
+    logs = logs or []
+    if append is not None:
+        changes = {"outcomes": outcomes or (), "refit_encoder": refit_encoder, "quarantine": quarantined}
+        _append(append, logs, market, out, set_, quiet=quiet, **changes)
+        return
+    if market is None or out is None or not logs or outcomes or refit_encoder:
+        raise ConfigError(
+            "tsa prepare needs a log, --market and --out, or --append STORE; --outcomes and --refit-encoder go with --append "
+            f"(got logs {logs}, --market {market}, --out {out}, --outcomes {outcomes}, --refit-encoder {refit_encoder})"
+        )
     files = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     check_outputs([*logs, market], files=files, replaced={"--out": out})
     settings = Overrides.read(set_, market, learns=False)
     with command_session(quiet, log_path_for(out)) as bars:
         store = prepare_store(settings, logs, out, quarantined, bars)
     print_store(store)
+
+
+def _append(
+    store: Path,
+    logs: list[str],
+    market: Path | None,
+    out: Path | None,
+    set_: list[str] | None,
+    *,
+    quiet: bool,
+    **changes: Any,
+) -> None:
+    from tsa.data.store.append import append as append_to
+
+    target = out or store
+    check_outputs([*logs, market, *changes["outcomes"]], files={"its log file": log_path_for(target)})
+    settings = Overrides.read(set_, market, learns=False)
+    with command_session(quiet, log_path_for(target)) as bars, bars("appending", 1):
+        added = append_to(store, logs, market=settings.market, out=out, progress=bars, **changes)
+    if not added.is_changed:
+        print_line(f"{target}: nothing is new; the store has all of it")
+    else:
+        others = f"{added.outcomes:,} outcomes of earlier ones, {added.repeated:,} rows were there already"
+        print_line(f"{target}: {added.payments:,} events are new, {others}")
+    if added.store.manifest["splits"]:
+        print_store(added.store)
 
 
 def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: QuarantineLike, bars: Progress) -> Any:

@@ -75,6 +75,7 @@ def read_log(
     quarantine: QuarantineLike = None,
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
+    may_be_integers: frozenset[str] | None = None,
 ) -> CleanLog:
     """Read, check and sort a log. The output files appear atomically.
 
@@ -89,8 +90,16 @@ def read_log(
     digits = (item.column for item in inputs_of(market).values() if IS_TEXT.get(item.kind))
     keys = (market.event.id, *market.key_columns, *digits)
     sources = open_sources(logs, read_columns(market), keys, reading=market.reading, made=MadeColumns.of(market))
-    market, sources = _pseudonymized(market, sources)
-    return clean_log(market, sources, out, quarantine=quarantine, need_label=need_label, domains=domains)
+    market, sources = pseudonymized(market, sources)
+    return clean_log(
+        market,
+        sources,
+        out,
+        quarantine=quarantine,
+        need_label=need_label,
+        domains=domains,
+        may_be_integers=may_be_integers,
+    )
 
 
 def read_table(
@@ -106,7 +115,7 @@ def read_table(
     Raises:
         DataError: As `read_log`.
     """
-    market, sources = _pseudonymized(market, [table_source(table, read_columns(market), MadeColumns.of(market))])
+    market, sources = pseudonymized(market, [table_source(table, read_columns(market), MadeColumns.of(market))])
     log = _opened(market, sources, need_label, domains)
     try:
         staged = log.staged().collect(engine="streaming")
@@ -118,7 +127,8 @@ def read_table(
     return parts.table(), report
 
 
-def _pseudonymized(market: Market, sources: list[Source]) -> tuple[Market, list[Source]]:
+def pseudonymized(market: Market, sources: list[Source]) -> tuple[Market, list[Source]]:
+    """The market and sources with pseudonyms, where the market asks for them."""
     pseudonyms = Pseudonymizer.of(market)
     if pseudonyms is None:
         return market, sources
@@ -133,10 +143,11 @@ def clean_log(
     quarantine: QuarantineLike = None,
     need_label: bool = True,
     domains: Mapping[str, Domain] | None = None,
+    may_be_integers: frozenset[str] | None = None,
 ) -> CleanLog:
     """Check and sort rows from sources that are already open, as `read_log` does."""
     out = Path(out)
-    log = _opened(market, sources, need_label, domains)
+    log = _opened(market, sources, need_label, domains, may_be_integers)
     out.parent.mkdir(parents=True, exist_ok=True)
     staged_path = out.with_name(f".{out.name}.{os.getpid()}.staged")
     try:
@@ -150,16 +161,24 @@ def clean_log(
 
 
 def _opened(
-    market: Market, sources: Sequence[Source], need_label: bool, domains: Mapping[str, Domain] | None
+    market: Market,
+    sources: Sequence[Source],
+    need_label: bool,
+    domains: Mapping[str, Domain] | None,
+    may_be_integers: frozenset[str] | None = None,
 ) -> LogScan:
-    log = LogScan(shape=_shape(market, sources, need_label, domains), sources=sources)
+    log = LogScan(shape=_shape(market, sources, need_label, domains, may_be_integers), sources=sources)
     if not log.shape.label:
         logger.warning("the log has no outcomes (%s): all labels count as unknown", market.label.column)
     return log
 
 
 def _shape(
-    market: Market, sources: Sequence[Source], need_label: bool, domains: Mapping[str, Domain] | None
+    market: Market,
+    sources: Sequence[Source],
+    need_label: bool,
+    domains: Mapping[str, Domain] | None,
+    may_be_integers: frozenset[str] | None,
 ) -> LogSchema:
     names = [
         source.paths[0] if len(source.paths) == 1 else f"{source.paths[0]} and {len(source.paths) - 1} more"
@@ -167,7 +186,9 @@ def _shape(
     ]
     schemas = [source.schema for source in sources]
     names = names if len(names) > 1 else []
-    return shape_of(market, schemas, need_label=need_label, domains=domains, names=names)
+    return shape_of(
+        market, schemas, need_label=need_label, domains=domains, names=names, may_be_integers=may_be_integers
+    )
 
 
 def _unreadable(log: LogScan, error: Exception) -> DataError:
@@ -219,9 +240,9 @@ def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Q
         "rows_excluded": rows_by_use[EXCLUDED],
         "rows_replaced": rows_by_use[REPLACED],
         "rows_quarantined": rows_by_use[BAD],
-        "by_rule": dict(broken.rows),
+        "by_rule": dict(sorted(broken.rows.items())),
         "frauds_quarantined": broken.frauds,
-        "frauds_by_rule": dict(broken.frauds_by_rule),
+        "frauds_by_rule": dict(sorted(broken.frauds_by_rule.items())),
         **_write_sorted(usable, parts, id_name),
     }
     assert report["rows_kept"] == sum(report["labels"].values())
@@ -277,7 +298,9 @@ def _usable_rows(staged: pl.LazyFrame, dropped: pl.Series) -> pl.LazyFrame:
 
 def _are_integers(log: LogScan, ids: pl.Series) -> bool:
     """True for ids that were scanned as text, as CSV and JSON are, and each spell an integer; "007" does not."""
-    id_name = log.shape.market.event.id
+    id_name, may_be = log.shape.market.event.id, log.shape.may_be_integers
+    if may_be is not None and id_name not in may_be:
+        return False
     if ids.dtype != pl.String or any(
         is_text_type(source.schema[id_name]) and not source.is_text for source in log.sources
     ):

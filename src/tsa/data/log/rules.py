@@ -42,6 +42,7 @@ class LogSchema:
     known_at: bool
     now: float
     domains: Mapping[str, Domain]  # of features that cannot scale every number: the limits
+    may_be_integers: frozenset[str] | None = None  # ids and keys that are not texts anyway; None: any
 
     @property
     def spelling(self) -> Spelling:
@@ -99,12 +100,14 @@ def shape_of(
     need_label: bool,
     domains: Mapping[str, Domain] | None = None,
     names: Sequence[str] = (),
+    may_be_integers: frozenset[str] | None = None,
 ) -> LogSchema:
     """The schema for all files, once their columns and types are checked.
 
     Args:
         domains: The numbers that the encoder can scale. None: those that an encoder fitted as the market says can.
         names: Names the files of each schema, if there are several.
+        may_be_integers: As for `read_log`.
 
     Raises:
         DataError: Lists all columns that are missing or have the wrong type.
@@ -124,11 +127,12 @@ def shape_of(
     known_at = market.label.known_at in has
     return LogSchema(
         market=market,
-        integers=frozenset(integers),
+        integers=frozenset(integers) if may_be_integers is None else may_be_integers.intersection(integers),
         label=market.label.column in has and (known_at or market.label.known_at is None),
         known_at=known_at,
         now=time.time(),
         domains=_domains(market) if domains is None else {n: d for n, d in domains.items() if d != EVERYTHING},
+        may_be_integers=may_be_integers,
     )
 
 
@@ -201,13 +205,15 @@ def values(shape: LogSchema, schema: Schema) -> dict[str, pl.Expr]:
         read[LABEL] = row_sets.label(label.column, schema[label.column], label, shape.spelling)
     if label.known_at is not None:
         has = shape.known_at and label.known_at in schema
-        known_at = _known_at(label.known_at, schema[label.known_at], event.time_unit, shape.spelling) if has else None
+        known_at = (
+            known_at_seconds(label.known_at, schema[label.known_at], event.time_unit, shape.spelling) if has else None
+        )
         read[KNOWN_AT] = pl.lit(None, pl.Float64) if known_at is None else known_at
     return read
 
 
-def _known_at(name: str, dtype: pl.DataType, unit: str | None, spelling: Spelling) -> pl.Expr:
-    """When an outcome is known. A date without time means the end of that day."""
+def known_at_seconds(name: str, dtype: pl.DataType, unit: str | None, spelling: Spelling) -> pl.Expr:
+    """When an outcome is known, in epoch seconds. A date without time means the end of that day."""
     seconds = columns.seconds(name, dtype, unit, spelling)
     if isinstance(dtype, pl.Date):
         return seconds + DAY_SECONDS

@@ -70,28 +70,41 @@ class TableParts:
 
 
 class ParquetChunkWriter:
-    """Writes tables of one schema into one Parquet file, which appears when all are written."""
+    """Writes tables of one schema into one Parquet file, which appears when all are written.
+
+    Row groups have `ROW_GROUP` rows each, so the bytes depend on the rows only, not on the tables they came in.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stack = ExitStack()
         self._writer: pq.ParquetWriter | None = None
+        self._waiting: pl.DataFrame | None = None
 
     def __enter__(self) -> ParquetChunkWriter:
         return self
 
     def write(self, part: pl.DataFrame) -> None:
         """Append the rows."""
-        table: pa.Table = part.to_arrow(compat_level=pl.CompatLevel.oldest())
+        waiting = part if self._waiting is None else pl.concat([self._waiting, part])
+        groups = len(waiting) // ROW_GROUP
+        for at in range(groups):
+            self._write_group(waiting.slice(at * ROW_GROUP, ROW_GROUP))
+        self._waiting = waiting.slice(groups * ROW_GROUP).rechunk()
+
+    def _write_group(self, group: pl.DataFrame) -> None:
+        table: pa.Table = group.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
             temporary = self._stack.enter_context(atomic_file(self.path))
             self._writer = pq.ParquetWriter(temporary, table.schema, compression="lz4", use_dictionary=False)
-        self._writer.write_table(table, row_group_size=ROW_GROUP)
+        self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if error is None and self._waiting is not None and (len(self._waiting) or self._writer is None):
+                self._write_group(self._waiting)
             if self._writer is not None:
                 self._writer.close()
         except BaseException as torn:

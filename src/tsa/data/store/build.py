@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import HistoryConfig, Market
-from tsa.data.clean_columns import ASKS, DECLINED, HISTORY_ONLY, ROLE, SCORED
+from tsa.data.clean_columns import ASKS, ROLE
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.history import HistoryIndex, apply_retention, index_histories, known_too_late, without_asking
+from tsa.data.history import HistoryIndex, apply_retention, index_histories, without_asking
 from tsa.data.key_roles import index_views
-from tsa.data.log.column_checks import late_note, notes_on
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.reader import KNOWN_AT, LABEL, TIME, CleanLog, read_log, read_table
 from tsa.data.raw_values import frame_numbers, frame_tokens, number_columns, token_columns
-from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays
+from tsa.data.store.arrays import Arrays, FolderArrays, MemoryArrays, Writer
+from tsa.data.store.data_report import report_on_rows
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
@@ -49,12 +49,6 @@ from tsa.data.wire.reader import read_wire
 from tsa.files.writing import file_entry, need_suffix, write_json
 from tsa.progress import Progress
 
-MAX_NOTES = 20
-"""Most notes on columns that are logged. The report has all of them."""
-
-ROLES = {SCORED: "payments", HISTORY_ONLY: "not_scored", ASKS: "only_ask", DECLINED: "declined"}
-"""The names of the roles of events in the report."""
-
 CODE = "__code"  # no market column starts with two underscores
 
 CHUNK_ROWS, CHUNK_VALUES = 1_000_000, 40_000_000
@@ -66,6 +60,19 @@ Entries = dict[str, dict[str, Any]]
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The first rows of a store, as encoded before with the same encoder."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    """By name as in `ARRAYS`, those of features: (m, ...)."""
+    unknown: Mapping[str, int]
+    """Of these rows: as `_write_features` returns it."""
+
+    def __len__(self) -> int:
+        return len(self.arrays["categorical"])
+
+
 def build_store(
     market: Market,
     logs: Sequence[str],
@@ -73,28 +80,66 @@ def build_store(
     *,
     quarantine: QuarantineLike,
     encoder: Encoder | None,
+    with_splits: bool,
     progress: Progress,
 ) -> None:
     """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
-    with _read(market, logs, folder, quarantine=quarantine, encoder=encoder) as (clean, carried):
-        rows, arrays = pl.scan_parquet(folder / ROWS), FolderArrays(folder)
-        entries, time_seconds = _write_times(rows, arrays, carried)
-        splits: dict[str, Split] = {}
-        is_fitted = encoder is None
-        if encoder is None:
-            splits = find_splits(market, time_seconds, is_scored(market, rows))
-            first, last = splits["train"]["rows"]
-            encoder = Encoder.fit(market, rows.slice(first, last - first))
-        n = len(time_seconds)
-        features, unknown = _write_features(market, encoder, rows, n, arrays, progress, carried)
-        entries |= features
-        entries |= _write_histories(market, rows, time_seconds, arrays, progress, carried)
-        report = _report(market, rows, time_seconds, clean.report, unknown, splits, is_fitted=is_fitted)
-        write_json(folder / REPORT, report)
-        write_json(folder / MARKET, market.to_dict())
-        encoder.save(folder / ENCODER)
-        entries |= {name: file_entry(folder / name) for name in (ROWS, REPORT, MARKET, ENCODER)}
-        manifest = _manifest(market, encoder, n, splits, entries)
+    need_label = encoder is None or with_splits
+    with _read(market, logs, folder, quarantine=quarantine, encoder=encoder, need_label=need_label) as (clean, carried):
+        write_store(
+            market,
+            folder,
+            clean.report,
+            encoder=encoder,
+            with_splits=with_splits or encoder is None,
+            carried=carried,
+            progress=progress,
+        )
+
+
+def write_store(
+    market: Market,
+    folder: Path,
+    report: Mapping[str, Any],
+    *,
+    encoder: Encoder | None,
+    with_splits: bool,
+    carried: EmbeddedHistoryStore | None = None,
+    encoded: Encoded | None = None,
+    progress: Progress,
+) -> None:
+    """Write all files of a store into a folder that has its clean rows, the manifest last.
+
+    Args:
+        market: What the columns mean.
+        folder: Has `ROWS`.
+        report: On the rows that were read.
+        encoder: None: one is fitted on the training rows.
+        with_splits: Whether the store has the ranges of the market.
+        carried: The earlier payments of rows that carry their own history.
+        encoded: What is encoded already.
+        progress: Reports progress.
+
+    Raises:
+        DataError: For a range without rows.
+    """
+    rows, arrays = pl.scan_parquet(folder / ROWS), FolderArrays(folder)
+    entries, time_seconds = _write_times(rows, arrays, carried)
+    splits = find_splits(market, time_seconds, is_scored(market, rows)) if with_splits else {}
+    is_fitted = encoder is None
+    if encoder is None:
+        first, last = splits["train"]["rows"]
+        encoder = Encoder.fit(market, rows.slice(first, last - first))
+    n = len(time_seconds)
+    features, unknown = _write_features(market, encoder, rows, n, arrays, progress, carried, encoded)
+    entries |= features
+    entries |= _write_histories(market, rows, time_seconds, arrays, progress, carried)
+    made = report_on_rows(market, rows, time_seconds, report, unknown, splits, is_fitted=is_fitted)
+    write_json(folder / REPORT, made)
+    write_json(folder / MARKET, market.to_dict())
+    encoder.save(folder / ENCODER)
+    entries |= {name: file_entry(folder / name) for name in (ROWS, REPORT, MARKET, ENCODER)}
+    manifest = _manifest(market, encoder, n, splits, entries)
     write_json(folder / MANIFEST, manifest if carried is None else manifest | {"n_stored": n + len(carried)})
     _log.info("store of %d events written", n)
 
@@ -116,7 +161,7 @@ def build_in_memory(
     _, time_seconds = _write_times(rows, arrays, None)
     _, unknown = _write_features(market, encoder, rows, len(clean), arrays, progress, None)
     _write_histories(market, rows, time_seconds, arrays, progress, None)
-    report = _report(market, rows, time_seconds, read, unknown, {}, is_fitted=False)
+    report = report_on_rows(market, rows, time_seconds, read, unknown, {}, is_fitted=False)
     _log.info("%d events encoded in memory", len(clean))
     return clean, arrays, report
 
@@ -128,48 +173,22 @@ def encode_rows(
     _write_features(market, encoder, rows, n, arrays, progress, None)
 
 
-def _report(
-    market: Market,
-    rows: pl.LazyFrame,
-    time_seconds: NDArray[np.float64],
-    report: Mapping[str, Any],
-    unknown: Mapping[str, int],
-    splits: Mapping[str, Split],
-    *,
-    is_fitted: bool,
-) -> dict[str, Any]:
-    """The report on the rows, with the notes on columns, which are also logged."""
-    n = int(report["rows_kept"])
-    notes = notes_on(market, rows, time_seconds, report, unknown=unknown, is_fitted=is_fitted, now_seconds=time.time())
-    late: dict[str, int] = {}
-    if splits:
-        frame = rows.select(LABEL, KNOWN_AT).collect()
-        for name in [name for name in splits if name != "test"]:
-            first, last = splits[name]["rows"]
-            label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
-            late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
-        notes += late_note(market, late)
-    for note in notes[:MAX_NOTES]:
-        _log.warning("%s: %s", note.column, note.text)
-    if len(notes) > MAX_NOTES:
-        _log.warning("and %d more notes on columns in %s", len(notes) - MAX_NOTES, REPORT)
-    rates = {name: count / n for name, count in unknown.items()}
-    if market.role_rules:
-        counts = dict(rows.select(ROLE).collect().to_series().value_counts().iter_rows())
-        report = {**report, "roles": {name: int(counts.get(role, 0)) for role, name in ROLES.items()}}
-    return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
-
-
 @contextmanager
 def _read(
-    market: Market, logs: Sequence[str], folder: Path, *, quarantine: QuarantineLike, encoder: Encoder | None
+    market: Market,
+    logs: Sequence[str],
+    folder: Path,
+    *,
+    quarantine: QuarantineLike,
+    encoder: Encoder | None,
+    need_label: bool,
 ) -> Iterator[tuple[CleanLog, EmbeddedHistoryStore | None]]:
     """The clean rows; and, if rows carry their own history, their earlier payments."""
     checked = _quarantine(quarantine)
     if market.wire is None:
         domains = None if encoder is None else encoder.domains
         yield (
-            read_log(market, logs, folder / ROWS, quarantine=checked, need_label=encoder is None, domains=domains),
+            read_log(market, logs, folder / ROWS, quarantine=checked, need_label=need_label, domains=domains),
             None,
         )
         return
@@ -219,10 +238,21 @@ def _chunk_rows(columns: int) -> int:
     return min(CHUNK_ROWS, max(1, CHUNK_VALUES // max(columns, 1)))
 
 
-def _chunks(rows: pl.LazyFrame, columns: Sequence[str], n: int) -> Iterator[pl.DataFrame]:
+def _chunks(rows: pl.LazyFrame, columns: Sequence[str], begin: int, n: int) -> Iterator[pl.DataFrame]:
+    """The rows from `begin` to before `n`."""
     size = _chunk_rows(len(columns))
-    for first in range(0, n, size):
-        yield rows.slice(first, size).select(columns).collect()
+    for first in range(begin, n, size):
+        yield rows.slice(first, min(size, n - first)).select(columns).collect()
+
+
+def _copy_encoded(encoded: Encoded, writers: Mapping[str, Writer]) -> int:
+    """Copy what is encoded already, in pieces. Returns the number of rows."""
+    for name, writer in writers.items():
+        array = encoded.arrays[name]
+        size = _chunk_rows(array.shape[1])
+        for first in range(0, len(array), size):
+            writer.append(array[first : first + size])
+    return len(encoded)
 
 
 def _write_features(
@@ -233,12 +263,13 @@ def _write_features(
     arrays: Arrays,
     progress: Progress,
     carried: EmbeddedHistoryStore | None,
+    encoded: Encoded | None = None,
 ) -> tuple[Entries, dict[str, int]]:
     """Encode all rows, chunk by chunk, which is possible since rows are encoded independently.
 
     Returns the number of payments with an unknown value, by categorical feature.
     """
-    unknown: Counter[str] = Counter()
+    unknown: Counter[str] = Counter({} if encoded is None else dict(encoded.unknown))
     texts, numbers = ((), ()) if market.wire is not None else (token_columns(market), number_columns(market))
     encode: dict[str, Callable[[pl.DataFrame], NDArray[Any]]] = {
         "categorical": encoder.categorical,
@@ -257,8 +288,9 @@ def _write_features(
             )
             for name, width in widths.items()
         }
-        advance = stack.enter_context(progress("encoding", n + behind))
-        for chunk in _chunks(rows, list(dict.fromkeys([TIME, *encoder.raw_columns, *texts])), n):
+        done = 0 if encoded is None else _copy_encoded(encoded, writers)
+        advance = stack.enter_context(progress("encoding", n - done + behind))
+        for chunk in _chunks(rows, list(dict.fromkeys([TIME, *encoder.raw_columns, *texts])), done, n):
             for name, writer in writers.items():
                 made = encode[name](chunk)
                 writer.append(made)

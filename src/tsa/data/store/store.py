@@ -65,6 +65,7 @@ def prepare(
     *,
     quarantine: QuarantineLike = None,
     encoder: Encoder | None = None,
+    with_splits: bool = False,
     progress: Progress = silent,
 ) -> EventStore:
     """Convert a payment log into the store `out`. It appears when it is complete, and replaces an older store there.
@@ -74,6 +75,8 @@ def prepare(
         quarantine: A file for rows that break a rule. Without it such rows are an error.
         encoder: Encode with this encoder, as for scoring. Nothing is fitted, the label column may be absent, and the
             store has no splits.
+        with_splits: With an encoder: the store has the market's splits, and the log needs outcomes.
+        progress: Reports long work.
 
     Raises:
         DataError: For rows that cannot be used, or a split without rows.
@@ -90,7 +93,15 @@ def prepare(
     if encoder is not None:
         encoder.check_market(market)
     with atomic_folder(Path(out), MANIFEST, private=True) as folder:
-        build_store(market, names, folder, quarantine=quarantine, encoder=encoder, progress=progress)
+        build_store(
+            market,
+            names,
+            folder,
+            quarantine=quarantine,
+            encoder=encoder,
+            with_splits=with_splits,
+            progress=progress,
+        )
     return EventStore.open(out, market)
 
 

@@ -1,0 +1,59 @@
+"""The report on the rows of a store: what was read, the roles of events, unusual columns."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tsa.config.market import Market
+from tsa.data.clean_columns import ASKS, DECLINED, HISTORY_ONLY, KNOWN_AT, LABEL, ROLE, SCORED
+from tsa.data.history import known_too_late
+from tsa.data.log.column_checks import late_note, notes_on
+from tsa.data.store.manifest import REPORT
+from tsa.data.store.splits import Split
+
+MAX_NOTES = 20
+"""Most notes on columns that are logged. The report has all of them."""
+
+ROLES = {SCORED: "payments", HISTORY_ONLY: "not_scored", ASKS: "only_ask", DECLINED: "declined"}
+"""The names of the roles of events in the report."""
+
+_log = logging.getLogger(__name__)
+
+
+def report_on_rows(
+    market: Market,
+    rows: pl.LazyFrame,
+    time_seconds: NDArray[np.float64],
+    report: Mapping[str, Any],
+    unknown: Mapping[str, int],
+    splits: Mapping[str, Split],
+    *,
+    is_fitted: bool,
+) -> dict[str, Any]:
+    """The report on the rows, with the notes on columns, which are also logged."""
+    n = int(report["rows_kept"])
+    notes = notes_on(market, rows, time_seconds, report, unknown=unknown, is_fitted=is_fitted, now_seconds=time.time())
+    late: dict[str, int] = {}
+    if splits:
+        frame = rows.select(LABEL, KNOWN_AT).collect()
+        for name in [name for name in splits if name != "test"]:
+            first, last = splits[name]["rows"]
+            label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
+            late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
+        notes += late_note(market, late)
+    for note in notes[:MAX_NOTES]:
+        _log.warning("%s: %s", note.column, note.text)
+    if len(notes) > MAX_NOTES:
+        _log.warning("and %d more notes on columns in %s", len(notes) - MAX_NOTES, REPORT)
+    rates = {name: count / n for name, count in unknown.items()}
+    if market.role_rules:
+        counts = dict(rows.select(ROLE).collect().to_series().value_counts().iter_rows())
+        report = {**report, "roles": {name: int(counts.get(role, 0)) for role, name in ROLES.items()}}
+    return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
