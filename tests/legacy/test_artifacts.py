@@ -90,13 +90,25 @@ def _parts(path: Path) -> list[tuple[str, bytes]]:
         return [(name, archive.read(name)) for name in archive.namelist()]
 
 
+LISTS = b"\x80\x02" + b"]" * 1_100_000 + b"."
+
+
 def _pickled_lists(path: Path) -> None:
     """Of nothing but lists in lists, which take much more room than their byte."""
     torch.save({"a": torch.zeros(1)}, path)
     parts = _parts(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in parts:
-            archive.writestr(name, b"\x80\x02" + b"]" * 9_000_000 + b"." if name.endswith(".pkl") else data)
+            archive.writestr(name, LISTS if name.endswith(".pkl") else data)
+
+
+def _lists_as_of_old(path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=False)
+    with path.open("rb") as file:
+        for _ in range(3):  # magic number, version, sizes of types
+            pickle.load(file)
+        head = path.read_bytes()[: file.tell()]
+    path.write_bytes(head + LISTS)
 
 
 SWELLING = {
@@ -106,6 +118,7 @@ SWELLING = {
     "so many bytes": lambda path: torch.save({"a": _ByNumber()}, path),
     "so many bytes, as of old": lambda path: torch.save({"a": _ByNumber()}, path, _use_new_zipfile_serialization=False),
     "lists": _pickled_lists,
+    "lists, as of old": _lists_as_of_old,
 }
 
 

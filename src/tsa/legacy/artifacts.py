@@ -7,6 +7,7 @@ Weights, JSON tables, `percentile_score.pkl` and `bspline_parameters.json`. How 
 from __future__ import annotations
 
 import mmap
+import pickletools
 import re
 import warnings
 import zipfile
@@ -28,8 +29,12 @@ from tsa.legacy.safe_pickle import read_pickle, write_pickle
 PERCENTILES, BSPLINE = "percentile_score.pkl", "bspline_parameters.json"
 CHECKPOINT = ("model", "model_state_dict", "state_dict")
 """Keys of the state dict in a training checkpoint."""
-MAX_TIMES, FREE_BYTES, MAX_PICKLE = 4, 64 * 2**20, 8 * 2**20
-"""Most memory of weights, as a multiple of the file size or in bytes; and most bytes of their description."""
+MAX_TIMES, FREE_BYTES, MAX_PICKLE = 4, 64 * 2**20, 2**20
+"""Most memory of weights, as a multiple of the file size or in bytes; and most bytes of their description: enough for
+5,000 tensors. A byte of it can cost some 200 bytes of memory.
+"""
+OLD_PICKLES = 5
+"""A file that is not a zip archive begins with so many pickles; then follow the numbers."""
 BY_NUMBER = b"\nbytearray\n"
 """The name in a pickle of the one type that torch allocates in any size, given a number."""
 
@@ -128,15 +133,30 @@ def _refuse_decompression_bomb(path: Path) -> None:
             for part in parts:
                 if part.filename.endswith(".pkl"):
                     if part.file_size > MAX_PICKLE:
-                        rule = f"must describe its tensors in at most {MAX_PICKLE:,} bytes"
-                        raise ArtefactError(f"{path.name} {rule} (got {part.file_size:,})")
+                        raise _long_description(path, f"{part.file_size:,}")
                     asks |= BY_NUMBER in archive.read(part)
         unpacked, limit = sum(part.file_size for part in parts), max(FREE_BYTES, MAX_TIMES * path.stat().st_size)
         if unpacked > limit:
             rule = f"must unpack to at most {limit:,} bytes (got {unpacked:,})"
             raise ArtefactError(f"{path.name} {rule}: save it again with torch.save")
+    elif not _has_short_pickles(path):
+        raise _long_description(path, "more")
     if asks:
         raise ArtefactError(f"{path.name} must contain only tensors (it asks for a bytearray)")
+
+
+def _has_short_pickles(path: Path) -> bool:
+    """Whether the pickles of an older file take at most `MAX_PICKLE` bytes. They are not executed."""
+    with path.open("rb") as file:
+        for _ in range(OLD_PICKLES):
+            for _, _, position in pickletools.genops(file):
+                if (position or 0) > MAX_PICKLE:
+                    return False
+    return True
+
+
+def _long_description(path: Path, got: str) -> ArtefactError:
+    return ArtefactError(f"{path.name} must describe its tensors in at most {MAX_PICKLE:,} bytes (got {got})")
 
 
 def _refuse_repeated(path: Path, state: Mapping[str, Tensor]) -> None:
