@@ -38,7 +38,7 @@ OPTIONS = {"bundle": "BUNDLE", "overrides": "--set", "payments": "--payments"}
 """Arguments and options that the commands declare themselves."""
 SIZES = {"n_categorical", "n_numerical", "n_engineered", "n_embedding", "histories"}
 """Settings of the model that the market and its encoder determine."""
-FROM_MARKET = {*SIZES, "known_outcomes", "n_match_features", "n_missing_indicators"}
+FROM_MARKET = {*SIZES, "known_outcomes", "n_match_features", "n_match_keys", "n_missing_indicators"}
 """Those, and settings whose value in the preset `default` is the market's."""
 EXAMPLE_MARKETS = ("cards", "accounts", "orders", "events", "handbook", "eu", "na", "base")
 MAX_EXAMPLE = 60

@@ -16,6 +16,7 @@ from tsa.data.history import (
     GENUINE,
     PADDING,
     UNKNOWN_OUTCOME,
+    ComparedKeys,
     EventArrays,
     HistoryArrays,
     gather,
@@ -23,7 +24,10 @@ from tsa.data.history import (
     index_histories,
 )
 
-FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
+FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome", "same_key")
+
+COMPARED = ComparedKeys(names=("own", "first", "second"), columns=(None, 1, 2))
+"""As for `arrays_of`: keys that few events share, some of them missing."""
 
 event = st.tuples(
     st.integers(0, 6),  # time: few values, so that there are ties
@@ -44,6 +48,7 @@ def arrays_of(log: list[Any], categorical: int = 2, numerical: int = 1) -> tuple
         time_seconds=1.5e9 + time.astype(np.float64) * 1000.25,
         label=label.astype(np.int8),
         known_at_seconds=1.5e9 + known_at.astype(np.float64) * 1000.25,
+        tokens=np.column_stack([key + 1, label + 1, time % 3]).astype(np.uint32),
     )
     return events, key.astype(np.int64)
 
@@ -58,12 +63,18 @@ def by_definition(events: EventArrays, key: np.ndarray, row: int, length: int) -
         known = i is not None and i != row and events.known_at_seconds[i] <= now and events.label[i] >= 0
         outcome.append(PADDING if i is None else (GENUINE, FRAUD)[events.label[i]] if known else UNKNOWN_OUTCOME)
     zero = np.zeros_like
+    same_key = np.zeros((length, len(COMPARED.columns)), bool)
+    for at, i in enumerate(found):
+        for k, column in enumerate(COMPARED.columns):
+            if i is not None and column is not None:
+                same_key[at, k] = events.tokens[i, column] == events.tokens[row, column] != 0
     return {
         "categorical": np.array([zero(events.categorical[0]) if i is None else events.categorical[i] for i in found]),
         "numerical": np.array([zero(events.numerical[0]) if i is None else events.numerical[i] for i in found]),
         "age_seconds": np.array([0 if i is None else now - events.time_seconds[i] for i in found], np.float32),
         "padding": np.array([i is None for i in found]),
         "outcome": np.array(outcome, np.int8),
+        "same_key": same_key,
     }
 
 
@@ -76,11 +87,12 @@ def assert_equal(left: HistoryArrays, right: HistoryArrays) -> None:
 @given(log=logs, length=st.integers(1, 6), data=st.data())
 def test_gather_is_its_definition(log: list[Any], length: int, data: st.DataObject) -> None:
     events, key = arrays_of(log)
-    index = index_histories(key)
+    index = replace(index_histories(key), compared=COMPARED)
     rows = np.array(data.draw(st.lists(st.integers(0, len(log) - 1), max_size=12) if log else st.just([])), np.int64)
     found = gather(events, index, rows, length)
     assert found.padding.shape == (len(rows), length)
-    assert [getattr(found, name).dtype for name in FIELDS] == [np.int32, np.float32, np.float32, np.bool_, np.int8]
+    dtypes = [np.int32, np.float32, np.float32, np.bool_, np.int8, np.bool_]
+    assert [getattr(found, name).dtype for name in FIELDS] == dtypes
     for at, row in enumerate(rows):
         for field, expected in by_definition(events, key, row, length).items():
             np.testing.assert_array_equal(getattr(found, field)[at], expected, err_msg=f"{field} of {row}")
@@ -90,7 +102,7 @@ def test_gather_is_its_definition(log: list[Any], length: int, data: st.DataObje
 @given(log=st.lists(event, min_size=1, max_size=25), length=st.integers(1, 8), data=st.data())
 def test_trimming_cuts_off_padding_alone(log: list[Any], length: int, data: st.DataObject) -> None:
     events, key = arrays_of(log)
-    index = index_histories(key)
+    index = replace(index_histories(key), compared=COMPARED)
     rows = np.array(data.draw(st.lists(st.integers(0, len(log) - 1), min_size=1, max_size=6)), np.int64)
     whole, trimmed = (gather(events, index, rows, length, trim=trim) for trim in (False, True))
     width = trimmed.padding.shape[1]

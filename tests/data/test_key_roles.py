@@ -16,7 +16,7 @@ from tsa.config.market import Market
 from tsa.data.aggregates.compute import compute_aggregates
 from tsa.data.aggregates.spec import AggregateSpec
 from tsa.data.history import gather
-from tsa.data.key_roles import find_roles
+from tsa.data.key_roles import PARTNER, compared_keys, find_roles
 from tsa.data.online.encoded import tie_break_key
 from tsa.data.online.histories import event_histories, gather_histories
 from tsa.data.online.payments import PaymentReader
@@ -48,6 +48,7 @@ SCHEMA = {
     "known": pl.Float64(),
 }
 Row = dict[str, Any]
+KEYS = ("account_receiver", "account_sender", "bank", PARTNER)
 LIMITED = Market.from_dict({**TABLE, "privacy": {"retention_days": 0.2}})
 
 
@@ -94,6 +95,13 @@ def account(row: Row, column: str) -> str | None:
     return None if row[column] is None else str(row[column])
 
 
+def key_of(row: Row, name: str, own: str | None) -> str | None:
+    """The key of an event that is compared; own: that of the history."""
+    if name == PARTNER:
+        return account(row, "sender" if account(row, "receiver") == own else "receiver")
+    return account(row, name.removeprefix("account_"))
+
+
 def role_in(row: Row, key: str) -> str:
     roles = [column for column in ("sender", "receiver") if account(row, column) == key]
     return "both" if len(roles) == 2 else roles[0]
@@ -126,8 +134,15 @@ def test_histories_are_their_definition(trained: EventStore, seed: int, limited:
                 ages = [row["time"] - other["time"] for other in before]
                 assert found.age_seconds[at][~found.padding[at]].tolist() == [*ages, 0.0]
                 assert not of_role[found.padding[at]].any()
+                if key is not None:
+                    pairs = [[(key_of(other, name, key), key_of(row, name, key)) for name in KEYS] for other in before]
+                    same = [[one == now and now is not None for one, now in pair] for pair in pairs]
+                    assert found.same_key[at][~found.padding[at]][:-1].tolist() == same, (at, column)
+                assert not found.same_key[at][found.padding[at]].any()
         bank = gather(store.events, store.histories["bank"], np.arange(len(rows)), 3)
         assert not bank.categorical[..., -1].any(), "no role in a history with one key"
+        assert not bank.same_key[..., KEYS.index("bank")].any(), "all events of its history have the same bank"
+        assert not bank.same_key[..., KEYS.index(PARTNER)].any(), "a bank has no partner"
 
 
 @settings(max_examples=40, deadline=None)
@@ -154,7 +169,7 @@ def test_single_payments_as_in_a_log(
     with encoded_log(market, frame(rows), trained.encoder) as log:
         for view in market.views:
             wanted = gather(log.events, log.histories[view.name], np.asarray(current)[order], view.length)
-            for name in ("categorical", "numerical", "age_seconds", "padding"):
+            for name in ("categorical", "numerical", "age_seconds", "padding", "same_key"):
                 np.testing.assert_array_equal(
                     getattr(found[view.name], name), getattr(wanted, name), err_msg=f"{view.name} {name}"
                 )
@@ -235,6 +250,12 @@ def test_three_columns_have_a_role_for_several(tmp_path: Path) -> None:
         same = values[row] == values[row, 1]
         assert index.role is not None
         assert index.role[index.position[row]] == (3 if same.sum() > 1 else 1)
+
+
+def test_compared_keys() -> None:
+    assert compared_keys(Market.from_dict(TABLE)) == KEYS
+    one_key = {**TABLE, "history": [{"name": "bank", "key": "bank", "length": 3}]}
+    assert compared_keys(Market.from_dict(one_key)) == (), "all events of a history have its key"
 
 
 def test_find_roles() -> None:

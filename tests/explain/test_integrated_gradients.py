@@ -125,7 +125,7 @@ def test_a_network_that_does_not_know_outcomes_attributes_nothing_to_them(defaul
         for order in network.order:
             order.events.outcome.weight.zero_()
     found = attribute(InterpolationPath(network, payment_batch(default), neutral_of(default)))
-    outcome = default.n_categorical + default.n_numerical
+    outcome = default.n_categorical + default.n_numerical + default.n_match_keys
     assert (found.at[InputSite("events", 0)][:, outcome] == 0).all()
     assert (found.at[InputSite("events", 0)][:, outcome + 1] == 0).all()  # age and biases: there all the way
 
@@ -163,6 +163,7 @@ def test_the_same_payment_gets_the_same_explanation(default: ModelConfig) -> Non
 
 def test_a_sharp_turn_is_walked_in_short_steps(default: ModelConfig) -> None:
     """Numbers that go through zero without biases turn a normalised token around in a moment."""
+    default = default.replace(n_match_keys=0)
     network = loud_network(default)
     with torch.no_grad():
         network.feature.bias.zero_()

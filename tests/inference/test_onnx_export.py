@@ -24,6 +24,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "preset": "default",
         "known_outcomes": True,
         "n_match_features": 2,
+        "n_match_keys": 2,
         "n_missing_indicators": 1,
         "n_engineered": 4,
     },

@@ -37,6 +37,18 @@ def test_only_the_leading_features_are_matched() -> None:
     assert SummedEvents(preset("default", **SIZES)).match is None
 
 
+def test_keys_are_matched_after_the_features() -> None:
+    events, told = SummedEvents(preset("default", **SIZES, n_match_features=1, n_match_keys=2)), history()
+    told.same_key = torch.tensor([[[True, True], [False, False], [True, False], [True, True]]])
+    same = events.same(told)
+    assert same[..., 1:].tolist() == [[[False, False], [False, False], [True, False], [True, True]]]
+    assert events(told, torch.randn(22, 64)).shape == (1, 4, 64)
+    alone = SummedEvents(preset("default", **SIZES, n_match_keys=2))
+    assert torch.equal(alone.same(told), same[..., 1:]), "without features"
+    with pytest.raises(ConfigError, match="n_match_keys=1"):
+        ModelConfig(n_categorical=2, n_numerical=1, n_embedding=20, n_match_keys=1)
+
+
 def test_what_stands_at_padding_is_not_read() -> None:
     network = TSANetwork(preset("default", **SIZES, n_match_features=2, histories=("history",))).eval()
     clean, soiled = history(), history()

@@ -24,6 +24,7 @@ def padded(history: History, extra: int) -> History:
         age_seconds=functional.pad(history.age_seconds, (extra, 0)),
         padding=functional.pad(history.padding, (extra, 0), value=True),
         outcome=functional.pad(history.outcome, (extra, 0)),
+        same_key=functional.pad(history.same_key, features),
     )
 
 
@@ -66,6 +67,7 @@ def test_what_stands_at_padding_changes_no_score(config, make_batch, value):
         history.numerical[history.padding] = value
         history.categorical[history.padding] = 1
         history.outcome[history.padding] = 2
+        history.same_key[history.padding] = True
     torch.testing.assert_close(network(batch), expected, atol=1e-6, rtol=1e-6)
 
 
@@ -180,11 +182,13 @@ def test_a_network_of_one_history_takes_any_name(small, make_batch):
         (lambda b: _with(b, padding=torch.zeros(6, 9)), "padding must be bool"),
         (lambda b: _with(b, padding=torch.zeros(6, 0, dtype=torch.bool)), "padding must be"),
         (lambda b: _with(b, outcome=None), "outcome"),
+        (lambda b: _with(b, same_key=None), "same_key must be given"),
+        (lambda b: _with(b, same_key=torch.zeros(6, 9, 1, dtype=torch.bool)), "same_key must be"),
         (lambda b: Batch({**b.histories, "customer": b.histories["customer"].select(torch.arange(3))}), "same number"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(change, text, small, make_batch):
-    config = small(histories=("customer", "terminal"), event_embedding="sum", known_outcomes=True)
+    config = small(histories=("customer", "terminal"), event_embedding="sum", known_outcomes=True, n_match_keys=2)
     network, batch = TSANetwork(config), make_batch(config)
     changed = change(batch)
     with pytest.raises(ModelError, match=text):

@@ -23,6 +23,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
+from tsa.data.key_roles import compared_keys
 from tsa.data.log.reader import TIME
 from tsa.model import ModelConfig, TSANetwork
 from tsa.model.config import preset
@@ -102,6 +103,7 @@ def config_of(market: Market, encoder: Encoder) -> ModelConfig:
         **network_sizes(market, encoder),
         known_outcomes=market.label.as_feature,
         n_match_features=len(market.features.categorical),
+        n_match_keys=len(compared_keys(market)),
         n_missing_indicators=encoder.numerical_scaling.n_missing_indicators,
         width=16,
     )

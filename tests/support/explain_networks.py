@@ -25,6 +25,7 @@ SMALL: dict[str, Any] = {
 SUMMED: dict[str, Any] = {
     "event_embedding": "sum",
     "n_match_features": 2,
+    "n_match_keys": 2,
     "n_missing_indicators": 1,
     "known_outcomes": True,
     "norm": "pre",
@@ -81,12 +82,15 @@ def _history(config: ModelConfig, length: int) -> History:
     outcome = torch.randint(1, 4, (1, length))
     age = (torch.rand(1, length) * 2e6).sort(descending=True)[0].round()
     outcome[:, -1], age[:, -1] = 1, 0
+    same_key = torch.rand(1, length, config.n_match_keys) < 0.5
+    same_key[:, -1] = True
     return History(
         categorical=within + ROWS * torch.arange(config.n_categorical),
         numerical=torch.randn(1, length, config.n_numerical),
         age_seconds=age,
         padding=torch.zeros(1, length, dtype=torch.bool),
         outcome=outcome,
+        same_key=same_key,
     )
 
 

@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
 DEFAULT_LIKE: dict[str, Any] = {
     "event_embedding": "sum",
     "known_outcomes": True,
+    "n_match_keys": 2,
     "norm": "pre",
     "activation": "gelu",
     "time_attention": "log",
@@ -95,6 +96,7 @@ def _make_history(config: ModelConfig, size: int, length: int, max_age: float) -
         age_seconds=(torch.rand(size, length) * max_age).sort(dim=1, descending=True)[0].round(),
         padding=torch.zeros(size, length, dtype=torch.bool),
         outcome=torch.randint(1, 4, (size, length), dtype=torch.int8),
+        same_key=torch.rand(size, length, config.n_match_keys) < 0.5,
     )
     history.age_seconds[:, -1] = 0
     _hide(history, torch.arange(length) < torch.randint(0, length, (size, 1)))
@@ -102,7 +104,7 @@ def _make_history(config: ModelConfig, size: int, length: int, max_age: float) -
 
 
 def _hide(history: History, padding: Tensor) -> None:
-    for values in (history.categorical, history.numerical, history.age_seconds, history.outcome):
+    for values in (history.categorical, history.numerical, history.age_seconds, history.outcome, history.same_key):
         assert values is not None
         values[padding] = 0
     history.padding |= padding

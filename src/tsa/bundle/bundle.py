@@ -60,6 +60,7 @@ from tsa.bundle.signing import read_bundle
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
+from tsa.data.key_roles import compared_keys
 from tsa.errors import BundleError, ConfigError, TSAError
 from tsa.model import ModelConfig, TSANetwork
 from tsa.model.joining import ALONE, Joining
@@ -196,6 +197,8 @@ class Bundle:
         for name, (size, expected) in pairs.items():
             if size != expected:
                 raise BundleError(f"model.json: {name} must be {expected} as in market and encoder (got {size})")
+        if config.n_match_keys not in (0, n_keys := len(compared_keys(self.market))):
+            raise BundleError(f"model.json: n_match_keys must be 0 or {n_keys} (got {config.n_match_keys})")
         last = config.n_embedding - config.n_numerical
         if self.encoder.n_rows - 1 > last:
             raise BundleError(f"encoder.json must have at most {last} rows (got {self.encoder.n_rows - 1})")

@@ -24,6 +24,8 @@ REASONS: dict[str, str] = {
     "other_than_usual": "{feature} {value}, this {history}'s usual is {usual}",
     "new_value": "new {feature} for this {history}",
     "known_value": "{feature} {value}, as in {count} of this {history}'s {total} earlier payments",
+    "new_key": "new {feature} for this {history}",
+    "known_key": "same {feature} as in {count} of this {history}'s {total} earlier payments",
     "unknown_value": "{feature} {value}, which the model does not know",
     "missing_value": "{feature} missing",
     "value": "{feature} {value}",

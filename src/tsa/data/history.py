@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.data.augmentation import HistoryAugmentation
+from tsa.data.raw_values import MISSING_TOKEN
 
 PADDING, UNKNOWN_OUTCOME, GENUINE, FRAUD = 0, 1, 2, 3
 """The outcome of an event as known at a later event; PADDING where there is no event."""
@@ -35,6 +36,16 @@ class RoleEncoding:
 
 
 @dataclass(frozen=True)
+class ComparedKeys:
+    """Which keys of an event are compared with those of the current event, in one history."""
+
+    names: tuple[str, ...]
+    """The K keys that a market compares, the same in all of its histories (`tsa.data.key_roles.compared_keys`)."""
+    columns: tuple[int | tuple[int, int] | None, ...]
+    """The columns of `EventArrays.tokens`; a pair: the one that does not name the history's key; None: not compared here."""
+
+
+@dataclass(frozen=True)
 class HistoryIndex:
     """The positions of n events in a history. All arrays are integers."""
 
@@ -49,6 +60,8 @@ class HistoryIndex:
     """(m,) int8: the role that the event at each place has there (`tsa.data.key_roles`). None if one column names the key."""
     encoding: RoleEncoding | None = None
     """How roles become a categorical feature."""
+    compared: ComparedKeys | None = None
+    """Which keys are compared; None for none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,6 +117,8 @@ class HistoryArrays:
     """(B, L) bool: True where there is no event, or it is hidden."""
     outcome: Array
     """(B, L) int8: PADDING, NOT_KNOWN, GENUINE or FRAUD as of the current event."""
+    same_key: Array
+    """(B, L, K) bool: whether the event has the current event's key, for each of `ComparedKeys.names`; False at padding."""
 
 
 def index_histories(key: Array) -> HistoryIndex:
@@ -206,11 +221,28 @@ def gather(
     slot = np.where(padding, index.position[rows][:, None], index.position[rows][:, None] + offset)
     event = np.take(index.order, slot)
     now = events.time_seconds[rows][:, None]
-    if variation is None:
-        return _with_roles(index, slot, _read(events, event, padding, now))
-    padding[:, :-1] |= ~variation.keep_mask(event[:, :-1])
-    event = np.where(padding, event[:, -1:], event)
-    return _with_roles(index, slot, _read(events, event, padding, now, variation.delay_factor[:, None]))
+    factor = None
+    if variation is not None:
+        padding[:, :-1] |= ~variation.keep_mask(event[:, :-1])
+        event = np.where(padding, event[:, -1:], event)
+        factor = variation.delay_factor[:, None]
+    same_key = _same_keys(events, index, slot, event) & ~padding[..., None]
+    return _with_roles(index, slot, _read(events, event, padding, now, same_key, factor))
+
+
+def _same_keys(events: EventArrays, index: HistoryIndex, slot: Array, event: Array) -> NDArray[np.bool_]:
+    """(B, L, K) whether the events at `slot` (B, L) have the keys of the last one; False where it has none."""
+    columns = () if index.compared is None else index.compared.columns
+    same = np.zeros((*event.shape, len(columns)), np.bool_)
+    for at, column in enumerate(columns):
+        if column is None:
+            continue
+        if isinstance(column, tuple):  # of an event with the same key in both columns, the first
+            column = np.where(np.take(index.role, slot) == 0, column[1], column[0])  # type: ignore[arg-type]
+        assert events.tokens is not None
+        key = events.tokens[event, column]
+        same[..., at] = (key == key[:, -1:]) & (key != MISSING_TOKEN)
+    return same
 
 
 def _with_roles(index: HistoryIndex, slot: Array, arrays: HistoryArrays) -> HistoryArrays:
@@ -225,7 +257,12 @@ def _with_roles(index: HistoryIndex, slot: Array, arrays: HistoryArrays) -> Hist
 
 
 def _read(
-    events: EventArrays, event: Array, padding: Array, now: Array, delay_factor: Array | None = None
+    events: EventArrays,
+    event: Array,
+    padding: Array,
+    now: Array,
+    same_key: Array,
+    delay_factor: Array | None = None,
 ) -> HistoryArrays:
     """Read the values of `event` (B, L) as seen at `now` (B, 1). Padding refers to the current event and is zeroed
     here.
@@ -244,4 +281,4 @@ def _read(
     # A delay of zero would let the current event see its own label.
     outcome[:, -1] = UNKNOWN_OUTCOME
     outcome *= visible
-    return HistoryArrays(categorical, numerical, age, padding, outcome)
+    return HistoryArrays(categorical, numerical, age, padding, outcome, same_key)

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.config.market import HistoryConfig, Market
+from tsa.config.market import HistoryConfig, HistoryView, Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.history import HistoryIndex, RoleEncoding, apply_retention, index_histories, without_asking
+from tsa.data.history import ComparedKeys, HistoryIndex, RoleEncoding, apply_retention, index_histories, without_asking
 from tsa.data.raw_values import MISSING_TOKEN, key_token_columns
 
 Array = NDArray[Any]
+
+PARTNER = "partner"
+"""The other key of an event in a history with two columns of keys, whichever of them it is in."""
 
 
 def find_roles(own: Array, tokens: Array, column: Array | int) -> NDArray[np.int8]:
@@ -91,14 +94,44 @@ def token_places(market: Market, history: HistoryConfig) -> list[int]:
     return [where[view.name] for view in history.views]
 
 
-def with_role_rows(market: Market, encoder: Encoder, histories: Mapping[str, HistoryIndex]) -> dict[str, HistoryIndex]:
-    """The indices with the column and rows that roles are encoded by."""
+def with_columns(market: Market, encoder: Encoder, histories: Mapping[str, HistoryIndex]) -> dict[str, HistoryIndex]:
+    """The indices with the columns that a network reads of them: those of compared keys and of roles."""
     indices = dict(histories)
+    if names := compared_keys(market):
+        indices = {
+            view.name: replace(histories[view.name], compared=ComparedKeys(names, _compared(market, view, len(names))))
+            for view in market.views
+        }
     for history in market.history:
         if history.keys is not None:
             encoding = role_encoding(encoder, history.role_name)
-            indices |= {view.name: replace(histories[view.name], encoding=encoding) for view in history.views}
+            indices |= {view.name: replace(indices[view.name], encoding=encoding) for view in history.views}
     return indices
+
+
+def compared_keys(market: Market) -> tuple[str, ...]:
+    """The keys by which earlier events are compared with the current one, by the name of their view of a history.
+
+    Has this customer been at this merchant, has this sender paid this receiver? `PARTNER` is the other key of an event in a
+    history with two columns of keys. Rows that carry their own history have no keys to compare.
+    """
+    if market.wire is not None:
+        return ()
+    keys = sorted(view.name for view in market.views if view.key is not None)
+    if len(keys) == 1:  # all events of its history have it
+        return ()
+    return (*keys, PARTNER) if any(len(view.columns) == 2 for view in market.views if view.has_roles) else tuple(keys)
+
+
+def _compared(market: Market, view: HistoryView, count: int) -> tuple[int | tuple[int, int] | None, ...]:
+    """`ComparedKeys.columns` of `count` keys. The own key of a history is not compared, unless its events have roles."""
+    where = key_token_columns(market)
+    columns = [None if name == view.name and not view.has_roles else column for name, column in where.items()]
+    if len(columns) == count:
+        return tuple(columns)
+    history = next(history for history in market.history if view in history.views)
+    first, *others = token_places(market, history)
+    return (*columns, (first, others[0]) if len(others) == 1 else None)
 
 
 def role_encoding(encoder: Encoder, name: str) -> RoleEncoding:

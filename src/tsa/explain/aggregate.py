@@ -28,16 +28,18 @@ class EventAttributions:
     outcome  (e,)    of their known outcomes
     features (e, n)  of their values and of the comparison with the current payment, in the order of
                      `FeatureAttributions.names`
+    keys     (e, K)  of having the current payment's keys or not, in the order of `tsa.data.key_roles.compared_keys`
     """
 
     presence: Float64
     outcome: Float64
     features: Float64
+    keys: Float64
 
     @property
     def events(self) -> Float64:
         """(e,) the total attribution of each event."""
-        summed: Float64 = self.presence + self.outcome + self.features.sum(1)
+        summed: Float64 = self.presence + self.outcome + self.features.sum(1) + self.keys.sum(1)
         return summed
 
 
@@ -53,7 +55,10 @@ class FeatureAttributions:
         """All attributions times a weight."""
         histories = [
             EventAttributions(
-                presence=weight * one.presence, outcome=weight * one.outcome, features=weight * one.features
+                presence=weight * one.presence,
+                outcome=weight * one.outcome,
+                features=weight * one.features,
+                keys=weight * one.keys,
             )
             for one in self.histories
         ]
@@ -64,7 +69,9 @@ def no_shares(encoder: Encoder, lengths: Sequence[int]) -> FeatureAttributions:
     """Attributions of 0, for histories of so many earlier events."""
     names = _Columns(encoder).names
     histories = [
-        EventAttributions(presence=np.zeros(e), outcome=np.zeros(e), features=np.zeros((e, len(names))))
+        EventAttributions(
+            presence=np.zeros(e), outcome=np.zeros(e), features=np.zeros((e, len(names))), keys=np.zeros((e, 0))
+        )
         for e in lengths
     ]
     return FeatureAttributions(names, np.zeros(len(names)), histories)
@@ -83,12 +90,15 @@ def shares_of(encoder: Encoder, passage: InterpolationPath, attribution: Attribu
             presence=attribution.at[InputSite("presence", k)].cpu().numpy(),
             outcome=np.zeros(history.padding.shape[1] - 1),
             features=np.zeros((history.padding.shape[1] - 1, len(columns.names))),
+            keys=np.zeros((history.padding.shape[1] - 1, passage.network.config.n_match_keys)),
         )
         for place, events in passage.embeddings(k):
             values = attribution.at[place].cpu().numpy()
             for at, part in enumerate(part_names(events, history)):
                 if part.kind == "outcome":
                     shown.outcome[:] += values[:-1, at]
+                elif part.kind == "key":  # the same at both ends of the path for the current payment
+                    shown.keys[:, part.column] += values[:-1, at]
                 elif part.kind != "base":
                     shown.features[:, columns.of(part)] += values[:-1, at]
                     current[columns.of(part)] += values[-1, at]

@@ -18,12 +18,13 @@ from tsa.model.batch import History
 from tsa.model.embedding import AggregatedEvents, SummedEvents, numerical_rows
 from tsa.model.feature_aggregation import FeatureAggregation, factorization_machine
 
-Kind = Literal["categorical", "numerical", "outcome", "base"]
+Kind = Literal["categorical", "numerical", "key", "outcome", "base"]
 
 
 @dataclass(frozen=True)
 class EmbeddingPart:
-    """The meaning of one of the P parts of an event: a column of its array, its known outcome, or the constant part."""
+    """The meaning of one of the P parts of an event: a column of its array, whether it has the current
+    event's key, its known outcome, or the constant part."""
 
     kind: Kind
     column: int = 0
@@ -34,6 +35,7 @@ def part_names(events: nn.Module, history: History) -> list[EmbeddingPart]:
     parts = [EmbeddingPart("categorical", column) for column in range(history.categorical.shape[-1])]
     parts += [EmbeddingPart("numerical", column) for column in range(history.numerical.shape[-1])]
     if isinstance(events, SummedEvents):
+        parts += [EmbeddingPart("key", column) for column in range(events.n_match_keys)]
         parts += [EmbeddingPart("outcome")] if events.outcome is not None and history.outcome is not None else []
         parts += [EmbeddingPart("base")]
     return parts
@@ -56,6 +58,8 @@ def neutral_parts(events: nn.Module, history: History, table: Tensor, neutral: B
         return _feature_vectors(vectors, numbers, table)
     outcome = None if history.outcome is None else torch.full_like(history.outcome, UNKNOWN_OUTCOME)
     same = table.new_ones(*shape, events.n_match_features)
+    if events.n_match_keys and history.same_key is not None:  # a key that the current event lacks is never the same
+        same = torch.cat([same, history.same_key[:, -1:].to(table.dtype).expand(*shape, -1)], dim=-1)
     return _summands(events, vectors, same, replace(history, numerical=numbers, outcome=outcome))
 
 
@@ -96,14 +100,17 @@ def _aggregated(fold: FeatureAggregation | None, vectors: Tensor) -> Tensor:
 
 
 def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: History) -> Tensor:
-    """The terms of the sum: per categorical feature, per number and its distances, the outcome, age and biases."""
+    """The terms of the sum: per categorical feature, per number and its distances, per key, the outcome, age and biases."""
     each = _of_numbers(events, events.numbers(history))
     n = history.numerical.shape[-1] - events.n_missing_indicators
+    keys = []
     if events.match is not None:
         matches = same.unsqueeze(-1) * events.match.weight.t()
-        vectors = vectors + functional.pad(matches, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
+        of_values, of_keys = matches.split([events.n_match_features, events.n_match_keys], dim=-2)
+        vectors = vectors + functional.pad(of_values, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
+        keys = [of_keys]
     values = each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]
-    terms = [vectors, values, each[..., 3 * n + 2 :, :]]
+    terms = [vectors, values, each[..., 3 * n + 2 :, :], *keys]
     if events.outcome is not None and history.outcome is not None:
         terms.append(functional.embedding(history.outcome.int(), events.outcome.weight).unsqueeze(-2))
     base = each[..., 3 * n : 3 * n + 2, :].sum(-2, keepdim=True) + events.linear.bias

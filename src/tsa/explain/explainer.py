@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tsa.bundle.bundle import Bundle
 from tsa.config.optional_tables import Reasons
 from tsa.data.history import FRAUD, GENUINE
+from tsa.data.key_roles import compared_keys
 from tsa.data.store.store import EventStore
 from tsa.data.wire import Requests
 from tsa.errors import DataError
@@ -44,6 +45,7 @@ class Explainer:
                 self.network
             ).float()  # rounding leaves out effects that could not be explained
         self._neutral = Baseline.of(self.encoder)
+        self._keys = compared_keys(self.market) if self.network.config.n_match_keys else ()
 
     def explain(
         self,
@@ -91,7 +93,7 @@ class Explainer:
             parts={name: parts[name] for name in self.joining.parts},
             reasons=reasons_of(network.shares, current, pasts, kinds, self.market.reasons or Reasons(), trees),
             features=_features(network, trees, current),
-            histories=_histories(network, trees, pasts),
+            histories=_histories(network, trees, pasts, self._keys),
         )
 
     def explain_rows(self, store: EventStore, rows: Sequence[int]) -> Iterator[Explanation]:
@@ -153,7 +155,8 @@ class Explainer:
             payments.append(self._completed(payment, {**roles, **(payment.values or values)}))
         outcomes = [0] * n if history.outcome is None else history.outcome[0, :n].tolist()
         key = self.market.views[k]
-        return HistoryContext(key.name, payments, ages, outcomes, full=n + 1 >= key.length)
+        same = {} if history.same_key is None else _counts(self._keys, history.same_key[0].cpu().numpy())
+        return HistoryContext(key.name, payments, ages, outcomes, full=n + 1 >= key.length, same_key=same)
 
     def _read_back(self, history: History, at: int) -> dict[str, Any]:
         return decoded(self.encoder, history.categorical[0, at].cpu().numpy(), history.numerical[0, at].cpu().numpy())
@@ -170,7 +173,13 @@ class Explainer:
             calendar=frozenset(v.name for v in self.encoder.calendar_vocabularies),
             unknown=frozenset(unknown),
             alone=frozenset(scaler.name for scaler in self.encoder.engineered_scaling.scalers),
+            keys=self._keys,
         )
+
+
+def _counts(keys: Sequence[str], same: NDArray[np.bool_]) -> dict[str, int]:
+    """By key that the payment has: earlier events with the same one. same (L, K), the payment last."""
+    return {name: int(column[:-1].sum()) for name, column in zip(keys, same.T, strict=False) if column[-1]}
 
 
 def _features(network: NetworkPart, trees: TreePart | None, current: Payment) -> tuple[FeatureShare, ...]:
@@ -186,7 +195,7 @@ def _features(network: NetworkPart, trees: TreePart | None, current: Payment) ->
 
 
 def _histories(
-    network: NetworkPart, trees: TreePart | None, pasts: Sequence[HistoryContext]
+    network: NetworkPart, trees: TreePart | None, pasts: Sequence[HistoryContext], keys: Sequence[str]
 ) -> tuple[HistoryShare, ...]:
     aggregates = [] if trees is None else trees.aggregates
     weights = network.importances
@@ -194,6 +203,7 @@ def _histories(
         _history(
             past,
             network.shares.names,
+            keys,
             attributions,
             attention,
             None if weights is None else weights[k],
@@ -208,6 +218,7 @@ def _histories(
 def _history(
     past: HistoryContext,
     names: Sequence[str],
+    keys: Sequence[str],
     shares: EventAttributions,
     attention: Sequence[float],
     importance: float | None,
@@ -225,6 +236,7 @@ def _history(
             presence=float(shares.presence[at]),
             outcome_attribution=float(shares.outcome[at]),
             features={names[f]: float(shares.features[at, f]) for f in np.flatnonzero(attributed).tolist()},
+            keys={name: float(value) for name, value in zip(keys, shares.keys[at], strict=False) if value},
             attention=attention[at],
         )
         for at, payment in enumerate(past.payments)

@@ -41,10 +41,11 @@ class AggregateShare:
 
 @dataclass(frozen=True, kw_only=True)
 class EventShare:
-    """An earlier event: attribution = presence + outcome_attribution + Σ features.
+    """An earlier event: attribution = presence + outcome_attribution + Σ features + Σ keys.
 
     outcome   "fraud", "genuine" or "not known", at the time of the current payment
     presence  attribution of its occurrence and time
+    keys      attribution of having the current payment's key or not, by the name of the key's history
     attention its weight in the last attention layer, mean over heads; the sum over a history is at most 1
     """
 
@@ -57,6 +58,7 @@ class EventShare:
     presence: float
     outcome_attribution: float
     features: Mapping[str, float]
+    keys: Mapping[str, float]
     attention: float
 
     def to_dict(self) -> dict[str, Any]:

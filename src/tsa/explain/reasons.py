@@ -1,7 +1,7 @@
 """Reasons from attributions and facts: one sentence per group of attributions, the strongest first.
 
-A group is a feature (current and earlier values), the known outcomes of a history, or its pace; network and trees add up in
-it. The sentences come from
+A group is a feature (current and earlier values), the known outcomes of a history, its pace, or another key in it; network
+and trees add up in it. The sentences come from
 `tsa.explain.templates`, with the market's wording.
 """
 
@@ -19,7 +19,7 @@ from tsa.explain.explanation import Reason
 from tsa.explain.parts import TreePart
 from tsa.explain.raw_values import Payment
 from tsa.explain.reason_groups import Group, Key, with_trees
-from tsa.explain.templates import HistoryContext, ReasonTemplate, of_calendar, of_number, of_outcomes, of_pace, of_text
+from tsa.explain.templates import HistoryContext, ReasonTemplate, of_calendar, of_key, of_number, of_outcomes, of_pace, of_text
 
 MIN_SHARE = 0.01
 """Minimum share of the sum of absolute attributions for a reason."""
@@ -33,13 +33,14 @@ CALENDAR_NAMES = {
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which features are texts and which are times; all others are numbers. Texts unknown to the encoder, and numbers without
-    earlier values to compare with."""
+    """Which features are texts and which are times; all others are numbers. Texts unknown to the encoder, numbers without
+    earlier values to compare with, and the keys that are compared."""
 
     texts: frozenset[str]
     calendar: frozenset[str]
     unknown: frozenset[str]
     alone: frozenset[str]
+    keys: tuple[str, ...] = ()
 
 
 def reasons_of(
@@ -51,7 +52,7 @@ def reasons_of(
     trees: TreePart | None = None,
 ) -> tuple[Reason, ...]:
     """The reasons of a payment, strongest first, at most `wording.most`."""
-    own = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)]
+    own = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts), *_keys(shares, pasts, kinds)]
     groups = [group for _, group in own] if trees is None else with_trees(dict(own), trees, payment)
     everything = sum(abs(attribution) for attribution, _, _ in groups)
     selected = [group for group in groups if abs(group[0]) > MIN_SHARE * everything]
@@ -83,6 +84,15 @@ def _histories(shares: FeatureAttributions, pasts: Sequence[HistoryContext]) -> 
         for kind, (sentence, values) in (("outcomes", outcomes), ("pace", pace)):
             if sentence is not None:
                 yield (kind, past.name), (float(values.sum()), sentence, None)
+
+
+def _keys(
+    shares: FeatureAttributions, pasts: Sequence[HistoryContext], kinds: Kinds
+) -> Iterator[tuple[Key, Group]]:
+    for history, past in zip(shares.histories, pasts, strict=True):
+        for name, values in zip(kinds.keys, history.keys.T, strict=False):
+            if (sentence := of_key(name, past)) is not None:
+                yield ("key", past.name, name), (float(values.sum()), sentence, name)
 
 
 def _reason(attribution: float, sentence: ReasonTemplate, feature: str | None, wording: Reasons) -> Reason:

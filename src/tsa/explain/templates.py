@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,13 +38,17 @@ class ReasonTemplate:
 
 @dataclass(frozen=True)
 class HistoryContext:
-    """A history's e earlier payments, oldest first, with ages (e,) and outcomes (e,); `full`: there may be more."""
+    """A history's e earlier payments, oldest first, with ages (e,) and outcomes (e,); `full`: there may be more.
+
+    `same_key`: how many of them have the current payment's key of another history, by its name.
+    """
 
     name: str
     payments: Sequence[Payment]
     ages: Sequence[float]
     outcomes: Sequence[int]
     full: bool
+    same_key: Mapping[str, int] = field(default_factory=dict)
 
     def values(self, name: str) -> list[Any]:
         """The known earlier values of a feature."""
@@ -109,6 +113,15 @@ def of_outcomes(past: HistoryContext) -> ReasonTemplate | None:
     return ReasonTemplate(
         "known_fraud" if len(frauds) == 1 else "known_frauds", facts | {"span": span(max(frauds))}, past.name
     )
+
+
+def of_key(name: str, past: HistoryContext) -> ReasonTemplate | None:
+    """How many payments of a history have the current one's key of another history; None if there are no payments."""
+    if name not in past.same_key or not past.payments:
+        return None
+    count = past.same_key[name]
+    facts = {"count": count, "total": len(past.payments)}
+    return ReasonTemplate("known_key" if count else "new_key", facts, past.name)
 
 
 def of_pace(past: HistoryContext) -> ReasonTemplate | None:

@@ -25,8 +25,8 @@ Precision = Literal["float32", "bf16", "int8"]
 AT_ONCE = 16
 """Payments per call of ONNX Runtime, so that intermediate results fit in the processor's cache."""
 
-INPUTS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
-"""Inputs of a graph per history; `outcome` only if outcomes are an input."""
+INPUTS = ("categorical", "numerical", "age_seconds", "padding", "outcome", "same_key")
+"""Inputs of a graph per history; `outcome` and `same_key` only if the network reads them."""
 
 
 _log = logging.getLogger(__name__)

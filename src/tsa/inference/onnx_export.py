@@ -63,7 +63,8 @@ def export_onnx(network: TSANetwork, lengths: Mapping[str, int]) -> bytes:
         ModelError: If the graph does not give the network's scores.
     """
     _refuse_missing()
-    fields = INPUTS if network.config.known_outcomes else INPUTS[:-1]
+    optional = {"outcome": network.config.known_outcomes, "same_key": network.config.n_match_keys > 0}
+    fields = [field for field in INPUTS if optional.get(field, True)]
     sample = random_batch(network.config, lengths, size=3)
     names, tensors = _flat(sample, fields, network.config)
     size = torch.export.Dim("payments", min=1, max=MAX_PAYMENTS)
@@ -185,12 +186,14 @@ def _random_history(config: ModelConfig, length: int, size: int, rng: np.random.
     outcome = rng.integers(1, 4, (size, length)).astype(np.int8)
     outcome[:, -1] = 1
     numerical = rng.normal(size=(size, length, config.n_numerical)).astype(np.float32)
+    same_key = rng.random((size, length, config.n_match_keys)) < 0.5
     return History(
         categorical=torch.from_numpy((categorical * visible).astype(np.int32)),
         numerical=torch.from_numpy((numerical * visible).astype(np.float32)),
         age_seconds=torch.from_numpy(age * ~padding),
         padding=torch.from_numpy(padding),
         outcome=torch.from_numpy(outcome * ~padding) if config.known_outcomes else None,
+        same_key=torch.from_numpy(same_key & visible) if config.n_match_keys else None,
     )
 
 

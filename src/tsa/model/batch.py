@@ -22,6 +22,8 @@ class History:
     age_seconds (B, L) float     the current event's time minus this event's, ≥ 0; 0 at padding
     padding     (B, L) bool      True where there is no event
     outcome     (B, L) int       0 padding, 1 not known, 2 genuine, 3 fraud; None if outcomes are not an input
+    same_key    (B, L, K) bool   whether this event has the current one's key, for each key that is compared; False at
+                padding; None if keys are not an input
     """
 
     categorical: Tensor
@@ -29,6 +31,7 @@ class History:
     age_seconds: Tensor
     padding: Tensor
     outcome: Tensor | None = None
+    same_key: Tensor | None = None
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> History:
         return History(
@@ -37,6 +40,7 @@ class History:
             age_seconds=function(self.age_seconds),
             padding=function(self.padding),
             outcome=None if self.outcome is None else function(self.outcome),
+            same_key=None if self.same_key is None else function(self.same_key),
         )
 
     def to(self, device: torch.device | str) -> History:
@@ -46,9 +50,6 @@ class History:
     def select(self, index: Tensor) -> History:
         """The payments at `index` (k) int64: a history of k."""
         return self._map(lambda x: x.index_select(0, index))
-
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        return self.categorical, self.numerical, self.age_seconds, self.padding, self.outcome
 
     def split(self, size: int) -> Iterator[History]:
         """Histories of `size` payments at a time; the last one may be smaller."""
@@ -80,6 +81,10 @@ class History:
             if self.outcome is None:
                 raise ModelError(f"history {name}: outcome must be given, since known_outcomes is on (got None)")
             expected["outcome"] = (batch, length)
+        if config.n_match_keys:
+            if self.same_key is None:
+                raise ModelError(f"history {name}: same_key must be given, since n_match_keys is above 0 (got None)")
+            expected["same_key"] = (batch, length, config.n_match_keys)
         for field, shape in expected.items():
             if (actual := tuple(getattr(self, field).shape)) != shape:
                 raise ModelError(f"history {name}: {field} must be {shape} (got {actual})")

@@ -52,4 +52,5 @@ def _tensors(arrays: HistoryArrays) -> History:
         age_seconds=torch.from_numpy(arrays.age_seconds),
         padding=torch.from_numpy(arrays.padding),
         outcome=torch.from_numpy(arrays.outcome),
+        same_key=torch.from_numpy(arrays.same_key),
     )

@@ -54,6 +54,9 @@ class ModelConfig(Settings):
     n_match_features: int = Field(default=0, ge=0)
     """`sum` only: for this many first categorical features, add whether an event has the same value as the current
     one."""
+    n_match_keys: int = Field(default=0, ge=0)
+    """`sum` only: for this many keys, the market's, add whether an event has the same key as the current one, such as the
+    merchant of an earlier payment of the customer. 0: not."""
     n_missing_indicators: int = Field(default=0, ge=0)
     """`sum` only: this many last numerical features are 0 or 1 and mark missing values; they get no periodic
     encoding."""
@@ -139,6 +142,8 @@ class ModelConfig(Settings):
                 "n_match_features",
                 "n_categorical",
             )
+        if self.n_match_keys and self.event_embedding != "sum":
+            refuse("n_match_keys needs event_embedding='sum'", "n_match_keys", "event_embedding")
         if self.n_missing_indicators and (
             self.event_embedding != "sum" or self.n_missing_indicators > self.n_numerical
         ):

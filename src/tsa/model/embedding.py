@@ -87,7 +87,7 @@ class EventParts(NamedTuple):
     categorical: Tensor
     """(…, C)"""
     same: Tensor | None
-    """(…, `n_match_features`)"""
+    """(…, `n_match_features` + `n_match_keys`)"""
     outcome: Tensor | None
     """(…)"""
 
@@ -118,7 +118,9 @@ class SummedEvents(nn.Module):
         )
         self.linear = nn.Linear(n_waving * (2 * config.n_frequencies + 1) + config.n_missing_indicators, width)
         self.n_match_features = config.n_match_features
-        self.match = nn.Linear(config.n_match_features, width, bias=False) if config.n_match_features else None
+        self.n_match_keys = config.n_match_keys
+        n_matches = config.n_match_features + config.n_match_keys
+        self.match = nn.Linear(n_matches, width, bias=False) if n_matches else None
         self.outcome = nn.Embedding(OUTCOMES, width, padding_idx=0) if config.known_outcomes else None
         self.norm = nn.LayerNorm(width)
         self.widen, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
@@ -171,12 +173,16 @@ class SummedEvents(nn.Module):
         return out
 
     def same(self, history: History) -> Tensor:
-        """(B, L, `n_match_features`) bool: whether an event has the current event's value; False at padding and for missing
-        values.
+        """(B, L, `n_match_features` + `n_match_keys`) bool: whether an event has the current event's value, or key; False at
+        padding and for missing values.
         """
-        values = history.categorical[..., : self.n_match_features]
-        current = values[:, -1:]
-        return (values == current) & (current != 0) & ~history.padding.unsqueeze(-1)
+        parts = [] if history.same_key is None or not self.n_match_keys else [history.same_key]
+        if self.n_match_features:
+            values = history.categorical[..., : self.n_match_features]
+            current = values[:, -1:]
+            parts.insert(0, (values == current) & (current != 0))
+        matches: Tensor = torch.cat(parts, dim=-1)
+        return matches & ~history.padding.unsqueeze(-1)
 
     def numbers(self, history: History) -> Tensor:
         """(B, L, 3V + 2 + M): values, differences, ages, missing indicators. Meaningless at padding."""

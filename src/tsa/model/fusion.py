@@ -140,6 +140,7 @@ def gate_config(config: ModelConfig) -> ModelConfig:
         event_embedding="aggregate",
         known_outcomes=False,
         n_match_features=0,
+        n_match_keys=0,
         norm="post",
         time_attention="none",
         time_encoding=False,

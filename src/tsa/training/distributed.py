@@ -338,6 +338,7 @@ def _some_batch(config: ModelConfig, payments: int = 2, events: int = 2) -> Batc
         age_seconds=torch.tensor([1.0, 0.0]).expand(shape),
         padding=torch.zeros(shape, dtype=torch.bool),
         outcome=torch.ones(shape, dtype=torch.int8),
+        same_key=torch.ones(*shape, config.n_match_keys, dtype=torch.bool),
     )
     engineered = torch.ones(payments, config.n_engineered) if config.n_engineered else None
     return Batch(dict.fromkeys(config.histories, history), engineered)

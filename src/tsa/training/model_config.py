@@ -8,6 +8,7 @@ from typing import Any
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.store.store import EventStore
+from tsa.data.key_roles import compared_keys
 from tsa.errors import ConfigError
 from tsa.model import ModelConfig, preset
 
@@ -27,10 +28,15 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
     config = preset(name, **sizes, **settings)
     if config.event_embedding != "sum":
         return config
+    n_keys = len(compared_keys(market))
+    if config.n_match_keys not in (0, n_keys):
+        rule = f"model.n_match_keys must be 0 or {n_keys}, the number of keys of the market that are compared"
+        raise ConfigError(f"{rule} (got {config.n_match_keys})")
     # without calendar features, which are last: another payment at the same hour means little
     from_store = {
         "known_outcomes": market.label.as_feature,
         "n_match_features": len(market.features.categorical),
+        "n_match_keys": n_keys,
         "n_missing_indicators": store.encoder.numerical_scaling.n_missing_indicators,
     }
     return config.replace(**{key: value for key, value in from_store.items() if key not in settings})

@@ -123,7 +123,7 @@ def test_histories_as_of_a_log(
     for history in market.history:
         wanted = gather(log.events, log.histories[history.name], np.asarray(current)[order], history.length)
         own = found[history.name]
-        for name in ("categorical", "numerical", "age_seconds", "padding"):
+        for name in ("categorical", "numerical", "age_seconds", "padding", "same_key"):
             np.testing.assert_array_equal(getattr(own, name), getattr(wanted, name), err_msg=name)
         # outcomes of payments that come in the same request are not known yet
         told = wanted.outcome.copy()

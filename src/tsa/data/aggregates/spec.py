@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.aggregates.kernels import VALUE_BITS
+from tsa.data.key_roles import PARTNER
 from tsa.data.raw_values import number_columns
 from tsa.errors import StoreError
 
@@ -31,9 +32,6 @@ DETAILED = 4
 
 COMPARED = 12
 """This many categorical features have all statistics of `Kind` "same"; the others only a count."""
-
-PARTNER = "partner"
-"""The other key of an event in a history with two columns of keys, whichever of them it is in."""
 
 OUTCOME_SECONDS = 86_400
 """Outcomes are counted in windows of at least a day: most become known after days."""

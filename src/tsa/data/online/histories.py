@@ -17,7 +17,7 @@ from tsa.config.market import HistoryConfig, Market
 from tsa.data.clean_columns import ASKS
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, EventHistories, HistoryArrays, HistoryIndex, gather, without_asking
-from tsa.data.key_roles import find_roles, token_places, with_role_rows
+from tsa.data.key_roles import find_roles, token_places, with_columns
 from tsa.data.online.encoded import EVENT_ARRAYS, EncodedPayments, tie_break_key
 
 Key = tuple[str, str]
@@ -84,7 +84,7 @@ def event_histories(market: Market, payments: EncodedPayments, past: Mapping[Key
 
 def gather_histories(market: Market, encoder: Encoder, seen: EventHistories) -> dict[str, HistoryArrays]:
     """The histories of B payments by name, at the lengths of the market, from what `event_histories` gives."""
-    indices = with_role_rows(market, encoder, seen.histories)
+    indices = with_columns(market, encoder, seen.histories)
     return {
         view.name: gather(seen.events, index := indices[view.name], np.arange(len(index.position)), view.length)
         for view in market.views

@@ -23,7 +23,7 @@ from tsa.config.market import SPLITS, HistoryView, Market
 from tsa.config.toml import suggest
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
-from tsa.data.key_roles import with_role_rows
+from tsa.data.key_roles import with_columns
 from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.store.build import build_in_memory, build_store, encode_rows
@@ -215,7 +215,7 @@ class EventStore(EventArrays):
         events = EventArrays(**{name: value for name, value in stored.items() if name not in OF_PAYMENTS})
         encoder = Encoder.load(folder / ENCODER)
         indices = {view.name: _open_index(folder, view, manifest) for view in own.views}
-        histories = with_role_rows(own, encoder, indices)
+        histories = with_columns(own, encoder, indices)
         if encoder.columns != manifest["columns"]:
             raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']} (got {encoder.columns})")
         arrays |= {"market": own, "encoder": encoder, "manifest": manifest, "events": events, "histories": histories}
@@ -234,7 +234,7 @@ class EventStore(EventArrays):
             encoder=encoder,
             manifest={"n_events": len(clean), "splits": {}},
             events=EventArrays(**of_events),
-            histories=with_role_rows(
+            histories=with_columns(
                 market,
                 encoder,
                 {view.name: _index(view, lambda file, _: made.array(file)) for view in market.views},
@@ -266,7 +266,7 @@ class EventStore(EventArrays):
         names = (*encoder.columns, "tokens", "raw_numerical")
         made: dict[str, Any] = {name: arrays.array(array_file(name)) for name in names}
         events = replace(self.events, **{name: array for name, array in made.items() if name not in OF_PAYMENTS})
-        made["histories"] = with_role_rows(market, encoder, self.histories)
+        made["histories"] = with_columns(market, encoder, self.histories)
         return replace(self, market=market, encoder=encoder, events=events, is_encoded_again=True, **made)
 
     def __len__(self) -> int:

@@ -267,6 +267,7 @@ class WireReader:
             age_seconds=_placed((n, length), group.row, place, age.astype(np.float32), np.zeros(n, np.float32)),
             padding=padding,
             outcome=np.where(padding, 0, UNKNOWN_OUTCOME).astype(np.int8),
+            same_key=np.zeros((n, length, 0), np.bool_),
         )
 
 
