@@ -63,7 +63,9 @@ def test_everything_adds_up(explanations: list[Explanation]) -> None:
             added += sum(aggregate.attribution for aggregate in history.aggregates)
             assert added == pytest.approx(history.attribution, abs=1e-9)
             for event in history.events:
-                told = event.presence + event.outcome_attribution + sum(event.features.values()) + sum(event.keys.values())
+                told = (
+                    event.presence + event.outcome_attribution + sum(event.features.values()) + sum(event.keys.values())
+                )
                 assert told == pytest.approx(event.attribution, abs=1e-9)
 
 

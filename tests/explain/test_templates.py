@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tsa.explain.templates import (
     HistoryContext,
     number,
     of_calendar,
+    of_key,
     of_number,
     of_outcomes,
     of_pace,
@@ -98,6 +100,17 @@ def test_outcomes() -> None:
     assert none is not None
     assert none.kind == "no_known_fraud"
     assert of_outcomes(past(ages, [UNKNOWN_OUTCOME] * 4)) is None
+
+
+def test_keys() -> None:
+    earlier = replace(past([3.0, 2.0, 1.0]), same_key={"merchant": 2, "device": 0})
+    known, new = of_key("merchant", earlier), of_key("device", earlier)
+    assert known is not None
+    assert new is not None
+    assert (known.kind, known.facts, known.history) == ("known_key", {"count": 2, "total": 3}, "card")
+    assert new.kind == "new_key"
+    assert of_key("terminal", earlier) is None, "the payment has no such key"
+    assert of_key("merchant", replace(past(), same_key={"merchant": 0})) is None, "no earlier payments"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,16 @@ from tsa.explain.explanation import Reason
 from tsa.explain.parts import TreePart
 from tsa.explain.raw_values import Payment
 from tsa.explain.reason_groups import Group, Key, with_trees
-from tsa.explain.templates import HistoryContext, ReasonTemplate, of_calendar, of_key, of_number, of_outcomes, of_pace, of_text
+from tsa.explain.templates import (
+    HistoryContext,
+    ReasonTemplate,
+    of_calendar,
+    of_key,
+    of_number,
+    of_outcomes,
+    of_pace,
+    of_text,
+)
 
 MIN_SHARE = 0.01
 """Minimum share of the sum of absolute attributions for a reason."""
@@ -86,9 +95,7 @@ def _histories(shares: FeatureAttributions, pasts: Sequence[HistoryContext]) -> 
                 yield (kind, past.name), (float(values.sum()), sentence, None)
 
 
-def _keys(
-    shares: FeatureAttributions, pasts: Sequence[HistoryContext], kinds: Kinds
-) -> Iterator[tuple[Key, Group]]:
+def _keys(shares: FeatureAttributions, pasts: Sequence[HistoryContext], kinds: Kinds) -> Iterator[tuple[Key, Group]]:
     for history, past in zip(shares.histories, pasts, strict=True):
         for name, values in zip(kinds.keys, history.keys.T, strict=False):
             if (sentence := of_key(name, past)) is not None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.store.store import EventStore
 from tsa.data.key_roles import compared_keys
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.model import ModelConfig, preset
 
