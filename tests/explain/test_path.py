@@ -24,6 +24,7 @@ def neutral_batch(config: ModelConfig) -> Batch:
         age_seconds=torch.zeros(1, 1),
         padding=torch.zeros(1, 1, dtype=torch.bool),
         outcome=torch.ones(1, 1, dtype=torch.int64),
+        same_key=torch.ones(1, 1, config.n_match_keys, dtype=torch.bool),
     )
     engineered = neutral.engineered[None] if config.n_engineered else None
     return Batch(dict.fromkeys(config.histories, history), engineered)

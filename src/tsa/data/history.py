@@ -237,10 +237,12 @@ def _same_keys(events: EventArrays, index: HistoryIndex, slot: Array, event: Arr
     for at, column in enumerate(columns):
         if column is None:
             continue
-        if isinstance(column, tuple):  # of an event with the same key in both columns, the first
-            column = np.where(np.take(index.role, slot) == 0, column[1], column[0])  # type: ignore[arg-type]
         assert events.tokens is not None
-        key = events.tokens[event, column]
+        if isinstance(column, tuple):  # of an event with the same key in both columns, the first
+            assert index.role is not None
+            key = events.tokens[event, np.where(np.take(index.role, slot) == 0, column[1], column[0])]
+        else:
+            key = events.tokens[event, column]
         same[..., at] = (key == key[:, -1:]) & (key != MISSING_TOKEN)
     return same
 

@@ -106,7 +106,7 @@ def _summands(events: SummedEvents, vectors: Tensor, same: Tensor, history: Hist
     keys = []
     if events.match is not None:
         matches = same.unsqueeze(-1) * events.match.weight.t()
-        of_values, of_keys = matches.split([events.n_match_features, events.n_match_keys], dim=-2)
+        of_values, of_keys = matches[..., : events.n_match_features, :], matches[..., events.n_match_features :, :]
         vectors = vectors + functional.pad(of_values, (0, 0, 0, vectors.shape[-2] - events.n_match_features))
         keys = [of_keys]
     values = each[..., :n, :] + each[..., n : 2 * n, :] + each[..., 2 * n : 3 * n, :]
