@@ -176,7 +176,6 @@ ELSEWHERE = {
         "simulation/campaigns simulation/config simulation/distributions simulation/fraud simulation/genuine "
         "simulation/payments simulation/population simulation/writer",
     ),
-    "test_cli_messages.py": ("texts are seen in messages", "printable"),
     "test_machine.py": ("the machine's limits are reached", "system_errors"),
     "training/test_resume.py": (
         "a run that was killed continues with the same draws",

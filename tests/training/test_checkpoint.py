@@ -119,6 +119,20 @@ def test_the_newest_two_and_what_they_need_are_kept(checkpoints: Checkpoints) ->
     assert checkpoints.best_weights(0) == {}
 
 
+def test_files_of_platforms_are_no_checkpoints(checkpoints: Checkpoints) -> None:
+    """SageMaker marks each file that it has copied, while the run goes on."""
+    for epoch in (1, 2, 3):
+        checkpoints.save_best(epoch, {"w": torch.full((2,), float(epoch))})
+        checkpoints.save(epoch + 1, 0, state(epoch), [epoch])
+        for path in [*checkpoints.folder.rglob("*")]:
+            path.with_name(f"{path.name}.sagemaker-uploaded").touch()
+    assert same(checkpoints.load_latest(), state(3))
+    assert {name for name in names(checkpoints) if not name.endswith("-uploaded")} == {
+        *("last-000003-000000000", "last-000004-000000000"),
+        *("best-000002.safetensors", "best-000003.safetensors"),
+    }
+
+
 def test_in_an_epoch_steps_count(checkpoints: Checkpoints) -> None:
     for at in ((1, 900), (1, 1000), (2, 5), (10, 0)):
         checkpoints.save(*at, {"at": list(at)})

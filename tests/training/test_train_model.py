@@ -223,7 +223,7 @@ def test_a_folder_of_other_things_is_refused(easy: EventStore, tmp_path: Path) -
 
 
 def test_what_a_killed_run_left_may_be_replaced(tmp_path: Path) -> None:
-    for name in ("run.log", "store", "metrics.jsonl", ".store.ab12.tmp"):
+    for name in ("run.log", "store", "metrics.jsonl", ".store.ab12.tmp", "metrics.jsonl.sagemaker-uploaded"):
         (tmp_path / name).touch()
         ensure_run_folder(tmp_path)
 
