@@ -8,6 +8,10 @@ TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "tsa"
 
 ELSEWHERE = {
+    "backtest/test_backtest.py": (
+        "folds are trained, measured and reported in one piece",
+        "backtest/fold backtest/measure backtest/report backtest/sentences cli/backtest",
+    ),
     "bundle/test_bundle.py": (
         "a bundle is written and read in one piece",
         "bundle/archive bundle/decisions bundle/model_card model/tree_model training/parts/trees",
@@ -26,7 +30,7 @@ ELSEWHERE = {
     ),
     "cli/test_groups.py": (
         "what all commands share is tested on every command",
-        "cli/app cli/options cli/process_title",
+        "cli/app cli/options cli/process/title",
     ),
     "cli/test_train.py": ("the table is seen where a training prints it", "cli/epoch_table"),
     "cli/test_bundle.py": ("the differences are those that the command prints", "evaluation/bundle_diff"),

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
-from tsa.cli.process_title import strike_out_passwords
-from tsa.cli.streams import open_closed_streams
+from tsa.cli.process.streams import open_closed_streams
+from tsa.cli.process.title import strike_out_passwords
 from tsa.signals import end_on_signals
 
 # before the imports, which take seconds
@@ -27,6 +27,7 @@ import logging
 from typing import NoReturn
 
 from tsa.cli import (
+    backtest,
     bundle,
     data,
     evaluate,
@@ -43,13 +44,14 @@ from tsa.cli import (
 )
 from tsa.cli.app import app
 from tsa.cli.console import INTERRUPTED, errors, print_line
-from tsa.cli.streams import flush_or_drop, print_any_character
+from tsa.cli.process.streams import flush_or_drop, print_any_character
 from tsa.errors import TSAError
 from tsa.signals import ending_in_order
 from tsa.system_errors import resource_problem
 
 __all__ = [
     "app",
+    "backtest",
     "bundle",
     "data",
     "evaluate",

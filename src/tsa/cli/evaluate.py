@@ -325,7 +325,7 @@ def print_metrics(report: Mapping[str, Any]) -> None:
     )
     for name, label in SHOWN.items():
         k = evaluation["settings"]["top_k"]
-        table.add_row(label.format(k=k), *(_cell(column["metrics"].get(name)) for column in columns.values()))
+        table.add_row(label.format(k=k), *(cell(column["metrics"].get(name)) for column in columns.values()))
     console.print(table)
     if parts := report.get("parts"):
         print_line(parts["summary"])
@@ -337,7 +337,8 @@ def print_metrics(report: Mapping[str, Any]) -> None:
         print_line(f"warning: {warning}")
 
 
-def _cell(metric: Mapping[str, Any] | None) -> str:
+def cell(metric: Mapping[str, Any] | None) -> str:
+    """The value of a metric with its interval."""
     if not metric or metric["value"] is None:
         return "–"
     interval = "" if metric["low"] is None else f"  [{metric['low']:.3f}, {metric['high']:.3f}]"

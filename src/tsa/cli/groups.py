@@ -8,7 +8,18 @@ import typer
 from typer.core import TyperGroup
 
 SECTIONS = {
-    "From a log to a model": ("simulate", "init", "check", "prepare", "train", "evaluate", "compare", "run", "tune"),
+    "From a log to a model": (
+        "simulate",
+        "init",
+        "check",
+        "prepare",
+        "train",
+        "evaluate",
+        "compare",
+        "run",
+        "backtest",
+        "tune",
+    ),
     "Scores and what follows from them": ("score", "explain", "thresholds", "calibrate", "monitor"),
     "Bundles and the endpoint": ("bundle", "compare-bundles", "registry", "export", "history", "serve"),
     "The predecessor of this package": ("legacy",),

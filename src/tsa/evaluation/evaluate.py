@@ -34,6 +34,7 @@ from tsa.progress import Progress, silent
 
 __all__ = [
     "TrainedRun",
+    "best_f1",
     "best_f1_threshold",
     "compare_run",
     "evaluate",
@@ -211,14 +212,14 @@ def metrics_of(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def best_f1_threshold(run: TrainedRun, progress: Progress = silent) -> float:
     """The raw score with the best F1 on the validation range; 0.5 if that range contains no fraud."""
-    rows = run.store.labelled("validation")
-    label = run.store.label[rows]
-    if not label.any():
+    label = run.store.label[run.store.labelled("validation")]
+    return best_f1(label, run.range_scores("validation", progress)[run.store.labels("validation") >= 0])
+
+
+def best_f1(label: Array, score: Array) -> float:
+    """The score with the best F1 of n scores with labels (n,); 0.5 without a fraud."""
+    if not np.any(label):
         return 0.5
-    return _best_f1(label, run.range_scores("validation", progress)[run.store.labels("validation") >= 0])
-
-
-def _best_f1(label: Array, score: Array) -> float:
     precision, recall, thresholds = precision_recall_curve(label, score)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     return float(thresholds[np.argmax(f1[:-1])])
@@ -231,7 +232,7 @@ def _comparison(run: TrainedRun, baseline: BaselineResult, replicates: int, *, t
     own = _own_scores(run)
     on_validation, on_test = np.split(baseline.scores, [len(valid)])
     payments = run.payments(on_test)
-    threshold = _best_f1(store.label[valid], on_validation)
+    threshold = best_f1(store.label[valid], on_validation)
     measured = evaluate_scores(payments, threshold=threshold, top_k=top_k, replicates=replicates)
     difference = paired_difference(own, on_test, payments, replicates=replicates)
     return {

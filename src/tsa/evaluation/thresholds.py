@@ -127,6 +127,23 @@ def choose_thresholds(
     }
 
 
+def outcome_at(
+    payments: ScoredPayments, costs: Costs, threshold: float | None, *, replicates: int = 200, seed: int = 0
+) -> dict[str, Any]:
+    """What reviewing payments with a score of at least `threshold` catches, costs and saves; None: review nothing.
+
+    For a threshold that was chosen on other payments, as one in use always is.
+
+    Returns:
+        As a row of `choose_thresholds`, with the interval of the net saving.
+    """
+    check_settings(replicates=replicates, confidence=CONFIDENCE)
+    queue = _Queue.of(payments, np.asarray(payments.score, np.float64), costs)
+    cut = -1 if threshold is None else int(np.count_nonzero(queue.score >= threshold)) - 1
+    row = {**_row(queue, cut, costs), **_net_interval(queue, cut, costs, replicates, seed)}
+    return {**row, "threshold": threshold, "days": queue.days}
+
+
 def _frauds_with_amount(payments: ScoredPayments, costs: Costs) -> int | None:
     """The number of frauds with a loss above 0 by amount; None if losses do not depend on amounts."""
     if payments.amount is None or costs.fraud is not None:

@@ -171,7 +171,7 @@ def test_progress_is_told(folder: Path) -> None:
     assert set(told.values()) == {0}
 
 
-@pytest.mark.parametrize("where", ["read_log", "_write_features", "index_histories", "_manifest"])
+@pytest.mark.parametrize("where", ["read_log", "_write_features", "index_histories", "manifest_of"])
 def test_a_killed_prepare_leaves_no_store(where: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -185,7 +185,7 @@ def test_a_killed_prepare_leaves_no_store(where: str, folder: Path, monkeypatch:
 def test_a_killed_prepare_leaves_the_old_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = _prepare(_example(seed=1), folder / "store").manifest
     with monkeypatch.context() as patch:
-        patch.setattr(build, "_manifest", lambda *_: 1 / 0)
+        patch.setattr(build, "manifest_of", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _prepare(_example(seed=2), folder / "store")
     assert EventStore.open(folder / "store", verify=True).manifest == old

@@ -139,7 +139,7 @@ def write_store(
     write_json(folder / MARKET, market.to_dict())
     encoder.save(folder / ENCODER)
     entries |= {name: file_entry(folder / name) for name in (ROWS, REPORT, MARKET, ENCODER)}
-    manifest = _manifest(market, encoder, n, splits, entries)
+    manifest = manifest_of(market, encoder, n, splits, entries)
     write_json(folder / MANIFEST, manifest if carried is None else manifest | {"n_stored": n + len(carried)})
     _log.info("store of %d events written", n)
 
@@ -167,10 +167,21 @@ def build_in_memory(
 
 
 def encode_rows(
-    market: Market, encoder: Encoder, rows: pl.LazyFrame, n: int, arrays: Arrays, progress: Progress
-) -> None:
-    """Write only the features of n clean rows of a log, encoded and raw."""
-    _write_features(market, encoder, rows, n, arrays, progress, None)
+    market: Market,
+    encoder: Encoder,
+    rows: pl.LazyFrame,
+    n: int,
+    arrays: Arrays,
+    progress: Progress,
+    *,
+    with_raw: bool = True,
+) -> tuple[Entries, dict[str, int]]:
+    """Write only the features of n clean rows of a log, encoded and, `with_raw`, as they are.
+
+    Returns:
+        The manifest's entries, and the number of payments with an unknown value by categorical feature.
+    """
+    return _write_features(market, encoder, rows, n, arrays, progress, None, with_raw=with_raw)
 
 
 @contextmanager
@@ -264,23 +275,27 @@ def _write_features(
     progress: Progress,
     carried: EmbeddedHistoryStore | None,
     encoded: Encoded | None = None,
+    *,
+    with_raw: bool = True,
 ) -> tuple[Entries, dict[str, int]]:
     """Encode all rows, chunk by chunk, which is possible since rows are encoded independently.
 
     Returns the number of payments with an unknown value, by categorical feature.
     """
     unknown: Counter[str] = Counter({} if encoded is None else dict(encoded.unknown))
-    texts, numbers = ((), ()) if market.wire is not None else (token_columns(market), number_columns(market))
+    has_raw = with_raw and market.wire is None
+    texts, numbers = (token_columns(market), number_columns(market)) if has_raw else ((), ())
     encode: dict[str, Callable[[pl.DataFrame], NDArray[Any]]] = {
         "categorical": encoder.categorical,
         "numerical": encoder.numerical,
         "engineered": encoder.engineered,
-        "tokens": lambda chunk: frame_tokens(chunk, texts),
-        "raw_numerical": lambda chunk: frame_numbers(chunk, numbers),
     }
+    if with_raw:
+        encode["tokens"] = lambda chunk: frame_tokens(chunk, texts)
+        encode["raw_numerical"] = lambda chunk: frame_numbers(chunk, numbers)
     behind = 0 if carried is None else len(carried)
     widths = {name: len(columns) for name, columns in encoder.columns.items()}
-    widths |= {"tokens": len(texts), "raw_numerical": len(numbers)}
+    widths |= {"tokens": len(texts), "raw_numerical": len(numbers)} if with_raw else {}
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
@@ -377,7 +392,8 @@ def _log_indices(
     return {history.name: index if asks is None else without_asking(index, asks, market.longest(history))}
 
 
-def _manifest(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:
+def manifest_of(market: Market, encoder: Encoder, n: int, splits: dict[str, Split], entries: Entries) -> dict[str, Any]:
+    """The manifest of a store with these files."""
     asks = {} if market.event.asks is None else {"asks": True}  # then `order` has another length
     return {
         "kind": KIND,

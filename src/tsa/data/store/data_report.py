@@ -40,14 +40,8 @@ def report_on_rows(
     """The report on the rows, with the notes on columns, which are also logged."""
     n = int(report["rows_kept"])
     notes = notes_on(market, rows, time_seconds, report, unknown=unknown, is_fitted=is_fitted, now_seconds=time.time())
-    late: dict[str, int] = {}
-    if splits:
-        frame = rows.select(LABEL, KNOWN_AT).collect()
-        for name in [name for name in splits if name != "test"]:
-            first, last = splits[name]["rows"]
-            label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
-            late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
-        notes += late_note(market, late)
+    late = late_outcomes(rows, splits)
+    notes += late_note(market, late)
     for note in notes[:MAX_NOTES]:
         _log.warning("%s: %s", note.column, note.text)
     if len(notes) > MAX_NOTES:
@@ -57,3 +51,15 @@ def report_on_rows(
         counts = dict(rows.select(ROLE).collect().to_series().value_counts().iter_rows())
         report = {**report, "roles": {name: int(counts.get(role, 0)) for role, name in ROLES.items()}}
     return {**report, "unknown_rates": rates, "known_too_late": late, "notes": [note.to_dict() for note in notes]}
+
+
+def late_outcomes(rows: pl.LazyFrame, splits: Mapping[str, Split]) -> dict[str, int]:
+    """By range: how many outcomes become known only after the test range has begun."""
+    late: dict[str, int] = {}
+    if splits:
+        frame = rows.select(LABEL, KNOWN_AT).collect()
+        for name in [name for name in splits if name != "test"]:
+            first, last = splits[name]["rows"]
+            label, known_at = (frame[column].slice(first, last - first).to_numpy() for column in (LABEL, KNOWN_AT))
+            late[name] = int(known_too_late(label, known_at, splits["test"]["start_seconds"]).sum())
+    return late
