@@ -29,6 +29,7 @@ from support.easy_log import stored
 from support.history_case import MARKET as HISTORY_MARKET
 from support.history_case import Case, RedisServer, make_case
 from support.legacy_folder import GOLDEN
+from support.mlflow_server import mlflow_server
 from tsa.cli import main
 from tsa.data.store.store import EventStore
 from tsa.model.joining import Joining
@@ -171,6 +172,13 @@ def combined_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     market = {**HISTORY_MARKET, "trees": {"history_length": 20}}
     joining = Joining(network=0.5, trees=0.7, intercept=-0.3)
     return make_case(tmp_path_factory.mktemp("combined"), market, joining=joining)
+
+
+@pytest.fixture(scope="session")
+def mlflow_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a real server of MLflow."""
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ ELSEWHERE = {
         "folders, archives and manifests are changed in the same ways, and each change is refused",
         "bundle/manifest bundle/signing bundle/tar_stream files/mounts files/platform_files",
     ),
+    "integrations/test_mlflow.py": ("what is written is loaded again", "registry/mlflow_model"),
     "calibration/test_probability.py": (
         "the maps are fitted by one function",
         "calibration/bspline calibration/fitting",
@@ -131,7 +132,10 @@ ELSEWHERE = {
         "counts in windows are compared with plain counts",
         "monitoring/bins monitoring/features monitoring/performance monitoring/scores monitoring/stability monitoring/windows",
     ),
-    "registry/test_registry.py": ("records are what a registry stores", "registry/records"),
+    "registry/test_registry.py": (
+        "a registry in a folder is used as one thing",
+        "registry/opening registry/place registry/records",
+    ),
     "registry/test_following.py": ("the command starts a server that follows an alias", "cli/serve"),
     "serving/test_request_schema.py": ("a body is checked before it is read", "serving/formats serving/problems"),
     "serving/test_bounds.py": (

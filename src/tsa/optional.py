@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -49,6 +50,14 @@ def imported(what: str, module: str, extra: str) -> Any:
         raise ConfigError(
             f"{what} needs {module}, which cannot be imported ({brief(error)}): {_install(extra)}"
         ) from error
+
+
+def bound_mlflow() -> None:
+    """Limit the time of MLflow's calls, unless its variables do: by default one may take half an hour."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
 
 
 def _install(extra: str) -> str:

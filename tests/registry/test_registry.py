@@ -16,7 +16,7 @@ from support.endpoint import WIRE, made_bundle
 from tsa.bundle.bundle import Bundle, set_decision_policy
 from tsa.bundle.signing import make_keys, read_bundle, sign
 from tsa.errors import BundleError, ConfigError, RegistryError
-from tsa.registry import FolderStorage, Registry
+from tsa.registry import FolderStorage, ObjectPlace, Registry
 from tsa.registry.registry import _in_force
 
 
@@ -32,6 +32,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return tsa.Registry.open(str(tmp_path / "registry"))
+
+
+def root_of(registry: Registry) -> Path:
+    """The folder that a registry is in."""
+    assert isinstance(registry.place, ObjectPlace)
+    assert isinstance(registry.place.storage, FolderStorage)
+    return registry.place.storage.root
 
 
 def sha_of(path: Path) -> str:
@@ -167,8 +174,7 @@ def test_aliases_that_are_no_names_are_refused(registry: Registry, bundles: list
 
 def test_a_version_that_is_half_uploaded_does_not_exist(registry: Registry, bundles: list[Path]) -> None:
     version = registry.publish(bundles[0], by="ann")
-    assert isinstance(registry.storage, FolderStorage)
-    (registry.storage.root / "versions" / version.sha256 / "version.json").unlink()
+    (root_of(registry) / "versions" / version.sha256 / "version.json").unlink()
     assert registry.versions() == []
     with pytest.raises(RegistryError, match="no alias or version"):
         registry.promote(version.short, by="ann")
@@ -182,8 +188,7 @@ def test_an_altered_bundle_is_neither_promoted_nor_pulled(
     version, other = (registry.publish(path, by="ann") for path in bundles[:2])
     registry.promote(version.short, by="ann")
     registry.promote(other.short, by="ann")
-    assert isinstance(registry.storage, FolderStorage)
-    folder = registry.storage.root / "versions"
+    folder = root_of(registry) / "versions"
     path = folder / version.sha256 / "bundle.tar.gz"
     data = path.read_bytes()
     path.unlink()
@@ -218,8 +223,7 @@ def test_pulling_does_not_replace_anything_but_a_bundle(
 def test_files_of_others_are_ignored(registry: Registry, bundles: list[Path]) -> None:
     version = registry.publish(bundles[0], by="ann")
     registry.promote(version.short, by="ann")
-    assert isinstance(registry.storage, FolderStorage)
-    root = registry.storage.root
+    root = root_of(registry)
     for name in ("aliases/champion/.00000002.json.ab.tmp", "aliases/champion/notes.txt", "versions/readme.txt", "x.md"):
         (root / name).write_text("hello")
     assert [entry.number for entry in registry.history("champion")] == [1]
@@ -238,7 +242,7 @@ def test_a_publisher_that_is_killed_leaves_no_version(bundles: list[Path], tmp_p
     """Killed before each object is written, and run again to the end."""
     code = """
 import os, sys
-from tsa.registry import FolderStorage, Registry
+from tsa.registry import FolderStorage, ObjectPlace, Registry
 class Dying(FolderStorage):
     left = int(sys.argv[3])
     def create(self, name, data):
@@ -247,7 +251,7 @@ class Dying(FolderStorage):
         Dying.left -= 1
         return super().create(name, data)
 from pathlib import Path
-Registry(Dying(Path(sys.argv[1]))).publish(sys.argv[2], by="ann")
+Registry(ObjectPlace(Dying(Path(sys.argv[1])))).publish(sys.argv[2], by="ann")
 """
     for left in range(3):
         place = tmp_path / str(left)
@@ -269,6 +273,5 @@ def test_versions_of_several_markets_are_told_apart(registry: Registry, bundles:
 
 def test_records_are_json(registry: Registry, bundles: list[Path]) -> None:
     version = registry.publish(bundles[0], by="ann")
-    data = registry.storage.read(f"versions/{version.sha256}/version.json")
-    assert data is not None
+    data = (root_of(registry) / "versions" / version.sha256 / "version.json").read_bytes()
     assert json.loads(data)["market"] == "shop"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import tsa.serving
 from tsa.cli.app import app
 from tsa.errors import ConfigError
-from tsa.integrations.sagemaker.serving import OWN, _bounds, _settings
+from tsa.integrations.sagemaker.serving import OWN, _settings, request_bounds
 from tsa.serving.settings import ServeSettings
 
 DEPLOYING = Path(__file__).parents[2] / "docs" / "deploying.md"
@@ -101,7 +101,7 @@ def test_variables_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
     assert served(monkeypatch, "--threads", "4").threads == 4
     made = _settings(Path("bundle"))
     assert (made.threads, made.new_store, made.port, made.host) == (3, True, 9001, "0.0.0.0")
-    assert _bounds() == {"max_bytes": 6 * 2**20, "max_list": 1000}
+    assert request_bounds() == {"max_bytes": 6 * 2**20, "max_list": 1000}
     text = DEPLOYING.read_text()
     assert [name for name in (*VARIABLES, *OWN) if f"`{name}`" not in text] == []
 
@@ -109,11 +109,11 @@ def test_variables_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_variable_that_breaks_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TSA_MAX_LIST", "0")
     with pytest.raises(ConfigError, match=r"max_list: must be .* 1 \(got '0', from TSA_MAX_LIST\)"):
-        _bounds()
+        request_bounds()
     monkeypatch.setenv("TSA_MAX_LIST", "10")
     monkeypatch.setenv("SAGEMAKER_MAX_PAYLOAD_IN_MB", "six")
     with pytest.raises(ConfigError, match="SAGEMAKER_MAX_PAYLOAD_IN_MB must be a whole number"):
-        _bounds()
+        request_bounds()
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

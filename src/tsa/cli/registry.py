@@ -26,7 +26,7 @@ Place = Annotated[
     typer.Option(
         "--registry",
         envvar="TSA_REGISTRY",
-        help="A folder, file:///FOLDER or s3://BUCKET/PREFIX.",
+        help="A folder, file:///FOLDER, s3://BUCKET/PREFIX or mlflow://HOST:PORT/NAME.",
         show_default=False,
     ),
 ]

@@ -1,21 +1,10 @@
-"""`Registry`: versions of a model's bundles, and aliases that name the one to use.
-
-    registry.json                   what the registry demands: the public key that bundles must be signed with
-    versions/SHA256/bundle.tar.gz   the bundle, without its signature
-    versions/SHA256/signature.json  its signature, if it is signed
-    versions/SHA256/version.json    what is known of it; written last, so a version is complete if it has this
-    aliases/NAME/00000001.json      the moves of an alias, numbered
-
-No object is ever changed. Of two promotions at the same time one writes the next number, and the other fails.
-"""
+"""`Registry`: versions of a model's bundles, and aliases that name the one to use; `RegistryPlace` says where they are."""
 
 from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -23,10 +12,12 @@ from typing import Any, Self
 from tsa.bundle.archive import to_tar_gz, write_contents
 from tsa.bundle.bundle import Bundle
 from tsa.bundle.manifest import SIGNATURE, sha256
-from tsa.bundle.signing import read_bundle, refuse_unsigned, signer_of
-from tsa.errors import BundleError, RegistryError
-from tsa.registry.records import Action, AliasEntry, Version, entry_from, to_bytes, version_from
-from tsa.registry.storage import NAME, Storage, open_storage
+from tsa.bundle.signing import read_bundle, refuse_unsigned
+from tsa.errors import RegistryError
+from tsa.registry.opening import open_place
+from tsa.registry.place import RegistryPlace, verified_contents
+from tsa.registry.records import Action, AliasEntry, Version
+from tsa.registry.storage import NAME
 
 FORMAT = 1
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -44,27 +35,27 @@ class Registry:
         True
     """
 
-    def __init__(self, storage: Storage, public_key: bytes | None = None) -> None:
-        """Use a storage; `open` does this from a URL.
+    def __init__(self, place: RegistryPlace, public_key: bytes | None = None) -> None:
+        """Use a place; `open` does this from a URL.
 
         Args:
             public_key: PEM; bundles must be signed with its private key.
         """
-        self.storage, self.public_key = storage, public_key
+        self.place, self.public_key = place, public_key
 
     @classmethod
     def open(cls, url: str) -> Self:
         """Open a registry, or an empty place for a new one.
 
         Args:
-            url: A folder, `file:///FOLDER` or `s3://BUCKET/PREFIX`.
+            url: A folder, `file:///FOLDER`, `s3://BUCKET/PREFIX` or `mlflow://HOST:PORT/NAME`.
 
         Raises:
             RegistryError: If it cannot be reached, or has another format.
         """
-        storage = open_storage(url)
-        data = storage.read(NAME)
-        return cls(storage, None if data is None else _key_of(data, storage.url))
+        place = open_place(url)
+        data = place.settings()
+        return cls(place, None if data is None else _key_of(data, place.url))
 
     @classmethod
     def create(cls, url: str, public_key: bytes | None = None) -> Self:
@@ -77,12 +68,10 @@ class Registry:
         Raises:
             RegistryError: If there is one already.
         """
-        storage = open_storage(url)
-        key = None if public_key is None else public_key.decode()
-        table = {"version": FORMAT, "public_key": key}
-        if not storage.create(NAME, (json.dumps(table, indent=1) + "\n").encode()):
-            raise RegistryError(f"{storage.url} is a registry already; use it, or choose another place")
-        return cls(storage, public_key)
+        place = open_place(url)
+        if not place.create(_settings(public_key)):
+            raise RegistryError(f"{place.url} is a registry already; use it, or choose another place")
+        return cls(place, public_key)
 
     def publish(self, bundle: str | Path, *, by: str, note: str = "") -> Version:
         """Add a bundle. One that is there already is not added again; a signature that it lacks is added.
@@ -102,32 +91,23 @@ class Registry:
         contents, _ = read_bundle(Path(bundle), self.public_key)
         opened = Bundle.open(bundle, key=self.public_key)
         signature = contents.pop(SIGNATURE, None)
-        archive, folder = to_tar_gz(contents), f"versions/{opened.sha256}"
-        if self.storage.read(NAME) is None:
-            self.storage.create(NAME, (json.dumps({"version": FORMAT, "public_key": None}, indent=1) + "\n").encode())
-        if not self.storage.create(f"{folder}/bundle.tar.gz", archive):
-            # another version of zlib may have packed the same files into other bytes
-            archive = self.storage.read(f"{folder}/bundle.tar.gz") or b""
+        archive = to_tar_gz(contents)
+        if self.place.settings() is None:
+            self.place.create(_settings(None))
         version = Version.of(opened, archive_sha256=sha256(archive), published=_now(), by=by, note=note)
-        if signature is not None:
-            self.storage.create(f"{folder}/{SIGNATURE}", signature)
-        self.contents(version)
-        self.storage.create(f"{folder}/version.json", to_bytes(version))
+        self.place.add(version, archive, signature)
         return self.version(version.sha256)
 
     def versions(self) -> list[Version]:
         """All complete versions, the earliest published first."""
-        return sorted(map(self.version, self._shas()), key=lambda version: (version.published, version.sha256))
+        return sorted(map(self.version, self.place.shas()), key=lambda version: (version.published, version.sha256))
 
     def version(self, sha: str) -> Version:
         """The version with this complete sha256. Raises RegistryError if there is none."""
-        name = f"versions/{sha}/version.json"
-        data = self.storage.read(name)
-        if data is None:
-            raise RegistryError(f"{self.storage.url} has no version {sha[:12]}; tsa registry list shows its versions")
-        version = version_from(data, f"{self.storage.url}/{name}")
-        signature = self.storage.read(f"versions/{sha}/{SIGNATURE}")
-        return replace(version, signed_by=None if signature is None else signer_of({SIGNATURE: signature}))
+        version = self.place.version(sha)
+        if version is None:
+            raise RegistryError(f"{self.place.url} has no version {sha[:12]}; tsa registry list shows its versions")
+        return version
 
     def resolve(self, name: str) -> Version:
         """The version that an alias or the beginning of a sha256 names.
@@ -138,32 +118,31 @@ class Registry:
         Raises:
             RegistryError: If nothing has this name, or several versions begin so.
         """
-        if ALIAS.fullmatch(name) and (numbers := self._numbers(name).get(name)):
-            return self.version(self._entry(name, numbers[-1]).sha256)
-        known = self._shas() if HEX.fullmatch(name) else []
+        if ALIAS.fullmatch(name) and (entry := self.place.current(name)):
+            return self.version(entry.sha256)
+        known = self.place.shas() if HEX.fullmatch(name) else []
         matching = [sha for sha in known if sha.startswith(name)]
         if len(matching) == 1:
             return self.version(matching[0])
         if matching:
             raise RegistryError(f"{name} must name one version (it begins {len(matching)}); give more of its digits")
         aliases = ", ".join(self.aliases()) or "none"
-        raise RegistryError(f"{self.storage.url} has no alias or version {name!r} (its aliases: {aliases})")
+        raise RegistryError(f"{self.place.url} has no alias or version {name!r} (its aliases: {aliases})")
 
     def aliases(self) -> dict[str, AliasEntry]:
         """The entry in force of each alias, by name."""
-        return {name: self._entry(name, numbers[-1]) for name, numbers in sorted(self._numbers().items())}
+        return {name: entry for name in self.place.alias_names() if (entry := self.place.current(name))}
 
     def current(self, alias: str) -> AliasEntry:
         """The entry in force of an alias. Raises RegistryError if there is no such alias."""
-        numbers = self._numbers(alias).get(alias) if ALIAS.fullmatch(alias) else None
-        if not numbers:
-            raise RegistryError(f"{self.storage.url} has no alias {alias!r}; tsa registry list shows its aliases")
-        return self._entry(alias, numbers[-1])
+        entry = self.place.current(alias) if ALIAS.fullmatch(alias) else None
+        if entry is None:
+            raise RegistryError(f"{self.place.url} has no alias {alias!r}; tsa registry list shows its aliases")
+        return entry
 
     def history(self, alias: str) -> list[AliasEntry]:
         """All moves of an alias, the first one first; empty if there is no such alias."""
-        numbers = self._numbers(alias).get(alias, [])
-        return [self._entry(alias, number) for number in numbers]
+        return self.place.entries(alias) if ALIAS.fullmatch(alias) else []
 
     def promote(
         self,
@@ -231,20 +210,9 @@ class Registry:
             BundleError: If the bundle was changed or is not signed as the registry demands.
             RegistryError: If it is missing.
         """
-        folder = f"versions/{version.sha256}"
-        archive = self.storage.read(f"{folder}/bundle.tar.gz")
-        where = f"{self.storage.url}/{folder}"
-        if archive is None:
-            raise RegistryError(f"{where}/bundle.tar.gz is missing; publish the bundle again")
-        if sha256(archive) != version.archive_sha256:
-            raise BundleError(f"{where}/bundle.tar.gz was changed: its sha256 is not the one in version.json")
-        with tempfile.TemporaryDirectory(prefix="tsa-registry-") as temporary:
-            path = Path(temporary) / "bundle.tar.gz"
-            path.write_bytes(archive)
-            contents, manifest = read_bundle(path)
-        if manifest["sha256"] != version.sha256:
-            raise BundleError(f"{where}/bundle.tar.gz was changed: it is the bundle {manifest['sha256'][:12]}")
-        signature = self.storage.read(f"{folder}/{SIGNATURE}")
+        where = f"{self.place.url}/versions/{version.sha256}"
+        contents = verified_contents(version, self.place.archive(version.sha256), where)
+        signature = self.place.signature(version.sha256)
         contents |= {} if signature is None else {SIGNATURE: signature}
         if self.public_key is not None:
             refuse_unsigned(contents, self.public_key, where)
@@ -284,30 +252,11 @@ class Registry:
         entry = AliasEntry(
             number=number, alias=alias, sha256=sha, action=action, by=by, at=_now(), why=why, evidence=evidence
         )
-        if not self.storage.create(_entry_name(alias, number), to_bytes(entry)):
-            other = self._entry(alias, number)
-            done = f"{other.by} moved {alias} to {other.sha256[:12]} at the same time"
+        written = self.place.append(entry)
+        if written != entry:
+            done = f"{written.by} moved {alias} to {written.sha256[:12]} at the same time"
             raise RegistryError(f"{done}; nothing was changed: look at tsa registry show {alias} and decide again")
         return entry
-
-    def _entry(self, alias: str, number: int) -> AliasEntry:
-        name = _entry_name(alias, number)
-        data = self.storage.read(name)
-        if data is None:
-            raise RegistryError(f"{self.storage.url}/{name} is missing; entries of an alias must never be removed")
-        return entry_from(data, f"{self.storage.url}/{name}")
-
-    def _numbers(self, alias: str | None = None) -> dict[str, list[int]]:
-        """The numbers of the entries, in order, by alias. Other files are ignored."""
-        numbers: dict[str, list[int]] = {}
-        for name in self.storage.names("aliases/" if alias is None else f"aliases/{alias}/"):
-            if match := re.fullmatch(r"aliases/([^/]+)/([0-9]{8})\.json", name):
-                numbers.setdefault(match[1], []).append(int(match[2]))
-        return numbers
-
-    def _shas(self) -> list[str]:
-        """The sha256 of each complete version."""
-        return [name.split("/")[1] for name in self.storage.names("versions/") if name.endswith("/version.json")]
 
 
 def _in_force(entries: list[AliasEntry]) -> list[str]:
@@ -321,8 +270,10 @@ def _in_force(entries: list[AliasEntry]) -> list[str]:
     return promoted
 
 
-def _entry_name(alias: str, number: int) -> str:
-    return f"aliases/{alias}/{number:08}.json"
+def _settings(public_key: bytes | None) -> bytes:
+    """The content of registry.json."""
+    table = {"version": FORMAT, "public_key": None if public_key is None else public_key.decode()}
+    return (json.dumps(table, indent=1) + "\n").encode()
 
 
 def _key_of(data: bytes, where: str) -> bytes | None:

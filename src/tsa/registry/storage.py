@@ -175,7 +175,7 @@ def open_storage(url: str) -> Storage:
 
 
 def _must_be(url: str) -> str:
-    return f"a registry must be a folder, file:///FOLDER or s3://BUCKET/PREFIX (got {url!r})"
+    return f"a registry must be a folder, file:///FOLDER, s3://BUCKET/PREFIX or mlflow://HOST:PORT/NAME (got {url!r})"
 
 
 def _code(error: Exception) -> str:

@@ -307,13 +307,6 @@ def mlflow_run() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID") or None
 
 
-def bound_mlflow() -> None:
-    """Limit the time of MLflow's calls, unless its variables do: by default one may take half an hour."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
-
-
 def freeze_parameters_without_grad(network: TSANetwork) -> list[str]:
     """Freeze the weights that get no gradient; returns their names. Uses up no random numbers."""
     device = network.table.weight.device

@@ -129,7 +129,7 @@ def input_fn(data: bytes | str, content_type: str, context: Any = None) -> Reque
     A refusal is returned as a value for `output_fn`, because the toolkit answers exceptions with their traceback.
     """
     body = data.encode() if isinstance(data, str) else bytes(data)
-    bounds = _bounds()
+    bounds = request_bounds()
     try:
         kind = media_type(content_type, READ)
         if len(body) > bounds["max_bytes"]:
@@ -215,7 +215,8 @@ def _settings(bundle: Path) -> ServeSettings:
     return ServeSettings.make({"bundle": bundle, "host": "0.0.0.0", "max_bytes": _payload(), **values}, layers)
 
 
-def _bounds() -> dict[str, int]:
+def request_bounds() -> dict[str, int]:
+    """The most payments and bytes of a request."""
     settings = _settings(Path())
     return {"max_bytes": settings.max_bytes, "max_list": settings.max_list}
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tsa.errors import ConfigError
-from tsa.training.distributed import bound_mlflow, mlflow_experiment, mlflow_run
+from tsa.optional import bound_mlflow
+from tsa.training.distributed import mlflow_experiment, mlflow_run
 from tsa.training.trackers.queue import USER, error_text
 
 MAX_PARAMETERS = 100
