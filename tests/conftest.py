@@ -42,6 +42,7 @@ torch.set_num_threads(1)
 MARKET = Path(__file__).parents[1] / "markets" / "demo.toml"
 SHORT_HISTORIES = ("--set", "history.0.length=8", "--set", "history.1.length=8")
 SMALL = ("--set", "model.width=16", "--set", "training.batch_size=64", "--set", "training.epochs=2")
+SMALL += ("--set", "model.n_tree_ensemble=2")
 
 
 SLOW_FACTOR = 6.0

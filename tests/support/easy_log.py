@@ -24,7 +24,7 @@ from tsa.training import TrainingConfig
 from tsa.training.data.sampler import Sampler
 from tsa.training.data.sampling import EpochSample
 
-TINY = {"width": 8, "n_heads": 2, "feedforward_width": 16, "classifier_width": 16}
+TINY = {"width": 8, "n_heads": 2, "feedforward_width": 16, "classifier_width": 16, "n_tree_ensemble": 1}
 FAST = {"epochs": 3, "batch_size": 64, "learning_rate": 0.02}
 MARKET: dict[str, Any] = {
     "name": "easy",

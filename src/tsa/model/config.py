@@ -51,6 +51,8 @@ class ModelConfig(Settings):
     event_embedding: Literal["aggregate", "factorise", "sum"] = "aggregate"
     """How an event is embedded. `aggregate`: folded over the features, width 2D. `factorise`: factorisation machine,
     width 2D. `sum`: sum of the embeddings of values, outcome, numbers and age, width D."""
+    n_tree_ensemble: int = Field(default=1, ge=1)
+    """Models of boosted trees with different seeds that are averaged."""
     n_match_features: int = Field(default=0, ge=0)
     """`sum` only: for this many first categorical features, add whether an event has the same value as the current
     one."""
@@ -197,6 +199,7 @@ _DEFAULT: dict[str, Any] = {
     "fusion": "softmax",
     "fusion_floor": 0.1,
     "parts": "auto",
+    "n_tree_ensemble": 5,
 }
 _EU = {"n_categorical": 108, "n_numerical": 51, "n_engineered": 413, "n_embedding": 2403, "histories": ("cid",)}
 _NA = {"n_categorical": 109, "n_numerical": 67, "n_engineered": 297, "n_embedding": 2070, "histories": ("cid", "ccid")}

@@ -222,7 +222,7 @@ class TrainingRun:
             raise TrainingStopped(
                 f"{self.out}: stopped by a signal after the last epoch; continue with --resume"
             ) from None
-        joined = join_parts(self.model.parts, self.store, self.rows, log_odds, self.config, self.processes, progress)
+        joined = join_parts(self.model, self.store, self.rows, log_odds, self.config, self.processes, progress)
         bundle = Bundle(
             market=self.store.market,
             encoder=self.store.encoder,

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.data.store.store import EventStore
+from tsa.model.config import ModelConfig
 from tsa.model.joining import ALONE, Joining, raw_scores
 from tsa.model.tree_model import TreeModel
 from tsa.progress import Progress
@@ -39,7 +40,7 @@ class JoinedParts:
 
 
 def join_parts(
-    parts: str,
+    model: ModelConfig,
     store: EventStore,
     rows: Mapping[str, Rows],
     network: Mapping[str, Array],
@@ -50,22 +51,29 @@ def join_parts(
     """Train trees on the rows of a run, and join them with its network.
 
     Args:
-        parts: `model.parts`.
+        model: Its settings say which parts there are, and how many models of trees.
         rows: Labelled rows, "train" and "validation".
         network: (m,) log odds of the trained network, of all payments per range.
     """
-    if parts == "network":
+    if model.parts == "network":
         return JoinedParts(choice={}, scores={name: raw_scores(log_odds) for name, log_odds in network.items()})
 
     def work() -> tuple[str, dict[str, Any], PartsChoice, dict[str, NDArray[np.float32]]]:
         threads = max(1, torch.get_num_threads())
         with progress("training trees", 1) as advance:
-            model = fit_trees(store, rows["train"], rows["validation"], seed=config.seed, threads=threads)
+            fitted = fit_trees(
+                store,
+                rows["train"],
+                rows["validation"],
+                seed=config.seed,
+                threads=threads,
+                n_ensemble=model.n_tree_ensemble,
+            )
             advance(1)
-        trees = {name: model.of_store(store, some) for name, some in range_rows(store).items()}
-        choice = _choice(parts, store, {"network": network, "trees": trees}, config)
+        trees = {name: fitted.of_store(store, some) for name, some in range_rows(store).items()}
+        choice = _choice(model.parts, store, {"network": network, "trees": trees}, config)
         scores = {name: raw_scores(choice.joining({"network": network[name], "trees": trees[name]})) for name in trees}
-        return model.trees.text, model.to_dict(), choice, scores
+        return fitted.trees.text, fitted.to_dict(), choice, scores
 
     made = processes.run_then_barrier("trees", work if processes.is_main else None)
     text, table, choice = processes.broadcast(None if made is None else made[:3])

@@ -1,5 +1,7 @@
 """Train the trees of a model: LightGBM on the columns of `tsa.data.tree_columns`, stopped early on later payments.
 
+Several such models with different seeds are averaged (docs/design.md has measurements).
+
 The same store and settings give the same trees, to the bit, on any number of threads.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from tsa.data.store.store import EventStore
 from tsa.data.tree_columns import TreeColumns
+from tsa.model.averaged_trees import averaged
 from tsa.model.boosted_trees import BoostedTrees, lightgbm_library
 from tsa.model.tree_model import TreeModel
 
@@ -26,16 +30,19 @@ Array = NDArray[Any]
 logger = logging.getLogger(__name__)
 
 MAX_VALUES = 400_000_000
-"""Above this many values (payments x columns), genuine payments are sampled, to limit time and memory."""
+"""Above this many values (payments x columns) in all models together, each draws its own sample of genuine payments, to
+limit time and memory."""
 MAX_ROUNDS, PATIENCE = 1500, 50
 """Trees at most; and rounds without a better average precision on the later payments before training stops."""
 LATER_SHARE = 0.15
 """Share of the training payments, the latest, that decide the number of trees if no validation range is left out."""
+MIN_LEAVES, MAX_LEAVES = 7, 31
+CASES_PER_LEAF = 40
+"""Training payments with the rarer outcome for each leaf of a tree: few frauds bear few leaves."""
 SETTINGS: dict[str, Any] = {
     "objective": "binary",
     "metric": "average_precision",
     "learning_rate": 0.05,
-    "num_leaves": 15,
     "min_child_samples": 50,
     "lambda_l2": 10.0,
     "feature_fraction": 0.2,
@@ -47,7 +54,14 @@ SETTINGS: dict[str, Any] = {
 
 
 def fit_trees(
-    store: EventStore, train: Rows, validation: Rows, *, seed: int, threads: int, max_rounds: int = MAX_ROUNDS
+    store: EventStore,
+    train: Rows,
+    validation: Rows,
+    *,
+    seed: int,
+    threads: int,
+    n_ensemble: int = 1,
+    max_rounds: int = MAX_ROUNDS,
 ) -> TreeModel:
     """Train on the labelled rows `train`; `validation` decides how many trees there are.
 
@@ -56,24 +70,79 @@ def fit_trees(
     Args:
         seed: Of the sampling and of LightGBM.
         threads: Of LightGBM.
-        max_rounds: Trees at most.
+        n_ensemble: Models that are averaged.
+        max_rounds: Trees of each model at most.
     """
-    library = lightgbm_library()
     columns = TreeColumns.of(store, train)
-    settings = {**SETTINGS, "seed": seed % 2**31, "num_threads": threads}
-    train, rate = _sample(np.asarray(store.label), train, MAX_VALUES // len(columns.names), seed)
+    label = np.asarray(store.label)
+    settings = {**SETTINGS, "num_leaves": _leaves(label[train]), "num_threads": threads}
     later = validation if len(validation) else _latest(train)
     learned = train if len(validation) else np.setdiff1d(train, later)
-    data = _dataset(store, columns, learned, settings)
-    check = _dataset(store, columns, later, settings, reference=data)
-    stop = library.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
-    booster = library.train(settings, data, max_rounds, valid_sets=[check], valid_names=["later"], callbacks=[stop])
-    rounds = max(1, int(booster.best_iteration))
-    logger.info("trees: %d of %d columns, trained on %d payments", rounds, len(columns.names), len(learned))
-    if not len(validation):
-        booster = library.train(settings, _dataset(store, columns, train, settings), rounds)
-    text = booster.model_to_string(num_iteration=rounds)
-    return TreeModel(columns=columns, trees=BoostedTrees(text=text, names=columns.names, shift=math.log(rate)))
+    most = MAX_VALUES // len(columns.names) // n_ensemble
+    fitting = _Fitting(store, columns, settings, most, max_rounds)
+    rounds, texts, rate = 0, [], 1.0
+    for member in range(n_ensemble):
+        if len(validation) or not member:
+            text, rounds, rate = fitting.stopped_early(learned, later, seed + member)
+        if not len(validation):
+            text, rate = fitting.with_rounds(train, rounds, seed + member)
+        texts.append(text)
+    logger.info(
+        "trees: %d models, %d trees of %d leaves in the last, %d columns, trained on %d payments",
+        *(n_ensemble, rounds, settings["num_leaves"], len(columns.names), len(learned)),
+    )
+    trees = BoostedTrees(text=averaged(texts), names=columns.names, shift=math.log(rate))
+    return TreeModel(columns=columns, trees=trees)
+
+
+def _leaves(label: Array) -> int:
+    """Leaves of a tree, for training labels (n,)."""
+    rarer = min(int((label == 1).sum()), int((label == 0).sum()))
+    return min(MAX_LEAVES, max(MIN_LEAVES, rarer // CASES_PER_LEAF))
+
+
+@dataclass
+class _Fitting:
+    """Trains models one after the other. Datasets are made once if all payments are learned from."""
+
+    store: EventStore
+    columns: TreeColumns
+    settings: dict[str, Any]
+    most: int
+    """Payments that a model learns from at most."""
+    max_rounds: int
+    _made: dict[str, tuple[Rows, Any, lightgbm.Dataset]] = field(default_factory=dict)
+
+    def stopped_early(self, learned: Rows, later: Rows, seed: int) -> tuple[str, int, float]:
+        """Train on `learned` until `later` gets no better: the text, its number of trees, and the sampling rate."""
+        library, (data, rate) = lightgbm_library(), self._sampled(learned, seed)
+        check = self._dataset("later", later, reference=data)
+        stop = library.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
+        found = {"valid_sets": [check], "valid_names": ["later"], "callbacks": [stop]}
+        booster = library.train(self._seeded(seed), data, self.max_rounds, **found)
+        rounds = max(1, int(booster.best_iteration))
+        return booster.model_to_string(num_iteration=rounds), rounds, rate
+
+    def with_rounds(self, train: Rows, rounds: int, seed: int) -> tuple[str, float]:
+        """Train so many trees: the text and the sampling rate."""
+        data, rate = self._sampled(train, seed)
+        return lightgbm_library().train(self._seeded(seed), data, rounds).model_to_string(), rate
+
+    def _seeded(self, seed: int) -> dict[str, Any]:
+        """Settings with the seed of the columns that each tree reads, which is all that is random in training."""
+        return {**self.settings, "feature_fraction_seed": seed % 2**31}
+
+    def _sampled(self, rows: Rows, seed: int) -> tuple[lightgbm.Dataset, float]:
+        sample, rate = _sample(np.asarray(self.store.label), rows, self.most, seed)
+        return self._dataset("learned", sample), rate
+
+    def _dataset(self, name: str, rows: Rows, reference: Any = None) -> lightgbm.Dataset:
+        """The dataset of some rows; the last one of this name if it is the same."""
+        if (last := self._made.get(name)) is not None and last[1] is reference and np.array_equal(last[0], rows):
+            return last[2]
+        made = _dataset(self.store, self.columns, rows, self.settings, reference)
+        self._made[name] = (rows, reference, made)
+        return made
 
 
 def _sample(label: Array, rows: Rows, most: int, seed: int) -> tuple[Rows, float]:

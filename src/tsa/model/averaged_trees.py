@@ -1,0 +1,59 @@
+"""Average several models of trees: one text in LightGBM's format, whose log odds are the mean of theirs.
+
+Boosting draws other columns with another seed. The mean of a few such models is more accurate than any of them, and each
+leaf only has to be divided by their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tsa.errors import ModelError
+
+FIRST, END = "\nTree=0\n", "end of trees\n"
+SCALED = ("leaf_value", "internal_value")
+"""Lines of numbers that are divided."""
+FOOT = "\nfeature_importances:\n\nparameters:\nend of parameters\n\npandas_categorical:null\n"
+
+
+def averaged(texts: Sequence[str]) -> str:
+    """One text model with the trees of all `texts`, in their order. They must read the same columns.
+
+    Raises:
+        ModelError: If a text is not a model of LightGBM, or columns differ.
+    """
+    if len(texts) == 1:
+        return texts[0]
+    heads = [_head(text) for text in texts]
+    if not texts or any(head != heads[0] for head in heads):
+        raise ModelError("trees that are averaged must read the same columns")
+    blocks = [block for text in texts for block in _blocks(text, len(texts))]
+    blocks = [f"Tree={number}\n{block}" for number, block in enumerate(blocks)]
+    sizes = " ".join(str(len(block.encode())) for block in blocks)
+    return f"{heads[0]}\ntree_sizes={sizes}\n\n{''.join(blocks)}{END}{FOOT}"
+
+
+def _head(text: str) -> str:
+    """The lines before the trees, without the sizes of these."""
+    head, _, trees = text.partition(FIRST)
+    if not head.startswith("tree\n") or END not in trees:
+        raise ModelError("the trees must be a text model of LightGBM with at least one tree")
+    return "\n".join(line for line in head.splitlines() if not line.startswith("tree_sizes=")).rstrip("\n")
+
+
+def _blocks(text: str, count: int) -> Iterator[str]:
+    """The lines of each tree after its number, with values divided by `count`."""
+    trees = text[text.index(FIRST) + 1 : text.index(END)]
+    for block in trees.split("Tree=")[1:]:
+        lines = block.split("\n")[1:]
+        yield "\n".join(_divided(line, count) for line in lines)
+
+
+def _divided(line: str, count: int) -> str:
+    name, equals, values = line.partition("=")
+    if not equals or name not in SCALED:
+        return line
+    try:
+        return f"{name}={' '.join(repr(float(value) / count) for value in values.split())}"
+    except ValueError as error:
+        raise ModelError(f"{name} of the trees must hold numbers ({error})") from None
