@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from tsa.data.store.store import EventStore
 from tsa.data.tree_columns import TreeColumns
-from tsa.model.averaged_trees import averaged
 from tsa.model.boosted_trees import BoostedTrees, lightgbm_library
 from tsa.model.tree_model import TreeModel
+from tsa.training.parts.averaged_trees import averaged
 
 if TYPE_CHECKING:
     import lightgbm

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tsa.errors import ModelError
-from tsa.model.averaged_trees import averaged
 from tsa.model.boosted_trees import BoostedTrees
+from tsa.training.parts.averaged_trees import averaged
 
 N, NAMES = 1000, ("a", "b", "c", "code")
 
