@@ -118,8 +118,8 @@ class _Fitting:
         library, (data, rate) = lightgbm_library(), self._sampled(learned, seed)
         check = self._dataset("later", later, reference=data)
         stop = library.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
-        found = {"valid_sets": [check], "valid_names": ["later"], "callbacks": [stop]}
-        booster = library.train(self._seeded(seed), data, self.max_rounds, **found)
+        checks = {"valid_sets": [check], "valid_names": ["later"], "callbacks": [stop]}
+        booster = library.train(self._seeded(seed), data, self.max_rounds, **checks)
         rounds = max(1, int(booster.best_iteration))
         return booster.model_to_string(num_iteration=rounds), rounds, rate
 
