@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,54 @@ def test_a_server_follows_the_alias(registry: Registry, tmp_path: Path) -> None:
         registry.promote(second, by="ann")
         until(lambda: version() == second)
     assert {answer.status_code for answer in answers} == {200}
+
+
+def test_a_shadow_follows_its_alias(registry: Registry, tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    sources = [AliasFollower(f"{place}@{alias}", tmp_path / "cache") for alias in ("champion", "challenger")]
+    sources[0].refresh()
+    follow = {
+        f"{name}_from": f"{place}@{alias}" for name, alias in {"bundle": "champion", "shadow": "challenger"}.items()
+    }
+    paths = {"bundle_cache": tmp_path / "cache", "shadow": sources[1].path, "shadow_file": tmp_path / "shadow.jsonl"}
+    settings = {**follow, **paths, "watch_seconds": 0.05, "shadow_difference": 0.0}
+    first, second = (sha(tmp_path / name)[:12] for name in "01")
+    with server(sources[0].path, **settings) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        count = iter(range(10**6))
+
+        def shadows() -> set[tuple[str, str]]:
+            """The versions of the answer and of the shadow, of all payments until now."""
+            answer = client.post("/v1/score", json=payment(f"p{next(count)}"))
+            assert answer.status_code == 200
+            lines = map(json.loads, (tmp_path / "shadow.jsonl").read_text().splitlines() if shadow_file() else [])
+            return {(line["ours"]["version"], line["shadow"]["version"]) for line in lines}
+
+        def shadow_file() -> bool:
+            return (tmp_path / "shadow.jsonl").exists()
+
+        assert shadows() == set()
+        registry.promote(second, "challenger", by="ann")
+        until(lambda: "tsa_shadow_reloads_total" in client.get("/metrics").text and shadows() == {(first, second)})
+        third = registry.publish(made_bundle(tmp_path / "2", seed=2), by="ann").short
+        registry.promote(third, "challenger", by="ann")
+        until(lambda: (first, third) in shadows())
+        place.rename(tmp_path / "gone")
+        until(lambda: "tsa_registry_failures_total 0.0" not in client.get("/metrics").text)
+        lines = len((tmp_path / "shadow.jsonl").read_text().splitlines())
+        until(lambda: bool(shadows()) and len((tmp_path / "shadow.jsonl").read_text().splitlines()) > lines)
+        (tmp_path / "gone").rename(place)
+        registry.rollback("challenger", by="ann")
+        until(lambda: (tmp_path / "shadow.jsonl").read_text().splitlines()[-1].count(second) == 1 or not shadows())
+        assert 'tsa_shadow_reloads_total{outcome="taken"} 3.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--shadow", "b"], "got both"), ([], "shadow_from must be REGISTRY@ALIAS")]
+)
+def test_a_shadow_is_given_in_one_way(tsa: Tsa, tmp_path: Path, words: list[str], said: str) -> None:
+    refused = tsa("serve", made_bundle(tmp_path / "b"), "--shadow-from", "r@challenger" if words else "r", *words)
+    assert refused.code == 2
+    assert said in refused.err
 
 
 def test_the_command_serves_from_a_registry(registry: Registry, tmp_path: Path) -> None:

@@ -104,7 +104,5 @@ def test_buckets_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("url", ["http://x/y", "file://host/x", "s3://", "ftp:/x", "s3:///x"])
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(
-        RegistryError, match="a registry must be a folder, file:///FOLDER, s3://BUCKET/PREFIX or mlflow"
-    ):
+    with pytest.raises(RegistryError, match="a registry must be a folder, file:///FOLDER, s3://BUCKET/PREFIX, mlflow"):
         open_storage(url)

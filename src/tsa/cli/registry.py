@@ -26,7 +26,7 @@ Place = Annotated[
     typer.Option(
         "--registry",
         envvar="TSA_REGISTRY",
-        help="A folder, file:///FOLDER, s3://BUCKET/PREFIX or mlflow://HOST:PORT/NAME.",
+        help="A folder, file:///FOLDER, s3://BUCKET/PREFIX, mlflow://HOST:PORT/NAME or sagemaker://GROUP.",
         show_default=False,
     ),
 ]

@@ -29,6 +29,7 @@ def serve(bundle: ServedBundle = None, set_: MarketSets = None, **values: Any) -
     from tsa.serving import run
 
     bundle = _bundle(bundle, values["bundle_from"], values["bundle_cache"])
+    values["shadow"] = _shadow(values["shadow"], values["shadow_from"], values["bundle_cache"])
     settings = ServeSettings.make({"bundle": bundle, "overrides": tuple(set_ or ()), **values})
     secrets = (*settings.token_files, *settings.admin_token_files, settings.ssl_certificate, settings.ssl_key)
     read = (settings.bundle, settings.shadow, *secrets, settings.ssl_client_ca, settings.public_key)
@@ -53,4 +54,21 @@ def _bundle(bundle: Path | None, bundle_from: str | None, cache: Path) -> Path:
         if not source.path.exists():
             raise
         logger.warning("the last copy of the bundle is served, since its registry cannot be read: %s", error)
+    return source.path
+
+
+def _shadow(shadow: Path | None, shadow_from: str | None, cache: Path) -> Path | None:
+    """The shadow's bundle: the one given, or the copy of the one that a registry's alias names, which may come later."""
+    from tsa.registry import AliasFollower
+
+    if shadow_from is None:
+        return shadow
+    if shadow is not None:
+        raise ConfigError("tsa serve takes --shadow or --shadow-from (got both); give one of them")
+    source = AliasFollower(shadow_from, cache.expanduser(), "shadow_from")
+    try:
+        source.refresh()
+    except TSAError as error:
+        now = "the last copy of the shadow is used" if source.path.exists() else "the server starts without a shadow"
+        logger.warning("%s, since its registry cannot be read: %s", now, error)
     return source.path

@@ -24,21 +24,20 @@ class AliasFollower:
     Several processes may use one folder: files and links are replaced in one step.
     """
 
-    def __init__(self, name: str, cache: Path) -> None:
+    def __init__(self, name: str, cache: Path, setting: str = "bundle_from") -> None:
         """Follow an alias. Nothing is read yet.
 
         Args:
             name: REGISTRY@ALIAS, such as s3://models/cards@champion.
             cache: The folder for the copies; those of other registries and aliases may be there too.
+            setting: What `name` is the value of, for messages.
 
         Raises:
             RegistryError: If `name` is not of this form.
         """
         self.url, separator, self.alias = name.rpartition("@")
         if not (separator and self.url and self.alias):
-            raise RegistryError(
-                f"bundle_from must be REGISTRY@ALIAS, such as s3://models/cards@champion (got {name!r})"
-            )
+            raise RegistryError(f"{setting} must be REGISTRY@ALIAS, such as s3://models/cards@champion (got {name!r})")
         self.folder = cache / sha256(name.encode())[:16]
         self._registry: Registry | None = None
 

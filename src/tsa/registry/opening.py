@@ -10,7 +10,8 @@ def open_place(url: str) -> RegistryPlace:
     """Open the place at a URL.
 
     Args:
-        url: A folder, `file:///FOLDER`, `s3://BUCKET/PREFIX` or `mlflow://HOST:PORT/NAME`.
+        url: A folder, `file:///FOLDER`, `s3://BUCKET/PREFIX`, `mlflow://HOST:PORT/NAME` or
+            `sagemaker://GROUP`.
 
     Raises:
         RegistryError: For any other URL.
@@ -20,4 +21,8 @@ def open_place(url: str) -> RegistryPlace:
         from tsa.registry.mlflow import MLflowPlace
 
         return MLflowPlace.open(url)
+    if url.startswith("sagemaker://"):
+        from tsa.registry.sagemaker import SageMakerPlace
+
+        return SageMakerPlace.open(url)
     return ObjectPlace(open_storage(url))

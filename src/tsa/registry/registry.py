@@ -48,7 +48,8 @@ class Registry:
         """Open a registry, or an empty place for a new one.
 
         Args:
-            url: A folder, `file:///FOLDER`, `s3://BUCKET/PREFIX` or `mlflow://HOST:PORT/NAME`.
+            url: A folder, `file:///FOLDER`, `s3://BUCKET/PREFIX`, `mlflow://HOST:PORT/NAME` or
+                `sagemaker://GROUP`.
 
         Raises:
             RegistryError: If it cannot be reached, or has another format.

@@ -175,7 +175,8 @@ def open_storage(url: str) -> Storage:
 
 
 def _must_be(url: str) -> str:
-    return f"a registry must be a folder, file:///FOLDER, s3://BUCKET/PREFIX or mlflow://HOST:PORT/NAME (got {url!r})"
+    forms = "a folder, file:///FOLDER, s3://BUCKET/PREFIX, mlflow://HOST:PORT/NAME or sagemaker://GROUP"
+    return f"a registry must be {forms} (got {url!r})"
 
 
 def _code(error: Exception) -> str:

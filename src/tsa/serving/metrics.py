@@ -75,8 +75,11 @@ class Metrics:
             "tsa_shadow_difference", "Absolute difference of the raw scores of shadow and bundle", DIFFERENCES
         )
         self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
+        self.shadow_reloads = counter("tsa_shadow_reloads_total", "Bundles that became the shadow, or not", ["outcome"])
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
-        self.registry_failures = counter("tsa_registry_failures_total", "Failed looks at the registry that is followed")
+        self.registry_failures = counter(
+            "tsa_registry_failures_total", "Failed looks at the registries that are followed"
+        )
         self.queue = client.Gauge("tsa_queue_payments", "Payments that wait", registry=self.registry)
         client.Gauge(START[0], START[1], registry=self.registry).set(time.time())
         client.Gauge(WORKERS_READY[0], WORKERS_READY[1], registry=self.registry).set(1)

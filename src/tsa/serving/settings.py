@@ -62,6 +62,12 @@ class ServeSettings(Settings):
         None, "--shadow", "A second bundle that scores the same payments without affecting answers."
     )
     """Differences of its scores are only counted and written."""
+    shadow_from: str | None = option(
+        None,
+        "--shadow-from",
+        "Like --shadow, the bundle that an alias of a registry names, such as REGISTRY@challenger.",
+    )
+    """`shadow` is then the link to the local copy; as long as there is none, nothing scores as shadow."""
     shadow_file: Path | None = option(None, "--shadow-file", "JSON lines with the shadow's differences.")
     shadow_difference: float = Field(0.01, ge=0)
     """Smaller differences of raw scores are not written."""

@@ -53,7 +53,7 @@ class AppState:
             ConfigError: settings that do not fit the bundle. Also raises what opening these raises.
         """
         self.settings, self.secrets = settings, Credentials(settings)
-        self.source = source_of(settings)
+        self.sources = sources_of(settings)
         self.mark: BundleFileId = bundle_file_id(settings.bundle)
         scorer = self._load()
         if not (is_evaluated(scorer.bundle) or settings.allow_unevaluated):
@@ -67,8 +67,8 @@ class AppState:
             scorer, self.store, version=version_of(scorer), may_wait=settings.history_seen is not None
         )
         self.reasoner = ExplanationWorker(self.store)
-        self.shadow = None if settings.shadow is None else Shadow(settings, self.store, self.metrics)
-        self.draining, self.registry_problem = False, ""
+        self.shadow, self.shadow_mark = self._open_shadow()
+        self.draining, self.registry_problems = False, dict[str, str]()
         self.ends_at: float | None = None
         """Latest end of a shutdown that has begun, on the clock of `time.monotonic`."""
         self._set_scorer(scorer)
@@ -107,6 +107,14 @@ class AppState:
             allow_eviction=self.settings.allow_eviction,
         )
         return MonitoredStore(store, self.metrics)
+
+    def _open_shadow(self) -> tuple[Shadow | None, BundleFileId | None]:
+        """The shadow and what its bundle is identified by. One of a registry that has none yet comes later."""
+        settings = self.settings
+        if settings.shadow is None or (settings.shadow_from is not None and not settings.shadow.exists()):
+            return None, None
+        mark = bundle_file_id(settings.shadow)
+        return Shadow(settings, self.store, self.metrics), mark
 
     def _set_scorer(self, scorer: Scorer) -> None:
         """Set everything that depends on the bundle."""
@@ -178,19 +186,40 @@ class AppState:
         return exists
 
     async def follow(self) -> None:
-        """Copy the bundle that the registry's alias names now. If that fails, the copy that is there stays in use."""
-        if self.source is None:
+        """Copy the bundles that the registries' aliases name now. Where that fails, the copy that is there stays in use."""
+        for source in self.sources:
+            name = f"{source.url}@{source.alias}"
+            try:
+                await asyncio.to_thread(source.refresh)
+                self.registry_problems.pop(name, None)
+            except Exception as error:
+                self.metrics.registry_failures.inc()
+                problem = str(error) if isinstance(error, TSAError) else safe_traceback(error)
+                if problem != self.registry_problems.get(name):
+                    logger.error("%s cannot be followed, and the bundle in use stays: %s", name, problem)
+                self.registry_problems[name] = problem
+        if self.settings.shadow_from is not None:
+            await asyncio.to_thread(self._follow_shadow)
+
+    def _follow_shadow(self) -> None:
+        """Let the shadow score with the copy that its link leads to now. One that cannot be used is tried once."""
+        assert self.settings.shadow is not None
+        mark = bundle_file_id(self.settings.shadow)
+        if mark == self.shadow_mark or not mark[1]:
             return
+        self.shadow_mark = mark
         try:
-            await asyncio.to_thread(self.source.refresh)
-            self.registry_problem = ""
+            if self.shadow is None:
+                self.shadow = Shadow(self.settings, self.store, self.metrics)
+            else:
+                self.shadow.replace(self.settings)
         except Exception as error:
-            self.metrics.registry_failures.inc()
-            if (
-                problem := str(error) if isinstance(error, TSAError) else safe_traceback(error)
-            ) != self.registry_problem:
-                logger.error("the registry cannot be followed, and the bundle in use stays: %s", problem)
-            self.registry_problem = problem
+            self.metrics.shadow_reloads.labels("refused").inc()
+            problem = error if isinstance(error, TSAError) else safe_traceback(error)
+            logger.error("the shadow was not replaced: %s", problem)
+            return
+        self.metrics.shadow_reloads.labels("taken").inc()
+        logger.info("bundle %s is the shadow", self.shadow.version)
 
     async def reload(self) -> str:
         """Load the bundle that is now at the path and use it, without a pause.
@@ -246,8 +275,8 @@ class AppState:
             self.store.close()
 
 
-def source_of(settings: ServeSettings) -> AliasFollower | None:
-    """The registry that a server follows, if any; its settings name the link to the local copy."""
-    if settings.bundle_from is None:
-        return None
-    return AliasFollower(settings.bundle_from, settings.bundle_cache.expanduser())
+def sources_of(settings: ServeSettings) -> list[AliasFollower]:
+    """The registries that a server follows; its settings name the links to the local copies."""
+    names = {name: getattr(settings, name) for name in ("bundle_from", "shadow_from")}
+    cache = settings.bundle_cache.expanduser()
+    return [AliasFollower(value, cache, name) for name, value in names.items() if value is not None]

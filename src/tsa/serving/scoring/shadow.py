@@ -43,18 +43,14 @@ class Shadow:
 
     def __init__(self, settings: ServeSettings, store: HistoryStore | None, metrics: Metrics) -> None:
         """Open the bundle and the file; raises what opening these raises."""
-        assert settings.shadow is not None
-        scorer = Scorer.load(
-            settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
-        )
-        self._pipeline, self._store = ScoringPipeline(scorer, version_of(scorer), time.time), store
+        self._pipeline, self._store = _opened_pipeline(settings), store
         self._fitted: int | None = None
         """The store's `turns` when it was last checked."""
         with contextlib.suppress(HistoryUnavailable):  # then it is checked before the first payment
             self._check_store()
         self._metrics, self._min_difference = metrics, settings.shadow_difference
         self._path, self._file = settings.shadow_file, _opened(settings.shadow_file)
-        self._writing = threading.Lock()
+        self._writing, self._scoring = threading.Lock(), threading.Lock()
         self._work: queue.Queue[tuple[PaymentRequest, ScoreResult] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="tsa-shadow", daemon=True)
         self._thread.start()
@@ -68,6 +64,17 @@ class Shadow:
                 except queue.Full:
                     self._metrics.shadow_lost.inc()
 
+    @property
+    def version(self) -> str:
+        """The version of the bundle that scores."""
+        return self._pipeline.version
+
+    def replace(self, settings: ServeSettings) -> None:
+        """Score with the bundle that is now at the path; raises what opening it raises, and the old one stays in use."""
+        opened = _opened_pipeline(settings)
+        with self._scoring:
+            self._pipeline, self._fitted = opened, None
+
     def reopen(self) -> None:
         """Reopen the file at its path, after a log rotation. Raises OSError; the old file then stays in use."""
         opened = _opened(self._path)
@@ -79,7 +86,8 @@ class Shadow:
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             try:
-                self._compare(*work)
+                with self._scoring:
+                    self._compare(*work)
             except Exception as error:
                 self._metrics.shadow_lost.inc()
                 if not isinstance(error, TSAError):
@@ -121,6 +129,14 @@ class Shadow:
         self._thread.join(max(0.0, end - time.monotonic()))
         if self._file is not None and not self._thread.is_alive():
             self._file.close()
+
+
+def _opened_pipeline(settings: ServeSettings) -> ScoringPipeline:
+    assert settings.shadow is not None
+    scorer = Scorer.load(
+        settings.shadow.resolve(), settings.overrides, key=settings.read_key(), threads=settings.threads
+    )
+    return ScoringPipeline(scorer, version_of(scorer), time.time)
 
 
 def _opened(path: Path | None) -> IO[bytes] | None:
