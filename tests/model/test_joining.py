@@ -38,9 +38,19 @@ def test_parts_that_say_the_same_share_the_weight():
 
 
 def test_few_payments_leave_the_weights_nearly_equal():
-    joining = fit_joining(*drawn(100, own=(1.0, 0.0)))
+    parts, label = drawn(100, own=(1.0, 0.0))
+    joining = fit_joining(parts, label, penalty=100.0)
     assert joining.network == pytest.approx(joining.trees, abs=0.1)
     assert joining.trees > 0.1
+
+
+def test_few_frauds_are_heard():
+    """The penalty is less where there are few, and the same as always where there are many."""
+    few, many = drawn(1000, own=(1.0, 0.0)), drawn(own=(1.0, 0.0))
+    assert 20 < few[1].sum() < 100
+    free, default, fixed = (fit_joining(*few, **settings) for settings in ({"penalty": 0.0}, {}, {"penalty": 100.0}))
+    assert free.trees < default.trees < fixed.trees - 0.05
+    assert fit_joining(*many) == fit_joining(*many, penalty=100.0)
 
 
 def test_joined_log_odds_do_not_depend_on_the_batch():

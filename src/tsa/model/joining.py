@@ -71,6 +71,8 @@ MEAN = Joining(network=0.5, trees=0.5)
 """Where there are no payments to fit weights on: the plain mean of both."""
 PENALTY = 100.0
 """Draws the weights towards each other: they differ by about 1 / sqrt(PENALTY) = 0.1 unless the payments say otherwise."""
+PENALTY_PER_CASE = 0.4
+"""The penalty is at most this for each payment with the rarer outcome, so that few frauds are still heard."""
 
 
 def raw_scores(log_odds: NDArray[Any]) -> NDArray[np.float32]:
@@ -79,7 +81,7 @@ def raw_scores(log_odds: NDArray[Any]) -> NDArray[np.float32]:
     return scores
 
 
-def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any], *, penalty: float = PENALTY) -> Joining:
+def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any], *, penalty: float | None = None) -> Joining:
     """Logistic regression of outcomes on the log odds of both parts, with weights that are not negative.
 
     The prior is that both parts count alike: the errors of two kinds of models differ, and payments of a short range say
@@ -88,7 +90,7 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any], *, pe
     Args:
         log_odds: (n,) of each part, of payments that neither has learned from.
         label: (n,) 1 fraud, 0 genuine; both must occur.
-        penalty: Of the squared difference of the weights.
+        penalty: Of the squared difference of the weights; None: `PENALTY`, or less where there are few frauds.
 
     Raises:
         ModelError: If only one outcome occurs, or all log odds are equal.
@@ -101,6 +103,8 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any], *, pe
             "weights of the parts need payments of both outcomes and scores that differ "
             f"(got {int(y.sum())} frauds of {len(y)}, deviations {width.tolist()})"
         )
+    if penalty is None:
+        penalty = min(PENALTY, PENALTY_PER_CASE * min(y.sum(), len(y) - y.sum()))
     centre = columns.mean(0)
     x = (columns - centre) / width
 
