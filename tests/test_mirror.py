@@ -37,8 +37,8 @@ ELSEWHERE = {
     "cli/test_bundle.py": ("the differences are those that the command prints", "evaluation/bundle_diff"),
     "config/test_market.py": (
         "tables, rules and overrides are parts of one market file, and errors name its lines",
-        "config/base config/derived config/input config/optional_tables config/overrides config/settings config/split "
-        "config/tables config/toml config/validation",
+        "config/base config/derived config/input config/optional_tables config/overrides config/promotion config/settings "
+        "config/split config/tables config/toml config/validation",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
     "data/check/test_log_check.py": ("the check reports it", "data/check/suspicious"),
@@ -63,6 +63,7 @@ ELSEWHERE = {
         "data/log/file_heads data/log/sources",
     ),
     "data/log/test_paths.py": ("errors are those of paths that cannot be read", "data/log/read_errors"),
+    "evaluation/promotion/test_gate.py": ("a pair is scored to be judged", "evaluation/promotion/pair"),
     "data/online/test_payments.py": ("the reader of payments makes them", "data/online/encoded"),
     "data/store/test_store.py": (
         "a store is built to be opened",

@@ -1,8 +1,9 @@
 """The command line.
 
-Exit codes: 0; 1 for a bug; 2 for bad usage or input, or missing resources (one paragraph, no traceback); 3 for an alert of
-`tsa monitor`; 130 when interrupted; 143 after SIGTERM and 129 after SIGHUP, once incomplete files are removed (a training
-saves a checkpoint and ends with 143 after either).
+Exit codes: 0; 1 for a bug; 2 for bad usage or input, or missing resources (one paragraph, no traceback); 3 for an
+alert of `tsa monitor`; 10 for a bundle of `tsa retrain` that the gate does not let pass; 130 when interrupted; 143
+after SIGTERM and 129 after SIGHUP, once incomplete files are removed (a training saves a checkpoint and ends with 143
+after either).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from tsa.cli import (
 )
 from tsa.cli.app import app
 from tsa.cli.console import INTERRUPTED, errors, print_line
+from tsa.cli.lifecycle import retrain
 from tsa.cli.process.streams import flush_or_drop, print_any_character
 from tsa.errors import TSAError
 from tsa.signals import ending_in_order
@@ -62,6 +64,7 @@ __all__ = [
     "market",
     "monitor",
     "registry",
+    "retrain",
     "score",
     "serve",
     "train",

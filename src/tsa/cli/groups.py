@@ -21,7 +21,7 @@ SECTIONS = {
         "tune",
     ),
     "Scores and what follows from them": ("score", "explain", "thresholds", "calibrate", "monitor"),
-    "Bundles and the endpoint": ("bundle", "compare-bundles", "registry", "export", "history", "serve"),
+    "Bundles and the endpoint": ("bundle", "compare-bundles", "registry", "retrain", "export", "history", "serve"),
     "The predecessor of this package": ("legacy",),
 }
 """The commands of `tsa` in the order of work."""

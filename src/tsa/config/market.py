@@ -18,6 +18,7 @@ from tsa.config import toml
 from tsa.config.derived import Derived
 from tsa.config.input import Input, Joined
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
+from tsa.config.promotion import Promotion
 from tsa.config.split import SPLITS, Split
 from tsa.config.tables import (
     Categorical,
@@ -53,6 +54,7 @@ __all__ = [
     "Monitoring",
     "Numerical",
     "Privacy",
+    "Promotion",
     "Reasons",
     "Serving",
     "Split",
@@ -101,9 +103,9 @@ class Market(MarketTables):
 
     @property
     def canonical_dict(self) -> dict[str, Any]:
-        """The part that defines the market, as plain JSON values: all but `[reasons]`, `[serving]`, `[trees]` and
-        `[legacy]`."""
-        left_out = ("reasons", "serving", "trees", "legacy")
+        """The part that defines the market, as plain JSON values: all but `[reasons]`, `[serving]`, `[trees]`, `[legacy]`
+        and `[promotion]`."""
+        left_out = ("reasons", "serving", "trees", "legacy", "promotion")
         return {key: value for key, value in self.to_dict().items() if key not in left_out}
 
     @property

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Literal, Self
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WrapSerializer, WrapValidator, field_validator, model_validator
 
 from tsa.config.base import ConfigModel, Instant
 from tsa.errors import DataError
@@ -18,18 +21,62 @@ SPLITS = ("train", "validation", "calibration", "test")
 Range = tuple[Instant, Instant]
 Positive = Annotated[float, Field(gt=0, le=1)]
 
+RELATIVE = re.compile(
+    r"last ([0-9]{1,5}) days?(?: before (?:(train|validation|calibration|test)|the last ([0-9]{1,5}) days?))?"
+)
+FORM = 'must be two dates, or a text like "last 90 days before test" or "last 30 days before the last 14 days"'
+
+
+class Relative(NamedTuple):
+    """A range of days before another range, or before the end of the log."""
+
+    days: int
+    before: str | None
+    """The range it ends at; None: the end of the log."""
+    skipped_days: int
+    """Days at the end of the log that are left out."""
+
+    @classmethod
+    def of(cls, text: str) -> Relative:
+        """Read `last N days [before RANGE | before the last M days]`. Raises ValueError for another text."""
+        match = RELATIVE.fullmatch(" ".join(text.split()))
+        if match is None or int(match[1]) == 0:
+            raise ValueError(f"{FORM} (got {text!r})")
+        return cls(int(match[1]), match[2], int(match[3] or 0))
+
+
+def _span(value: Any, handler: Callable[[Any], Any]) -> Any:
+    if not isinstance(value, str):
+        return handler(value)
+    Relative.of(value)
+    return " ".join(value.split())
+
+
+def _written(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, str) else handler(value)
+
+
+if TYPE_CHECKING:
+    Span = Range | str
+else:
+    Span = Annotated[Range, WrapValidator(_span), WrapSerializer(_written)]
+
 
 class Split(ConfigModel):
     """Half-open time ranges [start, end); or `fractions` of the log, in the order of `SPLITS`.
+
+    A range may be relative: "last 180 days before validation". "last 30 days" ends with the log, and "last 30 days before
+    the last 14 days" leaves its newest payments out. Relative ranges are whole UTC days, and end at the label delay before
+    the test range where they end before it.
 
     Attributes:
         by: Whether `fractions` are those of the log's time span, or of its payments ("rows").
     """
 
-    train: Range | None = None
-    validation: Range | None = None
-    calibration: Range | None = None
-    test: Range | None = None
+    train: Span | None = None
+    validation: Span | None = None
+    calibration: Span | None = None
+    test: Span | None = None
     fractions: tuple[Positive, Positive, Positive, Positive] | None = None
     by: Literal["time", "rows"] | None = None
 
@@ -50,13 +97,23 @@ class Split(ConfigModel):
             raise ValueError('by = "rows" needs fractions (got time ranges)')
         if self.fractions is not None and not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
             raise ValueError(f"fractions must add up to 1 (got {list(self.fractions)})")
+        for at, name in enumerate(SPLITS):
+            before = None if (own := self.relative.get(name)) is None else own.before
+            if before is not None and before not in SPLITS[at + 1 :]:
+                raise ValueError(f"{name} must end before a later range (got {getattr(self, name)!r})")
         return self
 
     @property
     def ranges(self) -> dict[str, Range]:
-        """The time ranges by name; empty when the split is given as fractions."""
+        """The time ranges given as dates, by name."""
         pairs = ((name, getattr(self, name)) for name in SPLITS)
-        return {name: pair for name, pair in pairs if pair is not None}
+        return {name: pair for name, pair in pairs if isinstance(pair, tuple)}
+
+    @property
+    def relative(self) -> dict[str, Relative]:
+        """The relative ranges by name."""
+        texts = ((name, getattr(self, name)) for name in SPLITS)
+        return {name: Relative.of(text) for name, text in texts if isinstance(text, str)}
 
     def resolve(
         self, first_seconds: float, last_seconds: float, delay_seconds: float
@@ -70,7 +127,7 @@ class Split(ConfigModel):
             DataError: If the log is too short.
         """
         if self.fractions is None:
-            return {name: (start.timestamp(), end.timestamp()) for name, (start, end) in self.ranges.items()}
+            return self._resolve_dates(last_seconds, delay_seconds)
         usable = last_seconds - first_seconds - delay_seconds
         if usable <= 0:
             days = (last_seconds - first_seconds) / DAY_SECONDS
@@ -82,6 +139,28 @@ class Split(ConfigModel):
         edges = [(first_seconds, ends[0]), (ends[0], ends[1]), (ends[1], ends[2])]
         edges.append((ends[2] + delay_seconds, math.nextafter(last_seconds, math.inf)))
         return dict(zip(SPLITS, edges, strict=True))
+
+    def _resolve_dates(self, last_seconds: float, delay_seconds: float) -> dict[str, tuple[float, float]]:
+        """The ranges given as dates, and the relative ones, which depend on where the log ends."""
+        ranges = {name: (start.timestamp(), end.timestamp()) for name, (start, end) in self.ranges.items()}
+        relative, log_end = self.relative, (last_seconds // DAY_SECONDS + 1) * DAY_SECONDS
+        for name in reversed(relative):
+            own = relative[name]
+            end = log_end - own.skipped_days * DAY_SECONDS
+            if own.before is not None:
+                end = ranges[own.before][0] - (delay_seconds if own.before == "test" else 0.0)
+            ranges[name] = (end - own.days * DAY_SECONDS, end)
+        if relative and (findings := list(self._overlaps(ranges, delay_seconds))):
+            raise DataError("\n  ".join(["split: the ranges of this log do not follow each other", *findings]))
+        return {name: ranges[name] for name in SPLITS}
+
+    def _overlaps(self, ranges: dict[str, tuple[float, float]], delay_seconds: float) -> Iterator[str]:
+        for name, later in itertools.pairwise(SPLITS):
+            gap = delay_seconds if later == "test" else 0.0
+            if ranges[name][1] + gap > ranges[later][0]:
+                end, start = (shown_time(seconds) for seconds in (ranges[name][1], ranges[later][0]))
+                after = f"{gap / DAY_SECONDS:g} days (the label delay) after" if gap else "not before"
+                yield f"split.{later}: must begin {after} the end of {name}, {end} (got {start})"
 
     def resolve_rows(self, time_seconds: NDArray[np.float64], delay_seconds: float) -> dict[str, tuple[float, float]]:
         """Ranges [start, end) in epoch seconds that hold `fractions` of the payments.
@@ -116,3 +195,8 @@ class Split(ConfigModel):
             (edges[-1] + delay_seconds, math.nextafter(float(time_seconds[-1]), math.inf)),
         ]
         return dict(zip(SPLITS, ranges, strict=True))
+
+
+def shown_time(seconds: float) -> str:
+    """A time as in messages, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

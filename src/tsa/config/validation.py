@@ -14,6 +14,7 @@ from tsa.config.base import ConfigModel
 from tsa.config.derived import NUMBERS, TEXTS
 from tsa.config.input import Input
 from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
+from tsa.config.promotion import Promotion
 from tsa.config.split import Split
 from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, HistoryView, Label, Monitoring, RowRule
 from tsa.times import DAY_SECONDS
@@ -40,12 +41,14 @@ class MarketTables(ConfigModel):
     reasons: Reasons | None = None
     trees: Trees | None = None
     legacy: LegacyArtifacts | None = None
+    promotion: Promotion | None = None
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         findings = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
         findings += [*_derived_findings(self), *_joined_findings(self)]
         findings += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
+        findings += _promotion_findings(self)
         if findings:
             raise ValueError("\n".join(findings))
         return self
@@ -130,13 +133,19 @@ def _range_findings(split: Split, label: Label) -> Iterator[str]:
         if start < end:
             rule = f"must not start before {earlier} ends at {end.isoformat()}"
             yield f"split.{later}: {rule} (got {start.isoformat()})"
-    if ranges:
+    if fitted and "test" in ranges:
         needed = max(ranges[name][1] for name in fitted) + timedelta(seconds=label.gap_seconds)
         start = ranges["test"][0]
         if start < needed:
             delay = f"{label.gap_seconds / DAY_SECONDS:g} days (label.delay_days)"
             rule = f"must start {delay} after the other ranges end, so not before {needed.isoformat()}"
             yield f"split.test: {rule} (got {start.isoformat()})"
+
+
+def _promotion_findings(market: MarketTables) -> Iterator[str]:
+    names = () if market.promotion is None else market.promotion.segments or ()
+    for name in (name for name in names if name not in market.raw_columns):
+        yield f"promotion.segments: must be columns of the market, such as evaluation.segments (got {name!r})"
 
 
 def _twice(names: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
+from tsa.config.split import shown_time
 from tsa.data.clean_columns import HISTORY_ONLY, ROLE
 from tsa.data.log.time_outliers import valid_span
 from tsa.errors import DataError
@@ -51,12 +51,8 @@ def find_splits(
         begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
         if begin == stop or (scored is not None and not scored[begin:stop].any()):
             raise DataError(
-                f"split.{name} must hold payments (got none from {_shown(start)} to {_shown(end)}); "
-                f"the log spans {_shown(first)} to {_shown(last)}"
+                f"split.{name} must hold payments (got none from {shown_time(start)} to {shown_time(end)}); "
+                f"the log spans {shown_time(first)} to {shown_time(last)}"
             )
         splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}
     return splits
-
-
-def _shown(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -42,7 +42,7 @@ def thresholds(
         DataError: If the column is not numeric.
     """
     run = run if isinstance(run, TrainedRun) else TrainedRun.open(run)
-    scores = _scores(run)
+    scores = measured_scores(run)
     payments = run.payments(scores["raw_score"].cast(pl.Float64).to_numpy())
     if amount_column is not None:
         payments = replace(payments, amount=_amounts(run, amount_column))
@@ -61,7 +61,7 @@ def thresholds(
     return result
 
 
-def _scores(run: TrainedRun) -> pl.DataFrame:
+def measured_scores(run: TrainedRun) -> pl.DataFrame:
     """The test payments with their scores, as `tsa evaluate` wrote them."""
     path = run.path / "scores.parquet"
     if read_report(run.path)["model"].get("weights") != run.weights_hash or not path.is_file():

@@ -1,0 +1,1 @@
+"""Commands on the life of a model after the first: `tsa retrain`."""

@@ -1,0 +1,292 @@
+"""One round: append, train, evaluate candidate and champion on the same payments, judge, publish, promote.
+
+Every step is either done already or is done again: a round that was killed continues with the same call, and a round that is
+finished does nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tsa.bundle.bundle import Bundle
+from tsa.bundle.signing import sign
+from tsa.config.market import Market
+from tsa.config.promotion import Promotion
+from tsa.data.log.quarantine import QuarantineLike
+from tsa.data.store.append import append
+from tsa.data.store.manifest import MANIFEST
+from tsa.data.store.store import EventStore, Logs, log_names, prepare, refuse_unmeasured
+from tsa.errors import ConfigError
+from tsa.evaluation.promotion.gate import apply_gate, gate_sentence
+from tsa.evaluation.promotion.pair import measure_pair
+from tsa.evaluation.report.thresholds import measured_scores
+from tsa.evaluation.run import TrainedRun
+from tsa.files.writing import read_json, sha256_of, write_json
+from tsa.progress import Progress, silent
+from tsa.registry import Registry
+from tsa.retraining.carry import carry_over
+from tsa.retraining.page import write_page
+from tsa.training.config import TrainingConfig
+from tsa.training.job import measure_trained
+from tsa.training.train_model import train_network
+
+logger = logging.getLogger(__name__)
+
+GATE = "gate.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrained:
+    """The result of a round."""
+
+    run: Path
+    """The run folder, with report.html, retrain.html and gate.json."""
+    candidate: str
+    """sha256 of the new bundle."""
+    champion: str | None
+    """sha256 of the bundle that it was compared with; None for the first."""
+    gate: Mapping[str, Any]
+    promoted: bool
+    """Whether the alias names the candidate now."""
+    summary: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate holds."""
+        return bool(self.gate["passed"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aliases:
+    """Who moves which aliases of a registry."""
+
+    registry: Registry
+    champion: str
+    challenger: str
+    by: str
+    promote: bool
+    signing_key: bytes | None = None
+
+
+def retrain(
+    market: Market,
+    store: str | Path,
+    registry: str,
+    logs: Logs = (),
+    *,
+    outcomes: Logs = (),
+    out: str | Path | None = None,
+    preset: str = "default",
+    model: Mapping[str, Any] | None = None,
+    training: TrainingConfig | None = None,
+    quarantine: QuarantineLike = None,
+    keep_encoder: bool = False,
+    champion: str = "champion",
+    challenger: str = "challenger",
+    promote: bool = False,
+    by: str = "tsa retrain",
+    signing_key: bytes | None = None,
+    progress: Progress = silent,
+) -> Retrained:
+    """Train a candidate on a store, after appending new logs, and compare it with the champion of a registry.
+
+    Args:
+        market: The market, with the rules of the gate in `[promotion]`.
+        store: The store; it is prepared from the logs if there is none.
+        registry: The URL of the registry.
+        logs: Logs to append.
+        outcomes: Files of outcomes to append.
+        out: The folder for runs; by default next to the store, `NAME-retrain`.
+        preset: A preset of the network.
+        model: Settings of the network that differ from the preset.
+        training: The training settings; None: the defaults.
+        quarantine: A file for rows of the logs that break a rule.
+        keep_encoder: Encode as before. Otherwise the encoder is fitted on the new training rows.
+        champion: The alias of the model in use.
+        challenger: The alias that the candidate gets in any case.
+        promote: Let `champion` name the candidate if the gate holds.
+        by: Who does this, for the registry.
+        signing_key: PEM of a private key, to sign the bundle.
+        progress: Reports long work.
+
+    Raises:
+        ConfigError: If another round uses the folder, or the champion reads payments otherwise.
+        DataError, StoreError: If the logs cannot be appended.
+        RegistryError: If the registry cannot be reached, or somebody else moved an alias at the same time.
+    """
+    folder = Path(out) if out is not None else Path(store).with_name(f"{Path(store).name}-retrain")
+    aliases = Aliases(
+        registry=Registry.open(registry),
+        champion=champion,
+        challenger=challenger,
+        by=by,
+        promote=promote,
+        signing_key=signing_key,
+    )
+    config = training or TrainingConfig()
+    with _alone(folder):
+        opened = _grown(
+            market, Path(store), log_names(logs), log_names(outcomes), quarantine, progress, keep_encoder=keep_encoder
+        )
+        refuse_unmeasured(opened)
+        key = _key(opened, preset, model or {}, config)
+        run = _trained(opened, folder / f"run-{key}", preset, model or {}, config, progress)
+        return _judged(run, market.promotion or Promotion(), aliases, progress)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder. Raises ConfigError if another round does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder} must be used by one tsa retrain at a time (another one runs); wait for it"
+            ) from None
+        yield
+
+
+def _grown(
+    market: Market,
+    store: Path,
+    logs: Sequence[str],
+    outcomes: Sequence[str],
+    quarantine: QuarantineLike,
+    progress: Progress,
+    *,
+    keep_encoder: bool,
+) -> EventStore:
+    """The store with the new logs."""
+    if not (store / MANIFEST).is_file():
+        if not logs:
+            raise ConfigError(f"--store must be a store, or logs must be given to make it of (got {store}, no logs)")
+        prepare(market, logs, store, quarantine=quarantine, progress=progress)
+        logs = []
+    if logs or outcomes:
+        added = append(
+            store,
+            logs,
+            outcomes=outcomes,
+            market=market,
+            quarantine=quarantine,
+            refit_encoder=not keep_encoder,
+            progress=progress,
+        )
+        logger.info("%d events and %d outcomes are new", added.payments, added.outcomes)
+    return EventStore.open(store, market)
+
+
+def _key(store: EventStore, preset: str, model: Mapping[str, Any], config: TrainingConfig) -> str:
+    """Names the run: the same store and settings are the same run."""
+    parts = [sha256_of(store.path / MANIFEST), preset, dict(model), config.model_dump(mode="json")]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _trained(
+    store: EventStore, out: Path, preset: str, model: Mapping[str, Any], config: TrainingConfig, progress: Progress
+) -> TrainedRun:
+    """The run, trained and evaluated. What a killed round has done is not done again."""
+    trained = train_network(store, out, preset=preset, model=model, training=config, progress=progress, resume=True)
+    has_report = (out / "report.json").is_file() and (out / "scores.parquet").is_file()
+    if not (trained.is_written and trained.bundle.metrics is not None and has_report):
+        measure_trained(trained, comparison=False, progress=progress)
+    return TrainedRun.open(out)
+
+
+def _judged(run: TrainedRun, rules: Promotion, aliases: Aliases, progress: Progress) -> Retrained:
+    registry = aliases.registry
+    current = registry.aliases().get(aliases.champion)
+    own = _sha(run.path / "bundle")
+    if current is not None and current.sha256 == own and (run.path / GATE).is_file():
+        made = read_json(run.path / GATE, ConfigError)
+        summary = f"{own[:12]} is the {aliases.champion} already; nothing is new"
+        return _result(run, made, promoted=True, summary=summary)
+    champion = None if current is None else _pulled(registry, aliases.champion)
+    if champion is not None and champion.sha256 != own:
+        carry_over(run, champion, progress)
+    if aliases.signing_key is not None:
+        sign(run.path / "bundle", aliases.signing_key)
+    run = TrainedRun.open(run.path)
+    made = _gate(run, champion, rules, progress)
+    return _published(run, made, aliases)
+
+
+def _sha(bundle: Path) -> str:
+    sha = Bundle.open(bundle).sha256
+    assert sha is not None
+    return sha
+
+
+def _pulled(registry: Registry, alias: str) -> Bundle:
+    with tempfile.TemporaryDirectory(prefix="tsa-champion-") as name:
+        registry.pull(alias, Path(name) / "bundle")
+        return Bundle.open(Path(name) / "bundle")
+
+
+def _gate(run: TrainedRun, champion: Bundle | None, rules: Promotion, progress: Progress) -> dict[str, Any]:
+    """The gate's report, made once for the same candidate, champion and rules."""
+    asked = {
+        "of": run.scorer.bundle.sha256,
+        "against": None if champion is None else champion.sha256,
+        "by": rules.model_dump(mode="json"),
+    }
+    path = run.path / GATE
+    if path.is_file():
+        made = read_json(path, ConfigError)
+        if made.get("asked") == asked:
+            return made
+    scores = measured_scores(run)["raw_score"].to_numpy().astype(np.float64)
+    made = {**apply_gate(measure_pair(run, champion, scores, progress), rules), "asked": asked}
+    write_page(run, made)
+    write_json(path, made)
+    return made
+
+
+def _published(run: TrainedRun, gate: Mapping[str, Any], aliases: Aliases) -> Retrained:
+    """Publish the candidate, and promote it if that is asked for and the gate holds, unless it was rolled back."""
+    registry, sentence = aliases.registry, gate_sentence(gate)
+    version = registry.publish(run.path / "bundle", by=aliases.by, note=sentence)
+    evidence = {name: value for name, value in gate.items() if name != "asked"}
+    move: dict[str, Any] = {"by": aliases.by, "why": sentence, "evidence": evidence}
+    registry.promote(version.sha256, aliases.challenger, **move)
+    before = registry.history(aliases.champion)
+    if before and before[-1].sha256 == version.sha256:
+        return _result(
+            run, gate, promoted=True, summary=f"{version.short} is the {aliases.champion} already. {sentence}"
+        )
+    if not gate["passed"]:
+        summary = f"{version.short} is published as {aliases.challenger} and not promoted. {sentence}"
+    elif not aliases.promote:
+        summary = f"{version.short} is published as {aliases.challenger}. {sentence} --promote was not given."
+    elif any(entry.sha256 == version.sha256 for entry in before):
+        summary = f"{version.short} was {aliases.champion} before and was replaced: promote it by hand. {sentence}"
+    else:
+        registry.promote(version.sha256, aliases.champion, **move)
+        return _result(run, gate, promoted=True, summary=f"{version.short} is the new {aliases.champion}. {sentence}")
+    return _result(run, gate, promoted=False, summary=summary)
+
+
+def _result(run: TrainedRun, gate: Mapping[str, Any], *, promoted: bool, summary: str) -> Retrained:
+    candidate, champion = gate["candidate"], gate["champion"]
+    return Retrained(
+        run=run.path,
+        candidate=candidate["sha256"],
+        champion=None if champion is None else champion["sha256"],
+        gate=gate,
+        promoted=promoted,
+        summary=summary,
+    )

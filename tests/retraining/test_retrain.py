@@ -1,0 +1,171 @@
+"""Rounds of retraining: what is carried over, judged and promoted, and rounds that are killed or run twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from support.easy_log import MARKET, TINY, settings
+from tsa.bundle.bundle import Bundle, set_decision_policy
+from tsa.config.market import Market
+from tsa.errors import ConfigError
+from tsa.registry import Registry
+from tsa.retraining import Retrained, retrain
+from tsa.retraining.carry import equal_share
+
+SPLIT = {
+    "train": "last 6 days before validation",
+    "validation": "last 2 days before calibration",
+    "calibration": "last 2 days before test",
+    "test": "last 2 days",
+}
+TABLE = {**MARKET, "split": SPLIT, "promotion": {"min_difference": -0.2, "min_frauds": 5}}
+Round = Callable[..., Retrained]
+
+
+@pytest.fixture(scope="module")
+def first(easy_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two logs, and after the first round: store, registry and a champion with decisions."""
+    folder = tmp_path_factory.mktemp("rounds")
+    log = pl.read_parquet(easy_log).sort("time", "id")
+    log.head(1400).write_parquet(folder / "first.parquet")
+    log.tail(200).write_parquet(folder / "second.parquet")
+    made = one_round(folder, "first.parquet", promote=True)
+    assert made.promoted
+    assert made.champion is None
+    shutil.copytree(made.run / "bundle", folder / "decided")
+    set_decision_policy(folder / "decided", ["review=0.5", "decline=0.9"], score="raw_score")
+    registry = Registry.open(str(folder / "registry"))
+    registry.promote(registry.publish(folder / "decided", by="ann").sha256, by="ann")
+    return folder
+
+
+def one_round(folder: Path, *logs: str, table: Any = None, **options: Any) -> Retrained:
+    return retrain(
+        Market.from_dict(table or TABLE),
+        folder / "store",
+        str(folder / "registry"),
+        [folder / log for log in logs],
+        model={**TINY, "parts": "network"},
+        training=settings(epochs=2),
+        **options,
+    )
+
+
+@pytest.fixture
+def folder(first: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first, tmp_path / "rounds"))
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Retrained]:
+    """After the second round."""
+    folder = Path(shutil.copytree(first, tmp_path_factory.mktemp("second") / "rounds"))
+    return folder, one_round(folder, "second.parquet", promote=True)
+
+
+def test_the_candidate_is_promoted_with_the_champions_decisions(second: tuple[Path, Retrained]) -> None:
+    folder, made = second
+    registry = Registry.open(str(folder / "registry"))
+    assert made.promoted
+    assert made.passed
+    entry = registry.current("champion")
+    assert entry.sha256 == registry.current("challenger").sha256 == made.candidate
+    assert entry.evidence is not None
+    assert entry.evidence["passed"] is True
+    bundle = Bundle.open(made.run / "bundle")
+    assert bundle.thresholds is not None
+    assert [decision.name for decision in bundle.thresholds.decisions] == ["decline", "review"]
+    assert bundle.metrics is not None
+    gate = json.loads((made.run / "gate.json").read_text())
+    assert gate["champion"]["sha256"] == made.champion
+    page = (made.run / "retrain.html").read_text()
+    assert made.candidate[:12] in page
+    assert str(made.champion)[:12] in page
+    splits = bundle.data["splits"]["test"] if bundle.data else {}
+    assert splits["end"][:10] == "2018-05-22"  # relative ranges have moved on
+
+
+def test_the_same_round_again_does_nothing(second: tuple[Path, Retrained]) -> None:
+    folder, made = second
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    again = one_round(folder, "second.parquet", promote=True)
+    assert again.promoted
+    assert again.candidate == made.candidate
+    assert before == {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "lock"
+    }
+
+
+def test_a_rolled_back_candidate_is_not_promoted_again(second: tuple[Path, Retrained], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(second[0], tmp_path / "rounds"))
+    shutil.move(folder / "store-retrain", tmp_path / "away")
+    shutil.move(tmp_path / "away", folder / "store-retrain")
+    registry = Registry.open(str(folder / "registry"))
+    registry.rollback(by="bob", why="complaints")
+    again = one_round(folder, "second.parquet", promote=True)
+    assert not again.promoted
+    assert "promote it by hand" in again.summary
+    assert registry.current("champion").action == "rollback"
+
+
+def test_a_candidate_that_fails_is_published_and_not_promoted(folder: Path, tsa: Any, tmp_path: Path) -> None:
+    strict = {**TABLE, "promotion": {"min_frauds": 10_000}}
+    champion = Registry.open(str(folder / "registry")).current("champion").sha256
+    made = one_round(folder, "second.parquet", table=strict, promote=True)
+    assert not made.passed
+    assert not made.promoted
+    registry = Registry.open(str(folder / "registry"))
+    assert registry.current("champion").sha256 == champion
+    assert registry.current("challenger").sha256 == made.candidate
+
+
+class KilledError(BaseException):
+    """As a signal that ends the process."""
+
+
+def test_a_killed_round_continues_and_ends_alike(
+    folder: Path, second: tuple[Path, Retrained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    module = sys.modules["tsa.retraining.retrain"]
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    steps = ["append", "measure_trained", "carry_over", "apply_gate", "write_page"]
+    for target, name in [*((module, step) for step in steps), (Registry, "publish"), (Registry, "promote")]:
+        with monkeypatch.context() as patched:
+            patched.setattr(target, name, die)
+            with pytest.raises(KilledError):
+                one_round(folder, "second.parquet", promote=True)
+    made = one_round(folder, "second.parquet", promote=True)
+    assert made.promoted
+    assert made.candidate == second[1].candidate
+
+
+def test_one_round_at_a_time(folder: Path) -> None:
+    from tsa.retraining.retrain import _alone
+
+    with _alone(folder / "store-retrain"), pytest.raises(ConfigError, match="one tsa retrain at a time"):
+        one_round(folder, "second.parquet")
+
+
+def test_a_store_or_logs_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be a store, or logs must be given"):
+        one_round(tmp_path)
+
+
+def test_limits_of_raw_scores_keep_their_share() -> None:
+    before, now = np.linspace(0, 1, 101), np.linspace(0, 0.5, 101)
+    limit = equal_share(before, 0.9, now)
+    assert (now >= limit).sum() == (before >= 0.9).sum()
+    assert equal_share(before, 2.0, now) == 2.0
