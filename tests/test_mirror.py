@@ -63,6 +63,10 @@ ELSEWHERE = {
         "data/log/file_heads data/log/sources",
     ),
     "data/log/test_paths.py": ("errors are those of paths that cannot be read", "data/log/read_errors"),
+    "retraining/test_retrain.py": (
+        "a round carries over what the champion has, and writes the page",
+        "retraining/carry retraining/page",
+    ),
     "evaluation/promotion/test_gate.py": ("a pair is scored to be judged", "evaluation/promotion/pair"),
     "data/online/test_payments.py": ("the reader of payments makes them", "data/online/encoded"),
     "data/store/test_store.py": (
