@@ -38,7 +38,7 @@ ELSEWHERE = {
     "config/test_market.py": (
         "tables, rules and overrides are parts of one market file, and errors name its lines",
         "config/base config/derived config/input config/optional_tables config/overrides config/promotion config/settings "
-        "config/split config/tables config/toml config/validation",
+        "config/tables config/toml config/validation",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
     "data/check/test_log_check.py": ("the check reports it", "data/check/suspicious"),

@@ -66,7 +66,7 @@ class Split(ConfigModel):
     """Half-open time ranges [start, end); or `fractions` of the log, in the order of `SPLITS`.
 
     A range may be relative: "last 180 days before validation". "last 30 days" ends with the log, and "last 30 days before
-    the last 14 days" leaves its newest payments out. Relative ranges are whole UTC days, and end at the label delay before
+    the last 14 days" leaves its newest payments out. Relative ranges are full UTC days, and end at the label delay before
     the test range where they end before it.
 
     Attributes:

@@ -22,7 +22,7 @@ from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 from tsa.trees import differences
 
-TIMED, WARM_UP = 40, 3
+TIMED, UNTIMED = 40, 3
 """Payments that are scored one by one to measure the time, after these."""
 
 SAME_TABLES = ("event", "input", "label", "history", "privacy", "wire")
@@ -122,8 +122,8 @@ def measure_pair(run: TrainedRun, champion: Bundle | None, scores: Floats, progr
 def _latency(scorer: Scorer, store: EventStore, rows: NDArray[np.int64]) -> float:
     """Milliseconds in which 95 % of the last payments are scored, one by one."""
     took = []
-    for row in rows[-(TIMED + WARM_UP) :]:
+    for row in rows[-(TIMED + UNTIMED) :]:
         began = time.perf_counter()
         scorer.score_rows(store, np.array([row]))
         took.append(time.perf_counter() - began)
-    return float(np.quantile(took[WARM_UP:] or took, 0.95)) * 1000.0
+    return float(np.quantile(took[UNTIMED:] or took, 0.95)) * 1000.0
