@@ -69,6 +69,29 @@ def test_reasons_add_up_and_speak_of_aggregates(combined_case: Case) -> None:
     assert not any("{" in text or "nan" in text for text in texts)
 
 
+USUAL = {"near_usual", "in_usual_range", "known_value", "usual_time", "no_known_fraud"}
+UNUSUAL = {
+    *("higher_than_usual", "other_than_usual", "new_value", "rare_value", "recent_value", "unknown_value"),
+    *("unusual_time", "known_fraud", "known_frauds", "many_payments", "more_payments", "after_pause"),
+}
+
+
+def test_what_is_said_fits_its_direction(bundle: Bundle, combined_case: Case) -> None:
+    """Nothing usual is said for fraud, nothing unusual against it; the rest is one reason in each direction at most."""
+    kinds = set()
+    for one in explain_log(bundle, combined_case.log, [f"p{at:06d}" for at in range(300, 1500, 80)]):
+        for reason in one.reasons:
+            kinds.add(reason.kind)
+            assert reason.kind not in (USUAL if reason.attribution > 0 else UNUSUAL), reason
+        combined = [reason.attribution > 0 for reason in one.reasons if reason.kind == "combination"]
+        assert len(combined) == len(set(combined))
+        texts = [reason.text for reason in one.reasons]
+        assert not ({"card not seen before for this shop", "shop not seen before for this card"} <= set(texts))
+    assert kinds & USUAL
+    assert kinds & UNUSUAL
+    assert "combination" in kinds
+
+
 def test_a_single_payment_is_explained_as_in_the_log(
     combined_case: Case, explained: list[Explanation], bundle: Bundle
 ) -> None:

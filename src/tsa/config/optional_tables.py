@@ -21,11 +21,14 @@ REASONS: dict[str, str] = {
     "higher_than_usual": "{feature} {ratio} times this {history}'s usual",
     "lower_than_usual": "{feature} only {ratio} times this {history}'s usual",
     "near_usual": "{feature} {value}, near this {history}'s usual {usual}",
+    "in_usual_range": "{feature} {value}, within this {history}'s usual {low} to {high}",
     "other_than_usual": "{feature} {value}, this {history}'s usual is {usual}",
     "new_value": "new {feature} for this {history}",
     "known_value": "{feature} {value}, as in {count} of this {history}'s {total} earlier payments",
     "new_key": "new {feature} for this {history}",
     "known_key": "same {feature} as in {count} of this {history}'s {total} earlier payments",
+    "rare_value": "{feature} {value}, in only {count} of this {history}'s {total} earlier payments",
+    "recent_value": "{feature} {value}, first seen for this {history} in the last {span}",
     "unknown_value": "{feature} {value}, which the model does not know",
     "missing_value": "{feature} missing",
     "value": "{feature} {value}",
@@ -35,9 +38,11 @@ REASONS: dict[str, str] = {
     "known_frauds": "{history} had {count} known frauds in the last {span}",
     "no_known_fraud": "no fraud known of this {history}, outcomes known: {total}",
     "many_payments": "{count} payments of this {history} in the last {span}",
+    "more_payments": "{count} payments of this {history} in the last {span}, usually {usual}",
     "aggregate": "{fact}",
     "after_pause": "first payment of this {history} for {span}",
     "few_payments": "{count} earlier payments of this {history} in {span}",
+    "combination": "in combination: {values}",
 }
 """Default text of each reason by code. Names in braces are placeholders."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.config.optional_tables import Reasons
+from tsa.data.encoding.scaler import ImportedScaler, Scaler
 from tsa.data.history import FRAUD, GENUINE
 from tsa.data.key_roles import compared_keys
 from tsa.data.store.store import EventStore
@@ -46,6 +47,7 @@ class Explainer:
             ).float()  # rounding leaves out effects that could not be explained
         self._neutral = Baseline.of(self.encoder)
         self._keys = compared_keys(self.market) if self.network.config.n_match_keys else ()
+        self._fixed: Mapping[str, Sequence[str]] = bundle.training.get("fixed_values", {})
 
     def explain(
         self,
@@ -80,7 +82,7 @@ class Explainer:
         parts = {"network": network.score, **({} if trees is None else {"trees": trees.score})}
         baseline = network.baseline + (0.0 if trees is None else trees.baseline) + self.joining.intercept
         score = sum(parts.values()) + self.joining.intercept
-        kinds = self._kinds(passage.histories[0])
+        kinds = self._kinds(passage.histories[0], batch)
         return Explanation(
             id=current.id,
             time=_when(current.time_seconds),
@@ -141,6 +143,13 @@ class Explainer:
             values |= decoded_numbers(self.encoder.engineered_scaling, batch.engineered[0].cpu().numpy())
         return self._completed(payment, values)
 
+    def _middle(self, batch: Batch) -> frozenset[str]:
+        """Numbers of the payment alone that are nothing unusual."""
+        if batch.engineered is None:
+            return frozenset()
+        pairs = zip(self.encoder.engineered_scaling.scalers, batch.engineered[0].tolist(), strict=False)
+        return frozenset(scaler.name for scaler, value in pairs if _is_middle(scaler, value))
+
     def _past(self, k: int, history: History, current: Payment, earlier: Sequence[Payment]) -> HistoryContext:
         """The earlier payments of a history without padding, with the known values of each."""
         n = history.padding.shape[1] - 1
@@ -165,7 +174,7 @@ class Explainer:
         times = calendar_values(self.encoder, payment.time_seconds)
         return Payment(payment.id, payment.time_seconds, {**values, **payment.values, **times})
 
-    def _kinds(self, history: History) -> Kinds:
+    def _kinds(self, history: History, batch: Batch) -> Kinds:
         rows = history.categorical[0, -1].tolist()
         unknown = [v.name for v, row in zip(self.encoder.vocabularies, rows, strict=True) if row == v.unknown_row]
         return Kinds(
@@ -174,12 +183,21 @@ class Explainer:
             unknown=frozenset(unknown),
             alone=frozenset(scaler.name for scaler in self.encoder.engineered_scaling.scalers),
             keys=self._keys,
+            middle=self._middle(batch),
+            fixed=self._fixed,
         )
 
 
 def _counts(keys: Sequence[str], same: NDArray[np.bool_]) -> dict[str, int]:
     """By key that the payment has: earlier events with the same one. same (L, K), the payment last."""
     return {name: int(column[:-1].sum()) for name, column in zip(keys, same.T, strict=False) if column[-1]}
+
+
+def _is_middle(scaler: Scaler | ImportedScaler, value: float) -> bool:
+    """Whether a scaled number is near the middle: within a deviation of the mean, or the middle 80 % of all."""
+    if isinstance(scaler, ImportedScaler) or scaler.scale == "minmax":
+        return False
+    return 0.1 < value < 0.9 if scaler.scale == "quantile" else abs(value) < 1
 
 
 def _features(network: NetworkPart, trees: TreePart | None, current: Payment) -> tuple[FeatureShare, ...]:

@@ -19,6 +19,7 @@ from tsa.explain.aggregate import FeatureAttributions, no_shares, shares_of
 from tsa.explain.explanation import AggregateShare
 from tsa.explain.integrated_gradients import attribute
 from tsa.explain.path import InterpolationPath
+from tsa.explain.tree_reasons import speaks_of
 from tsa.model import History
 from tsa.model.tree_model import TreeModel
 
@@ -50,6 +51,8 @@ class TreePart:
     features: Mapping[str, float]
     values: Mapping[str, float]
     aggregates: Sequence[AggregateShare]
+    speaks: Mapping[str, int | None]
+    """By name of an aggregate, what it may be said for (`tsa.explain.tree_reasons`)."""
     baseline: float
     score: float
 
@@ -107,11 +110,18 @@ def tree_part(model: TreeModel, columns: NDArray[Any], weight: float, names: Map
         if contributions[at]
     ]
     aggregates.sort(key=lambda share: -abs(share.attribution))
-    baseline = float(contributions[-1])
+    baseline, scaled = float(contributions[-1]), not spec.aggregates.raw
+    named = dict(zip(spec.aggregates.names, values[first:].tolist(), strict=True))
+    contributed = {share.name for share in aggregates}
     return TreePart(
         features=features,
         values=dict(zip(spec.own, values.tolist(), strict=False)),
         aggregates=aggregates,
+        speaks={
+            aggregate.name: speaks_of(aggregate, named, scaled=scaled)
+            for aggregate in spec.aggregates.aggregates
+            if aggregate.name in contributed
+        },
         baseline=baseline,
         score=float(weight * model.trees.log_odds(columns)[0]),
     )

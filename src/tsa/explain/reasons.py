@@ -7,8 +7,8 @@ and trees add up in it. The sentences come from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from tsa.explain.aggregate import FeatureAttributions
 from tsa.explain.explanation import Reason
 from tsa.explain.parts import TreePart
 from tsa.explain.raw_values import Payment
-from tsa.explain.reason_groups import Group, Key, with_trees
+from tsa.explain.reason_groups import Group, Key, combinations, key_of_pair, with_trees
 from tsa.explain.templates import (
+    AGAINST,
     HistoryContext,
     ReasonTemplate,
+    number,
     of_calendar,
     of_key,
     of_number,
@@ -32,6 +34,13 @@ from tsa.explain.templates import (
 
 MIN_SHARE = 0.01
 """Minimum share of the sum of absolute attributions for a reason."""
+COUNTS = 0.5
+"""A text is compared with histories whose values of it have at least this share of the largest attribution: that a device
+is new to a shop means little where the customer's history is what counts."""
+MIN_COMBINED = 0.05
+"""Minimum share of a combination."""
+MAX_JOINED = 4
+"""Most values named in a combination."""
 CALENDAR_NAMES = {
     "hour_of_day": "hour of the day",
     "day_of_week": "day of the week",
@@ -50,6 +59,10 @@ class Kinds:
     unknown: frozenset[str]
     alone: frozenset[str]
     keys: tuple[str, ...] = ()
+    middle: frozenset[str] = frozenset()
+    """Numbers without earlier values that are near the middle of all payments' values, so nothing unusual."""
+    fixed: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """By history, features whose value never changes in it (`tsa.data.store.fixed_values`)."""
 
 
 def reasons_of(
@@ -60,13 +73,22 @@ def reasons_of(
     wording: Reasons,
     trees: TreePart | None = None,
 ) -> tuple[Reason, ...]:
-    """The reasons of a payment, strongest first, at most `wording.most`."""
-    own = [*_features(shares, payment, pasts, kinds), *_histories(shares, pasts), *_keys(shares, pasts, kinds)]
-    groups = [group for _, group in own] if trees is None else with_trees(dict(own), trees, payment)
-    everything = sum(abs(attribution) for attribution, _, _ in groups)
-    selected = [group for group in groups if abs(group[0]) > MIN_SHARE * everything]
-    selected.sort(key=lambda group: -abs(group[0]))
-    return tuple(_reason(*group, wording) for group in selected[: wording.most])
+    """The reasons of a payment, strongest first, at most `wording.most`.
+
+    What is said for fraud is unusual, what is said against it usual. Attributions of which neither can be said are joined
+    into one reason per direction: they count only in combination with the rest.
+    """
+    groups = dict([*_features(shares, payment, pasts, kinds), *_histories(shares, pasts)])
+    groups |= _keys(shares, pasts, kinds)
+    if trees is not None:
+        groups = with_trees(groups, trees, payment)
+    everything = sum(abs(group.attribution) for group in groups.values())
+    groups = {key: group for key, group in groups.items() if abs(group.attribution) > MIN_SHARE * everything}
+    said, unsaid = combinations(groups)
+    joined = [_combination([(key, groups[key]) for key in keys], payment, wording) for keys in unsaid.values()]
+    said += [group for group in joined if abs(group.attribution) > MIN_COMBINED * everything]
+    said.sort(key=lambda group: -abs(group.attribution))
+    return tuple(_reason(group, wording) for group in said[: wording.most])
 
 
 def _features(
@@ -75,38 +97,72 @@ def _features(
     of_pasts = np.array([history.features.sum(0) for history in shares.histories])
     for at, name in enumerate(shares.names):
         attribution = float(shares.current[at] + of_pasts[:, at].sum())
-        # compare with the history whose values have the largest attribution
-        ordered = [pasts[k] for k in np.argsort(-np.abs(of_pasts[:, at]), kind="stable") if name not in kinds.alone]
+        # the history whose values have the largest attribution comes first
+        weight = np.abs(of_pasts[:, at])
+        order = [] if name in kinds.alone else np.argsort(-weight, kind="stable").tolist()
+        ordered = [pasts[k] for k in order]
         value = payment.values.get(name)
         if name in kinds.calendar:
-            sentence = of_calendar(name, value, ordered)
+            sentences = of_calendar(name, value, ordered)
         elif name in kinds.texts:
-            sentence = of_text(name, value, name not in kinds.unknown, ordered)
+            fixed = [history for history, names in kinds.fixed.items() if name in names]
+            counting = [pasts[k] for k in order if weight[k] >= COUNTS * weight.max()]
+            sentences = of_text(name, value, name not in kinds.unknown, counting, fixed)
         else:
-            sentence = of_number(name, value, ordered)
-        yield ("feature", name), (attribution, sentence, name)
+            sentences = of_number(name, value, ordered)
+            if name in kinds.middle:
+                sentences = [replace(one, speaks=AGAINST) for one in sentences]
+        yield ("feature", name), Group(attribution, sentences, name)
 
 
 def _histories(shares: FeatureAttributions, pasts: Sequence[HistoryContext]) -> Iterator[tuple[Key, Group]]:
     for history, past in zip(shares.histories, pasts, strict=True):
-        outcomes, pace = (of_outcomes(past), history.outcome), (of_pace(past), history.presence)
-        for kind, (sentence, values) in (("outcomes", outcomes), ("pace", pace)):
-            if sentence is not None:
-                yield (kind, past.name), (float(values.sum()), sentence, None)
+        yield ("outcomes", past.name), Group(float(history.outcome.sum()), of_outcomes(past))
+        yield ("pace", past.name), Group(float(history.presence.sum()), of_pace(past))
 
 
-def _keys(shares: FeatureAttributions, pasts: Sequence[HistoryContext], kinds: Kinds) -> Iterator[tuple[Key, Group]]:
+def _keys(shares: FeatureAttributions, pasts: Sequence[HistoryContext], kinds: Kinds) -> dict[Key, Group]:
+    """That a card is new to a shop and that the shop is new to the card are one group."""
+    groups: dict[Key, Group] = {}
     for history, past in zip(shares.histories, pasts, strict=True):
         for name, values in zip(kinds.keys, history.keys.T, strict=False):
-            if (sentence := of_key(name, past)) is not None:
-                yield ("key", past.name, name), (float(values.sum()), sentence, name)
+            key = key_of_pair(past.name, name)
+            before = groups.get(key, Group(0.0, []))
+            groups[key] = Group(before.attribution + float(values.sum()), [*before.sentences, *of_key(name, past)])
+    return groups
 
 
-def _reason(attribution: float, sentence: ReasonTemplate, feature: str | None, wording: Reasons) -> Reason:
+def _combination(joined: Sequence[tuple[Key, Group]], payment: Payment, wording: Reasons) -> Group:
+    texts = [_called(key, payment, wording) for key, _ in joined]
+    values = ", ".join(dict.fromkeys(texts[:MAX_JOINED])) + (", …" if len(texts) > MAX_JOINED else "")
+    attribution = sum(group.attribution for _, group in joined)
+    return Group(attribution, [ReasonTemplate("combination", {"values": values})])
+
+
+def _called(key: Key, payment: Payment, wording: Reasons) -> str:
+    """A group in a few words."""
+    name = _named(key[-1], wording)
+    if key[0] == "feature":
+        value = payment.values.get(key[1])
+        return f"no {name}" if value is None else f"{name} {number(value, 3) if isinstance(value, float) else value}"
+    history = _named(key[1], wording)
+    return {"outcomes": f"outcomes of this {history}", "pace": f"pace of this {history}"}.get(
+        key[0], f"{name} of this {history}"
+    )
+
+
+def _named(name: str, wording: Reasons) -> str:
+    return wording.names.get(name, CALENDAR_NAMES.get(name, name))
+
+
+def _reason(group: Group, wording: Reasons) -> Reason:
+    sentence = group.sentence
+    assert sentence is not None
+    feature = sentence.feature or group.feature
     subject = feature or sentence.history or ""
     names = {"feature": feature, "history": sentence.history}
     filled: dict[str, Any] = {
-        **{key: wording.names.get(name, CALENDAR_NAMES.get(name, name)) for key, name in names.items() if name},
+        **{key: _named(name, wording) for key, name in names.items() if name},
         **sentence.facts,
     }
     text = wording.text(sentence.kind, subject)
@@ -116,7 +172,7 @@ def _reason(attribution: float, sentence: ReasonTemplate, feature: str | None, w
         kind=sentence.kind,
         code=wording.code(sentence.kind, subject),
         text=text,
-        attribution=attribution,
+        attribution=group.attribution,
         feature=feature,
         history=sentence.history,
         facts=sentence.facts,

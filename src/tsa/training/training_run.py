@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tsa.bundle.bundle import Bundle
+from tsa.data.store.fixed_values import fixed_values
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.files.writing import write_json
@@ -231,7 +232,12 @@ class TrainingRun:
             trees=joined.trees,
             joining=joined.joining,
             choice=joined.choice,
-            training={**self.metadata, **end, "epochs": reproducible(end["epochs"])},
+            training={
+                **self.metadata,
+                **end,
+                "epochs": reproducible(end["epochs"]),
+                "fixed_values": fixed_values(self.store, self.rows["train"]),
+            },
             data=data_summary(self.store),
         )
         calibration = None

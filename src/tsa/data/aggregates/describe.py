@@ -27,7 +27,10 @@ def describe(
     history = called.get(aggregate.history, aggregate.history)
     history += f" as {called.get(aggregate.role, aggregate.role)}" if aggregate.role else ""
     feature = called.get(aggregate.feature, aggregate.feature)
-    text = _TEXTS[aggregate.kind, aggregate.statistic]
+    never = aggregate.statistic == "share" and value == 0
+    text = _TEXTS[aggregate.kind, "count" if never else aggregate.statistic]
+    if aggregate.statistic == "fraud_rate" and value == 0:
+        text = "none of this {history}'s known outcomes{span} is fraud"
     if scaled and aggregate.kind == "number":
         text = _SCALED.get(aggregate.statistic, _SCALED["mean"])
     if math.isnan(value):
