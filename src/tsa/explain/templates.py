@@ -36,7 +36,7 @@ SELDOM, MIN_TIMES = 0.05, 20
 MANY = ((HOUR, 3), (DAY_SECONDS, 4), (7 * DAY_SECONDS, 0))
 """A time span, and the number of payments in it, including the current one, that counts as many where nothing is known of
 what is usual; in a week, nothing does."""
-LEAST_BURST, LEAST_WINDOWS = 3, 5
+MIN_BURST, MIN_WINDOWS = 3, 5
 """Payments that are more than usual; and times of the same length that show what is usual."""
 FEW, ENOUGH = 3, 10
 """Up to this many earlier payments of a key are few; from so many on it is well known."""
@@ -136,8 +136,8 @@ def of_text(
             if known
             else ReasonTemplate("unknown_value", {"value": value}, None, FOR)
         ]
-    found = [_seen_before(name, value, past) for past in compared]
-    return [one for one in found if one is not None and not (one.history in fixed and one.speaks == AGAINST)]
+    sentences = [_seen_before(name, value, past) for past in compared]
+    return [one for one in sentences if one is not None and not (one.history in fixed and one.speaks == AGAINST)]
 
 
 def _seen_before(name: str, value: str, past: HistoryContext) -> ReasonTemplate | None:
@@ -167,17 +167,17 @@ def of_calendar(name: str, value: str | None, pasts: Sequence[HistoryContext]) -
     """Compare an hour, day or month with those of each of `pasts` that has enough values."""
     if value is None:
         return [ReasonTemplate("missing_value")]
-    found = []
+    sentences = []
     for past in pasts:
         if len(values := past.values(name)) >= MIN_EVENTS:
             differences = [abs(int(value) - int(other)) for other in values]
             near = [min(a, 24 - a) <= 2 if name == "hour_of_day" else a == 0 for a in differences]
             facts = {"value": value, "count": sum(near), "total": len(values)}
             if sum(near) >= SELDOM * len(near):
-                found.append(ReasonTemplate("usual_time", facts, past.name, AGAINST))
+                sentences.append(ReasonTemplate("usual_time", facts, past.name, AGAINST))
             elif len(near) >= MIN_TIMES:
-                found.append(ReasonTemplate("unusual_time", facts, past.name, FOR))
-    return found or [ReasonTemplate("value", {"value": value})]
+                sentences.append(ReasonTemplate("unusual_time", facts, past.name, FOR))
+    return sentences or [ReasonTemplate("value", {"value": value})]
 
 
 def of_outcomes(past: HistoryContext) -> list[ReasonTemplate]:
@@ -210,16 +210,16 @@ def of_pace(past: HistoryContext) -> list[ReasonTemplate]:
     """The number of payments and their age, what is unusual first; none if there are no payments."""
     if not past.ages:
         return []
-    found = [one for limit, many in MANY if (one := _burst(past, limit, many)) is not None]
+    sentences = [one for limit, many in MANY if (one := _burst(past, limit, many)) is not None]
     gaps = -np.diff(np.asarray(past.ages))
     if past.ages[-1] >= PAUSE and (not len(gaps) or past.ages[-1] >= np.quantile(gaps, USUAL_RANGE[1])):
-        found.append(ReasonTemplate("after_pause", {"span": span(past.ages[-1])}, past.name, FOR))
+        sentences.append(ReasonTemplate("after_pause", {"span": span(past.ages[-1])}, past.name, FOR))
     facts = {"count": _count(past, len(past.ages)), "span": span(past.ages[0])}
     if len(past.ages) <= FEW and not past.full:
-        found.append(ReasonTemplate("few_payments", facts, past.name, FOR))
+        sentences.append(ReasonTemplate("few_payments", facts, past.name, FOR))
     elif len(past.ages) >= ENOUGH or past.full:
-        found.append(ReasonTemplate("few_payments", facts, past.name, AGAINST))
-    return found
+        sentences.append(ReasonTemplate("few_payments", facts, past.name, AGAINST))
+    return sentences
 
 
 def _burst(past: HistoryContext, limit: float, many: int) -> ReasonTemplate | None:
@@ -233,7 +233,7 @@ def _burst(past: HistoryContext, limit: float, many: int) -> ReasonTemplate | No
             if within + 1 >= many and limit <= DAY_SECONDS
             else None
         )
-    if within + 1 < max(LEAST_BURST, usual[1] + min(usual[1], 2), 1.25 * usual[1]):
+    if within + 1 < max(MIN_BURST, usual[1] + min(usual[1], 2), 1.25 * usual[1]):
         return None
     low, high = usual
     return ReasonTemplate(
@@ -248,7 +248,7 @@ def usual_counts(ages: Sequence[float], limit: float) -> tuple[int, int] | None:
     there are too few of them.
     """
     n = int(ages[0] / limit) - 1 if len(ages) else 0
-    if n < LEAST_WINDOWS:
+    if n < MIN_WINDOWS:
         return None
     window = (np.asarray(ages) // limit).astype(np.int64) - 1
     counts = np.bincount(window[(window >= 0) & (window < n)], minlength=n)

@@ -18,7 +18,7 @@ def fixed_values(store: EventStore, rows: NDArray[np.int64]) -> dict[str, list[s
     """
     vocabularies = store.encoder.categorical_vocabularies
     missing = np.array([vocabulary.missing_row for vocabulary in vocabularies])
-    found: dict[str, list[str]] = {}
+    by_history: dict[str, list[str]] = {}
     for history, index in store.histories.items():
         position = np.asarray(index.position)[rows]
         later = np.asarray(index.start)[rows] < position
@@ -30,5 +30,5 @@ def fixed_values(store: EventStore, rows: NDArray[np.int64]) -> dict[str, list[s
         pairs, same = known.sum(axis=0), (known & (one == other)).sum(axis=0)
         fixed = np.flatnonzero((pairs >= MIN_PAIRS) & (same >= SAME * pairs))
         if len(fixed):
-            found[history] = [vocabularies[at].name for at in fixed.tolist()]
-    return found
+            by_history[history] = [vocabularies[at].name for at in fixed.tolist()]
+    return by_history
