@@ -25,10 +25,11 @@ from tsa.training.config import TrainingConfig
 from tsa.training.data.sampler import Sampler
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext
+from tsa.training.ending.time_limit import TREE_SHARE
 from tsa.training.epoch_stats import reproducible
 from tsa.training.finalize import fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
-from tsa.training.parts.build import join_parts
+from tsa.training.parts.build import TrainedTrees, join_parts, train_trees
 from tsa.training.run_folder import (
     BUNDLE,
     CHECKPOINTS,
@@ -136,16 +137,32 @@ class TrainingRun:
         loop = Trainer(self.network, self.store, self.rows, self.config, self.processes, hooks, checkpoints)
         self._resume(loop, checkpoints) if resume else self._begin(checkpoints)
         with closing(loop.loader), self._open_run(loop) as (run, track):
+            trees = self._trees_first(hooks)
             history = loop.fit(track, on_epoch)
             end: dict[str, Any] = {"best_epoch": history.best_epoch, "epochs": history.epochs}
             if (sentence := loop.outlook()) is not None:
                 logger.info("%s", sentence)
                 end["outlook"] = sentence
-            trained = self.finish(loop.scoring, hooks.progress, end, {**run, **end})
+            trained = self.finish(loop.scoring, hooks.progress, end, {**run, **end}, trees=trees)
             if self.processes.is_main and with_bundle:
                 trained.write()
             self.processes.wait()
         return trained
+
+    def _trees_first(self, hooks: Callbacks) -> TrainedTrees | None:
+        """Trees that are trained before the network, in the first process: with a limit on time, only what they left of it
+        can be planned for the network. They get at most `TREE_SHARE` of the time.
+        """
+        limit = hooks.limit
+        if limit is None or self.model.parts == "network":
+            return None
+        seconds = TREE_SHARE * limit.seconds_to_train()
+
+        def work() -> TrainedTrees:
+            return train_trees(self.model, self.store, self.rows, self.config, hooks.progress, seconds=seconds)
+
+        trees: TrainedTrees | None = self.processes.run_then_barrier("trees", work if self.processes.is_main else None)
+        return trees
 
     def identity(self) -> dict[str, Any]:
         """The identity of the run. Raises ConfigError if the processes have different stores or settings."""
@@ -206,6 +223,7 @@ class TrainingRun:
         end: Mapping[str, Any],
         metadata: Mapping[str, Any],
         *,
+        trees: TrainedTrees | None = None,
         is_unfinished: bool = False,
     ) -> Trained:
         """Score the validation and calibration ranges, write the scores, and calibrate. Does not write the bundle.
@@ -215,6 +233,7 @@ class TrainingRun:
             progress: Reports progress.
             end: What the bundle says of the epochs.
             metadata: The content of run.json.
+            trees: In the first process, if they are trained already.
             is_unfinished: The run is not marked as finished when its bundle is written.
         """
         try:
@@ -223,7 +242,7 @@ class TrainingRun:
             raise TrainingStopped(
                 f"{self.out}: stopped by a signal after the last epoch; continue with --resume"
             ) from None
-        joined = join_parts(self.model, self.store, self.rows, log_odds, self.config, self.processes, progress)
+        joined = join_parts(self.model, self.store, self.rows, log_odds, self.config, self.processes, progress, trees)
         bundle = Bundle(
             market=self.store.market,
             encoder=self.store.encoder,

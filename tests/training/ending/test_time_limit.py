@@ -13,9 +13,10 @@ from support.easy_log import TINY, settings
 from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.training import TimeLimit, TrainingConfig, train, trainer
+from tsa.training import TimeLimit, TrainingConfig, train, trainer, training_run
 from tsa.training.ending import time_limit
 from tsa.training.ending.time_limit import MEASURED_STEPS, Pace, outlook
+from tsa.training.parts import build
 
 
 def measured_pace(steps: int = 100, seconds_per_step: float = 0.5) -> Pace:
@@ -126,12 +127,35 @@ def test_training_ends_in_time_with_a_bundle(
         assert rates[-1] < 0.5 * max(rates), "the schedule ends with the time"
 
 
+def test_time_of_the_trees_is_planned_for(
+    easy_store: EventStore, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow trees leave less time for the network, which still ends in time; they are trained once."""
+    given = []
+
+    def slow(*args: Any, seconds: float, **settings: Any) -> Any:
+        given.append(seconds)
+        clock.now += 0.3
+        return build.train_trees(*args, seconds=seconds, **settings)
+
+    monkeypatch.setattr(training_run, "train_trees", slow)
+    many = settings(epochs=1_000, early_stopping=False, batch_size=16)
+    limit = TimeLimit(minutes=0.01, began=clock())
+    bundle = train(easy_store, tmp_path / "run", model={**TINY, "parts": "combined"}, training=many, limit=limit)
+    assert clock.now < 0.6
+    assert given == [pytest.approx(0.4 * 0.57, abs=0.01)]
+    assert bundle.trees is not None
+    assert bundle.choice["form"] == "combined"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["outlook"].startswith("Time ended training after ")
+
+
 def test_a_limit_that_is_long_enough_changes_nothing(easy_store: EventStore, tmp_path: Path) -> None:
     two = settings(epochs=2, early_stopping=False)
     for name, limit in (("free", None), ("limited", TimeLimit(minutes=60))):
         train(easy_store, tmp_path / name, model=TINY, training=two, limit=limit)
-    weights = [(tmp_path / name / "bundle" / "weights.safetensors").read_bytes() for name in ("free", "limited")]
-    assert weights[0] == weights[1]
+    for file in ("weights.safetensors", "trees.txt", "parts.json"):
+        one, other = ((tmp_path / name / "bundle" / file).read_bytes() for name in ("free", "limited"))
+        assert one == other, file
     assert (
         json.loads((tmp_path / "limited" / "run.json").read_text())["outlook"] == "All 2 epochs fitted into the time."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tsa.data.store.store import EventStore
 from tsa.inference.scorer import Scorer
 from tsa.model.joining import ALONE, MEAN
 from tsa.training import train
+from tsa.training.parts.trees import fit_trees
 
 FORMS = ("network", "trees", "combined")
 
@@ -63,3 +65,19 @@ def test_weights_are_never_fitted_on_what_was_learned_from(
         assert bundle.choice["payments"] == 0
     else:
         assert bundle.choice["payments"] == len(easy_store.labelled(joined_on))
+
+
+def test_trees_end_in_time(easy_store: EventStore) -> None:
+    """With the trees that there are, at least one; without a limit they are those of an unlimited training."""
+    rows = [easy_store.labelled(name) for name in ("train", "validation")]
+    texts = {}
+    for seconds in (0.0, 3600.0, math.inf):
+        for validation in (rows[1], rows[1][:0]):
+            fitted = fit_trees(
+                easy_store, rows[0], validation, seed=0, threads=1, n_ensemble=2, max_rounds=40, seconds=seconds
+            )
+            texts[seconds, len(validation)] = fitted.trees.text
+            assert seconds or fitted.trees.n_trees <= 2
+            assert np.isfinite(fitted.of_store(easy_store, rows[0][:5])).all()
+    for n in (0, len(rows[1])):
+        assert texts[3600.0, n] == texts[math.inf, n]

@@ -15,6 +15,8 @@ MEASURED_STEPS = (2, 12)
 """The speed is measured between these steps of a run: the first ones are slower."""
 FORWARD_SHARE = 0.6
 """Seconds to score a payment, as a share of those to train on one, until scoring was measured."""
+TREE_SHARE = 0.4
+"""Trees are trained first, in at most this share of the time."""
 MIN_SHARE = 0.15
 """Another epoch starts if at least this share of it fits."""
 MAX_DECAY = 0.7

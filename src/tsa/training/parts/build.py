@@ -5,6 +5,7 @@ Checkpoints hold nothing of it: a run that was killed trains the same trees agai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,14 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedTrees:
+    """Trees, and their log odds (m,) of all payments per range."""
+
+    model: TreeModel
+    log_odds: Mapping[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
 class JoinedParts:
     """Trees (None for a network alone), how they are joined with the network, and what was measured to decide it."""
 
@@ -39,6 +48,32 @@ class JoinedParts:
     """Raw scores of all payments per range; in the first process alone."""
 
 
+def train_trees(
+    model: ModelConfig,
+    store: EventStore,
+    rows: Mapping[str, Rows],
+    config: TrainingConfig,
+    progress: Progress,
+    *,
+    seconds: float = math.inf,
+) -> TrainedTrees:
+    """Train trees in this process, and score the ranges with them. seconds: training ends after about so many."""
+    with progress("training trees", 1) as advance:
+        fitted = fit_trees(
+            store,
+            rows["train"],
+            rows["validation"],
+            seed=config.seed,
+            threads=max(1, torch.get_num_threads()),
+            n_ensemble=model.n_tree_ensemble,
+            seconds=seconds,
+        )
+        advance(1)
+    return TrainedTrees(
+        model=fitted, log_odds={name: fitted.of_store(store, some) for name, some in range_rows(store).items()}
+    )
+
+
 def join_parts(
     model: ModelConfig,
     store: EventStore,
@@ -47,6 +82,7 @@ def join_parts(
     config: TrainingConfig,
     processes: DistributedContext,
     progress: Progress,
+    trees: TrainedTrees | None = None,
 ) -> JoinedParts:
     """Train trees on the rows of a run, and join them with its network.
 
@@ -54,28 +90,22 @@ def join_parts(
         model: Its settings say which parts there are, and how many models of trees.
         rows: Labelled rows, "train" and "validation".
         network: (m,) log odds of the trained network, of all payments per range.
+        trees: In the first process, if they are trained already.
     """
     if model.parts == "network":
         return JoinedParts(choice={}, scores={name: raw_scores(log_odds) for name, log_odds in network.items()})
 
     def work() -> tuple[str, dict[str, Any], PartsChoice, dict[str, NDArray[np.float32]]]:
-        threads = max(1, torch.get_num_threads())
-        with progress("training trees", 1) as advance:
-            fitted = fit_trees(
-                store,
-                rows["train"],
-                rows["validation"],
-                seed=config.seed,
-                threads=threads,
-                n_ensemble=model.n_tree_ensemble,
-            )
-            advance(1)
-        trees = {name: fitted.of_store(store, some) for name, some in range_rows(store).items()}
-        choice = _choice(model.parts, store, {"network": network, "trees": trees}, config)
-        scores = {name: raw_scores(choice.joining({"network": network[name], "trees": trees[name]})) for name in trees}
-        return fitted.trees.text, fitted.to_dict(), choice, scores
+        fitted = trees or train_trees(model, store, rows, config, progress)
+        log_odds = fitted.log_odds
+        choice = _choice(model.parts, store, {"network": network, "trees": log_odds}, config)
+        scores = {
+            name: raw_scores(choice.joining({"network": network[name], "trees": of_range}))
+            for name, of_range in log_odds.items()
+        }
+        return fitted.model.trees.text, fitted.model.to_dict(), choice, scores
 
-    made = processes.run_then_barrier("trees", work if processes.is_main else None)
+    made = processes.run_then_barrier("parts", work if processes.is_main else None)
     text, table, choice = processes.broadcast(None if made is None else made[:3])
     return JoinedParts(
         trees=TreeModel.read(text, table),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ def fit_trees(
     threads: int,
     n_ensemble: int = 1,
     max_rounds: int = MAX_ROUNDS,
+    seconds: float = math.inf,
 ) -> TreeModel:
     """Train on the labelled rows `train`; `validation` decides how many trees there are.
 
@@ -72,7 +74,9 @@ def fit_trees(
         threads: Of LightGBM.
         n_ensemble: Models that are averaged.
         max_rounds: Trees of each model at most.
+        seconds: After about so many, training ends with the trees that there are.
     """
+    deadline = time.monotonic() + seconds
     columns = TreeColumns.of(store, train)
     label = np.asarray(store.label)
     settings = {**SETTINGS, "num_leaves": _leaves(label[train]), "num_threads": threads}
@@ -80,8 +84,12 @@ def fit_trees(
     learned = train if len(validation) else np.setdiff1d(train, later)
     most = MAX_VALUES // len(columns.names) // n_ensemble
     fitting = _Fitting(store, columns, settings, most, max_rounds)
-    rounds, texts, rate = 0, [], 1.0
+    texts: list[str] = []
+    rounds, rate = 0, 1.0
     for member in range(n_ensemble):
+        if texts and time.monotonic() >= deadline:
+            break
+        fitting.deadline = _share(deadline, n_ensemble - member + (not len(validation)))
         if len(validation) or not member:
             text, rounds, rate = fitting.stopped_early(learned, later, seed + member)
         if not len(validation):
@@ -89,10 +97,16 @@ def fit_trees(
         texts.append(text)
     logger.info(
         "trees: %d models, %d trees of %d leaves in the last, %d columns, trained on %d payments",
-        *(n_ensemble, rounds, settings["num_leaves"], len(columns.names), len(learned)),
+        *(len(texts), rounds, settings["num_leaves"], len(columns.names), len(learned)),
     )
     trees = BoostedTrees(text=averaged(texts), names=columns.names, shift=math.log(rate))
     return TreeModel(columns=columns, trees=trees)
+
+
+def _share(deadline: float, n: int) -> float:
+    """When the first of `n` trainings of equal length has to end."""
+    now = time.monotonic()
+    return now + (deadline - now) / n
 
 
 def _leaves(label: Array) -> int:
@@ -111,6 +125,8 @@ class _Fitting:
     most: int
     """Payments that a model learns from at most."""
     max_rounds: int
+    deadline: float = math.inf
+    """When training has to end, by the monotonic clock."""
     _made: dict[str, tuple[Rows, Any, lightgbm.Dataset]] = field(default_factory=dict)
 
     def stopped_early(self, learned: Rows, later: Rows, seed: int) -> tuple[str, int, float]:
@@ -118,10 +134,16 @@ class _Fitting:
         library, (data, rate) = lightgbm_library(), self._sampled(learned, seed)
         check = self._dataset("later", later, reference=data)
         stop = library.early_stopping(PATIENCE, first_metric_only=True, verbose=False)
-        checks = {"valid_sets": [check], "valid_names": ["later"], "callbacks": [stop]}
+        checks = {"valid_sets": [check], "valid_names": ["later"], "callbacks": [stop, self._stop_when_late]}
         booster = library.train(self._seeded(seed), data, self.max_rounds, **checks)
         rounds = max(1, int(booster.best_iteration))
         return booster.model_to_string(num_iteration=rounds), rounds, rate
+
+    def _stop_when_late(self, env: Any) -> None:
+        """A callback of LightGBM."""
+        if time.monotonic() >= self.deadline:
+            logger.info("trees: time ends training after %d trees", env.iteration + 1)
+            raise lightgbm_library().callback.EarlyStopException(env.iteration, env.evaluation_result_list)
 
     def with_rounds(self, train: Rows, rounds: int, seed: int) -> tuple[str, float]:
         """Train so many trees: the text and the sampling rate."""
