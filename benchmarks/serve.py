@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py BUNDLE LOG [--load 200000] [--seconds 15] [--soak 600]
                                [--history sqlite:///FILE] [--serve-option=--max-queue=128]
+                               [--floor] [--rounds 5]
 
 BUNDLE is of a market of logs; LOG holds payments of that market. The first --load payments fill the history store
 (`tsa history load`); the later ones are sent, each under a new id, at a time after all of them. The client is this process: an
@@ -12,6 +13,10 @@ asyncio client on raw sockets, a connection per simulated client. Prints, one af
     --soak seconds at half that load: memory of the server before and after, errors
 
 Every round is bounded by --seconds.
+
+With --floor, `benchmarks/floor.py` is started as well: the same HTTP server and model, on arrays made beforehand, without a
+history store. Both are measured in turn, in --rounds rounds; printed are the ratios, each the median of the rounds with the
+smallest and the largest. On a machine that others use, the ratio of the processor times is the one to look at.
 """
 
 from __future__ import annotations
@@ -210,6 +215,32 @@ async def measure(port: int, pid: int, payments: Iterator[bytes], seconds: float
         say(f"memory: {before:.1f} MiB, then {after:.1f} MiB: {100 * (after / before - 1):+.2f} %")
 
 
+async def against_floor(
+    tsa: tuple[int, int], floor: tuple[int, int], payments: Iterator[bytes], seconds: float, rounds: int
+) -> None:
+    """Measure two servers (port, process id) in turn and print the ratios."""
+    ratios: dict[str, list[float]] = {}
+    for port, _ in (tsa, floor):
+        await closed_loop(port, payments, 1, min(seconds, 3))
+    for _ in range(rounds):
+        for clients in (1, CLIENTS):
+            found = []
+            for port, pid in (tsa, floor):
+                computed = cpu_seconds(pid)
+                tally = await closed_loop(port, payments, clients, seconds)
+                each = (cpu_seconds(pid) - computed) / max(1, tally.statuses.total())
+                p50, p99 = np.percentile(tally.milliseconds, [50, 99])
+                found.append({"p50": p50, "p99": p99, "payments a second": tally.rate, "processor time each": each})
+                print(
+                    f"{clients} clients, {'TSA' if port == tsa[0] else 'floor'}:", tally, f"{1000 * each:.2f} ms each"
+                )
+            for name, value in found[0].items():
+                ratios.setdefault(f"{clients} clients, {name}", []).append(float(value / found[1][name]))
+    print(f"TSA over the floor, median of {rounds} rounds (smallest to largest):")
+    for name, values in ratios.items():
+        print(f"  {name}: {np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
@@ -218,6 +249,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--soak", type=float, default=0)
     parser.add_argument("--history", help="default: SQLite in a folder that is removed afterwards")
+    parser.add_argument("--floor", action="store_true", help="compare with benchmarks/floor.py")
+    parser.add_argument("--rounds", type=int, default=5, help="with --floor")
     parser.add_argument("--serve-option", action="append", default=[], help="--serve-option=--workers=2; repeatable")
     arguments = parser.parse_args()
     bundle = Bundle.open(arguments.bundle)
@@ -228,7 +261,12 @@ def main() -> None:
         last = load(arguments.bundle, frame.sort(event.time).head(arguments.load), event.time, history, Path(folder))
         payments = requests(bundle, frame.tail(50_000), last + timedelta(days=1))
         with serving(arguments.bundle, history, arguments.serve_option) as (port, pid):
-            asyncio.run(measure(port, pid, payments, arguments.seconds, arguments.soak))
+            if not arguments.floor:
+                asyncio.run(measure(port, pid, payments, arguments.seconds, arguments.soak))
+                return
+            script = Path(__file__).with_name("floor.py")
+            with started([sys.executable, script, arguments.bundle, arguments.log]) as floor:
+                asyncio.run(against_floor((port, pid), floor, payments, arguments.seconds, arguments.rounds))
 
 
 def load(bundle: Path, frame: pl.DataFrame, time_column: str, history: str, folder: Path) -> datetime:

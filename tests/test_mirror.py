@@ -170,6 +170,19 @@ ELSEWHERE = {
         "a store is loaded and pruned by commands",
         "serving/history/backfill serving/history/maintenance",
     ),
+    "serving/test_decision_log.py": (
+        "what a server answers is what it logs, and what the commands show",
+        "cli/decisions/commands serving/scoring/decision_recorder serving/scoring/details",
+    ),
+    "serving/scoring/test_challenger.py": ("a challenger answers a share of the keys", "serving/scoring/arms"),
+    "serving/decisions/test_log.py": (
+        "entries are appended, converted and read",
+        "serving/decisions/entries serving/decisions/files serving/decisions/journal",
+    ),
+    "serving/decisions/test_replay.py": (
+        "recorded payments are read, as a log, and scored",
+        "serving/decisions/as_log serving/decisions/recorded",
+    ),
     "serving/http/routes/test_score.py": (
         "requests are sent over a real connection",
         "serving/http/app serving/http/invocations serving/http/middleware serving/http/request",

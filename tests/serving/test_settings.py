@@ -58,6 +58,13 @@ def test_each_option_sets_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "--threads": ("threads", 2),
         "--shadow": ("shadow", Path("other")),
         "--shadow-file": ("shadow_file", Path("lines.jsonl")),
+        "--challenger": ("challenger", Path("second")),
+        "--challenger-share": ("challenger_share", 0.25),
+        "--split-by": ("split_by", "card"),
+        "--challenger-timeout-ms": ("challenger_timeout_ms", 90.0),
+        "--decision-log": ("decision_log", Path("answers")),
+        "--decision-flush": ("decision_flush", 3.0),
+        "--decision-rotate": ("decision_rotate", 60.0),
         "--max-batch": ("max_batch", 8),
         "--batch-wait-ms": ("batch_wait_ms", 1.5),
         "--max-queue": ("max_queue", 9),
@@ -80,6 +87,7 @@ def test_each_option_sets_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "--new-store": "new_store",
         "--allow-eviction": "allow_eviction",
         "--allow-unevaluated": "allow_unevaluated",
+        "--decision-log-sync": "decision_log_sync",
     }
     given: list[str] = list(flags)
     for option, (_, value) in words.items():

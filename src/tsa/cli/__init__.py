@@ -45,6 +45,7 @@ from tsa.cli import (
 )
 from tsa.cli.app import app
 from tsa.cli.console import INTERRUPTED, errors, print_line
+from tsa.cli.decisions import commands as decisions
 from tsa.cli.lifecycle import retrain
 from tsa.cli.process.streams import flush_or_drop, print_any_character
 from tsa.errors import TSAError
@@ -56,6 +57,7 @@ __all__ = [
     "backtest",
     "bundle",
     "data",
+    "decisions",
     "evaluate",
     "explain",
     "history",

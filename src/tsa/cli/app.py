@@ -38,6 +38,10 @@ Logs = Annotated[
     list[str],
     typer.Argument(help="Parquet, CSV, TSV or JSON lines files (.gz too), globs or URLs.", show_default=False),
 ]
+OptionalLogs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Parquet, CSV, TSV or JSON lines files (.gz too), globs or URLs.", show_default=False),
+]
 MarketFile = Annotated[
     Path, typer.Option("--market", "-m", help="The market file: what the columns mean.", show_default=False)
 ]

@@ -21,7 +21,9 @@ SECTIONS = {
         "tune",
     ),
     "Scores and what follows from them": ("score", "explain", "thresholds", "calibrate", "monitor"),
-    "Bundles and the endpoint": ("bundle", "compare-bundles", "registry", "retrain", "export", "history", "serve"),
+    "Bundles and the endpoint": (
+        *("bundle", "compare-bundles", "registry", "retrain", "export", "history", "serve", "decisions"),
+    ),
     "The predecessor of this package": ("legacy",),
 }
 """The commands of `tsa` in the order of work."""

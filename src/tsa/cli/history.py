@@ -98,18 +98,30 @@ def delete(
         str,
         typer.Option("--key", help="HISTORY=VALUE, such as customer=1234, as payments have it.", show_default=False),
     ],
+    logs: Annotated[
+        list[Path] | None,
+        typer.Option("--decisions", help="Delete them from this log of decisions too. Repeatable.", show_default=False),
+    ] = None,
 ) -> None:
     """Erase a customer's data: delete all payments of a key from every history, with their values and answers.
 
-    If the market uses pseudonyms, give the value itself; the market's secret must be in the environment.
+    If the market uses pseudonyms, give the value itself; the market's secret must be in the environment. A log of decisions
+    that the server writes is reached with --decisions.
     """
+    from tsa.serving.decisions.erase import erase_key as erase_from_log
+    from tsa.serving.decisions.files import need_log
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import erase as erase_key
     from tsa.serving.history.metadata import stored_market
 
+    for folder in logs or []:
+        need_log(folder)
     with open_history(url, new="refuse", allow_eviction=True) as store:
-        removed = erase_key(store, _key(stored_market(store), key))
+        place = _key(stored_market(store), key)
+        removed = erase_key(store, place)
     print_line(f"deleted: {removed.payments:,} payments, {removed.events:,} events in histories")
+    for folder in logs or []:
+        print_line(f"deleted from {folder}: {erase_from_log(folder, place):,} payments")
 
 
 @history.command()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, quarantine_of
+from tsa.cli.app import MarketSets, OptionalLogs, Quarantine, QuarantineLimit, Quiet, app, quarantine_of
 from tsa.cli.console import command_session, print_line
 from tsa.cli.score import BundleFolder
 from tsa.files.outputs import check_outputs
@@ -20,7 +20,14 @@ ALERT = 3
 @app.command()
 def monitor(
     bundle: BundleFolder,
-    logs: Logs,
+    logs: OptionalLogs = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of LOGS: the log of decisions of a server. Counts what this bundle answered.",
+            show_default=False,
+        ),
+    ] = None,
     reference: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,7 +79,7 @@ def monitor(
 
     reference_quarantine = None if quarantine is None else quarantine.with_stem(f"{quarantine.stem}-reference")
     check_outputs(
-        [bundle, *logs, *(reference or []), market],
+        [bundle, *(logs or []), *(reference or []), market, decisions],
         files={
             "--quarantine": quarantine,
             "the quarantine of the reference": reference_quarantine,
@@ -83,7 +90,7 @@ def monitor(
     with command_session(quiet, out / "monitor.log") as bars:
         report = watch(
             bundle,
-            logs,
+            logs or (),
             out,
             reference=reference or (),
             span=Span(start=start, end=end),
@@ -93,6 +100,7 @@ def monitor(
             overrides=set_ or (),
             quarantine=quarantine_of(quarantine, quarantine_limit),
             replicates=replicates,
+            decisions=decisions,
             progress=bars,
         )
     print_alerts(report)

@@ -32,8 +32,15 @@ def serve(bundle: ServedBundle = None, set_: MarketSets = None, **values: Any) -
     values["shadow"] = _shadow(values["shadow"], values["shadow_from"], values["bundle_cache"])
     settings = ServeSettings.make({"bundle": bundle, "overrides": tuple(set_ or ()), **values})
     secrets = (*settings.token_files, *settings.admin_token_files, settings.ssl_certificate, settings.ssl_key)
-    read = (settings.bundle, settings.shadow, *secrets, settings.ssl_client_ca, settings.public_key)
-    check_outputs(read, files={"--shadow-file": settings.shadow_file})
+    read = (
+        settings.bundle,
+        settings.challenger,
+        settings.shadow,
+        *secrets,
+        settings.ssl_client_ca,
+        settings.public_key,
+    )
+    check_outputs(read, files={"--shadow-file": settings.shadow_file}, into={"--decision-log": settings.decision_log})
     run(settings)
 
 

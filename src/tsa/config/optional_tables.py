@@ -309,6 +309,7 @@ class Serving(ConfigModel):
         max_late_days: How much earlier than the last payment of its keys a payment may be. None: any time.
         on_history_unavailable: If histories cannot be read within `history_timeout_seconds`: refuse the payment
             ("reject"), or score it without histories and report that ("degraded").
+        split_salt: Hashed with the key that decides between champion and challenger. None: the market's name.
     """
 
     unknown_fields: Literal["ignore", "refuse"] = "ignore"
@@ -316,3 +317,4 @@ class Serving(ConfigModel):
     max_late_days: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     on_history_unavailable: Literal["reject", "degraded"] = "reject"
     history_timeout_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    split_salt: str | None = Field(default=None, min_length=1)

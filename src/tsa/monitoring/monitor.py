@@ -33,6 +33,7 @@ from tsa.monitoring.alerts import find_alerts
 from tsa.monitoring.drift import compare_features, compare_scores, compare_volume
 from tsa.monitoring.page import plain, view
 from tsa.monitoring.performance import performance
+from tsa.monitoring.recorded import RecordedPayments, recorded_payments
 from tsa.monitoring.reference import KIND, Reference
 from tsa.monitoring.windows import ScoredWindow, Windows, iso_time
 from tsa.progress import Progress, silent
@@ -78,13 +79,14 @@ def monitor(
     overrides: Sequence[str] = (),
     quarantine: QuarantineLike = None,
     replicates: int = 200,
+    decisions: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Compare payments of a log with a reference; write monitor.json, monitor.html and reference.json into `out`.
 
-        Args:
+    Args:
         bundle: The bundle, a folder or a .tar.gz.
-        logs: The payments of `span`, and earlier ones for their histories.
+        logs: The payments of `span`, and earlier ones for their histories. None with `decisions`.
         out: The folder to write into.
         reference: Another log, or the reference.json of an earlier call. By default the payments of `reference_span` in
             `logs`; without a `reference_span`, the calibration range of the run folder that contains the bundle.
@@ -95,6 +97,8 @@ def monitor(
         overrides: `key=value` settings for the market.
         quarantine: A file for rows that break a rule; without it they are an error.
         replicates: Bootstrap samples for the intervals.
+        decisions: Instead of logs, the log of decisions of a server: the payments that this bundle answered, with the scores
+            that it gave and the outcomes reported since.
         progress: Receives the progress of long steps.
 
     Returns:
@@ -106,16 +110,20 @@ def monitor(
         BundleError: For a bundle that cannot be read.
     """
     logs, reference = log_names(logs), log_names(reference)
-    _check_outputs([bundle, *logs, *reference, market], Path(out), Quarantine.of(quarantine))
+    if bool(logs) == (decisions is not None):
+        raise ConfigError(f"monitoring takes logs, or a log of decisions (got {'both' if logs else 'neither'})")
+    _check_outputs([bundle, *logs, *reference, market, decisions], Path(out), Quarantine.of(quarantine))
     scorer = Scorer.load(bundle, overrides)
     settings = _settings(scorer, market, overrides)
     span, reference_span = span or Span(), reference_span or Span()
     _check_spans(span, reference_span, reference)
     with tempfile.TemporaryDirectory(prefix="tsa-monitor-") as folder:
         encoding = _Encoding(scorer, Path(folder), quarantine, progress)
-        store = encoding.store("log", logs)
-        known_by = epoch_seconds("as-of", as_of, valid_end(store.time_seconds, time.time()))
-        measures = _Measures(scorer, settings, known_by, replicates, progress)
+        recorded = None if decisions is None else recorded_payments(scorer, decisions, Path(folder), progress)
+        store = encoding.store("log", logs) if recorded is None else recorded.store
+        latest = valid_end(store.time_seconds, time.time()) if recorded is None else time.time()
+        known_by = epoch_seconds("as-of", as_of, latest)
+        measures = _Measures(scorer, settings, known_by, replicates, progress, recorded)
         if path := _is_reference_file(reference):
             before = Reference.load(path)
             before.check(scorer.bundle, settings, path)
@@ -123,7 +131,7 @@ def monitor(
             before = measures.reference(
                 *_payments_of_reference(Path(bundle), encoding, store, reference, reference_span)
             )
-        seen = ScoredWindow.score(scorer, store, _valid_range(store, span.seconds, "the log"), "the payments", progress)
+        seen = measures.window(store, _valid_range(store, span.seconds, "the log"), "the payments")
         result = {**_head(scorer, store, settings), **measures.compare(seen, before)}
     result["summary"] = plain(result)
     result = dict(to_plain(result))
@@ -161,10 +169,16 @@ class _Measures:
     as_of: float
     replicates: int
     progress: Progress
+    recorded: RecordedPayments | None
+
+    def window(self, store: EventStore, seconds: tuple[float, float], what: str) -> ScoredWindow:
+        """The scored payments of a range: with the scores that they were answered with, if these are recorded."""
+        known = self.recorded.raw if self.recorded is not None and store is self.recorded.store else None
+        return ScoredWindow.score(self.scorer, store, seconds, what, self.progress, known=known)
 
     def reference(self, store: EventStore, seconds: tuple[float, float], source: str) -> Reference:
         """The reference, made from payments of a store."""
-        seen = ScoredWindow.score(self.scorer, store, seconds, "the reference", self.progress)
+        seen = self.window(store, seconds, "the reference")
         settings: dict[str, Any] = {"as_of": self.as_of, "replicates": self.replicates, "progress": self.progress}
         return Reference.of(self.scorer.bundle, seen, source, self.settings, **settings)
 

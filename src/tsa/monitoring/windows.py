@@ -83,8 +83,13 @@ class ScoredWindow:
         range_seconds: tuple[float, float],
         what: str,
         progress: Progress = silent,
+        *,
+        known: Array | None = None,
     ) -> Self:
         """Score the payments in [start, end); an infinite start or end means the first or last payment of the store.
+
+        Args:
+            known: (len(store),) raw scores that are known already; NaN: leave this payment out.
 
         Raises:
             ConfigError: If the range contains no payments.
@@ -92,11 +97,16 @@ class ScoredWindow:
         times = store.time_seconds
         first, last = (int(row) for row in np.searchsorted(times, range_seconds))
         rows = store.scored_rows(first, last)
+        if known is not None:
+            rows = rows[np.isfinite(known[rows])]
         if not len(rows):
             extent = f"the log goes from {iso_time(times[0])} to {iso_time(times[-1])}"
             raise ConfigError(f"{what} must contain payments (got none in the given range); {extent}")
-        with progress(f"scoring {what}", len(rows)) as advance:
-            raw = scorer.score_rows(store, rows, advance=advance)
+        if known is not None:
+            raw = known[rows].astype(np.float32)
+        else:
+            with progress(f"scoring {what}", len(rows)) as advance:
+                raw = scorer.score_rows(store, rows, advance=advance)
         # start at the first payment: earlier ones may not be in the file. End as requested: a log that stops early is a finding
         start = float(times[first])
         if math.isfinite(range_seconds[0]) and range_seconds[0] // DAY_SECONDS == start // DAY_SECONDS:

@@ -76,6 +76,12 @@ class Metrics:
         )
         self.shadow_lost = counter("tsa_shadow_lost_total", "Payments that the shadow did not score")
         self.shadow_reloads = counter("tsa_shadow_reloads_total", "Bundles that became the shadow, or not", ["outcome"])
+        self.arms = counter("tsa_arm_payments_total", "Scored payments by the bundle that answered", ["arm"])
+        self.challenger_fallbacks = counter(
+            "tsa_challenger_fallbacks_total", "Payments of the challenger that the champion answered", ["reason"]
+        )
+        self.decisions_logged = counter("tsa_decisions_logged_total", "Entries written to the log of decisions")
+        self.decisions_lost = counter("tsa_decisions_lost_total", "Entries that could not be written to it")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
         self.registry_failures = counter(
             "tsa_registry_failures_total", "Failed looks at the registries that are followed"

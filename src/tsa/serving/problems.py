@@ -25,7 +25,7 @@ RULES = frozenset(
         *("absurd_time", "accept", "bad_data", "bad_datatype", "bad_header", "bad_label"),
         *("bad_outcome", "bad_shape", "bad_tensor", "bad_time", "binary_tensors", "bundle"),
         *("bundle_unevaluated", "bundle_without_decisions"),
-        *("coarse_time", "conflicting_id", "content_encoding", "content_type", "deadline"),
+        *("coarse_time", "conflicting_id", "content_encoding", "content_type", "deadline", "decision_log"),
         *("deadline_header", "disconnected", "duplicate_id", "empty", "excluded", "future"),
         *(
             "future_time",
@@ -47,7 +47,7 @@ RULES = frozenset(
     }
 )
 """The names of all rules that a request or a payment can break. Metrics use only these names, never a client's text."""
-STATUSES = {"history_unavailable": 503, "history_lost": 503, "conflicting_id": 409}
+STATUSES = {"decision_log": 503, "history_unavailable": 503, "history_lost": 503, "conflicting_id": 409}
 """Rule -> status of a payment's problem, if it is not BROKEN_RULE."""
 
 

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from tsa.data.values import RuleViolation
 from tsa.serving.problems import ProblemError, item_problem
+
+STORED = ("raw_score", "percentile", "probability", "decision", "version", "arm")
+"""The fields of a result that are stored with its payment."""
+CHAMPION, CHALLENGER = "champion", "challenger"
+"""The bundle that most payments are answered by, and a second one that answers a share of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentDetails:
+    """What the log of decisions records of a payment: its clean values, pseudonymised where the market asks for it."""
+
+    id: str | None
+    time_seconds: float
+    keys: Sequence[tuple[str, str]]
+    """History name and key, each once."""
+    values: Mapping[str, Any]
+    """Clean values by column; of a row that carries its own history, its fields."""
+    role: int = 0
+    """SCORED, HISTORY_ONLY or ASKS of `tsa.data.clean_columns`."""
+    histories: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    """History events that came in the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +51,20 @@ class ScoreResult:
     """Scored without its histories and not stored, because the store did not answer."""
     replayed: bool = False
     """The payment was answered before; this is the stored answer."""
+    arm: str = CHAMPION
+    """The bundle that answered: CHAMPION or CHALLENGER."""
+    details: PaymentDetails | None = field(default=None, repr=False, compare=False)
+    """Only where decisions are logged."""
 
     @classmethod
     def of(
-        cls, id_: str | None, scores: Mapping[str, NDArray[Any]], row: int, version: str, decision: str | None
+        cls,
+        id_: str | None,
+        scores: Mapping[str, NDArray[Any]],
+        row: int,
+        version: str,
+        decision: str | None,
+        arm: str = CHAMPION,
     ) -> Self:
         """The result of row `row` of a scored batch."""
         return cls(
@@ -43,6 +74,7 @@ class ScoreResult:
             probability=_number(scores, "probability", row),
             decision=decision,
             version=version,
+            arm=arm,
         )
 
     @classmethod
@@ -52,7 +84,7 @@ class ScoreResult:
 
     def stored_fields(self) -> dict[str, Any]:
         """The fields to store: without the id, which may be pseudonymized, and without the flags of this request."""
-        return {name: getattr(self, name) for name in ("raw_score", "percentile", "probability", "decision", "version")}
+        return {name: getattr(self, name) for name in STORED}
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON values."""

@@ -71,6 +71,30 @@ class ServeSettings(Settings):
     shadow_file: Path | None = option(None, "--shadow-file", "JSON lines with the shadow's differences.")
     shadow_difference: float = Field(0.01, ge=0)
     """Smaller differences of raw scores are not written."""
+    challenger: Path | None = option(
+        None, "--challenger", "A second bundle that answers a share of the payments (docs/decisions.md)."
+    )
+    challenger_share: float = option(
+        0.1, "--challenger-share", "Share of the keys whose payments the challenger answers.", ge=0, le=1
+    )
+    split_by: str | None = option(
+        None, "--split-by", "The history whose key decides between champion and challenger; by default the first."
+    )
+    challenger_timeout_ms: float = option(
+        250.0, "--challenger-timeout-ms", "The champion answers where the challenger takes longer.", gt=0
+    )
+    decision_log: Path | None = option(
+        None, "--decision-log", "A folder for a log of all answers, as Parquet files by day (docs/decisions.md)."
+    )
+    decision_log_sync: bool = option(
+        False, "--decision-log-sync", "Flush each decision to the disk before it is answered."
+    )
+    decision_flush: float = option(
+        10.0, "--decision-flush", "Without --decision-log-sync: seconds of decisions that a crash may lose.", gt=0
+    )
+    decision_rotate: float = option(
+        600.0, "--decision-rotate", "Seconds after which logged decisions become a Parquet file.", gt=0
+    )
     watch_seconds: float = Field(2.0, ge=0)
     """How often the bundle is checked for a change; 0 for never."""
     allow_unevaluated: bool = option(
@@ -146,6 +170,8 @@ class ServeSettings(Settings):
         if (self.ssl_key is None) != (self.ssl_certificate is None):
             got = f"ssl_key={self.ssl_key}, ssl_certificate={self.ssl_certificate}"
             raise ValueError(f"ssl_key and ssl_certificate must be given together (got {got})")
+        if self.decision_log_sync and self.decision_log is None:
+            raise ValueError("decision_log_sync needs decision_log, the folder to write into (got none)")
         if self.ssl_client_ca is not None and self.ssl_certificate is None:
             rule = "ssl_client_ca must be given with ssl_certificate and ssl_key"
             raise ValueError(f"{rule} (got ssl_client_ca={self.ssl_client_ca})")

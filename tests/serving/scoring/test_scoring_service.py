@@ -59,6 +59,7 @@ def test_an_answer(scoring_service: ScoringService, case: Case) -> None:
         "probability": pytest.approx(table["probability"][0], abs=1e-5),
         "decision": None,
         "version": "0123456789ab",
+        "arm": "champion",
         "degraded": False,
         "replayed": False,
     }

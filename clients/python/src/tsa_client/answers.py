@@ -24,6 +24,8 @@ class Answer:
     """Scored without its histories, since the history store did not answer."""
     replayed: bool
     """The server had answered this payment before, and this is that answer."""
+    arm: str = "champion"
+    """The bundle that answered: champion, or challenger where the server gives a share of the payments to a second one."""
     reasons: tuple[Mapping[str, Any], ...] | None = None
     """The most telling first; None where they were not asked for, or there was no time for them."""
     explanation: Mapping[str, Any] | None = None
@@ -42,6 +44,7 @@ class Answer:
             version=document["version"],
             degraded=document["degraded"],
             replayed=document["replayed"],
+            arm=document.get("arm", "champion"),
             reasons=None if reasons is None else tuple(reasons),
             explanation=document.get("explanation"),
         )

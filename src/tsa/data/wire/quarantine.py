@@ -24,7 +24,7 @@ def write_rows(files: Sequence[WireFile], bad: pl.DataFrame, pseudonyms: Pseudon
     layout = files[0].layout
     names = [*layout.current, *layout.others, *layout.history_fields]
     if pseudonyms is not None:
-        names = [name for name in names if name not in _secret_fields(layout, pseudonyms)]
+        names = [name for name in names if name not in secret_fields(layout, pseudonyms)]
     empty = pl.DataFrame(schema=dict.fromkeys([*names, REASON], pl.String()))
     out.parent.mkdir(parents=True, exist_ok=True)
     with ParquetChunkWriter(out) as parts:
@@ -49,7 +49,7 @@ def _bad_rows(files: Sequence[WireFile], reasons: pl.DataFrame) -> Iterator[pl.D
                 yield rows.drop(ROW)
 
 
-def _secret_fields(layout: FieldLayout, pseudonyms: Pseudonymizer) -> set[str]:
+def secret_fields(layout: FieldLayout, pseudonyms: Pseudonymizer) -> set[str]:
     """History fields with earlier values of pseudonymised columns. A field holds all values in one text, so it is left
     out.
     """

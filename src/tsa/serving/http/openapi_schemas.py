@@ -13,6 +13,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.log.rules import needed_columns
 from tsa.data.wire.layout import FieldLayout
 from tsa.serving.problems import CONTENT_TYPE, TYPES
+from tsa.serving.results import CHALLENGER, CHAMPION
 
 FORM_KINDS = {"latitude": "number", "longitude": "number", "number": "number", "time": "time"}
 """Kinds of columns that only derived features are computed from."""
@@ -159,6 +160,7 @@ class Specification:
                     "id": id_,
                     **scores,
                     "version": {"type": "string"},
+                    "arm": {"type": "string", "enum": [CHAMPION, CHALLENGER]},
                     **flags,
                 },
                 "required": ["id", "raw_score", "version"],

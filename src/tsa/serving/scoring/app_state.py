@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from tsa.calibration.calibration import Calibration
@@ -30,6 +31,8 @@ from tsa.serving.request_schema import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.batcher import Batcher
 from tsa.serving.scoring.bundle_watch import BundleFileId, bundle_file_id, version_of
+from tsa.serving.scoring.challenger import Challenger
+from tsa.serving.scoring.decision_recorder import DecisionRecorder
 from tsa.serving.scoring.explain_worker import ExplanationWorker
 from tsa.serving.scoring.isolation import score_isolating_failures
 from tsa.serving.scoring.scoring_service import ScoringService
@@ -64,9 +67,15 @@ class AppState:
         self.buckets = TokenBucketLimiter(settings.rate, settings.burst)
         self.store = self._open_history(scorer.bundle.market)
         self.scoring_service = ScoringService(
-            scorer, self.store, version=version_of(scorer), may_wait=settings.history_seen is not None
+            scorer,
+            self.store,
+            version=version_of(scorer),
+            may_wait=settings.history_seen is not None,
+            with_details=settings.decision_log is not None,
         )
+        self.recorder = None if settings.decision_log is None else DecisionRecorder(settings, self.metrics, scorer)
         self.reasoner = ExplanationWorker(self.store)
+        self.challenger = None if settings.challenger is None else self._open_challenger(settings.challenger, scorer)
         self.shadow, self.shadow_mark = self._open_shadow()
         self.draining, self.registry_problems = False, dict[str, str]()
         self.ends_at: float | None = None
@@ -81,11 +90,20 @@ class AppState:
             observe=self._observe,
         )
 
-    def _load(self) -> Scorer:
-        """Load the bundle at the path; a link is resolved once, so that all files are from one bundle."""
+    def _open_challenger(self, path: Path, champion: Scorer) -> Challenger:
+        """Open the second bundle. Raises what `check_takeover` and `Challenger` raise."""
+        scorer = self._load(path)
+        check_takeover(champion.bundle, scorer.bundle, allow_unevaluated=self.settings.allow_unevaluated)
+        if self.recorder is not None:
+            self.recorder.add_thresholds(scorer)
+        return Challenger(scorer, self.store, self.settings, self.metrics)
+
+    def _load(self, path: Path | None = None) -> Scorer:
+        """Load the bundle at a path, by default the served one; a link is resolved once, so that all files are from one
+        bundle."""
         settings = self.settings
         return Scorer.load(
-            settings.bundle.resolve(),
+            (path or settings.bundle).resolve(),
             settings.overrides,
             key=settings.read_key(),
             engine=cast(EngineName, settings.engine),
@@ -126,6 +144,8 @@ class AppState:
         self.reasoner.set_bundle(scorer, self.version)
         self.contract = RequestValidator(self.market, self.settings)
         self.values = MissingUnknownCounter(scorer.bundle.encoder, self.market)
+        if self.recorder is not None:
+            self.recorder.set_bundle(scorer)
 
     async def score(
         self, entries: Sequence[PaymentRequest | RuleViolation], *, client: str, deadline: float
@@ -151,13 +171,22 @@ class AppState:
                 self.metrics.refused(result.rule)
         return results
 
+    @property
+    def reasoners(self) -> dict[str, ExplanationWorker]:
+        """What explains the answers of each bundle, by its version."""
+        other = self.challenger
+        return {**({} if other is None else {other.version: other.reasoner}), self.version: self.reasoner}
+
     def _observe(self, size: int, seconds: float) -> None:
         self.metrics.batch(size, seconds)
         self.metrics.queue.set(self.batcher.waiting)  # each worker reports its own queue
 
     def _work(self, entries: Sequence[PaymentRequest]) -> list[Result]:
         """Score a batch. Runs in the model thread."""
-        results = score_isolating_failures(self.scoring_service, entries)
+        champion = partial(score_isolating_failures, self.scoring_service)
+        results = champion(entries) if self.challenger is None else self.challenger.score(entries, champion)
+        if self.recorder is not None:
+            results = self.recorder.record(results)
         self._count(entries, results)
         return results
 
@@ -170,6 +199,7 @@ class AppState:
             metrics.payments.labels(
                 "replayed" if result.replayed else "degraded" if result.degraded else "scored"
             ).inc()
+            metrics.arms.labels(result.arm).inc()
             if not result.replayed and result.raw_score is not None:
                 metrics.scores.observe(result.raw_score)
                 rows.append(entry.row)
@@ -178,11 +208,23 @@ class AppState:
         if self.shadow is not None:
             self.shadow.submit(entries, results)
 
-    async def record_outcome(self, id_: Any, fraud: bool, at_seconds: float, *, deadline: float) -> bool:
-        """Record an outcome; False if there is no such payment. Raises what `Batcher.run_with_deadline` raises."""
+    async def record_outcome(
+        self, id_: Any, fraud: bool, at_seconds: float, *, deadline: float, by: str | None = None
+    ) -> bool:
+        """Record an outcome; False if there is no such payment. Raises what `Batcher.run_with_deadline` raises.
+
+        by: who says so, for the log of decisions.
+        """
         text = normalise_text(id_, "id", Spelling.of(self.market)) or ""
-        call = partial(self.scoring_service.record_outcome, text, fraud, at_seconds)
+        call = partial(self._record_outcome, text, fraud, at_seconds, by)
         exists: bool = await self.batcher.run_with_deadline(call, deadline)
+        return exists
+
+    def _record_outcome(self, id_: str, fraud: bool, at_seconds: float, by: str | None) -> bool:
+        """Runs in the model thread."""
+        exists = self.scoring_service.record_outcome(id_, fraud, at_seconds)
+        if exists and self.recorder is not None:
+            self.recorder.outcome(id_, fraud, at_seconds, by)
         return exists
 
     async def follow(self) -> None:
@@ -268,7 +310,7 @@ class AppState:
     def close(self) -> None:
         """Finish accepted requests until `ends_at`, or for `stop_seconds`, and close everything."""
         end = time.monotonic() + self.settings.stop_seconds if self.ends_at is None else self.ends_at
-        for closing in (self.batcher, self.reasoner, self.shadow):
+        for closing in (self.batcher, self.reasoner, self.challenger, self.shadow, self.recorder):
             if closing is not None:
                 closing.close(max(MIN_CLOSING_SECONDS, end - time.monotonic()))
         if self.store is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.blocks import retention_policies
 from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.reencode import encoder_hash
-from tsa.serving.results import ScoreResult
+from tsa.serving.results import CHAMPION, ScoreResult
+from tsa.serving.scoring.details import DetailsReader
 from tsa.text import SHOWN, brief, truncate_repr
 from tsa.times import DAY_SECONDS
 
@@ -42,12 +44,13 @@ Histories = Mapping[str, Sequence[Row]]
 class ScoringPipeline:
     """Parses rows and scores payments with one bundle."""
 
-    def __init__(self, scorer: Scorer, version: str, clock: Callable[[], float]) -> None:
+    def __init__(self, scorer: Scorer, version: str, clock: Callable[[], float], arm: str = CHAMPION) -> None:
         """Args:
         version: version of the bundle, for the answers.
         clock: returns epoch seconds; payments may be later by at most the market's `max_future_seconds`.
+        arm: CHAMPION or CHALLENGER, for the answers.
         """
-        self.scorer, self.version, self._clock = scorer, version, clock
+        self.scorer, self.version, self._clock, self.arm = scorer, version, clock, arm
         self.market, self.encoder = scorer.bundle.market, scorer.bundle.encoder
         self.serving = self.market.serving or Serving()
         self.mark = encoder_hash(self.encoder)
@@ -67,6 +70,11 @@ class ScoringPipeline:
         """Check that the store fits the bundle. Raises HistoryError."""
         lengths = bind_store(store, self.market, self.encoder, self.scorer.bundle.visible_lengths)
         self.keep = retention_policies(self.market, lengths)
+
+    @cached_property
+    def details(self) -> DetailsReader:
+        """Reads what a log of decisions records."""
+        return DetailsReader(self.market)
 
     def parse_rows(self, rows: Sequence[Row]) -> ParsedPayments:
         """Parse rows of a market whose histories are stored; rows that break a rule are among the problems."""
@@ -144,7 +152,9 @@ class ScoringPipeline:
             return answers
         is_scored = (payments.role != HISTORY_ONLY).tolist()
         return [
-            answer if scored or isinstance(answer, RuleViolation) else ScoreResult(id=id_, version=self.version)
+            answer
+            if scored or isinstance(answer, RuleViolation)
+            else ScoreResult(id=id_, version=self.version, arm=self.arm)
             for answer, scored, id_ in zip(answers, is_scored, ids, strict=True)
         ]
 
@@ -199,7 +209,7 @@ class ScoringPipeline:
         thresholds = self.scorer.bundle.thresholds
         decisions = [None] * len(ids) if thresholds is None else thresholds.decide(raw)
         return [
-            ScoreResult.of(id_, raw, row, self.version, decision)
+            ScoreResult.of(id_, raw, row, self.version, decision, self.arm)
             for row, (id_, decision) in enumerate(zip(ids, decisions, strict=True))
         ]
 

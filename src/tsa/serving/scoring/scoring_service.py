@@ -19,7 +19,7 @@ from tsa.inference.scorer import Scorer
 from tsa.serving.history.base import REASONS, HistoryStore
 from tsa.serving.history.maintenance import record_outcome, retry_on_conflict
 from tsa.serving.history.metadata import pseudonymised
-from tsa.serving.results import ScoreResult
+from tsa.serving.results import CHAMPION, ScoreResult
 from tsa.serving.scoring.pipeline import Histories, Row, ScoringPipeline
 from tsa.serving.scoring.transaction import ScoringTransaction
 
@@ -41,6 +41,8 @@ class ScoringService:
         clock: Callable[[], float] = time.time,
         watch: StageObserver | None = None,
         may_wait: bool = False,
+        with_details: bool = False,
+        arm: str = CHAMPION,
     ) -> None:
         """Args:
             store: None only for a market whose rows carry their own history.
@@ -48,11 +50,14 @@ class ScoringService:
             clock: returns epoch seconds.
             watch: called after each stage.
             may_wait: start even if the store cannot be used yet; payments are refused until it can.
+            with_details: give each result the details for a log of decisions.
+            arm: CHAMPION or CHALLENGER, for the answers.
 
         Raises:
             HistoryError: with the differences: the store does not fit this bundle.
         """
         self._store, self._clock, self._watch = store, clock, watch
+        self._with_details, self._arm = with_details, arm
         self._fitted = 0 if store is None else store.turns
         """The store's `turns` when it was last bound to this bundle."""
         self._pipeline = self._build_pipeline(scorer, version, may_wait=may_wait)
@@ -83,7 +88,8 @@ class ScoringService:
         pipeline = self._pipeline
         if pipeline.market.wire is not None:
             with self._timed("score"):
-                return pipeline.score_rows_with_history(rows)
+                results = pipeline.score_rows_with_history(rows)
+            return pipeline.details.of_wire_rows(rows, results) if self._with_details else results
         if histories is not None and len(histories) != len(rows):
             raise ValueError(f"histories must be one for each row (got {len(histories)} for {len(rows)} rows)")
         parsed = pipeline.parse_rows(rows)
@@ -93,7 +99,10 @@ class ScoringService:
             for at, place in enumerate(parsed.positions)
             if histories and (events := histories[place]) is not None
         }
-        return parsed.in_place(self._answers(pipeline, parsed.payments, ids, inline))
+        answers = self._answers(pipeline, parsed.payments, ids, inline)
+        if self._with_details:
+            answers = pipeline.details.of_payments(parsed.payments, answers, inline)
+        return parsed.in_place(answers)
 
     def record_outcome(self, id_: str, fraud: bool, at_seconds: float) -> bool:
         """Record that a payment was fraud or genuine. Payments at `at_seconds` or later see the outcome.
@@ -119,7 +128,7 @@ class ScoringService:
         return record_outcome(self._store, pseudonymised(market, market.event.id, id_), int(fraud), at_seconds)
 
     def _build_pipeline(self, scorer: Scorer, version: str, *, may_wait: bool = False) -> ScoringPipeline:
-        pipeline = ScoringPipeline(scorer, version, self._clock)
+        pipeline = ScoringPipeline(scorer, version, self._clock, self._arm)
         if self._store is not None and pipeline.market.wire is None:
             self._fitted = self._store.turns
             try:

@@ -1,7 +1,7 @@
 """Shadow scoring: a second bundle scores the same payments in the background; differences are counted and written to a file.
 
-The file has scores, versions and times, but no ids or values. If the shadow is too slow, payments are skipped and counted;
-it never delays or changes an answer.
+The file has scores, versions, times and ids (pseudonyms where the market says so), but no values. If the shadow is too slow,
+payments are skipped and counted; it never delays or changes an answer.
 """
 
 from __future__ import annotations
@@ -107,7 +107,13 @@ class Shadow:
         if self._file is not None and abs(difference) >= self._min_difference:
             served = {"version": answer.version, "raw_score": answer.raw_score, "percentile": answer.percentile}
             shadow = {"version": self._pipeline.version, **{name: float(values[0]) for name, values in scores.items()}}
-            line = {"at": round(time.time(), 3), "difference": difference, "ours": served, "shadow": shadow}
+            line = {
+                "at": round(time.time(), 3),
+                "id": seen.payment.id,
+                "difference": difference,
+                "ours": served,
+                "shadow": shadow,
+            }
             with self._writing:
                 self._file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 

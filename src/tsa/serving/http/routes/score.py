@@ -49,6 +49,8 @@ def score_routes(service: AppState) -> APIRouter:
         documents = [to_json(result, exchange.request_id) for result in results]
         if explain:
             await add_reasons(service, exchange, entries, documents)
+            if service.recorder is not None:
+                service.recorder.reasons(results, [document.get("reasons") for document in documents])
         if rows.single and out == JSON:
             return Response(orjson.dumps(single_result(results, documents)), media_type=JSON)
         if out == JSON_LINES:
@@ -103,15 +105,16 @@ async def add_reasons(
         for entry, document in pairs
         if isinstance(entry, PaymentRequest) and "problem" not in document
     ]
-    explained = [pair for pair in scored if not pair[1]["degraded"] and pair[1]["version"] == service.version]
     for _, document in scored:
         document.update(NO_REASONS)
-    try:
-        reasons = await service.reasoner.reasons([entry for entry, _ in explained], exchange.deadline)
-    except (DeadlineExceededError, QueueFullError, HistoryUnavailable):
-        return
-    for (_, document), why in zip(explained, reasons, strict=True):
-        document.update(why)
+    for version, reasoner in service.reasoners.items():
+        own = [pair for pair in scored if not pair[1]["degraded"] and pair[1]["version"] == version]
+        try:
+            reasons = await reasoner.reasons([entry for entry, _ in own], exchange.deadline)
+        except (DeadlineExceededError, QueueFullError, HistoryUnavailable):
+            continue
+        for (_, document), why in zip(own, reasons, strict=True):
+            document.update(why)
 
 
 def _outcome(rows: Sequence[Any], service: AppState) -> tuple[Any, bool, float]:

@@ -1,0 +1,111 @@
+"""A floor for `tsa serve`: the same HTTP server around a bare function that computes the model on arrays made beforehand.
+
+    python benchmarks/floor.py BUNDLE LOG --port 8081
+
+It reads the body as JSON and writes an answer of the same size as JSON. Between the two it runs the network's graph and the
+trees of BUNDLE for one payment, on arrays of the last payments of LOG, gathered before the first request: no check of the
+request, no history store, no batching, no other thread. `benchmarks/serve.py --floor` starts it and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import polars as pl
+import torch
+import uvicorn
+
+from tsa.inference.engine import OnnxEngine, named_inputs
+from tsa.inference.scorer import Scorer
+from tsa.model.collate import gather_batch
+from tsa.model.joining import raw_scores
+from tsa.serving.http.protocol import Protocol
+
+PREPARED = 256
+"""Payments whose arrays are ready; requests use them in turn."""
+
+
+def prepared_model(scorer: Scorer, log: Path) -> Callable[[int], float]:
+    """A function from a number to the raw score of one of the prepared payments."""
+    model = scorer.model
+    with scorer.encoded(pl.read_parquet(log).tail(20_000)) as store, torch.inference_mode():
+        rows = store.scored_rows()[-PREPARED:]
+        batches = [gather_batch(store, rows[at : at + 1]) for at in range(len(rows))]
+        columns = None
+        if "trees" in model.joining.parts and model.trees is not None:
+            columns = np.concatenate(list(model.trees.columns.parts(store, rows)))
+    engine = model.engine
+    feeds: list[Any] = batches
+    network: Callable[[Any], Any] = engine
+    if isinstance(engine, OnnxEngine):
+        session = engine._session
+        names = {entry.name for entry in session.get_inputs()}
+        feeds = [{name: value for name, value in named_inputs(batch).items() if name in names} for batch in batches]
+        network = lambda feed: session.run(["log_odds"], feed)[0]  # noqa: E731
+
+    def score(at: int) -> float:
+        log_odds: dict[str, Any] = {}
+        if "network" in model.joining.parts:
+            log_odds["network"] = network(feeds[at])
+        if columns is not None and model.trees is not None:
+            log_odds["trees"] = model.trees.trees.log_odds(columns[at : at + 1])
+        return float(raw_scores(model.joining(log_odds))[0])
+
+    return score
+
+
+def application(score: Callable[[int], float]) -> Callable[..., Any]:
+    """A bare ASGI function."""
+    places = itertools.cycle(range(PREPARED))
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+                if message["type"] == "lifespan.shutdown":
+                    return
+        body = (await receive())["body"]
+        payment = orjson.loads(body)
+        raw = score(next(places))
+        document = {"id": payment.get("id"), "raw_score": raw, "percentile": raw, "probability": raw, "decision": None}
+        content = orjson.dumps({**document, "version": "0123456789ab", "degraded": False, "replayed": False})
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    return answer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    score = prepared_model(Scorer.load(arguments.bundle, engine="auto"), arguments.log)
+    score(0)
+    gc.collect()
+    gc.freeze()
+    uvicorn.run(
+        application(score),
+        http=Protocol,
+        ws="none",
+        port=arguments.port,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

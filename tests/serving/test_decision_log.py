@@ -1,0 +1,167 @@
+"""`tsa serve --decision-log`: answers, reasons and outcomes are logged; a killed server loses none that it acknowledged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from support.endpoint import CARRIED, WIRE, endpoint, made_bundle, payment, served
+from tsa.cli import app
+from tsa.errors import ConfigError
+from tsa.serving.decisions.entries import DECISIONS, OUTCOMES, REASONS
+from tsa.serving.decisions.files import read_table
+from tsa.serving.decisions.journal import Journal, journals
+from tsa.serving.decisions.log import rotate_all
+from tsa.serving.decisions.recorded import answered
+
+LONG = bool(os.environ.get("TSA_LONG"))
+KILLS, WORKERS = (20, 2) if LONG else (1, 1)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_bundle(tmp_path_factory.mktemp("logged") / "bundle")
+
+
+@pytest.fixture
+def client(bundle: Path, tmp_path: Path) -> Iterator[httpx.Client]:
+    settings: dict[str, Any] = {"history": f"sqlite:///{tmp_path}/h.db", "decision_log": tmp_path / "log"}
+    with endpoint(bundle, **settings, decision_log_sync=True) as found:
+        yield found
+
+
+def test_answers_are_logged_as_they_were_given(client: httpx.Client, tmp_path: Path) -> None:
+    rows = [payment("a"), payment("b", amount="much"), payment("a")]
+    answers = client.post("/v1/score", json=rows).json()
+    logged = read_table(tmp_path / "log", DECISIONS)
+    assert logged["id"].to_list() == ["a", "a"]
+    assert logged["replayed"].to_list() == [False, True]
+    first = logged.row(0, named=True)
+    for name in ("raw_score", "percentile", "probability", "decision", "version", "arm", "degraded"):
+        assert first[name] == answers[0][name]
+    values = orjson.loads(first["values"])
+    assert (values["amount"], values["device"]) == (12.5, "phone")
+    assert first["keys"] == [{"history": "customer", "key": "ann"}, {"history": "terminal", "key": "t1"}]
+    assert first["time"].isoformat() == "2025-04-20T12:00:00+00:00"
+    assert len(answered(tmp_path / "log")) == 1
+
+
+def test_outcomes_reasons_and_histories_in_requests(client: httpx.Client, tmp_path: Path) -> None:
+    past = [payment("e", at="2025-04-01", fraud=0, secret=7)]
+    own = {"payment": payment("b"), "histories": {"customer": past}}
+    explained = client.post("/v1/score?explain=true", json=payment("a")).json()
+    assert client.post("/v1/score", json=own).status_code == 200
+    assert client.post("/v1/outcome", json={"id": "a", "fraud": True, "at": "2025-04-21"}).status_code == 200
+    assert client.post("/v1/outcome", json={"id": "a", "fraud": False, "at": "2025-04-22"}).status_code == 200
+    log, end = tmp_path / "log", time.monotonic() + 10
+    while not len(read_table(log, REASONS)):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert orjson.loads(read_table(log, REASONS)["reasons"][0]) == explained["reasons"]
+    assert read_table(log, OUTCOMES)["fraud"].to_list() == [True, False]
+    rows = {row["id"]: row for row in answered(log).iter_rows(named=True)}
+    assert rows["a"]["fraud"] is False
+    assert rows["a"]["known_at"].isoformat() == "2025-04-22T00:00:00+00:00"
+    (event,) = orjson.loads(rows["b"]["histories"])["customer"]
+    assert event["device"] == "phone"
+    assert "secret" not in event
+    result = CliRunner().invoke(app, ["decisions", "show", str(log), "a"])
+    assert result.exit_code == 0
+    assert explained["reasons"][0]["text"] in result.output
+    refused = CliRunner().invoke(app, ["decisions", "show", str(log), "nobody"])
+    assert isinstance(refused.exception, ConfigError)
+
+
+def test_metrics_count_entries(client: httpx.Client) -> None:
+    client.post("/v1/score", json=payment("a"))
+    page = client.get("/metrics").text
+    assert "tsa_decisions_logged_total 1.0" in page
+    assert "tsa_decisions_lost_total 0.0" in page
+
+
+def test_with_sync_no_payment_is_answered_that_cannot_be_logged(
+    client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        answer = client.post("/v1/score", json=payment("a"))
+    assert answer.status_code == 503
+    assert answer.json()["rule"] == "decision_log"
+    assert "tsa_decisions_lost_total 1.0" in client.get("/metrics").text
+    again = client.post("/v1/score", json=payment("a")).json()
+    assert again["replayed"]
+    assert answered(tmp_path / "log")["raw_score"].to_list() == [again["raw_score"]]
+
+
+def test_rows_that_carry_their_own_history(tmp_path: Path) -> None:
+    path = made_bundle(tmp_path / "bundle", WIRE)
+    with endpoint(path, history=None, decision_log=tmp_path / "log") as client:
+        found = client.post("/v1/score", json={**CARRIED, "customer_id": "ann", "unknown": 1}).json()
+    (row,) = answered(tmp_path / "log").iter_rows(named=True)
+    assert row["raw_score"] == found["raw_score"]
+    assert row["keys"] == [{"history": "customer", "key": "ann"}]
+    values = orjson.loads(row["values"])
+    assert values["hist.device"] == "tablet~phone"
+    assert "unknown" not in values
+    result = CliRunner().invoke(app, ["decisions", "replay", str(tmp_path / "log"), "--bundle", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "by 0 at most" in result.output or "e-" in result.output
+
+
+def send_all(url: str, name: str, acknowledged: list[str]) -> None:
+    with httpx.Client(base_url=url, timeout=30) as client:
+        at = 0
+        while True:
+            id_ = f"{name}{at}"
+            try:
+                answer = client.post("/v1/score", json=payment(id_, customer_id=f"c{name}{at % 7}"))
+            except httpx.TransportError:
+                return
+            assert answer.status_code == 200, answer.text
+            acknowledged.append(id_)
+            at += 1
+
+
+@pytest.mark.slow
+def test_killed_under_load_no_acknowledged_payment_lacks_its_decision(bundle: Path, tmp_path: Path) -> None:
+    rng, log = np.random.default_rng(0), tmp_path / "log"
+    acknowledged: list[str] = []
+    options = ("--decision-log", log, "--decision-log-sync", "--decision-rotate", "0.3", "--workers", WORKERS)
+    for kill in range(KILLS):
+        with served(bundle, f"sqlite:///{tmp_path}/h.db", *options) as (process, url):
+            before = len(acknowledged)
+            names = [f"{kill}{letter}" for letter in "wxyz"]
+            threads = [threading.Thread(target=send_all, args=(url, name, acknowledged)) for name in names]
+            for thread in threads:
+                thread.start()
+            while len(acknowledged) < before + 20:
+                assert process.poll() is None
+                time.sleep(0.001)
+            time.sleep(float(rng.uniform(0, 0.5)))
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for pid in (process.pid, *map(int, workers)):
+                os.kill(pid, signal.SIGKILL)
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive()
+        logged = set(answered(log)["id"].to_list())
+        assert set(acknowledged) <= logged
+    assert rotate_all(log)
+    assert not journals(log)
+    found = answered(log)["id"]
+    assert set(acknowledged) <= set(found.to_list())
+    assert found.is_unique().all()
