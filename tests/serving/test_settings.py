@@ -96,7 +96,8 @@ def test_each_option_sets_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert served(monkeypatch, *given) == ServeSettings(bundle=Path("bundle"), **expected)
     command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     options = {word for p in command.params if p.param_type_name == "option" for word in p.opts} - {"--help"}
-    elsewhere = {"--bundle-from", "--bundle-cache"}  # instead of a bundle: tests/registry/test_following.py
+    # instead of a bundle: tests/registry/test_following.py
+    elsewhere = {"--bundle-from", "--bundle-cache", "--shadow-from"}
     assert options == {*words, *flags, *elsewhere}, "an option that this test does not try"
 
 
