@@ -5,12 +5,16 @@ BIN := $(VENV)/bin
 DEMO := demo
 PAYMENTS ?= 200000
 
-.PHONY: demo test coverage lint check clean
+.PHONY: demo lifecycle test coverage lint check clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
 	$(BIN)/tsa simulate --payments $(PAYMENTS) --seed 1 --out $(DEMO)/payments.parquet
 	$(BIN)/tsa run --market markets/demo.toml $(DEMO)/payments.parquet --out $(DEMO)/run --overwrite
+
+# a model's life with a real endpoint, on simulated payments
+lifecycle: $(VENV)/.installed
+	$(BIN)/python examples/lifecycle/run.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2

@@ -1,4 +1,4 @@
-"""Commands on history stores: `tsa history load | show | delete | prune | adopt`."""
+"""Commands on history stores: `tsa history load | show | export | delete | prune | adopt`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.times import DAY_SECONDS
 
-history = make_group("Manage the history store that `tsa serve` uses: load, show, delete, prune, adopt.")
+history = make_group("Manage the history store that `tsa serve` uses: load, show, export, delete, prune, adopt.")
 app.add_typer(history, name="history")
 
 Url = Annotated[
@@ -89,6 +89,48 @@ def show(
         print_line(f"payments: {sum(1 for _ in store.scan(PAYMENTS)):,}")
         for entry in market.history:
             print_line(f"{entry.name} ({', '.join(entry.columns)}): {sum(1 for _ in store.scan(entry.name)):,} keys")
+
+
+@history.command()
+def export(
+    url: Url,
+    out: Annotated[Path, typer.Option("--out", help="The Parquet file to write.", show_default=False)],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Payments from this time on, such as 2025-04-16; UTC.", show_default=False),
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Payments before this time.", show_default=False)] = None,
+    with_loaded: Annotated[
+        bool, typer.Option("--with-loaded", help="Also payments that were loaded from a log and never scored.")
+    ] = False,
+    pseudonyms: Annotated[
+        bool, typer.Option("--pseudonyms", help="Write pseudonyms where the store has no values.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the payments that the endpoint has scored, with their outcomes, as a log for `tsa prepare` and `tsa retrain`."""
+    from tsa.inference.scorer import window_seconds
+    from tsa.serving.history.export import export_log
+    from tsa.serving.history.factory import open_history
+
+    check_outputs([], files={"--out": out, "--history": _named(url) if url.startswith("sqlite:") else None})
+    first, last = window_seconds(start, end)
+    with (
+        open_history(url, new="refuse", allow_eviction=True) as store,
+        command_session(quiet, log_path_for(out)) as bars,
+    ):
+        made = export_log(
+            store,
+            out,
+            start_seconds=first,
+            end_seconds=last,
+            with_loaded=with_loaded,
+            pseudonyms=pseudonyms,
+            progress=bars,
+        )
+    print_line(f"{out}: {made.payments:,} payments, {made.with_outcome:,} with an outcome; {made.left_out:,} left out")
+    if made.pseudonyms:
+        print_line(f"pseudonyms: {', '.join(made.pseudonyms)}")
 
 
 @history.command("delete")

@@ -75,8 +75,9 @@ class ParquetChunkWriter:
     Row groups have `ROW_GROUP` rows each, so the bytes depend on the rows only, not on the tables they came in.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, private: bool = False) -> None:
+        """Args: private: only the owner may read the file."""
+        self.path, self._private = path, private
         self._stack = ExitStack()
         self._writer: pq.ParquetWriter | None = None
         self._waiting: pl.DataFrame | None = None
@@ -95,7 +96,7 @@ class ParquetChunkWriter:
     def _write_group(self, group: pl.DataFrame) -> None:
         table: pa.Table = group.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
         if self._writer is None:
-            temporary = self._stack.enter_context(atomic_file(self.path))
+            temporary = self._stack.enter_context(atomic_file(self.path, private=self._private))
             self._writer = pq.ParquetWriter(temporary, table.schema, compression="lz4", use_dictionary=False)
         self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP)
 
