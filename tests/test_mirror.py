@@ -8,7 +8,7 @@ TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "tsa"
 
 ELSEWHERE = {
-    "backtest/test_backtest.py": (
+    "backtest/test_run.py": (
         "folds are trained, measured and reported in one piece",
         "backtest/fold backtest/measure backtest/report backtest/sentences cli/backtest",
     ),
@@ -203,6 +203,7 @@ ELSEWHERE = {
         "simulation/payments simulation/population simulation/writer",
     ),
     "test_machine.py": ("the machine's limits are reached", "system_errors"),
+    "training/test_refitting.py": ("the report says what a refit learned from", "evaluation/refitted"),
     "training/test_resume.py": (
         "a run that was killed continues with the same draws",
         "progress training/data/sampler",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tsa.config.market import Market
-from tsa.config.split import SPLITS, Split
+from tsa.config.split import SPLITS
 from tsa.data.log.time_outliers import valid_span
 from tsa.data.store.resplit import Ranges
 from tsa.data.store.splits import is_scored
@@ -141,16 +141,6 @@ def _edges_by_rows(store: EventStore, shares: tuple[float, float, float], first:
     return [first, *(float(own[min(row, len(own) - 1)]) for row in at), last]
 
 
-def split_shares(split: Split) -> tuple[float, float, float]:
-    """The shares of train, validation and calibration among the three."""
-    if split.fractions is not None:
-        sizes = list(split.fractions[:3])
-    else:
-        sizes = [(split.ranges[name][1] - split.ranges[name][0]).total_seconds() for name in LEARNED]
-    train, validation, calibration = (size / sum(sizes) for size in sizes)
-    return train, validation, calibration
-
-
 def completed(market: Market, schedule: BacktestSchedule) -> BacktestSchedule:
     """The schedule with what a market's `[split]` says: for a store that is prepared with other ranges."""
     split = market.split
@@ -159,7 +149,7 @@ def completed(market: Market, schedule: BacktestSchedule) -> BacktestSchedule:
         schedule,
         start=ranges["test"][0].timestamp() if ranges and schedule.start is None else schedule.start,
         begins=ranges["train"][0].timestamp() if ranges else None,
-        shares=split_shares(split),
+        shares=split.shares,
         by_rows=split.by == "rows",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from tsa.cli.data import prepare_store
 from tsa.cli.epoch_table import epoch_table
 from tsa.cli.evaluate import print_metrics
 from tsa.config.overrides import Overrides
-from tsa.errors import TrainingStopped
+from tsa.errors import ConfigError, TrainingStopped
 from tsa.files.outputs import OptionalPath, check_outputs
 from tsa.progress import silent
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from tsa.progress import Progress
     from tsa.training import TimeLimit
     from tsa.training.distributed import DistributedContext
+
+NOT_MEASURED = (
+    "it learned from all known outcomes, so it cannot be measured yet; measure refitting with tsa backtest --refit"
+)
 
 AFTER_TRAINING = {True: 0.35, False: 0.15}
 """Share of the time that is left for evaluation, with a comparison and without."""
@@ -61,8 +65,26 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished
 
 @app.command()
 def train(
-    store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
+    store: Annotated[
+        Path | None,
+        typer.Argument(help="The store that `tsa prepare` wrote; with --refit: that of the run.", show_default=False),
+    ] = None,
+    refit: Annotated[
+        Path | None,
+        typer.Option(
+            "--refit",
+            help="Train this finished run again, with its settings and epochs, on all known outcomes.",
+            show_default=False,
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="With --refit: learn from outcomes known by this time; UTC. [default: the test range]",
+            show_default=False,
+        ),
+    ] = None,
     preset: Preset = "default",
     settings_file: SettingsFile = None,
     set_: Sets = None,
@@ -81,6 +103,14 @@ def train(
     from tsa.training import TimeLimit
     from tsa.training import train as train_on
 
+    if refit is not None:
+        chosen = {"--set": set_, "--settings": settings_file, "--minutes": minutes}
+        _refuse_chosen({**chosen, "--preset": None if preset == "default" else preset})
+        _refit(refit, store, out, until, resume=resume, overwrite=overwrite, quiet=quiet)
+        return
+    if store is None or until is not None:
+        rule = "a store, and --until must go with --refit" if until is not None else "the folder of a store, or --refit"
+        raise ConfigError(f"tsa train needs {rule} (got {'no store' if store is None else f'--until {until}'})")
     limit = None if minutes is None else TimeLimit(minutes=minutes, began=began)
     _check_run(out, [store, settings_file])
     settings = Overrides.read(set_, file=settings_file)
@@ -103,6 +133,43 @@ def train(
         )
     if processes.is_main:
         print_outlook(out)
+        print_line(f"bundle: {out / 'bundle'}")
+
+
+def _refuse_chosen(options: Mapping[str, object]) -> None:
+    """Refuse settings where those of a run are used."""
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"--refit uses the settings of the run, so {', '.join(given)} must be left out")
+
+
+def _refit(
+    run: Path, store: Path | None, out: Path, until: str | None, *, resume: bool, overwrite: bool, quiet: bool
+) -> None:
+    """Train a finished run again on all outcomes that are known."""
+    from tsa.training.refitting import Recipe
+    from tsa.training.refitting import refit as train_again
+
+    _check_run(out, [run, store], store=True)
+    recipe = Recipe.of(run)
+    settings = Overrides(None, training=recipe.training.model_dump())
+    with distributed_session(settings, out, "train.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
+        processes,
+        bars,
+    ):
+        shown = processes.is_main and not quiet and errors.is_terminal
+        trained = train_again(
+            run,
+            out,
+            store=store,
+            until=until,
+            progress=bars,
+            resume=resume,
+            overwrite=overwrite,
+            on_epoch=epoch_table(errors) if shown else None,
+        )
+    if processes.is_main:
+        later = len(trained.store.labelled("test"))
+        print_line(f"it can be measured on {later:,} later payments: tsa evaluate {out}" if later else NOT_MEASURED)
         print_line(f"bundle: {out / 'bundle'}")
 
 

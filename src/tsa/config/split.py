@@ -115,6 +115,16 @@ class Split(ConfigModel):
         texts = ((name, getattr(self, name)) for name in SPLITS)
         return {name: Relative.of(text) for name, text in texts if isinstance(text, str)}
 
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """The shares of train, validation and calibration among the three."""
+        if self.fractions is not None:
+            sizes = list(self.fractions[:3])
+        else:
+            sizes = [(self.ranges[name][1] - self.ranges[name][0]).total_seconds() for name in SPLITS[:3]]
+        train, validation, calibration = (size / sum(sizes) for size in sizes)
+        return train, validation, calibration
+
     def resolve(
         self, first_seconds: float, last_seconds: float, delay_seconds: float
     ) -> dict[str, tuple[float, float]]:

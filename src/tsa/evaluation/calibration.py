@@ -74,7 +74,8 @@ def _drift(run: TrainedRun, scores: Array, progress: Progress) -> dict[str, Any]
             "psi": None,
             "reason": "a single log has no reference; use tsa monitor to compare two",
         }
-    learned = run.metadata["training"].get("train_on", ["train"])
+    # the scores of a refitted run on these ranges come from models that did not learn from them
+    learned = [] if run.metadata.get("refit") else run.metadata["training"].get("train_on", ["train"])
     ranges = [name for name in ("calibration", "validation") if name not in learned and _size(run, name)]
     if not ranges:
         return {"reference": None, "psi": None}

@@ -26,6 +26,7 @@ from tsa.evaluation.declined import declined_note, declined_summary
 from tsa.evaluation.history_weights import measure_history_weights
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
 from tsa.evaluation.parts import compare_parts
+from tsa.evaluation.refitted import refit_notes
 from tsa.evaluation.report.report import to_plain, write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
 from tsa.evaluation.run import TrainedRun, read_report
@@ -138,6 +139,8 @@ def measure(
     report = {**_report(run, measured, comparison), "calibration": calibration, "reasons": reasons, **(more or {})}
     report["parts"] = compare_parts(run, scores, replicates=replicates, progress=progress)
     report["history_weights"] = measure_history_weights(run)
+    if notes := refit_notes(run.metadata):
+        report["notes"] = [*report.get("notes", ()), *notes]
     if declined is not None:
         report |= {"declined": declined, "notes": [*report.get("notes", ()), *declined_note(declined)]}
     write_report(run.path, report)

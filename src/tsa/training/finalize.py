@@ -57,23 +57,41 @@ def write_split_scores(store: EventStore, name: str, scores: Scores, out: Path, 
 
 
 def fit_calibration(
-    store: EventStore, scores: Mapping[str, Scores], sampling_rate_genuine: float, config: TrainingConfig
+    store: EventStore,
+    scores: Mapping[str, Scores],
+    sampling_rate_genuine: float,
+    config: TrainingConfig,
+    *,
+    is_held_out: bool = False,
 ) -> Calibration:
     """Fit the calibration on the calibration range, or on the validation range if the former was trained on or is empty.
 
     Without either the bundle has no calibration, with the reason: a network is overconfident on its training rows.
+
+    Args:
+        store: The store.
+        scores: (m,) raw scores of all payments per range.
+        sampling_rate_genuine: The share of the genuine payments that training used.
+        config: The training settings.
+        is_held_out: The scores of both ranges come from models that did not learn from them: both are used.
     """
+    if is_held_out:
+        ranges = [name for name in RANGES if len(scores[name])]
+        return _fitted(
+            np.concatenate([scores[name] for name in ranges]),
+            np.concatenate([store.labels(name) for name in ranges]),
+            sampling_rate_genuine,
+            config,
+        )
     usable = [name for name in ("calibration", "validation") if name not in config.train_on and len(scores[name])]
     if not usable:
         reason = "the calibration and validation ranges were trained on or hold no payments; leave one of them out of train_on"
         return Calibration(reasons=dict.fromkeys(("percentile", "probability"), reason))
-    name = usable[0]
-    calibration = Calibration.fit(
-        scores=scores[name],
-        labels=store.labels(name),
-        method=config.calibration,
-        sampling_rate_genuine=sampling_rate_genuine,
-    )
+    return _fitted(scores[usable[0]], store.labels(usable[0]), sampling_rate_genuine, config)
+
+
+def _fitted(scores: Scores, labels: NDArray[np.int8], rate: float, config: TrainingConfig) -> Calibration:
+    calibration = Calibration.fit(scores=scores, labels=labels, method=config.calibration, sampling_rate_genuine=rate)
     if calibration.note:
         logger.warning("%s", calibration.note)
     return calibration

@@ -19,7 +19,17 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
     Raises:
         ConfigError: If a setting breaks a rule or comes with the store.
     """
-    market, sizes = store.market, network_sizes(store.market, store.encoder)
+    return _settings(store.market, store.encoder, name, settings)
+
+
+def chosen_settings(config: ModelConfig, name: str, market: Market, encoder: Encoder) -> dict[str, Any]:
+    """The settings by which a network differs from the preset `name` for its market: those to train it again with."""
+    made, default = config.to_dict(), _settings(market, encoder, name, {}).to_dict()
+    return {key: value for key, value in made.items() if key != "name" and value != default.get(key)}
+
+
+def _settings(market: Market, encoder: Encoder, name: str, settings: Mapping[str, Any]) -> ModelConfig:
+    sizes = network_sizes(market, encoder)
     if not (sizes["n_categorical"] or sizes["n_numerical"]):
         rule = "[features] must name a categorical, calendar or numerical feature (got none)"
         raise ConfigError(f"{rule}; name those of the log's columns that describe a payment")
@@ -37,7 +47,7 @@ def network_settings(store: EventStore, name: str, settings: Mapping[str, Any]) 
         "known_outcomes": market.label.as_feature,
         "n_match_features": len(market.features.categorical),
         "n_match_keys": n_keys,
-        "n_missing_indicators": store.encoder.numerical_scaling.n_missing_indicators,
+        "n_missing_indicators": encoder.numerical_scaling.n_missing_indicators,
     }
     return config.replace(**{key: value for key, value in from_store.items() if key not in settings})
 

@@ -110,10 +110,12 @@ def utc_now() -> str:
 
 
 RUN, BUNDLE, CHECKPOINTS = "run.json", "bundle", "checkpoints"
+CROSS_FIT = "cross_fit"
+"""Folder of the models that calibrate a refitted run, each without one range."""
 CONTENT = {
     *(BUNDLE, "store", RUN, METRICS, CHECKPOINTS, CURVES, TENSORBOARD),
     *("validation_scores.parquet", "calibration_scores.parquet"),
-    *("scores.parquet", "report.json", "report.html", "seeds"),
+    *("scores.parquet", "report.json", "report.html", "seeds", CROSS_FIT),
 }
 """Files and folders of a run, besides logs and hidden files."""
 

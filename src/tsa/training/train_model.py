@@ -25,7 +25,7 @@ from tsa.training.run_folder import (
 )
 from tsa.training.tracking import refuse_missing
 from tsa.training.trainer import Callbacks
-from tsa.training.training_run import Trained, TrainingRun, ignore_record
+from tsa.training.training_run import Refitted, Trained, TrainingRun, ignore_record
 
 __all__ = ["CONTENT", "Trained", "ensure_run_folder", "network_settings", "train", "train_network"]
 
@@ -105,10 +105,12 @@ def train_network(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     limit: TimeLimit | None = None,
     with_bundle: bool = False,
+    refitted: Refitted | None = None,
 ) -> Trained:
     """As `train`, but without writing the bundle, unless `with_bundle`.
 
-    Call `Trained.write` to write it, for example with the metrics of an evaluation.
+    Call `Trained.write` to write it, for example with the metrics of an evaluation. `refitted` is for runs that learn from
+    all ranges (`tsa.training.refitting`).
 
     The run is finished once the bundle is written. If the process is killed before, call it again with `resume`.
     """
@@ -121,7 +123,7 @@ def train_network(
         translate_resource_errors(out),
     ):
         _refuse(out, config, processes, resume=resume, overwrite=overwrite)
-        run = TrainingRun.make(store, out, preset, model or {}, config, processes)
+        run = TrainingRun.make(store, out, preset, model or {}, config, processes, refitted)
         if resume and run.is_finished():
             logger.info("%s is finished already", out)
             # with several machines, only the first may have the folder

@@ -29,7 +29,7 @@ from tsa.training.ending.time_limit import TREE_SHARE
 from tsa.training.epoch_stats import reproducible
 from tsa.training.finalize import fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
-from tsa.training.parts.build import TrainedTrees, join_parts, train_trees
+from tsa.training.parts.build import HeldOut, TrainedTrees, join_parts, train_trees
 from tsa.training.run_folder import (
     BUNDLE,
     CHECKPOINTS,
@@ -88,6 +88,15 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refitted:
+    """What a run that learns from all ranges needs besides: where it comes from, and scores of models that did not."""
+
+    held_out: HeldOut
+    origin: Mapping[str, Any]
+    """The entry `refit` of run.json, as plain JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRun:
     """A run with its settings, before anything is written."""
 
@@ -99,6 +108,8 @@ class TrainingRun:
     rows: Mapping[str, Rows]
     metadata: dict[str, Any]
     processes: DistributedContext
+    held_out: HeldOut | None = None
+    """Log odds for calibration and joining of a run that learns from all ranges (`tsa.training.refitting`)."""
 
     @classmethod
     def make(
@@ -109,6 +120,7 @@ class TrainingRun:
         settings: Mapping[str, Any],
         config: TrainingConfig,
         processes: DistributedContext,
+        refitted: Refitted | None = None,
     ) -> TrainingRun:
         """The run of these settings. Raises ConfigError or TrainingError if they are not possible."""
         rows = labelled_rows(store, config)
@@ -127,8 +139,13 @@ class TrainingRun:
             model=model,
             network=network,
             rows=rows,
-            metadata={**run_metadata(store, rows, config, preset, model), "adapted": list(adapted.notes)},
+            metadata={
+                **run_metadata(store, rows, config, preset, model),
+                "adapted": list(adapted.notes),
+                **({} if refitted is None else {"refit": dict(refitted.origin)}),
+            },
             processes=processes,
+            held_out=None if refitted is None else refitted.held_out,
         )
 
     def train(self, hooks: Callbacks, resume: bool, on_epoch: Track, *, with_bundle: bool) -> Trained:
@@ -237,12 +254,22 @@ class TrainingRun:
             is_unfinished: The run is not marked as finished when its bundle is written.
         """
         try:
-            log_odds = log_odds_of_ranges(self.network, scoring)
+            log_odds = {} if self.held_out is not None else log_odds_of_ranges(self.network, scoring)
         except ScoringInterruptedError:
             raise TrainingStopped(
                 f"{self.out}: stopped by a signal after the last epoch; continue with --resume"
             ) from None
-        joined = join_parts(self.model, self.store, self.rows, log_odds, self.config, self.processes, progress, trees)
+        joined = join_parts(
+            self.model,
+            self.store,
+            self.rows,
+            log_odds,
+            self.config,
+            self.processes,
+            progress,
+            trees,
+            held_out=self.held_out,
+        )
         bundle = Bundle(
             market=self.store.market,
             encoder=self.store.encoder,
@@ -266,7 +293,8 @@ class TrainingRun:
             # weights fitted on later payments already correct for the genuine payments that were not drawn
             is_sampled = joined.joining == ALONE["network"]
             rate = self.metadata["sampling_rate_genuine"] if is_sampled else 1.0
-            calibration = fit_calibration(self.store, joined.scores, rate, self.config)
+            is_held_out = self.held_out is not None
+            calibration = fit_calibration(self.store, joined.scores, rate, self.config, is_held_out=is_held_out)
         bundle = replace(bundle, calibration=self.processes.broadcast(calibration))
         return Trained(
             out=self.out,

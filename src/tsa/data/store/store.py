@@ -403,7 +403,7 @@ def refuse_unmeasured(store: EventStore) -> None:
         n = len(store.split_rows("test"))
         raise DataError(
             f"split.test must hold payments whose outcome is known, but none of {n} is; "
-            "wait for outcomes, or move the ranges of [split] back"
+            "wait for outcomes, or move the ranges of [split] (--until of a refit) back"
         )
 
 

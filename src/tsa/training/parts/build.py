@@ -6,7 +6,7 @@ Checkpoints hold nothing of it: a run that was killed trains the same trees agai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from tsa.training.parts.trees import fit_trees
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
+HeldOut = Mapping[str, Mapping[str, Array]]
+"""(m,) log odds by part ("network", "trees") and range, of all its payments, by models that did not learn from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ def train_trees(
             threads=max(1, torch.get_num_threads()),
             n_ensemble=model.n_tree_ensemble,
             seconds=seconds,
+            n_trees=config.n_trees,
         )
         advance(1)
     return TrainedTrees(
@@ -83,6 +86,8 @@ def join_parts(
     processes: DistributedContext,
     progress: Progress,
     trees: TrainedTrees | None = None,
+    *,
+    held_out: HeldOut | None = None,
 ) -> JoinedParts:
     """Train trees on the rows of a run, and join them with its network.
 
@@ -91,14 +96,17 @@ def join_parts(
         rows: Labelled rows, "train" and "validation".
         network: (m,) log odds of the trained network, of all payments per range.
         trees: In the first process, if they are trained already.
+        held_out: Log odds to join by instead, of models that did not learn from the payments.
     """
+    network = network if held_out is None else held_out["network"]
     if model.parts == "network":
         return JoinedParts(choice={}, scores={name: raw_scores(log_odds) for name, log_odds in network.items()})
 
     def work() -> tuple[str, dict[str, Any], PartsChoice, dict[str, NDArray[np.float32]]]:
         fitted = trees or train_trees(model, store, rows, config, progress)
-        log_odds = fitted.log_odds
-        choice = _choice(model.parts, store, {"network": network, "trees": log_odds}, config)
+        log_odds = fitted.log_odds if held_out is None else held_out["trees"]
+        learned = config.train_on if held_out is None else ()
+        choice = _choice(model.parts, store, {"network": network, "trees": log_odds}, learned, config.seed)
         scores = {
             name: raw_scores(choice.joining({"network": network[name], "trees": of_range}))
             for name, of_range in log_odds.items()
@@ -116,18 +124,18 @@ def join_parts(
 
 
 def _choice(
-    parts: str, store: EventStore, log_odds: Mapping[str, Mapping[str, Array]], config: TrainingConfig
+    parts: str, store: EventStore, log_odds: Mapping[str, Mapping[str, Array]], learned: Sequence[str], seed: int
 ) -> PartsChoice:
-    """Decided on the labelled payments of the ranges that were not learned from.
+    """Decided on the labelled payments of the ranges that were not `learned` from.
 
     Both parts stopped early by the validation range, which is little: without it, the calibration range alone would have
     half the frauds or fewer.
     """
-    ranges = [name for name in range_rows(store) if name not in config.train_on]
+    ranges = [name for name in range_rows(store) if name not in learned]
     known = {name: store.labels(name) >= 0 for name in ranges}
     label = [store.labels(name)[known[name]] for name in ranges]
     values = {
         part: np.concatenate([np.empty(0), *(of_range[name][known[name]] for name in ranges)])
         for part, of_range in log_odds.items()
     }
-    return choose_form(parts, values, np.concatenate([np.empty(0, np.int8), *label]), seed=config.seed)
+    return choose_form(parts, values, np.concatenate([np.empty(0, np.int8), *label]), seed=seed)

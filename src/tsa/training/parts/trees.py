@@ -64,6 +64,7 @@ def fit_trees(
     n_ensemble: int = 1,
     max_rounds: int = MAX_ROUNDS,
     seconds: float = math.inf,
+    n_trees: int | None = None,
 ) -> TreeModel:
     """Train on the labelled rows `train`; `validation` decides how many trees there are.
 
@@ -75,24 +76,25 @@ def fit_trees(
         n_ensemble: Models that are averaged.
         max_rounds: Trees of each model at most.
         seconds: After about so many, training ends with the trees that there are.
+        n_trees: So many trees of each model, whatever later payments say; then all of `train` is learned from.
     """
     deadline = time.monotonic() + seconds
     columns = TreeColumns.of(store, train)
     label = np.asarray(store.label)
     settings = {**SETTINGS, "num_leaves": _leaves(label[train]), "num_threads": threads}
     later = validation if len(validation) else _latest(train)
-    learned = train if len(validation) else np.setdiff1d(train, later)
+    learned = train if len(validation) or n_trees else np.setdiff1d(train, later)
     most = MAX_VALUES // len(columns.names) // n_ensemble
     fitting = _Fitting(store, columns, settings, most, max_rounds)
     texts: list[str] = []
-    rounds, rate = 0, 1.0
+    rounds, rate = n_trees or 0, 1.0
     for member in range(n_ensemble):
         if texts and time.monotonic() >= deadline:
             break
         fitting.deadline = _share(deadline, n_ensemble - member + (not len(validation)))
-        if len(validation) or not member:
+        if n_trees is None and (len(validation) or not member):
             text, rounds, rate = fitting.stopped_early(learned, later, seed + member)
-        if not len(validation):
+        if n_trees is not None or not len(validation):
             text, rate = fitting.with_rounds(train, rounds, seed + member)
         texts.append(text)
     logger.info(
