@@ -203,7 +203,10 @@ ELSEWHERE = {
         "simulation/payments simulation/population simulation/writer",
     ),
     "test_machine.py": ("the machine's limits are reached", "system_errors"),
-    "training/test_refitting.py": ("the report says what a refit learned from", "evaluation/refitted"),
+    "training/refitting/test_cross_fitting.py": (
+        "a recipe and the report are those of a refit",
+        "evaluation/refitted training/refitting/recipe",
+    ),
     "training/test_resume.py": (
         "a run that was killed continues with the same draws",
         "progress training/data/sampler",

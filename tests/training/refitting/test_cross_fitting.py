@@ -20,8 +20,8 @@ from tsa.errors import ConfigError, DataError
 from tsa.evaluation.evaluate import evaluate
 from tsa.inference.scorer import Scorer
 from tsa.model.joining import raw_scores
-from tsa.training import TrainingConfig, refit, refitting, train
-from tsa.training.refitting import LEARNED, Recipe, ranges_until
+from tsa.training import TrainingConfig, refit, train
+from tsa.training.refitting import LEARNED, Recipe, cross_fitting, ranges_until
 
 DAY = 86_400
 FIRST = 1_525_651_200
@@ -140,7 +140,7 @@ def assert_equal(out: Path, other: Path) -> None:
 def test_interrupted_and_continued(run: Path, refitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the first model without a range: the same bundle, to the bit."""
     out = tmp_path / "out"
-    original, calls = refitting.train_network, 0
+    original, calls = cross_fitting.train_network, 0
 
     def interrupted(*arguments: Any, **given: Any) -> Any:
         nonlocal calls
@@ -149,7 +149,7 @@ def test_interrupted_and_continued(run: Path, refitted: Path, tmp_path: Path, mo
             raise KeyboardInterrupt
         return original(*arguments, **given)
 
-    monkeypatch.setattr(refitting, "train_network", interrupted)
+    monkeypatch.setattr(cross_fitting, "train_network", interrupted)
     with pytest.raises(KeyboardInterrupt):
         refit(run, out)
     with pytest.raises(ConfigError, match="holds an unfinished refit; continue it with --resume"):

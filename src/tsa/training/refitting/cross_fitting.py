@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from tsa.bundle.bundle import Bundle
-from tsa.config.split import SPLITS
 from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.resplit import Ranges, resplit, with_ranges
 from tsa.data.store.store import EventStore
@@ -27,12 +24,10 @@ from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.inference.scorer import Scorer, epoch_seconds
 from tsa.progress import Progress, silent
-from tsa.training.config import TrainingConfig
 from tsa.training.distributed import distributed_context
-from tsa.training.model_config import chosen_settings
 from tsa.training.parts.build import Array
+from tsa.training.refitting.recipe import LEARNED, Recipe
 from tsa.training.run_folder import (
-    BUNDLE,
     CROSS_FIT,
     ensure_no_run,
     ensure_run_folder,
@@ -44,58 +39,10 @@ from tsa.training.training_run import Refitted, Trained
 
 LEFT_OUT = ("validation", "calibration")
 """The ranges that a model does not learn from in turn."""
-LEARNED = SPLITS[:3]
 
 When = str | datetime | float | None
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a finished run was trained, and for how long."""
-
-    run: str
-    weights: str
-    """The hash of its weights."""
-    preset: str
-    model: Mapping[str, Any]
-    """Settings of the network that differ from the preset."""
-    training: TrainingConfig
-    """With the epochs of its best epoch and the number of its trees, and without early stopping."""
-
-    @classmethod
-    def of(cls, run: str | Path) -> Recipe:
-        """Read it from a finished run. Its store is not needed.
-
-        Raises:
-            ConfigError: If `run` is no finished run.
-            BundleError: If its bundle cannot be read.
-        """
-        metadata, bundle = _opened(Path(run))
-        return cls.from_bundle(bundle, metadata, Path(run).resolve().name)
-
-    @classmethod
-    def from_bundle(cls, bundle: Bundle, metadata: Mapping[str, Any], run: str) -> Recipe:
-        """The recipe of a bundle with the metadata of its run."""
-        changes = {
-            "epochs": max(1, int(metadata.get("best_epoch") or metadata["training"]["epochs"])),
-            "early_stopping": False,
-            "n_trees": None if bundle.trees is None else bundle.trees.trees.n_trees,
-            "train_on": LEARNED,
-        }
-        preset = metadata["preset"]
-        return cls(
-            run=run,
-            weights=bundle.model_sha256,
-            preset=preset,
-            model=chosen_settings(bundle.config, preset, bundle.market, bundle.encoder),
-            training=TrainingConfig.make({**metadata["training"], **changes}),
-        )
-
-    def training_without(self, name: str) -> TrainingConfig:
-        """The settings of the model that does not learn from a range."""
-        return self.training.model_copy(update={"train_on": tuple(other for other in LEARNED if other != name)})
 
 
 def refit(
@@ -241,13 +188,6 @@ def _origin(recipe: Recipe, store: EventStore) -> dict[str, Any]:
         "epochs": recipe.training.epochs,
         "trees": recipe.training.n_trees,
     }
-
-
-def _opened(run: Path) -> tuple[dict[str, Any], Bundle]:
-    metadata = read_run_metadata(run)
-    if "finished" not in metadata:
-        raise ConfigError(f"{run} must be the folder of a finished run (got none, or one that is not finished)")
-    return metadata, Bundle.open(run / BUNDLE)
 
 
 def _source(run: str | Path | Recipe, store: EventStore | str | Path | None) -> EventStore:
