@@ -202,7 +202,7 @@ class TrainingConfig(ChoiceSettings):
     monitor_mode: Literal["auto", "max", "min"] = "auto"
     """Which direction of `monitor` is better. `auto`: a lower loss, a higher value of everything else."""
     n_trees: int | None = Field(default=None, ge=1)
-    """Number of trees. none: as many as improve average precision on the validation range."""
+    """Trees of each model of trees. none: as many as improve average precision on the validation range."""
     patience: int = Field(default=3, ge=1)
     """Epochs without improvement before training stops."""
     min_delta: float = Field(default=0.0, ge=0, allow_inf_nan=False)

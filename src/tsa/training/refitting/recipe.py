@@ -45,10 +45,11 @@ class Recipe:
     @classmethod
     def from_bundle(cls, bundle: Bundle, metadata: Mapping[str, Any], run: str) -> Recipe:
         """The recipe of a bundle with the metadata of its run."""
+        members = bundle.config.n_tree_ensemble
         changes = {
             "epochs": max(1, int(metadata.get("best_epoch") or metadata["training"]["epochs"])),
             "early_stopping": False,
-            "n_trees": None if bundle.trees is None else bundle.trees.trees.n_trees,
+            "n_trees": None if bundle.trees is None else max(1, round(bundle.trees.trees.n_trees / members)),
             "train_on": LEARNED,
         }
         preset = metadata["preset"]
