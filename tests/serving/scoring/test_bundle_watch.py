@@ -18,6 +18,7 @@ from support.endpoint import SHOP, WIRE, endpoint, made_bundle, payment, server
 from tsa.bundle.bundle import Bundle
 from tsa.bundle.signing import make_keys, sign
 from tsa.inference.scorer import Scorer
+from tsa.serving.history.metadata import pseudonymised
 
 
 def version_of(bundle: Path) -> str:
@@ -236,8 +237,23 @@ def test_the_shadow_tells_of_differences_and_of_nothing_else(folder: Path) -> No
     assert [line["ours"]["raw_score"] for line in lines] == [answer["raw_score"] for answer in ours]
     assert {line["shadow"]["version"] for line in lines} == {version_of(folder / "second")}
     assert {answer["version"] for answer in ours} == {version_of(folder / "first")}
-    for word in ("ann", "phone", "p0", "t1"):
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    for word in ("ann", "phone", "t1"):
         assert f'"{word}"' not in out.read_text()
+
+
+def test_the_shadow_writes_pseudonyms_where_the_market_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHADOW_SECRET", "a secret of more than thirty-two bytes")
+    privacy = {"pseudonymise": ["id"], "secret_env": "SHADOW_SECRET"}
+    bundle, out = made_bundle(tmp_path / "bundle", {**SHOP, "privacy": privacy}), tmp_path / "lines.jsonl"
+    with endpoint(bundle, shadow=bundle, shadow_file=out, shadow_difference=0.0) as client:
+        client.post("/v1/score", json=payment("a secret id"))
+        end = time.monotonic() + 30
+        while "tsa_shadow_difference_count 1.0" not in client.get("/metrics").text:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    pseudonym = pseudonymised(Bundle.open(bundle).market, "id", "a secret id")
+    assert json.loads(out.read_text())["id"] == pseudonym != "a secret id"
 
 
 def test_a_shadow_that_does_not_differ_writes_nothing(folder: Path) -> None:
