@@ -212,6 +212,28 @@ def test_folds_that_cannot_be_trained_are_left_out(log: pl.DataFrame, tmp_path: 
         backtest(store, tmp_path / "early", schedule=early, settings=settings)
 
 
+def test_refitting_is_compared(store: EventStore, tested: tuple[Path, Any], tmp_path: Path) -> None:
+    """The refitted model learned from the later ranges too; the other one is as without refitting."""
+    settings = replace(SETTINGS, baseline=False, refit=True)
+    made = backtest(store, tmp_path / "out", schedule=replace(SCHEDULE, end=float(NOW + 2 * DAY)), settings=settings)
+    (one,) = made["folds"]
+    assert one["training"] == tested[1]["folds"][0]["training"]
+    bundle = Bundle.open(tmp_path / "out" / "folds" / "2018-05-17" / "refitted")
+    assert bundle.training["rows"]["train"]["n"] == sum(
+        one["splits"][name]["n"] for name in one["splits"] if name != "test"
+    )
+    assert bundle.model_sha256 != one["training"]["weights"]
+    assert one["models"]["refit"]["n"] == one["models"]["model"]["n"]
+    assert one["models"]["refit"]["money"]["chosen_on"] == {
+        **one["models"]["model"]["money"]["chosen_on"],
+        "net": one["models"]["refit"]["money"]["chosen_on"]["net"],
+    }
+    assert (
+        "Refitting on all known outcomes changed average precision by"
+        in (tmp_path / "out" / "backtest.html").read_text()
+    )
+
+
 def test_without_money_or_baseline(log: pl.DataFrame, tmp_path: Path) -> None:
     market = {**MARKET, "event": {"id": "id", "time": "time", "time_unit": "s"}}
     log.write_parquet(tmp_path / "log.parquet")

@@ -36,14 +36,17 @@ from tsa.files.writing import atomic_file, write_json
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 from tsa.training.config import TrainingConfig
+from tsa.training.refitting import Recipe, refit
 from tsa.training.run_folder import read_run_metadata
 from tsa.training.train_model import train_network
+from tsa.training.training_run import Trained
 
 Array = NDArray[Any]
 
 RESULT, BUNDLE, SCORES, WORK = "fold.json", "bundle", "scores.parquet", "work"
-MODEL, BASELINE = "model", "baseline"
-NAMES = {MODEL: "TSA", BASELINE: "LightGBM"}
+REFIT_BUNDLE = "refitted"
+MODEL, BASELINE, REFIT = "model", "baseline", "refit"
+NAMES = {MODEL: "TSA", BASELINE: "LightGBM", REFIT: "TSA refitted"}
 """What each model is called."""
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ class BacktestSettings:
         costs: Costs of reviews and missed frauds.
         amount_column: The column with the loss of a missed fraud; None: the market's amount.
         baseline: Whether to train LightGBM in each fold too.
+        refit: Whether to train each model again on all known outcomes too (`tsa.training.refitting`).
         max_age: How many later test ranges a model scores, to measure how it ages; None: all.
         replicates: Bootstrap samples for the intervals.
     """
@@ -70,13 +74,17 @@ class BacktestSettings:
     costs: Costs = field(default_factory=lambda: Costs(review=5.0))
     amount_column: str | None = None
     baseline: bool = True
+    refit: bool = False
     max_age: int | None = None
     replicates: int = 200
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
-            **{name: getattr(self, name) for name in ("preset", "amount_column", "baseline", "max_age", "replicates")},
+            **{
+                name: getattr(self, name)
+                for name in ("preset", "amount_column", "baseline", "refit", "max_age", "replicates")
+            },
             "model": dict(self.model),
             "training": self.training.model_dump(mode="json"),
             "costs": asdict(self.costs),
@@ -150,6 +158,10 @@ def _measured(
             scores[BASELINE] = _baseline_scores(payments, windows, settings, progress)
         else:
             logger.warning("the fold of %s has no baseline: %s", fold.name, reason)
+    if settings.refit:
+        again = _refitted(run, store, fold, work / "refitted", progress)
+        again.scorer.bundle.save(folder / REFIT_BUNDLE)
+        scores[REFIT] = _model_scores(again, payments, windows, PAST, progress)
     models = {}
     for name, of_model in scores.items():
         with progress(f"measuring {NAMES[name]}", 1) as advance:
@@ -206,16 +218,25 @@ def _trained(store: EventStore, settings: BacktestSettings, out: Path, progress:
         resume=bool(read_run_metadata(out)),
         with_bundle=True,
     )
-    bundle = trained.bundle
+    return _as_run(trained)
+
+
+def _as_run(trained: Trained) -> TrainedRun:
     return TrainedRun(
-        path=out,
-        scorer=Scorer(bundle),
-        store=store,
+        path=trained.out,
+        scorer=Scorer(trained.bundle),
+        store=trained.store,
         metadata=trained.metadata,
-        market=store.market,
-        weights_hash=bundle.model_sha256,
+        market=trained.store.market,
+        weights_hash=trained.bundle.model_sha256,
         scored=trained.scores,
     )
+
+
+def _refitted(run: TrainedRun, store: EventStore, fold: Fold, out: Path, progress: Progress) -> TrainedRun:
+    """The fold's model, trained again on all outcomes that are known at its date."""
+    recipe = Recipe.from_bundle(run.scorer.bundle, run.metadata, fold.name)
+    return _as_run(refit(recipe, out, store=store, progress=progress, resume=out.exists()))
 
 
 def _model_scores(

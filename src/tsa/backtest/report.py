@@ -18,7 +18,7 @@ from tsa.files.writing import write_text
 
 Dict = Mapping[str, Any]
 
-STYLES = ("one", "two", "muted")
+STYLES = ("one", "two", "fraud")
 
 
 def write_backtest(out: Path, result: Dict) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsa.backtest.durations import duration_text
-from tsa.backtest.fold import MODEL, NAMES
+from tsa.backtest.fold import MODEL, NAMES, REFIT
 from tsa.evaluation.report.formatting import signed
 from tsa.text import plural
 
@@ -41,12 +41,25 @@ def _against(summary: Dict, name: str) -> str:
     one = summary["differences"][name]["average_precision"]
     if one["mean"] is None:
         return ""
+    if name == REFIT:
+        return _refitting(one)
     deviation = "" if one["deviation"] is None else f", standard deviation {one['deviation']:.3f}"
     text = (
         f"Against {NAMES[name]}: average precision {signed(one['mean'])} on average{deviation}; higher in {one['higher']} of "
         f"{plural(one['folds'], 'fold')}, clearly better in {one['better']} and clearly worse in {one['worse']}"
     )
     return f"{text} (by 95 % intervals)."
+
+
+def _refitting(one: Dict) -> str:
+    """What refitting brought: `one` is the model minus the refitted one."""
+    deviation = "" if one["deviation"] is None else f", standard deviation {one['deviation']:.3f}"
+    lower = one["folds"] - one["higher"]
+    return (
+        f"Refitting on all known outcomes changed average precision by {signed(-one['mean'])} on average{deviation}; it was not "
+        f"lower in {lower} of {plural(one['folds'], 'fold')}, clearly higher in {one['worse']} and clearly lower in "
+        f"{one['better']} (by 95 % intervals)."
+    )
 
 
 def _calibrated(summary: Dict) -> str:

@@ -65,6 +65,10 @@ def backtest(
     comparison: Annotated[
         bool, typer.Option("--compare/--no-compare", help="Also train LightGBM in each fold.")
     ] = True,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Also train each model again on all known outcomes, and report what that brings."),
+    ] = False,
     max_age: Annotated[
         int | None,
         typer.Option(min=0, help="Later test ranges that each model scores too. [default: all]", show_default=False),
@@ -119,6 +123,7 @@ def backtest(
         costs=Costs(review=cost_review, capacity=review_capacity, fraud=cost_fraud, recovered=recovered),
         amount_column=amount_column,
         baseline=comparison,
+        refit=refit,
         max_age=max_age,
         replicates=replicates,
     )
