@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 PAYMENTS ?= 200000
 
-.PHONY: demo lifecycle test coverage lint check clean
+.PHONY: demo lifecycle test measured coverage lint check clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -17,7 +17,14 @@ lifecycle: $(VENV)/.installed
 	$(BIN)/python examples/lifecycle/run.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(PYTEST)
+
+# packages whose tests are quick enough to measure each time, and the share of lines and branches that they must run
+MEASURED = calibration data/wire
+MIN_MEASURED = 97
+measured: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 $(MEASURED:%=tests/%) $(foreach package,$(subst /,.,$(MEASURED)),--cov=tsa.$(package)) \
+		--cov-report=term:skip-covered --cov-fail-under=$(MIN_MEASURED)
 
 # the share of lines that the tests must run, in percent; slower than `make test`
 COVERAGE ?= 0

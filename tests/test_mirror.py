@@ -37,8 +37,8 @@ ELSEWHERE = {
     "cli/test_bundle.py": ("the differences are those that the command prints", "evaluation/bundle_diff"),
     "config/test_market.py": (
         "tables, rules and overrides are parts of one market file, and errors name its lines",
-        "config/base config/derived config/input config/optional_tables config/overrides config/promotion config/settings "
-        "config/tables config/toml config/validation",
+        "config/base config/derived config/input config/legacy config/optional_tables config/overrides config/promotion "
+        "config/reasons config/settings config/tables config/toml config/validation config/wire",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
     "data/check/test_log_check.py": ("the check reports it", "data/check/suspicious"),
@@ -135,7 +135,7 @@ ELSEWHERE = {
     ),
     "monitoring/test_drift.py": (
         "counts in windows are compared with plain counts",
-        "monitoring/bins monitoring/features monitoring/performance monitoring/scores monitoring/stability monitoring/windows",
+        "monitoring/counts monitoring/features monitoring/performance monitoring/scores monitoring/stability monitoring/windows",
     ),
     "registry/test_registry.py": (
         "a registry in a folder is used as one thing",

@@ -61,6 +61,10 @@ MarketSets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override the bundle's market: key=value. Repeatable.", show_default=False),
 ]
+LogSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override the market file: key=value. Repeatable.", show_default=False),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes; results and errors only.")]
 Quarantine = Annotated[
     Path | None, typer.Option(help="Write invalid rows with the reason to this Parquet file, instead of failing.")

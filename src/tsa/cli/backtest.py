@@ -71,7 +71,9 @@ def backtest(
     ] = False,
     max_age: Annotated[
         int | None,
-        typer.Option(min=0, help="Later test ranges that each model scores too. [default: all]", show_default=False),
+        typer.Option(
+            min=0, help="How many of the later test ranges each model scores too. [default: all]", show_default=False
+        ),
     ] = None,
     cost_review: Annotated[float, typer.Option(help="Cost of one review, in the unit of the amounts.")] = 5.0,
     review_capacity: Annotated[
@@ -85,7 +87,9 @@ def backtest(
         float | None, typer.Option(help="Fixed loss of a missed fraud, instead of its amount.", show_default=False)
     ] = None,
     recovered: Annotated[float, typer.Option(help="Share of the loss that a review saves.")] = 1.0,
-    workers: Annotated[int, typer.Option(min=1, help="Folds that are trained at a time, each in a process.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many folds are trained at the same time, each in its own process.")
+    ] = 1,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
     preset: Preset = "default",
     settings_file: Annotated[

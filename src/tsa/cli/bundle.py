@@ -47,7 +47,9 @@ def show(bundle: BundleFolder) -> None:
 def pack(
     bundle: BundleFolder,
     out: Annotated[Path, typer.Option("--out", help="A folder, or a file that ends in .tar.gz.", show_default=False)],
-    sagemaker: Annotated[bool, typer.Option("--sagemaker", help="As SageMaker's model.tar.gz, with its code.")] = False,
+    sagemaker: Annotated[
+        bool, typer.Option("--sagemaker", help="Write SageMaker's model.tar.gz, which also contains code.")
+    ] = False,
     wheel: Annotated[
         Path | None,
         typer.Option(help="With --sagemaker: a wheel of this package to include, if no package index has it."),

@@ -87,7 +87,12 @@ def prepare(
         typer.Option("--market", "-m", help="The market file. With --append the store's is used.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The store to write. With --append: instead of it.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The store to write. With --append: where to write the longer store, if not in place of the old one.",
+            show_default=False,
+        ),
     ] = None,
     append: Annotated[
         Path | None,

@@ -191,7 +191,7 @@ def prune(
 def adopt(url: Url) -> None:
     """Accept a store that was refused because it was emptied, replaced, restored from a copy, or has lost histories.
 
-    Payments are then scored with the histories that are left. Running servers that refuse the store accept it as well.
+    Payments are then scored with the histories that are left. Running servers then accept it too.
     """
     from tsa.serving.history.base import PAYMENTS
     from tsa.serving.history.factory import open_history

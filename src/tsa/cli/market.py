@@ -13,7 +13,7 @@ import click
 import typer
 from rich.table import Table
 
-from tsa.cli.app import Logs, MarketFile, MarketSets, Quiet, app
+from tsa.cli.app import Logs, LogSets, MarketFile, Quiet, app
 from tsa.cli.console import command_session, console, errors, print_line
 from tsa.config.market import Market
 from tsa.errors import ConfigError
@@ -47,8 +47,8 @@ def init(
 ) -> None:
     """Propose a market file for a log: each guess has its evidence in a comment.
 
-    Where two columns are likely, it asks; columns given by options are not guessed. Correct the file, then see what it
-    makes of the log: tsa check.
+    Asks where two columns are likely. Columns given as options are not guessed. Correct the file, then check the log with
+    it: tsa check.
     """
     from tsa.data.proposal.given import Given
     from tsa.data.proposal.propose import propose
@@ -82,9 +82,7 @@ def _asked(question: str, options: Sequence[Guess]) -> Guess:
 
 
 @app.command()
-def check(
-    logs: Logs, market: MarketFile, set_: MarketSets = None, as_json: AsJson = False, quiet: Quiet = False
-) -> None:
+def check(logs: Logs, market: MarketFile, set_: LogSets = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Check a log against a market file without writing anything: rules, columns, ranges, and what looks wrong."""
     import orjson
 

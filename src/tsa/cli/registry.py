@@ -46,7 +46,7 @@ def create(
         Path | None, typer.Option(help="PEM file: only bundles that its private key signed are accepted.")
     ] = None,
 ) -> None:
-    """Create a registry. To create one without --public-key is optional: publish does so."""
+    """Create a registry. Needed with --public-key only: without it, publish creates the registry."""
     from tsa.registry import Registry
 
     Registry.create(url, None if public_key is None else public_key.read_bytes())

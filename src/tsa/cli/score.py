@@ -76,12 +76,11 @@ def export(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Export a bundle's network as an ONNX graph for ONNX Runtime, which scores faster than PyTorch on CPUs, and its trees
-    as another.
+    """Export a bundle's network and its trees as ONNX graphs. ONNX Runtime scores faster than PyTorch on CPUs.
 
     The graphs take any number of payments. They are compared with network and trees and become part of the bundle, which
-    is hashed again; `tsa score --engine onnxruntime` and `tsa serve` then use that of the network. That of the trees is
-    for other programs: LightGBM computes them here.
+    is hashed again. `tsa score --engine onnxruntime` and `tsa serve` then use the network's graph. The trees' graph is for
+    other programs: TSA computes trees with LightGBM.
     """
     from tsa.inference.export_bundle import export_bundle, trees_copy
 

@@ -22,9 +22,9 @@ ServedBundle = Annotated[Path | None, typer.Argument(help="A bundle, such as RUN
 def serve(bundle: ServedBundle = None, set_: MarketSets = None, **values: Any) -> None:
     """Serve a bundle over HTTP: POST /v1/score, SageMaker's routes, the Open Inference Protocol, /metrics, a page at /.
 
-    BUNDLE may be a link: when the link changes, the new bundle is loaded without a pause. With --bundle-from it is left
-    out, and a promotion in the registry is live within seconds. SIGTERM ends the server once all
-    accepted requests are answered. See docs/serving.md.
+    BUNDLE may be a link: when the link changes, the new bundle is loaded without a pause. With --bundle-from, give no
+    BUNDLE: a promotion in the registry is live within seconds. SIGTERM ends the server once all accepted requests are
+    answered. See docs/serving.md.
     """
     from tsa.serving import run
 

@@ -48,7 +48,7 @@ Minutes = Annotated[
     float | None,
     typer.Option(
         "--minutes",
-        help="Time for the command: trains as many epochs as fit, uses the best, and ends in time.",
+        help="Time limit of the command: it trains as many epochs as fit and uses the best.",
         show_default=False,
     ),
 ]
@@ -93,7 +93,7 @@ def train(
     minutes: Minutes = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network on a store; write its bundle, the settings and each epoch's metrics.
+    """Train a model on a store; write its bundle, the settings and each epoch's metrics.
 
     Several processes: torchrun --nproc-per-node 2 -m tsa train STORE --out RUN. At SIGTERM it saves a checkpoint and
     exits with code 143; the same command with --resume continues.

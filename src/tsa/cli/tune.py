@@ -37,7 +37,8 @@ def tune(
     set_: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Tune hyperparameters: train many times and write the best settings on the validation range to OUT/best.toml.
+    """Tune hyperparameters: train many times and write the settings that are best on the validation range to
+    OUT/best.toml.
 
     The first trial uses the settings unchanged. Then: tsa train STORE --settings OUT/best.toml --out RUN
     """

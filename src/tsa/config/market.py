@@ -17,8 +17,10 @@ from pydantic import ValidationError
 from tsa.config import toml
 from tsa.config.derived import Derived
 from tsa.config.input import Input, Joined
-from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
+from tsa.config.legacy import LegacyArtifacts
+from tsa.config.optional_tables import Privacy, Serving, Trees
 from tsa.config.promotion import Promotion
+from tsa.config.reasons import Reasons
 from tsa.config.split import SPLITS, Split
 from tsa.config.tables import (
     Categorical,
@@ -33,6 +35,7 @@ from tsa.config.tables import (
     Numerical,
 )
 from tsa.config.validation import MarketTables
+from tsa.config.wire import InlineHistory
 from tsa.errors import MarketError
 
 __all__ = [

@@ -13,10 +13,13 @@ from pydantic import Field, field_validator, model_validator
 from tsa.config.base import ConfigModel
 from tsa.config.derived import NUMBERS, TEXTS
 from tsa.config.input import Input
-from tsa.config.optional_tables import InlineHistory, LegacyArtifacts, Privacy, Reasons, Serving, Trees
+from tsa.config.legacy import LegacyArtifacts
+from tsa.config.optional_tables import Privacy, Serving, Trees
 from tsa.config.promotion import Promotion
+from tsa.config.reasons import Reasons
 from tsa.config.split import Split
 from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, HistoryView, Label, Monitoring, RowRule
+from tsa.config.wire import InlineHistory
 from tsa.times import DAY_SECONDS
 
 MARK = " is missing"

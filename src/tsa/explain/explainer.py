@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
-from tsa.config.optional_tables import Reasons
+from tsa.config.reasons import Reasons
 from tsa.data.encoding.scaler import ImportedScaler, Scaler
 from tsa.data.history import FRAUD, GENUINE
 from tsa.data.key_roles import compared_keys

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tsa.config.optional_tables import Reasons
+from tsa.config.reasons import Reasons
 from tsa.explain.aggregate import FeatureAttributions
 from tsa.explain.explanation import Reason
 from tsa.explain.parts import TreePart

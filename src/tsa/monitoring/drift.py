@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tsa.monitoring.bins import Counts, Feature
+from tsa.monitoring.counts import Counts, Feature
 from tsa.monitoring.features import count_features
 from tsa.monitoring.reference import Reference
 from tsa.monitoring.scores import Days, count_days, count_points, count_scores

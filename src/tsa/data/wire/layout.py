@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.config.optional_tables import InlineHistory
+from tsa.config.wire import InlineHistory
 from tsa.errors import MarketError
 
 
