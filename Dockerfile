@@ -30,7 +30,7 @@ FROM sources AS serving-packages
 RUN pip install --no-cache-dir -c constraints.txt '.[explain,onnx,redis,serve,sign]'
 
 FROM sources AS training-packages
-RUN pip install --no-cache-dir -c constraints.txt '.[mlflow,track,tune]'
+RUN pip install --no-cache-dir -c constraints.txt '.[mlflow,sagemaker,sign,track,tune]'
 
 FROM base AS runtime
 # OpenMP for LightGBM

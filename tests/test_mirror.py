@@ -20,6 +20,7 @@ ELSEWHERE = {
         "folders, archives and manifests are changed in the same ways, and each change is refused",
         "bundle/manifest bundle/signing bundle/tar_stream files/mounts files/platform_files",
     ),
+    "integrations/sagemaker/test_jobs.py": ("the commands send the requests", "cli/platforms/sagemaker"),
     "integrations/test_mlflow.py": ("what is written is loaded again", "registry/mlflow_model"),
     "calibration/test_probability.py": (
         "the maps are fitted by one function",

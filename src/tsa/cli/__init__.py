@@ -47,6 +47,7 @@ from tsa.cli.app import app
 from tsa.cli.console import INTERRUPTED, errors, print_line
 from tsa.cli.decisions import commands as decisions
 from tsa.cli.lifecycle import retrain
+from tsa.cli.platforms import sagemaker
 from tsa.cli.process.streams import flush_or_drop, print_any_character
 from tsa.errors import TSAError
 from tsa.signals import ending_in_order
@@ -67,6 +68,7 @@ __all__ = [
     "monitor",
     "registry",
     "retrain",
+    "sagemaker",
     "score",
     "serve",
     "train",

@@ -24,6 +24,7 @@ SECTIONS = {
     "Bundles and the endpoint": (
         *("bundle", "compare-bundles", "registry", "retrain", "export", "history", "serve", "decisions"),
     ),
+    "Platforms of others": ("sagemaker",),
     "The predecessor of this package": ("legacy",),
 }
 """The commands of `tsa` in the order of work."""

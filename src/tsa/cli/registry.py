@@ -61,7 +61,7 @@ def publish(
     by: By = None,
 ) -> None:
     """Add a bundle as a version. A bundle that is already there is not added again."""
-    version = _open(url).publish(bundle, by=by or _user(), note=note)
+    version = _open(url).publish(bundle, by=by or user_name(), note=note)
     print_line(f"{url}: version {version.short} of market {version.market}")
 
 
@@ -135,14 +135,14 @@ def promote(
     from tsa.files.writing import read_json
 
     facts = None if evidence is None else read_json(evidence, ConfigError)
-    entry = _open(url).promote(name, alias, by=by or _user(), why=why, evidence=facts)
+    entry = _open(url).promote(name, alias, by=by or user_name(), why=why, evidence=facts)
     print_line(f"{alias}: version {entry.sha256[:12]}")
 
 
 @registry.command()
 def rollback(url: Place, alias: Alias = "champion", by: By = None, why: Why = "") -> None:
     """Point an alias back to the version before the current one."""
-    entry = _open(url).rollback(alias, by=by or _user(), why=why)
+    entry = _open(url).rollback(alias, by=by or user_name(), why=why)
     print_line(f"{alias}: version {entry.sha256[:12]}")
 
 
@@ -166,7 +166,7 @@ def _open(url: str) -> Any:
     return Registry.open(url)
 
 
-def _user() -> str:
+def user_name() -> str:
     """The user's name; "unknown" in a container whose user has none."""
     try:
         return getpass.getuser()

@@ -198,6 +198,7 @@ def _publish(job: TrainingJob, out: Path) -> None:
     if job.own("evaluate", "true").lower() == "true":
         try:
             evaluate(out)
+            shutil.copytree(out / "bundle", job.model, ignore=ignored, dirs_exist_ok=True)  # with its metrics now
         except TSAError as error:  # for example, a test range without frauds: no reason to lose the training
             logger.warning("the run cannot be evaluated: %s: %s", type(error).__name__, error)
     shutil.copytree(out, job.output, ignore=shutil.ignore_patterns(*NOT_OUTPUT, *MARKERS), dirs_exist_ok=True)

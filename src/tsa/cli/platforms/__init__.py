@@ -1,0 +1,1 @@
+"""Commands on platforms of others."""
