@@ -19,7 +19,7 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,12 @@ def main(words: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(words)
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) / "processing"
     values = {name: value for name, value in vars(given).items() if name != "step"}
-    steps = {"preprocess": preprocess, "calibrate": calibrate, "evaluate": evaluate, "register": register}
+    steps: dict[str, Callable[..., Any]] = {
+        "preprocess": preprocess,
+        "calibrate": calibrate,
+        "evaluate": evaluate,
+        "register": register,
+    }
     try:
         logger.info("%s: %s", given.step, steps[given.step](base, **values))
     except (TSAError, OSError) as error:
