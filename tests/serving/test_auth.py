@@ -139,7 +139,9 @@ def test_nor_is_one_that_never_begins(bundle: Path) -> None:
         assert raw.recv(10_000).startswith(b"HTTP/1.1 408")
 
 
-@pytest.mark.parametrize("path", ["/v1/score", "/v1/outcome", "/invocations", "/v2/models/shop/infer"])
+@pytest.mark.parametrize(
+    "path", ["/v1/score", "/v1/score/flat", "/v1/outcome", "/invocations", "/v2/models/shop/infer"]
+)
 def test_what_is_nested_without_end_is_refused(bundle: Path, path: str) -> None:
     deep = "as deep as JSON is read"
     bodies = {"id": deep, "fraud": True}, {"id": "a", "fraud": deep}, {"id": "a", "fraud": True, "at": deep}

@@ -247,7 +247,9 @@ def test_an_upgrade_is_not_taken(port: int) -> None:
     assert found.startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("path", ["/v1/score", "/v1/outcome", "/invocations", "/v2/models/shop/infer"])
+@pytest.mark.parametrize(
+    "path", ["/v1/score", "/v1/score/flat", "/v1/outcome", "/invocations", "/v2/models/shop/infer"]
+)
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "x-gzip"])
 def test_an_encoded_body_is_refused(client: httpx.Client, path: str, encoding: str) -> None:
     body = gzip.compress(json.dumps(payment("a")).encode())

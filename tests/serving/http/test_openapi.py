@@ -99,7 +99,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 @settings(QUIET, max_examples=150)
-@given(body=BODIES, path=st.sampled_from(["/v1/score", "/invocations", "/v1/outcome", "/v2/models/shop/infer"]))
+@given(
+    body=BODIES,
+    path=st.sampled_from(["/v1/score", "/v1/score/flat", "/invocations", "/v1/outcome", "/v2/models/shop/infer"]),
+)
 def test_any_json_is_answered_or_refused(client: httpx.Client, body: Any, path: str) -> None:
     headers = {"content-type": "application/json"}
     answer = client.post(path, content=json.dumps(body), headers=headers)

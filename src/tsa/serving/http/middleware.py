@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
 """Addresses that need no token: for load balancers, and for the page where a token is entered."""
 OPEN_FOLDER, ADMIN, PROTOCOL = "/page/", "/v1/admin/", "/v2"
-WORK = ("/score", "/outcome", "/invocations", "/infer")
+WORK = ("/score", "/score/flat", "/outcome", "/invocations", "/infer")
 ALIVE = "/v2/health/live"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 

@@ -43,6 +43,12 @@ def _paths(specification: Specification) -> dict[str, Any]:
     anything = {JSON: {"schema": {"type": "object"}}}
     return {
         "/v1/score": _post("Score one payment or a list of them", payments, answers, [EXPLAIN, DEADLINE]),
+        "/v1/score/flat": _post(
+            "Score payments, and answer with a list of numbers",
+            {JSON: payments[JSON]},
+            {JSON: {"schema": {"type": "array", "items": {"type": ["number", "null"]}}}},
+            [DEADLINE],
+        ),
         "/v1/outcome": _post(
             "Record the outcome of a payment", {JSON: {"schema": ref("Outcome")}}, anything, [], more=("404",)
         ),

@@ -281,3 +281,15 @@ def test_rows_that_carry_their_own_history_keep_the_markets_rules_too(tmp_path: 
     assert (found[1]["problem"]["field"], found[2]["problem"]["field"]) == ("at", "colour")
     with endpoint(bundle, history=None) as client:
         assert client.post("/v1/score", json={**CARRIED, "colour": "red"}).status_code == 200
+
+
+def test_flat_scores_are_a_bare_list(client: httpx.Client) -> None:
+    rows = [payment("a"), payment("b", amount=900.0)]
+    bare = client.post("/v1/score/flat", json=rows)
+    assert bare.status_code == 200
+    assert bare.json() == [answer["probability"] for answer in client.post("/v1/score", json=rows).json()]
+    assert client.post("/v1/score/flat", json=rows[0]).json() == bare.json()[:1]
+    refused = client.post("/v1/score/flat", json=[payment("c"), payment("d", amount="much")])
+    assert (refused.status_code, refused.json()["field"]) == (422, "amount")
+    assert client.post("/v1/score/flat", content=b"1", headers=LINES).status_code == 415
+    assert client.post("/v1/score/flat", json=[payment(f"x{at}") for at in range(1001)]).status_code == 413

@@ -19,7 +19,7 @@ from tsa.serving.formats import JSON, JSON_LINES
 from tsa.serving.http.request import RequestContext
 from tsa.serving.problems import ProblemError, shorten_value
 from tsa.serving.request_schema import PaymentRequest
-from tsa.serving.results import single_result, to_json
+from tsa.serving.results import ScoreResult, single_result, to_json
 from tsa.serving.scoring.app_state import AppState
 
 OUTCOME_FIELDS = {"id", "fraud", "at"}
@@ -57,6 +57,22 @@ def score_routes(service: AppState) -> APIRouter:
             return Response(formats.to_json_lines(documents), media_type=JSON_LINES)
         return Response(orjson.dumps(documents), media_type=JSON)
 
+    async def flat(request: Request) -> Response:
+        """Score payments given as flat objects; the answer is a list of numbers, as decision engines read it.
+
+        Each is the probability of fraud, or the raw score of a bundle that is not calibrated.
+        """
+        exchange = RequestContext.of(request.scope)
+        formats.media_type(exchange.header(b"content-type"), (JSON,))
+        formats.negotiate(exchange.header(b"accept"), (JSON,))
+        settings = service.settings
+        rows = formats.read(await exchange.body(), JSON, settings.max_list, settings.max_bytes)
+        entries = service.contract.entries(rows)
+        results = await service.score(entries, client=exchange.client, deadline=exchange.deadline)
+        if refused := next((result for result in results if isinstance(result, RuleViolation)), None):
+            raise ProblemError.of(refused, counted=True)
+        return Response(orjson.dumps([_number(result) for result in results]), media_type=JSON)
+
     async def outcome(request: Request) -> Response:
         """Record the outcome of a payment, which from then on is known in the histories of its keys."""
         exchange = RequestContext.of(request.scope)
@@ -69,8 +85,15 @@ def score_routes(service: AppState) -> APIRouter:
 
     # plain routes: FastAPI's parsing of parameters is not needed and takes 0.1 ms per request
     router.add_route("/v1/score", score, methods=["POST"])
+    router.add_route("/v1/score/flat", flat, methods=["POST"])
     router.add_route("/v1/outcome", outcome, methods=["POST"])
     return router
+
+
+def _number(result: ScoreResult | RuleViolation) -> float | None:
+    """The score of a payment as one number; None for an event that is not scored."""
+    assert isinstance(result, ScoreResult)
+    return result.raw_score if result.probability is None else result.probability
 
 
 def reasons_requested(query: bytes) -> bool:
