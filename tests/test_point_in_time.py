@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import polars as pl
 import pytest
@@ -25,11 +26,15 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, prepare
+from tsa.data.tree_columns import TreeColumns
 from tsa.errors import DataError
 from tsa.inference.parts import BATCH_SIZE
 from tsa.inference.scorer import Scorer
 from tsa.model import Batch, History, TSANetwork
+from tsa.model.boosted_trees import BoostedTrees
 from tsa.model.collate import gather_batch
+from tsa.model.joining import ALONE, Joining
+from tsa.model.tree_model import TreeModel
 from tsa.training.train_model import network_settings
 
 START = 1_525_651_200  # 2018-05-07
@@ -164,15 +169,45 @@ def randomised(store: EventStore, preset: str = "default", seed: int = 1, **chan
 
 @pytest.fixture(scope="module")
 def scorers() -> dict[str, Scorer]:
-    """For each kind of market, a scorer with the same encoder and weights."""
+    """For each kind of market, a scorer of network and trees with the same encoder and weights."""
     made = {}
     for kind in KINDS:
         with stored(frame(training_log()), market(kind)) as store:
             network = randomised(store, width=8, n_heads=2, feedforward_width=16, classifier_width=16)
+            parts = {"network": network, "trees": overfitted(store), "joining": Joining(network=0.5, trees=0.5)}
             made[kind] = Scorer(
-                Bundle(market=store.market, encoder=store.encoder, config=network.config, network=network, training={})
+                Bundle(market=store.market, encoder=store.encoder, config=network.config, training={}, **parts)
             )
     return made
+
+
+def overfitted(store: EventStore) -> TreeModel:
+    """Trees that learned a random log by heart, so that every column matters to them."""
+    rng = np.random.default_rng(3)
+    log = []
+    for at, time in enumerate(np.sort(rng.integers(0, 40, 300)).tolist()):
+        moment = START + time * 6 * HOUR
+        log.append(
+            Row(
+                moment,
+                2 * at,
+                [None, 0, 1][int(rng.integers(3))],
+                moment + int(rng.integers(0, 4)) * 12 * HOUR,
+                f"c{rng.integers(60)}",
+                int(rng.integers(60)),
+                [None, "x", "y", "never seen"][int(rng.integers(4))],
+                float(rng.normal() * 10.0 ** int(rng.integers(0, 6))),
+                float(rng.normal()),
+            )
+        )
+    with stored(frame(log), store.market, encoder=store.encoder) as other:
+        columns = TreeColumns.of(store, store.labelled("train"))
+        values = columns.of_store(other, np.arange(len(other)))
+    settings_ = {"objective": "regression", "num_leaves": 31, "min_child_samples": 1, "min_data_in_bin": 1, "seed": 0}
+    settings_ |= {"feature_fraction": 0.1, "verbosity": -1, "num_threads": 1, "learning_rate": 0.05}
+    data = lightgbm.Dataset(values, rng.normal(size=len(values)), categorical_feature=columns.codes)
+    text = lightgbm.train(settings_, data, 300).model_to_string()
+    return TreeModel(columns=columns, trees=BoostedTrees(text=text, names=columns.names))
 
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
@@ -260,14 +295,24 @@ def test_what_is_still_to_come_need_not_exist(scorers: dict[str, Scorer], log: l
     assert whole.head(n).equals(part)
 
 
-def test_the_test_would_notice(scorers: dict[str, Scorer]) -> None:
-    """Earlier events and known outcomes do move a score."""
-    log = [Row(START + at * DAY, 2 * at, int(at == 0), START, "ann", None, "x", float(at), 1.0) for at in range(LENGTH)]
-    last = [scorers["a day"].score(frame(log))["raw_score"][-1]]
-    for other in ({"fraud": 0}, {"amount": 5e5}, {"time": START + 6 * HOUR}, {"category": "y"}, {"customer": "bob"}):
-        changed = [dataclasses.replace(log[0], **other), *log[1:]]
-        last.append(scorers["a day"].score(frame(changed))["raw_score"][-1])
-    assert len(set(last)) == len(last)
+@pytest.mark.parametrize("part", ["network", "trees", "both"])
+def test_the_test_would_notice(scorers: dict[str, Scorer], part: str) -> None:
+    """Earlier events and known outcomes do move a score, of each part and of both."""
+    both = scorers["a day"].bundle
+    scorer = Scorer(dataclasses.replace(both, joining=ALONE[part]) if part in ALONE else both)
+    rng = np.random.default_rng(0)
+    bases = [  # trees have steps: a change must move the score of one of several logs
+        [
+            Row(START + at * DAY, 2 * at, int(at == 0), START, "ann", None, "x", float(10 ** rng.integers(0, 5)), 1.0)
+            for at in range(LENGTH)
+        ]
+        for _ in range(8)
+    ]
+    changes_ = ({"fraud": 0}, {"amount": 5e5}, {"time": START + 6 * HOUR}, {"category": "y"}, {"customer": "bob"})
+    for change in changes_:
+        pairs = [(base, [dataclasses.replace(base[0], **change), *base[1:]]) for base in bases]
+        last = ([scorer.score(frame(log))["raw_score"][-1] for log in pair] for pair in pairs)
+        assert any(one != other for one, other in last), change
 
 
 @settings(max_examples=10, deadline=None)

@@ -29,6 +29,7 @@ from tsa.training import train
 from tsa.training.distributed import LOST_PROCESS, DistributedContext, distributed_context
 from tsa.training.ending.preemption import StopRequest
 from tsa.training.epoch_stats import reproducible
+from tsa.training.parts.trees import fit_trees
 from tsa.training.train_model import network_settings
 from tsa.training.train_step import StepResult
 from tsa.training.trainer import Callbacks, Trainer
@@ -218,6 +219,13 @@ def test_the_command_in_two_processes(easy_store: EventStore, tmp_path: Path) ->
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
     assert (run / "train.log").read_text().count("epoch 1 of 2") == 1, "one process logs"
     assert Bundle.open(run / "bundle").training["epochs"] == reproducible(account["epochs"])
+
+    bundle = Bundle.open(run / "bundle")
+    rows = [easy_store.labelled(name) for name in ("train", "validation")]
+    n_ensemble = bundle.config.n_tree_ensemble
+    trees = fit_trees(easy_store, *rows, seed=settings().seed, threads=1, n_ensemble=n_ensemble)
+    assert bundle.trees is not None
+    assert bundle.trees.trees.text == trees.trees.text, "the trees of one process, to the bit"
 
     bad = tmp_path / "bad"
     ends = side_by_side(2, run_command, command(easy_store, bad, "training.batch_size=1"))

@@ -15,6 +15,23 @@ def weights(mean: float | None, floor: float = 0.0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
+    ("form", "reason", "warns"), [("trees", "measured", True), ("combined", "measured", False), ("trees", "set", False)]
+)
+def test_a_network_that_adds_nothing(form: str, reason: str, warns: bool) -> None:
+    choice = {
+        "form": form,
+        "reason": reason,
+        "average_precision": {"network": 0.412, "trees": 0.731, "combined": 0.702},
+        "differences": {"trees": {"difference": 0.029, "low": 0.004, "high": 0.055}},
+        "confidence": 0.95,
+    }
+    found = warnings_of({"parts": {"choice": choice}})
+    assert bool(found) == warns
+    for text in ("0.731 against 0.702", "95 % interval of the difference +0.004 to +0.055", "network alone has 0.412"):
+        assert not warns or text in found[0]
+
+
+@pytest.mark.parametrize(
     ("mean", "floor", "warns"),
     [
         (0.003, 0.0, True),

@@ -1,4 +1,6 @@
-"""What a report warns of: a history that counts for nothing, and validation clearly behind boosted trees."""
+"""What a report warns of: a history that counts for nothing, validation clearly behind boosted trees, and a network that
+adds nothing to the model's own trees.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ NOTHING = 0.02
 
 def warnings_of(report: Mapping[str, Any]) -> list[str]:
     """The warnings of a report, each one or two sentences; empty if there are none."""
-    return [*_ignored(report.get("history_weights")), *_behind(report.get("comparison"))]
+    return [
+        *_ignored(report.get("history_weights")),
+        *_behind(report.get("comparison")),
+        *_no_network(report.get("parts")),
+    ]
 
 
 def _ignored(weights: Mapping[str, Any] | None) -> list[str]:
@@ -39,4 +45,19 @@ def _behind(comparison: Mapping[str, Any] | None) -> list[str]:
         f"On the validation range, {MODEL} is clearly behind {comparison['model_name']}: average precision "
         f"{difference['a']:.3f} against {difference['b']:.3f} (difference {signed(difference['difference'])}, {interval}). "
         "Training may have gone wrong: try another training.seed or more epochs before this model is used."
+    ]
+
+
+def _no_network(parts: Mapping[str, Any] | None) -> list[str]:
+    """Trees that were clearly better alone than with the network: the network may have gone wrong."""
+    choice = (parts or {}).get("choice") or {}
+    difference = (choice.get("differences") or {}).get("trees")
+    if choice.get("form") != "trees" or choice.get("reason") != "measured" or not difference:
+        return []
+    precision, interval = choice["average_precision"], f"{signed(difference['low'])} to {signed(difference['high'])}"
+    return [
+        "The network counts for nothing: on payments that neither learned from, the trees alone were clearly better than "
+        f"network and trees together (average precision {precision['trees']:.3f} against {precision['combined']:.3f}, "
+        f"{round(100 * choice['confidence'])} % interval of the difference {interval}; the network alone has "
+        f"{precision['network']:.3f}). Its training may have gone wrong: try another training.seed or more epochs."
     ]
