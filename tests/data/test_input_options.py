@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Market
+from tsa.data.check.log_check import check_log
 from tsa.data.log import columns
 from tsa.data.online.payments import PaymentReader
 from tsa.data.online.rows import with_joined
@@ -296,3 +297,18 @@ def test_options_that_are_refused(given: dict[str, Any], match: str) -> None:
 
 def test_defaults_do_not_change_the_market() -> None:
     assert market(input={"decimal": ".", "joined": []}).fingerprint == market().fingerprint
+
+
+def test_guesses_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a warning, the report of the store and `tsa check`; not where the market sets them, or nothing is unusual."""
+    for name in ("a.csv", "b.csv"):
+        log().with_columns(id=pl.lit(name) + pl.col("id")).write_csv(tmp_path / name, separator=";")
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    report = stored(paths, tmp_path / "store").data_report
+    sentence = "a.csv and 1 more files: by the header, fields are separated by ';'; if that is wrong, set it in [input]"
+    assert [text.removeprefix(f"{tmp_path}/") for text in report["guessed"]] == [sentence]
+    assert any(record.getMessage().endswith(sentence) for record in caplog.records if record.levelname == "WARNING")
+    assert any(note.text.endswith(sentence) for note in check_log(market(), [str(path) for path in paths]).notes)
+    assert "guessed" not in stored(paths, tmp_path / "set", input={"separator": ";"}).data_report
+    log().write_csv(tmp_path / "c.csv")
+    assert "guessed" not in stored(tmp_path / "c.csv", tmp_path / "usual").data_report

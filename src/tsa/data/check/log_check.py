@@ -115,6 +115,7 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
         notes += notes_on(market, rows, times, clean.report, unknown=unknown, is_fitted=True, now_seconds=time.time())
         notes += [*_large_keys(market, columns, notes), *_constant(market, columns)]
         notes += suspicious_features(market, rows, labelled)
+        notes += [Note(kind="guessed", column="[input]", text=text) for text in clean.report.get("guessed", ())]
         return LogCheck(
             report=clean.report,
             rules=tuple(_rules(market, clean.report, bad)),

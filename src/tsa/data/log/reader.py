@@ -28,7 +28,7 @@ from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.read_errors import fault_of, why_unreadable
 from tsa.data.log.rules import LogSchema, read_columns, shape_of
 from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, TableParts, row_bytes, sorted_parts, time_chunks
-from tsa.data.log.sources import Source, open_sources, table_source
+from tsa.data.log.sources import Source, guesses_of, open_sources, table_source
 from tsa.data.log.validation import (
     BAD,
     EXCLUDED,
@@ -90,6 +90,8 @@ def read_log(
     digits = (item.column for item in inputs_of(market).values() if IS_TEXT.get(item.kind))
     keys = (market.event.id, *market.key_columns, *digits)
     sources = open_sources(logs, read_columns(market), keys, reading=market.reading, made=MadeColumns.of(market))
+    for guess in guesses_of(sources):
+        logger.warning("%s", guess)
     market, sources = pseudonymized(market, sources)
     return clean_log(
         market,
@@ -235,6 +237,7 @@ def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Q
         usable = usable.with_columns(pl.col(id_name).cast(pl.Int64))
     report = {
         "files": [path for source in log.sources for path in source.shown_paths or source.paths],
+        **({"guessed": guesses} if (guesses := guesses_of(log.sources)) else {}),
         "rows_read": rows.height,
         "rows_kept": rows_by_use[KEEP],
         "rows_excluded": rows_by_use[EXCLUDED],

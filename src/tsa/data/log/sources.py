@@ -5,7 +5,6 @@ Text formats (CSV, TSV, JSON lines) are scanned as text: a type guessed from the
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -30,8 +29,6 @@ from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.text_tables import check_lines, has_literal_quotes_in
 from tsa.data.utf8_copy import in_utf8
 from tsa.errors import DataError
-
-_log = logging.getLogger(__name__)
 
 AT = "__at"
 PATH = "__path"
@@ -63,6 +60,8 @@ class Source:
     """Keeps a copy of the file in UTF-8, if it is in another encoding, until the source is no longer used."""
     shown_paths: tuple[str, ...] = ()
     """The paths as given, where the files are copies."""
+    guess: str = field(default="", compare=False)
+    """Of a table: what was guessed from its header, unless it is what the file's name says."""
     blank_lines: bool = False
     """Tables: whether there are blank lines. They are not rows."""
     passthrough: tuple[str, ...] = ()
@@ -256,17 +255,39 @@ def _table(path: str, kind: str, reading: Input) -> Source:
     quote = quote_of_header(header, mark) if reading.quote is None else reading.quote
     names = names_of(header, mark, quote, path)
     quoted = quote if reading.quote is not None or not tabs else ""
-    if (mark, quote) != (SEPARATORS[kind], '"'):
-        _log.info("%s: fields separated by %r, with %r as quote", path, mark, quote)
     return Source(
         kind="tsv" if tabs else "csv",
         paths=(path,),
         schema=dict.fromkeys([*names, EXTRA], pl.String()),
         separator=mark,
         quote=quote,
+        guess=_guess(kind, mark, quote, reading),
         has_literal_quotes=tabs and reading.quote is None and has_literal_quotes_in(path, mark),
         blank_lines=check_lines(path, mark, len(names), quote=quoted),
     )
+
+
+def _guess(kind: str, mark: str, quote: str, reading: Input) -> str:
+    """What was guessed of a table, in words."""
+    parts = []
+    if reading.separator is None and mark != SEPARATORS[kind]:
+        parts.append(f"fields are separated by {mark!r}")
+    if reading.quote is None and quote != '"':
+        parts.append(f"fields are quoted by {quote!r}" if quote else "quotes are ordinary characters")
+    return " and ".join(parts)
+
+
+def guesses_of(sources: Sequence[Source]) -> list[str]:
+    """What was guessed of the files of a log, a sentence for each guess."""
+    files: dict[str, list[str]] = {}
+    for source in sources:
+        if source.guess:
+            files.setdefault(source.guess, []).extend(source.shown_paths or source.paths)
+    sentences = []
+    for guess, paths in files.items():
+        more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+        sentences.append(f"{paths[0]}{more}: by the header, {guess}; if that is wrong, set it in [input]")
+    return sentences
 
 
 def _scan(source: Source, schema: Mapping[str, pl.DataType], file: str | None = None) -> pl.LazyFrame:
