@@ -24,7 +24,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ SMALL = ("--set", "model.width=8", "--set", "training.epochs=1")
 GOOD = (*SMALL, "--set", "model.parts=trees")
 BAD = (*SMALL, "--set", "model.parts=network", "--set", "training.learning_rate=1e-9")
 """A network that has learned nothing."""
-OUTCOME = "is_fraud"
+TIME, OUTCOME = "paid_at", "is_fraud"
 PATIENCE_SECONDS = 120.0
 PAUSE_SECONDS = 0.02
 
@@ -83,8 +83,13 @@ class Traffic:
                 self.failures.append(f"{error} {said}")
 
     def _forever(self) -> Iterator[dict[str, Any]]:
+        """The payments, and once they are used up the same ones again, each a second later than the one before."""
+        yield from self.payments
+        moment = datetime.fromisoformat(self.payments[-1][TIME])
         while True:
-            yield from self.payments
+            for payment in self.payments:
+                moment += timedelta(seconds=1)
+                yield {**payment, TIME: moment.isoformat()}
 
     def wait_for(self, version: str) -> float:
         """Wait until this version answers; the seconds that it took."""
@@ -149,7 +154,7 @@ def life(folder: Path, registry: str, payments: int) -> None:
     log = folder / "log.parquet"
     tsa("simulate", "--payments", payments, "--fraud-rate", 0.04, "--out", log, "--quiet")
     table = pl.read_parquet(log)
-    times = table["paid_at"].cast(pl.Datetime("us", "UTC"))
+    times = table[TIME].cast(pl.Datetime("us", "UTC"))
     month = datetime(2025, 4, 1, tzinfo=UTC)
     first, second = folder / "until-march.parquet", folder / "april.parquet"
     table.filter(times < month).write_parquet(first)
