@@ -152,6 +152,21 @@ def test_a_killed_round_continues_and_ends_alike(
     assert made.candidate == second[1].candidate
 
 
+def test_a_refitted_candidate_is_judged_on_the_same_payments(folder: Path, second: tuple[Path, Retrained]) -> None:
+    made = one_round(folder, "second.parquet", promote=True, refit=True)
+    assert made.promoted
+    assert made.run.name.endswith("-refit")
+    bundle = Bundle.open(made.run / "bundle")
+    assert bundle.metrics is not None
+    assert "refit" in bundle.training
+    plain = second[1].gate
+    assert [made.gate[name] for name in ("payments", "frauds", "start", "end")] == [
+        plain[name] for name in ("payments", "frauds", "start", "end")
+    ]
+    again = one_round(folder, "second.parquet", promote=True, refit=True)
+    assert again.candidate == made.candidate
+
+
 def test_one_round_at_a_time(folder: Path) -> None:
     from tsa.retraining.retrain import _alone
 

@@ -39,6 +39,7 @@ from tsa.retraining.carry import carry_over
 from tsa.retraining.page import write_page
 from tsa.training.config import TrainingConfig
 from tsa.training.job import measure_trained
+from tsa.training.refitting import refit as train_again
 from tsa.training.train_model import train_network
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ def retrain(
     training: TrainingConfig | None = None,
     quarantine: QuarantineLike = None,
     keep_encoder: bool = False,
+    refit: bool = False,
     champion: str = "champion",
     challenger: str = "challenger",
     promote: bool = False,
@@ -113,6 +115,7 @@ def retrain(
         training: The training settings; None: the defaults.
         quarantine: A file for rows of the logs that break a rule.
         keep_encoder: Encode as before. Otherwise the encoder is fitted on the new training rows.
+        refit: The candidate is the model of the run, trained again on all outcomes known when the test range begins.
         champion: The alias of the model in use.
         challenger: The alias that the candidate gets in any case.
         promote: Let `champion` name the candidate if the gate holds.
@@ -141,7 +144,7 @@ def retrain(
         )
         refuse_unmeasured(opened)
         key = _key(opened, preset, model or {}, config)
-        run = _trained(opened, folder / f"run-{key}", preset, model or {}, config, progress)
+        run = _trained(opened, folder / f"run-{key}", preset, model or {}, config, progress, refit=refit)
         return _judged(run, market.promotion or Promotion(), aliases, progress)
 
 
@@ -197,10 +200,21 @@ def _key(store: EventStore, preset: str, model: Mapping[str, Any], config: Train
 
 
 def _trained(
-    store: EventStore, out: Path, preset: str, model: Mapping[str, Any], config: TrainingConfig, progress: Progress
+    store: EventStore,
+    out: Path,
+    preset: str,
+    model: Mapping[str, Any],
+    config: TrainingConfig,
+    progress: Progress,
+    *,
+    refit: bool,
 ) -> TrainedRun:
     """The run, trained and evaluated. What a killed round has done is not done again."""
-    trained = train_network(store, out, preset=preset, model=model, training=config, progress=progress, resume=True)
+    settings: dict[str, Any] = {"preset": preset, "model": model, "training": config, "with_bundle": refit}
+    trained = train_network(store, out, progress=progress, resume=True, **settings)
+    if refit:
+        first, out = out, out.with_name(f"{out.name}-refit")
+        trained = train_again(first, out, store=store, progress=progress, resume=True, with_bundle=False)
     has_report = (out / "report.json").is_file() and (out / "scores.parquet").is_file()
     if not (trained.is_written and trained.bundle.metrics is not None and has_report):
         measure_trained(trained, comparison=False, progress=progress)

@@ -49,6 +49,9 @@ def retrain(
     keep_encoder: Annotated[
         bool, typer.Option("--keep-encoder", help="Encode as before; do not fit the encoder on the new training rows.")
     ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train again on all outcomes that are known when the test range begins.")
+    ] = False,
     preset: Preset = "default",
     settings_file: Annotated[
         Path | None,
@@ -87,6 +90,7 @@ def retrain(
             training=TrainingConfig.make(settings.training),
             quarantine=quarantine_of(quarantine, quarantine_limit),
             keep_encoder=keep_encoder,
+            refit=refit,
             champion=champion,
             challenger=challenger,
             promote=promote,
