@@ -22,6 +22,7 @@ ELSEWHERE = {
     ),
     "integrations/sagemaker/test_jobs.py": ("the commands send the requests", "cli/platforms/sagemaker"),
     "integrations/test_mlflow.py": ("what is written is loaded again", "registry/mlflow_model"),
+    "monitoring/test_expected.py": ("sentences and rows are made from its results", "monitoring/expected_view"),
     "calibration/test_probability.py": (
         "the maps are fitted by one function",
         "calibration/bspline calibration/fitting",

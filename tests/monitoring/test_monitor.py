@@ -167,6 +167,7 @@ def test_frauds_that_are_missed_are_seen_once_they_are_known(tsa, still, tmp_pat
     assert "no outcome is known yet" in (tmp_path / "early" / "monitor.html").read_text()
     done, found = watch(tsa, still, log, tmp_path / "later", "--as-of", "2018-07-01")
     assert found["performance"]["full_range"]["share"] == 1
+    assert found["expected"]["checked"] > 0
 
 
 def test_scores_that_have_moved_are_seen(tsa, still, tmp_path):

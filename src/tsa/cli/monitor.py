@@ -74,6 +74,7 @@ def monitor(
     alert), 2 for bad input. Histories are built from the complete log, so include earlier payments and use --from.
     An outcome counts from the time it is known: the label's delay after the payment. Thresholds: the market's [monitoring] table.
     """
+    from tsa.monitoring.expected_view import sentence
     from tsa.monitoring.monitor import Span
     from tsa.monitoring.monitor import monitor as watch
 
@@ -105,6 +106,7 @@ def monitor(
         )
     print_alerts(report)
     print_line(report["summary"])
+    print_line(sentence(report["expected"]))
     print_line(f"page: {out / 'monitor.html'}")
     if any(alert["severity"] == "alert" for alert in report["alerts"]):
         raise typer.Exit(ALERT)

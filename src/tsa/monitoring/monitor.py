@@ -31,6 +31,7 @@ from tsa.files.writing import write_json, write_text
 from tsa.inference.scorer import Scorer, epoch_seconds, window_seconds
 from tsa.monitoring.alerts import find_alerts
 from tsa.monitoring.drift import compare_features, compare_scores, compare_volume
+from tsa.monitoring.expected import MIDDLE, expected
 from tsa.monitoring.page import plain, view
 from tsa.monitoring.performance import performance
 from tsa.monitoring.recorded import RecordedPayments, recorded_payments
@@ -203,6 +204,16 @@ class _Measures:
                 "windows": performance(seen, windows, **measure, progress=self.progress),
             },
         }
+        evaluated = (self.scorer.bundle.metrics or {}).get("evaluation", {})
+        result["expected"] = expected(
+            seen,
+            windows,
+            threshold=float(evaluated.get("threshold", MIDDLE)),
+            as_of=self.as_of,
+            min_frauds=min_frauds,
+            draws=self.replicates,
+            progress=self.progress,
+        )
         return {**result, "alerts": find_alerts(result, self.settings)}
 
 

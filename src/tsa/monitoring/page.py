@@ -11,6 +11,7 @@ from typing import Any
 from tsa.evaluation.report import formatting
 from tsa.evaluation.report.sections import card
 from tsa.evaluation.report.svg import Axis, Series
+from tsa.monitoring.expected_view import estimates
 
 Dict = Mapping[str, Any]
 
@@ -88,6 +89,7 @@ def view(result: Dict) -> dict[str, Any]:
         "feature_charts": [one for one in drawn if one],
         "windows": [_window(*pair) for pair in zip(result["windows"], performance["windows"], strict=True)],
         "reference": _window(result["reference"], performance["reference"]),
+        "expected": estimates(result["windows"], result.get("expected")),
         "thresholds": [(key, str(value)) for key, value in result["settings"].items()],
     }
 
