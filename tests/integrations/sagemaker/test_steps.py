@@ -109,12 +109,13 @@ def test_a_bundle_that_is_not_good_enough_is_not_registered(tmp_path: Path) -> N
     assert not (tmp_path / "registry").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("TSA_LONG"), reason="takes minutes")
 @pytest.mark.parametrize("name", ["eu", "na"])
 def test_the_markets_of_the_legacy_system(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the sizes of EU and NA, each step's command as a process."""
     monkeypatch.setenv(f"TSA_{name.upper()}_SECRET", "0" * 64)
-    config = SimulationConfig(payments=4000, customers=400, fraud_rate=0.05, days=200)
+    config = SimulationConfig(payments=2800, customers=400, fraud_rate=0.05, days=200)
     markets = Path(shutil.copytree(MARKETS, tmp_path / "markets"))
     split = "[split]\nfractions = [0.3, 0.1, 0.4, 0.2]\n"  # probabilities need 1,000 payments
     (markets / "small.toml").write_text(f'extends = "{name}.toml"\n{split}')
