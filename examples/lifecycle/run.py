@@ -33,7 +33,7 @@ import polars as pl
 from tsa import Registry
 
 MARKET = Path(__file__).with_name("market.toml")
-SMALL = ("--set", "model.width=8", "--set", "training.epochs=1")
+SMALL = ("--set", "model.width=8", "--set", "model.n_ensemble=1", "--set", "training.epochs=1")
 GOOD = (*SMALL, "--set", "model.parts=trees")
 BAD = (*SMALL, "--set", "model.parts=network", "--set", "training.learning_rate=1e-9")
 """A network that has learned nothing."""
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--registry", help="the URL of a new registry; default: a folder in --out")
     parser.add_argument("--out", type=Path, help="an empty folder; default: a temporary one")
-    parser.add_argument("--payments", type=int, default=8000)
+    parser.add_argument("--payments", type=int, default=4000)
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="tsa-lifecycle-") as temporary:
