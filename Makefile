@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 PAYMENTS ?= 200000
 
-.PHONY: demo lifecycle test measured coverage lint check clean
+.PHONY: demo lifecycle test measured coverage lint docs check clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -37,7 +37,11 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+# the site of the docs in site/, warnings as errors
+docs: $(VENV)/.installed
+	$(BIN)/zensical build --clean --strict
+
+check: lint docs test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,4 +50,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) site

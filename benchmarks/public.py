@@ -28,7 +28,7 @@ import torch
 
 import tsa
 from public_catalogue import SETS, PublicSet
-from public_page import page_of
+from public_page import page_of, with_results
 from tsa.config.overrides import Overrides
 from tsa.evaluation.baseline.lightgbm import compare
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
@@ -39,6 +39,7 @@ from tsa.training import TrainingConfig
 
 HERE = Path(__file__).parent
 JSON, PAGE = HERE / "public.json", HERE.parent / "docs" / "benchmarks.md"
+README = HERE.parent / "README.md"
 DATA = HERE.parents[1] / "shared" / "data" / "public"
 SHOWN = ("average_precision", "roc_auc")
 
@@ -132,6 +133,8 @@ def save(name: str, runs: Sequence[Mapping[str, Any]], sets: Sequence[str], out:
     results = {known: results[known] for known in SETS if known in results}
     write_json(out, results)
     write_text(page, page_of(results))
+    if page == PAGE:
+        write_text(README, with_results(README.read_text(encoding="utf-8"), results))
 
 
 def convert(name: str, raw: Path, data: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the results of `public.py`."""
+"""docs/benchmarks.md, and the table in README.md, from the results of `public.py`."""
 
 from __future__ import annotations
 
@@ -102,3 +102,19 @@ def _verdict(runs: Sequence[Mapping[str, Any]]) -> str:
             f"{says[found['verdict']]} by average precision with seed {run['seed']}: {found['difference']:+.3f}, {interval}."
         )
     return " ".join(sentences)
+
+
+BEGIN, END = "<!-- results: written by benchmarks/public.py -->", "<!-- end of results -->"
+
+
+def with_results(readme: str, results: Mapping[str, Any]) -> str:
+    """README.md with the results of the first seed of each set in its table."""
+    says = {"a better": "TSA", "b better": "LightGBM", "no clear difference": "no clear difference"}
+    lines = ["| | TSA | LightGBM | better by average precision |", "|---|---|---|---|"]
+    for name, result in results.items():
+        run = result["runs"][0]
+        cells = (_cell(run["columns"][column]) for column in ("model", "baseline"))
+        lines.append(f"| {name} | {' | '.join(cells)} | {says[run['differences']['baseline']['verdict']]} |")
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return "\n".join([before + BEGIN, "", *lines, "", END + after])

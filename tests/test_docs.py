@@ -139,8 +139,8 @@ def options_of(command: Any) -> set[str]:
 
 @cache
 def every_option() -> set[str]:
-    """Options of `tsa`, of the benchmarks and of the examples."""
-    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py")]
+    """Options of `tsa`, of the benchmarks, of the examples and of releases."""
+    scripts = [path for folder in ("benchmarks", "examples", ".ci") for path in (ROOT / folder).glob("*.py")]
     found = {option for file in scripts for option in re.findall(r'"(--[a-z-]+)"', file.read_text(encoding="utf-8"))}
     waiting = [root_command()]
     while waiting:

@@ -29,13 +29,13 @@ ELSEWHERE = {
     ),
     "cli/test_cli.py": (
         "commands run through `main`, as a user runs them",
-        "cli/console cli/data cli/evaluate cli/explain cli/legacy cli/market cli/monitor cli/score cli/tune",
+        "cli/console cli/data cli/doctor cli/evaluate cli/explain cli/legacy cli/market cli/markets cli/monitor cli/score cli/tune",
     ),
     "cli/test_groups.py": (
         "what all commands share is tested on every command",
         "cli/app cli/options cli/process/title",
     ),
-    "cli/test_train.py": ("the table is seen where a training prints it", "cli/epoch_table"),
+    "cli/test_train.py": ("the table is seen where a training prints it", "cli/terminal/epoch_table"),
     "cli/test_bundle.py": ("the differences are those that the command prints", "evaluation/bundle_diff"),
     "config/test_market.py": (
         "tables, rules and overrides are parts of one market file, and errors name its lines",
@@ -91,7 +91,7 @@ ELSEWHERE = {
     ),
     "estimator/test_classifier.py": (
         "a classifier is fitted to a frame in one piece",
-        "estimator/fit estimator/fitted estimator/frames estimator/report estimator/roles",
+        "estimator/fitted estimator/fitting estimator/frames estimator/report estimator/roles",
     ),
     "evaluation/metrics/test_evaluate_scores.py": (
         "the metrics are computed together",
@@ -101,7 +101,7 @@ ELSEWHERE = {
     "evaluation/metrics/test_paired.py": ("two models score the same payments", "evaluation/metrics/scored_payments"),
     "evaluation/report/test_report.py": (
         "what a page shows is read from the page",
-        "evaluation/report/calibration evaluation/report/data_summary evaluation/report/formatting "
+        "evaluation/report/calibration evaluation/report/data_summary evaluation/report/formatting evaluation/report/plain "
         "evaluation/report/sections evaluation/report/top_payments",
     ),
     "evaluation/test_thresholds.py": ("the page is made of the result", "evaluation/report/thresholds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,12 @@ def test_every_market_file_can_be_read(public: ModuleType) -> None:
     for name, one in public.SETS.items():
         assert Market.load(one.market).name == name
         assert one.sha256 is None or len(one.sha256) == 64
+
+
+def test_the_readme_has_the_results(public: ModuleType) -> None:
+    """`public.py` writes them; after a merge: `public.with_results(README, results)`."""
+    readme, results = public.README.read_text(encoding="utf-8"), json.loads(public.JSON.read_text(encoding="utf-8"))
+    assert public.with_results(readme, results) == readme
 
 
 def test_bitcoin_alpha_is_made_of_the_raw_ratings(public: ModuleType, tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from importlib import import_module
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 from tsa.progress import Advance, Progress, silent
@@ -31,7 +38,8 @@ def terminal_bars(console: Console, *, shown: bool) -> Iterator[Progress]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TimeElapsedColumn(),
     )
     with Bars(*columns, console=console, transient=True, disable=not shown or not console.is_terminal) as bars:
 

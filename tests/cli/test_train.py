@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from tsa.cli import train as commands
-from tsa.cli.epoch_table import epoch_table
+from tsa.cli.terminal.epoch_table import epoch_table
 from tsa.config.overrides import Overrides
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, MarketError

@@ -29,7 +29,7 @@ from tsa.data.store.store import EventStore, split_summary
 from tsa.errors import CalibrationError, DataError
 from tsa.evaluation.baseline.lightgbm import compare, not_comparable
 from tsa.evaluation.metrics.paired import paired_difference
-from tsa.evaluation.report.report import to_plain
+from tsa.evaluation.report.plain import to_plain
 from tsa.evaluation.run import TrainedRun
 from tsa.evaluation.thresholds import Costs
 from tsa.files.writing import atomic_file, write_json

@@ -31,11 +31,13 @@ from tsa.cli import (
     backtest,
     bundle,
     data,
+    doctor,
     evaluate,
     explain,
     history,
     legacy,
     market,
+    markets,
     monitor,
     registry,
     score,
@@ -49,6 +51,7 @@ from tsa.cli.decisions import commands as decisions
 from tsa.cli.lifecycle import retrain
 from tsa.cli.platforms import sagemaker
 from tsa.cli.process.streams import flush_or_drop, print_any_character
+from tsa.cli.terminal.advice import next_step
 from tsa.errors import TSAError
 from tsa.signals import ending_in_order
 from tsa.system_errors import resource_problem
@@ -59,12 +62,14 @@ __all__ = [
     "bundle",
     "data",
     "decisions",
+    "doctor",
     "evaluate",
     "explain",
     "history",
     "legacy",
     "main",
     "market",
+    "markets",
     "monitor",
     "registry",
     "retrain",
@@ -90,11 +95,11 @@ def main() -> None:
                 _end_interrupted()
             raise
         except TSAError as error:
-            _refuse(f"{type(error).__name__}: {error}")
+            _refuse(f"{type(error).__name__}: {error}", error)
         except Exception as error:
             if (text := resource_problem(error) or _of_file(error)) is None:
                 raise
-            _refuse(text)
+            _refuse(text, error)
 
 
 def _run() -> None:
@@ -133,8 +138,10 @@ def _end_interrupted() -> NoReturn:
     os._exit(INTERRUPTED)
 
 
-def _refuse(text: str) -> NoReturn:
+def _refuse(text: str, error: Exception) -> NoReturn:
     with contextlib.suppress(OSError):  # the terminal was closed: only the exit code reports the error
         errors.print("error:", style="bold red", end=" ")
         print_line(text, errors)
+        if (step := next_step(error, text)) is not None:
+            print_line(f"next: {step}", errors)
     sys.exit(REFUSED)

@@ -15,7 +15,8 @@ from tsa.files.outputs import is_stream
 
 app = make_group(
     "Detect fraud in payments with Temporal Self-Attention: from a log to a report, a bundle and scores.",
-    epilog="To get started: tsa simulate --out log.parquet, then tsa run --market markets/demo.toml log.parquet --out run",
+    epilog="To get started: tsa simulate --out log.parquet, then tsa run --market demo log.parquet --out run",
+    add_completion=True,
 )
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tsa.cli.app import Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
 from tsa.cli.console import command_session, console, errors, print_line
+from tsa.cli.terminal.results import remains, result
 from tsa.config.overrides import Overrides
 from tsa.errors import ConfigError, TrainingStopped
 from tsa.files.outputs import check_outputs
@@ -103,7 +104,6 @@ def backtest(
     set_: Sets = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted backtest.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the backtest in the folder.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of tables.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train again and again, as on past dates, and test each model on the payments that followed.
@@ -111,8 +111,6 @@ def backtest(
     Each fold knows what was known at its date: vocabularies, trees, network, calibration and thresholds come from payments whose
     outcomes were known by then. Writes OUT/backtest.html and backtest.json; an interrupted backtest continues with --resume.
     """
-    import orjson
-
     from tsa.backtest import BacktestSettings
     from tsa.backtest import backtest as run_backtest
     from tsa.evaluation.thresholds import Costs
@@ -131,13 +129,14 @@ def backtest(
         max_age=max_age,
         replicates=replicates,
     )
+    remains(f"finished folds stay in {out}; the same command with --resume continues")
     schedule = schedule_of(start, end, every, train_window, test, validation, calibration)
     try:
         with command_session(quiet, out / "backtest.log") as bars:
             store, schedule = _store_of(
                 logs, given, schedule, out, quarantine_of(quarantine, quarantine_limit), bars, resume=resume
             )
-            result = run_backtest(
+            measured = run_backtest(
                 store,
                 out,
                 schedule=schedule,
@@ -151,10 +150,8 @@ def backtest(
     except TrainingStopped as stopped:
         print_line(f"note: {stopped}", errors)
         raise SystemExit(128 + stopped.signal_number) from None
-    if as_json:
-        print_line(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
-        return
-    print_backtest(result)
+    result(measured)
+    print_backtest(measured)
     print_line(f"page: {out / 'backtest.html'}")
 
 

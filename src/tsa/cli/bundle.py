@@ -14,6 +14,7 @@ from tsa.cli.app import Logs, Quiet, app, log_path_for
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
+from tsa.cli.terminal.results import result
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 
@@ -33,12 +34,19 @@ def show(bundle: BundleFolder) -> None:
     from tsa.bundle.signing import read_bundle, signer_of
 
     opened, (contents, _) = Bundle.open(bundle), read_bundle(bundle)
+    signer = signer_of(contents)
+    result(
+        {
+            **{"bundle": str(bundle), "sha256": opened.sha256, "signed_by": signer, "market": opened.market.name},
+            **{"files": {name: len(contents[name]) for name in sorted(contents)}, "metrics": opened.metrics},
+            **{"model": opened.config.to_dict(), "training": opened.training, "choice": opened.choice},
+        }
+    )
     console.print(Markdown(model_card(opened)))
     table = Table("file", "bytes", box=SIMPLE_HEAD)
     for name in sorted(contents):
         table.add_row(name, f"{len(contents[name]):,}")
     console.print(table)
-    signer = signer_of(contents)
     print_line(f"sha256: {opened.sha256}")
     print_line(f"signed with the key {signer} (unchecked: tsa bundle verify)" if signer else "not signed")
 
@@ -63,7 +71,9 @@ def pack(
     if sagemaker:
         from tsa.integrations.sagemaker.packing import pack_for_sagemaker
 
-        print_line(f"{out}: {pack_for_sagemaker(bundle, out, wheel)} files")
+        count = pack_for_sagemaker(bundle, out, wheel)
+        result({"out": str(out), "files": count})
+        print_line(f"{out}: {count} files")
         return
     if wheel is not None:
         raise ConfigError("--wheel needs --sagemaker")
@@ -74,6 +84,7 @@ def pack(
     Bundle.open(bundle)
     contents, _ = read_bundle(bundle)
     write_contents(contents, out)
+    result({"out": str(out), "files": len(contents)})
     print_line(f"{out}: {len(contents)} files")
 
 
@@ -90,6 +101,7 @@ def set_thresholds(
     from tsa.bundle.bundle import set_decision_policy
 
     policy = set_decision_policy(bundle, threshold, score=score, otherwise=default)
+    result({"bundle": str(bundle), **policy.to_dict()})
     limits = ", ".join(f"{decision.name} from {decision.at_least:g} on" for decision in policy.decisions)
     print_line(f"{bundle}: by {policy.score}: {limits}, else {policy.default}")
 
@@ -113,6 +125,7 @@ def diff(
         differences = diff_paths(one, other, log or None, bars)
     if out is not None:
         write_json(out, differences)
+    result(differences)
     print_diff(differences)
 
 
@@ -185,6 +198,7 @@ def compare_bundles(
         compared = compare(a, b, logs, start=start, end=end, replicates=replicates, progress=bars)
     if out is not None:
         write_json(out, compared)
+    result(compared)
     print_comparison(compared)
 
 
@@ -223,6 +237,7 @@ def keygen(
 
     check_outputs([], files={"--private": private, "--public": public})
     make_keys(private, public)
+    result({"private": str(private), "public": str(public)})
     print_line(f"{private} signs, {public} verifies")
 
 
@@ -231,7 +246,9 @@ def sign(bundle: BundleFolder, key: Annotated[Path, typer.Option(help="The priva
     """Sign a bundle, so that `tsa bundle verify` detects any change and shows who signed it."""
     from tsa.bundle.signing import sign as sign_bundle
 
-    print_line(f"{bundle}: signed with the key {sign_bundle(bundle, key.read_bytes())}")
+    signer = sign_bundle(bundle, key.read_bytes())
+    result({"bundle": str(bundle), "signed_by": signer})
+    print_line(f"{bundle}: signed with the key {signer}")
 
 
 @bundles.command()
@@ -244,7 +261,9 @@ def verify(
     from tsa.bundle.signing import verify as verify_bundle
 
     opened = Bundle.open(bundle)
-    if key is None:
+    signer = None if key is None else verify_bundle(bundle, key.read_bytes())
+    result({"bundle": str(bundle), "sha256": opened.sha256, "valid": True, "signed_by": signer})
+    if signer is None:
         print_line(f"{bundle}: valid ({opened.sha256}); signature not checked (use --key)")
     else:
-        print_line(f"{bundle}: valid, signed with the key {verify_bundle(bundle, key.read_bytes())}")
+        print_line(f"{bundle}: valid, signed with the key {signer}")

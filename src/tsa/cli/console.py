@@ -41,7 +41,7 @@ def command_session(quiet: bool, log: Path | None) -> Iterator[Progress]:
         raise
     except KeyboardInterrupt:
         logger.error("interrupted")
-        sys.exit(INTERRUPTED)
+        raise
     except Exception:
         logger.exception("stopped")
         raise

@@ -13,6 +13,7 @@ from rich.table import Table
 from tsa.cli.app import Quarantine, QuarantineLimit, Quiet, Sets, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.options import options_of
+from tsa.cli.terminal.results import result
 from tsa.config.overrides import Overrides
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import ConfigError
@@ -73,6 +74,7 @@ def simulate(
     with command_session(quiet, log_path_for(out)) as bars, bars("simulating", 1) as advance:
         counts = write_simulation(config, out) if settings.market is None else write_wire(config, settings.market, out)
         advance(1)
+    result({"out": str(out), **counts})
     print_line(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
 
 
@@ -133,6 +135,7 @@ def prepare(
     settings = Overrides.read(set_, market, learns=False)
     with command_session(quiet, log_path_for(out)) as bars:
         store = prepare_store(settings, logs, out, quarantined, bars)
+    result({"out": str(out), **store.data_report})
     print_store(store)
 
 

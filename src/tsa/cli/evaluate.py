@@ -24,6 +24,7 @@ from tsa.cli.app import (
 )
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.score import BundleFolder
+from tsa.cli.terminal.results import result
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 
@@ -124,6 +125,7 @@ def evaluate(
     opened = TrainedRun.open(run, set_ or ())
     with command_session(quiet, run / "evaluate.log") as bars:
         report = evaluate_run(opened, segments=segment or [], threshold=threshold, replicates=replicates, progress=bars)
+    result({"out": str(run), "report": report})
     print_metrics(report)
     print_line(f"report: {run / 'report.html'}")
 
@@ -136,6 +138,7 @@ def _evaluate_unfinished(run: Path, quiet: bool, **settings: Any) -> None:
     with command_session(quiet, run / "evaluate.log") as bars:
         trained = trained_so_far(run, progress=bars)
         report = measure_trained(trained, comparison=False, progress=bars, **settings)
+    result({"out": str(run), "report": report, "outlook": trained.metadata["outlook"]})
     print_metrics(report)
     print_line(str(trained.metadata["outlook"]))
     print_line(f"report: {run / 'report.html'}")
@@ -152,6 +155,7 @@ def _evaluate_on_log(bundle: Path, logs: list[str], out: Path, quiet: bool, **se
     check_outputs([bundle, *logs], files=files, into={"--out": out})
     with command_session(quiet, out / "evaluate.log") as bars:
         report = evaluate_bundle(bundle, logs, out, progress=bars, **settings)
+    result({"out": str(out), "report": report})
     print_metrics(report)
     print_line(f"report: {out / 'report.html'}")
 
@@ -204,6 +208,7 @@ def calibrate(
         )
     assert calibrated.calibration is not None
     counts = calibrated.calibration.counts
+    result({"out": str(out), "method": method, **counts})
     labelled, frauds = counts["labelled"], counts["frauds"]
     print_line(
         f"{out}: percentiles of {counts['payments']:,} payments, {method} of {labelled:,} with a known outcome, {frauds:,} frauds"
@@ -225,6 +230,7 @@ def compare(
     opened = TrainedRun.open(run, set_ or ())
     with command_session(quiet, run / "compare.log") as bars:
         comparison = compare_run(opened, seed=seed, replicates=replicates, progress=bars)
+    result({"out": str(run), "comparison": comparison})
     print_metrics({**read_report(run), "comparison": comparison})
 
 
@@ -267,11 +273,12 @@ def thresholds(
     costs = Costs(review=cost_review, capacity=review_capacity, fraud=cost_fraud, recovered=recovered)
     opened = TrainedRun.open(run, set_ or ())
     with command_session(quiet, run / "thresholds.log"):
-        result = choose(opened, costs, amount_column=amount_column, replicates=replicates)
-    print_thresholds(result)
-    print_line(result["summary"])
+        chosen = choose(opened, costs, amount_column=amount_column, replicates=replicates)
+    result({"out": str(run), "saved": save, **chosen})
+    print_thresholds(chosen)
+    print_line(chosen["summary"])
     if save:
-        save_best(run / "bundle", result["best"])
+        save_best(run / "bundle", chosen["best"])
     print_line(f"page: {run / 'thresholds.html'}")
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.score import BundleFolder
+from tsa.cli.terminal.results import result
 from tsa.files.outputs import check_outputs
 from tsa.printable import printable
 
@@ -54,6 +55,7 @@ def explain(
         explained = explain_log(
             opened, logs, id_, quarantine=quarantine_of(quarantine, quarantine_limit), progress=bars
         )
+    result({"explanations": [explanation.to_dict() for explanation in explained]})
     for explanation in explained:
         print_explanation(explanation)
     if out is not None:

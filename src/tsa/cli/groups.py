@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
+
+from tsa.cli.terminal.results import reporting
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 SECTIONS = {
     "From a log to a model": (
@@ -21,6 +26,7 @@ SECTIONS = {
         "tune",
     ),
     "Scores and what follows from them": ("score", "explain", "thresholds", "calibrate", "monitor"),
+    "This installation": ("markets", "doctor"),
     "Bundles and the endpoint": (
         *("bundle", "compare-bundles", "registry", "retrain", "export", "history", "serve", "decisions"),
     ),
@@ -53,14 +59,29 @@ def _first_sentence(text: str) -> str:
     return paragraph.split(". ")[0].removesuffix(".") + "." if paragraph else ""
 
 
-def make_group(help: str, **settings: Any) -> typer.Typer:
+class CommandGroup(typer.Typer):
+    """A group whose commands have --json, unless they have no result."""
+
+    def command(
+        self, name: str | None = None, *, has_result: bool = True, **settings: Any
+    ) -> Callable[[Command], Command]:
+        """Decorator that makes a command of a function, which stays as it is."""
+
+        def register(function: Command) -> Command:
+            super(CommandGroup, self).command(name, **settings)(reporting(function) if has_result else function)
+            return function
+
+        return register
+
+
+def make_group(help: str, **settings: Any) -> CommandGroup:
     """A group of commands: help as wide as the terminal, up to 120 columns."""
-    return typer.Typer(
+    return CommandGroup(
         cls=SectionedGroup,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        add_completion=settings.pop("add_completion", False),
         context_settings={"max_content_width": 120},
         help=help,
         **settings,

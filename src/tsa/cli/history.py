@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, ap
 from tsa.cli.console import command_session, print_line
 from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
+from tsa.cli.terminal.results import remains, result
 from tsa.config.market import Market
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
@@ -58,8 +60,10 @@ def load(
     log = log_path_for(_named(url))
     check_outputs([bundle, *logs], files={"--history": file, "--quarantine": quarantine, "its log file": log})
     opened = Scorer.load(bundle, set_ or ()).bundle
+    remains("payments loaded so far stay in the store; the same command loads the rest")
     with open_history(url, allow_eviction=allow_eviction) as store, command_session(quiet, log) as bars:
         filled = backfill(store, opened, logs, quarantine=quarantine_of(quarantine, quarantine_limit), progress=bars)
+    result(asdict(filled))
     print_line(f"{filled.read:,} payments read, {filled.added:,} added, {filled.changed:,} histories changed")
 
 
@@ -73,22 +77,27 @@ def show(
     """Show the market and the size of a store; with --key the stored payments of one customer, card, ..."""
     from tsa.serving.history.base import PAYMENTS
     from tsa.serving.history.factory import open_history
-    from tsa.serving.history.maintenance import history_lines
+    from tsa.serving.history.maintenance import history_events
     from tsa.serving.history.metadata import read_metadata, stored_market
 
     with open_history(url, new="refuse", allow_eviction=True) as store:
         market = stored_market(store)
         if key is not None:
-            for line in history_lines(store, _key(market, key)):
-                print_line(line)
+            events = list(history_events(store, _key(market, key)))
+            result({"key": key, "events": events})
+            for event in events:
+                print_line(f"{event['time']} {event['id']} {event['outcome']}")
             return
         store_metadata = read_metadata(store) or {}
+        payments = sum(1 for _ in store.scan(PAYMENTS))
+        keys = {entry.name: sum(1 for _ in store.scan(entry.name)) for entry in market.history}
+        result({"market": market.name, **store_metadata, "payments": payments, "keys": keys})
         print_line(
             f"market {market.name}, fingerprint {store_metadata['market_fingerprint']}, encoding {store_metadata['encoding']}"
         )
-        print_line(f"payments: {sum(1 for _ in store.scan(PAYMENTS)):,}")
+        print_line(f"payments: {payments:,}")
         for entry in market.history:
-            print_line(f"{entry.name} ({', '.join(entry.columns)}): {sum(1 for _ in store.scan(entry.name)):,} keys")
+            print_line(f"{entry.name} ({', '.join(entry.columns)}): {keys[entry.name]:,} keys")
 
 
 @history.command()
@@ -161,6 +170,7 @@ def delete(
     with open_history(url, new="refuse", allow_eviction=True) as store:
         place = _key(stored_market(store), key)
         removed = erase_key(store, place)
+    result({"payments": removed.payments, "events": removed.events})
     print_line(f"deleted: {removed.payments:,} payments, {removed.events:,} events in histories")
     for folder in logs or []:
         print_line(f"deleted from {folder}: {erase_from_log(folder, place):,} payments")
@@ -184,6 +194,7 @@ def prune(
         if not 0 < seconds < math.inf:
             raise ConfigError(f"--days must be above 0 if the market has no privacy.retention_days (got {days})")
         removed = expire_before(store, time.time() - seconds, [entry.name for entry in market.history])
+    result({"payments": removed.payments, "events": removed.events})
     print_line(f"deleted: {removed.payments:,} payments, {removed.events:,} events in histories")
 
 
@@ -199,6 +210,7 @@ def adopt(url: Url) -> None:
     with open_history(url, new="adopt") as store:
         store.adopt()
         count = sum(1 for _ in store.scan(PAYMENTS))
+    result({"payments": count})
     print_line(f"adopted: {'' if count else 'new store, '}{count:,} payments")
 
 

@@ -11,6 +11,7 @@ from tsa.cli.app import MarketFile, Quiet, Sets, app, log_path_for
 from tsa.cli.console import command_session, print_line
 from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
+from tsa.cli.terminal.results import result
 from tsa.config.overrides import Overrides
 from tsa.files.outputs import check_outputs
 
@@ -60,7 +61,9 @@ def import_legacy(
         bundle = import_folder(folder, settings.market, weights=weights, config=config)
         bundle.save(out)
     names = ", ".join(history.name for history in bundle.market.history)
-    print_line(f"{out}: {sum(p.numel() for p in bundle.network.parameters()):,} parameters, history: {names}")
+    parameters = sum(p.numel() for p in bundle.network.parameters())
+    result({"out": str(out), "parameters": parameters, "histories": names.split(", ")})
+    print_line(f"{out}: {parameters:,} parameters, history: {names}")
 
 
 @legacy.command()
@@ -81,5 +84,6 @@ def export_calibration(
     opened = Bundle.open(bundle)
     with command_session(quiet, out / "export.log"):
         written = write_legacy(opened.calibration or Calibration(), out)
+    result({"files": [str(path) for path in written]})
     for path in written:
         print_line(str(path))

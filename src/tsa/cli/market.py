@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 from rich.table import Table
 
 from tsa.cli.app import Logs, LogSets, MarketFile, Quiet, app
 from tsa.cli.console import command_session, console, errors, print_line
+from tsa.cli.terminal.results import result
 from tsa.config.market import Market
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tsa.data.proposal.guesses import Guess
 
 MAX_UNUSED = 20
-AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
 
 
 @app.command()
@@ -44,6 +43,7 @@ def init(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the most likely guess instead of asking.")] = False,
     name: Annotated[str, typer.Option("--name", help="The name of the market.")] = "my_market",
+    quiet: Quiet = False,
 ) -> None:
     """Propose a market file for a log: each guess has its evidence in a comment.
 
@@ -55,10 +55,11 @@ def init(
     from tsa.files.writing import write_text
 
     check_outputs([*logs], files={"--out": out})
-    with command_session(quiet=True, log=None):
+    with command_session(quiet, log=None) as bars, bars("reading the log", 1):
         given = Given(time=time, id=id_, label=label, amount=amount, keys=tuple(key or ()))
         text = propose(logs, _best if yes else _asked, name, given).text
         Market.from_dict(tomllib.loads(text))
+    result({"out": None if out is None else str(out), "market": text})
     if out is None:
         print_line(text.rstrip())
         return
@@ -77,23 +78,20 @@ def _asked(question: str, options: Sequence[Guess]) -> Guess:
         raise ConfigError(f"{question} Likely: {names}. Answer at a terminal, or take the first with --yes")
     for number, one in enumerate(options, 1):
         print_line(f"  {number}. {one.column}: {one.evidence}", errors)
-    chosen: int = typer.prompt(question, default=1, type=click.IntRange(1, len(options)), err=True)
+    while not 1 <= (chosen := int(typer.prompt(question, default=1, type=int, err=True))) <= len(options):
+        print_line(f"a number from 1 to {len(options)}, please (got {chosen})", errors)
     return options[chosen - 1]
 
 
 @app.command()
-def check(logs: Logs, market: MarketFile, set_: LogSets = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def check(logs: Logs, market: MarketFile, set_: LogSets = None, quiet: Quiet = False) -> None:
     """Check a log against a market file without writing anything: rules, columns, ranges, and what looks wrong."""
-    import orjson
-
     from tsa.data.check.log_check import check_log
 
-    with command_session(quiet=True, log=None) as bars, bars("checking", 1) as advance:
+    with command_session(quiet, log=None) as bars, bars("checking", 1) as advance:
         checked = check_log(Market.load(market, set_ or ()), logs)
         advance(1)
-    if as_json:
-        print_line(orjson.dumps(checked.to_dict(), option=orjson.OPT_INDENT_2).decode())
-        return
+    result(checked.to_dict())
     _print_report(checked)
 
 

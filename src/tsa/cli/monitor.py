@@ -11,6 +11,7 @@ import typer
 from tsa.cli.app import MarketSets, OptionalLogs, Quarantine, QuarantineLimit, Quiet, app, quarantine_of
 from tsa.cli.console import command_session, print_line
 from tsa.cli.score import BundleFolder
+from tsa.cli.terminal.results import result
 from tsa.files.outputs import check_outputs
 
 ALERT = 3
@@ -104,6 +105,7 @@ def monitor(
             decisions=decisions,
             progress=bars,
         )
+    result({"out": str(out), "report": report})
     print_alerts(report)
     print_line(report["summary"])
     print_line(sentence(report["expected"]))

@@ -16,6 +16,7 @@ from tsa.cli.app import app
 from tsa.cli.console import console, print_line
 from tsa.cli.groups import make_group
 from tsa.cli.score import BundleFolder
+from tsa.cli.terminal.results import result
 from tsa.files.outputs import check_outputs
 
 registry = make_group("Publish bundles, and choose by an alias such as champion which one is used.")
@@ -36,7 +37,6 @@ VersionName = Annotated[
 Alias = Annotated[str, typer.Option("--alias", help="The alias to move.")]
 By = Annotated[str | None, typer.Option("--by", help="Who does this; default: the user's name.", show_default=False)]
 Why = Annotated[str, typer.Option("--why", help="The reason, for the alias's history.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @registry.command()
@@ -50,6 +50,7 @@ def create(
     from tsa.registry import Registry
 
     Registry.create(url, None if public_key is None else public_key.read_bytes())
+    result({"registry": url, "signed_only": public_key is not None})
     print_line(f"{url}: a new registry" + ("" if public_key is None else ", for signed bundles only"))
 
 
@@ -62,11 +63,12 @@ def publish(
 ) -> None:
     """Add a bundle as a version. A bundle that is already there is not added again."""
     version = _open(url).publish(bundle, by=by or user_name(), note=note)
+    result({"registry": url, **asdict(version)})
     print_line(f"{url}: version {version.short} of market {version.market}")
 
 
 @registry.command("list")
-def list_(url: Place, as_json: AsJson = False) -> None:
+def list_(url: Place) -> None:
     """List the versions with their aliases, metrics, and who signed them."""
     from tsa.bundle.model_card import metric_text
 
@@ -75,9 +77,7 @@ def list_(url: Place, as_json: AsJson = False) -> None:
     names: dict[str, list[str]] = {}
     for name, entry in aliases.items():
         names.setdefault(entry.sha256, []).append(name)
-    if as_json:
-        print_line(json.dumps([{**asdict(v), "aliases": names.get(v.sha256, [])} for v in versions]))
-        return
+    result([{**asdict(version), "aliases": names.get(version.sha256, [])} for version in versions])
     table = Table(
         Column("version", no_wrap=True, min_width=12),
         "aliases",
@@ -103,13 +103,11 @@ def list_(url: Place, as_json: AsJson = False) -> None:
 
 
 @registry.command()
-def show(name: VersionName, url: Place, as_json: AsJson = False) -> None:
+def show(name: VersionName, url: Place) -> None:
     """Show a version and, for an alias, when it was moved, by whom and why."""
     opened = _open(url)
     version, entries = opened.resolve(name), opened.history(name)
-    if as_json:
-        print_line(json.dumps({"version": asdict(version), "history": [asdict(entry) for entry in entries]}))
-        return
+    result({"version": asdict(version), "history": [asdict(entry) for entry in entries]})
     for key, value in asdict(version).items():
         print_line(f"{key}: {_plain(value)}")
     if entries:
@@ -136,6 +134,7 @@ def promote(
 
     facts = None if evidence is None else read_json(evidence, ConfigError)
     entry = _open(url).promote(name, alias, by=by or user_name(), why=why, evidence=facts)
+    result({"alias": alias, **asdict(entry)})
     print_line(f"{alias}: version {entry.sha256[:12]}")
 
 
@@ -143,6 +142,7 @@ def promote(
 def rollback(url: Place, alias: Alias = "champion", by: By = None, why: Why = "") -> None:
     """Point an alias back to the version before the current one."""
     entry = _open(url).rollback(alias, by=by or user_name(), why=why)
+    result({"alias": alias, **asdict(entry)})
     print_line(f"{alias}: version {entry.sha256[:12]}")
 
 
@@ -157,6 +157,7 @@ def pull(
 
     check_outputs([], **{"files" if out.name.endswith(ENDS) else "replaced": {"--out": out}})
     version = _open(url).pull(name, out)
+    result({"out": str(out), **asdict(version)})
     print_line(f"{out}: version {version.short} of market {version.market}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, print_line
+from tsa.cli.terminal.results import result
 from tsa.files.outputs import check_outputs
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ def score(
         count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=quarantined, progress=bars), out)
         if calibration is not None and calibration.note:
             logger.warning("%s", calibration.note)
+    note = None if calibration is None else calibration.note
+    result({"out": str(out), "payments": count, "note": note or None})
     print_line(f"{out}: {count:,} payments")
 
 
@@ -88,6 +92,7 @@ def export(
     check_outputs([bundle, log], files=files)
     with command_session(quiet, log_path_for(bundle)) as bars:
         made = export_bundle(bundle, precision, log=log, copy=out, progress=bars)
+    result({"bundle": str(bundle), **asdict(made)})
     kind = "random payments" if log is None else "payments"
     print_line(f"{bundle}: {made.file}, {made.bytes:,} bytes")
     print_line(f"scores of {made.compared:,} {kind} within {made.difference.largest:.2g} of the network's")

@@ -17,7 +17,7 @@ from tsa.serving.settings import ServeSettings
 ServedBundle = Annotated[Path | None, typer.Argument(help="A bundle, such as RUN/bundle.", show_default=False)]
 
 
-@app.command()
+@app.command(has_result=False)
 @options_of(ServeSettings)
 def serve(bundle: ServedBundle = None, set_: MarketSets = None, **values: Any) -> None:
     """Serve a bundle over HTTP: POST /v1/score, SageMaker's routes, the Open Inference Protocol, /metrics, a page at /.

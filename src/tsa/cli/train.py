@@ -16,8 +16,9 @@ import typer
 from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
 from tsa.cli.console import command_session, errors, logger, print_line
 from tsa.cli.data import prepare_store
-from tsa.cli.epoch_table import epoch_table
 from tsa.cli.evaluate import print_metrics
+from tsa.cli.terminal.epoch_table import epoch_table
+from tsa.cli.terminal.results import remains, result
 from tsa.config.overrides import Overrides
 from tsa.errors import ConfigError, TrainingStopped
 from tsa.files.outputs import OptionalPath, check_outputs
@@ -114,6 +115,7 @@ def train(
     limit = None if minutes is None else TimeLimit(minutes=minutes, began=began)
     _check_run(out, [store, settings_file])
     settings = Overrides.read(set_, file=settings_file)
+    remains(lambda: left_of_run(out))
     with distributed_session(settings, out, "train.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
         processes,
         bars,
@@ -132,6 +134,9 @@ def train(
             limit=limit,
         )
     if processes.is_main:
+        from tsa.training.run_folder import read_run_metadata
+
+        result({"out": str(out), "bundle": str(out / "bundle"), **read_run_metadata(out)})
         print_outlook(out)
         print_line(f"bundle: {out / 'bundle'}")
 
@@ -209,6 +214,7 @@ def run(
     quarantined = quarantine_of(quarantine, quarantine_limit)
     _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
     settings = Overrides.read(set_, market, file=settings_file)
+    remains(lambda: left_of_run(out))
     with distributed_session(settings, out, "run.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
         processes,
         bars,
@@ -237,9 +243,20 @@ def run(
         if processes.is_main:
             report = measure_trained(trained, comparison=comparison, limit=limit, progress=bars)
     if processes.is_main:
+        result({"out": str(out), "bundle": str(out / "bundle"), "report": report})
         print_metrics(report)
         print_outlook(out)
         print_line(f"report: {out / 'report.html'}")
+
+
+def left_of_run(out: Path) -> str:
+    """What an interrupted run leaves, as the end of a sentence."""
+    names = [
+        name for name in ("store", "checkpoints", "bundle") if (out / name).is_dir() and any((out / name).iterdir())
+    ]
+    if not names:
+        return "nothing was written"
+    return f"{' and '.join(names)} in {out} stay; the same command with --resume continues"
 
 
 def print_outlook(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from tsa.cli.app import Preset, Quiet, Sets, app
 from tsa.cli.console import command_session, errors, print_line
+from tsa.cli.terminal.results import remains, result
 from tsa.config.overrides import Overrides
 from tsa.errors import TrainingStopped
 from tsa.files.outputs import check_outputs
@@ -55,11 +57,13 @@ def tune(
     what = Search(
         store=EventStore.open(store), preset=preset, fixed=fixed, space=Space.read(space or DEFAULT), seed=seed
     )
+    remains(f"finished trials stay in {out}; the same command continues the search")
     try:
         with command_session(quiet, out / "tune.log") as bars:
             best = search(what, out, trials=trials, progress=bars)
     except TrainingStopped as stopped:
         print_line(f"note: {stopped}; the same command continues the search", errors)
         raise SystemExit(128 + stopped.signal_number) from None
+    result({"out": str(out), **asdict(best)})
     print_line(f"best of {best.tried} trials: number {best.trial}, {best.metric} {best.value:.4f}")
     print_line(f"settings: {out / 'best.toml'}")

@@ -19,8 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from tsa.config.market import Market
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import CalibrationError, ConfigError, DataError
-from tsa.estimator.fit import FitSettings, fit_frame
 from tsa.estimator.fitted import FittedModel
+from tsa.estimator.fitting import FitSettings, fit_frame
 from tsa.estimator.frames import Frame, like, to_polars
 from tsa.estimator.report import Report
 from tsa.estimator.roles import table_of_roles

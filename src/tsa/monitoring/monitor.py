@@ -23,7 +23,8 @@ from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.time_outliers import valid_end
 from tsa.data.store.store import EventStore, Logs, log_names, prepare
 from tsa.errors import ConfigError, StoreError, TSAError
-from tsa.evaluation.report.report import page, to_plain
+from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.report import page
 from tsa.evaluation.run import TrainedRun
 from tsa.evaluation.top_k import bundle_k
 from tsa.files.outputs import check_outputs

@@ -14,6 +14,7 @@ import typer
 from tsa.cli.app import MarketSets, Quiet, app, log_path_for
 from tsa.cli.console import command_session, print_line
 from tsa.cli.groups import make_group
+from tsa.cli.terminal.results import result as set_result
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.times import DAY_SECONDS
@@ -53,6 +54,7 @@ def show(
     if not entries:
         advice = "" if bundle else "; if the market pseudonymises ids, give --bundle"
         raise ConfigError(f"the log of decisions must have this payment (got no {id_!r}){advice}")
+    set_result(orjson.loads(orjson.dumps(entries, default=_plain)))
     for entry in entries:
         print_line(orjson.dumps(entry, default=_plain, option=orjson.OPT_INDENT_2).decode())
 
@@ -80,6 +82,7 @@ def replay(
     with command_session(quiet, None if out is None else log_path_for(out)) as bars:
         scorer = Scorer.load(other, set_ or ())
         compared, result = score_again(folder, scorer, logs=logs or (), since=since, until=until, progress=bars)
+    set_result(result)
     print_line(f"{result['payments']:,} payments, {result['outcomes']:,} outcomes known, {result['frauds']:,} frauds")
     for why, count in result["left_out"].items():
         if count:
@@ -115,6 +118,7 @@ def compare(
     since, until = _range(start, end)
     settings: dict[str, Any] = {"amount": amount, "accept": accept, "split_by": split_by, "replicates": replicates}
     result = compare_arms(folder, since=since, until=until, **settings)
+    set_result(result)
     for arm, own in result["arms"].items():
         quantiles = ", ".join(f"{value:.4g}" for value in own["raw_score"].values())
         made = ", ".join(f"{name} {count:,}" for name, count in own["decisions"].items())
@@ -142,6 +146,7 @@ def export(
     since, until = _range(start, end)
     answers = answered(folder, since=since, until=until)
     _write(answers, out)
+    set_result({"out": str(out), "payments": len(answers)})
     print_line(f"{out}: {len(answers):,} payments")
 
 
@@ -156,7 +161,9 @@ def prune(
     need_log(folder)
     if not 0 < days < math.inf:
         raise ConfigError(f"--days must be above 0 (got {days})")
-    print_line(f"deleted: {delete_before(folder, time.time() - days * DAY_SECONDS):,} files")
+    count = delete_before(folder, time.time() - days * DAY_SECONDS)
+    set_result({"files": count})
+    print_line(f"deleted: {count:,} files")
 
 
 def _recorded_id(bundle: Path, id_: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from tsa.cli.app import MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.registry import Place
+from tsa.cli.terminal.results import result
 from tsa.config.overrides import Overrides
 from tsa.files.outputs import check_outputs
 
@@ -98,6 +100,7 @@ def retrain(
             signing_key=None if key is None else key.read_bytes(),
             progress=bars,
         )
+    result(asdict(made))
     print_gate(made.gate)
     print_line(made.summary)
     print_line(f"page: {made.run / 'retrain.html'}")

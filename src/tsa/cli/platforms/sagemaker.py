@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from tsa.cli.app import app
 from tsa.cli.console import print_line
 from tsa.cli.groups import make_group
 from tsa.cli.registry import Place, VersionName, user_name
+from tsa.cli.terminal.results import result
 from tsa.errors import ConfigError
 
 sagemaker = make_group("Train, serve and score on SageMaker, by jobs, endpoints and a pipeline.")
@@ -61,7 +61,9 @@ def train(
         instances=instances,
         spot=spot,
     )
-    print_line(f"{chosen}: started ({jobs.train(job)})")
+    arn = jobs.train(job)
+    result({"job": chosen, "arn": arn})
+    print_line(f"{chosen}: started ({arn})")
 
 
 @sagemaker.command()
@@ -94,6 +96,7 @@ def deploy(
         name=job_name(endpoint, "endpoint"), role=role, capture=capture, alarms=tuple(alarm or ()), **settings
     )
     arn = Jobs().deploy(made, Registry.open(url), image, pairs(env or [], "--env"))
+    result({"endpoint": endpoint, "arn": arn})
     print_line(f"{endpoint}: {arn}")
 
 
@@ -127,6 +130,7 @@ def transform(
         instance=instance,
         instances=instances,
     )
+    result({"job": chosen, "arn": arn})
     print_line(f"{chosen}: started ({arn})")
 
 
@@ -163,18 +167,22 @@ def pipeline(
     if out is not None:
         check_outputs([], files={"--out": out})
         write_json(out, definition(spot=spot))
+        result({"out": str(out)})
         print_line(f"{out}: the definition")
     if role is not None:
-        print_line(f"{chosen}: {Jobs().pipeline(chosen, role, spot=spot)}")
+        arn = Jobs().pipeline(chosen, role, spot=spot)
+        result({"pipeline": chosen, "arn": arn})
+        print_line(f"{chosen}: {arn}")
     if start:
-        print_line(f"{chosen}: started ({Jobs().start_pipeline(chosen, parameters)})")
+        arn = Jobs().start_pipeline(chosen, parameters)
+        result({"pipeline": chosen, "arn": arn})
+        print_line(f"{chosen}: started ({arn})")
 
 
 @sagemaker.command()
 def status(
     kind: Annotated[str, typer.Argument(help="training, transform, endpoint or pipeline.", show_default=False)],
     name: Annotated[str, typer.Argument(help="Its name; of a pipeline, the ARN of an execution.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     register: Annotated[
         str | None,
         typer.Option(
@@ -193,7 +201,8 @@ def status(
     jobs = Jobs()
     answer = jobs.status(kind, name)
     failure = "" if answer["failure"] is None else f": {answer['failure']}"
-    print_line(json.dumps(answer) if as_json else f"{name}: {answer['status']}{failure}")
+    result(answer)
+    print_line(f"{name}: {answer['status']}{failure}")
     if register is not None:
         version = jobs.register(name, register, by=user_name())
         print_line(f"{register}: version {version.short} of market {version.market}")

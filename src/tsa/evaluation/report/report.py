@@ -5,18 +5,17 @@ The page contains its style and charts (SVG), no script and no network access, a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 
 from tsa.evaluation.report import data_summary, formatting, sections
 from tsa.evaluation.report.calibration import calibration
+from tsa.evaluation.report.plain import to_plain as to_plain
 from tsa.evaluation.report.timelines import reasons
 from tsa.evaluation.report.warnings import warnings_of
 from tsa.files.writing import write_json, write_text
@@ -93,26 +92,6 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "data": data_summary.summarize_data(report.get("data") or {}),
         "settings": data_summary.settings(report),
     }
-
-
-def to_plain(value: Any) -> Any:
-    """The value in JSON types: str keys, lists, finite numbers; other types as text."""
-    if isinstance(value, Mapping):
-        return {_clean(str(key)): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset | np.ndarray):
-        return [to_plain(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    if isinstance(value, np.generic):
-        return to_plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
-        return value
-    return _clean(value if isinstance(value, str) else str(value))
-
-
-def _clean(text: str) -> str:
-    """Text without lone surrogates, which cannot be encoded."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _printable(value: Any) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation.report.report import page, to_plain
+from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.report import page
 from tsa.evaluation.report.sections import card
 from tsa.evaluation.report.svg import Axis, Series
 from tsa.evaluation.run import TrainedRun, read_report

@@ -202,8 +202,8 @@ def _drop_all(store: HistoryStore, batch: dict[StoreKey, int]) -> int:
     return retry_on_conflict(attempt)
 
 
-def history_lines(store: HistoryStore, key: Key) -> Iterator[str]:
-    """One line for each stored event of a key: time, payment id and outcome."""
+def history_events(store: HistoryStore, key: Key) -> Iterator[dict[str, str]]:
+    """Time, payment id and outcome of each stored event of a key."""
     stored = store.read([key]).get(key)
     if stored is None:
         return
@@ -211,4 +211,4 @@ def history_lines(store: HistoryStore, key: Key) -> Iterator[str]:
     for row, id_ in enumerate(events.ids):
         moment = datetime.fromtimestamp(float(events.time_seconds[row]), UTC).isoformat(timespec="seconds")
         outcome = {-1: "not known", 0: "genuine", 1: "fraud"}[int(events.label[row])]
-        yield f"{moment} {printable(id_)} {outcome}"
+        yield {"time": moment, "id": printable(id_), "outcome": outcome}

@@ -1,0 +1,42 @@
+"""What to do after an error: a line below the message, unless the message says it."""
+
+from __future__ import annotations
+
+import re
+
+from tsa import errors
+
+NEXT: dict[type[Exception], str] = {
+    errors.MarketError: "correct the market file or the setting; docs/settings.md has every key",
+    errors.DataError: "correct the log or the market file; tsa check --market FILE LOG shows what does not fit",
+    errors.StoreError: "make the store again with tsa prepare, from the log and the market file",
+    errors.ConfigError: "correct the option or the setting; --help shows what a command takes",
+    errors.ModelError: "use weights and settings of one model, or train it again with tsa train",
+    errors.TrainingStopped: "continue with the same command and --resume",
+    errors.TrainingError: "change what the message names, then train again; --resume continues from the last checkpoint",
+    errors.CalibrationError: "calibrate with a log that has more known frauds: tsa calibrate",
+    errors.BundleError: "copy the bundle again from where it was made, or make it again with tsa train",
+    errors.RegistryError: "see what the registry has with tsa registry list, then try again",
+    errors.HistoryLost: "see docs/history-store.md; tsa history adopt accepts the store as it is",
+    errors.HistoryUnavailable: "start the store, or correct --history; tsa history show tries it",
+    errors.HistoryError: "use the store of this market, or load a new one with tsa history load",
+    errors.ServerError: "read the log above this line; docs/operations.md says what ends workers",
+    errors.ArtefactError: "compare the folder with docs/legacy.md, then import it again",
+}
+"""By class of error, the most special first."""
+OTHERWISE = "check the path, its permissions and the free space, then run the command again"
+"""After an error of the system."""
+
+VERBS = (
+    "change|convert|copy|correct|answer|choose|evaluate|finish|free|give|install|keep|leave|load|move|raise|remove|rename|"
+    "run|see|set|start|stop|train|try|use|wait|write"
+)
+HAS_ADVICE = re.compile(rf"\): [a-z]|; [a-z]+ |: (?:tsa|pip) |\b(?:{VERBS})\b[^.:]*(?:$|[.:])")
+"""A message that ends with what to do."""
+
+
+def next_step(error: Exception, text: str) -> str | None:
+    """What to do after an error with this message; None if the message says it."""
+    if HAS_ADVICE.search(text.splitlines()[-1] if text else ""):
+        return None
+    return next((step for kind, step in NEXT.items() if isinstance(error, kind)), OTHERWISE)
