@@ -39,4 +39,6 @@ def next_step(error: Exception, text: str) -> str | None:
     """What to do after an error with this message; None if the message says it."""
     if HAS_ADVICE.search(text.splitlines()[-1] if text else ""):
         return None
+    if text.endswith("no such file"):
+        return OTHERWISE
     return next((step for kind, step in NEXT.items() if isinstance(error, kind)), OTHERWISE)
