@@ -19,7 +19,7 @@ from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.evaluate import evaluate
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import raw_scores
+from tsa.model.joining import ALONE, raw_scores
 from tsa.training import TrainingConfig, refit, train
 from tsa.training.refitting import LEARNED, Recipe, cross_fitting, ranges_until
 
@@ -81,6 +81,14 @@ def test_it_learns_from_all_known_outcomes_as_the_run_did(run: Path, refitted: P
     assert new.joining.parts == ("network", "trees")
     assert new.calibration is not None
     assert new.calibration.counts["payments"] == sum(len(store.split_rows(name)) for name in LEARNED[1:])
+
+
+@pytest.mark.parametrize("form", ["network", "trees"])
+def test_the_form_that_the_run_chose_stays(run: Path, form: str) -> None:
+    bundle = Bundle.open(run / "bundle")
+    chosen = replace(bundle, config=bundle.config.model_copy(update={"parts": "auto"}), joining=ALONE[form])
+    recipe = Recipe.from_bundle(chosen, json.loads((run / "run.json").read_text()), "run")
+    assert recipe.model["parts"] == form
 
 
 @pytest.mark.parametrize("name", ["validation", "calibration"])

@@ -27,7 +27,7 @@ class Recipe:
     """The hash of its weights."""
     preset: str
     model: Mapping[str, Any]
-    """Settings of the network that differ from the preset."""
+    """Settings of the model that differ from the preset, and its form (`parts`)."""
     training: TrainingConfig
     """With the epochs of its best epoch and the number of its trees, and without early stopping."""
 
@@ -57,13 +57,19 @@ class Recipe:
             run=run,
             weights=bundle.model_sha256,
             preset=preset,
-            model=chosen_settings(bundle.config, preset, bundle.market, bundle.encoder),
+            # the run compared the forms on payments that a refit learns from, so its form stays
+            model={**chosen_settings(bundle.config, preset, bundle.market, bundle.encoder), "parts": _form(bundle)},
             training=TrainingConfig.make({**metadata["training"], **changes}),
         )
 
     def training_without(self, name: str) -> TrainingConfig:
         """The settings of the model that does not learn from a range."""
         return self.training.model_copy(update={"train_on": tuple(other for other in LEARNED if other != name)})
+
+
+def _form(bundle: Bundle) -> str:
+    parts = bundle.joining.parts
+    return parts[0] if len(parts) == 1 else "combined"
 
 
 def _opened(run: Path) -> tuple[dict[str, Any], Bundle]:
