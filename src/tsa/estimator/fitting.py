@@ -46,7 +46,7 @@ class FitSettings:
     market: Market | None
     preset: str
     texts: tuple[str, ...]
-    """FitSettings as `key=value`."""
+    """The settings as `key=value`."""
     compare: bool
     quarantine: QuarantineLike
     saved: Mapping[str, Any] = field(default_factory=dict)

@@ -124,7 +124,8 @@ class Scorer:
             payments: A table, or files as `tsa prepare` reads them, whose histories are taken from all of the log; or rows
                 (dicts of current values), with inline history if the market has it, else with `histories`.
             histories: For rows: earlier events by (history, key), or a function from the encoded payments to these.
-            start, end: Of a log, score only payments in [start, end), in UTC.
+            start: Of a log, score only payments from this time on, in UTC.
+            end: Of a log, score only payments before this time, in UTC.
             quarantine: A file for rows of a log that break a rule; without it they are an error.
             on_error: For rows. "raise": a row that gets no score is an error. "null": its scores are null, the column
                 `error` says why, and the other rows are scored.
