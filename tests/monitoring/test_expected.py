@@ -103,6 +103,7 @@ def test_drifted_calibration_is_not_believed(factor: float) -> None:
 def test_what_cannot_be_estimated_has_a_reason() -> None:
     few = measure(seen(300), min_frauds=1000)
     assert all("expected frauds: no estimate below 1000" in window["reason"] for window in few["windows"])
+    assert all("without draws" in window["reason"] for window in measure(seen(), draws=0)["windows"])
     unknown = measure(seen(known_weeks=0))
     assert unknown["reasons"] == ["no outcome is known yet, so the probabilities could not be checked"]
     payments = seen()

@@ -89,6 +89,8 @@ def _estimate(
     frauds, result = float(chance.sum()), {"n": int(rows.sum()), "frauds": float(chance.sum()), "metrics": {}}
     if frauds < min_frauds:
         return {**result, "reason": f"{frauds:.1f} expected frauds: no estimate below {min_frauds}"}
+    if not draws:
+        return {**result, "reason": "without draws there is no estimate"}
     ranking = PaymentRanking(raw[rows], threshold)
     drawn = np.array([ranking.metrics(generator.random(len(chance)) < chance) for _ in range(draws)])
     low, high = np.nanpercentile(drawn, TAILS, axis=0)

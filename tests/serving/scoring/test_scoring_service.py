@@ -247,10 +247,10 @@ def test_histories_that_come_along(scoring_service: ScoringService, store: Histo
     rows = random_rows(60, seed=3, cards=1, shops=1)
     rows = [{**row, "card": "c", "shop": "s"} for row in rows]
     now, expected = rows[-1], case.offline(rows)
-    events = [{key: value for key, value in row.items() if key not in ("card", "shop")} for row in rows[:-1]]
+    events = rows[:-1]
     found = scoring_service.score([request(now), request(now)], [{"card": events, "shop": events[-8:]}, {}])
     assert_same({now["id"]: answer_of(found[0]).raw_score}, expected)
-    alone = case.offline([{**now, "card": None, "shop": None}])
+    alone = case.offline([now])
     assert_same({now["id"]: answer_of(found[1]).raw_score}, alone)
     assert contents(store) == {}
     bad = [
@@ -296,7 +296,7 @@ def test_a_store_that_is_down(case: Case, tmp_path: Path) -> None:
         assert problem_of(refusing.score([payment(1, "y")])[0]).rule == "history_unavailable"
         answer = answer_of(flagging.score([payment(1, "y")])[0])
         assert answer.degraded
-        alone = case.offline([{**payment(1, "y", card=None, shop=None), "fraud": None, "reported": None}])
+        alone = case.offline([{**payment(1, "y"), "fraud": None, "reported": None}])
         assert_same({"y": answer.raw_score}, alone)
         server.start()
         assert not answer_of(refusing.score([payment(1, "y")])[0]).replayed, "it was not remembered"

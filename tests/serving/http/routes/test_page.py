@@ -84,7 +84,7 @@ def test_a_person_scores_a_payment(bundle: Path, page: Page, tmp_path: Path, wid
         assert again["replayed"]
         assert f"{again['raw_score']:.6f}" in text(page, "numbers")
         assert f"{100 * again['percentile']:.1f} %" in page.run('document.getElementById("gauge").textContent')
-        assert "times this customer's usual" in text(page, "reasons")
+        assert "new device for this" in text(page, "reasons")
         circles = 'document.querySelectorAll("#histories svg circle:not(.now)").length'
         assert page.run(circles) == 4 + 3  # what the histories of 5 and of 4 hold beside the payment
         assert page.run('document.querySelectorAll("#histories .fraud").length') == 1
