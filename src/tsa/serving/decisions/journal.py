@@ -34,6 +34,7 @@ class Journal:
         self._file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, PRIVATE)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         hidden.rename(self.path)  # only now, so that nobody sees it without its lock
+        _sync_folder(within)
         self._is_synced = True
 
     def append(self, data: bytes) -> None:
@@ -57,6 +58,15 @@ class Journal:
     def close(self) -> None:
         """Unlock and close it."""
         os.close(self._file)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the names of a folder's files, without which a crash of the machine could lose a synced journal."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def abandoned(folder: Path) -> Iterator[Path]:
