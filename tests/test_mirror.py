@@ -73,7 +73,8 @@ ELSEWHERE = {
     "data/online/test_payments.py": ("the reader of payments makes them", "data/online/encoded"),
     "data/store/test_store.py": (
         "a store is built to be opened",
-        "data/store/build data/store/data_report data/store/manifest data/store/splits",
+        "data/store/build data/store/data_report data/store/encoded_rows data/store/indexed_histories "
+        "data/store/manifest data/store/splits data/store/summary",
     ),
     "data/store/test_append.py": (
         "files of outcomes and rows are appended",

@@ -25,7 +25,8 @@ from tsa.backtest.plan import Fold
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.resplit import resplit
-from tsa.data.store.store import EventStore, split_summary
+from tsa.data.store.store import EventStore
+from tsa.data.store.summary import split_summary
 from tsa.errors import CalibrationError, DataError
 from tsa.evaluation.baseline.lightgbm import compare, not_comparable
 from tsa.evaluation.metrics.paired import paired_difference

@@ -373,7 +373,7 @@ def train_run(
         train: `tsa.train`, or a function with the same parameters.
         limit: Time for the command.
     """
-    from tsa.data.store.store import refuse_unmeasured
+    from tsa.data.store.summary import refuse_unmeasured
     from tsa.training import TrainingConfig
 
     refuse_unmeasured(store)

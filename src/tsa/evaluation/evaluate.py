@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
-from tsa.data.store.store import refuse_unmeasured
+from tsa.data.store.summary import refuse_unmeasured
 from tsa.errors import ConfigError
 from tsa.evaluation.baseline.lightgbm import BaselineResult, compare
 from tsa.evaluation.calibration import assess_calibration

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.history import history_lengths
-from tsa.data.store.build import key_codes
+from tsa.data.store.indexed_histories import key_codes
 from tsa.data.store.manifest import MANIFEST
-from tsa.data.store.store import EventStore, split_summary
+from tsa.data.store.store import EventStore
+from tsa.data.store.summary import split_summary
 from tsa.errors import ConfigError, StoreError
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.top_k import bundle_k, fitting_k

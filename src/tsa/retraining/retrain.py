@@ -26,7 +26,8 @@ from tsa.config.promotion import Promotion
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.store.append import append
 from tsa.data.store.manifest import MANIFEST
-from tsa.data.store.store import EventStore, Logs, log_names, prepare, refuse_unmeasured
+from tsa.data.store.store import EventStore, Logs, log_names, prepare
+from tsa.data.store.summary import refuse_unmeasured
 from tsa.errors import ConfigError
 from tsa.evaluation.promotion.gate import apply_gate, gate_sentence
 from tsa.evaluation.promotion.pair import measure_pair

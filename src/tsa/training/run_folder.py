@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.data.store.manifest import MANIFEST, MARKET, REPORT
-from tsa.data.store.store import EventStore, split_summary
+from tsa.data.store.store import EventStore
+from tsa.data.store.summary import split_summary
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_folder
 from tsa.files.platform_files import is_marker

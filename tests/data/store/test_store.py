@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Market
-from tsa.data.store import build
+from tsa.data.store import build, encoded_rows, indexed_histories
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError, MarketError, StoreError, TSAError
 
@@ -154,7 +155,7 @@ def test_splits_labels_and_columns(folder: Path) -> None:
 
 def test_chunks_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _prepare(_example(), folder / "store").manifest
-    monkeypatch.setattr(build, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(encoded_rows, "CHUNK_ROWS", 7)
     assert _prepare(_example(), folder / "store").manifest == whole
 
 
@@ -171,12 +172,17 @@ def test_progress_is_told(folder: Path) -> None:
     assert set(told.values()) == {0}
 
 
-@pytest.mark.parametrize("where", ["read_log", "_write_features", "index_histories", "manifest_of"])
-def test_a_killed_prepare_leaves_no_store(where: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [(build, "read_log"), (build, "encode_rows"), (indexed_histories, "index_histories"), (build, "manifest_of")],
+)
+def test_a_killed_prepare_leaves_no_store(
+    module: ModuleType, where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, where, killed)
+    monkeypatch.setattr(module, where, killed)
     with pytest.raises(KeyboardInterrupt):
         _prepare(_example(), folder / "store")
     assert _left_beside(folder / "store") == []

@@ -17,7 +17,8 @@ from tsa.data.log.made_columns import ROW_ID
 from tsa.data.log.quarantine import Quarantine, QuarantineLike, quarantine_path
 from tsa.data.log.reader import read_log
 from tsa.data.store.appended_rows import NewRows, match_rows, refuse_other_types
-from tsa.data.store.build import Encoded, write_store
+from tsa.data.store.build import write_store
+from tsa.data.store.encoded_rows import Encoded
 from tsa.data.store.manifest import MANIFEST, ROWS
 from tsa.data.store.store import EventStore, Logs, log_names
 from tsa.errors import ConfigError, StoreError

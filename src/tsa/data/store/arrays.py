@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.files.writing import ArrayWriter
+
+Entries = dict[str, dict[str, Any]]
+"""Manifest entries by file name."""
 
 
 class Writer(Protocol):
@@ -100,3 +104,11 @@ class MemoryWriter:
     def entry(self) -> dict[str, Any]:
         """An empty entry: there is no file."""
         return {}
+
+
+def write_array(arrays: Arrays, file: str, kind: type[np.generic], n: int, pieces: Iterable[NDArray[Any]]) -> Entries:
+    """Write the pieces of an array of n values as a file. Returns its entry for the manifest."""
+    with arrays.writer(file, kind, (n,)) as writer:
+        for piece in pieces:
+            writer.append(piece)
+    return {file: writer.entry}

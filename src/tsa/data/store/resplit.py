@@ -17,8 +17,9 @@ import numpy as np
 from tsa.config.market import SPLITS, Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.store.arrays import FolderArrays
-from tsa.data.store.build import encode_rows, manifest_of
+from tsa.data.store.build import manifest_of
 from tsa.data.store.data_report import late_outcomes
+from tsa.data.store.encoded_rows import encode_rows
 from tsa.data.store.manifest import ENCODER, MANIFEST, MARKET, REPORT
 from tsa.data.store.splits import Split, is_scored
 from tsa.data.store.store import EventStore

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -19,14 +18,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.config.market import SPLITS, HistoryView, Market
+from tsa.config.market import HistoryView, Market
 from tsa.config.toml import suggest
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.key_roles import with_columns
 from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
-from tsa.data.store.build import build_in_memory, build_store, encode_rows
+from tsa.data.store.build import build_in_memory, build_store
+from tsa.data.store.encoded_rows import encode_rows
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
@@ -44,7 +44,7 @@ from tsa.data.store.manifest import (
     read_manifest,
 )
 from tsa.data.store.splits import is_scored
-from tsa.errors import DataError, MarketError, StoreError
+from tsa.errors import MarketError, StoreError
 from tsa.files.outputs import check_outputs
 from tsa.files.writing import atomic_folder, read_json
 from tsa.progress import Progress, silent
@@ -378,34 +378,3 @@ def _index(view: HistoryView, read: Callable[[str, str], Array]) -> HistoryIndex
     """The index of a view from its arrays. read: the array of a file, by its name in `index_arrays`."""
     arrays: dict[str, Any] = {name: read(index_file(view.name, name), name) for name in index_arrays(view)}
     return HistoryIndex(**arrays)
-
-
-def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:
-    """By range: `n` and `frauds` of the labelled payments, times of its first and last payment (`start`, `end`).
-
-    `known_too_late`: unused outcomes, which become known only after the test range has begun.
-    """
-    return {
-        name: {
-            "n": len(store.labelled(name)),
-            "frauds": int((store.label[store.labelled(name)] == 1).sum()),
-            "known_too_late": store.known_too_late(name),
-            "start": _when(store.time_seconds[store.split(name)], 0),
-            "end": _when(store.time_seconds[store.split(name)], -1),
-        }
-        for name in SPLITS
-    }
-
-
-def refuse_unmeasured(store: EventStore) -> None:
-    """Raise DataError if no outcome of the test range is known: the trained model could not be evaluated."""
-    if not len(store.labelled("test")):
-        n = len(store.split_rows("test"))
-        raise DataError(
-            f"split.test must hold payments whose outcome is known, but none of {n} is; "
-            "wait for outcomes, or move the ranges of [split] (--until of a refit) back"
-        )
-
-
-def _when(times: NDArray[Any], at: int) -> str | None:
-    return datetime.fromtimestamp(float(times[at]), UTC).isoformat() if len(times) else None

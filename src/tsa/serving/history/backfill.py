@@ -23,7 +23,7 @@ from tsa.data.key_roles import first_columns
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.store.build import key_code_table
+from tsa.data.store.indexed_histories import key_code_table
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import DataError
 from tsa.progress import Progress, silent
