@@ -67,6 +67,8 @@ def test_other_columns_are_refused(trees, values):
         ("end of trees", "end of nothing"),
         ("leaf_value=", "leaf_value=nan "),
         ("decision_type=", "decision_type=x"),
+        ("leaf_weight=", "leaf_weight=1 "),
+        ("split_gain=", "split_gain=1 "),
     ],
 )
 def test_a_file_that_would_lead_astray_is_refused(trees, old, new):

@@ -173,6 +173,8 @@ def _problem(fields: dict[str, str], n_columns: int) -> str | None:
         return f"{leaves} leaves must have as many values"
     if any(len(values) != leaves - 1 for values in of_splits.values()):
         return f"{leaves} leaves must have {leaves - 1} splits"
+    if any(len(fields[name].split()) != leaves + more for name, more in OPTIONAL_FIELDS.items() if name in fields):
+        return f"{leaves} leaves must have as many values, and a split less"
     if not _all_finite(of_leaves["leaf_value"]):
         return "its leaves must be numbers"
     return _splits_problem({name: _integers(" ".join(of_splits[name])) for name in INTEGER_FIELDS}, n_columns) or (
@@ -216,6 +218,8 @@ def _codes_problem(splits: dict[str, list[str]], codes: dict[str, list[int]], n_
 
 
 INTEGER_FIELDS = ("split_feature", "left_child", "right_child", "decision_type")
-SPLIT_FIELDS = (*INTEGER_FIELDS, "threshold", "internal_value", "internal_count")
-LEAF_FIELDS = ("leaf_value", "leaf_count", "leaf_weight")
+SPLIT_FIELDS = (*INTEGER_FIELDS, "threshold", "internal_count")
+LEAF_FIELDS = ("leaf_value", "leaf_count")
+OPTIONAL_FIELDS = {"leaf_weight": 0, "internal_weight": -1, "internal_value": -1, "split_gain": -1}
+"""Fields that LightGBM reads if they are there, and how many values they have beyond the number of leaves."""
 CODE_FIELDS = ("cat_boundaries", "cat_threshold")

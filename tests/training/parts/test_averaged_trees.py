@@ -48,6 +48,7 @@ def test_log_odds_and_contributions_are_the_mean(values: np.ndarray) -> None:
     contributions = np.mean([model.contributions(values[:50]) for model in models], axis=0)
     np.testing.assert_allclose(together.contributions(values[:50]), contributions, atol=1e-9)
     assert together.gains().sum() == pytest.approx(1.0)
+    assert not any(name in together.text for name in ("leaf_weight", "internal_weight", "internal_value"))
 
 
 def test_trees_without_a_split(values: np.ndarray) -> None:

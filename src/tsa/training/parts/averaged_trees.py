@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from tsa.errors import ModelError
 
 FIRST, END = "\nTree=0\n", "end of trees\n"
-SCALED = ("leaf_value", "internal_value")
-"""Lines of numbers that are divided."""
+NOT_READ = ("leaf_weight", "internal_weight", "internal_value")
+"""Lines that neither log odds nor contributions read: a third of the text."""
 FOOT = "\nfeature_importances:\n\nparameters:\nend of parameters\n\npandas_categorical:null\n"
 
 
@@ -42,16 +42,16 @@ def _head(text: str) -> str:
 
 
 def _blocks(text: str, count: int) -> Iterator[str]:
-    """The lines of each tree after its number, with values divided by `count`."""
+    """The lines of each tree after its number that are read, with its leaves divided by `count`."""
     trees = text[text.index(FIRST) + 1 : text.index(END)]
     for block in trees.split("Tree=")[1:]:
         lines = block.split("\n")[1:]
-        yield "\n".join(_divided(line, count) for line in lines)
+        yield "\n".join(_divided(line, count) for line in lines if line.partition("=")[0] not in NOT_READ)
 
 
 def _divided(line: str, count: int) -> str:
     name, equals, values = line.partition("=")
-    if not equals or name not in SCALED:
+    if not equals or name != "leaf_value":
         return line
     try:
         return f"{name}={' '.join(repr(float(value) / count) for value in values.split())}"
