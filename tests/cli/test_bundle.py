@@ -22,7 +22,7 @@ from tsa.bundle.signing import make_keys, read_bundle, sign, verify
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.store import build
+from tsa.data.store import build, store
 from tsa.errors import BundleError, ConfigError
 from tsa.evaluation.bundle_diff import diff_bundles
 from tsa.inference.scorer import Scorer
@@ -211,15 +211,16 @@ def test_a_log_is_read_and_encoded_no_more_than_it_must(
     other = _changed(one, change)
     expected = [Scorer(each).score(payments) for each in (one, other)]
     assert not expected[0].equals(expected[1]) or change == "name and ranges"
-    counts = {"read_log": 0, "read_table": 0, "_write_features": 0}
+    counts = {"read_log": 0, "read_table": 0, "encode_rows": 0}
     for name in counts:
         monkeypatch.setattr(build, name, _counting(getattr(build, name), counts, name))
+    monkeypatch.setattr(store, "encode_rows", build.encode_rows)
     seen: list[pl.DataFrame] = []
     monkeypatch.setattr("tsa.evaluation.bundle_diff.score_movement", lambda *tables: seen.extend(tables) or {})
     diff_bundles(one, other, log)
     assert [found.equals(wanted) for found, wanted in zip(seen, expected, strict=True)] == [True, True]
     assert counts["read_table" if form == "table" else "read_log"] == read
-    assert counts["_write_features"] == encoded
+    assert counts["encode_rows"] == encoded
 
 
 def _counting(original: Any, counts: dict[str, int], name: str) -> Any:
