@@ -1,4 +1,4 @@
-"""Make a release: version, changelog, build, checks, bill of materials, commit and tag. See docs/releasing.md."""
+"""Make a release: version, changelog, build, checks, bill of materials, commit and tag. See docs/about/releasing.md."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 
 Each set is a file in FOLDER, made from its public source: `--how` says where to get it, `--convert` makes the file where
 that takes no more than reading. The sha256 of a file is checked before it is used. The market files under `public_sets` are
-the protocol: features, label delay and split in time. Results are added to `public.json`, and docs/benchmarks.md is written
+the protocol: features, label delay and split in time. Results are added to `public.json`, and docs/about/benchmarks.md is written
 from it.
 """
 
@@ -38,7 +38,7 @@ from tsa.inference.scorer import Scorer
 from tsa.training import TrainingConfig
 
 HERE = Path(__file__).parent
-JSON, PAGE = HERE / "public.json", HERE.parent / "docs" / "benchmarks.md"
+JSON, PAGE = HERE / "public.json", HERE.parent / "docs" / "about" / "benchmarks.md"
 README = HERE.parent / "README.md"
 DATA = HERE.parents[1] / "shared" / "data" / "public"
 SHOWN = ("average_precision", "roc_auc")

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, and the table in README.md, from the results of `public.py`."""
+"""docs/about/benchmarks.md, and the table in README.md, from the results of `public.py`."""
 
 from __future__ import annotations
 

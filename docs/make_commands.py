@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the help of the commands: python docs/make_commands.py"""
+"""Write docs/reference/commands.md from the help of the commands: python docs/make_commands.py"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tsa.cli import app
 
-PAGE = Path(__file__).parent / "commands.md"
+PAGE = Path(__file__).parent / "reference" / "commands.md"
 WIDTH = 98
 HEAD = """# Commands
 

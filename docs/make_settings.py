@@ -1,4 +1,4 @@
-"""Write docs/settings.md: every setting of the training, the model, a market file, the server and the simulator.
+"""Write docs/reference/settings.md: every setting of the training, the model, a market file, the server and the simulator.
 
 Names, defaults, options, allowed values and meanings come from the models in `tsa`. The sections of a market file have
 no texts in their models: there the column "Meaning" is written by hand in the page and is kept. A new setting without
@@ -29,7 +29,7 @@ from tsa.serving.settings import ServeSettings
 from tsa.simulation import SimulationConfig
 from tsa.training import TrainingConfig
 
-PAGE = Path(__file__).with_name("settings.md")
+PAGE = Path(__file__).parent / "reference" / "settings.md"
 ROW = re.compile(r"^\| `(\w+)` \|.*\| (.*) \|$")
 HEADING = re.compile(r"^##+ (.+)$")
 ABSENT = "none"
@@ -287,14 +287,14 @@ def sections() -> Iterator[tuple[str, str, Row, list[Row]]]:
     yield (
         "## Server",
         "Options of `tsa serve`. Settings without an option can be set where the server is started from\n"
-        "Python or by Ray Serve ([deployment](deploying.md)).",
+        "Python or by Ray Serve ([deployment](../how-to/deploying.md)).",
         ("Setting", "Option", "Default", "Values"),
         server(),
     )
     yield (
         "## Simulation",
-        "Options of `tsa simulate`, and arguments of `SimulationConfig` ([simulator](simulator.md)).\n"
-        "Wire rows are 2000 by default.",
+        "Options of `tsa simulate`, and arguments of `SimulationConfig` ([simulated\n"
+        "logs](../how-to/simulator.md)). Wire rows are 2000 by default.",
         ("Setting", "Option", "Default", "Values"),
         simulation(),
     )

@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 LONG = bool(os.environ.get("TSA_LONG"))
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "clients/python/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 CODE_FOLDERS = ("src", "tests", "benchmarks", "examples", "deploy", "docker", "docs", "clients", "markets")
 SHELLS = ("sh", "bash", "")
@@ -68,7 +68,7 @@ SETTING = re.compile(rf"^({'|'.join(['training', 'model', *MarketTables.model_fi
 FILE_ENDINGS = {"txt", "gz", "json", "onnx", "py", "tar", "toml", "int8"}
 ARCHAIC = re.compile(r"(?i)\b(anew|beside|let go|sound|told|stands|veil(ed)?|worded|twofold)(?=\W|$)|however:")
 """Words that a reader has to translate."""
-QUOTED_PAGE = re.compile(r"\bdocs/([\w-]+\.md)")
+QUOTED_PAGE = re.compile(r"\bdocs/([\w/-]+\.md)")
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,15 @@ def commands(jobs: dict[str, Any]) -> set[str]:
 
 
 def test_every_page_is_in_the_site_once() -> None:
-    pages = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    pages = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(pages) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:
     made = script("docs/make_commands.py").text()
-    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == made, "run: python docs/make_commands.py"
+    assert (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8") == made, (
+        "run: python docs/make_commands.py"
+    )
 
 
 def test_hosted_ci_does_what_ci_does() -> None:

@@ -93,7 +93,7 @@ def prose() -> list[Path]:
     """Every file that a reader of the code, the docs, a page or a message reads."""
     source = [path for path in SOURCE.rglob("*") if path.suffix in {".py", ".html", ".js", ".css", ".toml"}]
     pages = [
-        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "markets").glob("*.toml"),
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",
@@ -143,7 +143,12 @@ def test_no_folder_is_too_full() -> None:
 
 @pytest.mark.parametrize("word", FORBIDDEN)
 def test_no_word_of_old(word: str) -> None:
-    texts = [*modules().values(), *(ROOT / "docs").glob("*.md"), *(ROOT / "markets").glob("*.toml"), ROOT / "README.md"]
+    texts = [
+        *modules().values(),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "markets").glob("*.toml"),
+        ROOT / "README.md",
+    ]
     pattern = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
     assert [str(path) for path in texts if pattern.search(path.read_text(encoding="utf-8"))] == []
 

@@ -97,7 +97,7 @@ def test_zeros_as_missing_are_refused() -> None:
 
 
 def test_both_graphs_and_the_weights_give_the_score(bundle_path: Path, demo_log: Path, tmp_path: Path) -> None:
-    """As docs/bundle.md says it, with the files of the bundle alone."""
+    """As docs/reference/bundle.md says it, with the files of the bundle alone."""
     copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
     made = export_bundle(copy, log=demo_log, copy=tmp_path / "copy.onnx")  # with the graphs that it has
     assert made.trees is not None

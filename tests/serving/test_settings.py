@@ -16,7 +16,7 @@ from tsa.errors import ConfigError
 from tsa.integrations.sagemaker.serving import OWN, _settings, request_bounds
 from tsa.serving.settings import ServeSettings
 
-DEPLOYING = Path(__file__).parents[2] / "docs" / "deploying.md"
+DEPLOYING = Path(__file__).parents[2] / "docs" / "how-to" / "deploying.md"
 VARIABLES = {
     "TSA_HISTORY": "history",
     "TSA_NEW_STORE": "new_store",

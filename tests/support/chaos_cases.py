@@ -1,4 +1,4 @@
-"""The faults of the chaos test, what is promised under each, and the table of docs/operations.md, which is made from them.
+"""The faults of the chaos test, what is promised under each, and the table of docs/how-to/operations.md, which is made from them.
 
 python -m support.chaos_cases          writes the table
 """
@@ -16,7 +16,12 @@ from pathlib import Path
 
 from support.chaos import Chaos, Cluster, Redis, SQLite, fill, until
 
-DOCS = next(folder for folder in Path(__file__).parents if (folder / "docs").is_dir()) / "docs" / "operations.md"
+DOCS = (
+    next(folder for folder in Path(__file__).parents if (folder / "docs").is_dir())
+    / "docs"
+    / "how-to"
+    / "operations.md"
+)
 BEGIN, END = "<!-- faults: made by tests/support/chaos_cases.py -->", "<!-- end of faults -->"
 
 STORE_NAMES = {"sqlite": "SQLite", "redis": "Redis", "cluster": "Redis cluster"}

@@ -217,7 +217,7 @@ def test_every_golden_key_is_of_a_loss_there_is() -> None:
 
 
 def test_the_docs_tell_every_choice_and_its_defaults() -> None:
-    lines = (Path(__file__).parents[2] / "docs" / "training-losses.md").read_text().splitlines()
+    lines = (Path(__file__).parents[2] / "docs" / "reference" / "training-losses.md").read_text().splitlines()
     for kind, choices in CHOICES.items():
         for name, defaults in choices.items():
             line = next(line for line in lines if line.startswith(f"| `{name}`"))
@@ -227,7 +227,7 @@ def test_the_docs_tell_every_choice_and_its_defaults() -> None:
 
 
 def test_the_originals_training_can_be_had() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "training-losses.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "training-losses.md").read_text()
     told = re.findall(r"`(\w+) = ([^`]+)`", text[text.index("The legacy system's training is") :])
     assert len(told) == 13
     TrainingConfig.make({name: json.loads(value) for name, value in told})

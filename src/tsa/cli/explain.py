@@ -40,7 +40,7 @@ def explain(
 
     Contributions are in log odds and add up to the difference between the score and that of a neutral payment without
     history. Positive ones raise the score, negative ones lower it. Histories are built from the complete log.
-    The JSON file has each feature and each earlier payment; see docs/reasons.md.
+    The JSON file has each feature and each earlier payment; see docs/concepts/reasons.md.
     """
     from tsa.explain import explain_log, write_explanations
     from tsa.files.writing import need_suffix

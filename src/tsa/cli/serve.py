@@ -24,7 +24,7 @@ def serve(bundle: ServedBundle = None, set_: MarketSets = None, **values: Any) -
 
     BUNDLE may be a link: when the link changes, the new bundle is loaded without a pause. With --bundle-from, give no
     BUNDLE: a promotion in the registry is live within seconds. SIGTERM ends the server once all accepted requests are
-    answered. See docs/serving.md.
+    answered. See docs/how-to/serving.md.
     """
     from tsa.serving import run
 

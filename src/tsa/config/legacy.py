@@ -28,7 +28,7 @@ class LeftOut(ConfigModel):
 
 
 class LegacyArtifacts(ConfigModel):
-    """What `tsa legacy import` needs in addition to the folder (docs/legacy.md).
+    """What `tsa legacy import` needs in addition to the folder (docs/how-to/legacy.md).
 
     Attributes:
         leave_out: Positions of the preprocessor's arrays that the legacy handler deletes when it loads them.

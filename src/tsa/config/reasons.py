@@ -40,7 +40,7 @@ REASONS: dict[str, str] = {
 
 
 class Reasons(ConfigModel):
-    """Names and texts of the reasons for a score (docs/reasons.md).
+    """Names and texts of the reasons for a score (docs/concepts/reasons.md).
 
     Attributes:
         most: Most reasons given.

@@ -23,7 +23,7 @@ Pattern = Annotated[str, Field(min_length=1)]
 Unwise = Literal[
     "later_payment", "unlike_ids", "unlike_times", "unlike_batches", "implausible_time", "loose_number", "null_category"
 ]
-"""What the legacy system scores, and a market with legacy rules may still refuse (docs/wire-format.md)."""
+"""What the legacy system scores, and a market with legacy rules may still refuse (docs/reference/wire-format.md)."""
 
 
 class InlineHistoryFields(ConfigModel):

@@ -1,4 +1,4 @@
-"""Explanations of scores: use `explain_log` or `Explainer`. docs/reasons.md describes the method and its limits."""
+"""Explanations of scores: use `explain_log` or `Explainer`. docs/concepts/reasons.md describes the method and its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The neutral payment: the baseline at which the path of an explanation begins. docs/reasons.md gives the reasons."""
+"""The neutral payment: the baseline at which the path of an explanation begins. docs/concepts/reasons.md gives the reasons."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any], *, pe
     """Logistic regression of outcomes on the log odds of both parts, with weights that are not negative.
 
     The prior is that both parts count alike: the errors of two kinds of models differ, and payments of a short range say
-    little about which of them will be better later (docs/design.md has measurements).
+    little about which of them will be better later (docs/concepts/design.md has measurements).
 
     Args:
         log_odds: (n,) of each part, of payments that neither has learned from.

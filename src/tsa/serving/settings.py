@@ -72,7 +72,7 @@ class ServeSettings(Settings):
     shadow_difference: float = Field(0.01, ge=0)
     """Smaller differences of raw scores are not written."""
     challenger: Path | None = option(
-        None, "--challenger", "A second bundle that answers a share of the payments (docs/decisions.md)."
+        None, "--challenger", "A second bundle that answers a share of the payments (docs/how-to/decisions.md)."
     )
     challenger_share: float = option(
         0.1, "--challenger-share", "Share of the keys whose payments the challenger answers.", ge=0, le=1
@@ -84,7 +84,7 @@ class ServeSettings(Settings):
         250.0, "--challenger-timeout-ms", "The champion answers where the challenger takes longer.", gt=0
     )
     decision_log: Path | None = option(
-        None, "--decision-log", "A folder for a log of all answers, as Parquet files by day (docs/decisions.md)."
+        None, "--decision-log", "A folder for a log of all answers, as Parquet files by day (docs/how-to/decisions.md)."
     )
     decision_log_sync: bool = option(
         False, "--decision-log-sync", "Flush each decision to the disk before it is answered."

@@ -1,7 +1,7 @@
 """A simulator of payment logs with known kinds of fraud: for demonstrations, speed measurements and tests.
 
 Use `simulate`, or `tsa simulate` on the command line. Good metrics on simulated data show that the software works, not
-that a model is good; docs/simulator.md describes what is simulated.
+that a model is good; docs/how-to/simulator.md describes what is simulated.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ class TrainingConfig(ChoiceSettings):
     checkpoint_every_minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """Write a checkpoint at this interval, in addition to the one at the end of each epoch."""
     calibration: Literal["bspline", "isotonic", "platt", "beta", "sampling"] = "bspline"
-    """How probabilities are fitted on the calibration range after training ([scores](scores.md)); `sampling` needs
+    """How probabilities are fitted on the calibration range after training ([scores](../concepts/scores.md)); `sampling` needs
     `importance_sampling_every` 0."""
     tensorboard: bool = False
     """Write metrics for TensorBoard to the folder `tensorboard` of the run."""

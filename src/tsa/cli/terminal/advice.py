@@ -7,7 +7,7 @@ import re
 from tsa import errors
 
 NEXT: dict[type[Exception], str] = {
-    errors.MarketError: "correct the market file or the setting; docs/settings.md has every key",
+    errors.MarketError: "correct the market file or the setting; docs/reference/settings.md has every key",
     errors.DataError: "correct the log or the market file; tsa check --market FILE LOG shows what does not fit",
     errors.StoreError: "make the store again with tsa prepare, from the log and the market file",
     errors.ConfigError: "correct the option or the setting; --help shows what a command takes",
@@ -17,11 +17,11 @@ NEXT: dict[type[Exception], str] = {
     errors.CalibrationError: "calibrate with a log that has more known frauds: tsa calibrate",
     errors.BundleError: "copy the bundle again from where it was made, or make it again with tsa train",
     errors.RegistryError: "see what the registry has with tsa registry list, then try again",
-    errors.HistoryLost: "see docs/history-store.md; tsa history adopt accepts the store as it is",
+    errors.HistoryLost: "see docs/concepts/history-store.md; tsa history adopt accepts the store as it is",
     errors.HistoryUnavailable: "start the store, or correct --history; tsa history show tries it",
     errors.HistoryError: "use the store of this market, or load a new one with tsa history load",
-    errors.ServerError: "read the log above this line; docs/operations.md says what ends workers",
-    errors.ArtefactError: "compare the folder with docs/legacy.md, then import it again",
+    errors.ServerError: "read the log above this line; docs/how-to/operations.md says what ends workers",
+    errors.ArtefactError: "compare the folder with docs/how-to/legacy.md, then import it again",
 }
 """By class of error, the most special first."""
 OTHERWISE = "check the path, its permissions and the free space, then run the command again"

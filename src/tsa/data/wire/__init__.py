@@ -1,4 +1,4 @@
-"""Rows that carry their own history: the inline-history format of docs/wire-format.md.
+"""Rows that carry their own history: the inline-history format of docs/reference/wire-format.md.
 
 `layout` names the fields; `tokens` and `hash_table` are the parsing kernel; `reader` reads files into a store and
 `request` single requests.

@@ -1,6 +1,6 @@
 """Calibration metrics from labels and probabilities: reliability, Brier score, expected calibration error, and drift.
 
-docs/scores.md defines each metric.
+docs/concepts/scores.md defines each metric.
 """
 
 from __future__ import annotations

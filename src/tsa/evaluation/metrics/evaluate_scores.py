@@ -1,6 +1,6 @@
 """evaluate_scores: every metric of a set of scored payments, each with a bootstrap interval, as one JSON-able dict.
 
-docs/metrics.md defines each metric.
+docs/concepts/metrics.md defines each metric.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the trees of a model: LightGBM on the columns of `tsa.data.tree_columns`, stopped early on later payments.
 
-Several such models with different seeds are averaged (docs/design.md has measurements).
+Several such models with different seeds are averaged (docs/concepts/design.md has measurements).
 
 The same store and settings give the same trees, to the bit, on any number of threads.
 """
