@@ -22,8 +22,8 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from tsa.config.market_tables import MarketTables
 from tsa.config.toml import EXAMPLES
-from tsa.config.validation import MarketTables
 from tsa.model import config as model
 from tsa.serving.settings import ServeSettings
 from tsa.simulation import SimulationConfig

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ValidationError
 
 from support.endpoint import WIRE, made_bundle, server
 from tsa.cli import app
-from tsa.config.validation import MarketTables
+from tsa.config.market_tables import MarketTables
 from tsa.model import ModelConfig
 from tsa.serving.settings import ServeSettings
 from tsa.training import TrainingConfig

@@ -20,7 +20,14 @@ ELSEWHERE = {
         "folders, archives and manifests are changed in the same ways, and each change is refused",
         "bundle/manifest bundle/signing bundle/tar_stream files/mounts files/platform_files",
     ),
-    "integrations/sagemaker/test_jobs.py": ("the commands send the requests", "cli/platforms/sagemaker"),
+    "integrations/sagemaker/test_jobs.py": (
+        "the commands send the requests",
+        "cli/platforms/sagemaker integrations/sagemaker/requests",
+    ),
+    "integrations/sagemaker/test_training.py": (
+        "a job is started with its files",
+        "integrations/sagemaker/training_job",
+    ),
     "integrations/test_mlflow.py": ("what is written is loaded again", "registry/mlflow_model"),
     "monitoring/test_expected.py": ("sentences and rows are made from its results", "monitoring/expected_view"),
     "calibration/test_probability.py": (
@@ -29,18 +36,23 @@ ELSEWHERE = {
     ),
     "cli/test_cli.py": (
         "commands run through `main`, as a user runs them",
-        "cli/console cli/data cli/doctor cli/evaluate cli/explain cli/legacy cli/market cli/markets cli/monitor cli/score cli/tune",
+        "cli/console cli/data cli/doctor cli/evaluate cli/explain cli/legacy cli/market cli/markets cli/monitor cli/score "
+        "cli/terminal/metric_tables cli/tune",
     ),
     "cli/test_groups.py": (
         "what all commands share is tested on every command",
         "cli/app cli/options cli/process/title",
     ),
-    "cli/test_train.py": ("the table is seen where a training prints it", "cli/terminal/epoch_table"),
+    "cli/test_train.py": (
+        "sessions and tables are those of the commands",
+        "cli/terminal/epoch_table cli/training/seeds cli/training/session",
+    ),
     "cli/test_bundle.py": ("the differences are those that the command prints", "evaluation/bundle_diff"),
     "config/test_market.py": (
         "tables, rules and overrides are parts of one market file, and errors name its lines",
-        "config/base config/derived config/input config/legacy config/optional_tables config/overrides config/promotion "
-        "config/reasons config/settings config/tables config/toml config/validation config/wire",
+        "config/base config/derived config/input config/legacy config/market_tables config/optional_tables config/overrides "
+        "config/promotion config/reasons config/settings config/tables config/toml config/validation config/wire "
+        "config/wire_validation",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
     "data/check/test_log_check.py": ("the check reports it", "data/check/suspicious"),
@@ -85,7 +97,7 @@ ELSEWHERE = {
         "data/wire/event_pool data/wire/event_segments data/wire/histories data/wire/layout data/wire/quarantine "
         "data/wire/reader data/wire/row_errors data/wire/row_pieces data/wire/spelling data/wire/values",
     ),
-    "data/wire/test_rules.py": ("each rule is broken in a request", "data/wire/request"),
+    "data/wire/test_rules.py": ("each rule is broken in a request", "data/wire/request data/wire/request_arrays"),
     "data/wire/test_tokens.py": (
         "tables of tokens are compared with dictionaries",
         "data/wire/hash_table data/wire/scales data/wire/vocabulary_lookup",
@@ -122,6 +134,7 @@ ELSEWHERE = {
         "the engines give equal scores",
         "inference/engine inference/export_bundle inference/onnx_runtime",
     ),
+    "inference/test_scorer.py": ("scores are written to be compared", "inference/score_files"),
     "inference/test_recalibrate.py": ("a labelled log is read to recalibrate", "inference/labelled_log"),
     "inference/test_single_payments.py": ("single payments and logs have equal scores", "inference/row_scores"),
     "integrations/sagemaker/test_multi_model_server.py": (
@@ -205,6 +218,7 @@ ELSEWHERE = {
         "simulation/campaigns simulation/config simulation/distributions simulation/fraud simulation/genuine "
         "simulation/payments simulation/population simulation/writer",
     ),
+    "test_times.py": ("every way to give a time agrees", "data/time_range"),
     "test_machine.py": ("the machine's limits are reached", "system_errors"),
     "training/refitting/test_cross_fitting.py": (
         "a recipe and the report are those of a refit",

@@ -9,9 +9,9 @@ from pydantic import TypeAdapter
 from tsa.config.tables import Instant
 from tsa.data.log.columns import seconds
 from tsa.data.spelling import Spelling
+from tsa.data.time_range import epoch_seconds
 from tsa.data.values import RuleViolationError, parse_epoch_seconds
 from tsa.errors import ConfigError
-from tsa.inference.scorer import epoch_seconds
 from tsa.times import as_moment, as_utc, parse_time, to_seconds
 
 NOON = 1_525_694_400.0  # 2018-05-07T12:00:00Z

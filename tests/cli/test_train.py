@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tsa.cli import train as commands
 from tsa.cli.terminal.epoch_table import epoch_table
+from tsa.cli.training import session
 from tsa.config.overrides import Overrides
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, MarketError
@@ -136,7 +136,7 @@ def test_the_table_is_for_terminals(
     for terminal, quiet, lines in ((True, (), 2), (True, ("-q",), 0), (False, (), 0)):
         out.truncate(0)
         console = Console(file=out, force_terminal=terminal, color_system=None, width=120)
-        monkeypatch.setattr(commands, "errors", console)
+        monkeypatch.setattr(session, "errors", console)
         run = tmp_path / f"{terminal}{len(quiet)}"
         assert tsa("train", easy_store.path, "--out", run, "--settings", file, *quiet).code == 0
         assert out.getvalue().count("\n") == lines

@@ -18,7 +18,8 @@ from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.inference.parts import score_events
-from tsa.inference.scorer import Scorer, write_scores
+from tsa.inference.score_files import write_scores
+from tsa.inference.scorer import Scorer
 from tsa.model import Batch
 from tsa.model.joining import ALONE, raw_scores
 

@@ -167,7 +167,7 @@ def schedule_of(
     """The schedule of the options. Raises ConfigError for an invalid time or duration."""
     from tsa.backtest.durations import duration_seconds
     from tsa.backtest.plan import BacktestSchedule
-    from tsa.inference.scorer import epoch_seconds
+    from tsa.data.time_range import epoch_seconds
 
     def length(name: str, text: str | None) -> float | None:
         return None if text is None else duration_seconds(name, text)
@@ -247,7 +247,7 @@ def print_backtest(result: Mapping[str, Any]) -> None:
 
 
 def _fold_row(fold: Mapping[str, Any], names: list[str]) -> list[str]:
-    from tsa.cli.evaluate import cell
+    from tsa.cli.terminal.metric_tables import cell
 
     models, own = fold["models"], fold["models"]["model"]
     difference = next((fold["differences"][name] for name in names[1:] if name in fold["differences"]), None)

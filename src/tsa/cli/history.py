@@ -118,7 +118,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write the payments that the endpoint has scored, with their outcomes, as a log for `tsa prepare` and `tsa retrain`."""
-    from tsa.inference.scorer import window_seconds
+    from tsa.data.time_range import window_seconds
     from tsa.serving.history.export import export_log
     from tsa.serving.history.factory import open_history
 

@@ -46,7 +46,8 @@ def score(
 
     Histories are built from the complete log, so include earlier payments.
     """
-    from tsa.inference.scorer import Scorer, write_scores
+    from tsa.inference.score_files import write_scores
+    from tsa.inference.scorer import Scorer
 
     quarantined = quarantine_of(quarantine, quarantine_limit)
     check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log_path_for(out)})

@@ -1,33 +1,25 @@
-"""The commands `tsa train` and `tsa run`, and the session and training call that `tsa tune` shares."""
+"""The commands `tsa train` and `tsa run`."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
-from tsa.cli.console import command_session, errors, logger, print_line
+from tsa.cli.console import errors, logger, print_line
 from tsa.cli.data import prepare_store
-from tsa.cli.evaluate import print_metrics
 from tsa.cli.terminal.epoch_table import epoch_table
+from tsa.cli.terminal.metric_tables import print_metrics
 from tsa.cli.terminal.results import remains, result
+from tsa.cli.training.seeds import refuse_seeds, train_seeds
+from tsa.cli.training.session import check_run, distributed_session, left_of_run, print_outlook, train_run
 from tsa.config.overrides import Overrides
-from tsa.errors import ConfigError, TrainingStopped
-from tsa.files.outputs import OptionalPath, check_outputs
-from tsa.progress import silent
-
-if TYPE_CHECKING:
-    from tsa.progress import Progress
-    from tsa.training import TimeLimit
-    from tsa.training.distributed import DistributedContext
+from tsa.errors import ConfigError
 
 NOT_MEASURED = (
     "it learned from all known outcomes, so it cannot be measured yet; measure refitting with tsa backtest --refit"
@@ -113,7 +105,7 @@ def train(
         rule = "a store, and --until must go with --refit" if until is not None else "the folder of a store, or --refit"
         raise ConfigError(f"tsa train needs {rule} (got {'no store' if store is None else f'--until {until}'})")
     limit = None if minutes is None else TimeLimit(minutes=minutes, began=began)
-    _check_run(out, [store, settings_file])
+    check_run(out, [store, settings_file])
     settings = Overrides.read(set_, file=settings_file)
     remains(lambda: left_of_run(out))
     with distributed_session(settings, out, "train.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
@@ -154,7 +146,7 @@ def _refit(
     from tsa.training.refitting import Recipe
     from tsa.training.refitting import refit as train_again
 
-    _check_run(out, [run, store], store=True)
+    check_run(out, [run, store], store=True)
     recipe = Recipe.of(run)
     settings = Overrides(None, training=recipe.training.model_dump())
     with distributed_session(settings, out, "train.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
@@ -212,7 +204,7 @@ def run(
     after = AFTER_TRAINING[comparison]
     limit = None if minutes is None else TimeLimit(minutes=minutes, after=after, began=began)
     quarantined = quarantine_of(quarantine, quarantine_limit)
-    _check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
+    check_run(out, [*logs, market, settings_file], store=True, quarantine=quarantine)
     settings = Overrides.read(set_, market, file=settings_file)
     remains(lambda: left_of_run(out))
     with distributed_session(settings, out, "run.log", resume=resume, overwrite=overwrite, quiet=quiet) as (
@@ -247,145 +239,3 @@ def run(
         print_metrics(report)
         print_outlook(out)
         print_line(f"report: {out / 'report.html'}")
-
-
-def left_of_run(out: Path) -> str:
-    """What an interrupted run leaves, as the end of a sentence."""
-    names = [
-        name for name in ("store", "checkpoints", "bundle") if (out / name).is_dir() and any((out / name).iterdir())
-    ]
-    if not names:
-        return "nothing was written"
-    return f"{' and '.join(names)} in {out} stay; the same command with --resume continues"
-
-
-def print_outlook(out: Path) -> None:
-    """Print what more time would probably bring, if it was limited, and the spread of the seeds, if there are several."""
-    from tsa.training.run_folder import read_run_metadata
-
-    metadata = read_run_metadata(out)
-    for sentence in (metadata.get("outlook"), metadata.get("seeds", {}).get("summary")):
-        if sentence:
-            print_line(sentence)
-
-
-def first_seed(settings: Overrides) -> int:
-    """The seed of the settings, from which others are counted."""
-    from tsa.training import TrainingConfig
-
-    return TrainingConfig.make(settings.training).seed
-
-
-def refuse_seeds(out: Path, settings: Overrides, seeds: int, *, overwrite: bool) -> None:
-    """Raise ConfigError if a seed has a run already, before anything is replaced."""
-    from tsa.training.run_folder import ensure_no_run
-    from tsa.tuning.seeds import seed_folders
-
-    for folder in seed_folders(out, first_seed(settings), seeds).values():
-        ensure_no_run(folder, overwrite=overwrite)
-
-
-def train_seeds(
-    settings: Overrides,
-    seeds: int,
-    store: Any,
-    out: Path,
-    preset: str,
-    bars: Progress,
-    *,
-    limit: TimeLimit | None,
-    **given: Any,
-) -> dict[int, Path]:
-    """Train a run for each seed; each gets the same share of the time that is left. Returns the folder of each."""
-    from tsa.training import TimeLimit, train
-    from tsa.tuning.seeds import seed_folders
-
-    folders = seed_folders(out, first_seed(settings), seeds)
-    for at, (seed, folder) in enumerate(folders.items()):
-        own = None
-        if limit is not None:
-            share = max(limit.seconds_to_train(), 1.0) / (seeds - at)
-            own = TimeLimit(minutes=share / 60.0, after=0.0)
-        changed = replace(settings, training={**settings.training, "seed": seed})
-        train_run(changed, store, folder, preset, bars, train=train, limit=own, **given)
-    return folders
-
-
-def _check_run(
-    out: Path, inputs: Sequence[OptionalPath], *, store: bool = False, quarantine: Path | None = None
-) -> None:
-    """Refuse a run folder whose outputs would overwrite the inputs."""
-    replaced = {"the bundle in --out": out / "bundle", **({"the store in --out": out / "store"} if store else {})}
-    check_outputs(inputs, files={"--quarantine": quarantine}, into={"--out": out}, replaced=replaced)
-
-
-@contextmanager
-def distributed_session(
-    settings: Overrides, out: Path, log: str, *, resume: bool, overwrite: bool, quiet: bool
-) -> Iterator[tuple[DistributedContext, Progress]]:
-    """Session of the processes that torchrun started, or of this one; only the main process has the terminal and log file.
-
-    Exits with 143 once a checkpoint was saved after SIGTERM. A process that failed reports its error itself.
-    """
-    from tsa.training import TrainingConfig
-    from tsa.training.distributed import OtherProcessError, distributed_context
-    from tsa.training.run_folder import ensure_no_run, ensure_run_folder
-
-    config = TrainingConfig.make(settings.training)
-    try:
-        with distributed_context(config.device) as processes:
-            if not processes.is_main:
-                logger.addHandler(logging.NullHandler())
-                yield processes, silent
-                return
-            ensure_run_folder(out)
-            if not resume:
-                ensure_no_run(out, overwrite=overwrite)
-            with command_session(quiet, out / log) as bars:
-                yield processes, bars
-    except TrainingStopped as stopped:
-        if processes.is_main:
-            print_line(f"note: {stopped}", errors)
-        raise SystemExit(128 + stopped.signal_number) from None
-    except OtherProcessError:
-        if processes.is_main:
-            raise
-        raise SystemExit(2) from None
-
-
-def train_run(
-    settings: Overrides,
-    store: Any,
-    out: Path,
-    preset: str,
-    bars: Progress,
-    *,
-    resume: bool,
-    overwrite: bool,
-    shown: bool,
-    train: Callable[..., Any],
-    limit: TimeLimit | None = None,
-) -> Any:
-    """Train on a store with the settings given on the command line.
-
-    Args:
-        shown: on a terminal, print a line after each epoch.
-        train: `tsa.train`, or a function with the same parameters.
-        limit: Time for the command.
-    """
-    from tsa.data.store.summary import refuse_unmeasured
-    from tsa.training import TrainingConfig
-
-    refuse_unmeasured(store)
-    return train(
-        store,
-        out,
-        preset=preset,
-        model=settings.model,
-        training=TrainingConfig.make(settings.training),
-        progress=bars,
-        resume=resume,
-        overwrite=overwrite,
-        limit=limit,
-        on_epoch=epoch_table(errors) if shown and errors.is_terminal else None,
-    )

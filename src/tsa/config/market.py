@@ -10,14 +10,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from tsa.config import toml
 from tsa.config.derived import Derived
 from tsa.config.input import Input, Joined
 from tsa.config.legacy import LegacyArtifacts
+from tsa.config.market_tables import MarketTables
 from tsa.config.optional_tables import Privacy, Serving, Trees
 from tsa.config.promotion import Promotion
 from tsa.config.reasons import Reasons
@@ -34,7 +35,7 @@ from tsa.config.tables import (
     Monitoring,
     Numerical,
 )
-from tsa.config.validation import MarketTables
+from tsa.config.validation import findings
 from tsa.config.wire import InlineHistory
 from tsa.errors import MarketError
 
@@ -75,6 +76,12 @@ class Market(MarketTables):
         >>> [(history.name, history.length) for history in market.history]
         [('customer', 20), ('terminal', 51)]
     """
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if broken := list(findings(self)):
+            raise ValueError("\n".join(broken))
+        return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Market:
@@ -143,6 +150,6 @@ def _checked(table: toml.Table, source: str, layers: Sequence[toml.Layer]) -> Ma
     try:
         return Market.model_validate(table)
     except ValidationError as error:
-        findings = toml.findings(error, Market, layers, source)
-    count = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
-    raise MarketError("\n  ".join([f"{source}: {count}", *findings]))
+        broken = toml.findings(error, Market, layers, source)
+    count = f"{len(broken)} findings" if len(broken) > 1 else "1 finding"
+    raise MarketError("\n  ".join([f"{source}: {count}", *broken]))

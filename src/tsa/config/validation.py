@@ -3,126 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Self
 
-from pydantic import Field, field_validator, model_validator
-
-from tsa.config.base import ConfigModel
 from tsa.config.derived import NUMBERS, TEXTS
-from tsa.config.input import Input
 from tsa.config.legacy import LegacyArtifacts
-from tsa.config.optional_tables import Privacy, Serving, Trees
-from tsa.config.promotion import Promotion
+from tsa.config.market_tables import MarketTables
 from tsa.config.reasons import Reasons
 from tsa.config.split import Split
-from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, HistoryView, Label, Monitoring, RowRule
-from tsa.config.wire import InlineHistory
+from tsa.config.tables import Label
+from tsa.config.wire_validation import history_fields, is_finite, twice, wire_findings
 from tsa.times import DAY_SECONDS
 
 MARK = " is missing"
 """Ending of the names of missing-value indicators of numerical features."""
 
 
-class MarketTables(ConfigModel):
-    """All sections of a market, checked against each other."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    event: Event
-    input: Input | None = None
-    label: Label
-    history: tuple[HistoryConfig, ...]
-    features: Features = Features()
-    split: Split = Split(fractions=(0.7, 0.1, 0.1, 0.1))
-    evaluation: Evaluation = Evaluation()
-    monitoring: Monitoring | None = None
-    wire: InlineHistory | None = None
-    privacy: Privacy | None = None
-    serving: Serving | None = None
-    reasons: Reasons | None = None
-    trees: Trees | None = None
-    legacy: LegacyArtifacts | None = None
-    promotion: Promotion | None = None
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        findings = [*_range_findings(self.split, self.label), *_name_findings(self), *_role_findings(self)]
-        findings += [*_derived_findings(self), *_joined_findings(self)]
-        findings += [*_wire_findings(self), *_privacy_findings(self), *_reason_findings(self), *_legacy_findings(self)]
-        findings += _promotion_findings(self)
-        if findings:
-            raise ValueError("\n".join(findings))
-        return self
-
-    @field_validator("trees")
-    @classmethod
-    def _usual_trees(cls, value: Trees | None) -> Trees | None:
-        """As for `input`."""
-        return None if value == Trees() else value
-
-    @field_validator("input")
-    @classmethod
-    def _usual(cls, value: Input | None) -> Input | None:
-        """A section that only repeats the defaults counts as absent, so that the market stays the same."""
-        return None if value == Input() else value
-
-    @property
-    def reading(self) -> Input:
-        """`[input]`, or its defaults."""
-        return self.input or Input()
-
-    @property
-    def aggregation(self) -> Trees:
-        """`[trees]`, or its defaults."""
-        return self.trees or Trees()
-
-    def longest(self, history: HistoryConfig) -> int:
-        """Events of a history that some part of a model may read: the network, or trees through aggregates."""
-        return max(history.length, self.aggregation.history_length)
-
-    @property
-    def raw_columns(self) -> tuple[str, ...]:
-        """Columns that a clean table has under their own names, without duplicates: id, keys, amount, features,
-        segments.
-        """
-        amount = () if self.event.amount is None else (self.event.amount,)
-        return tuple(
-            dict.fromkeys((self.event.id, *self.key_columns, *amount, *self.features.names, *self.evaluation.segments))
-        )
-
-    @property
-    def views(self) -> tuple[HistoryView, ...]:
-        """The histories that the model sees of a payment, one for each column that names a key."""
-        return tuple(view for history in self.history for view in history.views)
-
-    @property
-    def key_columns(self) -> tuple[str, ...]:
-        """The columns that name keys, without duplicates."""
-        return tuple(dict.fromkeys(column for history in self.history for column in history.columns))
-
-    @property
-    def role_names(self) -> tuple[str, ...]:
-        """The features that say in which column an event has the key, of the histories with several."""
-        return tuple(history.role_name for history in self.history if history.keys is not None)
-
-    @property
-    def number_columns(self) -> frozenset[str]:
-        """The clean columns that are numbers: numerical and engineered features, and the amount."""
-        features, amount = self.features, self.event.amount
-        names = {feature.name for feature in (*features.numerical, *features.engineered)}
-        return frozenset(names if amount is None else names | {amount})
-
-    @property
-    def role_rules(self) -> tuple[RowRule, ...]:
-        """The rules that give events other roles than that of a payment which is scored and has an outcome."""
-        return (*self.event.role_rules, *(() if self.label.decision is None else (self.label.decision,)))
-
-    @property
-    def derived_names(self) -> frozenset[str]:
-        """The clean columns that are computed, so that a log does not have them."""
-        return frozenset(feature.name for feature in self.features.derivations)
+def findings(market: MarketTables) -> Iterator[str]:
+    """What breaks a rule between sections."""
+    yield from _range_findings(market.split, market.label)
+    for rules in RULES:
+        yield from rules(market)
 
 
 def _range_findings(split: Split, label: Label) -> Iterator[str]:
@@ -151,10 +52,6 @@ def _promotion_findings(market: MarketTables) -> Iterator[str]:
         yield f"promotion.segments: must be columns of the market, such as evaluation.segments (got {name!r})"
 
 
-def _twice(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
-
-
 def _name_findings(market: MarketTables) -> Iterator[str]:
     features, names = market.features, [view.name for view in market.views]
     if not names:
@@ -165,15 +62,15 @@ def _name_findings(market: MarketTables) -> Iterator[str]:
         if history.keys is not None and market.wire is not None:
             yield f"history.{history.name}.keys: must not be given with a [wire] section (got both): give one key"
     own = [history.name for history in market.history if history.keys is not None]
-    for name in _twice([*names, *own]):
+    for name in twice([*names, *own]):
         yield f"history: names must be unique (with keys: NAME and NAME_COLUMN), but {name!r} occurs twice"
-    for name in _twice([*features.names, *features.calendar, *market.role_names]):
+    for name in twice([*features.names, *features.calendar, *market.role_names]):
         yield f"features: names must be unique over all kinds of features, but {name!r} occurs twice"
     for feature in (*features.numerical, *features.engineered):
         if feature.name.endswith(MARK):
             rule = f"must not end in {MARK!r}, which is for missing-value indicators (rename it in the log)"
             yield f"features: {rule} (got {feature.name!r})"
-    for name in _twice(market.evaluation.segments):
+    for name in twice(market.evaluation.segments):
         yield f"evaluation.segments: must be unique, but {name!r} occurs twice"
     ignored = () if market.monitoring is None else market.monitoring.ignore
     for name in [name for name in ignored if name not in (*features.names, *features.calendar)]:
@@ -211,7 +108,7 @@ def _derived_findings(market: MarketTables) -> Iterator[str]:
     derived, names = market.features.derivations, market.derived_names
     if derived and market.wire is not None:
         yield "features.derived: must not be given with a [wire] section, whose rows carry all features (got both)"
-    for name in _twice([feature.name for feature in derived]):
+    for name in twice([feature.name for feature in derived]):
         yield f"features.derived: names must be unique, but {name!r} occurs twice"
     own = {market.event.id, market.event.time, market.label.column, market.label.known_at}
     own |= {rule.column for rule in market.features.exclude}
@@ -269,95 +166,13 @@ def _uses(market: MarketTables) -> list[tuple[str, str | None]]:
     return uses + [("evaluation.segments", name) for name in market.evaluation.segments]
 
 
-def _wire_findings(market: MarketTables) -> Iterator[str]:
-    wire, features, names = market.wire, market.features, {history.name for history in market.history}
-    if wire is None:
-        return
-    if market.reading.missing != Input().missing:
-        yield (
-            "input.missing: must not be given with a [wire] section, which has wire.missing (got both); leave one out"
-        )
-    for option in ("separator", "quote", "encoding", "decimal", "time_zone", "joined"):
-        if getattr(market.reading, option) is not None:
-            yield f"input.{option}: must not be given with a [wire] section (got both); leave it out"
-    if market.event.time_unit is None:
-        yield "event.time_unit: is required with a [wire] section: times in histories are numbers"
-    if market.role_rules:
-        keys = "event.scored, event.asks, label.decision"
-        yield f"{keys}: must not be given with a [wire] section, whose rows are all scored (got both)"
-    if market.label.as_feature:
-        yield "label.as_feature: must be false with a [wire] section (histories contain no outcomes) (got true)"
-    if not (features.categorical or features.numerical):
-        yield "features: histories need categorical or numerical features (got none)"
-    for name in sorted(set(wire.histories) - names):
-        yield f"wire.histories: must be of the histories {sorted(names)} (got {name!r})"
-    categorical = {feature.name for feature in features.categorical}
-    for name in [name for name in wire.numeric_categorical if name not in categorical]:
-        yield f"wire.numeric_categorical: must be categorical features (got {name!r})"
-    for name in [name for name in wire.decimal_categorical or () if name not in categorical]:
-        yield f"wire.decimal_categorical: must be categorical features (got {name!r})"
-    for name in sorted(set(wire.decimal_categorical or ()) & set(wire.numeric_categorical)):
-        yield f"wire.decimal_categorical: must not be in numeric_categorical as well (got {name!r})"
-    in_histories = {*categorical, *(feature.name for feature in features.numerical)}
-    for name in [name for name in wire.batches or () if name not in in_histories]:
-        yield f"wire.batches: must be categorical or numerical features (got {name!r})"
-    numbers = {feature.name for feature in (*features.numerical, *features.engineered)} | {market.event.time}
-    for name, default in wire.defaults.items():
-        if name not in categorical | numbers | {market.event.id}:
-            yield f"wire.defaults: must be of features, event.time or event.id (got {name!r})"
-        elif name in numbers and not _is_finite(default):
-            yield f"wire.defaults.{name}: must be a finite number (got {default!r})"
-    events = [*categorical, *(feature.name for feature in features.numerical), market.event.time, market.event.id]
-    for begin in [begin for begin in wire.prefixes or {} if not any(name.startswith(begin) for name in events)]:
-        yield f"wire.prefixes: must begin a feature, event.time or event.id (got {begin!r})"
-    for name in _twice([*_history_fields(market), *market.raw_columns, market.event.time, market.label.column]):
-        yield f"wire: field names must be unique (patterns, exceptions), but {name!r} occurs twice"
-    yield from _exception_findings(market, wire)
-
-
-def _exception_findings(market: MarketTables, wire: InlineHistory) -> Iterator[str]:
-    """Exceptions for a name that histories do not have."""
-    features = market.features
-    known = {*(feature.name for feature in features.categorical), *(feature.name for feature in features.numerical)}
-    known |= {f"{part}.{name}" for part in wire.parts for name in (market.event.time, market.event.id)}
-    tables = {
-        "wire": wire.exceptions,
-        **{f"wire.histories.{k}": h.exceptions for k, h in wire.histories.items()},
-    }
-    for place, exceptions in tables.items():
-        for name in sorted(set(exceptions) - known):
-            rule = "must be a categorical or numerical feature, or PART.TIME or PART.ID"
-            yield f"{place}.exceptions: {rule} (got {name!r})"
-
-
-def _history_fields(market: MarketTables) -> Iterator[str]:
-    """Every field of a wire row that contains earlier payments. Parts without features are left out."""
-    wire, features = market.wire, market.features
-    assert wire is not None
-    for history in market.history:
-        groups = [feature.name for feature in features.categorical], [feature.name for feature in features.numerical]
-        for part, group in zip(wire.parts, groups, strict=True):
-            if group:
-                yield from (wire.field(history.name, part, name) for name in group)
-                yield from (
-                    wire.event_field_name(history.name, part, name) for name in (market.event.time, market.event.id)
-                )
-
-
-def _is_finite(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
 def _privacy_findings(market: MarketTables) -> Iterator[str]:
     privacy, features = market.privacy, market.features
     if privacy is None:
         return
     excluded = [("features.exclude", rule.column) for rule in features.exclude]
     forbidden = {name.strip().casefold() for name in privacy.forbidden}
-    in_rows = [] if market.wire is None else [("wire", field) for field in _history_fields(market)]
+    in_rows = [] if market.wire is None else [("wire", field) for field in history_fields(market)]
     outcome = [("label.column", market.label.column), ("label.known_at", market.label.known_at)]
     joined = [(f"input.joined.{made.name}", name) for made in market.reading.joined or () for name in made.columns]
     for use, column in [*_uses(market), *excluded, *outcome, *in_rows, *joined]:
@@ -387,7 +202,7 @@ def _legacy_findings(market: MarketTables) -> Iterator[str]:
     for name, default in (market.legacy or LegacyArtifacts()).defaults.items():
         if name not in (*features.names, market.event.time):
             yield f"legacy.defaults: must be of features or event.time (got {name!r})"
-        elif name in numbers and not _is_finite(default):
+        elif name in numbers and not is_finite(default):
             yield f"legacy.defaults.{name}: must be a finite number (got {default!r})"
 
 
@@ -396,3 +211,16 @@ def _reason_findings(market: MarketTables) -> Iterator[str]:
     known = {*features.names, *features.calendar, *market.role_names, *(view.name for view in market.views)}
     for name in sorted((market.reasons or Reasons()).subjects - known):
         yield f"reasons: must name features or histories (got {name!r})"
+
+
+RULES = (
+    _name_findings,
+    _role_findings,
+    _derived_findings,
+    _joined_findings,
+    wire_findings,
+    _privacy_findings,
+    _reason_findings,
+    _legacy_findings,
+    _promotion_findings,
+)

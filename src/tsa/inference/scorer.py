@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -17,20 +16,18 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
-from tsa.data.log.sorting import ParquetChunkWriter
 from tsa.data.online.encoded import EncodedPayments as EncodedPayments
 from tsa.data.online.histories import event_histories, gather_histories
 from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, encoded_log
+from tsa.data.time_range import window_seconds
 from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError
-from tsa.files.writing import atomic_file, need_suffix
 from tsa.inference.engine import EngineName, Precision, make_engine
 from tsa.inference.parts import ModelParts
 from tsa.inference.row_scores import OnError, Past, Rows, score_rows
 from tsa.progress import Progress, silent
 from tsa.text import brief
-from tsa.times import as_moment, to_seconds
 
 if TYPE_CHECKING:
     from tsa.explain import Explanation
@@ -274,54 +271,3 @@ def check_finite(ids: Sequence[Any] | pl.Series, scores: NDArray[np.float32]) ->
         raise DataError(
             f"scores must be finite (got {got}); for a log, give a quarantine file to exclude these payments"
         )
-
-
-def write_scores(scores: pl.DataFrame | Iterable[pl.DataFrame], out: Path) -> int:
-    """Write scores, as one table or in parts, atomically as .parquet or .csv by the suffix of `out`.
-
-    Returns:
-        The number of payments.
-
-    Raises:
-        ConfigError: For another suffix, before the first part is computed.
-    """
-    need_suffix("out", out, ".parquet", ".csv")
-    parts = iter([scores] if isinstance(scores, pl.DataFrame) else scores)
-    with atomic_file(out) as temporary:
-        return _write_csv(parts, temporary) if out.suffix == ".csv" else _write_parquet(parts, temporary)
-
-
-def _write_csv(parts: Iterator[pl.DataFrame], path: Path) -> int:
-    count = 0
-    with path.open("wb") as file:
-        for part in parts:
-            part.write_csv(file, include_header=count == 0)
-            count += len(part)
-    return count
-
-
-def _write_parquet(parts: Iterator[pl.DataFrame], path: Path) -> int:
-    count = 0
-    with ParquetChunkWriter(path) as file:
-        for part in parts:
-            file.write(part)
-            count += len(part)
-    return count
-
-
-def window_seconds(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:
-    """[start, end) in epoch seconds, open if not given. Raises ConfigError for an invalid time, or a start after the end."""
-    first, last = epoch_seconds("start", start, -math.inf), epoch_seconds("end", end, math.inf)
-    if first > last:
-        raise ConfigError(f"start must not be after end (got start={start}, end={end})")
-    return first, last
-
-
-def epoch_seconds(name: str, when: str | datetime | None, otherwise: float) -> float:
-    """Epoch seconds of a UTC time or an ISO string; `otherwise` for None. Raises ConfigError for an invalid time."""
-    if when is None:
-        return otherwise
-    moment = as_moment(when)
-    if moment is None:
-        raise ConfigError(f"{name} must be a time like 2018-06-24 or 2018-06-24T12:00:00Z (got {when!r})")
-    return to_seconds(moment)

@@ -22,6 +22,7 @@ from tsa.config.tables import Monitoring
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.time_outliers import valid_end
 from tsa.data.store.store import EventStore, Logs, log_names, prepare
+from tsa.data.time_range import epoch_seconds, window_seconds
 from tsa.errors import ConfigError, StoreError, TSAError
 from tsa.evaluation.report.plain import to_plain
 from tsa.evaluation.report.report import page
@@ -29,7 +30,7 @@ from tsa.evaluation.run import TrainedRun
 from tsa.evaluation.top_k import bundle_k
 from tsa.files.outputs import check_outputs
 from tsa.files.writing import write_json, write_text
-from tsa.inference.scorer import Scorer, epoch_seconds, window_seconds
+from tsa.inference.scorer import Scorer
 from tsa.monitoring.alerts import find_alerts
 from tsa.monitoring.drift import compare_features, compare_scores, compare_volume
 from tsa.monitoring.expected import MIDDLE, expected

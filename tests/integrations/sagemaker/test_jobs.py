@@ -14,8 +14,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from support.endpoint import made_bundle
-from tsa.integrations.sagemaker.jobs import EPOCH, Endpoint, Jobs
+from tsa.integrations.sagemaker.jobs import Jobs
 from tsa.integrations.sagemaker.pipeline import PARAMETERS, definition
+from tsa.integrations.sagemaker.requests import EPOCH, Endpoint
 from tsa.registry import Registry
 
 Tsa = Callable[..., Any]

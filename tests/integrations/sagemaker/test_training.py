@@ -24,7 +24,8 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.integrations.sagemaker import training
-from tsa.integrations.sagemaker.training import STOPPED, TrainingJob, main
+from tsa.integrations.sagemaker.training import STOPPED, main
+from tsa.integrations.sagemaker.training_job import TrainingJob
 from tsa.training.train_step import TrainStep
 
 MARKET = """

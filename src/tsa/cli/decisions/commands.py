@@ -176,7 +176,7 @@ def _recorded_id(bundle: Path, id_: str) -> str:
 
 
 def _range(start: str | None, end: str | None) -> tuple[float | None, float | None]:
-    from tsa.inference.scorer import window_seconds
+    from tsa.data.time_range import window_seconds
 
     since, until = window_seconds(start, end)
     return (since if math.isfinite(since) else None), (until if math.isfinite(until) else None)

@@ -43,7 +43,8 @@ def train(
     ] = None,
 ) -> None:
     """Upload the inputs and start a training job with the training image."""
-    from tsa.integrations.sagemaker.jobs import Jobs, Training, job_name, pairs
+    from tsa.integrations.sagemaker.jobs import Jobs
+    from tsa.integrations.sagemaker.requests import Training, job_name, pairs
 
     chosen, channels, jobs = job_name(name, "training"), pairs(inputs, "an input"), Jobs()
     place = (output or f"s3://{jobs.bucket()}/tsa").rstrip("/")
@@ -88,7 +89,8 @@ def deploy(
     ] = None,
 ) -> None:
     """Create or update an endpoint that serves the registry's champion and challenger."""
-    from tsa.integrations.sagemaker.jobs import Endpoint, Jobs, job_name, pairs
+    from tsa.integrations.sagemaker.jobs import Jobs
+    from tsa.integrations.sagemaker.requests import Endpoint, job_name, pairs
     from tsa.registry import Registry
 
     settings: dict[str, Any] = {"instance": instance, "instances": instances, "challenger_share": challenger_share}
@@ -113,23 +115,16 @@ def transform(
     instances: Instances = 1,
 ) -> None:
     """Start a batch transform job that scores files with a version of the registry."""
-    from tsa.integrations.sagemaker.jobs import Jobs, job_name
+    from tsa.integrations.sagemaker.jobs import Jobs
+    from tsa.integrations.sagemaker.requests import Transform, job_name
     from tsa.registry import Registry
 
     if not out.startswith("s3://"):
         raise ConfigError(f"--out must be s3://BUCKET/PREFIX (got {out!r:.80})")
     chosen, jobs = job_name(name, "transform"), Jobs()
-    arn = jobs.transform(
-        chosen,
-        Registry.open(url),
-        version,
-        image=image,
-        role=role,
-        source=jobs.upload(source, f"{out.rstrip('/')}/inputs/{chosen}"),
-        out=out,
-        instance=instance,
-        instances=instances,
-    )
+    uploaded = jobs.upload(source, f"{out.rstrip('/')}/inputs/{chosen}")
+    job = Transform(name=chosen, source=uploaded, out=out, instance=instance, instances=instances)
+    arn = jobs.transform(job, Registry.open(url), version, image=image, role=role)
     result({"job": chosen, "arn": arn})
     print_line(f"{chosen}: started ({arn})")
 
@@ -151,8 +146,9 @@ def pipeline(
     """Write, create or start the pipeline: preprocess, train, calibrate, evaluate, condition, register."""
     from tsa.files.outputs import check_outputs
     from tsa.files.writing import write_json
-    from tsa.integrations.sagemaker.jobs import Jobs, job_name, pairs
+    from tsa.integrations.sagemaker.jobs import Jobs
     from tsa.integrations.sagemaker.pipeline import PARAMETERS, definition
+    from tsa.integrations.sagemaker.requests import job_name, pairs
 
     parameters = pairs(start or [], "--start")
     if unknown := sorted(set(parameters) - set(PARAMETERS)):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.wire.request import Payload, Requests, WireReader
+from tsa.data.wire.request import Payload, WireReader
+from tsa.data.wire.request_arrays import Requests
 
 __all__ = ["Payload", "Requests", "WireReader", "read_request"]
 

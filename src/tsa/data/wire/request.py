@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import encode_calendar
-from tsa.data.history import UNKNOWN_OUTCOME, EventArrays, EventHistories, HistoryArrays, HistoryIndex
 from tsa.data.log.rule import plausible
 from tsa.data.spelling import UNIT_SCALE
 from tsa.data.values import invalid_unicode
 from tsa.data.wire.files import current_texts, history_texts, loads
 from tsa.data.wire.histories import visible_events
 from tsa.data.wire.layout import FieldLayout, HistoryFields
+from tsa.data.wire.request_arrays import EventGroup, Requests, history_arrays, seen_events, split_groups
 from tsa.data.wire.row_errors import BrokenRowError, RowErrors, number_rule
 from tsa.data.wire.row_pieces import HistoryRows, pieces_of
 from tsa.data.wire.scales import VectorizedScaler
@@ -34,38 +33,6 @@ from tsa.data.wire.vocabulary_lookup import Places, VocabularyLookup
 from tsa.errors import DataError
 
 Payload = bytes | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Requests:
-    """B payments as arrays."""
-
-    ids: tuple[str, ...]
-    """As given; empty for a payment without an id."""
-    time_seconds: NDArray[np.float64]
-    """(B,)"""
-    histories: dict[str, HistoryArrays]
-    engineered: NDArray[np.float32]
-    """(B, G)"""
-    seen: EventHistories
-    """The events behind the histories, as many as are known."""
-
-
-@dataclass(frozen=True)
-class _Group:
-    """m events that are encoded together: the payments themselves, or the events of one history."""
-
-    row: Index
-    """(m,) the index of the request that each belongs to."""
-    categorical: Index
-    """(m, C) pieces"""
-    numerical: Index
-    """(m, F) pieces"""
-    texts: tuple[str, ...]
-    """Indices of the pieces with the C texts."""
-    fields: tuple[str, ...]
-    """Indices of the pieces with the F numbers."""
-    time_seconds: NDArray[np.float64]
 
 
 class WireReader:
@@ -110,40 +77,16 @@ class WireReader:
         _refuse(ids, problems)
         categorical, numerical = self._categorical(rows, groups, ids), self._numbers(rows, groups, ids)
         by_history = zip(self._layout.histories, groups[1:], categorical[1:], numerical[1:], strict=True)
+        age_cap = self._layout.wire.age_cap_seconds
         histories = {
-            history.name: self._arrays(history, group, rows.now, (texts, categorical[0]), (values, numerical[0]))
+            history.name: history_arrays(
+                history, group, rows.now, age_cap, (texts, categorical[0]), (values, numerical[0])
+            )
             for history, group, texts, values in by_history
         }
         engineered = self._engineered_numbers(rows, own[:, len(self._layout.events) : -2], ids)
-        seen = self._seen(groups, categorical, numerical)
+        seen = seen_events(self._layout, groups, categorical, numerical)
         return Requests(ids=tuple(ids), time_seconds=rows.now, histories=histories, engineered=engineered, seen=seen)
-
-    def _seen(
-        self,
-        groups: Sequence[_Group],
-        categorical: Sequence[NDArray[np.int32]],
-        numerical: Sequence[NDArray[np.float32]],
-    ) -> EventHistories:
-        """The payments, then the events of each history, as flat arrays. Outcomes of events that rows carry are unknown."""
-        time_seconds = np.concatenate([group.time_seconds for group in groups])
-        m, n = len(time_seconds), len(groups[0].row)
-        events = EventArrays(
-            categorical=np.concatenate(categorical),
-            numerical=np.concatenate(numerical),
-            time_seconds=time_seconds,
-            label=np.full(m, -1, np.int8),
-            known_at_seconds=np.full(m, np.inf),
-        )
-        histories, first = {}, n
-        for history, group in zip(self._layout.histories, groups[1:], strict=True):
-            lengths = np.bincount(group.row, minlength=n)
-            position = np.cumsum(lengths + 1) - 1
-            order = np.empty(n + len(group.row), np.int64)
-            order[position] = np.arange(n)
-            order[np.arange(len(group.row)) + group.row] = first + np.arange(len(group.row))
-            histories[history.name] = HistoryIndex(order=order, position=position, start=position - lengths)
-            first += len(group.row)
-        return EventHistories(events=events, histories=histories)
 
     def _cut(self, payments: Sequence[Mapping[str, Any]]) -> tuple[HistoryRows, Index, list[str]]:
         """The rows' pieces; the piece of each of the payment's own fields (R, C + F + G + 2); their ids."""
@@ -188,12 +131,12 @@ class WireReader:
             texts = rows.tokens.texts(pieces[which])
             problems.note(rule, ((row, name, text) for row, text in zip(which.tolist(), texts, strict=True)))
 
-    def _own(self, rows: HistoryRows, own: Index) -> _Group:
+    def _own(self, rows: HistoryRows, own: Index) -> EventGroup:
         c, names = len(self._layout.categorical), self._layout.numerical
         numerical = own[:, c : c + len(names)]
-        return _Group(np.arange(len(own)), own[:, :c], numerical, self._layout.categorical, names, rows.now)
+        return EventGroup(np.arange(len(own)), own[:, :c], numerical, self._layout.categorical, names, rows.now)
 
-    def _history_group(self, rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> _Group:
+    def _history_group(self, rows: HistoryRows, history: HistoryFields, problems: RowErrors) -> EventGroup:
         """The events of one history of all rows."""
         events = visible_events(rows, history, problems)
         if problems:  # the pieces of rows that break a rule are meaningless
@@ -202,9 +145,11 @@ class WireReader:
         none = np.empty((len(events.row), 0), np.int64)
         pieces = pieces_by_kind.get("categorical", none), pieces_by_kind.get("numerical", none)
         fields = history.parts[0].fields, history.parts[-1].fields[: pieces[1].shape[1]]
-        return _Group(events.row, *pieces, *fields, events.time_seconds)
+        return EventGroup(events.row, *pieces, *fields, events.time_seconds)
 
-    def _categorical(self, cut: HistoryRows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.int32]]:
+    def _categorical(
+        self, cut: HistoryRows, groups: Sequence[EventGroup], ids: Sequence[str]
+    ) -> list[NDArray[np.int32]]:
         """Embedding-table rows (m, C) of each group."""
         pieces = np.concatenate([group.categorical for group in groups])
         rows, refused = self._texts.rows(cut.tokens, pieces, own=len(groups[0].row))
@@ -214,10 +159,10 @@ class WireReader:
             times = np.concatenate([group.time_seconds for group in groups])
             calendar = [encode_calendar(vocabulary, times) for vocabulary in self._encoder.calendar_vocabularies]
             rows = np.column_stack([rows, *calendar])
-        return _split_groups(rows, groups)
+        return split_groups(rows, groups)
 
     def _refuse_texts(
-        self, cut: HistoryRows, groups: Sequence[_Group], pieces: Index, refused: Places, ids: Sequence[str]
+        self, cut: HistoryRows, groups: Sequence[EventGroup], pieces: Index, refused: Places, ids: Sequence[str]
     ) -> None:
         row = np.concatenate([group.row for group in groups])
         field = [group.texts for group in groups for _ in group.row]
@@ -227,7 +172,9 @@ class WireReader:
             problems.note("not_a_number", [(int(row[at]), field[at][feature], text)])
         _refuse(ids, problems)
 
-    def _numbers(self, rows: HistoryRows, groups: Sequence[_Group], ids: Sequence[str]) -> list[NDArray[np.float32]]:
+    def _numbers(
+        self, rows: HistoryRows, groups: Sequence[EventGroup], ids: Sequence[str]
+    ) -> list[NDArray[np.float32]]:
         """Numbers (m, F') of each group."""
         pieces = np.concatenate([group.numerical for group in groups])
         numbers = rows.numbers[pieces]
@@ -236,7 +183,7 @@ class WireReader:
             row = np.concatenate([group.row for group in groups])
             field = [group.fields for group in groups for _ in group.row]
             _refuse_number(rows, pieces, bad, ids, lambda at, feature: (int(row[at]), field[at][feature]))
-        return _split_groups(self._numerical.encode(numbers), groups)
+        return split_groups(self._numerical.encode(numbers), groups)
 
     def _engineered_numbers(self, rows: HistoryRows, pieces: Index, ids: Sequence[str]) -> NDArray[np.float32]:
         """(R, G')"""
@@ -245,36 +192,6 @@ class WireReader:
         if bad.any():
             _refuse_number(rows, pieces, bad, ids, lambda at, feature: (at, self._layout.engineered[feature]))
         return self._engineered.encode(numbers)
-
-    def _arrays(
-        self,
-        history: HistoryFields,
-        group: _Group,
-        now: NDArray[np.float64],
-        categorical: tuple[NDArray[np.int32], NDArray[np.int32]],
-        numerical: tuple[NDArray[np.float32], NDArray[np.float32]],
-    ) -> HistoryArrays:
-        """Pad on the left: values of the earlier payments (m, ...), then those of the payments themselves (R, ...)."""
-        n, length = len(now), history.length
-        end = np.cumsum(np.bincount(group.row, minlength=n))
-        place = np.arange(len(group.row)) - end[group.row] + length - 1
-        age = np.minimum(now[group.row] - group.time_seconds, self._layout.wire.age_cap_seconds)
-        padding = np.ones((n, length), bool)
-        padding[group.row, place] = padding[:, -1] = False
-        return HistoryArrays(
-            categorical=_placed((n, length), group.row, place, *categorical),
-            numerical=_placed((n, length), group.row, place, *numerical),
-            age_seconds=_placed((n, length), group.row, place, age.astype(np.float32), np.zeros(n, np.float32)),
-            padding=padding,
-            outcome=np.where(padding, 0, UNKNOWN_OUTCOME).astype(np.int8),
-            same_key=np.zeros((n, length, 0), np.bool_),
-        )
-
-
-def _split_groups(values: NDArray[Any], groups: Sequence[_Group]) -> list[NDArray[Any]]:
-    """The values (all m, ...) of each group."""
-    ends = list(accumulate(len(group.row) for group in groups))
-    return [values[start:stop] for start, stop in pairwise([0, *ends])]
 
 
 def _refuse_number(
@@ -290,12 +207,6 @@ def _refuse_number(
     rule = number_rule(float(rows.numbers[piece]))
     problems.note(rule, [(*whose(at, feature), rows.tokens.texts(piece[None])[0])])
     _refuse(ids, problems)
-
-
-def _placed(shape: tuple[int, int], row: Index, place: Index, past: NDArray[Any], own: NDArray[Any]) -> NDArray[Any]:
-    out = np.zeros((*shape, *past.shape[1:]), past.dtype)
-    out[row, place], out[:, -1] = past, own
-    return out
 
 
 def _rows_of(payload: Payload) -> Sequence[Mapping[str, Any]]:

@@ -1,27 +1,22 @@
-"""Requests to SageMaker: training jobs, models, endpoints, transform jobs and pipelines. `Jobs` sends them with boto3."""
+"""`Jobs` sends requests to SageMaker with boto3: for training, models, endpoints, transform jobs and pipelines."""
 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tsa.errors import ConfigError
-from tsa.integrations.sagemaker.pipeline import definition, stopping_condition
+from tsa.integrations.sagemaker.pipeline import definition
+from tsa.integrations.sagemaker.requests import CHALLENGER, CHAMPION, Endpoint, Training, Transform, now
 from tsa.integrations.sagemaker.steps import MODEL, unpacked
 from tsa.optional import imported
 from tsa.registry import Registry, Version
 from tsa.registry.sagemaker import default_bucket
 
-NAME = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}")
-EPOCH = "'validation_average_precision': ([0-9.]+)"
-"""What the training job logs in each epoch."""
 KINDS = {
     "training": ("describe_training_job", "TrainingJobName", "TrainingJobStatus"),
     "transform": ("describe_transform_job", "TransformJobName", "TransformJobStatus"),
@@ -29,117 +24,6 @@ KINDS = {
     "pipeline": ("describe_pipeline_execution", "PipelineExecutionArn", "PipelineExecutionStatus"),
 }
 """What `status` can look at: the call, the name of its argument, and the field with the status."""
-CHAMPION, CHALLENGER = "champion", "challenger"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """A training job."""
-
-    name: str
-    image: str
-    role: str
-    inputs: Mapping[str, str]
-    """Channel -> place in S3."""
-    output: str
-    """A prefix in S3; checkpoints are next to the models."""
-    hyperparameters: Mapping[str, str]
-    instance: str = "ml.g5.xlarge"
-    instances: int = 1
-    """With several, each starts its processes with torchrun."""
-    spot: bool = True
-    volume_gb: int = 100
-
-    def request(self) -> dict[str, Any]:
-        """The request that creates it."""
-        return {
-            "TrainingJobName": self.name,
-            "AlgorithmSpecification": {
-                "TrainingImage": self.image,
-                "TrainingInputMode": "File",
-                "MetricDefinitions": [{"Name": "validation:average_precision", "Regex": EPOCH}],
-            },
-            "RoleArn": self.role,
-            "HyperParameters": dict(self.hyperparameters),
-            "InputDataConfig": [
-                {
-                    "ChannelName": name,
-                    "DataSource": {
-                        "S3DataSource": {
-                            "S3DataType": "S3Prefix",
-                            "S3Uri": place,
-                            "S3DataDistributionType": "FullyReplicated",
-                        }
-                    },
-                }
-                for name, place in self.inputs.items()
-            ],
-            "OutputDataConfig": {"S3OutputPath": f"{self.output}/models"},
-            "ResourceConfig": {
-                "InstanceType": self.instance,
-                "InstanceCount": self.instances,
-                "VolumeSizeInGB": self.volume_gb,
-            },
-            "EnableManagedSpotTraining": self.spot,
-            "CheckpointConfig": {"S3Uri": f"{self.output}/checkpoints/{self.name}"},
-            "StoppingCondition": stopping_condition(self.spot),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """An endpoint with a champion and perhaps a challenger, which get their shares of the requests."""
-
-    name: str
-    role: str
-    instance: str = "ml.m5.large"
-    instances: int = 1
-    challenger_share: float = 0.1
-    capture: str | None = None
-    """A prefix in S3 for requests and answers."""
-    capture_percent: int = 100
-    alarms: tuple[str, ...] = ()
-    """Names of CloudWatch alarms: an update that sets one off is rolled back."""
-
-    def variants(self, models: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The production variants of models, by champion and challenger."""
-        share = self.challenger_share if CHALLENGER in models else 0.0
-        weights = {CHAMPION: 1.0 - share, CHALLENGER: share}
-        return [
-            {
-                "VariantName": name,
-                "ModelName": model,
-                "InitialInstanceCount": self.instances,
-                "InstanceType": self.instance,
-                "InitialVariantWeight": weights[name],
-            }
-            for name, model in models.items()
-        ]
-
-    def config(self, name: str, models: Mapping[str, str]) -> dict[str, Any]:
-        """The request that creates its configuration."""
-        request: dict[str, Any] = {"EndpointConfigName": name, "ProductionVariants": self.variants(models)}
-        if self.capture is not None:
-            request["DataCaptureConfig"] = {
-                "EnableCapture": True,
-                "InitialSamplingPercentage": self.capture_percent,
-                "DestinationS3Uri": self.capture,
-                "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-                "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"], "CsvContentTypes": ["text/csv"]},
-            }
-        return request
-
-    def update(self, config: str) -> dict[str, Any]:
-        """The request that lets the endpoint use a configuration: new instances take over at once, or nothing changes."""
-        deployment: dict[str, Any] = {
-            "BlueGreenUpdatePolicy": {
-                "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 300},
-                "TerminationWaitInSeconds": 300,
-            }
-        }
-        if self.alarms:
-            deployment["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": name} for name in self.alarms]}
-        return {"EndpointName": self.name, "EndpointConfigName": config, "DeploymentConfig": deployment}
 
 
 class Jobs:
@@ -235,7 +119,7 @@ class Jobs:
         if challenger is not None and challenger.sha256 != shas[CHAMPION]:
             shas[CHALLENGER] = challenger.sha256
         models = {alias: self._model(sha, registry, image, endpoint.role, environment) for alias, sha in shas.items()}
-        config = f"{endpoint.name[:40]}-{'-'.join(sha[:8] for sha in shas.values())}-{_now()}"[:63]
+        config = f"{endpoint.name[:40]}-{'-'.join(sha[:8] for sha in shas.values())}-{now()}"[:63]
         with self._reached():
             self._sagemaker.create_endpoint_config(**endpoint.config(config, models))
             if self._exists("describe_endpoint", EndpointName=endpoint.name):
@@ -243,50 +127,22 @@ class Jobs:
             made = self._sagemaker.create_endpoint(EndpointName=endpoint.name, EndpointConfigName=config)
             return str(made["EndpointArn"])
 
-    def transform(
-        self,
-        name: str,
-        registry: Registry,
-        version: str,
-        *,
-        image: str,
-        role: str,
-        source: str,
-        out: str,
-        instance: str = "ml.m5.xlarge",
-        instances: int = 1,
-    ) -> str:
-        """Start a job that scores files of rows in JSON lines.
+    def transform(self, job: Transform, registry: Registry, version: str, *, image: str, role: str) -> str:
+        """Start a job that scores files.
 
         Args:
-            name: Of the job.
+            job: The job.
             registry: A registry in S3 or SageMaker.
             version: An alias, or the beginning of a sha256.
             image: The serving image.
             role: The ARN of the job's role.
-            source, out: Prefixes in S3.
-            instance, instances: The machines.
 
         Returns:
             Its ARN.
         """
         model = self._model(registry.resolve(version).sha256, registry, image, role, {})
-        kind = "application/jsonlines"
         with self._reached():
-            made = self._sagemaker.create_transform_job(
-                TransformJobName=name,
-                ModelName=model,
-                MaxPayloadInMB=6,
-                BatchStrategy="MultiRecord",
-                TransformInput={
-                    "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}},
-                    "ContentType": kind,
-                    "SplitType": "Line",
-                },
-                TransformOutput={"S3OutputPath": out, "Accept": kind, "AssembleWith": "Line"},
-                TransformResources={"InstanceType": instance, "InstanceCount": instances},
-            )
-            return str(made["TransformJobArn"])
+            return str(self._sagemaker.create_transform_job(**job.request(model))["TransformJobArn"])
 
     def pipeline(self, name: str, role: str, *, spot: bool = True) -> str:
         """Create or update the pipeline. Returns its ARN."""
@@ -302,7 +158,7 @@ class Jobs:
                 PipelineName=name,
                 PipelineDefinition=text,
                 RoleArn=role,
-                ClientRequestToken=f"{name}-{_now()}".ljust(32, "0")[:128],
+                ClientRequestToken=f"{name}-{now()}".ljust(32, "0")[:128],
             )
             return str(made["PipelineArn"])
 
@@ -371,28 +227,7 @@ class Jobs:
             raise ConfigError(f"SageMaker cannot do this: {error}; {check}") from error
 
 
-def job_name(given: str | None, kind: str) -> str:
-    """The name of a job: the one given, or one with the time. Raises ConfigError if it is no name for SageMaker."""
-    if given is None:
-        return f"tsa-{kind}-{_now()}"
-    if not NAME.fullmatch(given):
-        raise ConfigError(f"a name must have 1 to 63 letters, digits and single hyphens (got {given!r:.80})")
-    return given
-
-
-def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
-    """`KEY=VALUE` texts as a dict. Raises ConfigError for any other text."""
-    for text in texts:
-        if "=" not in text[1:]:
-            raise ConfigError(f"{what} must be KEY=VALUE (got {text!r:.80})")
-    return {key: value for key, _, value in (text.partition("=") for text in texts)}
-
-
 def _short_hash(value: Any) -> str:
     from tsa.bundle.manifest import sha256
 
     return sha256(json.dumps(value).encode())[:8]
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y%m%d%H%M%S")

@@ -20,9 +20,10 @@ import numpy as np
 from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.resplit import Ranges, resplit, with_ranges
 from tsa.data.store.store import EventStore
+from tsa.data.time_range import epoch_seconds
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
-from tsa.inference.scorer import Scorer, epoch_seconds
+from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 from tsa.training.distributed import distributed_context
 from tsa.training.parts.build import Array
