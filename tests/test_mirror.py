@@ -204,7 +204,10 @@ ELSEWHERE = {
         "serving/http/app serving/http/invocations serving/http/middleware serving/http/request",
     ),
     "serving/http/test_openapi.py": ("schemas are parts of one document", "serving/http/openapi_schemas"),
-    "serving/test_auth.py": ("reloading is what an admin token allows", "serving/http/routes/admin"),
+    "serving/test_auth.py": (
+        "reloading is what an admin token allows, and a role is tried over a real connection",
+        "serving/http/access serving/http/routes/admin",
+    ),
     "serving/scoring/test_scoring_service.py": (
         "a service is tried in memory, with each of its parts",
         "serving/results serving/scoring/isolation serving/scoring/pipeline serving/scoring/preview serving/scoring/transaction",

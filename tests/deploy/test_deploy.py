@@ -65,7 +65,7 @@ def test_its_command_is_one_that_tsa_knows(pod: dict[str, Any]) -> None:
 
 
 def test_its_probes_ask_what_the_server_answers_without_a_token(pod: dict[str, Any]) -> None:
-    from tsa.serving.http.middleware import OPEN
+    from tsa.serving.http.access import OPEN
 
     (container,) = pod["containers"]
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
@@ -134,7 +134,7 @@ def test_a_replica_answers_as_the_server_does(deployment: Any, tmp_path: Path) -
 
     good, bad, nowhere = asyncio.run(ask())
     assert replica.watching is not None, "for another bundle"
-    assert replica.service.secrets.admin.matches("admin-token-0123456789")
+    assert replica.service.secrets.tokens.grant("admin-token-0123456789").roles == {"admin"}
     offline = Scorer.load(bundle).score([payment("a")])["raw_score"][0]
     assert good.status_code == 200
     assert json.loads(good.body)["raw_score"] == pytest.approx(offline, abs=1e-6)

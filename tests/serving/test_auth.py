@@ -16,7 +16,12 @@ import pytest
 
 from support.endpoint import endpoint, made_bundle, payment, server, settings_of
 from tsa.errors import ConfigError
-from tsa.serving.auth import BearerTokens, TokenBucketLimiter, bearer
+from tsa.serving import auth
+from tsa.serving.auth import BearerTokens, Grant, TokenBucketLimiter, bearer, read_tokens
+from tsa.serving.decisions.entries import OUTCOMES
+from tsa.serving.decisions.files import read_table
+from tsa.serving.http.access import ROLES_BY_PATH, needed_roles
+from tsa.serving.http.app import routers
 from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 
@@ -36,17 +41,89 @@ def test_tokens_open_their_own_door_alone(bundle: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("SHOP_TOKEN", SCORE)
     (tmp_path / "admin").write_text(f"# those on call\n{ADMIN}\n")
     with endpoint(bundle, token_env=("SHOP_TOKEN",), admin_token_files=(tmp_path / "admin",)) as client:
-        for headers in ({}, with_token("wrong-token-0123456789"), with_token(ADMIN), {"authorization": SCORE}):
+        for headers in ({}, with_token("wrong-token-0123456789"), {"authorization": SCORE}):
             answer = client.post("/v1/score", json=payment("a"), headers=headers)
             assert (answer.status_code, answer.json()["rule"]) == (401, "token")
             assert answer.headers["www-authenticate"] == "Bearer"
         assert client.post("/v1/score", json=payment("a"), headers=with_token(SCORE)).status_code == 200
         assert client.get("/metrics").status_code == 401
         assert client.get("/openapi.json", headers=with_token(SCORE)).json()["security"] == [{"token": []}]
-        for path in ("/ping", "/v2/health/ready", "/", "/page/page.js"):
-            assert client.get(path).status_code == 200
-        assert client.post("/v1/admin/reload", headers=with_token(SCORE)).status_code == 401
-        assert client.post("/v1/admin/reload", headers=with_token(ADMIN)).status_code == 200
+
+
+def routes(service: AppState) -> list[tuple[str, str]]:
+    """The method and path of each route of the application."""
+    return [
+        (min(route.methods - {"HEAD"}), route.path.replace("{name}", "shop").replace("{version}", "1"))
+        for router in routers(service)
+        for route in router.routes
+    ]
+
+
+def test_each_route_needs_its_role(bundle: Path, tmp_path: Path) -> None:
+    """Every route with every role, with an unknown token, and with none."""
+    tokens = {role: f"{role}-token-0123456789" for role in auth.ROLES}
+    tokens["all"] = "all-token-0123456789"
+    lines = [f"{tokens['score']}", f"{tokens['analyst']} analyst ann", f"{tokens['all']}\tadmin,analyst,score"]
+    (tmp_path / "tokens").write_text("\n".join([*lines, f"{tokens['admin']} admin"]))
+    with server(bundle, token_files=(tmp_path / "tokens",)) as (found, port):
+        assert found.service is not None
+        known = routes(found.service)
+        assert len(known) > 15
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            for method, path in [*known, ("GET", "/nowhere")]:
+                needed = needed_roles(path)
+                is_listed = path in ROLES_BY_PATH or path.startswith(("/v1/admin/", "/v2", "/v1/queue"))
+                assert needed is None or is_listed or path == "/nowhere", f"{path} must be in the table of roles"
+                for role, token in tokens.items():
+                    status = client.request(method, path, headers=with_token(token)).status_code
+                    allowed = needed is None or role == "all" or role in needed
+                    assert (status not in (401, 403)) == allowed, (path, role, status)
+                    if not allowed:
+                        assert status == 403
+                for headers in ({}, with_token("wrong-token-0123456789")):
+                    answer = client.request(method, path, headers=headers)
+                    assert (answer.status_code == 401) == (needed is not None), path
+
+
+def test_the_log_of_decisions_says_who_reported_an_outcome(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(f"{SCORE}\n{ADMIN} analyst ann\n")
+    options: dict[str, Any] = {"token_files": (tmp_path / "tokens",), "decision_log": tmp_path / "log"}
+    with endpoint(bundle, **options, decision_log_sync=True, history=f"sqlite:///{tmp_path}/h.db") as client:
+        assert client.post("/v1/score", json=payment("a"), headers=with_token(SCORE)).status_code == 200
+        outcome = {"id": "a", "fraud": True}
+        assert client.post("/v1/outcome", json=outcome, headers=with_token(ADMIN)).status_code == 200
+    assert read_table(tmp_path / "log", OUTCOMES)["by"].to_list() == ["ann"]
+
+
+def test_roles_and_names_of_tokens() -> None:
+    tokens = BearerTokens(
+        [(SCORE, "score"), (f"{ADMIN} admin,analyst ann", "score"), (ADMIN, "score"), ("x" * 16, "admin")]
+    )
+    assert tokens.grant(ADMIN) == Grant(frozenset({"admin", "analyst", "score"}), "ann")
+    assert tokens.grant("x" * 16).roles == {"admin"}
+    assert tokens.grant(SCORE).name.startswith("token-")
+    assert SCORE not in tokens.grant(SCORE).name
+    assert [tokens.has(role) for role in auth.ROLES] == [True, True, True]
+    assert not BearerTokens([]).has("score")
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ([f"{SCORE} boss"], "must be its roles"),
+        ([f"{SCORE} score,"], "must be its roles"),
+        ([f"{SCORE} score a b"], r"got 4 words"),
+        ([f"{SCORE} score <b>"], "the name of a token"),
+        ([f"{SCORE} score token-1"], "must not start with"),
+        ([f"{SCORE} score =cmd()"], "the name of a token"),
+        ([f"{SCORE} score ann", f"{SCORE} admin bea"], "must have one name"),
+        (["x" * 9000], "at most 8192"),
+    ],
+)
+def test_lines_that_are_no_token_are_refused(lines: list[str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text) as refused:
+        BearerTokens((line, "score") for line in lines)
+    assert SCORE not in str(refused.value)
 
 
 def test_without_an_admin_token_nobody_is_admin(bundle: Path) -> None:
@@ -57,15 +134,16 @@ def test_without_an_admin_token_nobody_is_admin(bundle: Path) -> None:
 
 def test_tokens_are_read_and_must_not_be_guessable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="at least 16"):
-        BearerTokens(["short"])
+        BearerTokens([("short", "score")])
     with pytest.raises(ConfigError, match="NOWHERE"):
-        BearerTokens.read(["NOWHERE"], [])
+        read_tokens(["NOWHERE"], [])
     (tmp_path / "none").write_text("# nothing\n")
     with pytest.raises(ConfigError, match="one token per line"):
-        BearerTokens.read([], [tmp_path / "none"])
-    tokens = BearerTokens([SCORE, ADMIN])
-    assert [tokens.matches(text) for text in (SCORE, ADMIN, SCORE[:-1], "", None)] == [True, True, False, False, False]
-    assert not BearerTokens([]).matches("")
+        read_tokens([], [tmp_path / "none"])
+    tokens = BearerTokens([(SCORE, "score"), (ADMIN, "score")])
+    is_known = [tokens.grant(text) is not None for text in (SCORE, ADMIN, SCORE[:-1], "", None)]
+    assert is_known == [True, True, False, False, False]
+    assert BearerTokens([]).grant("") is None
     assert [bearer(text) for text in ("Bearer x", "bearer  x ", "Basic x", None, "Bearer ")] == [
         "x",
         "x",

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from support.endpoint import CARRIED, WIRE, endpoint, made_bundle, payment, server
-from tsa.serving.auth import BearerTokens
+from tsa.serving.auth import SCORE, BearerTokens, read_tokens
 from tsa.serving.http import protocol
 from tsa.serving.parquet_body import NotParquetError, TooManyRowsError, TooMuchError
 from tsa.serving.parquet_pages import PageError, walk
@@ -364,9 +364,9 @@ def test_token_files_of_usual_encodings_are_read(tmp_path: Path, encoding: str, 
     plain = encoding.removesuffix("-bom")
     data = ("\ufeff" + text if plain != encoding else text).encode(plain)
     (tmp_path / "token").write_bytes(data)
-    tokens = BearerTokens.read((), [tmp_path / "token"])
-    assert tokens.matches(TOKEN)
-    assert not tokens.matches("# ours")
+    tokens = BearerTokens((line, SCORE) for line in read_tokens((), [tmp_path / "token"]))
+    assert tokens.grant(TOKEN).roles == {SCORE}
+    assert tokens.grant("# ours") is None
 
 
 @pytest.mark.parametrize(
@@ -382,8 +382,8 @@ def test_other_token_files_are_refused_at_the_start(tmp_path: Path, data: bytes)
     from tsa.errors import ConfigError
 
     (tmp_path / "token").write_bytes(data)
-    with pytest.raises(ConfigError, match=r"must be a text in UTF-8|must have only printable ASCII"):
-        BearerTokens.read((), [tmp_path / "token"])
+    with pytest.raises(ConfigError, match=r"must be a text in UTF-8|must have only printable ASCII|must be its roles"):
+        BearerTokens((line, SCORE) for line in read_tokens((), [tmp_path / "token"]))
 
 
 def parquet(columns: dict[str, Any], **options: Any) -> bytes:

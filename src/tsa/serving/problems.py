@@ -37,11 +37,11 @@ RULES = frozenset(
             "inexact_number",
             "infinite",
         ),
-        *("internal", "method", "missing_field", "negative_age", "no_admin", "no_history"),
+        *("internal", "method", "missing_field", "negative_age", "no_admin", "no_analyst", "no_history"),
         *("no_inputs", "no_reasons", "no_role", "no_score", "not_a_list", "not_a_number", "not_a_text"),
         *("not_an_object", "not_csv", "not_found", "not_json", "not_parquet", "null_id"),
         *("null_time", "out_of_range", "own_history", "query", "queue_full", "rate"),
-        *("reader_down", "request", "slow_body", "slow_head", "stopping", "token", "too_deep", "too_large"),
+        *("reader_down", "request", "role", "slow_body", "slow_head", "stopping", "token", "too_deep", "too_large"),
         *("too_late", "too_long", "too_many", "unknown_field", "unknown_history", "unknown_model"),
         *("unknown_output", "unknown_payment", "unreadable", "wrong_number_of_fields"),
     }

@@ -134,11 +134,12 @@ class ServeSettings(Settings):
     """Payments that a client may send at once."""
 
     token_env: tuple[str, ...] = option(
-        (), "--token-env", "An environment variable with a token that may score. Repeatable."
+        (), "--token-env", "An environment variable with a token: TOKEN [ROLES [NAME]]; role: score. Repeatable."
     )
     token_files: tuple[Path, ...] = option((), "--token-file", "A file of such tokens, one a line. Repeatable.")
+    """Roles are score, analyst and admin, separated by commas. A token without roles has the role score."""
     admin_token_env: tuple[str, ...] = option(
-        (), "--admin-token-env", "An environment variable with a token that may reload. Repeatable."
+        (), "--admin-token-env", "Like --token-env, but a token without roles has the role admin. Repeatable."
     )
     admin_token_files: tuple[Path, ...] = option((), "--admin-token-file", "A file of such tokens. Repeatable.")
     """Without an admin token nobody may reload."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from tsa.serving.errors import RefusedError
@@ -44,17 +44,22 @@ def create_app(service: AppState) -> FastAPI:
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     app.state.service = service
-    for router in (
+    for router in routers(service):
+        app.include_router(router)
+    app.add_exception_handler(StarletteHTTPException, _refuse)
+    app.add_middleware(RequestMiddleware, service=service)
+    return app
+
+
+def routers(service: AppState) -> list[APIRouter]:
+    """All routes of a server."""
+    return [
         score_routes(service),
         sagemaker_routes(service),
         inference_routes(service),
         admin_routes(service),
         page_routes(),
-    ):
-        app.include_router(router)
-    app.add_exception_handler(StarletteHTTPException, _refuse)
-    app.add_middleware(RequestMiddleware, service=service)
-    return app
+    ]
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

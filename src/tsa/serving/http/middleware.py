@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tsa.serving.auth import bearer
+from tsa.serving.http.access import check_access, needed_roles
 from tsa.serving.http.request import KEY, Message, Receive, RequestContext, Scope, Send
 from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
 
@@ -25,9 +26,7 @@ from tsa.serving.http.exceptions import problem_from_exception, rate_limited, st
 
 logger = logging.getLogger(__name__)
 
-OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
-"""Addresses that need no token: for load balancers, and for the page where a token is entered."""
-OPEN_FOLDER, ADMIN, PROTOCOL = "/page/", "/v1/admin/", "/v2"
+PROTOCOL = "/v2"
 WORK = ("/score", "/score/flat", "/outcome", "/invocations", "/infer")
 ALIVE = "/v2/health/live"
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -77,22 +76,23 @@ class RequestMiddleware:
         service, path = self._service, exchange.path
         if service.draining and path != ALIVE:
             raise stopping()
-        if path in OPEN or path.startswith(OPEN_FOLDER):
+        roles = needed_roles(path)
+        if roles is None:
             return
         token = bearer(exchange.header(b"authorization"))
-        if path.startswith(ADMIN):
-            if not service.secrets.admin.given:
-                raise ProblemError(403, "no_admin", "this server was started without an admin token")
-            allowed = service.secrets.admin.matches(token)
+        exchange.grant = grant = service.secrets.tokens.grant(token)
+        if token and (grant is not None or not service.secrets.is_open):
+            client = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()[:16]
         else:
-            allowed = not service.secrets.score.given or service.secrets.score.matches(token)
-        if not allowed:
-            if (wait := service.buckets.take(exchange.client)) is not None:
-                raise rate_limited(wait)  # limits the guessing of tokens
-            detail = "a valid bearer token must be given"
-            raise ProblemError(401, "token", detail, headers={"WWW-Authenticate": "Bearer"})
-        if token and service.secrets.score.given:
-            exchange.client = hashlib.sha256(token.encode("latin-1", "replace")).hexdigest()[:16]
+            client = exchange.client
+        try:
+            check_access(service.secrets, roles, grant)
+        except ProblemError:
+            # limits the guessing of tokens
+            if (wait := service.buckets.take(exchange.client if grant is None else client)) is not None:
+                raise rate_limited(wait) from None
+            raise
+        exchange.client = client
         if (wait := service.buckets.take(exchange.client)) is not None:
             raise rate_limited(wait)
         if path.endswith(WORK):

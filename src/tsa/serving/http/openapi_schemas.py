@@ -27,6 +27,7 @@ UNITS = {"s": 1, "ms": 1000, "us": 1_000_000}
 REFUSALS = {
     "400": "The body cannot be read, or a header is wrong",
     "401": "No valid token",
+    "403": "The token does not have the role, or there is no token with it",
     "406": "No format that Accept allows",
     "408": "The body took too long to arrive",
     "409": "The id is that of another payment",

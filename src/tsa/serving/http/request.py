@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from tsa.serving.auth import Grant
 from tsa.serving.problems import TOO_LARGE, ProblemError
 from tsa.serving.settings import ServeSettings
 
@@ -28,9 +29,12 @@ _INTEGER = re.compile(r"[0-9]{1,9}")
 
 
 class RequestContext:
-    """A request. `client` identifies the client for the rate limit; `status` is the status of the answer."""
+    """A request. `client` identifies the client for the rate limit; `grant` is what its token allows, None for none or an
+    unknown one; `status` is the status of the answer."""
 
-    __slots__ = ("_given", "_receive", "_settings", "begun", "client", "headers", "path", "request_id", "status")
+    __slots__ = (
+        *("_given", "_receive", "_settings", "begun", "client", "grant", "headers", "path", "request_id", "status"),
+    )
 
     def __init__(self, scope: Scope, receive: Receive, settings: ServeSettings) -> None:
         self.begun = time.monotonic()
@@ -40,6 +44,7 @@ class RequestContext:
         given = self.headers.get(b"x-request-id", b"")
         self.request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         self.client = scope["client"][0] if scope.get("client") else "unknown"
+        self.grant: Grant | None = None
         self.status = 0
         self._receive, self._settings = receive, settings
 

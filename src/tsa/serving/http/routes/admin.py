@@ -30,7 +30,7 @@ def admin_routes(service: AppState) -> APIRouter:
 
     async def openapi() -> Response:
         """The OpenAPI document."""
-        return _json(document(_specification(), service.secrets.score.given))
+        return _json(document(_specification(), not service.secrets.is_open))
 
     async def form() -> Response:
         """The columns of a payment, for the form."""

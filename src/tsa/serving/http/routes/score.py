@@ -79,7 +79,8 @@ def score_routes(service: AppState) -> APIRouter:
         formats.media_type(exchange.header(b"content-type"), (JSON,))
         formats.negotiate(exchange.header(b"accept"), (JSON,))
         id_, fraud, at = _outcome(formats.read_json(await exchange.body()).rows, service)
-        if not await service.record_outcome(id_, fraud, at, deadline=exchange.deadline):
+        by = None if exchange.grant is None else exchange.grant.name
+        if not await service.record_outcome(id_, fraud, at, deadline=exchange.deadline, by=by):
             raise ProblemError(404, "unknown_payment", "id must be of a payment that was scored", field="id", value=id_)
         return Response(orjson.dumps({"id": id_, "fraud": fraud}), media_type=JSON)
 
