@@ -128,7 +128,7 @@ ELSEWHERE = {
         "explain/baseline explain/explanation",
     ),
     "explain/test_path.py": ("the path is taken through the embeddings", "explain/embedding_parts"),
-    "test_files.py": ("files are complete or not there", "errors files/reading files/writing"),
+    "test_files.py": ("files are complete or not there", "errors files/locking files/reading files/writing"),
     "test_outputs.py": ("every command is tried with outputs that are inputs", "files/outputs"),
     "inference/test_onnx_export.py": (
         "the engines give equal scores",
@@ -147,11 +147,15 @@ ELSEWHERE = {
     ),
     "monitoring/test_monitor.py": (
         "alerts, page and reference are made of one result",
-        "monitoring/alerts monitoring/page monitoring/reference",
+        "monitoring/alerts monitoring/page monitoring/ranges monitoring/reference",
     ),
     "monitoring/test_drift.py": (
         "counts in windows are compared with plain counts",
         "monitoring/counts monitoring/features monitoring/performance monitoring/scores monitoring/stability monitoring/windows",
+    ),
+    "monitoring/watching/test_watch.py": (
+        "history and page are written by a watch",
+        "monitoring/watching/history monitoring/watching/page",
     ),
     "registry/test_registry.py": (
         "a registry in a folder is used as one thing",

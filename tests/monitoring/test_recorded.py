@@ -11,7 +11,8 @@ import pytest
 from serving.decisions.conftest import answer_all
 from support.history_case import Case, random_rows
 from tsa.errors import ConfigError
-from tsa.monitoring.monitor import Span, monitor
+from tsa.monitoring.monitor import monitor
+from tsa.monitoring.ranges import Span
 
 
 @pytest.fixture(scope="module")

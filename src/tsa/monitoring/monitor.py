@@ -5,28 +5,22 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tsa.config.market import Market
 from tsa.config.tables import Monitoring
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.time_outliers import valid_end
 from tsa.data.store.store import EventStore, Logs, log_names, prepare
-from tsa.data.time_range import epoch_seconds, window_seconds
-from tsa.errors import ConfigError, StoreError, TSAError
+from tsa.data.time_range import epoch_seconds
+from tsa.errors import ConfigError
 from tsa.evaluation.report.plain import to_plain
 from tsa.evaluation.report.report import page
-from tsa.evaluation.run import TrainedRun
 from tsa.evaluation.top_k import bundle_k
 from tsa.files.outputs import check_outputs
 from tsa.files.writing import write_json, write_text
@@ -36,37 +30,19 @@ from tsa.monitoring.drift import compare_features, compare_scores, compare_volum
 from tsa.monitoring.expected import MIDDLE, expected
 from tsa.monitoring.page import plain, view
 from tsa.monitoring.performance import performance
+from tsa.monitoring.ranges import (
+    Span,
+    When,
+    calibrated_on,
+    check_overlap,
+    check_reference_span,
+    is_reference_file,
+    range_of,
+)
 from tsa.monitoring.recorded import RecordedPayments, recorded_payments
-from tsa.monitoring.reference import KIND, Reference
+from tsa.monitoring.reference import Reference
 from tsa.monitoring.windows import ScoredWindow, Windows, iso_time
 from tsa.progress import Progress, silent
-
-When = str | datetime | None
-PEEK = 200
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """A time range [start, end); None means open."""
-
-    start: When = None
-    end: When = None
-
-    @property
-    def seconds(self) -> tuple[float, float]:
-        """As epoch seconds.
-
-        Raises:
-            ConfigError: For an invalid time, or a start after the end.
-        """
-        return window_seconds(self.start, self.end)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether neither end is given."""
-        return self.start is None and self.end is None
 
 
 def monitor(
@@ -119,22 +95,26 @@ def monitor(
     scorer = Scorer.load(bundle, overrides)
     settings = _settings(scorer, market, overrides)
     span, reference_span = span or Span(), reference_span or Span()
-    _check_spans(span, reference_span, reference)
+    check_reference_span(reference_span, reference)
+    if span.last_days is None:  # before anything is scored
+        check_overlap(span.seconds, reference_span, reference)
     with tempfile.TemporaryDirectory(prefix="tsa-monitor-") as folder:
         encoding = _Encoding(scorer, Path(folder), quarantine, progress)
         recorded = None if decisions is None else recorded_payments(scorer, decisions, Path(folder), progress)
         store = encoding.store("log", logs) if recorded is None else recorded.store
         latest = valid_end(store.time_seconds, time.time()) if recorded is None else time.time()
         known_by = epoch_seconds("as-of", as_of, latest)
+        monitored = range_of(store, span, "the log")
+        check_overlap(monitored, reference_span, reference)
         measures = _Measures(scorer, settings, known_by, replicates, progress, recorded)
-        if path := _is_reference_file(reference):
+        if path := is_reference_file(reference):
             before = Reference.load(path)
             before.check(scorer.bundle, settings, path)
         else:
             before = measures.reference(
                 *_payments_of_reference(Path(bundle), encoding, store, reference, reference_span)
             )
-        seen = measures.window(store, _valid_range(store, span.seconds, "the log"), "the payments")
+        seen = measures.window(store, monitored, "the payments")
         result = {**_head(scorer, store, settings), **measures.compare(seen, before)}
     result["summary"] = plain(result)
     result = dict(to_plain(result))
@@ -219,17 +199,6 @@ class _Measures:
         return {**result, "alerts": find_alerts(result, self.settings)}
 
 
-def _valid_range(store: EventStore, seconds: tuple[float, float], what: str) -> tuple[float, float]:
-    """The range; if it has no end, it ends before payments that a wrong clock has dated far in the future."""
-    start, end = seconds
-    last = valid_end(store.time_seconds, time.time())
-    outliers = int(np.count_nonzero(np.asarray(store.time_seconds) > last))
-    if not outliers or math.isfinite(end):
-        return seconds
-    _log.warning("%s: %d payments dated after %s are left out; include them with --to", what, outliers, iso_time(last))
-    return start, math.nextafter(last, math.inf)
-
-
 def _payments_of_reference(
     bundle: Path, encoding: _Encoding, store: EventStore, reference: Sequence[str], span: Span
 ) -> tuple[EventStore, tuple[float, float], str]:
@@ -237,8 +206,8 @@ def _payments_of_reference(
     if reference:
         source = ", ".join(Path(name).name for name in reference)
         other = encoding.store("reference", reference)
-        return other, _valid_range(other, span.seconds, "the reference"), source
-    return _calibrated_on(bundle) if span.is_open else (store, span.seconds, "other payments of the log")
+        return other, range_of(other, span, "the reference"), source
+    return calibrated_on(bundle) if span.is_open else (store, span.seconds, "other payments of the log")
 
 
 def _settings(scorer: Scorer, market: Path | None, overrides: Sequence[str]) -> Monitoring:
@@ -253,52 +222,6 @@ def _check_outputs(inputs: Sequence[str | Path | None], out: Path, quarantine: Q
     if quarantine is not None:
         files |= {"quarantine": quarantine.path, "quarantine of the reference": quarantine.named("reference").path}
     check_outputs(inputs, files=files, into={"out": out})
-
-
-def _check_spans(span: Span, reference_span: Span, reference: Sequence[str]) -> None:
-    """Reject ranges that do not fit together, before anything is scored."""
-    (start, end), (first, last) = span.seconds, reference_span.seconds
-    if _is_reference_file(reference) and not reference_span.is_open:
-        raise ConfigError("a reference.json has its range already, but another one is given for it")
-    if not reference and not reference_span.is_open and first < end and start < last:
-        raise ConfigError(
-            "the reference must not overlap the payments monitored, but "
-            f"{reference_span.start} to {reference_span.end} is the reference, {span.start} to {span.end} monitored"
-        )
-
-
-def _is_reference_file(reference: Sequence[str]) -> Path | None:
-    """The path of the reference if it is a reference.json that an earlier call wrote, else None."""
-    if len(reference) != 1 or not (path := Path(reference[0])).is_file() or path.suffix != ".json":
-        return None
-    with path.open("rb") as file:
-        return path if KIND.encode() in file.read(PEEK) else None
-
-
-def _calibrated_on(bundle: Path) -> tuple[EventStore, tuple[float, float], str]:
-    """The range that the bundle was calibrated on, if the bundle is still in its run folder.
-
-    Raises:
-        ConfigError: If it is not; a --reference is needed then.
-    """
-    try:
-        if bundle.resolve().name != "bundle":
-            raise ConfigError(f"{bundle} is not the bundle of a run")
-        run = TrainedRun.open(bundle.resolve().parent)
-        learned = run.metadata["training"].get("train_on", ["train"])
-        name = next((name for name in ("calibration", "validation") if name not in learned), None)
-        if name is None:
-            raise StoreError("all of its ranges were learned from")
-    except TSAError as error:
-        raise ConfigError(
-            f"a --reference is needed: the payments that {bundle} was calibrated on are not at hand ({error})"
-        ) from None
-    times, split = run.store.time_seconds, run.store.manifest["splits"][name]
-    return (
-        run.store,
-        (float(split["start_seconds"]), min(float(split["end_seconds"]), float(times[-1]) + 1)),
-        f"the {name} range of the run",
-    )
 
 
 def _head(scorer: Scorer, store: EventStore, settings: Monitoring) -> dict[str, Any]:

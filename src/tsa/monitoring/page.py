@@ -77,7 +77,7 @@ def view(result: Dict) -> dict[str, Any]:
     ]
     features = sorted(result["features"], key=lambda feature: -(feature["full_range"]["psi"] or 0.0))
     moved = [feature for feature in features if feature["full_range"]["psi"]][:DRAWN]
-    drawn = [_shares(f"feature-{at}", feature["name"], feature["bins"]) for at, feature in enumerate(moved)]
+    shares = [_shares(f"feature-{at}", feature["name"], feature["bins"]) for at, feature in enumerate(moved)]
     return {
         "title": f"{result['market']}: monitoring",
         "result": result,
@@ -86,7 +86,7 @@ def view(result: Dict) -> dict[str, Any]:
         "cards": _cards(result),
         "charts": [one for one in charts if one],
         "features": [_feature(feature, result["settings"]["ignore"]) for feature in features],
-        "feature_charts": [one for one in drawn if one],
+        "feature_charts": [one for one in shares if one],
         "windows": [_window(*pair) for pair in zip(result["windows"], performance["windows"], strict=True)],
         "reference": _window(result["reference"], performance["reference"]),
         "expected": estimates(result["windows"], result.get("expected")),
@@ -187,43 +187,44 @@ def _window(window: Dict, measured: Dict) -> dict[str, Any]:
     return {"name": _days(window), **facts, "cells": cells, "reason": measured.get("reason")}
 
 
-def _axis(labels: Sequence[str], label: str = "Window (first day)") -> Axis:
+def axis(labels: Sequence[str], label: str = "Window (first day)") -> Axis:
+    """A horizontal axis with a label for each window."""
     return Axis(label=label, high=max(len(labels) - 1, 1) * HEADROOM, labels=labels)
 
 
-def _line(name: str, values: Sequence[float | None], style: str, *, dots: bool = True) -> Series:
+def line(name: str, values: Sequence[float | None], style: str, *, dots: bool = True) -> Series:
     """Values over windows; missing ones are left out."""
     known = [(at, value) for at, value in enumerate(values) if value is not None]
     return Series(name=name, x=[at for at, _ in known], y=[value for _, value in known], style=style, dots=dots)
 
 
-def _drawn(identifier: str, title: str, description: str, x: Axis, y: str, lines: Sequence[Series]) -> Any:
+def drawn(identifier: str, title: str, description: str, x: Axis, y: str, lines: Sequence[Series]) -> Any:
     """A chart card, or None if there are no values to draw."""
     values = [value for line in lines for value in line.y]
     if not values:
         return None
-    axis = Axis(label=y, high=1.1 * max(values) or 1.0)
-    return card(identifier, title, description, x, axis, [line for line in lines if len(line.y)])
+    up = Axis(label=y, high=1.1 * max(values) or 1.0)
+    return card(identifier, title, description, x, up, [line for line in lines if len(line.y)])
 
 
 def _volume(days: Sequence[Dict]) -> Any:
     few = len(days) <= 31
     lines = [
-        _line("payments", [day["n"] for day in days], "one", dots=few),
-        _line("expected", [day["expected"] for day in days], "two", dots=False),
+        line("payments", [day["n"] for day in days], "one", dots=few),
+        line("expected", [day["expected"] for day in days], "two", dots=False),
     ]
-    x = _axis([day["day"][5:] for day in days], "Day (UTC)")
+    x = axis([day["day"][5:] for day in days], "Day (UTC)")
     description = "Payments per day, compared with those of the reference on the same day of the week."
-    return _drawn("volume", "Payments a day", description, x, "Payments", lines)
+    return drawn("volume", "Payments a day", description, x, "Payments", lines)
 
 
 def _over_time(identifier: str, title: str, what: str, measured: Dict, labels: Sequence[str], name: str) -> Any:
     lines = [
-        _line(what, [one[name] for one in measured["windows"]], "one"),
-        _line("by chance", [one["by_chance"] for one in measured["windows"]], "muted", dots=False),
+        line(what, [one[name] for one in measured["windows"]], "one"),
+        line("by chance", [one["by_chance"] for one in measured["windows"]], "muted", dots=False),
     ]
     description = f"{what} of the raw score in each window, and the value that chance alone may reach."
-    return _drawn(identifier, title, description, _axis(labels), "Index", lines)
+    return drawn(identifier, title, description, axis(labels), "Index", lines)
 
 
 def _points(points: Sequence[Dict], labels: Sequence[str]) -> Any:
@@ -232,26 +233,26 @@ def _points(points: Sequence[Dict], labels: Sequence[str]) -> Any:
     ordered = sorted(points, key=lambda point: point["reference"]["share"] or 0.0)
     for point, style in zip(ordered[: len(styles)], styles, strict=False):
         values = [None if one["change"] is None else 1 + one["change"] for one in point["windows"]]
-        lines.append(_line(point["name"], values, style))
+        lines.append(line(point["name"], values, style))
     lines = [line for line in lines if len(line.y)]
     if not lines:
         return None
-    even = _line("as in the reference", [1.0] * len(labels), "muted", dots=False)
+    even = line("as in the reference", [1.0] * len(labels), "muted", dots=False)
     description = "Share of payments at or above operating points, over the reference's share."
-    return _drawn("points", "Payments above operating points", description, _axis(labels), "Times", [*lines, even])
+    return drawn("points", "Payments above operating points", description, axis(labels), "Times", [*lines, even])
 
 
 def _precision(performance: Dict, labels: Sequence[str]) -> Any:
     metrics = [one["metrics"].get("average_precision") or {} for one in performance["windows"]]
-    lines = [_line("average precision", [metric.get("value") for metric in metrics], "one")]
+    lines = [line("average precision", [metric.get("value") for metric in metrics], "one")]
     if not len(lines[0].y):
         return None
-    lines += [_line(name, [metric.get(key) for metric in metrics], "muted", dots=False) for key, name in _SPREAD]
+    lines += [line(name, [metric.get(key) for metric in metrics], "muted", dots=False) for key, name in _SPREAD]
     before = (performance["reference"]["metrics"].get("average_precision") or {}).get("value")
     if before is not None:
-        lines.append(_line("reference", [before] * max(len(labels), 2), "two", dots=False))
+        lines.append(line("reference", [before] * max(len(labels), 2), "two", dots=False))
     description = "Average precision of each window, on payments whose outcome is known, with its interval."
-    x = _axis(labels)
+    x = axis(labels)
     return card("precision", "Average precision", description, x, Axis(label="Average precision"), lines)
 
 
@@ -263,9 +264,9 @@ def _calibration(windows: Sequence[Dict], labels: Sequence[str]) -> Any:
     if all(value is None for value in expected):
         return None
     observed = [None if value is None else float(one["frauds"]) for value, one in zip(expected, windows, strict=True)]
-    lines = [_line("observed", observed, "fraud"), _line("expected", expected, "one")]
+    lines = [line("observed", observed, "fraud"), line("expected", expected, "one")]
     description = "Frauds expected, as the sum of probabilities, and observed, among payments whose outcome is known."
-    return _drawn("frauds", "Frauds expected and observed", description, _axis(labels), "Frauds", lines)
+    return drawn("frauds", "Frauds expected and observed", description, axis(labels), "Frauds", lines)
 
 
 def _shares(identifier: str, title: str, bins: Sequence[Dict]) -> Any:
@@ -274,8 +275,8 @@ def _shares(identifier: str, title: str, bins: Sequence[Dict]) -> Any:
     largest = sorted(range(len(bins)), key=lambda at: -max(bins[at]["reference"], bins[at]["current"]))[:max_bins]
     rows = [bins[at] for at in sorted(largest)]
     lines = [
-        _line("now", [row["current"] for row in rows], "one"),
-        _line("reference", [row["reference"] for row in rows], "two"),
+        line("now", [row["current"] for row in rows], "one"),
+        line("reference", [row["reference"] for row in rows], "two"),
     ]
     labels = [row["tick"] for row in rows]
     if not rows:
@@ -283,4 +284,4 @@ def _shares(identifier: str, title: str, bins: Sequence[Dict]) -> Any:
     highest = 1.1 * max(value for line in lines for value in line.y) or 1.0
     description = f"Share of the payments in each bin of {title}, in the reference and now."
     y = Axis(label="Share of payments", high=min(1.0, highest), percent=True)
-    return card(identifier, title, description, _axis(labels, "Bin"), y, lines)
+    return card(identifier, title, description, axis(labels, "Bin"), y, lines)

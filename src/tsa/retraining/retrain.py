@@ -6,13 +6,11 @@ finished does nothing.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from tsa.evaluation.promotion.gate import apply_gate, gate_sentence
 from tsa.evaluation.promotion.pair import measure_pair
 from tsa.evaluation.report.thresholds import measured_scores
 from tsa.evaluation.run import TrainedRun
+from tsa.files.locking import used_alone
 from tsa.files.writing import read_json, sha256_of, write_json
 from tsa.progress import Progress, silent
 from tsa.registry import Registry
@@ -139,7 +138,7 @@ def retrain(
         signing_key=signing_key,
     )
     config = training or TrainingConfig()
-    with _alone(folder):
+    with used_alone(folder, "tsa retrain"):
         opened = _grown(
             market, Path(store), log_names(logs), log_names(outcomes), quarantine, progress, keep_encoder=keep_encoder
         )
@@ -147,20 +146,6 @@ def retrain(
         key = _key(opened, preset, model or {}, config)
         run = _trained(opened, folder / f"run-{key}", preset, model or {}, config, progress, refit=refit)
         return _judged(run, market.promotion or Promotion(), aliases, progress)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder. Raises ConfigError if another round does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder} must be used by one tsa retrain at a time (another one runs); wait for it"
-            ) from None
-        yield
 
 
 def _grown(
