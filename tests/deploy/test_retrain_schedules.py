@@ -66,3 +66,12 @@ def test_each_runs_the_command_with_options_that_it_has(kind: str, tmp_path: Pat
     assert command == shlex.split(COMMAND)
     known = {name for option in get_command(app).commands["retrain"].params for name in option.opts}  # type: ignore[attr-defined]
     assert {part for part in command if part.startswith("--")} <= known
+
+
+def test_the_watch_runs_the_command_with_options_that_it_has() -> None:
+    service = unit("tsa-monitor.service")["Service"]
+    words = shlex.split(service["ExecStart"].removeprefix("/usr/local/bin/tsa "))
+    command = get_command(app).commands["monitor"]  # type: ignore[attr-defined]
+    assert words[0] == "monitor"
+    given = command.make_context("monitor", words[1:], resilient_parsing=True).params
+    assert (given["every_hours"], given["last_days"], given["out"]) == (24, 14, Path("monitor"))
