@@ -92,6 +92,10 @@ ELSEWHERE = {
         "files of outcomes and rows are appended",
         "data/store/appended_rows data/store/outcomes",
     ),
+    "data/store/test_object_store.py": (
+        "stores are fetched from a real server into a cache",
+        "files/cache files/object_folder",
+    ),
     "data/wire/test_files.py": (
         "rows are read from files and requests with equal results",
         "data/wire/event_pool data/wire/event_segments data/wire/histories data/wire/layout data/wire/quarantine "

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from support.endpoint import made_bundle
+from support.s3_bucket import s3_bucket
 from tsa.bundle.bundle import Bundle
 from tsa.errors import RegistryError
 from tsa.registry import Registry
@@ -42,18 +40,9 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a server on loopback that speaks S3."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    httpx.post(f"http://{host}:{port}/moto-api/reset")  # what other tests of this process left
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.Session().client("s3").create_bucket(Bucket="models")
-    yield "models"
-    server.stop()
+def bucket() -> Iterator[str]:
+    with s3_bucket("models") as name:
+        yield name
 
 
 def test_a_bucket(bucket: str) -> None:

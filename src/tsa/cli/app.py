@@ -11,6 +11,7 @@ import tsa
 from tsa.cli.groups import make_group
 from tsa.data.log.quarantine import Quarantine as Quarantined
 from tsa.errors import ConfigError
+from tsa.files.object_folder import object_url
 from tsa.files.outputs import is_stream
 
 app = make_group(
@@ -90,5 +91,5 @@ def quarantine_of(path: Path | None, limit: float | None) -> Quarantined | None:
 
 
 def log_path_for(out: Path) -> Path | None:
-    """The path of the log file for the output `out`; None if that is a device or a pipe."""
-    return None if is_stream(out) else out.absolute().parent / f"{out.absolute().name}.log"
+    """The path of the log file for the output `out`; None if that is a device, a pipe or a URL."""
+    return None if is_stream(out) or object_url(out) else out.absolute().parent / f"{out.absolute().name}.log"

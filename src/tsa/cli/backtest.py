@@ -33,7 +33,7 @@ def backtest(
         list[str],
         typer.Argument(
             metavar="STORE|LOGS...",
-            help="The store that `tsa prepare` wrote; or logs, with --market.",
+            help="The store that `tsa prepare` wrote, or its URL; or logs, with --market.",
             show_default=False,
         ),
     ],
@@ -196,9 +196,10 @@ def _store_of(
     """The store of the payments: the one that was given, or one that is prepared in the folder."""
     from tsa.backtest.plan import completed
     from tsa.data.store.manifest import MANIFEST
+    from tsa.data.store.object_store import is_store
     from tsa.data.store.store import EventStore, prepare
 
-    if len(logs) == 1 and (Path(logs[0]) / MANIFEST).is_file():
+    if len(logs) == 1 and is_store(logs[0]):
         if given.market is not None:
             raise ConfigError(f"--market must go with logs (got the store {logs[0]}, which has its market)")
         return EventStore.open(logs[0]), schedule

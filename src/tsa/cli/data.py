@@ -17,6 +17,7 @@ from tsa.cli.terminal.results import result
 from tsa.config.overrides import Overrides
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.errors import ConfigError
+from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
 from tsa.simulation.config import SimulationConfig
 
@@ -92,13 +93,14 @@ def prepare(
         Path | None,
         typer.Option(
             "--out",
-            help="The store to write. With --append: where to write the longer store, if not in place of the old one.",
+            help="The store to write: a folder, s3://BUCKET/FOLDER or gs://. With --append: where to write the longer store, "
+            "if not in place of the old one.",
             show_default=False,
         ),
     ] = None,
     append: Annotated[
         Path | None,
-        typer.Option(help="Add later payments and known outcomes to this store.", show_default=False),
+        typer.Option(help="Add later payments and known outcomes to this store, a folder or URL.", show_default=False),
     ] = None,
     outcomes: Annotated[
         list[str] | None,
@@ -131,11 +133,11 @@ def prepare(
             f"(got logs {logs}, --market {market}, --out {out}, --outcomes {outcomes}, --refit-encoder {refit_encoder})"
         )
     files = {"--quarantine": quarantine, "its log file": log_path_for(out)}
-    check_outputs([*logs, market], files=files, replaced={"--out": out})
+    check_outputs([*logs, market], files=files, replaced={"--out": None if object_url(out) else out})
     settings = Overrides.read(set_, market, learns=False)
     with command_session(quiet, log_path_for(out)) as bars:
         store = prepare_store(settings, logs, out, quarantined, bars)
-    result({"out": str(out), **store.data_report})
+    result({"out": object_url(out) or str(out), **store.data_report})
     print_store(store)
 
 
@@ -151,10 +153,10 @@ def _append(
 ) -> None:
     from tsa.data.store.append import append as append_to
 
-    target = out or store
-    check_outputs([*logs, market, *changes["outcomes"]], files={"its log file": log_path_for(target)})
+    target = object_url(out or store) or out or store
+    check_outputs([*logs, market, *changes["outcomes"]], files={"its log file": log_path_for(out or store)})
     settings = Overrides.read(set_, market, learns=False)
-    with command_session(quiet, log_path_for(target)) as bars, bars("appending", 1):
+    with command_session(quiet, log_path_for(out or store)) as bars, bars("appending", 1):
         added = append_to(store, logs, market=settings.market, out=out, progress=bars, **changes)
     if not added.is_changed:
         print_line(f"{target}: nothing is new; the store has all of it")

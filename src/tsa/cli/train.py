@@ -61,7 +61,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="The run folder to write.", show_default=False)],
     store: Annotated[
         Path | None,
-        typer.Argument(help="The store that `tsa prepare` wrote; with --refit: that of the run.", show_default=False),
+        typer.Argument(
+            help="The store that `tsa prepare` wrote, or its URL; with --refit: that of the run.", show_default=False
+        ),
     ] = None,
     refit: Annotated[
         Path | None,

@@ -18,7 +18,7 @@ from tsa.files.outputs import check_outputs
 
 @app.command()
 def tune(
-    store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote.", show_default=False)],
+    store: Annotated[Path, typer.Argument(help="The store that `tsa prepare` wrote, or its URL.", show_default=False)],
     out: Annotated[
         Path | None,
         typer.Option(

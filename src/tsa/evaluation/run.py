@@ -17,7 +17,7 @@ from tsa.config.market import Market
 from tsa.data.history import history_lengths
 from tsa.data.store.indexed_histories import key_codes
 from tsa.data.store.manifest import MANIFEST
-from tsa.data.store.store import EventStore
+from tsa.data.store.store import EventStore, open_referred
 from tsa.data.store.summary import split_summary
 from tsa.errors import ConfigError, StoreError
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
@@ -61,16 +61,18 @@ class TrainedRun:
         path = Path(path)
         try:
             metadata = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            folder, manifest = (path.resolve() / metadata["store"]).resolve(), metadata["store_manifest"]
+            place, manifest = str(metadata["store"]), metadata["store_manifest"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} must be the folder of a run, but run.json cannot be read ({error!r})") from None
         if "finished" not in metadata:
             advice = f"finish it with the command that trained it and --resume, or: tsa evaluate {path} --unfinished"
             raise ConfigError(f"{path} must be the folder of a finished run (its training did not finish): {advice}")
         scorer = Scorer.load(path / "bundle")
-        store = EventStore.open(folder, market=scorer.bundle.market)
-        if sha256_of(folder / MANIFEST) != manifest:
-            raise StoreError(f"{folder} was prepared again after {path} was trained on it; train again")
+        store = open_referred(path, place, scorer.bundle.market)
+        if sha256_of(store.path / MANIFEST) != manifest:
+            raise StoreError(
+                f"{store.url or store.path} was prepared again after {path} was trained on it; train again"
+            )
         market = for_evaluation(store.market, overrides)
         return cls(path, scorer, store, metadata, market, scorer.bundle.model_sha256)
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tsa.data.store.manifest import MANIFEST
-from tsa.data.store.store import EventStore
+from tsa.data.store.store import EventStore, open_referred
 from tsa.errors import ConfigError, StoreError
 from tsa.evaluation.evaluate import comparison_on, metrics_of, report_on
 from tsa.evaluation.run import TrainedRun, for_evaluation
@@ -135,10 +135,9 @@ def trained_so_far(out: str | Path, *, progress: Progress = silent) -> Trained:
 
 
 def _store_of(out: Path, metadata: Mapping[str, Any]) -> EventStore:
-    folder = (out.resolve() / metadata["store"]).resolve()
-    store = EventStore.open(folder)
-    if sha256_of(folder / MANIFEST) != metadata["store_manifest"]:
-        raise StoreError(f"{folder} was prepared again after {out} began; train again")
+    store = open_referred(out, metadata["store"])
+    if sha256_of(store.path / MANIFEST) != metadata["store_manifest"]:
+        raise StoreError(f"{store.url or store.path} was prepared again after {out} began; train again")
     return store
 
 

@@ -53,14 +53,19 @@ def data_summary(store: EventStore) -> dict[str, Any]:
 
 
 def environment_metadata(store: EventStore, out: Path, processes: int, precision: str) -> dict[str, Any]:
-    """The path of the store relative to the run, so that both may be moved together, and the environment of the run."""
+    """Where the store is, and the environment of the run."""
     return {
-        "store": os.path.relpath(store.path.resolve(), out.resolve()),
+        "store": store_reference(store, out),
         "store_manifest": sha256_of(store.path / MANIFEST),
         "market": store.market.canonical_dict,
         "store_content": content_of(store),
         "environment": {**environment(), "processes": processes, "precision": precision},
     }
+
+
+def store_reference(store: EventStore, out: Path) -> str:
+    """Where the store of a run is: its URL, or its path relative to the run, so that both may be moved together."""
+    return store.url or os.path.relpath(store.path.resolve(), out.resolve())
 
 
 def environment() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from tsa.data.store.store import EventStore
 from tsa.evaluation.run import TrainedRun
 from tsa.files.writing import atomic_file
 from tsa.progress import Progress, silent
+from tsa.training.run_folder import store_reference
 from tsa.training.training_run import Trained
 
 SEEDS = "seeds"
@@ -49,7 +49,7 @@ def best_of_seeds(out: Path, store: EventStore, folders: Mapping[int, Path], *, 
             with atomic_file(out / name) as temporary:
                 shutil.copyfile(source, temporary)
     metadata = {name: value for name, value in runs[best].metadata.items() if name != "finished"}
-    metadata["store"] = os.path.relpath(store.path.resolve(), out.resolve())
+    metadata["store"] = store_reference(store, out)
     metadata["seeds"] = {"runs": measured, "chosen": best, "summary": summary_of(measured, best)}
     return Trained(out=out, store=store, bundle=runs[best].scorer.bundle, metadata=metadata)
 

@@ -19,11 +19,13 @@ from tsa.data.log.reader import read_log
 from tsa.data.store.appended_rows import NewRows, match_rows, refuse_other_types
 from tsa.data.store.build import write_store
 from tsa.data.store.encoded_rows import Encoded
-from tsa.data.store.manifest import MANIFEST, ROWS
+from tsa.data.store.manifest import ROWS
+from tsa.data.store.object_store import manifest_sha256, new_store
 from tsa.data.store.store import EventStore, Logs, log_names
 from tsa.errors import ConfigError, StoreError
+from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
-from tsa.files.writing import atomic_folder, need_suffix, sha256_of
+from tsa.files.writing import need_suffix
 from tsa.progress import Progress, silent
 from tsa.trees import differences
 
@@ -70,7 +72,7 @@ def append(
     nothing new the store is left as it is.
 
     Args:
-        store: The folder of a store of a log.
+        store: The folder of a store of a log, or its URL.
         logs: Logs whose payments come after those of the store, in (time, id) order.
         outcomes: Files with the columns of the id, the label and, if the market has it, `label.known_at`.
         market: None: the store's. Another one may differ in the splits and in tables that do not affect the rows.
@@ -84,20 +86,24 @@ def append(
         StoreError: For another market, or if the store changed meanwhile.
         ConfigError: If an output is an input, or nothing is given to append.
     """
-    folder, target = Path(store), Path(out or store)
+    source, target = (object_url(name) or Path(name) for name in (store, out or store))
     names, outcome_files = log_names(logs), log_names(outcomes)
     if not names and not outcome_files:
         raise ConfigError("append needs a log or a file of outcomes (got neither)")
-    inputs: list[str | Path | None] = [*names, *outcome_files, *([] if target == folder else [folder])]
-    check_outputs(inputs, files={"quarantine": quarantine_path(quarantine)}, replaced={"out": target})
-    before, old = sha256_of(folder / MANIFEST) if (folder / MANIFEST).is_file() else "", EventStore.open(folder)
+    inputs: list[str | Path | None] = [*names, *outcome_files, *([] if target == source else [source])]
+    check_outputs(
+        inputs,
+        files={"quarantine": quarantine_path(quarantine)},
+        replaced={"out": target if isinstance(target, Path) else None},
+    )
+    before, old = manifest_sha256(store), EventStore.open(store)
     market = _market_for(old, market)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".new", dir=_parent(target)) as name:
+    with tempfile.TemporaryDirectory(prefix=".append-", suffix=".new", dir=_parent(target, old)) as name:
         new = _read(old, market, names, outcome_files, Path(name), quarantine, refit_encoder=refit_encoder)
-        if not (new.payments or len(new.outcomes) or market.fingerprint != old.market.fingerprint or target != folder):
-            logger.info("%s has all of it already", folder)
+        if not (new.payments or len(new.outcomes) or market.fingerprint != old.market.fingerprint or target != source):
+            logger.info("%s has all of it already", source)
             return _result(old, new)
-        with atomic_folder(target, MANIFEST, private=True) as made:
+        with new_store(target) as made:
             new.write(made / ROWS)
             write_store(
                 market,
@@ -108,12 +114,15 @@ def append(
                 encoded=None if refit_encoder else _encoded(old),
                 progress=progress,
             )
-            if sha256_of(folder / MANIFEST) != before:
-                raise StoreError(f"{folder} was changed by another program meanwhile: append again")
+            if manifest_sha256(store) != before:
+                raise StoreError(f"{source} was changed by another program meanwhile: append again")
     return _result(EventStore.open(target), new)
 
 
-def _parent(target: Path) -> Path:
+def _parent(target: Path | str, old: EventStore) -> Path:
+    """The folder for temporary files: that of the new store, or for a URL that of the copy of the old one."""
+    if not isinstance(target, Path):
+        return old.path.absolute().parent
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     return target.absolute().parent
 

@@ -30,7 +30,6 @@ from tsa.data.store.encoded_rows import encode_rows
 from tsa.data.store.manifest import (
     ARRAYS,
     ENCODER,
-    MANIFEST,
     MARKET,
     OF_PAYMENTS,
     REPORT,
@@ -43,10 +42,12 @@ from tsa.data.store.manifest import (
     open_array,
     read_manifest,
 )
+from tsa.data.store.object_store import fetch, new_store
 from tsa.data.store.splits import is_scored
 from tsa.errors import MarketError, StoreError
+from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
-from tsa.files.writing import atomic_folder, read_json
+from tsa.files.writing import read_json
 from tsa.progress import Progress, silent
 from tsa.text import brief
 from tsa.trees import differences
@@ -71,6 +72,8 @@ def prepare(
     """Convert a payment log into the store `out`. It appears when it is complete, and replaces an older store there.
 
     Args:
+        market: What the columns mean.
+        out: A folder, or a URL in an object storage (`s3://`, `gs://`).
         logs: A file, a glob or a URL, or several.
         quarantine: A file for rows that break a rule. Without it such rows are an error.
         encoder: Encode with this encoder, as for scoring. Nothing is fitted, the label column may be absent, and the
@@ -89,10 +92,12 @@ def prepare(
         6000
     """
     names = log_names(logs)
-    check_outputs(names, files={"quarantine": quarantine_path(quarantine)}, replaced={"out": out})
+    check_outputs(
+        names, files={"quarantine": quarantine_path(quarantine)}, replaced={} if object_url(out) else {"out": out}
+    )
     if encoder is not None:
         encoder.check_market(market)
-    with atomic_folder(Path(out), MANIFEST, private=True) as folder:
+    with new_store(out) as folder:
         build_store(
             market,
             names,
@@ -103,6 +108,17 @@ def prepare(
             progress=progress,
         )
     return EventStore.open(out, market)
+
+
+def open_referred(run: Path, store: str, market: Market | None = None) -> EventStore:
+    """Open the store of a run.
+
+    Args:
+        run: The folder of the run.
+        store: Its URL, or its path relative to the run.
+        market: The market that it must be for.
+    """
+    return EventStore.open(object_url(store) or (run.resolve() / store).resolve(), market)
 
 
 def log_names(logs: Logs) -> list[str]:
@@ -164,6 +180,7 @@ class EventStore(EventArrays):
     """
 
     path: Path
+    """Its folder; of a store with a URL, that of the local copy."""
     clean: pl.LazyFrame
     """The clean raw columns in store order."""
     market: Market
@@ -186,6 +203,8 @@ class EventStore(EventArrays):
     histories: Mapping[str, HistoryIndex]
     report: Mapping[str, Any] | None = None
     """The data report, if it is not in a file."""
+    url: str | None = None
+    """Where it is in an object storage."""
     is_encoded_again: bool = False
     """Whether its encoded features differ from those in its folder."""
 
@@ -193,11 +212,18 @@ class EventStore(EventArrays):
     def open(cls, path: str | Path, market: Market | None = None, *, verify: bool = False) -> Self:
         """Open a store. File sizes are always checked, contents only with `verify`.
 
+        Args:
+            path: Its folder, or its URL in an object storage (`s3://`, `gs://`): then a copy in the local cache is opened,
+                and the files that the cache lacks are fetched and checked.
+            market: The market that it must be for.
+            verify: Compare each file with the hash in the manifest.
+
         Raises:
             StoreError: Names the file that is missing, incomplete or changed; or, if `market` is given and the store
                 is for another market, the differences.
         """
-        folder = Path(path)
+        url = object_url(path)
+        folder = Path(path) if url is None else fetch(url)
         manifest = read_manifest(folder, verify=verify)
         own = _read_market(folder)
         if own.fingerprint != manifest["market"]["fingerprint"]:
@@ -219,7 +245,7 @@ class EventStore(EventArrays):
         if encoder.columns != manifest["columns"]:
             raise StoreError(f"{folder / ENCODER} must encode {manifest['columns']} (got {encoder.columns})")
         arrays |= {"market": own, "encoder": encoder, "manifest": manifest, "events": events, "histories": histories}
-        return cls(path=folder, clean=pl.scan_parquet(folder / ROWS), **arrays)
+        return cls(path=folder, url=url, clean=pl.scan_parquet(folder / ROWS), **arrays)
 
     @classmethod
     def _in_memory(
@@ -252,7 +278,9 @@ class EventStore(EventArrays):
         """The store with fresh memory maps, which frees memory. A store in memory, or from `encoded_by`, is returned as
         it is.
         """
-        return self if self.is_in_memory or self.is_encoded_again else EventStore.open(self.path)
+        if self.is_in_memory or self.is_encoded_again:
+            return self
+        return replace(EventStore.open(self.path), url=self.url)
 
     def encoded_by(self, market: Market, encoder: Encoder, folder: Path, progress: Progress = silent) -> EventStore:
         """The same payments of a log, encoded with another encoder, whose market reads them alike and has the same

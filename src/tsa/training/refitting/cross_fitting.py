@@ -19,7 +19,7 @@ import numpy as np
 
 from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.resplit import Ranges, resplit, with_ranges
-from tsa.data.store.store import EventStore
+from tsa.data.store.store import EventStore, open_referred
 from tsa.data.time_range import epoch_seconds
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
@@ -199,7 +199,7 @@ def _source(run: str | Path | Recipe, store: EventStore | str | Path | None) -> 
         return EventStore.open(store)
     if isinstance(run, Recipe):
         raise ConfigError("a recipe needs a store (got none)")
-    return EventStore.open((Path(run).resolve() / read_run_metadata(Path(run))["store"]).resolve())
+    return open_referred(Path(run), read_run_metadata(Path(run))["store"])
 
 
 def _store(source: EventStore, ranges: Ranges, out: Path, progress: Progress, *, resume: bool) -> EventStore:
