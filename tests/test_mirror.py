@@ -121,7 +121,10 @@ ELSEWHERE = {
         "evaluation/report/calibration evaluation/report/data_summary evaluation/report/formatting evaluation/report/plain "
         "evaluation/report/sections evaluation/report/top_payments",
     ),
-    "evaluation/test_thresholds.py": ("the page is made of the result", "evaluation/report/thresholds"),
+    "evaluation/test_thresholds.py": (
+        "the page is made of the result, and thresholds are tried against a plain simulation",
+        "evaluation/blocked_keys evaluation/daily_queue evaluation/report/thresholds evaluation/review_and_decline",
+    ),
     "evaluation/test_evaluate.py": ("a run is opened to be evaluated", "evaluation/run"),
     "explain/test_explainer.py": (
         "an explanation adds up only with all its parts",

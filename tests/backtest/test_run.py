@@ -19,8 +19,8 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore, prepare
 from tsa.errors import ConfigError, DataError
+from tsa.evaluation.daily_queue import Costs
 from tsa.evaluation.run import TrainedRun
-from tsa.evaluation.thresholds import Costs
 from tsa.inference.scorer import Scorer
 from tsa.training import TrainingConfig, train
 

@@ -12,11 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsa.errors import ConfigError
+from tsa.bundle.bundle import Bundle
+from tsa.errors import ConfigError, DataError
+from tsa.evaluation.blocked_keys import count_keys
+from tsa.evaluation.daily_queue import Costs
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.report.report import page, to_plain
 from tsa.evaluation.report.thresholds import plain, view
-from tsa.evaluation.thresholds import Costs, choose_thresholds
+from tsa.evaluation.review_and_decline import choose_review_and_decline
+from tsa.evaluation.thresholds import choose_thresholds
 
 DAY = 86_400
 
@@ -144,6 +148,66 @@ def test_the_interval_of_the_net():
     assert choose_thresholds(few, Costs(review=60.0, capacity=1))["best"]["net_low"] is None
 
 
+def days_by_hand(payments, review, decline, capacity):
+    """A team's days in which caught customers are blocked from the next day on, one payment after the other."""
+    blocked, frauds, prevented, alarms = set(), 0, 0, []
+    for day in np.unique(payments.time_seconds // DAY):
+        rows = np.flatnonzero(payments.time_seconds // DAY == day)
+        live = [row for row in rows if payments.entity[row] not in blocked]
+        prevented += sum(payments.label[row] for row in rows if payments.entity[row] in blocked)
+        declined = [row for row in live if decline is not None and payments.score[row] >= decline]
+        flagged = [row for row in live if row not in declined and payments.score[row] >= review]
+        reviewed = sorted(flagged, key=lambda row: (-payments.score[row], payments.time_seconds[row]))[:capacity]
+        frauds += sum(payments.label[row] for row in declined + reviewed)
+        alarms += [payments.entity[row] for row in declined + reviewed if not payments.label[row]]
+        blocked |= {payments.entity[row] for row in declined + reviewed if payments.label[row]} - {-1}
+    return len(blocked), frauds, prevented, len(alarms), len(set(alarms) - {-1})
+
+
+@pytest.mark.parametrize(("decline", "capacity"), [(None, None), (None, 8), (0.6, 8)])
+def test_customers_are_blocked_after_their_first_catch(decline, capacity):
+    payments = made(800)
+    entity = np.random.default_rng(3).integers(-1, 60, len(payments))
+    counted = count_keys(replace(payments, entity=entity), review=0.1, decline=decline, capacity=capacity)
+    by_name = [counted[name] for name in ("keys_caught", "frauds_caught", "frauds_prevented", "false_alarms")]
+    expected = days_by_hand(replace(payments, entity=entity), 0.1, decline, capacity)
+    assert (*by_name, counted["keys_with_false_alarm"]) == expected
+    assert counted["keys"] == len(set(entity) - {-1})
+    assert counted["false_alarms_per_key"] == counted["false_alarms"] / counted["keys"]
+    assert counted["frauds_prevented"] > 0
+    with pytest.raises(DataError, match="needs an entity"):
+        count_keys(payments, review=0.1)
+
+
+@pytest.mark.parametrize("capacity", [None, 3])
+def test_review_and_decline_are_the_best_pair_of_all(capacity):
+    payments = made(60, days=4, seed=5)
+    costs = Costs(review=5.0, capacity=capacity, recovered=0.7, false_decline=40.0)
+    chosen = choose_review_and_decline(payments, costs)
+    limits = [*np.unique(payments.score), np.inf]
+    nets = []
+    loss = np.fmax(np.nan_to_num(payments.amount), 0)
+    for decline in limits:
+        stopped = payments.score >= decline
+        own = np.where(payments.label == 1, loss, -40.0)[stopped].sum()
+        rest = ScoredPayments(
+            label=payments.label[~stopped],
+            score=payments.score[~stopped],
+            time_seconds=payments.time_seconds[~stopped],
+            amount=payments.amount[~stopped],
+        )
+        for review in limits:
+            reviewed, _, saved = by_hand(rest, review, costs)
+            nets.append(own + saved - 5.0 * reviewed)
+    assert chosen["net"] == pytest.approx(max(nets))
+    assert chosen["decline"] > chosen["review"]
+    assert chosen["saved"] - chosen["cost"] == pytest.approx(chosen["net"])
+    with pytest.raises(ConfigError, match="needs the cost of declining"):
+        choose_review_and_decline(payments, Costs(review=5.0))
+    with pytest.raises(ConfigError, match="needs amounts or a cost"):
+        choose_review_and_decline(made(50, with_amount=False), costs)
+
+
 def test_where_nothing_pays():
     payments = made()
     found = choose_thresholds(payments, Costs(review=1e6))
@@ -200,9 +264,20 @@ def test_the_command(tsa, own_run):
     assert best["flagged"] == len(flagged)
     assert " *" in made.out, "the best is marked"
     assert (own_run / "thresholds.html").read_text().count("best</span>") == 1
-    fixed = tsa("thresholds", own_run, "--cost-fraud", 100, "--recovered", 0.5, "-q")
+    both = ("--cost-false-decline", 3, "--save")
+    fixed = tsa("thresholds", own_run, "--cost-fraud", 100, "--recovered", 0.5, "-q", *both)
     assert (fixed.code, fixed.err) == (0, "")
-    assert json.loads((own_run / "thresholds.json").read_text())["costs"]["fraud"] == 100
+    content = json.loads((own_run / "thresholds.json").read_text())
+    assert content["costs"]["fraud"] == 100
+    policy = {name: content["policy"][name] for name in ("review", "decline") if content["policy"][name] is not None}
+    saved = Bundle.open(own_run / "bundle").thresholds
+    assert {one.name: one.at_least for one in saved.decisions} == policy
+    assert "decline" in policy
+    words = " ".join(fixed.out.split())
+    assert content["policy_summary"] in words
+    assert content["keys_summary"] in words
+    assert content["keys_summary"].startswith("By customer: ")
+    assert "False alarms per" in (own_run / "thresholds.html").read_text()
     assert len(tsa("thresholds", "--help").out.split()) > 40
 
 

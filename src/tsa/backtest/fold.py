@@ -29,10 +29,10 @@ from tsa.data.store.store import EventStore
 from tsa.data.store.summary import split_summary
 from tsa.errors import CalibrationError, DataError
 from tsa.evaluation.baseline.lightgbm import compare, not_comparable
+from tsa.evaluation.daily_queue import Costs
 from tsa.evaluation.metrics.paired import paired_difference
 from tsa.evaluation.report.plain import to_plain
 from tsa.evaluation.run import TrainedRun
-from tsa.evaluation.thresholds import Costs
 from tsa.files.writing import atomic_file, write_json
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent

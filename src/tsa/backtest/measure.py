@@ -19,11 +19,12 @@ from tsa.calibration.calibration import Calibration
 from tsa.data.store.indexed_histories import key_codes
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
+from tsa.evaluation.daily_queue import Costs
 from tsa.evaluation.evaluate import best_f1
 from tsa.evaluation.metrics.calibration import measure_calibration
 from tsa.evaluation.metrics.evaluate_scores import evaluate_scores
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
-from tsa.evaluation.thresholds import Costs, choose_thresholds, outcome_at
+from tsa.evaluation.thresholds import choose_thresholds, outcome_at
 from tsa.evaluation.top_k import NOT_KNOWN, fitting_k
 
 Array = NDArray[Any]

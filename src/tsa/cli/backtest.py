@@ -113,7 +113,7 @@ def backtest(
     """
     from tsa.backtest import BacktestSettings
     from tsa.backtest import backtest as run_backtest
-    from tsa.evaluation.thresholds import Costs
+    from tsa.evaluation.daily_queue import Costs
     from tsa.training import TrainingConfig
 
     check_outputs([*logs, market, settings_file], files={"--quarantine": quarantine}, into={"--out": out})

@@ -250,10 +250,19 @@ def thresholds(
         typer.Option(help="Fixed loss of a missed fraud, instead of its amount.", show_default=False),
     ] = None,
     recovered: Annotated[float, typer.Option(help="Share of the loss that a review saves.")] = 1.0,
+    cost_false_decline: Annotated[
+        float | None,
+        typer.Option(
+            help="Cost of declining a genuine payment: chooses a decline threshold together with the review threshold.",
+            show_default=False,
+        ),
+    ] = None,
     save: Annotated[
         bool,
         typer.Option(
-            "--save", help="Store the best threshold in the bundle: from this score on, the decision is review."
+            "--save",
+            help="Store the best threshold in the bundle: from this score on, the decision is review. With "
+            "--cost-false-decline: both thresholds.",
         ),
     ] = False,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the interval.")] = 200,
@@ -265,27 +274,41 @@ def thresholds(
     Each day the team reviews the flagged payments, the riskiest first, until its capacity is used up. Writes
     thresholds.html and thresholds.json next to the report; the run must be evaluated first.
     """
+    from tsa.evaluation.daily_queue import Costs
     from tsa.evaluation.report.thresholds import thresholds as choose
     from tsa.evaluation.run import TrainedRun
-    from tsa.evaluation.thresholds import Costs
 
-    costs = Costs(review=cost_review, capacity=review_capacity, fraud=cost_fraud, recovered=recovered)
+    costs = Costs(
+        review=cost_review,
+        capacity=review_capacity,
+        fraud=cost_fraud,
+        recovered=recovered,
+        false_decline=cost_false_decline,
+    )
     opened = TrainedRun.open(run, set_ or ())
     with command_session(quiet, run / "thresholds.log"):
         chosen = choose(opened, costs, amount_column=amount_column, replicates=replicates)
     result({"out": str(run), "saved": save, **chosen})
     print_thresholds(chosen)
-    print_line(chosen["summary"])
+    for sentence in (chosen["summary"], chosen["policy_summary"], chosen["keys_summary"]):
+        if sentence:
+            print_line(sentence)
     if save:
-        save_best(run / "bundle", chosen["best"])
+        policy, best = chosen["policy"], chosen["best"]
+        limits = {"review": None if best is None else best["threshold"]}
+        if policy is not None:
+            limits = {"review": policy["review"], "decline": policy["decline"]}
+        save_decisions(run / "bundle", limits)
     print_line(f"page: {run / 'thresholds.html'}")
 
 
-def save_best(bundle: Path, best: Mapping[str, Any] | None) -> None:
-    """Store the best threshold as the bundle's decision. Raises ConfigError if no review pays off."""
+def save_decisions(bundle: Path, limits: Mapping[str, float | None]) -> None:
+    """Store thresholds as the bundle's decisions, by name. Raises ConfigError if there is none."""
     from tsa.bundle.bundle import set_decision_policy
 
-    if best is None:
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if not given:
         raise ConfigError("--save needs a best threshold, but no review pays at these costs")
-    set_decision_policy(bundle, [f"review={best['threshold']!r}"], score="raw_score")
-    print_line(f"{bundle}: review from a raw score of {best['threshold']:.6g} on")
+    set_decision_policy(bundle, [f"{name}={limit!r}" for name, limit in given.items()], score="raw_score")
+    for name, limit in given.items():
+        print_line(f"{bundle}: {name} from a raw score of {limit:.6g} on")

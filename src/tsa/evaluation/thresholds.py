@@ -7,18 +7,18 @@ is not reviewed. Use `choose_thresholds`.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError
+from tsa.evaluation.blocked_keys import count_keys
+from tsa.evaluation.daily_queue import Costs, DailyQueue, savings
 from tsa.evaluation.metrics.bootstrap import MINIMUM_EVENTS, check_settings, interval, poisson_one
 from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
-from tsa.times import DAY_SECONDS
-
-Floats = NDArray[np.float64]
+from tsa.evaluation.review_and_decline import choose_review_and_decline
 
 PER_DAY = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 """Average flagged payments per day of the thresholds in the table."""
@@ -29,69 +29,6 @@ FAR = 5
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Costs and savings of reviews, in the unit of the amounts. Validated on creation.
-
-    review: cost of one review. capacity: reviews per day, None for no limit. fraud: loss of a missed fraud, None for its
-    amount. recovered: the share of that loss that a review saves.
-    """
-
-    review: float
-    capacity: int | None = None
-    fraud: float | None = None
-    recovered: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in (("cost of a review", self.review), ("cost of a fraud", self.fraud)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"the {name} must be 0 or more (got {value})")
-        if self.capacity is not None and self.capacity < 1:
-            raise ConfigError(f"the review capacity must be at least 1 per day (got {self.capacity})")
-        if not 0 < self.recovered <= 1:
-            raise ConfigError(f"the recovered share must lie in (0, 1] (got {self.recovered})")
-
-
-@dataclass(frozen=True)
-class _Queue:
-    """n payments by descending score, and which of them the team would review if all were flagged."""
-
-    order: NDArray[np.intp]
-    score: Floats
-    fraud: NDArray[np.bool_]
-    value: Floats | None
-    """The loss that a review of each payment saves; None if losses are not known."""
-    seen: NDArray[np.bool_]
-    """Within the daily capacity. A lower threshold only adds payments later in the day's queue."""
-    day: NDArray[np.int64]
-    ends: NDArray[np.intp]
-    """The end of each distinct score: the positions at which a threshold can cut."""
-
-    @classmethod
-    def of(cls, payments: ScoredPayments, rank: Floats, costs: Costs) -> _Queue:
-        """Make the queue by rank (n,), usually the score. Among equal ranks the earlier payment comes first."""
-        order = np.lexsort((payments.time_seconds, -rank))
-        days = np.floor_divide(payments.time_seconds, DAY_SECONDS).astype(np.int64)
-        day = np.unique(days, return_inverse=True)[1][order]
-        score = rank[order]
-        place = _place_in_day(day)
-        value = _values(payments, costs)
-        return cls(
-            order=order,
-            score=score,
-            fraud=payments.label[order] == 1,
-            value=None if value is None else value[order],
-            seen=np.ones(len(score), bool) if costs.capacity is None else place < costs.capacity,
-            day=day,
-            ends=np.flatnonzero(np.append(score[:-1] != score[1:], True)) if len(score) else np.zeros(0, np.intp),
-        )
-
-    @property
-    def days(self) -> int:
-        """Number of UTC days with payments."""
-        return int(self.day.max(initial=-1)) + 1
-
-
 def choose_thresholds(
     payments: ScoredPayments, costs: Costs, *, probability: Array | None = None, replicates: int = 200, seed: int = 0
 ) -> dict[str, Any]:
@@ -100,27 +37,40 @@ def choose_thresholds(
     Returns:
         `rows`: what each threshold catches, costs and saves. `best`: the one that saves most, or fills the capacity if
         losses are not known. `by_expected_loss`: the same for reviewing payments whose probability × loss exceeds the
-        cost of a review, highest expected loss first; None without probability (n,) or losses.
+        cost of a review, highest expected loss first; None without probability (n,) or losses. `policy`: thresholds to
+        review and to decline from, chosen together; None without a cost of a false decline. With entities, each
+        of these but `by_expected_loss` has their counts under `keys`: see `tsa.evaluation.blocked_keys`.
 
     Raises:
-        ConfigError: If there is neither a loss nor a capacity to choose by, or for a negative number of replicates.
+        ConfigError: If there is neither a loss nor a capacity to choose by, no loss for a decline threshold, or a negative
+            number of replicates.
     """
     check_settings(replicates=replicates, confidence=CONFIDENCE)
-    queue = _Queue.of(payments, np.asarray(payments.score, np.float64), costs)
+    queue = DailyQueue.of(payments, np.asarray(payments.score, np.float64), costs)
     if queue.value is None and costs.capacity is None:
         raise ConfigError("choosing a threshold needs amounts, a cost of a missed fraud, or a review capacity")
     best = _best(queue, costs)
     recommended = None
     if best is not None:
         recommended = {**_row(queue, best, costs), **_net_interval(queue, best, costs, replicates, seed)}
+    policy = None if costs.false_decline is None else choose_review_and_decline(payments, costs)
+    rows = [_row(queue, cut, costs) for cut in sorted(_cuts(queue, costs, best))]
+    if payments.entity is not None:
+        for row in (*rows, *([recommended] if recommended else [])):
+            row["keys"] = count_keys(payments, review=row["threshold"], capacity=costs.capacity)
+        if policy is not None:
+            policy["keys"] = count_keys(
+                payments, review=policy["review"], decline=policy["decline"], capacity=costs.capacity
+            )
     value = None if queue.value is None else float(queue.value[queue.fraud].sum() / costs.recovered)
     return {
         "n": len(queue.score),
         "frauds": int(queue.fraud.sum()),
         "fraud_value": value,
         "days": queue.days,
-        "rows": [_row(queue, cut, costs) for cut in sorted(_cuts(queue, costs, best))],
+        "rows": rows,
         "best": recommended,
+        "policy": policy,
         "by_expected_loss": _by_expected_loss(payments, costs, probability),
         "frauds_with_amount": _frauds_with_amount(payments, costs),
         "costs": asdict(costs),
@@ -138,7 +88,7 @@ def outcome_at(
         As a row of `choose_thresholds`, with the interval of the net saving.
     """
     check_settings(replicates=replicates, confidence=CONFIDENCE)
-    queue = _Queue.of(payments, np.asarray(payments.score, np.float64), costs)
+    queue = DailyQueue.of(payments, np.asarray(payments.score, np.float64), costs)
     cut = -1 if threshold is None else int(np.count_nonzero(queue.score >= threshold)) - 1
     row = {**_row(queue, cut, costs), **_net_interval(queue, cut, costs, replicates, seed)}
     return {**row, "threshold": threshold, "days": queue.days}
@@ -151,7 +101,7 @@ def _frauds_with_amount(payments: ScoredPayments, costs: Costs) -> int | None:
     return int(np.count_nonzero(payments.amount[payments.label == 1] > 0))
 
 
-def _cuts(queue: _Queue, costs: Costs, best: int | None) -> set[int]:
+def _cuts(queue: DailyQueue, costs: Costs, best: int | None) -> set[int]:
     """The thresholds of the table; far beyond the capacity nothing changes any more."""
     if not len(queue.ends):
         return set()
@@ -160,27 +110,7 @@ def _cuts(queue: _Queue, costs: Costs, best: int | None) -> set[int]:
     return {_cut_at(queue, per_day * queue.days) for per_day in volumes} | ({best} if best is not None else set())
 
 
-def _values(payments: ScoredPayments, costs: Costs) -> Floats | None:
-    """(n,) what a review saves if the payment is fraud. Missing and negative amounts count as 0."""
-    if costs.fraud is not None:
-        return np.full(len(payments), costs.fraud * costs.recovered)
-    if payments.amount is None:
-        return None
-    amount: Floats = np.fmax(np.asarray(payments.amount, np.float64), 0.0) * costs.recovered
-    return amount
-
-
-def _place_in_day(day: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) how many payments of the same day come before each in the queue."""
-    by_day = np.argsort(day, kind="stable")
-    counts = np.bincount(day)
-    first = np.cumsum(counts) - counts
-    place = np.empty(len(day), np.int64)
-    place[by_day] = np.arange(len(day)) - first[day[by_day]]
-    return place
-
-
-def _best(queue: _Queue, costs: Costs) -> int | None:
+def _best(queue: DailyQueue, costs: Costs) -> int | None:
     """The cut that saves most; if losses are not known, the one that fills the capacity. None: review nothing."""
     if not len(queue.ends):
         return None
@@ -192,13 +122,13 @@ def _best(queue: _Queue, costs: Costs) -> int | None:
     return int(queue.ends[at]) if gain[at] > 0 else None
 
 
-def _cut_at(queue: _Queue, flagged: int) -> int:
+def _cut_at(queue: DailyQueue, flagged: int) -> int:
     """The last end of a distinct score with at most `flagged` payments flagged; else the first one."""
     fitting = int(np.searchsorted(queue.ends, flagged, side="left"))
     return int(queue.ends[max(fitting - 1, 0)]) if len(queue.ends) else -1
 
 
-def _row(queue: _Queue, cut: int, costs: Costs) -> dict[str, Any]:
+def _row(queue: DailyQueue, cut: int, costs: Costs) -> dict[str, Any]:
     """The results of the threshold at position `cut` of the queue."""
     flagged = slice(0, cut + 1)
     threshold = float(queue.score[cut]) if cut >= 0 else None
@@ -214,7 +144,7 @@ def _row(queue: _Queue, cut: int, costs: Costs) -> dict[str, Any]:
     }
 
 
-def _outcome(queue: _Queue, reviewed: NDArray[np.bool_], part: slice, costs: Costs) -> dict[str, Any]:
+def _outcome(queue: DailyQueue, reviewed: NDArray[np.bool_], part: slice, costs: Costs) -> dict[str, Any]:
     """Counts, costs and savings of the reviewed payments."""
     count, frauds = int(reviewed.sum()), int(queue.fraud.sum())
     caught = int((reviewed & queue.fraud[part]).sum())
@@ -233,7 +163,7 @@ def _outcome(queue: _Queue, reviewed: NDArray[np.bool_], part: slice, costs: Cos
     return {**result, "saved": saved, "net": saved - result["cost"], "missed": missed}
 
 
-def _net_interval(queue: _Queue, cut: int, costs: Costs, replicates: int, seed: int) -> dict[str, Any]:
+def _net_interval(queue: DailyQueue, cut: int, costs: Costs, replicates: int, seed: int) -> dict[str, Any]:
     """95 % interval of the net saving by Poisson bootstrap."""
     reviewed = np.flatnonzero(queue.seen[: cut + 1])
     fraud, value = queue.fraud[reviewed], queue.value
@@ -248,10 +178,10 @@ def _net_interval(queue: _Queue, cut: int, costs: Costs, replicates: int, seed: 
 
 def _by_expected_loss(payments: ScoredPayments, costs: Costs, probability: Array | None) -> dict[str, Any] | None:
     """Review payments whose expected loss exceeds the cost: the better rule if amounts differ and probabilities are right."""
-    value = _values(payments, costs)
+    value = savings(payments, costs)
     if value is None or probability is None:
         return None
     worth = np.asarray(probability, np.float64) * np.nan_to_num(value)
-    queue = _Queue.of(payments, worth, costs)
+    queue = DailyQueue.of(payments, worth, costs)
     reviewed = queue.seen & (queue.score > costs.review)
     return _outcome(queue, reviewed, slice(None), costs)

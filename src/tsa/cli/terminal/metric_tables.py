@@ -22,7 +22,10 @@ def print_thresholds(result: Mapping[str, Any]) -> None:
     """Print a table with a row per threshold; the best one is marked."""
     marked = "; * the best" if result["best"] else ""
     title = f"{result['n']:,} test payments of {result['days']:,} days, {result['frauds']:,} frauds{marked}"
-    names = ("threshold", "per day", "caught", "recall", "precision", "cost", "saved", "net")
+    names = ["threshold", "per day", "caught", "recall", "precision", "cost", "saved", "net"]
+    has_keys = bool(result["rows"]) and "keys" in result["rows"][0]
+    if has_keys:
+        names += [f"{result['entity']}s caught", f"false alarms per {result['entity']}"]
     table = Table(title=title, box=SIMPLE_HEAD, padding=0)
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
@@ -32,7 +35,11 @@ def print_thresholds(result: Mapping[str, Any]) -> None:
         shares = ("–" if row[name] is None else f"{row[name]:.1%}" for name in ("recall", "precision"))
         money = ("–" if row[name] is None else f"{row[name]:,.0f}" for name in ("cost", "saved", "net"))
         reviews = f"{row['reviewed_per_day']:,.1f}"
-        table.add_row(f"{row['threshold']:.6g}{mark}", reviews, f"{row['caught']:,}", *shares, *money)
+        counts = []
+        if has_keys:
+            alarms = row["keys"]["false_alarms_per_key"]
+            counts = [f"{row['keys']['keys_caught']:,}", "–" if alarms is None else f"{alarms:.3g}"]
+        table.add_row(f"{row['threshold']:.6g}{mark}", reviews, f"{row['caught']:,}", *shares, *money, *counts)
     console.print(table)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 
 from tsa.errors import ConfigError, DataError
+from tsa.evaluation.daily_queue import Costs
 from tsa.evaluation.report.plain import to_plain
 from tsa.evaluation.report.report import page
 from tsa.evaluation.report.sections import card
 from tsa.evaluation.report.svg import Axis, Series
 from tsa.evaluation.run import TrainedRun, read_report
-from tsa.evaluation.thresholds import Costs, choose_thresholds
+from tsa.evaluation.thresholds import choose_thresholds
 from tsa.files.writing import write_json, write_text
 
 Dict = Mapping[str, Any]
@@ -55,8 +56,10 @@ def thresholds(
     result |= {
         "amount_column": amount_column or run.market.event.amount,
         "market": run.market.name,
+        "entity": run.market.entity.name,
     }
     result["summary"] = plain(result)
+    result["policy_summary"], result["keys_summary"] = plain_policy(result), plain_keys(result)
     write_json(run.path / "thresholds.json", to_plain(result))
     write_text(run.path / "thresholds.html", page("thresholds.html", view(to_plain(result))))
     return result
@@ -101,6 +104,36 @@ def plain(result: Dict) -> str:
     return f"{sentence}, save {best['saved']:,.0f} and cost {best['cost']:,.0f}: {best['net']:,.0f} net{spread}."
 
 
+def plain_policy(result: Dict) -> str | None:
+    """One sentence on the thresholds to review and to decline from; None if they were not asked for."""
+    policy = result.get("policy")
+    if policy is None:
+        return None
+    if policy["decline"] is None and policy["review"] is None:
+        return "Declining and reviewing both cost more than they save."
+    decline = (
+        "Decline nothing" if policy["decline"] is None else f"Decline from a raw score of {policy['decline']:.6g} on"
+    )
+    review = "review nothing" if policy["review"] is None else f"review from {policy['review']:.6g} on"
+    counts = f"{policy['declined']:,} declined, {policy['reviewed']:,} reviewed, {policy['caught']:,} frauds caught"
+    return f"{decline} and {review}: {counts}, {policy['net']:,.0f} net."
+
+
+def plain_keys(result: Dict) -> str | None:
+    """One sentence on the cards or customers behind the payments; None without any."""
+    chosen = result.get("policy") or result["best"]
+    if chosen is None or "keys" not in chosen:
+        return None
+    keys, name = chosen["keys"], result.get("entity", "key")
+    prevented = (
+        f"{keys['frauds_prevented']:,} further frauds are prevented if a {name} is blocked from the day after its"
+    )
+    alarms = f"{keys['keys_with_false_alarm']:,} of {keys['keys']:,} have a false alarm"
+    each = "" if keys["false_alarms_per_key"] is None else f" ({keys['false_alarms_per_key']:.3g} per {name})"
+    caught = f"By {name}: {keys['keys_caught']:,} of {keys['keys_with_fraud']:,} with fraud are caught"
+    return f"{caught}; {prevented} first catch; {alarms}{each}."
+
+
 def view(result: Dict) -> dict[str, Any]:
     """The values that the page shows."""
     rows = [
@@ -112,6 +145,8 @@ def view(result: Dict) -> dict[str, Any]:
         "result": result,
         "tone": "unclear" if result["best"] is None else "better",
         "rows": rows,
+        "sentences": [sentence for sentence in (plain_policy(result), plain_keys(result)) if sentence],
+        "has_keys": bool(rows) and "keys" in rows[0],
         "charts": [chart for chart in (_money(result), _detection(result["rows"], result["best"])) if chart],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from support.browser import Page, browser, chromium
 from support.endpoint import WIRE, endpoint, made_bundle, payment, server
+from tsa.bundle.bundle import set_decision_policy
 
 TOKEN = "score-token-0123456789"
 PROGRAM = chromium()
@@ -92,6 +94,29 @@ def test_a_person_scores_a_payment(bundle: Path, page: Page, tmp_path: Path, wid
         page.picture(tmp_path / f"page-{width}.png")
         assert (tmp_path / f"page-{width}.png").stat().st_size > 20_000
         assert page.errors == []
+
+
+@needs_browser
+def test_the_gauge_agrees_with_the_decision(bundle: Path, page: Page, tmp_path: Path) -> None:
+    """Its score, its marks and its colour are those of the bundle's thresholds, not of fixed limits."""
+    own = tmp_path / "bundle"
+    shutil.copytree(bundle, own)
+    for texts, decision, colour in (
+        (["review=0", "decline=1"], "review", "--middle"),
+        (["review=0.0000001", "decline=0.0000002"], "decline", "--for"),
+        (["review=0.999999", "decline=1"], "accept", "--against"),
+        (["review=0"], "review", "--middle"),
+    ):
+        set_decision_policy(own, texts, score="raw_score")
+        with server(own, history=f"sqlite:///{tmp_path}/{colour}{len(texts)}.db") as (_, port):
+            page.open(f"http://127.0.0.1:{port}", 1280, 900)
+            page.until('document.body.dataset.ready === "true"')
+            click_score(page)
+            assert page.run('document.getElementById("gauge").dataset.colour') == f"var({colour})"
+            assert f"decision {decision}" in page.run('document.getElementById("gauge").getAttribute("aria-label")')
+            assert "raw score" in page.run('document.getElementById("gauge").textContent')
+            assert page.run('document.querySelectorAll("#gauge .limit").length') == len(texts)
+    assert page.errors == []
 
 
 @needs_browser

@@ -88,20 +88,43 @@ function showProblem(problem) {
   if (wrong) { wrong.classList.add("wrong"); wrong.focus(); }
 }
 
+// The thresholds that decided about an answer; null if another bundle answered, or there are none.
+function thresholdsOf(answer) {
+  return form.decisions !== null && form.version === answer.version ? form.decisions : null;
+}
+
+function colourOf(answer, thresholds) {
+  if (answer.decision === null || thresholds === null) return "var(--accent)";
+  if (answer.decision === thresholds.default) return "var(--against)";
+  const isStrictest = answer.decision === thresholds.decisions[0].name && thresholds.decisions.length > 1;
+  return isStrictest ? "var(--for)" : "var(--middle)";
+}
+
 function drawGauge(answer) {
-  const [value, caption] = answer.percentile !== null ? [answer.percentile, "percentile"] : [answer.raw_score, "raw score"];
-  const angle = Math.PI * (1 - Math.min(1, Math.max(0, value)));
-  const [x, y] = [100 + 80 * Math.cos(angle), 100 - 80 * Math.sin(angle)];
-  const colour = value >= 0.95 ? "var(--for)" : value >= 0.8 ? "var(--middle)" : "var(--against)";
+  const thresholds = thresholdsOf(answer);
+  const usual = answer.percentile !== null ? "percentile" : "raw_score";
+  const name = thresholds !== null ? thresholds.score : usual;
+  const [value, caption] = [answer[name], name.replace("_", " ")];
+  const point = (share, radius) => {
+    const angle = Math.PI * (1 - Math.min(1, Math.max(0, share)));
+    return [100 + radius * Math.cos(angle), 100 - radius * Math.sin(angle)];
+  };
+  const [x, y] = point(value, 80);
   const arc = { fill: "none", "stroke-width": 16, "stroke-linecap": "round" };
   const gauge = by("gauge");
-  gauge.setAttribute("aria-label", `${caption} ${number(value)}`);
+  const decision = answer.decision === null ? "" : `, decision ${answer.decision}`;
+  gauge.setAttribute("aria-label", `${caption} ${number(value)}${decision}`);
+  gauge.dataset.colour = colourOf(answer, thresholds);
   gauge.replaceChildren(
     draw("path", { ...arc, class: "track", d: "M20 100 A80 80 0 0 1 180 100" }),
-    draw("path", { ...arc, stroke: colour, d: `M20 100 A80 80 0 0 1 ${x} ${y}` }),
+    draw("path", { ...arc, stroke: gauge.dataset.colour, d: `M20 100 A80 80 0 0 1 ${x} ${y}` }),
     draw("text", { x: 100, y: 92, "text-anchor": "middle", "font-size": 30 }, `${(100 * value).toFixed(1)} %`),
     draw("text", { x: 100, y: 113, "text-anchor": "middle", "font-size": 12, class: "caption" }, caption),
   );
+  for (const limit of thresholds === null ? [] : thresholds.decisions) {
+    const [[x1, y1], [x2, y2]] = [point(limit.at_least, 70), point(limit.at_least, 92)];
+    gauge.append(draw("line", { x1, y1, x2, y2, class: "limit" }, draw("title", {}, `${limit.name} from ${limit.at_least} on`)));
+  }
 }
 
 function drawNumbers(answer) {

@@ -34,7 +34,9 @@ def admin_routes(service: AppState) -> APIRouter:
 
     async def form() -> Response:
         """The columns of a payment, for the form."""
-        return _json(_specification().form())
+        policy = service.scorer.bundle.thresholds
+        decisions = None if policy is None else policy.to_dict()
+        return _json({**_specification().form(), "version": service.version, "decisions": decisions})
 
     async def reload() -> Response:
         """Load the bundle that is now at the server's path."""
