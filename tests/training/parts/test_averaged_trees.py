@@ -5,10 +5,12 @@ from __future__ import annotations
 import lightgbm
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tsa.errors import ModelError
 from tsa.model.boosted_trees import BoostedTrees
-from tsa.training.parts.averaged_trees import averaged
+from tsa.training.parts.averaged_trees import averaged, short_threshold
 
 N, NAMES = 1000, ("a", "b", "c", "code")
 
@@ -43,10 +45,10 @@ def test_log_odds_and_contributions_are_the_mean(values: np.ndarray) -> None:
     spread = np.std([model.log_odds(values) for model in models], axis=0)
     assert spread.max() > 0.1, "the models differ"
     np.testing.assert_allclose(
-        together.log_odds(values), np.mean([m.log_odds(values) for m in models], axis=0), atol=1e-12
+        together.log_odds(values), np.mean([m.log_odds(values) for m in models], axis=0), atol=1e-8
     )
     contributions = np.mean([model.contributions(values[:50]) for model in models], axis=0)
-    np.testing.assert_allclose(together.contributions(values[:50]), contributions, atol=1e-9)
+    np.testing.assert_allclose(together.contributions(values[:50]), contributions, atol=1e-8)
     assert together.gains().sum() == pytest.approx(1.0)
     assert not any(name in together.text for name in ("leaf_weight", "internal_weight", "internal_value"))
 
@@ -70,3 +72,18 @@ def test_others_are_refused(values: np.ndarray) -> None:
         averaged([text, "nothing"])
     with pytest.raises(ModelError, match="leaf_value of the trees must hold numbers"):
         averaged([text, text.replace("leaf_value=", "leaf_value=x ", 1)])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(width=32, allow_nan=False))
+def test_no_number_falls_on_the_other_side_of_a_shortened_threshold(threshold: float, number: float) -> None:
+    short = short_threshold(threshold)
+    with np.errstate(over="ignore"):
+        nearest = np.float32(threshold)
+    for value in (number, float(nearest), *map(float, np.nextafter(nearest, np.float32([-np.inf, np.inf])))):
+        assert (value <= float(short)) == (value <= threshold)
+    assert len(short) <= len(repr(threshold))
+
+
+def test_thresholds_have_few_digits() -> None:
+    values = (0.1, 41.500000000000007, 1.0000000180025095e-35, -3.0)
+    assert [short_threshold(value) for value in values] == ["0.1", "41.5", "1.00000002e-35", "-3.0"]
