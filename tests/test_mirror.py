@@ -10,7 +10,7 @@ SOURCE = TESTS.parent / "src" / "tsa"
 ELSEWHERE = {
     "backtest/test_run.py": (
         "folds are trained, measured and reported in one piece",
-        "backtest/fold backtest/measure backtest/report backtest/sentences cli/backtest",
+        "backtest/fold backtest/measure backtest/models backtest/report backtest/sentences backtest/settings cli/backtest",
     ),
     "bundle/test_bundle.py": (
         "a bundle is written and read in one piece",

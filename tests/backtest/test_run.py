@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score
 
-from support.easy_log import FAST, MARKET, TINY, stored
+from support.easy_log import FAST, MARKET, TINY, alone, die, stored
 from tsa.backtest import BacktestSchedule, BacktestSettings, backtest, fold
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
@@ -23,6 +24,7 @@ from tsa.evaluation.daily_queue import Costs
 from tsa.evaluation.run import TrainedRun
 from tsa.inference.scorer import Scorer
 from tsa.training import TrainingConfig, train
+from tsa.training.checkpoint import Checkpoints
 
 DAY = 86_400
 FIRST = 1_525_651_200
@@ -232,6 +234,59 @@ def test_refitting_is_compared(store: EventStore, tested: tuple[Path, Any], tmp_
         "Refitting on all known outcomes changed average precision by"
         in (tmp_path / "out" / "backtest.html").read_text()
     )
+
+
+TWO_FOLDS = replace(SCHEDULE, end=float(NOW + 4 * DAY))
+WARM = replace(SETTINGS, baseline=False, warm_start=True, max_age=0)
+
+
+def dies_in_the_second_fold(store: str, out: str) -> None:
+    saved = 0
+
+    def save(*arguments: Any, **given: Any) -> None:
+        nonlocal saved
+        saved += 1
+        original(*arguments, **given)
+        if saved == 2:  # the first fold has one epoch
+            die()
+
+    original = Checkpoints.save
+    Checkpoints.save = save  # type: ignore[method-assign]
+    backtest(store, out, schedule=TWO_FOLDS, settings=WARM)
+
+
+def test_each_network_starts_from_the_fold_before(store: EventStore, tested: tuple[Path, Any], tmp_path: Path) -> None:
+    """The first fold is as without it. After a kill the same bits."""
+    made = backtest(store, tmp_path / "out", schedule=TWO_FOLDS, settings=WARM)
+    first, second = (one["training"] for one in made["folds"])
+    cold = [one["training"]["weights"] for one in tested[1]["folds"]]
+    assert first["weights"] == cold[0]
+    assert first["warm_start"] == {"fresh": "no earlier fold was trained"}
+    assert second["warm_start"]["from"] == "2018-05-17"
+    assert second["warm_start"]["weights"] == first["weights"]
+    assert second["weights"] != cold[1]
+    assert "1 of 2 networks started from the weights" in (tmp_path / "out" / "backtest.html").read_text()
+    assert alone(dies_in_the_second_fold, str(store.path), str(tmp_path / "killed")).code == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "folds" / "2018-05-19" / "fold.json").exists()
+    backtest(store, tmp_path / "killed", schedule=TWO_FOLDS, settings=WARM, resume=True)
+    ours, theirs = (json.loads((tmp_path / name / "backtest.json").read_text()) for name in ("killed", "out"))
+    assert without_times(ours) == without_times(theirs)
+    with pytest.raises(ConfigError, match="workers must be 1 with a warm start"):
+        backtest(store, tmp_path / "two", schedule=SCHEDULE, settings=WARM, workers=2)
+
+
+def test_a_fold_starts_only_from_models_that_did_not_see_what_judges_it(store: EventStore, tmp_path: Path) -> None:
+    """The first model learns from its calibration range, which is later than the validation range of the second."""
+    training = TrainingConfig.make({**FAST, "epochs": 1, "train_on": ["train", "calibration"]})
+    made = backtest(
+        store,
+        tmp_path / "out",
+        schedule=replace(TWO_FOLDS, validation=3.0 * DAY),
+        settings=replace(WARM, training=training),
+    )
+    start = made["folds"][1]["training"]["warm_start"]
+    assert start["fresh"].startswith("the model of 2018-05-17 learned from payments by which this one is stopped")
+    assert "1 network after the first did not, because" in (tmp_path / "out" / "backtest.html").read_text()
 
 
 def test_without_money_or_baseline(log: pl.DataFrame, tmp_path: Path) -> None:

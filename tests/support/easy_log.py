@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -18,6 +21,7 @@ import polars as pl
 import torch
 from torch.distributed import TCPStore
 
+from tsa.cli import main
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore, prepare
 from tsa.training import TrainingConfig
@@ -103,6 +107,18 @@ def side_by_side(count: int, function: Callable[..., Any], *arguments: Any) -> l
     shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     started = [begin(function, *arguments, RANK=rank, LOCAL_RANK=rank, **shared) for rank in range(count)]
     return [ended(*one) for one in started]
+
+
+def run_command(words: list[str]) -> tuple[int, str, str]:
+    """Run a command in this process; its exit code and what it wrote."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = ["tsa", *words]
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
 
 
 def die() -> None:

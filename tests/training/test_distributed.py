@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from support.easy_log import TINY, Ended, alone, die, settings, side_by_side
+from support.easy_log import TINY, Ended, alone, die, run_command, settings, side_by_side
 from tsa.bundle.bundle import Bundle
-from tsa.cli import main
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
 from tsa.inference.parts import score_events
@@ -195,17 +192,6 @@ SMALL = ("model.width=8", "model.n_heads=2", "model.feedforward_width=16", "mode
 def command(store: EventStore, out: Path, *sets: str) -> list[str]:
     words = ["train", str(store.path), "--out", str(out), "--quiet"]
     return words + [word for value in (*SMALL, "training.batch_size=64", *sets) for word in ("--set", value)]
-
-
-def run_command(words: list[str]) -> tuple[int, str, str]:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    sys.argv = ["tsa", *words]
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return code, out.getvalue(), err.getvalue()
 
 
 def test_the_command_in_two_processes(easy_store: EventStore, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tsa.backtest.durations import duration_text
-from tsa.backtest.fold import MODEL, NAMES
 from tsa.backtest.sentences import sentences_of
+from tsa.backtest.settings import MODEL, NAMES
 from tsa.backtest.summary import METRICS
 from tsa.evaluation.report.formatting import interval, metric_name, moment, signed
 from tsa.evaluation.report.report import page

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from tsa.backtest.fold import BacktestSettings, read_fold, run_fold
+from tsa.backtest.fold import read_fold, run_fold
 from tsa.backtest.plan import BacktestSchedule, Fold, describe, plan_folds
 from tsa.backtest.report import write_backtest
+from tsa.backtest.settings import BacktestSettings
 from tsa.backtest.summary import summarise
 from tsa.backtest.workers import in_processes
 from tsa.data.store.manifest import MANIFEST
@@ -72,6 +73,9 @@ def backtest(
     out, settings, schedule = Path(out), settings or BacktestSettings(), schedule or BacktestSchedule()
     if workers < 1:
         raise ConfigError(f"workers must be at least 1 (got {workers})")
+    if settings.warm_start and workers > 1:
+        rule = "workers must be 1 with a warm start, since each fold starts from the weights of the fold before"
+        raise ConfigError(f"{rule} (got {workers}): leave one of the two out")
     if store.market.wire is not None:
         raise ConfigError("a backtest needs a log of payments (got rows that carry their own history)")
     check_outputs([], into={"out": out})

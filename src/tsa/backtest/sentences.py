@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsa.backtest.durations import duration_text
-from tsa.backtest.fold import MODEL, NAMES, REFIT
+from tsa.backtest.settings import MODEL, NAMES, REFIT
 from tsa.evaluation.report.formatting import signed
 from tsa.text import plural
 
@@ -17,7 +17,7 @@ def sentences_of(result: Dict) -> list[str]:
     """The conclusions of a backtest (the content of backtest.json), each one or two sentences."""
     summary = result["summary"]
     lines = [_level(summary), *(_against(summary, name) for name in summary["differences"]), _calibrated(summary)]
-    lines += [_aged(summary), _money(result), _skipped(result)]
+    lines += [_aged(summary), _money(result), _started(result), _skipped(result)]
     return [line for line in lines if line]
 
 
@@ -100,6 +100,18 @@ def _money(result: Dict) -> str:
         return ""
     review = result["settings"]["costs"]["review"]
     return f"With thresholds chosen before each test range, at {review:g} a review, {'; '.join(parts)}."
+
+
+def _started(result: Dict) -> str:
+    """Which networks started from the weights of an earlier fold."""
+    starts = [fold["training"]["warm_start"] for fold in result["folds"] if "warm_start" in fold.get("training", {})]
+    if not starts:
+        return ""
+    taken = sum("from" in start for start in starts)
+    text = f"{taken} of {plural(len(starts), 'network')} started from the weights of the fold before; trees never do."
+    if not (fresh := [start["fresh"] for start in starts[1:] if "fresh" in start]):
+        return text
+    return f"{text} {plural(len(fresh), 'network')} after the first did not, because {fresh[0]}."
 
 
 def _skipped(result: Dict) -> str:

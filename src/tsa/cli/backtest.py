@@ -70,6 +70,12 @@ def backtest(
         bool,
         typer.Option("--refit", help="Also train each model again on all known outcomes, and report what that brings."),
     ] = False,
+    warm_start: Annotated[
+        bool,
+        typer.Option(
+            "--warm-start", help="Start each network from the weights of the fold before. Trees start from nothing."
+        ),
+    ] = False,
     max_age: Annotated[
         int | None,
         typer.Option(
@@ -126,6 +132,7 @@ def backtest(
         amount_column=amount_column,
         baseline=comparison,
         refit=refit,
+        warm_start=warm_start,
         max_age=max_age,
         replicates=replicates,
     )
@@ -227,8 +234,8 @@ def _print_fold(fold: Mapping[str, Any]) -> None:
 
 def print_backtest(result: Mapping[str, Any]) -> None:
     """Print a row for each fold, the means, and what follows from them."""
-    from tsa.backtest.fold import NAMES
     from tsa.backtest.sentences import sentences_of
+    from tsa.backtest.settings import NAMES
 
     summary = result["summary"]
     names = list(summary["models"])

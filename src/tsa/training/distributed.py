@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ HEARTBEAT_SECONDS = 5.0
 MAX_SILENCE_SECONDS = 900.0
 """How long the others wait without such a report."""
 
+_works: Counter[str] = Counter()
+"""How often work of each name was waited for: keys of the store cannot be used twice."""
 _groups: list[Any] = []
 """Keeps groups alive until the process ends. Else the last reference may be a wrapped network in a traceback, whose
 destructor holds the GIL and waits for a thread that needs the GIL."""
@@ -135,7 +138,7 @@ class DistributedContext:
         """Run `work`, if given, then wait for the work of all processes, as long as they send heartbeats.
 
         Args:
-            name: A unique name for this work.
+            name: What the work is called. The same name may be used again, by all processes.
             work: The work of this process; None: nothing.
 
         Returns:
@@ -147,16 +150,18 @@ class DistributedContext:
         if self.count == 1:
             return None if work is None else work()
         store = dist.distributed_c10d._get_default_store()
+        _works[name] += 1
+        key = f"{name} {_works[name]}"
         result = None
         if work is not None:
-            with _heartbeats(store, name):
+            with _heartbeats(store, key):
                 result = work()
-        store.add(name, 1)
+        store.add(key, 1)
         beats, last_change = -1, time.monotonic()
-        while store.add(name, 0) < self.count:
+        while store.add(key, 0) < self.count:
             if store.check([FAILURE_KEY]):
                 raise OtherProcessError(store.get(FAILURE_KEY).decode())
-            if (now := store.add(f"{name}{HEARTBEATS}", 0)) != beats:
+            if (now := store.add(f"{key}{HEARTBEATS}", 0)) != beats:
                 beats, last_change = now, time.monotonic()
             elif time.monotonic() - last_change > MAX_SILENCE_SECONDS:
                 raise OtherProcessError(

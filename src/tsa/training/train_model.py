@@ -26,6 +26,7 @@ from tsa.training.run_folder import (
 from tsa.training.tracking import refuse_missing
 from tsa.training.trainer import Callbacks
 from tsa.training.training_run import Refitted, Trained, TrainingRun, ignore_record
+from tsa.training.warm_start import WarmStart
 
 __all__ = ["CONTENT", "Trained", "ensure_run_folder", "network_settings", "train", "train_network"]
 
@@ -106,11 +107,12 @@ def train_network(
     limit: TimeLimit | None = None,
     with_bundle: bool = False,
     refitted: Refitted | None = None,
+    start: WarmStart | None = None,
 ) -> Trained:
     """As `train`, but without writing the bundle, unless `with_bundle`.
 
     Call `Trained.write` to write it, for example with the metrics of an evaluation. `refitted` is for runs that learn from
-    all ranges (`tsa.training.refitting`).
+    all ranges (`tsa.training.refitting`), `start` for networks that start from an earlier one's weights.
 
     The run is finished once the bundle is written. If the process is killed before, call it again with `resume`.
     """
@@ -123,7 +125,7 @@ def train_network(
         translate_resource_errors(out),
     ):
         _refuse(out, config, processes, resume=resume, overwrite=overwrite)
-        run = TrainingRun.make(store, out, preset, model or {}, config, processes, refitted)
+        run = TrainingRun.make(store, out, preset, model or {}, config, processes, refitted, start)
         if resume and run.is_finished():
             logger.info("%s is finished already", out)
             # with several machines, only the first may have the folder

@@ -46,6 +46,7 @@ from tsa.training.small_logs import Adapted, adapt_to_log
 from tsa.training.tracking import CURVES, Track, draw_curves, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
 from tsa.training.validation import DistributedScorer, Scores, ScoringInterruptedError, has_both_classes
+from tsa.training.warm_start import WarmStart
 from tsa.trees import differences
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class TrainingRun:
         config: TrainingConfig,
         processes: DistributedContext,
         refitted: Refitted | None = None,
+        start: WarmStart | None = None,
     ) -> TrainingRun:
         """The run of these settings. Raises ConfigError or TrainingError if they are not possible."""
         rows = labelled_rows(store, config)
@@ -130,6 +132,7 @@ class TrainingRun:
         torch.manual_seed(config.seed)
         model = _network_of(store, preset, settings, adapted)
         network = TSANetwork(model).to(processes.device)
+        started = {} if start is None else {"warm_start": start.apply(network, store.encoder)}
         if processes.count > 1:
             torch.manual_seed(config.seed + processes.rank)  # dropout differs between processes
         return cls(
@@ -143,6 +146,7 @@ class TrainingRun:
                 **run_metadata(store, rows, config, preset, model),
                 "adapted": list(adapted.notes),
                 **({} if refitted is None else {"refit": dict(refitted.origin)}),
+                **started,
             },
             processes=processes,
             held_out=None if refitted is None else refitted.held_out,

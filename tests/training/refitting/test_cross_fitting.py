@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from support.easy_log import FAST, MARKET, TINY
+from support.easy_log import FAST, MARKET, TINY, alone, die, run_command, side_by_side
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore, prepare
@@ -21,7 +22,8 @@ from tsa.evaluation.evaluate import evaluate
 from tsa.inference.scorer import Scorer
 from tsa.model.joining import ALONE, raw_scores
 from tsa.training import TrainingConfig, refit, train
-from tsa.training.refitting import LEARNED, Recipe, cross_fitting, ranges_until
+from tsa.training.checkpoint import Checkpoints
+from tsa.training.refitting import LEARNED, Recipe, ranges_until
 
 DAY = 86_400
 FIRST = 1_525_651_200
@@ -150,21 +152,26 @@ def assert_equal(out: Path, other: Path) -> None:
     assert {name for name in ours if ours[name] != theirs[name]} == set()
 
 
-def test_interrupted_and_continued(run: Path, refitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first model without a range: the same bundle, to the bit."""
-    out = tmp_path / "out"
-    original, calls = cross_fitting.train_network, 0
+def dies_after_a_checkpoint(number: int, run: str, out: str) -> None:
+    """Refit in a process that kills itself after its `number`th checkpoint."""
+    original, saved = Checkpoints.save, 0
 
-    def interrupted(*arguments: Any, **given: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise KeyboardInterrupt
-        return original(*arguments, **given)
+    def save(*arguments: Any, **given: Any) -> None:
+        nonlocal saved
+        original(*arguments, **given)
+        saved += 1
+        if saved == number:
+            die()
 
-    monkeypatch.setattr(cross_fitting, "train_network", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        refit(run, out)
+    Checkpoints.save = save  # type: ignore[method-assign]
+    refit(run, out)
+
+
+def test_killed_and_continued(run: Path, refitted: Path, tmp_path: Path) -> None:
+    """By SIGKILL, in the second of the three trainings: the same bundle, to the bit."""
+    out, number = tmp_path / "out", Recipe.of(run).training.epochs + 1
+    assert alone(dies_after_a_checkpoint, number, str(run), str(out)).code == -signal.SIGKILL
+    assert not (out / "bundle").exists()
     with pytest.raises(ConfigError, match="holds an unfinished refit; continue it with --resume"):
         refit(run, out)
     refit(run, out, resume=True)
@@ -172,6 +179,24 @@ def test_interrupted_and_continued(run: Path, refitted: Path, tmp_path: Path, mo
     with pytest.raises(ConfigError, match="holds a finished run"):
         refit(run, out)
     assert refit(run, out, resume=True).is_written
+
+
+def test_in_two_processes(run: Path, refitted: Path, tmp_path: Path) -> None:
+    """As torchrun starts them: one folder and one line of output, and the trees of one process, to the bit."""
+    words = ["train", "--refit", str(run), "--out", str(tmp_path / "out"), "--quiet"]
+    first, second = side_by_side(2, run_command, words)
+    assert (first.code, second.value) == (0, (0, "", "")), (first, second)
+    assert first.value[0] == 0, first.value
+    assert f"bundle: {tmp_path / 'out' / 'bundle'}" in first.value[1]
+    ours, theirs = (Bundle.open(out / "bundle") for out in (tmp_path / "out", refitted))
+    assert ours.trees is not None
+    assert theirs.trees is not None
+    assert ours.trees.trees.text == theirs.trees.trees.text
+    assert ours.training["rows"] == theirs.training["rows"]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["environment"]["processes"] == 2
+    assert len(ours.training["epochs"]) == len(theirs.training["epochs"])
+    assert ours.calibration is not None
+    assert ours.calibration.counts == (theirs.calibration and theirs.calibration.counts)
 
 
 def test_the_command(tsa: Callable[..., Any], run: Path, refitted: Path, tmp_path: Path) -> None:
