@@ -33,7 +33,7 @@ from tsa.evaluation.report.plain import to_plain
 from tsa.files.writing import atomic_file, write_json
 from tsa.progress import Progress, silent
 from tsa.training.config import TrainingConfig
-from tsa.training.warm_start import WarmStart
+from tsa.training.parts.warm_start import WarmStart
 
 Array = NDArray[Any]
 

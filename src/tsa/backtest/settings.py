@@ -26,7 +26,7 @@ class BacktestSettings:
         amount_column: The column with the loss of a missed fraud; None: the market's amount.
         baseline: Whether to train LightGBM in each fold too.
         refit: Whether to train each model again on all known outcomes too (`tsa.training.refitting`).
-        warm_start: Whether each network starts from the weights of the fold before (`tsa.training.warm_start`).
+        warm_start: Whether each network starts from the weights of the fold before (`tsa.training.parts.warm_start`).
         max_age: How many later test ranges a model scores, to measure how it ages; None: all.
         replicates: Bootstrap samples for the intervals.
     """

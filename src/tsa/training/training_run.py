@@ -30,6 +30,7 @@ from tsa.training.epoch_stats import reproducible
 from tsa.training.finalize import fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
 from tsa.training.parts.build import HeldOut, TrainedTrees, join_parts, train_trees
+from tsa.training.parts.warm_start import WarmStart
 from tsa.training.run_folder import (
     BUNDLE,
     CHECKPOINTS,
@@ -46,7 +47,6 @@ from tsa.training.small_logs import Adapted, adapt_to_log
 from tsa.training.tracking import CURVES, Track, draw_curves, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
 from tsa.training.validation import DistributedScorer, Scores, ScoringInterruptedError, has_both_classes
-from tsa.training.warm_start import WarmStart
 from tsa.trees import differences
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from tsa.config.market import Market
 from tsa.data.store.store import EventStore, prepare
 from tsa.model import TSANetwork
 from tsa.training.model_config import network_settings
+from tsa.training.parts.warm_start import TABLE, WarmStart
 from tsa.training.train_model import train_network
-from tsa.training.warm_start import TABLE, WarmStart
 
 N = 400
 FEATURES = {
