@@ -214,6 +214,11 @@ ELSEWHERE = {
         "requests are sent over a real connection",
         "serving/http/app serving/http/invocations serving/http/middleware serving/http/request",
     ),
+    "serving/http/routes/test_queue.py": (
+        "a queue is tried over a real connection",
+        "serving/review/cases serving/review/database serving/review/erase serving/review/handing_on serving/review/queue "
+        "serving/scoring/evidence",
+    ),
     "serving/http/test_openapi.py": ("schemas are parts of one document", "serving/http/openapi_schemas"),
     "serving/test_auth.py": (
         "reloading is what an admin token allows, and a role is tried over a real connection",

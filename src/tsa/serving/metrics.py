@@ -82,6 +82,7 @@ class Metrics:
         )
         self.decisions_logged = counter("tsa_decisions_logged_total", "Entries written to the log of decisions")
         self.decisions_lost = counter("tsa_decisions_lost_total", "Entries that could not be written to it")
+        self.cases_lost = counter("tsa_queue_cases_lost_total", "Cases that could not be added to the analysts' queue")
         self.reloads = counter("tsa_reloads_total", "Bundles taken over, or not", ["outcome"])
         self.registry_failures = counter(
             "tsa_registry_failures_total", "Failed looks at the registries that are followed"

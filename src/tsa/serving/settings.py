@@ -6,12 +6,14 @@ Each setting, its bounds, its text of help and its default are declared here onc
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from tsa.config.settings import Settings, option
+from tsa.errors import ConfigError
 from tsa.files.reading import read_small_file
 from tsa.serving.history.identity import Seen
 
@@ -95,6 +97,26 @@ class ServeSettings(Settings):
     decision_rotate: float = option(
         600.0, "--decision-rotate", "Seconds after which logged decisions become a Parquet file.", gt=0
     )
+    queue: bool = option(
+        False, "--queue", "Show payments to analysts at /queue. Needs --decision-log and a token with the role analyst."
+    )
+    queue_over: str | None = option(
+        None,
+        "--queue-over",
+        "SCORE=NUMBER: payments from this score on are shown; by default those whose decision is not the default one.",
+    )
+    queue_lease_minutes: float = option(
+        10.0, "--queue-lease-minutes", "How long a payment that an analyst opened is shown to no one else.", gt=0
+    )
+    queue_later_minutes: float = option(
+        60.0, "--queue-later-minutes", "When a payment that was put off is shown again.", gt=0
+    )
+    queue_webhook: str | None = option(
+        None, "--queue-webhook", "An http or https address to which analysts can hand payments on.", repr=False
+    )
+    queue_webhook_secret_env: str | None = option(
+        None, "--queue-webhook-secret-env", "An environment variable with the secret that signs what is handed on."
+    )
     watch_seconds: float = Field(2.0, ge=0)
     """How often the bundle is checked for a change; 0 for never."""
     allow_unevaluated: bool = option(
@@ -173,10 +195,30 @@ class ServeSettings(Settings):
             raise ValueError(f"ssl_key and ssl_certificate must be given together (got {got})")
         if self.decision_log_sync and self.decision_log is None:
             raise ValueError("decision_log_sync needs decision_log, the folder to write into (got none)")
+        self._check_queue()
         if self.ssl_client_ca is not None and self.ssl_certificate is None:
             rule = "ssl_client_ca must be given with ssl_certificate and ssl_key"
             raise ValueError(f"{rule} (got ssl_client_ca={self.ssl_client_ca})")
         return self
+
+    def _check_queue(self) -> None:
+        if self.queue and self.decision_log is None:
+            raise ValueError("queue needs decision_log, the folder of its file (got none)")
+        if self.queue_webhook is not None and not self.queue_webhook.startswith(("http://", "https://")):
+            raise ValueError("queue_webhook must be an address that starts with http:// or https://")
+        options = {"queue_over": self.queue_over, "queue_webhook": self.queue_webhook}
+        if not self.queue and (alone := [name for name, value in options.items() if value is not None]):
+            raise ValueError(f"{alone[0]} needs queue (got no queue)")
+
+    def read_webhook_secret(self) -> str | None:
+        """The secret that signs what is handed on; None for no signature. Raises ConfigError if the variable is empty."""
+        name = self.queue_webhook_secret_env
+        if name is None:
+            return None
+        secret = os.environ.get(name, "")
+        if not secret:
+            raise ConfigError(f"the environment variable {name} must contain the secret of the webhook (got nothing)")
+        return secret
 
     def read_key(self) -> bytes | None:
         """Read the public key that verifies bundles; None if bundles need not be signed."""

@@ -14,6 +14,7 @@ from support.history_case import MARKET, Case, Row, in_time, make_case, random_r
 from tsa.inference.scorer import Scorer
 from tsa.serving.decisions.files import convert_abandoned
 from tsa.serving.history.factory import open_history
+from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.metrics import Metrics
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.bundle_watch import version_of
@@ -46,7 +47,8 @@ def answer_all(case: Case, rows: Sequence[Row], folder: Path, store: str) -> dic
             for earlier in reported:
                 known = earlier["id"], bool(earlier["fraud"]), earlier["reported"]
                 assert service.record_outcome(*known)
-                recorder.outcome(*known, by="a test")
+                recorded = pseudonymised(scorer.bundle.market, "id", earlier["id"])
+                recorder.outcome(recorded, *known[1:], by="a test")
             (answer,) = recorder.record(service.score([request(row)]))
             assert isinstance(answer, ScoreResult)
             assert answer.raw_score is not None

@@ -39,10 +39,10 @@ QUIET = settings(
 )
 
 
-def promises_kept(url: str) -> int:
+def promises_kept(url: str, headers: dict[str, str]) -> int:
     """Hold every operation of the document of a server against it; how many requests that took."""
     count = 0
-    for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations():
+    for found in schemathesis.openapi.from_url(f"{url}/openapi.json", headers=headers).get_all_operations():
         operation = found.ok()
 
         @QUIET
@@ -50,20 +50,24 @@ def promises_kept(url: str) -> int:
         def keeps(case: Any) -> None:
             nonlocal count
             count += 1
-            case.call_and_validate(checks=CHECKS)
+            case.call_and_validate(checks=CHECKS, headers=headers)
 
         keeps()
     return count
 
 
 def test_a_market_of_logs_keeps_its_promises(tmp_path: Path) -> None:
-    with server(made_bundle(tmp_path / "bundle")) as (_, port):
-        assert promises_kept(f"http://127.0.0.1:{port}") > 100
+    (tmp_path / "tokens").write_text("every-token-0123456789 score,analyst,admin")
+    options: dict[str, Any] = {"token_files": (tmp_path / "tokens",), "decision_log": tmp_path / "log", "queue": True}
+    options["queue_over"] = "raw_score=0"
+    with server(made_bundle(tmp_path / "bundle"), **options) as (_, port):
+        headers = {"authorization": "Bearer every-token-0123456789"}
+        assert promises_kept(f"http://127.0.0.1:{port}", headers) > 100
 
 
 def test_a_market_of_rows_with_histories_keeps_its_promises(tmp_path: Path) -> None:
     with server(made_bundle(tmp_path / "bundle", WIRE), history=None) as (_, port):
-        assert promises_kept(f"http://127.0.0.1:{port}") > 100
+        assert promises_kept(f"http://127.0.0.1:{port}", {}) > 100
 
 
 def test_the_examples_of_the_document_are_answered(tmp_path: Path) -> None:

@@ -156,12 +156,13 @@ def prune(
     days: Annotated[float, typer.Option(help="Delete the days that ended earlier than this.", show_default=False)],
 ) -> None:
     """Delete the days that ended more than --days ago; a server does so by its market's privacy.retention_days."""
-    from tsa.serving.decisions.files import delete_before, need_log
+    from tsa.serving.decisions.files import need_log
+    from tsa.serving.review.erase import prune_decisions
 
     need_log(folder)
     if not 0 < days < math.inf:
         raise ConfigError(f"--days must be above 0 (got {days})")
-    count = delete_before(folder, time.time() - days * DAY_SECONDS)
+    count = prune_decisions(folder, time.time() - days * DAY_SECONDS)
     set_result({"files": count})
     print_line(f"deleted: {count:,} files")
 

@@ -58,7 +58,7 @@ def recorded_log(bundle: Bundle, answers: pl.DataFrame, earlier: EventStore | No
     if earlier is not None:
         before = _earlier_table(market, earlier, table.schema)
         table = pl.concat([before.join(table, on=market.event.id, how="anti"), table])
-    return RecordedLog(bundle=replace(bundle, market=_clean_market(market)), table=table, left_out=left_out)
+    return RecordedLog(bundle=replace(bundle, market=clean_market(market)), table=table, left_out=left_out)
 
 
 def check_market(market: Market, answers: pl.DataFrame) -> None:
@@ -69,7 +69,7 @@ def check_market(market: Market, answers: pl.DataFrame) -> None:
         raise ConfigError(f"the log of decisions must be of market {market.name} (got {brief(', '.join(others))})")
 
 
-def _clean_market(market: Market) -> Market:
+def clean_market(market: Market) -> Market:
     """The market of a table with clean values: pseudonyms and derived features are ordinary values."""
     roles: dict[str, Any] = {}
     if market.role_rules:

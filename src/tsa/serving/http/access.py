@@ -5,7 +5,7 @@ from __future__ import annotations
 from tsa.serving.auth import ADMIN, ANALYST, SCORE, Credentials, Grant
 from tsa.serving.problems import ProblemError
 
-OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/")
+OPEN = ("/ping", "/v2/health/live", "/v2/health/ready", "/", "/queue")
 """Addresses that need no token: for load balancers, and for the pages where a token is entered."""
 OPEN_FOLDER = "/page/"
 ROLES_BY_PATH = {
@@ -17,7 +17,7 @@ ROLES_BY_PATH = {
     "/metrics": {SCORE, ADMIN},
     "/openapi.json": {SCORE, ANALYST, ADMIN},
 }
-ROLES_BY_FOLDER = {"/v1/admin/": {ADMIN}, "/v2": {SCORE}}
+ROLES_BY_FOLDER = {"/v1/admin/": {ADMIN}, "/v1/queue": {ANALYST}, "/v2": {SCORE}}
 ANY = {SCORE, ANALYST, ADMIN}
 """For addresses that do not exist: whoever has a token learns that they do not."""
 CLOSED = (ADMIN, ANALYST)

@@ -15,6 +15,7 @@ from tsa.serving.http.middleware import RequestMiddleware
 from tsa.serving.http.routes.admin import admin_routes
 from tsa.serving.http.routes.open_inference import inference_routes
 from tsa.serving.http.routes.page import page_routes
+from tsa.serving.http.routes.queue import queue_routes
 from tsa.serving.http.routes.sagemaker import sagemaker_routes
 from tsa.serving.http.routes.score import score_routes
 from tsa.serving.problems import ProblemError
@@ -58,6 +59,7 @@ def routers(service: AppState) -> list[APIRouter]:
         sagemaker_routes(service),
         inference_routes(service),
         admin_routes(service),
+        queue_routes(service),
         page_routes(),
     ]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tsa.serving.http.openapi_schemas import REFUSALS, Specification, problem_response, ref
 from tsa.serving.problems import CONTENT_TYPE
+from tsa.serving.review.database import STATES
 
 JSON, LINES, CSV, PARQUET = "application/json", "application/jsonlines", "text/csv", "application/x-parquet"
 DEADLINE = {
@@ -21,13 +22,13 @@ OPEN: list[Any] = [{}]
 PLAIN = ("401", "403", "429", "503")
 
 
-def document(specification: Specification, secured: bool) -> dict[str, Any]:
-    """Create the complete document. secured: the server requires tokens."""
+def document(specification: Specification, secured: bool, *, with_queue: bool = False) -> dict[str, Any]:
+    """Create the complete document. secured: the server requires tokens. with_queue: it has the analysts' queue."""
     schemes = {"token": {"type": "http", "scheme": "bearer"}}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Fraud scores of market {specification.market.name}", "version": "1"},
-        "paths": _paths(specification),
+        "paths": {**_paths(specification), **(_queue_paths() if with_queue else {})},
         "components": {"schemas": specification.schemas(), "securitySchemes": schemes},
         "security": [{"token": []}] if secured else [],
     }
@@ -84,6 +85,41 @@ def _model(address: str, parameters: list[Any]) -> dict[str, Any]:
     }
 
 
+def _queue_paths() -> dict[str, Any]:
+    """The paths of the analysts' queue."""
+    anything, table = {JSON: {"schema": {"type": "object"}}}, {CSV: {"schema": {"type": "string"}}}
+    own: list[Any] = [{"token": []}]
+    id_ = {"type": "string", "minLength": 1}
+    fields = {
+        "state": {"enum": list(STATES)},
+        "decision": {"type": "string", "maxLength": 200},
+        "min_loss": {"type": "number", "minimum": 0},
+        "text": {"type": "string", "maxLength": 200},
+    }
+    filters = [{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()]
+    claim = _object({"id": id_, **fields})
+    decide = _object({"id": id_, "answer": {"enum": ["fraud", "genuine", "later"]}}, ["id", "answer"])
+    posts = {
+        "claim": ("Lease a payment, and show why it is risky", claim),
+        "decide": ("Record what an analyst says of a payment", decide),
+        "hand-on": ("Send a payment to the webhook", _object({"id": id_}, ["id"])),
+    }
+    more = ("400", "404", "422")
+    paths = {
+        "/v1/queue": _get("Payments for analysts, by expected loss", anything, filters, more, own),
+        "/v1/queue/cases.csv": _get("The same payments as CSV", table, filters, more, own),
+    }
+    for name, (summary, body) in posts.items():
+        post = _post(summary, {JSON: {"schema": body}}, anything, [], more=("404", "502"))
+        post["post"]["security"] = own
+        paths[f"/v1/queue/{name}"] = post
+    return paths
+
+
+def _object(fields: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": required or [], "additionalProperties": False}
+
+
 def _post(
     summary: str, body: dict[str, Any], response: dict[str, Any], parameters: list[Any], more: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -116,5 +152,10 @@ def _admin(response: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other(status: str) -> dict[str, Any]:
-    text = {"404": "There is no such thing"}[status]
+    text = {
+        "400": "The query cannot be read",
+        "404": "There is no such thing",
+        "422": "A parameter is wrong",
+        "502": "The webhook did not accept the payment",
+    }[status]
     return {"description": text, "content": {CONTENT_TYPE: {"schema": ref("Problem")}}}

@@ -25,14 +25,17 @@ from tsa.serving.auth import Credentials, TokenBucketLimiter
 from tsa.serving.errors import RateLimitedError, RefusedError, safe_traceback
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.factory import open_history
+from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.history.monitored import MonitoredStore
 from tsa.serving.metrics import Metrics, MissingUnknownCounter
 from tsa.serving.request_schema import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult
+from tsa.serving.review.queue import ReviewQueue
 from tsa.serving.scoring.batcher import Batcher
 from tsa.serving.scoring.bundle_watch import BundleFileId, bundle_file_id, version_of
 from tsa.serving.scoring.challenger import Challenger
 from tsa.serving.scoring.decision_recorder import DecisionRecorder
+from tsa.serving.scoring.evidence import EvidenceReader
 from tsa.serving.scoring.explain_worker import ExplanationWorker
 from tsa.serving.scoring.isolation import score_isolating_failures
 from tsa.serving.scoring.scoring_service import ScoringService
@@ -74,6 +77,8 @@ class AppState:
             with_details=settings.decision_log is not None,
         )
         self.recorder = None if settings.decision_log is None else DecisionRecorder(settings, self.metrics, scorer)
+        self.review = self._open_review(scorer) if settings.queue else None
+        self.evidence = EvidenceReader(self.store)
         self.reasoner = ExplanationWorker(self.store)
         self.challenger = None if settings.challenger is None else self._open_challenger(settings.challenger, scorer)
         self.shadow, self.shadow_mark = self._open_shadow()
@@ -97,6 +102,15 @@ class AppState:
         if self.recorder is not None:
             self.recorder.add_thresholds(scorer)
         return Challenger(scorer, self.store, self.settings, self.metrics)
+
+    def _open_review(self, scorer: Scorer) -> ReviewQueue:
+        """Open the analysts' queue. Raises ConfigError for a market without stored histories."""
+        assert self.settings.decision_log is not None
+        if scorer.bundle.market.wire is not None:
+            raise ConfigError("--queue needs a market with stored histories (got rows that carry their own history)")
+        self.settings.read_webhook_secret()
+        lost = self.metrics.cases_lost.inc
+        return ReviewQueue(self.settings.decision_log, self.settings.queue_over, scorer, lost)
 
     def _load(self, path: Path | None = None) -> Scorer:
         """Load the bundle at a path, by default the served one; a link is resolved once, so that all files are from one
@@ -146,6 +160,9 @@ class AppState:
         self.values = MissingUnknownCounter(scorer.bundle.encoder, self.market)
         if self.recorder is not None:
             self.recorder.set_bundle(scorer)
+        if self.review is not None:
+            self.review.set_bundle(scorer)
+            self.evidence.set_bundle(scorer, self.version)
 
     async def score(
         self, entries: Sequence[PaymentRequest | RuleViolation], *, client: str, deadline: float
@@ -187,6 +204,8 @@ class AppState:
         results = champion(entries) if self.challenger is None else self.challenger.score(entries, champion)
         if self.recorder is not None:
             results = self.recorder.record(results)
+        if self.review is not None:
+            self.review.add(results)
         self._count(entries, results)
         return results
 
@@ -220,11 +239,29 @@ class AppState:
         exists: bool = await self.batcher.run_with_deadline(call, deadline)
         return exists
 
+    async def record_case_outcome(self, id_: str, fraud: bool, at_seconds: float, *, deadline: float, by: str) -> bool:
+        """Like `record_outcome`, for a case of the analysts' queue, whose id is given as recorded.
+
+        The log of decisions gets the outcome also where histories do not have the payment, as one that was scored degraded.
+        """
+        call = partial(self._record_stored_outcome, id_, fraud, at_seconds, by, must_exist=False)
+        exists: bool = await self.batcher.run_with_deadline(call, deadline)
+        return exists
+
     def _record_outcome(self, id_: str, fraud: bool, at_seconds: float, by: str | None) -> bool:
-        """Runs in the model thread."""
-        exists = self.scoring_service.record_outcome(id_, fraud, at_seconds)
-        if exists and self.recorder is not None:
+        """Runs in the model thread. id_: as the client sent it."""
+        recorded = pseudonymised(self.market, self.market.event.id, id_)
+        return self._record_stored_outcome(recorded, fraud, at_seconds, by)
+
+    def _record_stored_outcome(
+        self, id_: str, fraud: bool, at_seconds: float, by: str | None, *, must_exist: bool = True
+    ) -> bool:
+        """Runs in the model thread. id_: as recorded."""
+        exists = self.scoring_service.record_stored_outcome(id_, fraud, at_seconds)
+        if self.recorder is not None and (exists or not must_exist):
             self.recorder.outcome(id_, fraud, at_seconds, by)
+        if self.review is not None and exists:
+            self.review.close_case(id_, fraud, by)
         return exists
 
     async def follow(self) -> None:
@@ -310,7 +347,7 @@ class AppState:
     def close(self) -> None:
         """Finish accepted requests until `ends_at`, or for `stop_seconds`, and close everything."""
         end = time.monotonic() + self.settings.stop_seconds if self.ends_at is None else self.ends_at
-        for closing in (self.batcher, self.reasoner, self.challenger, self.shadow, self.recorder):
+        for closing in (self.batcher, self.reasoner, self.challenger, self.shadow, self.recorder, self.review):
             if closing is not None:
                 closing.close(max(MIN_CLOSING_SECONDS, end - time.monotonic()))
         if self.store is not None:

@@ -10,7 +10,6 @@ from tsa.data.values import RuleViolation
 from tsa.inference.scorer import Scorer
 from tsa.serving.decisions.entries import decision_entry, outcome_entry, reasons_entry, threshold_set
 from tsa.serving.decisions.log import DecisionLog
-from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.metrics import Metrics
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.bundle_watch import version_of
@@ -63,10 +62,9 @@ class DecisionRecorder:
         return list(results)
 
     def outcome(self, id_: str, fraud: bool, known_at: float, by: str | None) -> None:
-        """Record an outcome. id_: as the client sent it. by: who says so."""
-        market = self._market
+        """Record an outcome. id_: as recorded. by: who says so."""
         with suppress(OSError):  # the log has counted and reported it; histories have the outcome
-            self._log.record([outcome_entry(pseudonymised(market, market.event.id, id_), fraud, known_at, by)])
+            self._log.record([outcome_entry(id_, fraud, known_at, by)])
 
     def reasons(self, results: Sequence[Result], reasons: Sequence[Sequence[Any] | None]) -> None:
         """Record the reasons given with answers; None where there are none."""

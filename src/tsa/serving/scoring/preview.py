@@ -57,6 +57,15 @@ def load_scoring_input(
         payments = replace(payments, keys={view.name: (view.name,) for view in views})
         past = {(view.history, view.name): given[view.name] for view in views if view.name in given}
         return _assemble(pipeline, payments, past, {})
+    return stored_input(pipeline, store, payments)
+
+
+def stored_input(pipeline: ScoringPipeline, store: HistoryStore | None, payments: EncodedPayments) -> ScoringInput:
+    """The one payment of `payments` with what its histories in the store had before it.
+
+    Raises:
+        HistoryUnavailable: the store does not answer.
+    """
     past = {} if store is None else _from_store(pipeline, store, payments)
     seen = {key: _before(events, payments, pipeline) for key, events in past.items()}
     ids = dict.fromkeys(id_ for events in seen.values() for id_ in events.ids)

@@ -121,11 +121,15 @@ class ScoringService:
             DataError: the time is not finite.
             HistoryUnavailable: the store does not answer.
         """
+        market = self._pipeline.market
+        return self.record_stored_outcome(pseudonymised(market, market.event.id, id_), fraud, at_seconds)
+
+    def record_stored_outcome(self, id_: str, fraud: bool, at_seconds: float) -> bool:
+        """Like `record_outcome`. id_: as recorded: pseudonymised where the market asks for it."""
         if self._store is None:
             return False
-        market = self._pipeline.market
         self._fit(self._pipeline)
-        return record_outcome(self._store, pseudonymised(market, market.event.id, id_), int(fraud), at_seconds)
+        return record_outcome(self._store, id_, int(fraud), at_seconds)
 
     def _build_pipeline(self, scorer: Scorer, version: str, *, may_wait: bool = False) -> ScoringPipeline:
         pipeline = ScoringPipeline(scorer, version, self._clock, self._arm)

@@ -30,7 +30,8 @@ def admin_routes(service: AppState) -> APIRouter:
 
     async def openapi() -> Response:
         """The OpenAPI document."""
-        return _json(document(_specification(), not service.secrets.is_open))
+        secured, with_queue = not service.secrets.is_open, service.review is not None
+        return _json(document(_specification(), secured, with_queue=with_queue))
 
     async def form() -> Response:
         """The columns of a payment, for the form."""

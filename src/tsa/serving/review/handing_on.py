@@ -1,0 +1,82 @@
+"""Hand cases on to other programs: as CSV, and one case at a time to a webhook."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import hmac
+import io
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+TIMEOUT_SECONDS = 5.0
+SIGNATURE = "X-TSA-Signature"
+COLUMNS = (
+    *("id", "time", "scored_at", "expected_loss", "amount", "probability", "raw_score", "percentile", "decision"),
+    *("state", "held_by", "changed_by", "changed_at", "version", "arm", "keys", "values"),
+)
+_MOMENTS = ("time", "scored_at", "changed_at")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+class WebhookError(Exception):
+    """The webhook did not accept a case. The text says why, without the address."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is refused: only the configured address gets cases."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def to_csv(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Cases as CSV with a header. A text that a spreadsheet would read as a formula gets an apostrophe in front."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(name, case[name]) for name in COLUMNS] for case in cases)
+    return out.getvalue()
+
+
+def _cell(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, int | float):
+        return _moment(value) if name in _MOMENTS and value is not None else value
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def send(url: str, secret: str | None, case: Mapping[str, Any], by: str) -> None:
+    """POST a case as JSON to a webhook, and wait for its answer.
+
+    Args:
+        url: An http or https address.
+        secret: Signs the body: `X-TSA-Signature: sha256=` and the HMAC in hex digits; None for no signature.
+        case: A case as `CaseDatabase` gives it.
+        by: Who hands it on.
+
+    Raises:
+        WebhookError: The answer is not 2xx, or did not come in time.
+    """
+    body = orjson.dumps({"event": "case.handed_on", "by": by, "case": case})
+    headers = {"Content-Type": "application/json", "User-Agent": "tsa"}
+    if secret is not None:
+        headers[SIGNATURE] = f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as answer:
+            answer.read(1)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise WebhookError(f"it answered with status {error.code}") from None
+    except (OSError, ValueError):
+        raise WebhookError("it could not be reached in time") from None
