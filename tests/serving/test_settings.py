@@ -63,6 +63,11 @@ def test_each_option_sets_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "--split-by": ("split_by", "card"),
         "--challenger-timeout-ms": ("challenger_timeout_ms", 90.0),
         "--decision-log": ("decision_log", Path("answers")),
+        "--queue-over": ("queue_over", "probability=0.2"),
+        "--queue-lease-minutes": ("queue_lease_minutes", 3.0),
+        "--queue-later-minutes": ("queue_later_minutes", 7.0),
+        "--queue-webhook": ("queue_webhook", "https://cases.example/new"),
+        "--queue-webhook-secret-env": ("queue_webhook_secret_env", "C"),
         "--decision-flush": ("decision_flush", 3.0),
         "--decision-rotate": ("decision_rotate", 60.0),
         "--max-batch": ("max_batch", 8),
@@ -88,6 +93,7 @@ def test_each_option_sets_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "--allow-eviction": "allow_eviction",
         "--allow-unevaluated": "allow_unevaluated",
         "--decision-log-sync": "decision_log_sync",
+        "--queue": "queue",
     }
     given: list[str] = list(flags)
     for option, (_, value) in words.items():
@@ -142,4 +148,6 @@ def test_settings_go_to_other_processes_whole() -> None:
 
 
 def test_an_address_with_a_password_is_not_shown() -> None:
-    assert "secret" not in repr(ServeSettings.make({"bundle": "b", "history": "redis://:secret@host/0"}))
+    webhook = {"queue": True, "decision_log": "log", "queue_webhook": "https://x:pass-word@host/"}
+    made = ServeSettings.make({"bundle": "b", "history": "redis://:pass-word@host/0", **webhook})
+    assert "pass-word" not in repr(made)
