@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsa.cli.app import Logs, MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
+from tsa.cli.app import MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
 from tsa.cli.console import command_session, print_line
-from tsa.cli.terminal.results import result
-from tsa.files.outputs import check_outputs
+from tsa.cli.terminal.results import remains, result
+from tsa.files.outputs import check_outputs, is_stream
+
+if TYPE_CHECKING:
+    from tsa.inference.scorer import LogOrStore
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +25,23 @@ BundleFolder = Annotated[Path, typer.Argument(help="A bundle, such as RUN/bundle
 @app.command()
 def score(
     bundle: BundleFolder,
-    logs: Logs,
-    out: Annotated[Path, typer.Option("--out", help="Parquet or CSV file for the scores.", show_default=False)],
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STORE|LOGS...",
+            help="A log: Parquet, CSV, TSV or JSON lines files (.gz too), globs or URLs. Or a store, or its URL, that was "
+            "made with the encoder of the bundle.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Parquet or CSV file for the scores; or, without an ending, a folder with a Parquet file for each day.",
+            show_default=False,
+        ),
+    ],
     start: Annotated[
         str | None, typer.Option("--from", help="Score payments from this time on, such as 2025-04-16; UTC.")
     ] = None,
@@ -44,17 +62,36 @@ def score(
 ) -> None:
     """Score the payments of a log: id, raw_score and, if the bundle is calibrated, percentile and probability.
 
-    Histories are built from the complete log, so include earlier payments.
+    Histories are built from the complete log, so include earlier payments. Days that an interrupted command has scored
+    into a folder are not scored again.
     """
-    from tsa.inference.score_files import write_scores
+    from tsa.data.store.object_store import is_store
+    from tsa.data.store.store import EventStore
     from tsa.inference.scorer import Scorer
 
-    quarantined = quarantine_of(quarantine, quarantine_limit)
-    check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log_path_for(out)})
+    by_day, quarantined = not (out.suffix or is_stream(out)), quarantine_of(quarantine, quarantine_limit)
+    others = {"--quarantine": quarantine, "its log file": log_path_for(out)}
+    check_outputs(
+        [bundle, *logs],
+        files=others if by_day else {"--out": out, **others},
+        replaced={"--out": out} if by_day else None,
+    )
     scorer = Scorer.load(bundle, set_ or (), engine=engine, precision=precision)
     calibration = scorer.bundle.calibration
+    window: dict[str, Any] = {"start": start, "end": end, "quarantine": quarantined}
     with command_session(quiet, log_path_for(out)) as bars:
-        count = write_scores(scorer.parts(logs, start=start, end=end, quarantine=quarantined, progress=bars), out)
+        store = EventStore.open(logs[0], scorer.bundle.market) if len(logs) == 1 and is_store(logs[0]) else None
+        payments: LogOrStore = logs if store is None else store
+        if by_day:
+            from tsa.inference.score_days import score_by_day
+
+            remains(f"days that are scored are not scored again by the same command, which writes {out}")
+            how = {"engine": scorer.engine.name, "precision": precision, "overrides": list(set_ or ())}
+            count = score_by_day(scorer, payments, out, settings=how, progress=bars, **window).payments
+        else:
+            from tsa.inference.score_files import write_scores
+
+            count = write_scores(scorer.parts(payments, progress=bars, **window), out)
         if calibration is not None and calibration.note:
             logger.warning("%s", calibration.note)
     note = None if calibration is None else calibration.note

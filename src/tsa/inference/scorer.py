@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -22,7 +22,7 @@ from tsa.data.online.payments import PaymentReader
 from tsa.data.store.store import EventStore, encoded_log
 from tsa.data.time_range import window_seconds
 from tsa.data.wire import Requests, WireReader
-from tsa.errors import ConfigError, DataError
+from tsa.errors import ConfigError, DataError, StoreError
 from tsa.inference.engine import EngineName, Precision, make_engine
 from tsa.inference.parts import ModelParts
 from tsa.inference.row_scores import OnError, Past, Rows, score_rows
@@ -36,7 +36,8 @@ PART_ROWS = 2**18
 """Payments of a log scored per part."""
 
 Files = pl.DataFrame | str | Path | Sequence[str | Path]
-Payments = Files | Rows
+LogOrStore = Files | EventStore
+Payments = LogOrStore | Rows
 
 
 class Scorer:
@@ -118,7 +119,8 @@ class Scorer:
         """Score the payments of a log, or single payments.
 
         Args:
-            payments: A table, or files as `tsa prepare` reads them, whose histories are taken from all of the log; or rows
+            payments: A table, or files as `tsa prepare` reads them, whose histories are taken from all of the log; a store
+                that the bundle's encoder made; or rows
                 (dicts of current values), with inline history if the market has it, else with `histories`.
             histories: For rows: earlier events by (history, key), or a function from the encoded payments to these.
             start: Of a log, score only payments from this time on, in UTC.
@@ -142,12 +144,12 @@ class Scorer:
             _refuse_given("a log, not for rows", start=start, end=end, quarantine=quarantine)
             return score_rows(self, payments, histories, on_error)
         _refuse_given("rows, not for a log", histories=histories, on_error=None if on_error == "raise" else on_error)
-        parts = self.parts(cast(Files, payments), start=start, end=end, quarantine=quarantine, progress=progress)
+        parts = self.parts(cast(LogOrStore, payments), start=start, end=end, quarantine=quarantine, progress=progress)
         return pl.concat(list(parts), rechunk=True)
 
     def parts(
         self,
-        payments: Files,
+        payments: LogOrStore,
         *,
         start: str | datetime | None = None,
         end: str | datetime | None = None,
@@ -165,7 +167,7 @@ class Scorer:
             collected = None if quarantine is None else unscored
             yield from self._store_parts(store, first, last, part_rows, progress, collected)
             if unscored:
-                self._quarantine_unscored(payments, quarantine, frozenset(unscored))
+                self.quarantine_unscored(payments, quarantine, frozenset(unscored))
 
     def score_store(self, store: EventStore, *, progress: Progress = silent) -> pl.DataFrame:
         """The result of `score` for a log already encoded with this bundle's encoder: all its payments, in time order."""
@@ -192,7 +194,7 @@ class Scorer:
                         ids, scores = ids.filter(valid), scores[valid]
                 yield pl.DataFrame({"id": ids, **self.with_calibration(scores)})
 
-    def _quarantine_unscored(self, payments: Files, quarantine: QuarantineLike, unscored: frozenset[str]) -> None:
+    def quarantine_unscored(self, payments: LogOrStore, quarantine: QuarantineLike, unscored: frozenset[str]) -> None:
         """Write the quarantine file again, including payments without a score. Raises DataError if that exceeds the limit."""
         quarantine_file = Quarantine.of(quarantine)
         assert quarantine_file is not None
@@ -220,8 +222,22 @@ class Scorer:
         check_finite(requests.ids, scores)
         return self.with_calibration(scores)
 
-    def encoded(self, payments: Files, **settings: Any) -> AbstractContextManager[EventStore]:
-        """A context with a temporary store of a log, made with the bundle's encoder: `tsa.data.store.store.encoded_log`."""
+    def encoded(self, payments: LogOrStore, **settings: Any) -> AbstractContextManager[EventStore]:
+        """A context with a temporary store of a log, made with the bundle's encoder: `tsa.data.store.store.encoded_log`.
+
+        A store is taken as it is.
+
+        Raises:
+            StoreError: For a store that another encoder made.
+            ConfigError: For a store with a quarantine file.
+        """
+        if isinstance(payments, EventStore):
+            _refuse_given("a log, not for a store", quarantine=settings.get("quarantine"))
+            if payments.encoder.to_dict() != self.bundle.encoder.to_dict():
+                raise StoreError(
+                    f"{payments.url or payments.path} must have the encoder of the bundle (got another one): score the log"
+                )
+            return nullcontext(payments)
         return encoded_log(self.bundle.market, payments, self.bundle.encoder, **settings)
 
     def with_calibration(self, scores: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -258,7 +274,7 @@ def _refuse_given(what: str, **arguments: Any) -> None:
 
 def _is_rows(payments: Payments) -> TypeGuard[Rows]:
     """Whether these are rows, not a table or file names. One that is no row among others breaks a rule of rows."""
-    if isinstance(payments, pl.DataFrame | str | Path):
+    if isinstance(payments, pl.DataFrame | str | Path | EventStore):
         return False
     return not payments or any(isinstance(row, Mapping) for row in payments)
 

@@ -323,6 +323,14 @@ class EventStore(EventArrays):
         begin, end = np.searchsorted(self._scored, [first, last])
         return self._scored[begin:end]
 
+    def scored_before(self, rows: int | NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many of the events before each of the rows are scored."""
+        return np.asarray(rows if self._scored is None else np.searchsorted(self._scored, rows), dtype=np.int64)
+
+    def scored_part(self, first: int, last: int) -> NDArray[np.int64]:
+        """(m,) rows of scored events, from number `first` to before number `last` among all scored events."""
+        return np.arange(first, last, dtype=np.int64) if self._scored is None else self._scored[first:last]
+
     def split_rows(self, name: str) -> NDArray[np.int64]:
         """(m,) rows of the scored events of a range, whether their outcome is known or not."""
         rows = self.split(name)
