@@ -71,8 +71,9 @@ MEAN = Joining(network=0.5, trees=0.5)
 """Where there are no payments to fit weights on: the plain mean of both."""
 PENALTY = 100.0
 """Draws the weights towards each other: they differ by about 1 / sqrt(PENALTY) = 0.1 unless the payments say otherwise."""
-PENALTY_PER_CASE = 0.4
-"""The penalty is at most this for each payment with the rarer outcome, so that few frauds are still heard."""
+ENOUGH_CASES = 250
+"""With fewer payments of the rarer outcome the penalty falls with the square of their number: where frauds are few, one part is
+often much better, and they must be heard."""
 
 
 def raw_scores(log_odds: NDArray[Any]) -> NDArray[np.float32]:
@@ -104,7 +105,7 @@ def fit_joining(log_odds: Mapping[str, NDArray[Any]], label: NDArray[Any], *, pe
             f"(got {int(y.sum())} frauds of {len(y)}, deviations {width.tolist()})"
         )
     if penalty is None:
-        penalty = min(PENALTY, PENALTY_PER_CASE * min(y.sum(), len(y) - y.sum()))
+        penalty = PENALTY * min(1.0, min(y.sum(), len(y) - y.sum()) / ENOUGH_CASES) ** 2
     centre = columns.mean(0)
     x = (columns - centre) / width
 
