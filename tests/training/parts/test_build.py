@@ -16,6 +16,7 @@ from tsa.data.store.store import EventStore
 from tsa.inference.scorer import Scorer
 from tsa.model.joining import ALONE, MEAN
 from tsa.training import train
+from tsa.training.parts import trees
 from tsa.training.parts.trees import fit_trees
 
 FORMS = ("network", "trees", "combined")
@@ -81,3 +82,13 @@ def test_trees_end_in_time(easy_store: EventStore) -> None:
             assert np.isfinite(fitted.of_store(easy_store, rows[0][:5])).all()
     for n in (0, len(rows[1])):
         assert texts[3600.0, n] == texts[math.inf, n]
+
+
+@pytest.mark.parametrize(("few", "metric"), [(0, "average_precision"), (10**9, "binary_logloss")])
+def test_few_later_frauds_end_training_by_log_loss(
+    easy_store: EventStore, monkeypatch: pytest.MonkeyPatch, few: int, metric: str
+) -> None:
+    monkeypatch.setattr(trees, "FEW_CASES", few)
+    rows = [easy_store.labelled(name) for name in ("train", "validation")]
+    fitted = trees.fit_trees(easy_store, *rows, seed=0, threads=1, max_rounds=3)
+    assert f"[metric: {metric}]" in fitted.trees.text
