@@ -1,4 +1,5 @@
-"""The page at /, where a person scores a payment. Three files of the package, read once; no build step, no other host."""
+"""The pages at / and /queue: a person scores a payment, an analyst reviews some. Files of the package, read once; no build
+step, no other host."""
 
 from __future__ import annotations
 
@@ -9,14 +10,23 @@ from fastapi import APIRouter, Response
 from tsa.serving.http.request import READING
 from tsa.serving.problems import ProblemError
 
-KINDS = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+KINDS = {
+    "index.html": "text/html",
+    "queue.html": "text/html",
+    "page.css": "text/css",
+    "queue.css": "text/css",
+    "shared.js": "text/javascript",
+    "page.js": "text/javascript",
+    "queue.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'"
 )
 
 
 def page_routes() -> APIRouter:
-    """/ and the files under /page."""
+    """/, /queue and the files under /page."""
     router = APIRouter()
     folder = files("tsa.serving.http") / "page"
     contents = {name: (folder / name).read_bytes() for name in KINDS}
@@ -29,12 +39,17 @@ def page_routes() -> APIRouter:
         """The page."""
         return answer("index.html")
 
+    async def queue() -> Response:
+        """The analysts' queue."""
+        return answer("queue.html")
+
     async def file(name: str) -> Response:
-        """Its script, its style, its icon."""
+        """Their scripts, styles and icon."""
         if name not in contents:
             raise ProblemError(404, "not_found", "there is no such file", field="name", value=name)
         return answer(name)
 
     router.add_api_route("/", index, methods=READING)
+    router.add_api_route("/queue", queue, methods=READING)
     router.add_api_route("/page/{name}", file, methods=READING)
     return router
