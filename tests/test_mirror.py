@@ -58,7 +58,7 @@ ELSEWHERE = {
     "data/check/test_log_check.py": ("the check reports it", "data/check/suspicious"),
     "data/proposal/test_propose.py": (
         "a proposal is made in one piece",
-        "data/proposal/given data/proposal/guesses data/proposal/profile",
+        "data/proposal/given data/proposal/guesses data/proposal/market_text data/proposal/profile",
     ),
     "data/test_formats.py": ("one log in every format", "data/clean_columns data/log/json_lines data/utf8_copy"),
     "data/test_outcomes.py": ("the same values in logs and single payments", "data/log/row_sets data/values"),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tsa.config.market import Market
 from tsa.data.check.log_check import check_log
 from tsa.data.log import columns
+from tsa.data.log.reader import read_log
 from tsa.data.online.payments import PaymentReader
 from tsa.data.online.rows import with_joined
 from tsa.data.spelling import Spelling
@@ -86,7 +87,11 @@ def written(table: pl.DataFrame, separator: str, quote: str, *, comma: bool = Fa
 def test_separators_and_encodings_are_found(plain: EventStore, tmp_path: Path, separator: str, encoding: str) -> None:
     text = written(log(), separator, '"')
     (tmp_path / "log.csv").write_bytes(text.encode(encoding))
-    same(stored(tmp_path / "log.csv", tmp_path / "store"), plain)
+    found = stored(tmp_path / "log.csv", tmp_path / "store")
+    same(found, plain)
+    said = "".join(found.data_report.get("guessed", ()))
+    assert (f"the text is in {encoding!r}" in said) == (encoding != "utf-8")
+    assert (f"fields are separated by {separator!r}" in said) == (separator != ",")
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(text.encode(encoding)))
     store = stored(tmp_path / "log.csv.gz", tmp_path / "again", input={"encoding": encoding})
     same(store, plain)
@@ -121,10 +126,45 @@ def test_decimal_commas(plain: EventStore, tmp_path: Path) -> None:
     store = stored(tmp_path / "log.csv", tmp_path / "s", input={"decimal": ","})
     same(store, plain)
     with pytest.raises(DataError, match="not_a_number:amount"):
-        stored(tmp_path / "log.csv", tmp_path / "t")
+        stored(tmp_path / "log.csv", tmp_path / "t", input={"decimal": "."})
+    guessed = stored(tmp_path / "log.csv", tmp_path / "g")
+    same(guessed, plain)
+    assert "and numbers have a decimal comma; if that is wrong, set it in [input]" in guessed.data_report["guessed"][0]
     reader = PaymentReader(store.market, store.encoder)
     rows = log().with_columns(amount=pl.col("amount").cast(pl.String).str.replace(".", ",", literal=True)).to_dicts()
     np.testing.assert_array_equal(reader.read_all(rows).numerical, store.numerical)
+
+
+@pytest.mark.parametrize(
+    ("files", "amounts"),
+    [
+        ([["1,50", "1.234,5", "7"]], [1.5, 1234.5, 7.0]),
+        ([["1,50", "2"], ["3", "1.234"]], [1.5, 2.0, 3.0, 1234.0]),  # the second file is written as the first
+        ([["1,50", "2"], ["3.5", "1.234"]], [1.5, 2.0, 3.5, 1.234]),  # and here it is not
+        ([["1.5", "0.25"]], [1.5, 0.25]),
+        ([["1,234", "2"]], None),  # thousands or decimals: nobody knows
+        ([["1,5", "2.5"]], None),
+        ([["1,234.50", "2"]], None),
+    ],
+)
+def test_decimal_commas_are_guessed_where_they_are_sure(
+    tmp_path: Path, files: list[list[str]], amounts: list[float] | None
+) -> None:
+    made = [
+        log()[:30].with_columns(id=pl.format("{}-{}", pl.lit(at), "id"), amount=pl.Series([*texts, *["3"] * 30][:30]))
+        for at, texts in enumerate(files)
+    ]
+    for at, table in enumerate(made):
+        table.write_csv(tmp_path / f"{at}.csv", separator=";")
+    paths = [tmp_path / f"{at}.csv" for at in range(len(files))]
+    rows = tmp_path / "rows.parquet"
+    if amounts is None:
+        with pytest.raises(DataError, match="not_a_number:amount"):
+            read_log(market(), [str(path) for path in paths], rows)
+        return
+    read_log(market(), [str(path) for path in paths], rows)
+    found = pl.read_parquet(rows).sort("id")["amount"].to_list()
+    assert [found[at * 30 + number] for at, each in enumerate(files) for number in range(len(each))] == amounts
 
 
 NUMBERS = [
@@ -305,7 +345,9 @@ def test_guesses_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         log().with_columns(id=pl.lit(name) + pl.col("id")).write_csv(tmp_path / name, separator=";")
     paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
     report = stored(paths, tmp_path / "store").data_report
-    sentence = "a.csv and 1 more files: by the header, fields are separated by ';'; if that is wrong, set it in [input]"
+    sentence = (
+        "a.csv and 1 more files: by the first rows, fields are separated by ';'; if that is wrong, set it in [input]"
+    )
     assert [text.removeprefix(f"{tmp_path}/") for text in report["guessed"]] == [sentence]
     assert any(record.getMessage().endswith(sentence) for record in caplog.records if record.levelname == "WARNING")
     assert any(note.text.endswith(sentence) for note in check_log(market(), [str(path) for path in paths]).notes)

@@ -51,7 +51,8 @@ class Input(ConfigModel):
         separator: The character between the fields of a table. None: detected in the first line.
         quote: The character around a field of a table; "" for none. None: `"`.
         encoding: Of text files, such as "windows-1252". None: UTF-8, or what the first bytes of a file say.
-        decimal: The character before the decimals of a number in a text. With ",", dots may group the thousands.
+        decimal: The character before the decimals of a number in a text. With ",", dots may group the thousands. None:
+            what the first rows of a file say, else ".".
         time_zone: Of times without an offset, such as "Europe/Berlin". None: UTC.
         joined: Columns made of several.
     """
@@ -87,12 +88,6 @@ class Input(ConfigModel):
         if value is not None and value not in zoneinfo.available_timezones():
             raise ValueError(f"must be the name of a time zone such as Europe/Berlin (got {value!r})")
         return value
-
-    @field_validator("decimal")
-    @classmethod
-    def _usual_decimal(cls, value: str | None) -> str | None:
-        """The default counts as absent, so that the market stays the same."""
-        return None if value == "." else value
 
     @field_validator("joined")
     @classmethod

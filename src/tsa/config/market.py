@@ -116,7 +116,12 @@ class Market(MarketTables):
         """The part that defines the market, as plain JSON values: all but `[reasons]`, `[serving]`, `[trees]`, `[legacy]`
         and `[promotion]`."""
         left_out = ("reasons", "serving", "trees", "legacy", "promotion")
-        return {key: value for key, value in self.to_dict().items() if key not in left_out}
+        table = {key: value for key, value in self.to_dict().items() if key not in left_out}
+        if self.reading.decimal == ".":  # as without it: it only stops guessing
+            table["input"].pop("decimal")
+            if table["input"] == Input().model_dump(mode="json", exclude_none=True):
+                table.pop("input")
+        return table
 
     @property
     def fingerprint(self) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -19,13 +19,17 @@ UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 PIECE = 2**20
 HEAD_BYTES = 65_536
 
-_log = logging.getLogger(__name__)
+
+class Utf8Copy(NamedTuple):
+    """A copy of a file in UTF-8: it is there as long as its folder is."""
+
+    folder: tempfile.TemporaryDirectory[str]
+    encoding: str
+    """Of the file, as given or guessed."""
 
 
-def in_utf8(
-    path: str, encoding: str | None, no_text: Sequence[bytes]
-) -> tuple[str, tempfile.TemporaryDirectory[str] | None]:
-    """The path of a text file in UTF-8: the file itself, or a copy, with the folder that holds it.
+def in_utf8(path: str, encoding: str | None, no_text: Sequence[bytes]) -> tuple[str, Utf8Copy | None]:
+    """The path of a text file in UTF-8: the file itself, or a copy of it.
 
     Args:
         path: A file, possibly compressed by gzip or zstd.
@@ -44,7 +48,6 @@ def in_utf8(
         encoding = _guessed(path, tuple(no_text))
         if encoding is None:
             return path, None
-        _log.warning("%s: read as %s, since it is not UTF-8; set input.encoding to say which it is", path, encoding)
     folder = tempfile.TemporaryDirectory(prefix="tsa-utf8-")
     named = [part for part in Path(path).parts[:-1] if "=" in part]  # folders may name columns
     copy = Path(folder.name, *named, Path(path).name.removesuffix(".gz").removesuffix(".zst"))
@@ -59,7 +62,7 @@ def in_utf8(
             reason = error.reason if isinstance(error, UnicodeDecodeError) else error
             rule = f"is not in {encoding} ({reason})"
             raise DataError(f"{path}: {rule}; set input.encoding to its encoding, or save it as UTF-8") from None
-    return str(copy), folder
+    return str(copy), Utf8Copy(folder, encoding)
 
 
 def _guessed(path: str, no_text: tuple[bytes, ...]) -> str | None:

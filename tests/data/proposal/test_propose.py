@@ -100,13 +100,24 @@ def test_a_table_with_semicolons_commas_and_two_columns_of_time(tmp_path: Path) 
     )
     log.write_csv(tmp_path / "log.csv", separator=";")
     table, text = of_file(tmp_path / "log.csv")
-    assert table["input"]["decimal"] == ","
+    assert (table["input"]["separator"], table["input"]["decimal"]) == (";", ",")
+    assert "# fields are separated by ';'" in text
     assert table["input"]["joined"] == [{"name": "payment_time", "columns": ["day", "clock"]}]
     assert table["event"] == {"id": "row", "time": "payment_time", "amount": "total"}
     assert "day and clock together" in text
     store = stored(table, tmp_path / "log.csv")
     assert store.ids()[0] == "log.csv:1"
     assert store.time_seconds[1] - store.time_seconds[0] == 47 * 60
+
+
+def test_quotes_and_encodings_are_written_into_the_file(tmp_path: Path) -> None:
+    """So that later files of the log are read in the same way."""
+    log = payments().with_columns(town=pl.lit("Köln")).with_columns(pl.all().cast(pl.String).fill_null(""))
+    lines = ["'" + "','".join(row) + "'" for row in [tuple(log.columns), *log.rows()]]
+    (tmp_path / "log.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    table, _ = of_file(tmp_path / "log.csv")
+    assert table["input"] == {"encoding": "cp1252", "quote": "'"}
+    assert len(stored(table, tmp_path / "log.csv").time_seconds) == N
 
 
 def test_times_as_numbers_and_outcomes_as_words(tmp_path: Path) -> None:

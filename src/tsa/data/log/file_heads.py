@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tsa.config.input import Input
 from tsa.data.spelling import BLANKS
 from tsa.errors import DataError
 from tsa.text import brief
@@ -24,6 +25,22 @@ COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """The first bytes of a file with each ending."""
 MAX_DIGITS = 38
 """The most digits of a decimal or an integer that Polars can hold."""
+
+COMMA_DECIMALS = (
+    r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)?,(?:[0-9]{1,2}|[0-9]{4,})$|^[+-]?0?,[0-9]+$|\.[0-9]{3},[0-9]+$"
+)
+"""Numbers whose comma can only be before the decimals."""
+POINT_DECIMALS = (
+    r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)?\.(?:[0-9]{1,2}|[0-9]{4,})$|^[+-]?0?\.[0-9]+$|,[0-9]{3}\.[0-9]+$"
+)
+"""Numbers whose point can only be before the decimals."""
+GUESSES = {
+    "encoding": "the text is in {}",
+    "separator": "fields are separated by {}",
+    "quote": "fields are quoted by {}",
+    "decimal": "numbers have a decimal comma",
+}
+"""Sentences on options of `[input]` that were guessed."""
 
 _OFFSET = re.compile(r"(?:[+-](?:0[0-9]|1[0-2])|\+1[34]):?00")  # full hours only: those are time zones too
 
@@ -147,6 +164,27 @@ def quote_of_header(line: str, separator: str) -> str:
     """The quote of a table with this first line: `'` if that encloses every name, else `"`."""
     names = line.split(separator)
     return "'" if all(re.fullmatch(r"'[^']+'", name.strip()) for name in names) else '"'
+
+
+def guessed_of_header(kind: str, mark: str, quote: str, reading: Input) -> dict[str, str]:
+    """Options of `[input]` that were guessed from the first line of a table, where they are not what its name says."""
+    guessed = {}
+    if reading.separator is None and mark != SEPARATORS[kind]:
+        guessed["separator"] = mark
+    if reading.quote is None and quote != '"':
+        guessed["quote"] = quote
+    return guessed
+
+
+def decimal_of_rows(rows: pl.DataFrame) -> str | None:
+    """How numbers are written in these columns of texts: "," or "." before the decimals; None if nothing tells.
+
+    "1,234" and "1.234" tell nothing: the mark may also group the thousands.
+    """
+    numbers = pl.concat([rows[name].str.strip_chars() for name in rows.columns]) if rows.width else pl.Series([""])
+    if numbers.str.contains(POINT_DECIMALS).any():
+        return "."
+    return "," if numbers.str.contains(COMMA_DECIMALS).any() else None
 
 
 def names_of(line: str, separator: str, quote: str, path: str) -> list[str]:

@@ -169,3 +169,20 @@ def _why(line: bytes, error: ValueError) -> str:
         return "the line is cut off; copy the file again, or write one object per line"
     reason = brief(_PLACE.sub(lambda place: f" at character {int(place[1]) + 1}", str(error)))
     return f"{reason}; write one object per line"
+
+
+def repeated_mark(name: str) -> str:
+    """The column that says in which rows the field `name` occurs twice."""
+    return f"__repeated:{name}"
+
+
+def text_mark(name: str) -> str:
+    """The column that says in which rows `name` is a text that only looks like a list or an object."""
+    return f"__text:{name}"
+
+
+def marks_of(findings: JsonFindings) -> dict[str, pl.Series]:
+    """By column that `repeated_mark` or `text_mark` names: the rows in which it is true."""
+    rows = {repeated_mark(name): at for name, at in findings.repeated.items()}
+    rows |= {text_mark(name): at for name, at in findings.texts.items()}
+    return {name: pl.Series(at, dtype=pl.get_index_type()) for name, at in rows.items()}

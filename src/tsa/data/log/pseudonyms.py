@@ -14,7 +14,8 @@ import polars as pl
 
 from tsa.config.market import Exclude, Market
 from tsa.data.log.columns import inexact, nested, text
-from tsa.data.log.sources import EXTRA, Source, text_mark
+from tsa.data.log.json_lines import text_mark
+from tsa.data.log.sources import EXTRA, Source
 from tsa.data.spelling import Spelling
 from tsa.data.values import normalise_text
 from tsa.errors import ConfigError

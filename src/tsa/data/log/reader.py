@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from tsa.data.log.made_columns import MadeColumns
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.read_errors import fault_of, why_unreadable
-from tsa.data.log.rules import LogSchema, read_columns, shape_of
-from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, TableParts, row_bytes, sorted_parts, time_chunks
-from tsa.data.log.sources import Source, guesses_of, open_sources, table_source
+from tsa.data.log.rules import LogSchema, number_columns, read_columns, shape_of
+from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, Parts, TableParts, write_sorted
+from tsa.data.log.sources import Source, guesses_of, open_sources, say_guesses, table_source
 from tsa.data.log.validation import (
     BAD,
     EXCLUDED,
@@ -50,8 +48,6 @@ from tsa.text import brief
 logger = logging.getLogger(__name__)
 
 __all__ = ["KNOWN_AT", "LABEL", "TIME", "CleanLog", "clean_log", "read_log", "read_table"]
-
-Parts = ParquetChunkWriter | TableParts
 
 
 @dataclass(frozen=True)
@@ -89,9 +85,11 @@ def read_log(
     """
     digits = (item.column for item in inputs_of(market).values() if IS_TEXT.get(item.kind))
     keys = (market.event.id, *market.key_columns, *digits)
-    sources = open_sources(logs, read_columns(market), keys, reading=market.reading, made=MadeColumns.of(market))
-    for guess in guesses_of(sources):
-        logger.warning("%s", guess)
+    numbers = () if market.wire is not None else number_columns(market)
+    sources = open_sources(
+        logs, read_columns(market), keys, reading=market.reading, made=MadeColumns.of(market), numbers=numbers
+    )
+    say_guesses(sources)
     market, sources = pseudonymized(market, sources)
     return clean_log(
         market,
@@ -246,7 +244,7 @@ def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Q
         "by_rule": dict(sorted(broken.rows.items())),
         "frauds_quarantined": broken.frauds,
         "frauds_by_rule": dict(sorted(broken.frauds_by_rule.items())),
-        **_write_sorted(usable, parts, id_name),
+        **write_sorted(usable, parts, id_name),
     }
     assert report["rows_kept"] == sum(report["labels"].values())
     assert report["rows_read"] == sum(rows_by_use.values())
@@ -313,30 +311,3 @@ def _are_integers(log: LogScan, ids: pl.Series) -> bool:
         if not (part.cast(pl.Int64, strict=False).cast(pl.String) == part).fill_null(False).all():
             return False
     return True
-
-
-def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
-    """The key that breaks ties in time. Texts are ordered by length, then alphabetically, as the numbers that they may
-    spell.
-    """
-    key = pl.col(id_name)
-    return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
-
-
-def _write_sorted(rows: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, Any]:
-    """Write the clean table in parts, and return what the report says about it."""
-    times = rows.select(TIME).collect(engine="streaming")[TIME].to_numpy()
-    schema = rows.collect_schema()
-    ranges = time_chunks(times, row_bytes(schema))
-    nulls: Counter[str] = Counter()
-    labels: Counter[int] = Counter()
-    for part in sorted_parts(rows, ranges, TIME, _tie(id_name, schema[id_name])):
-        parts.write(part)
-        nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
-        labels.update(dict(part[LABEL].value_counts().iter_rows()))
-    return {
-        "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},
-        "first_time": datetime.fromtimestamp(float(times.min()), UTC).isoformat(),
-        "last_time": datetime.fromtimestamp(float(times.max()), UTC).isoformat(),
-        "null_rates": {name: count / times.size for name, count in nulls.items()},
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -43,11 +43,13 @@ class LogSchema:
     now: float
     domains: Mapping[str, Domain]  # of features that cannot scale every number: the limits
     may_be_integers: frozenset[str] | None = None  # ids and keys that are not texts anyway; None: any
+    decimal_comma: bool = False  # of a file whose first rows say so
 
     @property
     def spelling(self) -> Spelling:
         """Which texts mean "no value", and how other texts are normalised."""
-        return Spelling.of(self.market)
+        spelling = Spelling.of(self.market)
+        return replace(spelling, decimal_comma=True) if self.decimal_comma else spelling
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -70,6 +72,13 @@ def read_columns(market: Market) -> tuple[str, ...]:
     derived = input_columns(market)
     roles = (rule.column for rule in market.role_rules)
     return tuple(dict.fromkeys((*own, market.event.time, label.column, *known_at, *excluded, *derived, *roles)))
+
+
+def number_columns(market: Market) -> tuple[str, ...]:
+    """The columns of a log that are read as numbers, those of derived features included."""
+    own = market.number_columns - market.derived_names
+    derived = (item.column for item in inputs_of(market).values() if item.kind in ("number", *LIMITS))
+    return tuple(dict.fromkeys((*sorted(own), *derived)))
 
 
 def needed_columns(market: Market, *, need_label: bool) -> tuple[str, ...]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tsa.data.clean_columns import LABEL, TIME
 from tsa.files.writing import atomic_file
 
 STRETCH_BYTES = 512 * 2**20
@@ -112,3 +116,34 @@ class ParquetChunkWriter:
             self._stack.__exit__(type(torn), torn, torn.__traceback__)
             raise
         self._stack.__exit__(kind, error, trace)
+
+
+Parts = ParquetChunkWriter | TableParts
+"""Where the sorted parts go: a file, or memory."""
+
+
+def _tie(id_name: str, dtype: pl.DataType) -> pl.Expr:
+    """The key that breaks ties in time. Texts are ordered by length, then alphabetically, as the numbers that they may
+    spell.
+    """
+    key = pl.col(id_name)
+    return pl.concat_str(key.str.len_bytes().cast(pl.String).str.zfill(9), key) if dtype == pl.String else key
+
+
+def write_sorted(rows: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, Any]:
+    """Write the clean table in parts, and return what the report says about it."""
+    times = rows.select(TIME).collect(engine="streaming")[TIME].to_numpy()
+    schema = rows.collect_schema()
+    ranges = time_chunks(times, row_bytes(schema))
+    nulls: Counter[str] = Counter()
+    labels: Counter[int] = Counter()
+    for part in sorted_parts(rows, ranges, TIME, _tie(id_name, schema[id_name])):
+        parts.write(part)
+        nulls.update(part.select(pl.exclude("^__.*$")).null_count().row(0, named=True))
+        labels.update(dict(part[LABEL].value_counts().iter_rows()))
+    return {
+        "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},
+        "first_time": datetime.fromtimestamp(float(times.min()), UTC).isoformat(),
+        "last_time": datetime.fromtimestamp(float(times.max()), UTC).isoformat(),
+        "null_rates": {name: count / times.size for name, count in nulls.items()},
+    }

@@ -5,6 +5,7 @@ Text formats (CSV, TSV, JSON lines) are scanned as text: a type guessed from the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -14,27 +15,34 @@ import polars as pl
 
 from tsa.config.input import Input
 from tsa.data.log.file_heads import (
+    GUESSES,
     MAGIC,
-    SEPARATORS,
+    decimal_of_rows,
     first_line,
+    guessed_of_header,
     names_of,
     quote_of_header,
     refuse_other_kinds,
     separator_of_header,
 )
-from tsa.data.log.json_lines import JsonFindings, check_json, fields_of
+from tsa.data.log.json_lines import check_json, fields_of, marks_of
 from tsa.data.log.made_columns import NOTHING, MadeColumns
 from tsa.data.log.paths import find_files, folder_names, folder_value, short_names
 from tsa.data.log.read_errors import why_unreadable
-from tsa.data.log.text_tables import check_lines, has_literal_quotes_in
+from tsa.data.log.text_tables import EXTRA, check_lines, has_literal_quotes_in, scan_table
 from tsa.data.utf8_copy import in_utf8
 from tsa.errors import DataError
+
+__all__ = ["EXTRA", "Source", "guesses_of", "open_sources", "say_guesses", "table_source"]
+
+logger = logging.getLogger(__name__)
 
 AT = "__at"
 PATH = "__path"
 TABLE = "table"
 """The kind of a source whose rows are in memory."""
-EXTRA = "__beyond the header"  # in CSV: the field after the last column of the header
+DECIMAL_ROWS = 1000
+"""Rows of each file that show how decimals are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +68,8 @@ class Source:
     """Keeps a copy of the file in UTF-8, if it is in another encoding, until the source is no longer used."""
     shown_paths: tuple[str, ...] = ()
     """The paths as given, where the files are copies."""
-    guess: str = field(default="", compare=False)
-    """Of a table: what was guessed from its header, unless it is what the file's name says."""
+    guessed: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Options of `[input]` that were guessed from the first rows, where they are not what the file's name says."""
     blank_lines: bool = False
     """Tables: whether there are blank lines. They are not rows."""
     passthrough: tuple[str, ...] = ()
@@ -79,6 +87,11 @@ class Source:
 
     is_pseudonymized = False
     """Whether messages must not quote the contents of the files."""
+
+    @property
+    def has_decimal_comma(self) -> bool:
+        """Whether numbers in texts have a comma before the decimals, by the first rows."""
+        return self.guessed.get("decimal") == ","
 
     @property
     def is_text(self) -> bool:
@@ -128,22 +141,6 @@ class Source:
         )
 
 
-def repeated_mark(name: str) -> str:
-    """The column that says in which rows the field `name` occurs twice."""
-    return f"__repeated:{name}"
-
-
-def text_mark(name: str) -> str:
-    """The column that says in which rows `name` is a text that only looks like a list or an object."""
-    return f"__text:{name}"
-
-
-def _marks(findings: JsonFindings) -> dict[str, pl.Series]:
-    rows = {repeated_mark(name): at for name, at in findings.repeated.items()}
-    rows |= {text_mark(name): at for name, at in findings.texts.items()}
-    return {name: pl.Series(at, dtype=pl.get_index_type()) for name, at in rows.items()}
-
-
 def table_source(table: pl.DataFrame, columns: Sequence[str], made: MadeColumns = NOTHING) -> Source:
     """A table in memory as a source, like a Parquet file. `columns`, `made`: as for `open_sources`.
 
@@ -162,6 +159,7 @@ def open_sources(
     *,
     reading: Input | None = None,
     made: MadeColumns = NOTHING,
+    numbers: Sequence[str] = (),
 ) -> list[Source]:
     """All files of the logs, grouped into few sources, in order.
 
@@ -170,6 +168,7 @@ def open_sources(
         keys: Those of the columns in which every digit matters.
         reading: How tables are written; None: detected in their first lines.
         made: Columns that are made when the files are read.
+        numbers: Columns of numbers: their first rows show whether there is a decimal comma.
 
     Raises:
         DataError: With file and line, if a file is missing, empty, truncated, or of another format than its name
@@ -184,6 +183,8 @@ def open_sources(
     ]
     for source in opened:
         _refuse_own(source, columns, single=len(files) == 1)
+    if reading.decimal is None:
+        opened = _with_decimals(opened, numbers)
     joined: list[Source] = []
     for _, group in groupby(opened, key=_group_key):
         sources = list(group)
@@ -197,12 +198,31 @@ def _with_made(source: Source, made: MadeColumns, short_name: str) -> Source:
     return replace(source, schema={**source.schema, **extra}, made=made, made_schema=extra, short_name=short_name)
 
 
+def _with_decimals(sources: Sequence[Source], numbers: Sequence[str]) -> list[Source]:
+    """The sources, of which those with decimal commas say so. A table whose numbers tell nothing is read as the others."""
+    found = [_decimal(source, numbers) for source in sources]
+    others = "," if "," in found and "." not in found else None
+    return [
+        replace(source, guessed={**source.guessed, "decimal": ","})
+        if (decimal or (others if source.is_text else None)) == ","
+        else source
+        for source, decimal in zip(sources, found, strict=True)
+    ]
+
+
+def _decimal(source: Source, numbers: Sequence[str]) -> str | None:
+    """How the first rows of a source write decimals in texts, if they do."""
+    texts = [name for name in numbers if isinstance(source.schema.get(name), pl.String)]
+    return decimal_of_rows(source.scan(texts).select(texts).head(DECIMAL_ROWS).collect()) if texts else None
+
+
 def _group_key(source: Source) -> tuple[Any, ...]:
     """Files for which this is equal are scanned together."""
     alone = source.exact_texts or source.marks or source.copy is not None or (source.made_schema and source.made.row_id)
     own = source.paths if alone else ()
     table = source.separator, source.quote, source.has_literal_quotes, source.blank_lines
-    return source.kind, table, tuple(source.schema.items()), source.folder_columns, own
+    guessed = tuple(source.guessed.items())
+    return source.kind, table, tuple(source.schema.items()), source.folder_columns, guessed, own
 
 
 def _refuse_own(source: Source, columns: Sequence[str], *, single: bool) -> None:
@@ -229,11 +249,14 @@ def _opened(path: str, kind: str, columns: Sequence[str], keys: Sequence[str], r
             findings = check_json(path, columns, keys)
             schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
             source = Source(
-                kind=kind, paths=(path,), schema=schema, exact_texts=findings.exact_texts, marks=_marks(findings)
+                kind=kind, paths=(path,), schema=schema, exact_texts=findings.exact_texts, marks=marks_of(findings)
             )
         else:
             source = _table(path, kind, reading)
-        return source if copy is None else replace(source, copy=copy, shown_paths=(shown,))
+        if copy is None:
+            return source
+        guessed = {"encoding": copy.encoding} if reading.encoding is None else {}
+        return replace(source, copy=copy.folder, shown_paths=(shown,), guessed={**guessed, **source.guessed})
     except (pl.exceptions.PolarsError, OSError) as error:
         raise why_unreadable(path, kind, error) from error
     except DataError as error:
@@ -261,33 +284,30 @@ def _table(path: str, kind: str, reading: Input) -> Source:
         schema=dict.fromkeys([*names, EXTRA], pl.String()),
         separator=mark,
         quote=quote,
-        guess=_guess(kind, mark, quote, reading),
+        guessed=guessed_of_header(kind, mark, quote, reading),
         has_literal_quotes=tabs and reading.quote is None and has_literal_quotes_in(path, mark),
         blank_lines=check_lines(path, mark, len(names), quote=quoted),
     )
-
-
-def _guess(kind: str, mark: str, quote: str, reading: Input) -> str:
-    """What was guessed of a table, in words."""
-    parts = []
-    if reading.separator is None and mark != SEPARATORS[kind]:
-        parts.append(f"fields are separated by {mark!r}")
-    if reading.quote is None and quote != '"':
-        parts.append(f"fields are quoted by {quote!r}" if quote else "quotes are ordinary characters")
-    return " and ".join(parts)
 
 
 def guesses_of(sources: Sequence[Source]) -> list[str]:
     """What was guessed of the files of a log, a sentence for each guess."""
     files: dict[str, list[str]] = {}
     for source in sources:
-        if source.guess:
-            files.setdefault(source.guess, []).extend(source.shown_paths or source.paths)
+        if source.guessed:
+            guess = " and ".join(GUESSES[option].format(repr(value)) for option, value in source.guessed.items())
+            files.setdefault(guess, []).extend(source.shown_paths or source.paths)
     sentences = []
     for guess, paths in files.items():
         more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
-        sentences.append(f"{paths[0]}{more}: by the header, {guess}; if that is wrong, set it in [input]")
+        sentences.append(f"{paths[0]}{more}: by the first rows, {guess}; if that is wrong, set it in [input]")
     return sentences
+
+
+def say_guesses(sources: Sequence[Source]) -> None:
+    """Warn of each guess."""
+    for sentence in guesses_of(sources):
+        logger.warning("%s", sentence)
 
 
 def _scan(source: Source, schema: Mapping[str, pl.DataType], file: str | None = None) -> pl.LazyFrame:
@@ -297,19 +317,6 @@ def _scan(source: Source, schema: Mapping[str, pl.DataType], file: str | None = 
         return pl.scan_parquet(paths, glob=globs, extra_columns="ignore", include_file_paths=file)
     if source.kind == "json":
         return pl.scan_ndjson(paths, schema=dict(schema), include_file_paths=file)
-    # An extra field shifts all after it. Polars notices only when it reads every column, so ask for one more. Columns are
-    # given by position: Polars reads some names differently from `file_heads`, and treats a column it misses as empty.
-    settings: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
-    settings |= {"separator": source.separator, "schema": dict(schema), "has_header": False, "skip_rows": 1}
-    settings |= {"glob": globs, "include_file_paths": file}
-    if not source.has_literal_quotes:
-        return pl.scan_csv(paths, quote_char=source.quote or None, **settings)
-    # an unclosed quote would hide the rows after it
-    names = [name for name in schema if name != EXTRA]
-    return pl.scan_csv(paths, quote_char=None, **settings).with_columns(strip_quotes(pl.col(names)))
-
-
-def strip_quotes(text: pl.Expr) -> pl.Expr:
-    """Texts without the quotes around a complete field, and with the doubled quotes inside it undone."""
-    inner = text.str.slice(1, text.str.len_chars().cast(pl.Int64) - 2).str.replace_all('""', '"', literal=True)
-    return pl.when(text.str.contains(r'(?s)^"(?:[^"]|"")*"$')).then(inner).otherwise(text).name.keep()
+    return scan_table(
+        paths, schema, source.separator, source.quote, has_literal_quotes=source.has_literal_quotes, file=file
+    )

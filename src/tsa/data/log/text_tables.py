@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from tsa.data.log.file_heads import LINE
 from tsa.errors import DataError
 
+EXTRA = "__beyond the header"
+"""The field after the last column of the header."""
 QUOTE, MARK, NUL = '"', "\x01", "\x00"
 MAX_FIELD_BYTES = 2**24
 """The longest field that is read, so that an unclosed quote does not read the rest of the file."""
@@ -172,3 +174,39 @@ def has_literal_quotes_in(path: str, separator: str) -> bool:
     literal = rest.str.contains(QUOTE, literal=True) | rest.str.contains(f"{MARK}[^{re.escape(separator)}]")
     lines = pl.scan_lines(path, name=LINE, glob="://" in path).filter(line.str.contains(QUOTE, literal=True))
     return bool(lines.select(literal.any()).collect(engine="streaming").item())
+
+
+def scan_table(
+    paths: Sequence[str],
+    schema: Mapping[str, pl.DataType],
+    separator: str,
+    quote: str,
+    *,
+    has_literal_quotes: bool = False,
+    file: str | None = None,
+) -> pl.LazyFrame:
+    """The rows of tables with these columns, as texts.
+
+    Args:
+        schema: The columns in the order of the files, `EXTRA` the last.
+        separator: Between the fields.
+        quote: What may enclose a field; empty for nothing.
+        has_literal_quotes: Whether only some quotes enclose fields.
+        file: The name of a column with the path.
+    """
+    # An extra field shifts all after it. Polars notices only when it reads every column, so ask for one more. Columns are
+    # given by position: Polars reads some names differently from `file_heads`, and treats a column it misses as empty.
+    settings: dict[str, Any] = {"missing_columns": "insert", "extra_columns": "ignore"}
+    settings |= {"separator": separator, "schema": dict(schema), "has_header": False, "skip_rows": 1}
+    settings |= {"glob": "://" in paths[0], "include_file_paths": file}  # local globs are resolved already
+    if not has_literal_quotes:
+        return pl.scan_csv(list(paths), quote_char=quote or None, **settings)
+    # an unclosed quote would hide the rows after it
+    names = [name for name in schema if name != EXTRA]
+    return pl.scan_csv(list(paths), quote_char=None, **settings).with_columns(strip_quotes(pl.col(names)))
+
+
+def strip_quotes(text: pl.Expr) -> pl.Expr:
+    """Texts without the quotes around a complete field, and with the doubled quotes inside it undone."""
+    inner = text.str.slice(1, text.str.len_chars().cast(pl.Int64) - 2).str.replace_all('""', '"', literal=True)
+    return pl.when(text.str.contains(r'(?s)^"(?:[^"]|"")*"$')).then(inner).otherwise(text).name.keep()

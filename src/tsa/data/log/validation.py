@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from tsa.data.clean_columns import LABEL
 from tsa.data.derived import derived_columns
 from tsa.data.log.columns import nested
 from tsa.data.log.duplicates import Repeated
+from tsa.data.log.json_lines import repeated_mark, text_mark
 from tsa.data.log.row_sets import excluded
 from tsa.data.log.rule import Rule
 from tsa.data.log.rules import LogSchema, read_columns, rules, typed_columns, values
-from tsa.data.log.sources import EXTRA, Source, repeated_mark, text_mark
+from tsa.data.log.sources import EXTRA, Source
 from tsa.errors import DataError
 from tsa.files.writing import atomic_file
 from tsa.text import brief, shorten
@@ -38,8 +39,12 @@ class LogScan:
     shape: LogSchema
     sources: Sequence[Source]
 
+    def _shape_of(self, source: Source) -> LogSchema:
+        """How the columns of one source are read."""
+        return replace(self.shape, decimal_comma=True) if source.has_decimal_comma else self.shape
+
     def _valued(self, source: Source, file: str | None = None) -> tuple[pl.LazyFrame, dict[str, pl.Expr]]:
-        read = values(self.shape, source.schema)
+        read = values(self._shape_of(source), source.schema)
         frame = source.scan(read_columns(self.shape.market), file=file)
         frame = frame.with_columns(expression.alias(f"__value:{name}") for name, expression in read.items())
         value = {name: pl.col(f"__value:{name}") for name in read}
@@ -53,7 +58,7 @@ class LogScan:
         for source in self.sources:
             frame, value = self._valued(source)
             row_rules = [
-                *rules(self.shape, source.schema, value),
+                *rules(self._shape_of(source), source.schema, value),
                 *precomputed_rules(source),
                 *json_rules(self.shape, source),
             ]
@@ -87,7 +92,7 @@ class LogScan:
             row_rules = {
                 rule.name: rule
                 for rule in (
-                    *rules(self.shape, source.schema, value),
+                    *rules(self._shape_of(source), source.schema, value),
                     *precomputed_rules(source),
                     *json_rules(self.shape, source),
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,7 +93,8 @@ class Proposal:
     """With the transform."""
     left_out: list[Guess] = field(default_factory=list)
     """Columns that are not used, with the reason."""
-    has_comma: bool = False
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Options of `[input]`, where the files are not written as usual."""
     has_hours: bool = True
     """Whether times have a time of day."""
     earliest: str | None = None

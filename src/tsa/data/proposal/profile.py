@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import polars as pl
@@ -78,6 +78,8 @@ class LogSample:
 
     frame: pl.DataFrame
     columns: dict[str, ColumnProfile]
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Options of `[input]` that all files show in their first rows, where they are unusual."""
 
     def seconds(self, name: str) -> pl.Series:
         """(n,) epoch seconds of a column of times."""
@@ -117,7 +119,15 @@ def read_sample(logs: Sequence[str]) -> LogSample:
     plain = [name for name, dtype in frame.schema.items() if columns.is_plain(dtype)]
     frame = frame.select(plain)
     has_types = all(not source.is_text for source in sources)
-    return LogSample(frame=frame, columns={name: _profile(frame, name, has_types) for name in plain})
+    return LogSample(
+        frame=frame,
+        columns={name: _profile(frame, name, has_types) for name in plain},
+        written=_written([source.guessed for source in sources]),
+    )
+
+
+def _written(guessed: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return {option: value for option, value in guessed[0].items() if all(one.get(option) == value for one in guessed)}
 
 
 def _profile(frame: pl.DataFrame, name: str, has_types: bool) -> ColumnProfile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from tsa.data.proposal.guesses import (
     guess_label,
     guess_time,
 )
+from tsa.data.proposal.market_text import lines_of, toml_value
 from tsa.data.proposal.profile import EARLIEST, LogSample, read_sample
 from tsa.data.store.splits import find_splits
 from tsa.errors import DataError
@@ -52,7 +52,6 @@ MIN_FRAUDS = 10
 """Each range should have so many."""
 SPANS = 10
 """The delay of outcomes is at most this part of the time span of the log."""
-WIDTH = 44
 JOINED_TIME, JOINED_ID = "payment_time", "payment_id"
 
 
@@ -67,7 +66,7 @@ class ProposedMarket:
     @property
     def text(self) -> str:
         """The market file, with the evidence in comments."""
-        return "\n".join(_lines(self.table, self.guesses, self.split_evidence)) + "\n"
+        return "\n".join(lines_of(self.table, self.guesses, self.split_evidence)) + "\n"
 
 
 def propose(logs: Sequence[str], ask: Ask, name: str = "my_market", given: Given = NOTHING_GIVEN) -> ProposedMarket:
@@ -112,10 +111,11 @@ def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask, given: Given) -> 
     made = Proposal(time=time, time_parts=parts, id=id_, id_parts=id_parts, label=label, known_at=known_at)
     made.fraud_value, made.genuine_value, made.amount, made.keys = fraud, genuine, amount, keys
     made.accounts = guess_accounts(sample, keys, ask)
-    made.has_comma = any(one.has_comma for one in sample.columns.values())
+    has_comma = any(one.has_comma for one in sample.columns.values())
+    made.written = {**sample.written, **({"decimal": ","} if has_comma else {})}
     for column, without, values in events_without_outcome(sample, label, used):
         rule = f"events whose {column} is {without} never have an outcome. If they are no payments, write"
-        made.hints.append(f"{rule} scored = {{ column = {_toml(column)}, values = [{values}] }}")
+        made.hints.append(f"{rule} scored = {{ column = {toml_value(column)}, values = [{values}] }}")
     _add_times(made, sample)
     _add_features(made, sample, used | {key.column for key in keys}, label)
     return made
@@ -160,9 +160,8 @@ def _add_features(made: Proposal, sample: LogSample, used: set[str], label: Gues
 
 def _is_unique(logs: Sequence[str], names: Sequence[str]) -> bool:
     """Whether these columns together are different in every row of the log."""
-    frames = [
-        source.scan(list(names)).select(pl.col(list(names)).cast(pl.String)) for source in open_sources(logs, names)
-    ]
+    sources = open_sources(logs, names)  # they keep copies of files in other encodings
+    frames = [source.scan(list(names)).select(pl.col(list(names)).cast(pl.String)) for source in sources]
     rows = pl.concat(frames).select(pl.concat_str(names, separator="\x1f").alias("id"))
     counts = rows.select(
         pl.len().alias("rows"), pl.col("id").n_unique().alias("distinct"), pl.col("id").null_count().alias("null")
@@ -184,7 +183,7 @@ def _tables(made: Proposal) -> dict[str, Any]:
         label |= {"fraud": [made.fraud_value], "genuine": [made.genuine_value]}
     joined = [{"name": JOINED_TIME, "columns": list(made.time_parts)}] if made.time_parts else []
     joined += [{"name": JOINED_ID, "columns": list(made.id_parts), "separator": "/"}] if made.id_parts else []
-    reading = {**({"decimal": ","} if made.has_comma else {}), **({"joined": joined} if joined else {})}
+    reading = {**made.written, **({"joined": joined} if joined else {})}
     return {
         "event": event,
         **({"input": reading} if reading else {}),
@@ -252,94 +251,3 @@ def _split(table: Mapping[str, Any], made: Proposal, logs: Sequence[str]) -> tup
         if (enough := min(MIN_FRAUDS, *frauds.values())) > best[0]:
             best = enough, dict(option), f"payments (frauds): {counts}"
     return best[1], invalid + best[2]
-
-
-def _lines(table: Mapping[str, Any], made: Proposal, split_evidence: str) -> Iterator[str]:
-    event, label, split = table["event"], table["label"], table["split"]
-    yield "# A proposal of `tsa init`. Each guess has its evidence: correct what is wrong, then try `tsa check`."
-    yield f"name = {_toml(table['name'])}"
-    yield from ("", "[event]", _line("id", event["id"], made.id.evidence))
-    parts = made.time_parts
-    yield _line(
-        "time", event["time"], f"{parts[0]} and {parts[1]} together" if made.time is None and parts else _why(made.time)
-    )
-    if made.time_unit is not None:
-        yield _line("time_unit", made.time_unit, "")
-    if made.amount is not None:
-        yield _line("amount", event["amount"], made.amount.evidence)
-    if made.earliest is not None:
-        yield _line("earliest", made.earliest, "the log begins before 1990")
-    yield from (f"# {hint}" for hint in made.hints)
-    if "input" in table:
-        yield from _input_lines(table["input"])
-    yield from ("", "[label]", _line("column", label["column"], made.label.evidence))
-    for name in ("fraud", "genuine"):
-        if name in label:
-            yield _line(name, label[name], "the rarer value" if name == "fraud" else "the more frequent one")
-    if made.known_at is not None:
-        yield _line("known_at", label["known_at"], made.known_at.evidence)
-    else:
-        yield _line("delay_days", label["delay_days"], "no column says when outcomes are known: ask how long it takes")
-    yield _line("as_feature", True, "known outcomes of earlier payments are an input")
-    yield from _history_lines(table["history"], made)
-    yield from _feature_lines(made, table["features"])
-    yield from ("", "[split]")
-    yield from (f"# {line}" for line in split_evidence.splitlines())
-    yield from (f"{name} = {_toml(value)}" for name, value in split.items())
-
-
-def _input_lines(reading: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("", "[input]")
-    if "decimal" in reading:
-        yield _line("decimal", ",", "numbers have a decimal comma")
-    for made in reading.get("joined", ()):
-        yield from ("", "[[input.joined]]", *(f"{name} = {_toml(value)}" for name, value in made.items()))
-
-
-def _history_lines(histories: Sequence[Mapping[str, Any]], made: Proposal) -> Iterator[str]:
-    evidence = {key.column: key.evidence for key in made.keys}
-    for history in histories:
-        yield from ("", "[[history]]", f"name = {_toml(history['name'])}")
-        if "keys" in history:
-            yield _line("keys", history["keys"], "" if made.accounts is None else made.accounts[2])
-        else:
-            yield _line("key", history["key"], evidence.get(history["key"], ""))
-        yield f"length = {history['length']}"
-
-
-def _feature_lines(made: Proposal, table: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("", "[features]", f"calendar = {_toml(table['calendar'])}", "categorical = [")
-    yield from (f"    {_toml(guess.column)},".ljust(WIDTH) + _comment(guess.evidence) for guess in made.categorical)
-    yield from ("]", "numerical = [")
-    for guess, transform in made.numerical:
-        item = (
-            f'{{ name = {_toml(guess.column)}, transform = "{transform}" }},'
-            if transform != "none"
-            else f"{_toml(guess.column)},"
-        )
-        yield f"    {item}".ljust(WIDTH) + _comment(guess.evidence)
-    yield "]"
-    for guess in made.left_out:
-        yield f"# not used: {_toml(guess.column)}: {_flat(guess.evidence)}"
-
-
-def _line(name: str, value: object, evidence: str) -> str:
-    text = f"{name} = {_toml(value)}"
-    return text.ljust(WIDTH) + _comment(evidence) if evidence else text
-
-
-def _comment(evidence: str) -> str:
-    return f"  # {_flat(evidence)}"
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _why(guess: Guess | None) -> str:
-    return "" if guess is None else guess.evidence
-
-
-def _toml(value: object) -> str:
-    """A text, a number, a boolean or a list of these in TOML, whose texts are written as in JSON."""
-    return json.dumps(value, ensure_ascii=False)

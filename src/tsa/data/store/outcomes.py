@@ -13,7 +13,7 @@ from tsa.data.log.reader import pseudonymized
 from tsa.data.log.row_sets import label
 from tsa.data.log.rule import ALL_DIGITS, Rule, earliest, readable_time, time_text
 from tsa.data.log.rules import KNOWN_EARLY, known_at_seconds
-from tsa.data.log.sources import Source, open_sources
+from tsa.data.log.sources import Source, open_sources, say_guesses
 from tsa.data.spelling import Spelling
 from tsa.data.values import label_text
 from tsa.errors import DataError
@@ -41,7 +41,9 @@ def read_outcomes(market: Market, files: Sequence[str], id_type: pl.DataType) ->
         DataError: For a column that is missing, or a row that breaks a rule.
     """
     names = tuple(name for name in (market.event.id, market.label.column, market.label.known_at) if name is not None)
-    market, sources = pseudonymized(market, open_sources(files, names, (market.event.id,), reading=market.reading))
+    opened = open_sources(files, names, (market.event.id,), reading=market.reading)
+    say_guesses(opened)
+    market, sources = pseudonymized(market, opened)
     read = pl.concat([_read(market, source, names, id_type) for source in sources])
     known = read.filter(pl.col(LABEL).is_in([0.0, 1.0]))
     return known.unique(market.event.id, keep="last", maintain_order=True)

@@ -21,7 +21,7 @@ from tsa.data.log.file_heads import SEPARATORS
 from tsa.data.log.paths import find_files
 from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.rules import first_findings, needed_columns
-from tsa.data.log.sources import EXTRA, Source, open_sources
+from tsa.data.log.sources import EXTRA, Source, open_sources, say_guesses
 from tsa.data.spelling import Spelling
 from tsa.data.wire.layout import FieldLayout
 from tsa.data.wire.row_errors import RowErrors
@@ -179,6 +179,8 @@ def open_files(market: Market, logs: Sequence[str], *, need_label: bool) -> list
     for path, kind in find_files(logs):
         local_json = kind == "json" and "://" not in path
         source = None if local_json else open_sources([path], [])[0]
+        if source is not None:
+            say_guesses([source])
         files.append(WireFile(layout, path, source, need_label))
     return files
 
