@@ -200,13 +200,13 @@ def _with_made(source: Source, made: MadeColumns, short_name: str) -> Source:
 
 def _with_decimals(sources: Sequence[Source], numbers: Sequence[str]) -> list[Source]:
     """The sources, of which those with decimal commas say so. A table whose numbers tell nothing is read as the others."""
-    found = [_decimal(source, numbers) for source in sources]
-    others = "," if "," in found and "." not in found else None
+    decimals = [_decimal(source, numbers) for source in sources]
+    others = "," if "," in decimals and "." not in decimals else None
     return [
         replace(source, guessed={**source.guessed, "decimal": ","})
         if (decimal or (others if source.is_text else None)) == ","
         else source
-        for source, decimal in zip(sources, found, strict=True)
+        for source, decimal in zip(sources, decimals, strict=True)
     ]
 
 
