@@ -177,9 +177,9 @@ def guessed_of_header(kind: str, mark: str, quote: str, reading: Input) -> dict[
 
 
 def decimal_of_rows(rows: pl.DataFrame) -> str | None:
-    """How numbers are written in these columns of texts: "," or "." before the decimals; None if nothing tells.
+    """How numbers are written in these columns of texts: "," or "." before the decimals; None if they do not show it.
 
-    "1,234" and "1.234" tell nothing: the mark may also group the thousands.
+    "1,234" and "1.234" do not: the mark may also group the thousands.
     """
     numbers = pl.concat([rows[name].str.strip_chars() for name in rows.columns]) if rows.width else pl.Series([""])
     if numbers.str.contains(POINT_DECIMALS).any():

@@ -199,7 +199,7 @@ def _with_made(source: Source, made: MadeColumns, short_name: str) -> Source:
 
 
 def _with_decimals(sources: Sequence[Source], numbers: Sequence[str]) -> list[Source]:
-    """The sources, of which those with decimal commas say so. A table whose numbers tell nothing is read as the others."""
+    """The sources, of which those with decimal commas say so. A table whose numbers show nothing is read as the others."""
     decimals = [_decimal(source, numbers) for source in sources]
     others = "," if "," in decimals and "." not in decimals else None
     return [
