@@ -230,7 +230,7 @@ ELSEWHERE = {
     ),
     "serving/scoring/test_bundle_watch.py": (
         "the state, its shadow and its explainer follow the bundle",
-        "serving/scoring/app_state serving/scoring/explain_worker serving/scoring/shadow",
+        "serving/scoring/app_state serving/scoring/explain_worker serving/scoring/opening serving/scoring/shadow",
     ),
     "simulation/test_log.py": (
         "a simulated log is checked for what its parts promise",

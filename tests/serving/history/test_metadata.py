@@ -56,7 +56,7 @@ def test_trees_and_what_they_see_decide_how_much_is_kept(case: Case, combined_ca
     network, combined = only_now(case), only_now(combined_case)
     assert network.bundle.visible_lengths == {"card": 6, "shop": 9}
     assert combined.bundle.visible_lengths == {"card": 20, "shop": 20}
-    rows = random_rows(200, cards=2, shops=2)
+    rows = random_rows(80, cards=2, shops=2)
     for one, card, shop in ((network, 6, 9), (combined, 20, 20)):
         with open_history(f"sqlite:///{tmp_path / f'{card}.db'}") as store:
             replay(ScoringService(one.scorer(), store), rows)
@@ -65,7 +65,7 @@ def test_trees_and_what_they_see_decide_how_much_is_kept(case: Case, combined_ca
 
 def test_what_a_log_loads_is_as_long(combined_case: Case, tmp_path: Path) -> None:
     combined = only_now(combined_case)
-    rows = random_rows(200, cards=2, shops=2)
+    rows = random_rows(80, cards=2, shops=2)
     frame(rows).write_parquet(tmp_path / "log.parquet")
     with open_history(f"sqlite:///{tmp_path / 'x.db'}") as store:
         backfill(store, combined.bundle, [tmp_path / "log.parquet"])
@@ -86,11 +86,11 @@ def test_a_store_of_a_network_is_too_short_for_trees(case: Case, combined_case: 
 def test_a_bundle_may_go_back_to_a_network_and_forth_again(case: Case, combined_case: Case, tmp_path: Path) -> None:
     """A store that was first used with trees goes on keeping what they see."""
     network, combined = only_now(case), only_now(combined_case)
-    rows = random_rows(200, cards=2, shops=2)
+    rows = random_rows(80, cards=2, shops=2)
     with open_history(f"sqlite:///{tmp_path / 'x.db'}") as store:
         service = ScoringService(combined.scorer(), store)
-        service.score([request(row) for row in rows[:100]])
+        service.score([request(row) for row in rows[:40]])
         service.replace_bundle(network.scorer())
-        service.score([request(row) for row in rows[100:]])
+        service.score([request(row) for row in rows[40:]])
         assert (kept(store, "card"), kept(store, "shop")) == (20, 20)
         service.replace_bundle(combined.scorer())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def never_500(context: Any, response: Any, case: Any) -> None:
 
 CHECKS = [never_500, status_code_conformance, content_type_conformance, response_schema_conformance]
 QUIET = settings(
-    max_examples=25,
+    max_examples=25 if os.environ.get("TSA_LONG") else 8,
     deadline=None,
     derandomize=True,
     database=None,
@@ -102,7 +103,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         yield found
 
 
-@settings(QUIET, max_examples=150)
+@settings(QUIET, max_examples=100)
 @given(
     body=BODIES,
     path=st.sampled_from(["/v1/score", "/v1/score/flat", "/invocations", "/v1/outcome", "/v2/models/shop/infer"]),
@@ -116,7 +117,7 @@ def test_any_json_is_answered_or_refused(client: httpx.Client, body: Any, path: 
         assert all(("raw_score" in one) != ("problem" in one) for one in answer.json())
 
 
-@settings(QUIET, max_examples=80)
+@settings(QUIET, max_examples=60)
 @given(
     content=st.binary(max_size=60) | st.text(string.printable, max_size=60).map(str.encode),
     kind=st.sampled_from(["application/json", "application/jsonlines", "text/csv", "application/x-parquet"])

@@ -303,21 +303,21 @@ def test_a_store_that_is_down(case: Case, tmp_path: Path) -> None:
 
 
 def test_a_swap_encodes_anew(case: Case, store: HistoryStore) -> None:
-    rows = random_rows(300, seed=4, cards=8, shops=4)
+    rows = random_rows(140, seed=4, cards=4, shops=2)
     rows = [{**row, "fraud": None, "reported": None} for row in rows]
     other = other_encoder(case)
     first, second = ScoringService(case.scorer(), store), ScoringService(case.scorer(), store)
     scores: dict[str, float] = {}
     for at, row in enumerate(rows):
-        if at == 150:
+        if at == 70:
             first.replace_bundle(other, "other")
         # from the middle on one process has the new bundle, another still the old one
         found = answer_of((first if at % 2 else second).score([request(row)])[0])
         scores[found.id] = found.raw_score
-        assert found.version == ("other" if at >= 150 and at % 2 else "")
+        assert found.version == ("other" if at >= 70 and at % 2 else "")
     old, new = case.offline(rows), case.offline(rows, other)
     assert max(abs(old[id_] - new[id_]) for id_ in old) > 1e-3
-    assert_same(scores, {row["id"]: (new if at >= 150 and at % 2 else old)[row["id"]] for at, row in enumerate(rows)})
+    assert_same(scores, {row["id"]: (new if at >= 70 and at % 2 else old)[row["id"]] for at, row in enumerate(rows)})
 
 
 def other_encoder(case: Case) -> Scorer:

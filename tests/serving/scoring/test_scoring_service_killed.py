@@ -29,7 +29,7 @@ from tsa.serving.scoring.scoring_service import ScoringService
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+KILLS = 20 if os.environ.get("TSA_LONG") else 5
 TESTS = Path(__file__).parents[2]
 
 
@@ -46,12 +46,19 @@ class Killing:
         command = [sys.executable, "-m", "support.killed_scorer", self.case.path, self.log, self.url]
         pipe = subprocess.PIPE
         self._forking = subprocess.Popen(
-            list(map(str, command)), stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, cwd=TESTS
+            list(map(str, command)),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=TESTS,
+            start_new_session=True,
         )
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._forking.communicate(timeout=30)
+        os.killpg(self._forking.pid, signal.SIGKILL)  # with a child that is still there after a failure
+        self._forking.communicate()
 
     def run(self, rng: np.random.Generator, server: RedisServer | None = None) -> None:
         """Begin a little before the end of what is acknowledged, as a client does that is not sure; kill it soon."""

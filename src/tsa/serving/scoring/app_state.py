@@ -11,26 +11,20 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tsa.calibration.calibration import Calibration
-from tsa.config.market import Market, Serving
+from tsa.config.market import Serving
 from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolation, normalise_text
-from tsa.errors import ConfigError, TSAError
-from tsa.inference.engine import EngineName, Precision
+from tsa.errors import TSAError
 from tsa.inference.scorer import Scorer
-from tsa.registry import AliasFollower
 from tsa.serving.auth import Credentials, TokenBucketLimiter
 from tsa.serving.errors import RateLimitedError, RefusedError, safe_traceback
-from tsa.serving.history.base import HistoryStore
-from tsa.serving.history.factory import open_history
 from tsa.serving.history.metadata import pseudonymised
-from tsa.serving.history.monitored import MonitoredStore
 from tsa.serving.metrics import Metrics, MissingUnknownCounter
 from tsa.serving.request_schema import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult
-from tsa.serving.review.queue import ReviewQueue
 from tsa.serving.scoring.batcher import Batcher
 from tsa.serving.scoring.bundle_watch import BundleFileId, bundle_file_id, version_of
 from tsa.serving.scoring.challenger import Challenger
@@ -38,6 +32,7 @@ from tsa.serving.scoring.decision_recorder import DecisionRecorder
 from tsa.serving.scoring.evidence import EvidenceReader
 from tsa.serving.scoring.explain_worker import ExplanationWorker
 from tsa.serving.scoring.isolation import score_isolating_failures
+from tsa.serving.scoring.opening import load_scorer, open_review, open_store, sources_of
 from tsa.serving.scoring.scoring_service import ScoringService
 from tsa.serving.scoring.shadow import Shadow
 from tsa.serving.scoring.takeover import ALLOW, TakeoverRefusedError, check_takeover, is_evaluated
@@ -61,14 +56,14 @@ class AppState:
         self.settings, self.secrets = settings, Credentials(settings)
         self.sources = sources_of(settings)
         self.mark: BundleFileId = bundle_file_id(settings.bundle)
-        scorer = self._load()
+        scorer = load_scorer(settings)
         if not (is_evaluated(scorer.bundle) or settings.allow_unevaluated):
             logger.warning(
                 "the bundle was not evaluated (it has no metrics); a new one must be, unless %s is given", ALLOW
             )
         self.metrics = Metrics(scorer.bundle.market)
         self.buckets = TokenBucketLimiter(settings.rate, settings.burst)
-        self.store = self._open_history(scorer.bundle.market)
+        self.store = open_store(settings, scorer.bundle.market, self.metrics)
         self.scoring_service = ScoringService(
             scorer,
             self.store,
@@ -77,7 +72,7 @@ class AppState:
             with_details=settings.decision_log is not None,
         )
         self.recorder = None if settings.decision_log is None else DecisionRecorder(settings, self.metrics, scorer)
-        self.review = self._open_review(scorer) if settings.queue else None
+        self.review = open_review(settings, scorer, self.metrics) if settings.queue else None
         self.evidence = EvidenceReader(self.store)
         self.reasoner = ExplanationWorker(self.store)
         self.challenger = None if settings.challenger is None else self._open_challenger(settings.challenger, scorer)
@@ -97,48 +92,11 @@ class AppState:
 
     def _open_challenger(self, path: Path, champion: Scorer) -> Challenger:
         """Open the second bundle. Raises what `check_takeover` and `Challenger` raise."""
-        scorer = self._load(path)
+        scorer = load_scorer(self.settings, path)
         check_takeover(champion.bundle, scorer.bundle, allow_unevaluated=self.settings.allow_unevaluated)
         if self.recorder is not None:
             self.recorder.add_thresholds(scorer)
         return Challenger(scorer, self.store, self.settings, self.metrics)
-
-    def _open_review(self, scorer: Scorer) -> ReviewQueue:
-        """Open the analysts' queue. Raises ConfigError for a market without stored histories."""
-        assert self.settings.decision_log is not None
-        if scorer.bundle.market.wire is not None:
-            raise ConfigError("--queue needs a market with stored histories (got rows that carry their own history)")
-        self.settings.read_webhook_secret()
-        lost = self.metrics.cases_lost.inc
-        return ReviewQueue(self.settings.decision_log, self.settings.queue_over, scorer, lost)
-
-    def _load(self, path: Path | None = None) -> Scorer:
-        """Load the bundle at a path, by default the served one; a link is resolved once, so that all files are from one
-        bundle."""
-        settings = self.settings
-        return Scorer.load(
-            (path or settings.bundle).resolve(),
-            settings.overrides,
-            key=settings.read_key(),
-            engine=cast(EngineName, settings.engine),
-            precision=cast(Precision, settings.precision),
-            threads=settings.threads,
-        )
-
-    def _open_history(self, market: Market) -> HistoryStore | None:
-        if market.wire is not None:
-            return None
-        if self.settings.history is None:
-            raise ConfigError(f"--history is required for market {market.name!r} (for example sqlite:///histories.db)")
-        seconds = (market.serving or Serving()).history_timeout_seconds
-        store = open_history(
-            self.settings.history,
-            seconds,
-            new="make" if self.settings.new_store else "refuse",
-            seen=self.settings.history_seen,
-            allow_eviction=self.settings.allow_eviction,
-        )
-        return MonitoredStore(store, self.metrics)
 
     def _open_shadow(self) -> tuple[Shadow | None, BundleFileId | None]:
         """The shadow and what its bundle is identified by. One of a registry that has none yet comes later."""
@@ -315,7 +273,7 @@ class AppState:
         await self.follow()
         loop, mark = asyncio.get_running_loop(), bundle_file_id(self.settings.bundle)
         try:
-            scorer = await loop.run_in_executor(None, self._load)
+            scorer = await loop.run_in_executor(None, load_scorer, self.settings)
             check_takeover(self.scorer.bundle, scorer.bundle, allow_unevaluated=self.settings.allow_unevaluated)
             await self.batcher.run_between_batches(lambda: self._swap(scorer))
         except TakeoverRefusedError as error:
@@ -352,10 +310,3 @@ class AppState:
                 closing.close(max(MIN_CLOSING_SECONDS, end - time.monotonic()))
         if self.store is not None:
             self.store.close()
-
-
-def sources_of(settings: ServeSettings) -> list[AliasFollower]:
-    """The registries that a server follows; its settings name the links to the local copies."""
-    names = {name: getattr(settings, name) for name in ("bundle_from", "shadow_from")}
-    cache = settings.bundle_cache.expanduser()
-    return [AliasFollower(value, cache, name) for name, value in names.items() if value is not None]
