@@ -90,3 +90,8 @@ def as_utc(value: object) -> datetime:
 def to_seconds(moment: datetime) -> float:
     """Seconds since 1970 of a time with an offset, exact to the microsecond."""
     return ((moment - _EPOCH) // _MICROSECOND) / 1e6
+
+
+def iso(seconds: float, timespec: str = "auto") -> str:
+    """Seconds since 1970 as 2025-04-16T12:00:00+00:00; `timespec` as in `datetime.isoformat`."""
+    return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec=timespec)

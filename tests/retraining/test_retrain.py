@@ -168,9 +168,12 @@ def test_a_refitted_candidate_is_judged_on_the_same_payments(folder: Path, secon
 
 
 def test_one_round_at_a_time(folder: Path) -> None:
-    from tsa.retraining.retrain import _alone
+    from tsa.files.locking import used_alone
 
-    with _alone(folder / "store-retrain"), pytest.raises(ConfigError, match="one tsa retrain at a time"):
+    with (
+        used_alone(folder / "store-retrain", "tsa retrain"),
+        pytest.raises(ConfigError, match="one tsa retrain at a time"),
+    ):
         one_round(folder, "second.parquet")
 
 

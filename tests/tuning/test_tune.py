@@ -16,9 +16,10 @@ from support.easy_log import FAST, TINY, Ended, alone, die
 from tsa import optional
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError
+from tsa.files.locking import used_alone
 from tsa.training.train_step import TrainStep
 from tsa.tuning import tune as tuning
-from tsa.tuning.search import Search, lock_folder
+from tsa.tuning.search import Search
 from tsa.tuning.space import Space
 from tsa.tuning.tune import tune
 
@@ -181,7 +182,7 @@ def test_a_folder_of_something_else(whole: Path, easy_store: EventStore, tmp_pat
         tune(search(easy_store), tmp_path / "diary.txt")
     with pytest.raises(ConfigError, match=r"trials must be at least 1 [(]got 0"):
         tune(search(easy_store), tmp_path / "new", trials=0)
-    with lock_folder(whole), pytest.raises(ConfigError, match="is in use by another search"):
+    with used_alone(whole, "tsa tune"), pytest.raises(ConfigError, match="by one tsa tune at a time"):
         tune(search(easy_store), whole, trials=4)
 
 

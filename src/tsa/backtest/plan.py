@@ -18,7 +18,7 @@ from tsa.data.store.resplit import Ranges
 from tsa.data.store.splits import is_scored
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
-from tsa.times import DAY_SECONDS
+from tsa.times import DAY_SECONDS, iso
 
 LEARNED = SPLITS[:3]
 """The ranges before the label delay."""
@@ -160,11 +160,6 @@ def _default_start(store: EventStore, end: float, schedule: BacktestSchedule) ->
         float(store.manifest["splits"]["test"]["start_seconds"]) if store.manifest["splits"] else end - schedule.test
     )
     return math.floor(start / DAY_SECONDS) * DAY_SECONDS
-
-
-def iso(seconds: float) -> str:
-    """A time in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def fold_name(now: float) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsa.errors import BundleError
+from tsa.text import truncate_repr
 
 VERSION = 4
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "model_card.md"
@@ -66,7 +67,7 @@ def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
         version = manifest["version"]
         for entry in manifest["files"].values():
             if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
-                raise TypeError(f"a size or a hash is {entry!r:.60}")
+                raise TypeError(f"a size or a hash is {truncate_repr(entry, 60)}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
     if version != VERSION:

@@ -6,7 +6,6 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from pydantic import Field, WrapSerializer, WrapValidator, field_validator, mode
 
 from tsa.config.base import ConfigModel, Instant
 from tsa.errors import DataError
-from tsa.times import DAY_SECONDS
+from tsa.times import DAY_SECONDS, iso
 
 SPLITS = ("train", "validation", "calibration", "test")
 Range = tuple[Instant, Instant]
@@ -168,7 +167,7 @@ class Split(ConfigModel):
         for name, later in itertools.pairwise(SPLITS):
             gap = delay_seconds if later == "test" else 0.0
             if ranges[name][1] + gap > ranges[later][0]:
-                end, start = (shown_time(seconds) for seconds in (ranges[name][1], ranges[later][0]))
+                end, start = (iso(seconds, "seconds") for seconds in (ranges[name][1], ranges[later][0]))
                 after = f"{gap / DAY_SECONDS:g} days (the label delay) after" if gap else "not before"
                 yield f"split.{later}: must begin {after} the end of {name}, {end} (got {start})"
 
@@ -205,8 +204,3 @@ class Split(ConfigModel):
             (edges[-1] + delay_seconds, math.nextafter(float(time_seconds[-1]), math.inf)),
         ]
         return dict(zip(SPLITS, ranges, strict=True))
-
-
-def shown_time(seconds: float) -> str:
-    """A time as in messages, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

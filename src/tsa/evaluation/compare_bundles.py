@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.inference.labelled_log import When, learned_note, open_log
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
+from tsa.times import iso
 
 LEARNED = ("train", "validation", "calibration")
 NAMES = {"average_precision": "average precision", "roc_auc": "ROC AUC"}
@@ -78,8 +78,8 @@ def compare_bundles(
     return {
         "payments": len(both),
         "frauds": int(both["label"].sum()),
-        "start": _iso(times.min()),
-        "end": _iso(times.max()),
+        "start": iso(times.min()),
+        "end": iso(times.max()),
         "only_in": {name: len(frame) - len(both) for name, frame in frames.items()},
         "bundles": {
             name: {"sha256": bundle.sha256, "note": learned_note(bundle, times, LEARNED)}
@@ -129,7 +129,3 @@ def _sentence(name: str, values: Mapping[str, Any]) -> str:
         return f"{shown} (no interval: {values['reason']})"
     interval = f"{values['difference']:+.{DIGITS}f} [{values['low']:+.{DIGITS}f}, {values['high']:+.{DIGITS}f}]"
     return f"{shown}, difference {interval}: {VERDICTS[values['verdict']]}"
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(float(seconds), UTC).isoformat()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tsa.files.outputs import check_outputs
 from tsa.inference.labelled_log import KnownLog, When, learned_note, open_log
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
+from tsa.times import iso
 
 THRESHOLD = 0.5
 """The raw score from which a payment counts as flagged, if nothing else sets it."""
@@ -67,7 +67,7 @@ class BundleOnLog(TrainedRun):
     def ranges(self) -> dict[str, dict[str, Any]]:
         """The window as the only range."""
         labels, times = self.store.label[self.rows], self.store.time_seconds[self.rows]
-        first, last = (datetime.fromtimestamp(float(times[at]), UTC).isoformat() for at in (0, -1))
+        first, last = (iso(times[at]) for at in (0, -1))
         return {"measured": {"n": len(labels), "frauds": int(labels.sum()), "start": first, "end": last}}
 
 

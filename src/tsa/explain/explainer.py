@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from tsa.model import Batch, History
 from tsa.model.collate import gather_batch, request_batch
 from tsa.model.joining import raw_scores
 from tsa.model.tree_model import TreeModel
+from tsa.times import iso
 
 OUTCOMES = {FRAUD: "fraud", GENUINE: "genuine"}
 
@@ -266,4 +266,4 @@ def _history(
 
 
 def _when(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+    return None if seconds is None else iso(seconds)

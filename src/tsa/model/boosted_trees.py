@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError, ModelError
-from tsa.text import brief
+from tsa.text import brief, truncate_repr
 
 Array = NDArray[Any]
 MAX_ROWS = 8192
@@ -161,7 +161,7 @@ def _problem(fields: dict[str, str], n_columns: int) -> str | None:
         leaves, n_codes = int(fields["num_leaves"]), int(fields.get("num_cat", "0"))
         linear = int(fields.get("is_linear", "0"))
     except (KeyError, ValueError) as error:
-        return f"got {error!r:.80}"
+        return f"got {truncate_repr(error, 80)}"
     of_leaves, of_splits, codes = (
         {name: fields.get(name, "").split() for name in names} for names in (LEAF_FIELDS, SPLIT_FIELDS, CODE_FIELDS)
     )
@@ -213,7 +213,7 @@ def _codes_problem(splits: dict[str, list[str]], codes: dict[str, list[int]], n_
     try:
         sets = [float(at) for at, kind in zip(splits["threshold"], kinds, strict=True) if kind & 1]
     except ValueError as error:
-        return f"got {error!r:.80}"
+        return f"got {truncate_repr(error, 80)}"
     return None if all(at in range(n_codes) for at in sets) else "a split must name one of the sets of codes"
 
 

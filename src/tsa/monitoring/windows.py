@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -19,7 +18,7 @@ from tsa.errors import ConfigError
 from tsa.evaluation.metrics.scored_payments import Array
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
-from tsa.times import DAY_SECONDS
+from tsa.times import DAY_SECONDS, iso
 
 WIDTHS = {"day": DAY_SECONDS, "week": 7 * DAY_SECONDS}
 MAX_WINDOWS = 1000
@@ -141,7 +140,7 @@ class ScoredWindow:
 
 def iso_time(seconds: float) -> str:
     """2025-04-16T00:00:00+00:00."""
-    return datetime.fromtimestamp(round(float(seconds)), UTC).isoformat()
+    return iso(round(float(seconds)))
 
 
 def shown_facts(seen: ScoredWindow) -> dict[str, Any]:

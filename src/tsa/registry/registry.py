@@ -18,6 +18,7 @@ from tsa.registry.opening import open_place
 from tsa.registry.place import RegistryPlace, verified_contents
 from tsa.registry.records import Action, AliasEntry, Version
 from tsa.registry.storage import NAME
+from tsa.text import truncate_repr
 
 FORMAT = 1
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -172,7 +173,7 @@ class Registry:
         """
         if not ALIAS.fullmatch(alias) or HEX.fullmatch(alias):
             rule = "an alias must begin with a lower-case letter and have letters, digits, - and _ only, not hex digits alone"
-            raise RegistryError(f"{rule} (got {alias!r:.70})")
+            raise RegistryError(f"{rule} (got {truncate_repr(alias, 70)})")
         version, entries = self.resolve(name), self.history(alias)
         self.contents(version)
         if entries and entries[-1].sha256 == version.sha256:

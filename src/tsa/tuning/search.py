@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,16 +97,3 @@ def acquire_folder(search: Search, out: Path) -> None:
     if lines := list(differences(before, metadata)):
         differing = "; ".join(lines)
         raise ConfigError(f"{out} holds another search (that search, then this: {differing}); choose another folder")
-
-
-@contextmanager
-def lock_folder(out: Path) -> Iterator[None]:
-    """Lock the folder against another search. The lock ends with the process."""
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{out} is in use by another search; wait until it ends, or choose another folder"
-            ) from None
-        yield

@@ -18,12 +18,13 @@ import numpy as np
 import polars as pl
 
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
+from tsa.files.locking import used_alone
 from tsa.files.writing import atomic_file, write_text
 from tsa.optional import need
 from tsa.progress import Progress, silent
 from tsa.training.tracking import epochs_of
 from tsa.training.train_model import train
-from tsa.tuning.search import Search, Settings, acquire_folder, lock_folder
+from tsa.tuning.search import Search, Settings, acquire_folder
 from tsa.tuning.space import SECTIONS, Choice, Range
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progres
     if trials < 1:
         raise ConfigError(f"trials must be at least 1 (got {trials})")
     acquire_folder(search, out)
-    with lock_folder(out), progress("tuning", trials) as advance:
+    with used_alone(out, "tsa tune"), progress("tuning", trials) as advance:
         study = _open(search, out)
         advance(min(len(_counted_trials(study)), trials))
         while (number := len(_counted_trials(study))) < trials:

@@ -13,6 +13,7 @@ from tsa.cli.groups import make_group
 from tsa.cli.registry import Place, VersionName, user_name
 from tsa.cli.terminal.results import result
 from tsa.errors import ConfigError
+from tsa.text import truncate_repr
 
 sagemaker = make_group("Train, serve and score on SageMaker, by jobs, endpoints and a pipeline.")
 app.add_typer(sagemaker, name="sagemaker")
@@ -120,7 +121,7 @@ def transform(
     from tsa.registry import Registry
 
     if not out.startswith("s3://"):
-        raise ConfigError(f"--out must be s3://BUCKET/PREFIX (got {out!r:.80})")
+        raise ConfigError(f"--out must be s3://BUCKET/PREFIX (got {truncate_repr(out, 80)})")
     chosen, jobs = job_name(name, "transform"), Jobs()
     uploaded = jobs.upload(source, f"{out.rstrip('/')}/inputs/{chosen}")
     job = Transform(name=chosen, source=uploaded, out=out, instance=instance, instances=instances)
@@ -191,7 +192,7 @@ def status(
     from tsa.integrations.sagemaker.jobs import KINDS, Jobs
 
     if kind not in KINDS:
-        raise ConfigError(f"the kind must be {', '.join(KINDS)} (got {kind!r:.80})")
+        raise ConfigError(f"the kind must be {', '.join(KINDS)} (got {truncate_repr(kind, 80)})")
     if register is not None and kind != "training":
         raise ConfigError(f"--register must go with a training job (got {kind})")
     jobs = Jobs()

@@ -6,7 +6,6 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from tsa.data.clean_columns import LABEL, TIME
 from tsa.files.writing import atomic_file
+from tsa.times import iso
 
 STRETCH_BYTES = 512 * 2**20
 ROW_GROUP = 2**18
@@ -143,7 +143,7 @@ def write_sorted(rows: pl.LazyFrame, parts: Parts, id_name: str) -> dict[str, An
         labels.update(dict(part[LABEL].value_counts().iter_rows()))
     return {
         "labels": {"fraud": labels[1], "genuine": labels[0], "unknown": labels[-1]},
-        "first_time": datetime.fromtimestamp(float(times.min()), UTC).isoformat(),
-        "last_time": datetime.fromtimestamp(float(times.max()), UTC).isoformat(),
+        "first_time": iso(times.min()),
+        "last_time": iso(times.max()),
         "null_rates": {name: count / times.size for name, count in nulls.items()},
     }

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tsa.data.store.outcomes import outcome_columns, read_outcomes
 from tsa.data.store.store import EventStore
 from tsa.errors import DataError
 from tsa.text import brief
+from tsa.times import iso
 
 AT, NEW, WAS = "__at", ":new", "__was"
 SHOWN = 5
@@ -270,7 +270,7 @@ def _refuse_earlier(old: EventStore, new: pl.LazyFrame, id_name: str) -> None:
     after = [value for value in tied.select(tie.alias("tie"))["tie"].to_list() if _key(value) > own]
     early = len(frame) - len(after)
     if early:
-        when = datetime.fromtimestamp(last[0], UTC).isoformat(timespec="seconds")
+        when = iso(last[0], "seconds")
         ids = ", ".join(brief(value, 40) for value in frame[id_name].head(SHOWN).to_list())
         raise DataError(
             f"log: new payments must come after the last of the store, {brief(last[1], 40)} at {when}: {early:,} do not "

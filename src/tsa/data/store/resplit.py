@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tsa.errors import ConfigError, DataError
 from tsa.files.outputs import check_outputs
 from tsa.files.writing import atomic_folder, file_entry, write_json
 from tsa.progress import Progress, silent
+from tsa.times import iso
 
 Ranges = Mapping[str, tuple[float, float]]
 """[start, end) in epoch seconds by range."""
@@ -101,12 +101,8 @@ def resplit(
 def with_ranges(market: Market, ranges: Ranges) -> Market:
     """The market with these time ranges. Raises MarketError."""
     table = market.to_dict()
-    table["split"] = {name: [_iso(start), _iso(end)] for name, (start, end) in ranges.items()}
+    table["split"] = {name: [iso(start), iso(end)] for name, (start, end) in ranges.items()}
     return Market.from_dict(table)
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _splits(store: EventStore, market: Market, ranges: Ranges, may_be_empty: Sequence[str]) -> dict[str, Split]:
@@ -119,9 +115,9 @@ def _splits(store: EventStore, market: Market, ranges: Ranges, may_be_empty: Seq
         begin, stop = (int(row) for row in np.searchsorted(times, [start, end]))
         has_none = begin == stop or (scored is not None and not scored[begin:stop].any())
         if has_none and name not in may_be_empty:
-            shown = f"{_iso(start)} to {_iso(end)}"
+            shown = f"{iso(start)} to {iso(end)}"
             raise DataError(
-                f"the {name} range must hold payments (got none from {shown}); the log spans {_iso(times[0])} to {_iso(times[-1])}"
+                f"the {name} range must hold payments (got none from {shown}); the log spans {iso(times[0])} to {iso(times[-1])}"
             )
         splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}
     return splits

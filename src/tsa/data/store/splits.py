@@ -10,10 +10,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.config.split import shown_time
 from tsa.data.clean_columns import HISTORY_ONLY, ROLE
 from tsa.data.log.time_outliers import valid_span
 from tsa.errors import DataError
+from tsa.times import iso
 
 Split = dict[str, Any]
 
@@ -51,8 +51,8 @@ def find_splits(
         begin, stop = (int(row) for row in np.searchsorted(time_seconds, [start, end]))
         if begin == stop or (scored is not None and not scored[begin:stop].any()):
             raise DataError(
-                f"split.{name} must hold payments (got none from {shown_time(start)} to {shown_time(end)}); "
-                f"the log spans {shown_time(first)} to {shown_time(last)}"
+                f"split.{name} must hold payments (got none from {iso(start, 'seconds')} to {iso(end, 'seconds')}); "
+                f"the log spans {iso(first, 'seconds')} to {iso(last, 'seconds')}"
             )
         splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}
     return splits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from tsa.config.market import SPLITS
 from tsa.data.store.store import EventStore
 from tsa.errors import DataError
+from tsa.times import iso
 
 
 def split_summary(store: EventStore) -> dict[str, dict[str, Any]]:
@@ -40,4 +40,4 @@ def refuse_unmeasured(store: EventStore) -> None:
 
 
 def _when(times: NDArray[Any], at: int) -> str | None:
-    return datetime.fromtimestamp(float(times[at]), UTC).isoformat() if len(times) else None
+    return iso(times[at]) if len(times) else None

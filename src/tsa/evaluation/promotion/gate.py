@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.metrics.segments import by_value
 from tsa.evaluation.promotion.pair import Pair, Scored
 from tsa.evaluation.report.plain import to_plain
+from tsa.times import iso
 
 Rule = dict[str, Any]
 SEED = 0
@@ -48,8 +48,8 @@ def apply_gate(pair: Pair, rules: Promotion, *, replicates: int = 200) -> dict[s
         "rules": applied,
         "payments": len(payments),
         "frauds": int(payments.label.sum()),
-        "start": _iso(times.min()),
-        "end": _iso(times.max()),
+        "start": iso(times.min(), "seconds"),
+        "end": iso(times.max(), "seconds"),
         "candidate": own,
         "champion": other,
         **measured,
@@ -183,7 +183,3 @@ def rule_text(rule: Mapping[str, Any]) -> str:
     limit = f"at least {rule['at_least']:g}" if "at_least" in rule else f"at most {rule['at_most']:g}"
     note = f" ({rule['note']})" if rule["note"] else ""
     return f"{rule['text']} is {value}, must be {limit}{note}"
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec="seconds")

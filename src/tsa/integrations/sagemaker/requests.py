@@ -10,6 +10,7 @@ from typing import Any
 
 from tsa.errors import ConfigError
 from tsa.integrations.sagemaker.pipeline import stopping_condition
+from tsa.text import truncate_repr
 
 NAME = re.compile(r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}")
 EPOCH = "'validation_average_precision': ([0-9.]+)"
@@ -161,7 +162,9 @@ def job_name(given: str | None, kind: str) -> str:
     if given is None:
         return f"tsa-{kind}-{now()}"
     if not NAME.fullmatch(given):
-        raise ConfigError(f"a name must have 1 to 63 letters, digits and single hyphens (got {given!r:.80})")
+        raise ConfigError(
+            f"a name must have 1 to 63 letters, digits and single hyphens (got {truncate_repr(given, 80)})"
+        )
     return given
 
 
@@ -169,7 +172,7 @@ def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
     """`KEY=VALUE` texts as a dict. Raises ConfigError for any other text."""
     for text in texts:
         if "=" not in text[1:]:
-            raise ConfigError(f"{what} must be KEY=VALUE (got {text!r:.80})")
+            raise ConfigError(f"{what} must be KEY=VALUE (got {truncate_repr(text, 80)})")
     return {key: value for key, _, value in (text.partition("=") for text in texts)}
 
 

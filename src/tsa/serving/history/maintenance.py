@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from tsa.data.online.histories import Key
@@ -19,6 +18,7 @@ from tsa.printable import printable
 from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, VersionedValue, WriteBatch
 from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.records import Record
+from tsa.times import iso
 
 MAX_ATTEMPTS = 200
 """Attempts of a change that conflicts with others; at each conflict another writer has succeeded."""
@@ -209,6 +209,6 @@ def history_events(store: HistoryStore, key: Key) -> Iterator[dict[str, str]]:
         return
     events = HistoryBlock.unpack(stored.data).events
     for row, id_ in enumerate(events.ids):
-        moment = datetime.fromtimestamp(float(events.time_seconds[row]), UTC).isoformat(timespec="seconds")
+        moment = iso(events.time_seconds[row], "seconds")
         outcome = {-1: "not known", 0: "genuine", 1: "fraud"}[int(events.label[row])]
         yield {"time": moment, "id": printable(id_), "outcome": outcome}

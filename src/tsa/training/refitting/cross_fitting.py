@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
+from tsa.times import iso
 from tsa.training.distributed import distributed_context
 from tsa.training.parts.build import Array
 from tsa.training.refitting.recipe import LEARNED, Recipe
@@ -141,7 +142,7 @@ def ranges_until(store: EventStore, until: When = None) -> Ranges:
     first = float(splits["train"]["start_seconds"] if splits else times[0])
     known = now - store.market.label.gap_seconds
     if not first < known:
-        raise ConfigError(f"outcomes must be known for payments after {_iso(first)} (got known until {_iso(known)})")
+        raise ConfigError(f"outcomes must be known for payments after {iso(first)} (got known until {iso(known)})")
     if until is None:
         edges = [first, *(float(splits[name]["start_seconds"]) for name in LEFT_OUT), known]
         end = float(splits["test"]["end_seconds"])
@@ -185,7 +186,7 @@ def _origin(recipe: Recipe, store: EventStore) -> dict[str, Any]:
     return {
         "run": recipe.run,
         "weights": recipe.weights,
-        "until": _iso(store.manifest["splits"]["test"]["start_seconds"]),
+        "until": iso(store.manifest["splits"]["test"]["start_seconds"]),
         "epochs": recipe.training.epochs,
         "trees": recipe.training.n_trees,
     }
@@ -206,7 +207,3 @@ def _store(source: EventStore, ranges: Ranges, out: Path, progress: Progress, *,
     if resume and (out / MANIFEST).is_file():
         return EventStore.open(out, with_ranges(source.market, ranges))
     return resplit(source, ranges, out, learned=LEARNED, may_be_empty=("test",), progress=progress)
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
