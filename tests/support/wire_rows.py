@@ -17,6 +17,8 @@ from tsa.data.store.store import EventStore, prepare
 from tsa.data.wire import Requests, WireReader
 
 NOW = 1_700_000_000
+FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
+"""Arrays of a history that rows and requests must agree on."""
 CATEGORICAL, NUMERICAL, ENGINEERED = ("device", "hour"), ("amount", "items"), ("orders",)
 TABLE: dict[str, Any] = {
     "name": "small",

@@ -32,7 +32,7 @@ OFTEN = {
     **{"batch_size": 16, "genuine_per_fraud": 1.0, "importance_sampling_every": 2},
 }
 """A checkpoint after nearly every step; genuine payments drawn by importance, in every other epoch by that of the last."""
-KILLS = 10
+KILLS = 10 if os.environ.get("TSA_LONG") else 5
 TIMES = ("payments_per_second", "waiting_share", "checkpoint_seconds", "memory_bytes", "seconds")
 
 
@@ -57,7 +57,7 @@ def unkilled(easy_store: EventStore, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
-def test_killed_at_ten_random_points(easy_store: EventStore, unkilled: Path, tmp_path: Path) -> None:
+def test_killed_at_random_points(easy_store: EventStore, unkilled: Path, tmp_path: Path) -> None:
     """Each time it goes on from its last checkpoint, until it is killed again."""
     out, chance, steps = tmp_path / "run", random.Random(7), []
     for _ in range(KILLS):
@@ -100,7 +100,7 @@ def test_killed_while_trees_are_trained(easy_store: EventStore, tmp_path: Path) 
 
 
 def wait_for_more(out: Path, steps: int, pid: int | None) -> None:
-    """Until the process has saved at least so many steps later than where it began; of some 90, ten times at most 7."""
+    """Until the process has saved at least so many steps later than where it began; of some 90, at most ten times 7."""
     goal, deadline = saved_steps(out) + steps, time.monotonic() + 120
     while saved_steps(out) < goal and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from support.wire_rows import (
     ENGINEERED,
+    FIELDS,
     NOW,
     NUMERICAL,
     PAST,
@@ -37,7 +38,6 @@ from tsa.data.wire import event_segments, reader
 from tsa.data.wire.layout import FieldLayout
 from tsa.errors import DataError, StoreError, TSAError
 
-FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
 DAY = 86_400
 texts = st.sampled_from(["phone", "tablet", "", "My Text String", "never seen", "3.0", "ü"])
 hours = st.sampled_from(["3", "3.0", "12", "", "noon", "99", "3.9", "My Text String"])

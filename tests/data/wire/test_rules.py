@@ -11,6 +11,7 @@ import pytest
 
 from support.wire_rows import (
     ENGINEERED,
+    FIELDS,
     NOW,
     NUMERICAL,
     PAST,
@@ -31,8 +32,6 @@ from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import prepare
 from tsa.data.wire import WireReader
 from tsa.errors import DataError
-
-FIELDS = ("categorical", "numerical", "age_seconds", "padding", "outcome")
 
 
 def both(of: Market, line: dict[str, Any], folder: Path, history: str = "cid") -> HistoryArrays:
