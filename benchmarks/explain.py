@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.explain import Explainer
 from tsa.explain.raw_values import store_facts
 from tsa.model.collate import gather_batch

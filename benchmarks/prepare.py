@@ -81,7 +81,7 @@ def _work(task: str, *arguments: str) -> None:
         write_simulation(SimulationConfig(payments=int(arguments[0])), Path(arguments[1]))
         return
     from tsa.config.market import Market
-    from tsa.data.store.store import prepare
+    from tsa.data.store.prepare import prepare
 
     market, out, *logs = arguments
     rows = len(prepare(Market.load(market), logs, Path(out)))

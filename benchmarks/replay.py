@@ -26,7 +26,7 @@ import torch
 
 from history_load import untrained
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.inference.scorer import Scorer
 from tsa.serving.history.factory import open_history
 from tsa.serving.scoring.scoring_service import ScoreResult, ScoringService

@@ -36,7 +36,7 @@ import polars as pl
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import LIMIT, ImportedScaler
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.data.wire import WireReader
 from tsa.data.wire.layout import FieldLayout
 from tsa.model.collate import request_batch

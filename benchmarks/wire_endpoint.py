@@ -38,7 +38,7 @@ from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.inference.export_bundle import export_bundle
 from tsa.legacy.response import legacy_response
 from tsa.model import TSANetwork, preset

@@ -86,7 +86,7 @@ ELSEWHERE = {
     "data/store/test_store.py": (
         "a store is built to be opened",
         "data/store/build data/store/data_report data/store/encoded_rows data/store/indexed_histories "
-        "data/store/manifest data/store/splits data/store/summary",
+        "data/store/manifest data/store/prepare data/store/splits data/store/summary",
     ),
     "data/store/test_append.py": (
         "files of outcomes and rows are appended",

@@ -14,7 +14,7 @@ import pytest
 
 from tsa.config.market import Market
 from tsa.data.log.quarantine import Quarantine
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.errors import ConfigError
 from tsa.evaluation.evaluate_log import evaluate_bundle
 from tsa.files.outputs import check_file, check_folder, check_outputs

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.data.tree_columns import TreeColumns
 from tsa.errors import DataError
 from tsa.inference.parts import BATCH_SIZE

@@ -20,7 +20,8 @@ import typing
 
 if typing.TYPE_CHECKING:
     from tsa.config.market import Market
-    from tsa.data.store.store import EventStore, prepare
+    from tsa.data.store.prepare import prepare
+    from tsa.data.store.store import EventStore
     from tsa.errors import TSAError
     from tsa.estimator import FraudClassifier, fit
     from tsa.evaluation.evaluate import evaluate
@@ -44,7 +45,7 @@ _HOME = {
     "TrainingConfig": "tsa.training",
     "evaluate": "tsa.evaluation.evaluate",
     "fit": "tsa.estimator",
-    "prepare": "tsa.data.store.store",
+    "prepare": "tsa.data.store.prepare",
     "train": "tsa.training",
 }
 

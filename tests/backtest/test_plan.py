@@ -11,7 +11,8 @@ import pytest
 from support.easy_log import MARKET
 from tsa.backtest.plan import BacktestSchedule, Fold, completed, plan_folds
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 
 DAY = 86_400.0

@@ -18,7 +18,8 @@ from support.easy_log import FAST, MARKET, TINY, alone, die, stored
 from tsa.backtest import BacktestSchedule, BacktestSettings, backtest, fold
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.daily_queue import Costs
 from tsa.evaluation.run import TrainedRun

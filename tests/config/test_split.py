@@ -16,7 +16,7 @@ from support.easy_log import MARKET
 from tsa.config.market import SPLITS, Market
 from tsa.config.split import Split
 from tsa.data.store.append import append
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.errors import DataError, MarketError
 from tsa.times import DAY_SECONDS
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tsa.config.market import Market
 from tsa.data.derived import YEARS_PER_SECOND, derive, input_name
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, encoded_log, prepare
+from tsa.data.store.prepare import encoded_log, prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import DataError, MarketError
 
 ZONE = "America/New_York"

@@ -21,7 +21,8 @@ from tsa.data.log.reader import read_log
 from tsa.data.online.payments import PaymentReader
 from tsa.data.online.rows import with_joined
 from tsa.data.spelling import Spelling
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.data.values import RuleViolationError, number_of, parse_epoch_seconds
 from tsa.errors import DataError, MarketError
 

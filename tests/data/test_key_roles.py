@@ -20,7 +20,8 @@ from tsa.data.key_roles import PARTNER, compared_keys, find_roles
 from tsa.data.online.encoded import tie_break_key
 from tsa.data.online.histories import event_histories, gather_histories
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, encoded_log, prepare
+from tsa.data.store.prepare import encoded_log, prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import DataError, MarketError
 
 START = 1_525_651_200

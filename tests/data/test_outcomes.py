@@ -17,7 +17,8 @@ from tsa.config.tables import Label
 from tsa.data.log.row_sets import label as label_column
 from tsa.data.online.payments import PaymentReader
 from tsa.data.spelling import Spelling
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.data.values import RuleViolationError, label_of
 from tsa.errors import DataError, MarketError
 

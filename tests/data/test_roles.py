@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tsa.config.market import Market
 from tsa.data.history import HistoryIndex, apply_retention, index_histories, without_asking
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import DataError, MarketError
 
 TABLE: dict[str, Any] = {

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tsa.config.market import Market
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 
 START = datetime(2025, 1, 1)

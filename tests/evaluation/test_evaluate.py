@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import BundleError, ConfigError, DataError, StoreError
 from tsa.evaluation.evaluate import TrainedRun, compare_run, evaluate, verdict_sentence
 from tsa.evaluation.run import read_report

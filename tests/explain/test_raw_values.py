@@ -12,7 +12,8 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup
 from tsa.data.encoding.vocabulary import ImportedVocabulary
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.explain.baseline import Baseline
 from tsa.explain.raw_values import UNKNOWN, calendar_values, decoded, decoded_numbers, store_facts
 

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from support.days import Days, days_case, files_of
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError, StoreError
 from tsa.files.writing import sha256_of
 from tsa.inference import score_days

@@ -91,7 +91,7 @@ def test_a_small_table_is_scored_in_memory(
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
         in_memory = all_ways("memory")
-    monkeypatch.setattr("tsa.data.store.store.MAX_TABLE_BYTES", -1)
+    monkeypatch.setattr("tsa.data.store.prepare.MAX_TABLE_BYTES", -1)
     for one, other in zip(in_memory, all_ways("files"), strict=True):
         assert one.schema == other.schema
         assert one.equals(other)

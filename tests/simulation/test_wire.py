@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from tsa.config.market import Market
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.data.wire.layout import FieldLayout
 from tsa.errors import ConfigError
 from tsa.simulation import SimulationConfig, simulate, write_wire

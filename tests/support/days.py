@@ -14,7 +14,8 @@ from support.easy_log import MARKET
 from support.endpoint import config_of
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.inference.scorer import Scorer
 from tsa.model import TSANetwork
 

@@ -23,7 +23,8 @@ from torch.distributed import TCPStore
 
 from tsa.cli import main
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.training import TrainingConfig
 from tsa.training.data.sampler import Sampler
 from tsa.training.data.sampling import EpochSample

@@ -24,7 +24,7 @@ import torch
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.inference.scorer import Scorer
 from tsa.model import TSANetwork
 from tsa.model.joining import ALONE, Joining

@@ -13,7 +13,8 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryArrays, gather
 from tsa.data.log.reader import TIME
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.data.wire import Requests, WireReader
 
 NOW = 1_700_000_000

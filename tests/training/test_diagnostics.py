@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from support.easy_log import MARKET, TINY, alone, settings, stored
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import StoreError, TrainingError
 from tsa.model import TSANetwork
 from tsa.training import checkpoint, train

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from support.easy_log import MARKET, TINY, Ended, alone, begin, die, ended, settings, side_by_side
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.progress import silent
 from tsa.training import checkpoint, train

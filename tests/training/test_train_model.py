@@ -15,7 +15,8 @@ from sklearn.metrics import average_precision_score
 from support.easy_log import FAST, MARKET, TINY, stored
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError
 from tsa.inference.parts import score_events
 from tsa.training import TrainingConfig, train

@@ -204,7 +204,8 @@ def _store_of(
     from tsa.backtest.plan import completed
     from tsa.data.store.manifest import MANIFEST
     from tsa.data.store.object_store import is_store
-    from tsa.data.store.store import EventStore, prepare
+    from tsa.data.store.prepare import prepare
+    from tsa.data.store.store import EventStore
 
     if len(logs) == 1 and is_store(logs[0]):
         if given.market is not None:

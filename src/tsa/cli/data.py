@@ -169,7 +169,7 @@ def _append(
 
 def prepare_store(settings: Overrides, logs: list[str], out: Path, quarantine: QuarantineLike, bars: Progress) -> Any:
     """Prepare the store of a log, with progress bars."""
-    from tsa.data.store.store import prepare
+    from tsa.data.store.prepare import prepare
 
     assert settings.market is not None
     with bars("preparing", 1):

@@ -19,7 +19,8 @@ from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.proposal.given import Given
 from tsa.data.proposal.guesses import Guess
 from tsa.data.proposal.propose import propose
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.data.store.summary import refuse_unmeasured
 from tsa.errors import ConfigError
 from tsa.estimator.fitted import FittedModel, columns_of

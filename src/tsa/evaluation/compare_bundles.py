@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.store.store import Logs
+from tsa.data.store.prepare import Logs
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.metrics.paired import DIGITS, paired_difference
 from tsa.evaluation.metrics.psi import psi

@@ -13,7 +13,7 @@ import numpy as np
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import QuarantineLike, quarantine_path
-from tsa.data.store.store import Logs, log_names
+from tsa.data.store.prepare import Logs, log_names
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
 from tsa.evaluation.run import Array, TrainedRun

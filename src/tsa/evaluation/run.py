@@ -88,7 +88,7 @@ class TrainedRun:
 
     @property
     def ranges(self) -> dict[str, dict[str, Any]]:
-        """Counts and times of each range: see `tsa.data.store.store.split_summary`."""
+        """Counts and times of each range: see `tsa.data.store.summary.split_summary`."""
         return split_summary(self.store)
 
     @cached_property

@@ -12,7 +12,8 @@ import polars as pl
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.pseudonyms import Pseudonymizer
 from tsa.data.log.quarantine import QuarantineLike
-from tsa.data.store.store import EventStore, encoded_log
+from tsa.data.store.prepare import encoded_log
+from tsa.data.store.store import EventStore
 from tsa.errors import DataError
 from tsa.explain.explainer import Explainer
 from tsa.explain.explanation import Explanation

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import GRAPHS, Bundle
-from tsa.data.store.store import encoded_log
+from tsa.data.store.prepare import encoded_log
 from tsa.errors import ConfigError
 from tsa.files.writing import atomic_file
 from tsa.inference.engine import Engine, OnnxEngine, Precision, TorchEngine

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
-from tsa.data.store.store import EventStore, Logs, log_names
+from tsa.data.store.prepare import Logs, log_names
+from tsa.data.store.store import EventStore
 from tsa.data.time_range import window_seconds
 from tsa.inference.scorer import Scorer, check_finite
 from tsa.progress import Progress, silent

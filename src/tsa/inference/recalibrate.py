@@ -13,7 +13,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.calibration.fitting import METHODS
 from tsa.data.log.quarantine import QuarantineLike
-from tsa.data.store.store import Logs, log_names
+from tsa.data.store.prepare import Logs, log_names
 from tsa.errors import CalibrationError, ConfigError
 from tsa.files.outputs import check_outputs
 from tsa.inference.labelled_log import When, learned_note, open_log

@@ -19,7 +19,8 @@ from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.online.encoded import EncodedPayments as EncodedPayments
 from tsa.data.online.histories import event_histories, gather_histories
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, encoded_log
+from tsa.data.store.prepare import encoded_log
+from tsa.data.store.store import EventStore
 from tsa.data.time_range import window_seconds
 from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError, StoreError
@@ -223,7 +224,7 @@ class Scorer:
         return self.with_calibration(scores)
 
     def encoded(self, payments: LogOrStore, **settings: Any) -> AbstractContextManager[EventStore]:
-        """A context with a temporary store of a log, made with the bundle's encoder: `tsa.data.store.store.encoded_log`.
+        """A context with a temporary store of a log, made with the bundle's encoder: `tsa.data.store.prepare.encoded_log`.
 
         A store is taken as it is.
 

@@ -24,7 +24,8 @@ from tsa.config.promotion import Promotion
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.store.append import append
 from tsa.data.store.manifest import MANIFEST
-from tsa.data.store.store import EventStore, Logs, log_names, prepare
+from tsa.data.store.prepare import Logs, log_names, prepare
+from tsa.data.store.store import EventStore
 from tsa.data.store.summary import refuse_unmeasured
 from tsa.errors import ConfigError
 from tsa.evaluation.promotion.gate import apply_gate, gate_sentence

@@ -20,7 +20,8 @@ from tsa.data.aggregates.spec import Aggregate, AggregateSpec
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.online.histories import event_histories
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, encoded_log, prepare
+from tsa.data.store.prepare import encoded_log, prepare
+from tsa.data.store.store import EventStore
 
 START = 1_525_651_200
 MARKET: dict[str, Any] = {

@@ -16,7 +16,7 @@ from tsa.config.market import Market
 from tsa.data.aggregates.compute import compute_aggregates
 from tsa.data.aggregates.describe import describe
 from tsa.data.aggregates.spec import COMPARED, DETAILED, AggregateSpec, unit_scale
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.data.wire import WireReader
 from tsa.errors import MarketError, StoreError
 from tsa.simulation import SimulationConfig

@@ -14,7 +14,8 @@ import pytest
 
 from tsa.config.market import Market
 from tsa.data.log.column_checks import KEY_SHARE
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.evaluation.report.data_summary import summarize_data
 
 N = 600

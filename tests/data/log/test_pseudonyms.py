@@ -19,7 +19,8 @@ from support.wire_rows import NOW, PAST, TABLE, encoder, gathered, row, single, 
 from tsa.config.market import Market
 from tsa.data.history import apply_retention, gather, index_histories, within_retention
 from tsa.data.log.quarantine import Quarantine
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError, MarketError
 
 DAY = 86_400

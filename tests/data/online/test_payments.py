@@ -20,7 +20,8 @@ from tsa.data.history import gather
 from tsa.data.online.encoded import EVENT_ARRAYS, EncodedPayments
 from tsa.data.online.histories import HistoryEvents, event_histories, gather_histories
 from tsa.data.online.payments import PaymentReader
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.data.values import RuleViolation
 from tsa.errors import ConfigError, DataError, MarketError
 

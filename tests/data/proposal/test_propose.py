@@ -18,7 +18,8 @@ from tsa.config.market import Market
 from tsa.data.proposal.given import Given
 from tsa.data.proposal.guesses import Guess
 from tsa.data.proposal.propose import propose
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import DataError
 from tsa.simulation import SimulationConfig, simulate
 

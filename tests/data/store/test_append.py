@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from tsa.config.market import Market
 from tsa.data.store.append import append
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError, StoreError
 
 START, HOUR, N = 1_525_651_200, 3600, 120

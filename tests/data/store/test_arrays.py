@@ -18,10 +18,11 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays
 from tsa.data.log.quarantine import Quarantine
-from tsa.data.store import store as stores
+from tsa.data.store import prepare as preparing
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
 from tsa.data.store.manifest import ARRAYS, INDEX_ARRAYS
-from tsa.data.store.store import EventStore, encoded_log
+from tsa.data.store.prepare import encoded_log
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 
 SECRET = "a secret that is long enough for HMAC"
@@ -40,7 +41,7 @@ def both(market: Market, table: pl.DataFrame, encoder: Encoder, **given: Any) ->
         for number, limit in enumerate((2**40, -1)):
             own = {name: value(number) if callable(value) else value for name, value in given.items()}
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(stores, "MAX_TABLE_BYTES", limit)
+                patch.setattr(preparing, "MAX_TABLE_BYTES", limit)
                 try:
                     made.append(stack.enter_context(encoded_log(market, table, encoder, **own)))
                     errors.append("")
@@ -224,7 +225,7 @@ def test_a_large_table_goes_by_way_of_files(
     demo_store: EventStore, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit, is_in_memory in ((table.estimated_size(), True), (table.estimated_size() - 1, False)):
-        monkeypatch.setattr(stores, "MAX_TABLE_BYTES", limit)
+        monkeypatch.setattr(preparing, "MAX_TABLE_BYTES", limit)
         with encoded_log(demo_store.market, table, demo_store.encoder) as store:
             assert store.is_in_memory is is_in_memory
 

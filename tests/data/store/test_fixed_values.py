@@ -9,7 +9,8 @@ import polars as pl
 
 from tsa.config.market import Market
 from tsa.data.store.fixed_values import fixed_values
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 
 MARKET = {
     "name": "fixed",

@@ -23,7 +23,8 @@ from tsa.data.store import object_store
 from tsa.data.store.append import append
 from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.object_store import PART, PENDING, fetch, is_store, upload
-from tsa.data.store.store import EventStore, open_referred, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore, open_referred
 from tsa.errors import ConfigError, StoreError
 from tsa.files import cache as cache_module
 from tsa.files.object_folder import ObjectFolder, object_url

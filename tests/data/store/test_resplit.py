@@ -13,8 +13,9 @@ import pytest
 from support.easy_log import MARKET
 from tsa.config.market import Market
 from tsa.data.store.manifest import ENCODER, MANIFEST, REPORT
+from tsa.data.store.prepare import prepare
 from tsa.data.store.resplit import resplit, with_ranges
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError, MarketError
 
 DAY = 86_400.0

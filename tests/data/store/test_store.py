@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from tsa.config.market import Market
 from tsa.data.store import build, encoded_rows, indexed_histories
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError, MarketError, StoreError, TSAError
 
 START = 1_525_651_200  # 2018-05-07

@@ -33,7 +33,8 @@ from support.wire_rows import (
     write,
 )
 from tsa.data.log.quarantine import Quarantine
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.data.wire import event_segments, reader
 from tsa.data.wire.layout import FieldLayout
 from tsa.errors import DataError, StoreError, TSAError

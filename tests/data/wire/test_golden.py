@@ -14,7 +14,7 @@ from support.wire_rows import write
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryArrays, gather
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.data.wire import WireReader
 from tsa.legacy.encoder import legacy_encoder
 

@@ -17,7 +17,7 @@ from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import HistoryArrays, gather
 from tsa.data.log.quarantine import Quarantine
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.data.wire import WireReader
 from tsa.errors import DataError, MarketError
 from tsa.legacy.encoder import legacy_encoder

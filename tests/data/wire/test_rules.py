@@ -29,7 +29,7 @@ from support.wire_rows import (
 from tsa.config.market import Market
 from tsa.data.history import UNKNOWN_OUTCOME, HistoryArrays
 from tsa.data.log.quarantine import Quarantine
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.data.wire import WireReader
 from tsa.errors import DataError
 

@@ -9,7 +9,8 @@ import pytest
 from tsa.config.market import Market
 from tsa.data.aggregates.compute import compute_aggregates
 from tsa.data.aggregates.spec import AggregateSpec
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.evaluation.baseline.features import baseline_features
 
 MARKET: dict[str, Any] = {

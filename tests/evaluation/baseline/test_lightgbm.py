@@ -10,7 +10,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.baseline.lightgbm import GRID, SHORT, BaselineResult, compare
 from tsa.simulation import SimulationConfig, write_simulation

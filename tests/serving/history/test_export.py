@@ -13,7 +13,7 @@ from support.history_case import MARKET, Case, Row, answer_of, frame, request
 from tsa.config.market import Market
 from tsa.data.clean_columns import TIME
 from tsa.data.store.append import append
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.errors import HistoryError
 from tsa.serving.history.backfill import backfill
 from tsa.serving.history.export import _columns, _time, export_log

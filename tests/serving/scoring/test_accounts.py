@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.history_case import MARKET, Case, answer_of, assert_same, frame, make_case, random_rows, replay, request
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.explain.explainer import Explainer
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer

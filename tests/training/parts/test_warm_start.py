@@ -12,7 +12,8 @@ import torch
 from support.easy_log import MARKET, TINY, settings
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.model import TSANetwork
 from tsa.training.model_config import network_settings
 from tsa.training.parts.warm_start import TABLE, WarmStart

@@ -16,7 +16,8 @@ import pytest
 from support.easy_log import FAST, MARKET, TINY, alone, die, run_command, side_by_side
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.evaluate import evaluate
 from tsa.inference.scorer import Scorer

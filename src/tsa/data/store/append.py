@@ -21,7 +21,8 @@ from tsa.data.store.build import write_store
 from tsa.data.store.encoded_rows import Encoded
 from tsa.data.store.manifest import ROWS
 from tsa.data.store.object_store import manifest_sha256, new_store
-from tsa.data.store.store import EventStore, Logs, log_names
+from tsa.data.store.prepare import Logs, log_names
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, StoreError
 from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs

@@ -1,14 +1,11 @@
 """The event store: a payment log as flat, time-ordered arrays on disk, opened as memory maps.
 
-`prepare` creates one atomically; `EventStore.open` refuses an incomplete one. The files are described in
-`tsa.data.store.manifest`.
+`tsa.data.store.prepare` makes one; `EventStore.open` refuses an incomplete one. `tsa.data.store.manifest` describes its files.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +20,7 @@ from tsa.config.toml import suggest
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.history import EventArrays, HistoryIndex, known_too_late
 from tsa.data.key_roles import with_columns
-from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.arrays import FolderArrays, MemoryArrays
-from tsa.data.store.build import build_in_memory, build_store
 from tsa.data.store.encoded_rows import encode_rows
 from tsa.data.store.manifest import (
     ARRAYS,
@@ -42,11 +37,10 @@ from tsa.data.store.manifest import (
     open_array,
     read_manifest,
 )
-from tsa.data.store.object_store import fetch, new_store
+from tsa.data.store.object_store import fetch
 from tsa.data.store.splits import is_scored
 from tsa.errors import MarketError, StoreError
 from tsa.files.object_folder import object_url
-from tsa.files.outputs import check_outputs
 from tsa.files.writing import read_json
 from tsa.progress import Progress, silent
 from tsa.text import brief
@@ -54,60 +48,6 @@ from tsa.trees import differences
 
 Array = NDArray[Any]
 TEST = "test"
-Logs = str | Path | Sequence[str | Path]
-MAX_TABLE_BYTES = 256 * 2**20
-"""A larger table is encoded through files, so that memory stays bounded."""
-
-
-def prepare(
-    market: Market,
-    logs: Logs,
-    out: str | Path,
-    *,
-    quarantine: QuarantineLike = None,
-    encoder: Encoder | None = None,
-    with_splits: bool = False,
-    progress: Progress = silent,
-) -> EventStore:
-    """Convert a payment log into the store `out`. It appears when it is complete, and replaces an older store there.
-
-    Args:
-        market: What the columns mean.
-        out: A folder, or a URL in an object storage (`s3://`, `gs://`).
-        logs: A file, a glob or a URL, or several.
-        quarantine: A file for rows that break a rule. Without it such rows are an error.
-        encoder: Encode with this encoder, as for scoring. Nothing is fitted, the label column may be absent, and the
-            store has no splits.
-        with_splits: With an encoder: the store has the market's splits, and the log needs outcomes.
-        progress: Reports long work.
-
-    Raises:
-        DataError: For rows that cannot be used, or a split without rows.
-        MarketError: If the encoder is for other features.
-        ConfigError: If `out` is a folder with other content, or if an output is an input.
-
-    Example:
-        >>> store = tsa.prepare(tsa.Market.load("market.toml"), "payments.parquet", "store")
-        >>> len(store)
-        6000
-    """
-    names = log_names(logs)
-    check_outputs(
-        names, files={"quarantine": quarantine_path(quarantine)}, replaced={} if object_url(out) else {"out": out}
-    )
-    if encoder is not None:
-        encoder.check_market(market)
-    with new_store(out) as folder:
-        build_store(
-            market,
-            names,
-            folder,
-            quarantine=quarantine,
-            encoder=encoder,
-            with_splits=with_splits,
-            progress=progress,
-        )
-    return EventStore.open(out, market)
 
 
 def open_referred(run: Path, store: str, market: Market | None = None) -> EventStore:
@@ -119,49 +59,6 @@ def open_referred(run: Path, store: str, market: Market | None = None) -> EventS
         market: The market that it must be for.
     """
     return EventStore.open(object_url(store) or (run.resolve() / store).resolve(), market)
-
-
-def log_names(logs: Logs) -> list[str]:
-    """The names of logs, of which one alone need not be in a list."""
-    return [str(logs)] if isinstance(logs, str | Path) else [str(log) for log in logs]
-
-
-@contextmanager
-def encoded_log(
-    market: Market,
-    payments: pl.DataFrame | Logs,
-    encoder: Encoder,
-    *,
-    quarantine: QuarantineLike = None,
-    progress: Progress = silent,
-) -> Iterator[EventStore]:
-    """Yield the payments of a log as a temporary store made with `encoder`; nothing is fitted.
-
-    A small table of a market of logs stays in memory; anything else goes through files in a temporary folder. The
-    store is bit-identical. The arrays in memory have no files, so its `path` is only a name.
-
-    Args:
-        market: What the columns mean.
-        payments: A table, or files as `prepare` reads them.
-        encoder: Encodes the payments.
-        quarantine: A file for rows that break a rule. Without it such rows are an error.
-        progress: Reports long work.
-
-    Raises:
-        DataError: For rows that cannot be used.
-        MarketError: If the encoder is for other features.
-    """
-    encoder.check_market(market)
-    if isinstance(payments, pl.DataFrame) and market.wire is None and payments.estimated_size() <= MAX_TABLE_BYTES:
-        made = build_in_memory(market, payments, quarantine=quarantine, encoder=encoder, progress=progress)
-        yield EventStore._in_memory(market, encoder, *made)
-        return
-    with tempfile.TemporaryDirectory(prefix="tsa-log-") as name:
-        folder = Path(name)
-        if isinstance(payments, pl.DataFrame):
-            payments.write_parquet(folder / "payments.parquet")
-            payments = folder / "payments.parquet"
-        yield prepare(market, payments, folder / "store", quarantine=quarantine, encoder=encoder, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -248,9 +145,10 @@ class EventStore(EventArrays):
         return cls(path=folder, url=url, clean=pl.scan_parquet(folder / ROWS), **arrays)
 
     @classmethod
-    def _in_memory(
+    def in_memory(
         cls, market: Market, encoder: Encoder, clean: pl.DataFrame, made: MemoryArrays, report: Mapping[str, Any]
     ) -> Self:
+        """The store of arrays that have no files."""
         arrays: dict[str, Any] = {name: made.array(array_file(name)) for name in ARRAYS}
         of_events = {name: array for name, array in arrays.items() if name not in OF_PAYMENTS}
         return cls(

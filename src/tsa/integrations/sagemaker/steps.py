@@ -26,7 +26,7 @@ from typing import Any
 
 from tsa.bundle.bundle import Bundle
 from tsa.config.overrides import Overrides
-from tsa.data.store.store import prepare
+from tsa.data.store.prepare import prepare
 from tsa.errors import ConfigError, TSAError
 from tsa.evaluation.evaluate import metrics_of
 from tsa.evaluation.evaluate_log import evaluate_bundle

@@ -31,7 +31,8 @@ from pathlib import Path
 from types import FrameType
 
 from tsa.config.overrides import Overrides
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import TrainingStopped, TSAError
 from tsa.evaluation.evaluate import evaluate
 from tsa.files.platform_files import MARKERS

@@ -14,7 +14,7 @@ import polars as pl
 from tsa.config.market import Market
 from tsa.data.clean_columns import HISTORY_ONLY
 from tsa.data.log.pseudonyms import Pseudonymizer
-from tsa.data.store.store import Logs, encoded_log, prepare
+from tsa.data.store.prepare import Logs, encoded_log, prepare
 from tsa.data.wire.layout import FieldLayout
 from tsa.data.wire.quarantine import secret_fields
 from tsa.errors import ConfigError

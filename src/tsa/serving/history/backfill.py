@@ -24,7 +24,8 @@ from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.data.store.indexed_histories import key_code_table
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import DataError
 from tsa.progress import Progress, silent
 from tsa.serving.history.base import PAYMENTS, HistoryStore, StoreKey, WriteBatch
