@@ -73,6 +73,14 @@ SETS: Mapping[str, PublicSet] = {
         file="bitcoin_alpha.parquet",
         convert=convert_bitcoin_alpha,
     ),
+    "bitcoin_alpha_accounts": PublicSet(
+        question="The same, with one history per member: its ratings of others and those that it got (keys of two columns)",
+        source="as bitcoin_alpha",
+        how="as bitcoin_alpha",
+        sha256="8130978759fdfa2a7a6c5f8af3f7da5db52b85e361dad05b6bf085f9b10578f7",
+        market=MARKETS / "bitcoin_alpha_accounts.toml",
+        file="bitcoin_alpha.parquet",
+    ),
     "retail": PublicSet(
         question="Will this order line be cancelled within 30 days?",
         source="UCI Online Retail (CC BY 4.0): https://archive.ics.uci.edu/dataset/352/online+retail",
