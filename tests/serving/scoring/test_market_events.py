@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from support.history_case import MARKET, Case, answer_of, assert_same, make_case, random_rows, replay, request
@@ -14,6 +15,7 @@ from tsa.serving.history.backfill import backfill
 from tsa.serving.history.base import PAYMENTS
 from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.factory import open_history
+from tsa.serving.history.maintenance import erase
 from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.records import Record
 from tsa.serving.http.openapi_schemas import Specification
@@ -53,9 +55,14 @@ ROLES_MARKET = {
 }
 
 
+WHATS = ("payment", "login", "question")
+
+
 def rows_with_roles(n: int, seed: int) -> list[dict[str, Any]]:
-    whats = ("payment", "login", "question", "payment")
-    return [{**row, "what": whats[at * 7 % 4]} for at, row in enumerate(random_rows(n, seed, cards=9, shops=4))]
+    return [
+        {**row, "what": (*WHATS, "payment")[at * 7 % 4]}
+        for at, row in enumerate(random_rows(n, seed, cards=9, shops=4))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +145,45 @@ def test_a_filled_store_answers_as_the_log(derived: Case, history_url: str) -> N
         backfill(store, derived.bundle, [derived.log])
         answer = answer_of(ScoringService(derived.scorer(), store).score([request(later)])[0])
     assert_same({"later": answer.raw_score}, derived.offline([*rows, later]))
+
+
+@pytest.mark.parametrize("kind", ["roles", "derived"])
+def test_the_order_of_rows_and_later_events_change_no_score(roles: Case, derived: Case, kind: str) -> None:
+    """Of later events the kind, the values that features are derived from, keys and outcomes are changed, or they are gone."""
+    case, made = (roles, rows_with_roles) if kind == "roles" else (derived, rows_with_notes)
+    rows = made(240, 3)
+    expected, order = case.offline(rows), np.random.default_rng(0).permutation(len(rows))
+    assert case.offline([rows[at] for at in order]) == expected
+    cut = 160
+    now = (rows[cut]["time"], rows[cut]["id"])
+    early = [row for row in rows if (row["time"], row["id"]) <= now]
+    late = [row for row in rows if (row["time"], row["id"]) > now]
+    wanted = {row["id"]: expected[row["id"]] for row in early if row["id"] in expected}
+    others = [
+        {**row, "amount": 9.0, "age": 1.0, "card": "c1", "kind": "c", "fraud": 1, "reported": row["time"] + 5.0}
+        | ({"what": "login"} if kind == "roles" else {"note": "c"})
+        for row in late
+    ]
+    for changed in (others, []):
+        found = case.offline([*early, *changed])
+        assert {id_: found[id_] for id_ in wanted} == wanted
+
+
+def test_an_erased_card_takes_its_questions_and_logins_with_it(roles: Case, history_url: str) -> None:
+    rows = rows_with_roles(200, 4)
+    own = {kind: {row["id"] for row in rows if (row["card"], row["what"]) == ("c1", kind)} for kind in WHATS}
+    assert all(own.values())
+    with open_history(history_url) as store:
+        replay(ScoringService(roles.scorer(), store), rows)
+        before = {place[1] for place, _ in store.scan(PAYMENTS)}
+        erase(store, ("card", "c1"))
+        after = {place[1] for place, _ in store.scan(PAYMENTS)}
+        left = {id_ for _, block in store.scan("shop") for id_ in HistoryBlock.unpack(block.data).events.ids}
+    everything = set().union(*own.values())
+    assert own["question"] & before, "answers to questions are remembered"
+    assert not everything & after
+    assert not everything & left
+    assert left
 
 
 def test_the_form_asks_for_what_is_needed(derived: Case) -> None:
