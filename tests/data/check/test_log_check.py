@@ -114,6 +114,41 @@ def test_a_feature_that_is_filled_in_later(tmp_path: Path) -> None:
     assert "missing in 89% of the rows of the last 7 days and in 0% before" in found["filled_in_later", "amount"]
 
 
+def test_coarse_times(checked: LogCheck, tmp_path: Path) -> None:
+    """Of full hours; of days, also at midnight in Berlin; and of half hours, which are not coarse."""
+    assert notes(checked)["coarse_times", "time"].startswith(
+        "all times are full hours: payments of one hour are ordered"
+    )
+    calendar = {**TABLE, "features": {**TABLE["features"], "calendar": ["hour_of_day"]}}
+    rows, zoned = log(), {**calendar, "input": {"time_zone": "Europe/Berlin"}}
+    for changed, market, expected in (
+        (
+            pl.col("time").dt.truncate("1d"),
+            zoned,
+            "full days: payments of one day are ordered by their id, and hour_of_day",
+        ),
+        (pl.col("time").dt.truncate("1d"), TABLE, "full days: payments of one day are ordered by their id; is there"),
+        (pl.col("time") + pl.duration(minutes=30), TABLE, None),
+    ):
+        rows.with_columns(time=changed).write_parquet(tmp_path / "log.parquet")
+        found = notes(check_log(Market.from_dict(market), [str(tmp_path / "log.parquet")]))
+        text = found.get(("coarse_times", "time"))
+        assert text is None if expected is None else text is not None and expected in text
+
+
+def test_an_account_in_two_columns_is_counted_in_both(tmp_path: Path) -> None:
+    """4 % as customer and 4 % as shop, one row as both."""
+    at = pl.col("id")
+    rows = log().with_columns(
+        customer=pl.when(at < 80).then(7777).otherwise("customer"),
+        shop=pl.when((at >= 79) & (at < 159)).then(7777).otherwise(10 + at % 300),
+    )
+    rows.write_parquet(tmp_path / "log.parquet")
+    market = {**TABLE, "history": [{"name": "account", "keys": ["customer", "shop"]}]}
+    found = notes(check_log(Market.from_dict(market), [str(tmp_path / "log.parquet")]))
+    assert found["large_key", "account"] == "one value, '7777', has 8.0% of the rows, as customer or shop"
+
+
 def test_a_split_that_does_not_fit_is_a_note(tmp_path: Path) -> None:
     log().head(20).write_parquet(tmp_path / "log.parquet")
     checked = check_log(Market.from_dict(TABLE), [str(tmp_path / "log.parquet")])

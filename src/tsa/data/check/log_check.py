@@ -25,9 +25,13 @@ from tsa.data.log.rules import read_columns
 from tsa.data.log.sources import EXTRA, open_sources
 from tsa.data.store.splits import find_splits, is_scored
 from tsa.errors import DataError
+from tsa.times import DAY_SECONDS
 
 KEY_SHARE = 0.05
 """A value of a key with more than this share of the rows is reported."""
+MIN_TIMES = 100
+"""In fewer rows, times without minutes may be chance."""
+HOUR_SECONDS = 3600.0
 EXAMPLES = 3
 LABELS = {"fraud": 1, "genuine": 0, "unknown": -1}
 
@@ -113,7 +117,8 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
         columns, unknown = _columns(market, rows, int(first), max(int(last), 1), clean.report)
         labelled = np.flatnonzero((label >= 0) & (True if scored is None else scored))
         notes += notes_on(market, rows, times, clean.report, unknown=unknown, is_fitted=True, now_seconds=time.time())
-        notes += [*_large_keys(market, columns, notes), *_constant(market, columns)]
+        notes += [*_large_keys(market, columns, notes), *_large_accounts(market, rows, notes)]
+        notes += [*_constant(market, columns), *_coarse_times(market, times)]
         notes += suspicious_features(market, rows, labelled)
         notes += [Note(kind="guessed", column="[input]", text=text) for text in clean.report.get("guessed", ())]
         return LogCheck(
@@ -230,6 +235,33 @@ def _large_keys(market: Market, columns: Sequence[ColumnCheck], notes: Sequence[
         if column.name in market.key_columns and column.share > KEY_SHARE and column.name not in known:
             text = f"one value, {column.most_frequent!r}, has {column.share:.1%} of the rows"
             yield Note(kind="large_key", column=column.name, text=text, share=column.share)
+
+
+def _large_accounts(market: Market, rows: pl.LazyFrame, notes: Sequence[Note]) -> Iterator[Note]:
+    """Values of keys in several columns: a row that names an account twice counts once."""
+    known = {note.column for note in notes if note.kind == "large_key"}
+    for history in market.history:
+        if history.keys is None or known & set(history.keys):
+            continue
+        named = pl.concat_list([pl.col(name).cast(pl.String) for name in history.keys])
+        each = rows.select(named.list.drop_nulls().list.unique().alias("key"), pl.len().alias("rows")).explode("key")
+        top = each.drop_nulls().group_by("key").agg(pl.len().alias("n"), pl.col("rows").first()).sort("n", "key").last()
+        for key, n, total in top.collect(engine="streaming").iter_rows():
+            if n > KEY_SHARE * total:
+                text = f"one value, {key!r}, has {n / total:.1%} of the rows, as {' or '.join(history.keys)}"
+                yield Note(kind="large_key", column=history.name, text=text, share=n / total)
+
+
+def _coarse_times(market: Market, times: NDArray[np.float64]) -> Iterator[Note]:
+    """Times without minutes: dates, or logs that were rounded."""
+    if len(times) < MIN_TIMES or (times % HOUR_SECONDS).any():
+        return
+    # midnight in a zone with summer time is one of two hours in UTC
+    is_date = len(np.unique(times % DAY_SECONDS)) <= 2
+    unit = "day" if is_date else "hour"
+    hours = ", and hour_of_day shows nothing" if is_date and "hour_of_day" in market.features.calendar else ""
+    text = f"all times are full {unit}s: payments of one {unit} are ordered by their id{hours}; is there a finer time?"
+    yield Note(kind="coarse_times", column=market.event.time, text=text)
 
 
 def _constant(market: Market, columns: Sequence[ColumnCheck]) -> Iterator[Note]:
