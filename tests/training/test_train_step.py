@@ -17,10 +17,10 @@ from tsa.training import train_step
 from tsa.training.config import TrainingConfig
 from tsa.training.data.loader import EpochLoader, Microbatch
 from tsa.training.data.sampler import Sampler
-from tsa.training.distributed import DistributedContext, freeze_parameters_without_grad
+from tsa.training.distributed import DistributedContext
 from tsa.training.precision import Precision
 from tsa.training.train_model import network_settings
-from tsa.training.train_step import NotFiniteError, TrainStep, running_average
+from tsa.training.train_step import NotFiniteError, TrainStep, freeze_parameters_without_grad, running_average
 
 ALONE = DistributedContext(torch.device("cpu"))
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -21,11 +21,11 @@ from tsa.evaluation.run import TrainedRun
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress
 from tsa.training.config import TrainingConfig
+from tsa.training.finalize import Trained
 from tsa.training.parts.warm_start import WarmStart
 from tsa.training.refitting import Recipe, refit
 from tsa.training.run_folder import read_run_metadata
 from tsa.training.train_model import train_network
-from tsa.training.training_run import Trained
 
 Array = NDArray[Any]
 Windows = Mapping[str, tuple[Rows, float]]

@@ -29,9 +29,6 @@ from tsa.training.ending.preemption import ending_with_parent
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-from tsa.model import TSANetwork
-from tsa.model.batch import Batch, History
-from tsa.model.config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -295,48 +292,3 @@ def launched() -> Launch | None:
         return None
     rank = int(os.environ["RANK"])
     return Launch(rank, int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", rank)))
-
-
-def mlflow_uri() -> str | None:
-    """The address of MLflow; None if MLflow is not used."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or None
-
-
-def mlflow_experiment() -> tuple[str | None, str | None]:
-    """Id and name of the experiment, from MLflow's variables."""
-    return os.environ.get("MLFLOW_EXPERIMENT_ID") or None, os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
-
-
-def mlflow_run() -> str | None:
-    """The id of the run to continue, from MLflow's variable."""
-    return os.environ.get("MLFLOW_RUN_ID") or None
-
-
-def freeze_parameters_without_grad(network: TSANetwork) -> list[str]:
-    """Freeze the weights that get no gradient; returns their names. Uses up no random numbers."""
-    device = network.table.weight.device
-    parameters = dict(network.named_parameters())
-    network.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
-        logits = network(_some_batch(network.config).to(device))
-        total = logits.sum() + network.auxiliary_loss()
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    unused = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
-    for name in unused:
-        parameters[name].requires_grad_(False)
-    return unused
-
-
-def _some_batch(config: ModelConfig, payments: int = 2, events: int = 2) -> Batch:
-    """Identical payments with identical events."""
-    shape = payments, events
-    history = History(
-        categorical=torch.ones(*shape, config.n_categorical, dtype=torch.int32),
-        numerical=torch.ones(*shape, config.n_numerical),
-        age_seconds=torch.tensor([1.0, 0.0]).expand(shape),
-        padding=torch.zeros(shape, dtype=torch.bool),
-        outcome=torch.ones(shape, dtype=torch.int8),
-        same_key=torch.ones(*shape, config.n_match_keys, dtype=torch.bool),
-    )
-    engineered = torch.ones(payments, config.n_engineered) if config.n_engineered else None
-    return Batch(dict.fromkeys(config.histories, history), engineered)

@@ -1,26 +1,69 @@
-"""The end of a run: score the validation and calibration ranges, and fit the calibration."""
+"""The end of a run: scores of the validation and calibration ranges, the calibration, and `Trained`, its result."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
 from tsa.evaluation.run import WEIGHTS_SHA256
-from tsa.files.writing import atomic_file
+from tsa.files.writing import atomic_file, write_json
 from tsa.model import TSANetwork
+from tsa.training.checkpoint import Checkpoints
 from tsa.training.config import TrainingConfig
+from tsa.training.diagnostics import translate_resource_errors
+from tsa.training.run_folder import BUNDLE, CHECKPOINTS, RUN, utc_now
+from tsa.training.tracking import CURVES, draw_curves
 from tsa.training.validation import DistributedScorer, Scores
 
 logger = logging.getLogger(__name__)
 
 RANGES = ("validation", "calibration")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The result of training, before the bundle is written."""
+
+    out: Path
+    store: EventStore
+    bundle: Bundle
+    metadata: Mapping[str, Any]
+    """The content of run.json for a finished run, without the time."""
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    """Raw scores of all payments of the validation and calibration ranges. Empty for a run that was finished before."""
+    is_written: bool = False
+    """Whether the run was finished before, so that its folder has a bundle."""
+    is_unfinished: bool = False
+    """Whether the run was stopped and may be resumed: then it is not marked as finished."""
+
+    def write(self, metrics: Mapping[str, Any] | None = None) -> Bundle:
+        """Write the bundle, with metrics if given, and mark the run as finished. An equal bundle is not written again.
+
+        Returns:
+            The bundle in the folder.
+
+        Raises:
+            TrainingError: If disk space runs out.
+        """
+        bundle = self.bundle if metrics is None else replace(self.bundle, metrics=metrics)
+        with translate_resource_errors(self.out):
+            if not self.is_written or bundle.metrics != self.bundle.metrics:
+                bundle.save(self.out / BUNDLE)
+            if not self.is_written and not self.is_unfinished:
+                draw_curves(self.metadata["epochs"], self.out / CURVES)
+                write_json(self.out / RUN, {**self.metadata, "finished": utc_now()})
+                Checkpoints(self.out / CHECKPOINTS, {}).prune(max_checkpoints=1)
+        return bundle
 
 
 def range_rows(store: EventStore) -> dict[str, NDArray[np.int64]]:

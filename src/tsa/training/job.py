@@ -26,8 +26,9 @@ from tsa.training.distributed import distributed_context
 from tsa.training.early_stopping import EarlyStopping
 from tsa.training.ending.preemption import StopRequest
 from tsa.training.ending.time_limit import TimeLimit
+from tsa.training.finalize import Trained
 from tsa.training.run_folder import CHECKPOINTS, read_run_metadata, run_identity
-from tsa.training.training_run import Trained, TrainingRun, labelled_rows
+from tsa.training.training_run import TrainingRun, labelled_rows
 from tsa.training.validation import DistributedScorer
 
 COMPARED_SHARE = 0.8

@@ -16,8 +16,7 @@ from typing import Any
 from tsa.files.writing import atomic_file
 from tsa.optional import is_installed, need
 from tsa.training.config import TrainingConfig
-from tsa.training.distributed import mlflow_uri
-from tsa.training.trackers.mlflow import MLflowRun, refuse_unreachable
+from tsa.training.trackers.mlflow import MLflowRun, mlflow_uri, refuse_unreachable
 from tsa.training.trackers.queue import RecordQueue
 
 logger = logging.getLogger(__name__)

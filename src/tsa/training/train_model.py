@@ -15,6 +15,7 @@ from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext, distributed_context
 from tsa.training.ending.preemption import capture_sigterm
 from tsa.training.ending.time_limit import TimeLimit
+from tsa.training.finalize import Trained
 from tsa.training.model_config import network_settings
 from tsa.training.parts.warm_start import WarmStart
 from tsa.training.run_folder import (
@@ -26,7 +27,7 @@ from tsa.training.run_folder import (
 )
 from tsa.training.tracking import refuse_missing
 from tsa.training.trainer import Callbacks
-from tsa.training.training_run import Refitted, Trained, TrainingRun, ignore_record
+from tsa.training.training_run import Refitted, TrainingRun, ignore_record
 
 __all__ = ["CONTENT", "Trained", "ensure_run_folder", "network_settings", "train", "train_network"]
 

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tsa.model import TSANetwork
+from tsa.model.batch import Batch, History
+from tsa.model.config import ModelConfig
 from tsa.training.config import TrainingConfig
 from tsa.training.data.loader import Microbatch
-from tsa.training.distributed import DistributedContext, freeze_parameters_without_grad
+from tsa.training.distributed import DistributedContext
 from tsa.training.losses import make_loss
 from tsa.training.optim import Schedule, evaluation_weights, make_optimizer, make_schedule
 from tsa.training.precision import Precision
@@ -168,3 +170,33 @@ def running_average(decay: float) -> Callable[..., None]:
 def _compiled(network: TSANetwork) -> nn.Module:
     """The network compiled for batches of any size and histories of any length."""
     return cast(nn.Module, torch.compile(network, dynamic=True))
+
+
+def freeze_parameters_without_grad(network: TSANetwork) -> list[str]:
+    """Freeze the weights that get no gradient; returns their names. Uses up no random numbers."""
+    device = network.table.weight.device
+    parameters = dict(network.named_parameters())
+    network.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
+        logits = network(_some_batch(network.config).to(device))
+        total = logits.sum() + network.auxiliary_loss()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    unused = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    for name in unused:
+        parameters[name].requires_grad_(False)
+    return unused
+
+
+def _some_batch(config: ModelConfig, payments: int = 2, events: int = 2) -> Batch:
+    """Identical payments with identical events."""
+    shape = payments, events
+    history = History(
+        categorical=torch.ones(*shape, config.n_categorical, dtype=torch.int32),
+        numerical=torch.ones(*shape, config.n_numerical),
+        age_seconds=torch.tensor([1.0, 0.0]).expand(shape),
+        padding=torch.zeros(shape, dtype=torch.bool),
+        outcome=torch.ones(shape, dtype=torch.int8),
+        same_key=torch.ones(*shape, config.n_match_keys, dtype=torch.bool),
+    )
+    engineered = torch.ones(payments, config.n_engineered) if config.n_engineered else None
+    return Batch(dict.fromkeys(config.histories, history), engineered)

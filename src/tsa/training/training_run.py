@@ -1,11 +1,11 @@
-"""`TrainingRun`: a run from its settings to its results; and `Trained`, the results before the bundle is written."""
+"""`TrainingRun`: a run from its settings to its results."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,14 @@ from tsa.progress import Progress
 from tsa.training.checkpoint import Checkpoints
 from tsa.training.config import TrainingConfig
 from tsa.training.data.sampler import Sampler
-from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext
 from tsa.training.ending.time_limit import TREE_SHARE
 from tsa.training.epoch_stats import reproducible
-from tsa.training.finalize import fit_calibration, log_odds_of_ranges, write_split_scores
+from tsa.training.finalize import Trained, fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
 from tsa.training.parts.build import HeldOut, TrainedTrees, join_parts, train_trees
 from tsa.training.parts.warm_start import WarmStart
 from tsa.training.run_folder import (
-    BUNDLE,
     CHECKPOINTS,
     RUN,
     data_summary,
@@ -44,48 +42,12 @@ from tsa.training.run_folder import (
     utc_now,
 )
 from tsa.training.small_logs import Adapted, adapt_to_log
-from tsa.training.tracking import CURVES, Track, draw_curves, tracked
+from tsa.training.tracking import Track, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
-from tsa.training.validation import DistributedScorer, Scores, ScoringInterruptedError, has_both_classes
+from tsa.training.validation import DistributedScorer, ScoringInterruptedError, has_both_classes
 from tsa.trees import differences
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The result of training, before the bundle is written."""
-
-    out: Path
-    store: EventStore
-    bundle: Bundle
-    metadata: Mapping[str, Any]
-    """The content of run.json for a finished run, without the time."""
-    scores: Mapping[str, Scores] = field(default_factory=dict)
-    """Raw scores of all payments of the validation and calibration ranges. Empty for a run that was finished before."""
-    is_written: bool = False
-    """Whether the run was finished before, so that its folder has a bundle."""
-    is_unfinished: bool = False
-    """Whether the run was stopped and may be resumed: then it is not marked as finished."""
-
-    def write(self, metrics: Mapping[str, Any] | None = None) -> Bundle:
-        """Write the bundle, with metrics if given, and mark the run as finished. An equal bundle is not written again.
-
-        Returns:
-            The bundle in the folder.
-
-        Raises:
-            TrainingError: If disk space runs out.
-        """
-        bundle = self.bundle if metrics is None else replace(self.bundle, metrics=metrics)
-        with translate_resource_errors(self.out):
-            if not self.is_written or bundle.metrics != self.bundle.metrics:
-                bundle.save(self.out / BUNDLE)
-            if not self.is_written and not self.is_unfinished:
-                draw_curves(self.metadata["epochs"], self.out / CURVES)
-                write_json(self.out / RUN, {**self.metadata, "finished": utc_now()})
-                Checkpoints(self.out / CHECKPOINTS, {}).prune(max_checkpoints=1)
-        return bundle
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from tsa.data.store.store import EventStore
 from tsa.evaluation.run import TrainedRun
 from tsa.files.writing import atomic_file
 from tsa.progress import Progress, silent
+from tsa.training.finalize import Trained
 from tsa.training.run_folder import store_reference
-from tsa.training.training_run import Trained
 
 SEEDS = "seeds"
 """Folder of the runs, one for each seed, in the folder of the run."""

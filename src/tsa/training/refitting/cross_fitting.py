@@ -27,6 +27,7 @@ from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 from tsa.times import iso
 from tsa.training.distributed import distributed_context
+from tsa.training.finalize import Trained
 from tsa.training.parts.build import Array
 from tsa.training.refitting.recipe import LEARNED, Recipe
 from tsa.training.run_folder import (
@@ -37,7 +38,7 @@ from tsa.training.run_folder import (
     read_run_metadata,
 )
 from tsa.training.train_model import train_network
-from tsa.training.training_run import Refitted, Trained
+from tsa.training.training_run import Refitted
 
 LEFT_OUT = ("validation", "calibration")
 """The ranges that a model does not learn from in turn."""

@@ -5,6 +5,7 @@ Uses MLflow's client directly: MLflow's active run would delay the end of the pr
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 from tsa.errors import ConfigError
 from tsa.optional import bound_mlflow
-from tsa.training.distributed import mlflow_experiment, mlflow_run
 from tsa.training.trackers.queue import USER, error_text
 
 MAX_PARAMETERS = 100
@@ -67,7 +67,7 @@ class MLflowRun:
         """The id of the run, and the settings logged before."""
         from mlflow.tracking.context.registry import resolve_tags
 
-        run_id = run.get("mlflow_run") or mlflow_run()
+        run_id = run.get("mlflow_run") or os.environ.get("MLFLOW_RUN_ID")
         if run_id and (known := _unless_missing(lambda: self._client.get_run(run_id))) is not None:
             self._client.update_run(run_id, status="RUNNING")
             return run_id, known.data.params
@@ -102,7 +102,7 @@ def _client(uri: str) -> Any:
 
 
 def _experiment(client: Any) -> str:
-    number, name = mlflow_experiment()
+    number, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{end}") for end in ("ID", "NAME"))
     if number or not name:
         return number or DEFAULT
     experiment = client.get_experiment_by_name(name)
@@ -128,3 +128,8 @@ def _unreachable(uri: str, error: Exception) -> ConfigError:
         "MLFLOW_TRACKING_URI must be the address of a running MLflow "
         f"(got {address}: {type(error).__name__}: {error_text(error)}); start it, or unset the variable to train without it"
     )
+
+
+def mlflow_uri() -> str | None:
+    """The address of MLflow; None if MLflow is not used."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
