@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 PAYMENTS ?= 200000
 
-.PHONY: demo lifecycle test measured coverage lint docs check clean
+.PHONY: demo lifecycle notebooks test measured coverage lint docs check clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 # a model's life with a real endpoint, on simulated payments
 lifecycle: $(VENV)/.installed
 	$(BIN)/python examples/lifecycle/run.py
+
+# the notebooks of examples/notebooks, each from top to bottom
+notebooks: $(VENV)/.installed
+	$(BIN)/python examples/notebooks/run.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 $(PYTEST)

@@ -45,11 +45,10 @@ def test_every_page_is_in_the_site_once() -> None:
     assert sorted(pages) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
 
 
-def test_the_page_of_commands_is_up_to_date() -> None:
-    made = script("docs/make_commands.py").text()
-    assert (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8") == made, (
-        "run: python docs/make_commands.py"
-    )
+@pytest.mark.parametrize("name", ["commands", "http"])
+def test_a_page_that_is_made_is_up_to_date(name: str) -> None:
+    made, page = script(f"docs/make_{name}.py").text(), ROOT / "docs" / "reference" / f"{name}.md"
+    assert page.read_text(encoding="utf-8") == made, f"run: python docs/make_{name}.py"
 
 
 def test_hosted_ci_does_what_ci_does() -> None:

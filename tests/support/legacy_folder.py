@@ -85,7 +85,11 @@ START = 1_700_000_000
 
 @pytest.fixture
 def original(tmp_path: Path, golden_scores: dict[str, Any]) -> Original:
-    folder = tmp_path / "original"
+    return write_original(tmp_path / "original", golden_scores)
+
+
+def write_original(folder: Path, golden_scores: dict[str, Any]) -> Original:
+    """Write a legacy model of made-up artefacts into a new folder."""
     folder.mkdir()
     config = json.loads((GOLDEN / "single.config.json").read_text())
     state = load_file(GOLDEN / "single.weights.safetensors")
@@ -121,6 +125,10 @@ def original(tmp_path: Path, golden_scores: dict[str, Any]) -> Original:
 
 @pytest.fixture
 def payments(original: Original) -> pl.DataFrame:
+    return some_payments(original)
+
+
+def some_payments(original: Original) -> pl.DataFrame:
     """600 payments of 40 customers in time order, with missing and unknown values."""
     generator, n = np.random.default_rng(1), 600
 

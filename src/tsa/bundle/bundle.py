@@ -127,12 +127,12 @@ class Bundle:
         joined = {"joining": self.joining.to_dict(), "choice": dict(self.choice)}
         return {"version": PARTS_VERSION, "trees": self.trees.to_dict(), **joined}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the bundle atomically as the folder `path`, or as one file if `path` ends in .tar.gz.
 
         A bundle that exists there is replaced, including its signature.
         """
-        write_contents(self.contents(), path)
+        write_contents(self.contents(), Path(path))
 
     def contents(self) -> dict[str, bytes]:
         """The files by name, with the manifest."""

@@ -17,6 +17,17 @@ from tsa.text import shorten, truncate_repr
 
 CONTENT_TYPE = "application/problem+json"
 TYPES = "urn:tsa:problem:"
+PROBLEM_FIELDS: Mapping[str, str] = {
+    "type": "urn:tsa:problem: and the rule",
+    "title": "the name of the status",
+    "status": "the HTTP status",
+    "detail": "what is wrong, in a sentence",
+    "field": "the field that breaks the rule",
+    "value": "its value, shortened",
+    "rule": "a short name for programs",
+    "request_id": "the X-Request-Id of the request, or the one that the server gave it",
+}
+"""What the fields of a problem mean."""
 UNREADABLE, TOO_LARGE, WRONG_TYPE, NOT_ACCEPTABLE = 400, 413, 415, 406
 BROKEN_RULE = 422
 RULES = frozenset(

@@ -15,6 +15,20 @@ STORED = ("raw_score", "percentile", "probability", "decision", "version", "arm"
 """The fields of a result that are stored with its payment."""
 CHAMPION, CHALLENGER = "champion", "challenger"
 """The bundle that most payments are answered by, and a second one that answers a share of them."""
+RESULT_FIELDS: Mapping[str, str] = {
+    "id": "the payment's id",
+    "raw_score": "the order of risk; not a probability",
+    "percentile": "share of calibration payments with a lower score; null if the bundle is not calibrated for it",
+    "probability": "probability of fraud; null if the bundle is not calibrated for it",
+    "decision": "by the thresholds of the bundle; null if it has none",
+    "version": "the first 12 hex digits of the bundle's sha256",
+    "arm": "which bundle answered",
+    "degraded": "scored without its histories, because the store was unavailable",
+    "replayed": "this payment was scored before, and this is the stored answer",
+    "reasons": "with explain: the reasons, strongest first; null if there was no time",
+    "explanation": "with explain: what each feature and each earlier payment contributed",
+}
+"""What the fields of a result mean."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Written by hand, because the routes parse bodies themselves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tsa.config.market import Market, Serving
@@ -12,8 +13,8 @@ from tsa.data.derived import input_columns, inputs_of
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.log.rules import needed_columns
 from tsa.data.wire.layout import FieldLayout
-from tsa.serving.problems import CONTENT_TYPE, TYPES
-from tsa.serving.results import CHALLENGER, CHAMPION
+from tsa.serving.problems import CONTENT_TYPE, PROBLEM_FIELDS, TYPES
+from tsa.serving.results import CHALLENGER, CHAMPION, RESULT_FIELDS
 
 FORM_KINDS = {"latitude": "number", "longitude": "number", "number": "number", "time": "time"}
 """Kinds of columns that only derived features are computed from."""
@@ -157,13 +158,18 @@ class Specification:
             "Payments": {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]},
             "Answer": {
                 "type": "object",
-                "properties": {
-                    "id": id_,
-                    **scores,
-                    "version": {"type": "string"},
-                    "arm": {"type": "string", "enum": [CHAMPION, CHALLENGER]},
-                    **flags,
-                },
+                "properties": _described(
+                    RESULT_FIELDS,
+                    {
+                        "id": id_,
+                        **scores,
+                        "version": {"type": "string"},
+                        "arm": {"type": "string", "enum": [CHAMPION, CHALLENGER]},
+                        **flags,
+                        "reasons": {"type": ["array", "null"], "items": {"type": "object"}},
+                        "explanation": {"type": ["object", "null"]},
+                    },
+                ),
                 "required": ["id", "raw_score", "version"],
             },
             "Result": {"anyOf": [ref("Answer"), ref("ItemProblem")]},
@@ -245,20 +251,27 @@ def ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _described(meanings: Mapping[str, str], properties: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {**schema, "description": meanings[name]} for name, schema in properties.items()}
+
+
 def _problem() -> dict[str, Any]:
     text = {"type": ["string", "null"]}
     return {
         "type": "object",
-        "properties": {
-            "type": {"type": "string", "examples": [f"{TYPES}not_a_number"]},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-            "field": text,
-            "value": text,
-            "rule": {"type": "string"},
-            "request_id": {"type": "string"},
-        },
+        "properties": _described(
+            PROBLEM_FIELDS,
+            {
+                "type": {"type": "string", "examples": [f"{TYPES}not_a_number"]},
+                "title": {"type": "string"},
+                "status": {"type": "integer"},
+                "detail": {"type": "string"},
+                "field": text,
+                "value": text,
+                "rule": {"type": "string"},
+                "request_id": {"type": "string"},
+            },
+        ),
         "required": ["type", "title", "status", "detail", "rule", "request_id"],
     }
 
@@ -267,9 +280,9 @@ def _outcome() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "id": {"type": ["string", "number", "boolean"], "minLength": 1},
-            "fraud": {"type": "boolean"},
-            "at": {"type": ["string", "number", "null"], "description": "When it became known; now if absent"},
+            "id": {"type": ["string", "number", "boolean"], "minLength": 1, "description": RESULT_FIELDS["id"]},
+            "fraud": {"type": "boolean", "description": "whether it was fraud"},
+            "at": {"type": ["string", "number", "null"], "description": "when it became known; now if absent"},
         },
         "required": ["id", "fraud"],
         "additionalProperties": False,
