@@ -51,6 +51,20 @@ def test_a_page_that_is_made_is_up_to_date(name: str) -> None:
     assert page.read_text(encoding="utf-8") == made, f"run: python docs/make_{name}.py"
 
 
+def test_the_page_of_files_has_what_a_run_has(demo_run: Path) -> None:
+    made, page = script("docs/make_files.py"), (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
+    for name in made.FILES:
+        section = page.partition(f"### {name}\n")[2].partition("###")[0]
+        for field, kind, meaning in made.rows(demo_run, name):
+            if kind == "null":
+                assert f"| {field} |" in section, f"{name} {field}: run: python docs/make_files.py RUN"
+            else:
+                assert f"| {field} | {kind} | {meaning} |" in section, (
+                    f"{name} {field}: run: python docs/make_files.py RUN"
+                )
+    assert made.arrays() in page
+
+
 def test_hosted_ci_does_what_ci_does() -> None:
     own = {line for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines() if line.startswith("make ")}
     hosted = {command for command in commands(workflow("ci.yml")["jobs"]) if command.startswith("make ")}
