@@ -197,7 +197,7 @@ FILES: Mapping[str, tuple[str, Meanings]] = {
     "store/manifest.json": (
         "What makes a folder a store.",
         {
-            "kind": "`tsa event store`",
+            "kind": "what the folder is: tsa event store",
             "version": "of the format",
             "n_events": "payments in the store, in order of time",
             "market": "name and fingerprint",
@@ -210,7 +210,18 @@ FILES: Mapping[str, tuple[str, Meanings]] = {
     ),
     "store/data_report.json": ("What was read, and what became of it.", ROWS_READ),
 }
-OPTIONAL = {"calibration", "comparison", "percentile", "probability", "parts", "reasons", "adapted", "time", "splits"}
+OPTIONAL = {
+    "calibration",
+    "comparison",
+    "percentile",
+    "probability",
+    "parts",
+    "reasons",
+    "adapted",
+    "time",
+    "splits",
+    "history_weights",
+}
 """Fields that a run may lack."""
 STORE_ARRAYS = {
     "categorical": "by payment and categorical feature the row of its value in the table of vectors",
