@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,6 @@ SCORES = {
     "time": "its time",
     "label": "1 fraud, 0 genuine, null not known",
     "raw_score": "the order of risk",
-    "percentile": "share of calibration payments with a lower score, if calibrated",
-    "probability": "probability of fraud, if calibrated",
 }
 ROWS_READ = {
     "files": "the files that were read",
@@ -68,7 +66,6 @@ ROWS_READ = {
     "unknown_rates": "by feature the share of values that the encoder does not know",
     "known_too_late": "by range, outcomes that became known only after the test range began",
     "notes": "what looks suspicious: kind, column, text",
-    "splits": "by range its payments, frauds, first and last time",
 }
 TRAINED = {
     "training": "the settings of the training",
@@ -145,7 +142,14 @@ FILES: Mapping[str, tuple[str, Meanings]] = {
             "weights": "sha256 of the weights that it was compared with",
         },
     ),
-    "scores.parquet": ("The test range.", SCORES),
+    "scores.parquet": (
+        "The test range.",
+        {
+            **{name: SCORES[name] for name in ("id", "label", "raw_score")},
+            "percentile": "share of calibration payments with a lower score, if calibrated",
+            "probability": "probability of fraud, if calibrated",
+        },
+    ),
     "validation_scores.parquet": ("The validation range.", SCORES),
     "calibration_scores.parquet": ("The calibration range.", SCORES),
     "bundle/manifest.json": (
@@ -158,8 +162,14 @@ FILES: Mapping[str, tuple[str, Meanings]] = {
             "sha256": "of this file without this field",
         },
     ),
-    "bundle/training.json": ("How the model was trained.", TRAINED),
-    "bundle/data.json": ("What was read, as in the store's data_report.json, with file names only.", ROWS_READ),
+    "bundle/training.json": (
+        "How the model was trained.",
+        {**TRAINED, "fixed_values": "by history the features that never change within a key: no reason names them"},
+    ),
+    "bundle/data.json": (
+        "What was read, as in the store's data_report.json, with file names only.",
+        {**ROWS_READ, "splits": "by range its payments, frauds, first and last time"},
+    ),
     "bundle/calibration.json": (
         "Maps from raw scores. Null, with the reason, where they could not be fitted.",
         {
@@ -210,19 +220,14 @@ FILES: Mapping[str, tuple[str, Meanings]] = {
     ),
     "store/data_report.json": ("What was read, and what became of it.", ROWS_READ),
 }
-OPTIONAL = {
-    "calibration",
-    "comparison",
-    "percentile",
-    "probability",
-    "parts",
-    "reasons",
-    "adapted",
-    "time",
-    "splits",
-    "history_weights",
+OPTIONAL: Mapping[str, Mapping[str, str]] = {
+    "report.json": dict.fromkeys(("calibration", "comparison", "parts", "reasons", "history_weights"), "object"),
+    "scores.parquet": dict.fromkeys(("percentile", "probability"), "Float64"),
+    "bundle/training.json": {"fixed_values": "object"},
+    "bundle/calibration.json": dict.fromkeys(("percentile", "probability"), "object"),
+    "bundle/metrics.json": dict.fromkeys(("comparison", "calibration"), "object"),
 }
-"""Fields that a run may lack."""
+"""By file the fields that may be missing or null, and their types."""
 STORE_ARRAYS = {
     "categorical": "by payment and categorical feature the row of its value in the table of vectors",
     "numerical": "by payment and number its scaled value",
@@ -242,7 +247,7 @@ INDEXES = {
 
 
 def fields(file: Path) -> dict[str, str]:
-    """The fields of a file and their types; `null` where the type is not seen."""
+    """The fields of a file and their types; `null` where a value is missing."""
     if file.suffix == ".parquet":
         return {name: str(kind) for name, kind in pl.read_parquet_schema(file).items()}
     text = file.read_text(encoding="utf-8")
@@ -251,20 +256,18 @@ def fields(file: Path) -> dict[str, str]:
     return {name: kinds.get(type(value), "null") for name, value in found.items()}
 
 
-def rows(run: Path, name: str) -> Iterator[tuple[str, str, str]]:
+def rows(run: Path, name: str) -> list[tuple[str, str, str]]:
     """Field, type, meaning, in the order of the meanings.
 
     Raises:
         ValueError: If a field has no meaning, or a meaning has no field.
     """
-    found, meanings = fields(run / name), FILES[name][1]
+    found, meanings, optional = fields(run / name), FILES[name][1], OPTIONAL.get(name, {})
     if missing := set(found) - set(meanings):
         raise ValueError(f"docs/make_files.py must say what these fields of {name} mean: {', '.join(sorted(missing))}")
-    if name.endswith(".json") and (gone := set(meanings) - set(found) - OPTIONAL):
+    if gone := set(meanings) - set(found) - set(optional):
         raise ValueError(f"{name} has no such fields, leave them out of docs/make_files.py: {', '.join(sorted(gone))}")
-    for field, meaning in meanings.items():
-        if field in found:
-            yield f"`{field}`", found[field], meaning
+    return [(f"`{field}`", optional.get(field) or found[field], meaning) for field, meaning in meanings.items()]
 
 
 def table(lines: list[tuple[str, str, str]], first: str = "Field") -> str:
@@ -289,7 +292,7 @@ def text(run: Path) -> str:
     titles = {"run.json": "## A run", "bundle/manifest.json": "## Its bundle", "store/manifest.json": "## Its store"}
     for name, (purpose, _) in FILES.items():
         parts += [f"{titles[name]}\n"] if name in titles else []
-        parts.append(f"### {name}\n\n{purpose}\n\n{table(list(rows(run, name)))}\n")
+        parts.append(f"### {name}\n\n{purpose}\n\n{table(rows(run, name))}\n")
     return "\n".join([*parts, arrays(), FOOT])
 
 
