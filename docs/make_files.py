@@ -75,7 +75,7 @@ TRAINED = {
     "sampling_rate_genuine": "share of genuine payments that each epoch drew",
     "market_fingerprint": "sha256 of the market",
     "adapted": "settings that were changed to fit the data, and why",
-    "best_epoch": "the epoch whose weights were kept",
+    "best_epoch": "the epoch that gave the weights",
     "epochs": "by epoch the measures, as in metrics.jsonl",
 }
 VALIDATED = ("average_precision", "roc_auc", "loss", "accuracy", "precision", "recall", "f1")
