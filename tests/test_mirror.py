@@ -238,6 +238,7 @@ ELSEWHERE = {
         "simulation/payments simulation/population simulation/writer",
     ),
     "test_times.py": ("every way to give a time agrees", "data/time_range"),
+    "scale/test_cluster.py": ("days are scored by the workers of a cluster", "scale/scoring"),
     "test_machine.py": ("the machine's limits are reached", "system_errors"),
     "training/refitting/test_cross_fitting.py": (
         "a recipe and the report are those of a refit",

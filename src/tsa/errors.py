@@ -14,6 +14,7 @@
     ├── HistoryError      a history store is for another market, or has invalid content
     │   └── HistoryUnavailable  it cannot be reached, or does not answer in time
     │       └── HistoryLost     it is not the store used before, or has lost data
+    ├── ClusterError      a cluster cannot be reached, or its workers keep ending
     ├── ServerError       the endpoint cannot continue: its workers keep ending
     └── ArtefactError     an artefact of the legacy system cannot be read, or artefacts do not fit together
 
@@ -76,6 +77,10 @@ class BundleError(TSAError):
 
 class ArtefactError(TSAError):
     """An artefact of the legacy system cannot be read, has forbidden content, or does not fit the others."""
+
+
+class ClusterError(TSAError):
+    """A cluster cannot be reached, or its workers keep ending."""
 
 
 class ServerError(TSAError):

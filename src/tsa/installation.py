@@ -26,6 +26,7 @@ EXTRAS = {
     "sign": ("signed bundles (tsa bundle sign)", ("cryptography",)),
     "serve": ("the HTTP endpoint (tsa serve)", ("fastapi", "httptools", "prometheus_client", "uvicorn")),
     "redis": ("histories in Redis", ("redis",)),
+    "ray": ("work on the machines of a Ray cluster (tsa score --executor ray)", ("ray",)),
     "s3": ("registries in S3", ("boto3",)),
     "sagemaker": ("jobs and endpoints of SageMaker", ("boto3",)),
 }

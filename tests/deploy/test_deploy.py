@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,30 @@ def test_its_probes_ask_what_the_server_answers_without_a_token(pod: dict[str, A
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
     assert set(paths.values()) <= set(OPEN)
     assert (paths["readiness"], paths["liveness"]) == ("/v2/health/ready", "/v2/health/live")
+
+
+def test_the_job_that_scores_on_ray_is_one_that_tsa_knows() -> None:
+    job = yaml.safe_load((DEPLOY / "ray" / "score.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    words = shlex.split(job["spec"]["entrypoint"])
+    command = get_command(app).commands["score"]  # type: ignore[attr-defined]
+    assert words[:2] == ["tsa", "score"]
+    given = command.make_context("score", words[2:]).params
+    assert (given["executor"], given["ray_address"], given["quiet"]) == ("ray", "auto", True)
+    pinned = (DEPLOY.parent / "constraints.txt").read_text()
+    assert f"ray=={cluster['rayVersion']}\n" in pinned
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
+        assert container["env"][0]["value"] in mounts, "the cache is a volume"
+        assert "secretRef" in container["envFrom"][0], "credentials are in no file"
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+    head = {mount["mountPath"] for mount in groups[0]["template"]["spec"]["containers"][0]["volumeMounts"]}
+    for path in (given["bundle"].parent, given["out"].parent):
+        assert str(path) in head
 
 
 @pytest.fixture(scope="module")

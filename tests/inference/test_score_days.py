@@ -162,4 +162,9 @@ def test_the_command(case: Days, tmp_path: Path, tsa: Callable[..., Any]) -> Non
     assert read(tmp_path / "days-of-log").equals(expected)
     assert pl.read_parquet(tmp_path / "scores.parquet").equals(expected)
     shutil.copytree(store, tmp_path / "copy")
-    assert tsa("score", bundle, tmp_path / "copy", "--out", tmp_path / "copy").code == 2
+    for words in (
+        ("--out", tmp_path / "copy"),
+        ("--out", tmp_path / "x.parquet", "--executor", "ray"),
+        ("--out", tmp_path / "x", "--ray-address", "auto"),
+    ):
+        assert tsa("score", bundle, tmp_path / "copy", *words).code == 2

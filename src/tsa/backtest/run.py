@@ -25,6 +25,7 @@ from tsa.evaluation.report.plain import to_plain
 from tsa.files.outputs import check_folder, check_outputs
 from tsa.files.writing import read_json, sha256_of, write_json
 from tsa.progress import Progress, silent
+from tsa.scale.cluster import in_cluster
 from tsa.trees import differences
 
 PLAN, FOLDS, STORE = "plan.json", "folds", "store"
@@ -40,6 +41,7 @@ def backtest(
     schedule: BacktestSchedule | None = None,
     settings: BacktestSettings | None = None,
     workers: int = 1,
+    cluster: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -56,6 +58,8 @@ def backtest(
         schedule: When models are trained; None: every 7 days from the market's test range on.
         settings: How they are trained and measured; None: the defaults.
         workers: Folds that are trained at a time, each in a process.
+        cluster: A Ray cluster (`tsa.scale.cluster.ray_cluster`) whose workers train the folds, instead of processes here. All
+            nodes must see the store and `out`.
         resume: Continue an interrupted backtest with the same schedule and settings: complete folds are used as they are.
         overwrite: Replace the backtest in `out`.
         progress: Reports progress.
@@ -73,15 +77,20 @@ def backtest(
     out, settings, schedule = Path(out), settings or BacktestSettings(), schedule or BacktestSchedule()
     if workers < 1:
         raise ConfigError(f"workers must be at least 1 (got {workers})")
-    if settings.warm_start and workers > 1:
+    if cluster is not None and workers > 1:
+        raise ConfigError(
+            f"workers must be 1 with a cluster, which has its own (got {workers}): leave one of the two out"
+        )
+    if settings.warm_start and (workers > 1 or cluster is not None):
         rule = "workers must be 1 with a warm start, since each fold starts from the weights of the fold before"
-        raise ConfigError(f"{rule} (got {workers}): leave one of the two out")
+        got = f"{workers}" if cluster is None else "those of a cluster"
+        raise ConfigError(f"{rule} (got {got}): leave one of the two out")
     if store.market.wire is not None:
         raise ConfigError("a backtest needs a log of payments (got rows that carry their own history)")
     check_outputs([], into={"out": out})
     folds = plan_folds(store, schedule)
     _begin(out, _plan(store, schedule, settings, folds), resume=resume, overwrite=overwrite)
-    results = _run(store, folds, settings, out, workers, progress, on_fold)
+    results = _run(store, folds, settings, out, workers, cluster, progress, on_fold)
     if all("skipped" in result for result in results):
         raise DataError(f"no fold could be trained and measured; the first: {results[0]['skipped']}")
     result: dict[str, Any] = to_plain(
@@ -142,6 +151,7 @@ def _run(
     settings: BacktestSettings,
     out: Path,
     workers: int,
+    cluster: Any,
     progress: Progress,
     on_fold: Callable[[dict[str, Any]], None] | None,
 ) -> list[dict[str, Any]]:
@@ -160,22 +170,39 @@ def _run(
                 ended(at, done)
                 advance(1)
         left = [at for at in range(len(folds)) if at not in results]
-        if min(workers, len(left)) <= 1:
+        if cluster is not None:
+            shared = store.url or store.path.resolve(), folds, settings
+            items = [(at, places[at].resolve()) for at in left]
+            for number, result in in_cluster(cluster, run_in_cluster, shared, items):
+                if read_fold(places[left[number]]) is None:
+                    rule = f"{out} must be a folder that all nodes of the cluster share"
+                    raise ConfigError(f"{rule} (a worker wrote a fold that is not there): use another folder")
+                ended(left[number], result)
+                advance(1)
+        elif min(workers, len(left)) <= 1:
             for at in left:
                 ended(at, run_fold(store, folds, at, settings, places[at], progress=progress))
                 advance(1)
         else:
             n = min(workers, len(left))
             threads = max(1, torch.get_num_threads() // n)
-            items = [(store.path, folds, at, settings, places[at], threads) for at in left]
-            for number, result in in_processes(run_in_worker, items, n, progress):
+            calls = [(store.path, folds, at, settings, places[at], threads) for at in left]
+            for number, result in in_processes(run_in_worker, calls, n, progress):
                 ended(left[number], result)
                 advance(1)
     return [results[at] for at in range(len(folds))]
 
 
+def run_in_cluster(
+    shared: tuple[str | Path, tuple[Fold, ...], BacktestSettings], item: tuple[int, Path]
+) -> dict[str, Any]:
+    """`run_fold` in a worker of a cluster, with one thread. shared: the store, the folds, and how they are trained."""
+    (source, folds, settings), (at, folder) = shared, item
+    return run_in_worker(source, folds, at, settings, folder, 1, silent)
+
+
 def run_in_worker(
-    source: Path,
+    source: str | Path,
     folds: tuple[Fold, ...],
     at: int,
     settings: BacktestSettings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -79,6 +80,24 @@ QuarantineLimit = Annotated[
         show_default=False,
     ),
 ]
+
+
+class Executor(StrEnum):
+    """Who does the work on parts of the data."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="HOST:PORT of a Ray cluster that this machine belongs to, ray://HOST:PORT, or auto. "
+        "[default: that of RAY_ADDRESS, or one that runs here or is started here]",
+        show_default=False,
+    ),
+]
 Preset = Annotated[str, typer.Option(help="The network: default, reference or reference-two-history.")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `tsa train` or `tsa run` wrote.", show_default=False)]
 
@@ -93,3 +112,9 @@ def quarantine_of(path: Path | None, limit: float | None) -> Quarantined | None:
 def log_path_for(out: Path) -> Path | None:
     """The path of the log file for the output `out`; None if that is a device, a pipe or a URL."""
     return None if is_stream(out) or object_url(out) else out.absolute().parent / f"{out.absolute().name}.log"
+
+
+def need_ray(executor: Executor, address: str | None) -> None:
+    """Raise ConfigError for the address of a cluster that is not used."""
+    if executor is Executor.LOCAL and address is not None:
+        raise ConfigError(f"--ray-address needs --executor ray (got {address} alone): give both")

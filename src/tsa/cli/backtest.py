@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,18 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tsa.cli.app import Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
+from tsa.cli.app import (
+    Executor,
+    Preset,
+    Quarantine,
+    QuarantineLimit,
+    Quiet,
+    RayAddress,
+    Sets,
+    app,
+    need_ray,
+    quarantine_of,
+)
 from tsa.cli.console import command_session, console, errors, print_line
 from tsa.cli.terminal.results import remains, result
 from tsa.config.overrides import Overrides
@@ -97,6 +109,14 @@ def backtest(
     workers: Annotated[
         int, typer.Option(min=1, help="How many folds are trained at the same time, each in its own process.")
     ] = 1,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            help="Who trains the folds: local, this machine; ray, the workers of a Ray cluster, whose nodes must see the store "
+            "and the folder."
+        ),
+    ] = Executor.LOCAL,
+    ray_address: RayAddress = None,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
     preset: Preset = "default",
     settings_file: Annotated[
@@ -136,10 +156,11 @@ def backtest(
         max_age=max_age,
         replicates=replicates,
     )
+    need_ray(executor, ray_address)
     remains(f"finished folds stay in {out}; the same command with --resume continues")
     schedule = schedule_of(start, end, every, train_window, test, validation, calibration)
     try:
-        with command_session(quiet, out / "backtest.log") as bars:
+        with command_session(quiet, out / "backtest.log") as bars, _cluster(executor, ray_address) as cluster:
             store, schedule = _store_of(
                 logs, given, schedule, out, quarantine_of(quarantine, quarantine_limit), bars, resume=resume
             )
@@ -149,6 +170,7 @@ def backtest(
                 schedule=schedule,
                 settings=settings,
                 workers=workers,
+                cluster=cluster,
                 resume=resume,
                 overwrite=overwrite,
                 progress=bars,
@@ -160,6 +182,15 @@ def backtest(
     result(measured)
     print_backtest(measured)
     print_line(f"page: {out / 'backtest.html'}")
+
+
+def _cluster(executor: Executor, address: str | None) -> AbstractContextManager[Any]:
+    """The Ray cluster whose workers train the folds; None for this machine."""
+    if executor is Executor.LOCAL:
+        return nullcontext()
+    from tsa.scale.cluster import ray_cluster
+
+    return ray_cluster(address)
 
 
 def schedule_of(

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsa.cli.app import MarketSets, Quarantine, QuarantineLimit, Quiet, app, log_path_for, quarantine_of
+from tsa.cli.app import (
+    Executor,
+    MarketSets,
+    Quarantine,
+    QuarantineLimit,
+    Quiet,
+    RayAddress,
+    app,
+    log_path_for,
+    need_ray,
+    quarantine_of,
+)
 from tsa.cli.console import command_session, print_line
 from tsa.cli.terminal.results import remains, result
+from tsa.errors import ConfigError
 from tsa.files.outputs import check_outputs, is_stream
 
 if TYPE_CHECKING:
-    from tsa.inference.scorer import LogOrStore
+    from tsa.inference.scorer import LogOrStore, Scorer
 
 logger = logging.getLogger(__name__)
+
 
 BundleFolder = Annotated[Path, typer.Argument(help="A bundle, such as RUN/bundle.", show_default=False)]
 
@@ -57,6 +71,11 @@ def score(
             help="float32; int8 (onnxruntime) and, with AVX-512, bf16 (torch) are faster and change scores slightly."
         ),
     ] = "float32",
+    executor: Annotated[
+        Executor,
+        typer.Option(help="Who scores the days of a folder: local, this process; ray, the workers of a Ray cluster."),
+    ] = Executor.LOCAL,
+    ray_address: RayAddress = None,
     set_: MarketSets = None,
     quiet: Quiet = False,
 ) -> None:
@@ -70,6 +89,7 @@ def score(
     from tsa.inference.scorer import Scorer
 
     by_day, quarantined = not (out.suffix or is_stream(out)), quarantine_of(quarantine, quarantine_limit)
+    _check_executor(executor, ray_address, out, by_day=by_day)
     others = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     check_outputs(
         [bundle, *logs],
@@ -83,11 +103,9 @@ def score(
         store = EventStore.open(logs[0], scorer.bundle.market) if len(logs) == 1 and is_store(logs[0]) else None
         payments: LogOrStore = logs if store is None else store
         if by_day:
-            from tsa.inference.score_days import score_by_day
-
             remains(f"days that are scored are not scored again by the same command, which writes {out}")
-            how = {"engine": scorer.engine.name, "precision": precision, "overrides": list(set_ or ())}
-            count = score_by_day(scorer, payments, out, settings=how, progress=bars, **window).payments
+            how = {"engine": engine, "precision": precision, "overrides": tuple(set_ or ())}
+            count = _score_days(scorer, bundle, payments, out, executor, ray_address, how, progress=bars, **window)
         else:
             from tsa.inference.score_files import write_scores
 
@@ -97,6 +115,40 @@ def score(
     note = None if calibration is None else calibration.note
     result({"out": str(out), "payments": count, "note": note or None})
     print_line(f"{out}: {count:,} payments")
+
+
+def _check_executor(executor: Executor, address: str | None, out: Path, *, by_day: bool) -> None:
+    """Raise ConfigError for an executor that does not fit the output."""
+    if executor is Executor.RAY and not by_day:
+        raise ConfigError(
+            f"--executor ray needs a folder as --out, without an ending (got {out}): leave out {out.suffix}"
+        )
+    need_ray(executor, address)
+
+
+def _score_days(
+    scorer: Scorer,
+    bundle: Path,
+    payments: LogOrStore,
+    out: Path,
+    executor: Executor,
+    address: str | None,
+    how: dict[str, Any],
+    **settings: Any,
+) -> int:
+    """Score by day, by this process or by a cluster. Returns the number of payments."""
+    from tsa.inference.score_days import score_by_day
+
+    engine = scorer.engine.name  # never "auto": all workers use the same
+    how = {**how, "engine": engine}
+    if executor is Executor.LOCAL:
+        return score_by_day(scorer, payments, out, settings=how, **settings).payments
+    from tsa.scale.cluster import ray_cluster
+    from tsa.scale.scoring import ray_days
+
+    with ray_cluster(address) as ray:
+        score = partial(ray_days, ray, bundle, **how)
+        return score_by_day(scorer, payments, out, score=score, settings=how, **settings).payments
 
 
 @app.command()

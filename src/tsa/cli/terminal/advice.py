@@ -20,6 +20,7 @@ NEXT: dict[type[Exception], str] = {
     errors.HistoryLost: "see docs/concepts/history-store.md; tsa history adopt accepts the store as it is",
     errors.HistoryUnavailable: "start the store, or correct --history; tsa history show tries it",
     errors.HistoryError: "use the store of this market, or load a new one with tsa history load",
+    errors.ClusterError: "see the state of the cluster with ray status, then run the command again",
     errors.ServerError: "read the log above this line; docs/how-to/operations.md says what ends workers",
     errors.ArtefactError: "compare the folder with docs/how-to/legacy.md, then import it again",
 }
