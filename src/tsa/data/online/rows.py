@@ -118,9 +118,10 @@ class RowReader:
         if values[event.id] is None:
             raise RuleViolationError("null_id", event.id, "must not be missing", row.get(event.id))
         self._refuse_excluded(row)
-        label, known_at = self._outcome(row, now) if outcomes else (-1, math.inf)
+        role = self._role(row)
+        label, known_at = self._outcome(row, now, role) if outcomes else (-1, math.inf)
         inputs = {place: self._input(row, item) for place, item in self._inputs.items()}
-        return TypedRow(values, now, label, known_at, inputs, self._role(row))
+        return TypedRow(values, now, label, known_at, inputs, role)
 
     def _role(self, row: Row) -> int:
         """As `tsa.data.log.row_sets.role`."""
@@ -186,15 +187,16 @@ class RowReader:
         text = self._text(row, name)
         return text is not None and is_one_of(row.get(name), text, values, name, self._spelling)
 
-    def _is_declined(self, row: Row, rule: RowRule) -> bool:
-        """Whether a past event was declined, so that its outcome counts for nothing."""
-        return rule.column in row and self._applies(rule, row)
+    def _is_declined(self, row: Row, role: int) -> bool:
+        """Whether a past payment was declined, so that its outcome counts for nothing: as `tsa.data.log.row_sets.role`."""
+        rule = self.market.label.decision
+        return rule is not None and rule.column in row and self._applies(rule, row) and role == SCORED
 
-    def _outcome(self, row: Row, now: float) -> tuple[int, float]:
+    def _outcome(self, row: Row, now: float, role: int) -> tuple[int, float]:
         """(label, when it is known)."""
         label = self.market.label
         outcome = label_of(row.get(label.column), label, self._spelling)
-        if outcome == -1 or (label.decision is not None and self._is_declined(row, label.decision)):
+        if outcome == -1 or self._is_declined(row, role):
             return -1, math.inf
         if label.known_at is None:
             return outcome, now + label.gap_seconds
