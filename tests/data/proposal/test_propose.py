@@ -198,6 +198,24 @@ def test_questions_are_asked_where_two_are_likely(tmp_path: Path) -> None:
     assert table["label"]["column"] == asked["Which column is the outcome?"][-1]
 
 
+def test_names_in_any_language(tmp_path: Path) -> None:
+    names = {"TransID": "Buchung-Nr", "cardNumber": "Karte №", "merchant": "Händler (Name)", "isFraud": "Betrug?"}
+    log = payments().rename(names).with_columns(pl.col("Betrug?").replace_strict({0: "nein", 1: "ja"}))
+    table, _ = proposed(log, tmp_path)
+    assert (table["label"]["column"], table["label"]["fraud"]) == ("Betrug?", ["ja"])
+    assert {one["key"]: one["name"] for one in table["history"]} == {
+        "Karte №": "karte",
+        "Händler (Name)": "handler_name",
+    }
+
+
+def test_times_that_cannot_be_read_are_shown(tmp_path: Path) -> None:
+    log = payments().with_columns(pl.col("bookedAt").dt.strftime("%d.%m.%Y %H:%M"))
+    log.write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=r"times of bookedAt must be in a form that can be read \(got '\d\d\."):
+        propose([str(tmp_path / "log.parquet")], best)
+
+
 @pytest.mark.parametrize(
     ("drop", "match"),
     [

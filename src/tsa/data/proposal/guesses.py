@@ -18,14 +18,15 @@ LATER = r"known|report|settle|clos|charge_?back|resol|label|outcome|due|expir|bi
 LABEL_NAME = "|".join(
     (
         *("fraud", "label", "target", "class$", "^y$", "charge_?back", "default", "distrust", "scam", "abuse"),
-        *("illicit", "launder", "return", "cancel", "redeem", "outcome", "churn"),
+        *("illicit", "launder", "return", "cancel", "redeem", "outcome", "churn", "betrug", "frode"),
     )
 )
 ID_NAME = r"(?:^|_)(?:id|uuid|guid|no|nr|num|number|ref|line|index|row)$|trans|payment|order|event|basket"
 AMOUNT_NAME = r"amount|(?:^|_)amt|value|total|price|betrag|montant|importe"
 KEY_NAME = (
     r"customer|client|user|account|card|pan$|member|household|holder|terminal|merchant|shop|store|seller|device|(?:^|_)ip|mail|"
-    r"phone|sender|receiver|src|dst|source|dest|orig|driver|constructor|product|pay[eo]|rate[rd]|iban|buyer|cust"
+    r"phone|sender|receiver|src|dst|source|dest|orig|driver|constructor|product|pay[eo]|rate[rd]|iban|buyer|cust|"
+    r"kund|karte|konto|h(?:ä|ae)ndler|carte|compte|tarjeta|cuenta"
 )
 MEASURES = "age|days|hours|count|balance|limit|score|ratio|share|rate|avg|mean|sum|min|max|std|velocity"
 MEASURE_NAME = rf"(?:^|_)(?:{MEASURES})(?:_|$)"

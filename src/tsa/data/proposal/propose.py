@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ from tsa.data.proposal.guesses import (
     guess_time,
 )
 from tsa.data.proposal.market_text import lines_of, toml_value
-from tsa.data.proposal.profile import EARLIEST, LogSample, read_sample
+from tsa.data.proposal.profile import EARLIEST, TIME_NAME, LogSample, read_sample
 from tsa.data.store.splits import find_splits
 from tsa.errors import DataError
 from tsa.text import brief
@@ -86,17 +87,24 @@ def propose(logs: Sequence[str], ask: Ask, name: str = "my_market", given: Given
     return ProposedMarket(table=table, guesses=guesses, split_evidence=evidence)
 
 
+def _no_time(sample: LogSample) -> str:
+    """What is wrong with the times of a log that has none: shows how those are written that a name promises."""
+    how = "write times as 2025-01-31 12:00:00, or as seconds since 1970"
+    for one in sample.columns.values():
+        if one.is_called(TIME_NAME) and one.values:
+            return f"log: times of {one.name} must be in a form that can be read (got {one.values[0]!r}): {how}"
+    return f"log: must have a column of times (got {', '.join(sample.columns)}): {how}"
+
+
 def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask, given: Given) -> Proposal:
     others = _without(sample, given.columns)
     time, parts = guess_time(others, ask) if given.time is None else (Guess(given.time, GIVEN), None)
     if time is None and parts is None:
-        raise DataError(
-            f"log: must have a column of times (got {', '.join(sample.columns)}): write times as 2025-01-31 12:00:00"
-        )
+        raise DataError(_no_time(sample))
     label, fraud, genuine = given.label_guess(sample) or guess_label(others, ask)
     if label is None:
-        rule = "must have a column with the outcome: two values, or one with a name such as fraud"
-        raise DataError(f"log: {rule} (got {', '.join(sample.columns)})")
+        rule = "must have a column with the outcome: two values, yes and no, or a name such as fraud"
+        raise DataError(f"log: {rule} (got {', '.join(sample.columns)}): name it, with --label or label=")
     used = {label.column, *(parts or ()), *([] if time is None else [time.column])}
     used |= set(given.columns) - {given.amount}  # it is a feature as well
     known_at = None if time is None else guess_known_at(_without(sample, used - {time.column}), time, label)
@@ -107,7 +115,7 @@ def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask, given: Given) -> 
     keys = list(given.key_guesses()) or guess_keys(sample, used)
     if not keys:
         rule = "must have a column whose values repeat, such as a customer or an account"
-        raise DataError(f"log: {rule} (got {', '.join(sample.columns)})")
+        raise DataError(f"log: {rule} (got {', '.join(sample.columns)}): name it, with --key or keys=")
     made = Proposal(time=time, time_parts=parts, id=id_, id_parts=id_parts, label=label, known_at=known_at)
     made.fraud_value, made.genuine_value, made.amount, made.keys = fraud, genuine, amount, keys
     made.accounts = guess_accounts(sample, keys, ask)
@@ -209,7 +217,9 @@ def _histories(made: Proposal) -> Iterator[dict[str, Any]]:
 
 
 def _history_name(column: str, taken: set[str]) -> str:
-    name = re.sub(r"\W+", "_", re.sub(r"_?(?:id|no|number)$", "", column.lower())).strip("_") or "key"
+    """A name in letters that a market allows: ä is a, and what has no such letter is left out."""
+    plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"\W+", "_", re.sub(r"_?(?:id|no|number)$", "", plain)).strip("_") or "key"
     name = name if name[0].isalpha() else f"key_{name}"
     while name in taken:
         name += "_"
