@@ -105,7 +105,8 @@ def demo_outcome(demo_log: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     run = tmp_path_factory.mktemp("demo") / "run"
     # whether both parts count must not depend on the chance of a short training
     both = ("--set", "model.parts=combined")
-    return run, run_tsa("run", "--market", MARKET, *SHORT_HISTORIES, *SMALL, *both, demo_log, "--out", run)
+    with patch("tsa.model.joining.ENOUGH_CASES", 1):  # neither part is left out, however few the frauds
+        return run, run_tsa("run", "--market", MARKET, *SHORT_HISTORIES, *SMALL, *both, demo_log, "--out", run)
 
 
 @pytest.fixture(scope="session")
