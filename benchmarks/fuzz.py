@@ -2,10 +2,11 @@
 
     python benchmarks/fuzz.py BUNDLE [--requests 100000] [--seed 0] [--connections 8] [--serve-option=--max-list=100]
 
-BUNDLE is of a market of logs. Each request begins as a sound one (JSON, JSON lines, CSV, Parquet, tensors, an outcome; every
-route) and is then damaged: bytes flipped, cut, repeated or put in, values exchanged for odd ones, fields left out or made
-deep, headers, methods and paths changed, lengths that lie, requests that break off. Prints how many got which status, and
-fails where one got 500, an answer was no HTTP, a refusal no problem+json, or the server is not well at the end.
+BUNDLE is of a market of logs. Each request begins as a sound one (JSON, JSON lines, CSV, Parquet, tensors, an outcome, the
+analysts' queue; every route) and is then damaged: bytes flipped, cut, repeated or put in, values exchanged for odd ones,
+fields left out or made deep, headers, methods and paths changed, lengths that lie, requests that break off. Prints how many
+got which status, and fails where one got 500, an answer was no HTTP, a refusal no problem+json, or the server is not well at
+the end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import polars as pl
 
@@ -31,6 +33,7 @@ from serve import resident, serving
 from tsa.bundle.bundle import Bundle
 from tsa.serving.http.openapi_schemas import Specification, tensors_of
 
+TOKEN = "fuzz-token-0123456789"
 SECONDS_EACH = 30
 """An answer that takes longer counts as a hang."""
 ODD: list[Any] = [
@@ -91,7 +94,7 @@ class Requests:
     def body(self) -> tuple[str, str, bytes]:
         """(path, content type, body)."""
         kinds: list[Callable[[], tuple[str, str, bytes]]] = [self._json, self._list, self._lines, self._csv]
-        return self.random.choice([*kinds, self._parquet, self._tensors, self._outcome])()
+        return self.random.choice([*kinds, self._parquet, self._tensors, self._outcome, self._queue])()
 
     def _json(self) -> tuple[str, str, bytes]:
         path = self.random.choice(["/v1/score", "/v1/score", "/invocations", "/v1/score?explain=maybe"])
@@ -130,13 +133,31 @@ class Requests:
             body[self.random.choice(["id", "fraud", "at", "other"])] = self.odd()
         return "/v1/outcome", "application/json", dumped(body)
 
+    def _queue(self) -> tuple[str, str, bytes]:
+        """A request of the analysts' queue: a list with a query, or a body that is sound or damaged."""
+        fields = {"state": "open", "decision": "review", "min_loss": 0.5, "text": "fuzz"}
+        damaged = {name: value if self.random.random() < 0.7 else self.odd() for name, value in fields.items()}
+        chosen = dict(self.random.sample(sorted(damaged.items(), key=lambda item: item[0]), self.random.randrange(4)))
+        if self.random.random() < 0.3:
+            query = urlencode({name: str(value).encode("utf-8", "replace") for name, value in chosen.items()})
+            return f"/v1/queue{self.random.choice(['', '/cases.csv'])}?{query}", "application/json", b""
+        id_ = f"fuzz-{self.random.randrange(1 + self._count)}" if self.random.random() < 0.8 else self.odd()
+        body = {
+            "claim": {**chosen, **({"id": id_} if self.random.random() < 0.5 else {})},
+            "decide": {"id": id_, "answer": self.random.choice(["fraud", "genuine", "later", self.odd()])},
+            "hand-on": {"id": id_},
+        }
+        name = self.random.choice(list(body))
+        return f"/v1/queue/{name}", "application/json", dumped(body[name] if self.random.random() < 0.9 else self.odd())
+
     def raw(self) -> tuple[bytes, bool]:
         """A whole request as it goes over the wire, and whether nothing more is sent after it, ever."""
         path, kind, body = self.body()
         if self.random.random() < 0.3:
             body = self.damaged_bytes(body)
         headers = {"host": "x", "content-type": kind, "content-length": str(len(body))}
-        method = "POST"
+        headers["authorization"] = f"Bearer {TOKEN}"
+        method = "GET" if path.startswith(("/v1/queue?", "/v1/queue/cases.csv")) else "POST"
         if self.random.random() < 0.2:
             name, values = self.random.choice(HEADERS)
             headers[name] = self.random.choice(values)
@@ -235,6 +256,14 @@ async def fuzz(
     return statuses, wrong
 
 
+def served_with(folder: str, arguments: argparse.Namespace) -> list[str]:
+    """The options of the server: a token with every role, a log of decisions, and a queue of all payments."""
+    tokens = Path(folder, "tokens")
+    tokens.write_text(f"{TOKEN} score,analyst,admin fuzz\n")
+    options = [f"--token-file={tokens}", f"--decision-log={folder}/log", "--queue", "--queue-over=raw_score=0"]
+    return [*options, *arguments.serve_option]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
@@ -247,7 +276,7 @@ def main() -> None:
     requests = Requests(Bundle.open(arguments.bundle), arguments.seed)
     with (
         tempfile.TemporaryDirectory(prefix="tsa-fuzz-") as folder,
-        serving(arguments.bundle, f"sqlite:///{folder}/histories.db", arguments.serve_option) as (port, pid),
+        serving(arguments.bundle, f"sqlite:///{folder}/histories.db", served_with(folder, arguments)) as (port, pid),
     ):
         begun, until = time.monotonic(), time.monotonic() + 60 * arguments.minutes
         statuses, wrong = asyncio.run(fuzz(port, requests, arguments.requests, arguments.connections, until))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +124,57 @@ def test_rows_that_carry_their_own_history(tmp_path: Path) -> None:
     assert "by 0 at most" in result.output or "e-" in result.output
 
 
-def send_all(url: str, name: str, acknowledged: list[str]) -> None:
-    with httpx.Client(base_url=url, timeout=30) as client:
-        at = 0
-        while True:
-            id_ = f"{name}{at}"
-            try:
-                answer = client.post("/v1/score", json=payment(id_, customer_id=f"c{name}{at % 7}"))
-            except httpx.TransportError:
-                return
-            assert answer.status_code == 200, answer.text
-            acknowledged.append(id_)
-            at += 1
+RETRIED = (429, 503, 504)
+"""What a busy server may answer: the payment is sent again, and counts as acknowledged only once it is answered."""
+
+
+class Load:
+    """Clients that send payments until they are stopped, whatever a busy or killed server answers."""
+
+    def __init__(self, url: str, names: Sequence[str], acknowledged: list[str]) -> None:
+        self.statuses: Counter[str] = Counter()
+        self._url, self._acknowledged, self._stop = url, acknowledged, threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(name,)) for name in names]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self, name: str) -> None:
+        with httpx.Client(base_url=self._url, timeout=10) as client:
+            at = 0
+            while not self._stop.is_set():
+                id_ = f"{name}{at}"
+                try:
+                    answer = client.post("/v1/score", json=payment(id_, customer_id=f"c{name}{at % 7}"))
+                except httpx.TransportError as error:
+                    self.statuses[type(error).__name__] += 1
+                    continue
+                self.statuses[str(answer.status_code)] += 1
+                if answer.status_code == 200:
+                    self._acknowledged.append(id_)
+                    at += 1
+                elif answer.status_code not in RETRIED:
+                    return
+
+    def wait(self, count: int) -> None:
+        """Wait until this many payments are acknowledged; fail if that takes a minute or no client is left."""
+        end = time.monotonic() + 60
+        while len(self._acknowledged) < count:
+            assert time.monotonic() < end, self.statuses
+            assert any(thread.is_alive() for thread in self._threads), self.statuses
+            time.sleep(0.001)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive(), self.statuses
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Kill a server and its workers; none is left that holds the socket."""
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, workers)):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -143,25 +184,17 @@ def test_killed_under_load_no_acknowledged_payment_lacks_its_decision(bundle: Pa
     options = ("--decision-log", log, "--decision-log-sync", "--decision-rotate", "0.3", "--workers", WORKERS)
     for kill in range(KILLS):
         with served(bundle, f"sqlite:///{tmp_path}/h.db", *options) as (process, url):
-            before = len(acknowledged)
-            names = [f"{kill}{letter}" for letter in "wxyz"]
-            threads = [threading.Thread(target=send_all, args=(url, name, acknowledged)) for name in names]
-            for thread in threads:
-                thread.start()
-            while len(acknowledged) < before + 20:
-                assert process.poll() is None
-                time.sleep(0.001)
-            time.sleep(float(rng.uniform(0, 0.5)))
-            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            for pid in (process.pid, *map(int, workers)):
-                os.kill(pid, signal.SIGKILL)
-            for thread in threads:
-                thread.join(30)
-                assert not thread.is_alive()
+            load = Load(url, [f"{kill}{letter}" for letter in "wxyz"], acknowledged)
+            try:
+                load.wait(len(acknowledged) + 20)
+                time.sleep(float(rng.uniform(0, 0.5)))
+            finally:
+                kill_all(process)
+                load.stop()
         logged = set(answered(log)["id"].to_list())
         assert set(acknowledged) <= logged
     assert rotate_all(log)
     assert not journals(log)
-    found = answered(log)["id"]
-    assert set(acknowledged) <= set(found.to_list())
-    assert found.is_unique().all()
+    logged_ids = answered(log)["id"]
+    assert set(acknowledged) <= set(logged_ids.to_list())
+    assert logged_ids.is_unique().all()
