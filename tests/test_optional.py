@@ -11,6 +11,7 @@ from tsa.explain import need_captum
 from tsa.inference.onnx_export import _refuse_missing
 from tsa.inference.onnx_runtime import has_runtime, onnx_runtime
 from tsa.optional import imported, is_installed, need
+from tsa.serving.decisions.kafka import KafkaLog
 from tsa.serving.history.redis_client import library as redis
 from tsa.serving.metrics import library as prometheus
 from tsa.training.config import TrainingConfig
@@ -63,6 +64,7 @@ def serve() -> None:
         (prometheus, "prometheus_client", "serve"),
         (redis, "redis", "redis"),
         (serve, "uvicorn", "serve"),
+        (lambda: KafkaLog("kafka://a:1/t"), "confluent_kafka", "kafka"),
         (lambda: refuse_missing(TrainingConfig(tensorboard=True)), "tensorboard", "track"),
     ],
 )

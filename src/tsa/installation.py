@@ -27,6 +27,7 @@ EXTRAS = {
     "serve": ("the HTTP endpoint (tsa serve)", ("fastapi", "httptools", "prometheus_client", "uvicorn")),
     "redis": ("histories in Redis", ("redis",)),
     "ray": ("work on the machines of a Ray cluster (tsa score --executor ray)", ("ray",)),
+    "kafka": ("the log of decisions in Kafka", ("confluent_kafka",)),
     "s3": ("registries in S3", ("boto3",)),
     "sagemaker": ("jobs and endpoints of SageMaker", ("boto3",)),
 }

@@ -40,7 +40,9 @@ def serve(bundle: ServedBundle = None, set_: MarketSets = None, **values: Any) -
         settings.ssl_client_ca,
         settings.public_key,
     )
-    check_outputs(read, files={"--shadow-file": settings.shadow_file}, into={"--decision-log": settings.decision_log})
+    check_outputs(
+        read, files={"--shadow-file": settings.shadow_file}, into={"--decision-log": settings.decision_folder}
+    )
     run(settings)
 
 

@@ -10,11 +10,12 @@ import os
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tsa.config.settings import Settings, option
 from tsa.errors import ConfigError
 from tsa.files.reading import read_small_file
+from tsa.serving.decisions.kafka import is_kafka
 from tsa.serving.history.identity import Seen
 
 
@@ -85,8 +86,11 @@ class ServeSettings(Settings):
     challenger_timeout_ms: float = option(
         250.0, "--challenger-timeout-ms", "The champion answers where the challenger takes longer.", gt=0
     )
-    decision_log: Path | None = option(
-        None, "--decision-log", "A folder for a log of all answers, as Parquet files by day (docs/how-to/decisions.md)."
+    decision_log: str | None = option(
+        None,
+        "--decision-log",
+        "A folder for a log of all answers, or kafka://HOST:PORT/TOPIC (docs/how-to/decisions.md).",
+        repr=False,
     )
     decision_log_sync: bool = option(
         False, "--decision-log-sync", "Flush each decision to the disk before it is answered."
@@ -201,9 +205,20 @@ class ServeSettings(Settings):
             raise ValueError(f"{rule} (got ssl_client_ca={self.ssl_client_ca})")
         return self
 
+    @property
+    def decision_folder(self) -> Path | None:
+        """The folder of the log of decisions; None without a log, or if it is a Kafka topic."""
+        return None if self.decision_log is None or is_kafka(self.decision_log) else Path(self.decision_log)
+
+    @field_validator("decision_log", mode="before")
+    @classmethod
+    def _text_of_path(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
     def _check_queue(self) -> None:
-        if self.queue and self.decision_log is None:
-            raise ValueError("queue needs decision_log, the folder of its file (got none)")
+        if self.queue and self.decision_folder is None:
+            got = "none" if self.decision_log is None else "a Kafka topic"
+            raise ValueError(f"queue needs decision_log, the folder of its file (got {got})")
         if self.queue_webhook is not None and not self.queue_webhook.startswith(("http://", "https://")):
             raise ValueError("queue_webhook must be an address that starts with http:// or https://")
         options = {"queue_over": self.queue_over, "queue_webhook": self.queue_webhook}

@@ -9,6 +9,7 @@ from typing import Any
 from tsa.data.values import RuleViolation
 from tsa.inference.scorer import Scorer
 from tsa.serving.decisions.entries import decision_entry, outcome_entry, reasons_entry, threshold_set
+from tsa.serving.decisions.kafka import KafkaLog
 from tsa.serving.decisions.log import DecisionLog
 from tsa.serving.metrics import Metrics
 from tsa.serving.results import ScoreResult
@@ -22,18 +23,25 @@ class DecisionRecorder:
     """The log of decisions of one server process."""
 
     def __init__(self, settings: ServeSettings, metrics: Metrics, scorer: Scorer) -> None:
-        """Open the log. Raises OSError if its folder cannot be written to."""
+        """Open the log. Raises OSError if its folder cannot be written to, ConfigError for a wrong Kafka address."""
         assert settings.decision_log is not None
         self._threshold_sets: dict[str, str | None] = {}
         self.set_bundle(scorer)
+        logged, lost = metrics.decisions_logged.inc, metrics.decisions_lost.inc
+        folder = settings.decision_folder
+        if folder is None:
+            self._log: DecisionLog | KafkaLog = KafkaLog(
+                settings.decision_log, sync=settings.decision_log_sync, logged=logged, lost=lost
+            )
+            return
         self._log = DecisionLog(
-            settings.decision_log,
+            folder,
             sync=settings.decision_log_sync,
             flush_seconds=settings.decision_flush,
             rotate_seconds=settings.decision_rotate,
             retention_seconds=self._market.retention_seconds,
-            logged=metrics.decisions_logged.inc,
-            lost=metrics.decisions_lost.inc,
+            logged=logged,
+            lost=lost,
         )
 
     def set_bundle(self, scorer: Scorer) -> None:

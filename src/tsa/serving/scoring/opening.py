@@ -48,11 +48,12 @@ def open_store(settings: ServeSettings, market: Market, metrics: Metrics) -> His
 
 def open_review(settings: ServeSettings, scorer: Scorer, metrics: Metrics) -> ReviewQueue:
     """Open the analysts' queue. Raises ConfigError for a market without stored histories."""
-    assert settings.decision_log is not None
+    folder = settings.decision_folder
+    assert folder is not None
     if scorer.bundle.market.wire is not None:
         raise ConfigError("--queue needs a market with stored histories (got rows that carry their own history)")
     settings.read_webhook_secret()
-    return ReviewQueue(settings.decision_log, settings.queue_over, scorer, metrics.cases_lost.inc)
+    return ReviewQueue(folder, settings.queue_over, scorer, metrics.cases_lost.inc)
 
 
 def sources_of(settings: ServeSettings) -> list[AliasFollower]:
