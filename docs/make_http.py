@@ -29,7 +29,7 @@ Schema = Mapping[str, Any]
 def specification() -> dict[str, Any]:
     """The document of the market `demo`, before anything is known of its values."""
     no_values = cast(Encoder, SimpleNamespace(categorical_vocabularies=()))
-    return document(Specification(Market.load("demo"), no_values), secured=True)
+    return document(Specification(Market.load("demo"), no_values), secured=True, with_queue=True)
 
 
 def operations(made: Schema) -> Iterator[tuple[str, Schema]]:
@@ -71,12 +71,19 @@ def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def route(name: str, operation: Schema) -> str:
     """The section of a route."""
     free = operation.get("security") == [{}]
-    rows = [
-        ("needs", "nothing" if free else "an admin token" if "/admin/" in name else "a token, if the server has any")
-    ]
+    needed = "an admin token" if "/admin/" in name else "a token, if the server has any"
+    if "/v1/queue" in name:
+        needed = "`--queue`, and an analyst's token"
+    rows = [("needs", "nothing" if free else needed)]
     for one in operation["parameters"]:
         allowed = one["schema"]
-        limits = f", {allowed['minimum']} to {allowed['maximum']}" if "minimum" in allowed else ""
+        limits = ""
+        if "minimum" in allowed:
+            limits = (
+                f", {allowed['minimum']} to {allowed['maximum']}"
+                if "maximum" in allowed
+                else f", at least {allowed['minimum']}"
+            )
         meaning = f": {one['description']}" if "description" in one else ""
         rows.append((f"{one['in']} `{one['name']}`", f"{kind(allowed)}{limits}{meaning}"))
     if "requestBody" in operation:
