@@ -207,7 +207,7 @@ def test_a_bad_row_is_refused_or_set_aside(run: Path, rows: Path, folder: Path, 
     scored = tsa("score", run / "bundle", folder / "bad.tsv", "--out", folder / "few.csv", *aside)
     assert scored.code == 0, scored.err
     assert len(pl.read_csv(folder / "few.csv")) == 4
-    assert f"are written to quarantine in {folder / 'aside.parquet'}" in scored.err
+    assert f"break a rule and go to {folder / 'aside.parquet'}" in scored.err
     assert pl.read_parquet(folder / "aside.parquet")["amount"].to_list() == ["12,5"]
 
 

@@ -51,7 +51,7 @@ ELSEWHERE = {
     "config/test_market.py": (
         "tables, rules and overrides are parts of one market file, and errors name its lines",
         "config/base config/derived config/input config/legacy config/market_tables config/optional_tables config/overrides "
-        "config/promotion config/reasons config/settings config/tables config/toml config/validation config/wire "
+        "config/promotion config/reason_texts config/settings config/tables config/toml config/validation config/wire "
         "config/wire_validation",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
@@ -169,7 +169,7 @@ ELSEWHERE = {
         "registry/opening registry/place registry/records",
     ),
     "registry/test_following.py": ("the command starts a server that follows an alias", "cli/serve"),
-    "serving/test_request_schema.py": ("a body is checked before it is read", "serving/formats serving/problems"),
+    "serving/test_request_limits.py": ("a body is checked before it is read", "serving/formats serving/problems"),
     "serving/test_bounds.py": (
         "limits are tried over a real connection",
         "serving/http/protocol serving/metrics serving/parquet_body serving/parquet_pages serving/parquet_process",
@@ -212,7 +212,7 @@ ELSEWHERE = {
     ),
     "serving/http/routes/test_score.py": (
         "requests are sent over a real connection",
-        "serving/http/app serving/http/invocations serving/http/middleware serving/http/request",
+        "serving/http/app serving/http/invocations serving/http/middleware serving/http/request_context",
     ),
     "serving/http/routes/test_queue.py": (
         "a queue is tried over a real connection",
@@ -248,7 +248,7 @@ ELSEWHERE = {
         "a run that was killed continues with the same draws",
         "progress training/data/sampler",
     ),
-    "training/test_waits.py": ("processes are waited for", "training/data/worker_pipe training/ending/preemption"),
+    "training/test_waits.py": ("processes are waited for", "training/data/worker_pipe training/ending/stop_signals"),
     "training/test_train_model.py": (
         "a run folder is written by a training",
         "training/epoch_stats training/run_folder training/training_run",

@@ -175,10 +175,10 @@ def test_scores_at_the_very_ends() -> None:
 @pytest.mark.parametrize(
     ("frauds", "n", "text"),
     [
-        (9, 5000, r"10 frauds among them and not all [(]got 5,000 payments, 9 frauds"),
+        (9, 5000, r"10 frauds and one genuine among them [(]got 5,000 payments, 9 frauds"),
         (300, 999, r"at least 1,000 payments .* [(]got 999 payments, 300 frauds"),
         (0, 5000, "0 frauds"),
-        (2000, 2000, "not all"),
+        (2000, 2000, "one genuine"),
     ],
 )
 def test_too_little_to_learn_from(method: str, frauds: int, n: int, text: str) -> None:

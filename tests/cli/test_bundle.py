@@ -80,8 +80,8 @@ def test_signing(tsa: Tsa, bundle: Path, tmp_path: Path) -> None:
     assert "signed with the key" in verified.out
     make_keys(tmp_path / "c.pem", tmp_path / "d.pem")
     refused(tsa("bundle", "verify", bundle, "--key", tmp_path / "d.pem"), "must be signed with the key")
-    refused(tsa("bundle", "sign", bundle, "--key", public), "must be a private Ed25519 key")
-    refused(tsa("bundle", "verify", bundle, "--key", private), "must be a public Ed25519 key")
+    refused(tsa("bundle", "sign", bundle, "--key", public), "must be a private key")
+    refused(tsa("bundle", "verify", bundle, "--key", private), "must be a public key")
     packed = tmp_path / "signed.tar.gz"
     assert tsa("bundle", "pack", bundle, "--out", packed).code == 0
     assert verify(packed, public.read_bytes())

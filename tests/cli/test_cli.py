@@ -18,7 +18,6 @@ import pytest
 
 from tsa import cli
 from tsa.cli import console
-from tsa.cli.terminal.advice import OTHERWISE
 from tsa.config.overrides import Overrides
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
@@ -359,7 +358,7 @@ def test_python_dash_m_and_a_plain_pipe(tmp_path: Path) -> None:
     done = python("-m", "tsa", "prepare", "--market", deep, "log.csv", "--out", tmp_path / "store")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == f"error: MarketError: {deep}: no such file\nnext: {OTHERWISE}\n"
+    assert done.stderr == f"error: MarketError: {deep}: no such file; tsa markets list names the examples\n"
 
 
 def test_preparing_does_not_load_torch(demo_log: Path, demo_market: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_unknown_keys_get_a_hint_and_all_findings_are_listed(write: Write) -> No
     assert "history.0.lenght: unknown key; did you mean `length`?" in message
     assert "label.delay_day: unknown key; did you mean `delay_days`?" in message
     assert "label.delay_days: must be greater than or equal to 0 (got -1, from --set label.delay_days=-1)" in message
-    assert "oddity: unknown key; known here: name, event" in message
+    assert "oddity: unknown key; the names here are name, event" in message
 
 
 def test_a_finding_names_the_file_that_it_comes_from(write: Write) -> None:

@@ -198,7 +198,7 @@ def test_quarantine_says_what_it_sets_aside(tsa: Callable[..., Any], store: Even
     bad, log = tmp_path / "bad.parquet", tmp_path / "log.parquet"
     made = tsa("prepare", "-m", market, log, "--out", tmp_path / "store", "--quarantine", bad)
     assert made.code == 0, made.err
-    assert f"note: 3 of 200 rows (1.50%), 2 of 40 frauds are written to quarantine in {bad}" in made.err
+    assert f"note: 3 of 200 rows (1.50%), 2 of 40 frauds break a rule and go to {bad}" in made.err
     assert "out_of_range:amount: 3 rows, 2 of them fraud" in made.err
     assert "out_of_range:age: 1 rows, 1 of them fraud" in made.err
     report = EventStore.open(tmp_path / "store").data_report

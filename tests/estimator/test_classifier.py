@@ -217,7 +217,7 @@ def test_a_market_instead_of_columns(tmp_path: Path, model: tsa.FraudClassifier)
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"time": "nothing"}, "log: must have the column nothing"),
+        ({"time": "nothing"}, "log: has no column nothing"),
         ({"time": "channel"}, "the time channel must be dates with times"),
         ({"label": "amount"}, "the outcome amount must have two values"),
         ({"id": "channel"}, "the id channel must be different in every row"),

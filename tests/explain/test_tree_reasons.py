@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tsa.data.aggregates.spec import Aggregate
-from tsa.explain.templates import AGAINST, EITHER, FOR
+from tsa.explain.reason_kinds import AGAINST, EITHER, FOR
 from tsa.explain.tree_reasons import speaks_of
 
 

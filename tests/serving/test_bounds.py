@@ -477,7 +477,9 @@ def test_a_page_header_that_can_be_read_in_two_ways_is_refused(header: bytes) ->
 
 def test_before_a_token_nothing_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_TOKEN", TOKEN)
-    monkeypatch.setattr("tsa.serving.http.request.RequestContext.body", lambda self: pytest.fail("a body was read"))
+    monkeypatch.setattr(
+        "tsa.serving.http.request_context.RequestContext.body", lambda self: pytest.fail("a body was read")
+    )
     with endpoint(bundle, token_env=("SHOP_TOKEN",), history=f"sqlite:///{bundle.parent}/h4.db") as client:
         for path in ("/v1/score", "/v1/outcome", "/invocations", "/v2/models/shop/infer", "/nowhere"):
             answer = client.post(path, content=b"PAR1", headers={"content-type": "application/x-parquet"})

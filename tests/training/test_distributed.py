@@ -24,7 +24,7 @@ from tsa.model import TSANetwork
 from tsa.progress import silent
 from tsa.training import train
 from tsa.training.distributed import LOST_PROCESS, DistributedContext, distributed_context
-from tsa.training.ending.preemption import StopRequest
+from tsa.training.ending.stop_signals import StopRequest
 from tsa.training.epoch_stats import reproducible
 from tsa.training.parts.trees import fit_trees
 from tsa.training.train_model import network_settings

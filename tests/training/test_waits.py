@@ -22,7 +22,7 @@ from tsa.training.data.loader import EpochLoader
 from tsa.training.data.worker_pipe import packed, unpacked
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext, distributed_context
-from tsa.training.ending.preemption import capture_sigterm
+from tsa.training.ending.stop_signals import capture_sigterm
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs a /dev/shm of its own")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsa.errors import BundleError
-from tsa.text import truncate_repr
+from tsa.text import brief, truncate_repr
 
 VERSION = 4
 MANIFEST, SIGNATURE, CARD = "manifest.json", "signature.json", "model_card.md"
@@ -69,7 +69,8 @@ def read_manifest(contents: Contents, where: str) -> dict[str, Any]:
             if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
                 raise TypeError(f"a size or a hash is {truncate_repr(entry, 60)}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{where}/{MANIFEST} cannot be read ({error!r}): {where} is not a bundle") from None
+        what = f"{MANIFEST} is damaged, {brief(error)}" if MANIFEST in contents else f"it has no {MANIFEST}"
+        raise BundleError(f"{where} is not a bundle ({what})") from None
     if version != VERSION:
         actual = f"version={version!r}"
         raise BundleError(

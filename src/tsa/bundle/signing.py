@@ -186,10 +186,10 @@ def _public_key(pem: bytes) -> Any:
 def _loaded(load: Any, kind: type, which: str) -> Any:
     try:
         key = load()
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM (got {error})") from None
+    except (ValueError, TypeError):
+        raise ConfigError(f"the key must be a {which} key of tsa bundle keygen (got no Ed25519 key in PEM)") from None
     if not isinstance(key, kind):
-        raise ConfigError(f"the key must be a {which} Ed25519 key in PEM (got {type(key).__name__})")
+        raise ConfigError(f"the key must be a {which} key of tsa bundle keygen (got {type(key).__name__})")
     return key
 
 

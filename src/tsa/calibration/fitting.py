@@ -48,7 +48,7 @@ def _checked(score: Floats, label: Floats) -> tuple[Floats, Floats]:
         raise CalibrationError("calibration labels must be 0 or 1 (got others)")
     frauds = int(label.sum())
     if len(score) < MIN_ROWS or frauds < MIN_FRAUDS or frauds == len(score):
-        needs = f"at least {MIN_ROWS:,} payments whose outcome is known, {MIN_FRAUDS} frauds among them and not all"
+        needs = f"at least {MIN_ROWS:,} payments whose outcome is known, {MIN_FRAUDS} frauds and one genuine among them"
         raise CalibrationError(f"a probability needs {needs} (got {len(score):,} payments, {frauds:,} frauds)")
     if (different := len(np.unique(score))) < MIN_VALUES:
         raise CalibrationError(f"a probability needs {MIN_VALUES} different scores or more (got {different})")

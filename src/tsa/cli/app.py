@@ -52,7 +52,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Override the market file: key=value; or set training.KEY=value, model.KEY=value. Repeatable.",
+        help="Override a setting: a key of the market file, training.KEY or model.KEY, =value. Repeatable.",
         show_default=False,
     ),
 ]

@@ -57,7 +57,7 @@ def backtest(
         str | None,
         typer.Option(
             "--from",
-            help="Train the first model at this time, such as 2025-04-16; UTC. [default: the test range]",
+            help="Train the first model at this time, such as 2025-04-16; UTC. [default: start of the test range]",
             show_default=False,
         ),
     ] = None,
@@ -91,7 +91,9 @@ def backtest(
     max_age: Annotated[
         int | None,
         typer.Option(
-            min=0, help="How many of the later test ranges each model scores too. [default: all]", show_default=False
+            min=0,
+            help="Test each model on this many later test ranges, too, at most. [default: all]",
+            show_default=False,
         ),
     ] = None,
     cost_review: Annotated[float, typer.Option(help="Cost of one review, in the unit of the amounts.")] = 5.0,

@@ -60,7 +60,7 @@ def simulate(
     """Simulate a log of payments with several kinds of fraud, for experiments. No substitute for real data.
 
     With --format wire and a market of wire rows: rows that carry their own history, as TSV or CSV (.gz), JSON
-    lines or Parquet, with missing values, unknown values, and rows whose numerical history lacks a payment.
+    lines or Parquet, with missing values, unknown values, and some rows with one payment too few in the numerical history.
     """
     from tsa.simulation import write_simulation, write_wire
 
@@ -128,9 +128,17 @@ def prepare(
         _append(append, logs, market, out, set_, quiet=quiet, **changes)
         return
     if market is None or out is None or not logs or outcomes or refit_encoder:
+        options = {
+            "logs": logs,
+            "--market": market,
+            "--out": out,
+            "--outcomes": outcomes,
+            "--refit-encoder": refit_encoder,
+        }
+        given = ", ".join(name for name, value in options.items() if value)
         raise ConfigError(
-            "tsa prepare needs a log, --market and --out, or --append STORE; --outcomes and --refit-encoder go with --append "
-            f"(got logs {logs}, --market {market}, --out {out}, --outcomes {outcomes}, --refit-encoder {refit_encoder})"
+            "tsa prepare must have a log, --market and --out, or --append STORE with or without --outcomes and "
+            f"--refit-encoder (got {given or 'none of them'}): see tsa prepare --help"
         )
     files = {"--quarantine": quarantine, "its log file": log_path_for(out)}
     check_outputs([*logs, market], files=files, replaced={"--out": None if object_url(out) else out})

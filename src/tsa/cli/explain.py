@@ -46,7 +46,7 @@ def explain(
     from tsa.files.writing import need_suffix
     from tsa.inference.scorer import Scorer
 
-    log = log_path_for(out or bundle)
+    log = None if out is None else log_path_for(out)
     check_outputs([bundle, *logs], files={"--out": out, "--quarantine": quarantine, "its log file": log})
     if out is not None:
         need_suffix("--out", out, ".json")

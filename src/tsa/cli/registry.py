@@ -78,6 +78,9 @@ def list_(url: Place) -> None:
     for name, entry in aliases.items():
         names.setdefault(entry.sha256, []).append(name)
     result([{**asdict(version), "aliases": names.get(version.sha256, [])} for version in versions])
+    if not versions:
+        print_line(f"{url}: no versions yet; tsa registry publish adds one")
+        return
     table = Table(
         Column("version", no_wrap=True, min_width=12),
         "aliases",

@@ -76,7 +76,7 @@ def train(
     until: Annotated[
         str | None,
         typer.Option(
-            help="With --refit: learn from outcomes known by this time; UTC. [default: the test range]",
+            help="With --refit: learn from outcomes known by this time; UTC. [default: start of the test range]",
             show_default=False,
         ),
     ] = None,

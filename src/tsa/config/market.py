@@ -21,7 +21,7 @@ from tsa.config.legacy import LegacyArtifacts
 from tsa.config.market_tables import MarketTables
 from tsa.config.optional_tables import Privacy, Serving, Trees
 from tsa.config.promotion import Promotion
-from tsa.config.reasons import Reasons
+from tsa.config.reason_texts import Reasons
 from tsa.config.split import SPLITS, Split
 from tsa.config.tables import (
     Categorical,

@@ -9,7 +9,7 @@ from tsa.config.input import Input
 from tsa.config.legacy import LegacyArtifacts
 from tsa.config.optional_tables import Privacy, Serving, Trees
 from tsa.config.promotion import Promotion
-from tsa.config.reasons import Reasons
+from tsa.config.reason_texts import Reasons
 from tsa.config.split import Split
 from tsa.config.tables import Evaluation, Event, Features, HistoryConfig, HistoryView, Label, Monitoring, RowRule
 from tsa.config.wire import InlineHistory

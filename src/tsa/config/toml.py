@@ -65,7 +65,7 @@ def _read(path: Path, chain: Sequence[Path]) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8").lstrip(BOM))
     except FileNotFoundError:
-        raise MarketError(f"{path}{extended_by}: no such file") from None
+        raise MarketError(f"{path}{extended_by}: no such file; tsa markets list names the examples") from None
     except OSError as error:
         raise MarketError(f"{path}{extended_by}: cannot be read: {error.strerror or brief(error)}") from error
     except UnicodeDecodeError as error:
@@ -176,7 +176,7 @@ def suggest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
     if close:
         return f"; did you mean `{folded[close[0]]}`?"
-    return f"; known here: {', '.join(known)}" if 0 < len(known) <= MAX_SHOWN else ""
+    return f"; the names here are {', '.join(known)}" if 0 < len(known) <= MAX_SHOWN else ""
 
 
 def _known_keys(model: type[BaseModel], place: Place) -> list[str]:

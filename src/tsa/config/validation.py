@@ -9,7 +9,7 @@ from datetime import timedelta
 from tsa.config.derived import NUMBERS, TEXTS
 from tsa.config.legacy import LegacyArtifacts
 from tsa.config.market_tables import MarketTables
-from tsa.config.reasons import Reasons
+from tsa.config.reason_texts import Reasons
 from tsa.config.split import Split
 from tsa.config.tables import Label
 from tsa.config.wire_validation import history_fields, is_finite, twice, wire_findings

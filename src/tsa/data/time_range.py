@@ -11,7 +11,7 @@ from tsa.times import as_moment, to_seconds
 
 def window_seconds(start: str | datetime | None, end: str | datetime | None) -> tuple[float, float]:
     """[start, end) in epoch seconds, open if not given. Raises ConfigError for an invalid time, or a start after the end."""
-    first, last = epoch_seconds("start", start, -math.inf), epoch_seconds("end", end, math.inf)
+    first, last = epoch_seconds("start (--from)", start, -math.inf), epoch_seconds("end (--to)", end, math.inf)
     if first > last:
         raise ConfigError(f"start must not be after end (got start={start}, end={end})")
     return first, last

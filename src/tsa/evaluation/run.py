@@ -26,6 +26,7 @@ from tsa.files.writing import sha256_of
 from tsa.inference.scorer import Scorer
 from tsa.model.joining import PARTS, raw_scores
 from tsa.progress import Progress, silent
+from tsa.text import brief
 
 Array = NDArray[Any]
 
@@ -63,7 +64,10 @@ class TrainedRun:
             metadata = json.loads((path / "run.json").read_text(encoding="utf-8"))
             place, manifest = str(metadata["store"]), metadata["store_manifest"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} must be the folder of a run, but run.json cannot be read ({error!r})") from None
+            got = f"{path / 'run.json'}: {brief(error)}"
+            raise ConfigError(
+                f"{path} must be the folder of a run (got {got}): give the one that holds bundle/"
+            ) from None
         if "finished" not in metadata:
             advice = f"finish it with the command that trained it and --resume, or: tsa evaluate {path} --unfinished"
             raise ConfigError(f"{path} must be the folder of a finished run (its training did not finish): {advice}")

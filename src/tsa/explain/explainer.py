@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
-from tsa.config.reasons import Reasons
+from tsa.config.reason_texts import Reasons
 from tsa.data.encoding.scaler import ImportedScaler, Scaler
 from tsa.data.history import FRAUD, GENUINE
 from tsa.data.key_roles import compared_keys
@@ -24,8 +24,8 @@ from tsa.explain.explanation import AggregateShare, EventShare, Explanation, Fea
 from tsa.explain.parts import NetworkPart, TreePart, absent_network, network_part, tree_part
 from tsa.explain.path import InterpolationPath
 from tsa.explain.raw_values import Payment, calendar_values, decoded, decoded_numbers, store_facts
+from tsa.explain.reason_kinds import HistoryContext
 from tsa.explain.reasons import Kinds, reasons_of
-from tsa.explain.templates import HistoryContext
 from tsa.model import Batch, History
 from tsa.model.collate import gather_batch, request_batch
 from tsa.model.joining import raw_scores

@@ -100,7 +100,7 @@ class HistoryShare:
 class Reason:
     """A sentence about facts, and their attribution; positive if it raises the score, negative if it lowers it.
 
-    code is the market's name for `kind`, one of `tsa.config.reasons.REASONS`; facts are the values
+    code is the market's name for `kind`, one of `tsa.config.reason_texts.REASONS`; facts are the values
     in the sentence.
     """
 

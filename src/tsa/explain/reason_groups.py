@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tsa.explain.explanation import AggregateShare
 from tsa.explain.parts import TreePart
 from tsa.explain.raw_values import Payment
-from tsa.explain.templates import ReasonTemplate, number
+from tsa.explain.reason_kinds import ReasonTemplate, number
 
 STRONG = 0.25
 """An aggregate may give the sentence of its group if it weighs at least this share of the strongest one."""

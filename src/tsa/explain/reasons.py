@@ -2,7 +2,7 @@
 
 A group is a feature (current and earlier values), the known outcomes of a history, its pace, or another key in it; network
 and trees add up in it. The sentences come from
-`tsa.explain.templates`, with the market's wording.
+`tsa.explain.reason_kinds`, with the market's wording.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from tsa.config.reasons import Reasons
+from tsa.config.reason_texts import Reasons
 from tsa.explain.aggregate import FeatureAttributions
 from tsa.explain.explanation import Reason
 from tsa.explain.parts import TreePart
 from tsa.explain.raw_values import Payment
 from tsa.explain.reason_groups import Group, Key, combinations, key_of_pair, with_trees
-from tsa.explain.templates import (
+from tsa.explain.reason_kinds import (
     AGAINST,
     HistoryContext,
     ReasonTemplate,

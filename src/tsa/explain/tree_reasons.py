@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from tsa.data.aggregates.spec import ALL, Aggregate
-from tsa.explain.templates import AGAINST, EITHER, FOR, MIN_EVENTS, NEAR
+from tsa.explain.reason_kinds import AGAINST, EITHER, FOR, MIN_EVENTS, NEAR
 
 FAR = 1.5
 """A number is unusual for a history from this many times its average, or below the inverse."""
@@ -34,7 +34,7 @@ def speaks_of(aggregate: Aggregate, values: Mapping[str, float], *, scaled: bool
         return _of_outcome(aggregate, value, values)
     if aggregate.kind == "fraud_number" and aggregate.statistic == "ratio":
         return FOR if 1 / NEAR <= value <= NEAR else None
-    return None  # the pace of a history is said with what is usual (`tsa.explain.templates.of_pace`)
+    return None  # the pace of a history is said with what is usual (`tsa.explain.reason_kinds.of_pace`)
 
 
 def _other(aggregate: Aggregate, kind: str, statistic: str, values: Mapping[str, float], window: str = ALL) -> float:

@@ -146,11 +146,9 @@ def make_engine(
     Raises:
         ConfigError: For an unknown name, or if ONNX Runtime is requested and something is missing.
     """
-    if name not in get_args(EngineName) or precision not in get_args(Precision):
-        raise ConfigError(
-            f"engine must be one of {', '.join(get_args(EngineName))} and precision one of "
-            f"{', '.join(get_args(Precision))} (got engine={name!r}, precision={precision!r})"
-        )
+    for what, value, known in (("engine", name, EngineName), ("precision", precision, Precision)):
+        if value not in get_args(known):
+            raise ConfigError(f"{what} must be one of {', '.join(get_args(known))} (got {value!r})")
     if name == "torch" or (name == "auto" and (precision not in graphs or not has_runtime())):
         return TorchEngine(network, precision)
     if precision not in graphs:

@@ -196,7 +196,7 @@ class ServeSettings(Settings):
             raise ValueError(f"drain_seconds and stop_seconds must be at most 30 together (got {got})")
         if (self.ssl_key is None) != (self.ssl_certificate is None):
             got = f"ssl_key={self.ssl_key}, ssl_certificate={self.ssl_certificate}"
-            raise ValueError(f"ssl_key and ssl_certificate must be given together (got {got})")
+            raise ValueError(f"--certificate and --key must be given together (got {got})")
         if self.decision_log_sync and self.decision_log is None:
             raise ValueError("decision_log_sync needs decision_log, the folder to write into (got none)")
         self._check_queue()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import ClassVar, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tsa.config.settings import Settings, option
 from tsa.times import as_utc, parse_time, to_seconds
@@ -24,7 +25,7 @@ class SimulationConfig(Settings):
     payments: int = Field(default=200_000, ge=1)
     """Rows of the log, frauds included."""
     days: int = option(120, "--days", "Number of days.", ge=1)
-    start: str = option("2025-01-01", "--start", "The first day, in UTC.", pattern=r"^\d{4}-\d\d-\d\d$")
+    start: str = option("2025-01-01", "--start", "The first day, in UTC.")
     customers: int | None = Field(default=None, ge=1)
     """Number of customers; none for one to each 25 payments."""
     terminals: int | None = Field(default=None, ge=1)
@@ -34,6 +35,13 @@ class SimulationConfig(Settings):
     seed: int = option(0, "--seed", "Random seed; the same seed and size give the same file.", ge=0)
     with_truth: bool = option(False, "--truth", "Add the kind of each fraud as a column.")
     """The column is `fraud_kind`, null for genuine payments. It is never a feature."""
+
+    @field_validator("start")
+    @classmethod
+    def _check_start(cls, value: str) -> str:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+            raise ValueError("must be a date like 2025-01-31")
+        return value
 
     @model_validator(mode="after")
     def _check_period(self) -> Self:

@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from tsa.errors import ConfigError, TrainingError, TrainingStopped, TSAError
-from tsa.training.ending.preemption import ending_with_parent
+from tsa.training.ending.stop_signals import ending_with_parent
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

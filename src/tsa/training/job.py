@@ -24,7 +24,7 @@ from tsa.training.config import TrainingConfig
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import distributed_context
 from tsa.training.early_stopping import EarlyStopping
-from tsa.training.ending.preemption import StopRequest
+from tsa.training.ending.stop_signals import StopRequest
 from tsa.training.ending.time_limit import TimeLimit
 from tsa.training.finalize import Trained
 from tsa.training.run_folder import CHECKPOINTS, read_run_metadata, run_identity

@@ -13,7 +13,7 @@ from tsa.progress import Progress, silent
 from tsa.training.config import TrainingConfig
 from tsa.training.diagnostics import translate_resource_errors
 from tsa.training.distributed import DistributedContext, distributed_context
-from tsa.training.ending.preemption import capture_sigterm
+from tsa.training.ending.stop_signals import capture_sigterm
 from tsa.training.ending.time_limit import TimeLimit
 from tsa.training.finalize import Trained
 from tsa.training.model_config import network_settings

@@ -26,7 +26,7 @@ from tsa.training.data.sampling import EpochSample
 from tsa.training.diagnostics import find_max_batch_size, not_finite, out_of_memory, out_of_memory_error
 from tsa.training.distributed import DistributedContext
 from tsa.training.early_stopping import EarlyStopping
-from tsa.training.ending.preemption import PreemptionMonitor, StopRequest
+from tsa.training.ending.stop_signals import PreemptionMonitor, StopRequest
 from tsa.training.ending.time_limit import Pace, TimeLimit, outlook
 from tsa.training.epoch_stats import EpochStats
 from tsa.training.train_step import NotFiniteError, StepResult, TrainStep

@@ -16,7 +16,7 @@ from tsa.model import TSANetwork
 from tsa.model.joining import raw_scores
 from tsa.progress import Advance, Progress
 from tsa.training.distributed import DistributedContext
-from tsa.training.ending.preemption import StopRequest
+from tsa.training.ending.stop_signals import StopRequest
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]

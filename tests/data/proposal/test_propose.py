@@ -291,10 +291,10 @@ def test_given_columns_are_not_guessed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (Given(time="nothing"), "must have the column nothing"),
+        (Given(time="nothing"), "has no column nothing"),
         (Given(id="mcc"), "must be different in every row"),
         (Given(label="mcc"), "must have two values"),
-        (Given(time="note"), "must be dates with times"),
+        (Given(time="note"), "must hold dates with times"),
         (Given(id="TransID", keys=("TransID",)), "must have one use"),
     ],
 )

@@ -148,7 +148,7 @@ def test_splits_labels_and_columns(folder: Path) -> None:
         assert labelled.tolist() == np.flatnonzero(np.isin(days, wanted) & (store.label != -1)).tolist()
     assert store.data_report["rows_kept"] == len(store)
     assert store.columns(["amount", "customer"]).columns == ["amount", "customer"]
-    with pytest.raises(StoreError, match=r"\(got nothing\); known here: id, "):
+    with pytest.raises(StoreError, match=r"\(got nothing\); the names here are id, "):
         store.columns(["nothing"])
     with pytest.raises(StoreError, match="no split 'trian'; the store has"):
         store.split("trian")

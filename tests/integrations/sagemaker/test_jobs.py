@@ -258,7 +258,7 @@ def test_the_challengers_share() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "logs", *NEEDED], "an input must be KEY=VALUE"),
+        (["train", "logs", *NEEDED], "an input must be CHANNEL=PLACE"),
         (
             ["train", "training=none", *NEEDED, "--output", "s3://models/x"],
             "an input must be a file, a folder with files",

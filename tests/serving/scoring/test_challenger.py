@@ -122,7 +122,7 @@ def fallbacks(state: AppState, reason: str) -> float:
 
 
 def score(state: AppState, *rows: dict[str, Any]) -> list[Any]:
-    from tsa.serving.request_schema import PaymentRequest
+    from tsa.serving.request_limits import PaymentRequest
 
     return state._work([PaymentRequest(row) for row in rows])
 

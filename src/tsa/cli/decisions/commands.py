@@ -153,7 +153,9 @@ def export(
 @decisions.command()
 def prune(
     folder: Folder,
-    days: Annotated[float, typer.Option(help="Delete the days that ended earlier than this.", show_default=False)],
+    days: Annotated[
+        float, typer.Option(help="Delete days that ended more than this many days ago.", show_default=False)
+    ],
 ) -> None:
     """Delete the days that ended more than --days ago; a server does so by its market's privacy.retention_days."""
     from tsa.serving.decisions.files import need_log

@@ -42,7 +42,7 @@ def retrain(
         Path | None, typer.Option("--out", help="The folder for runs. [default: STORE-retrain]", show_default=False)
     ] = None,
     promote: Annotated[
-        bool, typer.Option("--promote", help="Let the alias name the new bundle if the gate holds.")
+        bool, typer.Option("--promote", help="Move the alias to the new bundle if it passes the rules of [promotion].")
     ] = False,
     champion: Annotated[str, typer.Option("--alias", help="The alias of the bundle in use.")] = "champion",
     challenger: Annotated[str, typer.Option(help="The alias that the new bundle gets in any case.")] = "challenger",
@@ -66,9 +66,9 @@ def retrain(
 ) -> None:
     """Append new logs, train, compare with the champion on the same payments, publish, and promote.
 
-    The new bundle is published as challenger. With --promote it becomes the champion if the rules of [promotion] in the
-    market file hold. Exit code 0: the gate holds. 10: published, but the gate does not hold. The same call continues a
-    round that was killed, and does nothing after one that is finished.
+    The new bundle is published as challenger. With --promote it becomes the champion if it passes the rules of [promotion]
+    in the market file. Exit code 0: it passes. 10: it is published, but does not pass. The same call continues a round
+    that was killed, and does nothing after one that is finished.
     """
     from tsa.retraining import retrain as run_round
     from tsa.training import TrainingConfig

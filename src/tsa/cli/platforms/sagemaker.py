@@ -47,7 +47,8 @@ def train(
     from tsa.integrations.sagemaker.jobs import Jobs
     from tsa.integrations.sagemaker.requests import Training, job_name, pairs
 
-    chosen, channels, jobs = job_name(name, "training"), pairs(inputs, "an input"), Jobs()
+    channels = pairs(inputs, "an input", "CHANNEL=PLACE, such as training=s3://bucket/store")
+    chosen, jobs = job_name(name, "training"), Jobs()
     place = (output or f"s3://{jobs.bucket()}/tsa").rstrip("/")
     uploaded = {
         channel: jobs.upload(source, f"{place}/inputs/{chosen}/{channel}") for channel, source in channels.items()
@@ -183,7 +184,7 @@ def status(
     register: Annotated[
         str | None,
         typer.Option(
-            help="Of a training job that is complete: publish its bundle in this registry, such as sagemaker://GROUP.",
+            help="Publish the bundle of a finished training job in this registry, such as sagemaker://GROUP.",
             show_default=False,
         ),
     ] = None,

@@ -16,7 +16,7 @@ NEXT: dict[type[Exception], str] = {
     errors.TrainingError: "change what the message names, then train again; --resume continues from the last checkpoint",
     errors.CalibrationError: "calibrate with a log that has more known frauds: tsa calibrate",
     errors.BundleError: "copy the bundle again from where it was made, or make it again with tsa train",
-    errors.RegistryError: "see what the registry has with tsa registry list, then try again",
+    errors.RegistryError: "correct the address or the name; tsa registry list ADDRESS shows what a registry has",
     errors.HistoryLost: "see docs/concepts/history-store.md; tsa history adopt accepts the store as it is",
     errors.HistoryUnavailable: "start the store, or correct --history; tsa history show tries it",
     errors.HistoryError: "use the store of this market, or load a new one with tsa history load",
@@ -29,11 +29,14 @@ OTHERWISE = "check the path, its permissions and the free space, then run the co
 """After an error of the system."""
 
 VERBS = (
-    "change|convert|copy|correct|answer|choose|evaluate|finish|free|give|install|keep|leave|load|move|raise|remove|rename|"
-    "run|see|set|start|stop|train|try|use|wait|write"
+    "add|answer|ask|calibrate|change|check|choose|compare|continue|convert|copy|correct|evaluate|export|finish|free|give|"
+    "install|keep|leave|load|make|mount|move|name|pip|prepare|publish|raise|read|remove|rename|run|save|say|score|see|send|"
+    "set|start|stop|train|try|tsa|unpack|upload|use|wait|write"
 )
-HAS_ADVICE = re.compile(rf"\): [a-z]|; [a-z]+ |: (?:tsa|pip) |\b(?:{VERBS})\b[^.:]*(?:$|[.:])")
-"""A message that ends with what to do."""
+HAS_ADVICE = re.compile(
+    rf"(?:[:;,.)] (?:in [^ ]+ |with [^ ]+ |then |first |or |and )?)(?:{VERBS})\b(?! (?:must|is|was|has)\b)"
+)
+"""A message in which a clause begins with what to do."""
 
 
 def next_step(error: Exception, text: str) -> str | None:

@@ -106,7 +106,9 @@ def check_log(market: Market, logs: Sequence[str]) -> LogCheck:
     with tempfile.TemporaryDirectory(prefix="tsa-check-") as name:
         folder = Path(name)
         bad = folder / "bad.parquet"
-        clean = read_log(market, logs, folder / "rows.parquet", quarantine=Quarantine(bad, limit=1.0))
+        clean = read_log(
+            market, logs, folder / "rows.parquet", quarantine=Quarantine(bad, limit=1.0, reported_as=Path("quarantine"))
+        )
         rows = pl.scan_parquet(clean.path)
         times = rows.select(TIME).collect().to_series().to_numpy()
         scored = is_scored(market, rows)

@@ -131,7 +131,9 @@ def _keys(market: Market, rows: pl.LazyFrame, n: int) -> Iterator[Note]:
         count = int(top["__count"][0])
         share, mean = count / n, 1 / number.item()
         if count >= KEY_ROWS and (share > HALF or (share > KEY_SHARE and share > KEY_TIMES * mean)):
-            text = f"one value has {count:,} of {n:,} rows ({share:.1%}): does it mean several keys, or none?"
+            text = (
+                f"one value has {count:,} of {n:,} rows ({share:.1%}): is it a placeholder, such as for a missing key?"
+            )
             yield Note(kind="large_key", column=name, text=text, share=share)
 
 

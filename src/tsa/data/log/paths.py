@@ -55,7 +55,7 @@ def find_files(logs: Sequence[str]) -> list[tuple[str, str]]:
             raise DataError("log: a name must not be empty; name files, folders or URLs")
         paths = [log] if "://" in log else list(_local(log))
         if not paths:
-            raise DataError(f"log: no such file or folder: {log!r}")
+            raise DataError(f"log: no such file or folder: {log!r}; correct the path")
         for path in paths:
             kind = kind_of(path)
             if "://" not in path:

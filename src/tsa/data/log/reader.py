@@ -228,7 +228,7 @@ def _write_clean(log: LogScan, staged: pl.LazyFrame, parts: Parts, quarantine: Q
     if not rows_by_use[KEEP]:
         raise DataError(
             f"log: must hold at least one row to use (got {rows.height:,} rows, of which {rows_by_use[BAD]:,} break a rule "
-            f"and {rows_by_use[EXCLUDED]:,} are excluded)"
+            f"and {rows_by_use[EXCLUDED]:,} are excluded{'; '.join(['', *broken.lines(has_label=False)][:2])})"
         )
     usable = _usable_rows(staged, repeated.rows.append(unscored) if len(unscored) else repeated.rows)
     if _are_integers(log, ids.filter(use == KEEP)):

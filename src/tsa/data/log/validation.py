@@ -220,7 +220,7 @@ def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
 def quarantine_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
     """How many rows and frauds went to quarantine, and why."""
     frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
-    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} are written to quarantine in {path}"
+    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} break a rule and go to {path}"
     lines = broken.lines(has_label=has_label)
     more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []
     return "\n  ".join([what, *lines[:SHOWN_RULES], *more])

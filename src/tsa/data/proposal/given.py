@@ -38,7 +38,9 @@ class Given:
             DataError: Names the column that the log lacks, that is given twice, or that cannot be what it is given as.
         """
         if missing := [name for name in self.columns if name not in sample.columns]:
-            raise DataError(f"log: must have the column {brief(missing[0])} (got {', '.join(sample.columns)})")
+            raise DataError(
+                f"log: has no column {brief(missing[0])} (got {', '.join(sample.columns)}): correct the name"
+            )
         if twice := [name for name in self.columns if self.columns.count(name) > 1]:
             raise DataError(f"a column must have one use (got {brief(twice[0])} for several): name each column once")
         return self._with_time(sample)
@@ -48,7 +50,7 @@ class Given:
             return sample
         if one.kind != "number" or (unit := unit_of(one.low, one.high)) is None:
             values = ", ".join(map(repr, one.values[:3]))
-            rule = f"the time {brief(self.time)} must be dates with times, or seconds since 1970 (ms, us and ns too)"
+            rule = f"the time column {brief(self.time)} must hold dates with times, or seconds since 1970 (ms, us and ns too)"
             raise DataError(f"{rule} (got {values}): write times as 2025-01-31 12:00:00")
         scale = UNIT_SCALE[unit]
         low, median, high = (value / scale for value in (one.low, one.median, one.high))
@@ -66,7 +68,7 @@ class Given:
         one = sample.columns[self.label]
         values = [value for value in one.values if value not in ("-1", "-1.0")]
         if len(values) != 2:
-            rule = f"the outcome {brief(self.label)} must have two values, and none where it is not known"
+            rule = f"the outcome column {brief(self.label)} must have two values, and be empty where it is not known"
             advice = "use payments with both outcomes, or name the values in a market file"
             raise DataError(f"{rule} (got {', '.join(map(repr, values[:5])) or 'none'}): {advice}")
         return (Guess(one.name, GIVEN), *outcome_values(values))

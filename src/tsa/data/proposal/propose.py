@@ -104,7 +104,9 @@ def _guesses(sample: LogSample, logs: Sequence[str], ask: Ask, given: Given) -> 
     label, fraud, genuine = given.label_guess(sample) or guess_label(others, ask)
     if label is None:
         rule = "must have a column with the outcome: two values, yes and no, or a name such as fraud"
-        raise DataError(f"log: {rule} (got {', '.join(sample.columns)}): name it, with --label or label=")
+        raise DataError(
+            f"log: {rule} (got {', '.join(sample.columns)}): name it, with --label or label=, and give payments with both outcomes"
+        )
     used = {label.column, *(parts or ()), *([] if time is None else [time.column])}
     used |= set(given.columns) - {given.amount}  # it is a feature as well
     known_at = None if time is None else guess_known_at(_without(sample, used - {time.column}), time, label)

@@ -52,7 +52,7 @@ def find_splits(
         if begin == stop or (scored is not None and not scored[begin:stop].any()):
             raise DataError(
                 f"split.{name} must hold payments (got none from {iso(start, 'seconds')} to {iso(end, 'seconds')}); "
-                f"the log spans {iso(first, 'seconds')} to {iso(last, 'seconds')}"
+                f"set [split] to dates in the log, which has {iso(first, 'seconds')} to {iso(last, 'seconds')}"
             )
         splits[name] = {"rows": [begin, stop], "start_seconds": start, "end_seconds": end}
     return splits

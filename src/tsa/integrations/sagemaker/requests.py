@@ -168,11 +168,11 @@ def job_name(given: str | None, kind: str) -> str:
     return given
 
 
-def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
-    """`KEY=VALUE` texts as a dict. Raises ConfigError for any other text."""
+def pairs(texts: Sequence[str], what: str, form: str = "KEY=VALUE") -> dict[str, str]:
+    """Texts of this form as a dict. Raises ConfigError for any other text."""
     for text in texts:
         if "=" not in text[1:]:
-            raise ConfigError(f"{what} must be KEY=VALUE (got {truncate_repr(text, 80)})")
+            raise ConfigError(f"{what} must be {form} (got {truncate_repr(text, 80)})")
     return {key: value for key, _, value in (text.partition("=") for text in texts)}
 
 

@@ -48,7 +48,7 @@ from tsa.serving.history.monitored import MonitoredStore
 from tsa.serving.http.exceptions import problem_from_exception
 from tsa.serving.http.invocations import READ, response_format, rows_of, serialize, to_legacy_format
 from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
-from tsa.serving.request_schema import PaymentRequest, RequestValidator
+from tsa.serving.request_limits import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult, single_result, to_json
 from tsa.serving.scoring.bundle_watch import version_of
 from tsa.serving.scoring.isolation import score_isolating_failures

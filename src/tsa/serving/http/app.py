@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["create_app"]
 
-DETAILS = {404: ("not_found", "there is no such address"), 405: ("method", "this address does not support the method")}
+DETAILS = {
+    404: ("not_found", "there is no such address"),
+    405: ("method", "the address has no such method"),
+}
 
 
 def create_app(service: AppState) -> FastAPI:

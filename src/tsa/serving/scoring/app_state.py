@@ -23,7 +23,7 @@ from tsa.serving.auth import Credentials, TokenBucketLimiter
 from tsa.serving.errors import RateLimitedError, RefusedError, safe_traceback
 from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.metrics import Metrics, MissingUnknownCounter
-from tsa.serving.request_schema import PaymentRequest, RequestValidator
+from tsa.serving.request_limits import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.batcher import Batcher
 from tsa.serving.scoring.bundle_watch import BundleFileId, bundle_file_id, version_of

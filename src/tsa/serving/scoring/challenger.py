@@ -18,7 +18,7 @@ from tsa.inference.scorer import Scorer
 from tsa.serving.errors import safe_traceback
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.metrics import Metrics
-from tsa.serving.request_schema import PaymentRequest
+from tsa.serving.request_limits import PaymentRequest
 from tsa.serving.results import CHALLENGER, ScoreResult
 from tsa.serving.scoring.arms import ArmSplit
 from tsa.serving.scoring.bundle_watch import version_of

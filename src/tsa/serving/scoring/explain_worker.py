@@ -14,7 +14,7 @@ from tsa.explain.integrated_gradients import need_captum
 from tsa.inference.scorer import Scorer
 from tsa.serving.errors import PaymentRefusedError, RefusedError
 from tsa.serving.history.base import HistoryStore
-from tsa.serving.request_schema import PaymentRequest
+from tsa.serving.request_limits import PaymentRequest
 from tsa.serving.scoring.batcher import Batcher
 from tsa.serving.scoring.pipeline import ScoringPipeline
 from tsa.serving.scoring.preview import load_scoring_input

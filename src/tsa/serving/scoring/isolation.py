@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tsa.data.values import RuleViolation
 from tsa.errors import DataError, HistoryUnavailable
 from tsa.serving.errors import safe_traceback
-from tsa.serving.request_schema import PaymentRequest
+from tsa.serving.request_limits import PaymentRequest
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.scoring_service import ScoringService
 

@@ -25,7 +25,7 @@ from tsa.serving.errors import safe_traceback
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.metadata import check_store
 from tsa.serving.metrics import Metrics
-from tsa.serving.request_schema import PaymentRequest
+from tsa.serving.request_limits import PaymentRequest
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.bundle_watch import version_of
 from tsa.serving.scoring.pipeline import ScoringPipeline

@@ -53,13 +53,15 @@ def choose_form(parts: str, log_odds: Mapping[str, Array], label: Array, *, seed
     frauds, n = int((label == 1).sum()), len(label)
     counts = {"payments": n, "frauds": frauds}
     if min(frauds, n - frauds) < MINIMUM_EVENTS:
-        reason = f"with fewer than {MINIMUM_EVENTS} frauds or genuine payments to compare on, the mean of both is taken"
+        reason = (
+            f"with fewer than {MINIMUM_EVENTS} frauds or genuine payments to compare on, network and trees are averaged"
+        )
         logger.warning("parts: %s (got %d payments, %d frauds)", reason, n, frauds)
         return PartsChoice("combined", MEAN, {**counts, "reason": reason})
     try:
         joining = fit_joining(log_odds, label)
     except ModelError as error:
-        reason = f"the mean of both is taken, since {error}"
+        reason = f"network and trees are averaged, since {error}"
         logger.warning("parts: %s", reason)
         return PartsChoice("combined", MEAN, {**counts, "reason": reason})
     if parts == "combined":

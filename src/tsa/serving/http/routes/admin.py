@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from tsa.serving.formats import JSON
 from tsa.serving.http.openapi import document
 from tsa.serving.http.openapi_schemas import Specification
-from tsa.serving.http.request import READING
+from tsa.serving.http.request_context import READING
 from tsa.serving.scoring.app_state import AppState
 
 

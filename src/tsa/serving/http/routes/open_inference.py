@@ -16,9 +16,9 @@ from tsa.data.values import RuleViolation
 from tsa.serving import formats
 from tsa.serving.formats import JSON, RequestRows
 from tsa.serving.http.openapi_schemas import tensors_of
-from tsa.serving.http.request import READING, RequestContext
+from tsa.serving.http.request_context import READING, RequestContext
 from tsa.serving.problems import BROKEN_RULE, ProblemError, item_problem, shorten_value
-from tsa.serving.request_schema import exceeds_depth
+from tsa.serving.request_limits import exceeds_depth
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.app_state import AppState
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Response
 
-from tsa.serving.http.request import READING
+from tsa.serving.http.request_context import READING
 from tsa.serving.problems import ProblemError
 
 KINDS = {

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, Response
 
 from tsa.serving import formats
 from tsa.serving.formats import CSV, JSON
-from tsa.serving.http.request import READING, RequestContext
+from tsa.serving.http.request_context import READING, RequestContext
 from tsa.serving.problems import ProblemError, shorten_value
 from tsa.serving.review.database import FRAUD, GENUINE, HANDED_ON, LATER, OPEN, STATES, CaseFilter
 from tsa.serving.review.handing_on import WebhookError, send, to_csv

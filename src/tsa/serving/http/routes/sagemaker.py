@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from tsa.serving import formats
 from tsa.serving.formats import JSON, PARQUET
 from tsa.serving.http.invocations import READ, response_format, rows_of, serialize, to_legacy_format
-from tsa.serving.http.request import READING, RequestContext
+from tsa.serving.http.request_context import READING, RequestContext
 from tsa.serving.http.routes.score import add_reasons, reasons_requested
 from tsa.serving.results import single_result, to_json
 from tsa.serving.scoring.app_state import AppState

@@ -16,9 +16,9 @@ from tsa.errors import HistoryUnavailable
 from tsa.serving import formats
 from tsa.serving.errors import DeadlineExceededError, QueueFullError
 from tsa.serving.formats import JSON, JSON_LINES
-from tsa.serving.http.request import RequestContext
+from tsa.serving.http.request_context import RequestContext
 from tsa.serving.problems import ProblemError, shorten_value
-from tsa.serving.request_schema import PaymentRequest
+from tsa.serving.request_limits import PaymentRequest
 from tsa.serving.results import ScoreResult, single_result, to_json
 from tsa.serving.scoring.app_state import AppState
 

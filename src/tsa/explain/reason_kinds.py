@@ -47,7 +47,7 @@ FOR, EITHER, AGAINST = 1, 0, -1
 
 @dataclass(frozen=True)
 class ReasonTemplate:
-    """A kind of reason (`tsa.config.reasons.REASONS`), and the values for its text."""
+    """A kind of reason (`tsa.config.reason_texts.REASONS`), and the values for its text."""
 
     kind: str
     facts: dict[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from tsa.data.values import RuleViolation
 from tsa.serving import formats
 from tsa.serving.formats import CSV, JSON, JSON_LINES, PARQUET, RequestRows
 from tsa.serving.problems import ProblemError
-from tsa.serving.request_schema import PaymentRequest, RequestValidator, exceeds_depth
+from tsa.serving.request_limits import PaymentRequest, RequestValidator, exceeds_depth
 from tsa.serving.settings import ServeSettings
 
 SETTINGS = ServeSettings(bundle=Path("bundle"))

@@ -9,7 +9,7 @@ import pytest
 
 from tsa.data.history import FRAUD, GENUINE, UNKNOWN_OUTCOME
 from tsa.explain.raw_values import UNKNOWN, Payment
-from tsa.explain.templates import (
+from tsa.explain.reason_kinds import (
     AGAINST,
     EITHER,
     FOR,

@@ -17,6 +17,8 @@ from tsa.serving.formats import RequestRows
 from tsa.serving.problems import shorten_value
 from tsa.serving.settings import ServeSettings
 
+JSON_TYPES: dict[type, str] = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
+JSON_TYPES |= {int: "number", float: "number"}
 Events = Sequence[Mapping[str, Any]]
 Result = TypeVar("Result")
 
@@ -54,8 +56,8 @@ class RequestValidator:
 
     def _entry(self, row: Any) -> PaymentRequest | RuleViolation:
         if type(row) is not dict:
-            text = "must be an object of the market's columns"
-            return RuleViolation("not_an_object", "payment", text, shorten_value(type(row).__name__))
+            text = "must be a JSON object with the columns of a payment"
+            return RuleViolation("not_an_object", "payment", text, _json_type(row))
         if isinstance(row.get("payment"), dict):
             return self._with_histories(row)
         return self._check_limits(row) or PaymentRequest(row)
@@ -77,20 +79,18 @@ class RequestValidator:
     def _bad_histories(self, histories: Any) -> RuleViolation | None:
         if not isinstance(histories, dict):
             text = "must be an object of lists of events"
-            return RuleViolation("not_an_object", "histories", text, shorten_value(type(histories).__name__))
+            return RuleViolation("not_an_object", "histories", text, _json_type(histories))
         for name, events in histories.items():
             if name not in self._histories:
                 text = f"must be one of {', '.join(sorted(self._histories))}"
                 return RuleViolation("unknown_history", "histories", text, shorten_value(name))
             if not isinstance(events, list) or len(events) > self._max_list:
                 text = f"must be a list of at most {self._max_list} events"
-                return RuleViolation("not_a_list", f"histories.{name}", text, shorten_value(type(events).__name__))
+                return RuleViolation("not_a_list", f"histories.{name}", text, _json_type(events))
             for event in events:
                 if not isinstance(event, dict):
                     text = "must contain objects of the market's columns"
-                    return RuleViolation(
-                        "not_an_object", f"histories.{name}", text, shorten_value(type(event).__name__)
-                    )
+                    return RuleViolation("not_an_object", f"histories.{name}", text, _json_type(event))
                 if problem := self._check_limits(event):
                     return problem
         return None
@@ -113,8 +113,13 @@ class RequestValidator:
                     return RuleViolation("inexact_number", name, text, shorten_value(value))
             elif (kind is dict or kind is list) and exceeds_depth(value, self._max_depth - 1):
                 text = f"must not be nested deeper than {self._max_depth}"
-                return RuleViolation("too_deep", shorten_value(name), text, kind.__name__)
+                return RuleViolation("too_deep", shorten_value(name), text, _json_type(value))
         return None
+
+
+def _json_type(value: Any) -> str:
+    """The name of a value's type in JSON; a request may also come from Parquet, which has more types."""
+    return JSON_TYPES.get(type(value), type(value).__name__)
 
 
 def exceeds_depth(value: Any, max_depth: int) -> bool:
