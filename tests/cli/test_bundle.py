@@ -26,6 +26,7 @@ from tsa.data.store import build, store
 from tsa.errors import BundleError, ConfigError
 from tsa.evaluation.bundle_diff import diff_bundles
 from tsa.inference.scorer import Scorer
+from tsa.model.joining import MEAN
 
 Tsa = Callable[..., Any]
 
@@ -203,7 +204,7 @@ def test_a_log_is_read_and_encoded_no_more_than_it_must(
     encoded: int,
 ) -> None:
     """And the scores are, to the bit, what each bundle gives alone."""
-    one = Bundle.open(bundle)
+    one = replace(Bundle.open(bundle), joining=MEAN)  # so that scores depend on the network
     payments = pl.read_parquet(demo_log).head(700)
     log: Any = payments if form == "table" else demo_log.parent / "few.parquet"
     if form == "file":
