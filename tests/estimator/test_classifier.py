@@ -58,7 +58,7 @@ def made(**other: Any) -> tsa.FraudClassifier:
 @pytest.fixture(scope="module", autouse=True)
 def no_curves() -> Iterator[None]:
     """No pictures of the epochs, which take longer than the training."""
-    with patch("tsa.training.training_run.draw_curves"):
+    with patch("tsa.training.finalize.draw_curves"):
         yield
 
 

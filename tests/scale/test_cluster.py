@@ -17,7 +17,8 @@ pytest.importorskip("ray", reason="the extra `ray` is not installed")
 from support.days import DAY, START, Days, days_case, files_of
 from support.easy_log import FAST, TINY
 from tsa.backtest import BacktestSchedule, BacktestSettings, backtest
-from tsa.data.store.store import EventStore, prepare
+from tsa.data.store.prepare import prepare
+from tsa.data.store.store import EventStore
 from tsa.errors import ClusterError, ConfigError, DataError
 from tsa.inference.score_days import score_by_day
 from tsa.scale import cluster, scoring

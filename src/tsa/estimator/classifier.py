@@ -256,7 +256,7 @@ class FraudClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def roles_(self) -> pl.DataFrame:
-        """A table of the uses of the columns, and what speaks for those that were guessed."""
+        """A table of the uses of the columns, with the evidence for those that were guessed."""
         return table_of_roles(self._fitted().roles)
 
     def _fitted(self) -> FittedModel:

@@ -73,7 +73,7 @@ PENALTY = 100.0
 """Draws the weights towards each other: they differ by about 1 / sqrt(PENALTY) = 0.1 unless the payments say otherwise."""
 ENOUGH_CASES = 250
 """With fewer payments of the rarer outcome the penalty falls with the square of their number: where frauds are few, one part is
-often much better, and they must be heard."""
+often much better, and the weights may differ more."""
 
 
 def raw_scores(log_odds: NDArray[Any]) -> NDArray[np.float32]:

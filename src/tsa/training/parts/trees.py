@@ -39,7 +39,7 @@ LATER_SHARE = 0.15
 """Share of the training payments, the latest, that decide the number of trees if no validation range is left out."""
 MIN_LEAVES, MAX_LEAVES = 7, 31
 CASES_PER_LEAF = 40
-"""Training payments with the rarer outcome for each leaf of a tree: few frauds bear few leaves."""
+"""Training payments with the rarer outcome for each leaf of a tree: the fewer frauds, the fewer leaves."""
 FEW_CASES = 64
 """With fewer later payments of the rarer outcome, average precision jumps with each of them, and log loss ends training."""
 SETTINGS: dict[str, Any] = {
