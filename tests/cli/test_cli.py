@@ -42,6 +42,8 @@ def test_run_does_the_whole_job(demo_outcome: tuple[Path, Any]) -> None:
     assert outcome.code == 0, outcome.err
     for text in ("ROC AUC", "average precision", "precision@", "recall at 1 %", "TSA", "LightGBM"):
         assert text in outcome.out
+    for text in ("the model", "network alone", "trees alone"):
+        assert text in outcome.out
     report = json.loads((run / "report.json").read_text())
     assert f"{report['evaluation']['metrics']['roc_auc']['value']:.3f}" in outcome.out
     assert f"{report['comparison']['evaluation']['metrics']['roc_auc']['value']:.3f}" in outcome.out

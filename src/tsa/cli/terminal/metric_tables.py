@@ -44,8 +44,12 @@ def print_thresholds(result: Mapping[str, Any]) -> None:
 
 
 def print_metrics(report: Mapping[str, Any]) -> None:
-    """Print the main metrics of TSA and, if it was trained, of LightGBM, with their confidence intervals."""
+    """Print the main metrics of TSA and, if it was trained, of LightGBM, with their confidence intervals.
+
+    A second table has the parts of the model alone, and the difference of the model to each of them and to LightGBM.
+    """
     from tsa.evaluation.report.formatting import operating_point
+    from tsa.evaluation.report.sections import model_parts
     from tsa.evaluation.report.warnings import warnings_of
 
     evaluation, comparison = report["evaluation"], report.get("comparison")
@@ -59,7 +63,8 @@ def print_metrics(report: Mapping[str, Any]) -> None:
         k = evaluation["settings"]["top_k"]
         table.add_row(label.format(k=k), *(cell(column["metrics"].get(name)) for column in columns.values()))
     console.print(table)
-    if parts := report.get("parts"):
+    if parts := model_parts(report.get("parts"), comparison):
+        console.print(parts_table(parts))
         print_line(parts["summary"])
     if comparison:
         print_line(comparison["summary"])
@@ -67,6 +72,24 @@ def print_metrics(report: Mapping[str, Any]) -> None:
         print_line(sentence)
     for warning in warnings_of(report):
         print_line(f"warning: {warning}")
+
+
+def parts_table(parts: Mapping[str, Any]) -> Table:
+    """A row for the model, each of its parts and LightGBM, as `model_parts` lists them."""
+    table = Table(box=SIMPLE_HEAD, padding=0)
+    table.add_column("scores of", no_wrap=True)
+    for metric in parts["metrics"]:
+        table.add_column(metric)
+        table.add_column("model minus it")
+    for at, row in enumerate(parts["rows"]):
+        cells: list[str] = []
+        for one in row["cells"]:
+            cells.append("–" if one["value"] is None else f"{one['value']:.3f}")
+            difference = one["difference"] or {"value": "", "interval": ""}
+            interval = f" [{difference['interval'].replace(' to ', ', ')}]" if difference["interval"] else ""
+            cells.append(f"{difference['value']}{interval}")
+        table.add_row(row["name"] if at else "the model", *cells)
+    return table
 
 
 def cell(metric: Mapping[str, Any] | None) -> str:
