@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +68,10 @@ class CaseDatabase:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         """Open the file, and create it if there is none. Raises OSError or sqlite3.Error."""
-        path, self._clock = folder / FILE, clock
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE))
+        self._path, self._clock = folder / FILE, clock
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, PRIVATE))
         self._lock = threading.Lock()
-        self._link = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._link = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._link.row_factory = sqlite3.Row
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
             self._link.execute(f"PRAGMA {pragma}")
@@ -104,15 +104,32 @@ class CaseDatabase:
         """
         where = f"{_WHERE[wanted.state]}{_FILTERS}"
         parameters = self._parameters(wanted, who)
-        with self._lock:
-            rows = self._link.execute(f"SELECT * FROM cases WHERE {where}{_RANK} LIMIT {limit:d}", parameters)
+        with self._reading() as link:
+            rows = link.execute(f"SELECT * FROM cases WHERE {where}{_RANK} LIMIT {limit:d}", parameters)
             cases = [_document(row, who, parameters["now"]) for row in rows]
-            total = self._link.execute(f"SELECT count(*) FROM cases WHERE {where}", parameters).fetchone()[0]
+            total = link.execute(f"SELECT count(*) FROM cases WHERE {where}", parameters).fetchone()[0]
             counts = {
-                state: self._link.execute(f"SELECT count(*) FROM cases WHERE {clause}", parameters).fetchone()[0]
+                state: link.execute(f"SELECT count(*) FROM cases WHERE {clause}", parameters).fetchone()[0]
                 for state, clause in _WHERE.items()
             }
         return {"cases": cases, "total": total, "counts": counts}
+
+    def ids(self, wanted: CaseFilter, limit: int) -> list[str]:
+        """The ids of at most `limit` cases, in the order of `select`."""
+        where = f"{_WHERE[wanted.state]}{_FILTERS}"
+        with self._reading() as link:
+            rows = link.execute(
+                f"SELECT id FROM cases WHERE {where}{_RANK} LIMIT {limit:d}", self._parameters(wanted, "")
+            )
+            return [row["id"] for row in rows]
+
+    def cases(self, ids: Sequence[str], who: str) -> list[dict[str, Any]]:
+        """The cases with these ids, in this order; those that are gone are left out."""
+        now = self._clock()
+        with self._reading() as link:
+            marks = ", ".join("?" * len(ids))
+            rows = {row["id"]: row for row in link.execute(f"SELECT * FROM cases WHERE id IN ({marks})", tuple(ids))}
+        return [_document(rows[id_], who, now) for id_ in ids if id_ in rows]
 
     def claim(self, wanted: CaseFilter, who: str, seconds: float, id_: str | None = None) -> dict[str, Any] | None:
         """Lease a case, and give up what this analyst had leased before.
@@ -142,9 +159,7 @@ class CaseDatabase:
 
     def get(self, id_: str, who: str) -> dict[str, Any] | None:
         """A case, whoever has it; None if there is none."""
-        with self._lock:
-            row = self._link.execute("SELECT * FROM cases WHERE id = ?", (id_,)).fetchone()
-        return None if row is None else _document(row, who, self._clock())
+        return next(iter(self.cases([id_], who)), None)
 
     def extend(self, id_: str, who: str, seconds: float) -> bool:
         """Lease a case, or extend the lease; False if another analyst has it or it is gone."""
@@ -197,6 +212,16 @@ class CaseDatabase:
             if count:
                 self._link.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return count
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own: reading many cases makes nobody wait who answers one."""
+        link = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        link.row_factory = sqlite3.Row
+        try:
+            yield link
+        finally:
+            link.close()
 
     def _parameters(self, wanted: CaseFilter, who: str) -> dict[str, Any]:
         return {

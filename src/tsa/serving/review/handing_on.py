@@ -8,7 +8,7 @@ import hmac
 import io
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,12 +35,17 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def to_csv(cases: Sequence[Mapping[str, Any]]) -> str:
-    """Cases as CSV with a header. A text that a spreadsheet would read as a formula gets an apostrophe in front."""
+def csv_parts(parts: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """Cases as CSV with a header, part by part. A text that a spreadsheet would read as a formula gets an apostrophe in
+    front."""
+    yield _csv([COLUMNS])
+    for cases in parts:
+        yield _csv([_cell(name, case[name]) for name in COLUMNS] for case in cases)
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
     out = io.StringIO(newline="")
-    writer = csv.writer(out)
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(name, case[name]) for name in COLUMNS] for case in cases)
+    csv.writer(out).writerows(rows)
     return out.getvalue()
 
 

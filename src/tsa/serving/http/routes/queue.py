@@ -13,17 +13,20 @@ from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from tsa.serving import formats
 from tsa.serving.formats import CSV, JSON
 from tsa.serving.http.request_context import READING, RequestContext
 from tsa.serving.problems import ProblemError, shorten_value
 from tsa.serving.review.database import FRAUD, GENUINE, HANDED_ON, LATER, OPEN, STATES, CaseFilter
-from tsa.serving.review.handing_on import WebhookError, send, to_csv
+from tsa.serving.review.handing_on import WebhookError, csv_parts, send
 from tsa.serving.review.queue import ReviewQueue
 from tsa.serving.scoring.app_state import AppState
 
 MAX_SHOWN, MAX_EXPORTED = 200, 100_000
+PART = 500
+"""Cases of an export that are read at once."""
 FILTERS = ("state", "decision", "min_loss", "text")
 ANSWERS = (FRAUD, GENUINE, LATER)
 MAX_TEXT = 200
@@ -47,11 +50,10 @@ def queue_routes(service: AppState) -> APIRouter:
         review, who, _ = _opened(service, request)
         wanted = _filter(_query(request))
 
-        def table() -> str:
-            return to_csv(review.database.select(wanted, who, MAX_EXPORTED)["cases"])
-
+        ids = await _call(partial(review.database.ids, wanted, MAX_EXPORTED))
+        parts = (review.database.cases(ids[at : at + PART], who) for at in range(0, len(ids), PART))
         headers = {"content-disposition": 'attachment; filename="cases.csv"'}
-        return Response(await _call(table), media_type=CSV, headers=headers)
+        return StreamingResponse(csv_parts(parts), media_type=CSV, headers=headers)
 
     async def claim(request: Request) -> Response:
         """Lease the case with an id, or the first one that nobody else has, and show its evidence."""
