@@ -32,8 +32,8 @@ if typing.TYPE_CHECKING:
     __version__: str
 
 # Turn off the telemetry of libraries before anything can import them. Child processes inherit it.
-# ONNX Runtime reads its variable when it is imported, MLflow when it is used.
-os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+# ONNX Runtime reads its variable when it is imported, MLflow and Ray when they are used.
+os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 _HOME = {
     "EventStore": "tsa.data.store.store",

@@ -151,7 +151,8 @@ def test_one_place_imports_the_runtime() -> None:
     pattern = re.compile(r"^\s*(import onnxruntime|from onnxruntime)", re.MULTILINE)
     found = [path.relative_to(source) for path in source.rglob("*.py") if pattern.search(path.read_text())]
     assert found == [Path("inference/onnx_runtime.py")]
-    code = "import tsa, os; print(os.environ['ORT_DISABLE_TELEMETRY'], os.environ['MLFLOW_DISABLE_TELEMETRY'])"
-    env = {**os.environ, "ORT_DISABLE_TELEMETRY": "0", "MLFLOW_DISABLE_TELEMETRY": "false"}
+    names = ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED")
+    code = f"import tsa, os; print(*[os.environ[name] for name in {names}])"
+    env = {**os.environ, **dict(zip(names, ("0", "false", "1"), strict=True))}
     told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["1", "true"]
+    assert told.stdout.split() == ["1", "true", "0"]

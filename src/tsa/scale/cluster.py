@@ -33,7 +33,6 @@ def ray_cluster(address: str | None = None, *, cpus: int | None = None) -> Itera
         ClusterError: If it cannot be reached or started.
         ConfigError: If Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = imported("a Ray cluster", "ray", "ray")
     if ray.is_initialized():
         yield ray
