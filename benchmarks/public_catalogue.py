@@ -74,9 +74,9 @@ SETS: Mapping[str, PublicSet] = {
         convert=convert_bitcoin_alpha,
     ),
     "bitcoin_alpha_accounts": PublicSet(
-        question="The same, with one history per member: its ratings of others and those that it got (keys of two columns)",
-        source="as bitcoin_alpha",
-        how="as bitcoin_alpha",
+        question="The same rows, with one history per member: its ratings of others and those that it got. Is a rating a warning?",
+        source="SNAP soc-sign-bitcoin-alpha: https://snap.stanford.edu/data/soc-sign-bitcoin-alpha.html",
+        how="the file of bitcoin_alpha",
         sha256="8130978759fdfa2a7a6c5f8af3f7da5db52b85e361dad05b6bf085f9b10578f7",
         market=MARKETS / "bitcoin_alpha_accounts.toml",
         file="bitcoin_alpha.parquet",
