@@ -12,9 +12,10 @@ demo: $(VENV)/.installed
 	$(BIN)/tsa simulate --payments $(PAYMENTS) --seed 1 --out $(DEMO)/payments.parquet
 	$(BIN)/tsa run --market markets/demo.toml $(DEMO)/payments.parquet --out $(DEMO)/run --overwrite
 
-# a model's life with a real endpoint, on simulated payments
+# a model's life with a real endpoint, on simulated payments: the registry is a folder, then a server of MLflow
 lifecycle: $(VENV)/.installed
 	$(BIN)/python examples/lifecycle/run.py
+	$(BIN)/python examples/lifecycle/run.py --mlflow
 
 # the notebooks of examples/notebooks, each from top to bottom
 notebooks: $(VENV)/.installed

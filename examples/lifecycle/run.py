@@ -1,7 +1,8 @@
 """The life of a model on simulated payments, with a real endpoint that answers requests all the time.
 
-    python examples/lifecycle/run.py
-    python examples/lifecycle/run.py --registry mlflow://127.0.0.1:5000/fraud
+    python examples/lifecycle/run.py                  the registry is a folder
+    python examples/lifecycle/run.py --mlflow         the registry is a server of MLflow on loopback, started for this
+    python examples/lifecycle/run.py --registry URL   any other new registry
 
 A first model is trained, published, promoted and served. A month later its payments are appended, a new model is trained,
 passes the gate and is promoted: the endpoint answers with it. A bad candidate is refused. A rollback brings the first model
@@ -23,7 +24,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -107,32 +108,64 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-@contextmanager
-def endpoint(registry: str, folder: Path) -> Iterator[str]:
-    """A server that follows the champion; its address."""
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--bundle-from", f"{registry}@champion", "--bundle-cache", folder / "cache", "--port", port]
-    options += ["--history", f"sqlite:///{folder / 'histories.db'}", "--new-store"]
-    with (folder / "serve.log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tsa", "serve", *map(str, options)], stdout=log, stderr=log, start_new_session=True
-        )
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running(module: str, words: list[object], log: Path, url: str) -> Iterator[None]:
+    """Run a server until the block ends; it is ready once `url` answers."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    with log.open("w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
-            wait_until(lambda: is_ready(port) or server.poll() is not None, "the endpoint")
+            wait_until(lambda: answers(url) or server.poll() is not None, f"{module} at {url}")
             if server.poll() is not None:
-                raise SystemExit(f"the endpoint ended:\n{(folder / 'serve.log').read_text()}")
-            yield f"http://127.0.0.1:{port}"
+                raise SystemExit(f"{module} ended:\n{log.read_text()}")
+            yield
         finally:
-            server.send_signal(signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait(60)
 
 
-def is_ready(port: int) -> bool:
-    """Whether the endpoint answers."""
+@contextmanager
+def endpoint(registry: str, folder: Path) -> Iterator[str]:
+    """A server that follows the champion; its address."""
+    port = free_port()
+    options: list[object] = [
+        "--bundle-from",
+        f"{registry}@champion",
+        "--bundle-cache",
+        folder / "cache",
+        "--port",
+        port,
+    ]
+    options += ["--history", f"sqlite:///{folder / 'histories.db'}", "--new-store"]
+    url = f"http://127.0.0.1:{port}"
+    with running("tsa", ["serve", *options], folder / "serve.log", f"{url}/v2/health/ready"):
+        yield url
+
+
+@contextmanager
+def mlflow_registry(folder: Path) -> Iterator[str]:
+    """A server of MLflow with its database and files in the folder; the URL of a registry on it."""
+    port = free_port()
+    options: list[object] = ["--host", "127.0.0.1", "--port", port, "--workers", 1]
+    options += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    options += ["--artifacts-destination", folder / "artifacts"]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # it needs a library that nothing here uses
+    with running("mlflow", ["server", *options], folder / "mlflow.log", f"http://127.0.0.1:{port}/health"):
+        yield f"mlflow://127.0.0.1:{port}/fraud"
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers with 200."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
@@ -192,7 +225,9 @@ def life(folder: Path, registry: str, payments: int) -> None:
 def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--registry", help="the URL of a new registry; default: a folder in --out")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--registry", help="the URL of a new registry; default: a folder in --out")
+    where.add_argument("--mlflow", action="store_true", help="start a server of MLflow and use that")
     parser.add_argument("--out", type=Path, help="an empty folder; default: a temporary one")
     parser.add_argument("--payments", type=int, default=4000)
     given = parser.parse_args()
@@ -200,7 +235,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tsa-lifecycle-") as temporary:
         folder = given.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        life(folder, given.registry or str(folder / "registry"), given.payments)
+        if given.mlflow:
+            with mlflow_registry(folder) as registry:
+                life(folder, registry, given.payments)
+        else:
+            life(folder, given.registry or str(folder / "registry"), given.payments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -218,6 +220,26 @@ def test_a_server_that_is_down_is_one_clear_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match=r"mlflow://127.0.0.1:9/cards cannot be used: .*; check the address"):
         Registry.open("mlflow://127.0.0.1:9/cards")
+
+
+def test_a_server_that_asks_for_credentials_is_one_clear_sentence() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        said = r"cannot be used: .*401.*; check the address, the server, and MLFLOW_TRACKING_USERNAME"
+        with pytest.raises(RegistryError, match=said):
+            Registry.open(f"mlflow://127.0.0.1:{server.server_port}/cards")
+        server.shutdown()
 
 
 @pytest.mark.parametrize(

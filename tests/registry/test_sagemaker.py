@@ -66,6 +66,25 @@ def test_a_life(aws: Any, tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "out").sha256 == first.sha256
 
 
+def test_of_promotions_at_the_same_time_one_wins(aws: Any, tmp_path: Path) -> None:
+    """The second one has read the moves before the first one was written."""
+    registry = Registry.open("sagemaker://both")
+    first, second = (registry.publish(made_bundle(tmp_path / name, seed=at), by="ann") for at, name in enumerate("ab"))
+    place = registry.place
+    assert isinstance(place, SageMakerPlace)
+    registry.promote(first.short, by="ann")
+    place.entries = lambda alias: []  # type: ignore[method-assign]
+    with pytest.raises(RegistryError, match=f"ann moved champion to {first.short} at the same time; nothing was ch"):
+        registry.promote(second.short, by="bob")
+    assert [entry.by for entry in Registry.open("sagemaker://both").history("champion")] == ["ann"]
+    package = aws.describe_model_package(ModelPackageName=place.package_arn(second.sha256))
+    assert package["ModelApprovalStatus"] == "PendingManualApproval"
+    with pytest.raises(RegistryError, match=r"has no alias 'next'"):
+        registry.current("next")
+    with pytest.raises(RegistryError, match=r"has no alias or version '123456'"):
+        registry.promote("123456", by="bob")
+
+
 def test_a_rejected_package_is_not_promoted(aws: Any, tmp_path: Path) -> None:
     registry = Registry.open("sagemaker://rejected")
     version = registry.publish(made_bundle(tmp_path / "a"), by="ann")

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from botocore.exceptions import ClientError
 
 from support.endpoint import made_bundle
 from support.s3_bucket import s3_bucket
@@ -97,3 +99,15 @@ def test_buckets_by_url(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(RegistryError, match="a registry must be a folder, file:///FOLDER, s3://BUCKET/PREFIX, mlflow"):
         open_storage(url)
+
+
+@pytest.mark.parametrize("code", ["RequestTimeTooSkewed", "RequestExpired"])
+def test_a_wrong_clock_is_one_clear_sentence(code: str) -> None:
+    def get_object(**_: object) -> object:
+        raise ClientError({"Error": {"Code": code, "Message": "the times differ"}}, "GetObject")
+
+    storage = S3Storage("models", client=SimpleNamespace(get_object=get_object))
+    with pytest.raises(
+        RegistryError, match=f"s3://models cannot be reached: .*{code}.*; set the clock of this machine"
+    ):
+        storage.read("registry.json")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
 import pytest
 
-from support.easy_log import MARKET, TINY, settings
+from support.easy_log import MARKET, TINY, alone, die, settings
 from tsa.bundle.bundle import Bundle, set_decision_policy
 from tsa.config.market import Market
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
+from tsa.files.locking import used_alone
 from tsa.registry import Registry
 from tsa.retraining import Retrained, retrain
 from tsa.retraining.carry import equal_share
@@ -27,6 +33,7 @@ SPLIT = {
     "test": "last 2 days",
 }
 TABLE = {**MARKET, "split": SPLIT, "promotion": {"min_difference": -0.2, "min_frauds": 5}}
+LONG = bool(os.environ.get("TSA_LONG"))
 Round = Callable[..., Retrained]
 
 
@@ -134,8 +141,6 @@ class KilledError(BaseException):
 def test_a_killed_round_continues_and_ends_alike(
     folder: Path, second: tuple[Path, Retrained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     module = sys.modules["tsa.retraining.retrain"]
 
     def die(*_: Any, **__: Any) -> None:
@@ -150,6 +155,65 @@ def test_a_killed_round_continues_and_ends_alike(
     made = one_round(folder, "second.parquet", promote=True)
     assert made.promoted
     assert made.candidate == second[1].candidate
+
+
+STEPS = ("append", "train_network", "measure_trained", "carry_over", "apply_gate", "write_page", "publish", "promote")
+
+
+def killed_round(folder: str, step: str) -> None:
+    """A round that is killed where a step begins."""
+    module = sys.modules["tsa.retraining.retrain"]
+    target = Registry if step in ("publish", "promote") else module
+    with patch.object(target, step, lambda *_, **__: die()):
+        one_round(Path(folder), "second.parquet", promote=True)
+
+
+def round_killed_at(folder: str, number: int) -> int:
+    """A round that is killed where it renames or links its file of this number; how many it has, if it comes to its end."""
+    calls = [0]
+
+    def counted(system_call: Callable[..., None]) -> Callable[..., None]:
+        def called(*arguments: Any, **options: Any) -> None:
+            if calls[0] == number:
+                die()
+            calls[0] += 1
+            system_call(*arguments, **options)
+
+        return called
+
+    with patch("os.replace", counted(os.replace)), patch("os.link", counted(os.link)):
+        one_round(Path(folder), "second.parquet", promote=True)
+    return calls[0]
+
+
+def ends_alike(folder: Path, second: tuple[Path, Retrained]) -> None:
+    """The next call ends as a round that nobody killed, and left nothing twice."""
+    made = one_round(folder, "second.parquet", promote=True)
+    assert (made.candidate, made.promoted) == (second[1].candidate, True)
+    registry, undisturbed = (Registry.open(str(place / "registry")) for place in (folder, second[0]))
+    assert [version.sha256 for version in registry.versions()] == [v.sha256 for v in undisturbed.versions()]
+    for alias in ("champion", "challenger"):
+        moves = [[entry.sha256 for entry in one.history(alias)] for one in (registry, undisturbed)]
+        assert moves[0] == moves[1], alias
+    assert len(EventStore.open(folder / "store")) == len(EventStore.open(second[0] / "store"))
+
+
+@pytest.mark.parametrize("step", STEPS if LONG else ("publish",))
+def test_a_round_that_sigkill_ended_continues(step: str, folder: Path, second: tuple[Path, Retrained]) -> None:
+    assert alone(killed_round, str(folder), step).code == -signal.SIGKILL
+    ends_alike(folder, second)
+
+
+@pytest.mark.skipif(not LONG, reason="takes some minutes: TSA_LONG=1")
+def test_a_round_may_be_killed_at_every_file(first: Path, second: tuple[Path, Retrained], tmp_path: Path) -> None:
+    files = alone(round_killed_at, str(shutil.copytree(first, tmp_path / "all")), -1)
+    assert files.error is None
+    assert files.value > len(STEPS)
+    for number in range(files.value):
+        folder = Path(shutil.copytree(first, tmp_path / str(number)))
+        assert alone(round_killed_at, str(folder), number).code == -signal.SIGKILL
+        ends_alike(folder, second)
+        shutil.rmtree(folder)
 
 
 def test_a_refitted_candidate_is_judged_on_the_same_payments(folder: Path, second: tuple[Path, Retrained]) -> None:
@@ -168,12 +232,7 @@ def test_a_refitted_candidate_is_judged_on_the_same_payments(folder: Path, secon
 
 
 def test_one_round_at_a_time(folder: Path) -> None:
-    from tsa.files.locking import used_alone
-
-    with (
-        used_alone(folder / "store-retrain", "tsa retrain"),
-        pytest.raises(ConfigError, match="one tsa retrain at a time"),
-    ):
+    with used_alone(folder / "store-retrain", "a test"), pytest.raises(ConfigError, match="one tsa retrain at a time"):
         one_round(folder, "second.parquet")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.config.tables import Monitoring
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
@@ -194,6 +195,8 @@ class _Measures:
             threshold=float(evaluated.get("threshold", MIDDLE)),
             as_of=self.as_of,
             min_frauds=min_frauds,
+            min_share=self.settings.min_matured_share,
+            calibrated_on=_calibrated_on(self.scorer.bundle),
             draws=self.replicates,
             progress=self.progress,
         )
@@ -209,6 +212,14 @@ def _payments_of_reference(
         other = encoding.store("reference", reference)
         return other, range_of(other, span, "the reference"), source
     return calibrated_on(bundle) if span.is_open else (store, span.seconds, "other payments of the log")
+
+
+def _calibrated_on(bundle: Bundle) -> int | None:
+    """The number of frauds that the probabilities were fitted on; None if they were not, or it is not known."""
+    calibration = bundle.calibration
+    if calibration is None or calibration.probability is None or calibration.probability.method == "sampling":
+        return None
+    return calibration.counts.get("frauds")
 
 
 def _settings(scorer: Scorer, market: Path | None, overrides: Sequence[str]) -> Monitoring:

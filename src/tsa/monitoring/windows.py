@@ -132,6 +132,16 @@ class ScoredWindow:
         key = self.store.market.entity.key
         return None if key is None else key_codes(self.store.columns([key])[key])[self.rows]
 
+    @cached_property
+    def key_codes(self) -> list[NDArray[np.int64]]:
+        """For each history key of the market, (n,) codes, -1 for null; none if rows carry their own history."""
+        given = (history.key for history in self.store.market.history)
+        names = list(dict.fromkeys(key for key in given if key is not None))
+        if not names:
+            return []
+        columns = self.store.columns(names)
+        return [key_codes(columns[name])[self.rows].astype(np.int64) for name in names]
+
     def matured(self, as_of: float) -> NDArray[np.bool_]:
         """(n,) whether the outcome is known by the time `as_of`."""
         label, known_at = (np.asarray(values[self.rows]) for values in (self.store.label, self.store.known_at_seconds))

@@ -25,7 +25,7 @@ from tsa.errors import RegistryError
 from tsa.optional import imported
 from tsa.registry.place import ObjectPlace
 from tsa.registry.records import AliasEntry, Version
-from tsa.registry.storage import S3Storage
+from tsa.registry.storage import S3Storage, advice
 
 FORM = re.compile(r"sagemaker://([A-Za-z0-9](?:-*[A-Za-z0-9]){0,62})(?:\?(.*))?")
 OPTIONS = ("bucket", "prefix", "image")
@@ -234,6 +234,4 @@ def _reached(url: str) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise RegistryError(
-            f"{url} cannot be used: {error}; check the region, the network and the credentials"
-        ) from error
+        raise RegistryError(f"{url} cannot be used: {error}; {advice(error, 'the region')}") from error

@@ -16,6 +16,8 @@ from tsa.optional import imported
 from tsa.system_errors import naming
 
 NAME = "registry.json"
+SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
+"""Error codes of requests whose time differs too much from the server's."""
 
 
 class Storage(Protocol):
@@ -146,9 +148,14 @@ class S3Storage:
         return BotoCoreError, ClientError
 
     def _failed(self, error: Exception) -> RegistryError:
-        return RegistryError(
-            f"{self.url} cannot be reached: {error}; check the bucket, the network and the credentials"
-        )
+        return RegistryError(f"{self.url} cannot be reached: {error}; {advice(error, 'the bucket')}")
+
+
+def advice(error: Exception, first: str) -> str:
+    """What to check after an error of boto3, the clock if its signature was too old or too new."""
+    if _code(error) in SKEWED:
+        return "set the clock of this machine right: its time differs too much from that of the server"
+    return f"check {first}, the network and the credentials"
 
 
 def open_storage(url: str) -> Storage:
