@@ -78,8 +78,8 @@ ELSEWHERE = {
     ),
     "data/log/test_paths.py": ("errors are those of paths that cannot be read", "data/log/read_errors"),
     "retraining/test_retrain.py": (
-        "a round carries over what the champion has, and writes the page",
-        "retraining/carry retraining/page",
+        "a round carries over what the champion has, writes the page and publishes",
+        "retraining/carry retraining/page retraining/publishing",
     ),
     "evaluation/promotion/test_gate.py": ("a pair is scored to be judged", "evaluation/promotion/pair"),
     "data/online/test_payments.py": ("the reader of payments makes them", "data/online/encoded"),

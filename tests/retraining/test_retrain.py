@@ -20,11 +20,13 @@ from support.easy_log import MARKET, TINY, alone, die, settings
 from tsa.bundle.bundle import Bundle, set_decision_policy
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore
-from tsa.errors import ConfigError
+from tsa.errors import ConfigError, RegistryError
+from tsa.evaluation.run import TrainedRun
 from tsa.files.locking import used_alone
 from tsa.registry import Registry
 from tsa.retraining import Retrained, retrain
 from tsa.retraining.carry import equal_share
+from tsa.retraining.publishing import Aliases, published
 
 SPLIT = {
     "train": "last 6 days before validation",
@@ -229,6 +231,20 @@ def test_a_refitted_candidate_is_judged_on_the_same_payments(folder: Path, secon
     ]
     again = one_round(folder, "second.parquet", promote=True, refit=True)
     assert again.candidate == made.candidate
+
+
+def test_a_champion_promoted_during_the_round_is_not_replaced(folder: Path, second: tuple[Path, Retrained]) -> None:
+    """The registry has not seen the candidate, and its champion is not the one of the gate."""
+    registry, gate = Registry.open(str(folder / "registry")), dict(second[1].gate)
+    moves = registry.history("champion")
+    aliases = Aliases(registry=registry, champion="champion", challenger="challenger", by="timer", promote=True)
+    run = TrainedRun.open(second[1].run)
+    with pytest.raises(RegistryError, match=f"ann moved champion to {moves[-1].sha256[:12]} during this round"):
+        published(run, {**gate, "champion": {"sha256": moves[0].sha256}}, aliases)
+    assert registry.history("champion") == moves
+    with pytest.raises(RegistryError, match=r"ann moved champion .* at the same time; nothing was changed"):
+        registry.promote(second[1].candidate, by="timer", seen=moves[:-1])
+    assert published(run, gate, aliases).promoted
 
 
 def test_one_round_at_a_time(folder: Path) -> None:

@@ -147,13 +147,13 @@ def _estimate(
     for at, (level, slope) in enumerate(errors):
         likely = chance if exact else expit(level + (1 + slope) * odds)
         drawn[at] = ranking.metrics(draw_outcomes(likely, own_keys, shares, generator))
-    # so many of m draws are below the result that an interval of few draws is not too narrow
-    low, high = np.nanpercentile(drawn, TAILS, axis=0, method="weibull")
-    metrics = {
-        name: {"value": float(value), "low": float(a), "high": float(b)}
-        for name, value, a, b in zip(METRICS, np.nanmean(drawn, axis=0), low, high, strict=True)
-        if np.isfinite(value)
-    }
+    metrics = {}
+    for name, values in zip(METRICS, drawn.T, strict=True):
+        defined = values[np.isfinite(values)]
+        if len(defined):
+            # of m draws: the next value is equally likely in each of the m + 1 places between them
+            low, high = np.percentile(defined, TAILS, method="weibull")
+            metrics[name] = {"value": float(defined.mean()), "low": float(low), "high": float(high)}
     return {**result, "metrics": metrics}
 
 

@@ -154,6 +154,7 @@ class Registry:
         by: str,
         why: str = "",
         evidence: Mapping[str, Any] | None = None,
+        seen: list[AliasEntry] | None = None,
     ) -> AliasEntry:
         """Let an alias name a version. If it does already, nothing is written.
 
@@ -163,6 +164,7 @@ class Registry:
             by: Who does it.
             why: The reason.
             evidence: Plain JSON values, such as the report of a promotion gate.
+            seen: The moves of the alias that the decision is based on: if there are more by now, it fails. None: as of now.
 
         Returns:
             The entry in force.
@@ -174,7 +176,7 @@ class Registry:
         if not ALIAS.fullmatch(alias) or HEX.fullmatch(alias):
             rule = "an alias must begin with a lower-case letter and have letters, digits, - and _ only, not hex digits alone"
             raise RegistryError(f"{rule} (got {truncate_repr(alias, 70)})")
-        version, entries = self.resolve(name), self.history(alias)
+        version, entries = self.resolve(name), self.history(alias) if seen is None else seen
         self.contents(version)
         if entries and entries[-1].sha256 == version.sha256:
             return entries[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from tsa.retraining.retrain import Retrained, retrain
+from tsa.retraining.publishing import Retrained
+from tsa.retraining.retrain import retrain
 
 __all__ = ["Retrained", "retrain"]

@@ -11,7 +11,6 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from tsa.data.store.prepare import Logs, log_names, prepare
 from tsa.data.store.store import EventStore
 from tsa.data.store.summary import refuse_unmeasured
 from tsa.errors import ConfigError
-from tsa.evaluation.promotion.gate import apply_gate, gate_sentence
+from tsa.evaluation.promotion.gate import apply_gate
 from tsa.evaluation.promotion.pair import measure_pair
 from tsa.evaluation.report.thresholds import measured_scores
 from tsa.evaluation.run import TrainedRun
@@ -38,6 +37,7 @@ from tsa.progress import Progress, silent
 from tsa.registry import Registry
 from tsa.retraining.carry import carry_over
 from tsa.retraining.page import write_page
+from tsa.retraining.publishing import Aliases, Retrained, published, result_of
 from tsa.training.config import TrainingConfig
 from tsa.training.job import measure_trained
 from tsa.training.refitting import refit as train_again
@@ -46,39 +46,6 @@ from tsa.training.train_model import train_network
 logger = logging.getLogger(__name__)
 
 GATE = "gate.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retrained:
-    """The result of a round."""
-
-    run: Path
-    """The run folder, with report.html, retrain.html and gate.json."""
-    candidate: str
-    """sha256 of the new bundle."""
-    champion: str | None
-    """sha256 of the bundle that it was compared with; None for the first."""
-    gate: Mapping[str, Any]
-    promoted: bool
-    """Whether the alias names the candidate now."""
-    summary: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether the gate holds."""
-        return bool(self.gate["passed"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Aliases:
-    """Who moves which aliases of a registry."""
-
-    registry: Registry
-    champion: str
-    challenger: str
-    by: str
-    promote: bool
-    signing_key: bytes | None = None
 
 
 def retrain(
@@ -215,7 +182,7 @@ def _judged(run: TrainedRun, rules: Promotion, aliases: Aliases, progress: Progr
     if current is not None and current.sha256 == own and (run.path / GATE).is_file():
         made = read_json(run.path / GATE, ConfigError)
         summary = f"{own[:12]} is the {aliases.champion} already; nothing is new"
-        return _result(run, made, promoted=True, summary=summary)
+        return result_of(run, made, promoted=True, summary=summary)
     champion = None if current is None else _pulled(registry, aliases.champion)
     if champion is not None and champion.sha256 != own:
         carry_over(run, champion, progress)
@@ -223,7 +190,7 @@ def _judged(run: TrainedRun, rules: Promotion, aliases: Aliases, progress: Progr
         sign(run.path / "bundle", aliases.signing_key)
     run = TrainedRun.open(run.path)
     made = _gate(run, champion, rules, progress)
-    return _published(run, made, aliases)
+    return published(run, made, aliases)
 
 
 def _sha(bundle: Path) -> str:
@@ -255,39 +222,3 @@ def _gate(run: TrainedRun, champion: Bundle | None, rules: Promotion, progress: 
     write_page(run, made)
     write_json(path, made)
     return made
-
-
-def _published(run: TrainedRun, gate: Mapping[str, Any], aliases: Aliases) -> Retrained:
-    """Publish the candidate, and promote it if that is asked for and the gate holds, unless it was rolled back."""
-    registry, sentence = aliases.registry, gate_sentence(gate)
-    version = registry.publish(run.path / "bundle", by=aliases.by, note=sentence)
-    evidence = {name: value for name, value in gate.items() if name != "asked"}
-    move: dict[str, Any] = {"by": aliases.by, "why": sentence, "evidence": evidence}
-    registry.promote(version.sha256, aliases.challenger, **move)
-    before = registry.history(aliases.champion)
-    if before and before[-1].sha256 == version.sha256:
-        return _result(
-            run, gate, promoted=True, summary=f"{version.short} is the {aliases.champion} already. {sentence}"
-        )
-    if not gate["passed"]:
-        summary = f"{version.short} is published as {aliases.challenger} and not promoted. {sentence}"
-    elif not aliases.promote:
-        summary = f"{version.short} is published as {aliases.challenger}. {sentence} --promote was not given."
-    elif any(entry.sha256 == version.sha256 for entry in before):
-        summary = f"{version.short} was {aliases.champion} before and was replaced: promote it by hand. {sentence}"
-    else:
-        registry.promote(version.sha256, aliases.champion, **move)
-        return _result(run, gate, promoted=True, summary=f"{version.short} is the new {aliases.champion}. {sentence}")
-    return _result(run, gate, promoted=False, summary=summary)
-
-
-def _result(run: TrainedRun, gate: Mapping[str, Any], *, promoted: bool, summary: str) -> Retrained:
-    candidate, champion = gate["candidate"], gate["champion"]
-    return Retrained(
-        run=run.path,
-        candidate=candidate["sha256"],
-        champion=None if champion is None else champion["sha256"],
-        gate=gate,
-        promoted=promoted,
-        summary=summary,
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from tsa.cli.app import MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
 from tsa.cli.console import command_session, console, print_line
-from tsa.cli.registry import Place
+from tsa.cli.registry import Place, user_name
 from tsa.cli.terminal.results import result
 from tsa.config.overrides import Overrides
 from tsa.files.outputs import check_outputs
@@ -96,7 +95,7 @@ def retrain(
             champion=champion,
             challenger=challenger,
             promote=promote,
-            by=by or getpass.getuser(),
+            by=by or user_name(),
             signing_key=None if key is None else key.read_bytes(),
             progress=bars,
         )
