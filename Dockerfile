@@ -22,7 +22,9 @@ RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu 
 FROM build AS torch-cuda
 RUN pip install --no-cache-dir -c constraints.txt torch
 
+# hadolint ignore=DL3006
 FROM torch-${VARIANT} AS sources
+WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 

@@ -41,6 +41,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 # the site of the docs in site/, warnings as errors
 docs: $(VENV)/.installed

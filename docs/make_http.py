@@ -90,7 +90,7 @@ def route(name: str, operation: Schema) -> str:
         rows.append(("body", bodies(operation["requestBody"]["content"])))
     rows.append(("answer", bodies(operation["responses"]["200"]["content"])))
     rows.append(("problems", ", ".join(sorted(set(operation["responses"]) - {"200"}))))
-    return f"### {name}\n\n{operation['summary']}.\n\n{table(('', ''), rows)}"
+    return f"### {name}\n\n{operation['summary']}.\n\n{table(('Part', 'What it is'), rows)}"
 
 
 def statuses(made: Schema) -> str:

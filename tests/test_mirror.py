@@ -108,7 +108,7 @@ ELSEWHERE = {
     ),
     "estimator/test_classifier.py": (
         "a classifier is fitted to a frame in one piece",
-        "estimator/fitted estimator/fitting estimator/frames estimator/report estimator/roles",
+        "estimator/fit_model estimator/fitted estimator/fitting estimator/frames estimator/report estimator/roles",
     ),
     "evaluation/metrics/test_evaluate_scores.py": (
         "the metrics are computed together",
