@@ -99,6 +99,21 @@ RayAddress = Annotated[
     ),
 ]
 Preset = Annotated[str, typer.Option(help="The network: default, reference or reference-two-history.")]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings", help="TOML file with tables [training] and [model]; --set overrides it.", show_default=False
+    ),
+]
+CostReview = Annotated[float, typer.Option(help="Cost of one review, in the unit of the amounts.")]
+CostFraud = Annotated[
+    float | None, typer.Option(help="Fixed loss of a missed fraud, instead of its amount.", show_default=False)
+]
+AmountColumn = Annotated[
+    str | None,
+    typer.Option(help="Column with the loss of a missed fraud; default: the market's amount.", show_default=False),
+]
+Recovered = Annotated[float, typer.Option(help="Share of the loss that a review saves.")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that `tsa train` or `tsa run` wrote.", show_default=False)]
 
 

@@ -12,13 +12,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tsa.cli.app import (
+    AmountColumn,
+    CostFraud,
+    CostReview,
     Executor,
     Preset,
     Quarantine,
     QuarantineLimit,
     Quiet,
     RayAddress,
+    Recovered,
     Sets,
+    SettingsFile,
     app,
     need_ray,
     quarantine_of,
@@ -96,18 +101,13 @@ def backtest(
             show_default=False,
         ),
     ] = None,
-    cost_review: Annotated[float, typer.Option(help="Cost of one review, in the unit of the amounts.")] = 5.0,
+    cost_review: CostReview = 5.0,
     review_capacity: Annotated[
         int | None, typer.Option(help="Reviews per day that the team can do.", show_default=False)
     ] = None,
-    amount_column: Annotated[
-        str | None,
-        typer.Option(help="Column with the loss of a missed fraud; default: the market's amount.", show_default=False),
-    ] = None,
-    cost_fraud: Annotated[
-        float | None, typer.Option(help="Fixed loss of a missed fraud, instead of its amount.", show_default=False)
-    ] = None,
-    recovered: Annotated[float, typer.Option(help="Share of the loss that a review saves.")] = 1.0,
+    amount_column: AmountColumn = None,
+    cost_fraud: CostFraud = None,
+    recovered: Recovered = 1.0,
     workers: Annotated[
         int, typer.Option(min=1, help="How many folds are trained at the same time, each in its own process.")
     ] = 1,
@@ -121,12 +121,7 @@ def backtest(
     ray_address: RayAddress = None,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
     preset: Preset = "default",
-    settings_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--settings", help="TOML file with tables [training] and [model]; --set overrides it.", show_default=False
-        ),
-    ] = None,
+    settings_file: SettingsFile = None,
     quarantine: Quarantine = None,
     quarantine_limit: QuarantineLimit = None,
     set_: Sets = None,

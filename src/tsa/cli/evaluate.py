@@ -9,12 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from tsa.cli.app import (
+    AmountColumn,
+    CostFraud,
+    CostReview,
     EvaluationSets,
     Logs,
     MarketSets,
     Quarantine,
     QuarantineLimit,
     Quiet,
+    Recovered,
     RunFolder,
     app,
     log_path_for,
@@ -236,20 +240,14 @@ def compare(
 @app.command()
 def thresholds(
     run: RunFolder,
-    cost_review: Annotated[float, typer.Option(help="Cost of one review, in the unit of the amounts.")] = 5.0,
+    cost_review: CostReview = 5.0,
     review_capacity: Annotated[
         int | None,
         typer.Option(help="Reviews per day that the team can do; default: as many as pay off.", show_default=False),
     ] = None,
-    amount_column: Annotated[
-        str | None,
-        typer.Option(help="Column with the loss of a missed fraud; default: the market's amount.", show_default=False),
-    ] = None,
-    cost_fraud: Annotated[
-        float | None,
-        typer.Option(help="Fixed loss of a missed fraud, instead of its amount.", show_default=False),
-    ] = None,
-    recovered: Annotated[float, typer.Option(help="Share of the loss that a review saves.")] = 1.0,
+    amount_column: AmountColumn = None,
+    cost_fraud: CostFraud = None,
+    recovered: Recovered = 1.0,
     cost_false_decline: Annotated[
         float | None,
         typer.Option(

@@ -10,7 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from tsa.cli.app import Logs, MarketFile, Preset, Quarantine, QuarantineLimit, Quiet, Sets, app, quarantine_of
+from tsa.cli.app import (
+    Logs,
+    MarketFile,
+    Preset,
+    Quarantine,
+    QuarantineLimit,
+    Quiet,
+    Sets,
+    SettingsFile,
+    app,
+    quarantine_of,
+)
 from tsa.cli.console import errors, logger, print_line
 from tsa.cli.data import prepare_store
 from tsa.cli.terminal.epoch_table import epoch_table
@@ -28,12 +39,6 @@ NOT_MEASURED = (
 AFTER_TRAINING = {True: 0.35, False: 0.15}
 """Share of the time that is left for evaluation, with a comparison and without."""
 
-SettingsFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--settings", help="TOML file with tables [training] and [model]; --set overrides it.", show_default=False
-    ),
-]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue from the last valid checkpoint in the run folder, if there is one.")
 ]
