@@ -16,7 +16,9 @@ Every round is bounded by --seconds.
 
 With --floor, `benchmarks/floor.py` is started as well: the same HTTP server and model, on arrays made beforehand, without a
 history store. Both are measured in turn, in --rounds rounds; printed are the ratios, each the median of the rounds with the
-smallest and the largest. On a machine that others use, the ratio of the processor times is the one to look at.
+smallest and the largest. Further ratios follow: twice the capacity offered, Redis on loopback over SQLite where redis-server
+is installed, and offline batches of 256 over the engine on ready tensors. On a machine that others use, the ratio of the
+processor times is the one to look at.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -267,6 +270,24 @@ def main() -> None:
             script = Path(__file__).with_name("floor.py")
             with started([sys.executable, script, arguments.bundle, arguments.log]) as floor:
                 asyncio.run(against_floor((port, pid), floor, payments, arguments.seconds, arguments.rounds))
+            other_ratios(arguments, frame, port, payments, Path(folder))
+
+
+def other_ratios(
+    arguments: argparse.Namespace, frame: pl.DataFrame, port: int, payments: Iterator[bytes], folder: Path
+) -> None:
+    """Print what `benchmarks/serve_ratios.py` measures."""
+    import serve_ratios
+
+    event = Bundle.open(arguments.bundle).market.event
+    seconds, rounds = arguments.seconds, arguments.rounds
+    asyncio.run(serve_ratios.overload(port, payments, seconds, rounds))
+    if shutil.which("redis-server") is not None:
+        with serve_ratios.redis_store(folder) as history:
+            load(arguments.bundle, frame.sort(event.time).head(arguments.load), event.time, history, folder)
+            with serving(arguments.bundle, history, arguments.serve_option) as (redis_port, _):
+                asyncio.run(serve_ratios.redis_over_sqlite(port, redis_port, payments, seconds, rounds))
+    serve_ratios.offline_over_engine(arguments.bundle, arguments.log, rounds)
 
 
 def load(bundle: Path, frame: pl.DataFrame, time_column: str, history: str, folder: Path) -> datetime:

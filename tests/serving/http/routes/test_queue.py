@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import io
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -220,7 +221,8 @@ def test_an_outcome_from_elsewhere_closes_its_case(site: Site) -> None:
     assert read_table(site.folder / "log", OUTCOMES)["fraud"].to_list() == [False, True]
 
 
-def test_values_cannot_become_formulas_or_markup(site: Site) -> None:
+def test_values_cannot_become_formulas_markup_or_log_lines(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "tsa")
     site.score(payment("=cmd()", customer_id=HOSTILE, device="@SUM(A1)", amount=3.5))
     site.wait(1)
     answer = site.ann.get("/v1/queue/cases.csv")
@@ -236,6 +238,12 @@ def test_values_cannot_become_formulas_or_markup(site: Site) -> None:
     refused = site.decide(site.ann, f"{HOSTILE}\r\nX-Evil: 1", "fraud")
     assert refused.status_code == 404
     assert "x-evil" not in refused.headers
+    site.score(payment("line\r\n2026-01-01 ERROR fake"))
+    site.wait(2)
+    assert site.decide(site.ann, "line\r\n2026-01-01 ERROR fake", "genuine").status_code == 200
+    assert site.claim(site.ann, id="=cmd()").status_code == 200
+    for word in ("X-Evil", "fake", "cmd()", "onerror"):
+        assert word not in caplog.text, "no value of a payment is logged"
 
 
 class Hook(BaseHTTPRequestHandler):

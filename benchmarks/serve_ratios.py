@@ -1,0 +1,129 @@
+"""The other ratios of `benchmarks/serve.py --floor`: overload, Redis over SQLite, and offline batches over the raw engine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from serve import CLIENTS, closed_loop, open_loop
+from tsa.inference.engine import OnnxEngine, named_inputs
+from tsa.inference.scorer import Scorer
+from tsa.model.collate import gather_batch
+from tsa.model.joining import raw_scores
+
+BATCH, BATCHES = 256, 16
+
+
+def show(title: str, ratios: dict[str, list[float]]) -> None:
+    """Print the median of each ratio, with the smallest and the largest."""
+    rounds = len(next(iter(ratios.values())))
+    print(f"{title}, median of {rounds} rounds (smallest to largest):")
+    for name, values in ratios.items():
+        print(f"  {name}: {np.median(values):.2f} ({min(values):.2f} to {max(values):.2f})", flush=True)
+
+
+@contextlib.contextmanager
+def redis_store(folder: Path) -> Iterator[str]:
+    """The address of a Redis server on loopback, with its files in a folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes"]
+    process = subprocess.Popen([*words, "--maxmemory-policy", "noeviction"], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+async def overload(port: int, payments: Iterator[bytes], seconds: float, rounds: int) -> None:
+    """Twice the capacity offered: what is accepted over the capacity, its p99 over that at capacity, and the rest."""
+    ratios: dict[str, list[float]] = {"accepted a second over capacity": [], "p99 over p99 at capacity": []}
+    for _ in range(rounds):
+        most = await closed_loop(port, payments, CLIENTS, seconds)
+        offered = await open_loop(port, payments, 2 * most.rate, seconds)
+        print(f"at capacity: {most}; {2 * most.rate:.0f}/s offered: {offered}")
+        ratios["accepted a second over capacity"].append(offered.rate / most.rate)
+        p99 = [float(np.percentile(tally.milliseconds, 99)) for tally in (offered, most)]
+        ratios["p99 over p99 at capacity"].append(p99[0] / p99[1])
+    show("twice the capacity offered", ratios)
+
+
+async def redis_over_sqlite(
+    sqlite_port: int, redis_port: int, payments: Iterator[bytes], seconds: float, rounds: int
+) -> None:
+    """The payments a second of 32 clients with Redis over those with SQLite, in turn."""
+    ratios: list[float] = []
+    for port in (redis_port, sqlite_port):
+        await closed_loop(port, payments, CLIENTS, min(seconds, 3))
+    for _ in range(rounds):
+        tallies = [await closed_loop(port, payments, CLIENTS, seconds) for port in (redis_port, sqlite_port)]
+        print(f"{CLIENTS} clients, Redis: {tallies[0]}; SQLite: {tallies[1]}")
+        ratios.append(tallies[0].rate / tallies[1].rate)
+    show("Redis over SQLite", {f"{CLIENTS} clients, payments a second": ratios})
+
+
+def offline_over_engine(bundle: Path, log: Path, rounds: int) -> None:
+    """Batches of 256 payments of a store over the same batches as ready tensors: payments a second."""
+    torch.set_num_threads(1)
+    scorer = Scorer.load(bundle, engine="auto")
+    ratios = []
+    with scorer.encoded(pl.read_parquet(log).tail(20_000)) as store, torch.inference_mode():
+        rows = store.scored_rows()[-BATCH * BATCHES :]
+        parts = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
+        prepared = _prepared(scorer, store, parts)
+        offline: Callable[[], object] = lambda: [scorer.score_rows(store, part) for part in parts]  # noqa: E731
+        for work in (offline, prepared):
+            work()
+        for _ in range(rounds):
+            rates = []
+            for work in (offline, prepared):
+                begun = time.perf_counter()
+                work()
+                rates.append(len(rows) / (time.perf_counter() - begun))
+            print(f"offline: {rates[0]:.0f} payments/s; engine on ready tensors: {rates[1]:.0f} payments/s")
+            ratios.append(rates[0] / rates[1])
+    show("offline over the engine", {f"batches of {BATCH}, payments a second": ratios})
+
+
+def _prepared(scorer: Scorer, store: Any, parts: Sequence[Any]) -> Callable[[], object]:
+    """Score the same payments with everything but the model's own work done beforehand."""
+    model = scorer.model
+    feeds: list[Any] = [gather_batch(store, part) for part in parts]
+    columns = None
+    if "trees" in model.joining.parts and model.trees is not None:
+        columns = [np.concatenate(list(model.trees.columns.parts(store, part))) for part in parts]
+    engine: Any = model.engine
+    network: Callable[[Any], Any] = engine
+    if isinstance(engine, OnnxEngine):
+        session = engine._session
+        names = {entry.name for entry in session.get_inputs()}
+        feeds = [{name: value for name, value in named_inputs(batch).items() if name in names} for batch in feeds]
+        network = lambda feed: session.run(["log_odds"], feed)[0]  # noqa: E731
+
+    def work() -> list[Any]:
+        scores = []
+        for at, feed in enumerate(feeds):
+            log_odds: dict[str, Any] = {}
+            if "network" in model.joining.parts:
+                log_odds["network"] = network(feed)
+            if columns is not None and model.trees is not None:
+                log_odds["trees"] = model.trees.trees.log_odds(columns[at])
+            scores.append(raw_scores(model.joining(log_odds)))
+        return scores
+
+    return work
