@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from support.easy_log import MARKET, stored
+from support.easy_log import MARKET, TINY, settings, stored
 from support.s3_bucket import SECRET, s3_bucket
 from tsa.config.market import Market
 from tsa.data.store import object_store
@@ -26,9 +26,11 @@ from tsa.data.store.object_store import PART, PENDING, fetch, is_store, upload
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore, open_referred
 from tsa.errors import ConfigError, StoreError
+from tsa.evaluation.run import TrainedRun
 from tsa.files import cache as cache_module
 from tsa.files.object_folder import ObjectFolder, object_url
 from tsa.files.writing import sha256_of
+from tsa.training import train
 from tsa.training.run_folder import store_reference
 
 DAY = 86_400
@@ -192,6 +194,15 @@ def test_prepare_and_append_write_to_a_url(bucket: Any, tmp_path: Path, tsa: Cal
     assert files_of(there.path) == files_of(here.path)
     assert not list(tmp_path.rglob("s3:*"))
     assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_names_the_url_of_its_store(bucket: Any, local: EventStore, tmp_path: Path) -> None:
+    upload(local.path, URL)
+    train(URL, tmp_path / "run", training=settings(epochs=1), model={**TINY, "parts": "network"})
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["store"] == URL
+    (tmp_path / "cache").rename(tmp_path / "other-cache")  # as on another machine
+    assert TrainedRun.open(tmp_path / "run").store.url == URL
+    assert (tmp_path / "cache").is_dir()
 
 
 def test_other_objects_are_not_replaced(bucket: Any, local: EventStore) -> None:
