@@ -174,6 +174,12 @@ def line(stages: list[Stage], name: str) -> tuple[float, float]:
     return max(0.0, float(start)), max(0.0, float(slope))
 
 
+def at(stages: list[Stage], name: str, payments: int) -> float:
+    """What a figure of a stage is for more payments."""
+    start, slope = line(stages, name)
+    return start + slope * payments
+
+
 def show_fit(stages: list[Stage]) -> None:
     """Print the lines, and estimates for more payments: scoring by days is divided among nodes, preparing is not."""
     by_stage = {name: [stage for stage in stages if stage.stage == name] for name in ("prepare", "train", "score")}
@@ -191,14 +197,14 @@ def show_fit(stages: list[Stage]) -> None:
         f"\nestimates ({CORES} processors a node, {FETCH_BYTES / 1e6:.0f} MB/s from the object storage to each node):"
     )
     for payments in SIZES:
-        store = sum(line(by_stage["prepare"], "disk_gb") * np.array([1, payments]))
+        store, memory = (at(by_stage["prepare"], name, payments) for name in ("disk_gb", "peak_gb"))
         once = line(by_stage["prepare"], "cpu_seconds")[1] * payments / 3600
         scored = (line(by_stage["score"], "cpu_seconds")[1] - line(by_stage["prepare"], "cpu_seconds")[1]) * payments
         for nodes in NODES:
             fetch, score = store * 1e9 / FETCH_BYTES / 3600, scored / (nodes * CORES) / 3600
             print(
-                f"  {payments:>14,} payments, {nodes} nodes: store {store / 1e3:.2f} TB; prepare {once:.1f} CPU h on one node; "
-                f"fetch {fetch:.1f} h; score {score:.2f} h"
+                f"  {payments:>14,} payments, {nodes} nodes: store {store / 1e3:.2f} TB; prepare {once:.1f} CPU h and "
+                f"{memory:,.0f} GB memory on one node; fetch {fetch:.1f} h; score {score:.2f} h"
             )
 
 
