@@ -244,19 +244,24 @@ def test_a_publisher_that_is_killed_leaves_no_version(bundles: list[Path], tmp_p
 import os, sys
 from tsa.registry import FolderStorage, ObjectPlace, Registry
 class Dying(FolderStorage):
-    left = int(sys.argv[3])
     def create(self, name, data):
         if not Dying.left:
             os.kill(os.getpid(), 9)
         Dying.left -= 1
         return super().create(name, data)
 from pathlib import Path
-Registry(ObjectPlace(Dying(Path(sys.argv[1])))).publish(sys.argv[2], by="ann")
+for Dying.left in range(3):
+    if os.fork() == 0:
+        Registry(ObjectPlace(Dying(Path(sys.argv[1]) / str(Dying.left)))).publish(sys.argv[2], by="ann")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, bundles[0]], check=True, timeout=120, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["-9"] * 3
     for left in range(3):
         place = tmp_path / str(left)
-        done = subprocess.run([sys.executable, "-c", code, place, bundles[0], str(left)], check=False, timeout=120)
-        assert done.returncode == -9
         registry = Registry.open(str(place))
         assert registry.versions() == []
         version = registry.publish(bundles[0], by="bob")

@@ -7,6 +7,7 @@ import gzip
 import http.client
 import io
 import json
+import os
 import re
 import socket
 import time
@@ -443,8 +444,9 @@ def test_other_ways_to_say_too_little_are_found_out() -> None:
 
 def test_any_changed_byte_of_a_parquet_file_is_read_or_refused() -> None:
     body = parquet({"id": ["a", "b"], "x": [1.5, None], "t": ["q" * 100, "r"]}, compression="zstd")
-    for at in range(len(body)):
-        changed = body[:at] + bytes([body[at] ^ (1, 64, 255)[at % 3]]) + body[at + 1 :]
+    step = 1 if os.environ.get("TSA_LONG") else 3
+    for at in range(0, len(body), step):
+        changed = body[:at] + bytes([body[at] ^ (1, 64, 255)[at // step % 3]]) + body[at + 1 :]
         with contextlib.suppress(NotParquetError, TooMuchError, TooManyRowsError):
             assert len(read_parquet(changed, **BOUNDS)) <= BOUNDS["max_list"]
 

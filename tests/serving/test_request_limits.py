@@ -84,7 +84,7 @@ def test_rows_that_carry_their_own_history_bring_no_other() -> None:
     assert isinstance(only(contract, {"hist.device": "x" * 100_000}), PaymentRequest)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(row=ANYTHING)
 def test_anything_is_an_entry_or_a_problem(contract: RequestValidator, row: Any) -> None:
     assert isinstance(only(contract, row), PaymentRequest | RuleViolation)
@@ -145,7 +145,7 @@ def test_parquet_is_read_as_it_is_typed() -> None:
     assert refused(buffer.getvalue(), PARQUET) == "too_large"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(body=st.binary(max_size=300), kind=st.sampled_from([JSON, JSON_LINES, CSV, PARQUET]))
 def test_any_bytes_are_rows_or_refused(body: bytes, kind: str) -> None:
     assert is_read_or_refused(body, kind)

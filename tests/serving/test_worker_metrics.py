@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import prometheus_client as client
 import pytest
 
+from support.endpoint import SHOP
 from tsa.serving import worker_metrics
 from tsa.serving.worker_metrics import Family, MetricsSum, Page, WorkerMember, WorkerMetrics, added, families_of
 
@@ -136,14 +138,10 @@ def test_sums_keep_order_and_add_by_labels() -> None:
 
 def test_no_environment_puts_figures_into_mapped_files(tmp_path: Any) -> None:
     script = (
-        "from tsa.config.market import Market\nfrom tsa.serving.metrics import Metrics\n"
-        "from support.endpoint import SHOP\n"
-        "metrics = Metrics(Market.from_dict(SHOP))\nmetrics.request('/ping', 200, 0.1)\n"
+        "import json, sys\nfrom tsa.config.market import Market\nfrom tsa.serving.metrics import Metrics\n"
+        "metrics = Metrics(Market.from_dict(json.loads(sys.argv[1])))\nmetrics.request('/ping', 200, 0.1)\n"
         'assert b\'tsa_request_seconds_count{route="/ping",status="200"} 1.0\' in metrics.text()[0]\n'
     )
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [os.path.dirname(os.path.dirname(__file__)), environment.get("PYTHONPATH", "")]
-    )
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", script, json.dumps(SHOP)], env=environment, check=True)
     assert not list(tmp_path.iterdir())
