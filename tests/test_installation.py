@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tsa.errors import ConfigError
 from tsa.installation import EXTRAS, FLAGS, LIBRARIES, examine, findings_of, usable_cores
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -28,6 +30,12 @@ def test_of_this_machine() -> None:
     assert found.speed["one thread"] > 0
     assert 0 < found.cores <= found.cores_of_machine == found.to_dict()["cores_of_machine"]
     assert usable_cores() == found.cores
+
+
+def test_a_library_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ConfigError, match=r"PyTorch and Polars must load on Python .*torch.*pip install"):
+        examine()
 
 
 def test_nothing_to_say_of_a_good_machine() -> None:

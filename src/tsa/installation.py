@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tsa.errors import ConfigError
 from tsa.optional import is_installed
 
 LIBRARIES = ("torch", "lightgbm", "polars", "pyarrow", "numpy", "scipy", "scikit-learn", "pydantic", "typer", "rich")
@@ -76,9 +77,17 @@ class Installation:
 
 
 def examine() -> Installation:
-    """Look at the installation. Takes a second or two, most of it for imports."""
-    import polars
-    import torch
+    """Look at the installation. Takes a second or two, most of it for imports.
+
+    Raises:
+        ConfigError: If PyTorch or Polars is missing or cannot be loaded.
+    """
+    try:
+        import polars
+        import torch
+    except (ImportError, OSError) as error:
+        how = "pip install --force-reinstall torch polars (without a GPU: torch from its index for CPUs)"
+        raise ConfigError(f"PyTorch and Polars must load on Python {platform.python_version()} ({error}): {how}") from error
 
     cores = usable_cores()
     threads = {"torch": torch.get_num_threads(), "polars": polars.thread_pool_size()}
