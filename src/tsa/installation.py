@@ -87,7 +87,9 @@ def examine() -> Installation:
         import torch
     except (ImportError, OSError) as error:
         how = "pip install --force-reinstall torch polars (without a GPU: torch from its index for CPUs)"
-        raise ConfigError(f"PyTorch and Polars must load on Python {platform.python_version()} ({error}): {how}") from error
+        raise ConfigError(
+            f"PyTorch and Polars must load on Python {platform.python_version()} ({error}): {how}"
+        ) from error
 
     cores = usable_cores()
     threads = {"torch": torch.get_num_threads(), "polars": polars.thread_pool_size()}

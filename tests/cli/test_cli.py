@@ -374,6 +374,17 @@ def test_preparing_does_not_load_torch(demo_log: Path, demo_market: Path, tmp_pa
     assert (tmp_path / "store" / "manifest.json").is_file()
 
 
+def test_an_interrupt_while_the_program_loads() -> None:
+    code = (
+        "import os, signal, sys\nsys.argv[0] = 'tsa'\n"
+        "class Finder:\n    def find_spec(self, name, *_):\n"
+        "        if name == 'tsa.cli.train':\n            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\nimport tsa.cli"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_an_interrupt_leaves_no_traceback(demo_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     sets = ("--set", "training.epochs=10000", "--set", "training.batch_size=64", "--set", "model.width=16")

@@ -9,6 +9,7 @@ after either).
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from tsa.cli.process.streams import open_closed_streams
@@ -21,6 +22,9 @@ if os.getpid() == 1:  # the first process of a container hears a signal only onc
 if os.path.basename(sys.argv[0]) in ("tsa", "__main__.py"):
     strike_out_passwords()
     open_closed_streams()
+    _before_imports = end_on_signals(names=("SIGINT",), at_once=True)  # Ctrl-C shows no traceback of an import
+else:
+    _before_imports = {}
 
 import contextlib
 import errno
@@ -55,6 +59,9 @@ from tsa.cli.terminal.advice import next_step
 from tsa.errors import TSAError
 from tsa.signals import ending_in_order
 from tsa.system_errors import resource_problem
+
+for _number, _handler in _before_imports.items():
+    signal.signal(_number, _handler)
 
 __all__ = [
     "app",

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
 
-from tsa.bundle.bundle import Bundle
 from tsa.serving.results import PaymentDetails, ScoreResult
+
+if TYPE_CHECKING:  # it imports PyTorch, which the commands that only read settings need not wait for
+    from tsa.bundle.bundle import Bundle
 
 DECISIONS, OUTCOMES, REASONS = "decisions", "outcomes", "reasons"
 MOMENT = pl.Datetime("us", "UTC")
