@@ -72,9 +72,13 @@ def simulate(
     settings = Overrides.read(set_, market, learns=False)
     n = payments if payments is not None else 2_000 if wire else 200_000
     config = SimulationConfig.make({"payments": n, **values})
-    with command_session(quiet, log_path_for(out)) as bars, bars("simulating", 1) as advance:
-        counts = write_simulation(config, out) if settings.market is None else write_wire(config, settings.market, out)
-        advance(1)
+    with command_session(quiet, log_path_for(out)) as bars:
+        if settings.market is None:
+            counts = write_simulation(config, out, progress=bars)
+        else:
+            with bars("simulating", 1) as advance:
+                counts = write_wire(config, settings.market, out)
+                advance(1)
     result({"out": str(out), **counts})
     print_line(f"{out}: {counts['payments']:,} payments, {counts['frauds']:,} frauds")
 

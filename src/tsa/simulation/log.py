@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tsa.progress import Progress, silent
 from tsa.simulation import distributions
 from tsa.simulation.config import SECONDS_A_DAY, SimulationConfig
 from tsa.simulation.fraud import FRAUD_KINDS, special_payments
@@ -32,7 +33,7 @@ def simulate(config: SimulationConfig) -> pl.DataFrame:
     return pl.concat(list(_pieces(config)), rechunk=True)
 
 
-def write_simulation(config: SimulationConfig, out: Path) -> dict[str, Any]:
+def write_simulation(config: SimulationConfig, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Write the log in chunks, in the format given by the suffix of `out`.
 
     The file is written under a temporary name and renamed at the end.
@@ -47,13 +48,14 @@ def write_simulation(config: SimulationConfig, out: Path) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     truth = config.replace(with_truth=True)
-    with log_writer(out) as write:
+    with log_writer(out) as write, progress("simulating", config.payments) as advance:
         for piece in _pieces(truth):
             counts["payments"] += len(piece)
             counts["labelled_fraud"] += int(piece["is_fraud"].sum())
             counts["labelled_unknown"] += piece["is_fraud"].null_count()
             kinds.update(dict(piece["fraud_kind"].drop_nulls().value_counts().iter_rows()))
             write(piece if config.with_truth else piece.drop("fraud_kind"))
+            advance(len(piece))
     log.info("simulated %d payments into %s", counts["payments"], out)
     people = {"customers": config.n_customers, "terminals": config.n_terminals}
     return {**counts, "frauds": kinds.total(), "kinds": {kind: kinds[kind] for kind in FRAUD_KINDS}, **people}
