@@ -19,7 +19,7 @@ from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolation, normalise_text
 from tsa.errors import TSAError
 from tsa.inference.scorer import Scorer
-from tsa.serving.auth import Credentials, TokenBucketLimiter
+from tsa.serving.auth import ANALYST, Credentials, TokenBucketLimiter
 from tsa.serving.errors import RateLimitedError, RefusedError, safe_traceback
 from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.metrics import Metrics, MissingUnknownCounter
@@ -73,6 +73,8 @@ class AppState:
         )
         self.recorder = None if settings.decision_log is None else DecisionRecorder(settings, self.metrics, scorer)
         self.review = open_review(settings, scorer, self.metrics) if settings.queue else None
+        if settings.queue and not self.secrets.tokens.has(ANALYST):
+            logger.warning("nobody can open the analysts' queue: no token has the role %s", ANALYST)
         self.evidence = EvidenceReader(self.store)
         self.reasoner = ExplanationWorker(self.store)
         self.challenger = None if settings.challenger is None else self._open_challenger(settings.challenger, scorer)

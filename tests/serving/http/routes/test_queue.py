@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from support.endpoint import SHOP, WIRE, made_bundle, payment, server
+from support.endpoint import SHOP, WIRE, made_bundle, payment, server, settings_of
 from tsa.bundle.bundle import set_decision_policy
 from tsa.cli import app
 from tsa.errors import ConfigError
@@ -357,6 +357,14 @@ def test_a_market_without_stored_histories_has_no_queue(tmp_path: Path) -> None:
     path = made_bundle(tmp_path / "bundle", WIRE)
     with pytest.raises(ConfigError, match="stored histories"):
         AppState(ServeSettings.make({"bundle": path, "queue": True, "decision_log": tmp_path / "log"}))
+
+
+def test_a_queue_that_nobody_can_open_is_warned_of(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = f"sqlite:///{tmp_path}/h.db"
+    AppState(settings_of(bundle, history=history, queue=True, decision_log=tmp_path / "log")).close()
+    assert "no token has the role analyst" in caplog.text
 
 
 ODD = st.recursive(
