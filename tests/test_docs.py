@@ -65,7 +65,7 @@ OPTION = re.compile(r"^--[a-z][a-z-]*")
 NAME = re.compile(r"^tsa(\.\w+)+$")
 FILE = re.compile(rf"^(?:{'|'.join(CODE_FOLDERS)})/[\w./-]+\.\w+")
 SETTING = re.compile(rf"^({'|'.join(['training', 'model', *MarketTables.model_fields])})\.(\w+)")
-FILE_ENDINGS = {"txt", "gz", "json", "npy", "onnx", "py", "tar", "toml", "int8"}
+FILE_ENDINGS = {"txt", "gz", "json", "npy", "onnx", "py", "tar", "toml", "int8", "jsonl", "html"}
 ARCHAIC = re.compile(r"(?i)\b(anew|beside|let go|sound|told|stands|veil(ed)?|worded|twofold)(?=\W|$)|however:")
 """Words that a reader has to translate."""
 QUOTED_PAGE = re.compile(r"\bdocs/([\w/-]+\.md)")
@@ -140,7 +140,7 @@ def options_of(command: Any) -> set[str]:
 @cache
 def every_option() -> set[str]:
     """Options of `tsa`, of the benchmarks, of the examples and of releases."""
-    scripts = [path for folder in ("benchmarks", "examples", ".ci") for path in (ROOT / folder).glob("*.py")]
+    scripts = [path for folder in ("benchmarks", "examples", ".ci") for path in (ROOT / folder).rglob("*.py")]
     found = {option for file in scripts for option in re.findall(r'"(--[a-z-]+)"', file.read_text(encoding="utf-8"))}
     waiting = [root_command()]
     while waiting:
