@@ -76,7 +76,7 @@ class Site:
 
     def wait(self, count: int, **filters: Any) -> list[dict[str, Any]]:
         """The cases, once there are this many."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while (listed := self.cases(**filters))["total"] != count:
             assert time.monotonic() < end, listed
             time.sleep(0.02)
