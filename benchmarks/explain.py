@@ -42,14 +42,17 @@ def main() -> None:
 def measure(bundle: Bundle, store: EventStore, n: int) -> None:
     rows = np.random.default_rng(0).choice(np.arange(len(store) * 9 // 10, len(store)), n, replace=False).tolist()
     explainer, seconds, cpu, found = Explainer(bundle), [], [], []
-    ready = [
-        (gather_batch(store, np.array([r]), trim=True), f) for r, f in zip(rows, store_facts(store, rows), strict=True)
-    ]
-    for batch, facts in ready[:5]:  # to warm up: captum is imported, threads start
-        explainer.explain(batch, facts.payment, facts.earlier)
-    for batch, facts in ready:
+    columns = bundle.trees.columns if bundle.trees is not None and "trees" in bundle.joining.parts else None
+    ready = []
+    for row, facts in zip(rows, store_facts(store, rows), strict=True):
+        one = np.array([row])
+        of_trees = None if columns is None else columns.of_store(store, one)
+        ready.append((gather_batch(store, one, trim=True), facts.payment, facts.earlier, of_trees))
+    for arguments in ready[:5]:  # to warm up: captum is imported, threads start
+        explainer.explain(*arguments)
+    for arguments in ready:
         began, worked = time.perf_counter(), time.process_time()
-        found.append(explainer.explain(batch, facts.payment, facts.earlier))
+        found.append(explainer.explain(*arguments))
         seconds.append(time.perf_counter() - began)
         cpu.append(time.process_time() - worked)
     steps = np.array([one.steps for one in found])

@@ -111,7 +111,7 @@ def replayed(scorer: Scorer, frame: pl.DataFrame, arguments: argparse.Namespace,
         (at, id_, bool(label)) if label >= 0 and math.isfinite(at) else None
         for at, id_, label in zip(frame[KNOWN_AT], ids, frame[LABEL], strict=True)
     ]
-    taken: dict[str, list[float]] = {"read": [], "score": [], "write": [], "desk": [], "outcome": []}
+    taken: dict[str, list[float]] = {"read": [], "score": [], "write": [], "service": [], "outcome": []}
     found: dict[str, float] = {}
     began = time.perf_counter()
     with open_history(arguments.history or f"sqlite:///{folder / 'histories.db'}") as store:
@@ -125,7 +125,7 @@ def replayed(scorer: Scorer, frame: pl.DataFrame, arguments: argparse.Namespace,
                 taken["outcome"].append(time.perf_counter() - start)
             start = time.perf_counter()
             answers = scoring_service.score(batch)
-            taken["desk"].append(time.perf_counter() - start)
+            taken["service"].append(time.perf_counter() - start)
             for answer in answers:
                 assert isinstance(answer, ScoreResult), answer
                 found[answer.id] = answer.raw_score
