@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 PAYMENTS ?= 200000
 
-.PHONY: demo lifecycle notebooks test measured rest coverage lint docs check clean
+.PHONY: demo lifecycle notebooks test measured coverage lint docs check clean
 
 demo: $(VENV)/.installed
 	mkdir -p $(DEMO)
@@ -21,8 +21,9 @@ lifecycle: $(VENV)/.installed
 notebooks: $(VENV)/.installed
 	$(BIN)/python examples/notebooks/run.py
 
+# REST=1 leaves out the tests that `make measured` runs
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 $(PYTEST)
+	$(BIN)/python -m pytest -n 2 $(if $(REST),$(MEASURED:%=--ignore=tests/%)) $(PYTEST)
 
 # packages whose tests are quick enough to measure each time, and the share of lines and branches that they must run
 MEASURED = calibration data/aggregates data/encoding data/wire evaluation/metrics explain model simulation
@@ -30,10 +31,6 @@ MIN_MEASURED = 97
 measured: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 $(MEASURED:%=tests/%) $(foreach package,$(subst /,.,$(MEASURED)),--cov=tsa.$(package)) \
 		--cov-report=term:skip-covered --cov-fail-under=$(MIN_MEASURED)
-
-# the tests that `make measured` leaves
-rest: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 $(MEASURED:%=--ignore=tests/%)
 
 # the share of lines that the tests must run, in percent; slower than `make test`
 COVERAGE ?= 0

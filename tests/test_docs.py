@@ -65,7 +65,7 @@ OPTION = re.compile(r"^--[a-z][a-z-]*")
 NAME = re.compile(r"^tsa(\.\w+)+$")
 FILE = re.compile(rf"^(?:{'|'.join(CODE_FOLDERS)})/[\w./-]+\.\w+")
 SETTING = re.compile(rf"^({'|'.join(['training', 'model', *MarketTables.model_fields])})\.(\w+)")
-FILE_ENDINGS = {"txt", "gz", "json", "npy", "onnx", "py", "tar", "toml", "int8", "jsonl", "html"}
+FILE_ENDINGS = {"txt", "gz", "html", "json", "jsonl", "npy", "onnx", "parquet", "py", "tar", "toml", "int8"}
 ARCHAIC = re.compile(r"(?i)\b(anew|beside|let go|sound|told|stands|veil(ed)?|worded|twofold)(?=\W|$)|however:")
 """Words that a reader has to translate."""
 QUOTED_PAGE = re.compile(r"\bdocs/([\w/-]+\.md)")
