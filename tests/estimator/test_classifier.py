@@ -219,7 +219,7 @@ def test_a_market_instead_of_columns(tmp_path: Path, model: tsa.FraudClassifier)
     [
         ({"time": "nothing"}, "log: has no column nothing"),
         ({"time": "channel"}, "the time column channel must hold dates with times"),
-        ({"label": "amount"}, "the outcome amount must have two values"),
+        ({"label": "amount"}, "the outcome column amount must have two values"),
         ({"id": "channel"}, "the id channel must be different in every row"),
         ({"keys": ["card", "card"]}, "a column must have one use"),
         ({"keys": [3]}, "columns must be given by their names"),
