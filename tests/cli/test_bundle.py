@@ -280,6 +280,10 @@ def test_what_is_different_is_said(tsa: Tsa, bundle: Path, demo_log: Path, tmp_p
     assert table["scores"]["largest"] > 0
     assert table["scores"]["rank_correlation"] < 1
     assert len(table["scores"]["moved_most"]) == 10
+    known = pl.read_parquet(demo_log).filter(pl.col("is_fraud").is_not_null())
+    assert table["outcomes"]["payments"] == len(known)
+    assert table["outcomes"]["metrics"]["roc_auc"]["low"] is not None
+    assert table["outcomes"]["summary"] in " ".join(found.out.split())
     assert "1 added, 1 removed" in found.out
     assert "thresholds: the same" in found.out
 

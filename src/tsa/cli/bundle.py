@@ -154,6 +154,8 @@ def print_diff(differences: Mapping[str, Any]) -> None:
         console.print(table)
     if "scores" in differences:
         print_movement(differences["scores"])
+    if "outcomes" in differences:
+        print_comparison(differences["outcomes"])
 
 
 def print_movement(moved: Mapping[str, Any]) -> None:

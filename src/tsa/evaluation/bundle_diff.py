@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,8 @@ from scipy.stats import spearmanr
 
 from tsa.bundle.bundle import Bundle
 from tsa.bundle.manifest import sha256, to_json
+from tsa.data.store.store import EventStore
+from tsa.evaluation.compare_bundles import compare_scored, labelled
 from tsa.evaluation.metrics.psi import psi
 from tsa.inference.scorer import Files, Scorer
 from tsa.progress import Progress, silent
@@ -27,8 +30,9 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
     """The differences of two bundles.
 
     Returns:
-        `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `parts`, `calibration`, `thresholds`, `metrics` and, with
-        a log, `scores`. Nested settings are listed as lines, `key: one, other`.
+        `schema`, `vocabulary`, `scaling`, `model`, `training`, `weights`, `parts`, `calibration`, `thresholds`, `metrics` (of
+        bundles evaluated on the same range) and, with a log, `scores`; with one that has outcomes, `outcomes`, as
+        `compare_bundles` returns them. Nested settings are listed as lines, `key: one, other`.
     """
     differences_by_part: dict[str, Any] = {
         "schema": list(differences(one.market.to_dict(), other.market.to_dict())),
@@ -42,24 +46,45 @@ def diff_bundles(one: Bundle, other: Bundle, log: Files | None = None, progress:
         "thresholds": list(differences(_thresholds(one), _thresholds(other))),
         "metrics": _metrics(one, other),
     }
-    return (
-        differences_by_part
-        if log is None
-        else {**differences_by_part, "scores": score_movement(*_scores(one, other, log, progress))}
-    )
+    if log is None:
+        return differences_by_part
+    frames = _scores(one, other, log, progress)
+    moved = {"scores": score_movement(*(frame.scores for frame in frames))}
+    if all(len(frame.known) for frame in frames) and one.market.name == other.market.name:
+        known = dict(zip("ab", (frame.known for frame in frames), strict=True))
+        moved["outcomes"] = compare_scored({"a": one, "b": other}, known)
+    return {**differences_by_part, **moved}
 
 
-def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple[pl.DataFrame, pl.DataFrame]:
+@dataclass(frozen=True)
+class ScoredLog:
+    """The payments of a log with the scores of one bundle."""
+
+    scores: pl.DataFrame
+    """All of them, as `Scorer.score` returns them."""
+    known: pl.DataFrame
+    """Those with a known outcome, as `labelled` returns them."""
+
+    @classmethod
+    def of(cls, scorer: Scorer, store: EventStore, progress: Progress) -> Self:
+        """Score the payments of a store."""
+        scores = scorer.score_store(store, progress=progress)
+        rows = store.scored_rows(0, len(store))
+        return cls(scores, labelled(scorer, store, rows, scores["raw_score"].to_numpy()))
+
+
+def _scores(one: Bundle, other: Bundle, log: Files, progress: Progress) -> tuple[ScoredLog, ScoredLog]:
     """The scores of a log by both bundles. The log is read and encoded once if both bundles do it the same way."""
     scorers = Scorer(one), Scorer(other)
     same = one.encoder.to_dict() == other.encoder.to_dict()
     with scorers[0].encoded(log, progress=progress) as store, tempfile.TemporaryDirectory(prefix="tsa-diff-") as folder:
-        first = scorers[0].score_store(store, progress=progress)
+        first = ScoredLog.of(scorers[0], store, progress)
         if not _have_same_inputs(one, other) or not (same or one.market.wire is None):
-            return first, scorers[1].score(log, progress=progress)
+            with scorers[1].encoded(log, progress=progress) as second:
+                return first, ScoredLog.of(scorers[1], second, progress)
         if not same:
             store = store.encoded_by(other.market, other.encoder, Path(folder), progress)
-        return first, scorers[1].score_store(store, progress=progress)
+        return first, ScoredLog.of(scorers[1], store, progress)
 
 
 def _have_same_inputs(one: Bundle, other: Bundle) -> bool:
@@ -149,7 +174,10 @@ def _thresholds(bundle: Bundle) -> Any:
 
 
 def _metrics(one: Bundle, other: Bundle) -> dict[str, Any]:
-    """The two values of each metric that both have."""
+    """The two values of each metric that both have; none if they were evaluated on different ranges."""
+    ranges = [(bundle.data or {}).get("splits", {}).get("test") for bundle in (one, other)]
+    if ranges[0] != ranges[1]:
+        return {}
     tables = [{} if b.metrics is None else b.metrics["evaluation"]["metrics"] for b in (one, other)]
     shared = [name for name in tables[0] if name in tables[1]]
     return {name: {"one": tables[0][name]["value"], "other": tables[1][name]["value"]} for name in shared}

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.data.store.prepare import Logs
+from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.metrics.paired import DIGITS, paired_difference
 from tsa.evaluation.metrics.psi import psi
@@ -65,6 +67,23 @@ def compare_bundles(
         names = " and ".join(bundle.market.name for bundle in bundles.values())
         raise ConfigError(f"both bundles must be of one market (got {names})")
     frames = {name: _scored(bundle, logs, start=start, end=end, progress=progress) for name, bundle in bundles.items()}
+    return compare_scored(bundles, frames, replicates=replicates, seed=seed)
+
+
+def compare_scored(
+    bundles: Mapping[str, Bundle], frames: Mapping[str, pl.DataFrame], *, replicates: int = 200, seed: int = 0
+) -> dict[str, Any]:
+    """What `compare_bundles` returns, for payments that both bundles `a` and `b` have scored.
+
+    Args:
+        bundles: By name.
+        frames: Of each, its payments with a known outcome, as `labelled` returns them.
+        replicates: Bootstrap samples for the intervals.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: If they have no payment in common, or the outcomes differ.
+    """
     both = frames["a"].join(frames["b"], on="id", suffix="_b", maintain_order="left")
     if not len(both):
         raise DataError("the log must contain payments whose outcome is known to both bundles (got none)")
@@ -93,24 +112,26 @@ def compare_bundles(
 
 
 def _scored(bundle: Bundle, logs: Logs, *, start: When, end: When, progress: Progress) -> pl.DataFrame:
-    """The payments with a known outcome: id, time, label, raw_score, and decision (null without thresholds)."""
     scorer = Scorer(bundle)
     with open_log(scorer, logs, start=start, end=end, progress=progress) as log:
-        known = log.labels >= 0
-        rows, scores = log.payments[known], log.scores[known]
-        columns = scorer.with_calibration(scores)
-        policy = bundle.thresholds
-        return pl.DataFrame(
-            {
-                "id": log.store.ids_of(rows).cast(pl.String),
-                "time": log.store.time_seconds[rows],
-                "label": log.store.label[rows],
-                "raw_score": scores.astype(np.float64),
-                "decision": pl.Series(
-                    [None] * len(rows) if policy is None else policy.decide(columns), dtype=pl.String
-                ),
-            }
-        )
+        return labelled(scorer, log.store, log.payments, log.scores)
+
+
+def labelled(scorer: Scorer, store: EventStore, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> pl.DataFrame:
+    """The scored rows with a known outcome: id, time, label, raw_score, and decision (null without thresholds)."""
+    known = store.label[rows] >= 0
+    rows, scores = rows[known], scores[known]
+    policy = scorer.bundle.thresholds
+    decisions = [None] * len(rows) if policy is None else policy.decide(scorer.with_calibration(scores))
+    return pl.DataFrame(
+        {
+            "id": store.ids_of(rows).cast(pl.String),
+            "time": store.time_seconds[rows],
+            "label": store.label[rows],
+            "raw_score": scores.astype(np.float64),
+            "decision": pl.Series(decisions, dtype=pl.String),
+        }
+    )
 
 
 def _decisions(both: pl.DataFrame) -> list[dict[str, Any]] | None:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError, TSAError
+from tsa.files.exchanging import exchange
 from tsa.files.mounts import cannot_move, is_mount, replace_content
 from tsa.files.outputs import check_folder, is_stream
 from tsa.system_errors import naming
@@ -203,9 +204,13 @@ def _check_replaceable(out: Path, marker: str) -> None:
 
 
 def _move(folder: Path, out: Path) -> None:
-    """Rename `folder` to `out`. A folder with files cannot be renamed over, so the old one is moved away first."""
+    """Rename `folder` to `out`. A folder with files cannot be renamed over: the two change places, or, where the file system
+    cannot do that, the old one is moved away first.
+    """
     if not out.exists():
         os.replace(folder, out)
+        return
+    if exchange(folder, out):
         return
     old = _temporary_path(out)
     os.replace(out, old)
