@@ -346,7 +346,7 @@ def folder(demo_log: Path, demo_run: Path, tmp_path_factory: pytest.TempPathFact
         for path in ("RUN", "old", "demo/run"):
             (made / path).symlink_to(made / "run")
         (made / "payments").mkdir()
-        for path in ("payments.parquet", "log.parquet", "payments/2025-01.parquet"):
+        for path in ("payments.parquet", "my-payments.parquet", "log.parquet", "payments/2025-01.parquet"):
             shutil.copy(demo_log, made / path)
         table = (ROOT / "markets" / "demo.toml").read_text(encoding="utf-8")
         (made / "my.toml").write_text(table.replace("length = 51", "length = 8"), encoding="utf-8")

@@ -17,8 +17,8 @@ TIMES_PER_OUTLIER, GAP_SECONDS, GAP_TIMES, MIN_TIMES = 1000, 2 * DAY_SECONDS, 20
 def valid_end(time_seconds: NDArray[Any], now_seconds: float) -> float:
     """The last of n ascending times that is not a clock error: one payment dated far ahead does not end the log.
 
-    Times after now are ignored, unless all are. So is at most one time in `STRAY` (one at least) after a gap that is
-    longer than `GAP_SECONDS` and `GAP_TIMES` the usual gaps.
+    Times after now are ignored, unless all are. So are the last times (up to one in
+    `TIMES_PER_OUTLIER`, one in a short log) after a gap that is longer than `GAP_SECONDS` and `GAP_TIMES` the usual gaps.
     """
     times = np.asarray(time_seconds, np.float64)
     past = int(np.searchsorted(times, now_seconds, side="right"))
