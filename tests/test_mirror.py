@@ -20,19 +20,19 @@ ELSEWHERE = {
         "folders, archives and manifests are changed in the same ways, and each change is refused",
         "bundle/manifest bundle/signing bundle/tar_stream files/mounts files/platform_files",
     ),
-    "integrations/sagemaker/test_jobs.py": (
+    "integrations/sagemaker/test_client.py": (
         "the commands send the requests",
         "cli/platforms/sagemaker integrations/sagemaker/requests",
     ),
     "integrations/sagemaker/test_training.py": (
         "a job is started with its files",
-        "integrations/sagemaker/training_job",
+        "integrations/sagemaker/training_settings",
     ),
     "integrations/test_mlflow.py": ("what is written is loaded again", "registry/mlflow_model"),
     "monitoring/test_expected.py": ("sentences and rows are made from its results", "monitoring/expected_view"),
-    "calibration/test_probability.py": (
+    "calibration/test_probability_maps.py": (
         "the maps are fitted by one function",
-        "calibration/bspline calibration/fitting",
+        "calibration/bspline calibration/probability_fit",
     ),
     "cli/test_cli.py": (
         "commands run through `main`, as a user runs them",
@@ -216,8 +216,8 @@ ELSEWHERE = {
     ),
     "serving/http/routes/test_queue.py": (
         "a queue is tried over a real connection",
-        "serving/review/cases serving/review/database serving/review/erase serving/review/handing_on serving/review/queue "
-        "serving/scoring/evidence",
+        "serving/review/cases serving/review/case_database serving/review/case_writer serving/review/erase "
+        "serving/review/handing_on serving/scoring/evidence",
     ),
     "serving/http/test_openapi.py": ("schemas are parts of one document", "serving/http/openapi_schemas"),
     "serving/test_auth.py": (

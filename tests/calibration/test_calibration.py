@@ -10,7 +10,7 @@ import pytest
 
 from tsa.calibration.calibration import Calibration
 from tsa.calibration.percentile import PercentileMap
-from tsa.calibration.probability import BSplineMap, LogitMap
+from tsa.calibration.probability_maps import BSplineMap, LogitMap
 from tsa.errors import CalibrationError
 
 GENERATOR = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import torch
 
 from tsa.calibration.calibration import Calibration
 from tsa.calibration.percentile import PercentileMap
-from tsa.calibration.probability import BSplineMap, LogitMap
+from tsa.calibration.probability_maps import BSplineMap, LogitMap
 from tsa.errors import ArtefactError, CalibrationError
 from tsa.legacy.artifacts import BSPLINE, PERCENTILES, read_bspline, read_percentiles, read_weights, write_legacy
 

@@ -9,7 +9,7 @@ import pytest
 
 from tsa.calibration.calibration import Calibration
 from tsa.calibration.percentile import PercentileMap
-from tsa.calibration.probability import BSplineMap
+from tsa.calibration.probability_maps import BSplineMap
 from tsa.errors import CalibrationError
 from tsa.legacy.response import legacy_response, positional
 

@@ -12,9 +12,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tsa.calibration.fitting import METHODS, fit_probability
 from tsa.calibration.percentile import PercentileMap, as_finite_array
-from tsa.calibration.probability import LogitMap, ProbabilityMap, read_probability
+from tsa.calibration.probability_fit import METHODS, fit_probability
+from tsa.calibration.probability_maps import LogitMap, ProbabilityMap, read_probability
 from tsa.errors import CalibrationError
 
 VERSION = 2

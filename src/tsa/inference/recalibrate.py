@@ -11,7 +11,7 @@ from typing import Any
 from tsa.bundle.archive import is_archive
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
-from tsa.calibration.fitting import METHODS
+from tsa.calibration.probability_fit import METHODS
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.store.prepare import Logs, log_names
 from tsa.errors import CalibrationError, ConfigError

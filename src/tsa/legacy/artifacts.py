@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tsa.calibration.calibration import Calibration
 from tsa.calibration.percentile import PercentileMap
-from tsa.calibration.probability import BSplineMap
+from tsa.calibration.probability_maps import BSplineMap
 from tsa.errors import ArtefactError, CalibrationError
 from tsa.files.writing import read_json, write_json
 from tsa.legacy.safe_pickle import read_pickle, write_pickle

@@ -25,7 +25,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.integrations.sagemaker import training
 from tsa.integrations.sagemaker.training import STOPPED, main
-from tsa.integrations.sagemaker.training_job import TrainingJob
+from tsa.integrations.sagemaker.training_settings import TrainingJob
 from tsa.training.train_step import TrainStep
 
 MARKET = """

@@ -44,7 +44,7 @@ def train(
     ] = None,
 ) -> None:
     """Upload the inputs and start a training job with the training image."""
-    from tsa.integrations.sagemaker.jobs import Jobs
+    from tsa.integrations.sagemaker.client import Jobs
     from tsa.integrations.sagemaker.requests import Training, job_name, pairs
 
     channels = pairs(inputs, "an input", "CHANNEL=PLACE, such as training=s3://bucket/store")
@@ -91,7 +91,7 @@ def deploy(
     ] = None,
 ) -> None:
     """Create or update an endpoint that serves the registry's champion and challenger."""
-    from tsa.integrations.sagemaker.jobs import Jobs
+    from tsa.integrations.sagemaker.client import Jobs
     from tsa.integrations.sagemaker.requests import Endpoint, job_name, pairs
     from tsa.registry import Registry
 
@@ -117,7 +117,7 @@ def transform(
     instances: Instances = 1,
 ) -> None:
     """Start a batch transform job that scores files with a version of the registry."""
-    from tsa.integrations.sagemaker.jobs import Jobs
+    from tsa.integrations.sagemaker.client import Jobs
     from tsa.integrations.sagemaker.requests import Transform, job_name
     from tsa.registry import Registry
 
@@ -148,7 +148,7 @@ def pipeline(
     """Write, create or start the pipeline: preprocess, train, calibrate, evaluate, condition, register."""
     from tsa.files.outputs import check_outputs
     from tsa.files.writing import write_json
-    from tsa.integrations.sagemaker.jobs import Jobs
+    from tsa.integrations.sagemaker.client import Jobs
     from tsa.integrations.sagemaker.pipeline import PARAMETERS, definition
     from tsa.integrations.sagemaker.requests import job_name, pairs
 
@@ -190,7 +190,7 @@ def status(
     ] = None,
 ) -> None:
     """Show what has become of a job, an endpoint or an execution. The exit code is 1 if it failed."""
-    from tsa.integrations.sagemaker.jobs import KINDS, Jobs
+    from tsa.integrations.sagemaker.client import KINDS, Jobs
 
     if kind not in KINDS:
         raise ConfigError(f"the kind must be {', '.join(KINDS)} (got {truncate_repr(kind, 80)})")

@@ -37,7 +37,7 @@ from tsa.errors import TrainingStopped, TSAError
 from tsa.evaluation.evaluate import evaluate
 from tsa.files.platform_files import MARKERS
 from tsa.files.writing import write_text
-from tsa.integrations.sagemaker.training_job import TrainingJob
+from tsa.integrations.sagemaker.training_settings import TrainingJob
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import distributed_context
 from tsa.training.train_model import train

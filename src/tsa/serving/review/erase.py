@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tsa.serving.decisions.erase import erase_key
 from tsa.serving.decisions.files import delete_before
-from tsa.serving.review.database import FILE, CaseDatabase
+from tsa.serving.review.case_database import FILE, CaseDatabase
 
 
 def erase_decisions(folder: Path, key: tuple[str, str]) -> int:

@@ -14,7 +14,7 @@ from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.monitored import MonitoredStore
 from tsa.serving.metrics import Metrics
-from tsa.serving.review.queue import ReviewQueue
+from tsa.serving.review.case_writer import ReviewQueue
 from tsa.serving.settings import ServeSettings
 
 

@@ -31,7 +31,7 @@ from tsa.cli import app
 from tsa.errors import ConfigError
 from tsa.serving.decisions.entries import OUTCOMES
 from tsa.serving.decisions.files import read_table
-from tsa.serving.review.database import FILE
+from tsa.serving.review.case_database import FILE
 from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 
@@ -177,8 +177,8 @@ def test_two_analysts_never_get_the_same_payment(site: Site) -> None:
 
 
 def test_several_workers_share_leases_that_end(tmp_path: Path) -> None:
+    from tsa.serving.review.case_database import CaseDatabase, CaseFilter
     from tsa.serving.review.cases import Case
-    from tsa.serving.review.database import CaseDatabase, CaseFilter
 
     now = [1000.0]
     databases = [CaseDatabase(tmp_path, lambda: now[0]) for _ in range(3)]

@@ -19,9 +19,9 @@ from tsa.serving import formats
 from tsa.serving.formats import CSV, JSON
 from tsa.serving.http.request_context import READING, RequestContext
 from tsa.serving.problems import ProblemError, shorten_value
-from tsa.serving.review.database import FRAUD, GENUINE, HANDED_ON, LATER, OPEN, STATES, CaseFilter
+from tsa.serving.review.case_database import FRAUD, GENUINE, HANDED_ON, LATER, OPEN, STATES, CaseFilter
+from tsa.serving.review.case_writer import ReviewQueue
 from tsa.serving.review.handing_on import WebhookError, csv_parts, send
-from tsa.serving.review.queue import ReviewQueue
 from tsa.serving.scoring.app_state import AppState
 
 MAX_SHOWN, MAX_EXPORTED = 200, 100_000

@@ -15,8 +15,8 @@ from scipy.optimize import LinearConstraint, minimize
 
 from tsa.calibration import bspline
 from tsa.calibration.bspline import fit_bspline, inner_knots
-from tsa.calibration.fitting import METHODS, deviance, fit_probability
-from tsa.calibration.probability import BSplineMap, IsotonicMap, LogitMap, read_probability
+from tsa.calibration.probability_fit import METHODS, deviance, fit_probability
+from tsa.calibration.probability_maps import BSplineMap, IsotonicMap, LogitMap, read_probability
 from tsa.errors import CalibrationError
 
 Floats = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Monotone maps from a raw score to the probability of fraud. They are fitted in `tsa.calibration.fitting`.
+"""Monotone maps from a raw score to the probability of fraud. They are fitted in `tsa.calibration.probability_fit`.
 
 Four forms: B-spline on the logit, steps (isotonic), linear on the logits (Platt, beta calibration), and the correction
 of the odds for genuine payments that training left out.

@@ -14,7 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from support.endpoint import made_bundle
-from tsa.integrations.sagemaker.jobs import Jobs
+from tsa.integrations.sagemaker.client import Jobs
 from tsa.integrations.sagemaker.pipeline import PARAMETERS, definition
 from tsa.integrations.sagemaker.requests import EPOCH, Endpoint
 from tsa.registry import Registry

@@ -22,8 +22,8 @@ from tsa.inference.scorer import Scorer
 from tsa.serving.decisions.recorded import answered
 from tsa.serving.errors import safe_traceback
 from tsa.serving.results import ScoreResult
+from tsa.serving.review.case_database import FRAUD, GENUINE, CaseDatabase
 from tsa.serving.review.cases import Case, CaseRule, case_of_entry, case_of_result
-from tsa.serving.review.database import FRAUD, GENUINE, CaseDatabase
 from tsa.times import DAY_SECONDS
 
 MAX_WAITING = 20_000

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 
 from tsa.calibration.bspline import fit_bspline
-from tsa.calibration.probability import EPSILON, BSplineMap, IsotonicMap, LogitMap, ProbabilityMap
+from tsa.calibration.probability_maps import EPSILON, BSplineMap, IsotonicMap, LogitMap, ProbabilityMap
 from tsa.errors import CalibrationError
 
 Floats = NDArray[np.float64]
