@@ -25,7 +25,7 @@ import uvicorn
 from tsa.inference.engine import OnnxEngine, named_inputs
 from tsa.inference.scorer import Scorer
 from tsa.model.collate import gather_batch
-from tsa.model.joining import raw_scores
+from tsa.model.network_and_trees import raw_scores
 from tsa.serving.http.protocol import Protocol
 
 PREPARED = 256

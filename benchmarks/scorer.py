@@ -30,7 +30,7 @@ from tsa.data.online.histories import HistoryEvents, Key
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.parts import score_events
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import ALONE, MEAN
+from tsa.model.network_and_trees import ALONE, MEAN
 from tsa.training import TrainingConfig
 
 MARKET = Path(__file__).parents[1] / "markets" / "handbook.toml"

@@ -18,7 +18,7 @@ from serve import CLIENTS, closed_loop, open_loop
 from tsa.inference.engine import OnnxEngine, named_inputs
 from tsa.inference.scorer import Scorer
 from tsa.model.collate import gather_batch
-from tsa.model.joining import raw_scores
+from tsa.model.network_and_trees import raw_scores
 
 BATCH, BATCHES = 256, 16
 

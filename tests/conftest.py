@@ -32,7 +32,7 @@ from support.legacy_folder import GOLDEN
 from support.mlflow_server import mlflow_server
 from tsa.cli import main
 from tsa.data.store.store import EventStore
-from tsa.model.joining import Joining
+from tsa.model.network_and_trees import Joining
 
 for _name in [name for name in os.environ if name.startswith("TSA_") and name != "TSA_LONG"]:
     del os.environ[_name]  # settings of the person who runs the tests, such as TSA_NEW_STORE
@@ -105,7 +105,7 @@ def demo_outcome(demo_log: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     run = tmp_path_factory.mktemp("demo") / "run"
     # whether both parts count must not depend on the chance of a short training
     both = ("--set", "model.parts=combined")
-    with patch("tsa.model.joining.ENOUGH_CASES", 1):  # neither part is left out, however few the frauds
+    with patch("tsa.model.network_and_trees.ENOUGH_CASES", 1):  # neither part is left out, however few the frauds
         return run, run_tsa("run", "--market", MARKET, *SHORT_HISTORIES, *SMALL, *both, demo_log, "--out", run)
 
 

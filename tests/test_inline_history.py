@@ -20,7 +20,7 @@ from tsa.data.wire import WireReader
 from tsa.explain import Explainer
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.serving import input_fn, model_fn, predict_fn
-from tsa.model.joining import ALONE
+from tsa.model.network_and_trees import ALONE
 
 MARKET = """
 name = "tiny"

@@ -34,7 +34,7 @@ from tsa.inference.scorer import Scorer
 from tsa.model import Batch, History, TSANetwork
 from tsa.model.boosted_trees import BoostedTrees
 from tsa.model.collate import gather_batch
-from tsa.model.joining import ALONE, Joining
+from tsa.model.network_and_trees import ALONE, Joining
 from tsa.model.tree_model import TreeModel
 from tsa.training.train_model import network_settings
 

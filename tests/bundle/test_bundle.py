@@ -23,7 +23,7 @@ from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
 from tsa.errors import BundleError, ConfigError
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import MEAN
+from tsa.model.network_and_trees import MEAN
 from tsa.model.tree_model import TreeModel
 from tsa.training.parts.trees import fit_trees
 

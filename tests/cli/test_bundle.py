@@ -26,7 +26,7 @@ from tsa.data.store import build, store
 from tsa.errors import BundleError, ConfigError
 from tsa.evaluation.bundle_diff import diff_bundles
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import MEAN
+from tsa.model.network_and_trees import MEAN
 
 Tsa = Callable[..., Any]
 

@@ -18,7 +18,7 @@ from tsa.bundle.bundle import Bundle, set_decision_policy
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.compare_bundles import compare_bundles
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import ALONE
+from tsa.model.network_and_trees import ALONE
 
 Tsa = Callable[..., Any]
 

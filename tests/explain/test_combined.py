@@ -15,7 +15,7 @@ from tsa.errors import DataError
 from tsa.explain import Explainer, Explanation, Payment, explain_log
 from tsa.inference.scorer import Scorer
 from tsa.model.collate import gather_batch
-from tsa.model.joining import ALONE, Joining
+from tsa.model.network_and_trees import ALONE, Joining
 
 FORMS = {
     "combined": Joining(network=0.5, trees=0.7, intercept=-0.3),

@@ -20,7 +20,7 @@ from tsa.errors import DataError, MarketError
 from tsa.explain import Explainer, Explanation, Payment, explain_log
 from tsa.inference.scorer import Scorer
 from tsa.model.collate import gather_batch
-from tsa.model.joining import ALONE
+from tsa.model.network_and_trees import ALONE
 
 
 @pytest.fixture(scope="module")

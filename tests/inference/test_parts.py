@@ -18,7 +18,7 @@ from tsa.errors import ConfigError
 from tsa.evaluation.bundle_diff import diff_bundles
 from tsa.inference.parts import ModelParts
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import ALONE, Joining
+from tsa.model.network_and_trees import ALONE, Joining
 from tsa.training import train
 
 

@@ -24,7 +24,7 @@ from tsa.inference.recalibrate import calibrate_bundle
 from tsa.inference.scorer import Scorer
 from tsa.integrations.sagemaker.serving import input_fn, model_fn, output_fn, predict_fn
 from tsa.legacy.importer import import_legacy
-from tsa.model.joining import ALONE
+from tsa.model.network_and_trees import ALONE
 
 Tsa = Callable[..., Any]
 METHODS = ("bspline", "isotonic", "platt", "beta")

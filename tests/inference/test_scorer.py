@@ -21,7 +21,7 @@ from tsa.inference.parts import score_events
 from tsa.inference.score_files import write_scores
 from tsa.inference.scorer import Scorer
 from tsa.model import Batch
-from tsa.model.joining import ALONE, raw_scores
+from tsa.model.network_and_trees import ALONE, raw_scores
 
 
 @pytest.fixture(scope="module")

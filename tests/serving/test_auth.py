@@ -17,7 +17,7 @@ import pytest
 from support.endpoint import endpoint, made_bundle, payment, server, settings_of
 from tsa.errors import ConfigError
 from tsa.serving import auth
-from tsa.serving.auth import BearerTokens, Grant, TokenBucketLimiter, bearer, read_tokens
+from tsa.serving.auth import BearerTokens, Grant, bearer, read_tokens
 from tsa.serving.decisions.entries import OUTCOMES
 from tsa.serving.decisions.files import read_table
 from tsa.serving.http.access import ROLES_BY_PATH, needed_roles
@@ -151,26 +151,6 @@ def test_tokens_are_read_and_must_not_be_guessable(tmp_path: Path, monkeypatch: 
         None,
         None,
     ]
-
-
-def test_a_client_has_a_bucket_of_its_own() -> None:
-    now = [0.0]
-    buckets = TokenBucketLimiter(2.0, 4.0, clock=lambda: now[0])
-    assert [buckets.take("a") for _ in range(5)] == [None, None, None, None, None]
-    assert buckets.take("a") == 1
-    assert buckets.take("b") is None
-    now[0] += 1.5
-    assert buckets.take("a") is None
-    assert TokenBucketLimiter(None, 1.0).take("a", 1e9) is None
-
-
-def test_buckets_of_ever_new_clients_do_not_pile_up() -> None:
-    now = [0.0]
-    buckets = TokenBucketLimiter(1.0, 5.0, clock=lambda: now[0])
-    for number in range(30_000):
-        buckets.take(str(number))
-        now[0] += 0.0001
-    assert len(buckets._levels) <= 10_000
 
 
 def test_a_client_that_sends_too_much_is_told_to_wait(bundle: Path) -> None:

@@ -27,7 +27,7 @@ from tsa.config.market import Market
 from tsa.data.store.prepare import prepare
 from tsa.inference.scorer import Scorer
 from tsa.model import TSANetwork
-from tsa.model.joining import ALONE, Joining
+from tsa.model.network_and_trees import ALONE, Joining
 from tsa.serving.history.base import PAYMENTS, HistoryStore
 from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.records import Record

@@ -63,7 +63,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.key_roles import compared_keys
 from tsa.errors import BundleError, ConfigError, TSAError
 from tsa.model import ModelConfig, TSANetwork
-from tsa.model.joining import ALONE, Joining
+from tsa.model.network_and_trees import ALONE, Joining
 from tsa.model.tree_model import TreeModel
 
 UNREADABLE = (

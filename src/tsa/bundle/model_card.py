@@ -12,7 +12,7 @@ from tsa.bundle.decisions import DecisionPolicy
 from tsa.calibration.calibration import Calibration
 from tsa.config.market import Market
 from tsa.model import ModelConfig, TSANetwork
-from tsa.model.joining import Joining
+from tsa.model.network_and_trees import Joining
 from tsa.model.tree_model import TreeModel
 
 SHOWN = {

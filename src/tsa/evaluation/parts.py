@@ -9,7 +9,7 @@ import numpy as np
 
 from tsa.evaluation.metrics.paired import paired_difference
 from tsa.evaluation.run import Array, TrainedRun
-from tsa.model.joining import PARTS, raw_scores
+from tsa.model.network_and_trees import PARTS, raw_scores
 from tsa.progress import Progress, silent
 
 ALONE_NAMES = {"network": "the network alone", "trees": "the trees alone"}

@@ -24,7 +24,7 @@ from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.top_k import bundle_k, fitting_k
 from tsa.files.writing import sha256_of
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import PARTS, raw_scores
+from tsa.model.network_and_trees import PARTS, raw_scores
 from tsa.progress import Progress, silent
 from tsa.text import brief
 

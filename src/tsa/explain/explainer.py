@@ -28,7 +28,7 @@ from tsa.explain.reason_kinds import HistoryContext
 from tsa.explain.reasons import Kinds, reasons_of
 from tsa.model import Batch, History
 from tsa.model.collate import gather_batch, request_batch
-from tsa.model.joining import raw_scores
+from tsa.model.network_and_trees import raw_scores
 from tsa.model.tree_model import TreeModel
 from tsa.times import iso
 

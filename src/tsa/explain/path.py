@@ -19,8 +19,8 @@ from tsa.model import Batch, History, TSANetwork
 from tsa.model.attention import AttentionContext, AttentionLayer
 from tsa.model.cross_attention import CrossAttention
 from tsa.model.embedding import numerical_rows
-from tsa.model.ensemble import concat_members, mean_over_members
 from tsa.model.fusion import GatedFusion, SoftmaxFusion
+from tsa.model.network_ensemble import concat_members, mean_over_members
 from tsa.model.order_attention import OrderAttention
 
 POWER = 4

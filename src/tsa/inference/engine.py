@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class Engine(Protocol):
     """Called with a batch of B payments, returns the log odds of fraud (B,) float32.
 
-    `tsa.model.joining.raw_scores` turns them into raw scores, the softmax probability of fraud.
+    `tsa.model.network_and_trees.raw_scores` turns them into raw scores, the softmax probability of fraud.
     """
 
     name: str

@@ -18,7 +18,7 @@ from tsa.errors import ConfigError
 from tsa.inference.engine import Engine, TorchEngine
 from tsa.model import TSANetwork
 from tsa.model.collate import gather_batch, request_batch
-from tsa.model.joining import ALONE, Joining, raw_scores
+from tsa.model.network_and_trees import ALONE, Joining, raw_scores
 from tsa.model.tree_model import TreeModel
 from tsa.progress import Advance
 

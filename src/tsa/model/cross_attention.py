@@ -15,7 +15,7 @@ from torch.nn import functional
 from tsa.model.attention import AttentionContext
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout
-from tsa.model.ensemble import BatchedLinear
+from tsa.model.network_ensemble import BatchedLinear
 
 
 class LastQueryAttention(nn.Module):

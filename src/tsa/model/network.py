@@ -13,11 +13,11 @@ from tsa.model.batch import Batch, History
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout, feature_dropout
 from tsa.model.embedding import AggregatedEvents
-from tsa.model.ensemble import BatchedLinear, concat_members, mean_over_members
 from tsa.model.feature_attention import FeatureAttention
 from tsa.model.fusion import make_fusion
 from tsa.model.layers import Stack
 from tsa.model.moe import MixtureOfExperts
+from tsa.model.network_ensemble import BatchedLinear, concat_members, mean_over_members
 from tsa.model.order_attention import OrderAttention
 
 MLP_WIDTH = 1024

@@ -1,4 +1,4 @@
-"""Authentication and rate limits: bearer tokens with roles, compared in constant time, and a token bucket for each client.
+"""Authentication: bearer tokens with roles, compared in constant time.
 
 A token is given as `TOKEN`, `TOKEN ROLES` or `TOKEN ROLES NAME`, with the roles separated by commas. Only the digests of
 tokens are stored.
@@ -9,11 +9,9 @@ from __future__ import annotations
 import codecs
 import hashlib
 import hmac
-import math
 import os
 import re
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +27,6 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Byte order marks of other encodings; the longer ones first."""
-MAX_CLIENTS = 10_000
 MIN_TOKEN, MAX_TOKEN = 16, 8192
 """Fewest characters of a token, so that it cannot be guessed, and most, so that it fits into the headers of a request."""
 
@@ -170,37 +167,3 @@ class Credentials:
         """Whether everyone may score: no token was given with --token-env or --token-file."""
         lines += [(line, ADMIN) for line in read_tokens(settings.admin_token_env, settings.admin_token_files)]
         self.tokens = BearerTokens(lines)
-
-
-class TokenBucketLimiter:
-    """A token bucket per client, refilled with `rate` tokens a second up to `burst`. `rate` None: no limit."""
-
-    def __init__(self, rate: float | None, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._levels: dict[str, tuple[float, float]] = {}
-
-    def take(self, client: str, count: float = 1.0, *, min_tokens: float = 0.0) -> int | None:
-        """Take `count` tokens if there are more than `min_tokens`.
-
-        A bucket may go below zero, because the number of payments is only known after the body was read.
-
-        Returns:
-            None, or the seconds to wait if there were too few tokens.
-        """
-        if self._rate is None:
-            return None
-        now = self._clock()
-        level, then = self._levels.get(client, (self._burst, now))
-        level = min(self._burst, level + (now - then) * self._rate)
-        if level < min_tokens:
-            return max(1, math.ceil((min_tokens - level) / self._rate))
-        if len(self._levels) >= MAX_CLIENTS and client not in self._levels:
-            self._forget()
-        self._levels[client] = (level - count, now)
-        return None
-
-    def _forget(self) -> None:
-        """Delete the least recently used half: their buckets are the fullest, and a full one is the same as none."""
-        oldest = sorted(self._levels, key=lambda name: self._levels[name][1])[: MAX_CLIENTS // 2]
-        for name in oldest:
-            del self._levels[name]

@@ -18,7 +18,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.files.writing import write_json
 from tsa.model import ModelConfig, TSANetwork
-from tsa.model.joining import ALONE
+from tsa.model.network_and_trees import ALONE
 from tsa.progress import Progress
 from tsa.training.checkpoint import Checkpoints
 from tsa.training.config import TrainingConfig

@@ -13,7 +13,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
 from tsa.inference.parts import BATCH_SIZE, event_log_odds
 from tsa.model import TSANetwork
-from tsa.model.joining import raw_scores
+from tsa.model.network_and_trees import raw_scores
 from tsa.progress import Advance, Progress
 from tsa.training.distributed import DistributedContext
 from tsa.training.ending.stop_signals import StopRequest

@@ -14,7 +14,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.bundle.manifest import PARTS, TREES
 from tsa.data.store.store import EventStore
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import ALONE, MEAN
+from tsa.model.network_and_trees import ALONE, MEAN
 from tsa.training import train
 from tsa.training.parts import trees
 from tsa.training.parts.trees import fit_trees

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from tsa.model.joining import ALONE, MEAN
+from tsa.model.network_and_trees import ALONE, MEAN
 from tsa.training.parts import choice as choice_module
 from tsa.training.parts.choice import choose_form, describe
 

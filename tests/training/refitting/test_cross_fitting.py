@@ -21,7 +21,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.evaluate import evaluate
 from tsa.inference.scorer import Scorer
-from tsa.model.joining import ALONE, raw_scores
+from tsa.model.network_and_trees import ALONE, raw_scores
 from tsa.training import TrainingConfig, refit, train
 from tsa.training.checkpoint import Checkpoints
 from tsa.training.refitting import LEARNED, Recipe, ranges_until

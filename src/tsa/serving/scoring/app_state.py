@@ -19,10 +19,11 @@ from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolation, normalise_text
 from tsa.errors import TSAError
 from tsa.inference.scorer import Scorer
-from tsa.serving.auth import ANALYST, Credentials, TokenBucketLimiter
+from tsa.serving.auth import ANALYST, Credentials
 from tsa.serving.errors import RateLimitedError, RefusedError, safe_traceback
 from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.metrics import Metrics, MissingUnknownCounter
+from tsa.serving.rate_limit import TokenBucketLimiter
 from tsa.serving.request_limits import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.batcher import Batcher

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tsa.data.store.store import EventStore
 from tsa.model.config import ModelConfig
-from tsa.model.joining import ALONE, Joining, raw_scores
+from tsa.model.network_and_trees import ALONE, Joining, raw_scores
 from tsa.model.tree_model import TreeModel
 from tsa.progress import Progress
 from tsa.training.config import TrainingConfig

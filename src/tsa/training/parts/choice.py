@@ -17,7 +17,7 @@ from tsa.errors import ModelError
 from tsa.evaluation.metrics.bootstrap import MINIMUM_EVENTS
 from tsa.evaluation.metrics.paired import paired_difference
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
-from tsa.model.joining import ALONE, MEAN, Joining, fit_joining
+from tsa.model.network_and_trees import ALONE, MEAN, Joining, fit_joining
 
 Array = NDArray[Any]
 CONFIDENCE = 0.95

@@ -7,7 +7,7 @@ from torch import nn
 from tsa.errors import ConfigError
 from tsa.inference.onnx_export import random_batch
 from tsa.model import ModelConfig, TSANetwork, preset
-from tsa.model.ensemble import BatchedLinear, concat_members, mean_over_members
+from tsa.model.network_ensemble import BatchedLinear, concat_members, mean_over_members
 
 SIZES = {"n_categorical": 3, "n_numerical": 2, "n_embedding": 30, "width": 16, "n_engineered": 2}
 LENGTHS = {"customer": 5, "card": 7}

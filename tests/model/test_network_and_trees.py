@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from tsa.errors import ModelError
-from tsa.model.joining import ALONE, MEAN, Joining, fit_joining, raw_scores
+from tsa.model.network_and_trees import ALONE, MEAN, Joining, fit_joining, raw_scores
 
 
 def drawn(n: int = 20_000, own: tuple[float, float] = (1.0, 0.5)) -> tuple[dict[str, np.ndarray], np.ndarray]:
