@@ -165,10 +165,11 @@ def test_urls_are_no_outputs(
     """They were folders of that name where one stood, or a traceback."""
     monkeypatch.chdir(tmp_path)
     before = content(tmp_path)
+    stores = [("prepare", "--market", demo_market, log, "--out", url)] if url.startswith("file") else []  # others may
     for arguments in (
+        *stores,
         ("score", demo_run / "bundle", log, "--out", url),
         ("score", demo_run / "bundle", log, "--out", tmp_path / "x.parquet", "--quarantine", url),
-        ("prepare", "--market", demo_market, log, "--out", url),
         ("evaluate", demo_run / "bundle", "--log", log, "--out", url),
         ("simulate", "--payments", 10, "--out", url),
         ("bundle", "pack", demo_run / "bundle", "--out", url),

@@ -113,7 +113,10 @@ def test_score(tsa: Tsa, demo_run: Path, demo_log: Path, tmp_path: Path) -> None
     both = found.join(scores, on="id", suffix="_whole")
     assert (both["raw_score"] - both["raw_score_whole"]).abs().max() <= 1e-6, "histories are those of the whole log"
 
-    refused(tsa("score", demo_run / "bundle", demo_log, "--from", "yesterday", "--out", part), "start must be a time")
+    refused(
+        tsa("score", demo_run / "bundle", demo_log, "--from", "yesterday", "--out", part),
+        r"start \(--from\) must be a time",
+    )
     refused(tsa("score", demo_run, demo_log, "--out", part), "is not a bundle; did you mean .*/bundle")
     (tmp_path / "folder.csv").mkdir()
     refused(tsa("score", demo_run / "bundle", demo_log, "--out", tmp_path / "folder.csv"), "folder.csv must be a file")

@@ -184,3 +184,10 @@ def assert_read_alike(store: EventStore, log: pl.DataFrame) -> None:
         np.testing.assert_array_equal(
             np.asarray(getattr(payments, part))[order], np.asarray(getattr(store, part))[stored], err_msg=part
         )
+
+
+def test_a_folder_of_that_name_is_not_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make demo` makes a folder called demo."""
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Market.load("demo").name == "demo"

@@ -203,7 +203,7 @@ def test_a_log_whose_rows_are_all_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"{HEADER}\n" + LINE.replace("5.0", "x") + "\n")
     text = refused(tmp_path, path, quarantine=Quarantine(tmp_path / "bad.parquet", 1.0))
-    assert text.endswith("(got 1 rows, of which 1 break a rule and 0 are excluded)")
+    assert text.endswith("(got 1 rows, of which 1 break a rule and 0 are excluded; not_a_number:amount: 1 rows)")
     assert len(pl.read_parquet(tmp_path / "bad.parquet")) == 1
 
 

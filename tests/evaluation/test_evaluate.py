@@ -205,7 +205,7 @@ def test_a_store_that_is_gone_or_another(own_run: Path, demo_log: Path) -> None:
 
 
 def test_what_is_no_run(own_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere must be the folder of a run, but run\.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere must be the folder of a run \(run\.json: No such file"):
         evaluate(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     account = json.loads((own_run / "run.json").read_text())

@@ -129,7 +129,7 @@ def test_an_empty_window(scorer: Scorer, log: pl.DataFrame, scores: pl.DataFrame
 
 
 def test_a_window_that_is_none(scorer: Scorer, log: pl.DataFrame) -> None:
-    with pytest.raises(ConfigError, match=r"start must be a time like .* \(got 'yesterday'\)"):
+    with pytest.raises(ConfigError, match=r"start \(--from\) must be a time like .* \(got 'yesterday'\)"):
         scorer.score(log, start="yesterday")
     with pytest.raises(ConfigError, match=r"start must not be after end [(]got start=2025-02-02, end=2025-02-01"):
         scorer.score(log, start="2025-02-02", end=datetime(2025, 2, 1))

@@ -17,7 +17,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.evaluate import compare_run, evaluate
 from tsa.evaluation.run import read_report
-from tsa.training import job, train, training_run
+from tsa.training import finalize, job, train
 from tsa.training.job import measure_trained
 from tsa.training.train_model import train_network
 
@@ -124,9 +124,7 @@ def test_scores_of_other_weights_are_not_used(easy_store: EventStore, tmp_path: 
 
 
 def dies_at(place: str, store: str, out: str) -> None:
-    owner, name = {"evaluation": (job, "report_on"), "comparison": (job, "comparison_on")}.get(
-        place, (training_run, place)
-    )
+    owner, name = {"evaluation": (job, "report_on"), "comparison": (job, "comparison_on")}.get(place, (finalize, place))
     setattr(owner, name, lambda *_, **__: die())
     trained = train_network(store, out, model=TINY, training=settings(), resume=True)
     measure_trained(trained, comparison=True)

@@ -57,7 +57,7 @@ def read_layers(path: Path) -> list[Layer]:
 def _example(path: Path) -> Path:
     """The example of this name that comes with the package, such as `demo`, if there is no such file."""
     own = EXAMPLES / f"{path.name}.toml"
-    return own if not path.suffix and not path.exists() and own.is_file() else path
+    return own if not path.suffix and not path.is_file() and own.is_file() else path
 
 
 def _read(path: Path, chain: Sequence[Path]) -> Table:

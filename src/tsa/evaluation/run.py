@@ -62,12 +62,13 @@ class TrainedRun:
         path = Path(path)
         try:
             metadata = json.loads((path / "run.json").read_text(encoding="utf-8"))
-            place, manifest = str(metadata["store"]), metadata["store_manifest"]
+            place, manifest = metadata["store"], metadata["store_manifest"]
+            if not isinstance(place, str):
+                raise TypeError(f"store must be a text (got {place!r})")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            got = f"{path / 'run.json'}: {brief(error)}"
-            raise ConfigError(
-                f"{path} must be the folder of a run (got {got}): give the one that holds bundle/"
-            ) from None
+            reason = error.strerror if isinstance(error, OSError) else brief(error)
+            advice = "give the folder that holds bundle/ and run.json"
+            raise ConfigError(f"{path} must be the folder of a run (run.json: {reason}): {advice}") from None
         if "finished" not in metadata:
             advice = f"finish it with the command that trained it and --resume, or: tsa evaluate {path} --unfinished"
             raise ConfigError(f"{path} must be the folder of a finished run (its training did not finish): {advice}")

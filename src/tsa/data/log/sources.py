@@ -213,7 +213,12 @@ def _with_decimals(sources: Sequence[Source], numbers: Sequence[str]) -> list[So
 def _decimal(source: Source, numbers: Sequence[str]) -> str | None:
     """How the first rows of a source write decimals in texts, if they do."""
     texts = [name for name in numbers if isinstance(source.schema.get(name), pl.String)]
-    return decimal_of_rows(source.scan(texts).select(texts).head(DECIMAL_ROWS).collect()) if texts else None
+    if not texts:
+        return None
+    try:
+        return decimal_of_rows(source.scan(texts).select(texts).head(DECIMAL_ROWS).collect())
+    except pl.exceptions.PolarsError:
+        return None  # the error is reported when the rows are read
 
 
 def _group_key(source: Source) -> tuple[Any, ...]:
