@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,14 +82,11 @@ class CaseDatabase:
         with self._lock:
             self._link.close()
 
-    def add(self, cases: Iterable[Case], states: Mapping[str, tuple[str, str | None, float]] | None = None) -> None:
-        """Add cases; those that are there already stay as they are.
-
-        states: by id, the outcome of cases that have one: state, who said so, and when.
-        """
-        rows = [_row(case, (states or {}).get(case.id)) for case in cases]
+    def add(self, cases: Iterable[Case]) -> None:
+        """Add cases; those that are there already stay as they are."""
+        rows = [_row(case) for case in cases]
         names = "id scored_at time amount raw_score percentile probability decision version arm degraded keys values"
-        columns = [*names.split(), "expected_loss", "state", "changed_by", "changed_at"]
+        columns = [*names.split(), "expected_loss", "state"]
         listed = ", ".join(f'"{name}"' for name in columns)
         with self._lock, _transaction(self._link):
             self._link.executemany(
@@ -177,6 +174,17 @@ class CaseDatabase:
         with self._lock, _transaction(self._link):
             self._link.execute(sql, (state, who, self._clock() if at is None else at, id_))
 
+    def close_open(self, outcomes: Iterable[tuple[str, str, str | None, float]]) -> None:
+        """Close open cases that have an outcome: id, state, who said so, and when. Others stay as they are."""
+        sql = (
+            "UPDATE cases SET state = :state, changed_by = :who, changed_at = :at, lease_by = NULL, lease_until = 0"
+            f" WHERE id = :id AND {_WHERE[OPEN]}"
+        )
+        now = self._clock()
+        rows = [{"id": id_, "state": state, "who": who, "at": at, "now": now} for id_, state, who, at in outcomes]
+        with self._lock, _transaction(self._link):
+            self._link.executemany(sql, rows)
+
     def put_off(self, id_: str, who: str, seconds: float) -> None:
         """Show a case again after this time, to whoever is there; its lease ends."""
         now = self._clock()
@@ -245,16 +253,13 @@ def _transaction(link: sqlite3.Connection) -> Iterator[None]:
     link.execute("COMMIT")
 
 
-def _row(case: Case, outcome: tuple[str, str | None, float] | None) -> dict[str, Any]:
-    state, who, at = outcome or (OPEN, None, None)
+def _row(case: Case) -> dict[str, Any]:
     return {
         **{name: getattr(case, name) for name in Case.__dataclass_fields__},
         "expected_loss": case.expected_loss,
         "keys": orjson.dumps(list(case.keys)).decode(),
         "values": orjson.dumps(dict(case.values), default=str).decode(),
-        "state": state,
-        "changed_by": who,
-        "changed_at": at,
+        "state": OPEN,
     }
 
 

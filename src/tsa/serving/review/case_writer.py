@@ -10,19 +10,21 @@ import logging
 import math
 import queue
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import orjson
+import polars as pl
 
 from tsa.data.values import RuleViolation
 from tsa.inference.scorer import Scorer
-from tsa.serving.decisions.recorded import answered
+from tsa.serving.decisions.recorded import answered, outcomes_so_far
 from tsa.serving.errors import safe_traceback
 from tsa.serving.results import ScoreResult
-from tsa.serving.review.case_database import FRAUD, GENUINE, CaseDatabase
+from tsa.serving.review.case_database import FRAUD, GENUINE, CaseDatabase, CaseFilter
 from tsa.serving.review.cases import Case, CaseRule, case_of_entry, case_of_result
 from tsa.times import DAY_SECONDS
 
@@ -160,14 +162,19 @@ class ReviewQueue:
                 return
             newest = self.database.newest()
             since = time.time() - FIRST_DAYS * DAY_SECONDS if newest is None else newest - OVERLAP_SECONDS
-            cases, states = logged_cases(self._folder, self._rule, self._amount, since)
-            self.database.add(cases, states)
+            self.database.add(logged_cases(self._folder, self._rule, self._amount, since))
+            self.database.close_open(logged_outcomes(self._folder, self.database.ids(CaseFilter(), sys.maxsize)))
 
 
-def logged_cases(
-    folder: Path, rule: CaseRule, amount: str | None, since: float
-) -> tuple[list[Case], Mapping[str, tuple[str, str | None, float]]]:
-    """The cases among the answers of a log of decisions, and the outcome of those that have one.
+def logged_outcomes(folder: Path, ids: Sequence[str]) -> Iterator[Outcome]:
+    """The outcomes so far of these payments, by a log of decisions."""
+    known = outcomes_so_far(folder).filter(pl.col("id").is_in(ids))
+    for row in known.iter_rows(named=True):
+        yield row["id"], FRAUD if row["fraud"] else GENUINE, row["by"], row["known_at"].timestamp()
+
+
+def logged_cases(folder: Path, rule: CaseRule, amount: str | None, since: float) -> Iterator[Case]:
+    """The cases among the answers of a log of decisions.
 
     Args:
         folder: The folder of the log.
@@ -175,13 +182,8 @@ def logged_cases(
         amount: The column of the amount.
         since: Only answers from this moment on, in epoch seconds.
     """
-    cases: list[Case] = []
-    states: dict[str, tuple[str, str | None, float]] = {}
     for row in answered(folder, since=since).iter_rows(named=True):
         usable = row["id"] is not None and row["role"] == 0 and row["time"] is not None
         if not usable or row["replayed"] or not rule.applies(row):
             continue
-        cases.append(case_of_entry(row, orjson.loads(row["values"]), amount))
-        if row["fraud"] is not None:
-            states[row["id"]] = (FRAUD if row["fraud"] else GENUINE, row["by"], row["known_at"].timestamp())
-    return cases, states
+        yield case_of_entry(row, orjson.loads(row["values"]), amount)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tsa.serving.decisions.erase import erase_key
@@ -10,35 +12,26 @@ from tsa.serving.review.case_database import FILE, CaseDatabase
 
 
 def erase_decisions(folder: Path, key: tuple[str, str]) -> int:
-    """Delete all entries and cases of the payments of a key. Safe to repeat, also while servers write to the log.
-
-    Args:
-        folder: The folder of the log.
-        key: History name and key, as recorded: pseudonymised where the market asks for it.
-
-    Returns:
-        The number of payments.
-
-    Raises:
-        ConfigError: The folder contains no log, or a process does not convert its journal.
-    """
+    """`erase_key`, and the same for the cases of the queue, if there is one. Returns the number of payments."""
     count = erase_key(folder, key)  # first, since a server that starts adds cases from the log
-    if (folder / FILE).exists():
-        database = CaseDatabase(folder)
-        try:
-            count = max(count, database.erase(*key))
-        finally:
-            database.close()
-    return count
+    with _cases(folder) as database:
+        return count if database is None else max(count, database.erase(*key))
 
 
 def prune_decisions(folder: Path, moment: float) -> int:
     """Delete the days of a log that ended before `moment`, in epoch seconds, and older cases. Returns how many files."""
     count = delete_before(folder, moment)
-    if (folder / FILE).exists():
-        database = CaseDatabase(folder)
-        try:
+    with _cases(folder) as database:
+        if database is not None:
             database.delete_before(moment)
-        finally:
-            database.close()
     return count
+
+
+@contextmanager
+def _cases(folder: Path) -> Iterator[CaseDatabase | None]:
+    """The cases of the queue; None if there is no queue."""
+    if not (folder / FILE).exists():
+        yield None
+        return
+    with closing(CaseDatabase(folder)) as database:
+        yield database

@@ -305,6 +305,15 @@ def test_what_a_crash_lost_is_read_from_the_log(bundle: Path, tokens: Path, tmp_
         assert case["values"]["amount"] == 12.5
         assert site.cases(state="done")["cases"][0]["state"] == "fraud"
         assert site.claim(site.ann).json()["case"]["reasons"]
+    with server(bundle, history=history, **options) as (_, port):  # the queue does not get this outcome
+        Site(port, tmp_path).shop.post("/v1/outcome", json={"id": "a", "fraud": False})
+    with server(bundle, history=history, **options, queue=True) as (_, port):
+        site = Site(port, tmp_path)
+        site.wait(0)
+        assert {case["id"]: case["state"] for case in site.cases(state="done")["cases"]} == {
+            "a": "genuine",
+            "b": "fraud",
+        }
 
 
 def test_pseudonyms_are_all_that_is_there_and_erased_is_erased(
