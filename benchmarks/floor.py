@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ import orjson
 import polars as pl
 import torch
 import uvicorn
+from numpy.typing import NDArray
 
+from tsa.data.store.store import EventStore
 from tsa.inference.engine import OnnxEngine, named_inputs
 from tsa.inference.scorer import Scorer
 from tsa.model.collate import gather_batch
@@ -32,38 +34,41 @@ PREPARED = 256
 """Payments whose arrays are ready; requests use them in turn."""
 
 
-def prepared_model(scorer: Scorer, log: Path) -> Callable[[int], float]:
-    """A function from a number to the raw score of one of the prepared payments."""
+def prepared_model(scorer: Scorer, store: EventStore, parts: Sequence[Any]) -> Callable[[int], NDArray[np.float32]]:
+    """A function from the number of a part to the raw scores of its payments, of which only the model's own work is left.
+
+    Args:
+        scorer: The model.
+        store: Its payments.
+        parts: Rows of the store, as arrays.
+    """
     model = scorer.model
-    with scorer.encoded(pl.read_parquet(log).tail(20_000)) as store, torch.inference_mode():
-        rows = store.scored_rows()[-PREPARED:]
-        batches = [gather_batch(store, rows[at : at + 1]) for at in range(len(rows))]
-        columns = None
-        if "trees" in model.joining.parts and model.trees is not None:
-            columns = np.concatenate(list(model.trees.columns.parts(store, rows)))
-    engine = model.engine
-    feeds: list[Any] = batches
+    feeds: list[Any] = [gather_batch(store, part) for part in parts]
+    columns = None
+    if "trees" in model.joining.parts and model.trees is not None:
+        columns = [np.concatenate(list(model.trees.columns.parts(store, part))) for part in parts]
+    engine: Any = model.engine
     network: Callable[[Any], Any] = engine
     if isinstance(engine, OnnxEngine):
         session = engine._session
         names = {entry.name for entry in session.get_inputs()}
-        feeds = [{name: value for name, value in named_inputs(batch).items() if name in names} for batch in batches]
+        feeds = [{name: value for name, value in named_inputs(batch).items() if name in names} for batch in feeds]
         network = lambda feed: session.run(["log_odds"], feed)[0]  # noqa: E731
 
-    def score(at: int) -> float:
+    def score(at: int) -> NDArray[np.float32]:
         log_odds: dict[str, Any] = {}
         if "network" in model.joining.parts:
             log_odds["network"] = network(feeds[at])
         if columns is not None and model.trees is not None:
-            log_odds["trees"] = model.trees.trees.log_odds(columns[at : at + 1])
-        return float(raw_scores(model.joining(log_odds))[0])
+            log_odds["trees"] = model.trees.trees.log_odds(columns[at])
+        return raw_scores(model.joining(log_odds))
 
     return score
 
 
-def application(score: Callable[[int], float]) -> Callable[..., Any]:
-    """A bare ASGI function."""
-    places = itertools.cycle(range(PREPARED))
+def application(model: Callable[[int], NDArray[np.float32]], prepared: int) -> Callable[..., Any]:
+    """A bare ASGI function. prepared: how many payments are ready."""
+    places = itertools.cycle(range(prepared))
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -74,7 +79,7 @@ def application(score: Callable[[int], float]) -> Callable[..., Any]:
                     return
         body = (await receive())["body"]
         payment = orjson.loads(body)
-        raw = score(next(places))
+        raw = float(model(next(places))[0])
         document = {"id": payment.get("id"), "raw_score": raw, "percentile": raw, "probability": raw, "decision": None}
         content = orjson.dumps({**document, "version": "0123456789ab", "degraded": False, "replayed": False})
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
@@ -91,12 +96,15 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    score = prepared_model(Scorer.load(arguments.bundle, engine="auto"), arguments.log)
-    score(0)
+    scorer = Scorer.load(arguments.bundle, engine="auto")
+    with scorer.encoded(pl.read_parquet(arguments.log).tail(20_000)) as store, torch.inference_mode():
+        rows = store.scored_rows()[-PREPARED:]
+        model = prepared_model(scorer, store, [rows[at : at + 1] for at in range(len(rows))])
+    model(0)
     gc.collect()
     gc.freeze()
     uvicorn.run(
-        application(score),
+        application(model, len(rows)),
         http=Protocol,
         ws="none",
         port=arguments.port,

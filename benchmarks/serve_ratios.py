@@ -6,19 +6,16 @@ import contextlib
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
+from floor import prepared_model
 from serve import CLIENTS, closed_loop, open_loop
-from tsa.inference.engine import OnnxEngine, named_inputs
 from tsa.inference.scorer import Scorer
-from tsa.model.collate import gather_batch
-from tsa.model.network_and_trees import raw_scores
 
 BATCH, BATCHES = 256, 16
 
@@ -85,7 +82,8 @@ def offline_over_engine(bundle: Path, log: Path, rounds: int) -> None:
     with scorer.encoded(pl.read_parquet(log).tail(20_000)) as store, torch.inference_mode():
         rows = store.scored_rows()[-BATCH * BATCHES :]
         parts = [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
-        prepared = _prepared(scorer, store, parts)
+        model = prepared_model(scorer, store, parts)
+        prepared: Callable[[], object] = lambda: [model(at) for at in range(len(parts))]  # noqa: E731
         offline: Callable[[], object] = lambda: [scorer.score_rows(store, part) for part in parts]  # noqa: E731
         for work in (offline, prepared):
             work()
@@ -98,32 +96,3 @@ def offline_over_engine(bundle: Path, log: Path, rounds: int) -> None:
             print(f"offline: {rates[0]:.0f} payments/s; engine on ready tensors: {rates[1]:.0f} payments/s")
             ratios.append(rates[0] / rates[1])
     show("offline over the engine", {f"batches of {BATCH}, payments a second": ratios})
-
-
-def _prepared(scorer: Scorer, store: Any, parts: Sequence[Any]) -> Callable[[], object]:
-    """Score the same payments with everything but the model's own work done beforehand."""
-    model = scorer.model
-    feeds: list[Any] = [gather_batch(store, part) for part in parts]
-    columns = None
-    if "trees" in model.joining.parts and model.trees is not None:
-        columns = [np.concatenate(list(model.trees.columns.parts(store, part))) for part in parts]
-    engine: Any = model.engine
-    network: Callable[[Any], Any] = engine
-    if isinstance(engine, OnnxEngine):
-        session = engine._session
-        names = {entry.name for entry in session.get_inputs()}
-        feeds = [{name: value for name, value in named_inputs(batch).items() if name in names} for batch in feeds]
-        network = lambda feed: session.run(["log_odds"], feed)[0]  # noqa: E731
-
-    def work() -> list[Any]:
-        scores = []
-        for at, feed in enumerate(feeds):
-            log_odds: dict[str, Any] = {}
-            if "network" in model.joining.parts:
-                log_odds["network"] = network(feed)
-            if columns is not None and model.trees is not None:
-                log_odds["trees"] = model.trees.trees.log_odds(columns[at])
-            scores.append(raw_scores(model.joining(log_odds)))
-        return scores
-
-    return work
