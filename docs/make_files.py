@@ -63,7 +63,7 @@ ROWS_READ = {
     "first_time": "time of the first payment",
     "last_time": "time of the last payment",
     "null_rates": "by column the share of missing values",
-    "unknown_rates": "by feature the share of values that the encoder does not know",
+    "unknown_rates": "by feature the share of values that the encoder has no row for",
     "known_too_late": "by range, outcomes that became known only after the test range began",
     "notes": "what looks suspicious: kind, column, text",
 }

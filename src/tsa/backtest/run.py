@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tsa.backtest.fold import read_fold, run_fold
+from tsa.backtest.fold import WORK, read_fold, run_fold
 from tsa.backtest.plan import BacktestSchedule, Fold, describe, plan_folds
 from tsa.backtest.report import write_backtest
 from tsa.backtest.settings import BacktestSettings
@@ -139,7 +139,7 @@ def _begin(out: Path, plan: dict[str, Any], *, resume: bool, overwrite: bool) ->
     if overwrite:
         for path in sorted((out / FOLDS).glob("*/fold.json")):
             path.unlink()
-        for path in sorted((out / FOLDS).glob("*/work/run/run.json")):
+        for path in sorted((out / FOLDS).glob(f"*/{WORK}/run/run.json")):
             path.unlink()
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / PLAN, to_plain(plan))
