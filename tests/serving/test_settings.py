@@ -148,6 +148,6 @@ def test_settings_go_to_other_processes_whole() -> None:
 
 
 def test_an_address_with_a_password_is_not_shown() -> None:
-    webhook = {"queue": True, "decision_log": "log", "queue_webhook": "https://x:pass-word@host/"}
+    webhook = {"queue": True, "decision_log": "log", "queue_webhook": "https://host/services/pass-word"}
     made = ServeSettings.make({"bundle": "b", "history": "redis://:pass-word@host/0", **webhook})
     assert "pass-word" not in repr(made)

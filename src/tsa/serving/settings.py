@@ -17,6 +17,7 @@ from tsa.errors import ConfigError
 from tsa.files.reading import read_small_file
 from tsa.serving.decisions.kafka import is_kafka
 from tsa.serving.history.identity import Seen
+from tsa.webhooks import address_problem
 
 
 class ServeSettings(Settings):
@@ -219,8 +220,8 @@ class ServeSettings(Settings):
         if self.queue and self.decision_folder is None:
             got = "none" if self.decision_log is None else "a Kafka topic"
             raise ValueError(f"queue needs decision_log, the folder of its file (got {got})")
-        if self.queue_webhook is not None and not self.queue_webhook.startswith(("http://", "https://")):
-            raise ValueError("queue_webhook must be an address that starts with http:// or https://")
+        if self.queue_webhook is not None and (problem := address_problem(self.queue_webhook)) is not None:
+            raise ValueError(f"queue_webhook {problem}")
         options = {"queue_over": self.queue_over, "queue_webhook": self.queue_webhook}
         if not self.queue and (alone := [name for name, value in options.items() if value is not None]):
             raise ValueError(f"{alone[0]} needs queue (got no queue)")

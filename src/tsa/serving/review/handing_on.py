@@ -6,13 +6,13 @@ import csv
 import hashlib
 import hmac
 import io
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+from tsa.webhooks import post
 
 TIMEOUT_SECONDS = 5.0
 SIGNATURE = "X-TSA-Signature"
@@ -22,17 +22,6 @@ COLUMNS = (
 )
 _MOMENTS = ("time", "scored_at", "changed_at")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
-class WebhookError(Exception):
-    """The webhook did not accept a case. The text says why, without the address."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is refused: only the configured address gets cases."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 def csv_parts(parts: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
@@ -70,18 +59,10 @@ def send(url: str, secret: str | None, case: Mapping[str, Any], by: str) -> None
         by: Who hands it on.
 
     Raises:
-        WebhookError: The answer is not 2xx, or did not come in time.
+        WebhookError: As `post`.
     """
     body = orjson.dumps({"event": "case.handed_on", "by": by, "case": case})
-    headers = {"Content-Type": "application/json", "User-Agent": "tsa"}
+    headers = {}
     if secret is not None:
         headers[SIGNATURE] = f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
-    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
-    try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as answer:
-            answer.read(1)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise WebhookError(f"it answered with status {error.code}") from None
-    except (OSError, ValueError):
-        raise WebhookError("it could not be reached in time") from None
+    post(url, body, headers, TIMEOUT_SECONDS)

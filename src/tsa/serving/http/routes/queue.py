@@ -21,8 +21,9 @@ from tsa.serving.http.request_context import READING, RequestContext
 from tsa.serving.problems import ProblemError, shorten_value
 from tsa.serving.review.case_database import FRAUD, GENUINE, HANDED_ON, LATER, OPEN, STATES, CaseFilter
 from tsa.serving.review.case_writer import ReviewQueue
-from tsa.serving.review.handing_on import WebhookError, csv_parts, send
+from tsa.serving.review.handing_on import csv_parts, send
 from tsa.serving.scoring.app_state import AppState
+from tsa.webhooks import WebhookError
 
 MAX_SHOWN, MAX_EXPORTED = 200, 100_000
 PART = 500
