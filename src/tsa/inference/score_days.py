@@ -244,7 +244,7 @@ def write_days(
             payments = sum(day.stop - day.first for day in days) - len(unscored)
             files = {f"{name}.parquet": _without_ids(entry) for name, entry in entries.items()}
             write_json(folder / MARKER, {**plan, "payments": payments, "files": files})
-    shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)  # while nobody else may begin to fill it
     return ScoredDays(payments=payments, days=len(days), unscored=unscored)
 
 
