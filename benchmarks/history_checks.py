@@ -22,9 +22,9 @@ from typing import Any
 from tsa.serving.history import redis_scripts, sqlite_rows
 from tsa.serving.history.base import PAYMENTS, HistoryStore, WriteBatch
 from tsa.serving.history.factory import open_history
-from tsa.serving.history.redis import RedisStore
 from tsa.serving.history.redis_client import library
-from tsa.serving.history.sqlite import SQLiteStore
+from tsa.serving.history.redis_store import RedisStore
+from tsa.serving.history.sqlite_store import SQLiteStore
 
 TURN, KEYS, BLOCK_BYTES, RECORD_BYTES = 20, 500, 4000, 400
 PLAIN_COMMIT = """

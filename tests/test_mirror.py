@@ -36,7 +36,7 @@ ELSEWHERE = {
     ),
     "cli/test_cli.py": (
         "commands run through `main`, as a user runs them",
-        "cli/console cli/data cli/doctor cli/evaluate cli/explain cli/legacy cli/market cli/markets cli/monitor cli/score "
+        "cli/console cli/data cli/evaluate cli/explain cli/legacy cli/market cli/markets cli/monitor cli/score "
         "cli/terminal/metric_tables cli/tune",
     ),
     "cli/test_groups.py": (
@@ -55,10 +55,10 @@ ELSEWHERE = {
         "config/wire_validation",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
-    "data/check/test_log_check.py": ("the check reports it", "data/check/suspicious"),
+    "data/check/test_log_check.py": ("the check reports it", "data/check/leaking_features"),
     "data/proposal/test_propose.py": (
         "a proposal is made in one piece",
-        "data/proposal/given data/proposal/guesses data/proposal/market_text data/proposal/profile",
+        "data/proposal/known_columns data/proposal/guesses data/proposal/market_text data/proposal/profile",
     ),
     "data/test_formats.py": ("one log in every format", "data/clean_columns data/log/json_lines data/utf8_copy"),
     "data/test_outcomes.py": ("the same values in logs and single payments", "data/log/row_sets data/values"),
@@ -69,8 +69,8 @@ ELSEWHERE = {
     "data/test_roles.py": ("roles compare the tokens", "data/raw_values"),
     "data/log/test_reader.py": (
         "a log is read in one piece: rules, duplicates, order and quarantine depend on each other",
-        "data/log/time_outliers data/log/derived_rules data/log/duplicates data/log/made_columns data/log/quarantine data/log/rule "
-        "data/log/rules data/log/sorting data/log/validation",
+        "data/log/time_outliers data/log/derived_rules data/log/duplicates data/log/id_and_joined_columns data/log/quarantine "
+        "data/log/rule data/log/rules data/log/sorting data/log/validation",
     ),
     "data/log/test_text_tables.py": (
         "files of text are read from their first lines",
@@ -79,7 +79,7 @@ ELSEWHERE = {
     "data/log/test_paths.py": ("errors are those of paths that cannot be read", "data/log/read_errors"),
     "retraining/test_retrain.py": (
         "a round carries over what the champion has, writes the page and publishes",
-        "retraining/carry retraining/page retraining/publishing",
+        "retraining/champion_settings retraining/page retraining/publishing",
     ),
     "evaluation/promotion/test_gate.py": ("a pair is scored to be judged", "evaluation/promotion/pair"),
     "data/online/test_payments.py": ("the reader of payments makes them", "data/online/encoded"),
@@ -181,8 +181,8 @@ ELSEWHERE = {
     ),
     "serving/history/test_stores.py": (
         "both engines pass the same tests",
-        "serving/history/base serving/history/factory serving/history/redis serving/history/redis_client "
-        "serving/history/redis_connection serving/history/redis_scripts serving/history/sqlite "
+        "serving/history/base serving/history/factory serving/history/redis_store serving/history/redis_client "
+        "serving/history/redis_connection serving/history/redis_scripts serving/history/sqlite_store "
         "serving/history/sqlite_file serving/history/sqlite_rows",
     ),
     "serving/history/test_store_set_back.py": (
@@ -199,16 +199,16 @@ ELSEWHERE = {
     ),
     "serving/test_decision_log.py": (
         "what a server answers is what it logs, and what the commands show",
-        "cli/decisions/commands serving/scoring/decision_recorder serving/scoring/details",
+        "cli/decisions/commands serving/scoring/decision_recorder serving/scoring/recorded_values",
     ),
-    "serving/scoring/test_challenger.py": ("a challenger answers a share of the keys", "serving/scoring/arms"),
-    "serving/decisions/test_log.py": (
+    "serving/scoring/test_challenger.py": ("a challenger answers a share of the keys", "serving/scoring/traffic_split"),
+    "serving/decisions/test_background_writer.py": (
         "entries are appended, converted and read",
-        "serving/decisions/entries serving/decisions/files serving/decisions/journal",
+        "serving/decisions/entries serving/decisions/parquet_files serving/decisions/journal",
     ),
     "serving/decisions/test_replay.py": (
         "recorded payments are read, as a log, and scored",
-        "serving/decisions/as_log serving/decisions/recorded",
+        "serving/decisions/as_payment_log serving/decisions/read_decisions",
     ),
     "serving/http/routes/test_score.py": (
         "requests are sent over a real connection",
@@ -216,13 +216,13 @@ ELSEWHERE = {
     ),
     "serving/http/routes/test_queue.py": (
         "a queue is tried over a real connection",
-        "serving/review/cases serving/review/case_database serving/review/case_writer serving/review/erase "
-        "serving/review/handing_on serving/scoring/evidence",
+        "serving/analyst_queue/cases serving/analyst_queue/case_database serving/analyst_queue/case_writer "
+        "serving/analyst_queue/erase serving/analyst_queue/case_export serving/scoring/case_evidence",
     ),
     "serving/http/test_openapi.py": ("schemas are parts of one document", "serving/http/openapi_schemas"),
     "serving/test_auth.py": (
         "reloading is what an admin token allows, and a role is tried over a real connection",
-        "serving/http/access serving/http/routes/admin",
+        "serving/http/route_roles serving/http/routes/admin",
     ),
     "serving/scoring/test_scoring_service.py": (
         "a service is tried in memory, with each of its parts",
@@ -230,7 +230,8 @@ ELSEWHERE = {
     ),
     "serving/scoring/test_bundle_watch.py": (
         "the state, its shadow and its explainer follow the bundle",
-        "serving/scoring/app_state serving/scoring/explain_worker serving/scoring/opening serving/scoring/shadow",
+        "serving/scoring/app_state serving/scoring/explain_worker serving/scoring/opening serving/scoring/shadow "
+        "serving/scoring/startup_warnings",
     ),
     "simulation/test_log.py": (
         "a simulated log is checked for what its parts promise",

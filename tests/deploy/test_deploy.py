@@ -66,7 +66,7 @@ def test_its_command_is_one_that_tsa_knows(pod: dict[str, Any]) -> None:
 
 
 def test_its_probes_ask_what_the_server_answers_without_a_token(pod: dict[str, Any]) -> None:
-    from tsa.serving.http.access import OPEN
+    from tsa.serving.http.route_roles import OPEN
 
     (container,) = pod["containers"]
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}

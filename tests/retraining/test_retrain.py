@@ -25,7 +25,7 @@ from tsa.evaluation.run import TrainedRun
 from tsa.files.locking import used_alone
 from tsa.registry import Registry
 from tsa.retraining import Retrained, retrain
-from tsa.retraining.carry import equal_share
+from tsa.retraining.champion_settings import equal_share
 from tsa.retraining.publishing import Aliases, published
 
 SPLIT = {

@@ -19,9 +19,9 @@ from tsa.errors import ConfigError
 from tsa.serving import auth
 from tsa.serving.auth import BearerTokens, Grant, bearer, read_tokens
 from tsa.serving.decisions.entries import OUTCOMES
-from tsa.serving.decisions.files import read_table
-from tsa.serving.http.access import ROLES_BY_PATH, needed_roles
+from tsa.serving.decisions.parquet_files import read_table
 from tsa.serving.http.app import routers
+from tsa.serving.http.route_roles import ROLES_BY_PATH, needed_roles
 from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 

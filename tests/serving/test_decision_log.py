@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from support.endpoint import CARRIED, WIRE, endpoint, made_bundle, payment, served
 from tsa.cli import app
 from tsa.errors import ConfigError
+from tsa.serving.decisions.background_writer import rotate_all
 from tsa.serving.decisions.entries import DECISIONS, OUTCOMES, REASONS
-from tsa.serving.decisions.files import read_table
 from tsa.serving.decisions.journal import Journal, journals
-from tsa.serving.decisions.log import rotate_all
-from tsa.serving.decisions.recorded import answered
+from tsa.serving.decisions.parquet_files import read_table
+from tsa.serving.decisions.read_decisions import answered
 
 LONG = bool(os.environ.get("TSA_LONG"))
 KILLS, WORKERS = (20, 2) if LONG else (1, 1)

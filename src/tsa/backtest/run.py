@@ -26,7 +26,7 @@ from tsa.files.outputs import check_folder, check_outputs
 from tsa.files.writing import read_json, sha256_of, write_json
 from tsa.progress import Progress, silent
 from tsa.scale.cluster import in_cluster
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 PLAN, FOLDS, STORE = "plan.json", "folds", "store"
 RESULT, PAGE = "backtest.json", "backtest.html"

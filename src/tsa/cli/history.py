@@ -159,11 +159,11 @@ def delete(
     If the market uses pseudonyms, give the value itself; the market's secret must be in the environment. A log of decisions
     that the server writes is reached with --decisions.
     """
-    from tsa.serving.decisions.files import need_log
+    from tsa.serving.analyst_queue.erase import erase_decisions
+    from tsa.serving.decisions.parquet_files import need_log
     from tsa.serving.history.factory import open_history
     from tsa.serving.history.maintenance import erase as erase_key
     from tsa.serving.history.metadata import stored_market
-    from tsa.serving.review.erase import erase_decisions
 
     for folder in logs or []:
         need_log(folder)

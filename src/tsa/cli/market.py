@@ -50,7 +50,7 @@ def init(
     Asks where two columns are likely. Columns given as options are not guessed. Correct the file, then check the log with
     it: tsa check.
     """
-    from tsa.data.proposal.given import Given
+    from tsa.data.proposal.known_columns import Given
     from tsa.data.proposal.propose import propose
     from tsa.files.writing import write_text
 

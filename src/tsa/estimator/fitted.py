@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
-from tsa.data.log.made_columns import MadeColumns
+from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.log.rules import read_columns
 from tsa.data.log.sources import table_source

@@ -16,8 +16,8 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.config.overrides import Overrides
 from tsa.data.log.quarantine import QuarantineLike
-from tsa.data.proposal.given import Given
 from tsa.data.proposal.guesses import Guess
+from tsa.data.proposal.known_columns import Given
 from tsa.data.proposal.propose import propose
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore

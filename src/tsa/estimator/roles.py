@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from tsa.config.market import Market
-from tsa.data.proposal.given import GIVEN
 from tsa.data.proposal.guesses import Guess, Proposal
+from tsa.data.proposal.known_columns import GIVEN
 
 OF_MARKET = "the market says so"
 WIDTH = 60

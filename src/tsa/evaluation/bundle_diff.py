@@ -19,7 +19,7 @@ from tsa.evaluation.compare_bundles import compare_scored, labelled
 from tsa.evaluation.metrics.psi import psi
 from tsa.inference.scorer import Files, Scorer
 from tsa.progress import Progress, silent
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 TOPS = {"100": 100, "0.1 %": 0.001, "1 %": 0.01}
 MOVED = 10

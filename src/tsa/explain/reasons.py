@@ -62,7 +62,7 @@ class Kinds:
     middle: frozenset[str] = frozenset()
     """Numbers without earlier values that are near the middle of all payments' values, so nothing unusual."""
     fixed: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """By history, features whose value never changes in it (`tsa.data.store.fixed_values`)."""
+    """By history, features whose value never changes in it (`tsa.data.store.constant_in_history`)."""
 
 
 def reasons_of(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError, TSAError
-from tsa.files.exchanging import exchange
+from tsa.files.atomic_exchange import exchange
 from tsa.files.mounts import cannot_move, is_mount, replace_content
 from tsa.files.outputs import check_folder, is_stream
 from tsa.system_errors import naming

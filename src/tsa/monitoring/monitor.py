@@ -30,6 +30,7 @@ from tsa.inference.scorer import Scorer
 from tsa.monitoring.alerts import find_alerts
 from tsa.monitoring.drift import compare_features, compare_scores, compare_volume
 from tsa.monitoring.expected import MIDDLE, expected
+from tsa.monitoring.logged_decisions import RecordedPayments, recorded_payments
 from tsa.monitoring.page import plain, view
 from tsa.monitoring.performance import performance
 from tsa.monitoring.ranges import (
@@ -41,7 +42,6 @@ from tsa.monitoring.ranges import (
     is_reference_file,
     range_of,
 )
-from tsa.monitoring.recorded import RecordedPayments, recorded_payments
 from tsa.monitoring.reference import Reference
 from tsa.monitoring.windows import ScoredWindow, Windows, iso_time
 from tsa.progress import Progress, silent

@@ -35,7 +35,7 @@ from tsa.files.locking import used_alone
 from tsa.files.writing import read_json, sha256_of, write_json
 from tsa.progress import Progress, silent
 from tsa.registry import Registry
-from tsa.retraining.carry import carry_over
+from tsa.retraining.champion_settings import carry_over
 from tsa.retraining.page import write_page
 from tsa.retraining.publishing import Aliases, Retrained, published, result_of
 from tsa.training.config import TrainingConfig

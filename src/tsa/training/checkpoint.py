@@ -24,7 +24,7 @@ from torch import Tensor
 from tsa.errors import ConfigError
 from tsa.files.platform_files import is_marker
 from tsa.files.writing import atomic_file, atomic_folder, sha256_of, write_json
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tsa.bundle.bundle import Bundle
-from tsa.data.store.fixed_values import fixed_values
+from tsa.data.store.constant_in_history import fixed_values
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError, TrainingStopped
 from tsa.files.writing import write_json
@@ -45,7 +45,7 @@ from tsa.training.small_logs import Adapted, adapt_to_log
 from tsa.training.tracking import Track, tracked
 from tsa.training.trainer import Callbacks, Rows, Trainer
 from tsa.training.validation import DistributedScorer, ScoringInterruptedError, has_both_classes
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from tsa.files.writing import write_json
 from tsa.training.config import TrainingConfig
 from tsa.training.run_folder import content_of, is_side_file
 from tsa.training.train_model import network_settings
-from tsa.trees import differences
 from tsa.tuning.space import SECTIONS, Space
+from tsa.value_differences import differences
 
 Settings = dict[str, Any]
 """Values by `training.KEY` and `model.KEY`."""

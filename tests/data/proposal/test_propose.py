@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from tsa.cli.app import app
 from tsa.config.market import Market
-from tsa.data.proposal.given import Given
 from tsa.data.proposal.guesses import Guess
+from tsa.data.proposal.known_columns import Given
 from tsa.data.proposal.propose import propose
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore

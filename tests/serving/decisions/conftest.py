@@ -12,7 +12,7 @@ import pytest
 from support.endpoint import settings_of
 from support.history_case import MARKET, Case, Row, in_time, make_case, random_rows, request
 from tsa.inference.scorer import Scorer
-from tsa.serving.decisions.files import convert_abandoned
+from tsa.serving.decisions.parquet_files import convert_abandoned
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.metrics import Metrics

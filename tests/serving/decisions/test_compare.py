@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from tsa.errors import ConfigError
+from tsa.serving.decisions.background_writer import DecisionLog
 from tsa.serving.decisions.compare import compare_arms, sentence
 from tsa.serving.decisions.entries import DECISIONS, outcome_entry
-from tsa.serving.decisions.log import DecisionLog
 from tsa.serving.results import CHALLENGER, CHAMPION
 
 

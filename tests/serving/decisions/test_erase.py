@@ -15,8 +15,8 @@ from tsa.errors import ConfigError
 from tsa.serving.decisions import erase
 from tsa.serving.decisions.entries import DECISIONS, OUTCOMES
 from tsa.serving.decisions.erase import erase_key
-from tsa.serving.decisions.files import read_table
 from tsa.serving.decisions.journal import Journal
+from tsa.serving.decisions.parquet_files import read_table
 from tsa.serving.history.metadata import pseudonymised
 
 

@@ -14,8 +14,8 @@ from tsa.config.market import Market
 from tsa.errors import ConfigError
 from tsa.inference.scorer import Scorer
 from tsa.serving.decisions.entries import DECISIONS
-from tsa.serving.decisions.files import read_table
-from tsa.serving.decisions.recorded import answered, entries_of
+from tsa.serving.decisions.parquet_files import read_table
+from tsa.serving.decisions.read_decisions import answered, entries_of
 from tsa.serving.decisions.replay import replay
 
 

@@ -99,7 +99,7 @@ def test_a_value_of_another_kind_is_damage(server: RedisServer) -> None:
 
 
 def test_reasons_of_sqlite(tmp_path: Path) -> None:
-    from tsa.serving.history.sqlite import SQLiteStore
+    from tsa.serving.history.sqlite_store import SQLiteStore
 
     with SQLiteStore(tmp_path / "x.db", timeout_seconds=0.05) as store:
         put(store)

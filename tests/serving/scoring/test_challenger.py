@@ -19,11 +19,11 @@ from tsa.config.market import Market
 from tsa.data.values import RuleViolation
 from tsa.errors import ConfigError
 from tsa.inference.scorer import Scorer
-from tsa.serving.decisions.recorded import answered
+from tsa.serving.decisions.read_decisions import answered
 from tsa.serving.results import CHALLENGER, CHAMPION
 from tsa.serving.scoring.app_state import AppState
-from tsa.serving.scoring.arms import ArmSplit
 from tsa.serving.scoring.scoring_service import ScoringService
+from tsa.serving.scoring.traffic_split import ArmSplit
 
 
 @pytest.fixture(scope="module")

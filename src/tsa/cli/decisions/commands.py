@@ -47,7 +47,7 @@ def show(
 
     Exit code 2 if the log has no such payment.
     """
-    from tsa.serving.decisions.recorded import entries_of
+    from tsa.serving.decisions.read_decisions import entries_of
 
     recorded = id_ if bundle is None else _recorded_id(bundle, id_)
     entries = list(entries_of(folder, recorded))
@@ -140,7 +140,7 @@ def export(
     end: End = None,
 ) -> None:
     """Write the first answer to each payment, with its outcome so far, into one file."""
-    from tsa.serving.decisions.recorded import answered
+    from tsa.serving.decisions.read_decisions import answered
 
     check_outputs([folder], files={"--out": out})
     since, until = _range(start, end)
@@ -158,8 +158,8 @@ def prune(
     ],
 ) -> None:
     """Delete the days that ended more than --days ago; a server does so by its market's privacy.retention_days."""
-    from tsa.serving.decisions.files import need_log
-    from tsa.serving.review.erase import prune_decisions
+    from tsa.serving.analyst_queue.erase import prune_decisions
+    from tsa.serving.decisions.parquet_files import need_log
 
     need_log(folder)
     if not 0 < days < math.inf:

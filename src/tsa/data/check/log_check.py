@@ -14,11 +14,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.config.market import Market
-from tsa.data.check.suspicious import suspicious_features
+from tsa.data.check.leaking_features import suspicious_features
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
 from tsa.data.encoding.vocabulary import fit_vocabulary
 from tsa.data.log.column_checks import Note, notes_on
-from tsa.data.log.made_columns import MadeColumns
+from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.log.reader import read_log
 from tsa.data.log.rules import read_columns

@@ -20,7 +20,7 @@ from tsa.data.derived import IS_TEXT, inputs_of
 from tsa.data.encoding.scaler import Domain
 from tsa.data.log.columns import is_text_type
 from tsa.data.log.duplicates import Repeated, judge, none_repeated
-from tsa.data.log.made_columns import MadeColumns
+from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
 from tsa.data.log.quarantine import Quarantine, QuarantineLike
 from tsa.data.log.read_errors import fault_of, why_unreadable

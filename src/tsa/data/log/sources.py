@@ -25,8 +25,8 @@ from tsa.data.log.file_heads import (
     refuse_other_kinds,
     separator_of_header,
 )
+from tsa.data.log.id_and_joined_columns import NOTHING, MadeColumns
 from tsa.data.log.json_lines import check_json, fields_of, marks_of
-from tsa.data.log.made_columns import NOTHING, MadeColumns
 from tsa.data.log.paths import find_files, folder_names, folder_value, short_names
 from tsa.data.log.read_errors import why_unreadable
 from tsa.data.log.text_tables import EXTRA, check_lines, has_literal_quotes_in, scan_table

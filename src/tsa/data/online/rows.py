@@ -48,7 +48,7 @@ class TypedRow:
 
 
 def with_joined(market: Market, row: Row) -> Row:
-    """The row with the columns of `[input] joined` that it lacks, as `tsa.data.log.made_columns` makes them of a log."""
+    """The row with the columns of `[input] joined` that it lacks, as `tsa.data.log.id_and_joined_columns` makes them of a log."""
     added = {}
     for made in market.reading.joined or ():
         if made.name in row or not all(name in row for name in made.columns):

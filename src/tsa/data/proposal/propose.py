@@ -19,7 +19,6 @@ from tsa.data.clean_columns import LABEL, TIME
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.log.reader import read_log
 from tsa.data.log.sources import open_sources
-from tsa.data.proposal.given import GIVEN, NOTHING_GIVEN, Given
 from tsa.data.proposal.guesses import (
     DAYS,
     Ask,
@@ -35,6 +34,7 @@ from tsa.data.proposal.guesses import (
     guess_label,
     guess_time,
 )
+from tsa.data.proposal.known_columns import GIVEN, NOTHING_GIVEN, Given
 from tsa.data.proposal.market_text import lines_of, toml_value
 from tsa.data.proposal.profile import EARLIEST, TIME_NAME, LogSample, read_sample
 from tsa.data.store.splits import find_splits

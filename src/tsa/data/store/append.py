@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsa.config.market import Market
-from tsa.data.log.made_columns import ROW_ID
+from tsa.data.log.id_and_joined_columns import ROW_ID
 from tsa.data.log.quarantine import Quarantine, QuarantineLike, quarantine_path
 from tsa.data.log.reader import read_log
 from tsa.data.store.appended_rows import NewRows, match_rows, refuse_other_types
@@ -28,7 +28,7 @@ from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
 from tsa.files.writing import need_suffix
 from tsa.progress import Progress, silent
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 logger = logging.getLogger(__name__)
 

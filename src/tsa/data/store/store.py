@@ -44,7 +44,7 @@ from tsa.files.object_folder import object_url
 from tsa.files.writing import read_json
 from tsa.progress import Progress, silent
 from tsa.text import brief
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 Array = NDArray[Any]
 TEST = "test"

@@ -20,7 +20,7 @@ from tsa.errors import ConfigError
 from tsa.evaluation.run import TrainedRun
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 TIMED, UNTIMED = 40, 3
 """Payments that are scored one by one to measure the time, after these."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tsa.errors import ConfigError
 from tsa.evaluation.metrics.bootstrap import MINIMUM_EVENTS, check_settings, interval, poisson_one
 from tsa.evaluation.metrics.psi import psi
-from tsa.serving.decisions.recorded import answered
+from tsa.serving.decisions.read_decisions import answered
 from tsa.serving.results import CHALLENGER, CHAMPION
 
 CONFIDENCE = 0.95

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from tsa.errors import ConfigError
+from tsa.serving.decisions.background_writer import rotate_all
 from tsa.serving.decisions.entries import DECISIONS, OUTCOMES, REASONS
-from tsa.serving.decisions.files import need_log, read_table, rewrite
-from tsa.serving.decisions.log import rotate_all
+from tsa.serving.decisions.parquet_files import need_log, read_table, rewrite
 
 
 def erase_key(folder: Path, key: tuple[str, str]) -> int:

@@ -83,7 +83,7 @@ def _read_properties(path: Path) -> dict[str, str]:
 
 
 class KafkaLog:
-    """Sends entries to a topic. Has the methods of `tsa.serving.decisions.log.DecisionLog`."""
+    """Sends entries to a topic. Has the methods of `tsa.serving.decisions.background_writer.DecisionLog`."""
 
     def __init__(
         self,

@@ -23,8 +23,8 @@ from tsa.evaluation.metrics.psi import psi
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
-from tsa.serving.decisions.as_log import check_market, recorded_log
-from tsa.serving.decisions.recorded import answered
+from tsa.serving.decisions.as_payment_log import check_market, recorded_log
+from tsa.serving.decisions.read_decisions import answered
 
 PLACE = "__place"
 

@@ -34,11 +34,11 @@ def open_history(
     """
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
-        from tsa.serving.history.sqlite import SQLiteStore
+        from tsa.serving.history.sqlite_store import SQLiteStore
 
         return SQLiteStore.open(url, timeout_seconds, new=new, seen=seen)
     if scheme in ("redis", "rediss", "unix"):
-        from tsa.serving.history.redis import RedisStore
+        from tsa.serving.history.redis_store import RedisStore
 
         return RedisStore.open(url, timeout_seconds, new=new, seen=seen, allow_eviction=allow_eviction)
     raise ConfigError("history must be like sqlite:///histories.db or redis://localhost:6379/0")

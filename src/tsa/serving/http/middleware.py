@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING
 
 from tsa.serving.auth import bearer
-from tsa.serving.http.access import check_access, needed_roles
 from tsa.serving.http.request_context import KEY, Message, Receive, RequestContext, Scope, Send
+from tsa.serving.http.route_roles import check_access, needed_roles
 from tsa.serving.problems import CONTENT_TYPE, ProblemError, encode
 
 if TYPE_CHECKING:

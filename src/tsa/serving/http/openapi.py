@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tsa.serving.analyst_queue.case_database import STATES
 from tsa.serving.http.openapi_schemas import REFUSALS, Specification, problem_response, ref
 from tsa.serving.problems import CONTENT_TYPE
-from tsa.serving.review.case_database import STATES
 
 JSON, LINES, CSV, PARQUET = "application/json", "application/jsonlines", "text/csv", "application/x-parquet"
 DEADLINE = {

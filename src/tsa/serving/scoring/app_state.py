@@ -19,7 +19,7 @@ from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolation, normalise_text
 from tsa.errors import TSAError
 from tsa.inference.scorer import Scorer
-from tsa.serving.auth import ANALYST, Credentials
+from tsa.serving.auth import Credentials
 from tsa.serving.errors import RateLimitedError, RefusedError, safe_traceback
 from tsa.serving.history.metadata import pseudonymised
 from tsa.serving.metrics import Metrics, MissingUnknownCounter
@@ -28,15 +28,16 @@ from tsa.serving.request_limits import PaymentRequest, RequestValidator
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.batcher import Batcher
 from tsa.serving.scoring.bundle_watch import BundleFileId, bundle_file_id, version_of
+from tsa.serving.scoring.case_evidence import EvidenceReader
 from tsa.serving.scoring.challenger import Challenger
 from tsa.serving.scoring.decision_recorder import DecisionRecorder
-from tsa.serving.scoring.evidence import EvidenceReader
 from tsa.serving.scoring.explain_worker import ExplanationWorker
 from tsa.serving.scoring.isolation import score_isolating_failures
 from tsa.serving.scoring.opening import load_scorer, open_review, open_store, sources_of
+from tsa.serving.scoring.reload_rules import TakeoverRefusedError, check_takeover
 from tsa.serving.scoring.scoring_service import ScoringService
 from tsa.serving.scoring.shadow import Shadow
-from tsa.serving.scoring.takeover import ALLOW, TakeoverRefusedError, check_takeover, is_evaluated
+from tsa.serving.scoring.startup_warnings import warn_at_start
 from tsa.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -58,10 +59,7 @@ class AppState:
         self.sources = sources_of(settings)
         self.mark: BundleFileId = bundle_file_id(settings.bundle)
         scorer = load_scorer(settings)
-        if not (is_evaluated(scorer.bundle) or settings.allow_unevaluated):
-            logger.warning(
-                "the bundle was not evaluated (it has no metrics); a new one must be, unless %s is given", ALLOW
-            )
+        warn_at_start(settings, scorer.bundle, self.secrets.tokens)
         self.metrics = Metrics(scorer.bundle.market)
         self.buckets = TokenBucketLimiter(settings.rate, settings.burst)
         self.store = open_store(settings, scorer.bundle.market, self.metrics)
@@ -74,8 +72,6 @@ class AppState:
         )
         self.recorder = None if settings.decision_log is None else DecisionRecorder(settings, self.metrics, scorer)
         self.review = open_review(settings, scorer, self.metrics) if settings.queue else None
-        if settings.queue and not self.secrets.tokens.has(ANALYST):
-            logger.warning("nobody can open the analysts' queue: no token has the role %s", ANALYST)
         self.evidence = EvidenceReader(self.store)
         self.reasoner = ExplanationWorker(self.store)
         self.challenger = None if settings.challenger is None else self._open_challenger(settings.challenger, scorer)

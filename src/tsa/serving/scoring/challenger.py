@@ -20,11 +20,11 @@ from tsa.serving.history.base import HistoryStore
 from tsa.serving.metrics import Metrics
 from tsa.serving.request_limits import PaymentRequest
 from tsa.serving.results import CHALLENGER, ScoreResult
-from tsa.serving.scoring.arms import ArmSplit
 from tsa.serving.scoring.bundle_watch import version_of
 from tsa.serving.scoring.explain_worker import ExplanationWorker
 from tsa.serving.scoring.isolation import score_isolating_failures
 from tsa.serving.scoring.scoring_service import ScoringService
+from tsa.serving.scoring.traffic_split import ArmSplit
 from tsa.serving.settings import ServeSettings
 
 Result = ScoreResult | RuleViolation

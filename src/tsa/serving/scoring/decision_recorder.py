@@ -8,9 +8,9 @@ from typing import Any
 
 from tsa.data.values import RuleViolation
 from tsa.inference.scorer import Scorer
+from tsa.serving.decisions.background_writer import DecisionLog
 from tsa.serving.decisions.entries import decision_entry, outcome_entry, reasons_entry, threshold_set
 from tsa.serving.decisions.kafka import KafkaLog
-from tsa.serving.decisions.log import DecisionLog
 from tsa.serving.metrics import Metrics
 from tsa.serving.results import ScoreResult
 from tsa.serving.scoring.bundle_watch import version_of

@@ -10,11 +10,11 @@ from tsa.errors import ConfigError
 from tsa.inference.engine import EngineName, Precision
 from tsa.inference.scorer import Scorer
 from tsa.registry import AliasFollower
+from tsa.serving.analyst_queue.case_writer import ReviewQueue
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.factory import open_history
 from tsa.serving.history.monitored import MonitoredStore
 from tsa.serving.metrics import Metrics
-from tsa.serving.review.case_writer import ReviewQueue
 from tsa.serving.settings import ServeSettings
 
 

@@ -32,7 +32,7 @@ from tsa.serving.history.blocks import retention_policies
 from tsa.serving.history.metadata import bind_store
 from tsa.serving.history.reencode import encoder_hash
 from tsa.serving.results import CHAMPION, ScoreResult
-from tsa.serving.scoring.details import DetailsReader
+from tsa.serving.scoring.recorded_values import DetailsReader
 from tsa.text import SHOWN, brief, truncate_repr
 from tsa.times import DAY_SECONDS
 

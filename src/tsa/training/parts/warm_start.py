@@ -16,7 +16,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import ImportedVocabulary, Vocabulary
 from tsa.model import ModelConfig, TSANetwork
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 TABLE = "table.weight"
 SIZES = ("n_embedding", "name", "parts", "n_tree_ensemble")

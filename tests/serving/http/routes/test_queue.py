@@ -29,9 +29,9 @@ from support.endpoint import SHOP, WIRE, made_bundle, payment, server, settings_
 from tsa.bundle.bundle import set_decision_policy
 from tsa.cli import app
 from tsa.errors import ConfigError
+from tsa.serving.analyst_queue.case_database import FILE
 from tsa.serving.decisions.entries import OUTCOMES
-from tsa.serving.decisions.files import read_table
-from tsa.serving.review.case_database import FILE
+from tsa.serving.decisions.parquet_files import read_table
 from tsa.serving.scoring.app_state import AppState
 from tsa.serving.settings import ServeSettings
 
@@ -177,8 +177,8 @@ def test_two_analysts_never_get_the_same_payment(site: Site) -> None:
 
 
 def test_several_workers_share_leases_that_end(tmp_path: Path) -> None:
-    from tsa.serving.review.case_database import CaseDatabase, CaseFilter
-    from tsa.serving.review.cases import Case
+    from tsa.serving.analyst_queue.case_database import CaseDatabase, CaseFilter
+    from tsa.serving.analyst_queue.cases import Case
 
     now = [1000.0]
     databases = [CaseDatabase(tmp_path, lambda: now[0]) for _ in range(3)]

@@ -13,7 +13,7 @@ from support.browser import Page, browser, chromium
 from support.endpoint import endpoint, made_bundle, payment, server
 from tsa.bundle.bundle import set_decision_policy
 from tsa.serving.decisions.entries import OUTCOMES
-from tsa.serving.decisions.files import read_table
+from tsa.serving.decisions.parquet_files import read_table
 
 ANN, BEA, SHOP = "ann-token-0123456789", "bea-token-0123456789", "score-token-0123456789"
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"

@@ -16,12 +16,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from tsa.serving import formats
+from tsa.serving.analyst_queue.case_database import FRAUD, GENUINE, HANDED_ON, LATER, OPEN, STATES, CaseFilter
+from tsa.serving.analyst_queue.case_export import csv_parts, send
+from tsa.serving.analyst_queue.case_writer import ReviewQueue
 from tsa.serving.formats import CSV, JSON
 from tsa.serving.http.request_context import READING, RequestContext
 from tsa.serving.problems import ProblemError, shorten_value
-from tsa.serving.review.case_database import FRAUD, GENUINE, HANDED_ON, LATER, OPEN, STATES, CaseFilter
-from tsa.serving.review.case_writer import ReviewQueue
-from tsa.serving.review.handing_on import csv_parts, send
 from tsa.serving.scoring.app_state import AppState
 from tsa.webhooks import WebhookError
 

@@ -21,11 +21,11 @@ import polars as pl
 
 from tsa.data.values import RuleViolation
 from tsa.inference.scorer import Scorer
-from tsa.serving.decisions.recorded import answered, outcomes_so_far
+from tsa.serving.analyst_queue.case_database import FRAUD, GENUINE, CaseDatabase, CaseFilter
+from tsa.serving.analyst_queue.cases import Case, CaseRule, case_of_entry, case_of_result
+from tsa.serving.decisions.read_decisions import answered, outcomes_so_far
 from tsa.serving.errors import safe_traceback
 from tsa.serving.results import ScoreResult
-from tsa.serving.review.case_database import FRAUD, GENUINE, CaseDatabase, CaseFilter
-from tsa.serving.review.cases import Case, CaseRule, case_of_entry, case_of_result
 from tsa.times import DAY_SECONDS
 
 MAX_WAITING = 20_000

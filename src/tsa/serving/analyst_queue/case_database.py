@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from tsa.files.writing import PRIVATE
-from tsa.serving.review.cases import Case
+from tsa.serving.analyst_queue.cases import Case
 
 FILE = "queue.db"
 OPEN, FRAUD, GENUINE, HANDED_ON = "open", "fraud", "genuine", "handed on"

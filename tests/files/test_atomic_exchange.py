@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tsa.files import exchanging
-from tsa.files.exchanging import exchange
+from tsa.files import atomic_exchange
+from tsa.files.atomic_exchange import exchange
 
 
 def two_folders(folder: Path) -> tuple[Path, Path]:
@@ -28,7 +28,7 @@ def test_two_folders_change_places(tmp_path: Path) -> None:
 
 
 def test_a_system_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchanging, "_renameat2", lambda: None)
+    monkeypatch.setattr(atomic_exchange, "_renameat2", lambda: None)
     one, other = two_folders(tmp_path)
     assert not exchange(one, other)
     assert [(path / "file").read_text() for path in (one, other)] == ["one", "other"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tsa.serving.decisions.entries import line_of
-from tsa.serving.decisions.files import convert, convert_abandoned, delete_before
 from tsa.serving.decisions.journal import Journal, journals
+from tsa.serving.decisions.parquet_files import convert, convert_abandoned, delete_before
 from tsa.serving.errors import safe_traceback
 from tsa.system_errors import resource_problem
 from tsa.times import DAY_SECONDS

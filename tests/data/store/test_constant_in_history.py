@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from tsa.config.market import Market
-from tsa.data.store.fixed_values import fixed_values
+from tsa.data.store.constant_in_history import fixed_values
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 

@@ -15,7 +15,7 @@ from tsa.errors import ConfigError, HistoryUnavailable, TSAError
 from tsa.explain.explainer import Explainer
 from tsa.explain.integrated_gradients import need_captum
 from tsa.inference.scorer import Scorer
-from tsa.serving.decisions.as_log import clean_market
+from tsa.serving.decisions.as_payment_log import clean_market
 from tsa.serving.history.base import HistoryStore
 from tsa.serving.history.blocks import HistoryBlock
 from tsa.serving.history.records import Record

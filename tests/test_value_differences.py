@@ -1,6 +1,6 @@
 """Where two trees of plain values differ."""
 
-from tsa.trees import differences
+from tsa.value_differences import differences
 
 
 def test_equal_trees() -> None:

@@ -15,8 +15,8 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress
-from tsa.serving.decisions.as_log import recorded_log, write_log
-from tsa.serving.decisions.recorded import answered
+from tsa.serving.decisions.as_payment_log import recorded_log, write_log
+from tsa.serving.decisions.read_decisions import answered
 
 VERSION_DIGITS = 12
 

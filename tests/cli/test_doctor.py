@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tsa.cli.doctor import EXTRAS, FLAGS, LIBRARIES, examine, findings_of, usable_cores
 from tsa.errors import ConfigError
-from tsa.installation import EXTRAS, FLAGS, LIBRARIES, examine, findings_of, usable_cores
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FINE: dict[str, Any] = {
     **{"versions": dict.fromkeys(LIBRARIES, "1"), "cores": 4.0, "threads": {"torch": 4, "polars": 4}},
     **{"speed": {"one thread": 10.0, "threads": 35.0}, "flags": list(FLAGS), "gpus": ["one"]},

@@ -123,7 +123,7 @@ def case_of_result(result: ScoreResult, amount_column: str | None, scored_at: fl
 
 
 def case_of_entry(row: Mapping[str, Any], values: Mapping[str, Any], amount_column: str | None) -> Case:
-    """The case of an entry of the log of decisions, a row of `tsa.serving.decisions.recorded.answered`."""
+    """The case of an entry of the log of decisions, a row of `tsa.serving.decisions.read_decisions.answered`."""
     return Case(
         id=row["id"],
         scored_at=row["at"].timestamp(),

@@ -11,7 +11,7 @@ import pytest
 from support.endpoint import WIRE, endpoint, made_bundle, payment
 from tsa.bundle.bundle import Bundle, set_decision_policy
 from tsa.errors import ConfigError
-from tsa.serving.scoring.takeover import TakeoverRefusedError, check_takeover
+from tsa.serving.scoring.reload_rules import TakeoverRefusedError, check_takeover
 
 ADMIN = "admin-token-0123456789"
 TOKEN = {"authorization": f"Bearer {ADMIN}"}

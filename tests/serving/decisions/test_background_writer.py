@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from tsa.errors import ConfigError, DataError
-from tsa.serving.decisions import log as log_module
+from tsa.serving.decisions import background_writer
+from tsa.serving.decisions.background_writer import DecisionLog, rotate_all
 from tsa.serving.decisions.entries import DECISIONS, OUTCOMES, TABLES, line_of, outcome_entry
-from tsa.serving.decisions.files import delete_before, read_table, rewrite, table_files
 from tsa.serving.decisions.journal import FOLDER, Journal, journals
-from tsa.serving.decisions.log import DecisionLog, rotate_all
+from tsa.serving.decisions.parquet_files import delete_before, read_table, rewrite, table_files
 
 DAY = 86_400
 
@@ -127,7 +127,7 @@ def test_a_journal_in_use_is_left_alone_until_its_process_is_asked(tmp_path: Pat
 
 
 def test_a_full_queue_loses_and_counts_and_never_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_module, "MAX_WAITING", 10)
+    monkeypatch.setattr(background_writer, "MAX_WAITING", 10)
     lost: list[int] = []
     own = DecisionLog(tmp_path, lost=lost.append)
     with own._lock:  # a disk that does not answer

@@ -10,7 +10,7 @@ import orjson
 import polars as pl
 
 from tsa.serving.decisions.entries import DECISIONS, OUTCOMES, REASONS
-from tsa.serving.decisions.files import read_table
+from tsa.serving.decisions.parquet_files import read_table
 
 
 def answered(folder: Path, *, since: float | None = None, until: float | None = None) -> pl.DataFrame:

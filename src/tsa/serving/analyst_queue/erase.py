@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tsa.serving.analyst_queue.case_database import FILE, CaseDatabase
 from tsa.serving.decisions.erase import erase_key
-from tsa.serving.decisions.files import delete_before
-from tsa.serving.review.case_database import FILE, CaseDatabase
+from tsa.serving.decisions.parquet_files import delete_before
 
 
 def erase_decisions(folder: Path, key: tuple[str, str]) -> int:

@@ -38,7 +38,7 @@ def recorded_log(bundle: Bundle, answers: pl.DataFrame, earlier: EventStore | No
 
     Args:
         bundle: The bundle that is to read them.
-        answers: As `tsa.serving.decisions.recorded.answered` gives them.
+        answers: As `tsa.serving.decisions.read_decisions.answered` gives them.
         earlier: Payments from before the log of decisions, for the histories.
 
     Raises:
