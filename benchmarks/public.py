@@ -1,13 +1,14 @@
 """The product on public sets: the model, its parts, and the LightGBM baseline, on the same rows, with intervals.
 
-    python benchmarks/public.py [NAME…] --data FOLDER [--seeds 0,1,2] [--set training.epochs=4]
+    python benchmarks/public.py [NAME…] --data FOLDER [--seeds 0,1,2] [--add] [--set training.epochs=4] [--out FOLDER]
     python benchmarks/public.py NAME --how
     python benchmarks/public.py NAME --convert RAW --data FOLDER
 
 Each set is a file in FOLDER, made from its public source: `--how` says where to get it, `--convert` makes the file where
 that takes no more than reading. The sha256 of a file is checked before it is used. The market files under `public_sets` are
 the protocol: features, label delay and split in time. Results are added to `public.json`, and docs/about/benchmarks.md is written
-from it.
+from it. With --add the seeds of a set that were measured before stay. With --out the folder of each run stays, which
+`joining.py` reads.
 """
 
 from __future__ import annotations
@@ -65,16 +66,17 @@ def instructions(name: str) -> str:
     return "\n".join(lines)
 
 
-def measure(one: PublicSet, file: Path, seed: int, sets: Sequence[str]) -> dict[str, Any]:
-    """Train with one seed; the model, each of its parts and the baseline on the test range."""
+def measure(one: PublicSet, file: Path, seed: int, sets: Sequence[str], out: Path | None = None) -> dict[str, Any]:
+    """Train with one seed, in the folder `out` if it is to stay; the model, each part and the baseline on the test range."""
     settings = Overrides.read(sets, one.market)
-    with tempfile.TemporaryDirectory() as folder:
-        store = tsa.prepare(settings.market, [file], Path(folder) / "store")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = out or Path(temporary)
+        store = tsa.prepare(settings.market, [file], folder / "store")
         began = time.perf_counter()
         training = TrainingConfig.make({"seed": seed, **settings.training})
         # with both parts each can be shown alone, whatever the model is made of
         model = {"parts": "auto", **settings.model}
-        bundle = tsa.train(store, Path(folder) / "run", model=model, training=training)
+        bundle = tsa.train(store, folder / "run", model=model, training=training)
         seconds = time.perf_counter() - began
         rows = store.labelled("test")
         scores = {
@@ -126,10 +128,24 @@ def environment(sets: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def save(name: str, runs: Sequence[Mapping[str, Any]], sets: Sequence[str], out: Path, page: Path) -> None:
-    """Replace the results of a set, and write the page again."""
+def save(
+    name: str, runs: Sequence[Mapping[str, Any]], sets: Sequence[str], out: Path, page: Path, *, add: bool = False
+) -> None:
+    """Replace the results of a set, and write the page again. With `add` those of other seeds stay.
+
+    Raises:
+        SystemExit: With `add`, if the other seeds were measured in another environment.
+    """
     results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    results[name] = {"runs": list(runs), "environment": environment(sets)}
+    made, known = environment(sets), results.get(name)
+    if add and known is not None:
+        if known["environment"] != made:
+            sys.exit(f"--add needs one environment for all seeds (got {made}, before {known['environment']})")
+        seeds = {run["seed"] for run in runs}
+        runs = sorted(
+            [*runs, *(run for run in known["runs"] if run["seed"] not in seeds)], key=lambda run: int(run["seed"])
+        )
+    results[name] = {"runs": list(runs), "environment": made}
     results = {known: results[known] for known in SETS if known in results}
     write_json(out, results)
     write_text(page, page_of(results))
@@ -155,6 +171,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0", help="such as 0,1,2")
     parser.add_argument("--threads", type=int, default=1, help="of the network and of LightGBM")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="as for tsa train")
+    parser.add_argument("--add", action="store_true", help="keep the results of the set's other seeds")
+    parser.add_argument("--out", type=Path, help="keep the runs here, in a folder for each set and seed")
     parser.add_argument("--json", type=Path, default=JSON, help="results, added to those that are there")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     parser.add_argument("--how", action="store_true", help="only say how to get the files")
@@ -178,9 +196,10 @@ def main() -> None:
     for name in arguments.names or at_hand:
         file, runs = file_of(name, arguments.data), []
         for seed in (int(seed) for seed in arguments.seeds.split(",")):
-            runs.append(measure(SETS[name], file, seed, arguments.sets))
+            out = arguments.out and arguments.out / f"{name}-{seed}"
+            runs.append(measure(SETS[name], file, seed, arguments.sets, out))
             print(name, line_of(runs[-1]), flush=True)
-            save(name, runs, arguments.sets, arguments.json, arguments.page)
+            save(name, runs, arguments.sets, arguments.json, arguments.page, add=arguments.add)
 
 
 def line_of(run: Mapping[str, Any]) -> str:

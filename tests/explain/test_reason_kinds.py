@@ -181,6 +181,12 @@ def test_what_a_busy_key_does_every_day_is_not_unusual() -> None:
     assert of_pace(past(busy))[0].kind == "few_payments"
     assert usual_counts(busy, DAY_SECONDS) == (8, 8)
     assert usual_counts([3 * HOUR, HOUR], HOUR) is None
+    days = [HOUR * at for at in range(90, 0, -2)]  # full, and reaching back less than four days
+    assert usual_counts(days, DAY_SECONDS) is None
+    assert of_pace(past(days, full=True))[0].kind == "few_payments"
+    assert of_pace(past([*days, *range(3000, 1000, -100)], full=True))[0].kind == "more_payments"
+    sudden = [*(DAY_SECONDS * at for at in (3.5, 3, 2.5, 2, 1.5)), *(HOUR * at for at in range(20, 0, -4))]
+    assert of_pace(past(sudden))[0].kind == "many_payments"
     assert usual_counts([], HOUR) is None
 
 

@@ -36,6 +36,8 @@ SELDOM, MIN_TIMES = 0.05, 20
 MANY = ((HOUR, 3), (DAY_SECONDS, 4), (7 * DAY_SECONDS, 0))
 """A time span, and the number of payments in it, including the current one, that counts as many where nothing is known of
 what is usual; in a week, nothing does."""
+TIMES_BEFORE = 2.0
+"""So many times as many as before are many, where a busy key's history is too short to say more of what is usual."""
 MIN_BURST, MIN_WINDOWS = 3, 5
 """Payments that are more than usual; and times of the same length that show what is usual."""
 FEW, ENOUGH = 3, 10
@@ -228,17 +230,20 @@ def _burst(past: HistoryContext, limit: float, many: int) -> ReasonTemplate | No
     usual = usual_counts(past.ages, limit)
     facts = {"count": _count(past, within, 1), "span": span(limit)}
     if usual is None:
-        return (
-            ReasonTemplate("many_payments", facts, past.name, FOR)
-            if within + 1 >= many and limit <= DAY_SECONDS
-            else None
-        )
+        is_many = limit <= DAY_SECONDS and within + 1 >= max(many, TIMES_BEFORE * _count_before(past.ages, limit))
+        return ReasonTemplate("many_payments", facts, past.name, FOR) if is_many else None
     if within + 1 < max(MIN_BURST, usual[1] + min(usual[1], 2), 1.25 * usual[1]):
         return None
     low, high = usual
     return ReasonTemplate(
         "more_payments", facts | {"usual": str(high) if low == high else f"{low} to {high}"}, past.name, FOR
     )
+
+
+def _count_before(ages: Sequence[float], limit: float) -> float:
+    """The mean count in a time of `limit` seconds, before the last such time; 0 if the payments reach back less far."""
+    time = (ages[0] if len(ages) else 0.0) - limit
+    return sum(age > limit for age in ages) * limit / time if time >= limit else 0.0
 
 
 def usual_counts(ages: Sequence[float], limit: float) -> tuple[int, int] | None:

@@ -27,13 +27,13 @@ def describe(
     history = called.get(aggregate.history, aggregate.history)
     history += f" as {called.get(aggregate.role, aggregate.role)}" if aggregate.role else ""
     feature = called.get(aggregate.feature, aggregate.feature)
-    never = aggregate.statistic == "share" and value == 0
-    text = _TEXTS[aggregate.kind, "count" if never else aggregate.statistic]
-    if aggregate.statistic == "fraud_rate" and value == 0:
-        text = "none of this {history}'s known outcomes{span} is fraud"
+    text = _TEXTS[aggregate.kind, aggregate.statistic]
+    if aggregate.kind == "outcome":
+        text = _of_outcomes(aggregate, value)
     if scaled and aggregate.kind == "number":
         text = _SCALED.get(aggregate.statistic, _SCALED["mean"])
-    if math.isnan(value):
+    never = aggregate.kind in ("categorical", "key") and aggregate.statistic in ("count", "share") and value == 0
+    if math.isnan(value) or never:
         text = _MISSING.get(aggregate.kind, "no earlier payment of this {history} to compare with")
     one = value == 1
     return text.format(
@@ -41,9 +41,10 @@ def describe(
         feature=feature,
         span=_span(aggregate.window, history),
         payments="1 payment" if one else f"{value:,.0f} payments",
-        frauds="1 known fraud" if one else f"{value:,.0f} known frauds",
-        outcomes="1 known outcome" if one else f"{value:,.0f} known outcomes",
-        times="once" if one else "never" if value == 0 else f"{value:,.0f} times",
+        frauds="fraud" if one else "frauds",
+        outcomes="outcome" if one else "outcomes",
+        count=f"{value:,.0f}",
+        times="once" if one else f"{value:,.0f} times",
         values="1 different value" if one else f"{value:,.0f} different values",
         percent=_percent(value),
         ago=_duration(value),
@@ -67,9 +68,10 @@ _TEXTS: dict[tuple[str, str], str] = {
     ("number", "highest"): "highest {feature} of this {history} {number}{span}",
     ("number", "ratio"): "{feature} {ratio} times this {history}'s average{span}",
     ("number", "difference"): "{feature} {signed} this {history}'s average{span}",
-    ("outcome", "known"): "{outcomes} of this {history}{span}",
-    ("outcome", "fraud"): "{frauds} of this {history}{span}",
-    ("outcome", "fraud_rate"): "{percent} of this {history}'s known outcomes{span} are fraud",
+    ("outcome", "known"): "{count} known {outcomes} of this {history}",
+    ("outcome", "fraud"): "{count} known {frauds} of this {history}",
+    ("outcome", "fraud_rate"): "{percent} of this {history}'s known outcomes are fraud",
+    ("outcome", "no_fraud_rate"): "none of this {history}'s known outcomes is fraud",
     ("outcome", "last_fraud_seconds"): "last known fraud of this {history} {ago} ago",
     ("outcome", "first_fraud_seconds"): "first known fraud of this {history} {ago} ago",
     ("outcome", "last_is_fraud"): "last known outcome of this {history}: {fraud}",
@@ -84,6 +86,14 @@ for _kind in ("categorical", "key"):
         (_kind, "distinct"): "{values} of {feature} for this {history}",
     }
 
+_BECAME_KNOWN = {
+    "known": "{count} {outcomes} of this {history} became known{span}",
+    "fraud": "{count} {frauds} of this {history} became known{span}",
+    "fraud_rate": "{percent} of this {history}'s outcomes that became known{span} are fraud",
+    "no_fraud_rate": "none of this {history}'s outcomes that became known{span} is fraud",
+}
+"""Windows of outcomes are of the time when they became known, not of the payments."""
+
 _SCALED = {
     "difference": "{feature} {side} what is usual for this {history}{span}",
     "mean": "the usual {feature} of this {history}{span}",
@@ -96,6 +106,14 @@ _MISSING = {
     "categorical": "{feature} not seen before for this {history}",
     "key": "{feature} not seen before for this {history}",
 }
+
+
+def _of_outcomes(aggregate: Aggregate, value: float) -> str:
+    """The text of an aggregate of known outcomes."""
+    none = aggregate.statistic == "fraud_rate" and value == 0
+    statistic = "no_fraud_rate" if none else aggregate.statistic
+    known = _TEXTS["outcome", statistic]
+    return known if aggregate.window == ALL else _BECAME_KNOWN.get(statistic, known)
 
 
 def _span(window: str, history: str) -> str:
