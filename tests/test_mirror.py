@@ -239,7 +239,7 @@ ELSEWHERE = {
         "simulation/payments simulation/population simulation/writer",
     ),
     "test_times.py": ("every way to give a time agrees", "data/time_range"),
-    "scale/test_cluster.py": ("days are scored by the workers of a cluster", "scale/scoring"),
+    "scale/test_cluster.py": ("days are scored by the workers of a cluster", "scale/scoring scale/shared_store"),
     "test_machine.py": ("the machine's limits are reached", "system_errors"),
     "training/refitting/test_cross_fitting.py": (
         "a recipe and the report are those of a refit",
@@ -258,7 +258,7 @@ ELSEWHERE = {
     "training/test_early_stopping.py": ("epochs are validated to stop early", "training/validation"),
     "training/test_tracking.py": ("every tracker gets the same records", "training/trackers/mlflow"),
     "training/test_trackers_fail.py": ("trackers fail behind their queue", "training/trackers/queue"),
-    "tuning/test_tune.py": ("a search is run", "tuning/search"),
+    "tuning/test_tune.py": ("a search is run", "tuning/search tuning/trial"),
 }
 """Test module: (why, source modules whose tests are in it)."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +27,6 @@ from tsa.training import TrainingConfig
 
 pytestmark = pytest.mark.slow
 HOW: dict[str, Any] = {"engine": "torch", "precision": "float32"}
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    with ExitStack() as stack:
-        for left in (2, 1, 0):  # a busy machine may be too slow for Ray, which waits half a minute for its parts
-            try:
-                module = stack.enter_context(ray_cluster(cpus=2))
-                break
-            except ClusterError:
-                if not left:
-                    raise
-        yield module
 
 
 @pytest.fixture(scope="module")

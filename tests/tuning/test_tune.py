@@ -54,15 +54,15 @@ def tried(out: Path) -> pl.DataFrame:
 
 def searched(path: str, out: str, trials: int, dies_in: int | None = None, at: str = "its end") -> None:
     """Search in a process of its own, which is killed in a trial, or asked to stop."""
-    original, learn, now = tuning._value, TrainStep.step, None
+    original, learn, now = tuning.run_trial, TrainStep.step, None
 
-    def value_of(search: Search, trial: Any, *rest: Any) -> float:
+    def run(search: Search, trial: Any, *rest: Any) -> Any:
         nonlocal now
         now = trial.number
-        value = original(search, trial, *rest)
+        result = original(search, trial, *rest)
         if now == dies_in and at == "its end":
             die()
-        return value
+        return result
 
     def step(learner: TrainStep, *rest: Any) -> Any:
         made = learn(learner, *rest)
@@ -70,7 +70,7 @@ def searched(path: str, out: str, trials: int, dies_in: int | None = None, at: s
             die() if at == "its midst" else os.kill(os.getpid(), signal.SIGTERM)
         return made
 
-    tuning._value, TrainStep.step = value_of, step  # type: ignore[method-assign]
+    tuning.run_trial, TrainStep.step = run, step  # type: ignore[method-assign]
     tune(search(EventStore.open(path)), out, trials=trials)
 
 
@@ -125,6 +125,20 @@ def test_killed_and_gone_on_with(whole: Path, easy_store: EventStore, tmp_path: 
     assert (out / "best.toml").read_text() == (whole / "best.toml").read_text()
 
 
+def test_rounds_do_not_depend_on_interruptions(easy_store: EventStore, tmp_path: Path) -> None:
+    """Trials of a round know nothing of each other, also where they were trained by different calls."""
+    made = search(easy_store, {"training": {"learning_rate": [1e-3, 0.01, 0.05]}}, round=2)
+    at_once = tune(made, tmp_path / "once", trials=3)
+    for trials in (1, 3):
+        best = tune(made, tmp_path / "parts", trials=trials)
+    assert best == at_once
+    assert tried(tmp_path / "parts").equals(tried(tmp_path / "once"))
+    with pytest.raises(ConfigError, match=r"holds another search .*round"):
+        tune(search(easy_store, {"training": {"learning_rate": [1e-3, 0.01, 0.05]}}), tmp_path / "parts", trials=5)
+    with pytest.raises(ConfigError, match=r"round must be at least 1 \(got 0\)"):
+        search(easy_store, round=0)
+
+
 def test_trials_that_cannot_be_trained_count(easy_store: EventStore, tmp_path: Path) -> None:
     """Two settings that are allowed alone and refused together."""
     sgd = {
@@ -148,7 +162,7 @@ def test_trials_that_cannot_be_trained_count(easy_store: EventStore, tmp_path: P
 def test_what_is_worse_than_the_median_is_given_up(
     easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "N_STARTUP_TRIALS", 1)
+    monkeypatch.setattr("tsa.tuning.trial.N_STARTUP_TRIALS", 1)
     fixed = {key: value for key, value in FIXED.items() if key != "training.learning_rate"}
     made = search(easy_store, {"training": {"learning_rate": [0.05, 1e-7]}}, fixed=fixed, seed=3)
     best = tune(made, tmp_path, trials=5)

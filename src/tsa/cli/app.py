@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -133,3 +134,12 @@ def need_ray(executor: Executor, address: str | None) -> None:
     """Raise ConfigError for the address of a cluster that is not used."""
     if executor is Executor.LOCAL and address is not None:
         raise ConfigError(f"--ray-address needs --executor ray (got {address} alone): give both")
+
+
+def cluster_of(executor: Executor, address: str | None) -> AbstractContextManager[Any]:
+    """The Ray cluster whose workers do the work; None for this machine."""
+    if executor is Executor.LOCAL:
+        return nullcontext()
+    from tsa.scale.cluster import ray_cluster
+
+    return ray_cluster(address)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +24,7 @@ from tsa.cli.app import (
     Sets,
     SettingsFile,
     app,
+    cluster_of,
     need_ray,
     quarantine_of,
 )
@@ -157,7 +157,7 @@ def backtest(
     remains(f"finished folds stay in {out}; the same command with --resume continues")
     schedule = schedule_of(start, end, every, train_window, test, validation, calibration)
     try:
-        with command_session(quiet, out / "backtest.log") as bars, _cluster(executor, ray_address) as cluster:
+        with command_session(quiet, out / "backtest.log") as bars, cluster_of(executor, ray_address) as cluster:
             store, schedule = _store_of(
                 logs, given, schedule, out, quarantine_of(quarantine, quarantine_limit), bars, resume=resume
             )
@@ -179,15 +179,6 @@ def backtest(
     result(measured)
     print_backtest(measured)
     print_line(f"page: {out / 'backtest.html'}")
-
-
-def _cluster(executor: Executor, address: str | None) -> AbstractContextManager[Any]:
-    """The Ray cluster whose workers train the folds; None for this machine."""
-    if executor is Executor.LOCAL:
-        return nullcontext()
-    from tsa.scale.cluster import ray_cluster
-
-    return ray_cluster(address)
 
 
 def schedule_of(

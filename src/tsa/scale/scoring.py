@@ -18,13 +18,11 @@ import torch
 
 from tsa.bundle.archive import to_tar_gz
 from tsa.bundle.signing import read_bundle
-from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.store import EventStore
-from tsa.errors import ClusterError, StoreError
-from tsa.files.writing import sha256_of
 from tsa.inference.score_days import Day, DayScores, DayTask, ScoreDays, score_day
 from tsa.inference.scorer import Scorer
 from tsa.scale.cluster import in_cluster
+from tsa.scale.shared_store import SharedStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +34,7 @@ class Shared:
     overrides: tuple[str, ...]
     engine: str
     precision: str
-    store: str
-    """Path or URL."""
-    manifest: str
-    """The sha256 of the store's manifest."""
+    store: SharedStore
     task: DayTask
 
 
@@ -64,8 +59,7 @@ def ray_days(
             overrides=tuple(overrides),
             engine=engine,
             precision=precision,
-            store=store.url or str(store.path.resolve()),
-            manifest=sha256_of(store.path / MANIFEST),
+            store=SharedStore.of(store),
             task=task,
         )
         for at, scored in in_cluster(ray, score_in_worker, shared, days):
@@ -96,11 +90,4 @@ def _opened(shared: Shared) -> tuple[Scorer, EventStore]:
         path = Path(name) / "bundle.tar.gz"
         path.write_bytes(shared.bundle)
         scorer = Scorer.load(path, shared.overrides, engine=shared.engine, precision=shared.precision)
-    try:
-        store = EventStore.open(shared.store)
-    except StoreError as error:
-        rule = f"each node of the cluster must see the store ({error})"
-        raise ClusterError(f"{rule}: use a folder that all nodes share, or a store in an object storage") from error
-    if sha256_of(store.path / MANIFEST) != shared.manifest:
-        raise ClusterError(f"{shared.store} must be the same store on each node (got another one): copy it again")
-    return scorer, store
+    return scorer, shared.store.open()

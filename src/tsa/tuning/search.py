@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.files.outputs import check_folder
 from tsa.files.writing import write_json
+from tsa.scale.shared_store import SharedStore
 from tsa.training.config import TrainingConfig
 from tsa.training.run_folder import content_of, is_side_file
 from tsa.training.train_model import network_settings
@@ -34,8 +35,12 @@ class Search:
     fixed: Settings = field(default_factory=dict)
     space: Space = field(default_factory=Space.read)
     seed: int = 0
+    round: int = 1
+    """So many trials are chosen at a time, from the results of earlier rounds, and may be trained at the same time."""
 
     def __post_init__(self) -> None:
+        if self.round < 1:
+            raise ConfigError(f"round must be at least 1 (got {self.round})")
         if fixed := sorted({"training.monitor", "training.monitor_mode"} & set(self.space.entries)):
             raise ConfigError(f"the space must not contain {fixed[0]}: trials are compared by it")
         if repeated := sorted(set(self.fixed) & set(self.space.entries)):
@@ -71,6 +76,11 @@ class Search:
         return self.build_config({})[0].higher_is_better
 
     @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """As Optuna calls it."""
+        return "maximize" if self.higher_is_better else "minimize"
+
+    @property
     def default_settings(self) -> Settings:
         """The settings without a search, as far as they are in the space."""
         training, model = self.build_config({})
@@ -83,8 +93,28 @@ class Search:
     def metadata(self) -> dict[str, Any]:
         """The identity of the search, as JSON values."""
         rest = {"preset": self.preset, "fixed": self.fixed, "space": self.space.to_dict(), "seed": self.seed}
+        rest |= {} if self.round == 1 else {"round": self.round}  # folders of earlier versions have none
         metadata: dict[str, Any] = json.loads(json.dumps({"store": content_of(self.store), **rest}))
         return metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedSearch:
+    """A search as a worker of a cluster gets it: the worker opens the store itself."""
+
+    store: SharedStore
+    preset: str
+    fixed: Settings
+    space: Space
+
+    @classmethod
+    def of(cls, search: Search) -> Self:
+        """What a worker needs of a search."""
+        return cls(store=SharedStore.of(search.store), preset=search.preset, fixed=search.fixed, space=search.space)
+
+    def open(self) -> Search:
+        """The search, in a worker. Raises ClusterError if its node does not see the store."""
+        return Search(store=self.store.open(), preset=self.preset, fixed=self.fixed, space=self.space)
 
 
 def acquire_folder(search: Search, out: Path) -> None:

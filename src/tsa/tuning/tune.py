@@ -1,15 +1,15 @@
 """Hyper-parameter search with Optuna (Akiba et al. 2019) and its TPE sampler (Bergstra et al. 2011).
 
-A search can be resumed: the choice of each trial depends only on the seed and the trials before it.
+A search can be resumed: the choice of each trial depends only on the seed and the trials of earlier rounds. A round is one
+trial, or several that may be trained at the same time.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,24 +17,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import polars as pl
 
-from tsa.errors import ConfigError, TrainingError, TrainingStopped
+from tsa.errors import ConfigError, TrainingError
 from tsa.files.locking import used_alone
 from tsa.files.writing import atomic_file, write_text
 from tsa.optional import need
-from tsa.progress import Progress, silent
-from tsa.training.tracking import epochs_of
-from tsa.training.train_model import train
-from tsa.tuning.search import Search, Settings, acquire_folder
+from tsa.progress import Advance, Progress, silent
+from tsa.scale.cluster import in_cluster
+from tsa.tuning.search import Search, Settings, SharedSearch, acquire_folder
 from tsa.tuning.space import SECTIONS, Choice, Range
+from tsa.tuning.trial import PlannedTrial, TrialResult, read_result, run_in_cluster, run_trial
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-logger = logging.getLogger(__name__)
-
-N_STARTUP_TRIALS = 5
-"""The number of trials that are completed before one can be stopped for being worse than their median."""
+SECONDS = "seconds"
+"""The attribute of a trial with the seconds that it took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +46,20 @@ class BestTrial:
     tried: int
 
 
-def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progress = silent) -> BestTrial:
+def tune(
+    search: Search, out: str | Path, *, trials: int = 20, cluster: Any = None, progress: Progress = silent
+) -> BestTrial:
     """Search until the folder `out` has `trials` trials, or resume a search. The first trial has the default settings.
 
     Writes `trials.csv`, and `best.toml` for `tsa train --settings`.
+
+    Args:
+        search: What is searched.
+        out: The folder of the search.
+        trials: Number of trials, those before an interruption included.
+        cluster: A Ray cluster (`tsa.scale.cluster.ray_cluster`) whose workers train the trials of a round, one each, instead of
+            this process. All nodes must see the store and `out`. The results are the same.
+        progress: Reports progress.
 
     Raises:
         ConfigError: If the folder has other content or another search.
@@ -66,109 +74,112 @@ def tune(search: Search, out: str | Path, *, trials: int = 20, progress: Progres
         study = _open(search, out)
         advance(min(len(_counted_trials(study)), trials))
         while (number := len(_counted_trials(study))) < trials:
-            _run_trial(search, study, number, out, progress)
+            # rounds begin at the same trials, however many were asked for before
+            count = min(search.round - number % search.round, trials - number)
+            _run_round(search, study, count, out, cluster, progress, advance)
             _write(search, study, out)
-            advance(1)
         return _write(search, study, out) or _no_trial_completed(study)
 
 
-def _run_trial(search: Search, study: Study, number: int, out: Path, progress: Progress) -> None:
-    """Run one trial. A trial that is pruned or cannot be trained counts.
+def _run_round(
+    search: Search, study: Study, count: int, out: Path, cluster: Any, progress: Progress, advance: Advance
+) -> None:
+    """Run the next `count` trials of a round. A trial that is pruned or cannot be trained counts.
 
-    One that is stopped by a signal does not: the next search resumes its training.
+    One that is stopped by a signal does not: the next search makes the same choices and resumes its training.
     """
-    from optuna import TrialPruned
-    from optuna.trial import TrialState
+    first = len(_counted_trials(study))
+    start = first - first % search.round
+    earlier = _counted_trials(study)[:start]
+    chosen = _choose(search, earlier, range(start, first + count))[first - start :]
+    curves = tuple(dict(trial.intermediate_values) for trial in earlier if trial.state.name == "COMPLETE")
+    planned = [
+        PlannedTrial(number=number, settings=trial.params, earlier=curves, folder=out / "trials" / f"{number:04}")
+        for number, trial in enumerate(chosen, first)
+    ]
+    results: dict[int, TrialResult] = {}
+    for at, result in _results(search, planned, cluster, progress):
+        results[at] = result
+        advance(1)
+    for at, trial in enumerate(chosen):
+        _add(study, trial, results[at])
 
-    trial = _ask(search, study, number)
-    chosen = {key: _suggested(trial, key, entry) for key, entry in search.space.entries.items()}
-    logger.info("trial %d: %s", number, chosen)
-    try:
-        value = _value(search, trial, chosen, out / "trials" / f"{number:04}", progress)
-    except TrialPruned:
-        logger.info("trial %d is worse than the median of the earlier trials: stopped", number)
-        study.tell(trial, state=TrialState.PRUNED)
-    except TrainingStopped:
-        raise
-    except (ConfigError, TrainingError) as error:
+
+def _choose(search: Search, earlier: Sequence[FrozenTrial], numbers: Sequence[int]) -> list[Trial]:
+    """Choose the settings of a round's trials from the trials before it. Each choice is seeded by the number of the trial."""
+    import optuna
+
+    study = optuna.create_study(direction=search.direction)
+    study.add_trials(earlier)
+    chosen = []
+    for number in numbers:
+        seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
         if number == 0:
-            raise  # the default settings cannot be trained: the space is not the cause
-        logger.warning("trial %d cannot be trained: %s", number, error)
-        trial.set_user_attr("refused", str(error))
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        logger.info("trial %d: %s %.5f", number, search.metric, value)
-        study.tell(trial, value)
+            study.enqueue_trial(search.default_settings)
+        trial = study.ask()
+        for key, entry in search.space.entries.items():
+            _suggest(trial, key, entry)
+        chosen.append(trial)
+    return chosen
 
 
-def _ask(search: Search, study: Study, number: int) -> Trial:
-    """The next trial. Its choice is seeded by its number, so that it is the same after an interruption."""
-    from optuna.samplers import TPESampler
-    from optuna.trial import TrialState
-
-    seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
-    study.sampler = TPESampler(seed=seed, multivariate=True)
-    if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.enqueue_trial(search.default_settings)
-    return study.ask()
-
-
-def _value(search: Search, trial: Trial, chosen: Settings, out: Path, progress: Progress) -> float:
-    """Train with the chosen settings, or resume; returns the best epoch's metric. Raises TrialPruned for a poor trial."""
-    from optuna import TrialPruned
-
-    reported: set[int] = set()
-
-    def report(records: Sequence[dict[str, Any]]) -> None:
-        for record in records:
-            if record["epoch"] not in reported:
-                trial.report(record[search.metric], record["epoch"])
-                reported.add(record["epoch"])
-
-    def on_epoch(record: dict[str, Any]) -> None:
-        before = (
-            [] if reported else epochs_of(out)
-        )  # also those before an interruption: later trials are compared with them
-        report([*before, record])
-        if trial.should_prune():
-            raise TrialPruned
-
-    training, model = search.build_config(chosen)
-    # trials are compared by the epochs of the network; trees would only take time
-    settings: dict[str, Any] = {"preset": search.preset, "model": {"parts": "network", **model}, "training": training}
-    bundle = train(search.store, out, **settings, progress=progress, on_epoch=on_epoch, resume=out.exists())
-    epochs = bundle.training["epochs"]
-    report(epochs)
-    values = [float(epoch[search.metric]) for epoch in epochs]
-    return max(values) if search.higher_is_better else min(values)
-
-
-def _suggested(trial: Trial, key: str, entry: Range | Choice) -> Any:
+def _suggest(trial: Trial, key: str, entry: Range | Choice) -> None:
     if isinstance(entry, Choice):
-        return trial.suggest_categorical(key, list(entry.values))
-    if entry.is_integer:
-        return trial.suggest_int(key, int(entry.low), int(entry.high), log=entry.log)
-    return trial.suggest_float(key, entry.low, entry.high, log=entry.log)
+        trial.suggest_categorical(key, list(entry.values))
+    elif entry.is_integer:
+        trial.suggest_int(key, int(entry.low), int(entry.high), log=entry.log)
+    else:
+        trial.suggest_float(key, entry.low, entry.high, log=entry.log)
+
+
+def _results(
+    search: Search, planned: Sequence[PlannedTrial], cluster: Any, progress: Progress
+) -> Iterator[tuple[int, TrialResult]]:
+    """The results of trials with their places, as they end."""
+    if cluster is None:
+        yield from ((at, run_trial(search, trial, progress)) for at, trial in enumerate(planned))
+        return
+    planned = [replace(trial, folder=trial.folder.resolve()) for trial in planned]
+    for at, result in in_cluster(cluster, run_in_cluster, SharedSearch.of(search), planned):
+        if read_result(planned[at]) is None:
+            rule = f"{planned[at].folder.parent} must be a folder that all nodes of the cluster share"
+            raise ConfigError(f"{rule} (a worker wrote a trial that is not there): use another folder")
+        yield at, result
+
+
+def _add(study: Study, trial: Trial, result: TrialResult) -> None:
+    """Record a trial with its result. A pruned one has a value too, its last."""
+    import optuna
+
+    last = next(reversed(result.curve.values()), None)
+    state = optuna.trial.TrialState.PRUNED if result.value is None else optuna.trial.TrialState.COMPLETE
+    attributes = {SECONDS: result.seconds} | ({} if result.refused is None else {"refused": result.refused})
+    study.add_trial(
+        optuna.create_trial(
+            state=state,
+            value=last if result.value is None else result.value,
+            params=trial.params,
+            distributions=trial.distributions,
+            intermediate_values=result.curve,
+            user_attrs=attributes,
+        )
+    )
 
 
 def _open(search: Search, out: Path) -> Study:
-    """The study in the folder; interrupted trials are marked as failed."""
+    """The study in the folder."""
     import optuna
 
     optuna.logging.disable_default_handler()
     # a connection instead of a URL, in which some characters of a path are not allowed
     connect = partial(sqlite3.connect, out / "study.db", check_same_thread=False)
-    study = optuna.create_study(
+    return optuna.create_study(
         study_name="tsa",
         storage=optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}),
-        direction="maximize" if search.higher_is_better else "minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_STARTUP_TRIALS, n_warmup_steps=1),
+        direction=search.direction,
         load_if_exists=True,
     )
-    state = optuna.trial.TrialState
-    for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-        study.tell(trial.number, state=state.FAIL)
-    return study
 
 
 def _counted_trials(study: Study) -> list[FrozenTrial]:
@@ -182,7 +193,6 @@ def _best(search: Search, study: Study) -> BestTrial | None:
     """The best completed trial; None if there is none."""
     tried = _counted_trials(study)
     sign = 1 if search.higher_is_better else -1
-    # a pruned trial has a value too, its last
     values = [trial.value if trial.state.name == "COMPLETE" else None for trial in tried]
     ended = [(sign * value, -number) for number, value in enumerate(values) if value is not None]
     if not ended:
@@ -203,7 +213,7 @@ def _write(search: Search, study: Study, out: Path) -> BestTrial | None:
             "trial": number,
             "state": trial.state.name.lower(),
             search.metric: trial.value,
-            "seconds": trial.duration.total_seconds() if trial.duration else None,
+            "seconds": trial.user_attrs.get(SECONDS, trial.duration.total_seconds() if trial.duration else None),
             **trial.params,
             "refused": trial.user_attrs.get("refused"),
         }
