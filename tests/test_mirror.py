@@ -55,6 +55,10 @@ ELSEWHERE = {
         "config/wire_validation",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
+    "data/encoding/test_fit_scalers.py": (
+        "parts of rows are added up exactly",
+        "data/encoding/exact_sums data/encoding/training_rows",
+    ),
     "data/check/test_log_check.py": ("the check reports it", "data/check/leaking_features"),
     "data/proposal/test_propose.py": (
         "a proposal is made in one piece",

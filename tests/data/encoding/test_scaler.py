@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Numerical
-from tsa.data.encoding.scaler import LIMIT, Scaler, ScalerGroup, fit_scaler
+from tsa.data.encoding.fit_scalers import fit_scalers
+from tsa.data.encoding.scaler import LIMIT, Scaler, ScalerGroup
+from tsa.data.encoding.training_rows import TrainingRows
 from tsa.errors import DataError
 
 SCALES = ("minmax", "standard", "quantile")
@@ -25,8 +27,12 @@ def _frame(rows: Sequence[float | None]) -> pl.DataFrame:
     return pl.DataFrame({"x": rows}, schema={"x": pl.Float64})
 
 
+def _fitted(features: Sequence[Numerical], rows: pl.DataFrame) -> ScalerGroup:
+    return ScalerGroup(fit_scalers(features, TrainingRows(rows.lazy())))
+
+
 def _fit(rows: Sequence[float | None], **settings: str) -> ScalerGroup:
-    return ScalerGroup.fit([Numerical.model_validate({"name": "x", **settings})], _frame(rows).lazy())
+    return _fitted([Numerical.model_validate({"name": "x", **settings})], _frame(rows))
 
 
 def test_standard_and_minmax() -> None:
@@ -85,13 +91,13 @@ def test_values_far_outside_stay_finite() -> None:
 
 def test_missing_values_are_marked(caplog: pytest.LogCaptureFixture) -> None:
     rows = pl.DataFrame({"a": [1.0, None, 3.0], "b": [1.0, 2.0, 3.0]})
-    fitted = ScalerGroup.fit([Numerical(name="a"), Numerical(name="b")], rows.lazy())
+    fitted = _fitted([Numerical(name="a"), Numerical(name="b")], rows)
     assert fitted.names == ("a", "b", "a is missing", "another value is missing")
     with caplog.at_level(logging.WARNING):
         encoded = fitted.encode(pl.DataFrame({"a": [None, 2.0, 2.0], "b": [2.0, None, 2.0]}))
     assert encoded.tolist() == [[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
     assert "b: 1 rows have no value" in caplog.text
-    assert ScalerGroup.fit([Numerical(name="a")], rows.lazy()).names == ("a", "a is missing")
+    assert _fitted([Numerical(name="a")], rows).names == ("a", "a is missing")
     assert ScalerGroup(()).encode(rows).shape == (3, 0)
 
 
@@ -108,7 +114,7 @@ def test_a_column_that_is_absent_no_number_or_infinite_is_refused() -> None:
 @settings(max_examples=80, deadline=None)
 @given(feature=features, train=st.lists(values, max_size=30), rows=st.lists(values, min_size=1, max_size=20))
 def test_a_row_is_encoded_alone(feature: Numerical, train: list[float | None], rows: list[float | None]) -> None:
-    fitted = ScalerGroup.fit([feature], _frame(train).lazy())
+    fitted = _fitted([feature], _frame(train))
     together = fitted.encode(_frame(rows))
     alone = np.concatenate([fitted.encode(_frame([value])) for value in rows])
     assert together.tobytes() == alone.tobytes()
@@ -119,12 +125,13 @@ def test_a_row_is_encoded_alone(feature: Numerical, train: list[float | None], r
 @settings(max_examples=80, deadline=None)
 @given(feature=features, train=st.lists(values, min_size=1, max_size=30), rows=st.lists(st.floats(0, 1e9), max_size=20))
 def test_scaling_keeps_the_order_of_values(feature: Numerical, train: list[float | None], rows: list[float]) -> None:
-    encoded = fit_scaler(feature, _frame(train)["x"].to_numpy()).encode(np.sort(np.array(rows)))
+    (scaler,) = _fitted([feature], _frame(train)).scalers
+    encoded = scaler.encode(np.sort(np.array(rows)))
     assert (np.diff(encoded) >= 0).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(feature=features, train=st.lists(values, max_size=30))
 def test_json_round_trip_is_exact(feature: Numerical, train: list[float | None]) -> None:
-    scaler = fit_scaler(feature, _frame(train)["x"].to_numpy())
+    (scaler,) = _fitted([feature], _frame(train)).scalers
     assert Scaler.from_dict(json.loads(json.dumps(scaler.to_dict()))) == scaler

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tsa.config.market import Categorical
 from tsa.config.tables import Calendar
-from tsa.data.encoding.vocabulary import CALENDAR, Vocabulary, calendar_vocabulary, encode_calendar, fit_vocabulary
+from tsa.data.encoding.training_rows import TrainingRows
+from tsa.data.encoding.vocabulary import CALENDAR, Vocabulary, calendar_vocabulary, encode_calendar, fit_vocabularies
 from tsa.errors import DataError
 
 texts = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "c", "d"]), st.text(max_size=3)), max_size=40)
@@ -27,15 +28,20 @@ def test_missing_unknown_and_known_have_rows_of_their_own() -> None:
     assert vocabulary.next_row == 9
 
 
+def _fit(feature: Categorical, rows: pl.LazyFrame) -> Vocabulary:
+    (fitted,) = fit_vocabularies([feature], TrainingRows(rows), 1)
+    return fitted
+
+
 def test_fit_keeps_frequent_values_by_count_then_value() -> None:
     rows = _frame(["c"] * 3 + ["b"] * 2 + ["a"] * 2 + ["rare"] + [None] * 9).lazy()
-    fitted = fit_vocabulary(Categorical(name="x", min_count=2), rows, 1)
+    fitted = _fit(Categorical(name="x", min_count=2), rows)
     assert fitted.values == ("c", "a", "b")
-    assert fit_vocabulary(Categorical(name="x", min_count=2, max_values=2), rows, 1).values == ("c", "a")
+    assert _fit(Categorical(name="x", min_count=2, max_values=2), rows).values == ("c", "a")
 
 
 def test_a_feature_without_any_known_value_is_missing_or_unknown() -> None:
-    fitted = fit_vocabulary(Categorical(name="x"), _frame([None, None]).lazy(), 1)
+    fitted = _fit(Categorical(name="x"), _frame([None, None]).lazy())
     assert fitted.values == ()
     assert fitted.encode(_frame([None, "a"])).tolist() == [1, 2]
 
@@ -46,8 +52,8 @@ def test_a_row_is_encoded_alone_and_fit_ignores_row_order(
     train: list[str | None], rows: list[str | None], seed: int
 ) -> None:
     shuffled = list(np.random.default_rng(seed).permutation(np.array(train, object)))
-    fitted = fit_vocabulary(Categorical(name="x", min_count=2), _frame(train).lazy(), 1)
-    assert fitted == fit_vocabulary(Categorical(name="x", min_count=2), _frame(shuffled).lazy(), 1)
+    fitted = _fit(Categorical(name="x", min_count=2), _frame(train).lazy())
+    assert fitted == _fit(Categorical(name="x", min_count=2), _frame(shuffled).lazy())
     together = fitted.encode(_frame(rows)).tolist()
     assert together == [fitted.encode(_frame([value]))[0] for value in rows]
     for value, row in zip(rows, together, strict=True):

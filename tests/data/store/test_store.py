@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsa.config.market import Market
-from tsa.data.store import build, encoded_rows, indexed_histories
+from tsa.data.encoding import training_rows
+from tsa.data.store import build, indexed_histories
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError, MarketError, StoreError, TSAError
@@ -156,7 +157,7 @@ def test_splits_labels_and_columns(folder: Path) -> None:
 
 def test_chunks_change_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _prepare(_example(), folder / "store").manifest
-    monkeypatch.setattr(encoded_rows, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(training_rows, "CHUNK_ROWS", 7)
     assert _prepare(_example(), folder / "store").manifest == whole
 
 

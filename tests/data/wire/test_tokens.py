@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from support.wire_rows import encoder, market, row
 from tsa.config.market import Numerical
-from tsa.data.encoding.scaler import ImportedScaler, ScalerGroup, fit_scaler
+from tsa.data.encoding.fit_scalers import fit_scalers
+from tsa.data.encoding.scaler import ImportedScaler, Scaler, ScalerGroup
+from tsa.data.encoding.training_rows import TrainingRows
 from tsa.data.wire import WireReader
 from tsa.data.wire import vocabulary_lookup as texts_
 from tsa.data.wire.hash_table import HashTable
@@ -92,6 +95,11 @@ FEATURES = [
 values = st.one_of(st.just(math.nan), st.floats(-0.9, 1e9), st.floats(-0.9, 3.0))
 
 
+def _fit(feature: Numerical, training: Any) -> Scaler:
+    (scaler,) = fit_scalers([feature], TrainingRows(pl.LazyFrame({feature.name: training})))
+    return scaler
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from(["all", "quantile", "plain", "given"]))
 def test_scaling_all_at_once_is_scaling_one_by_one(data: st.DataObject, kind: str) -> None:
@@ -101,7 +109,7 @@ def test_scaling_all_at_once_is_scaling_one_by_one(data: st.DataObject, kind: st
     for feature in chosen:
         training = rng.lognormal(size=50)
         training[: 5 if "gaps" in feature.name else 0] = np.nan
-        fitted.append(fit_scaler(feature, training))
+        fitted.append(_fit(feature, training))
     if kind == "given":
         fitted = [ImportedScaler(name=str(at), slope=0.1 * at, offset=at - 3, default=at) for at in range(4)]
     scaling = ScalerGroup(tuple(fitted))
@@ -140,7 +148,7 @@ def test_a_given_scale_takes_what_float32_has_room_for(slope: float) -> None:
 
 
 def test_scaling_refuses_alike() -> None:
-    scaler = fit_scaler(Numerical(name="amount", transform="log1p"), np.array([1.0, 2.0]))
+    scaler = _fit(Numerical(name="amount", transform="log1p"), np.array([1.0, 2.0]))
     with pytest.raises(DataError, match="'amount' must be above -1 for log1p"):
         VectorizedScaler(ScalerGroup((scaler,)), [math.nan]).encode(np.array([[-1.0]]))
     given_scaler = ImportedScaler(name="big", slope=1e300, offset=0.0, default=0.0)

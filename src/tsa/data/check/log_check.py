@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tsa.config.market import Market
 from tsa.data.check.leaking_features import suspicious_features
 from tsa.data.clean_columns import KNOWN_AT, LABEL, TIME
-from tsa.data.encoding.vocabulary import fit_vocabulary
+from tsa.data.encoding.training_rows import TrainingRows
+from tsa.data.encoding.vocabulary import fit_vocabularies
 from tsa.data.log.column_checks import Note, notes_on
 from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.quarantine import Quarantine
@@ -188,16 +189,16 @@ def _columns(
     """The columns; and by categorical feature the rows with a value that the training range does not teach."""
     n, unknown = int(report["rows_kept"]), {}
     train = rows.slice(first, max(1, last - first))
-    categorical = {feature.name: feature for feature in market.features.categorical}
+    vocabularies = fit_vocabularies(market.features.categorical, TrainingRows(train), 1)
+    known = {vocabulary.name: vocabulary.values for vocabulary in vocabularies}
     checks = []
     for name, use in _uses(market).items():
         column = rows.select(pl.col(name).alias("__x")).collect().to_series()
         counts = column.drop_nulls().value_counts(sort=True)
         share = None
-        if name in categorical:
-            known = fit_vocabulary(categorical[name], train, 1).values
+        if name in known:
             values = column.drop_nulls().cast(pl.String)
-            unknown[name] = int((~values.is_in(list(known))).sum())
+            unknown[name] = int((~values.is_in(list(known[name]))).sum())
             share = unknown[name] / max(1, len(values))
         top = counts.row(0) if len(counts) else ("", 0)
         checks.append(

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market, Numerical
 from tsa.data.clean_columns import TIME
+from tsa.data.encoding.fit_scalers import fit_scalers
 from tsa.data.encoding.scaler import Domain, ImportedScaler, Scaler, ScalerGroup, read_scaler
+from tsa.data.encoding.training_rows import TrainingRows
 from tsa.data.encoding.vocabulary import (
     FIRST_ROW,
     PADDING_ROW,
@@ -25,9 +27,10 @@ from tsa.data.encoding.vocabulary import (
     Vocabulary,
     calendar_vocabulary,
     encode_calendar,
-    fit_vocabulary,
+    fit_vocabularies,
     read_vocabulary,
 )
+from tsa.data.workers import HERE, Workers
 from tsa.errors import DataError, MarketError, StoreError
 from tsa.files.writing import read_json, write_json
 
@@ -48,24 +51,23 @@ class Encoder:
     """Of the histories with several columns of keys. A role depends on the history, so `gather` fills these columns in."""
 
     @classmethod
-    def fit(cls, market: Market, rows: pl.DataFrame | pl.LazyFrame) -> Self:
-        """Fit on training rows: clean rows with the market's features."""
-        rows = rows.lazy()
-        features, next_row = market.features, FIRST_ROW
-        categorical, calendar = [], []
-        for feature in features.categorical:
-            categorical.append(fit_vocabulary(feature, rows, next_row))
-            next_row = categorical[-1].next_row
+    def fit(cls, market: Market, rows: pl.DataFrame | pl.LazyFrame, workers: Workers = HERE) -> Self:
+        """Fit on training rows: clean rows with the market's features. The result does not depend on the workers."""
+        parts, features = TrainingRows(rows.lazy(), workers), market.features
+        categorical = fit_vocabularies(features.categorical, parts, FIRST_ROW)
+        next_row = categorical[-1].next_row if categorical else FIRST_ROW
+        calendar = []
         for name in features.calendar:
             calendar.append(calendar_vocabulary(name, next_row))
             next_row = calendar[-1].next_row
+        scalers = fit_scalers((*features.numerical, *features.engineered), parts)
         return cls(
             market_name=market.name,
             market_fingerprint=market.fingerprint,
-            categorical_vocabularies=tuple(categorical),
+            categorical_vocabularies=categorical,
             calendar_vocabularies=tuple(calendar),
-            numerical_scaling=ScalerGroup.fit(features.numerical, rows),
-            engineered_scaling=ScalerGroup.fit(features.engineered, rows),
+            numerical_scaling=ScalerGroup(scalers[: len(features.numerical)]),
+            engineered_scaling=ScalerGroup(scalers[len(features.numerical) :]),
             role_vocabularies=tuple(_role_vocabularies(market, next_row)),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tsa.config.market import Numerical
 from tsa.errors import DataError
 
 MISSING = 0.0
@@ -27,8 +26,6 @@ LIMIT = 1e6
 """Scaled values are clipped to ±LIMIT (a million widths), so that float32 stays finite."""
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-MAX_QUANTILES = 1000
 
 Float64 = NDArray[np.float64]
 
@@ -67,7 +64,7 @@ class Scaler:
         """(n,) scaled values of raw ones (n,), NaN where missing. Raises DataError for a value outside the domain of
         log1p.
         """
-        moved = _transformed(self.name, self.transform, values)
+        moved = transformed(self.name, self.transform, values)
         if self.scale == "quantile":
             scaled = np.interp(moved, self.knots, self.levels) if self.knots else np.zeros_like(moved)
         else:
@@ -142,11 +139,6 @@ class ScalerGroup:
 
     scalers: tuple[Scaler | ImportedScaler, ...]
 
-    @classmethod
-    def fit(cls, features: Sequence[Numerical], rows: pl.LazyFrame) -> Self:
-        """Fit all scalers on training rows, with one column in memory at a time."""
-        return cls(tuple(fit_scaler(f, float_column(rows.select(f.name).collect(), f.name)) for f in features))
-
     @property
     def n_missing_indicators(self) -> int:
         """Number of missing-value indicators, the last of the F columns."""
@@ -193,33 +185,7 @@ def float_column(frame: pl.DataFrame, name: str) -> Float64:
     return values
 
 
-def fit_scaler(feature: Numerical, values: Float64) -> Scaler:
-    """Fit one scaler to training values (n,), NaN where missing. A constant feature is not divided.
-
-    Raises:
-        DataError: For values outside the domain of log1p, or values whose range is too wide for float64.
-    """
-    missing = np.isnan(values)
-    moved = _transformed(feature.name, feature.transform, values[~missing])
-    settings: dict[str, Any] = {"name": feature.name, "transform": feature.transform, "scale": feature.scale}
-    settings["had_missing"] = bool(missing.any())
-    if not len(moved):
-        _log.warning("%s: no training row has a value", feature.name)
-        return Scaler(**settings)
-    if feature.scale == "quantile":
-        knots, levels = _quantiles(moved)
-        return Scaler(**settings, knots=tuple(knots.tolist()), levels=tuple(levels.tolist()))
-    low, high = float(moved.min()), float(moved.max())
-    if low == high:
-        return Scaler(**settings, centre=low)
-    with np.errstate(over="ignore", invalid="ignore"):
-        centre, width = (low, high - low) if feature.scale == "minmax" else (float(moved.mean()), float(moved.std()))
-    if not (math.isfinite(centre) and math.isfinite(width)):
-        raise DataError(f"numerical feature {feature.name!r} must have values that can be scaled (got {low} to {high})")
-    return Scaler(**settings, centre=centre, width=width or 1.0)
-
-
-def _transformed(name: str, transform: str, values: Float64) -> Float64:
+def transformed(name: str, transform: str, values: Float64) -> Float64:
     """log1p is undefined at -1 and below. Such a number is refused and not clipped, since the feature was declared
     without it.
     """
@@ -235,10 +201,3 @@ def _transformed(name: str, transform: str, values: Float64) -> Float64:
             'use transform = "signed_log1p" for a feature with negative values'
         )
     return np.log1p(values)
-
-
-def _quantiles(values: Float64) -> tuple[Float64, Float64]:
-    """Strictly ascending knots and the share of values up to each. A frequent value gets the middle of its range."""
-    levels = np.linspace(0.0, 1.0, min(MAX_QUANTILES, max(len(values), 2)))
-    knots, group = np.unique(np.quantile(values, levels), return_inverse=True)
-    return knots, np.bincount(group, weights=levels) / np.bincount(group)

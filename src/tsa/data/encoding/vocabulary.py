@@ -6,7 +6,7 @@ one per known value. Calendar features (UTC) have fixed values and the same layo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Categorical
 from tsa.config.tables import Calendar
+from tsa.data.encoding.training_rows import Rows
 from tsa.errors import DataError
 
 PADDING_ROW = 0
@@ -162,16 +163,38 @@ def string_column(frame: pl.DataFrame, name: str) -> pl.Series:
     return column.cast(pl.String)
 
 
-def fit_vocabulary(feature: Categorical, rows: pl.LazyFrame, first_row: int) -> Vocabulary:
-    """Learn a feature's known values from training rows.
+def fit_vocabularies(features: Sequence[Categorical], rows: Rows, first_row: int) -> tuple[Vocabulary, ...]:
+    """Learn the known values of features from training rows.
 
     These are the values that occur at least `min_count` times, at most `max_values` of them, ordered by count, then
     by value. All others count as unknown, so that the unknown row is trained.
     """
-    counts = rows.select(pl.col(feature.name).cast(pl.String)).drop_nulls().group_by(feature.name).len(COUNT)
-    frequent = counts.filter(pl.col(COUNT) >= feature.min_count).collect(engine="streaming")
-    frequent = frequent.sort([COUNT, feature.name], descending=[True, False]).head(feature.max_values)
-    return Vocabulary(name=feature.name, first_row=first_row, values=tuple(frequent[feature.name].to_list()))
+    names = [feature.name for feature in features]
+    counts: dict[str, pl.DataFrame] = {}
+    for in_part in rows.each(_value_counts, names, names) if names else ():
+        counts = {name: _sum(counts[name], one) if name in counts else one for name, one in in_part.items()}
+    made: list[Vocabulary] = []
+    for feature in features:
+        frequent = counts[feature.name].filter(pl.col(COUNT) >= feature.min_count)
+        frequent = frequent.sort([COUNT, feature.name], descending=[True, False]).head(feature.max_values)
+        values = tuple(frequent[feature.name].to_list())
+        made.append(Vocabulary(name=feature.name, first_row=made[-1].next_row if made else first_row, values=values))
+    return tuple(made)
+
+
+def _value_counts(frame: pl.DataFrame, names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """How often each value occurs, by column."""
+    return {
+        name: frame.select(pl.col(name).cast(pl.String))
+        .drop_nulls()
+        .group_by(name)
+        .agg(pl.len().cast(pl.Int64).alias(COUNT))
+        for name in names
+    }
+
+
+def _sum(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat([one, other]).group_by(one.columns[0]).agg(pl.col(COUNT).sum())
 
 
 def calendar_vocabulary(name: Calendar, first_row: int) -> Vocabulary:

@@ -37,6 +37,7 @@ from tsa.data.store.manifest import (
 from tsa.data.store.splits import Split, find_splits, is_scored
 from tsa.data.wire.event_segments import EmbeddedHistoryStore
 from tsa.data.wire.reader import read_wire
+from tsa.data.workers import HERE, Workers
 from tsa.files.writing import file_entry, need_suffix, write_json
 from tsa.progress import Progress
 
@@ -77,6 +78,7 @@ def write_store(
     carried: EmbeddedHistoryStore | None = None,
     encoded: Encoded | None = None,
     progress: Progress,
+    workers: Workers = HERE,
 ) -> None:
     """Write all files of a store into a folder that has its clean rows, the manifest last.
 
@@ -89,6 +91,7 @@ def write_store(
         carried: The earlier payments of rows that carry their own history.
         encoded: What is encoded already.
         progress: Reports progress.
+        workers: Work on parts of the rows.
 
     Raises:
         DataError: For a range without rows.
@@ -99,9 +102,11 @@ def write_store(
     is_fitted = encoder is None
     if encoder is None:
         first, last = splits["train"]["rows"]
-        encoder = Encoder.fit(market, rows.slice(first, last - first))
+        encoder = Encoder.fit(market, rows.slice(first, last - first), workers)
     n = len(time_seconds)
-    features, unknown = encode_rows(market, encoder, rows, n, arrays, progress, carried=carried, encoded=encoded)
+    features, unknown = encode_rows(
+        market, encoder, rows, n, arrays, progress, carried=carried, encoded=encoded, workers=workers
+    )
     entries |= features
     entries |= write_histories(market, rows, time_seconds, arrays, progress, carried)
     made = report_on_rows(market, rows, time_seconds, report, unknown, splits, is_fitted=is_fitted)

@@ -1,0 +1,52 @@
+"""Calls of a function for parts of the rows: in this process one after the other, or by the workers of a cluster.
+
+A function that is called for parts is the same everywhere, and what is made of its results depends neither on the number of
+parts nor on who calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
+
+Part = tuple[int, int]
+"""Rows from the first number to before the second."""
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+GROUP_ROWS = 2**18
+"""Rows that a file of rows stores together. Parts begin at multiples of it where they are larger."""
+
+
+def one_by_one(work: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item]) -> Iterator[Result]:
+    """Call `work(shared, item)` for each item in this process."""
+    return (work(shared, item) for item in items)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who works on parts of the rows."""
+
+    call: Callable[..., Iterator[Any]] = one_by_one
+    """call(work, shared, items): the results of `work(shared, item)`, in the order of the items."""
+    least: int = 1
+    """How many parts work is divided into at least, if there are as many rows."""
+    by_file: bool = False
+    """Whether each file of a log is a part of its own. Otherwise all files are read together."""
+    folder: str | None = None
+    """The folder that the workers share with this process, for messages; None for workers in this process."""
+
+    def parts(self, n: int, most: int) -> list[Part]:
+        """The parts of n rows, of `most` rows at most."""
+        count = max(1, -(-n // most), min(self.least, n))
+        edges: Iterable[int] = [n * at // count for at in range(count + 1)]
+        if n >= count * GROUP_ROWS and most >= GROUP_ROWS:
+            edges = sorted({*(edge // GROUP_ROWS * GROUP_ROWS for edge in edges), n})
+        return list(pairwise(edges))
+
+
+HERE = Workers()
+"""This process."""
