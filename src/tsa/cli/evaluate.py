@@ -13,15 +13,19 @@ from tsa.cli.app import (
     CostFraud,
     CostReview,
     EvaluationSets,
+    Executor,
     Logs,
     MarketSets,
     Quarantine,
     QuarantineLimit,
     Quiet,
+    RayAddress,
     Recovered,
     RunFolder,
     app,
+    cluster_of,
     log_path_for,
+    need_ray,
     quarantine_of,
 )
 from tsa.cli.console import command_session, print_line
@@ -223,6 +227,14 @@ def compare(
     run: RunFolder,
     seed: Annotated[int, typer.Option(help="Seed of LightGBM.")] = 0,
     replicates: Annotated[int, typer.Option(help="Bootstrap samples for the intervals.")] = 200,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            help="Who computes the features: local, this process; ray, the workers of a Ray cluster, whose nodes must see the "
+            "store. LightGBM is trained here."
+        ),
+    ] = Executor.LOCAL,
+    ray_address: RayAddress = None,
     set_: EvaluationSets = None,
     quiet: Quiet = False,
 ) -> None:
@@ -230,9 +242,10 @@ def compare(
     from tsa.evaluation.evaluate import compare_run
     from tsa.evaluation.run import TrainedRun, read_report
 
+    need_ray(executor, ray_address)
     opened = TrainedRun.open(run, set_ or ())
-    with command_session(quiet, run / "compare.log") as bars:
-        comparison = compare_run(opened, seed=seed, replicates=replicates, progress=bars)
+    with command_session(quiet, run / "compare.log") as bars, cluster_of(executor, ray_address) as cluster:
+        comparison = compare_run(opened, seed=seed, replicates=replicates, cluster=cluster, progress=bars)
     result({"out": str(run), "comparison": comparison})
     print_metrics({**read_report(run), "comparison": comparison})
 

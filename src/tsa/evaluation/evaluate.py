@@ -149,9 +149,22 @@ def measure(
 
 
 def compare_run(
-    run: TrainedRun | str | Path, *, seed: int = 0, replicates: int = 200, progress: Progress = silent
+    run: TrainedRun | str | Path,
+    *,
+    seed: int = 0,
+    replicates: int = 200,
+    cluster: Any = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train LightGBM on the run's rows, compare it with the run on the test range, and rewrite the report.
+
+    Args:
+        run: The run or its folder.
+        seed: Of LightGBM.
+        replicates: Bootstrap samples for the intervals.
+        cluster: A Ray cluster (`tsa.scale.cluster.ray_cluster`) whose workers compute the features. All nodes must see the
+            store. The comparison is the same.
+        progress: Reports progress.
 
     Returns:
         The comparison.
@@ -163,7 +176,7 @@ def compare_run(
     report = read_report(run.path)
     if report["model"].get("weights") != run.weights_hash:
         raise ConfigError(f"{run.path} was trained again after its report was made; run: tsa evaluate {run.path}")
-    comparison = comparison_on(run, report, seed=seed, replicates=replicates, progress=progress)
+    comparison = comparison_on(run, report, seed=seed, replicates=replicates, cluster=cluster, progress=progress)
     attach_metrics(run, {**report, "comparison": comparison})
     return comparison
 
@@ -175,6 +188,7 @@ def comparison_on(
     seed: int = 0,
     replicates: int = 200,
     seconds: float | None = None,
+    cluster: Any = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """As `compare_run` with the run's report, but leave the bundle unchanged. seconds: after which LightGBM stops."""
@@ -187,6 +201,7 @@ def comparison_on(
             seed=seed,
             threads=torch.get_num_threads(),
             seconds=seconds,
+            cluster=cluster,
         )
         advance(1)
     with progress("measuring", 1) as advance:

@@ -63,6 +63,21 @@ def compute_aggregates(spec: AggregateSpec, seen: Histories, rows: Array | None 
     return out
 
 
+def compute_history(spec: AggregateSpec, seen: Histories, history: str, rows: Array) -> NDArray[np.float32]:
+    """(R, K') float32 aggregates of one history only, in the order of `spec.of_history(history)`.
+
+    Args:
+        seen: As for `compute_aggregates`.
+        history: Its name.
+        rows: (R,) rows of the payments.
+    """
+    stored_columns = spec.stored_columns[history]
+    out = np.empty((len(rows), len(stored_columns)), np.float32)
+    if len(rows):
+        _compute_history(spec, seen, history, rows, out, stored_columns)
+    return out
+
+
 def _compute_together(spec: AggregateSpec, seen: Histories, rows: Array, out: Array) -> None:
     """All histories on one axis."""
     indices = [seen.histories[history] for history in spec.histories]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tsa.data.aggregates.compute import compute_aggregates
 from tsa.data.aggregates.spec import AggregateSpec
+from tsa.scale.aggregates import aggregates_by_ray
 from tsa.times import DAY_SECONDS
 
 if TYPE_CHECKING:
@@ -33,8 +34,16 @@ class BaselineFeatures:
     """The names of columns that are quantities of the payment itself, not aggregates."""
 
 
-def baseline_features(store: EventStore, rows: Array, spec: AggregateSpec) -> BaselineFeatures:
-    """The features of the payments `rows` (R,) of a store, as of each payment's time."""
+def baseline_features(store: EventStore, rows: Array, spec: AggregateSpec, *, cluster: Any = None) -> BaselineFeatures:
+    """The features of payments, as of each payment's time.
+
+    Args:
+        store: The store.
+        rows: (R,) rows of the payments.
+        spec: The aggregates.
+        cluster: A Ray cluster whose workers compute the aggregates, which are the same to the bit. All nodes must see the
+            store.
+    """
     quantities, codes = _quantities(store, rows), _codes(store, rows)
     own = [*quantities, *codes]
     names = _distinct([*spec.names, *(name for name, _ in own)])
@@ -42,7 +51,11 @@ def baseline_features(store: EventStore, rows: Array, spec: AggregateSpec) -> Ba
     values = np.empty((len(rows), len(names)), np.float32)
     for at, (_, column) in enumerate(own):
         values[:, at] = column
-    values[:, len(own) :] = compute_aggregates(spec, store, rows)
+    aggregates = values[:, len(own) :]
+    if cluster is None:
+        aggregates[:] = compute_aggregates(spec, store, rows)
+    else:
+        aggregates_by_ray(cluster, spec, store, rows, aggregates)
     n = len(quantities)
     return BaselineFeatures(values=values, names=names, categorical=names[n : len(own)], current=names[:n])
 

@@ -82,11 +82,13 @@ def compare(
     max_training_rows: int = MAX_TRAINING_ROWS,
     grid: Sequence[Params] = GRID,
     seconds: float | None = None,
+    cluster: Any = None,
 ) -> BaselineResult:
     """Train the baseline on `rows_train`, select on `rows_validation`, score `rows_test` (row numbers of the store).
 
     The same seed gives the same scores for any number of threads. Test rows may repeat others and need no label.
     seconds: after which training stops, with the trees so far; then the note says so.
+    cluster: a Ray cluster whose workers compute the features; LightGBM is trained here.
 
     Raises:
         DataError: If training or validation rows have labels other than 0 and 1, or lack one of the two.
@@ -97,7 +99,7 @@ def compare(
     train, rate = _sample(store, np.asarray(rows_train), max_training_rows, seed)
     validation, test = np.asarray(rows_validation), np.asarray(rows_test)
     _check(store, {"training": train, "validation": validation})
-    features, parts = _features(store, (train, validation, test))
+    features, parts = _features(store, (train, validation, test), cluster)
     base = _base_params(features, seed, threads)
     data = _dataset(lgb, features, parts[0], np.asarray(store.label[train]), base)
     valid = _dataset(lgb, features, parts[1], np.asarray(store.label[validation]), base, reference=data)
@@ -152,11 +154,11 @@ def _check(store: EventStore, parts: dict[str, Array]) -> None:
             )
 
 
-def _features(store: EventStore, parts: tuple[Array, ...]) -> tuple[BaselineFeatures, list[Array]]:
+def _features(store: EventStore, parts: tuple[Array, ...], cluster: Any) -> tuple[BaselineFeatures, list[Array]]:
     """Compute the features of all parts at once, and return (rows, K) of each; parts may overlap, contiguous ones are views."""
     rows = np.unique(np.concatenate(parts))
     spec = AggregateSpec.of(store, parts[0], history_length=None)
-    features = baseline_features(store, rows, spec)
+    features = baseline_features(store, rows, spec, cluster=cluster)
     logger.info("made %d features of %d payments", len(features.names), len(rows))
     return features, [_take(features.values, np.searchsorted(rows, part)) for part in parts]
 
