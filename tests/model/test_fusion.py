@@ -14,7 +14,7 @@ def counted(network: TSANetwork) -> list[int]:
 
 
 def test_the_gate_spares_histories_that_hold_nothing_else(small, make_batch, monkeypatch):
-    monkeypatch.setattr("tsa.model.padding.MIN_ROWS", 1)
+    monkeypatch.setattr("tsa.model.batch_invariance.MIN_ROWS", 1)
     config = small(histories=("cid", "ccid"))
     network, batch = TSANetwork(config).eval(), make_batch(config)
     alone = (~batch.histories["ccid"].padding).sum(1) <= 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.easy_log import TINY, settings
-from tsa import optional
+from tsa import optional_libraries
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.training import train
@@ -118,7 +118,7 @@ def test_what_is_not_installed_is_refused_before_training(
     variable: str | None,
     text: str,
 ) -> None:
-    monkeypatch.setattr(optional, "is_installed", lambda name: False)
+    monkeypatch.setattr(optional_libraries, "is_installed", lambda name: False)
     if variable:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
     with pytest.raises(ConfigError, match=text):

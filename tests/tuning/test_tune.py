@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from support.easy_log import FAST, TINY, Ended, alone, die
-from tsa import optional
+from tsa import optional_libraries
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError
 from tsa.files.locking import used_alone
@@ -214,7 +214,7 @@ def test_what_cannot_be_searched(easy_store: EventStore) -> None:
 
 
 def test_without_optuna(easy_store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optional, "is_installed", lambda name: False)
+    monkeypatch.setattr(optional_libraries, "is_installed", lambda name: False)
     with pytest.raises(ConfigError, match=r"needs optuna, which is not installed: pip install 'tsa-fraud\[tune\]'"):
         tune(search(easy_store), tmp_path / "tuned")
     assert not (tmp_path / "tuned").exists()

@@ -15,7 +15,7 @@ from tsa.bundle.archive import opened, write_contents
 from tsa.bundle.manifest import MANIFEST, SIGNATURE, Contents, check_hashes, read_manifest, sha256, sizes_of, to_json
 from tsa.errors import BundleError, ConfigError
 from tsa.files.writing import atomic_file
-from tsa.optional import imported, is_installed
+from tsa.optional_libraries import imported, is_installed
 from tsa.system_errors import naming
 
 KIND = "ed25519"

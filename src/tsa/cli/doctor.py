@@ -21,7 +21,7 @@ from tsa.cli.app import Quiet, app
 from tsa.cli.console import command_session, console, print_line
 from tsa.cli.terminal.results import result
 from tsa.errors import ConfigError
-from tsa.optional import is_installed
+from tsa.optional_libraries import is_installed
 
 LIBRARIES = ("torch", "lightgbm", "polars", "pyarrow", "numpy", "scipy", "scikit-learn", "pydantic", "typer", "rich")
 EXTRAS = {

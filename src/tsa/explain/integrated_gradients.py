@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tsa.errors import DataError
 from tsa.explain.path import InputSite, InterpolationPath
-from tsa.optional import need
+from tsa.optional_libraries import need
 
 INITIAL_SEGMENTS = ((0.0, 1 / 16, 8), (1 / 16, 1.0, 14))
 """Start, end and steps of each segment of the path; enough for most payments. Use smaller steps near the baseline, where

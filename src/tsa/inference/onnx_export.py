@@ -25,7 +25,7 @@ from tsa.inference.engine import INPUTS, OnnxEngine, TorchEngine, log_odds_of
 from tsa.inference.onnx_runtime import onnx_quantisation, onnx_runtime
 from tsa.model import Batch, ModelConfig, TSANetwork
 from tsa.model.batch import History
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 
 OPSET = 20
 AGREES = 1e-5

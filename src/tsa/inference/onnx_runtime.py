@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tsa.errors import ConfigError
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 
 
 def onnx_runtime(what: str = "engine 'onnxruntime'") -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tsa.errors import ModelError
 from tsa.inference.onnx_runtime import onnx_runtime
 from tsa.model.boosted_trees import BoostedTrees, tree_fields
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 
 OPSET, ML_OPSET = 20, 5
 AGREES = 1e-6

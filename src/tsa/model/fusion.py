@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tsa.model.batch import History
+from tsa.model.batch_invariance import pad_rows
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout
 from tsa.model.order_attention import OrderAttention
-from tsa.model.padding import pad_rows
 
 Encode = Callable[[int, History], Tensor]  # number of the history, its events (B, L) → (B, E)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.padding import pad_rows
+from tsa.model.batch_invariance import pad_rows
 
 MIN_CAPACITY = 4
 SECOND_THRESHOLD = 0.2

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tsa.errors import RegistryError
-from tsa.optional import bound_mlflow, need
+from tsa.optional_libraries import bound_mlflow, need
 from tsa.registry.mlflow_model import ARCHIVE, MODEL, write_model
 from tsa.registry.place import signed
 from tsa.registry.records import AliasEntry, Version, entry_from, to_bytes, version_from

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 from tsa.bundle.manifest import METRICS
 from tsa.bundle.signing import read_bundle
 from tsa.errors import RegistryError
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 from tsa.registry.place import ObjectPlace
 from tsa.registry.records import AliasEntry, Version
 from tsa.registry.storage import S3Storage, advice

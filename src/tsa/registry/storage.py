@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tsa.errors import RegistryError
 from tsa.files.outputs import URL
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 from tsa.system_errors import naming
 
 NAME = "registry.json"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tsa.errors import ClusterError, TSAError
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 from tsa.text import brief
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tsa.optional import need
+from tsa.optional_libraries import need
 
 if TYPE_CHECKING:
     from tsa.serving.settings import ServeSettings

@@ -17,7 +17,7 @@ from tsa.data.encoding.encoder import Encoder
 from tsa.data.encoding.vocabulary import ImportedVocabulary
 from tsa.data.spelling import Spelling
 from tsa.data.values import RuleViolationError, normalise_text
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 from tsa.serving.history.base import REASONS
 from tsa.serving.problems import RULES
 from tsa.serving.worker_metrics import START, WORKERS_ENDED, WORKERS_READY, Family, Page

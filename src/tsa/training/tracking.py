@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tsa.files.writing import atomic_file
-from tsa.optional import is_installed, need
+from tsa.optional_libraries import is_installed, need
 from tsa.training.config import TrainingConfig
 from tsa.training.trackers.mlflow import MLflowRun, mlflow_uri, refuse_unreachable
 from tsa.training.trackers.queue import RecordQueue

@@ -20,7 +20,7 @@ import polars as pl
 from tsa.errors import ConfigError, TrainingError
 from tsa.files.locking import used_alone
 from tsa.files.writing import atomic_file, write_text
-from tsa.optional import need
+from tsa.optional_libraries import need
 from tsa.progress import Advance, Progress, silent
 from tsa.scale.cluster import in_cluster
 from tsa.tuning.search import Search, Settings, SharedSearch, acquire_folder

@@ -13,7 +13,7 @@ from tsa.errors import ConfigError
 from tsa.integrations.sagemaker.pipeline import definition
 from tsa.integrations.sagemaker.requests import CHALLENGER, CHAMPION, Endpoint, Training, Transform, now
 from tsa.integrations.sagemaker.steps import MODEL, unpacked
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 from tsa.registry import Registry, Version
 from tsa.registry.sagemaker import default_bucket
 

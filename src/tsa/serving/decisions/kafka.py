@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tsa.errors import ConfigError
 from tsa.files.reading import read_small_file
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 from tsa.serving.decisions.entries import line_of
 
 SCHEME = "kafka://"

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tsa.errors import ConfigError, HistoryUnavailable
-from tsa.optional import imported
+from tsa.optional_libraries import imported
 from tsa.serving.history.base import seconds_of_setting, url_options
 
 LIKE = "history must be like redis://localhost:6379/0"

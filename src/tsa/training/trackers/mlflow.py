@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tsa.errors import ConfigError
-from tsa.optional import bound_mlflow
+from tsa.optional_libraries import bound_mlflow
 from tsa.training.trackers.queue import USER, error_text
 
 MAX_PARAMETERS = 100

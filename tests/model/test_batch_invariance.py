@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tsa.model.batch_invariance import MIN_ROWS, pad_rows
 from tsa.model.moe import Experts
-from tsa.model.padding import MIN_ROWS, pad_rows
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tsa.errors import ConfigError
 from tsa.explain import need_captum
 from tsa.inference.onnx_export import _refuse_missing
 from tsa.inference.onnx_runtime import has_runtime, onnx_runtime
-from tsa.optional import imported, is_installed, need
+from tsa.optional_libraries import imported, is_installed, need
 from tsa.serving.decisions.kafka import KafkaLog
 from tsa.serving.history.redis_client import library as redis
 from tsa.serving.metrics import library as prometheus
