@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
@@ -200,7 +201,7 @@ def forward(quick: bool) -> None:
         print(f"{'largest difference of scores, bfloat16':<46}{(scores[0] - scores[1]).abs().max():>10.1e}")
         for name, engine in graph.items():
             print(
-                f"{f'largest difference of scores, {name}':<46}{abs(scores[0][:, 1].numpy() - engine(batch)).max():>10.1e}"
+                f"{f'largest difference of scores, {name}':<46}{abs(scores[0][:, 1].numpy() - expit(engine(batch))).max():>10.1e}"
             )
 
 

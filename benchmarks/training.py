@@ -34,7 +34,7 @@ import tsa
 from tsa.model import TSANetwork
 from tsa.model.embedding import EventParts, SummedEvents
 from tsa.training.data.loader import EpochLoader, MicrobatchSpec
-from tsa.training.data.sampling import EpochSample
+from tsa.training.data.sampler import EpochSample
 from tsa.training.distributed import distributed_context
 from tsa.training.train_model import network_settings
 from tsa.training.train_step import StepResult

@@ -132,7 +132,7 @@ ELSEWHERE = {
     "evaluation/test_evaluate.py": ("a run is opened to be evaluated", "evaluation/run"),
     "explain/test_explainer.py": (
         "an explanation adds up only with all its parts",
-        "explain/aggregate explain/log explain/parts explain/reason_groups explain/reasons",
+        "explain/attributions_by_feature explain/log explain/parts explain/reason_groups explain/reasons",
     ),
     "explain/test_integrated_gradients.py": (
         "the gradients are compared with Captum's",
@@ -251,7 +251,7 @@ ELSEWHERE = {
     ),
     "training/test_resume.py": (
         "a run that was killed continues with the same draws",
-        "progress training/data/sampler",
+        "progress",
     ),
     "training/test_waits.py": ("processes are waited for", "training/data/worker_pipe training/ending/stop_signals"),
     "training/test_train_model.py": (

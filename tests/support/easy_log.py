@@ -26,8 +26,7 @@ from tsa.config.market import Market
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.training import TrainingConfig
-from tsa.training.data.sampler import Sampler
-from tsa.training.data.sampling import EpochSample
+from tsa.training.data.sampler import EpochSample, Sampler
 
 TINY = {"width": 8, "n_heads": 2, "feedforward_width": 16, "classifier_width": 16, "n_tree_ensemble": 1}
 FAST = {"epochs": 3, "batch_size": 64, "learning_rate": 0.02}

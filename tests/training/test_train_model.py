@@ -20,7 +20,7 @@ from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError
 from tsa.inference.parts import score_events
 from tsa.training import TrainingConfig, train
-from tsa.training.data.sampling import genuine_sampling_rate
+from tsa.training.data.sampler import genuine_sampling_rate
 from tsa.training.epoch_stats import reproducible
 from tsa.training.train_model import ensure_run_folder, network_settings
 

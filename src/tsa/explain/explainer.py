@@ -18,7 +18,7 @@ from tsa.data.key_roles import compared_keys
 from tsa.data.store.store import EventStore
 from tsa.data.wire import Requests
 from tsa.errors import DataError
-from tsa.explain.aggregate import EventAttributions
+from tsa.explain.attributions_by_feature import EventAttributions
 from tsa.explain.baseline import Baseline
 from tsa.explain.explanation import AggregateShare, EventShare, Explanation, FeatureShare, HistoryShare
 from tsa.explain.parts import NetworkPart, TreePart, absent_network, network_part, tree_part

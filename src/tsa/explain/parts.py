@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.aggregates.describe import describe
+from tsa.data.aggregates.in_words import describe
 from tsa.data.encoding.encoder import Encoder
-from tsa.explain.aggregate import FeatureAttributions, no_shares, shares_of
+from tsa.explain.attributions_by_feature import FeatureAttributions, no_shares, shares_of
 from tsa.explain.explanation import AggregateShare
 from tsa.explain.integrated_gradients import attribute
 from tsa.explain.path import InterpolationPath

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tsa.config.reason_texts import Reasons
-from tsa.explain.aggregate import FeatureAttributions
+from tsa.explain.attributions_by_feature import FeatureAttributions
 from tsa.explain.explanation import Reason
 from tsa.explain.parts import TreePart
 from tsa.explain.raw_values import Payment

@@ -24,7 +24,7 @@ from tsa.files.platform_files import is_marker
 from tsa.files.writing import sha256_of
 from tsa.model import ModelConfig
 from tsa.training.config import WITHOUT_EFFECT, TrainingConfig
-from tsa.training.data.sampling import genuine_sampling_rate
+from tsa.training.data.sampler import genuine_sampling_rate
 from tsa.training.tracking import CURVES, METRICS, TENSORBOARD
 
 Rows = NDArray[np.int64]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tsa.text import plural
 from tsa.training.config import TrainingConfig
-from tsa.training.data.sampling import genuine_drawn
+from tsa.training.data.sampler import genuine_drawn
 
 Labels = NDArray[Any]
 

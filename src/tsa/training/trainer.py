@@ -21,8 +21,7 @@ from tsa.progress import Progress, silent
 from tsa.training.checkpoint import Checkpoints, random_state, restore_random_state
 from tsa.training.config import TrainingConfig
 from tsa.training.data.loader import EpochLoader, Microbatch, first_rows
-from tsa.training.data.sampler import Sampler
-from tsa.training.data.sampling import EpochSample
+from tsa.training.data.sampler import EpochSample, Sampler
 from tsa.training.diagnostics import find_max_batch_size, not_finite, out_of_memory, out_of_memory_error
 from tsa.training.distributed import DistributedContext
 from tsa.training.early_stopping import EarlyStopping

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tsa.config.market import Market
 from tsa.data.aggregates.compute import compute_aggregates
-from tsa.data.aggregates.describe import describe
+from tsa.data.aggregates.in_words import describe
 from tsa.data.aggregates.spec import COMPARED, DETAILED, AggregateSpec, unit_scale
 from tsa.data.store.prepare import prepare
 from tsa.data.wire import WireReader

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from tsa.errors import ConfigError
+import polars as pl
 
+from tsa.data.log.rule import Rule
+from tsa.data.log.validation import FILE, FRAUD, ID, SHOWN_RULES, Broken, flag
+from tsa.errors import ConfigError
+from tsa.files.writing import atomic_file
+
+REASON = "__reason"
+"""The column of the file that names the rules a row breaks."""
 LIMIT = 0.05
 """Default limit: the share of a log's rows that may go to quarantine."""
 
@@ -51,3 +59,23 @@ def quarantine_path(given: QuarantineLike) -> Path | None:
     """The file of a quarantine; None without one."""
     made = Quarantine.of(given)
     return None if made is None else made.path
+
+
+def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path) -> None:
+    """The bad rows as in the files, with the column `__reason`; an empty table if there are none."""
+    flags = [flag(name) for name in named]
+    reasons = [pl.when(pl.col(flag(name))).then(pl.lit(name)) for name in named]
+    bad = frame.filter(pl.any_horizontal(flags)).with_columns(
+        pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
+    )
+    with atomic_file(path) as temporary:
+        bad.drop([ID, FILE, FRAUD, *flags]).sink_parquet(temporary)
+
+
+def quarantine_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
+    """How many rows and frauds went to quarantine, and why."""
+    frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
+    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} break a rule and go to {path}"
+    lines = broken.lines(has_label=has_label)
+    more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []
+    return "\n  ".join([what, *lines[:SHOWN_RULES], *more])

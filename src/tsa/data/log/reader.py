@@ -22,7 +22,7 @@ from tsa.data.log.columns import is_text_type
 from tsa.data.log.duplicates import Repeated, judge, none_repeated
 from tsa.data.log.id_and_joined_columns import MadeColumns
 from tsa.data.log.pseudonyms import PseudonymizedSource, Pseudonymizer
-from tsa.data.log.quarantine import Quarantine, QuarantineLike
+from tsa.data.log.quarantine import Quarantine, QuarantineLike, quarantine_text, write_quarantine
 from tsa.data.log.read_errors import fault_of, why_unreadable
 from tsa.data.log.rules import LogSchema, number_columns, read_columns, shape_of
 from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter, Parts, TableParts, write_sorted
@@ -38,9 +38,7 @@ from tsa.data.log.validation import (
     LogScan,
     count_broken,
     duplicate_rows,
-    quarantine_text,
     validation_error,
-    write_quarantine,
 )
 from tsa.errors import DataError
 from tsa.text import brief

@@ -1,4 +1,4 @@
-"""Find the rows of a log that break a rule; refuse the log, or write those rows to quarantine.
+"""Find the rows of a log that break a rule, and word the error that refuses a log with such rows.
 
 The first pass only flags bad rows. If there are any, a second pass reads the files again for rules and values.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -23,11 +22,10 @@ from tsa.data.log.rule import Rule
 from tsa.data.log.rules import LogSchema, read_columns, rules, typed_columns, values
 from tsa.data.log.sources import EXTRA, Source
 from tsa.errors import DataError
-from tsa.files.writing import atomic_file
 from tsa.text import brief, shorten
 
 USE, KEEP, EXCLUDED, BAD, REPLACED = "__use", 0, 1, 2, 3
-ROW, ID, FILE, REASON, FRAUD = "__row", "__id", "__file", "__reason", "__fraud"
+ROW, ID, FILE, FRAUD = "__row", "__id", "__file", "__fraud"
 PROBLEM, PROBLEM_VALUE, ALL_FRAUDS = "__problem", "__problem_value", "__frauds"
 SHOWN, SHOWN_RULES, SHOWN_LETTERS = 5, 20, 40
 
@@ -217,15 +215,6 @@ def count_broken(frame: pl.LazyFrame, named: Mapping[str, Rule]) -> Broken:
     return Broken(rows=rows, frauds_by_rule=frauds, frauds=totals[FRAUD], all_frauds=totals[ALL_FRAUDS])
 
 
-def quarantine_text(broken: Broken, read: int, bad: int, path: Path, *, has_label: bool) -> str:
-    """How many rows and frauds went to quarantine, and why."""
-    frauds = f", {broken.frauds:,} of {broken.all_frauds:,} frauds" if has_label else ""
-    what = f"{bad:,} of {read:,} rows ({bad / read:.2%}){frauds} break a rule and go to {path}"
-    lines = broken.lines(has_label=has_label)
-    more = [f"and {len(lines) - SHOWN_RULES} further rules"] if len(lines) > SHOWN_RULES else []
-    return "\n  ".join([what, *lines[:SHOWN_RULES], *more])
-
-
 def validation_error(
     frame: pl.LazyFrame, named: Mapping[str, Rule], rows_read: int, rows_bad: int, *, limit: float | None = None
 ) -> DataError:
@@ -263,14 +252,3 @@ def _row_text(row: Mapping[str, Any]) -> str:
     value = repr(row["value"])
     who += "" if row[FILE] is None else f" in {row[FILE]}"
     return f"{who} ({shorten(value)})"
-
-
-def write_quarantine(frame: pl.LazyFrame, named: Mapping[str, Rule], path: Path) -> None:
-    """The bad rows as in the files, with the column `__reason`; an empty table if there are none."""
-    flags = [flag(name) for name in named]
-    reasons = [pl.when(pl.col(flag(name))).then(pl.lit(name)) for name in named]
-    bad = frame.filter(pl.any_horizontal(flags)).with_columns(
-        pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(REASON)
-    )
-    with atomic_file(path) as temporary:
-        bad.drop([ID, FILE, FRAUD, *flags]).sink_parquet(temporary)

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from tsa.data.log.pseudonyms import Pseudonymizer
+from tsa.data.log.quarantine import REASON
 from tsa.data.log.sorting import ParquetChunkWriter
-from tsa.data.log.validation import REASON
 from tsa.data.wire.files import WireFile
 from tsa.data.wire.layout import FieldLayout
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.encoding.encoder import Encoder
-from tsa.data.log.quarantine import Quarantine, QuarantineLike
+from tsa.data.log.quarantine import REASON, Quarantine, QuarantineLike
 from tsa.data.log.reader import CleanLog, clean_log
 from tsa.data.log.sorting import ROW_GROUP, ParquetChunkWriter
 from tsa.data.log.sources import Source
-from tsa.data.log.validation import PROBLEM, PROBLEM_VALUE, REASON
+from tsa.data.log.validation import PROBLEM, PROBLEM_VALUE
 from tsa.data.spelling import UNIT_SCALE
 from tsa.data.wire.event_pool import EventPool
 from tsa.data.wire.event_segments import EmbeddedHistoryStore, Segments

@@ -22,7 +22,7 @@ from tsa.errors import TrainingError
 from tsa.model.batch import Batch
 from tsa.model.collate import gather_batch
 from tsa.training.config import TrainingConfig
-from tsa.training.data.sampling import EpochSample
+from tsa.training.data.sampler import EpochSample
 from tsa.training.data.worker_pipe import packed, refuse_without_semaphores, unpacked
 from tsa.training.distributed import DistributedContext
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsa.training.data.sampling import EpochSample, genuine_drawn, genuine_sampling_rate, sample_epoch
+from tsa.training.data.sampler import EpochSample, genuine_drawn, genuine_sampling_rate, sample_epoch
 
 
 @given(

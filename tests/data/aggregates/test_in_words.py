@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tsa.data.aggregates.describe import describe
+from tsa.data.aggregates.in_words import describe
 from tsa.data.aggregates.spec import Aggregate
 
 CASES = {
