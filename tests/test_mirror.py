@@ -55,6 +55,10 @@ ELSEWHERE = {
         "config/wire_validation",
     ),
     "data/aggregates/test_compute.py": ("columns are compared with plain loops", "data/aggregates/columns"),
+    "data/test_workers.py": (
+        "stores are made in parts and in one piece",
+        "data/key_codes data/store/history_parts",
+    ),
     "data/encoding/test_fit_scalers.py": (
         "parts of rows are added up exactly",
         "data/encoding/exact_sums data/encoding/training_rows",

@@ -1,23 +1,119 @@
-"""Stores whose rows are worked on in parts are those that are made in one piece."""
+"""Stores that are made of parts of the rows are those that are made in one piece, to the byte."""
 
 from __future__ import annotations
 
 import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tsa.config.market import Market
+from tsa.data.store.prepare import prepare
 from tsa.data.workers import GROUP_ROWS, Workers
+from tsa.errors import TSAError
+
+START, HOUR = 1_525_651_200, 3600
+KINDS = ["payment", "login", "question"]
+PLAIN: dict[str, Any] = {
+    "name": "parts",
+    "event": {"id": "id", "time": "time", "time_unit": "s", "amount": "amount"},
+    "label": {"column": "fraud", "delay_days": 0.1},
+    "history": [{"name": "account", "key": "sender"}, {"name": "kind", "key": "kind", "length": 3}],
+    "features": {
+        "calendar": ["hour_of_day"],
+        "categorical": [{"name": "kind", "min_count": 2}],
+        "numerical": [{"name": "amount", "scale": "standard"}, {"name": "share", "scale": "quantile"}],
+    },
+    "split": {"fractions": [0.4, 0.2, 0.2, 0.2]},
+}
+ROLES = {
+    **PLAIN,
+    "event": {
+        **PLAIN["event"],
+        "scored": {"column": "kind", "values": ["payment", "question"]},
+        "asks": {"column": "kind", "values": ["question"]},
+    },
+    "history": [{"name": "account", "keys": ["sender", "receiver"], "length": 3}],
+    "input": {"duplicates": "last"},
+}
+LIMIT = {"privacy": {"retention_days": 0.5}}
+MARKETS = [PLAIN, {**PLAIN, **LIMIT}, ROLES, {**ROLES, **LIMIT}]
+SCHEMA: dict[str, Any] = {
+    "id": pl.String,
+    "time": pl.Float64,
+    "fraud": pl.Int64,
+    "sender": pl.String,
+    "receiver": pl.String,
+    "kind": pl.String,
+    "amount": pl.Float64,
+    "share": pl.Float64,
+}
+key = st.sampled_from([None, "a", "b", "c", "d"])
+event = st.tuples(
+    st.integers(0, 60),
+    st.sampled_from([None, 0, 1]),
+    key,
+    key,
+    st.sampled_from(KINDS),
+    st.one_of(st.none(), st.floats(-1e6, 1e6)),
+    st.floats(0, 1),
+)
+ALWAYS = [(at, at // 20 % 2, "a", "b", "payment", 1.0, 0.5) for at in range(0, 61, 4)]
+"""Every range of the split has payments with both outcomes."""
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 1000, 3 * GROUP_ROWS + 5, 20 * GROUP_ROWS])
 @pytest.mark.parametrize("workers", [Workers(), Workers(least=2), Workers(least=7)])
-@pytest.mark.parametrize("most", [3, GROUP_ROWS, 4 * GROUP_ROWS])
+@pytest.mark.parametrize("most", [100, GROUP_ROWS, 4 * GROUP_ROWS])
 def test_parts_have_each_row_once(n: int, workers: Workers, most: int) -> None:
-    if n > 1000 * most:
-        return
     parts = workers.parts(n, most)
     assert (parts[0][0], parts[-1][1]) == (0, n)
     assert all(one[1] == other[0] for one, other in itertools.pairwise(parts))
     assert len(parts) >= min(workers.least, n, 1 + n // GROUP_ROWS)
     assert max(last - first for first, last in parts) <= most + GROUP_ROWS * (n >= GROUP_ROWS and most >= GROUP_ROWS)
     assert n == 0 or min(last - first for first, last in parts) > 0
+
+
+def _log(events: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
+    rows = [(f"p{at}", START + hour * HOUR, *rest) for at, (hour, *rest) in enumerate([*ALWAYS, *events])]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _made(market: Market, logs: list[Path], out: Path, workers: Workers) -> dict[str, bytes] | str:
+    """The files of the store, or the error."""
+    try:
+        prepare(market, logs, out, workers=workers)
+    except TSAError as error:
+        return str(error)
+    return _files(out)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    table=st.sampled_from(MARKETS),
+    events=st.lists(event, max_size=40),
+    cuts=st.lists(st.integers(0, 55), max_size=3),
+    count=st.integers(2, 5),
+)
+def test_the_store_does_not_depend_on_the_parts(
+    table: dict[str, Any], events: list[Any], cuts: list[int], count: int
+) -> None:
+    market, log = Market.from_dict(table), _log(events).sample(fraction=1, shuffle=True, seed=count)
+    with tempfile.TemporaryDirectory() as name:
+        folder, logs = Path(name), []
+        for number, (first, last) in enumerate(itertools.pairwise([0, *sorted(cuts), len(log)])):
+            logs.append(folder / f"{number}.parquet")
+            log[first:last].write_parquet(logs[-1])
+        expected = _made(market, logs, folder / "here", Workers())
+        assert _made(market, logs, folder / "there", Workers(least=count, by_file=True)) == expected
+        assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []

@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.calibration.calibration import Calibration
-from tsa.data.store.indexed_histories import key_codes
+from tsa.data.key_codes import key_codes
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.daily_queue import Costs

@@ -57,11 +57,7 @@ def index_views(
         length: Events that rows which only ask see of a key, themselves included.
         asks: (n,) which events only ask; None if there are none.
     """
-    first = first_columns(codes)
-    is_own = first == np.arange(codes.shape[1])
-    place = np.cumsum(is_own.ravel()).reshape(codes.shape) - 1
-    place = np.take_along_axis(place, first, axis=1)
-    event, column = np.nonzero(is_own)
+    event, column, place = own_places(codes)
     index = index_histories(codes[event, column])
     if np.isfinite(retention_seconds):
         index = apply_retention(index, np.asarray(time_seconds)[event], retention_seconds)
@@ -72,6 +68,22 @@ def index_views(
         own = HistoryIndex(order, index.position[place[:, at]], index.start[place[:, at]], role)
         views[view.name] = own if asks is None else without_asking(own, asks, length)
     return views
+
+
+def own_places(codes: Array) -> tuple[Array, Array, Array]:
+    """The places that n events have in the histories of their keys, one for each different key.
+
+    Args:
+        codes: (n, K) as for `index_views`.
+
+    Returns:
+        (m,) the event and the column of each place, in the order of the events, and (n, K) the place of each key.
+    """
+    first = first_columns(codes)
+    is_own = first == np.arange(codes.shape[1])
+    place = np.cumsum(is_own.ravel()).reshape(codes.shape) - 1
+    event, column = np.nonzero(is_own)
+    return event, column, np.take_along_axis(place, first, axis=1)
 
 
 def first_columns(codes: Array) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tsa.config.market import Market
 from tsa.data.history import history_lengths
-from tsa.data.store.indexed_histories import key_codes
+from tsa.data.key_codes import key_codes
 from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.store import EventStore, open_referred
 from tsa.data.store.summary import split_summary

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tsa.data.store.indexed_histories import key_codes
+from tsa.data.key_codes import key_codes
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.evaluation.metrics.scored_payments import Array

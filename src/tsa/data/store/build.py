@@ -53,6 +53,7 @@ def build_store(
     encoder: Encoder | None,
     with_splits: bool,
     progress: Progress,
+    workers: Workers = HERE,
 ) -> None:
     """Write all files of a store into the empty `folder`, the manifest last. Raises DataError."""
     need_label = encoder is None or with_splits
@@ -65,6 +66,7 @@ def build_store(
             with_splits=with_splits or encoder is None,
             carried=carried,
             progress=progress,
+            workers=workers,
         )
 
 
@@ -108,7 +110,7 @@ def write_store(
         market, encoder, rows, n, arrays, progress, carried=carried, encoded=encoded, workers=workers
     )
     entries |= features
-    entries |= write_histories(market, rows, time_seconds, arrays, progress, carried)
+    entries |= write_histories(market, rows, time_seconds, arrays, progress, carried, workers)
     made = report_on_rows(market, rows, time_seconds, report, unknown, splits, is_fitted=is_fitted)
     write_json(folder / REPORT, made)
     write_json(folder / MARKET, market.to_dict())

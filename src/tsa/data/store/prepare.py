@@ -15,6 +15,7 @@ from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.build import build_in_memory, build_store
 from tsa.data.store.object_store import new_store
 from tsa.data.store.store import EventStore
+from tsa.data.workers import HERE, Workers
 from tsa.files.object_folder import object_url
 from tsa.files.outputs import check_outputs
 from tsa.progress import Progress, silent
@@ -33,6 +34,7 @@ def prepare(
     encoder: Encoder | None = None,
     with_splits: bool = False,
     progress: Progress = silent,
+    workers: Workers = HERE,
 ) -> EventStore:
     """Convert a payment log into the store `out`. It appears when it is complete, and replaces an older store there.
 
@@ -45,6 +47,7 @@ def prepare(
             store has no splits.
         with_splits: With an encoder: the store has the market's splits, and the log needs outcomes.
         progress: Reports long work.
+        workers: Work on parts of the rows. The files of the store do not depend on them.
 
     Raises:
         DataError: For rows that cannot be used, or a split without rows.
@@ -71,6 +74,7 @@ def prepare(
             encoder=encoder,
             with_splits=with_splits,
             progress=progress,
+            workers=workers,
         )
     return EventStore.open(out, market)
 

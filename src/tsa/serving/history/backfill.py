@@ -19,11 +19,11 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import HistoryConfig
 from tsa.data.clean_columns import ASKS, KNOWN_AT, LABEL, ROLE, TIME
 from tsa.data.history import index_histories
+from tsa.data.key_codes import key_code_table
 from tsa.data.key_roles import first_columns
 from tsa.data.log.quarantine import QuarantineLike
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
-from tsa.data.store.indexed_histories import key_code_table
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.errors import DataError
