@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.model.network_and_trees import MEAN, PARTS, Joining, fit_joining
 
 PENALTIES = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0)

@@ -34,7 +34,7 @@ from tsa.config.overrides import Overrides
 from tsa.evaluation.baseline.lightgbm import compare
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
 from tsa.files.writing import sha256_of, write_json, write_text
-from tsa.inference.parts import event_log_odds
+from tsa.inference.score_parts import event_log_odds
 from tsa.inference.scorer import Scorer
 from tsa.training import TrainingConfig
 

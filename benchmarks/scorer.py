@@ -28,7 +28,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.online.encoded import EVENT_ARRAYS
 from tsa.data.online.histories import HistoryEvents, Key
 from tsa.inference.export_bundle import export_bundle
-from tsa.inference.parts import score_events
+from tsa.inference.score_parts import score_events
 from tsa.inference.scorer import Scorer
 from tsa.model.network_and_trees import ALONE, MEAN
 from tsa.training import TrainingConfig

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import tsa
 from tsa.data.history import gather
-from tsa.inference.parts import score_events
+from tsa.inference.score_parts import score_events
 from tsa.model import TSANetwork
 from tsa.model.collate import gather_batch
 from tsa.training.data.sampler import Sampler

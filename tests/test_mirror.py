@@ -133,10 +133,10 @@ ELSEWHERE = {
         "the page is made of the result, and thresholds are tried against a plain simulation",
         "evaluation/blocked_keys evaluation/daily_queue evaluation/report/thresholds evaluation/review_and_decline",
     ),
-    "evaluation/test_evaluate.py": ("a run is opened to be evaluated", "evaluation/run"),
+    "evaluation/test_evaluate.py": ("a run is opened to be evaluated", "evaluation/trained_run"),
     "explain/test_explainer.py": (
         "an explanation adds up only with all its parts",
-        "explain/attributions_by_feature explain/log explain/parts explain/reason_groups explain/reasons",
+        "explain/attributions_by_feature explain/log explain/part_attributions explain/reason_groups explain/reasons",
     ),
     "explain/test_integrated_gradients.py": (
         "the gradients are compared with Captum's",
@@ -166,7 +166,8 @@ ELSEWHERE = {
     ),
     "monitoring/test_drift.py": (
         "counts in windows are compared with plain counts",
-        "monitoring/counts monitoring/features monitoring/performance monitoring/scores monitoring/stability monitoring/windows",
+        "monitoring/bin_counts monitoring/feature_bins monitoring/performance monitoring/scores "
+        "monitoring/stability monitoring/windows",
     ),
     "monitoring/watching/test_watch.py": (
         "history and page are written by a watch",

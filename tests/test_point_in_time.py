@@ -29,7 +29,7 @@ from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.data.tree_columns import TreeColumns
 from tsa.errors import DataError
-from tsa.inference.parts import BATCH_SIZE
+from tsa.inference.score_parts import BATCH_SIZE
 from tsa.inference.scorer import Scorer
 from tsa.model import Batch, History, TSANetwork
 from tsa.model.boosted_trees import BoostedTrees

@@ -22,7 +22,7 @@ from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.daily_queue import Costs
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.inference.scorer import Scorer
 from tsa.training import TrainingConfig, train
 from tsa.training.checkpoint import Checkpoints

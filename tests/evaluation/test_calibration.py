@@ -14,7 +14,7 @@ import pytest
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.evaluation.evaluate import evaluate
-from tsa.evaluation.run import WEIGHTS_SHA256, TrainedRun
+from tsa.evaluation.trained_run import WEIGHTS_SHA256, TrainedRun
 
 QUICK = {"replicates": 20}
 

@@ -16,7 +16,7 @@ from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.errors import BundleError, ConfigError, DataError, StoreError
 from tsa.evaluation.evaluate import TrainedRun, compare_run, evaluate, verdict_sentence
-from tsa.evaluation.run import read_report
+from tsa.evaluation.trained_run import read_report
 from tsa.training import TrainingConfig, train
 
 QUICK = {"replicates": 10}

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tsa.data.store.store import EventStore
-from tsa.evaluation.run import read_report
+from tsa.evaluation.trained_run import read_report
 from tsa.inference.scorer import Scorer
 
 Tsa = Callable[..., Any]

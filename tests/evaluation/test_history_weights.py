@@ -11,7 +11,7 @@ import torch
 from tsa.data.history import history_lengths
 from tsa.evaluation.history_weights import measure_history_weights
 from tsa.evaluation.report.warnings import warnings_of
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.model.collate import gather_batch
 
 

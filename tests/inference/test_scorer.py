@@ -17,8 +17,8 @@ from tsa.calibration.calibration import Calibration
 from tsa.data.log.quarantine import Quarantine
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
-from tsa.inference.parts import score_events
 from tsa.inference.score_files import write_scores
+from tsa.inference.score_parts import score_events
 from tsa.inference.scorer import Scorer
 from tsa.model import Batch
 from tsa.model.network_and_trees import ALONE, raw_scores

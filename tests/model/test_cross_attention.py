@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tsa.model import preset
-from tsa.model.attention import AttentionContext, TemporalAttention
 from tsa.model.cross_attention import CrossAttention, LastQueryAttention
+from tsa.model.temporal_attention import AttentionContext, TemporalAttention
 
 SIZES = {"n_categorical": 2, "n_numerical": 1, "n_embedding": 20, "width": 16, "n_heads": 4, "feedforward_width": 24}
 PADDING = torch.arange(6) < torch.tensor([[0], [2], [5]])

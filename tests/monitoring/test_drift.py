@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tsa.errors import ConfigError
 from tsa.evaluation.metrics.psi import equal_mass_edges
-from tsa.monitoring.counts import Counts, Feature, count_numbers
+from tsa.monitoring.bin_counts import Counts, Feature, count_numbers
 from tsa.monitoring.drift import compare_volume
 from tsa.monitoring.performance import performance
 from tsa.monitoring.scores import count_days

@@ -21,7 +21,7 @@ from tsa.bundle.bundle import Bundle, set_decision_policy
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, RegistryError
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.files.locking import used_alone
 from tsa.registry import Registry
 from tsa.retraining import Retrained, retrain

@@ -19,7 +19,7 @@ from support.easy_log import TINY, Ended, alone, die, run_command, settings, sid
 from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
-from tsa.inference.parts import score_events
+from tsa.inference.score_parts import score_events
 from tsa.model import TSANetwork
 from tsa.progress import silent
 from tsa.training import train

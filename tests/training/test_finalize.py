@@ -12,7 +12,7 @@ from support.easy_log import TINY, settings
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
-from tsa.inference.parts import score_events
+from tsa.inference.score_parts import score_events
 from tsa.inference.scorer import Scorer
 from tsa.training import train
 

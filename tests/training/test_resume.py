@@ -24,7 +24,7 @@ from tsa.errors import ConfigError
 from tsa.progress import silent
 from tsa.training import checkpoint, train
 from tsa.training.data.sampler import Sampler
-from tsa.training.parts import build
+from tsa.training.parts import train_parts
 from tsa.training.train_step import TrainStep
 from tsa.training.validation import DistributedScorer
 
@@ -76,7 +76,7 @@ def test_killed_at_random_points(easy_store: EventStore, unkilled: Path, tmp_pat
 
 def dies_with_trees(number: int, path: str, out: str) -> None:
     """Train network and trees; the process kills itself when LightGBM begins for the `number`th time."""
-    original, seen = build.fit_trees, 0
+    original, seen = train_parts.fit_trees, 0
 
     def patched(*arguments: Any, **settings: Any) -> Any:
         nonlocal seen
@@ -86,7 +86,7 @@ def dies_with_trees(number: int, path: str, out: str) -> None:
             die()
         return made
 
-    build.fit_trees = patched
+    train_parts.fit_trees = patched
     train(path, out, model={**TINY, "parts": "combined"}, training=settings(**OFTEN), resume=True)
 
 

@@ -18,7 +18,7 @@ from tsa.config.market import Market
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, TrainingError
-from tsa.inference.parts import score_events
+from tsa.inference.score_parts import score_events
 from tsa.training import TrainingConfig, train
 from tsa.training.data.sampler import genuine_sampling_rate
 from tsa.training.epoch_stats import reproducible

@@ -14,9 +14,9 @@ from support.easy_log import TINY, settings
 from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.training import train
-from tsa.training.job import measure_trained, trained_so_far
+from tsa.training.evaluate_and_bundle import measure_trained, trained_so_far
 from tsa.training.run_folder import finished
 
 FOUR = {"epochs": 4, "early_stopping": False}

@@ -17,7 +17,7 @@ from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
 from tsa.errors import CalibrationError
 from tsa.evaluation.baseline.lightgbm import compare
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress
 from tsa.training.config import TrainingConfig

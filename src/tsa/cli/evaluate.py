@@ -122,7 +122,7 @@ def evaluate(
     if is_archive(run) or (run / WEIGHTS).is_file():
         raise ConfigError(f"a bundle must be evaluated on a log (got no --log): tsa evaluate {run} --log LOG")
     from tsa.evaluation.evaluate import evaluate as evaluate_run
-    from tsa.evaluation.run import TrainedRun
+    from tsa.evaluation.trained_run import TrainedRun
 
     if unfinished:
         _evaluate_unfinished(
@@ -138,7 +138,7 @@ def evaluate(
 
 
 def _evaluate_unfinished(run: Path, quiet: bool, **settings: Any) -> None:
-    from tsa.training.job import measure_trained, trained_so_far
+    from tsa.training.evaluate_and_bundle import measure_trained, trained_so_far
 
     if not run.is_dir():
         raise ConfigError(f"{run} must be the folder of a run, but is no folder")
@@ -240,7 +240,7 @@ def compare(
 ) -> None:
     """Train LightGBM on the same rows with automatic aggregate features and report which model is better."""
     from tsa.evaluation.evaluate import compare_run
-    from tsa.evaluation.run import TrainedRun, read_report
+    from tsa.evaluation.trained_run import TrainedRun, read_report
 
     need_ray(executor, ray_address)
     opened = TrainedRun.open(run, set_ or ())
@@ -287,7 +287,7 @@ def thresholds(
     """
     from tsa.evaluation.daily_queue import Costs
     from tsa.evaluation.report.thresholds import thresholds as choose
-    from tsa.evaluation.run import TrainedRun
+    from tsa.evaluation.trained_run import TrainedRun
 
     costs = Costs(
         review=cost_review,

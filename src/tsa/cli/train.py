@@ -205,7 +205,7 @@ def run(
     from tsa.data.store.store import EventStore
     from tsa.evaluation.baseline.lightgbm import not_comparable
     from tsa.training import TimeLimit
-    from tsa.training.job import measure_trained
+    from tsa.training.evaluate_and_bundle import measure_trained
     from tsa.training.train_model import train_network
 
     after = AFTER_TRAINING[comparison]
@@ -232,7 +232,7 @@ def run(
         trained: Any = None
         if seeds > 1:
             folders = train_seeds(settings, seeds, store, out, preset, bars, limit=limit, **given)
-            from tsa.tuning.seeds import best_of_seeds
+            from tsa.tuning.best_of_seeds import best_of_seeds
 
             if processes.is_main:
                 trained = best_of_seeds(out, store, folders, progress=bars)

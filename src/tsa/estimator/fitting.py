@@ -31,7 +31,7 @@ from tsa.files.writing import read_json
 from tsa.progress import Progress
 from tsa.text import brief
 from tsa.training import TrainingConfig
-from tsa.training.job import measure_trained
+from tsa.training.evaluate_and_bundle import measure_trained
 from tsa.training.train_model import train_network
 
 LABEL = "label"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tsa.evaluation.metrics.calibration import frauds_by_day, measure_calibration, population_stability, reliability
 from tsa.evaluation.metrics.scored_payments import Array, ScoredPayments
 from tsa.evaluation.metrics.segments import by_value
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.progress import Progress, silent
 
 SEED = 0

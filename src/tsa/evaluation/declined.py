@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tsa.data.clean_columns import DECLINED, ROLE
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.progress import Progress, silent
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -22,15 +22,15 @@ from tsa.data.store.summary import refuse_unmeasured
 from tsa.errors import ConfigError
 from tsa.evaluation.baseline.lightgbm import BaselineResult, compare
 from tsa.evaluation.calibration import assess_calibration
+from tsa.evaluation.compare_parts import compare_parts
 from tsa.evaluation.declined import declined_note, declined_summary
 from tsa.evaluation.history_weights import measure_history_weights
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
-from tsa.evaluation.parts import compare_parts
 from tsa.evaluation.refitted import refit_notes
 from tsa.evaluation.report.plain import to_plain
 from tsa.evaluation.report.report import write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
-from tsa.evaluation.run import TrainedRun, read_report
+from tsa.evaluation.trained_run import TrainedRun, read_report
 from tsa.files.writing import atomic_file, write_json
 from tsa.progress import Progress, silent
 

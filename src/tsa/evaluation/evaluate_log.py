@@ -16,8 +16,8 @@ from tsa.data.log.quarantine import QuarantineLike, quarantine_path
 from tsa.data.store.prepare import Logs, log_names
 from tsa.errors import DataError
 from tsa.evaluation.evaluate import measure
-from tsa.evaluation.run import Array, TrainedRun
 from tsa.evaluation.top_k import bundle_k
+from tsa.evaluation.trained_run import Array, TrainedRun
 from tsa.files.outputs import check_outputs
 from tsa.inference.labelled_log import KnownLog, When, learned_note, open_log
 from tsa.inference.scorer import Scorer

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tsa.data.history import history_lengths
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.model.collate import gather_batch
 
 PAYMENTS = 4096

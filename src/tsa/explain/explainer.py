@@ -21,7 +21,7 @@ from tsa.errors import DataError
 from tsa.explain.attributions_by_feature import EventAttributions
 from tsa.explain.baseline import Baseline
 from tsa.explain.explanation import AggregateShare, EventShare, Explanation, FeatureShare, HistoryShare
-from tsa.explain.parts import NetworkPart, TreePart, absent_network, network_part, tree_part
+from tsa.explain.part_attributions import NetworkPart, TreePart, absent_network, network_part, tree_part
 from tsa.explain.path import InterpolationPath
 from tsa.explain.raw_values import Payment, calendar_values, decoded, decoded_numbers, store_facts
 from tsa.explain.reason_kinds import HistoryContext

@@ -16,12 +16,12 @@ from torch.nn import functional
 from tsa.explain.baseline import Baseline
 from tsa.explain.embedding_parts import actual_parts, embedded, joined, neutral_parts
 from tsa.model import Batch, History, TSANetwork
-from tsa.model.attention import AttentionContext, AttentionLayer
 from tsa.model.cross_attention import CrossAttention
 from tsa.model.embedding import numerical_rows
 from tsa.model.fusion import GatedFusion, SoftmaxFusion
 from tsa.model.network_ensemble import concat_members, mean_over_members
 from tsa.model.order_attention import OrderAttention
+from tsa.model.temporal_attention import AttentionContext, AttentionLayer
 
 POWER = 4
 """Presence is u⁴ with u moving evenly from 0 to 1, since attention shifts to many events long before u = 0.5."""

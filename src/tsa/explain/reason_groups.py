@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tsa.explain.explanation import AggregateShare
-from tsa.explain.parts import TreePart
+from tsa.explain.part_attributions import TreePart
 from tsa.explain.raw_values import Payment
 from tsa.explain.reason_kinds import ReasonTemplate, number
 

@@ -16,7 +16,7 @@ import numpy as np
 from tsa.config.reason_texts import Reasons
 from tsa.explain.attributions_by_feature import FeatureAttributions
 from tsa.explain.explanation import Reason
-from tsa.explain.parts import TreePart
+from tsa.explain.part_attributions import TreePart
 from tsa.explain.raw_values import Payment
 from tsa.explain.reason_groups import Group, Key, combinations, key_of_pair, with_trees
 from tsa.explain.reason_kinds import (

@@ -17,7 +17,7 @@ from tsa.data.online.payments import PaymentReader
 from tsa.data.wire import Requests, WireReader
 from tsa.data.wire.row_errors import BrokenRowError
 from tsa.errors import ConfigError, DataError
-from tsa.inference.parts import ModelParts
+from tsa.inference.score_parts import ModelParts
 from tsa.text import truncate_repr
 
 Past = Mapping[Key, HistoryEvents] | Callable[[EncodedPayments], Mapping[Key, HistoryEvents]]

@@ -35,7 +35,7 @@ from tsa.errors import ConfigError
 from tsa.files.mounts import cannot_move
 from tsa.files.outputs import check_folder
 from tsa.files.writing import atomic_file, atomic_folder, file_entry, read_json, sha256_of, write_json
-from tsa.inference.parts import BATCH_SIZE
+from tsa.inference.score_parts import BATCH_SIZE
 from tsa.inference.scorer import PART_ROWS, LogOrStore, Scorer, check_finite
 from tsa.progress import Progress, silent
 

@@ -25,8 +25,8 @@ from tsa.data.time_range import window_seconds
 from tsa.data.wire import Requests, WireReader
 from tsa.errors import ConfigError, DataError, StoreError
 from tsa.inference.engine import EngineName, Precision, make_engine
-from tsa.inference.parts import ModelParts
 from tsa.inference.row_scores import OnError, Past, Rows, score_rows
+from tsa.inference.score_parts import ModelParts
 from tsa.progress import Progress, silent
 from tsa.text import brief
 

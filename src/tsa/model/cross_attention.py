@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.attention import AttentionContext
 from tsa.model.config import ModelConfig
 from tsa.model.dropout import dropout
 from tsa.model.network_ensemble import BatchedLinear
+from tsa.model.temporal_attention import AttentionContext
 
 
 class LastQueryAttention(nn.Module):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.attention import AttentionContext
 from tsa.model.config import ModelConfig
 from tsa.model.embedding import numerical_rows
 from tsa.model.layers import stack
+from tsa.model.temporal_attention import AttentionContext
 
 
 class FeatureAttention(nn.Module):

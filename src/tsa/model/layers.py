@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tsa.model.attention import AttentionContext, AttentionLayer, FeedForward, TemporalAttention
 from tsa.model.config import ModelConfig
 from tsa.model.moe import HierarchicalExperts, MixtureOfExperts
+from tsa.model.temporal_attention import AttentionContext, AttentionLayer, FeedForward, TemporalAttention
 
 TOKENS_AT_ONCE = 2304
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tsa.model.attention import AttentionContext
 from tsa.model.batch import History
 from tsa.model.config import ModelConfig
 from tsa.model.cross_attention import CrossAttention
 from tsa.model.embedding import event_embedding
 from tsa.model.layers import TOKENS_AT_ONCE, stack
+from tsa.model.temporal_attention import AttentionContext
 from tsa.model.time_encoding import OLDEST_SECONDS, TimeEncode
 from tsa.times import DAY_SECONDS
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tsa.monitoring.counts import Counts, Feature
-from tsa.monitoring.features import count_features
+from tsa.monitoring.bin_counts import Counts, Feature
+from tsa.monitoring.feature_bins import count_features
 from tsa.monitoring.reference import Reference
 from tsa.monitoring.scores import Days, count_days, count_points, count_scores
 from tsa.monitoring.stability import per_hour, stability

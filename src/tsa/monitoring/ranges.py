@@ -16,7 +16,7 @@ from tsa.data.log.time_outliers import valid_end
 from tsa.data.store.store import EventStore
 from tsa.data.time_range import window_seconds
 from tsa.errors import ConfigError, StoreError, TSAError
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.monitoring.reference import KIND
 from tsa.monitoring.windows import iso_time
 from tsa.times import DAY_SECONDS

@@ -16,8 +16,8 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.tables import Monitoring
 from tsa.errors import ConfigError
 from tsa.evaluation.top_k import bundle_k
-from tsa.monitoring.counts import Counts, Feature
-from tsa.monitoring.features import count_features, features_of
+from tsa.monitoring.bin_counts import Counts, Feature
+from tsa.monitoring.feature_bins import count_features, features_of
 from tsa.monitoring.performance import performance
 from tsa.monitoring.scores import (
     OperatingPoint,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tsa.bundle.bundle import Bundle
 from tsa.evaluation.metrics.psi import equal_mass_edges
-from tsa.monitoring.counts import Counts, Feature, Integers, count_numbers
+from tsa.monitoring.bin_counts import Counts, Feature, Integers, count_numbers
 from tsa.monitoring.windows import ScoredWindow, Windows
 from tsa.times import DAY_SECONDS
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from tsa.evaluation.metrics.psi import psi_of_shares
-from tsa.monitoring.counts import Counts, Feature, Floats, Integers
+from tsa.monitoring.bin_counts import Counts, Feature, Floats, Integers
 
 RARE = 0.01
 """Values with a smaller share than this in both samples are merged into one bin."""

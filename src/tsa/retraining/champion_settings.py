@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tsa.bundle.bundle import GRAPHS, Bundle
 from tsa.bundle.decisions import Decision, DecisionPolicy
 from tsa.evaluation.promotion.pair import encoded_for
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.inference.export_bundle import export_bundle
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent

@@ -9,7 +9,7 @@ from typing import Any
 
 from tsa.errors import RegistryError
 from tsa.evaluation.promotion.gate import gate_sentence
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.registry import AliasEntry, Registry
 
 

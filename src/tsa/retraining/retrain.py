@@ -30,7 +30,7 @@ from tsa.errors import ConfigError
 from tsa.evaluation.promotion.gate import apply_gate
 from tsa.evaluation.promotion.pair import measure_pair
 from tsa.evaluation.report.thresholds import measured_scores
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.files.locking import used_alone
 from tsa.files.writing import read_json, sha256_of, write_json
 from tsa.progress import Progress, silent
@@ -39,7 +39,7 @@ from tsa.retraining.champion_settings import carry_over
 from tsa.retraining.page import write_page
 from tsa.retraining.publishing import Aliases, Retrained, published, result_of
 from tsa.training.config import TrainingConfig
-from tsa.training.job import measure_trained
+from tsa.training.evaluate_and_bundle import measure_trained
 from tsa.training.refitting import refit as train_again
 from tsa.training.train_model import train_network
 

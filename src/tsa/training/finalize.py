@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tsa.bundle.bundle import Bundle
 from tsa.calibration.calibration import Calibration
 from tsa.data.store.store import EventStore
-from tsa.evaluation.run import WEIGHTS_SHA256
+from tsa.evaluation.trained_run import WEIGHTS_SHA256
 from tsa.files.writing import atomic_file, write_json
 from tsa.model import TSANetwork
 from tsa.training.checkpoint import Checkpoints

@@ -28,7 +28,7 @@ from tsa.training.ending.time_limit import TREE_SHARE
 from tsa.training.epoch_stats import reproducible
 from tsa.training.finalize import Trained, fit_calibration, log_odds_of_ranges, write_split_scores
 from tsa.training.model_config import network_settings
-from tsa.training.parts.build import HeldOut, TrainedTrees, join_parts, train_trees
+from tsa.training.parts.train_parts import HeldOut, TrainedTrees, join_parts, train_trees
 from tsa.training.parts.warm_start import WarmStart
 from tsa.training.run_folder import (
     CHECKPOINTS,

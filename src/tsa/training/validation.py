@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tsa.data.store.store import EventStore
 from tsa.errors import TrainingError
-from tsa.inference.parts import BATCH_SIZE, event_log_odds
+from tsa.inference.score_parts import BATCH_SIZE, event_log_odds
 from tsa.model import TSANetwork
 from tsa.model.network_and_trees import raw_scores
 from tsa.progress import Advance, Progress

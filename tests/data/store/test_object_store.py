@@ -26,7 +26,7 @@ from tsa.data.store.object_store import PART, PENDING, fetch, is_store, upload
 from tsa.data.store.prepare import prepare
 from tsa.data.store.store import EventStore, open_referred
 from tsa.errors import ConfigError, StoreError
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.files import cache as cache_module
 from tsa.files.object_folder import ObjectFolder, object_url
 from tsa.files.writing import sha256_of

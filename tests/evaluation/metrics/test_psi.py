@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tsa.evaluation.metrics.calibration import population_stability
 from tsa.evaluation.metrics.psi import bin_counts, bin_of, equal_mass_edges, psi, psi_of_shares
-from tsa.monitoring.counts import Feature, count_numbers
+from tsa.monitoring.bin_counts import Feature, count_numbers
 from tsa.monitoring.stability import stability
 
 

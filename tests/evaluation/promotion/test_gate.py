@@ -16,7 +16,7 @@ from tsa.config.promotion import Promotion
 from tsa.errors import ConfigError, MarketError
 from tsa.evaluation.promotion.gate import apply_gate, gate_sentence
 from tsa.evaluation.promotion.pair import Pair, measure_pair, refuse_other_payments
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.inference.scorer import Scorer
 from tsa.retraining.page import view
 

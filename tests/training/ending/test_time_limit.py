@@ -16,7 +16,7 @@ from tsa.errors import ConfigError
 from tsa.training import TimeLimit, TrainingConfig, train, trainer, training_run
 from tsa.training.ending import time_limit
 from tsa.training.ending.time_limit import MEASURED_STEPS, Pace, outlook
-from tsa.training.parts import build
+from tsa.training.parts import train_parts
 
 
 def measured_pace(steps: int = 100, seconds_per_step: float = 0.5) -> Pace:
@@ -136,7 +136,7 @@ def test_time_of_the_trees_is_planned_for(
     def slow(*args: Any, seconds: float, **settings: Any) -> Any:
         given.append(seconds)
         clock.now += 0.3
-        return build.train_trees(*args, seconds=seconds, **settings)
+        return train_parts.train_trees(*args, seconds=seconds, **settings)
 
     monkeypatch.setattr(training_run, "train_trees", slow)
     many = settings(epochs=1_000, early_stopping=False, batch_size=16)

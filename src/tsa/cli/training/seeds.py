@@ -24,7 +24,7 @@ def first_seed(settings: Overrides) -> int:
 def refuse_seeds(out: Path, settings: Overrides, seeds: int, *, overwrite: bool) -> None:
     """Raise ConfigError if a seed has a run already, before anything is replaced."""
     from tsa.training.run_folder import ensure_no_run
-    from tsa.tuning.seeds import seed_folders
+    from tsa.tuning.best_of_seeds import seed_folders
 
     for folder in seed_folders(out, first_seed(settings), seeds).values():
         ensure_no_run(folder, overwrite=overwrite)
@@ -43,7 +43,7 @@ def train_seeds(
 ) -> dict[int, Path]:
     """Train a run for each seed; each gets the same share of the time that is left. Returns the folder of each."""
     from tsa.training import TimeLimit, train
-    from tsa.tuning.seeds import seed_folders
+    from tsa.tuning.best_of_seeds import seed_folders
 
     folders = seed_folders(out, first_seed(settings), seeds)
     for at, (seed, folder) in enumerate(folders.items()):

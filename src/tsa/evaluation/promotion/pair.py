@@ -17,7 +17,7 @@ from tsa.bundle.bundle import Bundle
 from tsa.config.market import Market
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.inference.scorer import Scorer
 from tsa.progress import Progress, silent
 from tsa.value_differences import differences

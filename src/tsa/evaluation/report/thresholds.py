@@ -16,8 +16,8 @@ from tsa.evaluation.report.plain import to_plain
 from tsa.evaluation.report.report import page
 from tsa.evaluation.report.sections import card
 from tsa.evaluation.report.svg import Axis, Series
-from tsa.evaluation.run import TrainedRun, read_report
 from tsa.evaluation.thresholds import choose_thresholds
+from tsa.evaluation.trained_run import TrainedRun, read_report
 from tsa.files.writing import write_json, write_text
 
 Dict = Mapping[str, Any]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsa.errors import ConfigError
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.explain import Explainer, Explanation, need_captum
 from tsa.progress import Progress, silent
 

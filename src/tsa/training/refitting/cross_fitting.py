@@ -28,7 +28,7 @@ from tsa.progress import Progress, silent
 from tsa.times import iso
 from tsa.training.distributed import distributed_context
 from tsa.training.finalize import Trained
-from tsa.training.parts.build import Array
+from tsa.training.parts.train_parts import Array
 from tsa.training.refitting.recipe import LEARNED, Recipe
 from tsa.training.run_folder import (
     CROSS_FIT,

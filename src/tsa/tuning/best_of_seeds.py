@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tsa.data.store.store import EventStore
-from tsa.evaluation.run import TrainedRun
+from tsa.evaluation.trained_run import TrainedRun
 from tsa.files.writing import atomic_file
 from tsa.progress import Progress, silent
 from tsa.training.finalize import Trained

@@ -14,7 +14,7 @@ import numpy as np
 from tsa.data.encoding.scaler import float_column
 from tsa.data.encoding.vocabulary import CALENDAR, ImportedVocabulary, Vocabulary, encode_calendar
 from tsa.evaluation.metrics.psi import equal_mass_edges
-from tsa.monitoring.counts import Counts, Feature, Floats, Integers, count_numbers, table
+from tsa.monitoring.bin_counts import Counts, Feature, Floats, Integers, count_numbers, table
 from tsa.monitoring.windows import ScoredWindow, Windows
 
 

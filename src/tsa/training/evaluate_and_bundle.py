@@ -14,7 +14,7 @@ from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.store import EventStore, open_referred
 from tsa.errors import ConfigError, StoreError
 from tsa.evaluation.evaluate import comparison_on, metrics_of, report_on
-from tsa.evaluation.run import TrainedRun, for_evaluation
+from tsa.evaluation.trained_run import TrainedRun, for_evaluation
 from tsa.files.writing import sha256_of
 from tsa.inference.scorer import Scorer
 from tsa.model import ModelConfig, TSANetwork

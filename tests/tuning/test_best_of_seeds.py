@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tsa.bundle.bundle import Bundle
-from tsa.tuning.seeds import summary_of
+from tsa.tuning.best_of_seeds import summary_of
 
 Tsa = Callable[..., Any]
 SMALL = (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tsa.evaluation.metrics.paired import paired_difference
-from tsa.evaluation.run import Array, TrainedRun
+from tsa.evaluation.trained_run import Array, TrainedRun
 from tsa.model.network_and_trees import PARTS, raw_scores
 from tsa.progress import Progress, silent
 

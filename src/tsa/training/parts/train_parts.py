@@ -22,7 +22,7 @@ from tsa.progress import Progress
 from tsa.training.config import TrainingConfig
 from tsa.training.distributed import DistributedContext
 from tsa.training.finalize import range_rows
-from tsa.training.parts.choice import PartsChoice, choose_form
+from tsa.training.parts.choose_parts import PartsChoice, choose_form
 from tsa.training.parts.trees import fit_trees
 
 Array = NDArray[Any]

@@ -16,7 +16,7 @@ from tsa.data.online.histories import HistoryEvents
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError
 from tsa.evaluation.bundle_diff import diff_bundles
-from tsa.inference.parts import ModelParts
+from tsa.inference.score_parts import ModelParts
 from tsa.inference.scorer import Scorer
 from tsa.model.network_and_trees import ALONE, Joining
 from tsa.training import train

@@ -10,9 +10,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from support.easy_log import TINY, settings
 from tsa.data.store.store import EventStore
+from tsa.evaluation.compare_parts import compare_parts, summary
 from tsa.evaluation.evaluate import compare_run, evaluate
-from tsa.evaluation.parts import compare_parts, summary
-from tsa.evaluation.run import TrainedRun, read_report
+from tsa.evaluation.trained_run import TrainedRun, read_report
 from tsa.training import train
 
 QUICK = {"replicates": 50}

@@ -16,9 +16,9 @@ from tsa.bundle.bundle import Bundle
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.evaluate import compare_run, evaluate
-from tsa.evaluation.run import read_report
-from tsa.training import finalize, job, train
-from tsa.training.job import measure_trained
+from tsa.evaluation.trained_run import read_report
+from tsa.training import evaluate_and_bundle, finalize, train
+from tsa.training.evaluate_and_bundle import measure_trained
 from tsa.training.train_model import train_network
 
 Tsa = Callable[..., Any]
@@ -124,7 +124,10 @@ def test_scores_of_other_weights_are_not_used(easy_store: EventStore, tmp_path: 
 
 
 def dies_at(place: str, store: str, out: str) -> None:
-    owner, name = {"evaluation": (job, "report_on"), "comparison": (job, "comparison_on")}.get(place, (finalize, place))
+    owner, name = {
+        "evaluation": (evaluate_and_bundle, "report_on"),
+        "comparison": (evaluate_and_bundle, "comparison_on"),
+    }.get(place, (finalize, place))
     setattr(owner, name, lambda *_, **__: die())
     trained = train_network(store, out, model=TINY, training=settings(), resume=True)
     measure_trained(trained, comparison=True)
@@ -136,7 +139,7 @@ def goes_on(store: str, out: str) -> None:
 
 
 def test_killed_before_the_bundle_is_written(easy_store: EventStore, tmp_path: Path) -> None:
-    """It is gone on with from the last checkpoint, and ends as one that was not killed."""
+    """It continues from the last checkpoint, and ends as one that was not killed."""
     out, unkilled = tmp_path / "run", tmp_path / "unkilled"
     for place in ("evaluation", "comparison"):
         assert alone(dies_at, place, str(easy_store.path), str(out)).code != 0
@@ -151,7 +154,7 @@ def test_killed_before_the_bundle_is_written(easy_store: EventStore, tmp_path: P
     assert alone(goes_on, str(easy_store.path), str(unkilled)) == Ended(0)
     assert without_times(read_report(out)) == without_times(read_report(unkilled))
     assert files(out / "bundle") == files(unkilled / "bundle")
-    # a job that is asked for again, once it has finished, measures anew
+    # a job that is asked for again, once it has finished, measures again
     assert alone(goes_on, str(easy_store.path), str(out)) == Ended(0)
     assert without_times(read_report(out)) == without_times(read_report(unkilled))
     assert compare_run(out, replicates=10)["model_name"] == "LightGBM"
@@ -168,7 +171,7 @@ def test_a_comparison_that_fails_loses_nothing(
     for place, measured in (("comparison_on", {"evaluation", "calibration"}), ("report_on", None)):
         trained = train_network(easy_store, tmp_path / place, model=TINY, training=settings())
         with monkeypatch.context() as patch:
-            patch.setattr(job, place, fails)
+            patch.setattr(evaluate_and_bundle, place, fails)
             with pytest.raises(DataError, match="validation rows"):
                 measure_trained(trained, comparison=True)
         metrics = Bundle.open(tmp_path / place / "bundle").metrics

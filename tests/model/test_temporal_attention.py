@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tsa.model.attention import AttentionContext, AttentionLayer, FeedForward, TemporalAttention
+from tsa.model.temporal_attention import AttentionContext, AttentionLayer, FeedForward, TemporalAttention
 
 TIMES = ("none", "exponential", "log")
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.special import expit
 
 from tsa.model.network_and_trees import ALONE, MEAN
-from tsa.training.parts import choice as choice_module
-from tsa.training.parts.choice import choose_form, describe
+from tsa.training.parts import choose_parts
+from tsa.training.parts.choose_parts import choose_form, describe
 
 
 def drawn(network: float, trees: float, n: int = 4000) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -52,7 +52,7 @@ def test_a_part_is_used_alone_where_the_other_only_harms(better: str, monkeypatc
     parts, label = drawn(0.95, 0.95)
     other = "trees" if better == "network" else "network"
     parts[other] = np.where(np.random.default_rng(0).random(len(label)) < 0.02, 60.0, parts[other])
-    monkeypatch.setattr(choice_module, "fit_joining", lambda *_: MEAN)
+    monkeypatch.setattr(choose_parts, "fit_joining", lambda *_: MEAN)
     choice = choose_form("auto", parts, label)
     assert (choice.form, choice.joining) == (better, ALONE[better])
     assert choice.measured["differences"][better]["low"] > 0
