@@ -126,7 +126,8 @@ ELSEWHERE = {
     "evaluation/metrics/test_paired.py": ("two models score the same payments", "evaluation/metrics/scored_payments"),
     "evaluation/report/test_report.py": (
         "what a page shows is read from the page",
-        "evaluation/report/calibration evaluation/report/data_summary evaluation/report/formatting evaluation/report/plain "
+        "evaluation/report/calibration evaluation/report/data_summary evaluation/report/formatting evaluation/report/sentences "
+        "evaluation/report/json_values "
         "evaluation/report/sections evaluation/report/top_payments",
     ),
     "evaluation/test_thresholds.py": (

@@ -29,7 +29,7 @@ from tsa.data.store.summary import split_summary
 from tsa.errors import DataError
 from tsa.evaluation.baseline.lightgbm import not_comparable
 from tsa.evaluation.metrics.paired import paired_difference
-from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.json_values import to_plain
 from tsa.files.writing import atomic_file, write_json
 from tsa.progress import Progress, silent
 from tsa.training.config import TrainingConfig

@@ -21,7 +21,7 @@ from tsa.backtest.workers import in_processes
 from tsa.data.store.manifest import MANIFEST
 from tsa.data.store.store import EventStore
 from tsa.errors import ConfigError, DataError
-from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.json_values import to_plain
 from tsa.files.outputs import check_folder, check_outputs
 from tsa.files.writing import read_json, sha256_of, write_json
 from tsa.progress import Progress, silent

@@ -27,7 +27,7 @@ from tsa.evaluation.declined import declined_note, declined_summary
 from tsa.evaluation.history_weights import measure_history_weights
 from tsa.evaluation.metrics.evaluate_scores import ScoredPayments, evaluate_scores, paired_difference
 from tsa.evaluation.refitted import refit_notes
-from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.json_values import to_plain
 from tsa.evaluation.report.report import write_report
 from tsa.evaluation.report.top_payments import explain_riskiest
 from tsa.evaluation.trained_run import TrainedRun, read_report

@@ -21,7 +21,7 @@ from tsa.data.store.prepare import Logs, log_names, prepare
 from tsa.data.store.store import EventStore
 from tsa.data.time_range import epoch_seconds
 from tsa.errors import ConfigError
-from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.json_values import to_plain
 from tsa.evaluation.report.report import page
 from tsa.evaluation.top_k import bundle_k
 from tsa.files.outputs import check_outputs

@@ -7,7 +7,7 @@ from typing import Any
 
 from tsa.evaluation.promotion.gate import gate_sentence
 from tsa.evaluation.report import formatting
-from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.json_values import to_plain
 from tsa.evaluation.report.report import page
 from tsa.evaluation.trained_run import TrainedRun
 from tsa.files.writing import write_text

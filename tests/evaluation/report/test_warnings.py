@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tsa.evaluation.report.formatting import operating_point
+from tsa.evaluation.report.sentences import operating_point
 from tsa.evaluation.report.warnings import warnings_of
 
 

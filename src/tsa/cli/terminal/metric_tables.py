@@ -48,8 +48,8 @@ def print_metrics(report: Mapping[str, Any]) -> None:
 
     A second table has the parts of the model alone, and the difference of the model to each of them and to LightGBM.
     """
-    from tsa.evaluation.report.formatting import operating_point
     from tsa.evaluation.report.sections import model_parts
+    from tsa.evaluation.report.sentences import operating_point
     from tsa.evaluation.report.warnings import warnings_of
 
     evaluation, comparison = report["evaluation"], report.get("comparison")

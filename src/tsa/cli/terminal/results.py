@@ -72,7 +72,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
 def _print_document(as_json: bool) -> None:
     if not as_json or _outcome.document is None:
         return
-    from tsa.evaluation.report.plain import to_plain
+    from tsa.evaluation.report.json_values import to_plain
 
     sys.stdout.write(json.dumps(to_plain(_outcome.document), indent=2, allow_nan=False) + "\n")
 

@@ -16,7 +16,7 @@ from tsa.evaluation.metrics.psi import psi
 from tsa.evaluation.metrics.scored_payments import ScoredPayments
 from tsa.evaluation.metrics.segments import by_value
 from tsa.evaluation.promotion.pair import Pair, Scored
-from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.json_values import to_plain
 from tsa.times import iso
 
 Rule = dict[str, Any]

@@ -13,9 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tsa.evaluation.report import data_summary, formatting, sections
+from tsa.evaluation.report import data_summary, formatting, sections, sentences
 from tsa.evaluation.report.calibration import calibration
-from tsa.evaluation.report.plain import to_plain as to_plain
+from tsa.evaluation.report.json_values import to_plain as to_plain
 from tsa.evaluation.report.timelines import reasons
 from tsa.evaluation.report.warnings import warnings_of
 from tsa.files.writing import write_json, write_text
@@ -69,9 +69,9 @@ def view(report: Mapping[str, Any]) -> dict[str, Any]:
         "title": report.get("title") or "Fraud report",
         "created": report.get("created"),
         "market": (report.get("market") or {}).get("name"),
-        "headline": formatting.headline(evaluation, comparison),
-        "operating_point": formatting.operating_point(evaluation, comparison),
-        "decision": formatting.decision(evaluation),
+        "headline": sentences.headline(evaluation, comparison),
+        "operating_point": sentences.operating_point(evaluation, comparison),
+        "decision": sentences.decision(evaluation),
         "evaluation": evaluation,
         "called": report.get("called") or "test payments",
         "notes": report.get("notes") or [],

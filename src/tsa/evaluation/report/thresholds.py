@@ -12,7 +12,7 @@ import polars as pl
 
 from tsa.errors import ConfigError, DataError
 from tsa.evaluation.daily_queue import Costs
-from tsa.evaluation.report.plain import to_plain
+from tsa.evaluation.report.json_values import to_plain
 from tsa.evaluation.report.report import page
 from tsa.evaluation.report.sections import card
 from tsa.evaluation.report.svg import Axis, Series
