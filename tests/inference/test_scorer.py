@@ -228,6 +228,7 @@ def test_a_payment_without_a_score_does_not_cost_the_others(
         """An engine that has no number for some of the scores that the network gives."""
 
         name = "gaps"
+        rows = scorer.engine.rows
 
         def __call__(self, batch: Batch) -> NDArray[np.float32]:
             found = scorer.engine(batch)

@@ -273,6 +273,7 @@ def test_a_bad_payment_does_not_cost_the_others(
 def test_a_payment_without_a_number_does_not_cost_the_others(scorer: Scorer, rows: list[dict[str, Any]]) -> None:
     class Gaps:
         name = "gaps"
+        rows = scorer.engine.rows
 
         def __call__(self, batch: Any) -> Any:
             found = scorer.engine(batch)

@@ -22,8 +22,8 @@ from tsa.model.batch import History
 
 EngineName = Literal["auto", "torch", "onnxruntime"]
 Precision = Literal["float32", "bf16", "int8"]
-AT_ONCE = 16
-"""Payments per call of ONNX Runtime, so that intermediate results fit in the processor's cache."""
+ONNX_ROWS, CPU_ROWS, GPU_ROWS = 64, 128, 512
+"""Payments computed together, by ONNX Runtime and by PyTorch. On a CPU few, so that intermediate results fit in its cache."""
 
 INPUTS = ("categorical", "numerical", "age_seconds", "padding", "outcome", "same_key")
 """Inputs of a graph per history; `outcome` and `same_key` only if the network reads them."""
@@ -39,6 +39,8 @@ class Engine(Protocol):
     """
 
     name: str
+    rows: int
+    """Payments computed together; larger batches are split. In the last bits, scores depend on this number."""
 
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """(B,)"""
@@ -56,6 +58,7 @@ class TorchEngine:
             raise ConfigError("precision: int8 needs engine='onnxruntime' (got engine='torch')")
         self.network = network.eval() if precision == "float32" else copy.deepcopy(network).eval().to_bfloat16()
         self._device = next(network.parameters()).device
+        self.rows = CPU_ROWS if self._device.type == "cpu" else GPU_ROWS
         if precision == "bf16" and self._device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
             # a network of the legacy system's size took 20 times as long as in float32; cross-attention hardly changes
             _log.warning("precision: without AVX-512, as on this processor, bf16 can be many times slower than float32")
@@ -63,8 +66,8 @@ class TorchEngine:
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """(B,)"""
         with torch.inference_mode():
-            logits: torch.Tensor = self.network(batch.to(self._device))
-            log_odds: NDArray[np.float32] = log_odds_of(logits).float().cpu().numpy()
+            parts = [log_odds_of(self.network(part)).float() for part in batch.to(self._device).split(self.rows)]
+            log_odds: NDArray[np.float32] = torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
         return log_odds
 
 
@@ -72,6 +75,7 @@ class OnnxEngine:
     """An exported graph in ONNX Runtime, on CPUs."""
 
     name = "onnxruntime"
+    rows = ONNX_ROWS
 
     def __init__(self, graph: bytes, threads: int = 1) -> None:
         """Load a graph.
@@ -95,10 +99,9 @@ class OnnxEngine:
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
         """(B,)"""
         feed = {name: value for name, value in named_inputs(batch).items() if name in self._input_names}
-        size = len(batch)
         parts = [
-            self._session.run(["log_odds"], {name: value[first : first + AT_ONCE] for name, value in feed.items()})[0]
-            for first in range(0, size, AT_ONCE)
+            self._session.run(["log_odds"], {name: value[first : first + self.rows] for name, value in feed.items()})[0]
+            for first in range(0, len(batch), self.rows)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 

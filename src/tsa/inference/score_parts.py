@@ -51,14 +51,15 @@ def event_log_odds(
 ) -> Scores:
     """(m,) float32 log odds of a network, of the events `rows` (m,) of a store.
 
-    Every batch has the same shape: the last one is padded with copies of its last row, and histories are not trimmed.
-    Matrix products round differently for other shapes, and scores must not change by even a bit when later events arrive.
+    The last batch is padded with copies of its last row to a multiple of what the engine computes together, and histories
+    are not trimmed. Matrix products round differently for other shapes, and scores must not change by even a bit when later
+    events arrive.
     """
     engine = TorchEngine(network) if isinstance(network, TSANetwork) else network
     log_odds = np.empty(len(rows), np.float32)
     for first in range(0, len(rows), batch_size):
         chunk = rows[first : first + batch_size]
-        full = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")
+        full = np.pad(chunk, (0, -len(chunk) % min(batch_size, engine.rows)), mode="edge")
         log_odds[first : first + len(chunk)] = engine(gather_batch(store, full))[: len(chunk)]
         if advance:
             advance(len(chunk))

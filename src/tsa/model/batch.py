@@ -128,6 +128,18 @@ class Batch:
         engineered = None if self.engineered is None else self.engineered.index_select(0, index)
         return Batch({name: history.select(index) for name, history in self.histories.items()}, engineered)
 
+    def split(self, size: int) -> Iterator[Batch]:
+        """Batches of `size` payments at a time; the last one may be smaller."""
+        if len(self) <= size:
+            yield from (self,) if len(self) else ()
+            return
+        engineered = None if self.engineered is None else torch.split(self.engineered, size)
+        pieces = zip(*(history.split(size) for history in self.histories.values()), strict=True)
+        for at, histories in enumerate(pieces):
+            yield Batch(
+                dict(zip(self.histories, histories, strict=True)), None if engineered is None else engineered[at]
+            )
+
     def trimmed(self) -> Batch:
         """Each history without the positions that are padding in every row (scores do not change)."""
         return Batch({name: history.trimmed() for name, history in self.histories.items()}, self.engineered)
